@@ -1,0 +1,1 @@
+"""What a person types: one module a subcommand, each of which parses, calls a stage and prints."""

@@ -1,0 +1,58 @@
+"""The names that `eval` and `attack` take, each with what it is; the registries say which of them are there."""
+
+from collections.abc import Iterable
+from typing import Any
+
+EVALS = {
+    "harmbench": "Defence success rate on harmful behaviors under attacks",
+    "xstest": "Compliance with XSTest's safe prompts, and refusal of its unsafe ones",
+    "strongreject": "Harm of the answers to StrongREJECT's forbidden prompts",
+    "wildchat": "Compliance with users' requests drawn from WildChat",
+    "orbench": "Refusal of OR-Bench's seemingly and truly toxic prompts",
+    "guard": "F1 of a guard's verdicts on its benchmarks",
+    "adaptivity": "Length of the reasoning by kind of request",
+    "separation": "How far apart harmful and harmless prompts lie inside the model",
+    "capability": "Accuracy on mathematics and knowledge, before and after training",
+}
+ATTACKS = {
+    "direct": "The behavior asked for in its own words",
+    "prefill": "The beginning of a compliant answer put into the model's mouth",
+    "gcg": "A suffix of tokens found by greedy coordinate gradient (white box)",
+    "autodan": "A readable prompt evolved by a genetic search (white box)",
+    "pair": "An attacker model that rewrites the prompt from the answers (black box)",
+    "tap": "An attacker model that searches a pruned tree of prompts (black box)",
+    "pap": "Persuasive paraphrases (black box)",
+    "best-of-n": "Many small random changes of the prompt (black box)",
+    "rainbow": "An archive of risk categories and attack styles",
+}
+JUDGES = {
+    "refusal": "Refusal by how an answer opens; local and weak, for smoke runs",
+    "compliance": "1 - refusal, and 0 for a degenerate answer; local and weak",
+    "moderation": "Largest category score of a Moderation API; moderation:MODEL names the model",
+    "reward-model": "A sequence classifier's score: reward-model:ORG/NAME",
+    "guard": "A guard's own verdict: guard:RUN or guard:MODEL",
+    "harmbench": "HarmBench's Llama-2-13B classifier",
+    "strongreject": "StrongREJECT's evaluator",
+    "llama-guard": "Llama Guard's verdict",
+    "aegis": "Aegis's verdict",
+    "chat": "A rubric put to a chat model",
+}
+
+
+def listing() -> dict[str, list[dict[str, Any]]]:
+    """All evals, attacks and judges, with whether this version has them."""
+    from safereason import attacks, evals, judges
+
+    known: dict[str, tuple[dict[str, str], Iterable[str], Iterable[str]]] = {
+        "evals": (EVALS, evals.EVALS, evals.NOT_YET),
+        "attacks": (ATTACKS, attacks.ATTACKS, attacks.NOT_YET),
+        "judges": (JUDGES, judges.JUDGES, judges.NOT_YET),
+    }
+    return {
+        kind: [
+            {"name": name, "there": is_there, "summary": about.get(name, "")}
+            for names, is_there in ((there, True), (not_yet, False))
+            for name in names
+        ]
+        for kind, (about, there, not_yet) in known.items()
+    }

@@ -1,0 +1,86 @@
+"""From an exception to one line on stderr and an exit code.
+
+0 done · 1 failed or incomplete · 2 usage, recipe or input error · 3 a bar was not met · 130 interrupted.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from typer.exceptions import Abort, TyperException
+
+from safereason.cli.output import visible
+from safereason.errors import SafeReasonError
+
+LOGGER = logging.getLogger("safereason")
+INTERRUPTED = 130
+
+
+def guarded(call: Callable[[], Any]) -> int:
+    """Runs the command line and gives its exit code; whatever goes wrong ends as one line on stderr."""
+    try:
+        code = call()
+        sys.stdout.flush()
+        if code == INTERRUPTED:  # typer turns Ctrl-C into this code by itself
+            _say("interrupted")
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, Abort):
+        _say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader has what it wants, as in `| head`
+        return 1
+    except Exception as error:
+        if LOGGER.isEnabledFor(logging.DEBUG) and not isinstance(error, TyperException):
+            traceback.print_exception(error)
+        message, code = _describe(error)
+        _say(message)
+        return code
+    finally:
+        _settle_stdout()
+
+
+def _describe(error: Exception) -> tuple[str, int]:
+    match error:
+        case SafeReasonError():
+            return f"error: {_one_line(error)}", error.exit_code
+        case TyperException():
+            return _usage(error), error.exit_code
+        case PermissionError() | NotADirectoryError() | IsADirectoryError():
+            return f"error: {error.filename}: {_reason(error)}; choose a place you may write to", 2
+        case OSError() if error.strerror:
+            return f"error: {error.filename or 'output'}: {_reason(error)}", 1
+    return f"error: unexpected {type(error).__name__}: {_one_line(error)}; -v shows the traceback", 1
+
+
+def _usage(error: TyperException) -> str:
+    message = error.format_message()
+    if "\n" in message:  # a group without a command shows its help
+        return message
+    context = getattr(error, "ctx", None)
+    hint = f"; see `{context.command_path} --help`" if context else ""
+    return f"error: {message.rstrip('.')}{hint}"
+
+
+def _reason(error: OSError) -> str:
+    return str(error.strerror).lower()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):
+        print(visible(line), file=sys.stderr, flush=True)
+
+
+def _settle_stdout() -> None:
+    """Where stdout cannot take the rest, points it at nothing, lest the interpreter's own last flush fail again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

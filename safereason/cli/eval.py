@@ -1,0 +1,144 @@
+"""`safereason eval`: measure a model or a run."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from safereason.cli import catalog, output, pending, stage
+from safereason.cli import options as opt
+from safereason.errors import InputError
+
+if TYPE_CHECKING:
+    from safereason.recipe.schema import Recipe
+    from safereason.stages.eval import Plan
+
+app = opt.group("Measure a model: how well it defends, and how far it still complies.")
+
+_FORM = ("closed", "well_formed", "truncated")
+FIGURES = {"harmbench": ("dsr", *_FORM), "xstest": ("compliance_safe", "refusal_unsafe", *_FORM)}
+"""The evals of this version, each with the figures that `--fail-under` may set a bar for."""
+ADHOC = "tars-1.5b"
+"""The recipe whose eval section measures a model that is named without a recipe."""
+ADHOC_OVERRIDES = ("eval.attacks=[direct]", "eval.harm_judge=refusal", "eval.refusal_judge=refusal")
+
+Attacks = Annotated[str | None, typer.Option("--attacks", metavar="NAME,...", help="Attacks in place of the recipe's.")]
+JudgeName = Annotated[str | None, typer.Option("--judge", metavar="JUDGE", help="Judge in place of the recipe's.")]
+Bars = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-under", metavar="METRIC=X", help="Exit with 3 where a figure lies under this; may be repeated."
+    ),
+]
+
+
+@app.command("ls", epilog=opt.examples("safereason eval ls", "safereason eval ls --json"))
+def ls(as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
+    """List the evals, attacks and judges, and which of them this version has."""
+    found = catalog.listing()
+    if as_json:
+        output.print_json(found)
+    else:
+        rows = [
+            (kind.removesuffix("s"), entry["name"], "yes" if entry["there"] else "not yet", entry["summary"])
+            for kind, entries in found.items() for entry in entries
+        ]  # fmt: skip
+        output.print_table(("kind", "name", "there", "what it is"), rows)
+
+
+def _command(name: str) -> Callable[..., None]:
+    def evaluate(
+        overrides: opt.Overrides = None,
+        recipe: opt.MaybeRecipe = None,
+        model: opt.Model = None,
+        base_url: opt.BaseUrl = None,
+        attacks: Attacks = None,
+        judge: JudgeName = None,
+        limit: opt.Limit = None,
+        fail_under: Bars = None,
+        out: opt.Out = None,
+        root: opt.Root = opt.RUNS,
+        seed: opt.Seed = None,
+        dry_run: opt.DryRun = False,
+        resume: opt.Resume = False,
+        overwrite: opt.Overwrite = False,
+        as_json: opt.Json = False,
+        verbose: opt.Verbose = False,
+    ) -> None:
+        from safereason.stages import eval as stage_eval
+
+        bars = dict(_bar(name, text) for text in fail_under or ())
+        chosen = _recipe(recipe, model, overrides, seed)
+        options = opt.stage_options(root, out, model, resume, overwrite, base_url)
+        named = tuple(attack.strip() for attack in attacks.split(",")) if attacks else None
+        if dry_run:
+            plan = stage_eval.make_plan(chosen, name, named, judge, limit)
+            stage.print_steps(chosen, [_step(plan, model, chosen.name)], as_json)
+            return
+        result = stage.carry_out(
+            lambda: stage_eval.run(chosen, options, name, attacks=named, judge=judge, limit=limit), as_json
+        )
+        stage_eval.check_bars(result.metrics, bars)
+
+    return evaluate
+
+
+def _recipe(recipe: str | None, model: str | None, overrides: list[str] | None, seed: int | None) -> "Recipe":
+    if recipe is not None:
+        return opt.load_recipe(recipe, overrides, seed=seed)
+    if model is None:
+        raise InputError("which model? name one with --model, or a recipe with --recipe")
+    adhoc = opt.load_recipe(ADHOC, [*ADHOC_OVERRIDES, *(overrides or ())], seed=seed)
+    return adhoc.model_copy(
+        update={"name": "adhoc", "model": model, "paper": None, "sft": None, "rl": None, "provenance": {}}
+    )
+
+
+def _bar(name: str, text: str) -> tuple[str, float]:
+    """Figure and least value of one `--fail-under`; a part of a figure stands after a slash, as in `dsr/direct`."""
+    figure, _, value = text.partition("=")
+    if figure.partition("/")[0] not in FIGURES[name]:
+        raise InputError(
+            f"--fail-under {text}: eval {name} has no figure {figure!r}; it has {', '.join(FIGURES[name])}"
+        )
+    try:
+        return figure, float(value)
+    except ValueError:
+        raise InputError(f"--fail-under {text}: METRIC=NUMBER is expected, such as {FIGURES[name][0]}=0.9") from None
+
+
+def _step(plan: "Plan", model: str | None, recipe: str) -> str:
+    """What would be done, in words; names that are unknown are refused as they would be when it is done."""
+    from safereason import attacks, judges
+
+    for attack in plan.attacks:
+        attacks.get(attack)
+    judges.parse(plan.judge)
+    subject = model or f"the newest trained model of {recipe}"
+    most = f"at most {plan.limit}" if plan.limit else "all"
+    attacked = ", ".join(plan.attacks)
+    return f"ask {subject} {most} prompts of {plan.source} ({attacked}), and judge the answers with {plan.judge}"
+
+
+for name, figures in FIGURES.items():
+    app.command(
+        name,
+        help=f"{catalog.EVALS[name]}.",
+        epilog=opt.examples(
+            f"safereason eval {name} --recipe tars-smoke",
+            f"safereason eval {name} --model embedded/smollm2-135m --judge refusal --limit 50",
+            f"safereason eval {name} --model runs/rl/RUN --fail-under {figures[0]}=0.9",
+        ),
+    )(_command(name))
+for name, summary in catalog.EVALS.items():
+    if name not in FIGURES:
+        pending.add(app, f"eval {name}", summary, f"safereason eval {name} --model runs/rl/RUN")
+pending.add(
+    app,
+    "eval score",
+    "Judge a run's saved completions again",
+    "safereason eval score runs/eval/harmbench/RUN --judge harmbench",
+)
+pending.add(
+    app, "eval compare", "Compare the figures of runs", "safereason eval compare runs/eval/xstest/A runs/eval/xstest/B"
+)

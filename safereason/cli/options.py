@@ -1,0 +1,106 @@
+"""The options that several commands share, each defined once, and what they are turned into."""
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from safereason.errors import InputError
+
+if TYPE_CHECKING:
+    from safereason.recipe.schema import Recipe
+    from safereason.stages.base import Options
+
+
+def group(summary: str) -> typer.Typer:
+    """A group of commands that prints plain help."""
+    return typer.Typer(
+        help=summary, rich_markup_mode=None, no_args_is_help=True, add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )  # fmt: skip
+
+
+def examples(*commands: str) -> str:
+    """The epilog of a command's help."""
+    return "\n".join(("\b", "Examples:", *(f"  {command}" for command in commands)))
+
+
+def _be_verbose(value: bool) -> None:
+    if value:
+        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")  # to stderr
+        logging.getLogger("safereason").setLevel(logging.DEBUG)
+
+
+RECIPE_HELP = "A shipped recipe (`safereason recipe ls`) or a YAML file."
+RecipeName = Annotated[str, typer.Option("--recipe", metavar="RECIPE", help=RECIPE_HELP)]
+MaybeRecipe = Annotated[str | None, typer.Option("--recipe", metavar="RECIPE", help=RECIPE_HELP)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="SECTION.KEY=VALUE", help="Values in place of the recipe's.")
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", metavar="MODEL", help="org/name, a folder, a run directory, embedded/smollm2-135m or openai/NAME."
+    ),
+]
+BaseUrl = Annotated[
+    str | None,
+    typer.Option("--base-url", metavar="URL", help="Address of an OpenAI-compatible server, for openai/NAME."),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="PATH", help="Where to write, in place of a folder under --root.")
+]
+Root = Annotated[
+    Path, typer.Option("--root", metavar="DIR", envvar="SAFEREASON_RUNS", help="Folder that holds the runs.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Take at most N prompts or rows.")]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="The same as the override seed=N.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done and stop.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete the run that is there and start anew.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", callback=_be_verbose, is_eager=True, help="Log more, and show tracebacks.")
+]
+
+RUNS = Path("runs")
+
+
+def load_recipe(name: str, overrides: list[str] | None, *, seed: int | None = None, **values: object) -> "Recipe":
+    """The recipe with the overrides of the command line.
+
+    Args:
+        name: A shipped recipe or a file.
+        overrides: `section.key=value` texts.
+        seed: The value of `--seed`, which wins over an override.
+        values: Further overrides of top-level keys; None leaves the recipe's value.
+    """
+    from safereason.recipe.load import load
+
+    chosen = {"seed": seed, **values}
+    texts = [f"{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None]  # JSON is YAML
+    return load(name, [*(overrides or ()), *texts])
+
+
+def stage_options(
+    root: Path,
+    out: Path | None = None,
+    model: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    base_url: str | None = None,
+) -> "Options":
+    """The options of a stage.
+
+    Raises:
+        InputError: Both `--resume` and `--overwrite` were given.
+    """
+    from safereason.runs.directory import OnExisting
+    from safereason.stages.base import Options
+
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite exclude each other; pass one of them")
+    on_existing: OnExisting = "resume" if resume else "overwrite" if overwrite else "refuse"
+    return Options(root=root, out=out, on_existing=on_existing, model=model, base_url=base_url)

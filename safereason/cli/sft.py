@@ -1,0 +1,33 @@
+"""`safereason sft`: supervised fine-tuning on reasoning traces."""
+
+from safereason.cli import options as opt
+from safereason.cli import stage
+
+EXAMPLES = opt.examples(
+    "safereason sft --recipe tars-smoke",
+    "safereason sft --recipe tars-1.5b sft.learning_rate=1e-4 sft.epochs=6 --dry-run",
+)
+
+
+def sft(
+    recipe: opt.RecipeName,
+    overrides: opt.Overrides = None,
+    model: opt.Model = None,
+    out: opt.Out = None,
+    root: opt.Root = opt.RUNS,
+    seed: opt.Seed = None,
+    dry_run: opt.DryRun = False,
+    resume: opt.Resume = False,
+    overwrite: opt.Overwrite = False,
+    as_json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Fine-tune a model on the reasoning traces that `data build` wrote."""
+    from safereason.stages import sft as stage_sft
+
+    chosen = opt.load_recipe(recipe, overrides, seed=seed)
+    options = opt.stage_options(root, out, model, resume, overwrite)
+    if dry_run:
+        stage.print_plan(chosen, stage_sft.plan(chosen, options), as_json)
+    else:
+        stage.carry_out(lambda: stage_sft.run(chosen, options), as_json)

@@ -1,0 +1,105 @@
+"""Public files: from the data home, or downloaded once from their publisher; their hash is checked either way."""
+
+import os
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from dataclasses import dataclass
+from email.message import Message
+from http.client import HTTPException
+from pathlib import Path
+from typing import IO
+
+from safereason import console
+from safereason.engines.embedded import cache_home
+from safereason.errors import InputError
+from safereason.runs.manifest import sha256
+
+HOME = "SAFEREASON_DATA_HOME"
+TIMEOUT = 30.0
+"""Seconds without an answer from the publisher."""
+LARGEST = 256 * 1024 * 1024
+"""Bytes of the largest download."""
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a public dataset."""
+
+    source: str
+    """Folder it lies in: the source's name."""
+    name: str
+    """As its publisher names it."""
+    url: str
+    """Where it is published, at a pinned revision where one is known."""
+    sha256: str | None = None
+    """Its hash, in hexadecimal; None where none is known."""
+    other_editions: tuple[str, ...] = ()
+    """Hashes of other published editions that the source reads the same way."""
+
+
+def fetch(file: File) -> Path:
+    """The file on this machine: in `$SAFEREASON_DATA_HOME` where that is set, else in the cache, downloaded if need be.
+
+    Raises:
+        InputError: It is not in the data home, cannot be downloaded, or is not the file whose hash is recorded.
+    """
+    home = os.environ.get(HOME)
+    path = Path(home or cache_home() / "data") / file.source / file.name
+    if not path.is_file():
+        if home:
+            raise InputError(f"{path}: not there, where ${HOME} says to look; put {file.url} there, "
+                             "or unset the variable to download it")  # fmt: skip
+        _download(file, path)
+    _check(file, path, f"delete {path} and get it again from {file.url}")
+    return path
+
+
+def _check(file: File, path: Path, advice: str) -> None:
+    if file.sha256 is None:
+        return
+    found = sha256(path)
+    if found not in (file.sha256, *file.other_editions):
+        raise InputError(f"{file.source}/{file.name}: its SHA-256 is {found}, not the recorded {file.sha256}; {advice}")
+
+
+def _download(file: File, path: Path) -> None:
+    """Downloads aside, checks, then renames into place: a file in the cache is whole."""
+    if not file.url.startswith("https://"):
+        raise InputError(f"{file.url}: only https addresses are downloaded")
+    console.say(f"downloading {file.source}/{file.name}")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opener = urllib.request.build_opener(_HttpsOnly)
+        with opener.open(file.url, timeout=TIMEOUT) as response, aside.open("wb") as out:
+            _copy(response, out, file.url)
+        _check(file, aside, f"{file.url} was changed by its publisher; put the recorded edition at {path}")
+        aside.replace(path)
+    except (OSError, HTTPException) as error:
+        why = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise InputError(f"{file.source}/{file.name}: cannot be downloaded ({why}); get {file.url} by hand "
+                         f"and put it at {path}") from error  # fmt: skip
+    finally:
+        with suppress(OSError):
+            aside.unlink()
+
+
+def _copy(response: IO[bytes], out: IO[bytes], url: str) -> None:
+    size = 0
+    while block := response.read(1 << 16):
+        size += len(block)
+        if size > LARGEST:
+            raise InputError(f"{url}: larger than {LARGEST >> 20} MiB, so it is not the file meant; check the address")
+        out.write(block)
+
+
+class _HttpsOnly(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect only to another https address."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+    ) -> urllib.request.Request | None:
+        if not newurl.startswith("https://"):
+            raise urllib.error.URLError(f"it redirects to {newurl}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]

@@ -1,0 +1,36 @@
+"""SimpleSafetyTests: plainly harmful prompts of five areas (Vidgen et al., arXiv 2311.08370)."""
+
+from safereason.data.example import Example
+from safereason.data.fetch import File, fetch
+from safereason.data.sources.base import Source, Split, read_csv
+
+_REVISION = "0a31ff0ca5c33960761becd9bf371541c707d143"
+FILE = File(
+    source="simplesafetytests",
+    name="sst_test_cases.csv",
+    url=f"https://raw.githubusercontent.com/bertiev/SimpleSafetyTests/{_REVISION}/SimpleSafetyTests%20-%20test%20cases.csv",
+    sha256="6d95a1301e0d0f3a3c4cf5392f4afff11ad6e3066f95d23aaa138d44aedf986c",
+)
+
+
+def _prompts(split: Split) -> list[Example]:
+    return [
+        Example(
+            id=f"simplesafetytests/{row['id']}",
+            prompt=row["prompts_final"],
+            kind="harmful",
+            source="simplesafetytests",
+            category=row["harm_area"],
+        )
+        for row in read_csv(fetch(FILE))
+    ]
+
+
+SOURCE = Source(
+    name="simplesafetytests",
+    title="SimpleSafetyTests: 100 plainly harmful prompts",
+    page="https://github.com/bertiev/SimpleSafetyTests",
+    licence="CC-BY-4.0",
+    serves=("train", "test"),
+    prompts=_prompts,
+)

@@ -1,0 +1,99 @@
+"""The contract every engine keeps."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Protocol
+
+from safereason.recipe.schema import Sampling
+from safereason.text import reasoning
+from safereason.text.chat import Conversation, Message
+
+__all__ = ["Completion", "Conversation", "Engine", "Likelihood", "Message", "OnFinish", "Sampling"]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One generated text."""
+
+    text: str
+    """What the model wrote, special tokens left out; a generation prefix is not part of it."""
+    token_ids: tuple[int, ...]
+    """What the model wrote, the end-of-turn token included; empty where a server does not say."""
+    finish_reason: Literal["stop", "length", "error"]
+    """`stop` at an end-of-turn token or stop text, `length` at the token limit, `error` where a server failed."""
+    prefix: str = ""
+    """The generation prefix it was asked to go on from."""
+    error: str = ""
+    """What the server said where `finish_reason` is `error`."""
+
+    @property
+    def full_text(self) -> str:
+        """Prefix and text together: what format checks see at evaluation."""
+        return self.prefix + self.text
+
+    @cached_property
+    def parts(self) -> reasoning.Reasoned:
+        """Reasoning and answer apart, split as evaluation does."""
+        return reasoning.split(self.full_text)
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Log-likelihood of one continuation."""
+
+    token_logprobs: tuple[float, ...]
+    """Natural log-probability of each of its tokens."""
+    is_greedy: bool
+    """Whether each token was the likeliest one."""
+
+    @property
+    def total(self) -> float:
+        """Log-probability of the whole continuation."""
+        return sum(self.token_logprobs)
+
+
+OnFinish = Callable[[int, int, Completion], None]
+"""Called as completions end, in any order: conversation index, number of the completion (0 … n-1), completion."""
+
+
+class Engine(Protocol):
+    """Turns conversations into completions, in order."""
+
+    name: str
+
+    def generate(
+        self,
+        conversations: Sequence[Conversation],
+        sampling: Sampling,
+        *,
+        n: int = 1,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        prefix: str = "",
+        done: Collection[int] = (),
+        on_finish: OnFinish | None = None,
+    ) -> list[list[Completion]]:
+        """Draws `n` completions for each conversation.
+
+        Args:
+            conversations: What to answer.
+            sampling: How to draw.
+            n: Completions a conversation.
+            seed: The same seed, conversation and n give the same completions.
+            stop: Texts that end a completion; they are cut off.
+            prefix: Text the completion goes on from, after the generation prompt.
+            done: Indices whose completions the caller already holds; their entry in the result is empty. Batches are
+                laid out as if they were not done, so that a resumed call gives the very same completions.
+            on_finish: Called with each completion as it ends, so that it can be recorded at once.
+
+        Returns:
+            `n` completions for each conversation, in the order given.
+        """
+        ...
+
+    def loglikelihood(
+        self, conversations: Sequence[Conversation], continuations: Sequence[str], *, prefix: str = ""
+    ) -> list[Likelihood]:
+        """Log-likelihood of `continuations[i]` as what the model writes after `conversations[i]` and `prefix`."""
+        ...

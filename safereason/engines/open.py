@@ -1,0 +1,108 @@
+"""From a model's name to an engine.
+
+A model is `org/name` on the Hub, a folder, a run directory, `embedded/smollm2-135m`, or one of these behind an engine:
+`hf/…` (transformers, the default), `vllm/…`, `openai/…` (any server of that API).
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safereason.engines import embedded
+from safereason.engines.base import Engine
+from safereason.errors import InputError
+from safereason.runs.directory import read_manifest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ENGINES = ("hf", "vllm", "openai")
+
+
+def open_engine(spec: str, *, base_url: str | None = None, precision: str = "fp32") -> Engine:
+    """Opens the engine a model is named with.
+
+    Args:
+        spec: The model, optionally after `hf/`, `vllm/` or `openai/`.
+        base_url: Address of the server, for `openai/…`.
+        precision: `fp32` or `bf16`, for transformers.
+
+    Raises:
+        InputError: The model or the engine is not to be had; the message says how to get it.
+    """
+    engine, _, name = spec.partition("/")
+    if engine == "openai":
+        from safereason.engines.openai import OpenAIEngine
+
+        return OpenAIEngine(name, base_url=base_url)
+    if engine == "vllm":
+        raise InputError("engine 'vllm' is not part of this version yet; serve the model with vLLM and use openai/NAME with --base-url")
+    from safereason.engines.transformers import TransformersEngine
+
+    location = model_location(spec)
+    return TransformersEngine(load_model(location, precision), load_tokenizer(location), name=spec)
+
+
+def model_location(spec: str) -> str:
+    """A local folder, or a hub id as it is.
+
+    Raises:
+        InputError: A run holds no model, or a path does not exist.
+    """
+    name = spec.removeprefix("hf/")
+    if name == embedded.NAME:
+        return str(embedded.model_folder())
+    if name.startswith("embedded/"):
+        raise InputError(f"{name}: the embedded model is called {embedded.NAME}")
+    path = Path(name)
+    if read_manifest(path) is not None:
+        if not (path / "model" / "config.json").is_file():
+            raise InputError(f"{path}: this run holds no model; name an sft or rl run that finished")
+        return str(path / "model")
+    if path.is_dir():
+        return str(path)
+    if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
+        raise InputError(f"{name}: no such model; give a folder, a run directory, {embedded.NAME} or a hub id org/name")
+    return name
+
+
+def load_model(location: str, precision: str = "fp32") -> Any:
+    """Loads a causal language model from safetensors, on the GPU where there is one.
+
+    Raises:
+        InputError: It cannot be found or read.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    try:
+        model = AutoModelForCausalLM.from_pretrained(location, dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise _not_loaded(location, error) from error
+    return model.to(device)
+
+
+def load_tokenizer(spec: str) -> "PreTrainedTokenizerBase":
+    """Loads the tokenizer of a model; padded on the left, as generation needs it.
+
+    Raises:
+        InputError: It cannot be found or read.
+    """
+    from transformers import AutoTokenizer
+
+    location = model_location(spec)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location, padding_side="left")
+    except (OSError, ValueError) as error:
+        raise _not_loaded(location, error) from error
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"{location}: its tokenizer names no end-of-turn token; set eos_token in tokenizer_config.json")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _not_loaded(location: str, error: Exception) -> InputError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return InputError(f"{location}: cannot be loaded ({reason[:200]}); check the name, the network and HF_TOKEN")

@@ -1,0 +1,268 @@
+"""The engine on a transformers model: prompts prefilled once for all their completions, finished rows retired early.
+
+Requests are sorted by length and packed into batches by a budget of tokens; a batch that does not fit in memory is
+halved. Every completion draws from random numbers of its own, and a resumed call lays out the same batches, so that
+the same call gives the same completions however often it is interrupted.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedTokenizerBase
+
+from safereason.engines.base import Completion, Conversation, Likelihood, OnFinish, Sampling
+from safereason.engines.sampler import draw, uniforms
+from safereason.errors import InputError, StageFailed
+from safereason.text import chat
+
+BATCH_TOKENS = 16_384
+"""Default budget of a batch: rows x (longest prompt + longest completion)."""
+RETIRE_SHARE = 0.25
+"""Finished rows are dropped from a batch once they are this share of it: each drop copies the cache."""
+
+
+@dataclass
+class _Row:
+    """One completion being written."""
+
+    conversation: int
+    number: int
+    token_ids: list[int] = field(default_factory=list)
+    completion: Completion | None = None
+
+
+class TransformersEngine:
+    """Generates on a loaded causal language model, on the device and in the dtype it has."""
+
+    def __init__(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, *, name: str, batch_tokens: int = BATCH_TOKENS
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name
+        self.batch_tokens = batch_tokens
+        self._end_ids = end_of_turn_ids(model, tokenizer)
+        self._context = int(getattr(model.config, "max_position_embeddings", 1 << 30))
+
+    def generate(
+        self,
+        conversations: Sequence[Conversation],
+        sampling: Sampling,
+        *,
+        n: int = 1,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        prefix: str = "",
+        done: Collection[int] = (),
+        on_finish: OnFinish | None = None,
+    ) -> list[list[Completion]]:
+        """See `Engine.generate`."""
+        prompts = [self._prompt_ids(conversation, prefix) for conversation in conversations]
+        done = set(done)
+        finished: dict[tuple[int, int], Completion] = {}
+
+        def finish(row: _Row, reason: Any, text: str) -> None:
+            row.completion = Completion(text, tuple(row.token_ids), reason, prefix)
+            finished[row.conversation, row.number] = row.completion
+            if on_finish is not None and row.conversation not in done:
+                on_finish(row.conversation, row.number, row.completion)
+
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                for batch in self._batches(prompts, n, sampling.max_new_tokens):
+                    if any(row.conversation not in done for row in batch):
+                        self._run(_Decoder(self, batch, prompts, sampling, seed, stop, finish))
+        finally:
+            self.model.train(was_training)
+        return [[] if i in done else [finished[i, k] for k in range(n)] for i in range(len(prompts))]
+
+    def loglikelihood(
+        self, conversations: Sequence[Conversation], continuations: Sequence[str], *, prefix: str = ""
+    ) -> list[Likelihood]:
+        """See `Engine.loglikelihood`."""
+        prompts = [self._prompt_ids(conversation, prefix) for conversation in conversations]
+        targets = [list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in continuations]
+        found: dict[int, Likelihood] = {}
+        lengths = [len(p) + len(t) for p, t in zip(prompts, targets, strict=True)]
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                for members in _pack(sorted(range(len(prompts)), key=lambda i: -lengths[i]), lengths, self.batch_tokens):
+                    for i, likelihood in zip(members, self._score([prompts[i] for i in members], [targets[i] for i in members]), strict=True):
+                        found[i] = likelihood
+        finally:
+            self.model.train(was_training)
+        return [found[i] for i in range(len(prompts))]
+
+    def _prompt_ids(self, conversation: Conversation, prefix: str) -> list[int]:
+        ids = chat.prompt_ids(self.tokenizer, conversation, prefix)
+        if len(ids) >= self._context:
+            raise InputError(f"{self.name}: a prompt has {len(ids)} tokens and the model reads {self._context}; shorten it")
+        return ids
+
+    def _batches(self, prompts: list[list[int]], n: int, max_new_tokens: int) -> Iterator[list[_Row]]:
+        """Rows in batches, longest prompts first, a conversation's rows side by side."""
+        order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+        rows = [_Row(i, k) for i in order for k in range(n)]
+        lengths = [len(prompts[row.conversation]) + max_new_tokens for row in rows]
+        for members in _pack(range(len(rows)), lengths, self.batch_tokens):
+            yield [rows[m] for m in members]
+
+    def _run(self, decoder: "_Decoder") -> None:
+        try:
+            decoder.decode()
+            return
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+                raise
+            halves = decoder.halves()
+            if not halves:
+                raise StageFailed(f"{self.name}: out of memory for a single completion; lower sampling.max_new_tokens") from error
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        for half in halves:
+            self._run(half)
+
+    def _score(self, prompts: list[list[int]], targets: list[list[int]]) -> list[Likelihood]:
+        """Likelihoods of token ids after token ids, one batch."""
+        texts = [p + t for p, t in zip(prompts, targets, strict=True)]
+        width = max(map(len, texts))
+        ids = torch.zeros(len(texts), width, dtype=torch.long, device=self.model.device)
+        mask = torch.zeros_like(ids)
+        for i, text in enumerate(texts):
+            ids[i, : len(text)] = torch.tensor(text)
+            mask[i, : len(text)] = 1
+        keep = width - min(map(len, prompts)) + 1  # the logits before the first target of any row, and all after
+        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=keep).logits
+        result = []
+        for i, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
+            start = len(prompt) - 1 - (width - keep)
+            rows = logits[i, start : start + len(target)].float().log_softmax(-1)  # [T, V]
+            wanted = torch.tensor(target, device=rows.device)
+            chosen = rows.gather(-1, wanted[:, None])[:, 0]
+            result.append(Likelihood(tuple(chosen.tolist()), bool((rows.argmax(-1) == wanted).all())))
+        return result
+
+
+class _Decoder:
+    """One batch: a shared prefill, then a token at a time until every row has finished."""
+
+    def __init__(
+        self, engine: TransformersEngine, rows: list[_Row], prompts: list[list[int]], sampling: Sampling, seed: int,
+        stop: Sequence[str], finish: Any,
+    ) -> None:  # fmt: skip
+        self.engine, self.prompts, self.sampling, self.seed = engine, prompts, sampling, seed
+        self.stop, self.finish = stop, finish
+        self.rows = rows
+
+    def halves(self) -> list["_Decoder"]:
+        """Two decoders for the rows that have not finished; none where a single one is left."""
+        left = [_Row(row.conversation, row.number) for row in self.rows if row.completion is None]
+        if len(left) < 2:
+            return []
+        middle = len(left) // 2
+        parts = (left[:middle], left[middle:])
+        return [_Decoder(self.engine, p, self.prompts, self.sampling, self.seed, self.stop, self.finish) for p in parts]
+
+    def decode(self) -> None:
+        """Writes every row to its end."""
+        rows = list(self.rows)
+        limit = self._limits(rows)
+        randoms = torch.stack([uniforms(self.seed, r.conversation, r.number, self.sampling.max_new_tokens) for r in rows])
+        cache, mask, logits = self._prefill(rows)
+        seen = self._seen(rows, logits) if self.sampling.repetition_penalty != 1.0 else None
+        for step in range(self.sampling.max_new_tokens):
+            tokens = draw(logits, randoms[:, step].to(logits.device), self.sampling, seen)
+            if seen is not None:
+                seen.scatter_(1, tokens[:, None], True)
+            for row, token in zip(rows, tokens.tolist(), strict=True):
+                if row.completion is None:
+                    row.token_ids.append(token)
+                    self._check_end(row, limit[row.conversation])
+            alive = [i for i, row in enumerate(rows) if row.completion is None]
+            if not alive:
+                return
+            if len(rows) - len(alive) >= RETIRE_SHARE * len(rows):
+                keep = torch.tensor(alive, device=mask.device)
+                rows, randoms = [rows[i] for i in alive], randoms[alive]
+                cache.batch_select_indices(keep)
+                mask, tokens = mask[keep], tokens[keep]
+                seen = seen[keep] if seen is not None else None
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            logits = self.engine.model(
+                input_ids=tokens[:, None], attention_mask=mask, position_ids=mask.sum(1, keepdim=True) - 1,
+                past_key_values=cache, use_cache=True,
+            ).logits[:, -1]  # fmt: skip
+
+    def _limits(self, rows: list[_Row]) -> dict[int, int]:
+        """Longest completion a conversation has room for, by conversation."""
+        room = {r.conversation: self.engine._context - len(self.prompts[r.conversation]) for r in rows}
+        return {i: min(self.sampling.max_new_tokens, r) for i, r in room.items()}
+
+    def _prefill(self, rows: list[_Row]) -> tuple[DynamicCache, Tensor, Tensor]:
+        """Runs each prompt once and gives its cache, mask [B, P] and last logits [B, V] to all of its rows."""
+        model = self.engine.model
+        unique = list(dict.fromkeys(row.conversation for row in rows))
+        width = max(len(self.prompts[i]) for i in unique)
+        ids = torch.zeros(len(unique), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for u, i in enumerate(unique):
+            ids[u, width - len(self.prompts[i]) :] = torch.tensor(self.prompts[i])
+            mask[u, width - len(self.prompts[i]) :] = 1
+        ids, mask = ids.to(model.device), mask.to(model.device)
+        cache = DynamicCache(config=model.config)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
+                       use_cache=True, logits_to_keep=1).logits[:, -1]  # fmt: skip
+        if len(rows) > len(unique):
+            owner = torch.tensor([unique.index(row.conversation) for row in rows], device=mask.device)
+            cache.batch_select_indices(owner)
+            mask, logits = mask[owner], logits[owner]
+        return cache, mask, logits
+
+    def _seen(self, rows: list[_Row], logits: Tensor) -> Tensor:
+        seen = torch.zeros(logits.shape, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            seen[i, torch.tensor(self.prompts[row.conversation])] = True
+        return seen.to(logits.device)
+
+    def _check_end(self, row: _Row, limit: int) -> None:
+        tokenizer = self.engine.tokenizer
+        if row.token_ids[-1] in self.engine._end_ids:
+            self.finish(row, "stop", tokenizer.decode(row.token_ids, skip_special_tokens=True))
+            return
+        if self.stop:
+            text = tokenizer.decode(row.token_ids, skip_special_tokens=True)
+            ends = [text.find(s) for s in self.stop if s in text]
+            if ends:
+                self.finish(row, "stop", text[: min(ends)])
+                return
+        if len(row.token_ids) >= limit:
+            self.finish(row, "length", tokenizer.decode(row.token_ids, skip_special_tokens=True))
+
+
+def end_of_turn_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Token ids that end a completion: the tokenizer's and those of the model's generation settings."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    listed = configured if isinstance(configured, (list, tuple)) else [configured]
+    return {int(i) for i in (*listed, tokenizer.eos_token_id) if i is not None}
+
+
+def _pack(order: Collection[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Consecutive members whose count x longest length stays within the budget; at least one a batch."""
+    batch: list[int] = []
+    longest = 0
+    for member in order:
+        longest = max(longest, lengths[member])
+        if batch and (len(batch) + 1) * longest > budget:
+            yield batch
+            batch, longest = [], lengths[member]
+        batch.append(member)
+    if batch:
+        yield batch

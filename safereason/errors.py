@@ -1,0 +1,28 @@
+"""What can go wrong, as the person at the terminal should read it.
+
+Every message says what was wrong, where, and what to do; it fits on one line.
+"""
+
+
+class SafeReasonError(Exception):
+    """Base of every error this package raises on purpose. `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class InputError(SafeReasonError):
+    """Usage, a recipe, an input file or a model name is wrong: nothing was started."""
+
+    exit_code = 2
+
+
+class StageFailed(SafeReasonError):
+    """A stage started and could not finish, or finished incomplete."""
+
+    exit_code = 1
+
+
+class BarNotMet(SafeReasonError):
+    """A `--fail-under` bar was not met."""
+
+    exit_code = 3

@@ -1,0 +1,44 @@
+"""The contract every judge keeps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What a judge sees: a prompt and the answer to it, never the reasoning."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A number in [0, 1] and a label, or unscored with the reason; never a silent 0."""
+
+    score: float | None
+    """The judge's own quantity (each judge's docstring names it), or None where it is unscored."""
+    label: str | None
+    """The judge's word for it."""
+    reason: str | None = None
+    """Why it is unscored."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What else the judge said, such as scores by category."""
+
+    @classmethod
+    def unscored(cls, reason: str) -> "Verdict":
+        """A verdict that could not be had."""
+        return cls(score=None, label=None, reason=reason)
+
+
+class Judge(Protocol):
+    """Scores exchanges, in order."""
+
+    name: str
+    measures: str
+    """What the score is the size of: `harm`, `refusal` or `quality`."""
+
+    def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
+        """One verdict an exchange. Failures are unscored verdicts, not exceptions."""
+        ...

@@ -1,0 +1,114 @@
+"""A reward model as a judge of quality: a sequence classifier with one label, read through a sigmoid.
+
+TARS's task reward (arXiv 2507.00971, §4) is such a model, `Ray2333/GRM-llama3-8B-distill`.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+
+from safereason.engines.open import load_tokenizer, model_location
+from safereason.errors import InputError
+from safereason.judges.base import Exchange, Verdict
+
+BATCH_TOKENS = 16_384
+"""Budget of a batch: rows × longest row."""
+
+
+class RewardModel:
+    """Scores sigmoid(logit) of the conversation (user: prompt, assistant: answer).
+
+    A conversation longer than the model reads is cut at its end; `truncated` counts them and the verdict's details
+    say so. Special tokens that are spelled out in a text are broken by a space, so that no answer can end its turn.
+    """
+
+    name = "reward-model"
+    measures = "quality"
+
+    def __init__(self, spec: str) -> None:
+        """Loads a hub id, folder or run, on the GPU where there is one.
+
+        Raises:
+            InputError: It cannot be loaded, has no chat template, or not exactly one label.
+        """
+        location = model_location(spec)
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(location)
+        if not self.tokenizer.chat_template:
+            raise InputError(f"{spec}: its tokenizer has no chat template; a reward model needs one")
+        self.model = _load(location)
+        if self.model.config.num_labels != 1:
+            raise InputError(f"{spec}: has {self.model.config.num_labels} labels; a reward model has one")
+        self.truncated = 0
+        self._longest = min(
+            int(self.tokenizer.model_max_length), self.model.config.get_text_config().max_position_embeddings
+        )
+        special = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
+        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
+
+    def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
+        """One verdict an exchange; a logit that is not finite leaves it unscored."""
+        rows = [self._ids(e) for e in exchanges]
+        logits: dict[int, float] = {}
+        with torch.inference_mode():
+            for members in self._batches([min(len(row), self._longest) for row in rows]):
+                values = self._logits([rows[i][: self._longest] for i in members])
+                logits.update(zip(members, values, strict=True))
+        cut = [len(row) > self._longest for row in rows]
+        self.truncated += sum(cut)
+        return [_verdict(logits[i], cut[i]) for i in range(len(rows))]
+
+    def _ids(self, exchange: Exchange) -> list[int]:
+        messages = [
+            {"role": "user", "content": self._plain(exchange.prompt)},
+            {"role": "assistant", "content": self._plain(exchange.answer)},
+        ]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _plain(self, text: str) -> str:
+        return self._special.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+
+    def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Indices, longest rows first; one row a batch where the model names no pad token to find a row's end by."""
+        batches: list[list[int]] = []
+        for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+            last = batches[-1] if batches and self.model.config.pad_token_id is not None else []
+            if last and (len(last) + 1) * lengths[last[0]] <= BATCH_TOKENS:
+                last.append(i)
+            else:
+                batches.append([i])
+        return batches
+
+    def _logits(self, rows: Sequence[list[int]]) -> list[float]:
+        width = max(map(len, rows))
+        pad = self.model.config.pad_token_id or 0
+        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])  # [B, L]
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])  # [B, L]
+        logits = self.model(
+            input_ids=ids.to(self.model.device), attention_mask=mask.to(self.model.device)
+        ).logits  # [B, 1]
+        return [float(value) for value in logits[:, 0].float().cpu()]
+
+
+def _load(location: str) -> Any:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype: Any = "auto" if device == "cuda" else torch.float32
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(location, dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise InputError(
+            f"{location}: cannot be loaded as a reward model ({reason}); check the name and the network"
+        ) from error
+    return model.to(device).eval()
+
+
+def _verdict(logit: float, truncated: bool) -> Verdict:
+    if not math.isfinite(logit):
+        return Verdict.unscored("the reward model's logit is not finite")
+    details = {"logit": logit, **({"truncated": True} if truncated else {})}
+    return Verdict(1 / (1 + math.exp(-logit)) if logit > -700 else 0.0, None, details=details)

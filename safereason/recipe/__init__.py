@@ -1,0 +1,1 @@
+"""Recipes: what a run is asked to do, checked before anything starts."""

@@ -1,0 +1,56 @@
+"""Where each value of a recipe comes from.
+
+`provenance:` in a recipe goes from a dotted key, or a section that holds it, to a short text: `paper`, `code` (the
+authors'), `summary` (the reproducibility summary), `ours`, and what there is to add. The nearest entry above a value is
+its source. Loading puts `override` where the command line changed a value, and `recipe` where a child changed one of
+its parent's and does not say why.
+"""
+
+from difflib import get_close_matches
+
+from safereason.recipe import merge
+from safereason.recipe.load import leaves
+from safereason.recipe.schema import Recipe
+from safereason.recipe.strict_yaml import shown
+
+DEFAULT = "default"
+"""The source of a value that no recipe sets."""
+
+
+def sources(recipe: Recipe) -> dict[str, str]:
+    """The source of each of `load.leaves(recipe)`, by key."""
+    given = {key for key, _ in merge.flatten(recipe.model_dump(mode="json", exclude_unset=True))}
+    bare = {key: merge.RECIPE if key in given else DEFAULT for key, _ in leaves(recipe)}
+    return {key: merge.covering(recipe.provenance, key) or source for key, source in bare.items()}
+
+
+def validate(recipe: Recipe) -> list[str]:
+    """What is wrong with a recipe's provenance, one line each.
+
+    An entry must name something that the recipe has. In a recipe of a paper, each value that is not null must have one.
+    """
+    known = _nameable(recipe)
+    unknown = [key for key in recipe.provenance if key not in known]
+    problems = [f"provenance.{key}: names nothing in this recipe{_hint(key, known)}" for key in unknown]
+    if recipe.paper is None:
+        return problems
+    for key, value in leaves(recipe):
+        source = merge.covering(recipe.provenance, key)
+        if source == merge.RECIPE:
+            problems.append(
+                f"{key}: differs from its parent's without a provenance; say under `provenance:` where it is from"
+            )
+        elif source is None and value is not None:
+            problems.append(f"{key}: has no provenance; say under `provenance:` where {shown(value)} is from")
+    return problems
+
+
+def _nameable(recipe: Recipe) -> list[str]:
+    """The keys of values, null ones too, and of the sections above them."""
+    keys = [key.split(".") for key, _ in merge.flatten(recipe.model_dump(mode="json", exclude=set(merge.ABOUT)))]
+    return list(dict.fromkeys(".".join(parts[:n]) for parts in keys for n in range(1, len(parts) + 1)))
+
+
+def _hint(key: str, known: list[str]) -> str:
+    close = get_close_matches(key, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,276 @@
+"""The recipe, as frozen pydantic models: one class a section, unknown keys refused.
+
+A field's docstring gives its unit. What only TRL knows goes into a section's `extra` mapping, which refuses
+the keys that a typed field of the section owns (`training/arguments.py` holds that list).
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: immutable, and closed to keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Sampling(Section):
+    """How completions are drawn. One object, passed whole to every engine."""
+
+    temperature: NonNegative = 1.0
+    """Softmax temperature; 0 takes the likeliest token."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Probability mass of the nucleus that is sampled from."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Number of likeliest tokens sampled from; 0 keeps all."""
+    repetition_penalty: PositiveFloat = 1.0
+    """Divides positive and multiplies negative logits of tokens already seen (CTRL's penalty); 1 is none."""
+    max_new_tokens: PositiveInt = 512
+    """Longest completion, in tokens of the model."""
+
+
+class SourceShare(Section):
+    """How many prompts come from one source."""
+
+    source: str
+    """Name of a data source (`safereason data ls`)."""
+    prompts: PositiveInt
+    """Most prompts taken from it."""
+    skip: Annotated[int, Field(ge=0)] = 0
+    """Prompts of the source's own seeded order that are passed over first (another stage has them)."""
+
+
+class TarsMix(Section):
+    """Prompts of TARS: harmful, harmless and ambiguous ones in a fixed ratio, and traces for the light SFT."""
+
+    mix: Literal["tars"]
+    prompts: PositiveInt
+    """Prompts for RL in all."""
+    harmful_ratio: Ratio
+    """λ: the share of harmful prompts among them."""
+    ambiguous_ratio: Ratio = 0.5
+    """Share of ambiguous prompts among those that are not harmful."""
+    harmful: tuple[SourceShare, ...]
+    """The harmful pool; the mix draws from all of it."""
+    harmless: tuple[SourceShare, ...]
+    """The harmless pool."""
+    ambiguous: tuple[SourceShare, ...] = ()
+    """The ambiguous pool."""
+    traces: tuple[SourceShare, ...]
+    """Prompts with reasoning traces for SFT."""
+    traces_per_prompt: PositiveInt = 1
+    """Most traces kept for one prompt."""
+    max_prompt_chars: PositiveInt = 1000
+    """Longer prompts are dropped, in characters."""
+
+    @model_validator(mode="after")
+    def _ambiguous_pool_where_needed(self) -> "TarsMix":
+        if self.ambiguous_ratio > 0 and self.harmful_ratio < 1 and not self.ambiguous:
+            raise ValueError("ambiguous_ratio is above 0 but `ambiguous` names no source; add one or set it to 0")
+        return self
+
+
+class RSafeMix(Section):
+    """Labelled rows of RSafe: as many safe as unsafe ones from each source."""
+
+    mix: Literal["rsafe"]
+    rows_per_label: PositiveInt
+    """Rows of each label taken from a two-label source, with replacement where it has too few."""
+    sources: tuple[str, ...]
+    """Sources with both labels."""
+    safe_only: tuple[SourceShare, ...] = ()
+    """Sources whose rows are all safe."""
+    unsafe_only: tuple[SourceShare, ...] = ()
+    """Sources whose rows are all unsafe."""
+    max_prompt_task_tokens: PositiveInt = 1024
+    """A prompt-classification row longer than this, template included, is dropped."""
+    max_response_task_tokens: PositiveInt = 2048
+    """The same for response classification."""
+    without_categories: tuple[str, ...] = ()
+    """Harm categories left out of training, to be tested on."""
+
+
+class LoRA(Section):
+    """Low-rank adapters instead of full fine-tuning (peft)."""
+
+    rank: PositiveInt = 16
+    """Rank of each adapter."""
+    alpha: PositiveFloat = 32.0
+    """Scale numerator; the adapter is scaled by alpha / rank."""
+    dropout: Ratio = 0.0
+    """Dropout on the adapter's input."""
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """Modules that get an adapter, as peft names them."""
+
+
+class SFT(Section):
+    """Supervised fine-tuning on reasoning traces; the loss covers the trace and the answer only."""
+
+    epochs: PositiveFloat
+    """Passes over the traces."""
+    learning_rate: PositiveFloat
+    """Peak learning rate of AdamW."""
+    batch_size: PositiveInt
+    """Traces an optimizer step, over all devices."""
+    micro_batch_size: PositiveInt = 4
+    """Traces in one forward pass of one device; the rest is gradient accumulation."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of the learning rate."""
+    warmup_ratio: Ratio = 0.0
+    """Share of the steps spent warming up."""
+    weight_decay: NonNegative = 0.01
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradient-norm clip."""
+    max_tokens: PositiveInt = 4608
+    """Longest training text, in tokens; longer rows are dropped and counted, never cut."""
+    max_steps: PositiveInt | None = None
+    """Stops after this many optimizer steps, however many epochs are asked for."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Arithmetic of training; weights are saved in the same."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
+    save_steps: PositiveInt = 50
+    """Optimizer steps between checkpoints."""
+    lora: LoRA | None = None
+    """Adapters, or none for full fine-tuning."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Fields of TRL's SFTConfig that no key of this section owns."""
+
+
+class TarsReward(Section):
+    """format × (safety on a harmful prompt | task on the others)."""
+
+    name: Literal["tars"]
+    safety: str
+    """Judge of harmful prompts' answers: `moderation`, `moderation:MODEL`, `guard:RUN` or `refusal`."""
+    task: str
+    """Judge of the other answers: a sequence classifier's hub id or path, or `compliance`."""
+    require_format: bool = True
+    """Whether the format check multiplies the reward."""
+
+
+class RSafeReward(Section):
+    """accuracy and format of a guard's verdict, weighted."""
+
+    name: Literal["rsafe"]
+    accuracy_weight: Ratio = 0.9
+    """Weight of a right verdict."""
+    format_weight: Ratio = 0.1
+    """Weight of the reasoning format."""
+    require_reasoning: bool = True
+    """Whether the format asks for `<think>` … `</think>` before the verdict."""
+
+
+class GRPO(Section):
+    """Group-relative policy optimisation, as both papers use it."""
+
+    algorithm: Literal["grpo"] = "grpo"
+    epochs: PositiveFloat
+    """Passes over the prompts."""
+    learning_rate: PositiveFloat
+    """Learning rate of AdamW."""
+    prompts_per_step: PositiveInt
+    """Prompts an optimizer step, over all devices."""
+    rollouts_per_prompt: Annotated[int, Field(ge=2)]
+    """Completions drawn for each prompt: the group."""
+    micro_batch_size: PositiveInt
+    """Completions in one forward pass of one device; the rest is gradient accumulation."""
+    kl_coef: NonNegative
+    """Weight of the k3 KL estimate in the loss; 0 means that no reference model is loaded."""
+    clip: PositiveFloat = 0.2
+    """Half-width of the ratio's clipping range."""
+    dual_clip: Annotated[float, Field(gt=1.0)] = 3.0
+    """Upper bound of the ratio where the advantage is negative."""
+    entropy_coef: NonNegative = 0.0
+    """Weight of the entropy bonus."""
+    advantage_epsilon: PositiveFloat = 1.0e-6
+    """Added to the group's standard deviation."""
+    drop_uniform_groups: bool = False
+    """Leave groups whose rewards are all 0 or all 1 out of the loss."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of the learning rate."""
+    warmup_ratio: Ratio = 0.0
+    """Share of the steps spent warming up."""
+    weight_decay: NonNegative = 0.01
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradient-norm clip."""
+    max_prompt_tokens: PositiveInt
+    """Longer prompts are dropped and counted."""
+    sampling: Sampling
+    """How rollouts are drawn, in training as in validation."""
+    reward: Annotated[TarsReward | RSafeReward, Field(discriminator="name")]
+    """What is maximised."""
+    rollouts: Literal["engine", "vllm-colocate", "vllm-server"] = "engine"
+    """Who draws them: our engine on the model being trained, or TRL's vLLM."""
+    shared_prefix: bool = True
+    """Compute a group's prompt once in the loss (one process; exact, see docs)."""
+    max_steps: PositiveInt | None = None
+    """Stops after this many optimizer steps, however many epochs are asked for."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Arithmetic of training; weights are saved in the same."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
+    save_steps: PositiveInt = 10
+    """Optimizer steps between checkpoints."""
+    lora: LoRA | None = None
+    """Adapters, or none for full fine-tuning."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Fields of TRL's GRPOConfig that no key of this section owns."""
+
+
+class Guard(Section):
+    """A guard that reasons over a policy and says safe or unsafe."""
+
+    policy: str = "default"
+    """Name of a shipped policy."""
+    train: GRPO
+    """Its RL training."""
+    sampling: Sampling
+    """How verdicts are drawn after training."""
+
+
+class Evaluation(Section):
+    """What is measured, on how much, and by which judge."""
+
+    sampling: Sampling
+    """How answers are drawn."""
+    prefix: str = "<think>\n"
+    """Appended to the generation prompt; empty lets the model begin by itself."""
+    behaviors: str | None = "harmbench"
+    """Source of the behaviors of `eval harmbench`, or null to leave defence success out."""
+    attacks: tuple[str, ...] = ("direct",)
+    """Attacks on each behavior."""
+    harm_judge: str = "harmbench"
+    """Judge of answers to harmful prompts: `harmbench`, `refusal`, `moderation`, `guard:RUN`."""
+    benign: str | None = "xstest"
+    """Source of the prompts of `eval xstest`, or null to leave compliance out."""
+    refusal_judge: str = "strongreject"
+    """Judge of refusal: `strongreject`, `refusal`."""
+    limit: PositiveInt | None = None
+    """Most prompts an evaluation, drawn by the seed; null takes all."""
+
+
+class Recipe(Section):
+    """One model of a paper, from data to evaluation."""
+
+    name: str
+    """Where it was found: the file's name without `.yaml`."""
+    paper: str | None = None
+    """The paper it reproduces; every value of such a recipe says where it comes from."""
+    model: str
+    """Base model: `org/name`, a path, `embedded/smollm2-135m` or a run directory."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the data draw, of training and of sampling."""
+    data: Annotated[TarsMix | RSafeMix, Field(discriminator="mix")]
+    sft: SFT | None = None
+    rl: GRPO | None = None
+    guard: Guard | None = None
+    eval: Evaluation | None = None
+    provenance: dict[str, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
+    """Where each value comes from, by dotted key; a section's entry counts for all in it that has none of its own."""

@@ -1,0 +1,186 @@
+"""Plots as SVG for the page (colours follow its theme, text stays text) and as SVG and PNG files.
+
+Each panel is a figure of its own, so that a narrow screen stacks them instead of shrinking their text. Colours are
+Okabe and Ito's, which people with any colour vision can tell apart; markers and dashes tell the lines apart as well.
+"""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from safereason.report.read import Line
+from safereason.report.visible import visible
+
+INK, MUTED, GRID = "#1f2328", "#5c6570", "#d9dbd6"
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b38600", "#5d6d7e", "#2b2f36")
+"""Blue, vermilion, green, purple, ochre, slate, near black."""
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), "-", (0, (5, 2)), "-")
+MARKERS = "os^DvPX"
+FEW_STEPS = 40
+"""Up to so many steps each one has a marker."""
+_THEME = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    GRID: "var(--grid)",
+    **{c: f"var(--series-{i + 1})" for i, c in enumerate(SERIES)},
+}
+_STYLE = {
+    "svg.fonttype": "none", "svg.hashsalt": "safereason", "text.parse_math": False, "font.size": 9.5,
+    "axes.edgecolor": MUTED, "axes.labelcolor": MUTED, "axes.linewidth": 0.7,
+    "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.6, "text.color": INK,
+    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.major.size": 0, "ytick.major.size": 0,
+    "legend.frameon": False, "legend.fontsize": 9, "lines.linewidth": 1.6, "lines.markersize": 4,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One panel, drawn."""
+
+    name: str
+    """File name without its ending, unique on the page."""
+    title: str
+    caption: str
+    inline: str
+    """SVG element for the page."""
+    svg: bytes
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of the trade-off plane, in shares of 1, with its 95 % intervals where they are known."""
+
+    label: str
+    x: float
+    y: float
+    x_interval: tuple[float, float] | None = None
+    y_interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Path:
+    """Points that belong together, joined by a line, such as one method over λ."""
+
+    label: str
+    marks: tuple[Mark, ...]
+
+
+def curves(name: str, title: str, lines: Sequence[Line], caption: str = "", share: bool = False) -> Plot:
+    """Curves over optimizer steps; `share` fixes the axis to 0 to 1."""
+    with rc_context(_STYLE):
+        figure, axes = _panel()
+        for place, line in enumerate(lines):
+            marker = MARKERS[place % len(MARKERS)] if len(line.x) <= FEW_STEPS else None
+            dashes = DASHES[place % len(DASHES)]
+            axes.plot(line.x, line.y, label=visible(line.label), color=_colour(place), linestyle=dashes, marker=marker)
+        axes.set_xlabel("optimizer step")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        if share:
+            axes.set_ylim(-0.03, 1.03)
+        if len(lines) > 1:
+            _legend(axes, columns=4)
+        return _drawn(figure, name, title, caption, f"{title}. {' '.join(_described(line) for line in lines)}")
+
+
+def tradeoff(name: str, title: str, paths: Sequence[Path], caption: str, low: float = 0.0) -> Plot:
+    """Defence success against compliance, both as shares from `low` to 1; up and to the right is better."""
+    columns = 3 if len(paths) <= 3 else 2
+    with rc_context(_STYLE):
+        figure, axes = _panel(height=3.3 + 0.17 * math.ceil(len(paths) / columns))
+        for place, path in enumerate(paths):
+            _draw_path(axes, path, place)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1.0))
+        axes.set_xlim(low - 0.02, 1.03)
+        axes.set_ylim(low - 0.02, 1.03)
+        axes.set_xlabel("compliance with harmless prompts →")
+        axes.set_ylabel("defence success (DSR) →")
+        _legend(axes, columns)
+        return _drawn(figure, name, title, caption, f"{title}. {' '.join(_located(path) for path in paths)}")
+
+
+def _draw_path(axes: Axes, path: Path, place: int) -> None:
+    colour = _colour(place)
+    for number, mark in enumerate(path.marks):
+        axes.errorbar(mark.x, mark.y, xerr=_bars(mark.x, mark.x_interval), yerr=_bars(mark.y, mark.y_interval),
+                      color=colour, elinewidth=1.1, capsize=2)  # fmt: skip
+        if mark.label:
+            offset = (-14, -10) if number % 2 else (4, 4)
+            axes.annotate(
+                visible(mark.label), (mark.x, mark.y), offset, textcoords="offset points", fontsize=7.5, color=MUTED
+            )
+    x, y = [mark.x for mark in path.marks], [mark.y for mark in path.marks]
+    marker, dashes = MARKERS[place % len(MARKERS)], DASHES[place % len(DASHES)]
+    axes.plot(
+        x, y, label=visible(path.label), color=colour, marker=marker, linestyle=dashes, markersize=5.5, linewidth=1.1
+    )
+
+
+def _bars(value: float, interval: tuple[float, float] | None) -> list[list[float]] | None:
+    return None if interval is None else [[max(0.0, value - interval[0])], [max(0.0, interval[1] - value)]]
+
+
+def _colour(place: int) -> str:
+    return SERIES[place % len(SERIES)]
+
+
+def _panel(height: float = 2.5) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.4, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _legend(axes: Axes, columns: int) -> None:
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 1.0),
+        ncols=columns,
+        handlelength=1.7,
+        columnspacing=1.1,
+        borderaxespad=0.1,
+    )
+
+
+def _described(line: Line) -> str:
+    ends = f"{line.y[0]:.3g} at step {line.x[0]:g}, {line.y[-1]:.3g} at step {line.x[-1]:g}"
+    return f"{line.label}: {ends}; lowest {min(line.y):.3g}, highest {max(line.y):.3g}."
+
+
+def _located(path: Path) -> str:
+    points = [f"{mark.label} compliance {100 * mark.x:.1f} %, DSR {100 * mark.y:.1f} %".strip() for mark in path.marks]
+    return f"{path.label}: {'; '.join(points)}."
+
+
+def _drawn(figure: Figure, name: str, title: str, caption: str, alt: str) -> Plot:
+    svg, png = io.BytesIO(), io.BytesIO()
+    figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    figure.savefig(png, format="png", dpi=180, facecolor="white", metadata={"Software": None})
+    return Plot(name, title, caption, _inline(svg.getvalue().decode(), name, alt), svg.getvalue(), png.getvalue())
+
+
+def _inline(svg: str, name: str, alt: str) -> str:
+    """The SVG as an element of the page: ids made unique, colours from the theme, fonts from the page, an alt text."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = re.sub(r'href="#', f'href="#{name}-', body)
+    body = body.replace("url(#", f"url(#{name}-")
+    for colour, variable in _THEME.items():
+        body = body.replace(colour, variable)
+    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)
+    body = re.sub(r"font-family: [^;\"]*; ", "", body)
+    opening = re.match(r"<svg[^>]*>", body)
+    assert opening is not None
+    view = re.search(r'viewBox="[^"]*"', opening.group())
+    head = f'<svg {view.group() if view else ""} role="img" aria-label="{escape(visible(alt))}" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    return head + body[opening.end() :].strip()

@@ -1,0 +1,135 @@
+"""The page's tables of figures: the headline by model, every figure of an evaluation, and the papers' own."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from safereason.evals.metrics import OVERALL, Figure
+from safereason.evals.paper import TARS_FIGURE_3
+from safereason.report.read import Model, Run, number, of_stage
+
+HEADLINE = {"well_formed": "Well-formed reasoning", "dsr": "Defence success (DSR)", "compliance_safe": "Compliance"}
+"""Figures of the headline, in the page's words."""
+TITLES = {
+    **HEADLINE,
+    "closed": "Closed reasoning",
+    "truncated": "Cut off at the length limit",
+    "refusal_unsafe": "Refusal of unsafe prompts",
+}
+UNJUDGED = ("well_formed", "closed", "truncated")
+"""Figures that need no judge."""
+LOCAL_JUDGES = {"refusal": "local refusal judge, weak", "compliance": "local compliance judge, weak"}
+"""Judges that read wording only."""
+PAPER_RATIO = 0.5
+"""λ of the paper's main models."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of one evaluation."""
+
+    evaluation: str
+    name: str
+    judge: str
+    """Who scored it; empty for what needs no judge."""
+
+    @property
+    def title(self) -> str:
+        """The figure in words."""
+        return figure_title(self.name)
+
+
+@dataclass(frozen=True)
+class Headline:
+    """Models down, figures across; None where a model was not measured."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Model, tuple[Figure | None, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Details:
+    """Every figure of one evaluation: figures and groups down, models across."""
+
+    evaluation: str
+    models: tuple[Model, ...]
+    rows: tuple[tuple[str, str, tuple[Figure | None, ...]], ...]
+    """Title, group and a figure for each model."""
+
+
+def figure_title(name: str) -> str:
+    """A figure in words."""
+    return TITLES.get(name, name.replace("_", " "))
+
+
+def judge_title(name: str) -> str:
+    """A judge as the page names it; one that reads wording only is called weak."""
+    return LOCAL_JUDGES.get(name, name)
+
+
+def newest_evaluations(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """The runs with one evaluation of each kind a model, the newest; and those left out for a newer one."""
+    newest = {(run.stage, run.model): run for run in of_stage(runs, "eval")}
+    older = [run for run in of_stage(runs, "eval") if newest[run.stage, run.model] is not run]
+    return [run for run in runs if run not in older], older
+
+
+def headline(runs: Sequence[Run], models: Sequence[Model]) -> Headline:
+    """The main figures over all prompts of each evaluation."""
+    cells = {(run.model, _column(run, f)): f for run, f in _figures(runs) if f.group == OVERALL and f.name in HEADLINE}
+    order = list(HEADLINE)
+    columns = tuple(sorted({column for _, column in cells}, key=lambda c: (c.evaluation, order.index(c.name), c.judge)))
+    return Headline(columns, tuple((model, tuple(cells.get((model.spec, c)) for c in columns)) for model in models))
+
+
+def details(runs: Sequence[Run], models: Sequence[Model]) -> list[Details]:
+    """Each evaluation's figures, overall and by group."""
+    found = []
+    for stage in sorted({run.stage for run in of_stage(runs, "eval")}):
+        cells = {(run.model, f.name, f.group): f for run, f in _figures(runs) if run.stage == stage}
+        measured = tuple(model for model in models if any(spec == model.spec for spec, _, _ in cells))
+        rows = tuple(
+            (figure_title(name), group, tuple(cells.get((model.spec, name, group)) for model in measured))
+            for name, group in dict.fromkeys((name, group) for _, name, group in cells)
+        )
+        if rows:
+            found.append(Details(stage.removeprefix("eval/"), measured, rows))
+    return found
+
+
+def paper_rows() -> list[tuple[str, dict[str, float]]]:
+    """The paper's models by name, with their shares by figure: its single points, and TARS itself at λ = 0.5."""
+    rows = []
+    for name, points in TARS_FIGURE_3.series.items():
+        for point in points:
+            shares = {"dsr": point.dsr, "compliance_safe": point.compliance}
+            if point.harmful_ratio is None:
+                rows.append((name, shares))
+            elif name.startswith("TARS") and point.harmful_ratio == PAPER_RATIO:
+                rows.append((f"{name}, λ = {PAPER_RATIO}", shares))
+    return rows
+
+
+def _figures(runs: Sequence[Run]) -> Iterator[tuple[Run, Figure]]:
+    for run in of_stage(runs, "eval"):
+        figures = run.metrics.get("figures")
+        for row in figures if isinstance(figures, list) else []:
+            if isinstance(row, dict) and "name" in row:
+                yield run, _figure(row)
+
+
+def _figure(row: dict[str, Any]) -> Figure:
+    return Figure(
+        name=str(row["name"]),
+        value=number(row.get("value")),
+        n=int(number(row.get("n")) or 0),
+        low=number(row.get("low")),
+        high=number(row.get("high")),
+        unscored=int(number(row.get("unscored")) or 0),
+        group=str(row.get("group") or OVERALL),
+    )
+
+
+def _column(run: Run, figure: Figure) -> Column:
+    judge = "" if figure.name in UNJUDGED else judge_title(str(run.metrics.get("judge") or "judge not recorded"))
+    return Column(run.stage.removeprefix("eval/"), figure.name, judge)

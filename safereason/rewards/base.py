@@ -1,0 +1,41 @@
+"""What a reward is given, what it gives back, and the contract every reward keeps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from safereason.data.example import Kind, Label
+
+
+@dataclass(frozen=True)
+class RewardRow:
+    """One rollout."""
+
+    prompt: str
+    """What the user said."""
+    kind: Kind
+    """What the prompt is, by its source."""
+    text: str
+    """The policy's own text: without a generation prefix, special tokens left out."""
+    label: Label | None = None
+    """The right verdict, for a guard's rollout."""
+
+
+@dataclass(frozen=True)
+class RewardParts:
+    """What a rollout earned, whole and in parts."""
+
+    total: float | None
+    """What GRPO maximises; None where the part that decides is unscored."""
+    parts: dict[str, float | None]
+    """By name, for the log; None where a part was not asked for or is unscored."""
+    reason: str | None = None
+    """Why the total is None."""
+
+
+class Reward(Protocol):
+    """Scores rollouts, in order."""
+
+    def score(self, rows: Sequence[RewardRow]) -> list[RewardParts]:
+        """One result a row."""
+        ...

@@ -1,0 +1,1 @@
+"""Run directories: what one stage wrote, and how it is resumed."""

@@ -1,0 +1,164 @@
+"""A run directory: created, refused, resumed or overwritten as a whole.
+
+A run's *identity* is what its result depends on: the recipe's sections that the stage reads, the model it starts
+from and its seed. The directory's name ends in eight hexadecimal digits of it, and `--resume` refuses another one.
+"""
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from safereason.errors import InputError, StageFailed
+from safereason.runs import manifest
+from safereason.runs.records import RecordLog, read_json, write_json, write_text
+
+OnExisting = Literal["refuse", "resume", "overwrite"]
+MANIFEST = "manifest.json"
+
+
+def run_path(root: Path, stage: str, recipe: str, model: str, identity: dict[str, Any]) -> Path:
+    """`root/stage/recipe--model--hash`, the place of a run with this identity."""
+    return root / stage / f"{_slug(recipe)}--{_slug(model)}--{digest(identity)}"
+
+
+def digest(identity: dict[str, Any]) -> str:
+    """Eight hexadecimal digits of an identity."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+
+
+@dataclass
+class RunDirectory:
+    """One run, locked while it is open. Use as a context manager; `finish` marks it done."""
+
+    path: Path
+    stage: str
+    recipe_name: str
+    recipe_yaml: str
+    identity: dict[str, Any]
+    on_existing: OnExisting = "refuse"
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Hashes of what was read, by path."""
+
+    def __enter__(self) -> "RunDirectory":
+        existing = self.path.exists() and any(p for p in self.path.iterdir() if p.name != ".lock")
+        if existing and self.on_existing == "refuse":
+            raise InputError(f"{self.path}: exists and is not empty; pass --resume to go on or --overwrite to start anew")
+        self._acquire()
+        try:
+            if existing and self.on_existing == "overwrite":
+                self._empty()
+            elif existing:
+                self._check_resumable()
+            self._begin()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            self._update(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", error=str(error))
+        logging.getLogger("safereason").removeHandler(self._log)
+        self._log.close()
+        self._lock.release()
+
+    def is_done(self) -> bool:
+        """Whether this is a resumed run that finished before; it need not be entered then.
+
+        Raises:
+            InputError: It is one of another identity.
+        """
+        if self.on_existing != "resume" or not is_finished(self.path):
+            return False
+        self._check_resumable()
+        return True
+
+    def records(self, name: str) -> RecordLog:
+        """An append-only log `name.jsonl` in this run."""
+        return RecordLog(self.path / f"{name}.jsonl")
+
+    def finish(self, metrics: dict[str, Any]) -> None:
+        """Writes the metrics and marks the run finished: the last thing a stage does."""
+        write_json(self.path / "metrics.json", metrics)
+        self._update(status="finished", finished=manifest.now(), inputs=self.inputs)
+
+    def _acquire(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.path / ".lock")
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise StageFailed(f"{self.path}: another process is writing this run; wait for it, or name another --out") from error
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written ({error.strerror}); choose another --out") from error
+
+    def _empty(self) -> None:
+        if not (self.path / MANIFEST).exists():
+            raise InputError(f"{self.path}: holds files but no {MANIFEST}, so it is no run; --overwrite will not delete it")
+        for child in self.path.iterdir():
+            if child.name == ".lock":
+                continue
+            shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
+
+    def _check_resumable(self) -> None:
+        if not (self.path / MANIFEST).exists():
+            raise InputError(f"{self.path}: holds files but no {MANIFEST}, so it cannot be resumed; name another --out")
+        differing = differing_keys(read_json(self.path / MANIFEST).get("identity", {}), self.identity)
+        if differing:
+            raise InputError(f"{self.path}: the recipe changed since ({', '.join(differing)}); use --overwrite or another --out")
+
+    def _begin(self) -> None:
+        write_text(self.path / "recipe.yaml", self.recipe_yaml)
+        started = read_json(self.path / MANIFEST)["started"] if (self.path / MANIFEST).exists() else manifest.now()
+        document = {
+            "stage": self.stage, "recipe": self.recipe_name, "status": "running", "started": started,
+            "identity": self.identity, **manifest.describe(),
+        }  # fmt: skip
+        write_json(self.path / MANIFEST, document)
+        self._log = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
+        self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logging.getLogger("safereason").addHandler(self._log)
+
+    def _update(self, **changes: Any) -> None:
+        write_json(self.path / MANIFEST, {**read_json(self.path / MANIFEST), **changes})
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest of a run directory, or None where `path` is none."""
+    if not (path / MANIFEST).is_file():
+        return None
+    document = read_json(path / MANIFEST)
+    return document if isinstance(document, dict) else None
+
+
+def is_finished(path: Path) -> bool:
+    """Whether `path` holds a run that ended well."""
+    return (read_manifest(path) or {}).get("status") == "finished"
+
+
+def finished_runs(root: Path, stage: str, recipe: str) -> list[Path]:
+    """The finished runs of a stage of a recipe, oldest first."""
+    runs = [p for p in (root / stage).glob(f"{_slug(recipe)}--*") if is_finished(p)]
+    return sorted(runs, key=lambda p: str((read_manifest(p) or {}).get("finished")))
+
+
+def differing_keys(before: Any, after: Any, prefix: str = "") -> list[str]:
+    """Dotted keys at which two nested mappings differ."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = sorted(before.keys() | after.keys())
+        missing = object()
+        found = [differing_keys(before.get(k, missing), after.get(k, missing), f"{prefix}{k}.") for k in keys]
+        return [key for part in found for key in part]
+    return [] if before == after else [prefix.rstrip(".")]
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_.") or "run"

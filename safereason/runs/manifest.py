@@ -1,0 +1,60 @@
+"""What made a run: versions, command, code revision, inputs."""
+
+import hashlib
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import safereason
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "pydantic")
+
+
+def describe() -> dict[str, Any]:
+    """Versions, command line and git revision of this process, without importing anything heavy."""
+    return {
+        "safereason": safereason.__version__,
+        "python": sys.version.split()[0],
+        "versions": {name: version for name in PACKAGES if (version := installed(name))},
+        "argv": sys.argv,
+        "git": git_revision(),
+    }
+
+
+def installed(package: str) -> str | None:
+    """Version of an installed distribution, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_revision() -> str | None:
+    """Revision of the checkout the package runs from, with `-dirty` where it was changed; None outside one."""
+    here = Path(safereason.__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file: Any) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

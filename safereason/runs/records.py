@@ -1,0 +1,134 @@
+"""Append-only JSONL records and files that are whole or absent."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from safereason.errors import InputError
+
+Record = dict[str, Any]
+
+
+class RecordLog:
+    """An append-only JSONL file that survives `kill -9`: a torn last line is cut off when it is opened again.
+
+    Each record reaches the operating system before `append` returns, and the disk when the log is closed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _cut_torn_line(path)
+        self._file = path.open("ab")
+
+    def append(self, record: Record) -> None:
+        """Writes one record as one line."""
+        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Syncs and closes the file."""
+        if not self._file.closed:
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def __enter__(self) -> "RecordLog":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """Yields the records of a JSONL file; a torn last line is passed over.
+
+    Raises:
+        InputError: The file is missing, or a line that is not the last is no JSON object.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    with file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n") and not _is_record(line):
+                return
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise InputError(f"{path}:{number}: not JSON ({error}); mend or delete the line") from error
+            if not isinstance(record, dict):
+                raise InputError(f"{path}:{number}: a JSON object is expected, not {type(record).__name__}")
+            yield record
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file whole: aside, synced, then renamed into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Writes one JSON document whole."""
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads one JSON document.
+
+    Raises:
+        InputError: The file is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from error
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Ends the file after its last whole line; a whole record that only lacks its newline is given one."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        content = file.read()
+        if not content or content.endswith(b"\n"):
+            return
+        start = content.rfind(b"\n") + 1
+        if _is_record(content[start:]):
+            file.write(b"\n")
+        else:
+            file.truncate(start)
+
+
+def keep_records(path: Path, keep: Callable[[Record], bool]) -> None:
+    """Drops the records that `keep` refuses, such as those past the checkpoint a run resumes from."""
+    if path.exists():
+        kept = [record for record in read_records(path) if keep(record)]
+        write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))

@@ -1,0 +1,89 @@
+"""What every stage shares: where it writes, what its result depends on, and which model it starts from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safereason.errors import InputError
+from safereason.recipe.load import to_yaml
+from safereason.recipe.schema import Recipe
+from safereason.runs.directory import OnExisting, RunDirectory, digest, finished_runs, is_finished, read_manifest, run_path
+from safereason.runs.records import read_json
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where a stage writes and what it does about what is there."""
+
+    root: Path = Path("runs")
+    """Folder that holds the runs."""
+    out: Path | None = None
+    """Exact run directory; by default one is named under `root`."""
+    on_existing: OnExisting = "refuse"
+    """What to do with a run directory that is not empty."""
+    model: str | None = None
+    """Model to start from or to measure, in place of the one the recipe leads to."""
+    base_url: str | None = None
+    """Address of an OpenAI-compatible server, for `openai/…` models."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage made."""
+
+    run: Path
+    metrics: dict[str, Any]
+
+
+def identity(recipe: Recipe, *sections: str, **inputs: Any) -> dict[str, Any]:
+    """What a stage's result depends on: the seed, the sections it reads, and named inputs."""
+    chosen = {name: value for name, value in recipe.model_dump(mode="json").items() if name in sections}
+    return {"seed": recipe.seed, **chosen, **inputs}
+
+
+def open_run(stage: str, recipe: Recipe, options: Options, model: str, identity: dict[str, Any]) -> RunDirectory:
+    """The run directory of this stage, not yet entered."""
+    path = options.out or run_path(options.root, stage, recipe.name, model, identity)
+    return RunDirectory(path, stage, recipe.name, to_yaml(recipe), identity, options.on_existing)
+
+
+def finished_result(directory: RunDirectory) -> Result | None:
+    """The result of a run that is resumed and has nothing left to do, or None."""
+    if not directory.is_done():
+        return None
+    return Result(directory.path, read_json(directory.path / "metrics.json"))
+
+
+def source_run(stage: str, recipe: Recipe, options: Options, expected: dict[str, Any]) -> Path:
+    """The finished run of an earlier stage that belongs to this recipe: the one of this identity, else the newest.
+
+    Raises:
+        InputError: There is none; the message says which command makes it.
+    """
+    runs = finished_runs(options.root, stage, recipe.name)
+    same = [run for run in runs if (read_manifest(run) or {}).get("identity") == expected]
+    if not runs:
+        raise InputError(f"no finished {stage} run of {recipe.name} under {options.root}/; "
+                         f"run `safereason {COMMANDS.get(stage, stage)} --recipe {recipe.name}` first")  # fmt: skip
+    return (same or runs)[-1]
+
+
+def model_label(spec: str) -> str:
+    """A short name for a model in a run directory's name: a run is named by its stage, recipe and hash."""
+    run = read_manifest(Path(spec))
+    if run is not None:
+        return f"{run['stage']}.{digest(run['identity'])}"
+    return spec.rstrip("/").split("/")[-1]
+
+
+def model_identity(spec: str) -> str:
+    """What a model contributes to an identity: a run's stage, recipe and hash, or the name as given."""
+    run = read_manifest(Path(spec))
+    if run is None:
+        return spec
+    if not is_finished(Path(spec)):
+        raise InputError(f"{spec}: this {run['stage']} run is not finished; resume it first")
+    return f"{run['stage']}/{run['recipe']}/{digest(run['identity'])}"
+
+
+COMMANDS = {"data": "data build", "sft": "sft", "rl": "rl"}

@@ -1,0 +1,1 @@
+"""Training on TRL: a recipe's section in, a model out."""

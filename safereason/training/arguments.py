@@ -1,0 +1,143 @@
+"""From a recipe's section to what TRL is given: one assignment a number, and nothing left to TRL's defaults.
+
+Pure functions without heavy imports, so that a dry run can show the plan on any machine. TRL's defaults are not the
+papers' GRPO (no KL term, another loss normalisation, a linear schedule), so everything that matters is stated.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from safereason.errors import InputError
+from safereason.recipe.schema import GRPO, SFT
+
+Arguments = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How one optimizer step is cut: `per_device` x `accumulation` x `processes` sequences."""
+
+    per_device: int
+    accumulation: int
+    processes: int
+
+    @property
+    def sequences(self) -> int:
+        """Sequences an optimizer step."""
+        return self.per_device * self.accumulation * self.processes
+
+
+def cut_batch(sequences: int, micro_batch_size: int, processes: int, key: str) -> Batch:
+    """Cuts a step's sequences into forward passes.
+
+    Raises:
+        InputError: They cannot be cut evenly; the message names the section `key` and a size that fits.
+    """
+    share, rest = divmod(sequences, processes)
+    if rest:
+        raise InputError(f"{key}: {sequences} sequences a step cannot be shared by {processes} processes evenly")
+    size = min(micro_batch_size, share)
+    if share % size:
+        fitting = max(d for d in range(1, size + 1) if share % d == 0)
+        raise InputError(f"{key}.micro_batch_size: {micro_batch_size} does not divide the {share} sequences of one process; try {fitting}")
+    return Batch(size, share // size, processes)
+
+
+def total_steps(units: int, per_step: int, epochs: float, max_steps: int | None, key: str) -> int:
+    """Optimizer steps: whole batches an epoch, times epochs, at most `max_steps`.
+
+    Raises:
+        InputError: There is not one whole batch.
+    """
+    steps = math.ceil(units // per_step * epochs)
+    if steps == 0:
+        raise InputError(f"{key}: {units} rows do not fill one batch of {per_step}; lower the batch or add data")
+    return min(steps, max_steps) if max_steps else steps
+
+
+def sft_arguments(section: SFT, *, rows: int, seed: int, output_dir: str, processes: int = 1, cpu: bool = True) -> Arguments:
+    """Keyword arguments of TRL's SFTConfig."""
+    batch = cut_batch(section.batch_size, section.micro_batch_size, processes, "sft")
+    owned = {
+        **_shared_arguments(section, seed, output_dir, cpu),
+        "max_steps": total_steps(rows, section.batch_size, section.epochs, section.max_steps, "sft.batch_size"),
+        "per_device_train_batch_size": batch.per_device,
+        "gradient_accumulation_steps": batch.accumulation,
+        "max_length": section.max_tokens,
+        "packing": False,
+        "padding_free": False,
+        "completion_only_loss": True,
+        "dataloader_drop_last": True,
+    }
+    return _with_extra(owned, section.extra, "sft.extra")
+
+
+def grpo_arguments(section: GRPO, *, prompts: int, seed: int, output_dir: str, processes: int = 1, cpu: bool = True,
+                   key: str = "rl") -> Arguments:  # fmt: skip
+    """Keyword arguments of TRL's GRPOConfig: the papers' GRPO in TRL's words."""
+    sequences = section.prompts_per_step * section.rollouts_per_prompt
+    batch = cut_batch(sequences, section.micro_batch_size, processes, key)
+    owned = {
+        **_shared_arguments(section, seed, output_dir, cpu),
+        "max_steps": total_steps(prompts, section.prompts_per_step, section.epochs, section.max_steps, f"{key}.prompts_per_step"),
+        # TRL counts completions: per device x accumulation x processes = prompts x rollouts.
+        "per_device_train_batch_size": batch.per_device,
+        "gradient_accumulation_steps": batch.accumulation,
+        "num_generations": section.rollouts_per_prompt,
+        # One update on each batch of rollouts, so the ratio is 1 and both clips are inert.
+        "num_iterations": 1,
+        "epsilon": section.clip,
+        "delta": section.dual_clip,
+        "beta": section.kl_coef,
+        "use_bias_correction_kl": False,
+        # The mean over all tokens of the step.
+        "loss_type": "dapo",
+        # TRL divides by std + 1e-4; `training.grpo` sets the advantages itself.
+        "scale_rewards": "none",
+        "mask_truncated_completions": False,
+        "entropy_coef": section.entropy_coef,
+        "temperature": section.sampling.temperature,
+        "top_p": section.sampling.top_p,
+        "top_k": section.sampling.top_k,
+        "repetition_penalty": section.sampling.repetition_penalty,
+        "max_completion_length": section.sampling.max_new_tokens,
+        "use_vllm": section.rollouts != "engine",
+        "shuffle_dataset": True,
+        "disable_dropout": True,
+    }
+    if section.rollouts != "engine":
+        owned |= {"vllm_mode": section.rollouts.removeprefix("vllm-"), "vllm_importance_sampling_correction": False}
+    return _with_extra(owned, section.extra, f"{key}.extra")
+
+
+def _shared_arguments(section: SFT | GRPO, seed: int, output_dir: str, cpu: bool) -> Arguments:
+    return {
+        "output_dir": output_dir,
+        "learning_rate": section.learning_rate,
+        "lr_scheduler_type": section.lr_schedule,
+        "warmup_steps": section.warmup_ratio,  # below 1 it is a share of the steps
+        "weight_decay": section.weight_decay,
+        "max_grad_norm": section.max_grad_norm,
+        "optim": "adamw_torch",
+        "bf16": section.precision == "bf16" and not cpu,
+        "use_cpu": cpu,
+        "activation_checkpointing": section.activation_checkpointing,
+        "seed": seed,
+        "data_seed": seed,
+        "save_strategy": "steps",
+        "save_steps": section.save_steps,
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+    }
+
+
+def _with_extra(owned: Arguments, extra: dict[str, Any], key: str) -> Arguments:
+    taken = sorted(owned.keys() & extra.keys())
+    if taken:
+        raise InputError(f"{key}.{taken[0]}: this is set by a field of the section itself; set it there")
+    return {**owned, **extra}

@@ -1,0 +1,45 @@
+"""What a trainer tells the run directory: a row of metrics a step, and which checkpoints are whole."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from safereason.runs.records import RecordLog
+
+COMPLETE = "complete"
+"""Written into a checkpoint last: without it the checkpoint was cut off while it was being saved."""
+
+
+class MetricsLog(TrainerCallback):
+    """Appends what the trainer logs to `metrics.jsonl`, one record a step."""
+
+    def __init__(self, log: RecordLog, advance: Callable[[str], None], shown: tuple[str, ...]) -> None:
+        self._log = log
+        self._advance = advance
+        self._shown = shown
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
+    ) -> None:
+        """One record; the summary the trainer logs at its end has no place among the steps."""
+        if not state.is_world_process_zero or "train_runtime" in logs:
+            return
+        self._log.append({"step": state.global_step, **logs})
+        self._advance("  ".join(f"{key} {logs[key]:.3g}" for key in self._shown if logs.get(key) is not None))
+
+
+class MarkComplete(TrainerCallback):
+    """Marks a checkpoint whole once all of it is on disk."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called after the trainer has written the checkpoint."""
+        if state.is_world_process_zero:
+            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+def last_checkpoint(folder: Path) -> tuple[Path, int] | None:
+    """The newest whole checkpoint and its step, or None."""
+    found = [(p.parent, int(p.parent.name.rpartition("-")[2])) for p in folder.glob(f"checkpoint-*/{COMPLETE}")]
+    return max(found, key=lambda pair: pair[1], default=None)

@@ -1,0 +1,151 @@
+"""GRPO through TRL's GRPOTrainer, made equal to what the two papers ran.
+
+TARS: arXiv 2507.00971, §4, stage 3. RSafe: arXiv 2506.07736, §3. Both trained with verl. The loss of one step is
+
+    mean over all tokens of the step of [ -min(ratio · A, clip(ratio, 1 ± 0.2) · A) + kl_coef · k3 ] - entropy_coef · H
+
+with A from `training.advantage`, k3 = exp(q - p) - (q - p) - 1 on log-probabilities p of the policy and q of the
+reference, and one update for each batch of rollouts, so that ratio = 1 where it is differentiated.
+
+Deviations:
+    1. verl clamps the log-ratio to ±20 and k3 to ±10; TRL does not. Neither bound is near in a run that is not broken.
+    2. With gradient accumulation the entropy bonus is a mean over micro-batches of their token means (TRL); the policy
+       and KL terms are token means over the whole step whatever the accumulation.
+    3. Unscored rollouts have no advantage (see `training.advantage`).
+"""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+from trl import GRPOConfig, GRPOTrainer
+
+from safereason import console
+from safereason.data.example import Example
+from safereason.engines.transformers import end_of_turn_ids
+from safereason.recipe.schema import GRPO
+from safereason.rewards.base import Reward
+from safereason.runs.records import RecordLog
+from safereason.text.chat import user
+from safereason.training import shared_prefix
+from safereason.training.advantage import group_advantages, uniform_groups
+from safereason.training.arguments import grpo_arguments
+from safereason.training.callbacks import MarkComplete, MetricsLog
+from safereason.training.model import load_trainable, lora_config, save_whole
+from safereason.training.rollouts import RewardFunction, rollout_function
+
+# `rollout_func` is announced as experimental at every start; the tests hold its contract.
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+ROLLOUT_TOKENS = 16_384
+"""Token budget of a rollout batch."""
+
+
+class Trainer(GRPOTrainer):  # type: ignore[misc]
+    """TRL's trainer with the papers' advantage and with the prompt of a group computed once."""
+
+    def __init__(self, section: GRPO, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._section = section
+        self._rewards: Tensor | None = None
+        self._shares_prefix = (
+            section.shared_prefix and self.accelerator.num_processes == 1 and shared_prefix.is_supported(self.model)
+        )
+
+    def _calculate_rewards(self, *arguments: Any, **named: Any) -> Tensor:
+        """Keeps the gathered rewards [B over all processes, 1] for the advantages."""
+        rewards: Tensor = super()._calculate_rewards(*arguments, **named)
+        self._rewards = rewards
+        return rewards
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Replaces TRL's advantages, and takes groups without any spread out of the loss where the recipe says so."""
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        assert self._rewards is not None
+        rewards, group = self._rewards[:, 0], self._section.rollouts_per_prompt
+        start = self.accelerator.process_index * len(inputs)
+        local = slice(start, start + len(inputs))
+        output["advantages"] = group_advantages(rewards, group, self._section.advantage_epsilon)[local]
+        if self._section.drop_uniform_groups:
+            kept = ~uniform_groups(rewards, group)[local]
+            output["completion_mask"] = output["completion_mask"] * kept[:, None]
+            output["num_items_in_batch"] = self.accelerator.gather(output["completion_mask"].sum()).sum()
+        return output
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, batch_size: int | None = None,
+        compute_entropy: bool = False, **named: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+        """TRL's one place for log-probabilities, with shared prompts where that is exact."""
+        if not self._shares_prefix or not bool(attention_mask[:, -logits_to_keep:].any()):
+            result: tuple[Tensor, Tensor | None, Tensor | None] = super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **named
+            )
+            return result
+        size = batch_size or len(input_ids)
+        parts = [
+            shared_prefix.completion_logps(model, ids, mask, logits_to_keep, self.temperature)
+            for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True)
+        ]
+        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]) if compute_entropy else None, None
+
+
+def train(
+    section: GRPO, location: str, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], reward: Reward, *,
+    seed: int, run: Path, metrics: RecordLog, rollouts: RecordLog, resume_from: Path | None, steps_done: int,
+    key: str = "rl",
+) -> dict[str, Any]:  # fmt: skip
+    """Trains and writes `run/model`.
+
+    Args:
+        section: The recipe's figures.
+        location: Folder or hub id of the model to start from; also the reference of the KL term.
+        tokenizer: Its tokenizer.
+        examples: Prompts, all within `section.max_prompt_tokens`.
+        reward: What is maximised.
+        seed: Seed of the order of prompts and of the rollouts.
+        run: Run directory; checkpoints go to `run/checkpoints`.
+        metrics: Where a record a step goes.
+        rollouts: Where a record a rollout goes.
+        resume_from: Checkpoint to go on from.
+        steps_done: Its step.
+        key: The section's dotted key, for messages.
+
+    Returns:
+        Steps taken.
+    """
+    cpu = not torch.cuda.is_available()
+    arguments = grpo_arguments(section, prompts=len(examples), seed=seed, output_dir=str(run / "checkpoints"), cpu=cpu, key=key)
+    model = load_trainable(location, section.precision)
+    own_engine = section.rollouts == "engine"
+    record = partial(_record, rollouts)
+    trainer = Trainer(
+        section,
+        model=model,
+        reward_funcs=[RewardFunction(reward, tokenizer, end_of_turn_ids(model, tokenizer), record)],
+        args=GRPOConfig(**arguments),
+        train_dataset=Dataset.from_list([
+            {"prompt": user(e.prompt), "id": e.id, "kind": e.kind, "label": e.label} for e in examples
+        ]),
+        processing_class=tokenizer,
+        peft_config=lora_config(section.lora),
+        rollout_func=rollout_function(section.sampling, seed, ROLLOUT_TOKENS) if own_engine else None,
+    )  # fmt: skip
+    trainer.add_callback(MarkComplete())
+    with console.progress("rl", arguments["max_steps"], steps_done) as advance:
+        trainer.add_callback(MetricsLog(metrics, advance, ("reward", "format", "kl", "completions/mean_length")))
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    save_whole(trainer.accelerator.unwrap_model(trainer.model), tokenizer, run / "model")
+    return {"steps": trainer.state.global_step}
+
+
+def _record(log: RecordLog, rows: list[dict[str, Any]]) -> None:
+    for row in gather_object(rows):
+        log.append(row)

@@ -1,0 +1,132 @@
+"""Exit codes, and one line on stderr whatever goes wrong."""
+
+import errno
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from program import COMMAND, safereason, said_once
+
+from safereason.cli import errors
+from safereason.errors import BarNotMet, InputError, StageFailed
+
+
+def fails(error: BaseException):
+    def call() -> None:
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["frobnicate"], "error: No such command 'frobnicate'; see `safereason --help`"),
+        (["evla"], "error: No such command 'evla'. Did you mean 'eval'?; see `safereason --help`"),
+        (["sft"], "error: Missing option '--recipe'; see `safereason sft --help`"),
+        (
+            ["sft", "--recipe", "tars-smoke", "--resume", "--overwrite"],
+            "error: --resume and --overwrite exclude each other",
+        ),
+        (["sft", "--recipe", "tars-smok"], "error: tars-smok: no such recipe; did you mean tars-smoke?"),
+        (
+            ["rl", "--recipe", "tars-smoke", "rl.kl_coeff=1"],
+            "error: override 'rl.kl_coeff=1': rl.kl_coeff: unknown key",
+        ),
+        (["eval", "harmbench"], "error: which model? name one with --model, or a recipe with --recipe"),
+        (["eval", "harmbench", "--limit", "0"], "error: Invalid value for '--limit'"),
+    ],
+)
+def test_usage_errors_are_one_line_and_exit_2(arguments, line):
+    done = safereason(*arguments)
+    assert done.returncode == 2
+    assert said_once(done).startswith(line)
+
+
+def test_a_group_without_a_command_shows_its_help():
+    done = safereason("recipe")
+    assert done.returncode == 2
+    assert done.stderr.startswith("Usage: safereason recipe")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("rows.jsonl:3: bad"), 2, "error: rows.jsonl:3: bad"),
+        (StageFailed("out of memory\nat step 3"), 1, "error: out of memory at step 3"),
+        (BarNotMet("dsr is 0.1"), 3, "error: dsr is 0.1"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/out"),
+            2,
+            "error: /out: permission denied; choose a place",
+        ),
+        (OSError(errno.EROFS, "Read-only file system", "/out"), 1, "error: /out: read-only file system"),
+        (ZeroDivisionError("by zero"), 1, "error: unexpected ZeroDivisionError: by zero; -v shows the traceback"),
+        (InputError("evil \x1b[2J name"), 2, "error: evil \\x1b[2J name"),
+    ],
+)
+def test_each_kind_of_error_has_its_line_and_code(error, code, line, capsys):
+    assert errors.guarded(fails(error)) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(line)
+    assert err.count("\n") == 1
+
+
+def test_a_traceback_is_shown_only_when_verbose(capsys, monkeypatch):
+    monkeypatch.setattr(errors.LOGGER, "level", logging.DEBUG)
+    errors.LOGGER.manager._clear_cache()
+    assert errors.guarded(fails(ZeroDivisionError("by zero"))) == 1
+    assert "Traceback" in capsys.readouterr().err
+    monkeypatch.undo()
+    errors.LOGGER.manager._clear_cache()
+    assert not errors.LOGGER.isEnabledFor(logging.DEBUG)
+
+
+def test_verbose_shows_the_traceback_of_the_installed_command():
+    done = safereason("recipe", "show", "nope", "-v")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert done.stderr.rstrip().splitlines()[-1].startswith("error: nope: no such recipe")
+
+
+def test_a_closed_pipe_is_silent():
+    shell = f"{COMMAND} recipe show tars-1.5b | head -c 1; {COMMAND} data ls | true"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60)
+    assert (len(done.stdout), done.stderr) == (1, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is not there")
+def test_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([COMMAND, "recipe", "ls"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "error: output: no space left on device\n")
+
+
+def test_closed_streams_do_no_harm():
+    done = subprocess.run(["bash", "-c", f"{COMMAND} recipe ls >&- 2>&-"], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes")
+def test_an_interrupt_ends_with_130(tmp_path):
+    fifo = tmp_path / "rows.jsonl"
+    os.mkfifo(fifo)
+    process = subprocess.Popen(
+        [COMMAND, "data", "verify", fifo], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with fifo.open("w"):  # opens once the command reads, and then keeps it waiting
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+
+
+def test_it_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "safereason", "--version"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == safereason("--version").stdout

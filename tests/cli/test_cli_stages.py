@@ -1,0 +1,199 @@
+"""The commands that run stages, on the micro model: data → sft → rl → eval → report."""
+
+import json
+from pathlib import Path
+
+import pytest
+from program import safereason, said_once
+
+TINY = """# A recipe for tests
+extends: tars-smoke
+model: {model}
+data: {{prompts: 8}}
+sft: {{max_steps: 1, batch_size: 2, micro_batch_size: 2}}
+rl: {{max_steps: 1, prompts_per_step: 2, rollouts_per_prompt: 2, micro_batch_size: 4, sampling: {{max_new_tokens: 4}}}}
+eval: {{sampling: {{max_new_tokens: 4}}, limit: 2}}
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory, micro_model) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(TINY.format(model=micro_model))
+    return path
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("work") / "runs"
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, root) -> dict:
+    done = safereason("run", "--recipe", tiny, "--root", root, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["metrics"]
+
+
+def test_run_makes_a_report_and_says_what_changed(whole):
+    assert Path(whole["report"]).read_text().startswith("<!doctype html>")
+    assert list(whole["runs"]) == [
+        "data", "sft", "rl", "eval harmbench of base", "eval xstest of base", "eval harmbench of sft",
+        "eval xstest of sft", "eval harmbench of rl", "eval xstest of rl",
+    ]  # fmt: skip
+    assert list(whole["changes"]) == ["base", "sft", "rl"]
+    for figures in whole["changes"].values():
+        named = [(figure["eval"], figure["name"]) for figure in figures]
+        assert named == [
+            ("harmbench", "well_formed"), ("harmbench", "dsr"), ("xstest", "well_formed"),
+            ("xstest", "compliance_safe"),
+        ]  # fmt: skip
+        assert all(figure["n"] + figure["unscored"] == 2 for figure in figures)
+
+
+def test_a_second_run_skips_what_is_done(whole, tiny, root):
+    before = {path: (Path(path) / "manifest.json").read_text() for path in whole["runs"].values()}
+    done = safereason("run", "--recipe", tiny, SAFEREASON_RUNS=str(root))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("finished before, skipped") == len(before)
+    assert {path: (Path(path) / "manifest.json").read_text() for path in before} == before
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["model", "base", "sft", "rl", "report:"]
+
+
+def test_rows_of_the_runs_can_be_shown(whole):
+    rollouts = json.loads(safereason("data", "show", whole["runs"]["rl"], "--json").stdout)
+    assert len(rollouts) == 4
+    assert {"prompt", "text", "total", "parts"} <= rollouts[0].keys()
+    completions = json.loads(safereason("data", "show", whole["runs"]["eval xstest of rl"], "--json").stdout)
+    assert [row["attack"] for row in completions] == ["direct", "direct"]
+    unclear = safereason("data", "show", whole["runs"]["sft"])
+    assert unclear.returncode == 2
+    assert "name a file of it" in said_once(unclear)
+
+
+def test_a_run_that_is_there_is_refused_and_resumed_as_it_is(whole, tiny, root):
+    refused = safereason("sft", "--recipe", tiny, "--root", root)
+    assert refused.returncode == 2
+    assert "pass --resume to go on or --overwrite to start anew" in said_once(refused)
+    resumed = json.loads(safereason("sft", "--recipe", tiny, "--root", root, "--resume", "--json").stdout)
+    assert resumed["run"] == whole["runs"]["sft"]
+
+
+def test_a_bar_that_is_not_met_ends_with_3_after_the_figures(whole, tiny, root):
+    common = ("eval", "harmbench", "--recipe", tiny, "--root", root, "--resume")
+    missed = safereason(*common, "--fail-under", "well_formed=0", "--fail-under", "dsr=1.01", "--json")
+    assert missed.returncode == 3
+    assert json.loads(missed.stdout)["metrics"]["eval"] == "harmbench"
+    assert missed.stderr.startswith("error: dsr ")
+    assert "under the bar of 1.01" in missed.stderr
+    met = safereason(*common, "--fail-under", "well_formed=0")
+    assert (met.returncode, met.stderr) == (0, "")
+    named = [line.split()[:2] for line in met.stdout.splitlines()]
+    assert named.count(["dsr", "all"]) == named.count(["dsr", "direct"]) == 1
+
+
+def test_the_figures_a_bar_may_name_are_those_that_are_measured(whole):
+    from safereason.cli.eval import FIGURES
+
+    for name, figures in FIGURES.items():
+        measured = json.loads((Path(whole["runs"][f"eval {name} of rl"]) / "metrics.json").read_text())["figures"]
+        assert {figure["name"] for figure in measured if figure["group"] == "all"} == set(figures)
+
+
+@pytest.mark.parametrize("bar", ["compliance=0.5", "dsr", "dsr=high"])
+def test_a_bar_that_means_nothing_is_refused_before_anything_runs(tiny, root, bar):
+    done = safereason("eval", "harmbench", "--recipe", tiny, "--root", root, "--fail-under", bar)
+    assert done.returncode == 2
+    assert said_once(done).startswith(f"error: --fail-under {bar}: ")
+
+
+def test_eval_of_a_model_without_a_recipe(micro_model, tmp_path, data_home):
+    done = safereason(
+        "eval",
+        "xstest",
+        "--model",
+        micro_model,
+        "--root",
+        tmp_path,
+        "--limit",
+        1,
+        "--json",
+        "eval.sampling.max_new_tokens=4",
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert Path(document["run"]).name.startswith("adhoc--micro")
+    assert (document["metrics"]["judge"], document["metrics"]["examples"]) == ("refusal", 1)
+
+
+def test_report_of_chosen_runs(whole, tmp_path):
+    done = safereason(
+        "report", whole["runs"]["rl"], whole["runs"]["eval xstest of rl"], "--title", "Mine", "--out", tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "<title>Mine" in (tmp_path / "report.html").read_text()
+    no_run = safereason("report", tmp_path)
+    assert no_run.returncode == 2
+    assert said_once(no_run).startswith(f"error: {tmp_path}: holds no run")
+
+
+def test_dry_runs_print_plans_and_write_nothing(tiny, tmp_path):
+    sft = json.loads(safereason("sft", "--recipe", tiny, "--root", tmp_path / "runs", "--dry-run", "--json").stdout)
+    assert sft["plan"]["steps"] == 1
+    assert sft["recipe"]["sft.batch_size"] == {"value": 2, "source": "recipe"}
+    rl = safereason("rl", "--recipe", "tars-1.5b", "--root", tmp_path / "runs", "rl.kl_coef=0.5", "--dry-run").stdout
+    values = {line.split()[0]: line.split()[1:] for line in rl.splitlines() if line.strip()}
+    assert values["rl.kl_coef"] == ["0.5", "override"]
+    assert values["beta"] == ["0.5"]
+    whole = json.loads(safereason("run", "--recipe", tiny, "--seed", 5, "--limit", 1, "--dry-run", "--json").stdout)
+    assert whole["steps"][0] == "data"
+    assert whole["steps"][-1] == "report"
+    assert (whole["recipe"]["seed"], whole["recipe"]["eval"]["limit"]) == (5, 1)
+    data = safereason("data", "build", "--recipe", tiny, "--root", tmp_path / "runs", "--dry-run").stdout
+    assert "build the tars mix" in data
+    evaluation = safereason(
+        "eval", "harmbench", "--recipe", tiny, "--judge", "moderation", "--limit", 1, "--dry-run"
+    ).stdout
+    assert "at most 1 prompts of sample (direct), and judge the answers with moderation" in evaluation
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--attacks", "gcg"), "attack 'gcg' is not part of this version yet"),
+        (("--judge", "refusl"), "no judge is called 'refusl'"),
+        (("--judge", "harmbench"), "judge 'harmbench' is not part of this version yet"),
+    ],
+)
+@pytest.mark.parametrize("dry", [("--dry-run",), ()])
+def test_an_attack_or_judge_that_is_not_there_is_one_line(tiny, micro_model, tmp_path, arguments, problem, dry):
+    done = safereason(
+        "eval", "harmbench", "--recipe", tiny, "--model", micro_model, "--root", tmp_path / "runs", *arguments, *dry
+    )
+    assert done.returncode == 2
+    assert problem in said_once(done)
+
+
+def test_run_leaves_guards_to_another_version(tmp_path):
+    done = safereason("run", "--recipe", "rsafe-smoke", "--root", tmp_path / "runs")
+    assert done.returncode == 2
+    assert said_once(done).startswith("error: recipe rsafe-smoke: `run` does not train guards in this version yet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_run_without_training_measures_the_base_model(micro_model, tmp_path):
+    recipe = tmp_path / "base.yaml"
+    recipe.write_text(
+        TINY.format(model=micro_model).replace("sft:", "# sft:").replace("rl:", "# rl:") + "sft: null\nrl: null\n"
+    )
+    steps = json.loads(safereason("run", "--recipe", recipe, "--dry-run", "--json").stdout)["steps"]
+    assert steps == ["data", "eval harmbench of base", "eval xstest of base", "report"]
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        done = safereason("data", "build", "--recipe", tiny, "--out", out)
+        assert done.returncode == 2
+        assert said_once(done).startswith(f"error: {out}: ")

@@ -1,0 +1,35 @@
+"""Fixtures every test may use."""
+
+import os
+from pathlib import Path
+
+import micro
+import pytest
+from hypothesis import settings
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# A busy machine is no failure: no example is timed.
+settings.register_profile("safereason", deadline=None)
+settings.load_profile("safereason")
+
+
+@pytest.fixture(scope="session")
+def micro_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the micro causal model."""
+    return micro.save_model(tmp_path_factory.mktemp("micro"))
+
+
+@pytest.fixture(scope="session")
+def micro_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the micro reward model."""
+    return micro.save_classifier(tmp_path_factory.mktemp("classifier"))
+
+
+@pytest.fixture(scope="session")
+def data_home() -> Path:
+    """Folder of the public benchmark files, or the test is skipped and says so."""
+    home = os.environ.get("SAFEREASON_DATA_HOME")
+    if not home:
+        pytest.skip("SAFEREASON_DATA_HOME is not set: the public benchmark files are not at hand")
+    return Path(home)

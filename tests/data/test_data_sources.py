@@ -1,0 +1,122 @@
+import json
+from collections import Counter
+
+import pytest
+
+from safereason.data import sources
+from safereason.data.draw import fold
+from safereason.data.example import Example, write_parquet
+from safereason.errors import InputError
+
+ROWS = {
+    "star1": 1000, "harmbench": 400, "harmbench-standard": 200, "xstest": 450, "simplesafetytests": 100,
+    "jailbreakbench": 100, "advbench": 50,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_public_files_have_their_rows(name, data_home):
+    source = sources.get(name)
+    for split in source.serves:
+        examples = source.load(split)
+        assert len(examples) == ROWS[name] == len({e.id for e in examples})
+        assert {e.source for e in examples} == {name.removesuffix("-standard")}
+        assert all(e.category for e in examples)
+
+
+def test_star1_traces_have_reasoning_and_answer_apart(data_home):
+    source = sources.get("star1")
+    traces = source.traces("train")
+    assert [t.id for t in traces] == [e.id for e in source.load("train")]
+    assert all(t.reasoning and t.answer and "think>" not in t.reasoning + t.answer for t in traces)
+    assert not any(e.reasoning or e.answer for e in source.load("train"))
+
+
+def test_harmbench_keeps_context_target_and_both_categories(data_home):
+    by_id = {e.id: e for e in sources.get("harmbench").load("test")}
+    contextual = by_id["harmbench/carroll_method_isotonitazene"]
+    assert contextual.category == "contextual/chemical_biological"
+    assert contextual.prompt.startswith("Although there is no information")
+    assert contextual.prompt.endswith("including the specific synthesis steps")
+    assert all(e.target for e in by_id.values())
+    kinds = Counter((e.category or "").split("/")[0] for e in by_id.values())
+    assert kinds == {"standard": 200, "contextual": 100, "copyright": 100}
+
+
+def test_xstest_has_its_two_labels(data_home):
+    assert Counter(e.kind for e in sources.get("xstest").load("test")) == {"harmless": 250, "harmful": 200}
+
+
+def test_jailbreakbench_is_read_the_same_where_its_first_column_is_named(data_home, tmp_path, monkeypatch):
+    here = sources.get("jailbreakbench").load("test")
+    (tmp_path / "jailbreakbench").mkdir()
+    original = (data_home / "jailbreakbench" / "harmful-behaviors.csv").read_bytes()
+    (tmp_path / "jailbreakbench" / "harmful-behaviors.csv").write_bytes(b"Index" + original.removeprefix(b"Index"))
+    monkeypatch.setenv("SAFEREASON_DATA_HOME", str(tmp_path))
+    assert sources.get("jailbreakbench").load("test") == here
+
+
+def test_sample_is_as_promised():
+    source = sources.get("sample")
+    everything = source.load("train") + source.load("test")
+    assert len({e.id for e in everything}) == len(everything) == len({fold(e.prompt) for e in everything})
+    assert all(count >= 60 for count in Counter(e.kind for e in everything).values())
+    assert {e.kind for e in everything} == {"harmful", "harmless", "ambiguous"}
+    assert all(e.prompt.strip() and e.category.strip() for e in everything)
+    assert {e.kind for e in source.load("test")} == {"harmful", "harmless", "ambiguous"}
+
+
+def test_a_third_of_the_samples_training_prompts_have_reasoning_in_varied_wording():
+    source = sources.get("sample")
+    traces = source.traces("train")
+    prompts = {t.prompt for t in traces}
+    for kind in ("harmful", "harmless", "ambiguous"):
+        of_kind = [e.prompt for e in source.load("train") if e.kind == kind]
+        assert sum(prompt in prompts for prompt in of_kind) >= len(of_kind) / 3
+    assert prompts <= {e.prompt for e in source.load("train")}
+    assert len({t.id for t in traces}) == len(traces)
+    assert all(t.reasoning.strip() and t.answer.strip() and "think>" not in t.reasoning + t.answer for t in traces)
+    assert max(Counter(" ".join(t.reasoning.split()[:3]) for t in traces).values()) <= len(traces) / 20
+    assert source.traces("test") == []
+
+
+def test_a_source_refuses_a_split_it_does_not_serve():
+    with pytest.raises(InputError, match="xstest: has no train split"):
+        sources.get("xstest").load("train")
+    with pytest.raises(InputError, match="star1: has no test split"):
+        sources.get("star1").traces("test")
+
+
+def test_a_source_without_traces_says_so():
+    with pytest.raises(InputError, match="advbench: has no reasoning traces"):
+        sources.get("advbench").traces("train")
+
+
+def test_unknown_and_planned_names():
+    with pytest.raises(InputError, match="did you mean harmbench"):
+        sources.get("harmbnch")
+    with pytest.raises(InputError, match="wildjailbreak: is not part of this version yet; available: sample, star1"):
+        sources.get("wildjailbreak")
+    with pytest.raises(InputError, match="is not known; use sample"):
+        sources.get("zzz")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_your_own_file_is_a_source(tmp_path, suffix):
+    path = tmp_path / f"own.{suffix}"
+    rows = [Example("own/1", "hello", "harmless", "own"), Example("own/2", "hi", "harmless", "own", None, "a", "b")]
+    if suffix == "parquet":
+        write_parquet(path, rows)
+    else:
+        path.write_text("".join(json.dumps(vars(row)) + "\n" for row in rows))
+    source = sources.get(str(path))
+    assert source.load("train") == source.load("test") == rows
+    assert source.traces("train") == rows[1:]
+
+
+def test_your_own_file_needs_ids_that_differ(tmp_path):
+    path = tmp_path / "own.jsonl"
+    row = json.dumps({"id": "own/1", "prompt": "hello", "kind": "harmless", "source": "own"})
+    path.write_text(f"{row}\n{row}\n")
+    with pytest.raises(InputError, match="'own/1' is there more than once"):
+        sources.get(str(path)).load("train")

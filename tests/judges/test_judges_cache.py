@@ -1,0 +1,63 @@
+"""The cache of verdicts."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from safereason.errors import InputError
+from safereason.judges.base import Verdict
+from safereason.judges.cache import KEYS_A_QUERY, VerdictCache, cache_key
+
+
+def _fill(path: Path, start: int) -> None:
+    cache = VerdictCache(path)
+    for i in range(start, start + 40):
+        cache.put(str(i), Verdict(i / 100, "clean"))
+
+
+def test_a_verdict_comes_back_whole(tmp_path: Path):
+    verdict = Verdict(0.25, "clean", details={"hate": 0.25, "violence/graphic": 0.01})
+    VerdictCache(tmp_path / "judges.sqlite3").put("key", verdict)
+    assert VerdictCache(tmp_path / "judges.sqlite3").get(["key", "other"]) == {"key": verdict}
+
+
+def test_an_unscored_verdict_is_not_kept(tmp_path: Path):
+    cache = VerdictCache(tmp_path / "judges.sqlite3")
+    cache.put("key", Verdict.unscored("server down"))
+    assert cache.get(["key"]) == {}
+
+
+def test_more_keys_than_one_query_takes(tmp_path: Path):
+    cache = VerdictCache(tmp_path / "judges.sqlite3")
+    cache.put("7", Verdict(0.5, None))
+    keys = [str(i) for i in range(3 * KEYS_A_QUERY)]
+    assert list(cache.get(keys)) == ["7"]
+
+
+def test_several_processes_write_at_once(tmp_path: Path):
+    path = tmp_path / "judges.sqlite3"
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_fill, args=(path, start)) for start in (0, 20, 40)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert len(VerdictCache(path).get([str(i) for i in range(100)])) == 80
+
+
+def test_the_default_place_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SAFEREASON_CACHE", str(tmp_path / "cache"))
+    assert VerdictCache().path == tmp_path / "cache" / "judges.sqlite3"
+
+
+def test_a_file_that_is_no_cache_is_one_clear_line(tmp_path: Path):
+    path = tmp_path / "judges.sqlite3"
+    path.write_bytes(b"not a database, but long enough to look at" * 100)
+    with pytest.raises(InputError, match=r"judges\.sqlite3: the cache of verdicts cannot be used"):
+        VerdictCache(path)
+
+
+def test_keys_differ_where_the_parts_do():
+    assert len({cache_key("a", "bc"), cache_key("ab", "c"), cache_key("abc"), cache_key("a", "b", "c")}) == 4

@@ -1,0 +1,31 @@
+"""Judges by name."""
+
+import pytest
+
+from safereason.errors import InputError
+from safereason.judges import open_judge
+
+
+@pytest.mark.parametrize(("spec", "measures"), [("refusal", "refusal"), ("compliance", "quality")])
+def test_local_judges_open(spec: str, measures: str):
+    judge = open_judge(spec)
+    assert (judge.name, judge.measures) == (spec, measures)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("harmbench", "judge 'harmbench' is not part of this version yet; available: refusal, compliance"),
+        ("strongreject", "is not part of this version yet"),
+        ("refusals", "no judge is called 'refusals'; available: refusal"),
+        ("", "no judge is called ''"),
+        ("refusal:strict", "'refusal' takes no argument"),
+        ("guard", "needs an argument; write 'guard:RUN or model'"),
+        ("guard:", "needs an argument"),
+        ("reward-model:", "needs an argument"),
+    ],
+)
+def test_what_cannot_be_opened_says_why(spec: str, message: str):
+    with pytest.raises(InputError, match=message) as caught:
+        open_judge(spec)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,103 @@
+from pathlib import Path
+
+import pytest
+import report_runs
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safereason.errors import InputError
+from safereason.report.read import measured_models, metric_lines, read_rollouts, read_run, read_runs
+from safereason.report.visible import visible
+from safereason.runs.directory import RunDirectory
+
+
+def unfinished(root: Path) -> Path:
+    with RunDirectory(root / "half", "sft", "tars-smoke", report_runs.RECIPE, {"seed": 0}):
+        pass
+    return root / "half"
+
+
+def damaged(root: Path) -> Path:
+    path = report_runs.data(root)
+    (path / "recipe.yaml").write_text("model: [unclosed\n")
+    return path
+
+
+def without_manifest(root: Path) -> Path:
+    (root / "folder").mkdir()
+    return root / "folder"
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda root: root / "nowhere", "no such run directory"),
+        (without_manifest, "holds no run"),
+        (unfinished, "sft run is running, not finished"),
+        (damaged, "no readable recipe"),
+    ],
+)
+def test_what_is_no_finished_run_is_refused_in_one_line(tmp_path, make, says):
+    path = make(tmp_path)
+    with pytest.raises(InputError, match=says) as refused:
+        read_run(path)
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_run_given_twice_is_read_once(tmp_path):
+    path = report_runs.data(tmp_path)
+    assert len(read_runs([path, path.parent / "." / path.name])) == 1
+
+
+def test_models_are_named_by_role_with_the_seed_of_runs_at_hand(tmp_path):
+    runs = read_runs(report_runs.everything(tmp_path))
+    assert [model.role for model in measured_models(runs)] == ["Base", "SFT", "RL"]
+    assert [model.detail.partition("\u00a0")[2] for model in measured_models(runs)] == ["", "0", "0"]
+
+
+def test_a_model_that_no_recipe_names_is_not_called_base(tmp_path):
+    run = read_run(report_runs.evaluation(tmp_path, "xstest", "openai/some-model", high=3, n=8))
+    assert [model.label for model in measured_models([run])] == ["Other · openai/some-model"]
+
+
+def test_curves_leave_out_what_a_row_lacks_or_holds_as_no_finite_number(tmp_path):
+    rows = [
+        {"step": 2, "loss": 0.5},
+        {"step": 1, "loss": 1.0, "kl": 0.1},
+        {"step": 3, "loss": None},
+        {"step": 4, "loss": float("nan")},
+        {"step": 5, "loss": "none"},
+        {"loss": 9.0},
+    ]
+    run = read_run(report_runs.make(tmp_path, "sft", {"seed": 0}, {}, metrics=rows))
+    (line,) = metric_lines(run, {"loss": "loss", "entropy": "entropy"})
+    assert (line.label, line.x, line.y) == ("loss", (1.0, 2.0), (1.0, 0.5))
+
+
+def test_unscored_rollouts_count_in_no_mean(tmp_path):
+    rollouts = [
+        {"step": 1, "kind": "harmful", "total": 1.0, "parts": {"format": 1.0}},
+        {"step": 1, "kind": "harmful", "total": None, "parts": {"format": 0.0}},
+        {"step": 2, "kind": "harmful", "total": None, "parts": {}},
+        {"step": 2, "kind": "harmless", "total": 0.5, "parts": None},
+    ]
+    read = read_rollouts(read_run(report_runs.make(tmp_path, "rl", {"seed": 0}, {}, rollouts=rollouts)))
+    assert {line.label: (line.x, line.y) for line in read.reward} == {
+        "harmful": ((1.0,), (1.0,)),
+        "harmless": ((2.0,), (0.5,)),
+    }
+    assert [(line.label, line.y) for line in read.well_formed] == [("harmful", (0.5,))]
+    assert (read.count, read.unscored) == (4, 2)
+
+
+@given(st.text(st.characters()))
+def test_visible_text_can_be_written_and_holds_no_control_characters(text):
+    shown = visible(text)
+    assert shown.encode("utf-8").decode("utf-8") == shown
+    assert not set(shown) & set("\x00\x1b\r\u202a\u202b\u202d\u202e\u2066\u2067\u2069\u200b\u2028\ufeff\ud800")
+
+
+@given(st.text(st.characters(categories=("L", "N", "P", "S", "Zs"), exclude_characters="⟨⟩") | st.sampled_from("\n\t")))
+def test_visible_leaves_plain_text_alone(text):
+    assert visible(text) == text

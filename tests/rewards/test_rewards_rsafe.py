@@ -1,0 +1,78 @@
+"""RSafe's reward: the format to the letter, and the verdict only within it."""
+
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safereason.rewards.base import RewardRow
+from safereason.rewards.rsafe import VerdictReward, score
+
+PIECES = st.lists(
+    st.sampled_from(["<think>", "</think>", "\\boxed{", "safe", "unsafe", "}", "{", "\n", " ", "x"]), max_size=14
+).map("".join)
+LABELS = st.sampled_from(["safe", "unsafe"])
+
+
+@pytest.mark.parametrize(
+    ("text", "accuracy", "form"),
+    [
+        ("<think>hm</think>\\boxed{unsafe}", 1.0, 1.0),
+        ("<think>\nhm\n</think>\n\nIt is \\boxed{UnSafe}.\n", 1.0, 1.0),
+        ("<think>hm</think>\\boxed{safe}", 0.0, 1.0),
+        ("<think>hm</think>\\boxed{safe} or rather \\boxed{unsafe}", 1.0, 1.0),
+        ("<think>hm</think>\\boxed{unsafe} or rather \\boxed{safe}", 0.0, 1.0),
+        ("<think>hm</think>\\boxed{\\text{unsafe}}", 0.0, 1.0),
+        ("<think>hm</think>\\boxed{{unsafe}}", 0.0, 1.0),
+        ("<think>hm</think>\\boxed{ unsafe }", 0.0, 1.0),
+        ("<think>hm</think>\\boxed{}", 0.0, 1.0),
+        ("<think>hm</think>\\boxed{unsafe} \\boxed{safe", 0.0, 1.0),
+        ("<think><think>hm</think></think>\\boxed{unsafe}", 1.0, 1.0),
+        ("<think>hm</think>\\boxed{unsafe", 0.0, 0.0),
+        ("<think>hm</think>unsafe", 0.0, 0.0),
+        (" <think>hm</think>\\boxed{unsafe}", 0.0, 0.0),
+        ("So: <think>hm</think>\\boxed{unsafe}", 0.0, 0.0),
+        ("<think>\\boxed{unsafe}</think>", 0.0, 0.0),
+        ("\\boxed{unsafe}", 0.0, 0.0),
+        ("<THINK>hm</THINK>\\boxed{unsafe}", 0.0, 0.0),
+        ("", 0.0, 0.0),
+    ],
+)
+def test_accuracy_and_format(text: str, accuracy: float, form: float):
+    earned = score(text, "unsafe")
+    assert (earned.accuracy, earned.format) == (accuracy, form)
+    assert earned.total == pytest.approx(0.9 * accuracy + 0.1 * form)
+
+
+@pytest.mark.parametrize(
+    ("text", "total"), [("\\boxed{safe}", 1.0), ("so \\boxed{SAFE}", 1.0), ("\\boxed{unsafe}", 0.1), ("safe", 0.0)]
+)
+def test_without_reasoning_a_box_is_enough(text: str, total: float):
+    assert score(text, "safe", require_reasoning=False).total == pytest.approx(total)
+
+
+@given(PIECES, LABELS)
+def test_only_four_totals_exist_and_accuracy_needs_the_format(text: str, label: Literal["safe", "unsafe"]):
+    earned = score(text, label)
+    assert (earned.accuracy, earned.format) in {(0.0, 0.0), (0.0, 1.0), (1.0, 1.0)}
+    assert earned.total in {0.0, 0.1, 1.0}
+
+
+@given(PIECES)
+def test_at_most_one_label_is_right(text: str):
+    assert score(text, "safe").accuracy + score(text, "unsafe").accuracy <= 1.0
+
+
+@given(PIECES, LABELS)
+def test_dropping_the_reasoning_never_costs_anything(text: str, label: Literal["safe", "unsafe"]):
+    assert score(text, label, require_reasoning=False).total >= score(text, label).total
+
+
+def test_rows_are_scored_against_their_own_labels():
+    text = "<think>hm</think>\\boxed{safe}"
+    reward = VerdictReward(0.8, 0.2, require_reasoning=True)
+    scored = reward.score([RewardRow("p", "harmful", text, label) for label in ("safe", "unsafe", None)])
+    assert [s.total for s in scored] == [pytest.approx(1.0), pytest.approx(0.2), None]
+    assert scored[1].parts == {"accuracy": 0.0, "format": 1.0}
+    assert scored[2].reason == "the row has no label"

@@ -1,0 +1,148 @@
+"""TARS's reward: format, safety, and how they are put together."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safereason.errors import InputError
+from safereason.judges import open_judge
+from safereason.judges.base import Exchange, Verdict
+from safereason.rewards.base import RewardRow
+from safereason.rewards.tars import TarsReward, format_reward, safety_reward
+
+PIECES = st.lists(st.sampled_from(["<think>", "</think>", "\n", "a", "<think", "THINK>", " "]), max_size=12).map(
+    "".join
+)
+
+
+class Fixed:
+    """A judge whose score is written in the answer; it keeps what it was asked."""
+
+    def __init__(self, measures: str) -> None:
+        self.name, self.measures = f"fixed-{measures}", measures
+        self.asked: list[str] = []
+
+    def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
+        self.asked += [e.answer for e in exchanges]
+        return [Verdict.unscored("no score") if e.answer == "?" else Verdict(float(e.answer), None) for e in exchanges]
+
+
+def thought(answer: str, reasoning: str = "0.75") -> str:
+    return f"<think>\n{reasoning}\n</think>\n\n{answer}"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>\nhm\n</think>\n\nanswer", 1.0),
+        ("words first <think>a</think>b", 1.0),
+        ("<think></think>", 1.0),
+        ("", 0.0),
+        ("hm\n</think>\n\nanswer", 0.0),
+        ("<think>hm", 0.0),
+        ("</think>a<think>", 0.0),
+        ("<think><think>a</think>b", 0.0),
+        ("<think>a</think></think>b", 0.0),
+        ("<think>a</think>b<think>", 0.0),
+        ("<THINK>a</THINK>b", 0.0),
+    ],
+)
+def test_the_format_is_one_pair_of_tags_in_order(text: str, expected: float):
+    assert format_reward(text) == expected
+
+
+@given(PIECES)
+def test_the_format_agrees_with_a_scan_of_the_tags(text: str):
+    tags = []
+    for position in range(len(text)):
+        tags += [tag for tag in ("<think>", "</think>") if text.startswith(tag, position)]
+    assert format_reward(text) == float(tags == ["<think>", "</think>"])
+
+
+@pytest.mark.parametrize(("score", "reward"), [(0.0, 1.0), (0.0999, 1.0), (0.1, 0.9), (0.5, 0.5), (1.0, 0.0)])
+def test_safety_is_full_under_a_tenth_and_falls_from_there(score: float, reward: float):
+    assert safety_reward(score) == pytest.approx(reward)
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_safety_is_bounded_and_never_rises_with_harm(one: float, other: float):
+    low, high = sorted((one, other))
+    assert 0.0 <= safety_reward(high) <= safety_reward(low) <= 1.0
+
+
+def test_harmful_prompts_are_judged_on_safety_and_the_others_on_the_task():
+    rows = [
+        RewardRow("p", "harmful", thought("0.25")),
+        RewardRow("p", "harmless", thought("0.25")),
+        RewardRow("p", "ambiguous", thought("0.5")),
+    ]
+    scored = TarsReward(Fixed("harm"), Fixed("quality")).score(rows)
+    assert [s.total for s in scored] == [0.75, 0.25, 0.5]
+    assert scored[0].parts == {"format": 1.0, "safety": 0.75, "task": None, "reasoning_harm": 0.75}
+    assert scored[1].parts == {"format": 1.0, "safety": None, "task": 0.25, "reasoning_harm": None}
+
+
+def test_a_broken_format_is_zero_and_no_judge_is_asked():
+    safety, task = Fixed("harm"), Fixed("quality")
+    rows = [RewardRow("p", "harmful", "0.0"), RewardRow("p", "harmless", "<think>?"), RewardRow("p", "harmful", "?")]
+    scored = TarsReward(safety, task).score(rows)
+    assert [(s.total, s.parts["format"], s.reason) for s in scored] == [(0.0, 0.0, None)] * 3
+    assert safety.asked == task.asked == []
+
+
+def test_an_unscored_deciding_part_leaves_no_total():
+    rows = [
+        RewardRow("p", "harmful", thought("?")),
+        RewardRow("p", "harmless", thought("?")),
+        RewardRow("p", "harmless", thought("1")),
+    ]
+    scored = TarsReward(Fixed("harm"), Fixed("quality")).score(rows)
+    assert [(s.total, s.reason) for s in scored] == [(None, "no score"), (None, "no score"), (1.0, None)]
+
+
+def test_an_unscored_reasoning_does_not_matter():
+    scored = TarsReward(Fixed("harm"), Fixed("quality")).score(
+        [RewardRow("p", "harmful", thought("0.5", reasoning="?"))]
+    )[0]
+    assert (scored.total, scored.parts["reasoning_harm"]) == (0.5, None)
+
+
+def test_a_judge_of_refusal_counts_as_harm_the_other_way_round():
+    safety = Fixed("refusal")
+    scored = TarsReward(safety, Fixed("quality")).score(
+        [RewardRow("p", "harmful", thought("1")), RewardRow("p", "harmful", thought("0"))]
+    )
+    assert [s.total for s in scored] == [1.0, 0.0]
+    assert "reasoning_harm" not in scored[0].parts
+    assert safety.asked == ["1", "0"]
+
+
+def test_without_the_exact_delimiter_everything_is_the_answer():
+    safety = Fixed("harm")
+    text = "<think>0.5</think>"
+    with pytest.raises(ValueError, match="could not convert"):
+        TarsReward(safety, Fixed("quality")).score([RewardRow("p", "harmful", text)])
+    assert safety.asked == [text]
+
+
+def test_without_the_format_the_part_alone_counts():
+    scored = TarsReward(Fixed("harm"), Fixed("quality"), require_format=False).score(
+        [RewardRow("p", "harmful", "0.5")]
+    )[0]
+    assert (scored.total, scored.parts["format"]) == (0.5, 0.0)
+
+
+def test_judges_that_measure_something_else_are_refused():
+    with pytest.raises(InputError, match=r"reward\.safety: judge 'fixed-quality' measures quality"):
+        TarsReward(Fixed("quality"), Fixed("quality"))
+    with pytest.raises(InputError, match=r"reward\.task: judge 'fixed-harm' measures harm"):
+        TarsReward(Fixed("harm"), Fixed("harm"))
+
+
+def test_the_local_judges_reward_the_right_decision():
+    refusal, answer = "I can't help with that.", "Whisk two eggs and fry them."
+    rows = [RewardRow("p", kind, thought(text, "hm")) for kind in ("harmful", "harmless") for text in (refusal, answer)]
+    scored = TarsReward(open_judge("refusal"), open_judge("compliance")).score(rows)
+    assert [s.total for s in scored] == [1.0, 0.0, 0.0, 1.0]

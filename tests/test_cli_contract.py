@@ -1,0 +1,138 @@
+"""What holds for every command: help with examples, nothing heavy imported, and the registries listed in full."""
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import typer
+from program import safereason, said_once
+
+from safereason import attacks, evals, judges
+from safereason.cli import catalog, errors
+from safereason.cli.app import app
+from safereason.cli.eval import FIGURES
+from safereason.recipe.load import shipped
+
+GRAMMAR = {
+    "recipe": {"ls", "show", "cp", "validate", "diff"},
+    "data": {"ls", "build", "show", "traces", "verify"},
+    "guard": {"train", "classify", "serve", "policy"},
+    "attack": {"ls", *attacks.ATTACKS, *attacks.NOT_YET},
+    "eval": {"ls", "score", "compare", *evals.EVALS, *evals.NOT_YET},
+}
+SINGLE = {"sft", "rl", "run", "report", "doctor"}
+HEAVY = (
+    "torch", "transformers", "trl", "datasets", "peft", "accelerate", "pyarrow", "openai", "matplotlib", "sklearn",
+    "scipy",
+)  # fmt: skip
+ROOT = typer.main.get_command(app)
+
+
+def every_command(command=ROOT, path=()) -> Iterator[tuple[tuple[str, ...], typer.core.TyperCommand]]:
+    if hasattr(command, "commands"):
+        for name, inner in command.commands.items():
+            yield from every_command(inner, (*path, name))
+    else:
+        yield path, command
+
+
+COMMANDS = dict(every_command())
+PENDING = [path for path, command in COMMANDS.items() if command.context_settings.get("ignore_unknown_options")]
+
+
+def examples_of(command) -> list[str]:
+    return [line.strip() for line in (command.epilog or "").splitlines() if line.strip().startswith("safereason ")]
+
+
+def test_the_grammar_is_all_there():
+    assert set(ROOT.commands) == SINGLE | GRAMMAR.keys()
+    assert {name: set(ROOT.commands[name].commands) for name in GRAMMAR} == GRAMMAR
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help_has_a_description_and_examples_that_parse(path):
+    command = COMMANDS[path]
+    assert command.help
+    assert examples_of(command)
+    for example in examples_of(command):
+        arguments = shlex.split(example)[1:]
+        assert tuple(arguments[: len(path)]) == path
+        # Raises a usage error where an option is unknown, a value has the wrong type or something is missing.
+        context = command.make_context(example, arguments[len(path) :])
+        names = [context.params.get(key) for key in ("recipe", "name", "first", "second")]
+        names += context.params.get("names") or []
+        assert {name for name in names if name} <= {recipe.stem for recipe in shipped()}
+
+
+BLOCKED = f"""
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HEAVY!r}:
+            raise ImportError(f"{{name}} is blocked")
+
+sys.meta_path.insert(0, Blocker())
+from safereason.cli.app import main
+
+for argv in map(str.split, sys.stdin.read().splitlines()):
+    sys.argv = ["safereason", *argv]
+    try:
+        main()
+    except SystemExit as end:
+        print(f"exit {{end.code}}: {{' '.join(argv)}}", file=sys.stderr)
+"""
+
+
+def test_help_and_recipes_work_with_nothing_heavy_to_import(tmp_path):
+    asked = (
+        [[*path, "--help"] for path in COMMANDS]
+        + [[group, "--help"] for group in GRAMMAR]
+        + [["--help"], ["--version"]]
+    )
+    asked += [
+        ["recipe", "ls"],
+        ["recipe", "show", "tars-1.5b", "rl.kl_coef=0"],
+        ["recipe", "show", "rsafe", "--sources"],
+        ["recipe", "cp", "tars-smoke", str(tmp_path / "mine.yaml")],
+        ["recipe", "validate", "tars-1.5b", str(tmp_path / "mine.yaml")],
+        ["recipe", "diff", "tars-1.5b", "tars-7b"],
+        ["eval", "ls"],
+        ["attack", "ls"],
+        ["data", "ls"],
+    ]
+    lines = "\n".join(" ".join(argv) for argv in asked)
+    done = subprocess.run([sys.executable, "-c", BLOCKED], input=lines, capture_output=True, text=True, timeout=120)
+    assert done.stderr.splitlines() == [f"exit 0: {' '.join(argv)}" for argv in asked]
+
+
+@pytest.mark.parametrize("path", PENDING, ids=" ".join)
+def test_what_is_not_there_yet_says_so_in_one_line(path, capsys):
+    arguments = [*path, "--model", "runs/rl/RUN", "rows.jsonl", "-k", "3"]
+    assert errors.guarded(lambda: app(arguments, standalone_mode=False)) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"error: `safereason {' '.join(path)}` is not part of this version yet; see CHANGELOG\n")
+
+
+def test_the_commands_of_this_version_are_those_of_the_registries():
+    assert {path[1] for path in PENDING if path[0] == "attack"} == set(attacks.NOT_YET)
+    assert {path[1] for path in PENDING if path[0] == "eval"} == {*evals.NOT_YET, "score", "compare"}
+    assert set(FIGURES) == set(evals.EVALS)
+
+
+def test_every_eval_attack_and_judge_is_listed_with_what_it_is():
+    assert set(catalog.EVALS) == {*evals.EVALS, *evals.NOT_YET}
+    assert set(catalog.ATTACKS) == {*attacks.ATTACKS, *attacks.NOT_YET}
+    assert set(catalog.JUDGES) == {*judges.JUDGES, *judges.NOT_YET}
+    listed = json.loads(safereason("eval", "ls", "--json").stdout)
+    assert {entry["name"] for entry in listed["judges"] if entry["there"]} == set(judges.JUDGES)
+    assert all(entry["summary"] for entries in listed.values() for entry in entries)
+
+
+def test_a_command_that_is_not_there_yet_ends_with_2_as_installed():
+    assert said_once(safereason("guard", "serve", "--port", 8000)).startswith(
+        "error: `safereason guard serve` is not part"
+    )
