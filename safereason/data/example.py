@@ -60,7 +60,11 @@ def from_row(row: dict[str, Any], where: str) -> Example:
     if unknown or missing:
         problem = f"unknown column {sorted(unknown)[0]!r}" if unknown else f"no column {sorted(missing)[0]!r}"
         raise InputError(f"{where}: {problem}; an example has {', '.join(_COLUMNS)}")
-    wrong = [name for name, value in row.items() if not (isinstance(value, str) or (value is None and name not in ("id", "prompt", "kind", "source")))]
+    wrong = [
+        name
+        for name, value in row.items()
+        if not (isinstance(value, str) or (value is None and name not in ("id", "prompt", "kind", "source")))
+    ]
     if wrong:
         raise InputError(f"{where}: `{wrong[0]}` is {type(row[wrong[0]]).__name__}; text is expected")
     try:

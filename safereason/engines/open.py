@@ -4,6 +4,7 @@ A model is `org/name` on the Hub, a folder, a run directory, `embedded/smollm2-1
 `hf/…` (transformers, the default), `vllm/…`, `openai/…` (any server of that API).
 """
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +34,12 @@ def open_engine(spec: str, *, base_url: str | None = None, precision: str = "fp3
     if engine == "openai":
         from safereason.engines.openai import OpenAIEngine
 
-        return OpenAIEngine(name, base_url=base_url)
+        server: Engine = OpenAIEngine(name, base_url=base_url)
+        return server
     if engine == "vllm":
-        raise InputError("engine 'vllm' is not part of this version yet; serve the model with vLLM and use openai/NAME with --base-url")
+        raise InputError(
+            "engine 'vllm' is not part of this version yet; serve the model with vLLM and name openai/MODEL --base-url"
+        )
     from safereason.engines.transformers import TransformersEngine
 
     location = model_location(spec)
@@ -73,14 +77,17 @@ def load_model(location: str, precision: str = "fp32") -> Any:
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     try:
         model = AutoModelForCausalLM.from_pretrained(location, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise _not_loaded(location, error) from error
-    return model.to(device)
+    return model.to(torch.device(device))  # type: ignore[arg-type]  # the stub of a wrapped method
 
 
 def load_tokenizer(spec: str) -> "PreTrainedTokenizerBase":
@@ -97,7 +104,9 @@ def load_tokenizer(spec: str) -> "PreTrainedTokenizerBase":
     except (OSError, ValueError) as error:
         raise _not_loaded(location, error) from error
     if tokenizer.eos_token_id is None:
-        raise InputError(f"{location}: its tokenizer names no end-of-turn token; set eos_token in tokenizer_config.json")
+        raise InputError(
+            f"{location}: its tokenizer names no end-of-turn token; set eos_token in tokenizer_config.json"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -50,5 +50,4 @@ def _invert(probabilities: Tensor, uniform: Tensor) -> Tensor:
     cumulative = probabilities.double().cumsum(dim=-1)  # [B, V]
     point = uniform.to(cumulative)[:, None] * cumulative[:, -1:]
     # `right` steps over tokens of zero mass; the clamp holds the one rounding case point == total.
-    index = torch.searchsorted(cumulative, point, right=True)[:, 0].clamp(max=probabilities.shape[-1] - 1)
-    return index
+    return torch.searchsorted(cumulative, point, right=True)[:, 0].clamp(max=probabilities.shape[-1] - 1)

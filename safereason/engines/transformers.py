@@ -93,8 +93,12 @@ class TransformersEngine:
         self.model.eval()
         try:
             with torch.inference_mode():
-                for members in _pack(sorted(range(len(prompts)), key=lambda i: -lengths[i]), lengths, self.batch_tokens):
-                    for i, likelihood in zip(members, self._score([prompts[i] for i in members], [targets[i] for i in members]), strict=True):
+                for members in _pack(
+                    sorted(range(len(prompts)), key=lambda i: -lengths[i]), lengths, self.batch_tokens
+                ):
+                    for i, likelihood in zip(
+                        members, self._score([prompts[i] for i in members], [targets[i] for i in members]), strict=True
+                    ):
                         found[i] = likelihood
         finally:
             self.model.train(was_training)
@@ -103,7 +107,9 @@ class TransformersEngine:
     def _prompt_ids(self, conversation: Conversation, prefix: str) -> list[int]:
         ids = chat.prompt_ids(self.tokenizer, conversation, prefix)
         if len(ids) >= self._context:
-            raise InputError(f"{self.name}: a prompt has {len(ids)} tokens and the model reads {self._context}; shorten it")
+            raise InputError(
+                f"{self.name}: a prompt has {len(ids)} tokens and the model reads {self._context}; shorten it"
+            )
         return ids
 
     def _batches(self, prompts: list[list[int]], n: int, max_new_tokens: int) -> Iterator[list[_Row]]:
@@ -123,7 +129,9 @@ class TransformersEngine:
                 raise
             halves = decoder.halves()
             if not halves:
-                raise StageFailed(f"{self.name}: out of memory for a single completion; lower sampling.max_new_tokens") from error
+                raise StageFailed(
+                    f"{self.name}: out of memory for a single completion; lower sampling.max_new_tokens"
+                ) from error
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         for half in halves:
@@ -174,7 +182,9 @@ class _Decoder:
         """Writes every row to its end."""
         rows = list(self.rows)
         limit = self._limits(rows)
-        randoms = torch.stack([uniforms(self.seed, r.conversation, r.number, self.sampling.max_new_tokens) for r in rows])
+        randoms = torch.stack(
+            [uniforms(self.seed, r.conversation, r.number, self.sampling.max_new_tokens) for r in rows]
+        )
         cache, mask, logits = self._prefill(rows)
         seen = self._seen(rows, logits) if self.sampling.repetition_penalty != 1.0 else None
         for step in range(self.sampling.max_new_tokens):
@@ -233,18 +243,17 @@ class _Decoder:
         return seen.to(logits.device)
 
     def _check_end(self, row: _Row, limit: int) -> None:
-        tokenizer = self.engine.tokenizer
-        if row.token_ids[-1] in self.engine._end_ids:
-            self.finish(row, "stop", tokenizer.decode(row.token_ids, skip_special_tokens=True))
+        ended = row.token_ids[-1] in self.engine._end_ids
+        if not (ended or self.stop or len(row.token_ids) >= limit):
             return
-        if self.stop:
-            text = tokenizer.decode(row.token_ids, skip_special_tokens=True)
-            ends = [text.find(s) for s in self.stop if s in text]
-            if ends:
-                self.finish(row, "stop", text[: min(ends)])
-                return
-        if len(row.token_ids) >= limit:
-            self.finish(row, "length", tokenizer.decode(row.token_ids, skip_special_tokens=True))
+        text = str(self.engine.tokenizer.decode(row.token_ids, skip_special_tokens=True))
+        stops = [text.find(s) for s in self.stop if s in text]
+        if stops:
+            self.finish(row, "stop", text[: min(stops)])
+        elif ended:
+            self.finish(row, "stop", text)
+        elif len(row.token_ids) >= limit:
+            self.finish(row, "length", text)
 
 
 def end_of_turn_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -131,7 +131,7 @@ class SFT(Section):
     max_steps: PositiveInt | None = None
     """Stops after this many optimizer steps, however many epochs are asked for."""
     precision: Literal["fp32", "bf16"] = "bf16"
-    """Arithmetic of training; weights are saved in the same."""
+    """Arithmetic on a GPU, and format of the saved model; weights in training and the optimizer stay fp32."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
     save_steps: PositiveInt = 50
@@ -213,7 +213,7 @@ class GRPO(Section):
     max_steps: PositiveInt | None = None
     """Stops after this many optimizer steps, however many epochs are asked for."""
     precision: Literal["fp32", "bf16"] = "bf16"
-    """Arithmetic of training; weights are saved in the same."""
+    """Arithmetic on a GPU, and format of the saved model; weights in training and the optimizer stay fp32."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
     save_steps: PositiveInt = 10

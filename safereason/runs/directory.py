@@ -50,7 +50,9 @@ class RunDirectory:
     def __enter__(self) -> "RunDirectory":
         existing = self.path.exists() and any(p for p in self.path.iterdir() if p.name != ".lock")
         if existing and self.on_existing == "refuse":
-            raise InputError(f"{self.path}: exists and is not empty; pass --resume to go on or --overwrite to start anew")
+            raise InputError(
+                f"{self.path}: exists and is not empty; pass --resume to go on or --overwrite to start anew"
+            )
         self._acquire()
         try:
             if existing and self.on_existing == "overwrite":
@@ -63,7 +65,9 @@ class RunDirectory:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is not None:
             self._update(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", error=str(error))
         logging.getLogger("safereason").removeHandler(self._log)
@@ -96,13 +100,17 @@ class RunDirectory:
             self._lock = FileLock(self.path / ".lock")
             self._lock.acquire(timeout=0)
         except Timeout as error:
-            raise StageFailed(f"{self.path}: another process is writing this run; wait for it, or name another --out") from error
+            raise StageFailed(
+                f"{self.path}: another process is writing this run; wait for it, or name another --out"
+            ) from error
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written ({error.strerror}); choose another --out") from error
 
     def _empty(self) -> None:
         if not (self.path / MANIFEST).exists():
-            raise InputError(f"{self.path}: holds files but no {MANIFEST}, so it is no run; --overwrite will not delete it")
+            raise InputError(
+                f"{self.path}: holds files but no {MANIFEST}, so it is no run; --overwrite will not delete it"
+            )
         for child in self.path.iterdir():
             if child.name == ".lock":
                 continue
@@ -113,7 +121,9 @@ class RunDirectory:
             raise InputError(f"{self.path}: holds files but no {MANIFEST}, so it cannot be resumed; name another --out")
         differing = differing_keys(read_json(self.path / MANIFEST).get("identity", {}), self.identity)
         if differing:
-            raise InputError(f"{self.path}: the recipe changed since ({', '.join(differing)}); use --overwrite or another --out")
+            raise InputError(
+                f"{self.path}: the recipe changed since ({', '.join(differing)}); use --overwrite or another --out"
+            )
 
     def _begin(self) -> None:
         write_text(self.path / "recipe.yaml", self.recipe_yaml)
@@ -126,6 +136,7 @@ class RunDirectory:
         self._log = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("safereason").addHandler(self._log)
+        logging.getLogger("safereason").setLevel(logging.INFO)
 
     def _update(self, **changes: Any) -> None:
         write_json(self.path / MANIFEST, {**read_json(self.path / MANIFEST), **changes})

@@ -7,7 +7,15 @@ from typing import Any
 from safereason.errors import InputError
 from safereason.recipe.load import to_yaml
 from safereason.recipe.schema import Recipe
-from safereason.runs.directory import OnExisting, RunDirectory, digest, finished_runs, is_finished, read_manifest, run_path
+from safereason.runs.directory import (
+    OnExisting,
+    RunDirectory,
+    digest,
+    finished_runs,
+    is_finished,
+    read_manifest,
+    run_path,
+)
 from safereason.runs.records import read_json
 
 

@@ -21,6 +21,7 @@ from safereason.judges import Exchange, Judge, Verdict, open_judge
 from safereason.recipe.schema import Evaluation, Recipe
 from safereason.runs.directory import RunDirectory, finished_runs
 from safereason.runs.records import Record, RecordLog, keep_records, read_records, write_json
+from safereason.stages import rl, sft
 from safereason.stages.base import (
     Options,
     Result,
@@ -171,8 +172,10 @@ def make_plan(recipe: Recipe, name: str, attacks: Sequence[str] | None, judge: s
 
 
 def _trained_model(recipe: Recipe, options: Options) -> str:
-    stage = "rl" if finished_runs(options.root, "rl", recipe.name) else "sft"
-    return str(source_run(stage, recipe, options, {}))
+    if finished_runs(options.root, "rl", recipe.name):
+        expected = rl.identity_of(recipe, rl.start_model(recipe, options))
+        return str(source_run("rl", recipe, options, expected))
+    return str(source_run("sft", recipe, options, sft.identity_of(recipe, recipe.model)))
 
 
 def _identity(recipe: Recipe, plan: Plan, model: str) -> dict[str, Any]:

@@ -5,13 +5,23 @@ from pathlib import Path
 from typing import Any
 
 from safereason.data.example import Example, read_examples
+from safereason.engines.open import load_tokenizer, model_location
 from safereason.errors import InputError
 from safereason.recipe.schema import GRPO, Recipe
 from safereason.runs.directory import RunDirectory
-from safereason.runs.manifest import sha256
+from safereason.runs.manifest import installed, sha256
 from safereason.runs.records import keep_records
 from safereason.stages import data, sft
-from safereason.stages.base import Options, Result, finished_result, identity, model_identity, model_label, open_run, source_run
+from safereason.stages.base import (
+    Options,
+    Result,
+    finished_result,
+    identity,
+    model_identity,
+    model_label,
+    open_run,
+    source_run,
+)
 from safereason.training.arguments import grpo_arguments
 
 logger = logging.getLogger(__name__)
@@ -29,11 +39,16 @@ def run(recipe: Recipe, options: Options) -> Result:
         InputError: The recipe has no `rl` section, or the data or the model to start from was not made.
     """
     section = _section(recipe)
+    if section.rollouts != "engine" and installed("vllm") is None:
+        raise InputError(
+            f"rl.rollouts: {section.rollouts} needs vLLM; `pip install 'safereason[vllm]'` or pass rl.rollouts=engine"
+        )
     start = start_model(recipe, options)
     directory = open_run("rl", recipe, options, model_label(start), identity_of(recipe, start))
     if (result := finished_result(directory)) is not None:
         return result
     prompts = source_run("data", recipe, options, data.identity_of(recipe)) / "train.parquet"
+    model_location(start)  # an unknown model is refused before a directory is made
     with directory as this:
         this.inputs[str(prompts)] = sha256(prompts)
         metrics = _train(section, recipe, start, read_examples(prompts), this)
@@ -51,7 +66,6 @@ def start_model(recipe: Recipe, options: Options) -> str:
 
 
 def _train(section: GRPO, recipe: Recipe, start: str, examples: list[Example], this: RunDirectory) -> dict[str, Any]:
-    from safereason.engines.open import load_tokenizer, model_location
     from safereason.rewards import open_reward
     from safereason.text.chat import prompt_ids, user
     from safereason.training import grpo
@@ -65,8 +79,8 @@ def _train(section: GRPO, recipe: Recipe, start: str, examples: list[Example], t
         keep_records(this.path / f"{name}.jsonl", lambda record: record["step"] <= done)
     with this.records("metrics") as metrics, this.records("rollouts") as rollouts:
         trained = grpo.train(
-            section, model_location(start), tokenizer, kept, open_reward(section.reward), seed=recipe.seed, run=this.path,
-            metrics=metrics, rollouts=rollouts, resume_from=checkpoint, steps_done=done,
+            section, model_location(start), tokenizer, kept, open_reward(section.reward), seed=recipe.seed,
+            run=this.path, metrics=metrics, rollouts=rollouts, resume_from=checkpoint, steps_done=done,
         )  # fmt: skip
     return {**trained, "prompts": len(kept), "dropped_too_long": len(examples) - len(kept)}
 

@@ -5,12 +5,22 @@ from pathlib import Path
 from typing import Any
 
 from safereason.data.example import read_examples
+from safereason.engines.open import load_tokenizer, model_location
 from safereason.errors import InputError
-from safereason.recipe.schema import SFT, Recipe
+from safereason.recipe.schema import SFT, Recipe, TarsMix
 from safereason.runs.manifest import sha256
 from safereason.runs.records import keep_records
 from safereason.stages import data
-from safereason.stages.base import Options, Result, finished_result, identity, model_identity, model_label, open_run, source_run
+from safereason.stages.base import (
+    Options,
+    Result,
+    finished_result,
+    identity,
+    model_identity,
+    model_label,
+    open_run,
+    source_run,
+)
 from safereason.training.arguments import sft_arguments
 
 logger = logging.getLogger(__name__)
@@ -32,9 +42,8 @@ def run(recipe: Recipe, options: Options) -> Result:
     directory = open_run("sft", recipe, options, model_label(start), identity_of(recipe, start))
     if (result := finished_result(directory)) is not None:
         return result
-    traces = _traces_file(recipe, options)
+    traces, location = _traces_file(recipe, options), model_location(start)
     with directory as this:
-        from safereason.engines.open import load_tokenizer, model_location
         from safereason.training import sft
         from safereason.training.callbacks import last_checkpoint
 
@@ -45,9 +54,14 @@ def run(recipe: Recipe, options: Options) -> Result:
         checkpoint, done = last_checkpoint(this.path / "checkpoints") or (None, 0)
         keep_records(this.path / "metrics.jsonl", lambda record: record["step"] <= done)
         with this.records("metrics") as log:
-            trained = sft.train(section, model_location(start), tokenizer, rows.rows, seed=recipe.seed, run=this.path,
+            trained = sft.train(section, location, tokenizer, rows.rows, seed=recipe.seed, run=this.path,
                                 log=log, resume_from=checkpoint, steps_done=done)  # fmt: skip
-        metrics = {**trained, "rows": len(rows.rows), "dropped_too_long": rows.too_long, "dropped_empty_reasoning": rows.empty_reasoning}
+        metrics = {
+            **trained,
+            "rows": len(rows.rows),
+            "dropped_too_long": rows.too_long,
+            "dropped_empty_reasoning": rows.empty_reasoning,
+        }
         this.finish(metrics)
     return Result(directory.path, metrics)
 
@@ -84,5 +98,6 @@ def _rows(recipe: Recipe, options: Options) -> int:
     try:
         return len(read_examples(_traces_file(recipe, options)))
     except InputError:
-        shares = getattr(recipe.data, "traces", ())
-        return sum(share.prompts for share in shares) * getattr(recipe.data, "traces_per_prompt", 1)
+        if not isinstance(recipe.data, TarsMix):
+            return 0
+        return sum(share.prompts for share in recipe.data.traces) * recipe.data.traces_per_prompt

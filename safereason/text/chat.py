@@ -27,12 +27,16 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation,
     """
     if not tokenizer.chat_template:
         name = tokenizer.name_or_path or "this model"
-        raise InputError(f"{name}: its tokenizer has no chat template; use an instruction-tuned model or add chat_template.jinja")
+        raise InputError(
+            f"{name}: its tokenizer has no chat template; use an instruction-tuned model or add chat_template.jinja"
+        )
     text = tokenizer.apply_chat_template(list(conversation), tokenize=False, add_generation_prompt=True)
     return list(tokenizer(f"{text}{prefix}", add_special_tokens=False)["input_ids"])
 
 
-def trace_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, reasoning: str, answer: str) -> tuple[list[int], list[int]]:
+def trace_ids(
+    tokenizer: "PreTrainedTokenizerBase", prompt: str, reasoning: str, answer: str
+) -> tuple[list[int], list[int]]:
     """A training text as (prompt ids, completion ids); the completion ends with the end-of-turn token.
 
     The two are tokenized apart, as they are when the model writes the completion itself.

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 def group_advantages(rewards: "Tensor", group_size: int, epsilon: float) -> "Tensor":
     """(r - mean) / (std + epsilon) inside each group, with the unbiased standard deviation.
 
-    TARS (arXiv 2507.00971, app. C) and verl's `compute_grpo_outcome_advantage`; DeepSeekMath (arXiv 2402.03300), §4.1.2.
+    DeepSeekMath (arXiv 2402.03300), §4.1.2, as TARS's released code has it (arXiv 2507.00971; verl).
 
     Deviations:
         1. An unscored rollout (NaN) is left out of its group's mean and deviation, and its advantage is 0: it neither
@@ -25,14 +25,15 @@ def group_advantages(rewards: "Tensor", group_size: int, epsilon: float) -> "Ten
     """
     import torch
 
-    grouped = rewards.view(-1, group_size)  # [P, G]
+    # In float64: the rounding of float32's mean is as large as epsilon and gives equal rewards an advantage of 0.1.
+    grouped = rewards.double().view(-1, group_size)  # [P, G]
     scored = ~grouped.isnan()
     count = scored.sum(1, keepdim=True)  # [P, 1]
     values = grouped.nan_to_num(0.0)
     mean = values.sum(1, keepdim=True) / count.clamp(min=1)
     deviation = torch.where(scored, values - mean, 0.0)
     std = (deviation.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
-    return (deviation / (std + epsilon)).view(-1)
+    return (deviation / (std + epsilon)).view(-1).to(rewards.dtype)
 
 
 def uniform_groups(rewards: "Tensor", group_size: int) -> "Tensor":

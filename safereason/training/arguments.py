@@ -40,7 +40,9 @@ def cut_batch(sequences: int, micro_batch_size: int, processes: int, key: str) -
     size = min(micro_batch_size, share)
     if share % size:
         fitting = max(d for d in range(1, size + 1) if share % d == 0)
-        raise InputError(f"{key}.micro_batch_size: {micro_batch_size} does not divide the {share} sequences of one process; try {fitting}")
+        raise InputError(
+            f"{key}.micro_batch_size: {micro_batch_size} does not divide the {share} sequences a process; try {fitting}"
+        )
     return Batch(size, share // size, processes)
 
 
@@ -56,7 +58,9 @@ def total_steps(units: int, per_step: int, epochs: float, max_steps: int | None,
     return min(steps, max_steps) if max_steps else steps
 
 
-def sft_arguments(section: SFT, *, rows: int, seed: int, output_dir: str, processes: int = 1, cpu: bool = True) -> Arguments:
+def sft_arguments(
+    section: SFT, *, rows: int, seed: int, output_dir: str, processes: int = 1, cpu: bool = True
+) -> Arguments:
     """Keyword arguments of TRL's SFTConfig."""
     batch = cut_batch(section.batch_size, section.micro_batch_size, processes, "sft")
     owned = {
@@ -80,7 +84,9 @@ def grpo_arguments(section: GRPO, *, prompts: int, seed: int, output_dir: str, p
     batch = cut_batch(sequences, section.micro_batch_size, processes, key)
     owned = {
         **_shared_arguments(section, seed, output_dir, cpu),
-        "max_steps": total_steps(prompts, section.prompts_per_step, section.epochs, section.max_steps, f"{key}.prompts_per_step"),
+        "max_steps": total_steps(
+            prompts, section.prompts_per_step, section.epochs, section.max_steps, f"{key}.prompts_per_step"
+        ),
         # TRL counts completions: per device x accumulation x processes = prompts x rollouts.
         "per_device_train_batch_size": batch.per_device,
         "gradient_accumulation_steps": batch.accumulation,

@@ -20,10 +20,9 @@ class MetricsLog(TrainerCallback):
         self._advance = advance
         self._shown = shown
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         """One record; the summary the trainer logs at its end has no place among the steps."""
+        logs: dict[str, Any] = given["logs"]
         if not state.is_world_process_zero or "train_runtime" in logs:
             return
         self._log.append({"step": state.global_step, **logs})
@@ -33,7 +32,7 @@ class MetricsLog(TrainerCallback):
 class MarkComplete(TrainerCallback):
     """Marks a checkpoint whole once all of it is on disk."""
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         """Called after the trainer has written the checkpoint."""
         if state.is_world_process_zero:
             (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()

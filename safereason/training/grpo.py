@@ -24,7 +24,7 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from safereason import console
@@ -90,10 +90,12 @@ class Trainer(GRPOTrainer):  # type: ignore[misc]
             )
             return result
         size = batch_size or len(input_ids)
-        parts = [
-            shared_prefix.completion_logps(model, ids, mask, logits_to_keep, self.temperature)
-            for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True)
-        ]
+        batches = zip(torch.split(input_ids, size), torch.split(attention_mask, size), strict=True)
+        with self.accelerator.autocast():  # accelerate's own is around the forward pass that is not called here
+            parts = [
+                shared_prefix.completion_logps(model, ids, mask, logits_to_keep, self.temperature)
+                for ids, mask in batches
+            ]
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]) if compute_entropy else None, None
 
 
@@ -122,8 +124,10 @@ def train(
         Steps taken.
     """
     cpu = not torch.cuda.is_available()
-    arguments = grpo_arguments(section, prompts=len(examples), seed=seed, output_dir=str(run / "checkpoints"), cpu=cpu, key=key)
-    model = load_trainable(location, section.precision)
+    arguments = grpo_arguments(
+        section, prompts=len(examples), seed=seed, output_dir=str(run / "checkpoints"), cpu=cpu, key=key
+    )
+    model = load_trainable(location)
     own_engine = section.rollouts == "engine"
     record = partial(_record, rollouts)
     trainer = Trainer(
@@ -138,11 +142,12 @@ def train(
         peft_config=lora_config(section.lora),
         rollout_func=rollout_function(section.sampling, seed, ROLLOUT_TOKENS) if own_engine else None,
     )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(MarkComplete())
     with console.progress("rl", arguments["max_steps"], steps_done) as advance:
         trainer.add_callback(MetricsLog(metrics, advance, ("reward", "format", "kl", "completions/mean_length")))
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-    save_whole(trainer.accelerator.unwrap_model(trainer.model), tokenizer, run / "model")
+    save_whole(trainer.accelerator.unwrap_model(trainer.model), tokenizer, run / "model", section.precision)
     return {"steps": trainer.state.global_step}
 
 

@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from safereason.engines.open import load_model
 from safereason.recipe.schema import LoRA
 
@@ -15,22 +17,22 @@ def lora_config(lora: LoRA | None) -> Any:
     from peft import LoraConfig
 
     modules = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=modules, task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=modules, task_type="CAUSAL_LM"
+    )
 
 
-def load_trainable(location: str, precision: str) -> Any:
-    """The model in the dtype it is trained in: fp32 weights on a CPU whatever the recipe says, since bf16 is slower there."""
-    import torch
-
-    return load_model(location, precision if torch.cuda.is_available() else "fp32")
+def load_trainable(location: str) -> Any:
+    """The model with fp32 weights, whatever the precision of the arithmetic: bf16 weights do not feel small updates."""
+    return load_model(location, "fp32")
 
 
-def save_whole(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Writes model and tokenizer as safetensors, adapters merged in, aside and then renamed."""
+def save_whole(model: Any, tokenizer: Any, folder: Path, precision: str) -> None:
+    """Writes model and tokenizer as safetensors in this precision, adapters merged in, aside and then renamed."""
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-    merged.save_pretrained(aside)
+    merged.to({"fp32": torch.float32, "bf16": torch.bfloat16}[precision]).save_pretrained(aside)
     tokenizer.save_pretrained(aside)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)

@@ -59,7 +59,11 @@ class RewardFunction:
     __name__ = "reward"
 
     def __init__(
-        self, reward: Reward, tokenizer: "PreTrainedTokenizerBase", end_ids: set[int], record: Callable[[list[Record]], None]
+        self,
+        reward: Reward,
+        tokenizer: "PreTrainedTokenizerBase",
+        end_ids: set[int],
+        record: Callable[[list[Record]], None],
     ) -> None:
         self._reward = reward
         self._tokenizer = tokenizer
@@ -70,7 +74,7 @@ class RewardFunction:
                  log_metric: Callable[[str, float], None], **columns: Any) -> list[float | None]:  # fmt: skip
         """Totals, None where a rollout is unscored."""
         users = [prompt[-1]["content"] for prompt in prompts]
-        texts = [self._tokenizer.decode(ids, skip_special_tokens=True) for ids in completion_ids]
+        texts = [str(self._tokenizer.decode(ids, skip_special_tokens=True)) for ids in completion_ids]
         rows = [RewardRow(*row) for row in zip(users, columns["kind"], texts, columns["label"], strict=True)]
         scored = self._reward.score(rows)
         for name in sorted({name for parts in scored for name in parts.parts}):
@@ -79,8 +83,8 @@ class RewardFunction:
                 log_metric(name, sum(values) / len(values))
         log_metric("unscored", sum(parts.total is None for parts in scored) / len(scored))
         self._record([
-            {"step": trainer_state.global_step + 1, "id": example, "prompt": row.prompt, "kind": row.kind, "text": row.text,
-             "total": parts.total, "parts": parts.parts, "reason": parts.reason,
+            {"step": trainer_state.global_step + 1, "id": example, "prompt": row.prompt, "kind": row.kind,
+             "text": row.text, "total": parts.total, "parts": parts.parts, "reason": parts.reason,
              "finish_reason": "stop" if ids[-1] in self._end_ids else "length", "tokens": len(ids)}
             for example, row, parts, ids in zip(columns["id"], rows, scored, completion_ids, strict=True)
         ])  # fmt: skip

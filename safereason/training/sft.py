@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from datasets import Dataset, disable_progress_bars
+from transformers import PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from safereason import console
@@ -69,20 +69,24 @@ def train(
         steps_done: Its step.
 
     Returns:
-        Steps taken and the last loss.
+        Steps taken and the mean of their losses.
     """
+    disable_progress_bars()  # one bar, ours
     cpu = not torch.cuda.is_available()
     arguments = sft_arguments(section, rows=len(rows), seed=seed, output_dir=str(run / "checkpoints"), cpu=cpu)
     trainer = SFTTrainer(
-        model=load_trainable(location, section.precision),
+        model=load_trainable(location),
         args=SFTConfig(**arguments),
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=tokenizer,
         peft_config=lora_config(section.lora),
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(MarkComplete())
     with console.progress("sft", arguments["max_steps"], steps_done) as advance:
         trainer.add_callback(MetricsLog(log, advance, ("loss", "grad_norm")))
-        output = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-    save_whole(trainer.accelerator.unwrap_model(trainer.model), tokenizer, run / "model")
-    return {"steps": trainer.state.global_step, "mean_loss": output.training_loss}
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    save_whole(trainer.accelerator.unwrap_model(trainer.model), tokenizer, run / "model", section.precision)
+    # The history is part of a checkpoint, so a resumed run has all of it; the trainer's own mean forgets the first part.
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    return {"steps": trainer.state.global_step, "mean_loss": sum(losses) / len(losses)}

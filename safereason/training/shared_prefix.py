@@ -24,9 +24,17 @@ def is_supported(model: Any) -> bool:
     """Whether the model takes a four-dimensional attention mask and its logits are a plain projection."""
     config = model.config.get_text_config()
     scaled = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
-    plain = all(getattr(config, name, None) is None for name in scaled)
-    windowed = getattr(config, "use_sliding_window", False) or "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    layers = getattr(config, "layer_types", None)
+    windowed = set(layers) != {"full_attention"} if layers else getattr(config, "sliding_window", None) is not None
+    # An adapter on the head has more to it than the head's weight.
+    plain = type(_causal(model).get_output_embeddings()) is torch.nn.Linear and all(
+        getattr(config, name, None) is None for name in scaled
+    )
     return plain and not windowed and config._attn_implementation in ("sdpa", "eager")
+
+
+def _causal(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def completion_logps(
@@ -44,10 +52,12 @@ def completion_logps(
     Returns:
         Log-probabilities and entropies in nats, each [B, C]; 0 at padding.
     """
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    causal = _causal(model)
     width = ids.shape[1] - completion_width
     row_ids, positions, allowed, source = _layout(ids, mask, width)
-    bias = torch.zeros(allowed.shape, dtype=causal.dtype, device=ids.device).masked_fill_(~allowed, torch.finfo(causal.dtype).min)
+    bias = torch.zeros(allowed.shape, dtype=causal.dtype, device=ids.device).masked_fill_(
+        ~allowed, torch.finfo(causal.dtype).min
+    )
     hidden = causal.base_model(
         input_ids=row_ids, attention_mask=bias[:, None], position_ids=positions, use_cache=False
     ).last_hidden_state.flatten(0, 1)  # [R * L, H]
@@ -97,16 +107,20 @@ def _layout(ids: Tensor, mask: Tensor, width: int) -> tuple[Tensor, Tensor, Tens
     return row_ids.to(device), positions.to(device), allowed.to(device), source.to(device)
 
 
-def _project(hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
+def _project(
+    hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None, temperature: float
+) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of its distribution, [N] each, from hidden states [N, H]."""
     parts = [
         checkpoint(_project_chunk, h, t, weight, bias, temperature, use_reentrant=False)
-        for h, t in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
+        for h, t in zip(torch.split(hidden, CHUNK), torch.split(targets, CHUNK), strict=True)
     ]
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
 
-def _project_chunk(hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
+def _project_chunk(
+    hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None, temperature: float
+) -> tuple[Tensor, Tensor]:
     logits = torch.nn.functional.linear(hidden, weight, bias).float() / temperature  # [n, V]
     normaliser = logits.logsumexp(-1)  # [n]
     logps = logits.gather(-1, targets[:, None])[:, 0] - normaliser

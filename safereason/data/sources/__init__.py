@@ -8,6 +8,7 @@ from safereason.data.sources import (
     harmbench,
     jailbreakbench,
     sample,
+    sample_brief,
     simplesafetytests,
     star1,
     xstest,
@@ -21,6 +22,8 @@ SOURCES: dict[str, Source] = {
     source.name: source
     for source in (
         sample.SOURCE,
+        sample_brief.SOURCE,
+        sample.HARMLESS,
         star1.SOURCE,
         harmbench.SOURCE,
         harmbench.STANDARD,

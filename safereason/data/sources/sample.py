@@ -31,6 +31,10 @@ def _traces(split: Split) -> list[Example]:
     ]
 
 
+def _harmless(split: Split) -> list[Example]:
+    return [example for example in _prompts(split) if example.kind == "harmless"]
+
+
 SOURCE = Source(
     name="sample",
     title="bundled sample: harmful, harmless and ambiguous requests, many of the training ones with reasoning",
@@ -39,4 +43,13 @@ SOURCE = Source(
     serves=("train", "test"),
     prompts=_prompts,
     reasoned=_traces,
+)
+
+HARMLESS = Source(
+    name="sample-harmless",
+    title="the harmless requests of the bundled sample",
+    page="safereason/data/sample",
+    licence="Apache-2.0",
+    serves=("train", "test"),
+    prompts=_harmless,
 )

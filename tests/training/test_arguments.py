@@ -1,0 +1,220 @@
+"""A recipe's section in TRL's words: each figure where it should be, and TRL takes them."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from trl import GRPOConfig, SFTConfig
+
+from safereason.errors import InputError
+from safereason.recipe.load import load, shipped
+from safereason.recipe.schema import GRPO, SFT, Sampling
+from safereason.training.arguments import Batch, cut_batch, grpo_arguments, sft_arguments, total_steps
+
+REWARD = {"name": "rsafe"}
+
+
+def sft(**changes) -> SFT:
+    return SFT(**{"epochs": 1, "learning_rate": 1e-4, "batch_size": 8, **changes})
+
+
+def grpo(**changes) -> GRPO:
+    values = {
+        "epochs": 1, "learning_rate": 1e-6, "prompts_per_step": 4, "rollouts_per_prompt": 8, "micro_batch_size": 4,
+        "kl_coef": 1e-3, "max_prompt_tokens": 64, "sampling": Sampling(), "reward": REWARD,
+    }  # fmt: skip
+    return GRPO(**{**values, **changes})
+
+
+def sft_stated(section: SFT, rows: int = 100, **named):
+    return sft_arguments(section, rows=rows, seed=7, output_dir="out", **named)
+
+
+def grpo_stated(section: GRPO, prompts: int = 100, **named):
+    return grpo_arguments(section, prompts=prompts, seed=7, output_dir="out", **named)
+
+
+BOTH = [
+    ("learning_rate", 3e-5, "learning_rate", 3e-5),
+    ("lr_schedule", "cosine", "lr_scheduler_type", "cosine"),
+    ("warmup_ratio", 0.1, "warmup_steps", 0.1),
+    ("weight_decay", 0.3, "weight_decay", 0.3),
+    ("max_grad_norm", 0.7, "max_grad_norm", 0.7),
+    ("activation_checkpointing", True, "activation_checkpointing", True),
+    ("save_steps", 3, "save_steps", 3),
+    ("max_steps", 2, "max_steps", 2),
+    ("epochs", 0.5, "max_steps", {"sft": 6, "grpo": 13}),
+    ("extra", {"logging_first_step": True}, "logging_first_step", True),
+]
+ONLY_SFT = [
+    ("batch_size", 16, "gradient_accumulation_steps", 4),
+    ("micro_batch_size", 2, "per_device_train_batch_size", 2),
+    ("max_tokens", 99, "max_length", 99),
+]
+ONLY_GRPO = [
+    ("prompts_per_step", 8, "gradient_accumulation_steps", 16),
+    ("rollouts_per_prompt", 2, "num_generations", 2),
+    ("micro_batch_size", 16, "per_device_train_batch_size", 16),
+    ("kl_coef", 0.2, "beta", 0.2),
+    ("clip", 0.3, "epsilon", 0.3),
+    ("dual_clip", 5.0, "delta", 5.0),
+    ("entropy_coef", 0.01, "entropy_coef", 0.01),
+    ("sampling", Sampling(temperature=0.6), "temperature", 0.6),
+    ("sampling", Sampling(top_p=0.8), "top_p", 0.8),
+    ("sampling", Sampling(top_k=5), "top_k", 5),
+    ("sampling", Sampling(repetition_penalty=1.05), "repetition_penalty", 1.05),
+    ("sampling", Sampling(max_new_tokens=77), "max_completion_length", 77),
+    ("rollouts", "vllm-server", "vllm_mode", "server"),
+    ("rollouts", "vllm-colocate", "use_vllm", True),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "key", "stated"), BOTH + ONLY_SFT)
+def test_each_sft_field_lands_where_it_should(field, value, key, stated):
+    wanted = stated["sft"] if isinstance(stated, dict) else stated
+    assert sft_stated(sft()).get(key) != wanted
+    assert sft_stated(sft(**{field: value}))[key] == wanted
+
+
+@pytest.mark.parametrize(("field", "value", "key", "stated"), BOTH + ONLY_GRPO)
+def test_each_grpo_field_lands_where_it_should(field, value, key, stated):
+    wanted = stated["grpo"] if isinstance(stated, dict) else stated
+    assert grpo_stated(grpo()).get(key) != wanted
+    assert grpo_stated(grpo(**{field: value}))[key] == wanted
+
+
+@pytest.mark.parametrize("stated", [sft_stated(sft(), cpu=False), grpo_stated(grpo(), cpu=False)], ids=["sft", "grpo"])
+def test_precision_and_device(stated):
+    assert (stated["bf16"], stated["use_cpu"]) == (True, False)
+
+
+@pytest.mark.parametrize("stated", [sft_stated(sft()), grpo_stated(grpo())], ids=["sft", "grpo"])
+def test_a_cpu_computes_in_fp32(stated):
+    assert (stated["bf16"], stated["use_cpu"]) == (False, True)
+
+
+@pytest.mark.parametrize("stated", [sft_stated(sft()), grpo_stated(grpo())], ids=["sft", "grpo"])
+def test_what_both_trainers_are_told_alike(stated):
+    told = {key: stated[key] for key in ("output_dir", "seed", "data_seed", "optim", "report_to", "logging_steps")}
+    assert told == {
+        "output_dir": "out", "seed": 7, "data_seed": 7, "optim": "adamw_torch", "report_to": "none", "logging_steps": 1,
+    }  # fmt: skip
+
+
+def test_the_loss_is_the_papers_and_not_trls_default():
+    config = GRPOConfig(**grpo_stated(grpo()))
+    assert (config.loss_type, config.scale_rewards, config.beta) == ("dapo", "none", 1e-3)
+    assert (config.num_iterations, config.use_bias_correction_kl, config.mask_truncated_completions) == (1, False, False)
+    assert (config.epsilon, config.epsilon_high, config.delta) == (0.2, None, 3.0)
+    assert config.steps_per_generation == config.gradient_accumulation_steps
+    assert config.importance_sampling_level == "token"
+
+
+@given(st.integers(1, 8), st.integers(1, 40), st.integers(1, 64), st.integers(1, 40))
+def test_a_batch_that_is_cut_is_whole(processes, share, micro, rest):
+    sequences = processes * share
+    try:
+        batch = cut_batch(sequences, micro, processes, "rl")
+    except InputError as error:
+        (fits,) = re.findall(r"try (\d+)$", str(error))
+        assert 1 <= int(fits) < micro
+        batch = cut_batch(sequences, int(fits), processes, "rl")
+        assert not any(share % size == 0 for size in range(int(fits) + 1, min(micro, share) + 1))
+    assert batch.sequences == sequences
+    assert 1 <= batch.per_device <= share
+    assert batch.processes == processes
+
+
+def test_a_micro_batch_larger_than_the_batch_is_the_batch():
+    assert cut_batch(6, 64, 2, "sft") == Batch(per_device=3, accumulation=1, processes=2)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: grpo_stated(grpo(micro_batch_size=5)),
+            "rl.micro_batch_size: 5 does not divide the 32 sequences a process; try 4",
+        ),
+        (
+            lambda: grpo_stated(grpo(micro_batch_size=5), processes=2, key="guard.train"),
+            "guard.train.micro_batch_size: 5 does not divide the 16 sequences a process; try 4",
+        ),
+        (
+            lambda: sft_stated(sft(micro_batch_size=3)),
+            "sft.micro_batch_size: 3 does not divide the 8 sequences a process; try 2",
+        ),
+        (lambda: sft_stated(sft(), processes=3), "sft: 8 sequences a step cannot be shared by 3 processes evenly"),
+        (
+            lambda: sft_stated(sft(), rows=7),
+            "sft.batch_size: 7 rows do not fill one batch of 8; lower the batch or add data",
+        ),
+        (
+            lambda: grpo_stated(grpo(), prompts=3),
+            "rl.prompts_per_step: 3 rows do not fill one batch of 4; lower the batch or add data",
+        ),
+        (
+            lambda: sft_stated(sft(extra={"learning_rate": 1.0})),
+            "sft.extra.learning_rate: this is set by a field of the section itself; set it there",
+        ),
+        (
+            lambda: grpo_stated(grpo(extra={"a_new_one": 1, "temperature": 2.0})),
+            "rl.extra.temperature: this is set by a field of the section itself; set it there",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_said_in_one_line(call, message):
+    with pytest.raises(InputError) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("stated", [sft_stated, grpo_stated])
+def test_extra_may_hold_no_key_that_is_owned(stated):
+    section = sft if stated is sft_stated else grpo
+    for key in stated(section()):
+        with pytest.raises(InputError, match=rf"extra\.{key}: this is set by a field"):
+            stated(section(extra={key: None}))
+
+
+@pytest.mark.parametrize(
+    ("units", "per_step", "epochs", "max_steps", "steps"),
+    [(100, 8, 1, None, 12), (100, 8, 3, None, 36), (100, 8, 0.5, None, 6), (100, 8, 0.01, None, 1), (100, 8, 3, 5, 5),
+     (100, 8, 3, 50, 36), (8, 8, 1, None, 1), (2000, 32, 3, None, 186)],
+)  # fmt: skip
+def test_steps_are_whole_batches_times_epochs(units, per_step, epochs, max_steps, steps):
+    assert total_steps(units, per_step, epochs, max_steps, "sft") == steps
+
+
+RECIPES = [path.stem for path in shipped()]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_trl_takes_what_every_shipped_recipe_says(name, tmp_path):
+    recipe = load(name)
+    trained = recipe.rl or (recipe.guard.train if recipe.guard else None)
+    assert trained is not None or recipe.sft is not None
+    if recipe.sft is not None:
+        stated = sft_arguments(recipe.sft, rows=10_000, seed=0, output_dir=str(tmp_path))
+        _holds(SFTConfig(**stated), stated)
+    if trained is not None:
+        stated = grpo_arguments(trained, prompts=10_000, seed=0, output_dir=str(tmp_path))
+        config = GRPOConfig(**stated)
+        _holds(config, stated)
+        assert config.generation_batch_size == trained.prompts_per_step * trained.rollouts_per_prompt
+
+
+def _holds(config, stated) -> None:
+    held = {key: getattr(getattr(config, key), "value", getattr(config, key)) for key in stated}
+    assert held == {**stated, "report_to": []}  # how transformers writes "none"
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if load(name).paper])
+@pytest.mark.parametrize("processes", [1, 2, 4, 8])
+def test_a_papers_recipe_can_be_shared_by_the_processes_of_a_node(name, processes):
+    recipe = load(name)
+    trained = recipe.rl or (recipe.guard.train if recipe.guard else None)
+    stated = grpo_arguments(trained, prompts=10_000, seed=0, output_dir="out", processes=processes)
+    sequences = trained.prompts_per_step * trained.rollouts_per_prompt
+    assert stated["per_device_train_batch_size"] * stated["gradient_accumulation_steps"] * processes == sequences

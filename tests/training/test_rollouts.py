@@ -1,0 +1,172 @@
+"""Rollouts of the model being trained: who draws them, in which order, and what is written about them."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from grpo_parts import make_trainer, perturb, section
+
+from safereason.engines.base import Sampling
+from safereason.engines.open import load_model, load_tokenizer
+from safereason.engines.transformers import TransformersEngine, end_of_turn_ids
+from safereason.rewards.base import RewardParts
+from safereason.text.chat import prompt_ids, user
+from safereason.training.rollouts import RewardFunction, rollout_function
+
+SAMPLING = Sampling(temperature=1.0, max_new_tokens=12)
+PROMPTS = ["Why?", "A much longer prompt, so that batches are sorted differently.", "How?"]
+
+
+def repeated(n: int) -> list:
+    return [user(prompt) for prompt in PROMPTS for _ in range(n)]
+
+
+@pytest.fixture
+def trainer(micro_model, tmp_path):
+    return make_trainer(micro_model, tmp_path, section(sampling=SAMPLING))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(micro_model):
+    return load_tokenizer(str(micro_model))
+
+
+def drawn(trainer, prompts, seed=3, batch_tokens=16_384):
+    return rollout_function(SAMPLING, seed, batch_tokens)(prompts, trainer)
+
+
+def test_a_completion_for_each_prompt_in_order(trainer, tokenizer):
+    found = drawn(trainer, repeated(4))
+    assert found["prompt_ids"] == [prompt_ids(tokenizer, user(p)) for p in PROMPTS for _ in range(4)]
+    assert found["logprobs"] is None
+    assert len(found["completion_ids"]) == 12
+    assert all(1 <= len(ids) <= 12 for ids in found["completion_ids"])
+    groups = [found["completion_ids"][start : start + 4] for start in range(0, 12, 4)]
+    assert all(len(set(map(tuple, group))) == 4 for group in groups)
+
+
+def test_groups_of_uneven_size_are_drawn_row_by_row(trainer, tokenizer):
+    prompts = [user(PROMPTS[0])] * 3 + [user(PROMPTS[1])]
+    found = drawn(trainer, prompts)
+    assert found["prompt_ids"] == [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    assert len(set(map(tuple, found["completion_ids"]))) == 4
+
+
+def test_the_same_seed_and_step_draw_the_same(trainer):
+    first = drawn(trainer, repeated(4))
+    assert drawn(trainer, repeated(4)) == first
+    assert drawn(trainer, repeated(4), seed=4)["completion_ids"] != first["completion_ids"]
+    trainer.state.global_step = 1
+    assert drawn(trainer, repeated(4))["completion_ids"] != first["completion_ids"]
+
+
+def test_another_process_draws_other_rollouts(trainer, monkeypatch):
+    first = drawn(trainer, repeated(4))
+    monkeypatch.setattr(type(trainer.accelerator), "process_index", property(lambda self: 1))
+    assert drawn(trainer, repeated(4))["completion_ids"] != first["completion_ids"]
+
+
+def test_the_current_weights_draw(trainer, micro_model, tokenizer):
+    before = drawn(trainer, repeated(4))
+    perturb(trainer.model, scale=0.5)
+    after = drawn(trainer, repeated(4))
+    assert after["completion_ids"] != before["completion_ids"]
+    other = load_model(str(micro_model))
+    other.load_state_dict(trainer.model.state_dict())
+    engine = TransformersEngine(other, tokenizer, name="copy")
+    greedy = Sampling(temperature=0.0, max_new_tokens=12)
+    by_rollout = rollout_function(greedy, 0, 16_384)(repeated(4), trainer)["completion_ids"]
+    one_by_one = [list(engine.generate([prompt], greedy)[0][0].token_ids) for prompt in repeated(4)]
+    assert by_rollout == one_by_one
+    assert len(set(map(tuple, one_by_one))) == len(PROMPTS)
+
+
+def test_the_model_goes_on_training_as_it_was(trainer):
+    trainer.model.train()
+    drawn(trainer, repeated(4))
+    assert trainer.model.training
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+
+def test_adapters_draw(micro_model, tmp_path):
+    trainer = make_trainer(micro_model, tmp_path, section(sampling=SAMPLING, lora={"rank": 4}))
+    before = drawn(trainer, repeated(4))
+    perturb(trainer.model, scale=0.5)
+    assert drawn(trainer, repeated(4))["completion_ids"] != before["completion_ids"]
+
+
+class Reward:
+    """Scores a text by its length; what is shorter than two characters is unscored."""
+
+    def __init__(self) -> None:
+        self.rows = []
+
+    def score(self, rows):
+        self.rows += rows
+        return [
+            RewardParts(None, {"length": None, "words": 0.0}, "too short") if len(row.text) < 2
+            else RewardParts(float(len(row.text)), {"length": float(len(row.text)), "words": None})
+            for row in rows
+        ]  # fmt: skip
+
+
+@pytest.fixture
+def called(micro_model, tokenizer):
+    recorded, logged, reward = [], [], Reward()
+    function = RewardFunction(reward, tokenizer, end_of_turn_ids(load_model(str(micro_model)), tokenizer), recorded.extend)
+    texts = ["<think>\nwell", "a", "four"]
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    totals = function(
+        prompts=[user(prompt) for prompt in PROMPTS],
+        completions=None,
+        completion_ids=[[*ids[0], tokenizer.eos_token_id], ids[1], ids[2]],
+        id=["s/1", "s/2", "s/3"],
+        kind=["harmful", "harmless", "ambiguous"],
+        label=[None, "safe", None],
+        trainer_state=SimpleNamespace(global_step=6),
+        log_metric=lambda name, value: logged.append((name, value)),
+    )
+    return SimpleNamespace(totals=totals, recorded=recorded, logged=logged, rows=reward.rows)
+
+
+def test_an_unscored_rollout_stays_none(called):
+    assert called.totals == [12.0, None, 4.0]
+
+
+def test_the_reward_sees_text_kind_and_label(called):
+    assert [(row.prompt, row.kind, row.text, row.label) for row in called.rows] == [
+        (PROMPTS[0], "harmful", "<think>\nwell", None),
+        (PROMPTS[1], "harmless", "a", "safe"),
+        (PROMPTS[2], "ambiguous", "four", None),
+    ]
+
+
+def test_every_rollout_is_recorded_with_its_parts(called):
+    assert called.recorded[0] == {
+        "step": 7, "id": "s/1", "prompt": PROMPTS[0], "kind": "harmful", "text": "<think>\nwell", "total": 12.0,
+        "parts": {"length": 12.0, "words": None}, "reason": None, "finish_reason": "stop", "tokens": 13,
+    }  # fmt: skip
+    assert [r["finish_reason"] for r in called.recorded] == ["stop", "length", "length"]
+    assert (called.recorded[1]["total"], called.recorded[1]["reason"]) == (None, "too short")
+
+
+def test_means_of_the_scored_parts_are_logged(called):
+    assert dict(called.logged) == {"length": 8.0, "words": 0.0, "unscored": pytest.approx(1 / 3)}
+
+
+def test_a_step_of_training_draws_scores_and_logs(micro_model, tmp_path, tokenizer):
+    recorded = []
+    trainer = make_trainer(micro_model, tmp_path, section(sampling=SAMPLING, kl_coef=0.1))
+    trainer.rollout_func = rollout_function(SAMPLING, 0, 16_384)
+    trainer.reward_funcs = [RewardFunction(Reward(), tokenizer, {tokenizer.eos_token_id}, recorded.extend)]
+    trainer.train_dataset = trainer.train_dataset.add_column("id", ["s/1", "s/2"]).add_column(
+        "kind", ["harmful", "harmless"]
+    ).add_column("label", ["safe", "safe"])  # fmt: skip
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert logged["unscored"] == sum(record["total"] is None for record in recorded) / 12
+    scored = [record["total"] for record in recorded if record["total"] is not None]
+    assert logged["reward"] == pytest.approx(sum(scored) / len(scored))
+    assert [record["id"] for record in recorded[:6]] == [recorded[0]["id"]] * 6
+    assert {record["step"] for record in recorded} == {1}
+    assert torch.isfinite(torch.tensor(logged["loss"]))

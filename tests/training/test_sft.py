@@ -1,0 +1,152 @@
+"""Supervised fine-tuning: what is trained on, that it trains, and what it leaves behind."""
+
+import json
+
+import pytest
+import torch
+
+from safereason.data.example import Example
+from safereason.engines.base import Sampling
+from safereason.engines.open import load_model, load_tokenizer, open_engine
+from safereason.recipe.schema import SFT
+from safereason.runs.records import RecordLog, read_records
+from safereason.text.chat import user
+from safereason.training import sft
+from safereason.training.callbacks import last_checkpoint
+
+
+def trace(number: int, reasoning: str | None = "It is harmless.", answer: str | None = "Boil it.") -> Example:
+    return Example(f"own/{number}", f"How do I cook egg {number}?", "harmless", "own", reasoning=reasoning, answer=answer)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(micro_model):
+    return load_tokenizer(str(micro_model))
+
+
+def section(**changes) -> SFT:
+    values = {"epochs": 1, "learning_rate": 3e-3, "batch_size": 4, "micro_batch_size": 2, "precision": "fp32"}
+    return SFT(**{**values, **changes})
+
+
+def train(chosen: SFT, model, tokenizer, folder, count: int = 8):
+    rows = sft.tokenize(tokenizer, [trace(i) for i in range(count)], chosen.max_tokens).rows
+    folder.mkdir(exist_ok=True)
+    with RecordLog(folder / "metrics.jsonl") as log:
+        return sft.train(
+            chosen, str(model), tokenizer, rows, seed=0, run=folder, log=log, resume_from=None, steps_done=0
+        )
+
+
+def test_the_trained_part_is_the_trace_the_answer_and_the_end_of_turn(tokenizer):
+    (row,) = sft.tokenize(tokenizer, [trace(1)], 512).rows
+    split = row["completion_mask"].index(1)
+    assert row["completion_mask"] == [0] * split + [1] * (len(row["input_ids"]) - split)
+    assert tokenizer.decode(row["input_ids"][:split]) == (
+        "<|im_start|>user\nHow do I cook egg 1?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert tokenizer.decode(row["input_ids"][split:]) == (
+        "<think>\nIt is harmless.\n</think>\n\nBoil it.<|im_end|>"
+    )
+
+
+def test_the_loss_covers_the_trained_part_and_nothing_else(micro_model, tokenizer, tmp_path):
+    rows = sft.tokenize(tokenizer, [trace(i, answer="Boil it. " * (i + 1)) for i in range(4)], 512).rows
+    model = load_model(str(micro_model))
+    with torch.no_grad():
+        losses = [_token_losses(model, row) for row in rows]
+    chosen = section(micro_batch_size=4)
+    with RecordLog(tmp_path / "metrics.jsonl") as log:
+        sft.train(chosen, str(micro_model), tokenizer, rows, seed=0, run=tmp_path, log=log, resume_from=None, steps_done=0)
+    (record,) = read_records(tmp_path / "metrics.jsonl")
+    assert record["loss"] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-4)
+
+
+def _token_losses(model, row):
+    ids, first = torch.tensor(row["input_ids"]), row["completion_mask"].index(1)
+    scores = model(input_ids=ids[None]).logits[0].log_softmax(-1)
+    return -scores[first - 1 : -1].gather(1, ids[first:, None])[:, 0]
+
+
+def test_accumulation_does_not_change_the_loss(micro_model, tokenizer, tmp_path):
+    found = []
+    for size in (1, 4):
+        rows = sft.tokenize(tokenizer, [trace(i, answer="Boil it. " * (3 * i + 1)) for i in range(4)], 512).rows
+        folder = tmp_path / str(size)
+        with RecordLog(folder / "metrics.jsonl") as log:
+            sft.train(
+                section(micro_batch_size=size), str(micro_model), tokenizer, rows, seed=0, run=folder, log=log,
+                resume_from=None, steps_done=0,
+            )  # fmt: skip
+        found += [(r["loss"], r["grad_norm"]) for r in read_records(folder / "metrics.jsonl")]
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
+def test_rows_without_reasoning_or_answer_are_dropped_and_counted(tokenizer):
+    traces = [trace(0), trace(1, reasoning=None), trace(2, reasoning=" \n"), trace(3, answer=""), trace(4)]
+    rows = sft.tokenize(tokenizer, traces, 512)
+    assert (len(rows.rows), rows.empty_reasoning, rows.too_long) == (2, 3, 0)
+
+
+def test_rows_that_are_too_long_are_dropped_whole_and_counted(tokenizer):
+    traces = [trace(0), trace(1, answer="word " * 50)]
+    (short,) = sft.tokenize(tokenizer, traces[:1], 512).rows
+    rows = sft.tokenize(tokenizer, traces, len(short["input_ids"]))
+    assert (rows.rows, rows.too_long, rows.empty_reasoning) == ([short], 1, 0)
+    assert sft.tokenize(tokenizer, traces, len(short["input_ids"]) - 1).too_long == 2
+
+
+def test_training_lowers_the_loss_and_the_saved_model_loads(micro_model, tokenizer, tmp_path):
+    summary = train(section(epochs=15), micro_model, tokenizer, tmp_path)
+    records = list(read_records(tmp_path / "metrics.jsonl"))
+    assert [record["step"] for record in records] == list(range(1, 31))
+    assert records[-1]["loss"] < records[0]["loss"] / 2
+    assert summary == {"steps": 30, "mean_loss": pytest.approx(sum(r["loss"] for r in records) / 30)}
+    assert list(tmp_path.glob("model/*.safetensors"))
+    assert not list(tmp_path.glob("model/*.bin"))
+    saved = open_engine(str(tmp_path / "model"))
+    before = open_engine(str(micro_model))
+    loss = [-engine.loglikelihood([user(trace(0).prompt)], ["Boil it."])[0].total for engine in (saved, before)]
+    assert loss[0] < loss[1]
+
+
+def test_the_checkpoints_are_marked_whole(micro_model, tokenizer, tmp_path):
+    train(section(save_steps=1), micro_model, tokenizer, tmp_path)
+    assert last_checkpoint(tmp_path / "checkpoints") == (tmp_path / "checkpoints" / "checkpoint-2", 2)
+    (tmp_path / "checkpoints" / "checkpoint-2" / "complete").unlink()
+    assert last_checkpoint(tmp_path / "checkpoints") == (tmp_path / "checkpoints" / "checkpoint-1", 1)
+    assert last_checkpoint(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_model_is_saved_in_the_recipes_precision(micro_model, tokenizer, tmp_path, precision):
+    train(section(precision=precision), micro_model, tokenizer, tmp_path)
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == {
+        "fp32": "float32", "bf16": "bfloat16",
+    }[precision]  # fmt: skip
+
+
+def test_adapters_are_merged_into_the_saved_model(micro_model, tokenizer, tmp_path, monkeypatch):
+    kept = {}
+    save = sft.save_whole
+
+    def watched(model, *arguments):
+        kept["answers"] = _greedy(model, tokenizer)
+        kept["adapters"] = [name for name, _ in model.named_parameters() if "lora_" in name]
+        save(model, *arguments)
+
+    monkeypatch.setattr(sft, "save_whole", watched)
+    train(section(lora={"rank": 4}, epochs=15, learning_rate=2e-2), micro_model, tokenizer, tmp_path)
+    assert len(kept["adapters"]) == 28
+    assert not list(tmp_path.glob("model/adapter*"))
+    merged = load_model(str(tmp_path / "model"))
+    assert _greedy(merged, tokenizer) == kept["answers"]
+    assert _greedy(load_model(str(micro_model)), tokenizer) != kept["answers"]
+
+
+def _greedy(model, tokenizer) -> list[str]:
+    from safereason.engines.transformers import TransformersEngine
+
+    engine = TransformersEngine(model, tokenizer, name="model")
+    drawn = engine.generate([user(trace(i).prompt) for i in range(2)], Sampling(temperature=0.0, max_new_tokens=24))
+    return [group[0].text for group in drawn]
