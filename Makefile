@@ -5,6 +5,7 @@ RUNS ?= runs
 PYTEST_ARGS ?=
 
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 DEMO := tars-smoke
 REPORT := $(RUNS)/report/$(DEMO)/report.html
 
@@ -19,14 +20,16 @@ install: .venv/.installed-dev ## Make .venv with everything: the package, the em
 # What the demo needs. A stamp is as new as the last install, so that nothing is installed twice.
 .venv/.installed: requirements/base.txt requirements/embedded.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "The pinned versions need Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -r requirements/base.txt
-	$(BIN)/python -m pip install --no-deps -r requirements/embedded.txt
-	$(BIN)/python -m pip install --no-deps -e .
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing safereason into .venv (2 GB, once)"
+	@$(PIP) install -r requirements/base.txt
+	@$(PIP) install --no-deps -r requirements/embedded.txt
+	@$(PIP) install --no-deps -e .
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed requirements/dev.txt
-	$(BIN)/python -m pip install -r requirements/dev.txt
+	@echo "Installing the tools for tests and docs into .venv"
+	@$(PIP) install -r requirements/dev.txt
 	@touch $@
 
 demo: .venv/.installed ## Run TARS from data to report on a CPU, with a real 135 M model and bundled data

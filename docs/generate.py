@@ -39,10 +39,13 @@ COMMANDS_INTRODUCTION = """# The command line
 
 As `--help` prints it. Commands that are not part of this version stand at the end.
 """
+NO_EVIDENCE = (
+    "# Evidence\n\nNot measured in this checkout yet: `make evidence` trains over three seeds and writes this page.\n"
+)
 PACKAGE = Path(safereason.__file__).parent
 ROOT = Path(__file__).parent.parent
 DEVIATIONS = "<!-- deviations -->"
-HEADING = re.compile(r"^\s*(Deviations?|Where this differs from [^:]*):", re.MULTILINE)
+HEADING = re.compile(r"(?:^\s*|\. )(?:Deviations?|Where this differs from [^:]*):", re.MULTILINE)
 NAMED_BY_FILE = (schema.Recipe, "name")
 NUMBER = re.compile(r"(?:^\s*(\d+)\. |\((\d+)\) )", re.MULTILINE)
 
@@ -65,6 +68,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/registries.md": registries(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
     }
+    if files.get_file_from_path("evidence.md") is None:
+        pages["evidence.md"] = NO_EVIDENCE
     for name, content in pages.items():
         files.append(File.generated(config, name, content=content))
     return files

@@ -3,12 +3,14 @@
 import os
 from pathlib import Path
 
+# Before what reads them when it is imported.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
 import micro
 import pytest
 from hypothesis import settings
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # A busy machine is no failure: no example is timed.
 settings.register_profile("safereason", deadline=None)
 settings.load_profile("safereason")

@@ -8,7 +8,9 @@ from pathlib import Path
 COMMAND = str(Path(sys.executable).with_name("safereason"))
 
 
-def safereason(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+def safereason(
+    *arguments: object, cwd: Path | None = None, timeout: float = 300, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Runs it to its end; the exit code, stdout and stderr are for the test to check."""
     return subprocess.run(
         [COMMAND, *map(str, arguments)],
@@ -16,7 +18,7 @@ def safereason(*arguments: object, cwd: Path | None = None, **environment: str) 
         env={**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "120", **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
     )
 
 

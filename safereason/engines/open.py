@@ -76,6 +76,7 @@ def load_model(location: str, precision: str = "fp32") -> Any:
         InputError: It cannot be found or read.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -85,7 +86,7 @@ def load_model(location: str, precision: str = "fp32") -> Any:
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     try:
         model = AutoModelForCausalLM.from_pretrained(location, dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _not_loaded(location, error) from error
     return model.to(torch.device(device))  # type: ignore[arg-type]  # the stub of a wrapped method
 

@@ -48,7 +48,9 @@ class RunDirectory:
     """Hashes of what was read, by path."""
 
     def __enter__(self) -> "RunDirectory":
-        existing = self.path.exists() and any(p for p in self.path.iterdir() if p.name != ".lock")
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path}: is a file; name a directory for the run")
+        existing = self.path.exists() and not all(_is_left_over(p) for p in self.path.iterdir())
         if existing and self.on_existing == "refuse":
             raise InputError(
                 f"{self.path}: exists and is not empty; pass --resume to go on or --overwrite to start anew"
@@ -111,7 +113,8 @@ class RunDirectory:
             raise InputError(
                 f"{self.path}: holds files but no {MANIFEST}, so it is no run; --overwrite will not delete it"
             )
-        for child in self.path.iterdir():
+        # The manifest goes last: without it, what an interruption leaves would be no run that can be overwritten.
+        for child in sorted(self.path.iterdir(), key=lambda p: p.name == MANIFEST):
             if child.name == ".lock":
                 continue
             shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
@@ -126,13 +129,13 @@ class RunDirectory:
             )
 
     def _begin(self) -> None:
-        write_text(self.path / "recipe.yaml", self.recipe_yaml)
         started = read_json(self.path / MANIFEST)["started"] if (self.path / MANIFEST).exists() else manifest.now()
         document = {
             "stage": self.stage, "recipe": self.recipe_name, "status": "running", "started": started,
             "identity": self.identity, **manifest.describe(),
         }  # fmt: skip
         write_json(self.path / MANIFEST, document)
+        write_text(self.path / "recipe.yaml", self.recipe_yaml)
         self._log = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("safereason").addHandler(self._log)
@@ -158,7 +161,10 @@ def is_finished(path: Path) -> bool:
 def finished_runs(root: Path, stage: str, recipe: str) -> list[Path]:
     """The finished runs of a stage of a recipe, oldest first."""
     runs = [p for p in (root / stage).glob(f"{_slug(recipe)}--*") if is_finished(p)]
-    return sorted(runs, key=lambda p: str((read_manifest(p) or {}).get("finished")))
+    # The manifest says when to the second; its own time tells runs of one second apart.
+    return sorted(
+        runs, key=lambda p: (str((read_manifest(p) or {}).get("finished")), (p / MANIFEST).stat().st_mtime_ns)
+    )
 
 
 def differing_keys(before: Any, after: Any, prefix: str = "") -> list[str]:
@@ -169,6 +175,11 @@ def differing_keys(before: Any, after: Any, prefix: str = "") -> list[str]:
         found = [differing_keys(before.get(k, missing), after.get(k, missing), f"{prefix}{k}.") for k in keys]
         return [key for part in found for key in part]
     return [] if before == after else [prefix.rstrip(".")]
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether a file may be there before a run has begun: its lock, or what was being written when it was killed."""
+    return path.name == ".lock" or (path.name.startswith(".") and path.name.endswith(".part"))
 
 
 def _slug(name: str) -> str:

@@ -109,7 +109,7 @@ def grpo_arguments(section: GRPO, *, prompts: int, seed: int, output_dir: str, p
         "repetition_penalty": section.sampling.repetition_penalty,
         "max_completion_length": section.sampling.max_new_tokens,
         "use_vllm": section.rollouts != "engine",
-        "shuffle_dataset": True,
+        "shuffle_dataset": False,  # `training.order` has done so
         "disable_dropout": True,
     }
     if section.rollouts != "engine":

@@ -1,10 +1,10 @@
-"""What a trainer tells the run directory: a row of metrics a step, and which checkpoints are whole."""
+"""What a trainer tells the run directory: a row of metrics a step, which checkpoints are whole, and how it goes on."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from safereason.runs.records import RecordLog
 
@@ -42,3 +42,14 @@ def last_checkpoint(folder: Path) -> tuple[Path, int] | None:
     """The newest whole checkpoint and its step, or None."""
     found = [(p.parent, int(p.parent.name.rpartition("-")[2])) for p in folder.glob(f"checkpoint-*/{COMPLETE}")]
     return max(found, key=lambda pair: pair[1], default=None)
+
+
+def train_to_end(trainer: Trainer, checkpoint: Path | None) -> None:
+    """Trains from the start or from a checkpoint; from one of the last step `train` would take a step too many."""
+    if checkpoint is not None:
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if state.global_step >= state.max_steps:
+            trainer._load_from_checkpoint(str(checkpoint))
+            trainer.state = state
+            return
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

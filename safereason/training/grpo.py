@@ -12,6 +12,7 @@ Deviations:
     2. With gradient accumulation the entropy bonus is a mean over micro-batches of their token means (TRL); the policy
        and KL terms are token means over the whole step whatever the accumulation.
     3. Unscored rollouts have no advantage (see `training.advantage`).
+    4. Every step sees the mix's ratio of kinds (see `training.order`); verl shuffles.
 """
 
 import os
@@ -37,8 +38,9 @@ from safereason.text.chat import user
 from safereason.training import shared_prefix
 from safereason.training.advantage import group_advantages, uniform_groups
 from safereason.training.arguments import grpo_arguments
-from safereason.training.callbacks import MarkComplete, MetricsLog
+from safereason.training.callbacks import MarkComplete, MetricsLog, train_to_end
 from safereason.training.model import load_trainable, lora_config, save_whole
+from safereason.training.order import epochs
 from safereason.training.rollouts import RewardFunction, rollout_function
 
 # `rollout_func` is announced as experimental at every start; the tests hold its contract.
@@ -136,7 +138,8 @@ def train(
         reward_funcs=[RewardFunction(reward, tokenizer, end_of_turn_ids(model, tokenizer), record)],
         args=GRPOConfig(**arguments),
         train_dataset=Dataset.from_list([
-            {"prompt": user(e.prompt), "id": e.id, "kind": e.kind, "label": e.label} for e in examples
+            {"prompt": user(e.prompt), "id": e.id, "kind": e.kind, "label": e.label}
+            for e in epochs(examples, section.epochs, seed)
         ]),
         processing_class=tokenizer,
         peft_config=lora_config(section.lora),
@@ -146,7 +149,7 @@ def train(
     trainer.add_callback(MarkComplete())
     with console.progress("rl", arguments["max_steps"], steps_done) as advance:
         trainer.add_callback(MetricsLog(metrics, advance, ("reward", "format", "kl", "completions/mean_length")))
-        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        train_to_end(trainer, resume_from)
     save_whole(trainer.accelerator.unwrap_model(trainer.model), tokenizer, run / "model", section.precision)
     return {"steps": trainer.state.global_step}
 

@@ -20,10 +20,10 @@ from trl import SFTConfig, SFTTrainer
 from safereason import console
 from safereason.data.example import Example
 from safereason.recipe.schema import SFT
-from safereason.runs.records import RecordLog
+from safereason.runs.records import RecordLog, read_json
 from safereason.text.chat import trace_ids
 from safereason.training.arguments import sft_arguments
-from safereason.training.callbacks import MarkComplete, MetricsLog
+from safereason.training.callbacks import MarkComplete, MetricsLog, train_to_end
 from safereason.training.model import load_trainable, lora_config, save_whole
 
 
@@ -83,10 +83,13 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(MarkComplete())
+    if resume_from:  # a counter that is no part of TRL's checkpoints
+        state = read_json(resume_from / "trainer_state.json")
+        trainer._total_train_tokens = int(state["log_history"][-1]["num_tokens"])
     with console.progress("sft", arguments["max_steps"], steps_done) as advance:
         trainer.add_callback(MetricsLog(log, advance, ("loss", "grad_norm")))
-        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        train_to_end(trainer, resume_from)
     save_whole(trainer.accelerator.unwrap_model(trainer.model), tokenizer, run / "model", section.precision)
-    # The history is part of a checkpoint, so a resumed run has all of it; the trainer's own mean forgets the first part.
+    # The history is part of a checkpoint; the trainer's own mean forgets the steps before a resume.
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     return {"steps": trainer.state.global_step, "mean_loss": sum(losses) / len(losses)}

@@ -104,8 +104,8 @@ def test_what_both_trainers_are_told_alike(stated):
 
 def test_the_loss_is_the_papers_and_not_trls_default():
     config = GRPOConfig(**grpo_stated(grpo()))
-    assert (config.loss_type, config.scale_rewards, config.beta) == ("dapo", "none", 1e-3)
-    assert (config.num_iterations, config.use_bias_correction_kl, config.mask_truncated_completions) == (1, False, False)
+    assert (config.loss_type, config.scale_rewards, config.beta, config.num_iterations) == ("dapo", "none", 1e-3, 1)
+    assert (config.use_bias_correction_kl, config.mask_truncated_completions) == (False, False)
     assert (config.epsilon, config.epsilon_high, config.delta) == (0.2, None, 3.0)
     assert config.steps_per_generation == config.gradient_accumulation_steps
     assert config.importance_sampling_level == "token"

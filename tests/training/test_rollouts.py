@@ -113,7 +113,8 @@ class Reward:
 @pytest.fixture
 def called(micro_model, tokenizer):
     recorded, logged, reward = [], [], Reward()
-    function = RewardFunction(reward, tokenizer, end_of_turn_ids(load_model(str(micro_model)), tokenizer), recorded.extend)
+    ends = end_of_turn_ids(load_model(str(micro_model)), tokenizer)
+    function = RewardFunction(reward, tokenizer, ends, recorded.extend)
     texts = ["<think>\nwell", "a", "four"]
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     totals = function(

@@ -8,6 +8,7 @@ import torch
 from safereason.data.example import Example
 from safereason.engines.base import Sampling
 from safereason.engines.open import load_model, load_tokenizer, open_engine
+from safereason.engines.transformers import TransformersEngine
 from safereason.recipe.schema import SFT
 from safereason.runs.records import RecordLog, read_records
 from safereason.text.chat import user
@@ -16,7 +17,8 @@ from safereason.training.callbacks import last_checkpoint
 
 
 def trace(number: int, reasoning: str | None = "It is harmless.", answer: str | None = "Boil it.") -> Example:
-    return Example(f"own/{number}", f"How do I cook egg {number}?", "harmless", "own", reasoning=reasoning, answer=answer)
+    prompt = f"How do I cook egg {number}?"
+    return Example(f"own/{number}", prompt, "harmless", "own", reasoning=reasoning, answer=answer)
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +31,8 @@ def section(**changes) -> SFT:
     return SFT(**{**values, **changes})
 
 
-def train(chosen: SFT, model, tokenizer, folder, count: int = 8):
-    rows = sft.tokenize(tokenizer, [trace(i) for i in range(count)], chosen.max_tokens).rows
-    folder.mkdir(exist_ok=True)
+def train(chosen: SFT, model, tokenizer, folder, traces=tuple(map(trace, range(8)))):
+    rows = sft.tokenize(tokenizer, traces, chosen.max_tokens).rows
     with RecordLog(folder / "metrics.jsonl") as log:
         return sft.train(
             chosen, str(model), tokenizer, rows, seed=0, run=folder, log=log, resume_from=None, steps_done=0
@@ -45,19 +46,17 @@ def test_the_trained_part_is_the_trace_the_answer_and_the_end_of_turn(tokenizer)
     assert tokenizer.decode(row["input_ids"][:split]) == (
         "<|im_start|>user\nHow do I cook egg 1?<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert tokenizer.decode(row["input_ids"][split:]) == (
-        "<think>\nIt is harmless.\n</think>\n\nBoil it.<|im_end|>"
-    )
+    assert tokenizer.decode(row["input_ids"][split:]) == ("<think>\nIt is harmless.\n</think>\n\nBoil it.<|im_end|>")
+
+
+UNEVEN = [trace(i, answer="Boil it. " * (3 * i + 1)) for i in range(4)]
 
 
 def test_the_loss_covers_the_trained_part_and_nothing_else(micro_model, tokenizer, tmp_path):
-    rows = sft.tokenize(tokenizer, [trace(i, answer="Boil it. " * (i + 1)) for i in range(4)], 512).rows
     model = load_model(str(micro_model))
     with torch.no_grad():
-        losses = [_token_losses(model, row) for row in rows]
-    chosen = section(micro_batch_size=4)
-    with RecordLog(tmp_path / "metrics.jsonl") as log:
-        sft.train(chosen, str(micro_model), tokenizer, rows, seed=0, run=tmp_path, log=log, resume_from=None, steps_done=0)
+        losses = [_token_losses(model, row) for row in sft.tokenize(tokenizer, UNEVEN, 512).rows]
+    train(section(micro_batch_size=4), micro_model, tokenizer, tmp_path, UNEVEN)
     (record,) = read_records(tmp_path / "metrics.jsonl")
     assert record["loss"] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-4)
 
@@ -71,14 +70,8 @@ def _token_losses(model, row):
 def test_accumulation_does_not_change_the_loss(micro_model, tokenizer, tmp_path):
     found = []
     for size in (1, 4):
-        rows = sft.tokenize(tokenizer, [trace(i, answer="Boil it. " * (3 * i + 1)) for i in range(4)], 512).rows
-        folder = tmp_path / str(size)
-        with RecordLog(folder / "metrics.jsonl") as log:
-            sft.train(
-                section(micro_batch_size=size), str(micro_model), tokenizer, rows, seed=0, run=folder, log=log,
-                resume_from=None, steps_done=0,
-            )  # fmt: skip
-        found += [(r["loss"], r["grad_norm"]) for r in read_records(folder / "metrics.jsonl")]
+        train(section(micro_batch_size=size), micro_model, tokenizer, tmp_path / str(size), UNEVEN)
+        found += [(r["loss"], r["grad_norm"]) for r in read_records(tmp_path / str(size) / "metrics.jsonl")]
     assert found[0] == pytest.approx(found[1], rel=1e-3)
 
 
@@ -145,8 +138,6 @@ def test_adapters_are_merged_into_the_saved_model(micro_model, tokenizer, tmp_pa
 
 
 def _greedy(model, tokenizer) -> list[str]:
-    from safereason.engines.transformers import TransformersEngine
-
     engine = TransformersEngine(model, tokenizer, name="model")
     drawn = engine.generate([user(trace(i).prompt) for i in range(2)], Sampling(temperature=0.0, max_new_tokens=24))
     return [group[0].text for group in drawn]

@@ -21,8 +21,8 @@ from safereason.training.shared_prefix import completion_logps, is_supported
 
 VOCABULARY = 40
 SIZE = {
-    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 128, "head_dim": 8,
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
 }  # fmt: skip
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
 
@@ -41,9 +41,10 @@ MODELS = {
 
 
 def batch(prompts: list[list[int]], rows: list[tuple[int, list[int]]]) -> tuple[Tensor, Tensor, int]:
-    """Ids and mask [B, P + C] of rows (which prompt, its completion): padding left of the prompt and right of the completion."""
+    """Ids and mask [B, P + C] of rows (which prompt, its completion), prompts padded left and completions right."""
     width, length = max(map(len, prompts)), max(len(completion) for _, completion in rows)
-    ids, mask = torch.zeros(len(rows), width + length, dtype=torch.long), torch.zeros(len(rows), width + length, dtype=torch.long)
+    ids = torch.zeros(len(rows), width + length, dtype=torch.long)
+    mask = torch.zeros_like(ids)
     for i, (number, completion) in enumerate(rows):
         prompt = prompts[number]
         first, last = width - len(prompt), width + len(completion)
@@ -69,7 +70,7 @@ def plain(model, ids: Tensor, mask: Tensor, length: int, temperature: float) -> 
 
 @st.composite
 def ragged(draw):
-    """Prompts of 1 … 12 tokens with 1 … 4 completions of 0 … 9 tokens each, their rows in any order; at least one token."""
+    """Prompts of 1 … 12 tokens with 1 … 4 completions of 0 … 9 tokens each, one token at least; rows in any order."""
     token = st.integers(1, VOCABULARY - 1)
     prompts = draw(st.lists(st.lists(token, min_size=1, max_size=12), min_size=1, max_size=3, unique_by=tuple))
     completions = st.lists(st.lists(token, max_size=9), min_size=1, max_size=4)
@@ -153,7 +154,7 @@ def test_plain_models_are_supported(name):
         AutoConfig.for_model("cohere", **SIZE, logit_scale=0.1),
         LlamaConfig(**SIZE, attn_implementation="flex_attention"),
     ],
-    ids=["softcapped", "scaled", "windowed", "windowed layers", "some windowed layers", "scale of cohere", "other mask"],
+    ids=["softcapped", "scaled", "windowed", "windowed layers", "a windowed layer", "cohere", "other mask"],
 )
 def test_what_would_not_be_exact_is_not_supported(config):
     assert not is_supported(make_model(config))

@@ -1,4 +1,4 @@
-"""A GRPO trainer on the micro model whose rollouts and rewards are given, and the log-probabilities worked out plainly."""
+"""A GRPO trainer on the micro model with given rollouts and rewards, and their log-probabilities worked out plainly."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ class Given:
     def __init__(self, tokenizer, rewards: dict[str, list[float | None]]) -> None:
         self.prompts = {prompt: prompt_ids(tokenizer, user(prompt)) for prompt in ROLLOUTS}
         self.completions = {
-            prompt: [[*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for text in texts]
+            prompt: [[*ids, tokenizer.eos_token_id] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
             for prompt, texts in ROLLOUTS.items()
         }
         self.rewards = rewards

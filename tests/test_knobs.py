@@ -1,0 +1,223 @@
+"""No dead knobs: changing any field that training reads changes what is built. A new field fails until it is listed."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from grpo_parts import inputs, make_trainer
+from pydantic import BaseModel
+
+from safereason.data.example import Example
+from safereason.judges import Verdict
+from safereason.recipe import schema
+from safereason.recipe.schema import GRPO, SFT, Recipe
+from safereason.rewards import RewardRow, open_reward
+from safereason.runs.records import RecordLog
+from safereason.stages import rl
+from safereason.training import grpo, rollouts
+from safereason.training.arguments import grpo_arguments, sft_arguments
+from safereason.training.model import lora_config
+
+MIX = {"mix": "rsafe", "rows_per_label": 1, "sources": ["sample"]}
+LORA = {"rank": 4}
+TARS = {"name": "tars", "safety": "refusal", "task": "compliance"}
+BASE_SFT = {"epochs": 2, "learning_rate": 1e-4, "batch_size": 8, "lora": LORA}
+BASE_GRPO = {
+    "epochs": 2, "learning_rate": 1e-6, "prompts_per_step": 2, "rollouts_per_prompt": 6, "micro_batch_size": 4,
+    "kl_coef": 1e-3, "max_prompt_tokens": 64, "sampling": {}, "reward": TARS, "lora": LORA,
+}  # fmt: skip
+
+SHARED = {
+    "epochs": 0.2, "learning_rate": 1e-2, "lr_schedule": "cosine", "warmup_ratio": 0.5, "weight_decay": 0.5,
+    "max_grad_norm": 0.5, "max_steps": 1, "precision": "fp32", "activation_checkpointing": True, "save_steps": 7,
+    "extra": {"adam_beta1": 0.5}, "lora.rank": 5, "lora.alpha": 5.0, "lora.dropout": 0.5,
+    "lora.target_modules": "q_proj",
+}  # fmt: skip
+SFT_CHANGES = {**SHARED, "batch_size": 12, "micro_batch_size": 2, "max_tokens": 12}
+GRPO_CHANGES = {
+    **SHARED, "epochs": 0.1, "prompts_per_step": 4, "rollouts_per_prompt": 4, "micro_batch_size": 6, "kl_coef": 0.0,
+    "clip": 0.5, "dual_clip": 5.0, "entropy_coef": 0.5, "advantage_epsilon": 0.5, "drop_uniform_groups": True,
+    "max_prompt_tokens": 9, "rollouts": "vllm-colocate", "shared_prefix": False, "sampling.temperature": 0.5,
+    "sampling.top_p": 0.5, "sampling.top_k": 5, "sampling.repetition_penalty": 2.0, "sampling.max_new_tokens": 5,
+    "reward.safety": "guard", "reward.task": "other", "reward.require_format": False,
+}  # fmt: skip
+VERDICT_CHANGES = {"reward.accuracy_weight": 0.5, "reward.format_weight": 0.5, "reward.require_reasoning": False}
+ONE_OF_ITS_KIND = {"algorithm", "reward.name"}
+"""Fields with a single value in this version."""
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> set[str]:
+    """The dotted fields of a section, those of the sections in it in their place."""
+    found = set()
+    for name, field in model.model_fields.items():
+        inner = INNER.get((model, name))
+        found |= leaves(inner, f"{prefix}{name}.") if inner else {f"{prefix}{name}"}
+        assert inner or not _is_section(field.annotation), f"{prefix}{name} is a section that INNER does not name"
+    return found
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+INNER = {
+    (SFT, "lora"): schema.LoRA,
+    (GRPO, "lora"): schema.LoRA,
+    (GRPO, "sampling"): schema.Sampling,
+    (GRPO, "reward"): schema.TarsReward,
+}
+
+
+def changed(base: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    head, _, rest = key.partition(".")
+    return {**base, head: changed(base[head], rest, value) if rest else value}
+
+
+def test_every_field_is_listed():
+    assert leaves(SFT) == SFT_CHANGES.keys()
+    assert leaves(GRPO) - ONE_OF_ITS_KIND == GRPO_CHANGES.keys()
+    assert leaves(schema.RSafeReward, "reward.") - ONE_OF_ITS_KIND == VERDICT_CHANGES.keys()
+
+
+@pytest.mark.parametrize("key", SFT_CHANGES)
+def test_each_sft_field_changes_what_is_built(key):
+    before, after = (_sft(values) for values in (BASE_SFT, changed(BASE_SFT, key, SFT_CHANGES[key])))
+    assert before != after
+
+
+def _sft(values: dict[str, Any]) -> dict[str, Any]:
+    section = SFT(**values)
+    return {
+        "arguments": sft_arguments(section, rows=100, seed=0, output_dir="out", cpu=False),
+        "adapters": lora_config(section.lora).to_dict(),
+    }
+
+
+@pytest.fixture(scope="module")
+def base_built(micro_model, tmp_path_factory) -> dict[str, Any]:
+    return _grpo(GRPO(**BASE_GRPO), micro_model, tmp_path_factory.mktemp("base"))
+
+
+@pytest.mark.parametrize("key", [key for key in GRPO_CHANGES if not key.startswith("reward.")])
+def test_each_grpo_field_changes_what_is_built(key, base_built, micro_model, tmp_path):
+    built = _grpo(GRPO(**changed(BASE_GRPO, key, GRPO_CHANGES[key])), micro_model, tmp_path)
+    differing = {name for name in built if built[name] != base_built[name]}
+    assert differing
+    if key.startswith("sampling."):
+        assert {"arguments", "drawn with"} <= differing
+
+
+def _grpo(section: GRPO, model, folder) -> dict[str, Any]:
+    return {
+        "arguments": grpo_arguments(section, prompts=100, seed=0, output_dir="out", cpu=False),
+        "adapters": lora_config(section.lora).to_dict(),
+        "drawn with": _drawn_with(section),
+        "prompts": _prompts_trained_on(section, model, folder),
+        **_scored(section, model, folder),
+    }
+
+
+def _drawn_with(section: GRPO) -> Any:
+    """The sampling that the engine is given."""
+    given: list[Any] = []
+
+    class Engine:
+        def __init__(self, *arguments, **named) -> None: ...
+
+        def generate(self, conversations, sampling, **named):
+            given.append(sampling)
+            return []
+
+    trainer = SimpleNamespace(
+        state=SimpleNamespace(global_step=0),
+        accelerator=SimpleNamespace(process_index=0),
+        model_wrapped=None,
+        processing_class=None,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rollouts, "TransformersEngine", Engine)
+        patch.setattr("trl.models.unwrap_model_for_generation", _Unwrapped)
+        rollouts.rollout_function(section.sampling, 0, 1)([], trainer)
+    return given
+
+
+class _Unwrapped:
+    def __init__(self, *arguments) -> None: ...
+
+    def __enter__(self):
+        return None
+
+    def __exit__(self, *raised) -> None: ...
+
+
+def _prompts_trained_on(section: GRPO, model, folder) -> list[str]:
+    """What the stage hands to the trainer."""
+    handed: list[Any] = []
+    recipe = Recipe(name="own", model=str(model), data=MIX, rl=section)
+    examples = [Example(f"own/{i}", "a" * i, "harmless", "own") for i in range(1, 40)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grpo, "train", lambda *arguments, **named: handed.append(arguments) or {})
+        run = SimpleNamespace(path=folder, records=lambda name: RecordLog(folder / f"{name}.jsonl"))
+        rl._train(section, recipe, str(model), examples, run)
+    return [example.id for example in handed[0][3]]
+
+
+def _scored(section: GRPO, model, folder) -> dict[str, Any]:
+    """Advantages, and what is left in the loss, of a step whose first group has no spread."""
+    rewards = {"Why?": [1.0] * 6, "How many eggs do I need?": [0.0, 0.5, 0.0, 1.0, 0.0, 0.0]}
+    fixed = {"rollouts_per_prompt": 6, "prompts_per_step": 2, "micro_batch_size": 12, "rollouts": "engine"}
+    chosen = section.model_copy(update={**fixed, "precision": "fp32", "lora": None, "kl_coef": 0.0})
+    trainer = make_trainer(model, folder, chosen, rewards)
+    step = trainer._generate_and_score_completions(inputs(trainer))
+    return {
+        "advantages": step["advantages"].tolist(),
+        "mask": step["completion_mask"].tolist(),
+        "shares": trainer._shares_prefix,
+    }
+
+
+ROWS = [
+    RewardRow("p", "harmful", "<think>\nhm\n</think>\n\nI can't help with that."),
+    RewardRow("p", "harmful", "I can't help with that."),
+    RewardRow("p", "harmless", "<think>\nhm\n</think>\n\nBoil it for ten minutes."),
+    RewardRow("p", "harmless", r"<think>hm</think> \boxed{unsafe}", "unsafe"),
+    RewardRow("p", "harmless", r"\boxed{unsafe}", "unsafe"),
+    RewardRow("p", "harmless", r"<think>hm</think> \boxed{safe}", "unsafe"),
+]
+
+
+@pytest.mark.parametrize("key", [key for key in GRPO_CHANGES if key.startswith("reward.")])
+def test_each_field_of_tars_reward_changes_the_reward(key, monkeypatch):
+    monkeypatch.setattr("safereason.rewards.open_judge", _Named)
+    base = GRPO(**BASE_GRPO).reward
+    other = GRPO(**changed(BASE_GRPO, key, GRPO_CHANGES[key])).reward
+    assert _rewarded(base) != _rewarded(other)
+
+
+class _Named:
+    """A judge that scores by the name it was opened with, so that another name is another score."""
+
+    def __init__(self, spec: str) -> None:
+        self.name = spec
+        self.measures = "quality" if spec in ("compliance", "reward-model:other") else "refusal"
+
+    def judge(self, exchanges):
+        return [Verdict(1 / len(self.name), "any") for _ in exchanges]
+
+
+@pytest.mark.parametrize("key", VERDICT_CHANGES)
+def test_each_field_of_rsafe_reward_changes_the_reward(key):
+    base = {**BASE_GRPO, "reward": {"name": "rsafe"}}
+    other = changed(base, key, VERDICT_CHANGES[key])
+    assert _rewarded(GRPO(**base).reward) != _rewarded(GRPO(**other).reward)
+
+
+def _rewarded(section: Any) -> list[Any]:
+    return [(parts.total, parts.parts) for parts in open_reward(section).score(ROWS)]
+
+
+def test_the_seed_reaches_both_trainers():
+    for arguments, section in ((sft_arguments, SFT(**BASE_SFT)), (grpo_arguments, GRPO(**BASE_GRPO))):
+        size = {"rows": 100} if arguments is sft_arguments else {"prompts": 100}
+        seeds = [arguments(section, seed=seed, output_dir="out", **size)["seed"] for seed in (1, 2)]
+        assert seeds == [1, 2]

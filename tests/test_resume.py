@@ -1,0 +1,183 @@
+"""`kill -9` and `--resume`: the installed program ends with the records, figures and weights of one never killed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from program import safereason
+
+from safereason.recipe.load import load
+from safereason.runs.records import read_json, read_records
+from safereason.stages import data, rl, sft
+from safereason.stages import eval as evaluation
+from safereason.stages.base import Options
+
+RECIPE = """
+model: {model}
+seed: 5
+data:
+  mix: tars
+  prompts: 16
+  harmful_ratio: 0.5
+  harmful: [{{source: sample, prompts: 40}}]
+  harmless: [{{source: sample, prompts: 40}}]
+  ambiguous: [{{source: sample, prompts: 40}}]
+  traces: [{{source: sample, prompts: 24}}]
+sft: {{epochs: 1, learning_rate: 1.0e-3, batch_size: 4, micro_batch_size: 2, precision: fp32, save_steps: 2}}
+rl:
+  epochs: 2
+  max_steps: 6
+  learning_rate: 1.0e-3
+  prompts_per_step: 4
+  rollouts_per_prompt: 4
+  micro_batch_size: 8
+  kl_coef: 0.01
+  max_prompt_tokens: 256
+  sampling: {{max_new_tokens: 64}}
+  reward: {{name: tars, safety: refusal, task: compliance, require_format: false}}
+  precision: fp32
+  save_steps: 2
+eval:
+  sampling: {{temperature: 1.0, max_new_tokens: 96}}
+  behaviors: sample
+  benign: sample
+  harm_judge: refusal
+  refusal_judge: refusal
+  limit: 32
+"""
+TIMED = ("step_time",)
+"""What a step logs that another run would not repeat."""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, micro_model) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(RECIPE.format(model=micro_model))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(recipe, tmp_path_factory) -> dict[str, Path]:
+    """The runs of each stage, never interrupted."""
+    options = Options(root=tmp_path_factory.mktemp("whole"))
+    chosen = load(str(recipe))
+    return {
+        "data": data.run(chosen, options).run,
+        "sft": sft.run(chosen, options).run,
+        "rl": rl.run(chosen, options).run,
+        "eval": evaluation.run(chosen, options, "xstest").run,
+    }
+
+
+@pytest.fixture
+def root(whole, tmp_path) -> Path:
+    """A folder with the runs before the one that is killed."""
+    for stage in ("data", "sft"):
+        shutil.copytree(whole[stage], tmp_path / stage / whole[stage].name)
+    return tmp_path
+
+
+def kill_once(ready: Callable[[], bool], *arguments: object) -> None:
+    """Starts the program and kills its process group as soon as `ready`."""
+    command = [sys.executable, "-m", "safereason", *map(str, arguments)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while not ready():
+            assert process.poll() is None, f"it ended before it could be killed: {process.stderr.read()}"
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+
+
+def has_step(path: Path, step: int) -> Callable[[], bool]:
+    return lambda: path.exists() and any(record["step"] >= step for record in read_records(path))
+
+
+def resume(*arguments: object) -> None:
+    done = safereason(*arguments, "--resume")
+    assert done.returncode == 0, done.stderr
+
+
+def steps(run: Path) -> list[dict]:
+    records = read_records(run / "metrics.jsonl")
+    return [{key: value for key, value in record.items() if key not in TIMED} for record in records]
+
+
+def assert_same_training(found: Path, wanted: Path) -> None:
+    assert steps(found) == steps(wanted)
+    assert read_json(found / "metrics.json") == read_json(wanted / "metrics.json")
+    name = "model/model.safetensors"
+    assert (found / name).read_bytes() == (wanted / name).read_bytes()
+
+
+def test_rl_is_killed_and_resumed(recipe, whole, root):
+    run = root / "rl" / whole["rl"].name
+    kill_once(has_step(run / "rollouts.jsonl", 3), "rl", "--recipe", recipe, "--root", root)
+    assert not (run / "model").exists()
+    assert read_json(run / "manifest.json")["status"] == "running"
+    leave_half_a_checkpoint(run / "checkpoints")
+    with (run / "rollouts.jsonl").open("ab") as file:
+        file.write(b'{"step": 9, "id": "sample/torn')
+    resume("rl", "--recipe", recipe, "--root", root)
+    assert_same_training(run, whole["rl"])
+    assert list(read_records(run / "rollouts.jsonl")) == list(read_records(whole["rl"] / "rollouts.jsonl"))
+    drawn = Counter(record["step"] for record in read_records(run / "rollouts.jsonl"))
+    assert drawn == dict.fromkeys(range(1, 7), 16)
+
+
+def leave_half_a_checkpoint(folder: Path) -> None:
+    """What a kill during the next save leaves: files cut off, and no mark that it is whole."""
+    step, last = max((int(path.name.rpartition("-")[2]), path) for path in folder.glob("checkpoint-*"))
+    assert (last / "complete").exists()
+    half = folder / f"checkpoint-{step + 2}"
+    shutil.copytree(last, half)
+    (half / "complete").unlink()
+    for name in ("model.safetensors", "optimizer.pt", "trainer_state.json"):
+        content = (half / name).read_bytes()
+        (half / name).write_bytes(content[: len(content) // 2])
+
+
+def test_sft_is_killed_and_resumed(recipe, whole, root):
+    shutil.rmtree(root / "sft")
+    run = root / "sft" / whole["sft"].name
+    kill_once(has_step(run / "metrics.jsonl", 3), "sft", "--recipe", recipe, "--root", root)
+    assert not (run / "model").exists()
+    resume("sft", "--recipe", recipe, "--root", root)
+    assert_same_training(run, whole["sft"])
+    assert [record["step"] for record in steps(run)] == list(range(1, 7))
+
+
+def test_eval_is_killed_and_resumed(recipe, whole, tmp_path):
+    run = tmp_path / "eval" / "xstest" / whole["eval"].name
+    arguments = ("eval", "xstest", "--recipe", recipe, "--model", whole["rl"], "--root", tmp_path)
+    kill_once(lambda: (run / "completions.jsonl").exists() and any(read_records(run / "completions.jsonl")), *arguments)
+    assert len(list(read_records(run / "completions.jsonl"))) < 32
+    resume(*arguments)
+    for name in ("completions.jsonl", "verdicts.jsonl"):
+        found, wanted = (sorted(read_records(folder / name), key=json.dumps) for folder in (run, whole["eval"]))
+        assert found == wanted
+    assert read_json(run / "metrics.json") == read_json(whole["eval"] / "metrics.json")
+
+
+@pytest.mark.parametrize(("stage", "work"), [("sft", sft), ("rl", rl)])
+def test_a_kill_after_the_last_checkpoint_costs_no_step(recipe, whole, root, stage: str, work: ModuleType):
+    run = root / stage / whole[stage].name
+    shutil.copytree(whole[stage], run, dirs_exist_ok=True)
+    shutil.rmtree(run / "model")
+    (run / "metrics.json").unlink()
+    (run / "manifest.json").write_text(json.dumps({**read_json(run / "manifest.json"), "status": "running"}))
+    before = (run / "metrics.jsonl").read_bytes()
+    work.run(load(str(recipe)), Options(root=root, on_existing="resume"))
+    assert (run / "metrics.jsonl").read_bytes() == before
+    assert_same_training(run, whole[stage])
