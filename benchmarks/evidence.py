@@ -47,12 +47,13 @@ class Seed:
     """RL's metrics, a record a step."""
 
 
-def measure(seed: int, root: Path) -> Seed:
-    """Runs every stage of one seed; the base model is measured with it."""
+def measure(seed: int, root: Path, with_base: bool) -> Seed:
+    """Runs every stage of one seed; the base model, which no seed changes, is measured with one of them."""
     recipe = load(RECIPE, [f"seed={seed}"])
     options = Options(root=root, on_existing="resume")
     data.run(recipe, options)
-    models = {"base": recipe.model, "sft": str(sft.run(recipe, options).run)}
+    models = {"base": recipe.model} if with_base else {}
+    models["sft"] = str(sft.run(recipe, options).run)
     trained = rl.run(recipe, options).run
     models["rl"] = str(trained)
     truths: dict[str, dict[str, Truths]] = {}
@@ -80,7 +81,7 @@ def _read(run: Path, right: str) -> tuple[Truths, list[bool]]:
 def pooled(seeds: Sequence[Seed], model: str, kind: str | None = None) -> Figure:
     """The share over all seeds, with Wilson's interval on all answers."""
     kinds = (kind,) if kind else ("harmful", "harmless")
-    return share(model, [t for s in seeds for k in kinds for t in s.truths[model][k].values()])
+    return share(model, [t for s in seeds if model in s.truths for k in kinds for t in s.truths[model][k].values()])
 
 
 def gain(seeds: Sequence[Seed], before: str, after: str) -> tuple[float, float, float]:
@@ -111,9 +112,9 @@ def _table(seeds: Sequence[Seed]) -> list[str]:
              "|---|---|---|---|---|---|"]  # fmt: skip
     groups = [([s], str(s.seed)) for s in seeds] + ([(list(seeds), "all")] if len(seeds) > 1 else [])
     for group, name in groups:
-        for model in MODELS:
+        for model in [m for m in MODELS if any(m in s.truths for s in group)]:
             both, harmful, harmless = (pooled(group, model, k) for k in (None, "harmful", "harmless"))
-            well = share("format", [w for s in group for w in s.formats[model]])
+            well = share("format", [w for s in group for w in s.formats.get(model, [])])
             lines.append(f"| {name} | {model} | {_cell(both)} | {_cell(harmful)} | {_cell(harmless)} | {_cell(well)} |")
     return lines
 
@@ -123,13 +124,18 @@ def _verdict(seeds: Sequence[Seed]) -> str:
     difference, low, high = gain(seeds, "sft", "rl")
     apart = after.low is not None and before.high is not None and after.low > before.high
     how = "above SFT's, outside both 95 % intervals" if apart else "not clear of SFT's 95 % interval"
-    return (f"Over {len(seeds)} seeds RL's share is {_cell(after)} against SFT's {_cell(before)}: {how}. The paired difference "
-            f"is {difference:+.3f} [{low:+.3f}, {high:+.3f}] (bootstrap over prompts).")  # fmt: skip
+    return (f"Over {len(seeds)} seeds RL's share is {_cell(after)} against SFT's {_cell(before)}: {how}. "
+            f"The paired difference is {difference:+.3f} [{low:+.3f}, {high:+.3f}] by bootstrap.")  # fmt: skip
 
 
 def draw_curves(seeds: Sequence[Seed], path: Path) -> None:
     """Reward, well-formed share, KL and entropy by step, one line a seed, with the mean in black."""
-    names = (("reward", "reward"), ("format", "well-formed share"), ("kl", "KL to SFT (nats a token)"), ("entropy", "entropy (nats)"))
+    names = (
+        ("reward", "reward"),
+        ("format", "well-formed share"),
+        ("kl", "KL to SFT (nats)"),
+        ("entropy", "entropy (nats)"),
+    )
     canvas = Canvas(figsize=(10, 2.6), layout="constrained")
     for axes, (key, title) in zip(canvas.subplots(1, len(names)), names, strict=True):
         lines = [[row[key] for row in s.steps] for s in seeds]
@@ -144,7 +150,8 @@ def draw_curves(seeds: Sequence[Seed], path: Path) -> None:
 
 
 def _by_step(seeds: Sequence[Seed]) -> list[str]:
-    lines = ["| step | reward | well-formed | safety | task | KL | entropy | tokens |", "|---|---|---|---|---|---|---|---|"]
+    lines = ["| step | reward | well-formed | safety | task | KL | entropy | tokens |",
+             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for rows in zip(*(s.steps for s in seeds), strict=True):
         cells = [mean(key, [row.get(key) for row in rows]).value for key in
                  ("reward", "format", "safety", "task", "kl", "entropy", "completions/mean_length")]  # fmt: skip
@@ -171,7 +178,8 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of the runs (default ./runs)")
     arguments = parser.parse_args()
-    seeds = [measure(int(seed), arguments.root) for seed in arguments.seeds.split(",")]
+    numbers = [int(seed) for seed in arguments.seeds.split(",")]
+    seeds = [measure(number, arguments.root, with_base=number == numbers[0]) for number in numbers]
     write_page(seeds, arguments.root)
     difference, low, high = gain(seeds, "sft", "rl")
     figures = {model: pooled(seeds, model).__dict__ for model in MODELS}

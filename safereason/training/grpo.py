@@ -15,6 +15,7 @@ Deviations:
     4. Every step sees the mix's ratio of kinds (see `training.order`); verl shuffles.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -42,6 +43,9 @@ from safereason.training.callbacks import MarkComplete, MetricsLog, train_to_end
 from safereason.training.model import load_trainable, lora_config, save_whole
 from safereason.training.order import epochs
 from safereason.training.rollouts import RewardFunction, rollout_function
+
+# TRL prints the whole prompt of an unscored rollout; the share unscored is in the metrics, and the rollout in its file.
+logging.getLogger("trl.trainer.grpo_trainer").addFilter(lambda record: "returned None" not in record.getMessage())
 
 # `rollout_func` is announced as experimental at every start; the tests hold its contract.
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")

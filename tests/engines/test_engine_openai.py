@@ -1,5 +1,6 @@
 """The OpenAI engine against a real server: the micro model behind HTTP."""
 
+import json
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,11 @@ from safereason.engines.base import Completion
 from safereason.engines.open import open_engine
 from safereason.engines.openai import OpenAIEngine, request_seed
 from safereason.engines.transformers import TransformersEngine
-from safereason.errors import InputError
-from safereason.recipe.schema import Sampling
+from safereason.errors import InputError, StageFailed
+from safereason.recipe.schema import Evaluation, Recipe, Sampling, SourceShare, TarsMix
+from safereason.runs.records import read_records
+from safereason.stages import eval as stage_eval
+from safereason.stages.base import Options
 from safereason.text.chat import user
 
 PROMPTS = [user(text) for text in ("one", "a somewhat longer second prompt", "three!")]
@@ -275,6 +280,33 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch):
 def test_log_likelihoods_are_refused(server: Server):
     with pytest.raises(InputError, match=r"openai/micro: .*log-likelihoods; use a local engine"):
         client(server).loglikelihood([user("x")], ["y"])
+
+
+def eval_recipe(source: Path) -> Recipe:
+    kinds = ("harmless", "harmful")
+    rows = [{"id": f"mine/{i}", "prompt": f"Prompt {i}", "kind": kinds[i % 2], "source": "mine"} for i in range(6)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    share = (SourceShare(source="sample", prompts=4),)
+    mix = TarsMix(
+        mix="tars", prompts=4, harmful_ratio=0.5, harmful=share, harmless=share, ambiguous=share, traces=share
+    )
+    section = Evaluation(sampling=SAMPLED, benign=str(source), refusal_judge="refusal", prefix="")
+    return Recipe(name="micro", model="org/none", seed=3, data=mix, eval=section)
+
+
+def test_an_evaluation_asks_again_only_for_what_the_server_failed_at(server: Server, tmp_path: Path):
+    recipe = eval_recipe(tmp_path / "prompts.jsonl")
+    options = Options(out=tmp_path / "run", model="openai/micro", base_url=server.url)
+    server.status_of = lambda body: 400 if body["messages"][0]["content"] in ("Prompt 2", "Prompt 5") else 200
+    with pytest.raises(StageFailed, match=r"2 of 6 completions failed .*told to fail with 400"):
+        stage_eval.run(recipe, options, "xstest")
+    server.status_of = lambda body: 200
+    server.requests.clear()
+    stage_eval.run(recipe, replace(options, on_existing="resume"), "xstest")
+    assert {r["messages"][0]["content"] for r in server.requests} == {"Prompt 2", "Prompt 5"}
+    records = list(read_records(tmp_path / "run" / "completions.jsonl"))
+    assert sorted(r["id"] for r in records) == [f"mine/{i}" for i in range(6)]
+    assert all(r["tokens"] is None and r["finish_reason"] != "error" for r in records)
 
 
 INTERRUPTED = """
