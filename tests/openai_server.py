@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse, Response
 from safereason.engines.base import Engine
 from safereason.recipe.schema import Sampling
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 """Seconds after which a held request gives up, so that a failing test ends."""
 
 
@@ -63,10 +63,12 @@ class Server:
         try:
             if self.hangs(body):
                 self.stopped.wait(PATIENCE)
+                return Response(status_code=503)
             return self._reply(body, status)
         finally:
             with self.changed:
                 self.under_way -= 1
+                self.changed.notify_all()
 
     def _reply(self, body: dict[str, Any], status: int) -> Response:
         if status != 200:
@@ -123,3 +125,6 @@ def serve(engine: Engine) -> Iterator[Server]:
         server.stopped.set()
         running.should_exit = running.force_exit = True
         thread.join(PATIENCE)
+        # A thread that is still in torch when the interpreter ends takes the process down with it.
+        with server.changed:
+            server.changed.wait_for(lambda: server.under_way == 0, PATIENCE)

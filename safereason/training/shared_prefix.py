@@ -55,17 +55,30 @@ def completion_logps(
     causal = _causal(model)
     width = ids.shape[1] - completion_width
     row_ids, positions, allowed, source = _layout(ids, mask, width)
-    bias = torch.zeros(allowed.shape, dtype=causal.dtype, device=ids.device).masked_fill_(
-        ~allowed, torch.finfo(causal.dtype).min
-    )
     hidden = causal.base_model(
-        input_ids=row_ids, attention_mask=bias[:, None], position_ids=positions, use_cache=False
+        input_ids=row_ids, attention_mask=_attention(causal, allowed), position_ids=positions, use_cache=False
     ).last_hidden_state.flatten(0, 1)  # [R * L, H]
     counted = mask[:, width:].bool()  # [B, C]
     head = causal.get_output_embeddings()
     logps, entropies = _project(hidden[source], ids[:, width:][counted], head.weight, head.bias, temperature)
     empty = logps.new_zeros(counted.shape)
     return empty.masked_scatter(counted, logps), empty.masked_scatter(counted, entropies)
+
+
+def _attention(causal: Any, allowed: Tensor) -> Tensor:
+    """The mask [R, 1, L, L] in the form the model's attention takes: sdpa in any dtype, eager as something to add."""
+    if causal.config.get_text_config()._attn_implementation == "sdpa":
+        return allowed[:, None]
+    added = torch.zeros(allowed.shape, dtype=causal.dtype, device=allowed.device)
+    return added.masked_fill_(~allowed, torch.finfo(causal.dtype).min)[:, None]
+
+
+def _attention(causal: Any, allowed: Tensor) -> Tensor:
+    """The mask [R, 1, L, L] as the model's attention takes it: sdpa a boolean one in any precision, eager a summand."""
+    if causal.config.get_text_config()._attn_implementation == "sdpa":
+        return allowed[:, None]
+    summand = torch.zeros(allowed.shape, dtype=causal.dtype, device=allowed.device)
+    return summand.masked_fill_(~allowed, torch.finfo(causal.dtype).min)[:, None]
 
 
 def _layout(ids: Tensor, mask: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -305,7 +305,7 @@ def test_an_evaluation_asks_again_only_for_what_the_server_failed_at(server: Ser
     stage_eval.run(recipe, replace(options, on_existing="resume"), "xstest")
     assert {r["messages"][0]["content"] for r in server.requests} == {"Prompt 2", "Prompt 5"}
     records = list(read_records(tmp_path / "run" / "completions.jsonl"))
-    assert sorted(r["id"] for r in records) == [f"mine/{i}" for i in range(6)]
+    assert sorted(r["id"] for r in records) == [f"mine/{i}/direct" for i in range(6)]
     assert all(r["tokens"] is None and r["finish_reason"] != "error" for r in records)
 
 
