@@ -3,6 +3,7 @@
 PYTHON ?= python3
 RUNS ?= runs
 PYTEST_ARGS ?=
+WORKERS ?= 2
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
@@ -37,10 +38,11 @@ demo: .venv/.installed ## Run TARS from data to report on a CPU, with a real 135
 	@echo "Open it in a browser: file://$(abspath $(REPORT))"
 
 test: install ## Run every test; $SAFEREASON_DATA_HOME adds those on public benchmark files
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 test-fast: install ## Run the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: install ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
