@@ -158,7 +158,7 @@ def _prompts_trained_on(section: GRPO, model, folder) -> list[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grpo, "train", lambda *arguments, **named: handed.append(arguments) or {})
         run = SimpleNamespace(path=folder, records=lambda name: RecordLog(folder / f"{name}.jsonl"))
-        rl._train(section, recipe, str(model), examples, run)
+        rl._train(section, recipe, str(model), examples, None, run)
     return [example.id for example in handed[0][3]]
 
 

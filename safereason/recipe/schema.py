@@ -120,7 +120,7 @@ class SFT(Section):
     """Traces in one forward pass of one device; the rest is gradient accumulation."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Course of the learning rate."""
-    warmup_ratio: Ratio = 0.0
+    warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the steps spent warming up."""
     weight_decay: NonNegative = 0.01
     """AdamW's decoupled weight decay."""
@@ -194,7 +194,7 @@ class GRPO(Section):
     """Leave groups whose rewards are all 0 or all 1 out of the loss."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Course of the learning rate."""
-    warmup_ratio: Ratio = 0.0
+    warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the steps spent warming up."""
     weight_decay: NonNegative = 0.01
     """AdamW's decoupled weight decay."""

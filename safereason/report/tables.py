@@ -32,6 +32,8 @@ class Column:
     name: str
     judge: str
     """Who scored it; empty for what needs no judge."""
+    source: str = ""
+    """Where its prompts came from, where that is not the evaluation's own data."""
 
     @property
     def title(self) -> str:
@@ -132,4 +134,5 @@ def _figure(row: dict[str, Any]) -> Figure:
 
 def _column(run: Run, figure: Figure) -> Column:
     judge = "" if figure.name in UNJUDGED else judge_title(str(run.metrics.get("judge") or "judge not recorded"))
-    return Column(run.stage.removeprefix("eval/"), figure.name, judge)
+    evaluation, source = run.stage.removeprefix("eval/"), str(run.metrics.get("source") or "")
+    return Column(evaluation, figure.name, judge, "" if source.startswith(evaluation) else source)

@@ -74,7 +74,9 @@ def run(
     """
     plan = make_plan(recipe, name, attacks, judge, limit)
     model = options.model or _trained_model(recipe, options)
-    directory = open_run(f"eval/{name}", recipe, options, model_label(model), _identity(recipe, plan, model))
+    directory = open_run(
+        f"eval/{name}", recipe, options, model_label(model), _identity(recipe, plan, model, options.base_url)
+    )
     if (result := finished_result(directory)) is not None:
         return result
     available = [e for e in sources.get(plan.source).load("test") if plan.evaluation.keeps(e)]
@@ -178,11 +180,12 @@ def _trained_model(recipe: Recipe, options: Options) -> str:
     return str(source_run("sft", recipe, options, sft.identity_of(recipe, recipe.model)))
 
 
-def _identity(recipe: Recipe, plan: Plan, model: str) -> dict[str, Any]:
+def _identity(recipe: Recipe, plan: Plan, model: str, base_url: str | None) -> dict[str, Any]:
     name, colon, argument = plan.judge.partition(":")
     judge = f"{name}{colon}{model_identity(argument) if argument else ''}"
+    server = {"base_url": base_url} if base_url else {}
     return identity(recipe, "eval", model=model_identity(model), eval=plan.evaluation.name, attacks=list(plan.attacks),
-                    limit=plan.limit, judge=judge)  # fmt: skip
+                    limit=plan.limit, judge=judge, **server)  # fmt: skip
 
 
 def _open_judge(plan: Plan) -> Judge:

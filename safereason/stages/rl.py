@@ -8,6 +8,8 @@ from safereason.data.example import Example, read_examples
 from safereason.engines.open import load_tokenizer, model_location
 from safereason.errors import InputError
 from safereason.recipe.schema import GRPO, Recipe
+from safereason.rewards import open_reward
+from safereason.rewards.base import Reward
 from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import installed, sha256
 from safereason.runs.records import keep_records
@@ -48,10 +50,12 @@ def run(recipe: Recipe, options: Options) -> Result:
     if (result := finished_result(directory)) is not None:
         return result
     prompts = source_run("data", recipe, options, data.identity_of(recipe)) / "train.parquet"
-    model_location(start)  # an unknown model is refused before a directory is made
+    # An unknown model or judge is refused before a directory is made.
+    model_location(start)
+    reward = open_reward(section.reward)
     with directory as this:
         this.inputs[str(prompts)] = sha256(prompts)
-        metrics = _train(section, recipe, start, read_examples(prompts), this)
+        metrics = _train(section, recipe, start, read_examples(prompts), reward, this)
         this.finish(metrics)
     return Result(directory.path, metrics)
 
@@ -65,8 +69,9 @@ def start_model(recipe: Recipe, options: Options) -> str:
     return str(source_run("sft", recipe, options, sft.identity_of(recipe, recipe.model)))
 
 
-def _train(section: GRPO, recipe: Recipe, start: str, examples: list[Example], this: RunDirectory) -> dict[str, Any]:
-    from safereason.rewards import open_reward
+def _train(
+    section: GRPO, recipe: Recipe, start: str, examples: list[Example], reward: Reward, this: RunDirectory
+) -> dict[str, Any]:
     from safereason.text.chat import prompt_ids, user
     from safereason.training import grpo
     from safereason.training.callbacks import last_checkpoint
@@ -79,7 +84,7 @@ def _train(section: GRPO, recipe: Recipe, start: str, examples: list[Example], t
         keep_records(this.path / f"{name}.jsonl", lambda record: record["step"] <= done)
     with this.records("metrics") as metrics, this.records("rollouts") as rollouts:
         trained = grpo.train(
-            section, model_location(start), tokenizer, kept, open_reward(section.reward), seed=recipe.seed,
+            section, model_location(start), tokenizer, kept, reward, seed=recipe.seed,
             run=this.path, metrics=metrics, rollouts=rollouts, resume_from=checkpoint, steps_done=done,
         )  # fmt: skip
     return {**trained, "prompts": len(kept), "dropped_too_long": len(examples) - len(kept)}

@@ -1,5 +1,6 @@
 """What a trainer tells the run directory: a row of metrics a step, which checkpoints are whole, and how it goes on."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,13 @@ class MetricsLog(TrainerCallback):
         logs: dict[str, Any] = given["logs"]
         if not state.is_world_process_zero or "train_runtime" in logs:
             return
-        self._log.append({"step": state.global_step, **logs})
+        self._log.append({"step": state.global_step, **{key: _finite(value) for key, value in logs.items()}})
         self._advance("  ".join(f"{key} {logs[key]:.3g}" for key in self._shown if logs.get(key) is not None))
+
+
+def _finite(value: Any) -> Any:
+    """The value, or None where JSON has no word for it."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class MarkComplete(TrainerCallback):

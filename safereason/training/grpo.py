@@ -52,6 +52,9 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 ROLLOUT_TOKENS = 16_384
 """Token budget of a rollout batch."""
+SHARE_FROM = 0.25
+"""Prompts are shared from this share of the completions' length: below it the long packed rows cost more attention than
+the prompts they spare."""
 
 
 class Trainer(GRPOTrainer):  # type: ignore[misc]
@@ -90,7 +93,9 @@ class Trainer(GRPOTrainer):  # type: ignore[misc]
         compute_entropy: bool = False, **named: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
         """TRL's one place for log-probabilities, with shared prompts where that is exact."""
-        if not self._shares_prefix or not bool(attention_mask[:, -logits_to_keep:].any()):
+        prompt_width = input_ids.shape[1] - logits_to_keep
+        worth_it = prompt_width >= SHARE_FROM * logits_to_keep and bool(attention_mask[:, -logits_to_keep:].any())
+        if not (self._shares_prefix and worth_it):
             result: tuple[Tensor, Tensor | None, Tensor | None] = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **named
             )

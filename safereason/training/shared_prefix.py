@@ -66,14 +66,6 @@ def completion_logps(
 
 
 def _attention(causal: Any, allowed: Tensor) -> Tensor:
-    """The mask [R, 1, L, L] in the form the model's attention takes: sdpa in any dtype, eager as something to add."""
-    if causal.config.get_text_config()._attn_implementation == "sdpa":
-        return allowed[:, None]
-    added = torch.zeros(allowed.shape, dtype=causal.dtype, device=allowed.device)
-    return added.masked_fill_(~allowed, torch.finfo(causal.dtype).min)[:, None]
-
-
-def _attention(causal: Any, allowed: Tensor) -> Tensor:
     """The mask [R, 1, L, L] as the model's attention takes it: sdpa a boolean one in any precision, eager a summand."""
     if causal.config.get_text_config()._attn_implementation == "sdpa":
         return allowed[:, None]
