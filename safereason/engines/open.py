@@ -16,7 +16,8 @@ from safereason.runs.directory import read_manifest
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ENGINES = ("hf", "vllm", "openai")
+REMOTE = ("openai/", "vllm/")
+"""Models that no folder or hub id stands for here."""
 
 
 def open_engine(spec: str, *, base_url: str | None = None, precision: str = "fp32") -> Engine:
@@ -44,6 +45,16 @@ def open_engine(spec: str, *, base_url: str | None = None, precision: str = "fp3
 
     location = model_location(spec)
     return TransformersEngine(load_model(location, precision), load_tokenizer(location), name=spec)
+
+
+def check_name(spec: str) -> None:
+    """Refuses a model that cannot be one, without loading anything.
+
+    Raises:
+        InputError: As `model_location` does.
+    """
+    if not spec.startswith(REMOTE):
+        model_location(spec)
 
 
 def model_location(spec: str) -> str:

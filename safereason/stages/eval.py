@@ -14,6 +14,7 @@ from safereason import console, evals
 from safereason.data import sources
 from safereason.data.example import Example
 from safereason.engines.base import Completion
+from safereason.engines.open import check_name, open_engine
 from safereason.errors import BarNotMet, InputError, StageFailed
 from safereason.evals import Case, Eval, Outcome
 from safereason.evals.metrics import OVERALL, Figure
@@ -74,6 +75,7 @@ def run(
     """
     plan = make_plan(recipe, name, attacks, judge, limit)
     model = options.model or _trained_model(recipe, options)
+    check_name(model)  # before a directory is made
     directory = open_run(
         f"eval/{name}", recipe, options, model_label(model), _identity(recipe, plan, model, options.base_url)
     )
@@ -207,8 +209,6 @@ def _start(this: RunDirectory) -> None:
 def _generate(
     cases: Sequence[Case], section: Evaluation, recipe: Recipe, options: Options, model: str, log: RecordLog
 ) -> None:
-    from safereason.engines.open import open_engine
-
     held = {record["id"] for record in read_records(log.path)}
     done = {i for i, case in enumerate(cases) if case.id in held}
     if len(done) == len(cases):
