@@ -135,8 +135,8 @@ def _verdict(seeds: Sequence[Seed]) -> str:
     apart = after.low is not None and before.high is not None and after.low > before.high
     how = "above SFT's, outside both 95 % intervals" if apart else "not clear of SFT's 95 % interval"
     return (f"Over {len(seeds)} seeds RL's share is {_cell(after)} against SFT's {_cell(before)}: {how}. "
-            f"The paired difference is {difference:+.3f} [{low:+.3f}, {high:+.3f}] by bootstrap. Part of it is form: among the "
-            f"well-formed answers alone RL decides rightly in {_cell(decided(seeds, 'rl'))}, SFT in "
+            f"The paired difference is {difference:+.3f} [{low:+.3f}, {high:+.3f}] by bootstrap. Part of it is "
+            f"form: among the well-formed answers alone RL decides rightly in {_cell(decided(seeds, 'rl'))}, SFT in "
             f"{_cell(decided(seeds, 'sft'))}.")  # fmt: skip
 
 
