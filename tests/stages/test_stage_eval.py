@@ -105,7 +105,7 @@ class Server:
 
 def serve(monkeypatch: pytest.MonkeyPatch, fails: set[int]) -> Server:
     server = Server(fails)
-    monkeypatch.setattr("safereason.engines.open.open_engine", lambda *arguments, **named: server)
+    monkeypatch.setattr("safereason.stages.eval.open_engine", lambda *arguments, **named: server)
     return server
 
 
