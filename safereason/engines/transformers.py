@@ -93,13 +93,10 @@ class TransformersEngine:
         self.model.eval()
         try:
             with torch.inference_mode():
-                for members in _pack(
-                    sorted(range(len(prompts)), key=lambda i: -lengths[i]), lengths, self.batch_tokens
-                ):
-                    for i, likelihood in zip(
-                        members, self._score([prompts[i] for i in members], [targets[i] for i in members]), strict=True
-                    ):
-                        found[i] = likelihood
+                longest_first = sorted(range(len(prompts)), key=lambda i: -lengths[i])
+                for members in _pack(longest_first, lengths, self.batch_tokens):
+                    scored = self._score([prompts[i] for i in members], [targets[i] for i in members])
+                    found.update(zip(members, scored, strict=True))
         finally:
             self.model.train(was_training)
         return [found[i] for i in range(len(prompts))]

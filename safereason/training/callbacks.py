@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from safereason import console
 from safereason.runs.records import RecordLog
 
 COMPLETE = "complete"
@@ -50,8 +51,28 @@ def last_checkpoint(folder: Path) -> tuple[Path, int] | None:
     return max(found, key=lambda pair: pair[1], default=None)
 
 
-def train_to_end(trainer: Trainer, checkpoint: Path | None) -> None:
-    """Trains from the start or from a checkpoint; from one of the last step `train` would take a step too many."""
+def train_to_end(
+    trainer: Trainer, checkpoint: Path | None, *, what: str, log: RecordLog, shown: tuple[str, ...], steps_done: int
+) -> None:
+    """Trains from the start or from a checkpoint, with one progress bar, a record a step and marked checkpoints.
+
+    Args:
+        trainer: TRL's, ready to train.
+        checkpoint: Where to go on from.
+        what: The bar's name.
+        log: Where a record a step goes.
+        shown: Metrics that stand beside the bar.
+        steps_done: The checkpoint's step.
+    """
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(MarkComplete())
+    with console.progress(what, trainer.args.max_steps, steps_done) as advance:
+        trainer.add_callback(MetricsLog(log, advance, shown))
+        _train(trainer, checkpoint)
+
+
+def _train(trainer: Trainer, checkpoint: Path | None) -> None:
+    """From a checkpoint of the last step `train` would take a step too many, so that it is only loaded."""
     if checkpoint is not None:
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if state.global_step >= state.max_steps:

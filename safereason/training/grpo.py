@@ -26,12 +26,11 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, PrinterCallback
+from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer
 
-from safereason import console
 from safereason.data.example import Example
-from safereason.engines.transformers import end_of_turn_ids
+from safereason.engines.transformers import BATCH_TOKENS, end_of_turn_ids
 from safereason.recipe.schema import GRPO
 from safereason.rewards.base import Reward
 from safereason.runs.records import RecordLog
@@ -39,7 +38,7 @@ from safereason.text.chat import user
 from safereason.training import shared_prefix
 from safereason.training.advantage import group_advantages, uniform_groups
 from safereason.training.arguments import grpo_arguments
-from safereason.training.callbacks import MarkComplete, MetricsLog, train_to_end
+from safereason.training.callbacks import train_to_end
 from safereason.training.model import load_trainable, lora_config, save_whole
 from safereason.training.order import epochs
 from safereason.training.rollouts import RewardFunction, rollout_function
@@ -50,8 +49,6 @@ logging.getLogger("trl.trainer.grpo_trainer").addFilter(lambda record: "returned
 # `rollout_func` is announced as experimental at every start; the tests hold its contract.
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
-ROLLOUT_TOKENS = 16_384
-"""Token budget of a rollout batch."""
 SHARE_FROM = 0.25
 """Prompts are shared from this share of the completions' length: below it the long packed rows cost more attention than
 the prompts they spare."""
@@ -152,13 +149,10 @@ def train(
         ]),
         processing_class=tokenizer,
         peft_config=lora_config(section.lora),
-        rollout_func=rollout_function(section.sampling, seed, ROLLOUT_TOKENS) if own_engine else None,
+        rollout_func=rollout_function(section.sampling, seed, BATCH_TOKENS) if own_engine else None,
     )  # fmt: skip
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(MarkComplete())
-    with console.progress("rl", arguments["max_steps"], steps_done) as advance:
-        trainer.add_callback(MetricsLog(metrics, advance, ("reward", "format", "kl", "completions/mean_length")))
-        train_to_end(trainer, resume_from)
+    shown = ("reward", "format", "kl", "completions/mean_length")
+    train_to_end(trainer, resume_from, what="rl", log=metrics, shown=shown, steps_done=steps_done)
     save_whole(trainer.accelerator.unwrap_model(trainer.model), tokenizer, run / "model", section.precision)
     return {"steps": trainer.state.global_step}
 

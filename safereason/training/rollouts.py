@@ -37,12 +37,16 @@ def rollout_function(sampling: Sampling, seed: int, batch_tokens: int) -> Callab
             drawn = engine.generate(conversations, sampling, n=n, seed=step_seed)
         completions: list[Completion] = [c for group in drawn for c in group]
         return {
-            "prompt_ids": [chat.prompt_ids(trainer.processing_class, prompt) for prompt in prompts],
+            "prompt_ids": [ids for prompt in conversations for ids in [_ids(trainer, prompt)] * n],
             "completion_ids": [list(c.token_ids) for c in completions],
             "logprobs": None,
         }
 
     return rollout
+
+
+def _ids(trainer: Any, prompt: Any) -> list[int]:
+    return chat.prompt_ids(trainer.processing_class, prompt)
 
 
 def _seed(*parts: int) -> int:

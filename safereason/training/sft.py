@@ -14,16 +14,15 @@ from typing import Any
 
 import torch
 from datasets import Dataset, disable_progress_bars
-from transformers import PreTrainedTokenizerBase, PrinterCallback
+from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
-from safereason import console
 from safereason.data.example import Example
 from safereason.recipe.schema import SFT
 from safereason.runs.records import RecordLog, read_json
 from safereason.text.chat import trace_ids
 from safereason.training.arguments import sft_arguments
-from safereason.training.callbacks import MarkComplete, MetricsLog, train_to_end
+from safereason.training.callbacks import train_to_end
 from safereason.training.model import load_trainable, lora_config, save_whole
 
 
@@ -81,14 +80,10 @@ def train(
         processing_class=tokenizer,
         peft_config=lora_config(section.lora),
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(MarkComplete())
     if resume_from:  # a counter that is no part of TRL's checkpoints
         state = read_json(resume_from / "trainer_state.json")
         trainer._total_train_tokens = int(state["log_history"][-1]["num_tokens"])
-    with console.progress("sft", arguments["max_steps"], steps_done) as advance:
-        trainer.add_callback(MetricsLog(log, advance, ("loss", "grad_norm")))
-        train_to_end(trainer, resume_from)
+    train_to_end(trainer, resume_from, what="sft", log=log, shown=("loss", "grad_norm"), steps_done=steps_done)
     save_whole(trainer.accelerator.unwrap_model(trainer.model), tokenizer, run / "model", section.precision)
     # The history is part of a checkpoint; the trainer's own mean forgets the steps before a resume.
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]

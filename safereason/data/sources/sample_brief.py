@@ -22,6 +22,6 @@ SOURCE = Source(
     page="safereason/data/sample",
     licence="Apache-2.0",
     serves=("train", "test"),
-    prompts=lambda split: sample.SOURCE.load(split),
+    prompts=sample.SOURCE.load,
     reasoned=_traces,
 )
