@@ -25,7 +25,7 @@ class Example:
     source: str
     """Name of the data source."""
     category: str | None = None
-    """The source's own category."""
+    """The source's own category; several are joined with `; `."""
     reasoning: str | None = None
     """A teacher's reasoning, for SFT."""
     answer: str | None = None
@@ -44,6 +44,11 @@ class Example:
             raise ValueError(f"`kind` is {self.kind!r}; one of {', '.join(get_args(Kind))} is expected")
         if self.label not in (None, *get_args(Label)):
             raise ValueError(f"`label` is {self.label!r}; `safe`, `unsafe` or null is expected")
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Each of its categories, in the source's order."""
+        return tuple(self.category.split("; ")) if self.category else ()
 
 
 _COLUMNS = tuple(f.name for f in fields(Example))

@@ -1,4 +1,7 @@
-"""Public files: from the data home, or downloaded once from their publisher; their hash is checked either way."""
+"""Public files: from the data home, or downloaded once from their publisher or from the Hugging Face Hub.
+
+Where a file's hash is recorded it is checked, wherever the file comes from.
+"""
 
 import os
 import urllib.error
@@ -38,28 +41,93 @@ class File:
     """Hashes of other published editions that the source reads the same way."""
 
 
-def fetch(file: File) -> Path:
-    """The file on this machine: in `$SAFEREASON_DATA_HOME` where that is set, else in the cache, downloaded if need be.
+@dataclass(frozen=True)
+class HubFile:
+    """One file of a dataset on the Hugging Face Hub."""
+
+    source: str
+    """Folder of the data home it lies in."""
+    repo: str
+    """Dataset repository, `owner/name`."""
+    name: str
+    """Its path in the repository, and in the folder."""
+    revision: str
+    """Commit it is read at."""
+    sha256: str | None = None
+    """Its hash, in hexadecimal; None where only the commit pins it."""
+
+    @property
+    def page(self) -> str:
+        """Where its publisher describes it and, where it is gated, has its terms accepted."""
+        return f"https://huggingface.co/datasets/{self.repo}"
+
+    @property
+    def url(self) -> str:
+        """Where it is published."""
+        return f"{self.page}/resolve/{self.revision}/{self.name}"
+
+
+def fetch(file: File | HubFile) -> Path:
+    """The file on this machine: in `$SAFEREASON_DATA_HOME` where that is set, else in a cache, downloaded if need be.
+
+    The Hub's client has a cache of its own, and reads `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE`.
 
     Raises:
         InputError: It is not in the data home, cannot be downloaded, or is not the file whose hash is recorded.
     """
-    home = os.environ.get(HOME)
-    path = Path(home or cache_home() / "data") / file.source / file.name
-    if not path.is_file():
-        if home:
+    home = data_home()
+    if home:
+        path = home / file.source / file.name
+        if not path.is_file():
             raise InputError(f"{path}: not there, where ${HOME} says to look; put {file.url} there, "
                              "or unset the variable to download it")  # fmt: skip
-        _download(file, path)
+    elif isinstance(file, HubFile):
+        path = _from_hub(file)
+    else:
+        path = cache_home() / "data" / file.source / file.name
+        if not path.is_file():
+            _download(file, path)
     _check(file, path, f"delete {path} and get it again from {file.url}")
     return path
 
 
-def _check(file: File, path: Path, advice: str) -> None:
+def data_home() -> Path | None:
+    """Where a person keeps public files: `$SAFEREASON_DATA_HOME`, or None where that is not set."""
+    home = os.environ.get(HOME)
+    return Path(home) if home else None
+
+
+def _from_hub(file: HubFile) -> Path:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+
+    try:
+        if not isinstance(try_to_load_from_cache(file.repo, file.name, None, file.revision, "dataset"), str):
+            # It says at once why a file cannot be had, where the download would try again for half a minute.
+            get_hf_file_metadata(hf_hub_url(file.repo, file.name, repo_type="dataset", revision=file.revision))
+        return Path(hf_hub_download(file.repo, file.name, repo_type="dataset", revision=file.revision))
+    except Exception as error:  # of the client, of its HTTP library, or of the disk
+        raise InputError(_why_not(file, error)) from error
+
+
+def _why_not(file: HubFile, error: Exception) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return (
+            f"{file.source}/{file.name}: the Hub refuses access (HTTP {status}); accept the terms at {file.page} "
+            "and set HF_TOKEN to a token of yours"
+        )
+    why = f"HTTP {status}" if status else (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (
+        f"{file.source}/{file.name}: cannot be downloaded ({why}); get {file.url} by hand, put it at "
+        f"FOLDER/{file.source}/{file.name}, and set {HOME}=FOLDER"
+    )
+
+
+def _check(file: File | HubFile, path: Path, advice: str) -> None:
     if file.sha256 is None:
         return
     found = sha256(path)
-    if found not in (file.sha256, *file.other_editions):
+    if found not in (file.sha256, *(file.other_editions if isinstance(file, File) else ())):
         raise InputError(f"{file.source}/{file.name}: its SHA-256 is {found}, not the recorded {file.sha256}; {advice}")
 
 

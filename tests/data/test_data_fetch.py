@@ -1,14 +1,16 @@
 import hashlib
 import http.server
+import os
 import shutil
 import ssl
 import subprocess
+import sys
 import threading
 
 import pytest
 
 from safereason.data import fetch as fetching
-from safereason.data.fetch import File, fetch
+from safereason.data.fetch import File, HubFile, fetch
 from safereason.errors import InputError
 
 CONTENT = b"id,prompt\n1,hello\n"
@@ -147,3 +149,113 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("SAFEREASON_CACHE", str(tmp_path / "cache"))
     with pytest.raises(InputError, match="cannot be downloaded"):
         fetch(File("src", "data.csv", "https://localhost:1/data.csv", SHA256))
+
+
+# The Hub's client reads its address when it is imported, hence programs of their own.
+HUB_FILE = "HubFile('src', 'owner/name', 'data/data.csv', 'c' * 40{})"
+FETCH_FROM_HUB = """
+import sys
+from safereason.data.fetch import HubFile, fetch
+from safereason.errors import InputError
+try:
+    print(fetch({}).read_text(), end="")
+except InputError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2)
+"""
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Answers like the Hub, by what the token says that it should be."""
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, body):
+        status = int(self.headers.get("Authorization", "Bearer 401").removeprefix("Bearer "))
+        found = self.path == f"/datasets/owner/name/resolve/{'c' * 40}/data/data.csv"
+        self.send_response(status if found else 410)
+        self.send_header("X-Repo-Commit", "c" * 40)
+        if status in (401, 403):
+            self.send_header("X-Error-Code", "GatedRepo")
+        if status == 404:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        content = CONTENT if status == 200 else b""
+        self.send_header("ETag", f'"{SHA256}"')
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def hub():
+    """Address of a server on this machine that answers like the Hub."""
+    server = http.server.ThreadingHTTPServer(("localhost", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://localhost:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def from_hub(tmp_path, endpoint, token=None, offline="0", more=""):
+    environment = {k: v for k, v in os.environ.items() if k not in ("SAFEREASON_DATA_HOME", "HF_TOKEN")}
+    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": offline,
+                    "HF_HUB_DISABLE_PROGRESS_BARS": "1", "no_proxy": "localhost"}  # fmt: skip
+    if token:
+        environment["HF_TOKEN"] = token
+    program = FETCH_FROM_HUB.format(HUB_FILE.format(more))
+    return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_a_file_of_the_hub_is_downloaded_with_the_token_and_kept(hub, tmp_path):
+    done = from_hub(tmp_path, hub, token="200")
+    assert (done.returncode, done.stdout) == (0, CONTENT.decode()), done.stderr
+    again = from_hub(tmp_path, hub, offline="1")
+    assert (again.returncode, again.stdout) == (0, CONTENT.decode()), again.stderr
+
+
+@pytest.mark.parametrize("token", [None, "403"])
+def test_a_gated_dataset_says_where_its_terms_are(hub, tmp_path, token):
+    done = from_hub(tmp_path, hub, token)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"src/data/data.csv: the Hub refuses access (HTTP {token or 401}); accept the terms at "
+        "https://huggingface.co/datasets/owner/name and set HF_TOKEN to a token of yours\n"
+    )
+
+
+@pytest.mark.parametrize(("endpoint", "token", "offline", "why"), [
+    (None, "404", "0", "HTTP 404"),
+    ("http://localhost:1", None, "0", "Connection refused"),
+    (None, "200", "1", "offline mode is enabled"),
+])  # fmt: skip
+def test_a_file_that_the_hub_cannot_give_is_one_line(hub, tmp_path, endpoint, token, offline, why):
+    done = from_hub(tmp_path, endpoint or hub, token, offline)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("src/data/data.csv: cannot be downloaded (")
+    assert why in done.stderr
+    assert f"https://huggingface.co/datasets/owner/name/resolve/{'c' * 40}/data/data.csv by hand" in done.stderr
+    assert "put it at FOLDER/src/data/data.csv, and set SAFEREASON_DATA_HOME=FOLDER" in done.stderr
+
+
+def test_a_file_of_the_hub_whose_recorded_hash_differs_is_refused(hub, tmp_path):
+    done = from_hub(tmp_path, hub, "200", more=f", sha256='{'0' * 64}'")
+    assert done.returncode == 2
+    assert SHA256 in done.stderr
+
+
+def test_a_file_of_the_hub_is_read_from_the_data_home_first(home):
+    file = HubFile("src", "owner/name", "data/data.csv", "c" * 40, SHA256)
+    with pytest.raises(InputError, match=r"where .SAFEREASON_DATA_HOME says to look"):
+        fetch(file)
+    (home / "src" / "data").mkdir()
+    (home / "src" / "data" / "data.csv").write_bytes(CONTENT)
+    assert fetch(file) == home / "src" / "data" / "data.csv"

@@ -6,6 +6,8 @@ import pytest
 from safereason.data import sources
 from safereason.data.draw import fold
 from safereason.data.example import Example, write_parquet
+from safereason.data.fetch import File
+from safereason.data.sources.base import rows
 from safereason.errors import InputError
 
 ROWS = {
@@ -30,6 +32,24 @@ def test_star1_traces_have_reasoning_and_answer_apart(data_home):
     assert [t.id for t in traces] == [e.id for e in source.load("train")]
     assert all(t.reasoning and t.answer and "think>" not in t.reasoning + t.answer for t in traces)
     assert not any(e.reasoning or e.answer for e in source.load("train"))
+
+
+def test_star1s_categories_are_apart(data_home):
+    found = sources.get("star1").load("train")
+    assert len({name for e in found for name in e.categories}) == 8
+    assert any(len(e.categories) > 1 for e in found)
+
+
+def test_a_row_of_a_public_file_without_its_column_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAFEREASON_DATA_HOME", str(tmp_path))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "data.csv").write_text("id,prompt\n1,hello\n2\n")
+    first, second = rows(File("own", "data.csv", "https://localhost/"))
+    assert (first["prompt"], first.text("prompt"), second.text("prompt")) == ("hello", "hello", None)
+    with pytest.raises(InputError, match=r"data\.csv: row 1: no column `label`, only id, prompt;"):
+        first["label"]
+    with pytest.raises(InputError, match=r"data\.csv: row 2: `prompt` is None; text is expected"):
+        second["prompt"]
 
 
 def test_harmbench_keeps_context_target_and_both_categories(data_home):
@@ -90,6 +110,9 @@ def test_a_source_refuses_a_split_it_does_not_serve():
 def test_a_source_without_traces_says_so():
     with pytest.raises(InputError, match="advbench: has no reasoning traces"):
         sources.get("advbench").traces("train")
+    with pytest.raises(InputError, match="xstest: has no reasoning traces"):
+        sources.get("xstest").traces("test")
+    assert sources.get("xstest-half").reasoned is not None
 
 
 def test_unknown_and_planned_names():

@@ -4,14 +4,24 @@ from difflib import get_close_matches
 
 from safereason.data.sources import (
     advbench,
+    aegis2,
+    beavertails,
     files,
+    halves,
     harmbench,
     jailbreakbench,
+    openai_moderation,
+    or_bench,
+    pku_saferlhf,
     sample,
     sample_brief,
+    sample_verdicts,
     simplesafetytests,
     star1,
+    toxicchat,
+    wildguard,
     xstest,
+    xstest_response,
 )
 from safereason.data.sources.base import Source, Split
 from safereason.errors import InputError
@@ -23,6 +33,7 @@ SOURCES: dict[str, Source] = {
     for source in (
         sample.SOURCE,
         sample_brief.SOURCE,
+        sample_verdicts.SOURCE,
         sample.HARMLESS,
         star1.SOURCE,
         harmbench.SOURCE,
@@ -31,13 +42,22 @@ SOURCES: dict[str, Source] = {
         simplesafetytests.SOURCE,
         jailbreakbench.SOURCE,
         advbench.SOURCE,
+        toxicchat.SOURCE,
+        toxicchat.NOVEMBER,
+        aegis2.SOURCE,
+        pku_saferlhf.SOURCE,
+        beavertails.SOURCE,
+        or_bench.SOURCE,
+        or_bench.HARD,
+        or_bench.TOXIC,
+        *wildguard.SOURCES,
+        openai_moderation.SOURCE,
+        xstest_response.SOURCE,
+        *(halves.half(source) for source in (openai_moderation.SOURCE, xstest.SOURCE, simplesafetytests.SOURCE)),
     )
 }
 
-PLANNED = frozenset({
-    "aegis2", "beavertails", "or-bench", "or-bench-hard", "or-bench-toxic", "pku-saferlhf", "rainbow", "safeedit",
-    "toxicchat", "ultrafeedback", "wildchat", "wildguardtest", "wildguardtrain", "wildjailbreak",
-})  # fmt: skip
+PLANNED = frozenset({"rainbow", "safeedit", "ultrafeedback", "wildchat", "wildjailbreak"})
 """Names that the papers' recipes use and that this version cannot read."""
 
 

@@ -1,8 +1,8 @@
 """The 50 behaviors of AdvBench that PAIR and TAP use (Zou et al., arXiv 2307.15043; Mehrotra et al., 2312.02119)."""
 
 from safereason.data.example import Example
-from safereason.data.fetch import File, fetch
-from safereason.data.sources.base import Source, Split, read_csv
+from safereason.data.fetch import File
+from safereason.data.sources.base import Source, Split, rows
 
 FILE = File(
     source="advbench",
@@ -22,7 +22,7 @@ def _prompts(split: Split) -> list[Example]:
             category=row["category"],
             target=row["target"],
         )
-        for row in read_csv(fetch(FILE))
+        for row in rows(FILE)
     ]
 
 

@@ -2,7 +2,7 @@
 
 from safereason.data.example import Example
 from safereason.data.fetch import File, fetch
-from safereason.data.sources.base import Source, Split, read_csv
+from safereason.data.sources.base import Row, Source, Split, rows
 from safereason.runs.records import read_json
 
 _DATA = "https://raw.githubusercontent.com/centerforaisafety/HarmBench/c0423b952435fcc8467108d8f25962dbae5b7de2/data"
@@ -23,14 +23,14 @@ TARGETS = File(
 
 def _prompts(split: Split) -> list[Example]:
     targets = read_json(fetch(TARGETS))
-    return [_example(row, targets.get(row["BehaviorID"])) for row in read_csv(fetch(BEHAVIORS))]
+    return [_example(row, targets.get(row["BehaviorID"])) for row in rows(BEHAVIORS)]
 
 
 def _standard(split: Split) -> list[Example]:
     return [example for example in _prompts(split) if (example.category or "").startswith("standard/")]
 
 
-def _example(row: dict[str, str], target: str | None) -> Example:
+def _example(row: Row, target: str | None) -> Example:
     """Its category is `functional/semantic`; a contextual behavior's prompt begins with its context, as HarmBench's."""
     context, behavior = row["ContextString"], row["Behavior"]
     return Example(

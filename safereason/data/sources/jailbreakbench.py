@@ -1,8 +1,8 @@
 """JailbreakBench's harmful behaviors, ten of each of ten categories (Chao et al., arXiv 2404.01318)."""
 
 from safereason.data.example import Example
-from safereason.data.fetch import File, fetch
-from safereason.data.sources.base import Source, Split, read_csv
+from safereason.data.fetch import File
+from safereason.data.sources.base import Source, Split, rows
 
 _HUB = "https://huggingface.co/datasets/JailbreakBench/JBB-Behaviors"
 FILE = File(
@@ -18,14 +18,14 @@ FILE = File(
 def _prompts(split: Split) -> list[Example]:
     return [
         Example(
-            id=f"jailbreakbench/{number}",
+            id=f"jailbreakbench/{row.number - 1}",
             prompt=row["Goal"],
             kind="harmful",
             source="jailbreakbench",
             category=row["Category"],
             target=row["Target"],
         )
-        for number, row in enumerate(read_csv(fetch(FILE)))
+        for row in rows(FILE)
     ]
 
 

@@ -1,8 +1,8 @@
 """SimpleSafetyTests: plainly harmful prompts of five areas (Vidgen et al., arXiv 2311.08370)."""
 
 from safereason.data.example import Example
-from safereason.data.fetch import File, fetch
-from safereason.data.sources.base import Source, Split, read_csv
+from safereason.data.fetch import File
+from safereason.data.sources.base import Source, Split, rows
 
 _REVISION = "0a31ff0ca5c33960761becd9bf371541c707d143"
 FILE = File(
@@ -22,7 +22,7 @@ def _prompts(split: Split) -> list[Example]:
             source="simplesafetytests",
             category=row["harm_area"],
         )
-        for row in read_csv(fetch(FILE))
+        for row in rows(FILE)
     ]
 
 

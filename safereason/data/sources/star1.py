@@ -3,9 +3,8 @@
 from dataclasses import replace
 
 from safereason.data.example import Example
-from safereason.data.fetch import File, fetch
-from safereason.data.sources.base import Source, Split
-from safereason.runs.records import read_json
+from safereason.data.fetch import File
+from safereason.data.sources.base import Source, Split, joined, rows
 from safereason.text.reasoning import split as split_reasoning
 
 FILE = File(
@@ -18,7 +17,7 @@ FILE = File(
 
 def _traces(split: Split) -> list[Example]:
     examples = []
-    for row in read_json(fetch(FILE)):
+    for row in rows(FILE):
         said = split_reasoning(row["response"])
         examples.append(
             Example(
@@ -26,7 +25,7 @@ def _traces(split: Split) -> list[Example]:
                 prompt=row["question"],
                 kind="harmful",
                 source="star1",
-                category=", ".join(row["category"]),
+                category=joined(row.get("category")),
                 reasoning=said.reasoning,
                 answer=said.answer,
             )

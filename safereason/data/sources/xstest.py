@@ -1,8 +1,8 @@
 """XSTest: safe prompts that look unsafe, and their unsafe contrasts (Röttger et al., arXiv 2308.01263)."""
 
 from safereason.data.example import Example
-from safereason.data.fetch import File, fetch
-from safereason.data.sources.base import Source, Split, read_csv
+from safereason.data.fetch import File
+from safereason.data.sources.base import KIND, Source, Split, rows
 
 FILE = File(
     source="xstest",
@@ -17,11 +17,12 @@ def _prompts(split: Split) -> list[Example]:
         Example(
             id=f"xstest/{row['id']}",
             prompt=row["prompt"],
-            kind="harmless" if row["label"] == "safe" else "harmful",
+            kind=KIND[label],
             source="xstest",
             category=row["type"],
         )
-        for row in read_csv(fetch(FILE))
+        for row in rows(FILE)
+        if (label := row.label("label", {"safe": "safe", "unsafe": "unsafe"}))
     ]
 
 

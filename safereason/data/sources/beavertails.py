@@ -1,0 +1,37 @@
+"""BeaverTails: answers labelled safe or not (Ji et al., arXiv 2307.04657); its release of 30 thousand.
+
+The publisher labels answers and not prompts, so that the kind is `ambiguous`.
+"""
+
+from safereason.data.example import Example
+from safereason.data.fetch import HubFile
+from safereason.data.sources.base import Source, Split, rows
+
+REPO = "PKU-Alignment/BeaverTails"
+REVISION = "8401fe609d288129cc684a9b3be6a93e41cfe678"
+
+
+def _responses(split: Split) -> list[Example]:
+    return [
+        Example(
+            id=f"beavertails/{split}/{row.number}",
+            prompt=prompt,
+            kind="ambiguous",
+            source="beavertails",
+            category=row.chosen("category"),
+            response=row["response"],
+            label=label,
+        )
+        for row in rows(HubFile("beavertails", REPO, f"round0/30k/{split}.jsonl.gz", REVISION))
+        if (label := row.label("is_safe", {True: "safe", False: "unsafe"})) and (prompt := row.text("prompt"))
+    ]
+
+
+SOURCE = Source(
+    name="beavertails",
+    title="BeaverTails: 27 186 training and 3021 test answers, by 14 categories of harm",
+    page=f"https://huggingface.co/datasets/{REPO}",
+    licence="CC-BY-NC-4.0",
+    serves=("train", "test"),
+    prompts=_responses,
+)

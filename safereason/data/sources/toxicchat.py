@@ -1,0 +1,34 @@
+"""ToxicChat: what users of a chat demo asked, labelled toxic or not (Lin et al., arXiv 2310.17389), in two releases.
+
+Toxic is unsafe. The labels of the release of January 2024 mend those of November 2023.
+"""
+
+from collections.abc import Callable
+
+from safereason.data.example import Example
+from safereason.data.fetch import HubFile
+from safereason.data.sources.base import KIND, Source, Split, rows
+
+REPO = "lmsys/toxic-chat"
+REVISION = "29df8e4dba60e1f4af4b4075c0705c5b313548a8"
+
+
+def _reader(name: str, release: str) -> Callable[[Split], list[Example]]:
+    def prompts(split: Split) -> list[Example]:
+        file = HubFile("toxicchat", REPO, f"data/{release}/toxic-chat_annotation_{split}.csv", REVISION)
+        return [
+            Example(f"{name}/{split}/{row.number}", prompt, KIND[label], name, label=label)
+            for row in rows(file)
+            if (label := row.label("toxicity", {"0": "safe", "1": "unsafe"})) and (prompt := row.text("user_input"))
+        ]
+
+    return prompts
+
+
+def _source(name: str, title: str, release: str) -> Source:
+    page = f"https://huggingface.co/datasets/{REPO}"
+    return Source(name, title, page, "CC-BY-NC-4.0", ("train", "test"), _reader(name, release))
+
+
+SOURCE = _source("toxicchat", "ToxicChat of January 2024: 10 165 real user prompts, half of them for tests", "0124")
+NOVEMBER = _source("toxicchat1123", "ToxicChat of November 2023: the same prompts with its earlier labels", "1123")
