@@ -10,8 +10,11 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 @contextmanager
-def progress(what: str, total: int, done: int = 0) -> Iterator[Advance]:
-    """Shows that `done` of `total` units are through; call the yielded function once a unit, with a short note."""
+def progress(what: str, total: int | None, done: int = 0) -> Iterator[Advance]:
+    """Shows that `done` of `total` units are through; call the yielded function once a unit, with a short note.
+
+    A `total` of None is one that is not known.
+    """
     shown = _bar(what, total, done) if sys.stderr.isatty() else _lines(what, total, done)
     with shown as advance:
         yield advance
@@ -23,7 +26,7 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def _bar(what: str, total: int, done: int) -> Iterator[Advance]:
+def _bar(what: str, total: int | None, done: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -42,14 +45,15 @@ def _bar(what: str, total: int, done: int) -> Iterator[Advance]:
 
 
 @contextmanager
-def _lines(what: str, total: int, done: int) -> Iterator[Advance]:
+def _lines(what: str, total: int | None, done: int) -> Iterator[Advance]:
     count, last, start = done, time.monotonic(), time.monotonic()
+    of = "" if total is None else f"/{total}"
 
     def advance(note: str) -> None:
         nonlocal count, last
         count += 1
         if count == total or time.monotonic() - last >= SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            say(f"{what}: {count}/{total} after {last - start:.0f} s{'  ' + note if note else ''}")
+            say(f"{what}: {count}{of} after {last - start:.0f} s{'  ' + note if note else ''}")
 
     yield advance

@@ -32,6 +32,8 @@ class Server:
     """The next requests fail with these."""
     status_of: Callable[[dict[str, Any]], int] = lambda body: 200
     """Status of a request by what it asks, after `statuses`."""
+    refusal: str = ""
+    """What the server says where it fails."""
     choice: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     """In place of the engine: the request's choice, a message and a finish reason."""
     raw: Response | None = None
@@ -72,7 +74,7 @@ class Server:
 
     def _reply(self, body: dict[str, Any], status: int) -> Response:
         if status != 200:
-            error = {"error": {"message": f"told to fail with {status}"}}
+            error = {"error": {"message": self.refusal or f"told to fail with {status}"}}
             return JSONResponse(error, status, headers={"retry-after-ms": "1"})
         if self.raw is not None:
             return self.raw
@@ -94,9 +96,16 @@ class Server:
         )
         with self.changed:
             written = self.engine.generate(
-                [messages], sampling, seed=body["seed"], stop=body.get("stop", ()), prefix=prefix
-            )[0][0]
-        return {"message": {"role": "assistant", "content": written.text}, "finish_reason": written.finish_reason}
+                [messages], sampling, seed=body["seed"], stop=body.get("stop", ()), prefix=prefix,
+                choices=body.get("top_logprobs", 0),
+            )[0][0]  # fmt: skip
+        listed = [
+            {"token": c.text, "logprob": dict(c.likeliest)[c.text],
+             "top_logprobs": [{"token": text, "logprob": logprob} for text, logprob in c.likeliest]}
+            for c in written.choices
+        ]  # fmt: skip
+        return {"message": {"role": "assistant", "content": written.text}, "finish_reason": written.finish_reason,
+                **({"logprobs": {"content": listed}} if listed else {})}  # fmt: skip
 
 
 @contextmanager

@@ -76,3 +76,15 @@ def test_an_error_passes_through(monkeypatch: pytest.MonkeyPatch, terminal: bool
 def test_a_line_goes_to_stderr(capsys: pytest.CaptureFixture[str]):
     console.say("loading")
     assert capsys.readouterr() == ("", "loading\n")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_units_without_a_known_end_are_counted(monkeypatch: pytest.MonkeyPatch, terminal: bool):
+    stream = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setenv("TERM", "xterm")
+    with console.progress("rows", None, done=1) as advance:
+        advance("")
+    last = [line for line in stream.getvalue().splitlines() if "rows" in line][-1]
+    assert "2/?" in last if terminal else re.fullmatch(r"rows: 2 after \d+ s", last)

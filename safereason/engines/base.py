@@ -9,7 +9,17 @@ from safereason.recipe.schema import Sampling
 from safereason.text import reasoning
 from safereason.text.chat import Conversation, Message
 
-__all__ = ["Completion", "Conversation", "Engine", "Likelihood", "Message", "OnFinish", "Sampling"]
+__all__ = ["Completion", "Conversation", "Engine", "Likelihood", "Message", "OnFinish", "Sampling", "TokenChoice"]
+
+
+@dataclass(frozen=True)
+class TokenChoice:
+    """One token of a completion, and what might have stood in its place."""
+
+    text: str
+    """The token by itself; what stands in for a part of a character differs from engine to engine."""
+    likeliest: tuple[tuple[str, float], ...]
+    """Tokens with their natural log-probabilities before penalty, temperature and truncation, the written one too."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +31,13 @@ class Completion:
     token_ids: tuple[int, ...]
     """What the model wrote, the end-of-turn token included; empty where a server does not say."""
     finish_reason: Literal["stop", "length", "error"]
-    """`stop` at an end-of-turn token or stop text, `length` at the token limit, `error` where a server failed."""
+    """`stop` at an end-of-turn token or stop text, `length` at the token limit, `error` where none could be had."""
     prefix: str = ""
     """The generation prefix it was asked to go on from."""
     error: str = ""
-    """What the server said where `finish_reason` is `error`."""
+    """Why, where `finish_reason` is `error`: a server failed, or the prompt is longer than what the model reads."""
+    choices: tuple[TokenChoice, ...] = ()
+    """Its tokens with their likeliest alternatives, where these were asked for."""
 
     @property
     def full_text(self) -> str:
@@ -73,6 +85,8 @@ class Engine(Protocol):
         prefix: str = "",
         done: Collection[int] = (),
         on_finish: OnFinish | None = None,
+        choices: int = 0,
+        alone: bool = False,
     ) -> list[list[Completion]]:
         """Draws `n` completions for each conversation.
 
@@ -86,6 +100,8 @@ class Engine(Protocol):
             done: Indices whose completions the caller already holds; their entry in the result is empty. Batches are
                 laid out as if they were not done, so that a resumed call gives the very same completions.
             on_finish: Called with each completion as it ends, so that it can be recorded at once.
+            choices: Likeliest tokens to report at each position, at most 20; 0 reports none.
+            alone: Each conversation draws what it would draw as the only one, whichever stand beside it.
 
         Returns:
             `n` completions for each conversation, in the order given.

@@ -7,7 +7,9 @@ How it departs from a local engine:
    know it; most other servers refuse these fields or start a new turn.
 4. `top_k` and `repetition_penalty` are no part of the API and are sent only where they are not at their defaults; a
    server that takes its own defaults from the model must be told not to (`docs/how-to/use-a-server.md`).
-5. Reasoning that a server returns in a field of its own is put back before the answer, between its tags.
+5. Alternatives to a token are those that the server lists, at most 20; some servers list none, and some give what is
+   left after penalty and truncation.
+6. Reasoning that a server returns in a field of its own is put back before the answer, between its tags.
 """
 
 import hashlib
@@ -20,7 +22,7 @@ from typing import Any, Literal
 
 import openai
 
-from safereason.engines.base import Completion, Conversation, Likelihood, OnFinish, Sampling
+from safereason.engines.base import Completion, Conversation, Likelihood, OnFinish, Sampling, TokenChoice
 from safereason.errors import InputError
 from safereason.text import reasoning
 
@@ -77,6 +79,7 @@ class OpenAIEngine:
         self._concurrency = concurrency
         self._client = openai.OpenAI(api_key=key, base_url=address, max_retries=retries, timeout=timeout)
         self._answered = False
+        self._lists_choices = True
 
     def generate(
         self,
@@ -89,6 +92,8 @@ class OpenAIEngine:
         prefix: str = "",
         done: Collection[int] = (),
         on_finish: OnFinish | None = None,
+        choices: int = 0,
+        alone: bool = False,
     ) -> list[list[Completion]]:
         """See `Engine.generate`. `on_finish` is called in the caller's thread.
 
@@ -99,11 +104,14 @@ class OpenAIEngine:
         """
         done = set(done)
         settings = self._settings(sampling, stop, prefix)
+        if choices:
+            settings |= {"logprobs": True, "top_logprobs": choices}
         going_on = [{"role": "assistant", "content": prefix}] if prefix else []
 
         def ask(job: Job) -> Completion:
             messages = [*conversations[job[0]], *going_on]
-            return self._ask({**settings, "messages": messages, "seed": request_seed(seed, *job)}, prefix)
+            drawn = request_seed(seed, 0 if alone else job[0], job[1])
+            return self._ask({**settings, "messages": messages, "seed": drawn}, prefix)
 
         jobs = [(i, k) for i in range(len(conversations)) if i not in done for k in range(n)]
         finished: dict[Job, Completion] = {}
@@ -141,9 +149,22 @@ class OpenAIEngine:
             **({"extra_body": extra} if extra else {}),
         }
 
+    def _create(self, request: dict[str, Any]) -> Any:
+        """The server's reply; without alternatives where it refuses to list them, from then on."""
+        without = {key: value for key, value in request.items() if key not in ("logprobs", "top_logprobs")}
+        if not self._lists_choices:
+            return self._client.chat.completions.create(**without)
+        try:
+            return self._client.chat.completions.create(**request)
+        except openai.BadRequestError as error:
+            if "logprobs" not in request or "logprob" not in str(error).lower():
+                raise
+            self._lists_choices = False
+            return self._client.chat.completions.create(**without)
+
     def _ask(self, request: dict[str, Any], prefix: str) -> Completion:
         try:
-            reply = self._client.chat.completions.create(**request)
+            reply = self._create(request)
             self._answered = True
             return _completion(reply.choices[0], prefix)
         except _OURS_TO_MEND as error:
@@ -177,7 +198,17 @@ def _completion(choice: Any, prefix: str) -> Completion:
     if choice.finish_reason in _CUT_SHORT:
         return Completion(text, (), "error", prefix, f"the server ended it: {choice.finish_reason}")
     reason: Literal["stop", "length"] = "length" if choice.finish_reason == "length" else "stop"
-    return Completion(text, (), reason, prefix)
+    return Completion(text, (), reason, prefix, choices=tuple(_choices(choice)))
+
+
+def _choices(choice: Any) -> Iterator[TokenChoice]:
+    """Tokens with what the server says might have stood in their place; the written one is always among it."""
+    for token in getattr(getattr(choice, "logprobs", None), "content", None) or ():
+        listed = [(other.token, float(other.logprob)) for other in getattr(token, "top_logprobs", None) or ()]
+        # Several parts of a character may be written alike, so that this is no mapping.
+        if token.token not in dict(listed):
+            listed.append((token.token, float(token.logprob)))
+        yield TokenChoice(token.token, tuple(listed))
 
 
 def _written(message: Any, prefix: str) -> str:

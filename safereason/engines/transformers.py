@@ -1,5 +1,6 @@
-"""The engine on a transformers model: prompts prefilled once for all their completions, finished rows retired early.
+"""The engine on a transformers model: shared prompts are computed once, finished rows retired early.
 
+A prompt is prefilled once for all its completions, and what all prompts of a batch begin with once for all of them.
 Requests are sorted by length and packed into batches by a budget of tokens; a batch that does not fit in memory is
 halved. Every completion draws from random numbers of its own, and a resumed call lays out the same batches, so that
 the same call gives the same completions however often it is interrupted.
@@ -12,14 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
-from safereason.engines.base import Completion, Conversation, Likelihood, OnFinish, Sampling
+from safereason.engines.base import Completion, Conversation, Likelihood, OnFinish, Sampling, TokenChoice
 from safereason.engines.sampler import draw, uniforms
 from safereason.errors import InputError, StageFailed
 from safereason.text import chat
 
 BATCH_TOKENS = 16_384
 """Default budget of a batch: rows x (longest prompt + longest completion)."""
+SHARE_FROM = 64
+"""Tokens that all prompts of a batch begin with, such as a guard's policy, are computed once from this many on."""
 RETIRE_SHARE = 0.25
 """Finished rows are dropped from a batch once they are this share of it: each drop copies the cache."""
 
@@ -30,7 +34,10 @@ class _Row:
 
     conversation: int
     number: int
+    place: int = 0
+    """What its random numbers hang on beside the seed and its number."""
     token_ids: list[int] = field(default_factory=list)
+    likeliest: list[tuple[list[int], list[float]]] = field(default_factory=list)
     completion: Completion | None = None
 
 
@@ -46,6 +53,7 @@ class TransformersEngine:
         self.batch_tokens = batch_tokens
         self._end_ids = end_of_turn_ids(model, tokenizer)
         self._context = int(getattr(model.config, "max_position_embeddings", 1 << 30))
+        self._pieces: dict[int, str] = {}
 
     def generate(
         self,
@@ -58,25 +66,32 @@ class TransformersEngine:
         prefix: str = "",
         done: Collection[int] = (),
         on_finish: OnFinish | None = None,
+        choices: int = 0,
+        alone: bool = False,
     ) -> list[list[Completion]]:
-        """See `Engine.generate`."""
-        prompts = [self._prompt_ids(conversation, prefix) for conversation in conversations]
+        """See `Engine.generate`. A prompt that leaves no room for a completion gets one that says so."""
+        prompts = [chat.prompt_ids(self.tokenizer, conversation, prefix) for conversation in conversations]
         done = set(done)
         finished: dict[tuple[int, int], Completion] = {}
 
-        def finish(row: _Row, reason: Any, text: str) -> None:
-            row.completion = Completion(text, tuple(row.token_ids), reason, prefix)
+        def finish(row: _Row, reason: Any, text: str, error: str = "") -> None:
+            listed = tuple(self._choices(row)) if choices else ()
+            row.completion = Completion(text, tuple(row.token_ids), reason, prefix, error, listed)
             finished[row.conversation, row.number] = row.completion
             if on_finish is not None and row.conversation not in done:
                 on_finish(row.conversation, row.number, row.completion)
 
+        for i, prompt in enumerate(prompts):
+            if (problem := self._no_room(prompt)) and i not in done:
+                for k in range(n):
+                    finish(_Row(i, k, i), "error", "", problem)
         was_training = self.model.training
         self.model.eval()
         try:
             with torch.inference_mode():
-                for batch in self._batches(prompts, n, sampling.max_new_tokens):
+                for batch in self._batches(prompts, n, sampling.max_new_tokens, alone):
                     if any(row.conversation not in done for row in batch):
-                        self._run(_Decoder(self, batch, prompts, sampling, seed, stop, finish))
+                        self._run(_Decoder(self, batch, prompts, sampling, seed, stop, finish, choices))
         finally:
             self.model.train(was_training)
         return [[] if i in done else [finished[i, k] for k in range(n)] for i in range(len(prompts))]
@@ -101,18 +116,33 @@ class TransformersEngine:
             self.model.train(was_training)
         return [found[i] for i in range(len(prompts))]
 
+    def _choices(self, row: _Row) -> Iterator[TokenChoice]:
+        for token, (ids, logprobs) in zip(row.token_ids, row.likeliest, strict=True):
+            yield TokenChoice(self._piece(token), tuple(zip(map(self._piece, ids), logprobs, strict=True)))
+
+    def _piece(self, token: int) -> str:
+        """A token's text by itself, worked out once."""
+        if token not in self._pieces:
+            self._pieces[token] = str(self.tokenizer.decode([token]))
+        return self._pieces[token]
+
     def _prompt_ids(self, conversation: Conversation, prefix: str) -> list[int]:
         ids = chat.prompt_ids(self.tokenizer, conversation, prefix)
-        if len(ids) >= self._context:
-            raise InputError(
-                f"{self.name}: a prompt has {len(ids)} tokens and the model reads {self._context}; shorten it"
-            )
+        if problem := self._no_room(ids):
+            raise InputError(problem)
         return ids
 
-    def _batches(self, prompts: list[list[int]], n: int, max_new_tokens: int) -> Iterator[list[_Row]]:
-        """Rows in batches, longest prompts first, a conversation's rows side by side."""
-        order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
-        rows = [_Row(i, k) for i in order for k in range(n)]
+    def _no_room(self, prompt: list[int]) -> str:
+        """What is wrong with a prompt that fills the model's context; empty where it does not."""
+        if len(prompt) < self._context:
+            return ""
+        return f"{self.name}: a prompt has {len(prompt)} tokens and the model reads {self._context}; shorten it"
+
+    def _batches(self, prompts: list[list[int]], n: int, max_new_tokens: int, alone: bool) -> Iterator[list[_Row]]:
+        """Rows in batches, longest prompts first, a conversation's side by side; without those that have no room."""
+        readable = [i for i, prompt in enumerate(prompts) if not self._no_room(prompt)]
+        order = sorted(readable, key=lambda i: (-len(prompts[i]), i))
+        rows = [_Row(i, k, 0 if alone else i) for i in order for k in range(n)]
         lengths = [len(prompts[row.conversation]) + max_new_tokens for row in rows]
         for members in _pack(range(len(rows)), lengths, self.batch_tokens):
             yield [rows[m] for m in members]
@@ -160,34 +190,35 @@ class _Decoder:
 
     def __init__(
         self, engine: TransformersEngine, rows: list[_Row], prompts: list[list[int]], sampling: Sampling, seed: int,
-        stop: Sequence[str], finish: Any,
+        stop: Sequence[str], finish: Any, choices: int,
     ) -> None:  # fmt: skip
         self.engine, self.prompts, self.sampling, self.seed = engine, prompts, sampling, seed
-        self.stop, self.finish = stop, finish
+        self.stop, self.finish, self.choices = stop, finish, choices
         self.rows = rows
 
     def halves(self) -> list["_Decoder"]:
         """Two decoders for the rows that have not finished; none where a single one is left."""
-        left = [_Row(row.conversation, row.number) for row in self.rows if row.completion is None]
+        left = [_Row(row.conversation, row.number, row.place) for row in self.rows if row.completion is None]
         if len(left) < 2:
             return []
         middle = len(left) // 2
         parts = (left[:middle], left[middle:])
-        return [_Decoder(self.engine, p, self.prompts, self.sampling, self.seed, self.stop, self.finish) for p in parts]
+        given = (self.prompts, self.sampling, self.seed, self.stop, self.finish, self.choices)
+        return [_Decoder(self.engine, part, *given) for part in parts]
 
     def decode(self) -> None:
         """Writes every row to its end."""
         rows = list(self.rows)
         limit = self._limits(rows)
-        randoms = torch.stack(
-            [uniforms(self.seed, r.conversation, r.number, self.sampling.max_new_tokens) for r in rows]
-        )
+        randoms = torch.stack([uniforms(self.seed, r.place, r.number, self.sampling.max_new_tokens) for r in rows])
         cache, mask, logits = self._prefill(rows)
         seen = self._seen(rows, logits) if self.sampling.repetition_penalty != 1.0 else None
         for step in range(self.sampling.max_new_tokens):
             tokens = draw(logits, randoms[:, step].to(logits.device), self.sampling, seen)
             if seen is not None:
                 seen.scatter_(1, tokens[:, None], True)
+            if self.choices:
+                self._note_choices(rows, logits, tokens)
             for row, token in zip(rows, tokens.tolist(), strict=True):
                 if row.completion is None:
                     row.token_ids.append(token)
@@ -207,6 +238,18 @@ class _Decoder:
                 past_key_values=cache, use_cache=True,
             ).logits[:, -1]  # fmt: skip
 
+    def _note_choices(self, rows: list[_Row], logits: Tensor, tokens: Tensor) -> None:
+        """Keeps the likeliest tokens of each row, and the drawn one where it is not among them."""
+        logprobs = logits.float().log_softmax(-1)
+        values, ids = logprobs.topk(min(self.choices, logits.shape[-1]))
+        drawn = logprobs.gather(-1, tokens[:, None])
+        for i, row in enumerate(rows):
+            if row.completion is None:
+                listed, their = ids[i].tolist(), values[i].tolist()
+                if int(tokens[i]) not in listed:
+                    listed, their = [*listed, int(tokens[i])], [*their, float(drawn[i])]
+                row.likeliest.append((listed, their))
+
     def _limits(self, rows: list[_Row]) -> dict[int, int]:
         """Longest completion a conversation has room for, by conversation."""
         room = {r.conversation: self.engine._context - len(self.prompts[r.conversation]) for r in rows}
@@ -216,17 +259,26 @@ class _Decoder:
         """Runs each prompt once and gives its cache, mask [B, P] and last logits [B, V] to all of its rows."""
         model = self.engine.model
         unique = list(dict.fromkeys(row.conversation for row in rows))
-        width = max(len(self.prompts[i]) for i in unique)
-        ids = torch.zeros(len(unique), width, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for u, i in enumerate(unique):
-            ids[u, width - len(self.prompts[i]) :] = torch.tensor(self.prompts[i])
-            mask[u, width - len(self.prompts[i]) :] = 1
-        ids, mask = ids.to(model.device), mask.to(model.device)
+        prompts = [self.prompts[i] for i in unique]
         cache = DynamicCache(config=model.config)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
-                       use_cache=True, logits_to_keep=1).logits[:, -1]  # fmt: skip
+        # Padding will stand between the common part and the rest, which full attention alone can leave out: a sliding
+        # window counts places, and a recurrent state takes them in.
+        shares = all(type(layer) is DynamicLayer for layer in cache.layers)
+        common = _common_length(prompts) if shares else 0
+        if common:
+            shared = torch.tensor([prompts[0][:common]], device=model.device)
+            model(input_ids=shared, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache.batch_repeat_interleave(len(prompts))
+        width = max(map(len, prompts)) - common
+        ids = torch.zeros(len(prompts), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for u, prompt in enumerate(prompts):
+            ids[u, width - len(prompt) + common :] = torch.tensor(prompt[common:])
+            mask[u, width - len(prompt) + common :] = 1
+        mask = torch.cat([mask.new_ones(len(prompts), common), mask], dim=1).to(model.device)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, common:]
+        logits = model(input_ids=ids.to(model.device), attention_mask=mask, position_ids=positions,
+                       past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]  # fmt: skip
         if len(rows) > len(unique):
             owner = torch.tensor([unique.index(row.conversation) for row in rows], device=mask.device)
             cache.batch_select_indices(owner)
@@ -251,6 +303,16 @@ class _Decoder:
             self.finish(row, "stop", text)
         elif len(row.token_ids) >= limit:
             self.finish(row, "length", text)
+
+
+def _common_length(prompts: Sequence[list[int]]) -> int:
+    """Tokens that all prompts begin with, less at least one of each prompt; 0 where sharing them gains nothing."""
+    if len(prompts) < 2:
+        return 0
+    first, last = min(prompts), max(prompts)
+    longest = min(len(prompt) for prompt in prompts) - 1
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), longest)
+    return min(length, longest) if min(length, longest) >= SHARE_FROM else 0
 
 
 def end_of_turn_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from safereason.errors import InputError
 
 Record = dict[str, Any]
+_ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_BLOCK = 1 << 16
 
 
 class RecordLog:
@@ -26,7 +29,7 @@ class RecordLog:
 
     def append(self, record: Record) -> None:
         """Writes one record as one line."""
-        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        self._file.write(line_of(record))
         self._file.flush()
 
     def close(self) -> None:
@@ -42,6 +45,15 @@ class RecordLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def line_of(record: Record) -> bytes:
+    r"""One record as a line of JSONL, in UTF-8.
+
+    What ends a line for some readers, controls a terminal or is half a surrogate pair stands in it as `\uXXXX`.
+    """
+    text = json.dumps(record, ensure_ascii=False)
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found.group()):04x}", text).encode() + b"\n"
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -119,18 +131,31 @@ def _cut_torn_line(path: Path) -> None:
     if not path.exists():
         return
     with path.open("r+b") as file:
-        content = file.read()
-        if not content or content.endswith(b"\n"):
+        start = _last_line(file)
+        file.seek(start)
+        torn = file.read()
+        if not torn:
             return
-        start = content.rfind(b"\n") + 1
-        if _is_record(content[start:]):
+        if _is_record(torn):
             file.write(b"\n")
         else:
             file.truncate(start)
+
+
+def _last_line(file: BinaryIO) -> int:
+    """Where what follows the last newline begins; read from the end, for a log may be larger than memory."""
+    place = file.seek(0, os.SEEK_END)
+    while place > 0:
+        size = min(_BLOCK, place)
+        place = file.seek(place - size)
+        newline = file.read(size).rfind(b"\n")
+        if newline >= 0:
+            return place + newline + 1
+    return 0
 
 
 def keep_records(path: Path, keep: Callable[[Record], bool]) -> None:
     """Drops the records that `keep` refuses, such as those past the checkpoint a run resumes from."""
     if path.exists():
         kept = [record for record in read_records(path) if keep(record)]
-        write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+        write_bytes(path, b"".join(map(line_of, kept)))

@@ -35,12 +35,13 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation,
 
 
 def trace_ids(
-    tokenizer: "PreTrainedTokenizerBase", prompt: str, reasoning: str, answer: str
+    tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, reasoning: str | None, answer: str
 ) -> tuple[list[int], list[int]]:
     """A training text as (prompt ids, completion ids); the completion ends with the end-of-turn token.
 
-    The two are tokenized apart, as they are when the model writes the completion itself.
+    The two are tokenized apart, as they are when the model writes the completion itself. Without reasoning the
+    completion is the answer alone.
     """
-    text = reasoning_text.join(reasoning, answer)
+    text = answer if reasoning is None else reasoning_text.join(reasoning, answer)
     completion = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return prompt_ids(tokenizer, user(prompt)), [*completion, int(tokenizer.eos_token_id)]
+    return prompt_ids(tokenizer, conversation), [*completion, int(tokenizer.eos_token_id)]

@@ -17,7 +17,7 @@ import pytest
 from fastapi.responses import HTMLResponse, JSONResponse
 from openai_server import Server
 
-from safereason.engines.base import Completion
+from safereason.engines.base import Completion, TokenChoice
 from safereason.engines.open import open_engine
 from safereason.engines.openai import OpenAIEngine, request_seed
 from safereason.engines.transformers import TransformersEngine
@@ -282,6 +282,68 @@ def test_log_likelihoods_are_refused(server: Server):
         client(server).loglikelihood([user("x")], ["y"])
 
 
+def test_choices_are_the_local_engine_s(server: Server, local: TransformersEngine):
+    greedy = Sampling(temperature=0.0, max_new_tokens=6)
+    found = client(server).generate(PROMPTS, greedy, choices=5)
+    expected = [local.generate([prompt], greedy, choices=5)[0] for prompt in PROMPTS]
+    assert [[c.choices for c in row] for row in found] == [[c.choices for c in row] for row in expected]
+    assert {len(choice.likeliest) for row in found for c in row for choice in c.choices} == {5}
+    assert {(r["logprobs"], r["top_logprobs"]) for r in server.requests} == {(True, 5)}
+
+
+def test_a_drawn_token_stands_behind_the_likeliest_as_it_does_locally(server: Server, local: TransformersEngine):
+    found = client(server).generate(PROMPTS, SAMPLED, n=2, choices=2)
+    sizes = set()
+    for i, row in enumerate(found):
+        for k, completion in enumerate(row):
+            (expected,) = local.generate([PROMPTS[i]], SAMPLED, seed=request_seed(0, i, k), choices=2)[0]
+            assert [c.text for c in completion.choices] == [c.text for c in expected.choices]
+            # Parts of a character are written alike, and one may already be there.
+            whole = [(a, b) for a, b in zip(completion.choices, expected.choices, strict=True) if a.text.isascii()]
+            assert all(a == b for a, b in whole)
+            sizes |= {len(choice.likeliest) for choice, _ in whole}
+    assert sizes >= {3}
+
+
+PLACE = {"token": "a", "logprob": -2.0}
+PART = {"token": "\ufffd", "logprob": -1.0}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, ()),
+        ([], ()),
+        ([PLACE], (TokenChoice("a", (("a", -2.0),)),)),
+        ([{**PLACE, "top_logprobs": None}], (TokenChoice("a", (("a", -2.0),)),)),
+        ([{**PLACE, "top_logprobs": []}] * 2, (TokenChoice("a", (("a", -2.0),)),) * 2),
+        ([{**PLACE, "top_logprobs": [PLACE, {**PLACE, "token": "b"}]}],
+         (TokenChoice("a", (("a", -2.0), ("b", -2.0))),)),
+        ([{**PLACE, "top_logprobs": [PART, {**PART, "logprob": -1.5}]}],
+         (TokenChoice("a", (("\ufffd", -1.0), ("\ufffd", -1.5), ("a", -2.0))),)),
+    ],
+)  # fmt: skip
+def test_choices_are_what_a_server_lists_and_the_token_itself(server: Server, content: Any, expected: Any):
+    server.choice = lambda body: {**says("text")(body), "logprobs": {"content": content}}
+    completion = only(server, choices=3)
+    assert (completion.text, completion.finish_reason, completion.choices) == ("text", "stop", expected)
+
+
+@pytest.mark.parametrize(
+    "logprobs", [{}, {"logprobs": None}, {"logprobs": {"tokens": ["a"], "token_logprobs": [-1.0]}}]
+)
+def test_a_server_that_lists_none_gives_none(server: Server, logprobs: dict[str, Any]):
+    server.choice = lambda body: {**says("text")(body), **logprobs}
+    completion = only(server, choices=3)
+    assert (completion.text, completion.finish_reason, completion.choices) == ("text", "stop", ())
+
+
+def test_alone_each_conversation_is_asked_with_the_seed_it_has_by_itself(server: Server):
+    found = client(server).generate(PROMPTS, SAMPLED, n=2, seed=5, alone=True)
+    assert {r["seed"] for r in server.requests} == {request_seed(5, 0, 0), request_seed(5, 0, 1)}
+    assert found == [client(server).generate([prompt], SAMPLED, n=2, seed=5)[0] for prompt in PROMPTS]
+
+
 def eval_recipe(source: Path) -> Recipe:
     kinds = ("harmless", "harmful")
     rows = [{"id": f"mine/{i}", "prompt": f"Prompt {i}", "kind": kinds[i % 2], "source": "mine"} for i in range(6)]
@@ -328,3 +390,13 @@ def test_ctrl_c_does_not_wait_for_a_server_that_hangs(server: Server):
     _, errors = child.communicate(timeout=openai_server.PATIENCE)
     assert server.under_way == 2
     assert b"KeyboardInterrupt" in errors
+
+
+def test_a_server_that_refuses_to_list_alternatives_is_asked_without(server: Server):
+    server.choice = says("text")
+    server.status_of = lambda body: 400 if "logprobs" in body else 200
+    server.refusal = "logprobs are not supported"
+    found = client(server).generate(PROMPTS, SAMPLED, choices=5)
+    assert [row[0].text for row in found] == ["text"] * len(PROMPTS)
+    assert all(row[0].choices == () for row in found)
+    assert sum("logprobs" in body for body in server.requests) < len(server.requests)

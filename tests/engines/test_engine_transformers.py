@@ -1,23 +1,31 @@
 """The transformers engine on a micro model, against `model.generate` and direct computation."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 import micro
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from safereason.engines.base import Completion
-from safereason.engines.transformers import TransformersEngine, end_of_turn_ids
+from safereason.engines.transformers import SHARE_FROM, TransformersEngine, _common_length, end_of_turn_ids
 from safereason.errors import InputError, StageFailed
 from safereason.recipe.schema import Sampling
 from safereason.text import chat
 from safereason.text.chat import user
 
-PROMPTS = [user(text) for text in ("a", "a much longer second prompt", "three!", "four four four", "and the fifth one")]
+TEXTS = ("a", "a much longer second prompt", "three!", "four four four", "and the fifth one")
+PROMPTS = [user(text) for text in TEXTS]
+POLICY = "".join(map(chr, (*range(33, 97), *range(123, 127))))
+"""All printable characters that the texts are not written in, so that a penalty on them comes from here alone."""
+UNDER_POLICY = [user(POLICY + text) for text in TEXTS]
 SAMPLED = Sampling(temperature=1.0, max_new_tokens=24)
 GREEDY = Sampling(temperature=0.0, max_new_tokens=24)
 ENDS = [*range(235, 256), 258]
@@ -60,9 +68,9 @@ def generated(model: LlamaForCausalLM, prompt: list[int], **options: Any) -> lis
 
 @contextmanager
 def hooked(model: LlamaForCausalLM, hook: Callable[[torch.Tensor, torch.Tensor], None]) -> Iterator[None]:
-    """Runs `hook(input_ids, attention_mask)` before each forward pass."""
+    """Runs `hook(input_ids, attention_mask)` before each forward pass; there is no mask where nothing is padded."""
     handle = model.register_forward_pre_hook(
-        lambda _, args, kwargs: hook(kwargs["input_ids"], kwargs["attention_mask"]), with_kwargs=True
+        lambda _, args, kwargs: hook(kwargs["input_ids"], kwargs.get("attention_mask")), with_kwargs=True
     )
     try:
         yield
@@ -188,16 +196,30 @@ def test_a_completion_ends_where_the_context_does(model: LlamaForCausalLM):
     assert "length" in {row[0].finish_reason for row in found}
 
 
-def test_a_prompt_longer_than_the_context_is_named():
-    with pytest.raises(InputError, match=r"micro: a prompt has .* tokens and the model reads 32; shorten it"):
-        engine(build(max_position_embeddings=32)).generate(PROMPTS, SAMPLED)
+def test_a_prompt_longer_than_the_context_costs_the_others_nothing():
+    small = engine(build(max_position_embeddings=40))
+    lengths = [len(chat.prompt_ids(micro.tokenizer(), p)) for p in PROMPTS]
+    long = [i for i, length in enumerate(lengths) if length >= 40]
+    assert 0 < len(long) < len(PROMPTS)
+    seen: list[tuple[int, int]] = []
+    found = small.generate(PROMPTS, SAMPLED, n=2, seed=3, on_finish=lambda i, k, _: seen.append((i, k)))
+    assert sorted(seen) == [(i, k) for i in range(len(PROMPTS)) for k in range(2)]
+    for i, row in enumerate(found):
+        assert [c.finish_reason == "error" for c in row] == [i in long] * 2
+    said = {c.error for i in long for c in found[i]}
+    assert said == {f"micro: a prompt has {lengths[i]} tokens and the model reads 40; shorten it" for i in long}
+    assert small.generate(PROMPTS, SAMPLED, n=2, seed=3, done=long) == [
+        [] if i in long else row for i, row in enumerate(found)
+    ]
+    with pytest.raises(InputError, match=r"a prompt has .* tokens and the model reads 40; shorten it"):
+        small.loglikelihood(PROMPTS, ["a"] * len(PROMPTS))
 
 
 def out_of_memory(limit: int, error: Exception) -> Callable[[torch.Tensor, torch.Tensor], None]:
     """A device that holds `limit` rows."""
 
     def hook(input_ids: torch.Tensor, mask: torch.Tensor) -> None:
-        if len(mask) > limit:
+        if len(input_ids) > limit:
             raise error
 
     return hook
@@ -252,6 +274,165 @@ def test_a_single_completion_that_does_not_fit_fails_the_stage(model: LlamaForCa
 def test_another_error_of_the_model_is_not_taken_for_lack_of_memory(model: LlamaForCausalLM):
     with hooked(model, out_of_memory(0, RuntimeError("shapes differ"))), pytest.raises(RuntimeError, match="shapes"):
         engine(model).generate(PROMPTS, SAMPLED)
+
+
+def tokens_of(prompts: list[chat.Conversation]) -> list[list[int]]:
+    return [chat.prompt_ids(micro.tokenizer(), prompt) for prompt in prompts]
+
+
+def alike(rows: list[list[int]]) -> int:
+    """Tokens that all begin with."""
+    return len(list(takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))))
+
+
+def shapes_of(engine: TransformersEngine, prompts: list[chat.Conversation], **named: Any) -> list[tuple[int, ...]]:
+    """Rows and tokens of each forward pass."""
+    shapes: list[tuple[int, ...]] = []
+    with hooked(engine.model, lambda input_ids, mask: shapes.append(tuple(input_ids.shape))):
+        engine.generate(prompts, SAMPLED, **named)
+    return shapes
+
+
+def test_what_a_batch_of_prompts_begins_with_is_computed_once(model: LlamaForCausalLM):
+    rows = tokens_of(UNDER_POLICY)
+    common, longest = alike(rows), max(map(len, rows))
+    assert common > SHARE_FROM
+    shapes = shapes_of(engine(model), UNDER_POLICY, n=2)
+    assert shapes[:3] == [(1, common), (5, longest - common), (10, 1)]
+    assert {columns for _, columns in shapes[3:]} == {1}
+    again = shapes_of(engine(model), [UNDER_POLICY[1]] * 3)
+    assert again[:3] == [(1, longest - 1), (3, 1), (3, 1)], "one token of each is left to go on from"
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_after_a_common_beginning_greedy_is_what_generate_writes(model: LlamaForCausalLM, penalty: float):
+    sampling = GREEDY.model_copy(update={"repetition_penalty": penalty})
+    found = engine(model).generate(UNDER_POLICY, sampling)
+    expected = [generated(model, row, repetition_penalty=penalty) for row in tokens_of(UNDER_POLICY)]
+    assert [list(row[0].token_ids) for row in found] == expected
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_completions_after_a_common_beginning_are_those_of_prompts_run_apart(attention: str, penalty: float):
+    model = build()
+    model.set_attn_implementation(attention)
+    sampling = Sampling(temperature=0.9, top_p=0.95, repetition_penalty=penalty, max_new_tokens=16)
+    apart = ids(engine(model, batch_tokens=1).generate(UNDER_POLICY, sampling, n=3, seed=2))
+    assert len({len(row) for rows in apart for row in rows}) > 3, "rows retire at different times"
+    for batch_tokens in (500, 1100, 16_384):
+        assert ids(engine(model, batch_tokens).generate(UNDER_POLICY, sampling, n=3, seed=2)) == apart
+    resumed = engine(model).generate(UNDER_POLICY, sampling, n=3, seed=2, done=[1, 4])
+    assert ids(resumed) == [[] if i in (1, 4) else row for i, row in enumerate(apart)]
+
+
+def test_a_short_common_beginning_is_not_worth_it(model: LlamaForCausalLM):
+    short = SHARE_FROM - alike(tokens_of([user("b"), user("c")]))
+    at, below = ([user("x" * letters + end) for end in "bc"] for letters in (short, short - 1))
+    assert shapes_of(engine(model), at)[0] == (1, SHARE_FROM)
+    assert shapes_of(engine(model), below)[0] == (2, len(tokens_of(below)[0]))
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=6), min_size=1, max_size=5), st.integers(60, 66))
+def test_the_common_beginning_leaves_a_token_of_each_prompt(ends: list[list[int]], length: int):
+    prompts = [[7] * length + end for end in ends]
+    expected = min(alike(prompts), min(map(len, prompts)) - 1)
+    assert _common_length(prompts) == (expected if len(prompts) > 1 and expected >= SHARE_FROM else 0)
+
+
+@pytest.mark.parametrize("limit", [1, 4])
+def test_a_batch_with_a_common_beginning_that_does_not_fit_is_halved(model: LlamaForCausalLM, limit: int):
+    expected = engine(model).generate(UNDER_POLICY, SAMPLED, n=2, choices=2)
+    calls = Counter()
+    with hooked(model, out_of_memory(limit, torch.OutOfMemoryError())):
+        found = engine(model).generate(
+            UNDER_POLICY, SAMPLED, n=2, choices=2, on_finish=lambda i, k, completion: calls.update([(i, k)])
+        )
+    assert ids(found) == ids(expected)
+    assert calls == Counter((i, k) for i in range(5) for k in range(2))
+    assert all(len(c.choices) == len(c.token_ids) for row in found for c in row)
+
+
+def test_a_model_with_sliding_windows_does_not_share(model: LlamaForCausalLM):
+    changed = {key: value for key, value in micro.config(tie_word_embeddings=False).to_dict().items()
+               if key in MistralConfig().to_dict() and key not in ("architectures", "model_type")}  # fmt: skip
+    torch.manual_seed(1)
+    sliding = MistralForCausalLM(MistralConfig(**{**changed, "sliding_window": 24, "initializer_range": 0.4})).double()
+    sliding.generation_config.eos_token_id = ENDS
+    rows = tokens_of(UNDER_POLICY)
+    assert shapes_of(engine(sliding), UNDER_POLICY)[0] == (5, max(map(len, rows)))
+    together, apart = (engine(sliding, size).generate(UNDER_POLICY, SAMPLED, n=2) for size in (16_384, 1))
+    assert ids(together) == ids(apart)
+
+
+def listed_directly(
+    model: LlamaForCausalLM, prompt: list[int], written: tuple[int, ...], count: int
+) -> list[list[tuple[str, float]]]:
+    """The likeliest tokens at each place of what was written, from one pass over all of it."""
+    decode = micro.tokenizer().decode
+    with torch.no_grad():
+        rows = model(torch.tensor([[*prompt, *written]])).logits[0].log_softmax(-1)[len(prompt) - 1 : -1]
+    listed = []
+    for scores, token in zip(rows, written, strict=True):
+        likeliest = scores.argsort(descending=True)[:count].tolist()
+        chosen = likeliest if token in likeliest else [*likeliest, token]
+        listed.append([(decode([i]), float(scores[i])) for i in chosen])
+    return listed
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 300, 16_384])
+@pytest.mark.parametrize("prompts", [PROMPTS, UNDER_POLICY], ids=["apart", "common"])
+def test_choices_are_the_model_s_own_before_penalty_temperature_and_truncation(
+    model: LlamaForCausalLM, prompts: list[chat.Conversation], batch_tokens: int
+):
+    model.eval()
+    shaped = Sampling(temperature=1.5, top_p=0.9, top_k=9, repetition_penalty=1.6, max_new_tokens=10)
+    found = engine(model, batch_tokens).generate(prompts, shaped, n=2, seed=1, choices=3)
+    assert ids(found) == ids(engine(model, batch_tokens).generate(prompts, shaped, n=2, seed=1)), "they change no draw"
+    counts = Counter()
+    for prompt, row in zip(tokens_of(prompts), found, strict=True):
+        for completion in row:
+            direct = listed_directly(model, prompt, completion.token_ids, 3)
+            assert [c.text for c in completion.choices] == [micro.tokenizer().decode([i]) for i in completion.token_ids]
+            for choice, expected in zip(completion.choices, direct, strict=True):
+                counts[len(choice.likeliest)] += 1
+                assert choice.text in dict(choice.likeliest)
+                assert [text for text, _ in choice.likeliest] == [text for text, _ in expected]
+                assert [p for _, p in choice.likeliest] == pytest.approx([p for _, p in expected], abs=1e-4)
+    assert counts.keys() == {3, 4}, "some that were drawn are not among the likeliest, and stand behind them"
+
+
+def test_the_greedy_token_stands_first_and_all_tokens_share_one(model: LlamaForCausalLM):
+    (whole,) = engine(model).generate(PROMPTS[:1], GREEDY, choices=1000)[0]
+    for choice in whole.choices:
+        assert len(choice.likeliest) == 259
+        assert choice.likeliest[0][0] == choice.text
+        assert choice.likeliest[0][1] == max(logprob for _, logprob in choice.likeliest)
+        assert sum(math.exp(logprob) for _, logprob in choice.likeliest) == pytest.approx(1.0, abs=1e-4)
+    (one,) = engine(model).generate(PROMPTS[:1], GREEDY, choices=1)[0]
+    assert [c.likeliest for c in one.choices] == [c.likeliest[:1] for c in whole.choices]
+    (none,) = engine(model).generate(PROMPTS[:1], GREEDY)[0]
+    assert (none.choices, none.token_ids) == ((), whole.token_ids)
+
+
+def test_a_prompt_without_room_has_no_choices():
+    small = engine(build(max_position_embeddings=40))
+    found = small.generate(PROMPTS, SAMPLED, choices=2)
+    assert {c.finish_reason == "error" for row in found for c in row} == {True, False}
+    assert all(len(c.choices) == len(c.token_ids) for row in found for c in row)
+    assert all(not c.choices for row in found for c in row if c.finish_reason == "error")
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, UNDER_POLICY], ids=["apart", "common"])
+def test_alone_means_whichever_stand_beside_it(model: LlamaForCausalLM, prompts: list[chat.Conversation]):
+    by_itself = ids([engine(model).generate([prompt], SAMPLED, n=2, seed=3)[0] for prompt in prompts])
+    assert ids(engine(model).generate(prompts, SAMPLED, n=2, seed=3, alone=True)) == by_itself
+    turned = engine(model).generate([*prompts[::-1], prompts[0]], SAMPLED, n=2, seed=3, alone=True)
+    assert ids(turned) == [*by_itself[::-1], by_itself[0]]
+    some = engine(model).generate(prompts, SAMPLED, n=2, seed=3, alone=True, done=[0, 2])
+    assert ids(some) == [[] if i in (0, 2) else row for i, row in enumerate(by_itself)]
+    otherwise = ids(engine(model).generate(prompts, SAMPLED, n=2, seed=3))
+    assert [a == b for a, b in zip(otherwise, by_itself, strict=True)] == [True, False, False, False, False]
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from safereason.errors import InputError
@@ -17,6 +17,7 @@ from safereason.runs.records import (
     Record,
     RecordLog,
     keep_records,
+    line_of,
     read_json,
     read_records,
     write_bytes,
@@ -217,3 +218,19 @@ def test_json_that_is_missing_or_broken_is_named(tmp_path: Path):
     (tmp_path / "broken.json").write_bytes(b"\xff{")
     with pytest.raises(InputError, match=r"broken.json: not JSON"):
         read_json(tmp_path / "broken.json")
+
+
+@given(st.text(max_size=8))
+@example("\ud800\u2028\u2029\x85\x9b\x7f\x00\n")
+def test_a_line_is_one_for_every_reader_and_holds_any_text(text: str):
+    line = line_of({"id": text})
+    assert len(line.decode("utf-8").splitlines()) == 1
+    assert not {"\x7f", "\x9b", "\x1b"} & set(line.decode("utf-8"))
+    assert json.loads(line) == {"id": text}
+
+
+def test_a_torn_line_longer_than_a_block_is_cut(log_path: Path):
+    log_path.unlink(missing_ok=True)
+    long = {"text": "a" * 200_000}
+    cut_and_go_on(log_path, [long, long], [{"id": 1}], 350_000)
+    assert list(read_records(log_path)) == [long, {"id": 1}]

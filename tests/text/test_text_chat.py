@@ -64,7 +64,7 @@ def test_a_trace_is_its_prompt_and_a_completion_that_ends_the_turn(
     family: str, prompt: str, thoughts: str, answer: str
 ):
     tokens = tokenizer(family)
-    prompt_ids, completion_ids = chat.trace_ids(tokens, prompt, thoughts, answer)
+    prompt_ids, completion_ids = chat.trace_ids(tokens, chat.user(prompt), thoughts, answer)
     assert prompt_ids == chat.prompt_ids(tokens, user(prompt))
     assert completion_ids[-1] == tokens.eos_token_id
     assert tokens.eos_token_id not in completion_ids[:-1]
@@ -78,4 +78,4 @@ def test_a_tokenizer_without_a_template_is_named_with_what_to_do():
         chat.prompt_ids(tokens, user("Hi"))
     tokens.name_or_path = "org/base"
     with pytest.raises(InputError, match="org/base: "):
-        chat.trace_ids(tokens, "Hi", "because", "Hello")
+        chat.trace_ids(tokens, chat.user("Hi"), "because", "Hello")
