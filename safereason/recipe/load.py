@@ -85,7 +85,7 @@ def leaves(recipe: Recipe) -> list[tuple[str, Any]]:
 
 def _read(path: Path, children: tuple[Path, ...]) -> Document:
     """One file, laid on the parent it names; `children` are the files that led here."""
-    document = strict_yaml.parse(_text(path), str(path))
+    document = strict_yaml.parse(text_of(path), str(path))
     if "name" in document.values:
         raise InputError(f"{document.place(('name',))}: name: a recipe is named by its file; delete this line")
     parent = document.values.pop("extends", None)
@@ -144,7 +144,12 @@ def _untouched(base: Document, over: Document) -> dict[strict_yaml.Path, str]:
     return {p: at for p, at in base.places.items() if not any(p[:n] in replaced for n in range(len(p) + 1))}
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """What a file holds, without a byte order mark.
+
+    Raises:
+        InputError: It cannot be read, or is not UTF-8.
+    """
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:

@@ -42,6 +42,8 @@ class SourceShare(Section):
     """Most prompts taken from it."""
     skip: Annotated[int, Field(ge=0)] = 0
     """Prompts of the source's own seeded order that are passed over first (another stage has them)."""
+    categories: tuple[str, ...] = ()
+    """Categories of the source that it takes prompts of; none named takes all."""
 
 
 class TarsMix(Section):
@@ -92,6 +94,10 @@ class RSafeMix(Section):
     """The same for response classification."""
     without_categories: tuple[str, ...] = ()
     """Harm categories left out of training, to be tested on."""
+    traces: tuple[SourceShare, ...] = ()
+    """Labelled rows with reasoning, for the SFT of a guard that reasons."""
+    validation_rows_per_label: Annotated[int, Field(ge=0)] = 0
+    """Rows of each label that are held out of the mix to watch the training by."""
 
 
 class LoRA(Section):
@@ -161,9 +167,7 @@ class RSafeReward(Section):
     accuracy_weight: Ratio = 0.9
     """Weight of a right verdict."""
     format_weight: Ratio = 0.1
-    """Weight of the reasoning format."""
-    require_reasoning: bool = True
-    """Whether the format asks for `<think>` … `</think>` before the verdict."""
+    """Weight of the format: reasoning, where the guard is to reason, and a verdict."""
 
 
 class GRPO(Section):
@@ -224,15 +228,81 @@ class GRPO(Section):
     """Fields of TRL's GRPOConfig that no key of this section owns."""
 
 
+class GuardValidation(Section):
+    """How the training of a guard is watched, on rows held out of its mix."""
+
+    every_steps: PositiveInt
+    """Optimizer steps between two looks; the first is before any step."""
+    keep_best: bool = True
+    """Whether the model with the best F1 is kept in place of the last one."""
+
+
+class GuardSet(Section):
+    """Labelled rows that a guard is measured on."""
+
+    source: str
+    """Name of a data source."""
+    name: str | None = None
+    """What the set is called in figures, by default its source; sets called alike are one."""
+    split: Literal["train", "test"] = "test"
+    """Split of the source; `train` is for protocols that test on rows which training left out."""
+    categories: tuple[str, ...] = ()
+    """Categories that unsafe rows are taken of; none named takes all."""
+    safe: Annotated[int, Field(ge=0)] | None = None
+    """Most safe rows; null takes all."""
+    unsafe: Annotated[int, Field(ge=0)] | None = None
+    """Most unsafe rows; null takes all."""
+    skip: Annotated[int, Field(ge=0)] = 0
+    """Rows of each label in the source's own seeded order that are passed over first (training has them)."""
+    policy: str | None = None
+    """Policy it is judged by, in place of the guard's."""
+
+    @property
+    def label(self) -> str:
+        """Its name in figures."""
+        return self.name or self.source
+
+
+class GuardEvaluation(Section):
+    """What `eval guard` measures."""
+
+    sets: tuple[GuardSet, ...]
+    """Sets of labelled rows."""
+    limit: PositiveInt | None = None
+    """Most rows a set, drawn by the seed; null takes all."""
+    resamples: PositiveInt = 1000
+    """Bootstrap resamples behind each 95 % interval."""
+
+
 class Guard(Section):
     """A guard that reasons over a policy and says safe or unsafe."""
 
     policy: str = "default"
-    """Name of a shipped policy."""
-    train: GRPO
-    """Its RL training."""
+    """Name of a shipped policy (`safereason guard policy ls`), or a YAML file."""
+    reasoning: bool = True
+    """Whether it is asked to reason before its verdict; the format of the reward goes with it."""
+    prompt_template: str | None = None
+    """File with the user turn that asks about a prompt, or `prompt-brief`, in place of ours."""
+    response_template: str | None = None
+    """File with the user turn that asks about a response, or `response-brief`, in place of ours."""
+    sft: SFT | None = None
+    """Its SFT, before the RL or alone."""
+    train: GRPO | None = None
+    """Its RL."""
+    validation: GuardValidation | None = None
+    """How its RL is watched; null watches the training's own rollouts only."""
     sampling: Sampling
     """How verdicts are drawn after training."""
+    eval: GuardEvaluation | None = None
+    """What it is measured on."""
+
+    @model_validator(mode="after")
+    def _one_training_at_least(self) -> "Guard":
+        if self.sft is None and self.train is None:
+            raise ValueError("neither `sft` nor `train` is there; a guard needs one of them")
+        if self.train is not None and not isinstance(self.train.reward, RSafeReward):
+            raise ValueError("train.reward is not `rsafe`, the reward of a guard's verdicts")
+        return self
 
 
 class Evaluation(Section):

@@ -23,6 +23,7 @@ Tree: TypeAlias = dict[str, Any]
 Path: TypeAlias = tuple[str | int, ...]
 """Keys and list positions from the top down to a value."""
 
+RECIPE = "a recipe is a mapping that begins with `model:`"
 _DEEPEST = 40
 _MOST = 10_000
 _CORE = "tag:yaml.org,2002:"
@@ -46,7 +47,7 @@ _READ: dict[str, Callable[[str], Any]] = {
 
 @dataclass
 class Document:
-    """A recipe as read: its values, and where each stands (`file:line`, or the override that sets it)."""
+    """A file as read: its values, and where each stands (`file:line`, or the override that sets it)."""
 
     values: Tree
     places: dict[Path, str] = field(default_factory=dict)
@@ -81,22 +82,23 @@ for _name, (_pattern, _first) in _PLAIN.items():
     _Dumper.add_implicit_resolver(_CORE + _name, _pattern, _first)
 
 
-def parse(text: str, name: str) -> Document:
+def parse(text: str, name: str, expected: str = RECIPE) -> Document:
     """Reads a document that is one mapping.
 
     Args:
         text: The YAML.
         name: The file's name, for messages.
+        expected: What such a file is, for messages.
 
     Raises:
         InputError: It is not YAML, is empty, is no mapping, or holds a key twice or a tag; the message gives the line.
     """
     node = _compose(text, name, at_line=True)
     if node is None:
-        raise InputError(f"{name}: is empty; a recipe is a mapping that begins with `model:`")
+        raise InputError(f"{name}: is empty; {expected}")
     if not isinstance(node, MappingNode):
         kind = "list" if isinstance(node, SequenceNode) else "single value"
-        raise InputError(f"{_line(name, node)}: a recipe is a mapping that begins with `model:`, not a {kind}")
+        raise InputError(f"{_line(name, node)}: {expected}, not a {kind}")
     builder = _Builder(lambda at: _line(name, at))
     return Document(builder.value(node, ()), {**builder.places, (): f"{name}:1"})
 
@@ -139,7 +141,7 @@ def _compose(text: str, name: str, at_line: bool) -> Node | None:
         character = f"U+{ord(text[error.position]):04X}"
         raise InputError(f"{where}: not YAML: the control character {character}; delete it") from error
     except RecursionError as error:
-        raise InputError(f"{name}: nested too deeply; a recipe has no more than {_DEEPEST} levels") from error
+        raise InputError(f"{name}: nested too deeply; a file has no more than {_DEEPEST} levels") from error
     return node
 
 
@@ -159,7 +161,7 @@ class _Builder:
         if node in self._open:
             raise InputError(f"{self._place(node)}: an anchor that holds itself; write the value out")
         if len(self._open) == _DEEPEST:
-            raise InputError(f"{self._place(node)}: nested too deeply; a recipe has no more than {_DEEPEST} levels")
+            raise InputError(f"{self._place(node)}: nested too deeply; a file has no more than {_DEEPEST} levels")
         self._open.append(node)
         try:
             if isinstance(node, MappingNode) and node.tag == f"{_CORE}map":
@@ -174,7 +176,7 @@ class _Builder:
 
     def _placed(self, node: Node, at: Node, path: Path) -> Any:
         if len(self.places) == _MOST:
-            raise InputError(f"{self._place(at)}: aliases or lists make more than {_MOST} values; a recipe is smaller")
+            raise InputError(f"{self._place(at)}: aliases or lists make more than {_MOST} values; a file is smaller")
         self.places[path] = self._place(at)
         return self.value(node, path)
 

@@ -1,0 +1,110 @@
+"""How a guard is asked: kept beside its weights, and read back from there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from safereason.errors import InputError
+from safereason.guard import guide as guides
+from safereason.guard.base import Question
+from safereason.guard.guide import FILE, Guide
+from safereason.guard.open import guide_of
+from safereason.guard.policy import Category, Policy, load
+from safereason.guard.prompt import Templates
+from safereason.recipe.load import load as load_recipe
+from safereason.recipe.schema import Sampling
+
+LINE = st.text(st.characters(categories=["L", "N", "P", "Zs"], exclude_characters="<"), min_size=1, max_size=9).filter(
+    str.strip
+)
+POLICIES = st.builds(
+    Policy, LINE, LINE,
+    st.lists(st.builds(Category, st.from_regex("[a-z][a-z0-9.-]{0,4}", fullmatch=True), LINE, st.none() | LINE),
+             min_size=1, max_size=4, unique_by=(lambda c: c.id, lambda c: c.name.casefold())).map(tuple),
+    st.none() | LINE,
+)  # fmt: skip
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+GUIDES = st.builds(
+    Guide, POLICIES, st.builds(Templates, TEXT, TEXT, TEXT), st.booleans(),
+    st.builds(Sampling, temperature=st.floats(0, 2), top_k=st.integers(0, 50), max_new_tokens=st.integers(1, 5000)),
+)  # fmt: skip
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(GUIDES)
+def test_what_is_saved_is_read_back(tmp_path: Path, guide: Guide):
+    guide.save(tmp_path)
+    assert guides.of_model(str(tmp_path)) == guide
+    assert json.loads((tmp_path / FILE).read_text(encoding="utf-8")) == guide.document()
+
+
+def test_a_model_without_a_guide_is_asked_as_rsafe_is_or_as_the_caller_says(tmp_path: Path):
+    guide = guides.of_model(str(tmp_path))
+    assert guide == guides.default()
+    assert (guide.policy, guide.reasoning, guide.sampling) == (load("default"), True, guides.SAMPLING)
+    other = Guide(load("openai"), Templates(), False, Sampling())
+    assert guides.of_model(str(tmp_path), other) == other
+    guide.save(tmp_path)
+    assert guides.of_model(str(tmp_path), other) == guide
+
+
+def test_a_recipe_s_guard_is_asked_as_its_section_says():
+    section = load_recipe("rsafe", []).guard
+    assert section is not None
+    guide = guides.of_section(section)
+    assert guide == guides.default()
+
+
+def test_policy_and_sampling_may_be_given_in_place_of_the_guide_s(tmp_path: Path):
+    guides.default().save(tmp_path)
+    chosen = guide_of(str(tmp_path), policy="openai", sampling=Sampling(temperature=0.0))
+    assert (chosen.policy, chosen.sampling) == (load("openai"), Sampling(temperature=0.0))
+    assert (chosen.templates, chosen.reasoning) == (guides.default().templates, True)
+    assert guide_of("openai/any", policy="wildguard").policy == load("wildguard")
+
+
+def test_a_question_is_asked_in_one_user_turn():
+    turns = guides.default().conversation(Question("whittle?", "yes"))
+    assert [turn["role"] for turn in turns] == ["user"]
+    assert "whittle?" in turns[0]["content"]
+    assert turns[0]["content"].endswith("\\boxed{unsafe}.")
+
+
+def change(document: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for key in parents:
+        document = document[key]
+    document[last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("policy", None, "policy: "),
+        ("policy.categories", [], "policy.categories: "),
+        ("policy.colour", "red", "policy.colour: "),
+        ("templates.order", 5, "templates.order: "),
+        ("reasoning", "perhaps", "reasoning: "),
+        ("sampling.temperature", -1, "sampling.temperature: "),
+    ],
+)
+def test_a_file_that_is_no_guide_is_named_with_what_is_wrong(tmp_path: Path, path: str, value: Any, said: str):
+    guides.default().save(tmp_path)
+    document = json.loads((tmp_path / FILE).read_text())
+    change(document, path, value)
+    (tmp_path / FILE).write_text(json.dumps(document))
+    with pytest.raises(InputError) as caught:
+        guides.of_model(str(tmp_path))
+    assert str(caught.value).startswith(f"{tmp_path / FILE}: is no guide of a guard ({said}")
+    assert str(caught.value).endswith("train it again or delete the file")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "5", "null"])
+def test_a_document_of_another_form_is_no_guide(tmp_path: Path, text: str):
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(InputError, match="is no guide of a guard"):
+        guides.of_model(str(tmp_path))
