@@ -1,5 +1,6 @@
-"""No dead knobs: changing any field that training reads changes what is built. A new field fails until it is listed."""
+"""No dead knobs: changing any field that a stage reads changes what it makes. A new field fails until it is listed."""
 
+from hashlib import sha256
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,13 +8,16 @@ import pytest
 from grpo_parts import inputs, make_trainer
 from pydantic import BaseModel
 
-from safereason.data.example import Example
+from safereason.data.example import Example, write_parquet
+from safereason.engines.base import Completion
+from safereason.errors import InputError
 from safereason.judges import Verdict
 from safereason.recipe import schema
-from safereason.recipe.schema import GRPO, SFT, Recipe
+from safereason.recipe.schema import GRPO, SFT, Guard, Recipe
 from safereason.rewards import RewardRow, open_reward
 from safereason.runs.records import RecordLog
-from safereason.stages import rl
+from safereason.stages import data, guard, guard_eval, rl
+from safereason.stages.base import Options, Result
 from safereason.training import grpo, rollouts
 from safereason.training.arguments import grpo_arguments, sft_arguments
 from safereason.training.model import lora_config
@@ -41,8 +45,34 @@ GRPO_CHANGES = {
     "sampling.top_p": 0.5, "sampling.top_k": 5, "sampling.repetition_penalty": 2.0, "sampling.max_new_tokens": 5,
     "reward.safety": "guard", "reward.task": "other", "reward.require_format": False,
 }  # fmt: skip
-VERDICT_CHANGES = {"reward.accuracy_weight": 0.5, "reward.format_weight": 0.5, "reward.require_reasoning": False}
-ONE_OF_ITS_KIND = {"algorithm", "reward.name"}
+VERDICT_CHANGES = {"reward.accuracy_weight": 0.5, "reward.format_weight": 0.5}
+SHARE = {"source": "sample-verdicts", "prompts": 3}
+SHARE_CHANGES = {"source": "sample", "prompts": 2, "skip": 1, "categories": ["U8"]}
+BASE_MIX = {
+    "mix": "rsafe", "rows_per_label": 3, "sources": ["sample-verdicts"], "max_prompt_task_tokens": 4000,
+    "max_response_task_tokens": 4000, "safe_only": [SHARE], "unsafe_only": [SHARE], "traces": [SHARE],
+}  # fmt: skip
+MIX_CHANGES = {
+    "rows_per_label": 2, "sources": ["sample"], "max_prompt_task_tokens": 1260, "max_response_task_tokens": 1400,
+    "without_categories": ["U8"], "validation_rows_per_label": 2, "safe_only": [], "unsafe_only": [], "traces": [],
+}  # fmt: skip
+SET = {"source": "sample-verdicts", "safe": 12, "unsafe": 12}
+SET_CHANGES = {
+    "source": "sample", "name": "other", "split": "train", "categories": ["U8"], "safe": 9, "unsafe": 9, "skip": 1,
+    "policy": "openai-names",
+}  # fmt: skip
+BASE_GUARD = {
+    "policy": "default-names", "sft": BASE_SFT, "train": {**BASE_GRPO, "reward": {"name": "rsafe"}},
+    "validation": {"every_steps": 2}, "sampling": {}, "eval": {"sets": [SET], "resamples": 20},
+}  # fmt: skip
+GUARD_CHANGES = {
+    "policy": "openai-names", "reasoning": False, "prompt_template": "prompt-brief",
+    "response_template": "response-brief", "sft": None, "train": None, "validation.every_steps": 3,
+    "validation.keep_best": False, "sampling.temperature": 0.5, "sampling.top_p": 0.5, "sampling.top_k": 5,
+    "sampling.repetition_penalty": 2.0, "sampling.max_new_tokens": 5, "eval.sets": [{**SET, "skip": 2}],
+    "eval.limit": 2, "eval.resamples": 30,
+}  # fmt: skip
+ONE_OF_ITS_KIND = {"algorithm", "reward.name", "mix"}
 """Fields with a single value in this version."""
 
 
@@ -65,6 +95,9 @@ INNER = {
     (GRPO, "lora"): schema.LoRA,
     (GRPO, "sampling"): schema.Sampling,
     (GRPO, "reward"): schema.TarsReward,
+    (Guard, "sampling"): schema.Sampling,
+    (Guard, "validation"): schema.GuardValidation,
+    (Guard, "eval"): schema.GuardEvaluation,
 }
 
 
@@ -77,6 +110,10 @@ def test_every_field_is_listed():
     assert leaves(SFT) == SFT_CHANGES.keys()
     assert leaves(GRPO) - ONE_OF_ITS_KIND == GRPO_CHANGES.keys()
     assert leaves(schema.RSafeReward, "reward.") - ONE_OF_ITS_KIND == VERDICT_CHANGES.keys()
+    assert leaves(Guard) == GUARD_CHANGES.keys()
+    assert leaves(schema.GuardSet) == SET_CHANGES.keys()
+    assert leaves(schema.RSafeMix) - ONE_OF_ITS_KIND == MIX_CHANGES.keys()
+    assert leaves(schema.SourceShare) == SHARE_CHANGES.keys()
 
 
 @pytest.mark.parametrize("key", SFT_CHANGES)
@@ -205,15 +242,128 @@ class _Named:
         return [Verdict(1 / len(self.name), "any") for _ in exchanges]
 
 
-@pytest.mark.parametrize("key", VERDICT_CHANGES)
-def test_each_field_of_rsafe_reward_changes_the_reward(key):
-    base = {**BASE_GRPO, "reward": {"name": "rsafe"}}
-    other = changed(base, key, VERDICT_CHANGES[key])
-    assert _rewarded(GRPO(**base).reward) != _rewarded(GRPO(**other).reward)
-
-
 def _rewarded(section: Any) -> list[Any]:
     return [(parts.total, parts.parts) for parts in open_reward(section).score(ROWS)]
+
+
+@pytest.fixture(scope="module")
+def base_guard(micro_model, tmp_path_factory) -> dict[str, Any]:
+    return _guard(BASE_GUARD, micro_model, tmp_path_factory.mktemp("base-guard"))
+
+
+@pytest.mark.parametrize("key", GUARD_CHANGES)
+def test_each_guard_field_changes_what_is_trained_or_measured(key, base_guard, micro_model, tmp_path):
+    built = _guard(changed(BASE_GUARD, key, GUARD_CHANGES[key]), micro_model, tmp_path)
+    differing = {name for name in built if built[name] != base_guard[name]}
+    assert differing
+    if key in ("policy", "reasoning", "prompt_template", "response_template"):
+        assert {"asked in training", "asked after it"} <= differing
+    if key == "reasoning":
+        assert "rewards" in differing
+
+
+@pytest.mark.parametrize("key", VERDICT_CHANGES)
+def test_each_field_of_rsafe_reward_changes_the_reward(key, base_guard, micro_model, tmp_path):
+    values = changed(BASE_GUARD, f"train.{key}", VERDICT_CHANGES[key])
+    handed = _handed_to_rl(Guard(**values), micro_model, tmp_path)
+    assert handed["rewards"] != base_guard["rewards"]
+
+
+@pytest.mark.parametrize("key", SET_CHANGES)
+def test_each_field_of_a_guards_set_changes_what_is_measured(key, base_guard, micro_model, tmp_path):
+    values = changed(BASE_GUARD, "eval.sets", [{**SET, key: SET_CHANGES[key]}])
+    measured = _measured(Guard(**values), micro_model, tmp_path)
+    assert any(measured[name] != base_guard[name] for name in measured)
+
+
+def _guard(values: dict[str, Any], model, folder) -> dict[str, Any]:
+    section = Guard(**values)
+    trained = _handed_to_rl(section, model, folder / "rl") if section.train else {}
+    return {"stages": _stages(section, model), **trained, **_measured(section, model, folder / "eval")}
+
+
+def _stages(section: Guard, model) -> list[str]:
+    """What `guard train` runs."""
+    ran: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("run_sft", "run_rl"):
+            patch.setattr(guard, name, lambda recipe, options, name=name: ran.append(name) or Result("run", {}))
+        guard.run(Recipe(name="own", model=str(model), data=MIX, guard=section), Options())
+    return ran
+
+
+def _handed_to_rl(section: Guard, model, folder) -> dict[str, Any]:
+    """What the stage hands to the trainer of the guard."""
+    handed: dict[str, Any] = {}
+    (folder / "model").mkdir(parents=True)
+    rows = [Example("own/1", "a", "harmless", "own"), Example("own/2", "b", "harmful", "own", response="c")]
+    for name in (data.TRAIN, data.VALIDATION):
+        write_parquet(folder / name, rows)
+    recipe = Recipe(name="own", model=str(model), data=MIX, guard=section)
+    run = SimpleNamespace(path=folder, records=lambda name: RecordLog(folder / f"{name}.jsonl"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grpo, "train", lambda *positional, **named: handed.update(named, reward=positional[4]) or {})
+        patch.setattr("safereason.training.validation.Validation", lambda *positional, **named: named)
+        guard._train(section.train, section, recipe, str(model), folder, run)
+    return {
+        "asked in training": [handed["ask"](example) for example in rows],
+        "rewards": [(parts.total, parts.parts) for parts in handed["reward"].score(ROWS)],
+        "looks": [(look["every"], look["best"] is None) for look in handed["callbacks"] if isinstance(look, dict)],
+    }
+
+
+def _measured(section: Guard, model, folder) -> dict[str, Any]:
+    """What the guard is asked in its evaluation, and the figures; it answers at random."""
+    asked: list[Any] = []
+    recipe = Recipe(name="own", model=str(model), data=MIX, guard=section)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("safereason.guard.open.open_engine", lambda spec, **named: _Random(asked))
+        result = guard_eval.run(recipe, Options(root=folder, model=str(model)))
+    return {"asked after it": asked, "figures": result.metrics["figures"]}
+
+
+class _Random:
+    """An engine that says one or the other, by a hash of what it is asked."""
+
+    name = "random"
+
+    def __init__(self, asked: list[Any]) -> None:
+        self.asked = asked
+
+    def generate(self, conversations, sampling, *, on_finish, **named):
+        self.asked.append((conversations, sampling))
+        for i, conversation in enumerate(conversations):
+            says = ("safe", "unsafe")[sha256(conversation[0]["content"].encode()).digest()[0] % 2]
+            on_finish(i, 0, Completion(rf"\boxed{{{says}}}", (1, 2), "stop"))
+        return []
+
+
+@pytest.fixture(scope="module")
+def base_drawn(micro_model) -> Any:
+    return _drawn(BASE_MIX, micro_model)
+
+
+@pytest.mark.parametrize("key", MIX_CHANGES)
+def test_each_field_of_a_guards_mix_changes_what_is_drawn(key, base_drawn, micro_model):
+    assert _drawn({**BASE_MIX, key: MIX_CHANGES[key]}, micro_model) != base_drawn
+
+
+@pytest.mark.parametrize("pool", ["safe_only", "unsafe_only", "traces"])
+@pytest.mark.parametrize("key", SHARE_CHANGES)
+def test_each_field_of_a_share_changes_what_is_drawn_of_it(pool, key, base_drawn, micro_model):
+    if (pool, key) == ("safe_only", "categories"):
+        with pytest.raises(InputError, match="no safe row after the first 0 of U8"):
+            _drawn({**BASE_MIX, pool: [{**SHARE, key: SHARE_CHANGES[key]}]}, micro_model)
+        return
+    assert _drawn({**BASE_MIX, pool: [{**SHARE, key: SHARE_CHANGES[key]}]}, micro_model) != base_drawn
+
+
+def _drawn(mix: dict[str, Any], model) -> Any:
+    """Rows by name, in order, and how many were left out and why."""
+    section = {**BASE_GUARD, "eval": None, "sft": None}
+    mixture = data._draw(Recipe(name="own", model=str(model), data=mix, guard=section))
+    parts = (mixture.prompts, mixture.traces, mixture.validation)
+    return [[example.id for example in part] for part in parts], dict(mixture.drops)
 
 
 def test_the_seed_reaches_both_trainers():

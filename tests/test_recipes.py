@@ -2,13 +2,21 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from safereason.guard import policy as policies
 from safereason.recipe.load import leaves, load, shipped, to_yaml
 from safereason.recipe.provenance import sources, validate
+from safereason.stages import guard_eval
 
 NAMES = [path.stem for path in shipped()]
+
+
+def share(source: str, prompts: int, skip: int = 0, categories: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {"source": source, "prompts": prompts, "skip": skip, "categories": list(categories)}
+
 
 TARS = {
     "seed": 0,
@@ -17,16 +25,16 @@ TARS = {
     "data.harmful_ratio": 0.5,
     "data.ambiguous_ratio": 0.5,
     "data.harmful": [
-        {"source": "wildjailbreak", "prompts": 800, "skip": 400},
-        {"source": "rainbow", "prompts": 800, "skip": 0},
-        {"source": "aegis2", "prompts": 400, "skip": 300},
+        share("wildjailbreak", 800, 400),
+        share("rainbow", 800),
+        share("aegis2", 400, 300),
     ],
-    "data.harmless": [{"source": "ultrafeedback", "prompts": 2000, "skip": 0}],
-    "data.ambiguous": [{"source": "or-bench", "prompts": 2000, "skip": 0}],
+    "data.harmless": [share("ultrafeedback", 2000)],
+    "data.ambiguous": [share("or-bench", 2000)],
     "data.traces": [
-        {"source": "wildjailbreak", "prompts": 400, "skip": 0},
-        {"source": "aegis2", "prompts": 300, "skip": 0},
-        {"source": "safeedit", "prompts": 300, "skip": 0},
+        share("wildjailbreak", 400),
+        share("aegis2", 300),
+        share("safeedit", 300),
     ],
     "data.traces_per_prompt": 4,
     "data.max_prompt_chars": 999,  # under 1000
@@ -73,11 +81,17 @@ RSAFE = {
     "data.mix": "rsafe",
     "data.rows_per_label": 1000,
     "data.sources": ["toxicchat", "aegis2", "pku-saferlhf", "beavertails"],
-    "data.safe_only": [{"source": "or-bench-hard", "prompts": 1000, "skip": 0}],
-    "data.unsafe_only": [{"source": "or-bench-toxic", "prompts": 655, "skip": 0}],
+    "data.safe_only": [share("or-bench-hard", 1000)],
+    "data.unsafe_only": [share("or-bench-toxic", 655)],
     "data.max_prompt_task_tokens": 1024,
     "data.max_response_task_tokens": 2048,
     "data.without_categories": [],
+    "data.traces": [],
+    "guard.policy": "default",
+    "guard.reasoning": True,
+    "guard.prompt_template": None,
+    "guard.response_template": None,
+    "guard.sft": None,
     "guard.train.algorithm": "grpo",
     "guard.train.epochs": 3,
     "guard.train.learning_rate": 1e-7,
@@ -94,17 +108,43 @@ RSAFE = {
     "guard.train.reward.name": "rsafe",
     "guard.train.reward.accuracy_weight": 0.9,
     "guard.train.reward.format_weight": 0.1,
-    "guard.train.reward.require_reasoning": True,
+    "guard.validation.keep_best": True,
     "guard.sampling.temperature": 0.7,
     "guard.sampling.top_p": 0.8,
     "guard.sampling.repetition_penalty": 1.05,
     "guard.sampling.max_new_tokens": 4096,
 }
+COLD_START = {"guard.sft.epochs": 3, "guard.sft.learning_rate": 1e-6}
+JUST_THREE = (
+    "sensitive_information_organization_government",
+    "social_stereotypes_and_unfair_discrimination",
+    "cyberattack",
+)
+MISINFORMATION = (
+    "disseminating_false_or_misleading_information_encouraging_disinformation_campaigns",
+    "causing_material_harm_by_disseminating_misinformation",
+)
+WITH_SFT = {key: value for key, value in RSAFE.items() if key != "guard.sft"} | COLD_START
+SFT_ALONE = {key: value for key, value in WITH_SFT.items() if not key.startswith(("guard.train.", "guard.validation."))}
 FIGURES = {
     "tars-1.5b": {**TARS, "model": "Qwen/Qwen2.5-1.5B-Instruct"},
     "tars-7b": {**TARS, "model": "Qwen/Qwen2.5-7B-Instruct"},
     "rsafe": RSAFE,
-}
+    "rsafe-noreason": {**RSAFE, "guard.reasoning": False},
+    "rsafe-sft": {**WITH_SFT, "data.traces": [share("rsafe-traces.jsonl", 10000)]},
+    "rsafe-sft-noreason": {
+        **SFT_ALONE, "guard.reasoning": False, "guard.train": None, "guard.validation": None
+    },
+    "rsafe-ood-jailbreak": {
+        **RSAFE, "seed": 42, "data.rows_per_label": 1000, "data.sources": ["wildguardtrain-vanilla"],
+        "data.safe_only": [], "data.unsafe_only": [], "guard.train.prompts_per_step": 8,
+    },
+    "rsafe-ood-category": {
+        **RSAFE, "seed": 42, "data.sources": [], "data.safe_only": [share("wildguardtrain", 1000)],
+        "data.unsafe_only": [share("wildguardtrain", 500, 0, (name,)) for name in JUST_THREE],
+        "guard.policy": "wildguard-emerging-train",
+    },
+}  # fmt: skip
 CASES = [(name, key, value) for name, figures in FIGURES.items() for key, value in figures.items()]
 
 
@@ -153,12 +193,53 @@ def test_the_7b_model_differs_from_the_small_one_only_where_it_says_so():
     }
 
 
-@pytest.mark.parametrize("name", ["tars-smoke", "rsafe-smoke"])
+SETS = {
+    "rsafe": [
+        "toxicchat", "openai-moderation", "aegis2", "wildguardtest", "pku-saferlhf", "beavertails", "xstest-response",
+        "wildguardtest-responses",
+    ],
+    "rsafe-ood-jailbreak": ["wildguardtest-adversarial", "wildguardtest-vanilla"],
+    "rsafe-ood-category": ["in-distribution", "out-of-distribution", "out-of-distribution"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_guard_is_measured_on_the_papers_sets_whole(name):
+    evaluation = load(name).guard.eval
+    assert [chosen.label for chosen in evaluation.sets] == SETS[name]
+    assert (evaluation.limit, evaluation.resamples) == (None, 1000)
+    assert {chosen.split for chosen in evaluation.sets if chosen.source.startswith("wildguardtest")} == {"test"}
+
+
+def test_emerging_harm_is_not_trained_on_and_is_judged_by_a_policy_that_names_it():
+    recipe = load("rsafe-ood-category")
+    within, safe, unseen = recipe.guard.eval.sets
+    trained = {name for part in recipe.data.unsafe_only for name in part.categories}
+    assert trained == {*JUST_THREE} < {*within.categories}
+    assert {*unseen.categories} == {*MISINFORMATION}
+    assert not {*unseen.categories} & {*within.categories}
+    assert len(within.categories) == len(policies.load("wildguard").categories) - len(MISINFORMATION)
+    assert (safe.safe, safe.unsafe, unseen.safe, unseen.unsafe) == (None, 0, 0, 567)
+    assert [chosen.policy for chosen in recipe.guard.eval.sets] == [None, *["wildguard-emerging-test"] * 2]
+    assert len(policies.load("wildguard-emerging-train").categories) == 3
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if load(name).guard])
+def test_a_shipped_guard_can_be_measured_on_its_own_sets(name):
+    recipe = load(name)
+    plan = guard_eval.make_plan(recipe, "org/guard")
+    assert plan.sets == recipe.guard.eval.sets
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("-smoke")])
 def test_the_smoke_recipes_run_on_a_bare_cpu(name):
     values = dict(leaves(load(name)))
     assert values["model"] == "embedded/smollm2-135m"
     assert {value for key, value in values.items() if key.endswith("precision")} == {"fp32"}
     assert {value for key, value in values.items() if key.endswith(".rollouts")} == {"engine"}
-    pools = [rows for key, rows in values.items() if key.startswith("data.") and isinstance(rows, list)]
-    named = {row["source"] if isinstance(row, dict) else row for rows in pools for row in rows}
-    assert named <= {"sample", "sample-brief"}
+    lists = [rows for rows in values.values() if isinstance(rows, list)]
+    named = {row["source"] for rows in lists for row in rows if isinstance(row, dict)}
+    named |= {*values.get("data.sources", ()), *filter(None, map(values.get, ("eval.behaviors", "eval.benign")))}
+    assert named <= {"sample", "sample-brief", "sample-verdicts"}
+    judges = [values[key] for key in values if key.endswith("_judge") or key in ("rl.reward.safety", "rl.reward.task")]
+    assert {*judges} <= {"refusal", "compliance", "guard:rsafe-smoke"}

@@ -1,26 +1,43 @@
 """`safereason guard`: a model that reasons over a policy and says safe or unsafe."""
 
+from safereason.cli import guard_classify, guard_policy, guard_serve, stage
 from safereason.cli import options as opt
-from safereason.cli import pending
 
 app = opt.group("Train, ask and serve a guard that reasons before its verdict.")
 
-pending.add(
-    app,
-    "guard train",
-    "Train a guard with RL on labelled prompts and responses",
-    "safereason guard train --recipe rsafe",
+
+@app.command(
+    "train",
+    epilog=opt.examples(
+        "safereason guard train --recipe rsafe-smoke",
+        "safereason guard train --recipe rsafe --dry-run",
+        "safereason guard train --recipe rsafe guard.policy=my-policy.yaml",
+    ),
 )
-pending.add(
-    app,
-    "guard classify",
-    "Read JSONL from a file or stdin and write a verdict for each row",
-    "safereason guard classify --model runs/guard/RUN rows.jsonl",
-)
-pending.add(
-    app,
-    "guard serve",
-    "Serve a guard behind the Moderation API",
-    "safereason guard serve --model runs/guard/RUN --port 8000",
-)
-pending.add(app, "guard policy", "List and print the policies a guard can judge by", "safereason guard policy default")
+def train(
+    recipe: opt.RecipeName,
+    overrides: opt.Overrides = None,
+    model: opt.Model = None,
+    out: opt.Out = None,
+    root: opt.Root = opt.RUNS,
+    seed: opt.Seed = None,
+    dry_run: opt.DryRun = False,
+    resume: opt.Resume = False,
+    overwrite: opt.Overwrite = False,
+    as_json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Train a guard on the labelled rows that `data build` wrote: by SFT where the recipe has it, then by GRPO."""
+    from safereason.stages import guard as stage_guard
+
+    chosen = opt.load_recipe(recipe, overrides, seed=seed)
+    options = opt.stage_options(root, out, model, resume, overwrite)
+    if dry_run:
+        stage.print_plan(chosen, stage_guard.plan(chosen, options), as_json)
+    else:
+        stage.carry_out(lambda: stage_guard.run(chosen, options), as_json)
+
+
+app.command("classify", epilog=guard_classify.EPILOG)(guard_classify.classify)
+app.command("serve", epilog=guard_serve.EXAMPLES)(guard_serve.serve)
+app.add_typer(guard_policy.app, name="policy")

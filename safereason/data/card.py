@@ -41,7 +41,7 @@ def source_names(recipe: Recipe) -> list[str]:
     if isinstance(data, TarsMix):
         names = [share.source for share in (*data.harmful, *data.harmless, *data.ambiguous, *data.traces)]
     else:
-        names = [*data.sources, *(share.source for share in (*data.safe_only, *data.unsafe_only))]
+        names = [*data.sources, *(share.source for share in (*data.safe_only, *data.unsafe_only, *data.traces))]
     return list(dict.fromkeys(names))
 
 

@@ -20,6 +20,8 @@ class Mixture:
     """Rows to train on by RL."""
     traces: tuple[Example, ...] = ()
     """Rows to train on by SFT, with `reasoning` and `answer`."""
+    validation: tuple[Example, ...] = ()
+    """Rows to watch the training by."""
     drops: Mapping[str, int] = field(default_factory=dict)
     """Rows that were read and are not fit to be used, by reason."""
     notes: tuple[str, ...] = ()
@@ -29,6 +31,11 @@ class Mixture:
 def fold(prompt: str) -> str:
     """A prompt without what makes no other prompt of it: case and white space."""
     return " ".join(prompt.casefold().split())
+
+
+def is_of(example: Example, categories: Sequence[str]) -> bool:
+    """Whether it is of one of the categories, or none is named."""
+    return not categories or not set(categories).isdisjoint(example.categories)
 
 
 def ordered(examples: Iterable[Example], seed: int, purpose: str) -> list[Example]:

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from typing import get_args
 
-from safereason.data.draw import Mixture, Read, fold, interleave, ordered
+from safereason.data.draw import Mixture, Read, fold, interleave, is_of, ordered
 from safereason.data.example import Example, Kind
 from safereason.errors import InputError
 from safereason.recipe.schema import SourceShare, TarsMix
@@ -39,7 +39,7 @@ def build(mix: TarsMix, seed: int, prompts: Read, traces: Read) -> Mixture:
     drops: Counter[str] = Counter()
     seen: set[str] = set()
     drawn = [_draw(mix, kind, wanted, seed, prompts, seen, drops) for kind, wanted in counts(mix).items()]
-    return Mixture(tuple(interleave(drawn)), tuple(_traces(mix, seed, traces, drops)), drops)
+    return Mixture(tuple(interleave(drawn)), tuple(_traces(mix, seed, traces, drops)), drops=drops)
 
 
 def counts(mix: TarsMix) -> dict[Kind, int]:
@@ -62,7 +62,12 @@ def _draw(
     shares: tuple[SourceShare, ...] = getattr(mix, kind)
     pool: list[Example] = []
     for share in shares:
-        usable = _usable((e for e in read(share.source) if e.kind == kind), mix.max_prompt_chars, "prompts", drops)
+        usable = _usable(
+            (e for e in read(share.source) if e.kind == kind and is_of(e, share.categories)),
+            mix.max_prompt_chars,
+            "prompts",
+            drops,
+        )
         part = ordered(usable, seed, "source")[share.skip : share.skip + share.prompts]
         new = [e for e in part if fold(e.prompt) not in seen]
         drops["prompts: in another share too"] += len(part) - len(new)
@@ -91,7 +96,9 @@ def _traces(mix: TarsMix, seed: int, read: Read, drops: Counter[str]) -> list[Ex
     """The traces of each share's prompts, at most `traces_per_prompt` a prompt, with the kinds spread evenly."""
     chosen: dict[str, Traces] = {}
     for share in mix.traces:
-        by_prompt = _by_prompt(read(share.source), mix.max_prompt_chars, drops)
+        by_prompt = _by_prompt(
+            [e for e in read(share.source) if is_of(e, share.categories)], mix.max_prompt_chars, drops
+        )
         first = ordered((traces[0] for traces in by_prompt.values()), seed, "source")
         # Sliced before unusable traces are dropped, so that another stage's `skip` passes over exactly these prompts.
         for prompt in [fold(e.prompt) for e in first[share.skip : share.skip + share.prompts]]:

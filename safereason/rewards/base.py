@@ -19,6 +19,8 @@ class RewardRow:
     """The policy's own text: without a generation prefix, special tokens left out."""
     label: Label | None = None
     """The right verdict, for a guard's rollout."""
+    response: str | None = None
+    """The agent's response that a guard's rollout judges."""
 
 
 @dataclass(frozen=True)

@@ -47,11 +47,16 @@ class VerdictReward:
         self._require_reasoning = require_reasoning
 
     def score(self, rows: Sequence[RewardRow]) -> list[RewardParts]:
-        """Parts `accuracy` and `format`."""
+        """Parts `accuracy` and `format`; for the log alone, `unparsed` and, of what can be read, `says_unsafe`."""
         return [self._one(row) for row in rows]
 
     def _one(self, row: RewardRow) -> RewardParts:
+        found = verdict.parse(row.text)
+        said: dict[str, float | None] = {
+            "unparsed": float(found is None),
+            "says_unsafe": None if found is None else float(found == "unsafe"),
+        }
         if row.label is None:
-            return RewardParts(None, {"accuracy": None, "format": None}, "the row has no label")
+            return RewardParts(None, {"accuracy": None, "format": None, **said}, "the row has no label")
         earned = score(row.text, row.label, self._require_reasoning, **self._weights)
-        return RewardParts(earned.total, {"accuracy": earned.accuracy, "format": earned.format})
+        return RewardParts(earned.total, {"accuracy": earned.accuracy, "format": earned.format, **said})

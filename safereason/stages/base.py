@@ -1,5 +1,6 @@
 """What every stage shares: where it writes, what its result depends on, and which model it starts from."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,10 @@ class Result:
 
 
 def identity(recipe: Recipe, *sections: str, **inputs: Any) -> dict[str, Any]:
-    """What a stage's result depends on: the seed, the sections it reads, and named inputs."""
+    """What a stage's result depends on, as the manifest holds it: the seed, the sections it reads, and named inputs."""
     chosen = {name: value for name, value in recipe.model_dump(mode="json").items() if name in sections}
-    return {"seed": recipe.seed, **chosen, **inputs}
+    as_read_back: dict[str, Any] = json.loads(json.dumps({"seed": recipe.seed, **chosen, **inputs}))
+    return as_read_back
 
 
 def open_run(stage: str, recipe: Recipe, options: Options, model: str, identity: dict[str, Any]) -> RunDirectory:
@@ -76,6 +78,46 @@ def source_run(stage: str, recipe: Recipe, options: Options, expected: dict[str,
     return (same or runs)[-1]
 
 
+GUARD_STAGES = ("guard/rl", "guard/sft")
+"""Stages that train a guard, the last to be done first."""
+
+
+def trained_guard(recipe: str, options: Options) -> Path:
+    """The newest finished guard of the recipe of this name: by RL, else by SFT.
+
+    Raises:
+        InputError: There is none; the message says which command makes it.
+    """
+    for stage in GUARD_STAGES:
+        if runs := finished_runs(options.root, stage, recipe):
+            return runs[-1]
+    raise InputError(f"no trained guard of {recipe} under {options.root}/; "
+                     f"run `safereason guard train --recipe {recipe}` first")  # fmt: skip
+
+
+def named_guard(judge: str) -> str | None:
+    """The recipe whose guard the judge `guard:RECIPE` is; None for any other judge, a guard's run or model included."""
+    name, _, argument = judge.partition(":")
+    is_recipe = name == "guard" and argument and "/" not in argument and not Path(argument).exists()
+    return argument if is_recipe else None
+
+
+def resolved_judge(judge: str, options: Options) -> str:
+    """The judge with `guard:RECIPE` turned into the run of that recipe's guard.
+
+    Raises:
+        InputError: That guard was not trained.
+    """
+    recipe = named_guard(judge)
+    return judge if recipe is None else f"guard:{trained_guard(recipe, options)}"
+
+
+def judge_identity(judge: str) -> str:
+    """What a judge contributes to an identity: its name, and its model where it has one."""
+    name, colon, argument = judge.partition(":")
+    return f"{name}{colon}{model_identity(argument) if argument else ''}"
+
+
 def model_label(spec: str) -> str:
     """A short name for a model in a run directory's name: a run is named by its stage, recipe and hash."""
     run = read_manifest(Path(spec))
@@ -94,4 +136,4 @@ def model_identity(spec: str) -> str:
     return f"{run['stage']}/{run['recipe']}/{digest(run['identity'])}"
 
 
-COMMANDS = {"data": "data build", "sft": "sft", "rl": "rl"}
+COMMANDS = {"data": "data build", "sft": "sft", "rl": "rl", "guard/sft": "guard train", "guard/rl": "guard train"}

@@ -1,7 +1,7 @@
 """The data stage: draws a recipe's mix and writes it with a card.
 
-The run holds `train.parquet` (prompts for RL, or a guard's labelled rows), `traces.parquet` (for SFT, of a TARS mix),
-`card.json` and `card.md`.
+The run holds `train.parquet` (prompts for RL, or a guard's labelled rows), `traces.parquet` (for SFT),
+`validation.parquet` (a guard's rows to watch the training by), `card.json` and `card.md`.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safereason.console import say
-from safereason.data import card, rsafe_mix, sources, tars_mix
+from safereason.data import card, sources, tars_mix
 from safereason.data.draw import Mixture, fold
 from safereason.data.example import Example, write_parquet
 from safereason.data.sources import files
@@ -18,15 +18,17 @@ from safereason.recipe.schema import Recipe, RSafeMix
 from safereason.runs.directory import RunDirectory, read_manifest
 from safereason.runs.manifest import sha256
 from safereason.runs.records import read_json, write_json, write_text
+from safereason.stages import guard_data
 from safereason.stages.base import Options, Result, identity, model_label, open_run
 
 TRAIN = "train.parquet"
 TRACES = "traces.parquet"
+VALIDATION = "validation.parquet"
 
 
 def identity_of(recipe: Recipe) -> dict[str, Any]:
     """What the data of a recipe depends on."""
-    return identity(recipe, "data")
+    return identity(recipe, "data", **guard_data.identity_of(recipe))
 
 
 def run(recipe: Recipe, options: Options) -> Result:
@@ -55,7 +57,7 @@ def _draw(recipe: Recipe) -> Mixture:
         return sources.get(name).traces("train")
 
     if isinstance(recipe.data, RSafeMix):
-        return rsafe_mix.build(recipe.data, recipe.seed, prompts)
+        return guard_data.draw(recipe, recipe.data, prompts, traces)
     return tars_mix.build(recipe.data, recipe.seed, prompts, traces)
 
 
@@ -78,7 +80,8 @@ def _check_unseen(recipe: Recipe, training: Sequence[Example]) -> list[str]:
 
 
 def _write(path: Path, recipe: Recipe, mixture: Mixture, notes: Sequence[str]) -> dict[str, Any]:
-    rows = {TRAIN: mixture.prompts, TRACES: mixture.traces} if mixture.traces else {TRAIN: mixture.prompts}
+    files = {TRAIN: mixture.prompts, TRACES: mixture.traces, VALIDATION: mixture.validation}
+    rows = {name: examples for name, examples in files.items() if examples or name == TRAIN}
     document = card.describe(recipe, rows, mixture.drops, notes)
     for name, examples in rows.items():
         write_parquet(path / name, examples)
@@ -90,7 +93,9 @@ def _write(path: Path, recipe: Recipe, mixture: Mixture, notes: Sequence[str]) -
     return {
         "prompts": len(mixture.prompts),
         "traces": len(mixture.traces),
+        "validation": len(mixture.validation),
         "by_kind": document["files"][TRAIN]["by_kind"],
+        "by_label": document["files"][TRAIN]["by_label"],
         "dropped": sum(document["drops"].values()),
     }
 

@@ -6,7 +6,7 @@ completions end; `verdicts.jsonl`; and `metrics.json`, worked out in the order o
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,11 @@ from safereason.stages.base import (
     Result,
     finished_result,
     identity,
+    judge_identity,
     model_identity,
     model_label,
     open_run,
+    resolved_judge,
     source_run,
 )
 from safereason.text import chat, reasoning
@@ -74,6 +76,7 @@ def run(
         InputError: A name is unknown, the judge measures something else, or there is no such model or data.
     """
     plan = make_plan(recipe, name, attacks, judge, limit)
+    plan = replace(plan, judge=resolved_judge(plan.judge, options))
     model = options.model or _trained_model(recipe, options)
     check_name(model)  # before a directory is made
     directory = open_run(
@@ -177,17 +180,15 @@ def make_plan(recipe: Recipe, name: str, attacks: Sequence[str] | None, judge: s
 
 def _trained_model(recipe: Recipe, options: Options) -> str:
     if finished_runs(options.root, "rl", recipe.name):
-        expected = rl.identity_of(recipe, rl.start_model(recipe, options))
+        expected = rl.identity_of(recipe, rl.start_model(recipe, options), options)
         return str(source_run("rl", recipe, options, expected))
     return str(source_run("sft", recipe, options, sft.identity_of(recipe, recipe.model)))
 
 
 def _identity(recipe: Recipe, plan: Plan, model: str, base_url: str | None) -> dict[str, Any]:
-    name, colon, argument = plan.judge.partition(":")
-    judge = f"{name}{colon}{model_identity(argument) if argument else ''}"
     server = {"base_url": base_url} if base_url else {}
     return identity(recipe, "eval", model=model_identity(model), eval=plan.evaluation.name, attacks=list(plan.attacks),
-                    limit=plan.limit, judge=judge, **server)  # fmt: skip
+                    limit=plan.limit, judge=judge_identity(plan.judge), **server)  # fmt: skip
 
 
 def _open_judge(plan: Plan) -> Judge:

@@ -1,7 +1,8 @@
-"""Every stage of a recipe in a row: data, sft, rl, the evaluations of each model, and the report.
+"""Every stage of a recipe in a row: data, training, the evaluations of each model, and the report.
 
 What is finished already is skipped, and what was interrupted is resumed; a stage counts as finished where its run has
-the same identity. Only `overwrite` does work again.
+the same identity. Only `overwrite` does work again. A guard that the recipe names as a judge by its own recipe
+(`guard:RECIPE`) is trained first, where there is none.
 """
 
 from collections.abc import Callable
@@ -10,28 +11,37 @@ from functools import partial
 from typing import Any
 
 from safereason.console import say
-from safereason.errors import InputError
-from safereason.recipe.schema import Recipe
+from safereason.recipe.load import load, shipped
+from safereason.recipe.schema import Recipe, TarsReward
 from safereason.runs.directory import finished_runs
-from safereason.stages import data, report, rl, sft
+from safereason.runs.records import read_json
+from safereason.stages import data, guard, guard_eval, report, rl, sft
 from safereason.stages import eval as evaluation
-from safereason.stages.base import Options, Result
+from safereason.stages.base import GUARD_STAGES, Options, Result, named_guard, trained_guard
 
-HEADLINE = {"harmbench": ("well_formed", "dsr"), "xstest": ("well_formed", "compliance_safe")}
+HEADLINE = {
+    "harmbench": ("well_formed", "dsr"),
+    "xstest": ("well_formed", "compliance_safe"),
+    "guard": ("f1", "f1_always_unsafe", "unparsed"),
+}
 """The figures of each evaluation that say what training changed."""
+
+Train = Callable[[Recipe, Options], Result]
 
 
 def steps(recipe: Recipe) -> list[str]:
-    """What `run` does, in order.
+    """What `run` does, in order."""
+    trained = [name for name, _ in _training(recipe)]
+    measuring = [f"eval {name} of {model}" for model in ("base", *trained) for name in _evals(recipe)]
+    return [*(f"guard {name}" for name in judging_guards(recipe)), "data", *trained, *measuring, "report"]
 
-    Raises:
-        InputError: The recipe has a section that `run` cannot do.
-    """
-    if recipe.guard is not None:
-        raise InputError(f"recipe {recipe.name}: `run` does not train guards in this version yet; see CHANGELOG")
-    training = [stage for stage in ("sft", "rl") if getattr(recipe, stage) is not None]
-    measuring = [f"eval {name} of {model}" for model in ("base", *training) for name in _evals(recipe)]
-    return ["data", *training, *measuring, "report"]
+
+def judging_guards(recipe: Recipe) -> list[str]:
+    """The recipes whose guards judge in this one."""
+    reward = recipe.rl.reward if recipe.rl else None
+    judges = [reward.safety] if isinstance(reward, TarsReward) else []
+    judges += [recipe.eval.harm_judge] if recipe.eval else []
+    return list(dict.fromkeys(name for name in map(named_guard, judges) if name))
 
 
 def run(recipe: Recipe, options: Options) -> Result:
@@ -39,21 +49,23 @@ def run(recipe: Recipe, options: Options) -> Result:
 
     Returns:
         The report, with `report` (the page), `runs` (all run directories, by step) and `changes`: for each model
-        (`base`, `sft`, `rl`) the headline figures with n and their 95 % intervals.
+        (`base` and what was trained) the headline figures with n and their 95 % intervals.
     """
     if options.on_existing == "refuse":
         options = replace(options, on_existing="resume")
     work = _Work(recipe, options)
+    for name in judging_guards(recipe):
+        work.do(f"guard {name}", partial(_guard_of, name, options))
     work.do("data", partial(data.run, recipe, options))
     models = {"base": recipe.model}
-    for stage, train in (("sft", sft.run), ("rl", rl.run)):
-        if stage in work.steps:
-            models[stage] = str(work.do(stage, partial(train, recipe, options)).run)
+    for stage, train in _training(recipe):
+        start = replace(options, model=models.get("guard sft", options.model)) if stage == "guard rl" else options
+        models[stage] = str(work.do(stage, partial(train, recipe, start)).run)
     changes: dict[str, list[dict[str, Any]]] = {model: [] for model in models}
     for label, model in models.items():
         measured = replace(options, model=model)
-        for name in _evals(recipe):
-            done = work.do(f"eval {name} of {label}", partial(evaluation.run, recipe, measured, name))
+        for name, measure in _evals(recipe).items():
+            done = work.do(f"eval {name} of {label}", partial(measure, recipe, measured))
             changes[label] += _headline(name, done.metrics)
     runs = {step: result.run for step, result in work.results.items()}
     page = work.do("report", partial(report.run, list(runs.values()), options, recipe.name))
@@ -69,8 +81,9 @@ class _Work:
     def __init__(self, recipe: Recipe, options: Options) -> None:
         self.steps = steps(recipe)
         self.results: dict[str, Result] = {}
-        stages = ("data", "sft", "rl", *(f"eval/{name}" for name in HEADLINE))
-        self._finished = {run for stage in stages for run in finished_runs(options.root, stage, recipe.name)}
+        stages = ("data", "sft", "rl", *GUARD_STAGES, *(f"eval/{name}" for name in HEADLINE))
+        names = (recipe.name, *judging_guards(recipe))
+        self._finished = {run for stage in stages for name in names for run in finished_runs(options.root, stage, name)}
         if options.on_existing == "overwrite":
             self._finished.clear()
 
@@ -82,9 +95,43 @@ class _Work:
         return result
 
 
-def _evals(recipe: Recipe) -> list[str]:
-    sources = {"harmbench": recipe.eval.behaviors, "xstest": recipe.eval.benign} if recipe.eval else {}
-    return [name for name, source in sources.items() if source]
+def _guard_of(name: str, options: Options) -> Result:
+    """The guard of another recipe, with its data; that of a recipe which does not come with safereason has to be there."""
+    if name not in (path.stem for path in shipped()):
+        trained = trained_guard(name, options)
+        return Result(trained, read_json(trained / "metrics.json"))
+    recipe = load(name)
+    theirs = replace(options, model=None, out=None)
+    data.run(recipe, theirs)
+    return guard.run(recipe, theirs)
+
+
+def _training(recipe: Recipe) -> list[tuple[str, Train]]:
+    """What is trained, by the step's name, in order."""
+    section = recipe.guard
+    found: dict[str, tuple[Any, Train]] = {
+        "sft": (recipe.sft, sft.run),
+        "rl": (recipe.rl, rl.run),
+        "guard sft": (section and section.sft, guard.run_sft),
+        "guard rl": (section and section.train, guard.run_rl),
+    }
+    return [(name, train) for name, (part, train) in found.items() if part is not None]
+
+
+def _evals(recipe: Recipe) -> dict[str, Train]:
+    """What is measured, by the evaluation's name."""
+    section, guarded = recipe.eval, recipe.guard
+    found: dict[str, Train] = {}
+    for name, source in (("harmbench", section and section.behaviors), ("xstest", section and section.benign)):
+        if source:
+            found[name] = partial(_evaluate, name)
+    if guarded is not None and guarded.eval is not None:
+        found["guard"] = guard_eval.run
+    return found
+
+
+def _evaluate(name: str, recipe: Recipe, options: Options) -> Result:
+    return evaluation.run(recipe, options, name)
 
 
 def _headline(name: str, metrics: dict[str, Any]) -> list[dict[str, Any]]:

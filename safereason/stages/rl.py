@@ -7,7 +7,7 @@ from typing import Any
 from safereason.data.example import Example, read_examples
 from safereason.engines.open import load_tokenizer, model_location
 from safereason.errors import InputError
-from safereason.recipe.schema import GRPO, Recipe
+from safereason.recipe.schema import GRPO, Recipe, TarsReward
 from safereason.rewards import open_reward
 from safereason.rewards.base import Reward
 from safereason.runs.directory import RunDirectory
@@ -19,9 +19,11 @@ from safereason.stages.base import (
     Result,
     finished_result,
     identity,
+    judge_identity,
     model_identity,
     model_label,
     open_run,
+    resolved_judge,
     source_run,
 )
 from safereason.training.arguments import grpo_arguments
@@ -29,9 +31,11 @@ from safereason.training.arguments import grpo_arguments
 logger = logging.getLogger(__name__)
 
 
-def identity_of(recipe: Recipe, model: str) -> dict[str, Any]:
+def identity_of(recipe: Recipe, model: str, options: Options) -> dict[str, Any]:
     """What the trained model depends on."""
-    return identity(recipe, "data", "rl", model=model_identity(model))
+    judge = resolved_judge(_reward(recipe).safety, options)
+    guard = {"guard": judge_identity(judge)} if judge.startswith("guard:") else {}
+    return identity(recipe, "data", "rl", model=model_identity(model), **guard)
 
 
 def run(recipe: Recipe, options: Options) -> Result:
@@ -41,18 +45,16 @@ def run(recipe: Recipe, options: Options) -> Result:
         InputError: The recipe has no `rl` section, or the data or the model to start from was not made.
     """
     section = _section(recipe)
-    if section.rollouts != "engine" and installed("vllm") is None:
-        raise InputError(
-            f"rl.rollouts: {section.rollouts} needs vLLM; `pip install 'safereason[vllm]'` or pass rl.rollouts=engine"
-        )
+    check_rollouts(section, "rl")
     start = start_model(recipe, options)
-    directory = open_run("rl", recipe, options, model_label(start), identity_of(recipe, start))
+    directory = open_run("rl", recipe, options, model_label(start), identity_of(recipe, start, options))
     if (result := finished_result(directory)) is not None:
         return result
     prompts = source_run("data", recipe, options, data.identity_of(recipe)) / "train.parquet"
     # An unknown model or judge is refused before a directory is made.
     model_location(start)
-    reward = open_reward(section.reward)
+    named = _reward(recipe)
+    reward = open_reward(named.model_copy(update={"safety": resolved_judge(named.safety, options)}))
     with directory as this:
         this.inputs[str(prompts)] = sha256(prompts)
         metrics = _train(section, recipe, start, read_examples(prompts), reward, this)
@@ -110,10 +112,28 @@ def plan(recipe: Recipe, options: Options) -> dict[str, Any]:
     }
 
 
+def check_rollouts(section: GRPO, key: str) -> None:
+    """Refuses rollouts by an engine that is not installed.
+
+    Raises:
+        InputError: They are by vLLM, which is missing.
+    """
+    if section.rollouts != "engine" and installed("vllm") is None:
+        raise InputError(f"{key}.rollouts: {section.rollouts} needs vLLM; `pip install 'safereason[vllm]'` "
+                         f"or pass {key}.rollouts=engine")  # fmt: skip
+
+
 def _section(recipe: Recipe) -> GRPO:
     if recipe.rl is None:
         raise InputError(f"recipe {recipe.name}: it has no rl section")
     return recipe.rl
+
+
+def _reward(recipe: Recipe) -> TarsReward:
+    reward = _section(recipe).reward
+    if not isinstance(reward, TarsReward):
+        raise InputError(f"recipe {recipe.name}: rl.reward is {reward.name}, the reward of `guard train`")
+    return reward
 
 
 def _prompts(recipe: Recipe, options: Options) -> int:

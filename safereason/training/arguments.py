@@ -59,13 +59,13 @@ def total_steps(units: int, per_step: int, epochs: float, max_steps: int | None,
 
 
 def sft_arguments(
-    section: SFT, *, rows: int, seed: int, output_dir: str, processes: int = 1, cpu: bool = True
+    section: SFT, *, rows: int, seed: int, output_dir: str, processes: int = 1, cpu: bool = True, key: str = "sft"
 ) -> Arguments:
     """Keyword arguments of TRL's SFTConfig."""
-    batch = cut_batch(section.batch_size, section.micro_batch_size, processes, "sft")
+    batch = cut_batch(section.batch_size, section.micro_batch_size, processes, key)
     owned = {
         **_shared_arguments(section, seed, output_dir, cpu),
-        "max_steps": total_steps(rows, section.batch_size, section.epochs, section.max_steps, "sft.batch_size"),
+        "max_steps": total_steps(rows, section.batch_size, section.epochs, section.max_steps, f"{key}.batch_size"),
         "per_device_train_batch_size": batch.per_device,
         "gradient_accumulation_steps": batch.accumulation,
         "max_length": section.max_tokens,
@@ -74,7 +74,7 @@ def sft_arguments(
         "completion_only_loss": True,
         "dataloader_drop_last": True,
     }
-    return _with_extra(owned, section.extra, "sft.extra")
+    return _with_extra(owned, section.extra, f"{key}.extra")
 
 
 def grpo_arguments(section: GRPO, *, prompts: int, seed: int, output_dir: str, processes: int = 1, cpu: bool = True,

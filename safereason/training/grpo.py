@@ -12,7 +12,10 @@ Deviations:
     2. With gradient accumulation the entropy bonus is a mean over micro-batches of their token means (TRL); the policy
        and KL terms are token means over the whole step whatever the accumulation.
     3. Unscored rollouts have no advantage (see `training.advantage`).
-    4. Every step sees the mix's ratio of kinds (see `training.order`); verl shuffles.
+    4. Every step sees the mix's ratio of kinds or labels (see `training.order`); verl shuffles.
+    5. Top-p, top-k and the repetition penalty shape what is drawn and not what is differentiated: as in verl, the
+       log-probabilities are those of the model at the sampling temperature, taken anew after the draw, so that the
+       ratio starts at 1 whatever the draw was shaped by.
 """
 
 import logging
@@ -26,7 +29,7 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from safereason.data.example import Example
@@ -34,10 +37,10 @@ from safereason.engines.transformers import BATCH_TOKENS, end_of_turn_ids
 from safereason.recipe.schema import GRPO
 from safereason.rewards.base import Reward
 from safereason.runs.records import RecordLog
-from safereason.text.chat import user
 from safereason.training import shared_prefix
 from safereason.training.advantage import group_advantages, uniform_groups
 from safereason.training.arguments import grpo_arguments
+from safereason.training.ask import Ask, asked
 from safereason.training.callbacks import train_to_end
 from safereason.training.model import load_trainable, lora_config, save_whole
 from safereason.training.order import epochs
@@ -52,6 +55,9 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 SHARE_FROM = 0.25
 """Prompts are shared from this share of the completions' length: below it the long packed rows cost more attention than
 the prompts they spare."""
+
+
+SHOWN = ("reward", "format", "kl", "completions/mean_length")
 
 
 class Trainer(GRPOTrainer):  # type: ignore[misc]
@@ -110,7 +116,7 @@ class Trainer(GRPOTrainer):  # type: ignore[misc]
 def train(
     section: GRPO, location: str, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], reward: Reward, *,
     seed: int, run: Path, metrics: RecordLog, rollouts: RecordLog, resume_from: Path | None, steps_done: int,
-    key: str = "rl",
+    ask: Ask = asked, callbacks: Sequence[TrainerCallback] = (), shown: tuple[str, ...] = SHOWN, key: str = "rl",
 ) -> dict[str, Any]:  # fmt: skip
     """Trains and writes `run/model`.
 
@@ -126,6 +132,9 @@ def train(
         rollouts: Where a record a rollout goes.
         resume_from: Checkpoint to go on from.
         steps_done: Its step.
+        ask: The conversation an example is put as.
+        callbacks: What else looks at the training.
+        shown: Metrics that stand beside the progress bar.
         key: The section's dotted key, for messages.
 
     Returns:
@@ -144,15 +153,15 @@ def train(
         reward_funcs=[RewardFunction(reward, tokenizer, end_of_turn_ids(model, tokenizer), record)],
         args=GRPOConfig(**arguments),
         train_dataset=Dataset.from_list([
-            {"prompt": user(e.prompt), "id": e.id, "kind": e.kind, "label": e.label}
+            {"prompt": ask(e), "user": e.prompt, "response": e.response, "id": e.id, "kind": e.kind, "label": e.label}
             for e in epochs(examples, section.epochs, seed)
         ]),
         processing_class=tokenizer,
         peft_config=lora_config(section.lora),
         rollout_func=rollout_function(section.sampling, seed, BATCH_TOKENS) if own_engine else None,
+        callbacks=list(callbacks),
     )  # fmt: skip
-    shown = ("reward", "format", "kl", "completions/mean_length")
-    train_to_end(trainer, resume_from, what="rl", log=metrics, shown=shown, steps_done=steps_done)
+    train_to_end(trainer, resume_from, what=key, log=metrics, shown=shown, steps_done=steps_done)
     save_whole(trainer.accelerator.unwrap_model(trainer.model), tokenizer, run / "model", section.precision)
     return {"steps": trainer.state.global_step}
 

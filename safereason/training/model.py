@@ -1,5 +1,6 @@
 """The model that is trained: loaded, given adapters, and saved."""
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import torch
 
 from safereason.engines.open import load_model
 from safereason.recipe.schema import LoRA
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def lora_config(lora: LoRA | None) -> Any:
@@ -27,12 +30,25 @@ def load_trainable(location: str) -> Any:
     return load_model(location, "fp32")
 
 
+def save_copy(model: Any, tokenizer: Any, folder: Path, precision: str) -> None:
+    """Writes the model as `save_whole` does while it goes on training: it is left as it is."""
+    if hasattr(model, "merge_and_unload"):
+        save_whole(copy.deepcopy(model), tokenizer, folder, precision)
+        return
+    with torch.device("meta"):  # no second model beside the first one: its weights go through the CPU
+        copied = type(model)(copy.deepcopy(model.config))
+    copied.load_state_dict({name: tensor.cpu() for name, tensor in model.state_dict().items()}, assign=True)
+    copied.tie_weights()
+    copied.generation_config = model.generation_config
+    save_whole(copied, tokenizer, folder, precision)
+
+
 def save_whole(model: Any, tokenizer: Any, folder: Path, precision: str) -> None:
     """Writes model and tokenizer as safetensors in this precision, adapters merged in, aside and then renamed."""
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-    merged.to({"fp32": torch.float32, "bf16": torch.bfloat16}[precision]).save_pretrained(aside)
+    merged.to(DTYPES[precision]).save_pretrained(aside)
     tokenizer.save_pretrained(aside)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from safereason.engines.base import Completion
 from safereason.engines.transformers import TransformersEngine
+from safereason.errors import InputError
 from safereason.recipe.schema import Sampling
 from safereason.rewards.base import Reward, RewardRow
 from safereason.runs.records import Record
@@ -36,6 +37,8 @@ def rollout_function(sampling: Sampling, seed: int, batch_tokens: int) -> Callab
             engine = TransformersEngine(model, trainer.processing_class, name="policy", batch_tokens=batch_tokens)
             drawn = engine.generate(conversations, sampling, n=n, seed=step_seed)
         completions: list[Completion] = [c for group in drawn for c in group]
+        if failed := next((c.error for c in completions if c.finish_reason == "error"), None):
+            raise InputError(failed)
         return {
             "prompt_ids": [ids for prompt in conversations for ids in [_ids(trainer, prompt)] * n],
             "completion_ids": [list(c.token_ids) for c in completions],
@@ -77,9 +80,9 @@ class RewardFunction:
     def __call__(self, *, prompts: list[Any], completion_ids: list[list[int]], trainer_state: Any,
                  log_metric: Callable[[str, float], None], **columns: Any) -> list[float | None]:  # fmt: skip
         """Totals, None where a rollout is unscored."""
-        users = [prompt[-1]["content"] for prompt in prompts]
         texts = [str(self._tokenizer.decode(ids, skip_special_tokens=True)) for ids in completion_ids]
-        rows = [RewardRow(*row) for row in zip(users, columns["kind"], texts, columns["label"], strict=True)]
+        asked = (columns[name] for name in ("user", "kind"))
+        rows = [RewardRow(*row) for row in zip(*asked, texts, columns["label"], columns["response"], strict=True)]
         scored = self._reward.score(rows)
         for name in sorted({name for parts in scored for name in parts.parts}):
             values = [v for parts in scored if (v := parts.parts.get(name)) is not None]
@@ -88,6 +91,7 @@ class RewardFunction:
         log_metric("unscored", sum(parts.total is None for parts in scored) / len(scored))
         self._record([
             {"step": trainer_state.global_step + 1, "id": example, "prompt": row.prompt, "kind": row.kind,
+             **({"label": row.label} if row.label else {}), **({"response": row.response} if row.response else {}),
              "text": row.text, "total": parts.total, "parts": parts.parts, "reason": parts.reason,
              "finish_reason": "stop" if ids[-1] in self._end_ids else "length", "tokens": len(ids)}
             for example, row, parts, ids in zip(columns["id"], rows, scored, completion_ids, strict=True)

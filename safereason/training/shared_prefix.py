@@ -1,15 +1,19 @@
-"""Log-probabilities of a group's rollouts with their prompt computed once.
+"""Log-probabilities of completions with what their prompts share computed once.
 
-GRPO scores G completions of the same prompt. Row by row the prompt is run G times, forward and backward; here one row
-holds the prompt followed by all of its completions, and the attention mask keeps the completions apart:
+GRPO scores G completions of the same prompt, and a guard's prompts all begin with its policy. Row by row all of it is
+run again and again, forward and backward; here one row holds what several prompts begin with, then the rest of each
+prompt followed by all of its completions, and the attention mask keeps prompts and completions apart:
 
-    row:        p1 p2 .. p(n-1) | pn a1 a2 .. | pn b1 b2 .. | ...
-    attends to: itself, causal  | prompt + a  | prompt + b  |
+    row:        c1 c2 .. | p1 p2 .. p(n-1) | pn a1 a2 .. | pn b1 b2 .. | q1 q2 .. q(m-1) | qm d1 d2 .. | ...
+    attends to: itself   | c, itself       | c, p, a     | c, p, b     | c, itself       | c, q, d     |
 
 Each completion starts with its own copy of the last prompt token, whose hidden state predicts its first token. The
 result equals the plain computation up to rounding: every token sees the same tokens at the same positions.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import torch
@@ -18,6 +22,11 @@ from torch.utils.checkpoint import checkpoint
 
 CHUNK = 1024
 """Tokens projected onto the vocabulary at a time; their logits are recomputed in the backward pass."""
+
+SHARE_FROM = 32
+"""Tokens that prompts begin with alike, from which on several of them are put into one row."""
+ROW = 1280
+"""Tokens that a row is meant to have at most: attention grows with the square of it."""
 
 
 def is_supported(model: Any) -> bool:
@@ -73,43 +82,106 @@ def _attention(causal: Any, allowed: Tensor) -> Tensor:
     return summand.masked_fill_(~allowed, torch.finfo(causal.dtype).min)[:, None]
 
 
+def gain(ids: Tensor, mask: Tensor, completion_width: int) -> float:
+    """Tokens that count, for each one of the packed rows with their padding; arguments as of `completion_logps`."""
+    width = ids.shape[1] - completion_width
+    groups = _groups(ids, mask, width, mask[:, width:].sum(1).tolist())
+    common = _common(groups)
+    rows = _rows(groups, common)
+    return float(mask.sum()) / (len(rows) * _length(rows, common))
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A prompt and the rows of the batch that go on from it."""
+
+    prompt: list[int]
+    members: list[int]
+    size: int
+    """Tokens of the prompt but its last one, and of all completions."""
+
+
 def _layout(ids: Tensor, mask: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Packs rows of one prompt.
+    """Packs rows by what they share.
 
     Returns:
         Token ids [R, L]; positions [R, L]; which key [.., k] each query [.., q, .] may see, [R, L, L] bool; and, for
         each counted completion token in row order, where in the flattened [R * L] its predicting state stands.
     """
-    prompts, owner = torch.unique(torch.cat([ids[:, :width], mask[:, :width]], dim=1), dim=0, return_inverse=True)
     lengths = mask[:, width:].sum(1).tolist()
-    members: list[list[int]] = [[] for _ in range(len(prompts))]
-    for row, prompt in enumerate(owner.tolist()):
-        members[prompt].append(row)
-    length = width - 1 + max(sum(lengths[m] for m in group) for group in members)
-    shape = (len(prompts), length)
-    row_ids = torch.zeros(shape, dtype=torch.long)
-    positions = torch.zeros(shape, dtype=torch.long)
-    segment = torch.full(shape, -1)  # -1 padding, 0 prompt, 1 … completions
+    groups = _groups(ids, mask, width, lengths)
+    common = _common(groups)
+    rows = _rows(groups, common)
+    length = _length(rows, common)
+    shape = (len(rows), length)
+    row_ids, positions = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+    # Of each token: its prompt (-1 padding, 0 what all share, 1 …), and its branch (0 the prompt, 1 … completions).
+    owner, branch = torch.full(shape, -1), torch.zeros(shape, dtype=torch.long)
     starts = [0] * len(ids)
-    tokens, counts = ids.cpu(), mask[:, :width].sum(1).tolist()
-    for r, group in enumerate(members):
-        row_ids[r, : width - 1] = tokens[group[0], : width - 1]
-        first = width - counts[group[0]]
-        segment[r, first : width - 1] = 0
-        positions[r, first : width - 1] = torch.arange(counts[group[0]] - 1)
-        at = width - 1
-        for number, m in enumerate(group, start=1):
-            starts[m], n = r * length + at, lengths[m]
-            row_ids[r, at : at + n] = tokens[m, width - 1 : width - 1 + n]
-            positions[r, at : at + n] = torch.arange(n) + counts[m] - 1
-            segment[r, at : at + n] = number
-            at += n
+    tokens = ids.cpu()
+
+    def put(r: int, at: int, values: Tensor, position: int, prompt: int, number: int) -> int:
+        place = slice(at, at + len(values))
+        row_ids[r, place], owner[r, place], branch[r, place] = values, prompt, number
+        positions[r, place] = torch.arange(len(values)) + position
+        return at + len(values)
+
+    for r, row in enumerate(rows):
+        at = put(r, 0, torch.tensor(row[0].prompt[:common], dtype=torch.long), 0, 0, 0)
+        for number, group in enumerate(row, start=1):
+            last = len(group.prompt) - 1
+            at = put(r, at, torch.tensor(group.prompt[common:last], dtype=torch.long), common, number, 0)
+            for k, m in enumerate(group.members, start=1):
+                starts[m] = r * length + at
+                at = put(r, at, tokens[m, width - 1 : width - 1 + lengths[m]], last, number, k)
     source = torch.cat([torch.arange(n) + start for start, n in zip(starts, lengths, strict=True)])
-    query, key = segment[:, :, None], segment[:, None, :]
-    allowed = ((key == query) | (key == 0)) & (key >= 0) & torch.ones(length, length, dtype=torch.bool).tril()
-    allowed |= torch.eye(length, dtype=torch.bool)  # padding sees itself: a row of the softmax may not be empty
+    allowed = _allowed(owner, branch)
     device = ids.device
     return row_ids.to(device), positions.to(device), allowed.to(device), source.to(device)
+
+
+def _groups(ids: Tensor, mask: Tensor, width: int, lengths: Sequence[int]) -> list[_Group]:
+    """The prompts of a batch, in the order they come in."""
+    members: dict[tuple[int, ...], list[int]] = {}
+    for row, (tokens, kept) in enumerate(zip(ids[:, :width].cpu(), mask[:, :width].cpu().bool(), strict=True)):
+        members.setdefault(tuple(tokens[kept].tolist()), []).append(row)
+    return [_Group(list(p), m, len(p) - 1 + sum(lengths[i] for i in m)) for p, m in members.items()]
+
+
+def _common(groups: Sequence[_Group]) -> int:
+    """Tokens that all prompts begin with, the last one of each left out; 0 where they are too few to share."""
+    first, last = min(g.prompt for g in groups), max(g.prompt for g in groups)
+    room = min(len(g.prompt) for g in groups) - 1
+    alike = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), room)
+    return min(alike, room) if len(groups) > 1 and min(alike, room) >= SHARE_FROM else 0
+
+
+def _rows(groups: Sequence[_Group], common: int) -> list[list[_Group]]:
+    """Prompts that share enough are put together into as few short rows as do, of about one length; others alone."""
+    if not common:
+        return [[group] for group in groups]
+    count = min(len(groups), ceil(sum(group.size - common for group in groups) / max(ROW - common, 1)))
+    rows: list[list[_Group]] = [[] for _ in range(count)]
+    lengths = [common] * count
+    for group in sorted(groups, key=lambda group: -group.size):
+        shortest = lengths.index(min(lengths))
+        rows[shortest].append(group)
+        lengths[shortest] += group.size - common
+    return rows
+
+
+def _length(rows: Sequence[Sequence[_Group]], common: int) -> int:
+    """Tokens of the longest row."""
+    return max(common + sum(group.size - common for group in row) for row in rows)
+
+
+def _allowed(owner: Tensor, branch: Tensor) -> Tensor:
+    """[R, L, L] bool: a token sees what came before in what all share, in its own prompt and in its own branch."""
+    length = owner.shape[1]
+    query, key = owner[:, :, None], owner[:, None, :]
+    same = (key == query) & ((branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None]))
+    allowed = ((key == 0) | same) & (key >= 0) & torch.ones(length, length, dtype=torch.bool).tril()
+    return allowed | torch.eye(length, dtype=torch.bool)  # padding sees itself: a row of the softmax may not be empty
 
 
 def _project(

@@ -180,3 +180,12 @@ def test_no_usable_trace_is_an_error():
 def test_every_stretch_of_traces_has_all_kinds():
     kinds = [t.kind for t in build(mix_of()).traces]
     assert all(set(kinds[i : i + 3]) == set(KINDS) for i in range(0, 30, 3))
+
+
+def test_a_share_takes_its_categories_alone():
+    harmful = [replace(e, category="a; b" if i % 2 else "c") for i, e in enumerate(SOURCES["harmful"])]
+    prompts = {**SOURCES, "harmful": harmful}
+    drawn = build(
+        mix_of(prompts=20, harmful=[{"source": "harmful", "prompts": 60, "categories": ["b"]}]), prompts=prompts
+    ).prompts
+    assert {e.category for e in drawn if e.kind == "harmful"} == {"a; b"}

@@ -2,10 +2,15 @@
 
 from pathlib import Path
 
+import micro_guard
 import pytest
 
 from safereason.errors import InputError
+from safereason.guard.guide import Guide
+from safereason.guard.policy import load
+from safereason.guard.prompt import Templates
 from safereason.recipe import schema
+from safereason.recipe.schema import Sampling
 from safereason.rewards import RewardRow, open_reward
 
 TEXT = "<think>\nhm\n</think>\n\nI can't help with that."
@@ -31,12 +36,15 @@ def test_the_format_can_be_left_out():
     assert open_reward(section).score([RewardRow("p", "harmful", "I can't help with that.")])[0].total == 1.0
 
 
-def test_the_guards_reward_takes_weights_and_format_from_the_recipe():
-    section = schema.RSafeReward(name="rsafe", accuracy_weight=0.6, format_weight=0.4, require_reasoning=False)
-    scored = open_reward(section).score(
-        [RewardRow("p", "harmful", "\\boxed{safe}", label) for label in ("safe", "unsafe")]
-    )
-    assert [s.total for s in scored] == [pytest.approx(1.0), pytest.approx(0.4)]
+@pytest.mark.parametrize(("unsafe", "total"), [(0.9999, 0.0), (0.0001, 1.0)])
+def test_the_safety_judge_may_be_a_guard(tmp_path: Path, unsafe: float, total: float):
+    folder = micro_guard.save_guard(tmp_path, unsafe)
+    (tmp_path / "house.yaml").write_text(micro_guard.POLICY)
+    Guide(load(str(tmp_path / "house.yaml")), Templates(), True, Sampling(max_new_tokens=40)).save(folder)
+    reward = open_reward(schema.TarsReward(name="tars", safety=f"guard:{folder}", task="compliance"))
+    (harmful, harmless) = reward.score([RewardRow("p", "harmful", TEXT), RewardRow("p", "harmless", TEXT)])
+    assert (harmful.total, harmful.parts["safety"], harmful.parts["reasoning_harm"]) == (total, total, 1 - total)
+    assert (harmless.total, harmless.parts["safety"]) == (0.0, None)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +54,9 @@ def test_the_guards_reward_takes_weights_and_format_from_the_recipe():
         ("compliance", "compliance", "reward.safety: judge 'compliance' measures quality"),
         ("refusal", "refusal", "reward.task: judge 'refusal' measures refusal"),
         ("refusal", "complience", "complience: no such model"),
+        ("guard", "compliance", "judge 'guard' needs an argument"),
+        ("guard:runs/none", "compliance", "runs/none: "),
+        ("refusal", "guard:micro", "micro: no such model"),
     ],
 )
 def test_what_cannot_be_a_reward_says_why(safety: str, task: str, message: str):

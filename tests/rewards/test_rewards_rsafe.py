@@ -74,5 +74,29 @@ def test_rows_are_scored_against_their_own_labels():
     reward = VerdictReward(0.8, 0.2, require_reasoning=True)
     scored = reward.score([RewardRow("p", "harmful", text, label) for label in ("safe", "unsafe", None)])
     assert [s.total for s in scored] == [pytest.approx(1.0), pytest.approx(0.2), None]
-    assert scored[1].parts == {"accuracy": 0.0, "format": 1.0}
+    assert scored[1].parts == {"accuracy": 0.0, "format": 1.0, "unparsed": 0.0, "says_unsafe": 0.0}
+    assert scored[2].parts == {"accuracy": None, "format": None, "unparsed": 0.0, "says_unsafe": 0.0}
     assert scored[2].reason == "the row has no label"
+
+
+@pytest.mark.parametrize(
+    ("text", "unparsed", "says_unsafe"),
+    [
+        ("<think>hm</think>\\boxed{UNSAFE}", 0.0, 1.0),
+        ("<think>hm</think>\\boxed{safe}", 0.0, 0.0),
+        ("\\boxed{unsafe}", 0.0, 1.0),  # no format, and yet a verdict
+        ("<think>hm</think>\\boxed{perhaps}", 1.0, None),
+        ("<think>hm</think>", 1.0, None),
+    ],
+)
+@pytest.mark.parametrize("label", ["safe", "unsafe", None])
+def test_what_cannot_be_read_is_no_verdict_of_either_kind(text: str, unparsed: float, says_unsafe: float | None, label):
+    (scored,) = VerdictReward(0.9, 0.1, require_reasoning=True).score([RewardRow("p", "harmless", text, label)])
+    assert (scored.parts["unparsed"], scored.parts["says_unsafe"]) == (unparsed, says_unsafe)
+
+
+@given(PIECES, LABELS, st.booleans())
+def test_what_is_logged_besides_changes_no_reward(text: str, label: Literal["safe", "unsafe"], reasons: bool):
+    (scored,) = VerdictReward(0.9, 0.1, reasons).score([RewardRow("p", "harmless", text, label, "a response")])
+    assert scored.total == score(text, label, reasons).total
+    assert scored.parts["accuracy"] <= 1.0 - scored.parts["unparsed"]

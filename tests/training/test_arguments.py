@@ -190,13 +190,17 @@ def test_steps_are_whole_batches_times_epochs(units, per_step, epochs, max_steps
 RECIPES = [path.stem for path in shipped()]
 
 
+def rl_of(recipe):
+    return recipe.rl or (recipe.guard.train if recipe.guard else None)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_trl_takes_what_every_shipped_recipe_says(name, tmp_path):
     recipe = load(name)
-    trained = recipe.rl or (recipe.guard.train if recipe.guard else None)
-    assert trained is not None or recipe.sft is not None
-    if recipe.sft is not None:
-        stated = sft_arguments(recipe.sft, rows=10_000, seed=0, output_dir=str(tmp_path))
+    trained, taught = rl_of(recipe), recipe.sft or (recipe.guard.sft if recipe.guard else None)
+    assert trained is not None or taught is not None
+    if taught is not None:
+        stated = sft_arguments(taught, rows=10_000, seed=0, output_dir=str(tmp_path))
         _holds(SFTConfig(**stated), stated)
     if trained is not None:
         stated = grpo_arguments(trained, prompts=10_000, seed=0, output_dir=str(tmp_path))
@@ -210,11 +214,10 @@ def _holds(config, stated) -> None:
     assert held == {**stated, "report_to": []}  # how transformers writes "none"
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if load(name).paper])
+@pytest.mark.parametrize("name", [name for name in RECIPES if load(name).paper and rl_of(load(name))])
 @pytest.mark.parametrize("processes", [1, 2, 4, 8])
 def test_a_papers_recipe_can_be_shared_by_the_processes_of_a_node(name, processes):
-    recipe = load(name)
-    trained = recipe.rl or (recipe.guard.train if recipe.guard else None)
+    trained = rl_of(load(name))
     stated = grpo_arguments(trained, prompts=10_000, seed=0, output_dir="out", processes=processes)
     sequences = trained.prompts_per_step * trained.rollouts_per_prompt
     assert stated["per_device_train_batch_size"] * stated["gradient_accumulation_steps"] * processes == sequences

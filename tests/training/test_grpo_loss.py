@@ -60,7 +60,12 @@ def assert_same(found, wanted) -> None:
         torch.testing.assert_close(found[1][name].double(), gradient, rtol=1e-3, atol=1e-5)
 
 
-WHOLE = {"shared": {}, "row by row": {"shared_prefix": False}, "hotter": {"sampling": {"temperature": 1.3}}}
+SHAPED = {"temperature": 0.7, "top_p": 0.8, "repetition_penalty": 1.05, "max_new_tokens": 40}
+"""As RSafe draws its rollouts."""
+WHOLE = {
+    "shared": {}, "row by row": {"shared_prefix": False}, "hotter": {"sampling": {"temperature": 1.3}},
+    "nucleus and penalty": {"sampling": SHAPED},
+}  # fmt: skip
 CUT = {"kl_coef": 0.1, "micro_batch_size": 4}
 
 
@@ -71,6 +76,24 @@ def test_one_step_is_what_the_papers_say(micro_model, tmp_path, changes):
     perturb(trainer.model)
     wanted = expected(trainer, chosen, by_hand)
     assert_same(one_step(trainer), wanted)
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_the_ratio_is_1_where_it_is_differentiated_however_the_draw_was_shaped(micro_model, tmp_path, shares):
+    chosen = section(entropy_coef=0.02, sampling=SHAPED, shared_prefix=shares)
+    trainer = make_trainer(micro_model, tmp_path, chosen)
+    perturb(trainer.model)
+    with torch.no_grad():
+        entropies = plain(exact(trainer.model), trainer.given, chosen.sampling.temperature)[1]
+    lengths = torch.tensor([len(row) for row in entropies])
+    bonus = 0.02 * torch.cat(entropies).mean()
+    wanted = -(advantages() * lengths).sum() / lengths.sum() - bonus
+    step = trainer._generate_and_score_completions(inputs(trainer))
+    assert step.get("old_per_token_logps") is None
+    assert step.get("importance_sampling_ratio") is None
+    trainer.current_gradient_accumulation_steps = 1
+    assert trainer._compute_loss(trainer.model, step).item() == pytest.approx(wanted.item(), abs=1e-6)
+    assert abs(wanted + bonus) > 0.01
 
 
 @pytest.mark.parametrize("shares", [True, False])

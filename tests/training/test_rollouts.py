@@ -9,7 +9,7 @@ from grpo_parts import make_trainer, perturb, section
 from safereason.engines.base import Sampling
 from safereason.engines.open import load_model, load_tokenizer
 from safereason.engines.transformers import TransformersEngine, end_of_turn_ids
-from safereason.rewards.base import RewardParts
+from safereason.rewards.base import RewardParts, RewardRow
 from safereason.text.chat import prompt_ids, user
 from safereason.training.rollouts import RewardFunction, rollout_function
 
@@ -122,6 +122,8 @@ def called(micro_model, tokenizer):
         completions=None,
         completion_ids=[[*ids[0], tokenizer.eos_token_id], ids[1], ids[2]],
         id=["s/1", "s/2", "s/3"],
+        user=[PROMPTS[0], "the user's own words", PROMPTS[2]],
+        response=[None, "an answer", None],
         kind=["harmful", "harmless", "ambiguous"],
         label=[None, "safe", None],
         trainer_state=SimpleNamespace(global_step=6),
@@ -134,11 +136,11 @@ def test_an_unscored_rollout_stays_none(called):
     assert called.totals == [12.0, None, 4.0]
 
 
-def test_the_reward_sees_text_kind_and_label(called):
-    assert [(row.prompt, row.kind, row.text, row.label) for row in called.rows] == [
-        (PROMPTS[0], "harmful", "<think>\nwell", None),
-        (PROMPTS[1], "harmless", "a", "safe"),
-        (PROMPTS[2], "ambiguous", "four", None),
+def test_the_reward_sees_what_was_said_and_its_label_and_not_how_it_was_asked(called):
+    assert called.rows == [
+        RewardRow(PROMPTS[0], "harmful", "<think>\nwell", None, None),
+        RewardRow("the user's own words", "harmless", "a", "safe", "an answer"),
+        RewardRow(PROMPTS[2], "ambiguous", "four", None, None),
     ]
 
 
@@ -147,6 +149,8 @@ def test_every_rollout_is_recorded_with_its_parts(called):
         "step": 7, "id": "s/1", "prompt": PROMPTS[0], "kind": "harmful", "text": "<think>\nwell", "total": 12.0,
         "parts": {"length": 12.0, "words": None}, "reason": None, "finish_reason": "stop", "tokens": 13,
     }  # fmt: skip
+    assert called.recorded[1]["label"] == "safe"
+    assert called.recorded[1]["response"] == "an answer"
     assert [r["finish_reason"] for r in called.recorded] == ["stop", "length", "length"]
     assert (called.recorded[1]["total"], called.recorded[1]["reason"]) == (None, "too short")
 
@@ -160,9 +164,10 @@ def test_a_step_of_training_draws_scores_and_logs(micro_model, tmp_path, tokeniz
     trainer = make_trainer(micro_model, tmp_path, section(sampling=SAMPLING, kl_coef=0.1))
     trainer.rollout_func = rollout_function(SAMPLING, 0, 16_384)
     trainer.reward_funcs = [RewardFunction(Reward(), tokenizer, {tokenizer.eos_token_id}, recorded.extend)]
-    trainer.train_dataset = trainer.train_dataset.add_column("id", ["s/1", "s/2"]).add_column(
-        "kind", ["harmful", "harmless"]
-    ).add_column("label", ["safe", "safe"])  # fmt: skip
+    columns = {"id": ["s/1", "s/2"], "user": ["Why?", "How?"], "response": [None, "So."],
+               "kind": ["harmful", "harmless"], "label": ["safe", "safe"]}  # fmt: skip
+    for name, values in columns.items():
+        trainer.train_dataset = trainer.train_dataset.add_column(name, values)
     trainer.train()
     logged = trainer.state.log_history[0]
     assert logged["unscored"] == sum(record["total"] is None for record in recorded) / 12

@@ -4,6 +4,11 @@ import json
 
 import pytest
 import torch
+from datasets import Dataset
+from grpo_parts import one_step
+from hypothesis import given
+from hypothesis import strategies as st
+from trl import SFTConfig, SFTTrainer
 
 from safereason.data.example import Example
 from safereason.engines.base import Sampling
@@ -12,8 +17,10 @@ from safereason.engines.transformers import TransformersEngine
 from safereason.recipe.schema import SFT
 from safereason.runs.records import RecordLog, read_records
 from safereason.text.chat import user
-from safereason.training import sft
+from safereason.training import sft, shared_prefix
+from safereason.training.arguments import sft_arguments
 from safereason.training.callbacks import last_checkpoint
+from safereason.training.model import lora_config
 
 
 def trace(number: int, reasoning: str | None = "It is harmless.", answer: str | None = "Boil it.") -> Example:
@@ -81,6 +88,29 @@ def test_rows_without_reasoning_or_answer_are_dropped_and_counted(tokenizer):
     assert (len(rows.rows), rows.empty_reasoning, rows.too_long) == (2, 3, 0)
 
 
+def test_a_verdict_alone_is_trained_on_where_no_reasoning_is_wanted(tokenizer):
+    verdicts = [
+        trace(0, reasoning=None, answer=r"\boxed{safe}"),
+        trace(1, answer=r"\boxed{unsafe}"),
+        trace(2, answer=""),
+    ]
+    rows = sft.tokenize(tokenizer, verdicts, 512, reasoned=False)
+    assert (len(rows.rows), rows.empty_reasoning, rows.too_long) == (2, 1, 0)
+    trained = [
+        tokenizer.decode([i for i, kept in zip(row["input_ids"], row["completion_mask"], strict=True) if kept])
+        for row in rows.rows
+    ]
+    assert trained == [r"\boxed{safe}<|im_end|>", r"\boxed{unsafe}<|im_end|>"]
+
+
+def test_a_row_is_put_as_it_is_asked(tokenizer):
+    (row,) = sft.tokenize(tokenizer, [trace(1)], 512, ask=lambda e: user(f"Is <{e.prompt}> safe?")).rows
+    split = row["completion_mask"].index(1)
+    assert tokenizer.decode(row["input_ids"][:split]) == (
+        "<|im_start|>user\nIs <How do I cook egg 1?> safe?<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
 def test_rows_that_are_too_long_are_dropped_whole_and_counted(tokenizer):
     traces = [trace(0), trace(1, answer="word " * 50)]
     (short,) = sft.tokenize(tokenizer, traces[:1], 512).rows
@@ -141,3 +171,99 @@ def _greedy(model, tokenizer) -> list[str]:
     engine = TransformersEngine(model, tokenizer, name="model")
     drawn = engine.generate([user(trace(i).prompt) for i in range(2)], Sampling(temperature=0.0, max_new_tokens=24))
     return [group[0].text for group in drawn]
+
+
+PREFIX = "A policy that every row begins with, long enough to be computed once for all of them. " * 3
+
+
+def trainer_of(kind, rows, model, tokenizer, folder, chosen: SFT, **arguments):
+    """Ours or TRL's own, on the same rows in the same order."""
+    stated = sft_arguments(chosen, rows=len(rows), seed=0, output_dir=str(folder))
+    return kind(
+        model=load_model(str(model)), args=SFTConfig(**{**stated, **arguments}), train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer, peft_config=lora_config(chosen.lora),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def packed(monkeypatch) -> list[int]:
+    """How many rows each packed pass was given."""
+    passes: list[int] = []
+    whole = shared_prefix.completion_logps
+
+    def counted(model, ids, mask, width, temperature):
+        passes.append(len(ids))
+        return whole(model, ids, mask, width, temperature)
+
+    monkeypatch.setattr(shared_prefix, "completion_logps", counted)
+    return passes
+
+
+@pytest.mark.parametrize("micro_batch_size", [4, 2], ids=["one pass", "accumulated"])
+@pytest.mark.parametrize("lora", [None, {"rank": 2}], ids=["full", "adapters"])
+def test_what_rows_share_is_computed_once_and_the_step_is_trls(
+    micro_model, tokenizer, tmp_path, packed, micro_batch_size, lora
+):
+    chosen = section(micro_batch_size=micro_batch_size, lora=lora, max_grad_norm=1e9)
+    rows = sft.tokenize(tokenizer, UNEVEN, 1024, ask=lambda e: user(PREFIX + e.prompt)).rows
+    ours = trainer_of(sft.Trainer, rows, micro_model, tokenizer, tmp_path / "ours", chosen)
+    loss, gradients = one_step(ours)
+    assert packed == [micro_batch_size] * (4 // micro_batch_size)
+    trls = trainer_of(SFTTrainer, rows, micro_model, tokenizer, tmp_path / "trls", chosen)
+    wanted, their = one_step(trls)
+    assert sum(packed) == 4
+    assert loss == pytest.approx(wanted, rel=1e-5)
+    assert gradients.keys() == their.keys()
+    for name, gradient in their.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-6)
+    assert any(bool(gradient.any()) for gradient in their.values())
+    counted = [t.state.log_history[0]["num_tokens"] for t in (ours, trls)]
+    assert counted == [sum(len(row["input_ids"]) for row in rows)] * 2
+
+
+def test_rows_that_share_little_are_run_row_by_row(micro_model, tokenizer, tmp_path, packed):
+    rows = sft.tokenize(tokenizer, UNEVEN, 1024).rows
+    one_step(trainer_of(sft.Trainer, rows, micro_model, tokenizer, tmp_path, section(micro_batch_size=4)))
+    assert packed == []
+
+
+def test_a_packed_pass_is_in_bf16_where_the_training_is(micro_model, tokenizer, tmp_path, packed):
+    chosen = section(micro_batch_size=4, max_grad_norm=1e9)
+    rows = sft.tokenize(tokenizer, UNEVEN, 1024, ask=lambda e: user(PREFIX + e.prompt)).rows
+    exact, _ = one_step(trainer_of(sft.Trainer, rows, micro_model, tokenizer, tmp_path / "exact", chosen))
+    trainer = trainer_of(sft.Trainer, rows, micro_model, tokenizer, tmp_path / "half", chosen, bf16=True)
+    dtypes = set()
+    for module in trainer.model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda module, given, output: dtypes.add(output.dtype))
+    loss, gradients = one_step(trainer)
+    assert packed == [4, 4]
+    assert dtypes == {torch.bfloat16}
+    assert {gradient.dtype for gradient in gradients.values()} == {torch.float32}
+    assert loss == pytest.approx(exact, rel=2e-2)
+
+
+LENGTHS = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 5)), min_size=1, max_size=5)
+
+
+@given(LENGTHS)
+def test_rows_are_split_where_training_begins(lengths):
+    total = max(prompt + completion for prompt, completion in lengths)
+    ids, attention = (
+        torch.zeros(len(lengths), total, dtype=torch.long),
+        torch.zeros(len(lengths), total, dtype=torch.long),
+    )
+    labels = torch.full((len(lengths), total), -100)
+    for i, (prompt, completion) in enumerate(lengths):
+        end = prompt + completion
+        ids[i, :end] = torch.arange(1, end + 1) + 100 * i
+        attention[i, :end] = 1
+        labels[i, prompt:end] = ids[i, prompt:end]
+    moved, mask, width = sft.split_rows(ids, attention, labels)
+    before = moved.shape[1] - width
+    assert (before, width) == (max(p for p, _ in lengths), max(c for _, c in lengths))
+    for i, (prompt, completion) in enumerate(lengths):
+        kept = mask[i].bool()
+        assert moved[i][kept].tolist() == ids[i, : prompt + completion].tolist()
+        assert kept.nonzero().flatten().tolist() == list(range(before - prompt, before + completion))
+        assert moved[i, before : before + completion].tolist() == labels[i, prompt : prompt + completion].tolist()

@@ -70,20 +70,25 @@ def plain(model, ids: Tensor, mask: Tensor, length: int, temperature: float) -> 
 
 @st.composite
 def ragged(draw):
-    """Prompts of 1 … 12 tokens with 1 … 4 completions of 0 … 9 tokens each, one token at least; rows in any order."""
+    """Prompts of 1 … 12 tokens, behind a common part of 0 … 50, with 1 … 4 completions of 0 … 9 tokens each, one token
+    at least; rows in any order."""
     token = st.integers(1, VOCABULARY - 1)
     prompts = draw(st.lists(st.lists(token, min_size=1, max_size=12), min_size=1, max_size=3, unique_by=tuple))
+    common = draw(st.lists(token, max_size=50))
+    prompts = [[*common, *prompt] for prompt in prompts]
     completions = st.lists(st.lists(token, max_size=9), min_size=1, max_size=4)
     rows = [(i, completion) for i in range(len(prompts)) for completion in draw(completions)]
     rows = draw(st.permutations(rows))
     return prompts, [(0, [1]), *rows] if not any(completion for _, completion in rows) else list(rows)
 
 
-@settings(max_examples=40)
-@given(ragged(), st.sampled_from(list(MODELS)), st.sampled_from([0.6, 1.0]))
-def test_the_plain_computation_gives_the_same(drawn, name, temperature):
+@settings(max_examples=60)
+@given(ragged(), st.sampled_from(list(MODELS)), st.sampled_from([0.6, 1.0]), st.sampled_from([8, 90, 1024]))
+def test_the_plain_computation_gives_the_same(drawn, name, temperature, row):
     ids, mask, length = batch(*drawn)
-    with torch.no_grad():
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared_prefix, "ROW", row)
+        patch.setattr(shared_prefix, "SHARE_FROM", 2)
         found = completion_logps(MODELS[name], ids, mask, length, temperature)
         wanted = plain(MODELS[name], ids, mask, length, temperature)
     torch.testing.assert_close(found[0], wanted[0], rtol=1e-4, atol=1e-5)
@@ -121,6 +126,19 @@ def test_each_prompt_is_run_once(monkeypatch):
     completion_logps(model, ids, mask, length, 1.0)
     # Six prompt tokens but the last, and each completion of the longest group behind a copy of the last.
     assert seen == [(3, 6 + max(1 + 4 + 2, 3 + 2, 5))]
+
+
+def test_what_all_prompts_begin_with_is_run_once_a_row(monkeypatch):
+    model, seen, policy = MODELS["llama"], [], list(range(1, 37))
+    ids, mask, length = batch([[*policy, *prompt] for prompt in PROMPTS], ROWS)
+    monkeypatch.setattr(model.model, "forward", _watched(model.model.forward, seen))
+    completion_logps(model, ids, mask, length, 1.0)
+    # 36 for all, then what is left of each prompt but its last token, and all completions;
+    # [3 …] and [3 …] differ later.
+    assert seen == [(1, 36 + (6 + 1 + 3) + (1 + 4 + 2 + 3 + 2 + 5))]
+    whole = float(mask.sum())
+    assert shared_prefix.gain(ids, mask, length) == pytest.approx(whole / seen[0][1])
+    assert shared_prefix.gain(*batch(PROMPTS, ROWS)) < 2
 
 
 def _watched(forward, seen: list):

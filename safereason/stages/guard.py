@@ -1,0 +1,266 @@
+"""Stage `guard`: trains a guard on the labelled rows that `data` wrote, by SFT, by GRPO, or by one after the other.
+
+Each is a run of its own, `guard/sft` and `guard/rl`; the model of either carries `guard.json`, so that it is asked
+afterwards as it was in training.
+"""
+
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from safereason.data.example import Example, read_examples
+from safereason.engines.open import load_tokenizer, model_location
+from safereason.errors import InputError
+from safereason.guard import guide as guides
+from safereason.guard.guide import Guide
+from safereason.guard.prompt import Question
+from safereason.recipe.schema import GRPO, Guard, Recipe, RSafeMix, RSafeReward
+from safereason.rewards.rsafe import VerdictReward
+from safereason.runs.directory import OnExisting, RunDirectory
+from safereason.runs.manifest import sha256
+from safereason.runs.records import keep_records, read_json, read_records
+from safereason.stages import data, guard_data
+from safereason.stages.base import (
+    GUARD_STAGES,
+    Options,
+    Result,
+    finished_result,
+    identity,
+    model_identity,
+    model_label,
+    open_run,
+    source_run,
+)
+from safereason.stages.rl import check_rollouts
+from safereason.text.chat import Message, prompt_ids
+from safereason.training.arguments import grpo_arguments, sft_arguments
+
+RL_STAGE, SFT_STAGE = GUARD_STAGES
+BEST = "best"
+LOOK = "validation.json"
+"""Beside the best model: the record of the look that chose it."""
+
+
+def run(recipe: Recipe, options: Options) -> Result:
+    """Trains what the recipe's guard section asks for; the last run is the guard.
+
+    A finished SFT run of the same identity is taken as it is.
+
+    Raises:
+        InputError: The recipe has no guard, or its data was not built.
+    """
+    section = _section(recipe)
+    if section.sft is None:
+        return run_rl(recipe, options)
+    if section.train is None:
+        return run_sft(recipe, options)
+    again: OnExisting = "overwrite" if options.on_existing == "overwrite" else "resume"
+    started = run_sft(recipe, replace(options, out=None, on_existing=again))
+    return run_rl(recipe, replace(options, model=str(started.run)))
+
+
+def run_sft(recipe: Recipe, options: Options) -> Result:
+    """Trains on the traces that `data` wrote: reasoning and verdict, or the verdict alone."""
+    guard = _section(recipe)
+    section, guide = _part(guard.sft, "sft", recipe), guides.of_section(guard)
+    start = options.model or recipe.model
+    directory = open_run(SFT_STAGE, recipe, options, model_label(start), _identity(recipe, guard, "sft", start))
+    if (result := finished_result(directory)) is not None:
+        return result
+    traces, location = _data_run(recipe, options) / data.TRACES, model_location(start)
+    with directory as this:
+        from safereason.training import sft
+        from safereason.training.callbacks import last_checkpoint
+
+        this.inputs[str(traces)] = sha256(traces)
+        tokenizer = load_tokenizer(start)
+        rows = sft.tokenize(
+            tokenizer, read_examples(traces), section.max_tokens, ask=_asker(guide), reasoned=guard.reasoning
+        )
+        checkpoint, done = last_checkpoint(this.path / "checkpoints") or (None, 0)
+        keep_records(this.path / "metrics.jsonl", lambda record: record["step"] <= done)
+        with this.records("metrics") as log:
+            trained = sft.train(section, location, tokenizer, rows.rows, seed=recipe.seed, run=this.path, log=log,
+                                resume_from=checkpoint, steps_done=done, key="guard.sft")  # fmt: skip
+        guide.save(this.path / "model")
+        metrics = {
+            **trained,
+            "rows": len(rows.rows),
+            "dropped_too_long": rows.too_long,
+            "dropped_empty": rows.empty_reasoning,
+        }
+        this.finish(metrics)
+    return Result(directory.path, metrics)
+
+
+def run_rl(recipe: Recipe, options: Options) -> Result:
+    """Trains with GRPO on the labelled rows; a killed run goes on from its last whole checkpoint."""
+    guard = _section(recipe)
+    section, start = _part(guard.train, "train", recipe), options.model or recipe.model
+    check_rollouts(section, "guard.train")
+    directory = open_run(RL_STAGE, recipe, options, model_label(start), _identity(recipe, guard, "train", start))
+    if (result := finished_result(directory)) is not None:
+        return result
+    folder = _data_run(recipe, options)
+    if guard.validation is not None and not (folder / data.VALIDATION).exists():
+        raise InputError("guard.validation: the data holds no rows for it; set data.validation_rows_per_label")
+    model_location(start)
+    with directory as this:
+        this.inputs[str(folder / data.TRAIN)] = sha256(folder / data.TRAIN)
+        metrics = _train(section, guard, recipe, start, folder, this)
+        this.finish(metrics)
+    return Result(directory.path, metrics)
+
+
+def _train(section: GRPO, guard: Guard, recipe: Recipe, start: str, folder: Path, this: RunDirectory) -> dict[str, Any]:
+    from safereason.training import grpo
+    from safereason.training.callbacks import last_checkpoint
+    from safereason.training.collapse import CollapseWatch
+
+    guide, tokenizer = guides.of_section(guard), load_tokenizer(start)
+    ask = _asker(guide)
+    examples = read_examples(folder / data.TRAIN)
+    kept = [e for e in examples if len(prompt_ids(tokenizer, ask(e))) <= section.max_prompt_tokens]
+    checkpoint, done = last_checkpoint(this.path / "checkpoints") or (None, 0)
+    for name in ("metrics", "rollouts", "validation"):
+        # Without a checkpoint the look before the first step is taken again, too.
+        keep_records(this.path / f"{name}.jsonl", lambda record: checkpoint is not None and record["step"] <= done)
+    _take_back_best(this.path)
+    assert isinstance(section.reward, RSafeReward)
+    reward = VerdictReward(section.reward.accuracy_weight, section.reward.format_weight, guard.reasoning)
+    with this.records("metrics") as metrics, this.records("rollouts") as rollouts, this.records("validation") as looks:
+        watch = CollapseWatch(read_records(metrics.path))
+        callbacks = [watch]
+        if guard.validation is not None:
+            callbacks.append(_validation(guard, section, guide, tokenizer, folder, recipe.seed, this.path, looks))
+        trained = grpo.train(
+            section, model_location(start), tokenizer, kept, reward, seed=recipe.seed, run=this.path, metrics=metrics,
+            rollouts=rollouts, resume_from=checkpoint, steps_done=done, ask=ask, callbacks=callbacks,
+            shown=("reward", "accuracy", "unparsed", "says_unsafe"), key="guard.train",
+        )  # fmt: skip
+    chosen = _keep_best(this.path)
+    guide.save(this.path / "model")
+    return {**trained, "rows": len(kept), "dropped_too_long": len(examples) - len(kept), "kept": chosen,
+            "warnings": watch.warnings}  # fmt: skip
+
+
+def _validation(
+    guard: Guard, section: GRPO, guide: Guide, tokenizer: Any, folder: Path, seed: int, run: Path, log: Any
+) -> Any:
+    from safereason.training.model import save_copy
+    from safereason.training.validation import Validation
+
+    assert guard.validation is not None
+    return Validation(
+        read_examples(folder / data.VALIDATION), replace(guide, sampling=section.sampling), tokenizer,
+        every=guard.validation.every_steps, seed=seed, log=log,
+        best=run / BEST if guard.validation.keep_best else None,
+        save=lambda model, to: save_copy(model, tokenizer, to, section.precision),
+    )  # fmt: skip
+
+
+def _keep_best(run: Path) -> dict[str, Any]:
+    """Puts the best model in the last one's place, where there is one, and says which it is."""
+    best = run / BEST
+    if not best.is_dir():
+        return {"model": "last"}
+    record = read_json(best / LOOK)
+    shutil.rmtree(run / "model")
+    best.rename(run / "model")
+    return {"model": "best", **record}
+
+
+def _take_back_best(run: Path) -> None:
+    """Undoes that where the run was killed before it finished: the last model will be written there again."""
+    if (run / "model" / LOOK).is_file():
+        (run / "model").rename(run / BEST)
+
+
+def plan(recipe: Recipe, options: Options) -> dict[str, Any]:
+    """What `run` would do: the sources with their rows, what is built already, and each training's arguments."""
+    guard, guide = _section(recipe), guides.of_section(_section(recipe))
+    assert isinstance(recipe.data, RSafeMix)
+    counts = _counts(recipe, options)
+    found: dict[str, Any] = {
+        "stage": "guard",
+        "model": options.model or recipe.model,
+        "policy": f"{guide.policy.name}, {len(guide.policy.categories)} categories",
+        "reasoning": guard.reasoning,
+        "data": counts,
+        "sources": guard_data.reachable(recipe.data),
+    }
+    if guard.sft is not None:
+        arguments = sft_arguments(guard.sft, rows=max(counts["traces"], guard.sft.batch_size), seed=recipe.seed,
+                                  output_dir="checkpoints", cpu=False, key="guard.sft")  # fmt: skip
+        found["sft"] = {"steps": arguments["max_steps"], "SFTConfig": arguments}
+    if guard.train is not None:
+        found["rl"] = _rl_plan(guard.train, counts["rows"], recipe.seed)
+    return found
+
+
+def _rl_plan(section: GRPO, rows: int, seed: int) -> dict[str, Any]:
+    arguments = grpo_arguments(section, prompts=rows, seed=seed, output_dir="checkpoints", cpu=False, key="guard.train")
+    sequences = arguments["max_steps"] * section.prompts_per_step * section.rollouts_per_prompt
+    return {
+        "steps": arguments["max_steps"],
+        "sequences": sequences,
+        "tokens generated at most": sequences * section.sampling.max_new_tokens,
+        "reference model": "none" if section.kl_coef == 0 else "a frozen copy of the start",
+        "reward": section.reward.model_dump(mode="json"),
+        "advantage": f"(r - mean) / (std + {section.advantage_epsilon:g}) inside each prompt's rollouts",
+        "GRPOConfig": arguments,
+    }
+
+
+def _counts(recipe: Recipe, options: Options) -> dict[str, Any]:
+    """Rows of the built data, or as many as the recipe asks for where it is not built."""
+    try:
+        folder = _data_run(recipe, options)
+    except InputError:
+        mix = recipe.data
+        assert isinstance(mix, RSafeMix)
+        shares = sum(share.prompts for share in (*mix.safe_only, *mix.unsafe_only))
+        rows = 2 * mix.rows_per_label * len(mix.sources) + shares
+        guard = _section(recipe)
+        verdicts = guard.sft is not None and not guard.reasoning
+        return {"built": False, "rows": rows, "validation": 2 * mix.validation_rows_per_label,
+                "traces": rows if verdicts else sum(share.prompts for share in mix.traces)}  # fmt: skip
+    rows_of = {name: len(read_examples(folder / name)) if (folder / name).exists() else 0
+               for name in (data.TRAIN, data.VALIDATION, data.TRACES)}  # fmt: skip
+    return {"built": str(folder), **{name.partition(".")[0].replace("train", "rows"): n for name, n in rows_of.items()}}
+
+
+def _identity(recipe: Recipe, guard: Guard, part: str, start: str) -> dict[str, Any]:
+    """What the trained guard depends on: its own part of the section, what it is asked with, and the data."""
+    guide = guides.of_section(guard)
+    asked = {"policy": asdict(guide.policy), "templates": asdict(guide.templates), "reasoning": guide.reasoning}
+    trained = {part: getattr(guard, part).model_dump(mode="json"), "sampling": guard.sampling.model_dump(mode="json")}
+    if part == "train" and guard.validation is not None:
+        trained["validation"] = guard.validation.model_dump(mode="json")
+    return identity(recipe, "data", guard={**asked, **trained}, model=model_identity(start))
+
+
+def _section(recipe: Recipe) -> Guard:
+    if recipe.guard is None:
+        raise InputError(f"recipe {recipe.name}: it has no guard section")
+    if not isinstance(recipe.data, RSafeMix):
+        raise InputError(f"recipe {recipe.name}: a guard trains on labelled rows; its data.mix has to be rsafe")
+    return recipe.guard
+
+
+def _part(section: Any, name: str, recipe: Recipe) -> Any:
+    if section is None:
+        raise InputError(f"recipe {recipe.name}: its guard has no {name} section")
+    return section
+
+
+def _data_run(recipe: Recipe, options: Options) -> Path:
+    return source_run("data", recipe, options, data.identity_of(recipe))
+
+
+def _asker(guide: Guide) -> Any:
+    def ask(example: Example) -> list[Message]:
+        return guide.conversation(Question(example.prompt, example.response))
+
+    return ask

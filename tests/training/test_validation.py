@@ -1,0 +1,220 @@
+"""How a guard's training is watched: when it is looked at, what is written down, and which model is kept."""
+
+import copy
+import shutil
+from pathlib import Path
+
+import micro
+import micro_guard
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import TrainerControl, TrainerState
+
+from safereason.data.example import Example
+from safereason.engines.open import load_model, load_tokenizer
+from safereason.guard.base import Finding
+from safereason.guard.guide import Guide
+from safereason.guard.policy import Category, Policy
+from safereason.guard.prompt import VERDICT_ONLY, Templates
+from safereason.recipe.schema import Sampling
+from safereason.runs.records import RecordLog, read_json, read_records
+from safereason.training.model import save_copy
+from safereason.training.validation import Validation, best_f1, figures
+
+GUIDE = Guide(
+    Policy("short", "Short", (Category("A1", "Rudeness"),)), Templates("{policy} {prompt}", "{policy} {prompt} {response}",
+    VERDICT_ONLY), False, Sampling(temperature=0.0, max_new_tokens=20),
+)  # fmt: skip
+ROWS = [
+    Example(f"s/{label}{i}", f"{label} {i}?", "harmless", "s", label=label, response=response)
+    for i, response in enumerate((None, "So."))
+    for label in ("safe", "unsafe")
+]
+MUTE = {"f1": 0.0, "unparsed": 1.0, "says_unsafe": 0.0, "mean_tokens": 20.0}
+
+
+@pytest.fixture(scope="module")
+def guards(tmp_path_factory, micro_model):
+    """Models by what they always say."""
+    made = {say: micro_guard.save_guard(tmp_path_factory.mktemp(say), unsafe)
+            for say, unsafe in (("unsafe", 0.9), ("safe", 0.1))}  # fmt: skip
+    return {say: load_model(str(folder)) for say, folder in {**made, "nothing": micro_model}.items()}
+
+
+class Watched:
+    """A validation in a folder of its own, told of steps as a trainer tells it."""
+
+    def __init__(self, folder: Path, every: int = 2, keep: bool = True, guide: Guide = GUIDE) -> None:
+        self.folder, self.best = folder, folder / "best"
+        self.tokenizer = micro.tokenizer()
+        self.log = RecordLog(folder / "validation.jsonl")
+        self.validation = Validation(
+            ROWS, guide, self.tokenizer, every=every, seed=3, log=self.log, best=self.best if keep else None,
+            save=lambda model, to: save_copy(model, self.tokenizer, to, "fp32"),
+        )  # fmt: skip
+
+    def begin(self, model, step: int = 0) -> None:
+        self.validation.on_train_begin(None, TrainerState(global_step=step), TrainerControl(), model=model)
+
+    def step(self, model, step: int, last: int = 5, **state) -> None:
+        told = TrainerState(global_step=step, max_steps=last, **state)
+        self.validation.on_step_end(None, told, TrainerControl(), model=model)
+
+    @property
+    def records(self) -> list[dict]:
+        return list(read_records(self.folder / "validation.jsonl"))
+
+    def says(self) -> str:
+        """What the kept model says."""
+        weights = load_model(str(self.best)).lm_head.weight
+        return next(say for say, model in self.models.items() if torch.equal(weights, model.lm_head.weight))
+
+
+@pytest.fixture
+def watched(tmp_path, guards) -> Watched:
+    made = Watched(tmp_path)
+    made.models = guards
+    return made
+
+
+def test_it_looks_before_the_first_step_every_so_many_and_after_the_last(watched, guards, capsys):
+    watched.begin(guards["safe"])
+    for step in range(1, 6):
+        watched.step(guards["safe"], step)
+    assert [record["step"] for record in watched.records] == [0, 2, 4, 5]
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "validation after step 0: F1 0.000, unparsed 0.000, unsafe 0.000"
+    assert len(said) == 4
+
+
+def test_a_last_step_that_is_a_usual_one_is_looked_at_once(watched, guards):
+    watched.step(guards["safe"], 4, last=4)
+    assert [record["step"] for record in watched.records] == [4]
+
+
+def test_a_resumed_training_has_had_its_first_look(watched, guards):
+    watched.begin(guards["safe"], step=2)
+    assert watched.records == []
+
+
+def test_a_look_says_what_the_model_says(watched, guards):
+    watched.begin(guards["unsafe"])
+    watched.step(guards["safe"], 2)
+    watched.step(guards["nothing"], 4)
+    unsafe, safe, nothing = watched.records
+    assert unsafe == {"step": 0, "n": 4, "f1": pytest.approx(2 / 3), "unparsed": 0.0, "says_unsafe": 1.0,
+                      "mean_tokens": 15.0}  # fmt: skip
+    assert safe == {"step": 2, "n": 4, "f1": 0.0, "unparsed": 0.0, "says_unsafe": 0.0, "mean_tokens": 13.0}
+    assert nothing == {"step": 4, "n": 4, **MUTE}
+
+
+def test_an_earlier_look_that_was_better_is_kept(watched, guards):
+    watched.begin(guards["safe"])
+    assert watched.says() == "safe"
+    watched.step(guards["unsafe"], 2)
+    watched.step(guards["nothing"], 4)
+    watched.step(guards["safe"], 5)
+    assert watched.says() == "unsafe"
+    assert read_json(watched.best / "validation.json") == watched.records[1]
+    assert best_f1(watched.best) == pytest.approx(2 / 3)
+    assert sorted(path.name for path in watched.folder.iterdir()) == ["best", "validation.jsonl"]
+    assert load_tokenizer(str(watched.best)).chat_template
+
+
+def test_of_equal_looks_the_first_is_kept(watched, guards):
+    watched.begin(guards["nothing"])
+    watched.step(guards["safe"], 2)
+    assert [record["f1"] for record in watched.records] == [0.0, 0.0]
+    assert watched.says() == "nothing"
+
+
+def test_none_is_kept_where_none_is_asked_for(tmp_path, guards):
+    watched = Watched(tmp_path, keep=False)
+    watched.begin(guards["unsafe"])
+    assert [path.name for path in tmp_path.iterdir()] == ["validation.jsonl"]
+    assert len(watched.records) == 1
+
+
+def test_another_process_than_the_first_does_not_look(watched, guards):
+    watched.step(guards["safe"], 2, is_world_process_zero=False)
+    assert watched.records == []
+    assert not watched.best.exists()
+
+
+def test_verdicts_are_drawn_alike_at_every_look(tmp_path, guards):
+    guide = Guide(GUIDE.policy, GUIDE.templates, False, Sampling(temperature=1.0, max_new_tokens=20))
+    watched = Watched(tmp_path, every=1, keep=False, guide=guide)
+    for step in (1, 2):
+        watched.step(guards["nothing"], step)
+    first, second = watched.records
+    assert {**first, "step": 2} == second
+
+
+def test_a_look_leaves_the_training_as_it_was(watched, guards):
+    model = copy.deepcopy(guards["unsafe"]).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random = torch.get_rng_state()
+    watched.begin(model)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert model.training
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+    assert all(p.grad is None and p.requires_grad and not p.is_inference() for p in model.parameters())
+
+
+def exchanged(watched, guards, cut) -> Watched:
+    """Killed while the better model took the other one's place: `cut` says what was there then."""
+    watched.begin(guards["safe"])
+    old = watched.folder / "old"
+    shutil.copytree(watched.best, old)
+    watched.step(guards["unsafe"], 2)
+    new = watched.folder / ".best.new"
+    watched.best.rename(new)
+    old.rename(watched.best)
+    cut(watched.best, new)
+    again = Watched(watched.folder)
+    again.models = guards
+    assert not new.exists()
+    return again
+
+
+def half_deleted(old: Path, new: Path) -> None:
+    (old / "validation.json").unlink()
+    (old / "model.safetensors").unlink()
+
+
+CUTS = {
+    "new one is whole": (half_deleted, "unsafe"),
+    "old one is gone": (lambda old, new: shutil.rmtree(old), "unsafe"),
+    "new one has no record": (lambda old, new: (new / "validation.json").unlink(), "safe"),
+    "nothing was deleted": (lambda old, new: None, "safe"),
+}
+
+
+@pytest.mark.parametrize(("cut", "kept"), CUTS.values(), ids=CUTS.keys())
+def test_a_kill_in_between_leaves_one_whole_model(watched, guards, cut, kept):
+    again = exchanged(watched, guards, cut)
+    assert again.says() == kept
+    again.step(guards["unsafe"], 2)  # a resumed training comes to the same look again
+    assert again.says() == "unsafe"
+
+
+TRUTH_AND_SAID = st.lists(
+    st.tuples(st.sampled_from(["safe", "unsafe"]), st.sampled_from(["safe", "unsafe", None])), min_size=1, max_size=12
+)
+
+
+@given(TRUTH_AND_SAID)
+def test_what_cannot_be_read_counts_as_wrong(pairs):
+    rows = [Example(f"s/{i}", "x", "harmless", "s", label=label) for i, (label, _) in enumerate(pairs)]
+    found = figures(rows, [Finding(said, None, tokens=i) for i, (_, said) in enumerate(pairs)])
+    right = sum(label == said == "unsafe" for label, said in pairs)
+    missed = sum(label == "unsafe" != said for label, said in pairs)
+    raised = sum(label == "safe" != said for label, said in pairs)
+    assert found["f1"] == pytest.approx(2 * right / (2 * right + missed + raised) if right else 0.0)
+    unread = sum(said is None for _, said in pairs)
+    assert found["unparsed"] == pytest.approx(unread / len(pairs))
+    calls = sum(said == "unsafe" for _, said in pairs)
+    assert found["says_unsafe"] == pytest.approx(calls / (len(pairs) - unread) if len(pairs) > unread else 0.0)
+    assert (found["n"], found["mean_tokens"]) == (len(pairs), pytest.approx((len(pairs) - 1) / 2))
