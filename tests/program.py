@@ -9,7 +9,7 @@ COMMAND = str(Path(sys.executable).with_name("safereason"))
 
 
 def safereason(
-    *arguments: object, cwd: Path | None = None, timeout: float = 300, **environment: str
+    *arguments: object, cwd: Path | None = None, timeout: float = 300, stdin: str | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs it to its end; the exit code, stdout and stderr are for the test to check."""
     return subprocess.run(
@@ -18,6 +18,7 @@ def safereason(
         env={**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "120", **environment},
         capture_output=True,
         text=True,
+        input=stdin,
         timeout=timeout,
     )
 

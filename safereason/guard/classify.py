@@ -1,0 +1,224 @@
+"""Rows to verdicts: a guard asked row by row of an input of any length, its findings written in the input's order.
+
+Rows are read and asked in chunks, each with a seed of its own. A chunk is asked as a whole even where some of its rows
+are finished, so that a run that goes on writes what one run would have written.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from safereason.errors import BarNotMet, InputError, StageFailed
+from safereason.guard.base import Finding, Guard
+from safereason.guard.rows import Row
+from safereason.runs.directory import OnExisting, differing_keys
+from safereason.runs.records import Record, RecordLog, read_json, read_records, write_json
+
+CHUNK = 64
+"""Rows that are read and asked together."""
+NAMED = 5
+"""Rows of a kind whose numbers are kept."""
+
+Kind = Literal["safe", "unsafe", "unparsed", "failed"]
+"""What a row can be; `failed` ones are `unparsed` too."""
+
+
+@dataclass
+class Tally:
+    """How many rows of each kind there are, and the numbers of the first of them."""
+
+    rows: int = 0
+    counts: Counter[Kind] = field(default_factory=Counter)
+    first: dict[Kind, list[int]] = field(default_factory=dict)
+
+    def add(self, record: Record) -> None:
+        """Counts a row by what was written of it."""
+        self.rows += 1
+        kinds: list[Kind] = [record["label"] or "unparsed"]
+        if record.get("failed"):
+            kinds.append("failed")
+        for kind in kinds:
+            self.counts[kind] += 1
+            if self.counts[kind] <= NAMED:
+                self.first.setdefault(kind, []).append(record["row"])
+
+    def check(self, fail_on: Sequence[Kind]) -> None:
+        """What the rows come to, once all are written.
+
+        Raises:
+            BarNotMet: Rows are of a kind in `fail_on`.
+            StageFailed: The guard could not be asked about some.
+        """
+        met = [kind for kind in dict.fromkeys(fail_on) if self.counts[kind]]
+        if met:
+            raise BarNotMet("; ".join(f"--fail-on {kind}: {self._said(kind)}" for kind in met))
+        if self.counts["failed"]:
+            raise StageFailed(f"the guard could not be asked about {self._said('failed')}; `reason` says why")
+
+    def _said(self, kind: Kind) -> str:
+        numbers = ", ".join(map(str, self.first[kind]))
+        more = ", ..." if self.counts[kind] > NAMED else ""
+        return f"{self.counts[kind]} of {self.rows} rows ({numbers}{more})"
+
+
+def classify(
+    guard: Guard,
+    rows: Iterator[Row],
+    write: Callable[[Record], None],
+    *,
+    seed: int = 0,
+    threshold: float | None = None,
+    held: Iterable[Record] = (),
+) -> Tally:
+    """Asks a guard about rows and writes a record of each, in order and as soon as its turn has come.
+
+    Args:
+        guard: What is asked.
+        rows: Read a chunk at a time.
+        write: Takes the records that are new.
+        seed: Of the draws.
+        threshold: Score from which on a row is unsafe, whatever the guard's own verdict.
+        held: The records of the first rows that an earlier call wrote.
+
+    Raises:
+        InputError: A row cannot be read; those before it are written first. Or `held` is of other rows.
+    """
+    tally, earlier = Tally(), iter(held)
+
+    def emit(row: Row, finding: Finding) -> None:
+        record = record_of(row, finding, threshold)
+        write(record)
+        tally.add(record)
+
+    for number, chunk in enumerate(_chunks(rows)):
+        finished = _finished(chunk, earlier, tally)
+        if finished < len(chunk):
+            guard.classify(
+                [row.question for row in chunk], seed=chunk_seed(seed, number), done=range(finished),
+                on_finding=_InTurn(chunk, finished, emit),
+            )  # fmt: skip
+    if next(earlier, None) is not None:
+        raise InputError(f"more rows are finished than there are ({tally.rows}); name the input they are of")
+    return tally
+
+
+def chunk_seed(seed: int, chunk: int) -> int:
+    """The seed of one chunk, 63 bits."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{chunk}".encode()).digest()[:8], "big") >> 1
+
+
+def record_of(row: Row, finding: Finding, threshold: float | None = None) -> Record:
+    """What is written of a row; with a threshold a score decides, and the guard's verdict where there is none."""
+    label = finding.label
+    if threshold is not None and finding.score is not None:
+        label = "unsafe" if finding.score >= threshold else "safe"
+    record: Record = {
+        "row": row.number, "id": row.id, "label": label, "score": finding.score,
+        "categories": list(finding.categories) if label == "unsafe" else [],
+        "reasoning": finding.reasoning, "unparsed": label is None,
+    }  # fmt: skip
+    if row.id is None:
+        del record["id"]
+    if label is None:
+        record |= {"reason": finding.reason, "text": finding.text}
+    if finding.failed:
+        record["failed"] = True
+    if finding.votes:
+        record["votes"] = list(finding.votes)
+    return record
+
+
+class _InTurn:
+    """Passes findings on in the order of their rows, from index `first` on."""
+
+    def __init__(self, rows: Sequence[Row], first: int, emit: Callable[[Row, Finding], None]) -> None:
+        self._rows = rows
+        self._next = first
+        self._emit = emit
+        self._waiting: dict[int, Finding] = {}
+
+    def __call__(self, index: int, finding: Finding) -> None:
+        self._waiting[index] = finding
+        while self._next in self._waiting:
+            self._emit(self._rows[self._next], self._waiting.pop(self._next))
+            self._next += 1
+
+
+def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    """Rows by the chunk; what is wrong with one is raised once those before it are through."""
+    while True:
+        chunk: list[Row] = []
+        try:
+            for row in islice(rows, CHUNK):
+                chunk.append(row)  # one by one, to keep those before an error
+        except InputError:
+            if chunk:
+                yield chunk
+            raise
+        if not chunk:
+            return
+        yield chunk
+
+
+def _finished(chunk: Sequence[Row], earlier: Iterator[Record], tally: Tally) -> int:
+    """How many rows at the beginning of a chunk are held; they are counted."""
+    for index, row in enumerate(chunk):
+        record = next(earlier, None)
+        if record is None:
+            return index
+        if (record.get("row"), record.get("id")) != (row.number, row.id) or "label" not in record:
+            raise InputError(f"row {row.number}: the one that is finished is another; name the input it is of")
+        tally.add(record)
+    return len(chunk)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file that records are written to; `FILE.meta.json` beside it says by which guard, and how it was asked."""
+
+    path: Path
+    identity: dict[str, Any]
+    """All that the records depend on but the input, as JSON has it."""
+    on_existing: OnExisting = "refuse"
+
+    @property
+    def meta(self) -> Path:
+        """The file with the identity."""
+        return self.path.with_name(f"{self.path.name}.meta.json")
+
+    def check(self) -> None:
+        """Refuses what `open` would refuse, before anything is loaded.
+
+        Raises:
+            InputError: The file is there and is not to be, or is of another guard.
+        """
+        if self.path.is_dir():
+            raise InputError(f"{self.path}: is a directory; name a file")
+        if not self.path.exists() or self.on_existing == "overwrite":
+            return
+        if self.on_existing == "refuse":
+            raise InputError(f"{self.path}: exists already; pass --resume to go on or --overwrite to start anew")
+        if not self.meta.exists():
+            raise InputError(f"{self.path}: has no {self.meta.name}, so it cannot be resumed; name another --out")
+        differing = differing_keys(read_json(self.meta), self.identity)
+        if differing:
+            raise InputError(
+                f"{self.path}: was written otherwise ({', '.join(differing)}); use --overwrite or another --out"
+            )
+
+    def open(self) -> RecordLog:
+        """The log, after its last whole record; emptied where it is to be."""
+        self.check()
+        if self.on_existing == "overwrite":
+            self.path.unlink(missing_ok=True)
+        if not self.path.exists():
+            write_json(self.meta, self.identity)
+        return RecordLog(self.path)
+
+    def held(self) -> Iterator[Record]:
+        """The records that are there."""
+        return read_records(self.path)

@@ -1,0 +1,258 @@
+"""Rows to verdicts: order, chunks, and a run that goes on as if it had not been cut."""
+
+import json
+import random
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from safereason.errors import BarNotMet, InputError, StageFailed
+from safereason.guard.base import Finding, OnFinding, Question
+from safereason.guard.classify import CHUNK, Tally, Target, chunk_seed, classify, record_of
+from safereason.guard.rows import Row
+from safereason.runs.records import read_records
+
+UNSAFE = Finding("unsafe", 0.9, ("U1",), "why", "text", tokens=3)
+FAILED = Finding(None, None, reason="no server", failed=True)
+IDENTITY: dict[str, Any] = {"model": "m", "guide": {"policy": {"name": "p"}}, "samples": 1}
+
+
+class Scripted:
+    """A guard whose findings depend on the question, its place and the seed, and come in a random order."""
+
+    name = "scripted"
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.asked: list[tuple[int, int, int]] = []
+        self.stop_after = stop_after
+
+    def classify(
+        self, questions: Sequence[Question], *, seed: int = 0, done: Collection[int] = (),
+        on_finding: OnFinding | None = None,
+    ) -> list[Finding | None]:  # fmt: skip
+        self.asked.append((len(questions), seed, len(done)))
+        order = [i for i in range(len(questions)) if i not in done]
+        random.Random(seed).shuffle(order)
+        found: dict[int, Finding] = {}
+        for i in order:
+            if self.stop_after == 0:
+                raise KeyboardInterrupt
+            self.stop_after = self.stop_after and self.stop_after - 1
+            score = random.Random(f"{seed}/{i}/{questions[i].prompt}").random()
+            found[i] = Finding("unsafe" if score >= 0.5 else "safe", score, text=questions[i].prompt)
+            if on_finding:
+                on_finding(i, found[i])
+        return [found.get(i) for i in range(len(questions))]
+
+
+def some_rows(count: int, bad: bool = False) -> Iterator[Row]:
+    for number in range(1, count + 1):
+        yield Row(number, Question(f"question {number}"), f"id{number}" if number % 2 else None)
+    if bad:
+        raise InputError(f"in:{count + 1}: bad")
+
+
+def written(count: int, **options: Any) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = []
+    classify(Scripted(), some_rows(count), records.append, **options)
+    return records
+
+
+@pytest.mark.parametrize("count", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5])
+def test_each_row_has_one_record_in_order(count: int):
+    guard, records = Scripted(), []
+    tally = classify(guard, some_rows(count), records.append, seed=3)
+    assert [r["row"] for r in records] == list(range(1, count + 1))
+    assert [r.get("id") for r in records] == [row.id for row in some_rows(count)]
+    assert tally.rows == count == tally.counts["safe"] + tally.counts["unsafe"]
+    sizes = [CHUNK] * (count // CHUNK) + ([count % CHUNK] if count % CHUNK else [])
+    assert guard.asked == [(size, chunk_seed(3, number), 0) for number, size in enumerate(sizes)]
+
+
+def test_chunks_and_seeds_have_draws_of_their_own():
+    assert len({chunk_seed(seed, chunk) for seed in range(20) for chunk in range(20)}) == 400
+    assert all(0 <= chunk_seed(seed, 1) < 2**63 for seed in range(20))
+    assert written(CHUNK, seed=1) != written(CHUNK, seed=2)
+
+
+def test_a_row_is_written_as_soon_as_its_turn_has_come():
+    events: list[str] = []
+
+    class Loud(Scripted):
+        def classify(self, questions: Sequence[Question], **named: Any) -> list[Finding | None]:
+            on_finding = named["on_finding"]
+            for i in (1, 0, 2):
+                events.append(f"found {i}")
+                on_finding(i, UNSAFE)
+            return [UNSAFE] * 3
+
+    classify(Loud(), some_rows(3), lambda record: events.append(f"wrote {record['row'] - 1}"))
+    assert events == ["found 1", "found 0", "wrote 0", "wrote 1", "found 2", "wrote 2"]
+
+
+def test_no_more_than_a_chunk_is_read_ahead():
+    count = {"read": 0, "written": 0}
+    most = 0
+
+    def rows() -> Iterator[Row]:
+        nonlocal most
+        for row in some_rows(10 * CHUNK):
+            count["read"] += 1
+            most = max(most, count["read"] - count["written"])
+            yield row
+
+    def write(record: dict[str, Any]) -> None:
+        count["written"] += 1
+
+    classify(Scripted(), rows(), write)
+    assert count == {"read": 10 * CHUNK, "written": 10 * CHUNK}
+    assert most == CHUNK
+
+
+@pytest.mark.parametrize("count", [0, 3, CHUNK, CHUNK + 3])
+def test_what_comes_before_a_bad_row_is_written(count: int):
+    records: list[dict[str, Any]] = []
+    with pytest.raises(InputError, match=f"^in:{count + 1}: bad$"):
+        classify(Scripted(), some_rows(count, bad=True), records.append)
+    assert records == written(count)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(total=st.integers(0, 2 * CHUNK + 9), share=st.floats(0, 1), torn=st.integers(0, 200), seed=st.integers(0, 3))
+def test_a_run_that_was_cut_goes_on_to_the_same_bytes(tmp_path: Path, total: int, share: float, torn: int, seed: int):
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    options: dict[str, Any] = {"seed": seed, "threshold": 0.3}
+    with Target(whole, IDENTITY, "overwrite").open() as log:
+        first = classify(Scripted(), some_rows(total), log.append, **options)
+    with suppress(KeyboardInterrupt), Target(cut, IDENTITY, "overwrite").open() as log:
+        classify(Scripted(stop_after=int(share * total)), some_rows(total), log.append, **options)
+    content = cut.read_bytes()
+    cut.write_bytes(content[: max(0, len(content) - torn)])
+    again, target = Scripted(), Target(cut, IDENTITY, "resume")
+    with target.open() as log:
+        second = classify(again, some_rows(total), log.append, held=target.held(), **options)
+    assert cut.read_bytes() == whole.read_bytes()
+    assert second == first
+
+
+def test_a_finished_run_asks_nothing_again(tmp_path: Path):
+    target = Target(tmp_path / "out.jsonl", IDENTITY, "resume")
+    with target.open() as log:
+        first = classify(Scripted(), some_rows(CHUNK + 2), log.append)
+    guard = Scripted()
+    with target.open() as log:
+        assert classify(guard, some_rows(CHUNK + 2), log.append, held=target.held()) == first
+    assert guard.asked == []
+    with target.open() as log:
+        more = classify(guard, some_rows(CHUNK + 4), log.append, held=target.held())
+    assert (more.rows, guard.asked) == (CHUNK + 4, [(4, chunk_seed(0, 1), 2)])
+
+
+def test_finished_rows_of_another_input_are_refused():
+    held = written(4)
+    other = [Row(1, Question("a"), "id1"), Row(2, Question("b"), "another")]
+    with pytest.raises(InputError, match=r"^row 2: the one that is finished is another"):
+        classify(Scripted(), iter(other), held.append, held=iter(held))
+    with pytest.raises(InputError, match=r"^more rows are finished than there are \(3\)"):
+        classify(Scripted(), some_rows(3), held.append, held=iter(held))
+    with pytest.raises(InputError, match=r"^row 1: the one that is finished is another"):
+        classify(Scripted(), some_rows(3), held.append, held=iter([{"row": 1, "id": "id1"}]))
+
+
+def test_a_record_says_what_was_found():
+    assert record_of(Row(3, Question("p"), "x"), UNSAFE) == {
+        "row": 3, "id": "x", "label": "unsafe", "score": 0.9, "categories": ["U1"], "reasoning": "why",
+        "unparsed": False,
+    }  # fmt: skip
+    lost = Finding(None, None, reasoning="r", text="all of it", reason="no box", votes=(None, None))
+    assert record_of(Row(1, Question("p")), lost) == {
+        "row": 1, "label": None, "score": None, "categories": [], "reasoning": "r", "unparsed": True,
+        "reason": "no box", "text": "all of it", "votes": [None, None],
+    }  # fmt: skip
+    assert record_of(Row(1, Question("p")), FAILED)["failed"] is True
+    assert record_of(Row(1, Question("p"), 0), UNSAFE)["id"] == 0
+
+
+@pytest.mark.parametrize(
+    ("finding", "threshold", "label"),
+    [
+        (UNSAFE, 0.9, "unsafe"),
+        (UNSAFE, 0.91, "safe"),
+        (UNSAFE, None, "unsafe"),
+        (Finding("safe", 0.0), 0.0, "unsafe"),
+        (Finding("safe", 1.0), 1.0, "unsafe"),
+        (Finding("safe", None), 0.0, "safe"),
+        (Finding("unsafe", None, ("U1",)), 1.0, "unsafe"),
+        (FAILED, 0.0, None),
+    ],
+)
+def test_a_threshold_decides_where_there_is_a_score(finding: Finding, threshold: float | None, label: str | None):
+    record = record_of(Row(1, Question("p")), finding, threshold)
+    assert (record["label"], record["unparsed"], record["score"]) == (label, label is None, finding.score)
+    assert bool(record["categories"]) == (label == "unsafe" and bool(finding.categories))
+
+
+def tallied(*findings: Finding) -> Tally:
+    tally = Tally()
+    for number, finding in enumerate(findings, start=1):
+        tally.add(record_of(Row(number, Question("p")), finding))
+    return tally
+
+
+def test_a_bar_names_how_many_rows_and_the_first_of_them():
+    safe, lost = Finding("safe", 0.1), Finding(None, None, reason="no box")
+    tally = tallied(safe, UNSAFE, lost, *[UNSAFE] * 6)
+    tally.check([])
+    tallied(safe).check(["unsafe", "unparsed"])
+    with pytest.raises(BarNotMet) as caught:
+        tally.check(["unsafe", "unparsed", "unsafe"])
+    assert str(caught.value) == (
+        "--fail-on unsafe: 7 of 9 rows (2, 4, 5, 6, 7, ...); --fail-on unparsed: 1 of 9 rows (3)"
+    )
+
+
+def test_rows_that_could_not_be_asked_about_fail_the_command_unless_a_bar_does():
+    tally = tallied(FAILED, UNSAFE)
+    assert tally.counts == {"unparsed": 1, "failed": 1, "unsafe": 1}
+    with pytest.raises(StageFailed, match=r"^the guard could not be asked about 1 of 2 rows \(1\); `reason` says why"):
+        tally.check([])
+    with pytest.raises(BarNotMet):
+        tally.check(["unparsed"])
+
+
+def test_an_existing_file_is_refused_resumed_or_replaced(tmp_path: Path):
+    path = tmp_path / "deep" / "out.jsonl"
+    with Target(path, IDENTITY).open() as log:
+        log.append({"row": 1})
+    assert json.loads((tmp_path / "deep" / "out.jsonl.meta.json").read_text()) == IDENTITY
+    with pytest.raises(InputError, match="exists already; pass --resume to go on or --overwrite to start anew"):
+        Target(path, IDENTITY).check()
+    with Target(path, IDENTITY, "resume").open() as log:
+        log.append({"row": 2})
+    assert [r["row"] for r in read_records(path)] == [1, 2]
+    with Target(path, {**IDENTITY, "samples": 3}, "overwrite").open():
+        pass
+    assert path.read_bytes() == b""
+    assert json.loads(Target(path, {}).meta.read_text())["samples"] == 3
+
+
+def test_a_resume_of_another_guard_names_what_differs(tmp_path: Path):
+    path = tmp_path / "out.jsonl"
+    Target(path, IDENTITY).open().close()
+    changed = {"model": "m", "guide": {"policy": {"name": "q"}}, "samples": 3}
+    with pytest.raises(InputError, match=r"was written otherwise \(guide\.policy\.name, samples\)"):
+        Target(path, changed, "resume").open()
+    assert json.loads(Target(path, {}).meta.read_text()) == IDENTITY
+    Target(path, {}).meta.unlink()
+    with pytest.raises(InputError, match=r"has no out\.jsonl\.meta\.json, so it cannot be resumed"):
+        Target(path, IDENTITY, "resume").check()
+
+
+def test_a_directory_is_no_target(tmp_path: Path):
+    with pytest.raises(InputError, match="is a directory; name a file"):
+        Target(tmp_path, IDENTITY, "overwrite").check()
