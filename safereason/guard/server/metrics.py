@@ -1,0 +1,63 @@
+"""What a server counts, for Prometheus."""
+
+import time
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from safereason.guard.base import Finding
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+PATHS = ("/v1/moderations", "/v1/guard", "/healthz", "/readyz", "/metrics", "/openapi.json")
+"""Paths that are counted by name; callers could make up any number of others."""
+
+
+class Metrics:
+    """Counters of one server, in a registry of its own."""
+
+    def __init__(self, queue_length: Callable[[], float]) -> None:
+        self.registry = CollectorRegistry()
+        here = self.registry
+        self.requests = Counter("safereason_requests", "Requests answered.", ("path", "status"), registry=here)
+        self.seconds = Histogram(
+            "safereason_request_seconds", "Seconds to an answer.", ("path",), buckets=_SECONDS, registry=here
+        )
+        self.batches = Histogram("safereason_batch_size", "Questions judged together.", buckets=_SIZES, registry=here)
+        self.verdicts = Counter("safereason_verdicts", "Verdicts by label.", ("label",), registry=here)
+        for label in ("safe", "unsafe", "unparsed"):
+            self.verdicts.labels(label)
+        Gauge("safereason_queue_length", "Questions that wait.", registry=here).set_function(queue_length)
+
+    def count(self, finding: Finding) -> None:
+        """Notes one verdict."""
+        self.verdicts.labels(finding.label or "unparsed").inc()
+
+
+class Measured:
+    """Counts and times the requests of an app."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"] if scope["path"] in PATHS else "other"
+        start, status = time.perf_counter(), 500
+
+        async def note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, note)
+        finally:
+            self.metrics.requests.labels(path, str(status)).inc()
+            self.metrics.seconds.labels(path).observe(time.perf_counter() - start)

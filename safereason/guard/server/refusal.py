@@ -1,0 +1,75 @@
+"""Answers that are none: one shape for all of them, and a code that a program can tell them apart by."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from safereason.guard.server.schema import ErrorBody, ErrorDetail
+
+_CODES = {400: "invalid_json", 500: "internal_error"}
+"""Codes where the status' own name says too little."""
+
+
+class Refusal(HTTPException):
+    """Ends a request with an error."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, message, headers)
+        self.code = code
+        self.param = param
+
+    def response(self) -> JSONResponse:
+        """The answer it becomes."""
+        kind: Any = "invalid_request_error" if self.status_code < 500 else "server_error"
+        if self.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+            kind = "rate_limit_error"
+        detail = ErrorDetail(message=self.detail, type=kind, param=self.param, code=self.code)
+        return JSONResponse(ErrorBody(error=detail).model_dump(), self.status_code, self.headers)
+
+
+def invalid(param: str, what: str, *, code: str = "invalid_request") -> Refusal:
+    """The refusal of a request for what one of its values is."""
+    return Refusal(422, code, f"{param}: {what}", param=param)
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Gives whatever goes wrong in an app the one shape."""
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _broken)
+
+
+async def _refused(request: Request, error: Any) -> JSONResponse:
+    if not isinstance(error, Refusal):  # of the framework: no such path, no such method, no JSON
+        status = HTTPStatus(error.status_code)
+        code = _CODES.get(status, status.phrase.lower().replace(" ", "_"))
+        error = Refusal(status, code, str(error.detail), headers=error.headers)
+    response: JSONResponse = error.response()
+    return response
+
+
+async def _invalid(request: Request, error: Any) -> JSONResponse:
+    """The first thing that is wrong; what was sent is not said back."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return Refusal(400, _CODES[400], "the body is not JSON").response()
+    param = ".".join(str(part) for part in first["loc"][1:]) or None
+    what = first["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    return Refusal(422, "invalid_request", f"{param or 'the body'}: {what}", param=param).response()
+
+
+async def _broken(request: Request, error: Exception) -> JSONResponse:
+    return Refusal(500, _CODES[500], "the server failed; its log says more").response()

@@ -1,0 +1,173 @@
+"""`guard serve`: what it refuses before it loads a model, and the installed program from its start to its end."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import micro
+import pytest
+from program import COMMAND
+
+from safereason.cli import errors
+from safereason.cli.app import app
+from safereason.guard.guide import Guide
+from safereason.guard.policy import Category, Policy
+from safereason.guard.prompt import Templates
+from safereason.guard.server.keys import VARIABLE
+from safereason.recipe.schema import Sampling
+
+PATIENCE = 120.0
+
+
+@pytest.fixture(scope="module")
+def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A guard that writes for a while, and no verdict."""
+    folder = micro.save_model(tmp_path_factory.mktemp("guard"))
+    policy = Policy("small", "Small", (Category("A", "Rudeness"),))
+    Guide(policy, Templates(), True, Sampling(max_new_tokens=400)).save(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert errors.guarded(lambda: app(["guard", "serve", *map(str, arguments)], standalone_mode=False)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    return err.rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "error: which guard? name a run"),
+        (["--model", "./nowhere"], "error: ./nowhere: no such model"),
+        (["--host", "0.0.0.0"], "error: --host 0.0.0.0: others than this machine reach it; give $SAFEREASON_API_KEYS"),
+        (["--host", "::"], "error: --host ::: others than this machine reach it"),
+        (["--host", "my.host"], "error: --host my.host: others than this machine reach it"),
+        (["--keys-file", "nowhere"], "error: nowhere: cannot be read"),
+        (["--policy", "nowhere"], "error: nowhere: no such policy"),
+        (["--mapping", "nowhere.yaml"], "error: nowhere.yaml: cannot be read"),
+        (["--threshold", "nan"], "error: Invalid value for '--threshold'"),
+        (["--threshold", "1.5"], "error: Invalid value for '--threshold'"),
+        (["--timeout", "inf"], "error: Invalid value for '--timeout'"),
+        (["--timeout", "nan"], "error: Invalid value for '--timeout'"),
+        (["--max-batch", "0"], "error: Invalid value for '--max-batch'"),
+        (["--unparsed", "safe"], "error: Invalid value for '--unparsed'"),
+        (["--no-keys", "--host", "192.0.2.1"], "error: 192.0.2.1:8000: cannot be listened at"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(guard, capsys, arguments, said):
+    named = [] if not arguments or "--model" in arguments else ["--model", guard]
+    assert refusal(capsys, *named, *arguments).startswith(said)
+
+
+def test_keys_and_no_keys_exclude_each_other(guard, capsys, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "a-key")
+    assert "drop it, or --keys-file and $" in refusal(capsys, "--model", guard, "--no-keys")
+    monkeypatch.setenv(VARIABLE, "")
+    assert "SAFEREASON_API_KEYS: holds no key" in refusal(capsys, "--model", guard)
+
+
+def test_a_port_in_use_is_known_before_the_model_is_loaded(guard, capsys, monkeypatch):
+    monkeypatch.setattr("safereason.guard.open.open_engine", lambda *_, **__: pytest.fail("it was loaded"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refusal(capsys, "--model", guard, "--port", port, "--policy", "default")
+    assert said == f"error: 127.0.0.1:{port}: cannot be listened at (address already in use); choose --host and --port"
+
+
+@contextmanager
+def serving(
+    guard: Path, *arguments: object, **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], int, list[str]]]:
+    """The installed program once it listens: process, port and what it said until then."""
+    process = subprocess.Popen(
+        [COMMAND, "guard", "serve", "--model", guard, "--port", "0", *map(str, arguments)],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    watch = threading.Timer(PATIENCE, process.kill)
+    watch.start()
+    try:
+        assert process.stderr is not None
+        lines = []
+        while not (found := re.search(r"answers at http://127\.0\.0\.1:(\d+) under policy small", "".join(lines[-1:]))):
+            lines.append(process.stderr.readline())
+            assert lines[-1], f"it ended: {lines}"
+        yield process, int(found[1]), lines
+    finally:
+        watch.cancel()
+        process.kill()
+        process.wait()
+
+
+def ask(port: int, path: str, body: object = None, key: str = "") -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+    connection.request("GET" if body is None else "POST", path, json.dumps(body) if body else None, headers)
+    reply = connection.getresponse()
+    text = reply.read().decode()
+    connection.close()
+    return reply.status, text
+
+
+def until(condition: Callable[[], bool]) -> None:
+    for _ in range(6000):
+        if condition():
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError("it did not come about")
+
+
+@pytest.mark.parametrize(("sent", "code", "last"), [(signal.SIGTERM, 0, ""), (signal.SIGINT, 130, "interrupted\n")])
+def test_a_signal_lets_the_request_in_flight_end(guard, sent, code, last):
+    with serving(guard, "--samples", 8) as (process, port, said), ThreadPoolExecutor(1) as pool:
+        assert said[0].startswith("policy small has no mapping: whatever is unsafe is 'illicit'")
+        in_flight = pool.submit(ask, port, "/v1/guard", {"prompt": "a cake"})
+        until(lambda: "safereason_batch_size_count 1.0" in ask(port, "/metrics")[1])
+        process.send_signal(sent)
+        status, text = in_flight.result(PATIENCE)
+        out, err = process.communicate(timeout=PATIENCE)
+        with pytest.raises(ConnectionRefusedError):
+            ask(port, "/healthz")
+    assert (status, json.loads(text)["model"]) == (200, guard.name)
+    assert (process.returncode, out, err) == (code, "", last)
+
+
+def test_a_batch_that_nobody_waits_for_does_not_hold_up_the_end(guard):
+    with serving(guard, "--samples", 2000, "--timeout", 0.5) as (process, port, _):
+        assert ask(port, "/v1/guard", {"prompt": "a cake"})[0] == 503
+        process.terminate()
+        assert process.communicate(timeout=PATIENCE) == ("", "")
+    assert process.returncode == 0
+
+
+def test_keys_a_mapping_and_limits_reach_the_server(guard, tmp_path):
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text('A: [harassment]\n"*": [hate]\n')
+    options = ("--mapping", mapping, "--unparsed", "flag", "--max-chars", 20, "--max-body-bytes", 300)
+    with serving(guard, *options, **{VARIABLE: "the-key"}) as (process, port, said):
+        assert len(said) == 1
+        assert ask(port, "/v1/moderations", {"input": "a"})[0] == 401
+        status, text = ask(port, "/v1/moderations", {"input": "a"}, "the-key")
+        assert ask(port, "/v1/moderations", {"input": "a" * 21}, "the-key")[0] == 422
+        assert ask(port, "/v1/moderations", {"input": "a" * 300}, "the-key")[0] == 413
+        process.terminate()
+        out, err = process.communicate(timeout=PATIENCE)
+    result = json.loads(text)["results"][0]
+    assert (status, result["flagged"], result["category_scores"]["hate"]) == (200, True, 1.0)
+    assert (process.returncode, out, err) == (0, "", "")
