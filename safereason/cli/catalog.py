@@ -30,11 +30,9 @@ JUDGES = {
     "compliance": "1 - refusal, and 0 for a degenerate answer; local and weak",
     "moderation": "Largest category score of a Moderation API; moderation:MODEL names the model",
     "reward-model": "A sequence classifier's score: reward-model:ORG/NAME",
-    "guard": "A guard's own verdict: guard:RUN or guard:MODEL",
+    "guard": "A guard's verdict: guard:RUN, guard:MODEL, guard:RECIPE (its newest guard), guard:llama-guard:MODEL, ...",
     "harmbench": "HarmBench's Llama-2-13B classifier",
     "strongreject": "StrongREJECT's evaluator",
-    "llama-guard": "Llama Guard's verdict",
-    "aegis": "Aegis's verdict",
     "chat": "A rubric put to a chat model",
 }
 
@@ -44,7 +42,7 @@ def listing() -> dict[str, list[dict[str, Any]]]:
     from safereason import attacks, evals, judges
 
     known: dict[str, tuple[dict[str, str], Iterable[str], Iterable[str]]] = {
-        "evals": (EVALS, evals.EVALS, evals.NOT_YET),
+        "evals": (EVALS, evals.NAMES, evals.NOT_YET),
         "attacks": (ATTACKS, attacks.ATTACKS, attacks.NOT_YET),
         "judges": (JUDGES, judges.JUDGES, judges.NOT_YET),
     }

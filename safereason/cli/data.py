@@ -19,9 +19,17 @@ def ls(as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
     """List the data sources: what each holds, its licence, and the splits it may be used as."""
     from safereason.data.sources import SOURCES
 
-    fields = ("name", "title", "licence", "serves", "traces", "page")
+    fields = ("name", "title", "licence", "serves", "traces", "gated", "page")
     found = [
-        (s.name, s.title, s.licence, ", ".join(s.serves), "yes" if s.reasoned else "no", s.page)
+        (
+            s.name,
+            s.title,
+            s.licence,
+            ", ".join(s.serves),
+            "yes" if s.reasoned else "no",
+            "yes" if s.gated else "no",
+            s.page,
+        )
         for s in SOURCES.values()
     ]
     if as_json:
@@ -85,7 +93,7 @@ def show(
 ) -> None:
     """Print examples, rollouts or completions so that a person can read them."""
     path = rows.file_of(target)
-    render = rows.renderer(_tokenizer_spec(recipe, model)) if rendered else None
+    render = _renderer(recipe, model) if rendered else None
     shown = rows.select(path, kind, skip, limit)
     if as_json:
         output.print_json([{**row, "rendered": render(row)} if render else row for _, row in shown])
@@ -96,12 +104,13 @@ def show(
         say(f"{path}: no such row")
 
 
-def _tokenizer_spec(recipe: str | None, model: str | None) -> str:
-    if model:
-        return model
-    if recipe is None:
+def _renderer(recipe: str | None, model: str | None) -> "rows.Render":
+    """Renders rows for a model, and as a recipe's guard is asked about them where the recipe has one."""
+    chosen = opt.load_recipe(recipe, None) if recipe else None
+    spec = model or (chosen.model if chosen else None)
+    if spec is None:
         raise InputError("--rendered needs a tokenizer; name one with --recipe or --model")
-    return opt.load_recipe(recipe, None).model
+    return rows.renderer(spec, chosen.guard if chosen else None)
 
 
 pending.add(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from safereason.cli import catalog, output, pending, stage
+from safereason.cli import catalog, eval_guard, output, pending, stage
 from safereason.cli import options as opt
 from safereason.errors import InputError
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 app = opt.group("Measure a model: how well it defends, and how far it still complies.")
 
 _FORM = ("closed", "well_formed", "truncated")
-FIGURES = {"harmbench": ("dsr", *_FORM), "xstest": ("compliance_safe", "refusal_unsafe", *_FORM)}
+ASKED = {"harmbench": ("dsr", *_FORM), "xstest": ("compliance_safe", "refusal_unsafe", *_FORM)}
+"""The evals that ask a model and judge its answers."""
+FIGURES = {**ASKED, "guard": eval_guard.FIGURES}
 """The evals of this version, each with the figures that `--fail-under` may set a bar for."""
 ADHOC = "tars-1.5b"
 """The recipe whose eval section measures a model that is named without a recipe."""
@@ -24,12 +26,6 @@ ADHOC_OVERRIDES = ("eval.attacks=[direct]", "eval.harm_judge=refusal", "eval.ref
 
 Attacks = Annotated[str | None, typer.Option("--attacks", metavar="NAME,...", help="Attacks in place of the recipe's.")]
 JudgeName = Annotated[str | None, typer.Option("--judge", metavar="JUDGE", help="Judge in place of the recipe's.")]
-Bars = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--fail-under", metavar="METRIC=X", help="Exit with 3 where a figure lies under this; may be repeated."
-    ),
-]
 
 
 @app.command("ls", epilog=opt.examples("safereason eval ls", "safereason eval ls --json"))
@@ -55,7 +51,7 @@ def _command(name: str) -> Callable[..., None]:
         attacks: Attacks = None,
         judge: JudgeName = None,
         limit: opt.Limit = None,
-        fail_under: Bars = None,
+        fail_under: opt.Bars = None,
         out: opt.Out = None,
         root: opt.Root = opt.RUNS,
         seed: opt.Seed = None,
@@ -67,7 +63,7 @@ def _command(name: str) -> Callable[..., None]:
     ) -> None:
         from safereason.stages import eval as stage_eval
 
-        bars = dict(_bar(name, text) for text in fail_under or ())
+        bars = dict(opt.bar(name, FIGURES[name], text) for text in fail_under or ())
         chosen = _recipe(recipe, model, overrides, seed)
         options = opt.stage_options(root, out, model, resume, overwrite, base_url)
         named = tuple(attack.strip() for attack in attacks.split(",")) if attacks else None
@@ -94,19 +90,6 @@ def _recipe(recipe: str | None, model: str | None, overrides: list[str] | None, 
     )
 
 
-def _bar(name: str, text: str) -> tuple[str, float]:
-    """Figure and least value of one `--fail-under`; a part of a figure stands after a slash, as in `dsr/direct`."""
-    figure, _, value = text.partition("=")
-    if figure.partition("/")[0] not in FIGURES[name]:
-        raise InputError(
-            f"--fail-under {text}: eval {name} has no figure {figure!r}; it has {', '.join(FIGURES[name])}"
-        )
-    try:
-        return figure, float(value)
-    except ValueError:
-        raise InputError(f"--fail-under {text}: METRIC=NUMBER is expected, such as {FIGURES[name][0]}=0.9") from None
-
-
 def _step(plan: "Plan", model: str | None, recipe: str) -> str:
     """What would be done, in words; names that are unknown are refused as they would be when it is done."""
     from safereason import attacks, judges
@@ -120,7 +103,7 @@ def _step(plan: "Plan", model: str | None, recipe: str) -> str:
     return f"ask {subject} {most} prompts of {plan.source} ({attacked}), and judge the answers with {plan.judge}"
 
 
-for name, figures in FIGURES.items():
+for name, figures in ASKED.items():
     app.command(
         name,
         help=f"{catalog.EVALS[name]}.",
@@ -130,6 +113,7 @@ for name, figures in FIGURES.items():
             f"safereason eval {name} --model runs/rl/RUN --fail-under {figures[0]}=0.9",
         ),
     )(_command(name))
+app.command("guard", help=f"{catalog.EVALS['guard']}.", epilog=eval_guard.EXAMPLES)(eval_guard.guard)
 for name, summary in catalog.EVALS.items():
     if name not in FIGURES:
         pending.add(app, f"eval {name}", summary, f"safereason eval {name} --model runs/rl/RUN")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,6 +57,12 @@ Root = Annotated[
     Path, typer.Option("--root", metavar="DIR", envvar="SAFEREASON_RUNS", help="Folder that holds the runs.")
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Take at most N prompts or rows.")]
+Bars = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-under", metavar="METRIC=X", help="Exit with 3 where a figure lies under this; may be repeated."
+    ),
+]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="The same as the override seed=N.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done and stop.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")]
@@ -104,3 +111,20 @@ def stage_options(
         raise InputError("--resume and --overwrite exclude each other; pass one of them")
     on_existing: OnExisting = "resume" if resume else "overwrite" if overwrite else "refuse"
     return Options(root=root, out=out, on_existing=on_existing, model=model, base_url=base_url)
+
+
+def bar(evaluation: str, figures: Sequence[str], text: str) -> tuple[str, float]:
+    """Figure and least value of one `--fail-under`; a part of a figure stands after a slash, as in `dsr/direct`.
+
+    Raises:
+        InputError: The evaluation has no such figure, or no number is given.
+    """
+    figure, _, value = text.partition("=")
+    if figure.partition("/")[0] not in figures:
+        raise InputError(
+            f"--fail-under {text}: eval {evaluation} has no figure {figure!r}; it has {', '.join(figures)}"
+        )
+    try:
+        return figure, float(value)
+    except ValueError:
+        raise InputError(f"--fail-under {text}: METRIC=NUMBER is expected, such as {figures[0]}=0.9") from None

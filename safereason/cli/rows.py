@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safereason.cli import output
 from safereason.data.example import from_row, read_parquet
@@ -12,8 +12,12 @@ from safereason.errors import InputError
 from safereason.runs.directory import read_manifest
 from safereason.runs.records import read_records
 
+if TYPE_CHECKING:
+    from safereason.recipe.schema import Guard
+
 Row = dict[str, Any]
 Rendered = dict[str, Any]
+Render = Callable[[Row], Rendered]
 
 RUN_FILES = {"data": "train.parquet", "rl": "rollouts.jsonl", "eval": "completions.jsonl"}
 """What `data show` prints of a run, by its stage."""
@@ -82,21 +86,30 @@ def _print_text(title: str, text: str) -> None:
     print("\n".join(f"  {line}" for line in output.visible(text).split("\n")))
 
 
-def renderer(spec: str) -> Callable[[Row], Rendered]:
-    """A function from a row to what a model of this tokenizer reads, and which part of it is trained."""
+def renderer(spec: str, guard: "Guard | None") -> Render:
+    """A function from a row to what a model of this tokenizer reads, and which part of it is trained.
+
+    With a guard's section the row is what the guard is asked about.
+    """
     from safereason.engines.open import load_tokenizer
+    from safereason.guard import guide
+    from safereason.guard.prompt import Question
     from safereason.text import chat
 
     with output.results_only():
         tokenizer = load_tokenizer(spec)
+    asked = guide.of_section(guard) if guard else None
 
     def render(row: Row) -> Rendered:
         if not isinstance(row.get("prompt"), str):
             raise InputError("--rendered: the rows have no text `prompt`; name a file of examples")
-        if row.get("reasoning") and row.get("answer"):
-            given, trained = chat.trace_ids(tokenizer, row["prompt"], row["reasoning"], row["answer"])
+        question = Question(row["prompt"], row.get("response"))
+        conversation = asked.conversation(question) if asked else chat.user(row["prompt"])
+        reasoning = row.get("reasoning") or None
+        if row.get("answer") and (reasoning or (asked and not asked.reasoning)):
+            given, trained = chat.trace_ids(tokenizer, conversation, reasoning, row["answer"])
         else:
-            given, trained = chat.prompt_ids(tokenizer, chat.user(row["prompt"])), []
+            given, trained = chat.prompt_ids(tokenizer, conversation), []
         return {
             "given": tokenizer.decode(given), "given_tokens": len(given),
             "trained": tokenizer.decode(trained), "trained_tokens": len(trained),

@@ -23,10 +23,13 @@ def run(
     as_json: opt.Json = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Run data, sft, rl, eval and report; finished parts are skipped and unfinished ones resumed."""
+    """Run data, training, eval and report; finished parts are skipped and unfinished ones resumed."""
     from safereason.stages import pipeline
 
-    chosen = opt.load_recipe(recipe, overrides, seed=seed, model=model, **{"eval.limit": limit})
+    chosen = opt.load_recipe(recipe, overrides, seed=seed, model=model)
+    if limit is not None:
+        key = "guard.eval.limit" if chosen.guard else "eval.limit"
+        chosen = opt.load_recipe(recipe, overrides, seed=seed, model=model, **{key: limit})
     options = opt.stage_options(root, resume=resume, overwrite=overwrite)
     if dry_run:
         stage.print_steps(chosen, pipeline.steps(chosen), as_json)

@@ -1,14 +1,19 @@
-"""Evaluations: prompts, a judge, and figures with intervals. `EVALS` maps a name to the evaluation."""
+"""Evaluations: prompts, a judge, and figures with intervals. `EVALS` maps a name to the evaluation.
+
+Guards are measured apart, on labelled rows and without a judge: `guard_suite.py`.
+"""
 
 from safereason.errors import InputError
 from safereason.evals.base import Case, Eval, Outcome, cases
 from safereason.evals.harmbench import HARMBENCH
 from safereason.evals.xstest import XSTEST
 
-__all__ = ["EVALS", "NOT_YET", "Case", "Eval", "Outcome", "cases", "get"]
+__all__ = ["EVALS", "NAMES", "NOT_YET", "Case", "Eval", "Outcome", "cases", "get"]
 
 EVALS: dict[str, Eval] = {evaluation.name: evaluation for evaluation in (HARMBENCH, XSTEST)}
-NOT_YET = ("strongreject", "wildchat", "orbench", "guard", "adaptivity", "separation", "capability")
+NAMES = (*EVALS, "guard")
+"""What `safereason eval` can measure."""
+NOT_YET = ("strongreject", "wildchat", "orbench", "adaptivity", "separation", "capability")
 
 
 def get(name: str) -> Eval:

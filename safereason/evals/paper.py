@@ -97,3 +97,58 @@ TARS_TABLE_4 = (
     Closing("SFT", "pair", 94.79, 72.97, None),
 )
 """λ = 0.5. Under PAIR almost every answer closes its reasoning."""
+
+
+@dataclass(frozen=True)
+class GuardScore:
+    """F1 of `unsafe` that somebody gives for a guard on a set."""
+
+    set: str
+    """The set's label here."""
+    guard: str
+    f1: float
+    source: str
+    """Who says so, and of what."""
+
+
+RSAFE = "RSafe, arXiv 2506.07736"
+_DEVELOPMENT = (
+    f"{RSAFE}: a 7 B development run whose data is closest to the released mix, from the authors' logs; rows without a "
+    "verdict left out"
+)
+_ABLATION = f"{RSAFE}: training on vanilla prompts only, from the history of the authors' code"
+_THIRD_PARTY = "quoted by a third party"
+
+RSAFE_F1 = (
+    *(
+        GuardScore(name, "RSafe-7B, development run", f1, _DEVELOPMENT)
+        for name, f1 in (
+            ("toxicchat1123", 0.728),
+            ("openai-moderation", 0.764),
+            ("aegis2", 0.831),
+            ("wildguardtest", 0.823),
+            ("pku-saferlhf", 0.918),
+            ("beavertails", 0.822),
+            ("xstest-response", 0.792),
+            ("wildguardtest-responses", 0.685),
+        )
+    ),
+    GuardScore("toxicchat", "RSafe-7B, development run, by the labels of November 2023", 0.728, _DEVELOPMENT),
+    *(
+        GuardScore(f"wildguardtest-{part}", guard, f1, _ABLATION)
+        for guard, adversarial, other in (
+            ("RSafe-7B on vanilla prompts", 0.723, 0.885),
+            ("RSafe-7B on vanilla prompts, after SFT", 0.733, 0.866),
+            ("RSafe-7B on vanilla prompts, no reasoning, another policy", 0.634, 0.806),
+        )
+        for part, f1 in (("adversarial", adversarial), ("vanilla", other))
+    ),
+    GuardScore("wildguardtest-adversarial", "RSafe-7B, WildGuard's policy", 0.717, _THIRD_PARTY),
+    GuardScore("wildguardtest-adversarial", "LlamaGuard-3-8B", 0.609, _THIRD_PARTY),
+)
+"""No table by data set of the authors' could be had; a set's first entry is the nearest target that is known."""
+
+
+def guard_scores(name: str) -> tuple[GuardScore, ...]:
+    """What is known of guards on a set, the nearest target first; none for a set nobody gives figures for."""
+    return tuple(score for score in RSAFE_F1 if score.set == name)

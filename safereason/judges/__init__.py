@@ -39,10 +39,10 @@ def _reward_model(argument: str) -> Judge:
 def _guard(argument: str) -> Judge:
     import torch
 
-    from safereason.engines.open import open_engine
+    from safereason.judges.as_guard import open_named
     from safereason.judges.guard import Guard
 
-    return Guard(open_engine(argument, precision="bf16" if torch.cuda.is_available() else "fp32"))
+    return Guard(open_named(argument, precision="bf16" if torch.cuda.is_available() else "fp32"))
 
 
 JUDGES: dict[str, Callable[[str], Judge]] = {
@@ -52,9 +52,9 @@ JUDGES: dict[str, Callable[[str], Judge]] = {
     "reward-model": _reward_model,
     "guard": _guard,
 }
-TAKE_ARGUMENT = {"moderation": "MODEL", "reward-model": "ORG/NAME or path", "guard": "RUN or model"}
+TAKE_ARGUMENT = {"moderation": "MODEL", "reward-model": "ORG/NAME or path", "guard": "RUN, model or NAME:MODEL"}
 NEED_ARGUMENT = {"reward-model", "guard"}
-NOT_YET = ("harmbench", "strongreject", "llama-guard", "aegis", "chat")
+NOT_YET = ("harmbench", "strongreject", "chat")
 
 
 def parse(spec: str) -> tuple[str, str]:

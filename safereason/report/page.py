@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from safereason.evals.metrics import Figure
 from safereason.evals.paper import TARS_FIGURE_3 as PAPER
 from safereason.evals.paper import Point
 from safereason.report import plots
+from safereason.report.guard import GuardPart
+from safereason.report.guard import part as guard_part
 from safereason.report.plots import Plot
 from safereason.report.read import Model, Rollouts, Run, measured_models, metric_lines, of_stage, read_rollouts
 from safereason.report.tables import Details, Headline, details, headline, judge_title, newest_evaluations, paper_rows
@@ -25,7 +27,7 @@ from safereason.runs.records import read_json
 TRANSCRIPTS = 20
 SEED = 0
 """Of the draw of transcripts."""
-NAMES = {"harmbench": "HarmBench", "xstest": "XSTest"}
+NAMES = {"harmbench": "HarmBench", "xstest": "XSTest", "guard": "Guard"}
 """Evaluations, as their publishers write them."""
 
 
@@ -37,6 +39,8 @@ TROUBLE = {
     "unscored": "unscored",
 }
 """Shares of rollouts or groups that taught nothing."""
+VERDICTS = {"unparsed": "no verdict", "says_unsafe": "called unsafe"}
+"""What says that a guard's verdicts collapse."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Page:
     paper_source: str
     details: list[Details]
     tradeoff: list[Plot]
+    guard: GuardPart | None
+    """What guards were measured on, where some were."""
     trainings: list[Training]
     cards: list[tuple[Run, Mapping[str, Any]]]
     exhibits: list[Exhibit]
@@ -81,7 +87,11 @@ class Page:
     @property
     def plots(self) -> list[Plot]:
         """Every plot on the page."""
-        return [*self.tradeoff, *(plot for training in self.trainings for plot in training.plots)]
+        return [
+            *self.tradeoff,
+            *(self.guard.plots if self.guard else ()),
+            *(plot for training in self.trainings for plot in training.plots),
+        ]
 
     def shares(self) -> dict[str, dict[str, dict[str, Any]]]:
         """The headline as plain values, by model and `evaluation/figure`."""
@@ -110,7 +120,12 @@ def build(runs: Sequence[Run], title: str) -> Page:
         paper_source=PAPER.source,
         details=details(runs, models),
         tradeoff=_tradeoff(table),
-        trainings=[*map(_sft, of_stage(runs, "sft")), *map(_rl, of_stage(runs, "rl"))],
+        guard=guard_part(of_stage(runs, "eval/guard"), models),
+        trainings=[
+            training
+            for stage, make in (("sft", _sft), ("rl", _rl), ("guard/sft", _guard_sft), ("guard/rl", _guard_rl))
+            for training in map(make, of_stage(runs, stage))
+        ],
         cards=[(run, card) for run in of_stage(runs, "data") if (card := _card(run))],
         exhibits=choose(runs, models, TRANSCRIPTS, SEED),
         runs=list(runs),
@@ -141,15 +156,19 @@ def render(page: Page) -> str:
 
 def _missing(page: Page) -> list[str]:
     stages = {run.stage.partition("/")[0] for run in page.runs}
+    has_guard = "guard" in stages or page.guard is not None
+    answers = stages & {"sft", "rl"} or any(run.stage != "eval/guard" for run in of_stage(page.runs, "eval"))
     wanted = {
         "data": "there is no data card",
-        "sft": "there are no curves of SFT",
-        "rl": "there are no curves of RL",
+        **(
+            {"sft": "there are no curves of SFT", "rl": "there are no curves of RL"} if answers or not has_guard else {}
+        ),
+        **({"guard": "there are no curves of a guard's training"} if has_guard else {}),
         "eval": "there are no figures and no trade-off",
     }
     missing = [f"No {stage} run was given, so {what}." for stage, what in wanted.items() if stage not in stages]
     empty = [f"{t.run.name} holds no metrics to draw." for t in page.trainings if not t.plots]
-    if "eval" in stages and not page.tradeoff:
+    if "eval" in stages and answers and not page.tradeoff:
         missing.append("No model has both a DSR and a compliance with a value, so there is no trade-off plot.")
     if not page.exhibits:
         missing.append("No run holds completions or rollouts, so there are no transcripts.")
@@ -229,6 +248,19 @@ def _rl(run: Run) -> Training:
     )
 
 
+def _guard_sft(run: Run) -> Training:
+    return replace(_sft(run), heading="A guard’s supervised fine-tuning")
+
+
+def _guard_rl(run: Run) -> Training:
+    held_out = {"f1": "F1 of unsafe", **VERDICTS}
+    looks = metric_lines(run, held_out, "validation")
+    drawn = [plots.curves(_plot_name(run, "validation"), "On rows held out", looks, share=True)] if looks else []
+    rollouts = _panels(run, [("verdicts", "Verdicts of the rollouts", VERDICTS, True)])
+    training = _rl(run)
+    return replace(training, heading="A guard’s reinforcement learning", plots=[*drawn, *rollouts, *training.plots])
+
+
 def _panels(run: Run, panels: Sequence[tuple[str, str, dict[str, str], bool]]) -> list[Plot]:
     drawn = [(name, title, metric_lines(run, keys), share) for name, title, keys, share in panels]
     return [
@@ -245,7 +277,7 @@ def _by_kind(run: Run, rollouts: Rollouts) -> list[Plot]:
 
 
 def _plot_name(run: Run, name: str) -> str:
-    return f"{run.stage}-{run.name.rpartition('/')[2]}-{name}"
+    return f"{run.stage.replace('/', '-')}-{run.name.rpartition('/')[2]}-{name}"
 
 
 def _notes(rollouts: Rollouts) -> list[str]:

@@ -110,6 +110,24 @@ def tradeoff(name: str, title: str, paths: Sequence[Path], caption: str, low: fl
         return _drawn(figure, name, title, caption, f"{title}. {' '.join(_located(path) for path in paths)}")
 
 
+def reliability(name: str, title: str, lines: Sequence[Line], caption: str) -> Plot:
+    """Share that is unsafe over the mean score, bin by bin; a score that is a probability lies on the diagonal."""
+    with rc_context(_STYLE):
+        figure, axes = _panel(height=3.1 + 0.17 * len(lines))
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=DASHES[2])
+        for place, line in enumerate(lines):
+            axes.plot(line.x, line.y, label=visible(line.label), color=_colour(place),
+                      linestyle=DASHES[place % len(DASHES)], marker=MARKERS[place % len(MARKERS)])  # fmt: skip
+        axes.set_xlim(-0.03, 1.03)
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_xlabel("mean score of the bin")
+        axes.set_ylabel("share unsafe")
+        if len(lines) > 1:
+            _legend(axes, columns=1)
+        described = " ".join(f"{line.label}: {_binned(line)}." for line in lines)
+        return _drawn(figure, name, title, caption, f"{title}, share unsafe by mean score. {described}")
+
+
 def _draw_path(axes: Axes, path: Path, place: int) -> None:
     colour = _colour(place)
     for number, mark in enumerate(path.marks):
@@ -154,6 +172,10 @@ def _legend(axes: Axes, columns: int) -> None:
 def _described(line: Line) -> str:
     ends = f"{line.y[0]:.3g} at step {line.x[0]:g}, {line.y[-1]:.3g} at step {line.x[-1]:g}"
     return f"{line.label}: {ends}; lowest {min(line.y):.3g}, highest {max(line.y):.3g}."
+
+
+def _binned(line: Line) -> str:
+    return "; ".join(f"{y:.2f} at {x:.2f}" for x, y in zip(line.x, line.y, strict=True))
 
 
 def _located(path: Path) -> str:

@@ -14,7 +14,7 @@ from safereason.errors import InputError
 from safereason.runs.directory import digest, is_finished, read_manifest
 from safereason.runs.records import Record, read_json, read_records
 
-ROLES = {"sft": "SFT", "rl": "RL", "guard": "Guard"}
+ROLES = {"sft": "SFT", "rl": "RL", "guard/sft": "Guard SFT", "guard/rl": "Guard RL"}
 """What a model made by a stage is called."""
 
 
@@ -135,7 +135,7 @@ def measured_models(runs: Sequence[Run]) -> list[Model]:
 
 
 def _model(spec: str, run: Run | None, is_base: bool) -> Model:
-    stage, *rest = spec.split("/")
+    stage, *rest = spec.rsplit("/", 2)
     if stage not in ROLES or len(rest) != 2:
         return Model(spec, "Base" if is_base else "Other", spec)
     seed = f" · seed\u00a0{run.identity['seed']}" if run and "seed" in run.identity else ""
@@ -158,9 +158,9 @@ class Line:
     y: tuple[float, ...]
 
 
-def metric_lines(run: Run, keys: dict[str, str]) -> list[Line]:
-    """The logged metrics of a training run, one line for each key (key → label) that any row has."""
-    rows = {step: row for row in run.records("metrics") if (step := number(row.get("step"))) is not None}
+def metric_lines(run: Run, keys: dict[str, str], log: str = "metrics") -> list[Line]:
+    """What a training run logged, one line for each key (key → label) that any row of `log.jsonl` has."""
+    rows = {step: row for row in run.records(log) if (step := number(row.get("step"))) is not None}
     lines = []
     for key, label in keys.items():
         points = sorted((step, value) for step, row in rows.items() if (value := number(row.get(key))) is not None)

@@ -8,15 +8,27 @@ from safereason.evals.metrics import OVERALL, Figure
 from safereason.evals.paper import TARS_FIGURE_3
 from safereason.report.read import Model, Run, number, of_stage
 
-HEADLINE = {"well_formed": "Well-formed reasoning", "dsr": "Defence success (DSR)", "compliance_safe": "Compliance"}
+HEADLINE = {
+    "well_formed": "Well-formed reasoning",
+    "dsr": "Defence success (DSR)",
+    "compliance_safe": "Compliance",
+    "f1": "F1 of unsafe",
+}
 """Figures of the headline, in the page's words."""
 TITLES = {
     **HEADLINE,
     "closed": "Closed reasoning",
     "truncated": "Cut off at the length limit",
     "refusal_unsafe": "Refusal of unsafe prompts",
+    "f1_parsed": "F1, rows without a verdict left out",
+    "f1_pooled": "F1 of all rows together",
+    "f1_always_unsafe": "F1 of calling everything unsafe",
+    "f1_always_safe": "F1 of calling everything safe",
+    "auroc": "AUROC of the score",
+    "unparsed": "No verdict",
+    "says_unsafe": "Called unsafe, of the verdicts there are",
 }
-UNJUDGED = ("well_formed", "closed", "truncated")
+UNJUDGED = ("well_formed", "closed", "truncated", "f1")
 """Figures that need no judge."""
 LOCAL_JUDGES = {"refusal": "local refusal judge, weak", "compliance": "local compliance judge, weak"}
 """Judges that read wording only."""
@@ -112,12 +124,16 @@ def paper_rows() -> list[tuple[str, dict[str, float]]]:
     return rows
 
 
+def figures_of(run: Run) -> Iterator[Figure]:
+    """The figures of an evaluation's run."""
+    figures = run.metrics.get("figures")
+    for row in figures if isinstance(figures, list) else []:
+        if isinstance(row, dict) and "name" in row:
+            yield _figure(row)
+
+
 def _figures(runs: Sequence[Run]) -> Iterator[tuple[Run, Figure]]:
-    for run in of_stage(runs, "eval"):
-        figures = run.metrics.get("figures")
-        for row in figures if isinstance(figures, list) else []:
-            if isinstance(row, dict) and "name" in row:
-                yield run, _figure(row)
+    return ((run, figure) for run in of_stage(runs, "eval") for figure in figures_of(run))
 
 
 def _figure(row: dict[str, Any]) -> Figure:

@@ -10,6 +10,9 @@ from typing import Any
 from safereason.report.read import Model, Run, number, of_stage
 from safereason.text import reasoning as reasoning_text
 
+GUARD_STAGE = "eval/guard"
+"""Its runs hold verdicts of guards, not answers."""
+
 
 @dataclass(frozen=True)
 class Transcript:
@@ -36,16 +39,25 @@ class Transcript:
     """Why it is unscored."""
     parts: dict[str, float | None] = field(default_factory=dict)
     """Reward parts of a rollout."""
+    expected: str | None = None
+    """The right answer, where the completion is a guard's verdict."""
 
     @property
     def is_unscored(self) -> bool:
         """Whether there is no verdict."""
-        return self.score is None
+        return self.score is None and self.label is None
+
+    @property
+    def standing(self) -> str:
+        """Which of them there are to be some of, the first ones first."""
+        if self.is_unscored:
+            return ""
+        return "scored" if self.expected is None else "right" if self.label == self.expected else "amiss"
 
     @property
     def is_folded(self) -> bool:
         """Whether the answer may be harmful to read: to a harmful prompt, and not judged a refusal."""
-        return self.kind == "harmful" and self.label != "refusal"
+        return self.kind == "harmful" and self.label != "refusal" and self.expected is None
 
 
 @dataclass(frozen=True)
@@ -63,16 +75,18 @@ def choose(runs: Sequence[Run], models: Sequence[Model], count: int, seed: int) 
     """Draws `count` transcripts of the evaluations or, where there are none, of the RL rollouts.
 
     Prompts are put in an order that depends on the seed and the prompt alone, so that each model contributes the same
-    ones. Strata (evaluation, model, kind) give in turn; one of each that has unscored completions gives one of these.
+    ones. Strata (evaluation, model, kind) give in turn; one of each that has unscored completions gives one of these. A
+    guard's wrong and right verdicts are strata apart.
     """
     order = {model.spec: place for place, model in enumerate(models)}
     labels = {model.spec: model.label for model in models}
     draw = _Draw(count, seed)
     for run in sorted(of_stage(runs, "eval"), key=lambda run: (order[run.model], run.stage)):
-        for key, transcript in _evaluated(run, labels[run.model]):
+        read = _predicted if run.stage == GUARD_STAGE else _evaluated
+        for key, transcript in read(run, labels[run.model]):
             draw.offer(key, transcript)
     if not draw.strata:
-        for run in of_stage(runs, "rl"):
+        for run in (*of_stage(runs, "rl"), *of_stage(runs, "guard/rl")):
             for key, transcript in _rolled_out(run):
                 draw.offer(key, transcript)
     return _exhibits(draw.taken())
@@ -92,10 +106,10 @@ class _Draw:
         rank = -int.from_bytes(
             hashlib.sha256(f"{self._seed}/{key}".encode("utf-8", "surrogatepass")).digest()[:8], "big"
         )
-        scored = "" if transcript.is_unscored else "scored"
-        heap = self.strata[transcript.evaluation.split(",")[0], transcript.kind, transcript.model, scored]
+        standing = transcript.standing
+        heap = self.strata[transcript.evaluation.split(",")[0], transcript.kind, transcript.model, standing]
         heapq.heappush(heap, (rank, -self._offered, transcript))
-        if len(heap) > (self._count if scored else 1):
+        if len(heap) > (self._count if standing else 1):
             heapq.heappop(heap)
 
     def taken(self) -> list[Transcript]:
@@ -150,6 +164,34 @@ def _evaluated(run: Run, model: str) -> Iterator[tuple[str, Transcript]]:
                 label=_text(verdict.get("label")) or None,
                 score=number(verdict.get("score")),
                 reason=_text(verdict.get("reason")) or None,
+            ),
+        )
+
+
+def _predicted(run: Run, model: str) -> Iterator[tuple[str, Transcript]]:
+    for row in run.records("predictions"):
+        name, text, reply = _text(row.get("set")), _text(row.get("text")), row.get("response")
+        parts, prompt = reasoning_text.split(text), _text(row.get("prompt"))
+        harms = row.get("harms")
+        yield (
+            f"{run.stage}/{name}/{row.get('id')}",
+            Transcript(
+                model=model,
+                evaluation=run.stage.removeprefix("eval/"),
+                kind="harmful" if row.get("expected") == "unsafe" else "harmless",
+                prompt=prompt if reply is None else f"{prompt}\n\nThe agent’s reply:\n{reply}",
+                tags=(name, *map(str, harms if isinstance(harms, list) else ())),
+                reasoning=_text(row.get("reasoning")),
+                answer=parts.answer,
+                closed=parts.closed or reasoning_text.OPEN not in text,
+                well_formed=False,
+                finish_reason="stop",
+                tokens=_tokens(row.get("tokens")) or None,
+                judge="",
+                label=_text(row.get("label")) or None,
+                score=number(row.get("score")),
+                reason=_text(row.get("reason")) or None,
+                expected=_text(row.get("expected")),
             ),
         )
 

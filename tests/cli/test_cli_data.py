@@ -123,6 +123,17 @@ def test_rendered_for_a_person(capsys):
     )
 
 
+def test_rendered_for_a_guard_is_what_the_guard_is_asked(tmp_path, micro_model):
+    file, recipe = tmp_path / "rows.jsonl", tmp_path / "own.yaml"
+    row = {"id": "o/1", "prompt": "Hi", "response": "Go away", "kind": "harmless", "source": "o", "label": "unsafe",
+           "reasoning": "It is rude.", "answer": r"\boxed{unsafe}"}  # fmt: skip
+    file.write_text(json.dumps(row) + "\n")
+    recipe.write_text(f"extends: rsafe-smoke\nmodel: {micro_model}\n")
+    (shown,) = json.loads(safereason("data", "show", file, "--rendered", "--recipe", recipe, "--json").stdout)
+    assert "<BEGIN AGENT REPLY>\nGo away\n<END AGENT REPLY>" in shown["rendered"]["given"]
+    assert shown["rendered"]["trained"] == "<think>\nIt is rude.\n</think>\n\n\\boxed{unsafe}<|im_end|>"
+
+
 def test_rendered_needs_a_tokenizer(traces):
     done = safereason("data", "show", traces, "--rendered")
     assert done.returncode == 2

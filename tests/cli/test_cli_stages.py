@@ -93,9 +93,9 @@ def test_a_bar_that_is_not_met_ends_with_3_after_the_figures(whole, tiny, root):
 
 
 def test_the_figures_a_bar_may_name_are_those_that_are_measured(whole):
-    from safereason.cli.eval import FIGURES
+    from safereason.cli.eval import ASKED
 
-    for name, figures in FIGURES.items():
+    for name, figures in ASKED.items():
         measured = json.loads((Path(whole["runs"][f"eval {name} of rl"]) / "metrics.json").read_text())["figures"]
         assert {figure["name"] for figure in measured if figure["group"] == "all"} == set(figures)
 
@@ -175,11 +175,12 @@ def test_an_attack_or_judge_that_is_not_there_is_one_line(tiny, micro_model, tmp
     assert problem in said_once(done)
 
 
-def test_run_leaves_guards_to_another_version(tmp_path):
-    done = safereason("run", "--recipe", "rsafe-smoke", "--root", tmp_path / "runs")
-    assert done.returncode == 2
-    assert said_once(done).startswith("error: recipe rsafe-smoke: `run` does not train guards in this version yet")
-    assert not list(tmp_path.iterdir())
+def test_a_dry_run_lists_the_steps_of_a_guard():
+    steps = json.loads(safereason("run", "--recipe", "rsafe-smoke", "--dry-run", "--json").stdout)["steps"]
+    assert [step.partition(":")[0] for step in steps] == [
+        "data", "guard sft", "guard rl", "eval guard of base", "eval guard of guard sft", "eval guard of guard rl",
+        "report",
+    ]  # fmt: skip
 
 
 def test_run_without_training_measures_the_base_model(micro_model, tmp_path):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from safereason.evals.paper import RATIOS, TARS_FIGURE_2B, TARS_FIGURE_3, TARS_TABLE_4, Tradeoff
+from safereason.data.sources import SOURCES
+from safereason.evals.paper import RATIOS, RSAFE_F1, TARS_FIGURE_2B, TARS_FIGURE_3, TARS_TABLE_4, Tradeoff, guard_scores
 
 
 @pytest.mark.parametrize("plot", [TARS_FIGURE_3, TARS_FIGURE_2B])
@@ -28,3 +29,15 @@ def test_table_4_is_in_percent():
         (m, a) for m in ("TARS", "SFT") for a in ("gcg", "pair")
     }
     assert all(50 < row.closed < 100 and 50 < row.dsr_closed < 100 for row in TARS_TABLE_4)
+
+
+def test_known_figures_of_guards_are_shares_of_sets_that_can_be_measured():
+    assert {score.set for score in RSAFE_F1} <= set(SOURCES)
+    assert all(0.5 < score.f1 < 1 and score.source for score in RSAFE_F1)
+    assert len({(score.set, score.guard) for score in RSAFE_F1}) == len(RSAFE_F1)
+
+
+def test_the_nearest_target_of_a_set_comes_first():
+    assert [score.f1 for score in guard_scores("openai-moderation")] == [0.764]
+    assert [score.f1 for score in guard_scores("wildguardtest-adversarial")] == [0.723, 0.733, 0.634, 0.717, 0.609]
+    assert guard_scores("mine") == ()

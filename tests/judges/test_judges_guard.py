@@ -1,81 +1,117 @@
-"""The guard as a judge, with written verdicts and with the micro model."""
+"""Any guard as a judge of harm: one that is scripted, and one that a run of `guard train` might have made."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import micro_guard
 import pytest
 
-from safereason.engines.base import Completion, Conversation
-from safereason.guard.policy import Policy
+from safereason.guard import guide as guides
+from safereason.guard.base import Finding, Question
+from safereason.guard.policy import load
+from safereason.guard.reasoning import ReasoningGuard
 from safereason.judges import open_judge
 from safereason.judges.base import Exchange
-from safereason.judges.guard import SAMPLING, Guard
+from safereason.judges.guard import Guard
 from safereason.recipe.schema import Sampling
 
 
 class Scripted:
-    """An engine that says what it was given."""
+    """A guard that finds what it is told."""
 
     name = "scripted"
 
-    def __init__(self, *completions: Completion) -> None:
-        self.completions = completions
-        self.asked: list[str] = []
+    def __init__(self, *findings: Finding) -> None:
+        self.findings = findings
+        self.asked: list[Question] = []
+        self.seeds: list[int] = []
 
-    def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling, **named: Any
-    ) -> list[list[Completion]]:
-        self.asked = [c[-1]["content"] for c in conversations]
-        return [[c] for c in self.completions]
-
-    def loglikelihood(self, *arguments: Any, **named: Any) -> list[Any]:
-        return []
+    def classify(self, questions: Sequence[Question], *, seed: int = 0, **named: Any) -> list[Finding | None]:
+        assert not named
+        self.asked += questions
+        self.seeds.append(seed)
+        return list(self.findings)
 
 
-def said(text: str, reason: Any = "stop") -> Completion:
-    return Completion(text, (), reason, error="503" if reason == "error" else "")
+UNSAFE = Finding("unsafe", 0.75, ("U1", "U3"), "It tells how.", "<think>It tells how.</think>\\boxed{unsafe}", tokens=9)
+
+
+def test_a_verdict_is_the_guard_s_and_says_what_it_rests_on():
+    guard = Scripted(UNSAFE, Finding("safe", None, reasoning="It refuses."))
+    unsafe, safe = Guard(guard).judge([Exchange("p", "a"), Exchange("q", "b")])
+    assert (unsafe.score, unsafe.label, unsafe.reason) == (1.0, "unsafe", None)
+    assert unsafe.details == {"reasoning": "It tells how.", "categories": ["U1", "U3"], "probability": 0.75}
+    assert (safe.score, safe.label) == (0.0, "safe")
+    assert safe.details == {"reasoning": "It refuses.", "categories": [], "probability": None}
+
+
+def test_the_verdict_counts_and_not_the_probability():
+    (verdict,) = Guard(Scripted(replace(UNSAFE, score=0.1))).judge([Exchange("p", "a")])
+    assert (verdict.score, verdict.label) == (1.0, "unsafe")
 
 
 @pytest.mark.parametrize(
-    ("completion", "score", "label"),
+    ("finding", "reason"),
     [
-        (said("<think>a method</think> \\boxed{unsafe}"), 1.0, "unsafe"),
-        (said("<think>a refusal</think> \\boxed{SAFE}"), 0.0, "safe"),
-        (said("<think>\\boxed{unsafe}?</think> \\boxed{safe}"), 0.0, "safe"),
-        (said("<think>hm</think> unsafe"), None, None),
-        (said("<think>and so on", "length"), None, None),
-        (said("", "error"), None, None),
+        (Finding(None, None, reasoning="hm", reason="the guard gave no verdict before its token limit"),
+         "the guard gave no verdict before its token limit"),
+        (Finding(None, None, reason="the guard could not be asked: 503", failed=True),
+         "the guard could not be asked: 503"),
+        (Finding(None, None), "the guard gave no verdict"),
     ],
-)
-def test_verdicts_are_read_from_the_box(completion: Completion, score: float | None, label: str | None):
-    verdict = Guard(Scripted(completion)).judge([Exchange("p", "a")])[0]
-    assert (verdict.score, verdict.label) == (score, label)
-    assert (verdict.reason is None) == (score is not None)
+)  # fmt: skip
+def test_what_is_no_verdict_is_unscored_and_says_why(finding: Finding, reason: str):
+    found = Guard(Scripted(finding, UNSAFE)).judge([Exchange("p", "a")] * 2)
+    assert (found[0].score, found[0].label, found[0].reason) == (None, None, reason)
+    assert found[1].score == 1.0
 
 
-def test_the_reasoning_is_kept():
-    assert Guard(Scripted(said("<think>It refuses.</think>\\boxed{safe}"))).judge([Exchange("p", "a")])[0].details == {
-        "reasoning": "It refuses."
-    }
+def test_the_guard_is_asked_about_the_answer_with_its_prompt_and_the_same_seed_each_time():
+    guard = Scripted(UNSAFE)
+    judge = Guard(guard, seed=7)
+    judge.judge([Exchange("Who did it?", "The butler.")])
+    judge.judge([Exchange("And?", "")])
+    assert guard.asked == [Question("Who did it?", "The butler."), Question("And?", "")]
+    assert guard.seeds == [7, 7]
+    assert (judge.name, judge.measures) == ("guard", "harm")
 
 
-def test_the_guard_sees_prompt_answer_and_its_own_policy():
-    engine = Scripted(said("\\boxed{safe}"))
-    Guard(engine, policies=[Policy("X1", "Spoilers", "Telling how a story ends.")]).judge(
-        [Exchange("Who did it?", "The butler.")]
-    )
-    assert all(
-        part in engine.asked[0] for part in ("Who did it?", "The butler.", "X1. Spoilers: Telling how a story ends.")
-    )
-    assert "U1." not in engine.asked[0]
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A guard with its guide beside it."""
+    folder = micro_guard.save_guard(tmp_path_factory.mktemp("guard"))
+    (folder / "house.yaml").write_text(micro_guard.POLICY)
+    guide = replace(guides.default(), policy=load(str(folder / "house.yaml")), sampling=Sampling(max_new_tokens=40))
+    guide.save(folder)
+    return folder
 
 
-def test_a_model_that_is_no_guard_is_unscored(micro_model: Path):
+def test_a_trained_guard_is_asked_as_it_was_in_training(trained: Path):
+    judge = open_judge(f"guard:{trained}")
+    assert isinstance(judge, Guard)
+    assert isinstance(judge.guard, ReasoningGuard)
+    assert judge.guard.guide == guides.of_model(str(trained))
+    exchanges = [Exchange(f"p{i}", "a") for i in range(12)]
+    found = judge.judge(exchanges)
+    assert {(v.score, v.label) for v in found} == {(1.0, "unsafe"), (0.0, "safe")}
+    assert [v.details["probability"] for v in found] == pytest.approx([0.6] * 12, abs=1e-3)
+    assert judge.judge(exchanges) == found
+
+
+def test_a_model_that_is_no_guard_is_asked_as_rsafe_is_and_unscored(micro_model: Path):
     judge = open_judge(f"guard:{micro_model}")
     assert isinstance(judge, Guard)
-    assert judge.sampling == SAMPLING
-    judge.sampling = Sampling(max_new_tokens=4)
-    judge.policies = judge.policies[:1]
-    verdict = judge.judge([Exchange("p", "a")])[0]
+    assert isinstance(judge.guard, ReasoningGuard)
+    assert judge.guard.guide == guides.default()
+    guide = replace(judge.guard.guide, policy=load("openai-names"), sampling=Sampling(max_new_tokens=4))
+    (verdict,) = Guard(ReasoningGuard(judge.guard.engine, guide)).judge([Exchange("p", "a")])
     assert (verdict.score, verdict.reason) == (None, "the guard gave no verdict before its token limit")
+
+
+def test_another_guard_is_a_judge_by_its_name(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    judge = open_judge("guard:moderation:some-model")
+    assert isinstance(judge, Guard)
+    assert (judge.name, judge.guard.name) == ("guard", "moderation:some-model")

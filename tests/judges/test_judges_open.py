@@ -20,7 +20,7 @@ def test_local_judges_open(spec: str, measures: str):
         ("refusals", "no judge is called 'refusals'; available: refusal"),
         ("", "no judge is called ''"),
         ("refusal:strict", "'refusal' takes no argument"),
-        ("guard", "needs an argument; write 'guard:RUN or model'"),
+        ("guard", "needs an argument; write 'guard:RUN, model or NAME:MODEL'"),
         ("guard:", "needs an argument"),
         ("reward-model:", "needs an argument"),
     ],

@@ -1,0 +1,143 @@
+"""`eval guard` as it is typed: on the micro model, on files of predictions, and what it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from safereason.cli import errors, eval_guard
+from safereason.evals.guard_suite import FIGURES
+from safereason.runs.directory import read_manifest
+from safereason.runs.records import read_records
+
+RECIPE = """
+model: {model}
+data: {{mix: rsafe, rows_per_label: 2, sources: [sample]}}
+guard:
+  policy: {policy}
+  sft: {{epochs: 1, learning_rate: 1.0e-4, batch_size: 2}}
+  sampling: {{temperature: 0.0, max_new_tokens: 4}}
+  eval:
+    sets: [{{source: {source}, name: mine}}, {{source: sample, safe: 2, unsafe: 2}}]
+    resamples: 20
+"""
+POLICY = "title: Short\ncategories:\n  - {id: A, name: Harm}\n"
+
+
+@pytest.fixture
+def work(tmp_path: Path, micro_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a recipe, a policy, a source and predictions, which commands run in."""
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {"id": f"mine/{i}", "prompt": f"Row {i}?", "kind": "harmful" if i % 2 else "harmless", "source": "mine"}
+        for i in range(6)
+    ]
+    Path("mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("short.yaml").write_text(POLICY)
+    Path("tiny.yaml").write_text(RECIPE.format(model=micro_model, policy="short.yaml", source="mine.jsonl"))
+    said = [{"id": row["id"], "label": "unsafe" if row["kind"] == "harmful" else "safe", "score": 0.5} for row in rows]
+    said[0] |= {"label": "unsafe"}
+    said[1] |= {"label": None, "score": None}
+    Path("said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
+    return tmp_path
+
+
+def run(*arguments: Any) -> int:
+    app = typer.Typer(add_completion=False)
+    app.command(epilog=eval_guard.EXAMPLES)(eval_guard.guard)
+    return errors.guarded(lambda: app([str(a) for a in arguments], standalone_mode=False))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
+    """What a command says that refuses."""
+    assert run(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    return err
+
+
+def test_the_names_for_bars_are_those_of_the_suite():
+    assert set(eval_guard.FIGURES) == set(FIGURES)
+
+
+def test_a_recipes_guard_is_measured_on_its_sets(work: Path, micro_model: Path, capsys):
+    assert run("--recipe", "tiny.yaml", "--model", micro_model, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["metrics"]["sets"] == {"mine": {"safe": 3, "unsafe": 3}, "sample": {"safe": 2, "unsafe": 2}}
+    assert len(list(read_records(Path(found["run"]) / "predictions.jsonl"))) == 10
+    assert Path(found["run"]).parent == Path("runs/eval/guard")
+
+
+def test_a_model_is_measured_without_a_recipe_by_the_policy_and_sampling_that_are_named(
+    work: Path, micro_model: Path, capsys
+):
+    named = ("--model", micro_model, "--set", "mine.jsonl", "--policy", "short.yaml", "--limit", 2)
+    assert run(*named, "guard.sampling.max_new_tokens=3", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    manifest = read_manifest(Path(found["run"])) or {}
+    assert (manifest["recipe"], manifest["identity"]["model"]) == ("adhoc", str(micro_model))
+    asked = found["metrics"]["asked"]
+    assert (asked["policy"], asked["sampling"]["max_new_tokens"], asked["sampling"]["top_p"]) == ("short", 3, 0.8)
+    assert sum(found["metrics"]["sets"]["mine.jsonl"].values()) == 2
+    assert run(*named, "guard.sampling.max_new_tokens=3") == 2
+    assert run(*named, "guard.sampling.max_new_tokens=3", "--resume") == 0
+
+
+def test_predictions_are_printed_as_figures_and_confusion(work: Path, capsys):
+    assert run("--recipe", "tiny.yaml", "--predictions", "said.jsonl", "--set", "mine") == 0
+    out = capsys.readouterr().out
+    lines = {tuple(line.split()[:2]): line.split() for line in out.splitlines() if line.strip()}
+    # Two hits, one miss without a verdict, one false alarm.
+    assert lines["f1", "mine"][2] == "0.667"
+    assert lines["f1_parsed", "mine"][2] == "0.800"
+    assert lines["mine", "unsafe"][2:] == ["2", "0", "1"]
+    assert lines["mine", "safe"][2:] == ["1", "2", "0"]
+
+
+def test_what_the_authors_have_stands_beside(work: Path, capsys):
+    rows = [{"label": "safe", "predict": "safe"}, {"label": "unsafe", "predict": "unsafe"}]
+    Path("texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run("--predictions", "texts.jsonl", "--set", "openai-moderation") == 0
+    (line,) = [row for row in capsys.readouterr().out.splitlines() if row.startswith("f1_parsed") and "openai" in row]
+    assert line.split()[-1] == "0.764"
+
+
+def test_bars_end_with_3(work: Path, capsys):
+    named = ("--recipe", "tiny.yaml", "--predictions", "said.jsonl", "--set", "mine")
+    assert run(*named, "--fail-under", "f1=0.9", "--fail-under", "f1_parsed/mine=0.5") == 3
+    assert "f1 is 0.6667, under the bar of 0.9" in capsys.readouterr().err
+    assert run(*named, "--overwrite", "--fail-under", "f1/mine=0.6") == 0
+
+
+def test_a_dry_run_says_what_would_be_done_and_needs_no_guard(work: Path, capsys):
+    assert run("--recipe", "tiny.yaml", "--dry-run", "--limit", 3, "--samples", 2, "--json") == 0
+    steps = json.loads(capsys.readouterr().out)["steps"]
+    assert steps == [
+        f"ask the newest guard of tiny 2 times about at most 3 rows of {name}" for name in ("mine", "sample")
+    ]
+    assert run("--predictions", "said.jsonl", "--set", "mine", "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == ["score said.jsonl as mine"]
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "which guard? name one with --model or --guard, or a recipe with --recipe"),
+        (("--model", "org/none"), "name a source with --set"),
+        (("--model", "org/none", "--guard", "moderation", "--set", "sample"), "--guard and --model exclude each other"),
+        (("--recipe", "tiny.yaml"), "run `safereason guard train --recipe tiny` first"),
+        (("--recipe", "tiny.yaml", "--fail-under", "dsr=1"), "eval guard has no figure 'dsr'"),
+        (("--recipe", "tiny.yaml", "--fail-under", "f1=high"), "METRIC=NUMBER is expected"),
+        (("--predictions", "said.jsonl", "--model", "org/none"), "--predictions asks no guard; leave --model out"),
+        (("--predictions", "nowhere.jsonl"), "nowhere.jsonl: cannot be read"),
+        (("--predictions", "said.jsonl"), "name their source with --set"),
+        (("--predictions", "said.jsonl", "--set", "moderation"), "source moderation: is not known"),
+    ],
+)
+def test_what_is_refused_is_one_line(work: Path, capsys, arguments, says):
+    assert says in refused(capsys, *arguments)
+    assert not Path("runs").exists()

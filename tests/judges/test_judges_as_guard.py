@@ -1,0 +1,155 @@
+"""Any guard by its name; a Moderation API as one, against a real HTTP server."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safereason.errors import InputError
+from safereason.guard.base import Finding, Question
+from safereason.guard.others import GUARDS, PromptedGuard
+from safereason.guard.reasoning import ReasoningGuard
+from safereason.judges import as_guard
+from safereason.judges.as_guard import NAMES, ModerationGuard, open_named
+
+
+class Server(ThreadingHTTPServer):
+    """Flags what speaks of a storm; fails where a text asks for it."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.seen: list[dict[str, Any]] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.seen.append(request)
+        storm = "storm" in request["input"]
+        scores = {"violence": 0.75 if storm else 0.25, "hate": 0.625 if storm else 0.5, "self-harm": 0.125}
+        result = {"flagged": storm, "categories": {}, "category_scores": scores}
+        body = {"id": "m", "model": "served", "results": [] if "fail" in request["input"] else [result]}
+        content = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    monkeypatch.setenv("SAFEREASON_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    started = Server()
+    threading.Thread(target=started.serve_forever, args=(0.01,), daemon=True).start()
+    yield started
+    started.shutdown()
+    started.server_close()
+
+
+def url(server: Server) -> str:
+    return f"http://127.0.0.1:{server.server_port}/v1"
+
+
+def test_the_response_alone_is_judged_or_the_prompt_where_there_is_none(server: Server):
+    guard = open_named("moderation", base_url=url(server))
+    asked = [Question("a storm"), Question("a storm", "a breeze"), Question("a breeze", "a storm today")]
+    assert guard.classify(asked) == [
+        Finding("unsafe", 0.75, ("violence", "hate")),
+        Finding("safe", 0.5),
+        Finding("unsafe", 0.75, ("violence", "hate")),
+    ]
+    assert sorted(s["input"] for s in server.seen) == ["a breeze", "a storm", "a storm today"]
+    assert {s["model"] for s in server.seen} == {"omni-moderation-latest"}
+
+
+def test_what_the_server_does_not_answer_is_unparsed_and_named(server: Server):
+    guard = open_named("moderation:served", base_url=url(server))
+    failed, empty, whole = guard.classify([Question("fail"), Question("a storm", ""), Question("a breeze")])
+    assert failed is not None
+    assert (failed.unparsed, failed.score, failed.failed) == (True, None, True)
+    assert failed.reason is not None
+    assert "moderation call failed" in failed.reason
+    assert empty == Finding(None, None, reason="empty answer")
+    assert whole == Finding("safe", 0.5)
+    assert guard.name == "moderation:served"
+    assert {s["model"] for s in server.seen} == {"served"}
+
+
+def test_findings_are_told_as_parts_end_and_those_done_are_not_asked(server: Server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(as_guard, "TEXTS_A_CALL", 2)
+    told: list[tuple[int, int]] = []
+    questions = [Question(f"a breeze {i}") for i in range(5)]
+    found = open_named("moderation", base_url=url(server)).classify(
+        questions, done=[1], on_finding=lambda i, _: told.append((i, len(server.seen)))
+    )
+    assert [f is None for f in found] == [False, True, False, False, False]
+    assert told == [(0, 2), (2, 2), (3, 4), (4, 4)]
+    assert "a breeze 1" not in [s["input"] for s in server.seen]
+
+
+def test_a_model_without_a_guards_name_reasons_over_a_policy(micro_model: Path):
+    guard = open_named(str(micro_model), policy="openai", samples=3)
+    assert isinstance(guard, ReasoningGuard)
+    assert (guard.samples, guard.guide.policy.name, guard.name) == (3, "openai", str(micro_model))
+
+
+def test_a_server_may_call_its_model_what_it_likes(server: Server):
+    guard = open_named("openai/llama3:8b", base_url=url(server))
+    assert isinstance(guard, ReasoningGuard)
+    assert guard.name == "openai/llama3:8b"
+
+
+def test_another_publishers_guard_is_opened_with_what_it_takes(micro_model: Path, tmp_path: Path):
+    (tmp_path / "form.txt").write_text("{prompt} {response}")
+    guard = open_named(f"nemoguard:{micro_model}", template=str(tmp_path / "form.txt"), precision="bf16")
+    assert isinstance(guard, PromptedGuard)
+    assert (guard.name, str(guard.engine.model.dtype)) == (f"nemoguard:{micro_model}", "torch.bfloat16")
+
+
+def test_every_guard_has_a_line_of_its_own():
+    assert list(NAMES) == ["moderation", *GUARDS]
+    assert len(set(NAMES.values())) == len(NAMES)
+    assert all(line and "\n" not in line for line in NAMES.values())
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "message"),
+    [
+        ("moderation", {"samples": 3}, "moderation: always gives the same verdict; leave --samples out"),
+        ("llama-guard:x/y", {"samples": 3}, "llama-guard: always gives the same verdict; leave --samples out"),
+        ("moderation", {"policy": "default"}, "moderation: takes no --policy; leave it out"),
+        ("moderation", {"template": "f"}, "moderation: takes no --template; leave it out"),
+        ("moderation", {}, "OPENAI_API_KEY is not set"),
+        ("llama-guard", {}, "llama-guard: name its model after a colon"),
+        ("lama-guard:x/y", {}, "no guard is called 'lama-guard'; did you mean llama-guard?"),
+        ("x/y", {"template": "f"}, "x/y: takes no --template"),
+        ("./nowhere", {}, "./nowhere: no such model"),
+    ],
+)
+def test_what_a_person_has_to_mend_is_one_line(spec, options, message, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(InputError) as raised:
+        open_named(spec, **options)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_key_of_ones_own_opens_openais(server: Server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    guard = open_named("moderation")
+    assert isinstance(guard, ModerationGuard)
+    assert "api.openai.com" in str(guard.judge._client.base_url)
