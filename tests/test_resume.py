@@ -12,12 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import micro_guard
 import pytest
 from program import safereason
 
 from safereason.recipe.load import load
 from safereason.runs.records import read_json, read_records
-from safereason.stages import data, rl, sft
+from safereason.stages import data, guard, rl, sft
 from safereason.stages import eval as evaluation
 from safereason.stages.base import Options
 
@@ -53,6 +54,29 @@ eval:
   harm_judge: refusal
   refusal_judge: refusal
   limit: 32
+"""
+GUARD = """
+model: {model}
+seed: 5
+data: {{mix: rsafe, rows_per_label: 12, sources: [sample-verdicts], validation_rows_per_label: 4}}
+guard:
+  policy: {policy}
+  reasoning: false
+  train:
+    epochs: 1
+    max_steps: 6
+    learning_rate: 1.0
+    prompts_per_step: 4
+    rollouts_per_prompt: 4
+    micro_batch_size: 8
+    kl_coef: 0.0
+    max_prompt_tokens: 2048
+    sampling: {{max_new_tokens: 20}}
+    reward: {{name: rsafe}}
+    precision: fp32
+    save_steps: 2
+  validation: {{every_steps: 1}}
+  sampling: {{max_new_tokens: 20}}
 """
 TIMED = ("step_time",)
 """What a step logs that another run would not repeat."""
@@ -134,6 +158,27 @@ def test_rl_is_killed_and_resumed(recipe, whole, root):
     assert list(read_records(run / "rollouts.jsonl")) == list(read_records(whole["rl"] / "rollouts.jsonl"))
     drawn = Counter(record["step"] for record in read_records(run / "rollouts.jsonl"))
     assert drawn == dict.fromkeys(range(1, 7), 16)
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_a_guards_rl_is_killed_and_resumed(tmp_path_factory, tmp_path, step):
+    folder = tmp_path_factory.mktemp("guard")
+    (folder / "rules.yaml").write_text(micro_guard.POLICY)
+    recipe = folder / "tiny-guard.yaml"
+    recipe.write_text(GUARD.format(model=micro_guard.save_guard(folder / "start"), policy=folder / "rules.yaml"))
+    chosen = load(str(recipe))
+    for root in (folder, tmp_path):
+        data.run(chosen, Options(root=root))
+    whole = guard.run(chosen, Options(root=folder)).run
+    run = tmp_path / "guard/rl" / whole.name
+    kill_once(has_step(run / "validation.jsonl", step), "guard", "train", "--recipe", recipe, "--root", tmp_path)
+    assert not (run / "model").exists()
+    resume("guard", "train", "--recipe", recipe, "--root", tmp_path)
+    assert_same_training(run, whole)
+    for name in ("rollouts.jsonl", "validation.jsonl"):
+        assert list(read_records(run / name)) == list(read_records(whole / name))
+    assert [look["step"] for look in read_records(run / "validation.jsonl")] == list(range(7))
+    assert not [path for path in run.iterdir() if "best" in path.name]
 
 
 def leave_half_a_checkpoint(folder: Path) -> None:

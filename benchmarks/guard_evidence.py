@@ -1,0 +1,132 @@
+"""Does RSafe's training make a guard here? The recipe `rsafe-evidence`, every stage; writes docs/guard-evidence.md.
+
+    python benchmarks/guard_evidence.py           about an hour on two cores; what is finished is not done again
+
+The figure is F1 of `unsafe`, strict (a row without a verdict is a wrong one), on rows that training never saw.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from safereason.recipe.load import load
+from safereason.runs.directory import read_manifest
+from safereason.runs.records import read_json, read_records, write_text
+from safereason.stages import pipeline
+from safereason.stages.base import Options
+
+RECIPE = "rsafe-evidence"
+MODELS = {"base": "base", "guard sft": "after SFT", "guard rl": "after RL"}
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+RESAMPLES = 10_000
+
+Calls = NDArray[np.float64]
+"""Of each row: whether it is unsafe, and whether it was called so; [n, 2]."""
+
+
+def called(run: Path) -> Calls:
+    """What a guard said of each row, in the order of the rows' ids; without a verdict, the opposite of the truth."""
+    rows = sorted(read_records(run / "predictions.jsonl"), key=lambda row: (row["set"], row["id"]))
+    return np.array([
+        [row["expected"] == "unsafe", (row["label"] or _other(row["expected"])) == "unsafe"] for row in rows
+    ], dtype=np.float64)  # fmt: skip
+
+
+def _other(label: str) -> str:
+    return "safe" if label == "unsafe" else "unsafe"
+
+
+def f1(rows: Calls) -> float:
+    """F1 of `unsafe`."""
+    hits = float((rows[:, 0] * rows[:, 1]).sum())
+    return 2 * hits / float(rows.sum())
+
+
+def f1_always(rows: Calls) -> float:
+    """F1 of calling every row unsafe."""
+    unsafe = float(rows[:, 0].sum())
+    return 2 * unsafe / (unsafe + len(rows))
+
+
+def difference(left: Calls, right: Calls, of: Callable[[Calls], float]) -> tuple[float, ...]:
+    """f1(left) - of(right) on the same rows, with a 95 % paired bootstrap."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(RESAMPLES):
+        picks = rng.integers(len(left), size=len(left))
+        found.append(f1(left[picks]) - of(right[picks]))
+    low, high = np.quantile(found, [0.025, 0.975])
+    return f1(left) - of(right), float(low), float(high)
+
+
+def _cell(figure: dict[str, Any] | None) -> str:
+    if figure is None or figure["value"] is None:
+        return "–"
+    if figure["low"] is None:
+        return f"{figure['value']:.3f}"
+    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+
+
+def table(runs: dict[str, Path]) -> list[str]:
+    """The figures by set and model."""
+    columns = ("f1", "f1_always_unsafe", "f1_always_safe", "precision", "recall", "auroc", "unparsed")
+    header = ("set", "rows (unsafe)", "model", *(column.replace("_", " ") for column in columns))
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    metrics = {label: read_json(runs[f"eval guard of {model}"] / "metrics.json") for model, label in MODELS.items()}
+    for name, counts in next(iter(metrics.values()))["sets"].items():
+        for label, found in metrics.items():
+            figures = {f["name"]: f for f in found["figures"] if f["group"] == name}
+            cells = " | ".join(_cell(figures.get(column)) for column in columns)
+            lines.append(f"| {name} | {sum(counts.values())} ({counts['unsafe']}) | {label} | {cells} |")
+    return lines
+
+
+def _said(found: tuple[float, ...]) -> str:
+    value, low, high = found
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def fields(runs: dict[str, Path]) -> dict[str, str]:
+    """What the page's template is filled with."""
+    rows = {model: called(runs[f"eval guard of {model}"]) for model in MODELS}
+    trained = rows["guard rl"]
+    manifest = read_manifest(runs["guard rl"]) or {}
+    looks = [f"| {r['step']} | {r['f1']:.3f} | {r['unparsed']:.3f} | {r['says_unsafe']:.3f} | {r['mean_tokens']:.1f} |"
+             for r in read_records(runs["guard rl"] / "validation.jsonl")]  # fmt: skip
+    return {
+        "n": str(len(trained)),
+        "f1": f"{f1(trained):.3f}",
+        "f1_sft": f"{f1(rows['guard sft']):.3f}",
+        "f1_base": f"{f1(rows['base']):.3f}",
+        "f1_always": f"{f1_always(trained):.3f}",
+        "over_always": _said(difference(trained, trained, f1_always)),
+        "over_sft": _said(difference(trained, rows["guard sft"], f1)),
+        "table": "\n".join(table(runs)),
+        "looks": "\n".join(["| step | F1 | unparsed | says unsafe | tokens |", "|---|---|---|---|---|", *looks]),
+        "kept": json.dumps(read_json(runs["guard rl"] / "metrics.json")["kept"]),
+        "versions": ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items()),
+        "date": str(manifest.get("finished", ""))[:10],
+    }
+
+
+def main() -> None:
+    """Runs what is missing, then writes the page and prints the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of the runs (default ./runs)")
+    root = parser.parse_args().root
+    done = pipeline.run(load(RECIPE), Options(root=root, on_existing="resume"))
+    values = fields({step: Path(path) for step, path in done.metrics["runs"].items()})
+    text = (Path(__file__).parent / "guard_evidence.template.md").read_text(encoding="utf-8")
+    for name, value in values.items():
+        text = text.replace(f"{{{{ {name} }}}}", value)
+    write_text(DOCS / "guard-evidence.md", text)
+    print(json.dumps({key: values[key] for key in values if key.startswith(("f1", "over", "n"))}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
