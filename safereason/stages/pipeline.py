@@ -96,7 +96,7 @@ class _Work:
 
 
 def _guard_of(name: str, options: Options) -> Result:
-    """The guard of another recipe, with its data; that of a recipe which does not come with safereason has to be there."""
+    """The guard of another recipe, with its data; one of your own recipe has to be there."""
     if name not in (path.stem for path in shipped()):
         trained = trained_guard(name, options)
         return Result(trained, read_json(trained / "metrics.json"))

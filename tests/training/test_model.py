@@ -71,8 +71,8 @@ def test_a_copy_says_what_the_trained_model_says(micro_model, tmp_path):
     save_copy(model, micro.tokenizer(), tmp_path / "copy", "fp32")
     ids = torch.arange(20)[None]
     with torch.no_grad():
-        mine, copied, start = (m.eval()(input_ids=ids).logits
-                               for m in (model, load_model(str(tmp_path / "copy")), load_model(str(micro_model))))  # fmt: skip
+        models = (model, load_model(str(tmp_path / "copy")), load_model(str(micro_model)))
+        mine, copied, start = (m.eval()(input_ids=ids).logits for m in models)
     torch.testing.assert_close(copied, mine, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(start, mine, rtol=1e-2, atol=1e-2)
 

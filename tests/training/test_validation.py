@@ -24,9 +24,11 @@ from safereason.training.model import save_copy
 from safereason.training.validation import Validation, best_f1, figures
 
 GUIDE = Guide(
-    Policy("short", "Short", (Category("A1", "Rudeness"),)), Templates("{policy} {prompt}", "{policy} {prompt} {response}",
-    VERDICT_ONLY), False, Sampling(temperature=0.0, max_new_tokens=20),
-)  # fmt: skip
+    Policy("short", "Short", (Category("A1", "Rudeness"),)),
+    Templates("{policy} {prompt}", "{policy} {prompt} {response}", VERDICT_ONLY),
+    False,
+    Sampling(temperature=0.0, max_new_tokens=20),
+)
 ROWS = [
     Example(f"s/{label}{i}", f"{label} {i}?", "harmless", "s", label=label, response=response)
     for i, response in enumerate((None, "So."))
