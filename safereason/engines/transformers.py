@@ -264,7 +264,7 @@ class _Decoder:
         # Padding will stand between the common part and the rest, which full attention alone can leave out: a sliding
         # window counts places, and a recurrent state takes them in.
         shares = all(type(layer) is DynamicLayer for layer in cache.layers)
-        common = _common_length(prompts) if shares else 0
+        common = common_length(prompts, SHARE_FROM) if shares else 0
         if common:
             shared = torch.tensor([prompts[0][:common]], device=model.device)
             model(input_ids=shared, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -305,14 +305,14 @@ class _Decoder:
             self.finish(row, "length", text)
 
 
-def _common_length(prompts: Sequence[list[int]]) -> int:
-    """Tokens that all prompts begin with, less at least one of each prompt; 0 where sharing them gains nothing."""
+def common_length(prompts: Sequence[list[int]], least: int) -> int:
+    """Tokens that all prompts begin with, less at least one of each prompt; 0 where they are fewer than `least`."""
     if len(prompts) < 2:
         return 0
     first, last = min(prompts), max(prompts)
     longest = min(len(prompt) for prompt in prompts) - 1
     length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), longest)
-    return min(length, longest) if min(length, longest) >= SHARE_FROM else 0
+    return min(length, longest) if min(length, longest) >= least else 0
 
 
 def end_of_turn_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:

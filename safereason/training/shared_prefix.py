@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from safereason.engines.transformers import common_length
+
 CHUNK = 1024
 """Tokens projected onto the vocabulary at a time; their logits are recomputed in the backward pass."""
 
@@ -150,10 +152,7 @@ def _groups(ids: Tensor, mask: Tensor, width: int, lengths: Sequence[int]) -> li
 
 def _common(groups: Sequence[_Group]) -> int:
     """Tokens that all prompts begin with, the last one of each left out; 0 where they are too few to share."""
-    first, last = min(g.prompt for g in groups), max(g.prompt for g in groups)
-    room = min(len(g.prompt) for g in groups) - 1
-    alike = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), room)
-    return min(alike, room) if len(groups) > 1 and min(alike, room) >= SHARE_FROM else 0
+    return common_length([group.prompt for group in groups], SHARE_FROM)
 
 
 def _rows(groups: Sequence[_Group], common: int) -> list[list[_Group]]:

@@ -83,9 +83,7 @@ def test_what_is_drawn_is_the_same_with_and_without_validation():
 
 
 def test_every_row_of_a_held_out_prompt_is_held_out():
-    twins = [
-        Example(f"s/t{i}", "the same prompt", "harmful", "s", response=f"r{i}", label="unsafe") for i in range(30)
-    ]
+    twins = [Example(f"s/t{i}", "the same prompt", "harmful", "s", response=f"r{i}", label="unsafe") for i in range(30)]
     held_out = 0
     for seed in range(12):
         mixture = build(rows=[*ROWS, *twins], seed=seed, sources=[], unsafe_only=[{"source": "s", "prompts": 50}],

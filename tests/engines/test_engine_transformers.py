@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from safereason.engines.base import Completion
-from safereason.engines.transformers import SHARE_FROM, TransformersEngine, _common_length, end_of_turn_ids
+from safereason.engines.transformers import SHARE_FROM, TransformersEngine, common_length, end_of_turn_ids
 from safereason.errors import InputError, StageFailed
 from safereason.recipe.schema import Sampling
 from safereason.text import chat
@@ -337,7 +337,7 @@ def test_a_short_common_beginning_is_not_worth_it(model: LlamaForCausalLM):
 def test_the_common_beginning_leaves_a_token_of_each_prompt(ends: list[list[int]], length: int):
     prompts = [[7] * length + end for end in ends]
     expected = min(alike(prompts), min(map(len, prompts)) - 1)
-    assert _common_length(prompts) == (expected if len(prompts) > 1 and expected >= SHARE_FROM else 0)
+    assert common_length(prompts, SHARE_FROM) == (expected if len(prompts) > 1 and expected >= SHARE_FROM else 0)
 
 
 @pytest.mark.parametrize("limit", [1, 4])
