@@ -1,6 +1,7 @@
 """Fixtures every test may use."""
 
 import os
+import signal
 from pathlib import Path
 
 # Before what reads them when it is imported.
@@ -14,6 +15,9 @@ from hypothesis import settings
 # A busy machine is no failure: no example is timed.
 settings.register_profile("safereason", deadline=None)
 settings.load_profile("safereason")
+
+# A shell that starts the suite in the background lets it ignore Ctrl-C, and programs under test would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
