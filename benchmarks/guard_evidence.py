@@ -7,6 +7,7 @@ The figure is F1 of `unsafe`, strict (a row without a verdict is a wrong one), o
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from safereason.cli.errors import guarded
 from safereason.recipe.load import load
 from safereason.runs.directory import read_manifest
 from safereason.runs.records import read_json, read_records, write_text
@@ -129,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main))
