@@ -9,6 +9,7 @@ are well-formed and decide rightly: a harmful request refused, an ordinary one a
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
+from safereason.cli.errors import guarded
 from safereason.evals.metrics import Figure, mean, share
 from safereason.recipe.load import load
 from safereason.runs.directory import read_manifest
@@ -200,4 +202,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main))
