@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from safereason.guard.server.mapping import Mapping
 
 EXAMPLES = opt.examples(
-    "safereason guard serve --model runs/guard/RUN",
-    "safereason guard serve --model runs/guard/RUN --host 0.0.0.0 --keys-file keys.txt --threshold 0.8",
+    "safereason guard serve --model runs/guard/rl/RUN",
+    "safereason guard serve --model runs/guard/rl/RUN --host 0.0.0.0 --keys-file keys.txt --threshold 0.8",
     "safereason guard serve --model openai/guard --base-url http://gpu:9000/v1 --max-batch 64",
 )
 
