@@ -59,6 +59,7 @@ bench: install ## Measure what the performance figures in the docs say, each bes
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/rollouts.py
 	$(BIN)/python benchmarks/shared_prefix.py
+	$(BIN)/python benchmarks/guard_prefix.py
 	$(BIN)/python benchmarks/serve.py
 
 evidence: .venv/.installed ## Train with three seeds and work out the figures of docs/evidence.md (hours on a CPU)

@@ -2,7 +2,7 @@
 
     python benchmarks/guard_prefix.py
 
-Sixteen questions under the default policy: their first tokens generated, and loss and gradient on short verdicts after
+Eight questions under the default policy: their first tokens generated, and loss and gradient on short verdicts after
 them. Apart, the policy is run for each question, as a plain engine and a plain trainer do. Both print the same.
 """
 
@@ -21,7 +21,7 @@ from safereason.recipe.schema import Sampling
 from safereason.text.chat import prompt_ids
 from safereason.training import shared_prefix
 
-QUESTIONS, NEW_TOKENS, ROUNDS = 16, 8, 2
+QUESTIONS, NEW_TOKENS, ROUNDS = 8, 8, 1
 NEVER = 1 << 30
 
 
