@@ -37,6 +37,10 @@ class Guide:
         """The conversation that asks this question."""
         return chat.user(self.templates.render(self.policy, question))
 
+    def asked(self) -> dict[str, Any]:
+        """What it is asked with, and not how its verdicts are drawn, as JSON has it."""
+        return {key: value for key, value in self.document().items() if key != "sampling"}
+
     def document(self) -> dict[str, Any]:
         """All of it, as JSON has it."""
         return dict(_GUIDE.dump_python(self, mode="json"))

@@ -9,7 +9,7 @@ original inserts text as it is; (3) ours asks for the ids of the categories too,
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,8 +89,12 @@ class Templates:
             RESPONSE: defuse(question.response or ""),
             ORDER: self.order,
         }
-        # One pass, so that a placeholder inside what is put in stays text.
-        return re.sub("|".join(map(re.escape, values)), lambda found: values[found.group()], template)
+        return filled(template, values)
+
+
+def filled(template: str, values: Mapping[str, str]) -> str:
+    """A template with its placeholders replaced; in one pass, so that one inside what is put in stays text."""
+    return re.sub("|".join(map(re.escape, values)), lambda found: values[found.group()], template)
 
 
 def read_templates(prompt_file: str | None, response_file: str | None, reasoning: bool) -> Templates:

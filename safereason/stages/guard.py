@@ -5,7 +5,7 @@ afterwards as it was in training.
 """
 
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,9 @@ from safereason.stages.base import (
     open_run,
     source_run,
 )
-from safereason.stages.rl import check_rollouts
+from safereason.stages.rl import check_rollouts, outline
 from safereason.text.chat import Message, prompt_ids
-from safereason.training.arguments import grpo_arguments, sft_arguments
+from safereason.training.arguments import sft_arguments
 
 RL_STAGE, SFT_STAGE = GUARD_STAGES
 BEST = "best"
@@ -195,22 +195,8 @@ def plan(recipe: Recipe, options: Options) -> dict[str, Any]:
                                   output_dir="checkpoints", cpu=False, key="guard.sft")  # fmt: skip
         found["sft"] = {"steps": arguments["max_steps"], "SFTConfig": arguments}
     if guard.train is not None:
-        found["rl"] = _rl_plan(guard.train, counts["rows"], recipe.seed)
+        found["rl"] = outline(guard.train, counts["rows"], recipe.seed, "guard.train")
     return found
-
-
-def _rl_plan(section: GRPO, rows: int, seed: int) -> dict[str, Any]:
-    arguments = grpo_arguments(section, prompts=rows, seed=seed, output_dir="checkpoints", cpu=False, key="guard.train")
-    sequences = arguments["max_steps"] * section.prompts_per_step * section.rollouts_per_prompt
-    return {
-        "steps": arguments["max_steps"],
-        "sequences": sequences,
-        "tokens generated at most": sequences * section.sampling.max_new_tokens,
-        "reference model": "none" if section.kl_coef == 0 else "a frozen copy of the start",
-        "reward": section.reward.model_dump(mode="json"),
-        "advantage": f"(r - mean) / (std + {section.advantage_epsilon:g}) inside each prompt's rollouts",
-        "GRPOConfig": arguments,
-    }
 
 
 def _counts(recipe: Recipe, options: Options) -> dict[str, Any]:
@@ -233,12 +219,10 @@ def _counts(recipe: Recipe, options: Options) -> dict[str, Any]:
 
 def _identity(recipe: Recipe, guard: Guard, part: str, start: str) -> dict[str, Any]:
     """What the trained guard depends on: its own part of the section, what it is asked with, and the data."""
-    guide = guides.of_section(guard)
-    asked = {"policy": asdict(guide.policy), "templates": asdict(guide.templates), "reasoning": guide.reasoning}
     trained = {part: getattr(guard, part).model_dump(mode="json"), "sampling": guard.sampling.model_dump(mode="json")}
     if part == "train" and guard.validation is not None:
         trained["validation"] = guard.validation.model_dump(mode="json")
-    return identity(recipe, "data", guard={**asked, **trained}, model=model_identity(start))
+    return identity(recipe, "data", guard={**guides.of_section(guard).asked(), **trained}, model=model_identity(start))
 
 
 def _section(recipe: Recipe) -> Guard:

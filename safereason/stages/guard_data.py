@@ -1,7 +1,7 @@
 """What the data of a guard needs besides its mix: its prompt, for the token limits, and its test sets."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from safereason.console import say
@@ -23,10 +23,13 @@ def identity_of(recipe: Recipe) -> dict[str, Any]:
     section = recipe.guard
     if section is None:
         return {}
-    guide = guides.of_section(section)
-    asked = {"policy": asdict(guide.policy), "templates": asdict(guide.templates), "reasoning": guide.reasoning}
     sets = [chosen.model_dump(mode="json") for chosen in section.eval.sets] if section.eval else []
-    return {"model": recipe.model, "asked": asked, "sets": sets, "sft": section.sft is not None}
+    return {
+        "model": recipe.model,
+        "asked": guides.of_section(section).asked(),
+        "sets": sets,
+        "sft": section.sft is not None,
+    }
 
 
 def draw(recipe: Recipe, mix: RSafeMix, prompts: Read, traces: Read) -> Mixture:

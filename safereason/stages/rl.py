@@ -94,14 +94,20 @@ def _train(
 
 def plan(recipe: Recipe, options: Options) -> dict[str, Any]:
     """What `run` would do: nothing is read but the recipe and the data that is already built."""
-    section = _section(recipe)
-    prompts = _prompts(recipe, options)
-    arguments = grpo_arguments(section, prompts=prompts, seed=recipe.seed, output_dir="checkpoints", cpu=False)
-    steps, sequences = arguments["max_steps"], section.prompts_per_step * section.rollouts_per_prompt
+    section, prompts = _section(recipe), _prompts(recipe, options)
     return {
         "stage": "rl",
         "model": options.model or ("the sft run of this recipe" if recipe.sft else recipe.model),
         "prompts": prompts,
+        **outline(section, prompts, recipe.seed, "rl"),
+    }
+
+
+def outline(section: GRPO, prompts: int, seed: int, key: str) -> dict[str, Any]:
+    """What a GRPO section comes to on so many prompts; `key` is its dotted key, for messages."""
+    arguments = grpo_arguments(section, prompts=prompts, seed=seed, output_dir="checkpoints", cpu=False, key=key)
+    steps, sequences = arguments["max_steps"], section.prompts_per_step * section.rollouts_per_prompt
+    return {
         "steps": steps,
         "sequences": steps * sequences,
         "tokens generated at most": steps * sequences * section.sampling.max_new_tokens,

@@ -1,7 +1,6 @@
 """Prompts that are a publisher's, from where that publisher or the user has put them."""
 
 import importlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from safereason.engines.base import Conversation
 from safereason.errors import InputError
 from safereason.guard.base import Question
 from safereason.guard.others.base import inert
-from safereason.guard.prompt import PROMPT, RESPONSE
+from safereason.guard.prompt import PROMPT, RESPONSE, filled
 from safereason.text import chat
 
 
@@ -39,8 +38,7 @@ class Form:
         if question.response is not None and not self.takes_response:
             return f"the template has no {RESPONSE}, so that it cannot ask about a response"
         values = {PROMPT: inert(question.prompt), RESPONSE: inert(question.response or no_response)}
-        # One pass, so that a placeholder inside what is put in stays text.
-        return [chat.user(re.sub("|".join(map(re.escape, values)), lambda found: values[found.group()], self.text))]
+        return [chat.user(filled(self.text, values))]
 
 
 def read_form(file: str) -> Form:
