@@ -9,7 +9,7 @@ from safereason.recipe.schema import Sampling
 from safereason.text import reasoning
 from safereason.text.chat import Conversation, Message
 
-__all__ = ["Completion", "Conversation", "Engine", "Likelihood", "Message", "OnFinish", "Sampling", "TokenChoice"]
+__all__ = ["Completion", "Conversation", "Engine", "Likelihood", "Message", "OnFinish", "Sampling", "TokenChoice", "Usage"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,16 @@ class TokenChoice:
     """The token by itself; what stands in for a part of a character differs from engine to engine."""
     likeliest: tuple[tuple[str, float], ...]
     """Tokens with their natural log-probabilities before penalty, temperature and truncation, the written one too."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens that a completion took, as its engine counts and a provider bills them."""
+
+    prompt: int
+    """Tokens read."""
+    completion: int
+    """Tokens written, reasoning and the end-of-turn token included."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,8 @@ class Completion:
     """Why, where `finish_reason` is `error`: a server failed, or the prompt is longer than what the model reads."""
     choices: tuple[TokenChoice, ...] = ()
     """Its tokens with their likeliest alternatives, where these were asked for."""
+    usage: Usage | None = None
+    """What it took; None where a server does not say."""
 
     @property
     def full_text(self) -> str:

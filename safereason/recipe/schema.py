@@ -44,6 +44,34 @@ class SourceShare(Section):
     """Prompts of the source's own seeded order that are passed over first (another stage has them)."""
     categories: tuple[str, ...] = ()
     """Categories of the source that it takes prompts of; none named takes all."""
+    kind: Literal["harmful", "harmless", "ambiguous"] | None = None
+    """Kind of prompts that it takes; null takes all, and in a pool of a kind those of that kind."""
+
+
+class Hygiene(Section):
+    """What counts as the same text, and what is done about training rows that a test set holds too."""
+
+    near_duplicate: Annotated[float, Field(gt=0.0, le=1.0)] | None = 0.8
+    """Jaccard similarity of two texts' character 5-grams from which on they are the same; null compares to the letter."""
+    shared_words: Annotated[int, Field(ge=5)] | None = 13
+    """Words in a row that a training text may not share with a test text; null does not look."""
+    on_overlap: Literal["refuse", "drop", "allow"] = "refuse"
+    """What is done about a training row that one of the recipe's test sets holds too; all three are in the card."""
+
+
+class Teacher(Section):
+    """The model that writes the reasoning traces of sources that have none of their own."""
+
+    model: str
+    """Any model that an engine opens: `openai/NAME`, a run directory, `org/name`."""
+    samples: PositiveInt = 1
+    """Replies drawn for each prompt."""
+    sampling: Sampling = Sampling(temperature=0.6, top_p=0.95, max_new_tokens=8192)
+    """How they are drawn."""
+    prefix: str = ""
+    """Appended to the teacher's generation prompt; empty lets it begin by itself."""
+    judge: str | None = None
+    """Judge that an answer has to pass, by its name; null keeps every well-formed one."""
 
 
 class TarsMix(Section):
@@ -66,6 +94,12 @@ class TarsMix(Section):
     """Prompts with reasoning traces for SFT."""
     traces_per_prompt: PositiveInt = 1
     """Most traces kept for one prompt."""
+    teacher: Teacher | None = None
+    """Who writes the traces of sources that have none."""
+    without_sources: tuple[str, ...] = ()
+    """Sources left out of every pool and of the traces."""
+    hygiene: Hygiene = Hygiene()
+    """What counts as the same text, and what is done about test rows."""
     max_prompt_chars: PositiveInt = 1000
     """Longer prompts are dropped, in characters."""
 
@@ -96,8 +130,14 @@ class RSafeMix(Section):
     """Harm categories left out of training, to be tested on."""
     traces: tuple[SourceShare, ...] = ()
     """Labelled rows with reasoning, for the SFT of a guard that reasons."""
+    teacher: Teacher | None = None
+    """Who writes the reasoning of traces whose source has none; a reply with the wrong verdict is not kept."""
     validation_rows_per_label: Annotated[int, Field(ge=0)] = 0
     """Rows of each label that are held out of the mix to watch the training by."""
+    without_sources: tuple[str, ...] = ()
+    """Sources left out of the mix and of the traces."""
+    hygiene: Hygiene = Hygiene()
+    """What counts as the same text, and what is done about test rows."""
 
 
 class LoRA(Section):

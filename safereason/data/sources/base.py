@@ -14,7 +14,7 @@ from safereason.data.fetch import File, HubFile, fetch
 from safereason.errors import InputError
 
 Split = Literal["train", "test"]
-Reader = Callable[[Split], list[Example]]
+Reader = Callable[[Split], Iterable[Example]]
 
 KIND: dict[Label, Kind] = {"safe": "harmless", "unsafe": "harmful"}
 """What a prompt is, by its label."""
@@ -40,15 +40,21 @@ class Source:
     """Reads one example a reasoning trace, where it has some."""
     gated: bool = False
     """Whether its publisher wants its terms accepted before a download."""
+    rows: int | None = None
+    """Rows that its publisher counts, over the splits it serves; None where nobody says."""
 
-    def load(self, split: Split) -> list[Example]:
-        """One example a prompt of this split.
+    def stream(self, split: Split) -> Iterator[Example]:
+        """One example a prompt of this split, one by one: the source may be larger than memory.
 
         Raises:
             InputError: The source does not serve this split, or its file cannot be had.
         """
         self._check(split)
-        return self.prompts(split)
+        yield from self.prompts(split)
+
+    def load(self, split: Split) -> list[Example]:
+        """All that `stream` gives."""
+        return list(self.stream(split))
 
     def traces(self, split: Split) -> list[Example]:
         """One example a reasoning trace of this split, with `reasoning` and `answer`.
@@ -59,7 +65,7 @@ class Source:
         self._check(split)
         if self.reasoned is None:
             raise InputError(f"source {self.name}: has no reasoning traces; name another one under data.traces")
-        return self.reasoned(split)
+        return list(self.reasoned(split))
 
     def _check(self, split: Split) -> None:
         if split not in self.serves:
