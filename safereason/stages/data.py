@@ -49,6 +49,19 @@ def run(recipe: Recipe, options: Options) -> Result:
     return Result(opened.path, metrics)
 
 
+def to_trace(recipe: Recipe) -> list[Example]:
+    """The prompts of the recipe's traces whose source has none of its own: what its teacher is to answer, in order.
+
+    For a guard these are labelled rows, which a teacher is asked about as the guard is.
+
+    Raises:
+        InputError: A source cannot be had.
+    """
+    mix = recipe.data
+    shares = [s for s in mix.traces if s.source not in mix.without_sources and sources.get(s.source).reasoned is None]
+    return [e for share in shares for e in sources.get(share.source).load("train")[share.skip :][: share.prompts]]
+
+
 def _draw(recipe: Recipe) -> Mixture:
     def prompts(name: str) -> list[Example]:
         return sources.get(name).load("train")
