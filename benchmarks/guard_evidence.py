@@ -16,6 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safereason.cli.errors import guarded
+from safereason.data import sources
+from safereason.data.example import read_examples
+from safereason.data.overlap import Index, subject
 from safereason.recipe.load import load
 from safereason.runs.directory import read_manifest
 from safereason.runs.records import read_json, read_records, write_text
@@ -93,10 +96,22 @@ def _said(found: tuple[float, ...]) -> str:
     return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
+def overlapping(data: Path, predictions: Path) -> NDArray[np.bool_]:
+    """Whether a training row says nearly the same as a test row, or shares 13 words; in the order of `called`, [n]."""
+    trained = Index(0.8, 13)
+    for name in ("train", "traces", "validation"):
+        for row in read_examples(data / f"{name}.parquet"):
+            trained.add(row.id, subject(row))
+    rows = sorted(read_records(predictions / "predictions.jsonl"), key=lambda row: (row["set"], row["id"]))
+    tested = {name: {e.id: subject(e) for e in sources.get(name).load("test")} for name in {r["set"] for r in rows}}
+    return np.array([trained.find(tested[row["set"]][row["id"]]) is not None for row in rows])
+
+
 def fields(runs: dict[str, Path]) -> dict[str, str]:
     """What the page's template is filled with."""
     rows = {model: called(runs[f"eval guard of {model}"]) for model in MODELS}
     trained = rows["guard rl"]
+    shared = overlapping(runs["data"], runs["eval guard of guard rl"])
     manifest = read_manifest(runs["guard rl"]) or {}
     looks = [f"| {r['step']} | {r['f1']:.3f} | {r['unparsed']:.3f} | {r['says_unsafe']:.3f} | {r['mean_tokens']:.1f} |"
              for r in read_records(runs["guard rl"] / "validation.jsonl")]  # fmt: skip
@@ -108,6 +123,9 @@ def fields(runs: dict[str, Path]) -> dict[str, str]:
         "f1_always": f"{f1_always(trained):.3f}",
         "over_always": _said(difference(trained, trained, f1_always)),
         "over_sft": _said(difference(trained, rows["guard sft"], f1)),
+        "shared": str(int(shared.sum())),
+        "f1_apart": f"{f1(trained[~shared]):.3f}",
+        "f1_sft_apart": f"{f1(rows['guard sft'][~shared]):.3f}",
         "table": "\n".join(table(runs)),
         "looks": "\n".join(["| step | F1 | unparsed | says unsafe | tokens |", "|---|---|---|---|---|", *looks]),
         "kept": json.dumps(read_json(runs["guard rl"] / "metrics.json")["kept"]),

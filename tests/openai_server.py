@@ -35,7 +35,7 @@ class Server:
     refusal: str = ""
     """What the server says where it fails."""
     choice: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-    """In place of the engine: the request's choice, a message and a finish reason."""
+    """In place of the engine: the request's choice, a message and a finish reason; `usage` in it goes beside it."""
     raw: Response | None = None
     """In place of any reply."""
     hold_until: int = 0
@@ -78,9 +78,10 @@ class Server:
             return JSONResponse(error, status, headers={"retry-after-ms": "1"})
         if self.raw is not None:
             return self.raw
-        choice = self.choice(body) if self.choice else self._generated(body)
+        choice = dict(self.choice(body) if self.choice else self._generated(body))
+        usage = {"usage": choice.pop("usage")} if "usage" in choice else {}
         return JSONResponse({"id": "c", "object": "chat.completion", "created": 0, "model": body["model"],
-                             "choices": [{"index": 0, **choice}]})  # fmt: skip
+                             "choices": [{"index": 0, **choice}], **usage})  # fmt: skip
 
     def _generated(self, body: dict[str, Any]) -> dict[str, Any]:
         messages, prefix = body["messages"], ""
@@ -104,8 +105,10 @@ class Server:
              "top_logprobs": [{"token": text, "logprob": logprob} for text, logprob in c.likeliest]}
             for c in written.choices
         ]  # fmt: skip
+        took = written.usage
+        usage = {"prompt_tokens": took.prompt, "completion_tokens": took.completion} if took else None
         return {"message": {"role": "assistant", "content": written.text}, "finish_reason": written.finish_reason,
-                **({"logprobs": {"content": listed}} if listed else {})}  # fmt: skip
+                "usage": usage, **({"logprobs": {"content": listed}} if listed else {})}  # fmt: skip
 
 
 @contextmanager

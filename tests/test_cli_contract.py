@@ -18,7 +18,7 @@ from safereason.recipe.load import shipped
 
 GRAMMAR = {
     "recipe": {"ls", "show", "cp", "validate", "diff"},
-    "data": {"ls", "build", "show", "traces", "verify"},
+    "data": {"ls", "build", "overlap", "show", "traces", "verify"},
     "guard": {"train", "classify", "serve", "policy"},
     "attack": {"ls", *attacks.ATTACKS, *attacks.NOT_YET},
     "eval": {"ls", "score", "compare", *evals.NAMES, *evals.NOT_YET},

@@ -18,6 +18,8 @@ from safereason.rewards import RewardRow, open_reward
 from safereason.runs.records import RecordLog
 from safereason.stages import data, guard, guard_eval, rl
 from safereason.stages.base import Options, Result
+from safereason.stages.teacher import make_plan
+from safereason.stages.unseen import Unseen
 from safereason.training import grpo, rollouts
 from safereason.training.arguments import grpo_arguments, sft_arguments
 from safereason.training.model import lora_config
@@ -47,14 +49,32 @@ GRPO_CHANGES = {
 }  # fmt: skip
 VERDICT_CHANGES = {"reward.accuracy_weight": 0.5, "reward.format_weight": 0.5}
 SHARE = {"source": "sample-verdicts", "prompts": 3}
-SHARE_CHANGES = {"source": "sample", "prompts": 2, "skip": 1, "categories": ["U8"]}
+SHARE_CHANGES = {"source": "sample", "prompts": 2, "skip": 1, "categories": ["U8"], "kind": "ambiguous"}
 BASE_MIX = {
     "mix": "rsafe", "rows_per_label": 3, "sources": ["sample-verdicts"], "max_prompt_task_tokens": 4000,
     "max_response_task_tokens": 4000, "safe_only": [SHARE], "unsafe_only": [SHARE], "traces": [SHARE],
 }  # fmt: skip
+HYGIENE_CHANGES = {"near_duplicate": 0.3, "shared_words": 5, "deduplicate": "exact", "on_overlap": "allow"}
+TEACHER = {"model": "org/one", "samples": 2}
+TEACHER_CHANGES = {
+    "model": "org/other", "samples": 3, "prefix": "<think>\n", "judge": "refusal", "sampling.temperature": 0.1,
+    "sampling.top_p": 0.5, "sampling.top_k": 5, "sampling.repetition_penalty": 2.0, "sampling.max_new_tokens": 5,
+}  # fmt: skip
+BASE_TARS = {
+    "mix": "tars", "prompts": 20, "harmful_ratio": 0.5, "harmful": [{"source": "sample", "prompts": 110}],
+    "harmless": [{"source": "sample", "prompts": 140}], "ambiguous": [{"source": "sample", "prompts": 80}],
+    "traces": [{"source": "sample", "prompts": 8}, {"source": "sample-brief", "prompts": 8}],
+}  # fmt: skip
+TARS_CHANGES = {
+    "prompts": 10, "harmful_ratio": 0.7, "ambiguous_ratio": 0.2, "harmful": [{"source": "sample", "prompts": 12}],
+    "harmless": [{"source": "sample-brief", "prompts": 20}], "ambiguous": [{"source": "sample-brief", "prompts": 20}],
+    "traces": [{"source": "sample", "prompts": 3}], "traces_per_prompt": 2, "max_prompt_chars": 100,
+    "without_sources": ["sample-brief"],
+}  # fmt: skip
 MIX_CHANGES = {
     "rows_per_label": 2, "sources": ["sample"], "max_prompt_task_tokens": 1260, "max_response_task_tokens": 1400,
     "without_categories": ["U8"], "validation_rows_per_label": 2, "safe_only": [], "unsafe_only": [], "traces": [],
+    "without_sources": ["sample-verdicts"],
 }  # fmt: skip
 SET = {"source": "sample-verdicts", "safe": 12, "unsafe": 12}
 SET_CHANGES = {
@@ -72,6 +92,7 @@ GUARD_CHANGES = {
     "sampling.repetition_penalty": 2.0, "sampling.max_new_tokens": 5, "eval.sets": [{**SET, "skip": 2}],
     "eval.limit": 2, "eval.resamples": 30,
 }  # fmt: skip
+LISTED_APART = {"hygiene", "teacher"}
 ONE_OF_ITS_KIND = {"algorithm", "reward.name", "mix"}
 """Fields with a single value in this version."""
 
@@ -82,7 +103,8 @@ def leaves(model: type[BaseModel], prefix: str = "") -> set[str]:
     for name, field in model.model_fields.items():
         inner = INNER.get((model, name))
         found |= leaves(inner, f"{prefix}{name}.") if inner else {f"{prefix}{name}"}
-        assert inner or not _is_section(field.annotation), f"{prefix}{name} is a section that INNER does not name"
+        known = inner or name in LISTED_APART
+        assert known or not _is_section(field.annotation), f"{prefix}{name} is a section that INNER does not name"
     return found
 
 
@@ -95,6 +117,7 @@ INNER = {
     (GRPO, "lora"): schema.LoRA,
     (GRPO, "sampling"): schema.Sampling,
     (GRPO, "reward"): schema.TarsReward,
+    (schema.Teacher, "sampling"): schema.Sampling,
     (Guard, "sampling"): schema.Sampling,
     (Guard, "validation"): schema.GuardValidation,
     (Guard, "eval"): schema.GuardEvaluation,
@@ -112,7 +135,10 @@ def test_every_field_is_listed():
     assert leaves(schema.RSafeReward, "reward.") - ONE_OF_ITS_KIND == VERDICT_CHANGES.keys()
     assert leaves(Guard) == GUARD_CHANGES.keys()
     assert leaves(schema.GuardSet) == SET_CHANGES.keys()
-    assert leaves(schema.RSafeMix) - ONE_OF_ITS_KIND == MIX_CHANGES.keys()
+    assert leaves(schema.RSafeMix) - ONE_OF_ITS_KIND == MIX_CHANGES.keys() | LISTED_APART
+    assert leaves(schema.TarsMix) - ONE_OF_ITS_KIND == TARS_CHANGES.keys() | LISTED_APART
+    assert leaves(schema.Hygiene) == HYGIENE_CHANGES.keys()
+    assert leaves(schema.Teacher) == TEACHER_CHANGES.keys()
     assert leaves(schema.SourceShare) == SHARE_CHANGES.keys()
 
 
@@ -360,10 +386,61 @@ def test_each_field_of_a_share_changes_what_is_drawn_of_it(pool, key, base_drawn
 
 def _drawn(mix: dict[str, Any], model) -> Any:
     """Rows by name, in order, and how many were left out and why."""
-    section = {**BASE_GUARD, "eval": None, "sft": None}
-    mixture = data._draw(Recipe(name="own", model=str(model), data=mix, guard=section))
+    tested = {"sets": [{"source": "sample-verdicts"}]}
+    recipe = Recipe(name="own", model=str(model), data=mix, guard={**BASE_GUARD, "eval": tested, "sft": None})
+    return _rows_of(data.draw(recipe, Options(), Unseen.of(recipe)))
+
+
+def _rows_of(mixture: Any) -> Any:
     parts = (mixture.prompts, mixture.traces, mixture.validation)
-    return [[example.id for example in part] for part in parts], dict(mixture.drops)
+    return [[example.id for example in part] for part in parts], {k: n for k, n in mixture.drops.items() if n}
+
+
+@pytest.mark.parametrize("key", HYGIENE_CHANGES)
+def test_each_field_of_hygiene_changes_what_is_drawn(key, tmp_path):
+    base = {"on_overlap": "drop"}
+    assert _trained_beside_a_test(base, tmp_path) != _trained_beside_a_test(
+        {**base, key: HYGIENE_CHANGES[key]}, tmp_path
+    )
+
+
+def _trained_beside_a_test(hygiene: dict[str, Any], folder) -> Any:
+    """Rows that repeat each other nearly, and rows that the test set holds in one way or the other."""
+    said = ["Which birds come to a garden in the snow?", "Which birds come to a garden in the snow!!",
+            "How do bees find their way home?", "Who painted the ceiling, and how long did it take him?"]  # fmt: skip
+    tested = ["how do bees find their way home", "Tell me how long did it take him to build it"]
+    for name, texts in (("train", said), ("test", tested)):
+        write_parquet(folder / f"{name}.parquet",
+                      [Example(f"{name}/{i}", text, "harmful", name) for i, text in enumerate(texts)])  # fmt: skip
+    share = {"source": str(folder / "train.parquet"), "prompts": 4}
+    mix = {"mix": "rsafe", "rows_per_label": 1, "sources": [], "unsafe_only": [share], "hygiene": hygiene}
+    evaluation = {"sampling": {}, "behaviors": str(folder / "test.parquet"), "benign": None}
+    recipe = Recipe(name="own", model="org/none", data=mix, eval=evaluation)
+    return _rows_of(data.draw(recipe, Options(), Unseen.of(recipe)))
+
+
+@pytest.mark.parametrize("key", TARS_CHANGES)
+def test_each_field_of_the_mix_of_tars_changes_what_is_drawn(key):
+    before, after = (Recipe(name="own", model="org/none", data=mix)
+                     for mix in (BASE_TARS, {**BASE_TARS, key: TARS_CHANGES[key]}))  # fmt: skip
+    drawn = [_rows_of(data.draw(recipe, Options(), Unseen.of(recipe))) for recipe in (before, after)]
+    assert drawn[0] != drawn[1]
+
+
+@pytest.mark.parametrize("key", TEACHER_CHANGES)
+def test_each_field_of_the_teacher_changes_what_it_is_asked_or_what_is_kept(key):
+    plans = [
+        make_plan(Recipe(name="own", model="org/none", data={**BASE_TARS, "traces": [HARMLESS], "teacher": teacher}),
+                  Options())
+        for teacher in (TEACHER, changed(TEACHER_WHOLE, key, TEACHER_CHANGES[key]))
+    ]  # fmt: skip
+    asked = [(plan.teacher.model, len(plan.jobs), plan.teacher.sampling, plan.teacher.prefix, plan.judge)
+             for plan in plans]  # fmt: skip
+    assert asked[0] != asked[1]
+
+
+HARMLESS = {"source": "sample-harmless", "prompts": 4}
+TEACHER_WHOLE = schema.Teacher(**TEACHER).model_dump()
 
 
 def test_the_seed_reaches_both_trainers():

@@ -14,8 +14,10 @@ from safereason.stages import guard_eval
 NAMES = [path.stem for path in shipped()]
 
 
-def share(source: str, prompts: int, skip: int = 0, categories: tuple[str, ...] = ()) -> dict[str, Any]:
-    return {"source": source, "prompts": prompts, "skip": skip, "categories": list(categories)}
+def share(
+    source: str, prompts: int, skip: int = 0, categories: tuple[str, ...] = (), kind: str | None = None
+) -> dict[str, Any]:
+    return {"source": source, "prompts": prompts, "skip": skip, "categories": list(categories), "kind": kind}
 
 
 TARS = {

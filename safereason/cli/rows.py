@@ -1,73 +1,172 @@
-"""Rows of examples, rollouts and completions: read, chosen, rendered, printed and checked."""
+"""Rows of examples, rollouts and completions: found, read one by one, chosen, and put as text for a person."""
 
 import json
-from collections.abc import Callable, Iterator
-from itertools import islice
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safereason.cli import output
-from safereason.data.example import from_row, read_parquet
+from safereason.cli import output, rendered
+from safereason.console import say
+from safereason.data.example import COLUMNS, Example, stream_parquet
 from safereason.errors import InputError
+from safereason.recipe.load import SUFFIXES as YAML
 from safereason.runs.directory import read_manifest
 from safereason.runs.records import read_records
 
 if TYPE_CHECKING:
-    from safereason.recipe.schema import Guard
+    from safereason.data.sources import Split
 
 Row = dict[str, Any]
-Rendered = dict[str, Any]
-Render = Callable[[Row], Rendered]
+Numbered = tuple[int, Row]
 
-RUN_FILES = {"data": "train.parquet", "rl": "rollouts.jsonl", "eval": "completions.jsonl"}
-"""What `data show` prints of a run, by its stage."""
+RUN_FILES = {
+    "data/traces": ("traces.parquet", "replies.jsonl"),
+    "data": ("train.parquet",),
+    "rl": ("rollouts.jsonl",),
+    "guard/rl": ("rollouts.jsonl",),
+    "eval/guard": ("predictions.jsonl",),
+    "eval": ("completions.jsonl",),
+}
+"""What `data show` prints of a run, by its stage or the first part of that: the first file that is there."""
+SUFFIXES = (".jsonl", ".parquet")
 
 
-def file_of(target: Path) -> Path:
-    """The file itself, or the file of a run directory that is looked at.
+@dataclass(frozen=True)
+class Rows:
+    """Rows with a name."""
+
+    name: str
+    """The file or source they are of."""
+    rows: Iterable[Row]
+
+
+def open_rows(target: str, split: "Split | None", traces: bool) -> Rows:
+    """The rows of a data source, a run directory or a file; a source's name goes before a path of that name.
+
+    Args:
+        target: Any of the three.
+        split: Of a source: what it is read as, by default the first that it serves.
+        traces: Of a source: its reasoning traces in place of its prompts.
 
     Raises:
-        InputError: A folder is no run, or its stage writes no rows.
+        InputError: There is nothing of that name, or a run or file is to have a split or traces.
     """
+    from safereason.data import sources
+
+    if _is_source(target):
+        source = sources.get(target)
+        chosen = split or source.serves[0]
+        examples = source.traces(chosen) if traces else source.stream(chosen)
+        return Rows(f"{source.name}, {chosen}", map(_row, examples))
+    if split or traces:
+        raise InputError(f"{target}: --{'split' if split else 'traces'} is for data sources, and this is none")
+    file = _file_of(Path(target))
+    return Rows(str(file), _read(file))
+
+
+def _is_source(target: str) -> bool:
+    """Whether it is the name of a source, a description of one, or a word that is no file: a name that is misspelt."""
+    from safereason.data.sources import SOURCES
+
+    path = Path(target)
+    is_word = not (path.suffix or len(path.parts) > 1 or path.exists())
+    return target in SOURCES or target.endswith(YAML) or is_word
+
+
+def _row(example: Example) -> Row:
+    return {name: value for name in COLUMNS if (value := getattr(example, name)) is not None}
+
+
+def _file_of(target: Path) -> Path:
+    """The file itself, or the file of a run directory that is looked at."""
     if not target.is_dir():
         return target
     manifest = read_manifest(target)
     if manifest is None:
         raise InputError(f"{target}: no run directory; name a run or one of its .parquet or .jsonl files")
-    name = RUN_FILES.get(manifest["stage"].partition("/")[0])
-    if name is None or not (target / name).exists():
-        found = ", ".join(sorted(p.name for p in target.iterdir() if p.suffix in (".jsonl", ".parquet"))) or "none"
-        raise InputError(f"{target}: which rows of this {manifest['stage']} run? name a file of it: {found}")
+    stage = manifest["stage"]
+    there = sorted(p.name for p in target.iterdir() if p.suffix in SUFFIXES)
+    name = next((n for n in RUN_FILES.get(stage) or RUN_FILES.get(stage.partition("/")[0], ()) if n in there), None)
+    if name is None:
+        raise InputError(f"{target}: which rows of this {stage} run? name a file of it: {', '.join(there) or 'none'}")
+    if others := ", ".join(n for n in there if n != name):
+        say(f"{target / name}; also there: {others}")
     return target / name
 
 
-def select(path: Path, kind: str | None, skip: int, limit: int | None) -> list[tuple[int, Row]]:
-    """The rows to show, each with its number from 1; `skip` and `limit` count rows of the kind asked for."""
-    numbered = (
-        (number, row) for number, row in enumerate(_read(path), start=1) if kind is None or row.get("kind") == kind
-    )
-    return list(islice(numbered, skip, None if limit is None else skip + limit))
-
-
 def _read(path: Path) -> Iterator[Row]:
-    if path.suffix == ".parquet":
-        return ({k: v for k, v in row.items() if v is not None} for row in read_parquet(path))
+    from safereason.data.sources.base import FORMATS, read_rows
+
     if path.suffix == ".jsonl":
         return read_records(path)
-    raise InputError(f"{path}: rows are read from .jsonl or .parquet files")
+    if path.suffix == ".parquet":
+        return stream_parquet(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file or run; `safereason data ls` lists the sources")
+    if path.name.endswith(FORMATS):
+        return (dict(row.values) for row in read_rows(path, mend="mend the file"))
+    raise InputError(f"{path}: rows are read from .jsonl, .json, .csv, .tsv or .parquet files")
 
 
-def print_row(number: int, row: Row, rendered: Rendered | None) -> None:
-    """One row: its short values on the first line, its texts below."""
+@dataclass(frozen=True)
+class Filter:
+    """Which rows are looked at; None takes all."""
+
+    kind: str | None = None
+    source: str | None = None
+    label: str | None = None
+    id: str | None = None
+    category: str | None = None
+    """One of the row's categories, in whatever case."""
+    match: str | None = None
+    """What one of the row's texts holds, in whatever case."""
+
+    def keeps(self, row: Row) -> bool:
+        """Whether the row passes all of it."""
+        exact = all(getattr(self, key) in (None, row.get(key)) for key in ("kind", "source", "label", "id"))
+        return exact and self._has_category(row) and self._matches(row)
+
+    def _has_category(self, row: Row) -> bool:
+        if self.category is None:
+            return True
+        found = row.get("categories") or row.get("category")
+        names = found if isinstance(found, list) else str(found or "").split("; ")
+        return self.category.casefold() in (str(name).casefold() for name in names)
+
+    def _matches(self, row: Row) -> bool:
+        if self.match is None:
+            return True
+        wanted = self.match.casefold()
+        return any(isinstance(value, str) and wanted in value.casefold() for value in row.values())
+
+    def __str__(self) -> str:
+        """What is asked for, as on the command line."""
+        asked = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return " ".join(f"--{name} {value}" for name, value in asked if value is not None)
+
+
+def select(rows: Iterable[Row], wanted: Filter, skip: int, limit: int | None) -> Iterator[Numbered]:
+    """The rows to show, each with its number from 1; `skip` and `limit` count rows that are wanted."""
+    numbered = ((number, row) for number, row in enumerate(rows, start=1) if wanted.keeps(row))
+    return islice(numbered, skip, None if limit is None else skip + limit)
+
+
+def text(number: int, row: Row, shown: "rendered.Rendered | None", coloured: bool) -> str:
+    """One row: its short values on the first line, its texts below, or in place of these what a model reads."""
     body = {key: value for key, value in row.items() if _is_long(key, value)}
     head = [f"{key}={output.short(value)}" for key, value in row.items() if key not in body and value is not None]
-    print(output.visible(f"── {number} ── {'  '.join(head)}"))
-    if rendered is not None:
-        _print_rendered(rendered)
-    else:
-        for key, value in body.items():
-            _print_text(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    print()
+    lines = [output.visible(f"── {number} ── {'  '.join(head)}")]
+    if shown is not None:
+        lines += rendered.lines(shown, coloured)
+        body = {key: value for key, value in body.items() if key == "text"}
+    for key, value in body.items():
+        written = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        lines += [output.visible(f"{key}:"), *(f"  {line}" for line in output.visible(written).split("\n"))]
+    return "\n".join(lines) + "\n\n"
 
 
 TEXTS = ("prompt", "reasoning", "answer", "response", "text", "completion")
@@ -81,87 +180,47 @@ def _is_long(key: str, value: Any) -> bool:
     return isinstance(value, (list, dict))
 
 
-def _print_text(title: str, text: str) -> None:
-    print(output.visible(f"{title}:"))
-    print("\n".join(f"  {line}" for line in output.visible(text).split("\n")))
+def print_json(documents: Iterable[Any]) -> None:
+    """One JSON list, written as its documents come: it may be larger than memory."""
+    empty = True
+    for document in documents:
+        lines = json.dumps(document, indent=2, ensure_ascii=False, default=str).replace("\n", "\n  ")
+        print("[" if empty else ",", lines, sep="\n  ", end="")
+        empty = False
+    print("[]" if empty else "\n]")
 
 
-def renderer(spec: str, guard: "Guard | None") -> Render:
-    """A function from a row to what a model of this tokenizer reads, and which part of it is trained.
-
-    With a guard's section the row is what the guard is asked about.
-    """
-    from safereason.engines.open import load_tokenizer
-    from safereason.guard import guide
-    from safereason.guard.prompt import Question
-    from safereason.text import chat
-
-    with output.results_only():
-        tokenizer = load_tokenizer(spec)
-    asked = guide.of_section(guard) if guard else None
-
-    def render(row: Row) -> Rendered:
-        if not isinstance(row.get("prompt"), str):
-            raise InputError("--rendered: the rows have no text `prompt`; name a file of examples")
-        question = Question(row["prompt"], row.get("response"))
-        conversation = asked.conversation(question) if asked else chat.user(row["prompt"])
-        reasoning = row.get("reasoning") or None
-        if row.get("answer") and (reasoning or (asked and not asked.reasoning)):
-            given, trained = chat.trace_ids(tokenizer, conversation, reasoning, row["answer"])
-        else:
-            given, trained = chat.prompt_ids(tokenizer, conversation), []
-        return {
-            "given": tokenizer.decode(given), "given_tokens": len(given),
-            "trained": tokenizer.decode(trained), "trained_tokens": len(trained),
-        }  # fmt: skip
-
-    return render
+def can_browse() -> bool:
+    """Whether there is a person at a terminal."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def _print_rendered(rendered: Rendered) -> None:
-    _print_text(f"given ({rendered['given_tokens']} tokens, not trained)", rendered["given"])
-    if rendered["trained_tokens"]:
-        _print_text(f"trained ({rendered['trained_tokens']} tokens)", rendered["trained"])
-    else:
-        print("trained: nothing; the model writes from here")
+def has_colour() -> bool:
+    """Whether stdout is a terminal that shows colours, and nobody asked for none."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
 
 
-def verify(path: Path) -> tuple[int, list[tuple[int, str]]]:
-    """Counts the rows of a file of examples and lists (line, problem) of the bad ones.
+def browse(texts: Iterator[str]) -> bool:
+    """Hands texts to the person's pager as it asks for them, and returns whether there was any.
 
     Raises:
-        InputError: The file cannot be read at all.
+        InputError: One could not be made; those before it were shown.
     """
-    first: dict[str, int] = {}
-    checked = [(number, _problem(row, number, first)) for number, row in _raw(path)]
-    return len(checked), [(number, problem) for number, problem in checked if problem]
+    import click
 
+    first = next(texts, None)
+    if first is None:
+        return False
+    errors: list[InputError] = []
 
-def _raw(path: Path) -> Iterator[tuple[int, bytes | Row]]:
-    """Rows with their numbers, those of a JSONL file not yet parsed."""
-    if path.suffix == ".parquet":
-        yield from enumerate(read_parquet(path), start=1)
-    elif path.suffix == ".jsonl":
+    def until_an_error() -> Iterator[str]:
         try:
-            lines = path.read_bytes().split(b"\n")
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-        yield from ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
-    else:
-        raise InputError(f"{path}: examples are read from .jsonl or .parquet files")
+            yield from chain([first], texts)
+        except InputError as error:
+            errors.append(error)
 
-
-def _problem(raw: bytes | Row, number: int, first: dict[str, int]) -> str | None:
-    """What is wrong with one row, or None; `first` maps the ids seen so far to their lines."""
-    try:
-        row = json.loads(raw) if isinstance(raw, bytes) else raw
-    except ValueError as error:
-        return f"not JSON ({error})"
-    if not isinstance(row, dict):
-        return f"a JSON object is expected, not {type(row).__name__}"
-    try:
-        example = from_row(row, "row")
-    except InputError as error:
-        return str(error).removeprefix("row: ")
-    earlier = first.setdefault(example.id, number)
-    return None if earlier == number else f"`id` {example.id!r} is that of line {earlier} too"
+    os.environ.setdefault("LESS", "-FRX")  # as git does: colours, and no waiting where all is on one screen
+    click.echo_via_pager(until_an_error())
+    for error in errors:
+        raise error
+    return True

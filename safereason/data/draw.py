@@ -1,15 +1,19 @@
 """Seeded orders that are the same on every machine and with every library version, whatever order the rows came in."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from typing import TypeVar
 
 from safereason.data.example import Example
+from safereason.recipe.schema import SourceShare
 
 T = TypeVar("T")
-Read = Callable[[str], Sequence[Example]]
-"""Reads a source's training examples by the source's name."""
+Key = TypeVar("Key", bound=Hashable)
+Read = Callable[[str], Iterable[Example]]
+"""Reads a source's training examples by the source's name, as often as it is asked."""
+Place = tuple[bytes, bytes, str]
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Mixture:
     validation: tuple[Example, ...] = ()
     """Rows to watch the training by."""
     drops: Mapping[str, int] = field(default_factory=dict)
-    """Rows that were read and are not fit to be used, by reason."""
+    """Rows that were looked at and are not fit to be used, by reason."""
     notes: tuple[str, ...] = ()
     """What a reader of the card should know."""
 
@@ -33,28 +37,111 @@ def fold(prompt: str) -> str:
     return " ".join(prompt.casefold().split())
 
 
-def is_of(example: Example, categories: Sequence[str]) -> bool:
-    """Whether it is of one of the categories, or none is named."""
-    return not categories or not set(categories).isdisjoint(example.categories)
+def is_of(example: Example, share: SourceShare) -> bool:
+    """Whether a share may take it, by its kind and by its categories."""
+    wanted = set(share.categories)
+    return share.kind in (None, example.kind) and (not wanted or not wanted.isdisjoint(example.categories))
 
 
-def ordered(examples: Iterable[Example], seed: int, purpose: str) -> list[Example]:
-    """The examples in the seed's order, another one for each purpose.
+def place(example: Example, seed: int, purpose: str) -> Place:
+    """Where an example stands in the seed's order, another one for each purpose.
 
     The prompt decides the place, so that a source's prompts and its traces are in the same order; traces of one prompt
     are ordered by what they say.
     """
+    said = b"" if example.answer is None else _hash(seed, purpose, example.reasoning, example.answer)
+    return _hash(seed, purpose, fold(example.prompt)), said, example.id
 
-    def place(example: Example) -> tuple[str, str, str]:
-        said = digest(seed, purpose, example.reasoning, example.answer)
-        return digest(seed, purpose, fold(example.prompt)), said, example.id
 
-    return sorted(examples, key=place)
+def ordered(examples: Iterable[Example], seed: int, purpose: str) -> list[Example]:
+    """The examples in the seed's order."""
+    return sorted(examples, key=lambda example: place(example, seed, purpose))
+
+
+def in_order(
+    read: Callable[[], Iterable[Example]], seed: int, purpose: str, wants: Mapping[Key, "Want"]
+) -> dict[Key, Iterator[Example]]:
+    """The same order, for several selections of examples that may be more than memory holds.
+
+    The examples are read once, and again for a selection of which more are taken than were expected.
+
+    Args:
+        read: Gives the same examples each time.
+        seed: Seed of the order.
+        purpose: What the order is for.
+        wants: The selections.
+
+    Returns:
+        All of each selection, by the same keys.
+    """
+    first = {key: _First(want.expected) for key, want in wants.items()}
+    for example in read():
+        at = None
+        for key, want in wants.items():
+            if want.keep(example):
+                at = at or place(example, seed, purpose)
+                first[key].offer(at, example)
+    return {key: _and_so_on(first[key], partial(_kept, want, read), seed, purpose) for key, want in wants.items()}
+
+
+def _kept(want: "Want", read: Callable[[], Iterable[Example]]) -> Iterator[Example]:
+    return filter(want.keep, read())
+
+
+def _and_so_on(first: "_First", read: Callable[[], Iterable[Example]], seed: int, purpose: str) -> Iterator[Example]:
+    """What is held, and then, read again, what comes after it."""
+    passed = 0
+    while True:
+        held = first.examples()
+        yield from held[passed:]
+        if len(held) < first.count:
+            return
+        passed, first = len(held), _First(4 * len(held))
+        for example in read():
+            first.offer(place(example, seed, purpose), example)
+
+
+@dataclass(frozen=True)
+class Want:
+    """Some of the examples of a source."""
+
+    keep: Callable[[Example], bool]
+    """Whether an example is one of them."""
+    expected: int
+    """How many of them will be taken, about; so many are held."""
+
+
+class _First:
+    """The first `count` of the examples that it is offered."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._held: list[tuple[Place, Example]] = []
+        self._last: Place | None = None
+
+    def offer(self, at: Place, example: Example) -> None:
+        if self._last is None or at < self._last:
+            self._held.append((at, example))
+            if len(self._held) >= 2 * self.count + 1000:
+                self._cut()
+
+    def examples(self) -> list[Example]:
+        self._cut()
+        return [example for _, example in self._held]
+
+    def _cut(self) -> None:
+        self._held = sorted(self._held, key=lambda held: held[0])[: self.count]
+        if len(self._held) == self.count:
+            self._last = self._held[-1][0]
 
 
 def digest(*parts: object) -> str:
-    """A hash of some values in a row."""
-    return sha256("\x1f".join(map(str, parts)).encode()).hexdigest()
+    """A hash of some values in a row, in hexadecimal."""
+    return _hash(*parts).hex()
+
+
+def _hash(*parts: object) -> bytes:
+    return sha256("\x1f".join(map(str, parts)).encode()).digest()
 
 
 def interleave(groups: Sequence[Sequence[T]]) -> list[T]:

@@ -1,7 +1,8 @@
 """One prompt to train or test on, and its form on disk (JSONL and parquet hold the same columns)."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -10,6 +11,8 @@ from safereason.runs.records import read_records
 
 Kind = Literal["harmful", "harmless", "ambiguous"]
 Label = Literal["safe", "unsafe"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+LABELS: tuple[Label, ...] = get_args(Label)
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,11 @@ class Example:
     """What an attack wants the answer to begin with."""
 
     def __post_init__(self) -> None:
-        if not self.prompt.strip():
+        if not self.prompt or self.prompt.isspace():
             raise ValueError("`prompt` is empty")
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"`kind` is {self.kind!r}; one of {', '.join(get_args(Kind))} is expected")
-        if self.label not in (None, *get_args(Label)):
+        if self.kind not in KINDS:
+            raise ValueError(f"`kind` is {self.kind!r}; one of {', '.join(KINDS)} is expected")
+        if self.label is not None and self.label not in LABELS:
             raise ValueError(f"`label` is {self.label!r}; `safe`, `unsafe` or null is expected")
 
     @property
@@ -51,7 +54,13 @@ class Example:
         return tuple(self.category.split("; ")) if self.category else ()
 
 
-_COLUMNS = tuple(f.name for f in fields(Example))
+COLUMNS = tuple(f.name for f in fields(Example))
+_ALL = frozenset(COLUMNS)
+_NEEDED = frozenset(("id", "prompt", "kind", "source"))
+_BATCH = 1024
+"""Rows of a parquet file that are read at a time."""
+_GROUP = 8192
+"""Rows of a row group that is written."""
 
 
 def from_row(row: dict[str, Any], where: str) -> Example:
@@ -60,63 +69,87 @@ def from_row(row: dict[str, Any], where: str) -> Example:
     Raises:
         InputError: A column is missing, unknown or of the wrong type; the message begins with `where`.
     """
-    unknown = row.keys() - set(_COLUMNS)
-    missing = {"id", "prompt", "kind", "source"} - row.keys()
-    if unknown or missing:
-        problem = f"unknown column {sorted(unknown)[0]!r}" if unknown else f"no column {sorted(missing)[0]!r}"
-        raise InputError(f"{where}: {problem}; an example has {', '.join(_COLUMNS)}")
-    wrong = [
-        name
-        for name, value in row.items()
-        if not (isinstance(value, str) or (value is None and name not in ("id", "prompt", "kind", "source")))
-    ]
-    if wrong:
-        raise InputError(f"{where}: `{wrong[0]}` is {type(row[wrong[0]]).__name__}; text is expected")
+    columns = row.keys()
+    if not (columns <= _ALL and columns >= _NEEDED):
+        unknown = sorted(map(str, columns - _ALL))
+        problem = f"unknown column {unknown[0]!r}" if unknown else f"no column {min(_NEEDED - columns)!r}"
+        raise InputError(f"{where}: {problem}; an example has {', '.join(COLUMNS)}")
+    for name, value in row.items():
+        if not isinstance(value, str) and (value is not None or name in _NEEDED):
+            raise InputError(f"{where}: `{name}` is {type(value).__name__}; text is expected")
     try:
         return Example(**row)
     except ValueError as error:
         raise InputError(f"{where}: {error}") from error
 
 
-def read_examples(path: Path) -> list[Example]:
-    """Reads a `.jsonl` or `.parquet` file of examples.
+def stream_examples(path: Path) -> Iterator[Example]:
+    """The examples of a `.jsonl` or `.parquet` file, one by one: it may be larger than memory.
 
     Raises:
         InputError: The file is missing or one of its rows is no example; the message names the row.
     """
-    if path.suffix == ".parquet":
-        rows: Iterable[dict[str, Any]] = read_parquet(path)
-    elif path.suffix == ".jsonl":
-        rows = read_records(path)
-    else:
+    readers = {".jsonl": read_records, ".parquet": stream_parquet}
+    if path.suffix not in readers:
         raise InputError(f"{path}: examples are read from .jsonl or .parquet files")
-    return [from_row(row, f"{path}: row {number}") for number, row in enumerate(rows, start=1)]
+    name = str(path)
+    for number, row in enumerate(readers[path.suffix](path), start=1):
+        yield from_row(row, f"{name}: row {number}")
 
 
-def write_parquet(path: Path, examples: Sequence[Example]) -> None:
-    """Writes examples as parquet, whole or not at all."""
+def read_examples(path: Path) -> list[Example]:
+    """All that `stream_examples` gives."""
+    return list(stream_examples(path))
+
+
+def write_parquet(path: Path, examples: Iterable[Example]) -> None:
+    """Writes examples as parquet, whole or not at all; they may be more than memory holds."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema([(name, pa.string()) for name in _COLUMNS])
+    schema = pa.schema([(name, pa.string()) for name in COLUMNS])
     aside = path.with_name(f".{path.name}.part")
-    pq.write_table(pa.Table.from_pylist([asdict(e) for e in examples], schema=schema), aside)
-    aside.replace(path)
+    rows = iter(examples)
+    try:
+        with pq.ParquetWriter(aside, schema) as writer:
+            while group := list(islice(rows, _GROUP)):
+                writer.write_table(pa.table([[getattr(e, n) for e in group] for n in COLUMNS], schema=schema))
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
-def read_parquet(path: Path) -> list[dict[str, Any]]:
-    """The rows of a parquet file.
+def stream_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a parquet file, one by one.
 
     Raises:
         InputError: The file is missing or no parquet file.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        yield from parquet_rows(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
-    except pa.ArrowException as error:
+    except ValueError as error:  # those of pyarrow, and text that is no UTF-8
         raise InputError(f"{path}: not a parquet file ({error})") from error
-    return rows
+
+
+def read_parquet(path: Path) -> list[dict[str, Any]]:
+    """All that `stream_parquet` gives."""
+    return list(stream_parquet(path))
+
+
+def parquet_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a parquet file, of all its columns or those named; errors are pyarrow's.
+
+    Raises:
+        ValueError: A column that is named is not there.
+    """
+    import pyarrow.parquet as pq
+
+    # A buffer, so that a row group is not read whole; pyarrow leaves it unused where it buffers ahead.
+    with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+        for name in columns or ():
+            if name not in file.schema_arrow.names:
+                raise ValueError(f"no column `{name}`, only {', '.join(file.schema_arrow.names)}")
+        for batch in file.iter_batches(_BATCH, columns=columns):
+            yield from batch.to_pylist()

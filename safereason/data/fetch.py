@@ -6,7 +6,9 @@ Where a file's hash is recorded it is checked, wherever the file comes from.
 import os
 import urllib.error
 import urllib.request
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPException
@@ -23,6 +25,7 @@ TIMEOUT = 30.0
 """Seconds without an answer from the publisher."""
 LARGEST = 256 * 1024 * 1024
 """Bytes of the largest download."""
+_MAY_DOWNLOAD = ContextVar("may_download", default=True)
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,25 @@ def fetch(file: File | HubFile) -> Path:
     else:
         path = cache_home() / "data" / file.source / file.name
         if not path.is_file():
+            _check_may_download(file)
             _download(file, path)
     _check(file, path, f"delete {path} and get it again from {file.url}")
     return path
+
+
+@contextmanager
+def nothing_downloaded() -> Iterator[None]:
+    """Inside it, `fetch` refuses a file that would have to be downloaded."""
+    before = _MAY_DOWNLOAD.set(False)
+    try:
+        yield
+    finally:
+        _MAY_DOWNLOAD.reset(before)
+
+
+def _check_may_download(file: File | HubFile) -> None:
+    if not _MAY_DOWNLOAD.get():
+        raise InputError(f"{file.source}/{file.name}: not on this machine yet; what reads it downloads {file.url}")
 
 
 def data_home() -> Path | None:
@@ -100,8 +119,11 @@ def data_home() -> Path | None:
 def _from_hub(file: HubFile) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
+    cached = isinstance(try_to_load_from_cache(file.repo, file.name, None, file.revision, "dataset"), str)
+    if not cached:
+        _check_may_download(file)
     try:
-        if not isinstance(try_to_load_from_cache(file.repo, file.name, None, file.revision, "dataset"), str):
+        if not cached:
             # It says at once why a file cannot be had, where the download would try again for half a minute.
             get_hf_file_metadata(hf_hub_url(file.repo, file.name, repo_type="dataset", revision=file.revision))
         return Path(hf_hub_download(file.repo, file.name, repo_type="dataset", revision=file.revision))

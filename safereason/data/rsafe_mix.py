@@ -1,27 +1,41 @@
 """The labelled rows that a guard trains on: RSafe's mix (arXiv 2506.07736, §4), as many safe as unsafe rows a source.
 
+A source is read into memory: of each label it may be asked for all.
+
 Where this differs from the released scripts:
 1. Draws come from hashes of the seed, not from a library's sampler.
 2. A row that is drawn again gets an id of its own, and the card says how many there are.
 3. `without_categories` leaves categories out; the script reads its flag for that and ignores it.
 4. Rows to watch the training by are held out of the mix before it is drawn, where the recipe asks for them.
-5. Rows that one of the recipe's own test sets holds are left out of training, and counted.
+5. Rows that one of the recipe's own test sets holds are left out of training, where `hygiene` drops those.
+6. A row that says the same as an earlier one of its label, of whichever source, is left out (to the letter, or nearly
+   where `hygiene` says so): the same question, or the same response to it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, islice, zip_longest
+from typing import get_args
 
 from safereason.data.draw import Mixture, Read, digest, fold, interleave, is_of, ordered
 from safereason.data.example import Example, Label
+from safereason.data.screen import Refuse, Unlike, first_of, fit
 from safereason.errors import InputError
 from safereason.recipe.schema import GuardSet, RSafeMix, SourceShare
 
-Refuse = Callable[[Example], str | None]
-"""Why a row is not fit to be trained on, or None."""
+LABELS: tuple[Label, ...] = get_args(Label)
 
 
-def build(mix: RSafeMix, seed: int, prompts: Read, traces: Read, refuse: Refuse = lambda example: None) -> Mixture:
+def build(
+    mix: RSafeMix,
+    seed: int,
+    prompts: Read,
+    traces: Read,
+    *,
+    taught: Collection[str] = (),
+    refuse: Refuse = lambda example: None,
+) -> Mixture:
     """Draws the mix.
 
     Args:
@@ -29,33 +43,29 @@ def build(mix: RSafeMix, seed: int, prompts: Read, traces: Read, refuse: Refuse 
         seed: Seed of every draw.
         prompts: Reads a source's training examples.
         traces: Reads a source's training examples with reasoning.
+        taught: Sources that have no reasoning of their own: what `traces` reads of them was written by a teacher, for
+            the rows of `to_trace`.
         refuse: Refuses rows that are too long, or that are tested on.
 
     Raises:
         InputError: A source has no row of a label that is asked of it.
     """
-    drops: Counter[str] = Counter()
-    notes: list[str] = []
-    pools = {
-        name: _usable(prompts(name), mix, refuse, drops, name)
-        for name in dict.fromkeys((*mix.sources, *(s.source for s in (*mix.safe_only, *mix.unsafe_only))))
-    }
-    validation = _hold_out(mix, pools, seed)
-    groups = [
-        _drawn(pools[name], label, mix.rows_per_label, seed, name, notes)
-        for name in mix.sources
-        for label in ("safe", "unsafe")
-    ]
-    groups += [_share(pools[s.source], "safe", s, seed) for s in mix.safe_only]
-    groups += [_share(pools[s.source], "unsafe", s, seed) for s in mix.unsafe_only]
-    held = {fold(example.prompt) for example in validation}
-    reasoned = [
-        _traces(_usable(traces(s.source), mix, refuse, drops, f"{s.source}, with reasoning"), s, seed, held)
-        for s in mix.traces
-    ]
-    return Mixture(
-        tuple(interleave(groups)), tuple(interleave(reasoned)), tuple(validation), drops=drops, notes=tuple(notes)
-    )
+    return _Drawing(mix, seed, prompts, traces, taught, refuse).mixture()
+
+
+def to_trace(
+    mix: RSafeMix, seed: int, prompts: Read, taught: Collection[str], refuse: Refuse = lambda example: None
+) -> list[Example]:
+    """The labelled rows whose reasoning a teacher is to write: the traces' shares of the sources in `taught`."""
+    drawing = _Drawing(mix, seed, prompts, lambda name: (), taught, refuse)
+    held = {fold(row.prompt) for row in drawing.hold_out()}
+    slices = [drawing.slice_of(s, held) for s in shares(mix, mix.traces) if s.source in taught]
+    return list({row.id: row for part in slices for row in part}.values())
+
+
+def shares(mix: RSafeMix, named: Sequence[SourceShare]) -> list[SourceShare]:
+    """The shares of sources that are not left out."""
+    return [share for share in named if share.source not in mix.without_sources]
 
 
 def labelled(examples: Iterable[Example]) -> list[Example]:
@@ -67,87 +77,154 @@ def labelled(examples: Iterable[Example]) -> list[Example]:
     ]
 
 
-def of_label(rows: Iterable[Example], label: Label, categories: Sequence[str], seed: int) -> list[Example]:
-    """The rows of a label in the seed's order, and of some categories where they are named."""
-    return ordered((r for r in rows if r.label == label and is_of(r, categories)), seed, "source")
+def of_label(rows: Iterable[Example], label: Label, seed: int, share: SourceShare | None = None) -> list[Example]:
+    """The rows of a label in the seed's order: all, or those that a share may take."""
+    return ordered((r for r in rows if r.label == label and (share is None or is_of(r, share))), seed, "source")
 
 
 def set_rows(wanted: GuardSet, seed: int, examples: Iterable[Example]) -> list[Example]:
     """The rows of a source that a test set takes, each label in the seed's order."""
     rows = labelled(examples)
-    safe = of_label(rows, "safe", (), seed)[wanted.skip :][: wanted.safe]
-    unsafe = of_label(rows, "unsafe", wanted.categories, seed)[wanted.skip :][: wanted.unsafe]
+    named = SourceShare(source=wanted.source, prompts=1, categories=wanted.categories)
+    safe = of_label(rows, "safe", seed)[wanted.skip :][: wanted.safe]
+    unsafe = of_label(rows, "unsafe", seed, named)[wanted.skip :][: wanted.unsafe]
     return interleave([group for group in (safe, unsafe) if group])
 
 
-def _usable(examples: Sequence[Example], mix: RSafeMix, refuse: Refuse, drops: Counter[str], of: str) -> list[Example]:
-    without = set(mix.without_categories)
-    rows, kept = labelled(examples), []
-    drops[f"{of}: a response without a label"] += len(examples) - len(rows)
-    for row in rows:
-        if without.intersection(row.categories):
-            drops[f"{of}: of a category left out"] += 1
-        elif (why := refuse(row)) is not None:
-            drops[f"{of}: {why}"] += 1
-        else:
-            kept.append(row)
-    return kept
+class _Drawing:
+    """One draw of a mix, and what all its parts share."""
+
+    def __init__(
+        self, mix: RSafeMix, seed: int, prompts: Read, traces: Read, taught: Collection[str], refuse: Refuse
+    ) -> None:
+        self.mix = mix
+        self.seed = seed
+        self.traces = traces
+        self.taught = taught
+        self.refuse = refuse
+        self.drops: Counter[str] = Counter()
+        self.notes: list[str] = []
+        self.two_label = [name for name in mix.sources if name not in mix.without_sources]
+        self.of_one: dict[Label, list[SourceShare]] = {
+            "safe": shares(mix, mix.safe_only),
+            "unsafe": shares(mix, mix.unsafe_only),
+        }
+        named = [share.source for share in chain(*self.of_one.values())]
+        named += [share.source for share in shares(mix, mix.traces) if share.source in taught]
+        self.pools = {name: self._labelled(prompts(name), name) for name in dict.fromkeys((*self.two_label, *named))}
+
+    def mixture(self) -> Mixture:
+        """The whole of it."""
+        validation = self.hold_out()
+        unlike = {label: Unlike(self.mix.hygiene.repeats) for label in LABELS}
+        held = {fold(row.prompt) for row in validation}
+        for row in validation:
+            unlike[row.label or "safe"](row)
+        groups = [self._drawn(name, label, held, unlike[label]) for name in self.two_label for label in LABELS]
+        groups += [self._share(share, label, held, unlike[label]) for label in LABELS for share in self.of_one[label]]
+        reasoned = [self._traces(share, held) for share in shares(self.mix, self.mix.traces)]
+        return Mixture(
+            tuple(interleave(groups)), tuple(interleave(reasoned)), tuple(validation), self.drops, tuple(self.notes)
+        )
+
+    def hold_out(self) -> list[Example]:
+        """Rows of both labels, taken in turn from what can be drawn.
+
+        They come from the end of the order, so that what the mix draws is the same with and without them.
+        """
+        held: list[Example] = []
+        for label in LABELS:
+            drawable = [*((name, None) for name in self.two_label), *((s.source, s) for s in self.of_one[label])]
+            queues = [
+                fit(of_label(self.pools[name], label, self.seed, share)[::-1], self.refuse, Counter(), name)
+                for name, share in drawable
+            ]
+            held += _in_turn(queues, self.mix.validation_rows_per_label)
+        return held
+
+    def slice_of(self, share: SourceShare, held: Collection[str]) -> list[Example]:
+        """The rows that a share of the traces takes, half of each label where it has as many."""
+        name = share.source
+        rows = self.pools[name] if name in self.taught else self._labelled(self.traces(name), f"{name}, with reasoning")
+        both = [
+            islice(
+                self._fit(of_label(rows, label, self.seed, share), held, f"{name}, with reasoning"), share.skip, None
+            )
+            for label in LABELS
+        ]
+        return _in_turn(both, share.prompts)
+
+    def _labelled(self, examples: Iterable[Example], of: str) -> list[Example]:
+        """A source's rows with a label, without those of a category that is left out."""
+        examples = list(examples)
+        rows = labelled(examples)
+        without = set(self.mix.without_categories)
+        kept = [row for row in rows if without.isdisjoint(row.categories)]
+        self.drops[f"{of}: a response without a label"] += len(examples) - len(rows)
+        self.drops[f"{of}: of a category left out"] += len(rows) - len(kept)
+        return kept
+
+    def _fit(self, rows: Iterable[Example], held: Collection[str], of: str, *more: Refuse) -> Iterator[Example]:
+        """Rows that may be trained on; those of a prompt that is held out are none, and no loss."""
+        free = (row for row in rows if fold(row.prompt) not in held)
+        return fit(free, first_of(self.refuse, *more), self.drops, of)
+
+    def _drawn(self, name: str, label: Label, held: Collection[str], unlike: Refuse) -> list[Example]:
+        """`rows_per_label` rows of this label, with replacement where there are fewer."""
+        wanted = self.mix.rows_per_label
+        pool = list(islice(self._fit(of_label(self.pools[name], label, self.seed), held, name, unlike), wanted))
+        if not pool:
+            other = "unsafe_only" if label == "safe" else "safe_only"
+            raise InputError(f"data.sources: {name} has no {label} row; name it under data.{other} instead")
+        if len(pool) == wanted:
+            return pool
+        picks = [pool[int(digest(self.seed, "draw", label, i), 16) % len(pool)] for i in range(wanted)]
+        times: Counter[str] = Counter()
+        drawn = []
+        for pick in picks:
+            times[pick.id] += 1
+            drawn.append(pick if times[pick.id] == 1 else replace(pick, id=f"{pick.id}#{times[pick.id]}"))
+        self.notes.append(
+            f"{name}: {wanted - len(times)} of its {wanted} {label} rows are repeats, since it has {len(pool)}"
+        )
+        return drawn
+
+    def _share(self, share: SourceShare, label: Label, held: Collection[str], unlike: Refuse) -> list[Example]:
+        rows = of_label(self.pools[share.source], label, self.seed, share)
+        usable = self._fit(rows, held, share.source, unlike)
+        chosen = list(islice(usable, share.skip, share.skip + share.prompts))
+        if not chosen:
+            raise InputError(f"data.{label}_only: {share.source} has no {label} row after the first {share.skip}"
+                             f"{' of ' + ', '.join(share.categories) if share.categories else ''}; "
+                             "name another source")  # fmt: skip
+        return chosen
+
+    def _traces(self, share: SourceShare, held: Collection[str]) -> list[Example]:
+        """The rows of a share's slice with their reasoning."""
+        chosen = self.slice_of(share, held)
+        if share.source in self.taught:
+            written = {_key(row): row for row in self.traces(share.source)}
+            found = [written[_key(row)] for row in chosen if _key(row) in written]
+            self.drops[f"{share.source}, with reasoning: none was written"] += len(chosen) - len(found)
+            chosen = found
+        if not chosen:
+            raise InputError(
+                f"data.traces: {share.source} has no labelled row with reasoning after the first {share.skip}"
+            )
+        return chosen
 
 
-def _hold_out(mix: RSafeMix, pools: dict[str, list[Example]], seed: int) -> list[Example]:
-    """Takes rows of both labels out of what can be drawn, in turn, with every other row of the same prompt."""
-    held: list[Example] = []
-    by_label: dict[Label, Sequence[SourceShare]] = {"safe": mix.safe_only, "unsafe": mix.unsafe_only}
-    for label, shares in by_label.items():
-        drawable = [*((name, ()) for name in mix.sources), *((share.source, share.categories) for share in shares)]
-        # From the end of the order, so that what the mix draws is the same with and without them.
-        queues = [of_label(pools[name], label, categories, seed)[::-1] for name, categories in drawable]
-        held += _in_turn(queues, mix.validation_rows_per_label)
-    taken = {fold(example.prompt) for example in held}
-    for rows in pools.values():
-        rows[:] = [row for row in rows if fold(row.prompt) not in taken]
-    return held
+def _key(row: Example) -> tuple[str, str]:
+    return fold(row.prompt), fold(row.response or "")
 
 
-def _in_turn(queues: Sequence[Sequence[Example]], wanted: int) -> list[Example]:
-    """`wanted` rows, taken from the queues in turn, each once."""
-    longest = max((len(q) for q in queues), default=0)
-    taken = {q[i].id: q[i] for i in range(longest) for q in queues if i < len(q)}
-    return list(taken.values())[:wanted]
-
-
-def _drawn(rows: list[Example], label: Label, wanted: int, seed: int, name: str, notes: list[str]) -> list[Example]:
-    """`wanted` rows of this label, with replacement where there are fewer."""
-    pool = of_label(rows, label, (), seed)
-    if not pool:
-        other = "unsafe_only" if label == "safe" else "safe_only"
-        raise InputError(f"data.sources: {name} has no {label} row; name it under data.{other} instead")
-    if len(pool) >= wanted:
-        return pool[:wanted]
-    picks = [pool[int(digest(seed, "draw", label, i), 16) % len(pool)] for i in range(wanted)]
-    times: Counter[str] = Counter()
-    drawn = []
-    for pick in picks:
-        times[pick.id] += 1
-        drawn.append(pick if times[pick.id] == 1 else replace(pick, id=f"{pick.id}#{times[pick.id]}"))
-    notes.append(f"{name}: {wanted - len(times)} of its {wanted} {label} rows are repeats, since it has {len(pool)}")
-    return drawn
-
-
-def _share(rows: list[Example], label: Label, share: SourceShare, seed: int) -> list[Example]:
-    chosen = of_label(rows, label, share.categories, seed)[share.skip : share.skip + share.prompts]
-    if not chosen:
-        raise InputError(f"data.{label}_only: {share.source} has no {label} row after the first {share.skip}"
-                         f"{' of ' + ', '.join(share.categories) if share.categories else ''}; "
-                         "name another source")  # fmt: skip
-    return chosen
-
-
-def _traces(rows: list[Example], share: SourceShare, seed: int, held: set[str]) -> list[Example]:
-    """A source's rows with reasoning, half of each label where it has as many."""
-    free = [row for row in rows if fold(row.prompt) not in held]
-    both = [of_label(free, label, share.categories, seed)[share.skip :] for label in ("safe", "unsafe")]
-    chosen = _in_turn(both, share.prompts)
-    if not chosen:
-        raise InputError(f"data.traces: {share.source} has no labelled row with reasoning after the first {share.skip}")
-    return chosen
+def _in_turn(queues: Sequence[Iterable[Example]], wanted: int) -> list[Example]:
+    """`wanted` rows, taken from the queues in turn, each once; no more are asked for."""
+    taken: dict[str, Example] = {}
+    if wanted:
+        for row in chain.from_iterable(zip_longest(*queues)):
+            if row is not None:
+                taken.setdefault(row.id, row)
+                if len(taken) == wanted:
+                    break
+    return list(taken.values())

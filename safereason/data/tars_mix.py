@@ -5,41 +5,75 @@ Where this differs from the released script:
    rows than the script's.
 2. The length limit measures the prompt. The script's does so for most sources and measures the whole row of
    WildJailbreak, where it drops nothing.
-3. Prompts that are too long, or that differ from an earlier one in case and white space only, are dropped before a
-   share is sliced, so that `skip` and `prompts` count usable rows and slices of one source never overlap.
+3. Prompts that are too long, that say the same as an earlier one of the source (to the letter, or nearly where
+   `hygiene` says so) or that a test set holds (where `hygiene` drops those) are passed over before a share is sliced, so
+   that `skip` and `prompts` count usable rows.
 4. The kinds are spread evenly over the training order, so that every optimizer step sees about λ; the script shuffles.
 5. A share is the most that is taken. The mix fails where a pool is then too small, rather than change λ.
 6. Traces without reasoning or without an answer are dropped; the script drops those without reasoning. Of one prompt's
    traces `traces_per_prompt` are kept.
-7. SFT's prompts may be RL's too, unless the recipe slices a source with `skip`, which keeps them apart where each of
-   the source's prompts has a trace. The card counts those that are both.
+7. RL never takes a prompt that the same source gives to SFT, whatever `skip` says. Two sources may hold the same prompt:
+   the card counts those that both stages have.
+8. A prompt that says the same as one of another share stays in the first of them.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
+from functools import partial
+from itertools import groupby, islice
 from typing import get_args
 
-from safereason.data.draw import Mixture, Read, fold, interleave, is_of, ordered
+from safereason.data.draw import Mixture, Read, Want, fold, in_order, interleave, is_of, ordered
 from safereason.data.example import Example, Kind
+from safereason.data.screen import Refuse, Unlike, first_of, fit, longer_than
 from safereason.errors import InputError
 from safereason.recipe.schema import SourceShare, TarsMix
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Traces = dict[tuple[str, str], Example]
-"""One prompt's traces by what they say: reasoning and answer."""
+MARGIN = 64
+"""Rows that are read beyond those expected to be taken, in place of rows that are refused."""
 
 
-def build(mix: TarsMix, seed: int, prompts: Read, traces: Read) -> Mixture:
-    """Draws the mix; `prompts` and `traces` read a source's training examples.
+def build(
+    mix: TarsMix,
+    seed: int,
+    prompts: Read,
+    traces: Read,
+    *,
+    taught: Collection[str] = (),
+    refuse: Refuse = lambda example: None,
+) -> Mixture:
+    """Draws the mix.
+
+    Args:
+        mix: What is drawn.
+        seed: Seed of every draw.
+        prompts: Reads a source's training prompts.
+        traces: Reads a source's training traces.
+        taught: Sources that have no traces of their own: what `traces` reads of them was written by a teacher, for the
+            prompts of `to_trace`.
+        refuse: Refuses rows that are not to be trained on.
 
     Raises:
         InputError: A pool is smaller than what λ asks of it, or no trace is left.
     """
-    drops: Counter[str] = Counter()
-    seen: set[str] = set()
-    drawn = [_draw(mix, kind, wanted, seed, prompts, seen, drops) for kind, wanted in counts(mix).items()]
-    return Mixture(tuple(interleave(drawn)), tuple(_traces(mix, seed, traces, drops)), drops=drops)
+    return _Drawing(mix, seed, prompts, traces, taught, refuse).mixture()
+
+
+def to_trace(
+    mix: TarsMix, seed: int, prompts: Read, taught: Collection[str], refuse: Refuse = lambda example: None
+) -> list[Example]:
+    """The prompts that a teacher is to answer: the slices of the traces' shares of the sources in `taught`."""
+    drawing = _Drawing(mix, seed, prompts, lambda name: (), taught, refuse)
+    named = enumerate(shares(mix, mix.traces))
+    slices = [drawing.slice_of(i, share) for i, share in named if share.source in taught]
+    return list({fold(prompt.prompt): prompt for part in slices for prompt in part}.values())
+
+
+def shares(mix: TarsMix, named: Sequence[SourceShare]) -> list[SourceShare]:
+    """The shares of sources that are not left out."""
+    return [share for share in named if share.source not in mix.without_sources]
 
 
 def counts(mix: TarsMix) -> dict[Kind, int]:
@@ -53,87 +87,117 @@ def _share(total: int, ratio: float) -> int:
     return int((total * Decimal(str(ratio))).to_integral_value(ROUND_HALF_UP))
 
 
-def _draw(
-    mix: TarsMix, kind: Kind, wanted: int, seed: int, read: Read, seen: set[str], drops: Counter[str]
-) -> list[Example]:
-    """`wanted` prompts of the pool of this kind; prompts of an earlier pool, which are in `seen`, are no part of it."""
-    if not wanted:
-        return []
-    shares: tuple[SourceShare, ...] = getattr(mix, kind)
-    pool: list[Example] = []
-    for share in shares:
-        usable = _usable(
-            (e for e in read(share.source) if e.kind == kind and is_of(e, share.categories)),
-            mix.max_prompt_chars,
-            "prompts",
-            drops,
-        )
-        part = ordered(usable, seed, "source")[share.skip : share.skip + share.prompts]
-        new = [e for e in part if fold(e.prompt) not in seen]
-        drops["prompts: in another share too"] += len(part) - len(new)
-        seen.update(fold(e.prompt) for e in new)
-        pool += new
-    if len(pool) < wanted:
-        raise InputError(f"data.{kind}: {wanted} prompts are wanted and the pool has {len(pool)} "
-                         f"({', '.join(s.source for s in shares)}); add a source or lower data.prompts")  # fmt: skip
-    return ordered(pool, seed, "pool")[:wanted]
+class _Drawing:
+    """One draw of a mix, and what all its parts share."""
 
+    def __init__(
+        self, mix: TarsMix, seed: int, prompts: Read, traces: Read, taught: Collection[str], refuse: Refuse
+    ) -> None:
+        self.mix = mix
+        self.seed = seed
+        self.prompts = prompts
+        self.traces = traces
+        self.taught = taught
+        self.refuse = first_of(longer_than(mix.max_prompt_chars), refuse)
+        self.drops: Counter[str] = Counter()
+        self._orders: dict[str, dict[tuple[str, int], Iterator[Example]]] = {}
 
-def _usable(examples: Iterable[Example], max_chars: int, what: str, drops: Counter[str]) -> list[Example]:
-    """One example a prompt, the first by id, without those that are too long."""
-    kept: dict[str, Example] = {}
-    for example in sorted(examples, key=lambda e: e.id):
-        if len(example.prompt) > max_chars:
-            drops[f"{what}: longer than {max_chars} characters"] += 1
-        elif fold(example.prompt) in kept:
-            drops[f"{what}: a duplicate"] += 1
+    def mixture(self) -> Mixture:
+        """The whole of it; SFT's slices come first, since RL may not have them."""
+        slices = [(share, self.slice_of(i, share)) for i, share in enumerate(shares(self.mix, self.mix.traces))]
+        of_sft: dict[str, set[str]] = {}
+        for share, part in slices:
+            of_sft.setdefault(share.source, set()).update(fold(e.prompt) for e in part)
+        unlike = self._unlike()
+        drawn = [self._pool(kind, wanted, of_sft, unlike) for kind, wanted in counts(self.mix).items()]
+        return Mixture(tuple(interleave(drawn)), tuple(self._traces(slices)), drops=self.drops)
+
+    def slice_of(self, number: int, share: SourceShare) -> list[Example]:
+        """The prompts that a share of the traces takes; of a prompt's traces one stands for it.
+
+        It is sliced before unusable traces are dropped, so that what `skip` of another share passes over are exactly
+        these prompts.
+        """
+        if share.source in self.taught:
+            rows: Iterable[Example] = self._in_order(share.source)["traces", number]
         else:
-            kept[fold(example.prompt)] = example
-    return list(kept.values())
+            rows = ordered((e for e in self.traces(share.source) if is_of(e, share)), self.seed, "source")
+        once = (next(traces) for _, traces in groupby(rows, key=lambda e: fold(e.prompt)))
+        return list(islice(self._usable(once, "traces"), share.skip, share.skip + share.prompts))
+
+    def _pool(self, kind: Kind, wanted: int, of_sft: Mapping[str, set[str]], unlike: Refuse) -> list[Example]:
+        """`wanted` prompts of the pool of this kind; `unlike` has seen the pools before it."""
+        if not wanted:
+            return []
+        pool: list[Example] = []
+        named: Sequence[SourceShare] = shares(self.mix, getattr(self.mix, kind))
+        for number, share in enumerate(named):
+            rows = self._in_order(share.source)[kind, number]
+            part = self._share(share, rows, of_sft.get(share.source, set()))
+            pool += fit(part, unlike, self.drops, "prompts, of another share")
+        if len(pool) < wanted:
+            raise InputError(f"data.{kind}: {wanted} prompts are wanted and the pool has {len(pool)} "
+                             f"({', '.join(s.source for s in named) or 'no source is left'}); add a source or lower data.prompts")  # fmt: skip
+        return ordered(pool, self.seed, "pool")[:wanted]
+
+    def _share(self, share: SourceShare, rows: Iterable[Example], of_sft: set[str]) -> Iterator[Example]:
+        """What a share takes of its rows; SFT's prompts count as passed over, and are never taken."""
+        after = islice(self._usable(rows, "prompts"), share.skip, None)
+        return islice(fit(after, lambda e: "SFT has it" if fold(e.prompt) in of_sft else None, self.drops, "prompts"),
+                      share.prompts)  # fmt: skip
+
+    def _in_order(self, source: str) -> Mapping[tuple[str, int], Iterator[Example]]:
+        """What each share may take of a source's prompts, by its pool and number; one reading serves all shares."""
+        if source not in self._orders:
+            wants = {}
+            for pool in (*(kind for kind, wanted in counts(self.mix).items() if wanted), "traces"):
+                for number, share in enumerate(shares(self.mix, getattr(self.mix, pool))):
+                    if share.source == source and (pool != "traces" or source in self.taught):
+                        wants[pool, number] = Want(partial(_takes, share, pool), share.skip + share.prompts + MARGIN)
+            self._orders[source] = in_order(lambda: self.prompts(source), self.seed, "source", wants)
+        return self._orders[source]
+
+    def _usable(self, rows: Iterable[Example], what: str) -> Iterator[Example]:
+        return fit(rows, first_of(self.refuse, self._unlike()), self.drops, what)
+
+    def _unlike(self) -> Unlike:
+        return Unlike(self.mix.hygiene.repeats)
+
+    def _traces(self, slices: Sequence[tuple[SourceShare, list[Example]]]) -> list[Example]:
+        """The traces of each slice's prompts, at most `traces_per_prompt` a prompt, with the kinds spread evenly."""
+        chosen: dict[str, dict[tuple[str, str], Example]] = {}
+        for share, part in slices:
+            by_prompt: dict[str, list[Example]] = {fold(e.prompt): [] for e in part}
+            for trace in sorted((e for e in self.traces(share.source) if is_of(e, share)), key=lambda e: e.id):
+                if (prompt := fold(trace.prompt)) in by_prompt:
+                    by_prompt[prompt].append(trace)
+            self.drops["traces: a prompt without any"] += sum(not traces for traces in by_prompt.values())
+            for prompt, traces in by_prompt.items():
+                chosen.setdefault(prompt, {}).update(self._whole(traces))
+        most = self.mix.traces_per_prompt
+        kept = [t for traces in chosen.values() for t in ordered(traces.values(), self.seed, "trace")[:most]]
+        self.drops["traces: more than traces_per_prompt"] += sum(map(len, chosen.values())) - len(kept)
+        if slices and not kept:
+            raise InputError(
+                "data.traces: no usable trace is left; lower `skip`, raise data.max_prompt_chars or add a source"
+            )
+        return interleave([ordered((t for t in kept if t.kind == kind), self.seed, "order") for kind in KINDS])
+
+    def _whole(self, traces: Sequence[Example]) -> dict[tuple[str, str], Example]:
+        """The traces of one prompt that have reasoning and an answer, each once, by what they say."""
+        kept: dict[tuple[str, str], Example] = {}
+        for trace in traces:
+            reasoning, answer = trace.reasoning or "", trace.answer or ""
+            if not reasoning.strip():
+                self.drops["traces: no reasoning"] += 1
+            elif not answer.strip():
+                self.drops["traces: no answer"] += 1
+            elif (reasoning, answer) in kept:
+                self.drops["traces: a duplicate"] += 1
+            else:
+                kept[reasoning, answer] = trace
+        return kept
 
 
-def _traces(mix: TarsMix, seed: int, read: Read, drops: Counter[str]) -> list[Example]:
-    """The traces of each share's prompts, at most `traces_per_prompt` a prompt, with the kinds spread evenly."""
-    chosen: dict[str, Traces] = {}
-    for share in mix.traces:
-        by_prompt = _by_prompt(
-            [e for e in read(share.source) if is_of(e, share.categories)], mix.max_prompt_chars, drops
-        )
-        first = ordered((traces[0] for traces in by_prompt.values()), seed, "source")
-        # Sliced before unusable traces are dropped, so that another stage's `skip` passes over exactly these prompts.
-        for prompt in [fold(e.prompt) for e in first[share.skip : share.skip + share.prompts]]:
-            chosen.setdefault(prompt, {}).update(_whole(by_prompt[prompt], drops))
-    kept = [t for traces in chosen.values() for t in ordered(traces.values(), seed, "trace")[: mix.traces_per_prompt]]
-    drops["traces: more than traces_per_prompt"] += sum(map(len, chosen.values())) - len(kept)
-    if not kept:
-        raise InputError(
-            "data.traces: no usable trace is left; lower `skip`, raise data.max_prompt_chars or add a source"
-        )
-    return interleave([ordered((t for t in kept if t.kind == kind), seed, "order") for kind in KINDS])
-
-
-def _by_prompt(traces: Sequence[Example], max_chars: int, drops: Counter[str]) -> dict[str, list[Example]]:
-    """The traces of each prompt that is not too long."""
-    found: dict[str, list[Example]] = {}
-    for trace in sorted(traces, key=lambda e: e.id):
-        if len(trace.prompt) > max_chars:
-            drops[f"traces: prompt longer than {max_chars} characters"] += 1
-        else:
-            found.setdefault(fold(trace.prompt), []).append(trace)
-    return found
-
-
-def _whole(traces: Sequence[Example], drops: Counter[str]) -> Traces:
-    """The traces of one prompt that have reasoning and an answer, each once."""
-    kept: Traces = {}
-    for trace in traces:
-        reasoning, answer = trace.reasoning or "", trace.answer or ""
-        if not reasoning.strip():
-            drops["traces: no reasoning"] += 1
-        elif not answer.strip():
-            drops["traces: no answer"] += 1
-        elif (reasoning, answer) in kept:
-            drops["traces: a duplicate"] += 1
-        else:
-            kept[reasoning, answer] = trace
-    return kept
+def _takes(share: SourceShare, pool: str, example: Example) -> bool:
+    return is_of(example, share) and pool in ("traces", example.kind)

@@ -9,7 +9,17 @@ from safereason.recipe.schema import Sampling
 from safereason.text import reasoning
 from safereason.text.chat import Conversation, Message
 
-__all__ = ["Completion", "Conversation", "Engine", "Likelihood", "Message", "OnFinish", "Sampling", "TokenChoice", "Usage"]
+__all__ = [
+    "Completion",
+    "Conversation",
+    "Engine",
+    "Likelihood",
+    "Message",
+    "OnFinish",
+    "Sampling",
+    "TokenChoice",
+    "Usage",
+]
 
 
 @dataclass(frozen=True)

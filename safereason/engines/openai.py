@@ -10,6 +10,7 @@ How it departs from a local engine:
 5. Alternatives to a token are those that the server lists, at most 20; some servers list none, and some give what is
    left after penalty and truncation.
 6. Reasoning that a server returns in a field of its own is put back before the answer, between its tags.
+7. `Completion.usage` is what the server says, if it says it; providers bill by it.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from typing import Any, Literal
 
 import openai
 
-from safereason.engines.base import Completion, Conversation, Likelihood, OnFinish, Sampling, TokenChoice
+from safereason.engines.base import Completion, Conversation, Likelihood, OnFinish, Sampling, TokenChoice, Usage
 from safereason.errors import InputError
 from safereason.text import reasoning
 
@@ -166,7 +167,7 @@ class OpenAIEngine:
         try:
             reply = self._create(request)
             self._answered = True
-            return _completion(reply.choices[0], prefix)
+            return _completion(reply.choices[0], prefix, _usage(reply))
         except _OURS_TO_MEND as error:
             raise InputError(
                 f"{self.name}: {self._client.base_url} refuses it ({_line(error)}); "
@@ -192,13 +193,20 @@ def request_seed(seed: int, conversation: int, number: int) -> int:
     return int.from_bytes(key[:4], "big") >> 1
 
 
-def _completion(choice: Any, prefix: str) -> Completion:
+def _completion(choice: Any, prefix: str, usage: Usage | None) -> Completion:
     # Half a surrogate pair is legal in JSON and in no file.
     text = _written(choice.message, prefix).encode("utf-8", "replace").decode()
     if choice.finish_reason in _CUT_SHORT:
-        return Completion(text, (), "error", prefix, f"the server ended it: {choice.finish_reason}")
+        return Completion(text, (), "error", prefix, f"the server ended it: {choice.finish_reason}", usage=usage)
     reason: Literal["stop", "length"] = "length" if choice.finish_reason == "length" else "stop"
-    return Completion(text, (), reason, prefix, choices=tuple(_choices(choice)))
+    return Completion(text, (), reason, prefix, choices=tuple(_choices(choice)), usage=usage)
+
+
+def _usage(reply: Any) -> Usage | None:
+    """What the server counted, where it says both."""
+    said = getattr(reply, "usage", None)
+    read, written = getattr(said, "prompt_tokens", None), getattr(said, "completion_tokens", None)
+    return Usage(read, written) if isinstance(read, int) and isinstance(written, int) else None
 
 
 def _choices(choice: Any) -> Iterator[TokenChoice]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
-from safereason.engines.base import Completion, Conversation, Likelihood, OnFinish, Sampling, TokenChoice
+from safereason.engines.base import Completion, Conversation, Likelihood, OnFinish, Sampling, TokenChoice, Usage
 from safereason.engines.sampler import draw, uniforms
 from safereason.errors import InputError, StageFailed
 from safereason.text import chat
@@ -76,7 +76,8 @@ class TransformersEngine:
 
         def finish(row: _Row, reason: Any, text: str, error: str = "") -> None:
             listed = tuple(self._choices(row)) if choices else ()
-            row.completion = Completion(text, tuple(row.token_ids), reason, prefix, error, listed)
+            usage = None if error else Usage(len(prompts[row.conversation]), len(row.token_ids))
+            row.completion = Completion(text, tuple(row.token_ids), reason, prefix, error, listed, usage)
             finished[row.conversation, row.number] = row.completion
             if on_finish is not None and row.conversation not in done:
                 on_finish(row.conversation, row.number, row.completion)

@@ -136,4 +136,11 @@ def model_identity(spec: str) -> str:
     return f"{run['stage']}/{run['recipe']}/{digest(run['identity'])}"
 
 
-COMMANDS = {"data": "data build", "sft": "sft", "rl": "rl", "guard/sft": "guard train", "guard/rl": "guard train"}
+COMMANDS = {
+    "data": "data build",
+    "data/traces": "data traces",
+    "sft": "sft",
+    "rl": "rl",
+    "guard/sft": "guard train",
+    "guard/rl": "guard train",
+}

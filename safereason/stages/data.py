@@ -4,14 +4,16 @@ The run holds `train.parquet` (prompts for RL, or a guard's labelled rows), `tra
 `validation.parquet` (a guard's rows to watch the training by), `card.json` and `card.md`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safereason.console import say
-from safereason.data import card, sources, tars_mix
-from safereason.data.draw import Mixture, fold
+from safereason.data import card, lengths, rsafe_mix, sources, tars_mix
+from safereason.data.draw import Mixture
 from safereason.data.example import Example, write_parquet
+from safereason.data.screen import Refuse, first_of
 from safereason.data.sources import files
 from safereason.errors import InputError
 from safereason.recipe.schema import Recipe, RSafeMix
@@ -19,34 +21,82 @@ from safereason.runs.directory import RunDirectory, read_manifest
 from safereason.runs.manifest import sha256
 from safereason.runs.records import read_json, write_json, write_text
 from safereason.stages import guard_data
-from safereason.stages.base import Options, Result, identity, model_label, open_run
+from safereason.stages.base import Options, Result, identity, model_label, open_run, source_run
+from safereason.stages.training_sources import TRACES, available, check, needed, taught, teacher_run, written
+from safereason.stages.unseen import Unseen
 
 TRAIN = "train.parquet"
-TRACES = "traces.parquet"
 VALIDATION = "validation.parquet"
+__all__ = ["TRACES", "TRAIN", "VALIDATION", "built", "draw", "identity_of", "run", "to_trace"]
 
 
 def identity_of(recipe: Recipe) -> dict[str, Any]:
     """What the data of a recipe depends on."""
-    return identity(recipe, "data", **guard_data.identity_of(recipe))
+    return identity(recipe, "data", tests=Unseen.names(recipe), **guard_data.identity_of(recipe))
 
 
-def run(recipe: Recipe, options: Options) -> Result:
+def run(recipe: Recipe, options: Options, *, allow_missing: bool = False) -> Result:
     """Draws, checks and writes the data; a finished run that is resumed is returned as it is.
 
+    Args:
+        recipe: Its `data` section, and what it tests on.
+        options: Where to write.
+        allow_missing: Go on without the sources that cannot be had, which the card then names.
+
     Raises:
-        InputError: A source cannot be had or is too small, or a prompt to train on is also one to evaluate on.
+        InputError: A source cannot be had or is too small, or a row to train on is also one to test on.
     """
+    recipe, missing = available(recipe, options, allow_missing)
     run_directory = open_run("data", recipe, options, model_label(recipe.model), identity_of(recipe))
-    run_directory.inputs.update(_own_files(recipe))
+    run_directory.inputs.update(_own_files(recipe, options))
     if options.on_existing == "resume" and _is_done(run_directory):
         return Result(run_directory.path, read_json(run_directory.path / "metrics.json"))
-    mixture = _draw(recipe)
-    notes = (*mixture.notes, *_check_unseen(recipe, (*mixture.prompts, *mixture.traces)))
+    unseen = Unseen.of(recipe)
+    mixture = draw(recipe, options, unseen)
+    overlap = unseen.report((*mixture.prompts, *mixture.traces, *mixture.validation))
+    parts = {TRAIN: mixture.prompts, TRACES: mixture.traces, VALIDATION: mixture.validation}
+    rows = {name: examples for name, examples in parts.items() if examples or name == TRAIN}
+    tokens, unmeasured = _tokens(recipe, rows)
+    notes = (*missing, *mixture.notes, *unseen.notes, *unmeasured)
+    document = card.describe(recipe, rows, mixture.drops, overlap=overlap, tokens=tokens, notes=notes)
     with run_directory as opened:
-        metrics = _write(opened.path, recipe, mixture, notes)
+        metrics = _write(opened.path, document, rows)
         opened.finish(metrics)
     return Result(opened.path, metrics)
+
+
+def built(recipe: Recipe, options: Options) -> Path:
+    """The finished data run that a later stage of this recipe reads.
+
+    Raises:
+        InputError: There is none, or it was not compared with what this recipe tests on.
+    """
+    folder = source_run("data", recipe, options, identity_of(recipe))
+    compared = read_json(folder / "card.json").get("overlap", {}).get("sets", {})
+    missed = [name for name in Unseen.names(recipe) if name not in compared]
+    if missed:
+        raise InputError(f"{folder}: was not compared with {', '.join(missed)}, which this recipe tests on; "
+                         f"run `safereason data build --recipe {recipe.name}` with the same overrides")  # fmt: skip
+    return folder
+
+
+def draw(recipe: Recipe, options: Options, unseen: Unseen) -> Mixture:
+    """Draws the mix of a recipe whose sources can all be had.
+
+    Raises:
+        InputError: A source is too small, or a guard's SFT has no reasoning to train on.
+    """
+    guard_data.check(recipe)
+    of_teacher, by_teacher = taught(recipe), written(recipe, options)
+
+    def traces(name: str) -> Iterable[Example]:
+        return by_teacher if name in of_teacher else sources.get(name).traces("train")
+
+    refuse = _refuse(recipe, unseen)
+    if isinstance(recipe.data, RSafeMix):
+        mixture = rsafe_mix.build(recipe.data, recipe.seed, _prompts, traces, taught=of_teacher, refuse=refuse)
+        return guard_data.with_verdicts(recipe, mixture)
+    return tars_mix.build(recipe.data, recipe.seed, _prompts, traces, taught=of_teacher, refuse=refuse)
 
 
 def to_trace(recipe: Recipe) -> list[Example]:
@@ -55,67 +105,64 @@ def to_trace(recipe: Recipe) -> list[Example]:
     For a guard these are labelled rows, which a teacher is asked about as the guard is.
 
     Raises:
-        InputError: A source cannot be had.
+        InputError: Sources cannot be had, each of which a line says how to get.
     """
-    mix = recipe.data
-    shares = [s for s in mix.traces if s.source not in mix.without_sources and sources.get(s.source).reasoned is None]
-    return [e for share in shares for e in sources.get(share.source).load("train")[share.skip :][: share.prompts]]
+    of_teacher = taught(recipe)
+    check(of_teacher)
+    mix, refuse = recipe.data, _refuse(recipe, Unseen.of(recipe))
+    if isinstance(mix, RSafeMix):
+        return rsafe_mix.to_trace(mix, recipe.seed, _prompts, of_teacher, refuse=refuse)
+    return tars_mix.to_trace(mix, recipe.seed, _prompts, of_teacher, refuse=refuse)
 
 
-def _draw(recipe: Recipe) -> Mixture:
-    def prompts(name: str) -> list[Example]:
-        return sources.get(name).load("train")
-
-    def traces(name: str) -> list[Example]:
-        return sources.get(name).traces("train")
-
-    if isinstance(recipe.data, RSafeMix):
-        return guard_data.draw(recipe, recipe.data, prompts, traces)
-    return tars_mix.build(recipe.data, recipe.seed, prompts, traces)
+def _prompts(name: str) -> Iterable[Example]:
+    return sources.get(name).stream("train")
 
 
-def _check_unseen(recipe: Recipe, training: Sequence[Example]) -> list[str]:
-    """Refuses to train on the prompts the same recipe evaluates on; says which sources could not be compared."""
-    notes = []
-    by_prompt = {fold(example.prompt): example.id for example in training}
-    named = (recipe.eval.behaviors, recipe.eval.benign) if recipe.eval else ()
-    for source in [sources.get(name) for name in named if name]:
-        try:
-            evaluation = source.load("test")
-        except InputError as error:
-            notes.append(f"not compared with the evaluation prompts of {source.name}: {error}")
-            continue
-        shared = [(e.id, by_prompt[fold(e.prompt)]) for e in evaluation if fold(e.prompt) in by_prompt]
-        if shared:
-            raise InputError(f"data: the training mix holds {len(shared)} prompts that eval tests on "
-                             f"({shared[0][0]} is {shared[0][1]}); train or evaluate on another source")  # fmt: skip
-    return notes
+def _refuse(recipe: Recipe, unseen: Unseen) -> Refuse:
+    return first_of(unseen.refuse(), guard_data.too_long(recipe))
 
 
-def _write(path: Path, recipe: Recipe, mixture: Mixture, notes: Sequence[str]) -> dict[str, Any]:
-    files = {TRAIN: mixture.prompts, TRACES: mixture.traces, VALIDATION: mixture.validation}
-    rows = {name: examples for name, examples in files.items() if examples or name == TRAIN}
-    document = card.describe(recipe, rows, mixture.drops, notes)
+def _tokens(recipe: Recipe, rows: Mapping[str, Sequence[Example]]) -> tuple[dict[str, Any], list[str]]:
+    """Lengths of each file in the recipe's tokens, or a note on why they are not known."""
+    from safereason.engines.open import load_tokenizer
+
+    sft, rl = (recipe.guard.sft, recipe.guard.train) if recipe.guard else (recipe.sft, recipe.rl)
+    if sft is None and rl is None:
+        return {}, []
+    try:
+        tokenizer = load_tokenizer(recipe.model)
+    except InputError as error:
+        return {}, [f"lengths in tokens are not known: {error}"]
+    measure = partial(lengths.of_file, tokenizer=tokenizer, ask=guard_data.asked(recipe),
+                      prompt_limit=rl.max_prompt_tokens if rl else None,
+                      text_limit=sft.max_tokens if sft else None)  # fmt: skip
+    return {name: measure(examples) for name, examples in rows.items() if examples}, []
+
+
+def _write(path: Path, document: card.Card, rows: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
     for name, examples in rows.items():
         write_parquet(path / name, examples)
         document["files"][name]["sha256"] = sha256(path / name)
     write_json(path / "card.json", document)
     write_text(path / "card.md", card.to_markdown(document))
-    for note in notes:
+    for note in document["notes"]:
         say(f"data: {note}")
     return {
-        "prompts": len(mixture.prompts),
-        "traces": len(mixture.traces),
-        "validation": len(mixture.validation),
+        "prompts": len(rows[TRAIN]),
+        "traces": len(rows.get(TRACES, ())),
+        "validation": len(rows.get(VALIDATION, ())),
         "by_kind": document["files"][TRAIN]["by_kind"],
         "by_label": document["files"][TRAIN]["by_label"],
         "dropped": sum(document["drops"].values()),
+        "in_test_sets": document["overlap"]["rows"],
     }
 
 
-def _own_files(recipe: Recipe) -> dict[str, str]:
-    """Hashes of the recipe's own files, which can change where a published one cannot."""
-    own = [Path(name) for name in card.source_names(recipe) if name.endswith(files.SUFFIXES)]
+def _own_files(recipe: Recipe, options: Options) -> dict[str, str]:
+    """Hashes of the recipe's own files, which can change where a published one cannot, and of its teacher's traces."""
+    own = [path for name in needed(recipe) for path in files.inputs(name)]
+    own += [teacher_run(recipe, options) / TRACES] if taught(recipe) else []
     return {str(path): sha256(path) for path in own if path.is_file()}
 
 

@@ -30,7 +30,6 @@ from safereason.stages.base import (
     model_identity,
     model_label,
     open_run,
-    source_run,
 )
 from safereason.stages.rl import check_rollouts, outline
 from safereason.text.chat import Message, prompt_ids
@@ -188,7 +187,7 @@ def plan(recipe: Recipe, options: Options) -> dict[str, Any]:
         "policy": f"{guide.policy.name}, {len(guide.policy.categories)} categories",
         "reasoning": guard.reasoning,
         "data": counts,
-        "sources": guard_data.reachable(recipe.data),
+        "sources": guard_data.reachable(recipe),
     }
     if guard.sft is not None:
         arguments = sft_arguments(guard.sft, rows=max(counts["traces"], guard.sft.batch_size), seed=recipe.seed,
@@ -240,7 +239,7 @@ def _part(section: Any, name: str, recipe: Recipe) -> Any:
 
 
 def _data_run(recipe: Recipe, options: Options) -> Path:
-    return source_run("data", recipe, options, data.identity_of(recipe))
+    return data.built(recipe, options)
 
 
 def _asker(guide: Guide) -> Any:

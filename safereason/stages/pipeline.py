@@ -15,9 +15,10 @@ from safereason.recipe.load import load, shipped
 from safereason.recipe.schema import Recipe, TarsReward
 from safereason.runs.directory import finished_runs
 from safereason.runs.records import read_json
-from safereason.stages import data, guard, guard_eval, report, rl, sft
+from safereason.stages import data, guard, guard_eval, report, rl, sft, traces
 from safereason.stages import eval as evaluation
 from safereason.stages.base import GUARD_STAGES, Options, Result, named_guard, trained_guard
+from safereason.stages.training_sources import TEACHER_STAGE, taught
 
 HEADLINE = {
     "harmbench": ("well_formed", "dsr"),
@@ -33,7 +34,8 @@ def steps(recipe: Recipe) -> list[str]:
     """What `run` does, in order."""
     trained = [name for name, _ in _training(recipe)]
     measuring = [f"eval {name} of {model}" for model in ("base", *trained) for name in _evals(recipe)]
-    return [*(f"guard {name}" for name in judging_guards(recipe)), "data", *trained, *measuring, "report"]
+    guards = [f"guard {name}" for name in judging_guards(recipe)]
+    return [*guards, *(["data traces"] if _has_teacher(recipe) else []), "data", *trained, *measuring, "report"]
 
 
 def judging_guards(recipe: Recipe) -> list[str]:
@@ -56,6 +58,8 @@ def run(recipe: Recipe, options: Options) -> Result:
     work = _Work(recipe, options)
     for name in judging_guards(recipe):
         work.do(f"guard {name}", partial(_guard_of, name, options))
+    if _has_teacher(recipe):
+        work.do("data traces", partial(traces.run, recipe, replace(options, model=None)))
     work.do("data", partial(data.run, recipe, options))
     models = {"base": recipe.model}
     for stage, train in _training(recipe):
@@ -81,7 +85,7 @@ class _Work:
     def __init__(self, recipe: Recipe, options: Options) -> None:
         self.steps = steps(recipe)
         self.results: dict[str, Result] = {}
-        stages = ("data", "sft", "rl", *GUARD_STAGES, *(f"eval/{name}" for name in HEADLINE))
+        stages = (TEACHER_STAGE, "data", "sft", "rl", *GUARD_STAGES, *(f"eval/{name}" for name in HEADLINE))
         names = (recipe.name, *judging_guards(recipe))
         self._finished = {run for stage in stages for name in names for run in finished_runs(options.root, stage, name)}
         if options.on_existing == "overwrite":
@@ -102,8 +106,15 @@ def _guard_of(name: str, options: Options) -> Result:
         return Result(trained, read_json(trained / "metrics.json"))
     recipe = load(name)
     theirs = replace(options, model=None, out=None)
+    if _has_teacher(recipe):
+        traces.run(recipe, theirs)
     data.run(recipe, theirs)
     return guard.run(recipe, theirs)
+
+
+def _has_teacher(recipe: Recipe) -> bool:
+    """Whether a teacher writes traces for it; where the recipe names none, they have to be there."""
+    return recipe.data.teacher is not None and bool(taught(recipe))
 
 
 def _training(recipe: Recipe) -> list[tuple[str, Train]]:

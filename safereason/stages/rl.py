@@ -50,7 +50,7 @@ def run(recipe: Recipe, options: Options) -> Result:
     directory = open_run("rl", recipe, options, model_label(start), identity_of(recipe, start, options))
     if (result := finished_result(directory)) is not None:
         return result
-    prompts = source_run("data", recipe, options, data.identity_of(recipe)) / "train.parquet"
+    prompts = data.built(recipe, options) / "train.parquet"
     # An unknown model or judge is refused before a directory is made.
     model_location(start)
     named = _reward(recipe)
@@ -145,7 +145,7 @@ def _reward(recipe: Recipe) -> TarsReward:
 def _prompts(recipe: Recipe, options: Options) -> int:
     """Prompts of the built data, or as many as the recipe asks for where it is not built."""
     try:
-        folder: Path = source_run("data", recipe, options, data.identity_of(recipe))
+        folder: Path = data.built(recipe, options)
         return len(read_examples(folder / "train.parquet"))
     except InputError:
         return int(getattr(recipe.data, "prompts", 0))

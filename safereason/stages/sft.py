@@ -19,7 +19,6 @@ from safereason.stages.base import (
     model_identity,
     model_label,
     open_run,
-    source_run,
 )
 from safereason.training.arguments import sft_arguments
 
@@ -90,7 +89,7 @@ def _section(recipe: Recipe) -> SFT:
 
 
 def _traces_file(recipe: Recipe, options: Options) -> Path:
-    return source_run("data", recipe, options, data.identity_of(recipe)) / "traces.parquet"
+    return data.built(recipe, options) / "traces.parquet"
 
 
 def _rows(recipe: Recipe, options: Options) -> int:

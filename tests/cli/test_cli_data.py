@@ -1,14 +1,17 @@
 """`safereason data`: sources, rows as a person reads them, and files checked line by line."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from program import safereason, said_once
+from terminal import on_terminal
 
-from safereason.cli import rows
+from safereason.cli import data_ls, data_verify
 from safereason.data.example import Example, write_parquet
 from safereason.data.sources import SOURCES
+from safereason.recipe.load import load, shipped
 
 GOOD = {"id": "mine/1", "prompt": "How do I kill a process?", "kind": "ambiguous", "source": "mine"}
 
@@ -26,11 +29,91 @@ def traces(tmp_path_factory) -> Path:
     return path
 
 
-def test_ls_names_every_source_with_its_licence_and_splits():
+def test_ls_names_every_source_with_its_licence_size_and_splits():
     listed = json.loads(safereason("data", "ls", "--json").stdout)
     assert [source["name"] for source in listed] == list(SOURCES)
     assert all(source["licence"] and source["serves"] for source in listed)
-    assert len(safereason("data", "ls").stdout.splitlines()) == len(SOURCES) + 1
+    assert [source["size"] for source in listed] == [source.rows for source in SOURCES.values()]
+    assert [source["gated"] for source in listed] == [source.gated for source in SOURCES.values()]
+
+
+def test_ls_says_which_recipes_need_a_source():
+    needing = {source["name"]: source["recipes"] for source in json.loads(safereason("data", "ls", "--json").stdout)}
+    assert {"tars-smoke", "tars-evidence"} <= set(needing["sample-brief"])
+    assert needing["sample-verdicts"] == ["rsafe-smoke"]
+    for path in shipped():
+        known = data_ls.uses(load(path.stem)).keys() & needing.keys()
+        assert {name for name, recipes in needing.items() if path.stem in recipes} == known
+
+
+def test_ls_fits_into_120_columns():
+    lines = safereason("data", "ls").stdout.splitlines()
+    assert len(lines) == len(SOURCES) + 1
+    assert max(map(len, lines)) <= 120
+    code, shown = on_terminal("data", "ls")
+    assert code == 0
+    plain = re.sub(r"\x1b\[[\d;]*m", "", shown).rstrip("\n").split("\n")
+    assert max(map(len, plain)) <= 120
+    assert sum(any(line.split()[:1] == [name] for name in SOURCES) for line in plain) == len(SOURCES)
+    assert len([line for line in plain if line.strip()]) == len(SOURCES) + 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "shown"),
+    [(None, "?"), (0, "0"), (999, "999"), (1000, "1.0k"), (1319, "1.3k"), (9949, "9.9k"), (9950, "10k"),
+     (79_421, "79k"), (999_499, "999k"), (999_500, "1.0M"), (1_039_785, "1.0M"), (25_000_000, "25M")],
+)  # fmt: skip
+def test_a_size_takes_four_characters_at_most(rows, shown):
+    assert data_ls.size(rows) == shown
+
+
+def test_recipes_are_counted_by_family():
+    assert data_ls.by_family(["rsafe", "rsafe-sft", "tars-1.5b"]) == "2 rsafe, 1 tars"
+    assert data_ls.by_family([]) == ""
+
+
+def test_ls_of_a_recipe_says_what_its_sources_are_for(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("extends: tars-smoke\ndata: {without_sources: [sample-brief]}\neval: {benign: xstest}\n")
+    assert data_ls.uses(load(str(recipe))) == {
+        "sample": [("training", "train"), ("tests", "test")], "xstest": [("tests", "test")],
+    }  # fmt: skip
+    assert data_ls.uses(load("tars-smoke"))["sample-brief"] == [("traces", "train")]
+    both = load("rsafe-ood-category", ["guard.eval.sets=[{source: aegis2}, {source: aegis2, split: train, skip: 9}]"])
+    assert data_ls.uses(both)["aegis2"] == [("tests", "test"), ("tests", "train")]
+
+
+def test_ls_of_a_recipe_says_what_is_there_and_how_to_get_the_rest(tmp_path):
+    home = tmp_path / "home"
+    done = safereason("data", "ls", "--recipe", "rsafe", "--json", SAFEREASON_DATA_HOME=str(home))
+    listed = {source["name"]: source for source in json.loads(done.stdout)}
+    assert done.returncode == 0
+    assert not any(source["there"] for source in listed.values())
+    assert all(str(home) in source["why_not"] and "https://" in source["why_not"] for source in listed.values())
+    assert "accept the terms at https://" in listed["wildguardtest"]["why_not"]
+    assert "accept the terms" not in listed["beavertails"]["why_not"]
+    shown = safereason("data", "ls", "--recipe", "tars-smoke").stdout.splitlines()
+    assert [line.split()[0] for line in shown[1:]] == ["sample", "sample-brief"]
+    assert all(line.endswith("  there") for line in shown[1:])
+
+
+def test_ls_of_a_recipe_downloads_nothing(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("extends: tars-smoke\neval: {behaviors: harmbench, benign: wildguardtest}\n")
+    own = {"SAFEREASON_DATA_HOME": "", "SAFEREASON_CACHE": str(tmp_path), "HF_HOME": str(tmp_path / "hub"),
+           "HF_HUB_OFFLINE": "0"}  # fmt: skip
+    done = safereason("data", "ls", "--recipe", recipe, **own)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("not on this machine yet; what reads it downloads https://") == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+def test_ls_of_a_recipe_names_a_source_that_nobody_knows(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("extends: tars-smoke\neval: {behaviors: harmbnch, benign: missing.jsonl}\n")
+    listed = {s["name"]: s for s in json.loads(safereason("data", "ls", "--recipe", recipe, "--json").stdout)}
+    assert listed["harmbnch"]["why_not"] == "source harmbnch: is not known; did you mean harmbench?"
+    assert listed["missing.jsonl"]["why_not"].startswith("missing.jsonl: cannot be read")
 
 
 def test_verify_counts_good_rows(tmp_path):
@@ -39,7 +122,7 @@ def test_verify_counts_good_rows(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{path}: ok, 2 rows\n", "")
 
 
-def test_verify_names_every_bad_row_by_its_line(tmp_path):
+def test_verify_names_every_bad_row_by_its_line_and_counts_them_by_kind(tmp_path):
     path = write_rows(
         tmp_path / "rows.jsonl",
         GOOD,
@@ -48,16 +131,36 @@ def test_verify_names_every_bad_row_by_its_line(tmp_path):
         ["a list"],
         {**GOOD, "id": "mine/3", "prompt": " "},
         GOOD,
-        {**GOOD, "id": "mine/4", "colour": "red"},
+        {**GOOD, "id": "mine/4", "kind": "worse"},
     )
     done = safereason("data", "verify", path)
     assert done.returncode == 2
     assert [line.removeprefix(f"{path}:").partition(":")[0] for line in done.stdout.splitlines()] == list("234567")
     assert "`id` 'mine/1' is that of line 1 too" in done.stdout
-    assert done.stderr == f"error: {path}: 6 of 7 rows are bad; mend or delete them\n"
+    counts = done.stderr.splitlines()
+    assert counts[0] == "        2  `kind` is …"
+    assert {line.strip() for line in counts[1:-1]} == {
+        "1  not JSON", "1  not an object", "1  `prompt` is empty", "1  the `id` of an earlier row",
+    }  # fmt: skip
+    assert counts[-1] == f"error: {path}: 6 of 7 rows are bad; mend or delete them"
     document = json.loads(safereason("data", "verify", path, "--json").stdout)
     assert [problem["line"] for problem in document["problems"]] == [2, 3, 4, 5, 6, 7]
-    assert document["rows"] == 7
+    assert (document["rows"], document["bad"], document["problems_left_out"]) == (7, 6, 0)
+    assert document["kinds"]["`kind` is …"] == 2
+
+
+def test_verify_lists_a_bounded_number_of_problems_as_json(tmp_path):
+    path = write_rows(tmp_path / "rows.jsonl", *["{"] * (data_verify.LISTED + 7))
+    document = json.loads(safereason("data", "verify", path, "--json").stdout)
+    assert (len(document["problems"]), document["problems_left_out"]) == (data_verify.LISTED, 7)
+    assert document["bad"] == document["rows"] == data_verify.LISTED + 7
+
+
+def test_verify_escapes_what_would_act_on_the_terminal(tmp_path):
+    path = write_rows(tmp_path / "rows.jsonl", {**GOOD, "kind": "\u202e\ud800"}, {**GOOD, "\x1b[2J": "x"})
+    done = safereason("data", "verify", path)
+    assert not {"\x1b", "\u202e"} & set(done.stdout + done.stderr)
+    assert "\\x1b[2J" in done.stdout
 
 
 def test_verify_reads_parquet_too(traces):
@@ -71,73 +174,6 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, command, name):
     done = safereason("data", command, tmp_path / name)
     assert done.returncode == 2
     assert said_once(done).startswith(f"error: {tmp_path / name}: ")
-
-
-def test_show_pages_through_rows(traces):
-    first = safereason("data", "show", traces).stdout
-    assert first.count("── id=mine/") == 10
-    later = safereason("data", "show", traces, "--skip", 10, "--limit", 3).stdout
-    assert [line.split()[1] for line in later.splitlines() if line.startswith("──")] == ["11", "12", "13"]
-
-
-def test_show_chooses_a_kind(traces):
-    shown = json.loads(safereason("data", "show", traces, "--kind", "harmful", "--json").stdout)
-    assert [row["id"] for row in shown] == ["mine/1"]
-    none = safereason("data", "show", traces, "--kind", "ambiguous")
-    assert (none.returncode, none.stdout, none.stderr) == (0, "", f"{traces}: no such row\n")
-
-
-def test_show_escapes_what_would_act_on_the_terminal(tmp_path):
-    path = write_rows(
-        tmp_path / "rollouts.jsonl", {"id": "a\x1b[2J", "text": "hi\x1b]0;title\x07\u202e\nthere", "total": None}
-    )
-    shown = safereason("data", "show", path).stdout
-    assert "\x1b" not in shown
-    assert "  hi\\x1b]0;title\\x07\\u202e\n  there\n" in shown
-
-
-def test_show_of_a_folder_that_is_no_run_says_what_to_name(tmp_path):
-    done = safereason("data", "show", tmp_path)
-    assert done.returncode == 2
-    assert said_once(done) == f"error: {tmp_path}: no run directory; name a run or one of its .parquet or .jsonl files"
-
-
-def test_rendered_marks_the_trained_part_token_for_token(traces, micro_model):
-    shown, prompt = json.loads(
-        safereason("data", "show", traces, "--rendered", "--model", micro_model, "--limit", 2, "--json").stdout
-    )
-    text = "<think>\nTheft hurts.\n</think>\n\nI can't help."
-    assert shown["rendered"]["trained"] == f"{text}<|im_end|>"
-    assert shown["rendered"]["trained_tokens"] == len(text.encode()) + 1
-    assert shown["rendered"]["given"] == "<|im_start|>user\nSteal a car?<|im_end|>\n<|im_start|>assistant\n"
-    assert (prompt["rendered"]["trained"], prompt["rendered"]["trained_tokens"]) == ("", 0)
-
-
-def test_rendered_for_a_person(capsys):
-    rows.print_row(7, GOOD, {"given": "ask\n", "given_tokens": 2, "trained": "say\x1b", "trained_tokens": 3})
-    rows.print_row(8, GOOD, {"given": "ask", "given_tokens": 2, "trained": "", "trained_tokens": 0})
-    head = "id=mine/1  kind=ambiguous  source=mine"
-    assert capsys.readouterr().out == (
-        f"── 7 ── {head}\ngiven (2 tokens, not trained):\n  ask\n  \ntrained (3 tokens):\n  say\\x1b\n\n"
-        f"── 8 ── {head}\ngiven (2 tokens, not trained):\n  ask\ntrained: nothing; the model writes from here\n\n"
-    )
-
-
-def test_rendered_for_a_guard_is_what_the_guard_is_asked(tmp_path, micro_model):
-    file, recipe = tmp_path / "rows.jsonl", tmp_path / "own.yaml"
-    row = {"id": "o/1", "prompt": "Hi", "response": "Go away", "kind": "harmless", "source": "o", "label": "unsafe",
-           "reasoning": "It is rude.", "answer": r"\boxed{unsafe}"}  # fmt: skip
-    file.write_text(json.dumps(row) + "\n")
-    recipe.write_text(f"extends: rsafe-smoke\nmodel: {micro_model}\n")
-    (shown,) = json.loads(safereason("data", "show", file, "--rendered", "--recipe", recipe, "--json").stdout)
-    assert "<BEGIN AGENT REPLY>\nGo away\n<END AGENT REPLY>" in shown["rendered"]["given"]
-    assert shown["rendered"]["trained"] == "<think>\nIt is rude.\n</think>\n\n\\boxed{unsafe}<|im_end|>"
-
-
-def test_rendered_needs_a_tokenizer(traces):
-    done = safereason("data", "show", traces, "--rendered")
-    assert done.returncode == 2
-    assert said_once(done) == "error: --rendered needs a tokenizer; name one with --recipe or --model"
 
 
 def test_attack_direct_writes_test_cases_that_a_shell_can_pipe(tmp_path):

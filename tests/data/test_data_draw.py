@@ -1,9 +1,10 @@
 from collections import Counter
+from itertools import islice
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safereason.data.draw import fold, interleave, ordered
+from safereason.data.draw import Want, fold, in_order, interleave, ordered
 from safereason.data.example import Example
 
 ROWS = [Example(f"s/{i}", f"prompt {i}", "harmless", "s") for i in range(40)]
@@ -46,3 +47,27 @@ def test_interleave_spreads_evenly(a, b):
 def test_fold_ignores_case_and_white_space_and_nothing_else():
     assert fold(" How  do I\nSTOP? ") == fold("how do i stop?")
     assert fold("how do I stop?") != fold("how do I stop")
+
+
+@given(st.integers(1, 50), st.integers(0, 45), st.integers(0, 3))
+def test_the_order_of_more_than_memory_holds_is_the_same_and_is_read_once_where_it_can_be(expected, taken, seed):
+    reads = []
+
+    def read():
+        reads.append(1)
+        return iter(ROWS)
+
+    even = lambda e: int(e.id[2:]) % 2 == 0  # noqa: E731
+    orders = in_order(read, seed, "source", {"all": Want(lambda e: True, expected), "even": Want(even, expected)})
+    assert list(islice(orders["all"], taken)) == ordered(ROWS, seed, "source")[:taken]
+    assert len(reads) == 1 or taken > expected
+    assert list(orders["even"]) == [e for e in ordered(ROWS, seed, "source") if even(e)]
+
+
+def test_repeated_prompts_stand_side_by_side_whichever_comes_first():
+    twins = [Example(f"s/{name}", text, "harmless", "s") for name, text in (("b", "PROMPT  3"), ("a", "prompt 3"))]
+    rows = ordered([*ROWS, *twins], 0, "source")
+    ids = [e.id for e in rows if fold(e.prompt) == "prompt 3"]
+    at = [i for i, e in enumerate(rows) if e.id in ids]
+    assert ids == ["s/3", "s/a", "s/b"]
+    assert at == [at[0], at[0] + 1, at[0] + 2]

@@ -1,15 +1,12 @@
 """The sources that guards train and test on. Those of the Hub are read from tiny files of the columns it publishes."""
 
-import csv
 import gzip
-import json
-import lzma
 from collections import Counter
 from dataclasses import replace
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import published
 import pytest
+from published import aegis_row, pku_row, toxicchat_row, wildguard_row
 
 from safereason.data import sources
 from safereason.data.draw import fold
@@ -30,25 +27,7 @@ from safereason.text.verdict import is_well_formed
 def publish(tmp_path, monkeypatch):
     """Writes rows to a file of the data home, in the format its name says."""
     monkeypatch.setenv("SAFEREASON_DATA_HOME", str(tmp_path))
-
-    def write(name, records):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if name.endswith(".csv"):
-            with path.open("w", encoding="utf-8", newline="") as file:
-                table = csv.DictWriter(file, list(records[0]))
-                table.writeheader()
-                table.writerows(records)
-        elif name.endswith(".parquet"):
-            pq.write_table(pa.Table.from_pylist(records), path)
-        elif name.endswith(".json"):
-            path.write_text(json.dumps(records))
-        else:
-            text = "".join(json.dumps(record) + "\n" for record in records).encode()
-            path.write_bytes({".gz": gzip.compress, ".xz": lzma.compress}.get(path.suffix, bytes)(text))
-        return path
-
-    return write
+    return lambda name, records: published.write(tmp_path / name, records)
 
 
 def load(name, split="test"):
@@ -61,40 +40,6 @@ def load(name, split="test"):
 
 def brief(examples):
     return [(e.prompt, e.kind, e.label, e.category, e.response) for e in examples]
-
-
-def toxicchat_row(prompt="hello, you", toxicity="0"):
-    return {
-        "conv_id": "c", "user_input": prompt, "model_output": "Hi.\nYou?", "human_annotation": "True",
-        "toxicity": toxicity, "jailbreaking": "0", "openai_moderation": '[["violence", 1e-4]]',
-    }  # fmt: skip
-
-
-def aegis_row(number, prompt="p", label="unsafe", categories=""):
-    return {
-        "id": f"{number:032x}", "reconstruction_id_if_redacted": None, "prompt": prompt, "response": None,
-        "prompt_label": label, "response_label": None, "violated_categories": categories,
-        "prompt_label_source": "human", "response_label_source": None,
-    }  # fmt: skip
-
-
-def pku_row(prompt="p", safe=(True, False)):
-    harms = [{"Cybercrime": not s, "Animal Abuse": False, "Insulting Behavior": not s} for s in safe]
-    return {
-        "prompt": prompt, "response_0": "zero", "response_1": "one", "prompt_source": "PKU-SafeRLHF",
-        "response_0_source": "Alpaca-7B", "response_1_source": "Alpaca-7B", "is_response_0_safe": safe[0],
-        "is_response_1_safe": safe[1], "response_0_harm_category": harms[0], "response_1_harm_category": harms[1],
-        "response_0_severity_level": 0, "response_1_severity_level": 1, "better_response_id": 0, "safer_response_id": 0,
-        "response_0_sha256": "0" * 64, "response_1_sha256": "1" * 64,
-    }  # fmt: skip
-
-
-def wildguard_row(prompt="p", adversarial=False, prompt_label="harmful", response="r", response_label="unharmful"):
-    return {
-        "prompt": prompt, "adversarial": adversarial, "response": response, "response_harm_label": response_label,
-        "response_refusal_label": "refusal", "prompt_harm_label": prompt_label,
-        "subcategory": "benign" if prompt_label == "unharmful" else "cyberattack",
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "release"), [("toxicchat", "0124"), ("toxicchat1123", "1123")])

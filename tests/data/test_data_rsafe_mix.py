@@ -13,10 +13,13 @@ ROWS = [Example(f"s/u{i}", f"unsafe {i}", "harmful", "s", "bad" if i % 2 else "w
     Example(f"s/s{i}", f"safe {i}", "ambiguous" if i % 2 else "harmless", "s") for i in range(40)
 ]
 
+WORD_FOR_WORD = {"hygiene": {"near_duplicate": None}}
+"""Numbered rows are nearly the same."""
+
 
 def build(rows=ROWS, seed=0, refuse=lambda example: None, **changes):
-    mix = RSafeMix(**{"mix": "rsafe", "rows_per_label": 8, "sources": ["s"], **changes})
-    return rsafe_mix.build(mix, seed, lambda name: rows, lambda name: [], refuse)
+    mix = RSafeMix(**{"mix": "rsafe", "rows_per_label": 8, "sources": ["s"], **WORD_FOR_WORD, **changes})
+    return rsafe_mix.build(mix, seed, lambda name: rows, lambda name: [], refuse=refuse)
 
 
 @given(st.integers(1, 100), st.integers(0, 3))
@@ -66,7 +69,7 @@ def test_a_row_of_several_categories_is_left_out_for_any_of_them():
 
 
 def test_rows_that_are_refused_are_counted_by_reason():
-    mixture = build(refuse=lambda e: "too long" if e.id.endswith("1") else None)
+    mixture = build(refuse=lambda e: "too long" if e.id.endswith("1") else None, rows_per_label=50)
     assert mixture.drops["s: too long"] == sum(e.id.endswith("1") for e in ROWS)
     assert not any(e.id.endswith("1") for e in mixture.prompts)
 
@@ -104,7 +107,7 @@ def test_a_share_takes_its_categories_alone():
 def test_traces_are_of_both_labels_and_of_no_held_out_prompt():
     traces = [replace(e, reasoning="hm", answer="x") for e in ROWS]
     mix = RSafeMix(mix="rsafe", rows_per_label=2, sources=["s"], validation_rows_per_label=3,
-                   traces=[{"source": "s", "prompts": 12}])  # fmt: skip
+                   traces=[{"source": "s", "prompts": 12}], **WORD_FOR_WORD)  # fmt: skip
     mixture = rsafe_mix.build(mix, 0, lambda name: ROWS, lambda name: traces)
     assert [sum(e.label == label for e in mixture.traces) for label in ("safe", "unsafe")] == [6, 6]
     assert not {e.prompt for e in mixture.validation} & {e.prompt for e in mixture.traces}
@@ -125,6 +128,6 @@ def test_rows_are_held_out_of_what_can_be_drawn_alone():
     mixture = build(sources=[], unsafe_only=[share], safe_only=[{"source": "s", "prompts": 3}],
                     validation_rows_per_label=2)  # fmt: skip
     assert [e.category for e in mixture.validation if e.label == "unsafe"] == ["bad", "bad"]
-    twice = build(sources=[], unsafe_only=[share, share], safe_only=[{"source": "s", "prompts": 3}],
-                  validation_rows_per_label=2)  # fmt: skip
+    both = [share, {**share, "categories": []}]
+    twice = build(sources=[], unsafe_only=both, safe_only=[{"source": "s", "prompts": 3}], validation_rows_per_label=2)
     assert len({e.id for e in twice.validation}) == 4

@@ -25,11 +25,16 @@ TRACES = {"taught": [
     for i in range(30) for n in range(3)
 ]}  # fmt: skip
 
+WORD_FOR_WORD = {"hygiene": {"near_duplicate": None}}
+"""Numbered prompts are nearly the same."""
+
 
 def mix_of(**changes):
     shares = {kind: [{"source": kind, "prompts": 60}] for kind in KINDS}
     traces = [{"source": "taught", "prompts": 30}]
-    return TarsMix(**{"mix": "tars", "prompts": 40, "harmful_ratio": 0.5, **shares, "traces": traces, **changes})
+    return TarsMix(
+        **{"mix": "tars", "prompts": 40, "harmful_ratio": 0.5, **shares, "traces": traces, **WORD_FOR_WORD, **changes}
+    )
 
 
 def build(mix, seed=0, prompts=SOURCES, traces=TRACES):
@@ -119,7 +124,7 @@ def test_a_prompt_of_two_pools_stays_in_the_first():
         "harmless": [*rows_of("harmless", 30), Example("harmless/x", "Harmful  prompt 5", "harmless", "h")],
     }
     mixture = build(mix_of(prompts=60, harmful_ratio=0.5, ambiguous_ratio=0), 0, prompts)
-    assert mixture.drops["prompts: in another share too"] == 1
+    assert mixture.drops["prompts, of another share: a duplicate"] == 1
     assert "harmless/x" not in {e.id for e in mixture.prompts}
 
 
@@ -168,13 +173,14 @@ def test_traces_without_reasoning_or_answer_and_repeated_ones_are_dropped_and_co
     assert all(t.reasoning.strip() and t.answer.strip() for t in mixture.traces)
     assert {reason: count for reason, count in mixture.drops.items() if count and reason.startswith("traces")} == {
         "traces: no reasoning": 2, "traces: no answer": 1, "traces: a duplicate": 1,
-        "traces: prompt longer than 1000 characters": 1,
+        "traces: longer than 1000 characters": 1,
     }  # fmt: skip
 
 
 def test_no_usable_trace_is_an_error():
     with pytest.raises(InputError, match="no usable trace"):
         build(mix_of(traces=[{"source": "taught", "prompts": 30, "skip": 30}]))
+    assert build(mix_of(traces=[])).traces == ()
 
 
 def test_every_stretch_of_traces_has_all_kinds():
@@ -189,3 +195,80 @@ def test_a_share_takes_its_categories_alone():
         mix_of(prompts=20, harmful=[{"source": "harmful", "prompts": 60, "categories": ["b"]}]), prompts=prompts
     ).prompts
     assert {e.category for e in drawn if e.kind == "harmful"} == {"a; b"}
+
+
+def prompts_of(text, count=12, kind="harmful", source="own"):
+    return [Example(f"{source}/{i}", f"{text} number {word}", kind, source) for i, word in enumerate(WORDS[:count])]
+
+
+WORDS = ("anchor", "bottle", "candle", "dragon", "engine", "forest", "garden", "hammer", "island", "jacket", "kettle",
+         "ladder")  # fmt: skip
+
+
+def test_rl_passes_over_sfts_prompts_of_the_same_source_even_where_the_recipe_skips_none():
+    taught = rows_of("harmful", 30, "taught")
+    traces = {"taught": [replace(e, id=f"{e.id}/1", reasoning="why", answer="so") for e in taught]}
+    mix = mix_of(prompts=20, harmful_ratio=1, harmful=[{"source": "taught", "prompts": 20}],
+                 traces=[{"source": "taught", "prompts": 10}])  # fmt: skip
+    mixture = build(mix, 0, {"taught": taught}, traces)
+    assert not {e.prompt for e in mixture.traces} & {e.prompt for e in mixture.prompts}
+    assert mixture.drops["prompts: SFT has it"] == 10
+    skipping = mix.model_copy(update={"harmful": (mix.harmful[0].model_copy(update={"skip": 10}),)})
+    assert build(skipping, 0, {"taught": taught}, traces).prompts == mixture.prompts
+
+
+@given(st.integers(0, 8), st.integers(1, 8), st.integers(0, 3), st.sets(st.integers(0, 29)))
+def test_a_teacher_is_asked_what_the_mix_then_reads_of_it(skip, count, seed, unanswered):
+    prompts = {**SOURCES, "raw": rows_of("harmful", 30, "raw")}
+    mix = mix_of(traces=[{"source": "raw", "prompts": count, "skip": skip}], traces_per_prompt=2)
+    asked = tars_mix.to_trace(mix, seed, prompts.__getitem__, ["raw"])
+    assert len(asked) == count
+    written = [
+        replace(e, id=f"{e.id}/{n}", reasoning=f"why {n}", answer="so")
+        for i, e in enumerate(asked) for n in range(3) if i not in unanswered
+    ]  # fmt: skip
+    draw = lambda: tars_mix.build(mix, seed, prompts.__getitem__, lambda name: written, taught=["raw"])  # noqa: E731
+    if not written:
+        with pytest.raises(InputError, match="no usable trace"):
+            draw()
+        return
+    mixture = draw()
+    assert {e.prompt for e in mixture.traces} == {e.prompt for e in written}
+    assert len(mixture.traces) == 2 * len(written) / 3
+    assert mixture.drops["traces: a prompt without any"] == count - len(written) / 3
+
+
+def test_a_share_of_traces_takes_its_kind_alone():
+    mix = mix_of(traces=[{"source": "taught", "prompts": 5, "kind": "harmful"}])
+    assert {e.kind for e in build(mix).traces} == {"harmful"}
+    assert len(build(mix).traces) == 5
+
+
+def test_a_source_that_is_left_out_is_neither_read_nor_drawn_of():
+    shares = [{"source": "gone", "prompts": 40}, {"source": "harmful", "prompts": 60}]
+    mixture = build(mix_of(harmful=shares, without_sources=["gone"]))
+    assert len(mixture.prompts) == 40
+    assert build(mix_of(harmful=shares[1:])).prompts == mixture.prompts
+
+
+def test_near_duplicates_give_their_place_to_others_within_a_share_and_between_shares():
+    own = prompts_of("Please explain to me at length how this machine is put together,", 2)
+    other = prompts_of("please explain to me at length how this machine is put together,", 2, source="other")
+    free = [Example(f"other/{word}", f"a {word} is {word[::-1]}", "harmful", "other") for word in WORDS[:4]]
+    mix = mix_of(prompts=5, harmful_ratio=1, hygiene={"near_duplicate": 0.7},
+                 harmful=[{"source": "own", "prompts": 2}, {"source": "other", "prompts": 9}])  # fmt: skip
+    mixture = build(mix, 0, {"own": own, "other": [*other, *free]})
+    assert len(mixture.prompts) == 5
+    assert mixture.drops["prompts: a near-duplicate"] == 2
+    of_another = {why: count for why, count in mixture.drops.items() if why.startswith("prompts, of another share")}
+    assert sum(of_another.values()) == 1
+
+
+def test_what_is_refused_gives_its_place_to_the_next():
+    refused = {e.id for e in SOURCES["harmful"][::2]}
+    mix = mix_of(prompts=30, harmful_ratio=1)
+    mixture = tars_mix.build(mix, 0, SOURCES.__getitem__, TRACES.__getitem__,
+                             refuse=lambda e: "in a test set" if e.id in refused else None)  # fmt: skip
+    assert len(mixture.prompts) == 30
+    assert not refused & {e.id for e in mixture.prompts}
+    assert mixture.drops["prompts: in a test set"] == 30

@@ -17,7 +17,7 @@ import pytest
 from fastapi.responses import HTMLResponse, JSONResponse
 from openai_server import Server
 
-from safereason.engines.base import Completion, TokenChoice
+from safereason.engines.base import Completion, TokenChoice, Usage
 from safereason.engines.open import open_engine
 from safereason.engines.openai import OpenAIEngine, request_seed
 from safereason.engines.transformers import TransformersEngine
@@ -69,6 +69,7 @@ def test_greedy_completions_are_the_local_engine_s_in_order(server: Server, loca
     assert [[c.text for c in row] for row in found] == [[c.text for c in row] for row in expected]
     assert [row[0].finish_reason for row in found] == [row[0].finish_reason for row in expected]
     assert all(c.token_ids == () and c.error == "" for row in found for c in row)
+    assert [row[0].usage for row in found] == [row[0].usage for row in expected]
 
 
 def test_each_completion_has_a_seed_of_its_own_and_comes_back_in_its_place(server: Server, local: TransformersEngine):
@@ -206,6 +207,26 @@ def test_finish_reasons(server: Server, given: str | None, expected: str):
     completion = only(server)
     assert (completion.finish_reason, completion.text) == (expected, "text")
     assert bool(completion.error) == (expected == "error")
+
+
+@pytest.mark.parametrize("given", ["stop", "content_filter"])
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        ({"usage": {"prompt_tokens": 7, "completion_tokens": 0, "total_tokens": 7}}, Usage(7, 0)),
+        ({"usage": {"prompt_tokens": 7}}, None),
+        ({"usage": None}, None),
+        ({}, None),
+    ],
+)
+def test_usage_is_what_a_server_says_or_none(server: Server, given: str, usage: dict[str, Any], expected: Any):
+    server.choice = lambda body: {**says("text", given)(body), **usage}
+    assert only(server).usage == expected
+
+
+def test_a_failed_request_has_no_usage(server: Server):
+    server.statuses = [400]
+    assert only(server).usage is None
 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from safereason.engines.base import Completion
+from safereason.engines.base import Completion, Usage
 from safereason.engines.transformers import SHARE_FROM, TransformersEngine, common_length, end_of_turn_ids
 from safereason.errors import InputError, StageFailed
 from safereason.recipe.schema import Sampling
@@ -101,6 +101,13 @@ def test_a_prefix_is_gone_on_from(model: LlamaForCausalLM):
     assert [list(row[0].token_ids) for row in found] == [generated(model, p) for p in prompts]
     assert {row[0].prefix for row in found} == {"<think>\n"}
     assert found[0][0].full_text == "<think>\n" + found[0][0].text
+
+
+def test_usage_counts_prompt_and_completion_whatever_a_batch_shares(model: LlamaForCausalLM):
+    found = engine(model).generate(UNDER_POLICY, SAMPLED, n=2, prefix="<think>\n")
+    for prompt, row in zip(UNDER_POLICY, found, strict=True):
+        read = len(chat.prompt_ids(micro.tokenizer(), prompt, "<think>\n"))
+        assert [c.usage for c in row] == [Usage(read, len(c.token_ids)) for c in row]
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
@@ -206,6 +213,7 @@ def test_a_prompt_longer_than_the_context_costs_the_others_nothing():
     assert sorted(seen) == [(i, k) for i in range(len(PROMPTS)) for k in range(2)]
     for i, row in enumerate(found):
         assert [c.finish_reason == "error" for c in row] == [i in long] * 2
+        assert [c.usage is None for c in row] == [i in long] * 2
     said = {c.error for i in long for c in found[i]}
     assert said == {f"micro: a prompt has {lengths[i]} tokens and the model reads 40; shorten it" for i in long}
     assert small.generate(PROMPTS, SAMPLED, n=2, seed=3, done=long) == [

@@ -366,7 +366,7 @@ def test_a_written_recipe_has_no_name_and_no_absent_stage(base):
 def test_leaves_are_the_values_by_dotted_key(base):
     values = dict(leaves(load(str(base))))
     assert values["rl.sampling.temperature"] == 0.6
-    assert values["data.harmful"] == [{"source": "sample", "prompts": 4, "skip": 0, "categories": []}]
+    assert values["data.harmful"] == [{"source": "sample", "prompts": 4, "skip": 0, "categories": [], "kind": None}]
     assert values["rl.lora"] is None
     assert not values.keys() & {"name", "paper", "sft", "provenance"}
     assert next(iter(values)) == "model"

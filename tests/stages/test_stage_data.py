@@ -103,7 +103,7 @@ def test_a_torn_run_is_done_again_on_resume(tmp_path):
 
 
 def own_file(path, count):
-    rows = [asdict(Example(f"own/{i}", f"own prompt {i}", "harmful", "own")) for i in range(count)]
+    rows = [asdict(Example(f"own/{i}", f"own prompt {i} {'x' * i}", "harmful", "own")) for i in range(count)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return [{"source": str(path), "prompts": count}]
 
@@ -122,14 +122,15 @@ def test_training_on_what_eval_tests_on_is_refused(tmp_path):
     path = tmp_path / "own.jsonl"
     row = asdict(Example("own/1", f" {held_out.prompt.upper()}", "harmful", "own", reasoning="hm", answer="no"))
     path.write_text(json.dumps(row) + "\n")
-    with pytest.raises(InputError, match=f"holds 1 prompts that eval tests on .{held_out.id} is own/1"):
+    found = f"1 rows to train on are ones that the recipe tests on .own/1 is {held_out.id} of sample: exact"
+    with pytest.raises(InputError, match=found):
         run(recipe_of(traces=[{"source": str(path), "prompts": 5}]), tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
 def test_star1_is_refused_where_harmbench_is_tested(tmp_path, data_home):
     star1 = {"traces": [{"source": "star1", "prompts": 1000}]}
-    with pytest.raises(InputError, match="holds 32 prompts that eval tests on"):
+    with pytest.raises(InputError, match=r"\d+ rows to train on are ones that the recipe tests on"):
         run(recipe_of({"behaviors": "harmbench", "benign": "xstest"}, **star1), tmp_path)
     assert run(recipe_of({"behaviors": "advbench", "benign": "xstest"}, **star1), tmp_path).metrics["traces"] == 1000
 
@@ -138,7 +139,7 @@ def test_an_evaluation_source_that_is_not_at_hand_is_noted(tmp_path, monkeypatch
     monkeypatch.setenv("SAFEREASON_DATA_HOME", str(tmp_path / "empty"))
     result = run(recipe_of({"behaviors": "harmbench", "benign": None}), tmp_path)
     (note,) = read_json(result.run / "card.json")["notes"]
-    assert note.startswith("not compared with the evaluation prompts of harmbench: ")
+    assert note.startswith("not compared with the test set harmbench: ")
     assert note in (result.run / "card.md").read_text()
     assert note in capsys.readouterr().err
 

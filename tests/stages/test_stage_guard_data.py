@@ -8,19 +8,23 @@ import micro
 import micro_guard
 import pytest
 
+from safereason.data import rsafe_mix
 from safereason.data.draw import Mixture
 from safereason.data.example import Example, read_examples
 from safereason.errors import InputError
 from safereason.guard import guide as guides
 from safereason.guard.prompt import Question
-from safereason.recipe.schema import Recipe
+from safereason.recipe.schema import GuardSet, Recipe
 from safereason.runs.records import read_json
 from safereason.stages import data, guard_data
 from safereason.stages.base import Options
+from safereason.stages.unseen import Unseen
 from safereason.text.chat import prompt_ids
 
 SFT = {"epochs": 1, "learning_rate": 1e-3, "batch_size": 4, "precision": "fp32"}
 GONE = "gone.jsonl"
+HYGIENE = {"near_duplicate": None, "on_overlap": "drop"}
+"""Numbered rows are nearly the same."""
 
 
 def write_rows(path: Path, prompts=8, name: str = "mine") -> str:
@@ -54,7 +58,7 @@ def recipe_of(source, policy, micro_model):
         return Recipe(
             name="tiny", model=str(micro_model), seed=3,
             data={"mix": "rsafe", "rows_per_label": 4, "sources": [source],
-                  "traces": [{"source": source, "prompts": 4}], **mix},
+                  "traces": [{"source": source, "prompts": 4}], "hygiene": HYGIENE, **mix},
             guard={"policy": policy, "sft": SFT, "sampling": {"max_new_tokens": 8}, **(guard or {})},
         )  # fmt: skip
 
@@ -62,7 +66,7 @@ def recipe_of(source, policy, micro_model):
 
 
 def draw(recipe: Recipe) -> Mixture:
-    return data._draw(recipe)
+    return data.draw(recipe, Options(), Unseen.of(recipe))
 
 
 def length(recipe: Recipe, example: Example) -> int:
@@ -80,16 +84,17 @@ def test_each_task_has_its_own_limit_of_tokens(recipe_of, source):
     rows = read_examples(Path(source))
     prompts, responses = ([r for r in rows if (r.response is None) == alone] for alone in (True, False))
     longest = max(length(recipe, r) for r in prompts)  # those about `unsafe` things, which is two letters longer
-    fits = draw(recipe_of(max_prompt_task_tokens=longest))
+    every = {"rows_per_label": 8, "traces": [{"source": source, "prompts": 16}]}
+    fits = draw(recipe_of(max_prompt_task_tokens=longest, **every))
     assert drops(fits) == {}
-    tight = draw(recipe_of(max_prompt_task_tokens=longest - 1))
+    tight = draw(recipe_of(max_prompt_task_tokens=longest - 1, **every))
     reason = "longer than its limit of tokens"
     assert drops(tight) == {f"{source}: {reason}": 6, f"{source}, with reasoning: {reason}": 6}
     kept = [e for e in (*tight.prompts, *tight.traces) if e.label == "unsafe"]
     assert kept
     assert all(e.response is not None for e in kept)
     shortest = min(length(recipe, r) for r in responses)
-    none = draw(recipe_of(max_response_task_tokens=shortest - 1))
+    none = draw(recipe_of(max_response_task_tokens=shortest - 1, **every))
     assert drops(none) == {f"{source}: {reason}": 4, f"{source}, with reasoning: {reason}": 4}
     assert all(e.response is None for e in (*none.prompts, *none.traces))
 
@@ -107,7 +112,7 @@ def test_the_limit_is_on_the_prompt_that_the_guard_is_asked_with(recipe_of, tmp_
 
 def test_without_a_guard_rows_of_any_length_are_drawn(source):
     mix = {"mix": "rsafe", "rows_per_label": 4, "sources": [source], "max_prompt_task_tokens": 1,
-           "max_response_task_tokens": 1}  # fmt: skip
+           "max_response_task_tokens": 1, "hygiene": HYGIENE}  # fmt: skip
     found = draw(Recipe(name="tiny", model="org/none", data=mix, sft=SFT))
     assert len(found.prompts) == 8
     assert guard_data.identity_of(Recipe(name="tiny", model="org/none", data=mix, sft=SFT)) == {}
@@ -123,9 +128,10 @@ def test_rows_of_a_test_set_are_left_out_and_counted(recipe_of, tmp_path, source
     ]
     test = tmp_path / "test.jsonl"
     test.write_text("".join(json.dumps({**vars(row), "id": f"t/{i}"}) + "\n" for i, row in enumerate(tested)))
-    found = draw(recipe_of({"eval": {"sets": [{"source": str(test)}]}}, rows_per_label=5, validation_rows_per_label=1))
-    assert drops(found) == {f"{source}: in a test set": 3, f"{source}, with reasoning: in a test set": 3}
-    assert found.notes == ()
+    every = {"rows_per_label": 8, "traces": [{"source": source, "prompts": 16}]}
+    found = draw(recipe_of({"eval": {"sets": [{"source": str(test)}]}}, validation_rows_per_label=1, **every))
+    why = f"in the test set {test}"
+    assert drops(found) == {f"{source}: {why}": 3, f"{source}, with reasoning: {why}": 3}
     used = {e.id for e in (*found.prompts, *found.traces, *found.validation)}
     assert used.isdisjoint({"mine/safe-0", "mine/safe-3", "mine/unsafe-0"})
     assert "mine/safe-1" in used  # the same prompt with another response is another question
@@ -134,9 +140,12 @@ def test_rows_of_a_test_set_are_left_out_and_counted(recipe_of, tmp_path, source
 def test_a_set_of_the_training_split_leaves_what_it_takes(recipe_of, source):
     sets = [{"source": source, "split": "train", "skip": 4, "safe": 2, "unsafe": 2}]
     mixture = draw(recipe_of({"eval": {"sets": sets}}))
-    assert drops(mixture)[f"{source}: in a test set"] == 4
     plain = draw(recipe_of())
     assert [e.id for e in mixture.prompts] == [e.id for e in plain.prompts]
+    more = draw(recipe_of({"eval": {"sets": sets}}, rows_per_label=8))
+    assert drops(more)[f"{source}: in the test set {source}"] == 4
+    tested = rsafe_mix.set_rows(GuardSet(**sets[0]), 3, read_examples(Path(source)))
+    assert not {e.prompt for e in more.prompts} & {e.prompt for e in tested}
 
 
 def test_every_source_that_cannot_be_had_is_named_in_a_line_and_then_refused(recipe_of, tmp_path, source, capsys):
@@ -148,14 +157,15 @@ def test_every_source_that_cannot_be_had_is_named_in_a_line_and_then_refused(rec
     assert len(said) == 2
     assert all(line.startswith(f"data: {path}: ") for line, path in zip(said, (first, second), strict=True))
     assert str(caught.value) == (
-        f"data: 2 of 3 sources cannot be had ({first}, {second}); the lines above say how to get them"
+        f"data: 2 of 3 sources cannot be had ({first}; {second}); the lines above say how to get each, and "
+        "--allow-missing goes on without them"
     )
     assert not (tmp_path / "runs").exists()
 
 
 def test_reachable_tells_rows_by_label_or_why_there_are_none(recipe_of, tmp_path, source):
     gone = str(tmp_path / GONE)
-    found = guard_data.reachable(recipe_of(sources=[source, gone], safe_only=[{"source": source, "prompts": 1}]).data)
+    found = guard_data.reachable(recipe_of(sources=[source, gone], safe_only=[{"source": source, "prompts": 1}]))
     assert list(found) == [source, gone]
     assert found[source] == "8 safe, 8 unsafe"
     assert found[gone].startswith(f"cannot be had: {gone}: ")
@@ -164,12 +174,13 @@ def test_reachable_tells_rows_by_label_or_why_there_are_none(recipe_of, tmp_path
 
 def test_a_test_set_that_cannot_be_had_is_a_note(recipe_of, tmp_path, source, capsys):
     sets = [{"source": str(tmp_path / GONE), "name": "lost set"}, {"source": source, "safe": 1, "unsafe": 0}]
-    recipe = recipe_of({"eval": {"sets": sets}})
+    recipe = recipe_of({"eval": {"sets": sets}}, rows_per_label=7)
     result = data.run(recipe, Options(root=tmp_path / "runs"))
     (note,) = read_json(result.run / "card.json")["notes"]
     assert note.startswith(f"not compared with the test set lost set: {tmp_path / GONE}: ")
     assert f"data: {note}" in capsys.readouterr().err
-    assert read_json(result.run / "card.json")["drops"][f"{source}: in a test set"] == 1
+    assert read_json(result.run / "card.json")["drops"][f"{source}: in the test set {source}"] == 1
+    assert read_json(result.run / "card.json")["overlap"]["sets"]["lost set"]["not compared"] in note
 
 
 def test_a_guard_that_reasons_needs_reasoning_for_its_sft(recipe_of):

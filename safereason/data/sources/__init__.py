@@ -13,20 +13,27 @@ from safereason.data.sources import (
     openai_moderation,
     or_bench,
     pku_saferlhf,
+    rainbow,
+    safeedit,
     sample,
     sample_brief,
     sample_verdicts,
     simplesafetytests,
+    sorry_bench,
     star1,
+    strongreject,
     toxicchat,
+    ultrafeedback,
+    wildchat,
     wildguard,
+    wildjailbreak,
     xstest,
     xstest_response,
 )
 from safereason.data.sources.base import Source, Split
 from safereason.errors import InputError
 
-__all__ = ["PLANNED", "SOURCES", "Source", "Split", "get"]
+__all__ = ["SOURCES", "Source", "Split", "get"]
 
 SOURCES: dict[str, Source] = {
     source.name: source
@@ -41,7 +48,19 @@ SOURCES: dict[str, Source] = {
         xstest.SOURCE,
         simplesafetytests.SOURCE,
         jailbreakbench.SOURCE,
+        jailbreakbench.BENIGN,
         advbench.SOURCE,
+        advbench.FULL,
+        strongreject.SOURCE,
+        strongreject.SMALL_SOURCE,
+        sorry_bench.SOURCE,
+        wildjailbreak.SOURCE,
+        wildjailbreak.BENIGN,
+        wildjailbreak.EVAL,
+        safeedit.SOURCE,
+        rainbow.SOURCE,
+        ultrafeedback.SOURCE,
+        wildchat.SOURCE,
         toxicchat.SOURCE,
         toxicchat.NOVEMBER,
         aegis2.SOURCE,
@@ -57,23 +76,19 @@ SOURCES: dict[str, Source] = {
     )
 }
 
-PLANNED = frozenset({"rainbow", "safeedit", "ultrafeedback", "wildchat", "wildjailbreak"})
-"""Names that the papers' recipes use and that this version cannot read."""
-
 
 def get(name: str) -> Source:
-    """The source of this name, or the file of examples at this path.
+    """The source of this name, or a person's own at this path: a file of examples, or a description of a file.
 
     Raises:
-        InputError: There is no such source.
+        InputError: There is no such source, or the description has a mistake in it.
     """
     if name in SOURCES:
         return SOURCES[name]
     if name.endswith(files.SUFFIXES):
         return files.source(name)
     available = ", ".join(SOURCES)
-    if name in PLANNED:
-        raise InputError(f"source {name}: is not part of this version yet; available: {available}")
-    close = get_close_matches(name, [*SOURCES, *PLANNED], n=1)
-    hint = f"did you mean {close[0]}?" if close else f"use {available} or a path to a .jsonl or .parquet file"
+    close = get_close_matches(name, SOURCES, n=1)
+    own = "a path to a .jsonl, .json, .csv, .tsv, .parquet or .yaml file"
+    hint = f"did you mean {close[0]}?" if close else f"use {available} or {own}"
     raise InputError(f"source {name}: is not known; {hint}")

@@ -1,4 +1,9 @@
-"""The 50 behaviors of AdvBench that PAIR and TAP use (Zou et al., arXiv 2307.15043; Mehrotra et al., 2312.02119)."""
+"""AdvBench's harmful behaviors (Zou et al., arXiv 2307.15043): the 50 that PAIR and TAP use, and all 520.
+
+The publisher gives categories for the 50 only (Mehrotra et al., arXiv 2312.02119).
+"""
+
+from collections.abc import Iterator
 
 from safereason.data.example import Example
 from safereason.data.fetch import File
@@ -10,20 +15,24 @@ FILE = File(
     url="https://raw.githubusercontent.com/RICommunity/TAP/main/data/advbench_subset.csv",
     sha256="66af8279f7690e1b83f8edeeeef0ff5c9da099e994ef54ecc14bdaf5fa759de2",
 )
+FULL_FILE = File(
+    source="advbench",
+    name="harmful_behaviors.csv",
+    url="https://raw.githubusercontent.com/llm-attacks/llm-attacks/098262edf85f807224e70ecd87b9d83716bf6b73/data/"
+    "advbench/harmful_behaviors.csv",
+    sha256="6cd1a5c63c07610d7eb67307772ee5606017ee950b5770ab288a2c487489d3e1",
+)
 
 
-def _prompts(split: Split) -> list[Example]:
-    return [
-        Example(
-            id=f"advbench/{row['Original index']}",
-            prompt=row["goal"],
-            kind="harmful",
-            source="advbench",
-            category=row["category"],
-            target=row["target"],
-        )
-        for row in rows(FILE)
-    ]
+def _subset(split: Split) -> Iterator[Example]:
+    for row in rows(FILE):
+        name = f"advbench/{row['Original index']}"
+        yield Example(name, row["goal"], "harmful", "advbench", row["category"], target=row["target"])
+
+
+def _all(split: Split) -> Iterator[Example]:
+    for row in rows(FULL_FILE):
+        yield Example(f"advbench-full/{row.number}", row["goal"], "harmful", "advbench-full", target=row["target"])
 
 
 SOURCE = Source(
@@ -32,5 +41,15 @@ SOURCE = Source(
     page="https://github.com/RICommunity/TAP",
     licence="MIT",
     serves=("train", "test"),
-    prompts=_prompts,
+    prompts=_subset,
+    rows=50,
+)
+FULL = Source(
+    name="advbench-full",
+    title="AdvBench: all 520 harmful behaviors",
+    page="https://github.com/llm-attacks/llm-attacks",
+    licence="MIT",
+    serves=("train", "test"),
+    prompts=_all,
+    rows=520,
 )

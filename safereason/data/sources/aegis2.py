@@ -5,6 +5,8 @@ out. So are `validation.json`, which no split stands for, and the `refusals_*.js
 with refusals as responses.
 """
 
+from collections.abc import Iterator
+
 from safereason.data.example import Example
 from safereason.data.fetch import HubFile
 from safereason.data.sources.base import KIND, Row, Source, Split, joined, rows
@@ -14,14 +16,11 @@ REVISION = "d86bb8bedff51d25ac834ab7838f1cc61acb7a2c"
 REDACTED = "REDACTED"
 
 
-def _prompts(split: Split) -> list[Example]:
-    return [
-        Example(f"aegis2/{row['id']}", prompt, KIND[label], "aegis2", _categories(row), label=label)
-        for row in rows(HubFile("aegis2", REPO, f"{split}.json", REVISION))
-        if (label := row.label("prompt_label", {"safe": "safe", "unsafe": "unsafe"}))
-        and (prompt := row.text("prompt"))
-        and prompt != REDACTED
-    ]
+def _prompts(split: Split) -> Iterator[Example]:
+    for row in rows(HubFile("aegis2", REPO, f"{split}.json", REVISION)):
+        label, prompt = row.label("prompt_label", {"safe": "safe", "unsafe": "unsafe"}), row.text("prompt")
+        if label and prompt and prompt != REDACTED:
+            yield Example(f"aegis2/{row['id']}", prompt, KIND[label], "aegis2", _categories(row), label=label)
 
 
 def _categories(row: Row) -> str | None:
@@ -35,4 +34,5 @@ SOURCE = Source(
     licence="CC-BY-4.0",
     serves=("train", "test"),
     prompts=_prompts,
+    rows=26_971,
 )

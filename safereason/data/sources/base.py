@@ -4,18 +4,25 @@ import csv
 import gzip
 import json
 import lzma
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from safereason.data.example import Example, Kind, Label
+from safereason.data.example import Example, Kind, Label, parquet_rows
 from safereason.data.fetch import File, HubFile, fetch
+from safereason.data.sources import json_list
 from safereason.errors import InputError
 
 Split = Literal["train", "test"]
 Reader = Callable[[Split], Iterable[Example]]
 
+_TEXTS = (".csv", ".tsv", ".json", ".jsonl")
+FORMATS = (*(f"{name}{packed}" for name in _TEXTS for packed in ("", ".gz", ".xz")), ".parquet")
+"""How the name of a file of rows may end."""
+LONGEST_CELL = 1 << 24
+"""Characters of the longest cell of a table; the library stops at 131 072, which a reasoning trace may have."""
 KIND: dict[Label, Kind] = {"safe": "harmless", "unsafe": "harmful"}
 """What a prompt is, by its label."""
 
@@ -49,8 +56,8 @@ class Source:
         Raises:
             InputError: The source does not serve this split, or its file cannot be had.
         """
-        self._check(split)
-        yield from self.prompts(split)
+        self.check(split)
+        return iter(self.prompts(split))
 
     def load(self, split: Split) -> list[Example]:
         """All that `stream` gives."""
@@ -62,12 +69,17 @@ class Source:
         Raises:
             InputError: The source has no traces, does not serve this split, or its file cannot be had.
         """
-        self._check(split)
+        self.check(split)
         if self.reasoned is None:
             raise InputError(f"source {self.name}: has no reasoning traces; name another one under data.traces")
         return list(self.reasoned(split))
 
-    def _check(self, split: Split) -> None:
+    def check(self, split: Split) -> None:
+        """Refuses a split that it is not to be used as.
+
+        Raises:
+            InputError: It does not serve this split.
+        """
         if split not in self.serves:
             raise InputError(
                 f"source {self.name}: has no {split} split, only {' and '.join(self.serves)}; name another source"
@@ -78,12 +90,19 @@ class Source:
 class Row:
     """One row of a published file. Where a column is not as its source expects, file, row and column are named."""
 
-    where: str
-    """File and row, for messages."""
+    file: Path
+    """Where it is read from."""
     number: int
     """Its place in the file, from 1."""
     values: Mapping[str, Any]
     """By column."""
+    advice: str = "get the file as it is published"
+    """What to do where it is not as it should be."""
+
+    @property
+    def where(self) -> str:
+        """File and row, for messages."""
+        return f"{self.file}: row {self.number}"
 
     def __getitem__(self, column: str) -> str:
         """The text of a column.
@@ -104,7 +123,7 @@ class Row:
         """
         if column not in self.values:
             columns = ", ".join(map(str, self.values))
-            raise InputError(f"{self.where}: no column `{column}`, only {columns}; get the file as it is published")
+            raise InputError(f"{self.where}: no column `{column}`, only {columns}; {self.advice}")
         return self.values[column]
 
     def text(self, column: str) -> str | None:
@@ -150,30 +169,80 @@ def joined(categories: Iterable[str]) -> str | None:
     return "; ".join(categories) or None
 
 
-def rows(file: File | HubFile) -> Iterator[Row]:
-    """The rows of a published file, one by one: .csv, .json, .jsonl or .parquet, the text ones perhaps as .gz or .xz.
+def rows(file: File | HubFile, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """The rows of a published file, one by one.
+
+    Args:
+        file: A .csv, .tsv, .json, .jsonl or .parquet file, the text ones perhaps as .gz or .xz.
+        columns: Columns that are read of a .parquet file, where others are large; None reads all.
 
     Raises:
         InputError: The file cannot be had, or is not what its name says.
     """
-    path = fetch(file)
-    number = 0
+    yield from read_rows(fetch(file), columns)
+
+
+def read_rows(path: Path, columns: Sequence[str] | None = None, mend: str | None = None) -> Iterator[Row]:
+    """The rows of a file on this machine, as `rows` has them.
+
+    Args:
+        path: The file.
+        columns: As of `rows`.
+        mend: What is to be done about a mistake in a file of a person's own. Its tables are read strictly: quotes are
+            in pairs, each row has as many cells as the header, and an empty cell is null.
+
+    Raises:
+        InputError: It is not what its name says, or holds no row.
+    """
+    number, again = 0, mend or "get it again"
     try:
-        for number, values in enumerate(_READERS[_format(path)](path), start=1):
-            yield Row(f"{path}: row {number}", number, values)
-    except (OSError, EOFError, ValueError, csv.Error, lzma.LZMAError) as error:
-        raise InputError(f"{path}: cannot be read after row {number} ({error}); get it again") from error
+        for number, values in enumerate(_read(path, columns, strict=mend is not None), start=1):
+            yield Row(path, number, values, mend or Row.advice)
+    except (OSError, EOFError, ValueError, RecursionError, csv.Error, lzma.LZMAError) as error:
+        raise InputError(f"{path}: cannot be read after row {number} ({error}); {again}") from error
     if not number:
-        raise InputError(f"{path}: holds no row; get it again")
+        raise InputError(f"{path}: holds no row; {again}")
 
 
-def read_csv(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a CSV file with a header, by column name."""
+def told_apart(examples: Iterable[Example], path: Path) -> Iterator[Example]:
+    """A person's own examples, as long as each has an id of its own; about 100 bytes are held for each.
+
+    Raises:
+        InputError: An id is there before.
+    """
+    seen: set[str] = set()
+    for example in examples:
+        if example.id in seen:
+            raise InputError(f"{path}: the id {example.id!r} is there more than once; give each row its own")
+        seen.add(example.id)
+        yield example
+
+
+def _read(path: Path, columns: Sequence[str] | None, strict: bool) -> Iterator[dict[str, Any]]:
+    name = _format(path)
+    if name == ".parquet":
+        return parquet_rows(path, columns)
+    if name in (".csv", ".tsv"):
+        return _table(path, "\t" if name == ".tsv" else ",", strict)
+    return _json_list(path) if name == ".json" else _json_lines(path)
+
+
+def _table(path: Path, delimiter: str, strict: bool) -> Iterator[dict[str, Any]]:
+    """The rows of a table with a header, by column name."""
+    csv.field_size_limit(LONGEST_CELL)  # of all that this process reads: there is no other way
     with _open(path) as file:
-        yield from csv.DictReader(file)
+        table = csv.DictReader(file, delimiter=delimiter, strict=strict)
+        for name, count in Counter(table.fieldnames).items():
+            if count > 1:
+                raise ValueError(f"its header has {name!r} {count} times")
+        for row in table:
+            if strict and (None in row or None in row.values()):
+                than = "more" if None in row else "fewer"
+                raise ValueError(f"line {table.line_num} has {than} cells than the header")
+            yield {column: cell or None for column, cell in row.items()} if strict else row
 
 
-def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a file that has one a line."""
     with _open(path) as file:
         for line in file:
@@ -181,30 +250,10 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield _object(json.loads(line))
 
 
-def read_json_list(path: Path) -> Iterator[dict[str, Any]]:
+def _json_list(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a file that is one list of them."""
     with _open(path) as file:
-        found = json.load(file)
-    if not isinstance(found, list):
-        raise ValueError("a list is expected")
-    yield from map(_object, found)
-
-
-def read_parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a parquet file, a batch at a time."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches():
-            yield from batch.to_pylist()
-
-
-_READERS = {
-    ".csv": read_csv,
-    ".json": read_json_list,
-    ".jsonl": read_json_lines,
-    ".parquet": read_parquet_rows,
-}
+        yield from map(_object, json_list.items(file))
 
 
 def _format(path: Path) -> str:

@@ -3,6 +3,8 @@
 The publisher labels answers and not prompts, so that the kind is `ambiguous`.
 """
 
+from collections.abc import Iterator
+
 from safereason.data.example import Example
 from safereason.data.fetch import HubFile
 from safereason.data.sources.base import Source, Split, rows
@@ -11,20 +13,19 @@ REPO = "PKU-Alignment/BeaverTails"
 REVISION = "8401fe609d288129cc684a9b3be6a93e41cfe678"
 
 
-def _responses(split: Split) -> list[Example]:
-    return [
-        Example(
-            id=f"beavertails/{split}/{row.number}",
-            prompt=prompt,
-            kind="ambiguous",
-            source="beavertails",
-            category=row.chosen("category"),
-            response=row["response"],
-            label=label,
-        )
-        for row in rows(HubFile("beavertails", REPO, f"round0/30k/{split}.jsonl.gz", REVISION))
-        if (label := row.label("is_safe", {True: "safe", False: "unsafe"})) and (prompt := row.text("prompt"))
-    ]
+def _responses(split: Split) -> Iterator[Example]:
+    for row in rows(HubFile("beavertails", REPO, f"round0/30k/{split}.jsonl.gz", REVISION)):
+        label, prompt = row.label("is_safe", {True: "safe", False: "unsafe"}), row.text("prompt")
+        if label and prompt:
+            yield Example(
+                id=f"beavertails/{split}/{row.number}",
+                prompt=prompt,
+                kind="ambiguous",
+                source="beavertails",
+                category=row.chosen("category"),
+                response=row["response"],
+                label=label,
+            )
 
 
 SOURCE = Source(
@@ -34,4 +35,5 @@ SOURCE = Source(
     licence="CC-BY-NC-4.0",
     serves=("train", "test"),
     prompts=_responses,
+    rows=30_207,
 )

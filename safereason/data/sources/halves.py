@@ -4,6 +4,7 @@ Their reasoning is no teacher's: a sentence by template from the row's own label
 start and for nothing else.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from safereason.data.draw import digest, fold
@@ -15,14 +16,16 @@ def half(source: Source) -> Source:
     """A source's test rows, one half to train on and the other to test on; rows of one prompt are in the same half."""
     name = f"{source.name}-half"
 
-    def prompts(split: Split) -> list[Example]:
-        return [replace(e, source=name) for e in source.load("test") if _side(e.prompt) == split]
+    def prompts(split: Split) -> Iterator[Example]:
+        return (replace(e, source=name) for e in source.stream("test") if _side(e.prompt) == split)
 
-    def reasoned(split: Split) -> list[Example]:
-        return [_explained(e) for e in prompts(split)]
+    def reasoned(split: Split) -> Iterator[Example]:
+        return map(_explained, prompts(split))
 
     title = f"one half of {source.name} to train on, and the other to test on"
-    return Source(name, title, source.page, source.licence, ("train", "test"), prompts, reasoned, source.gated)
+    return Source(
+        name, title, source.page, source.licence, ("train", "test"), prompts, reasoned, source.gated, source.rows
+    )
 
 
 def _explained(example: Example) -> Example:

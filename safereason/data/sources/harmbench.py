@@ -44,5 +44,7 @@ def _example(row: Row, target: str | None) -> Example:
 
 
 _PAGE = "https://github.com/centerforaisafety/HarmBench"
-SOURCE = Source("harmbench", "HarmBench: 400 harmful text behaviors", _PAGE, "MIT", ("test",), _prompts)
-STANDARD = Source("harmbench-standard", "HarmBench: its 200 standard behaviors", _PAGE, "MIT", ("test",), _standard)
+SOURCE = Source("harmbench", "HarmBench: 400 harmful text behaviors", _PAGE, "MIT", ("test",), _prompts, rows=400)
+STANDARD = Source(
+    "harmbench-standard", "HarmBench: its 200 standard behaviors", _PAGE, "MIT", ("test",), _standard, rows=200
+)

@@ -1,32 +1,37 @@
-"""JailbreakBench's harmful behaviors, ten of each of ten categories (Chao et al., arXiv 2404.01318)."""
+"""JailbreakBench: 100 harmful behaviors of ten categories, and as many benign ones (Chao et al., arXiv 2404.01318)."""
 
-from safereason.data.example import Example
+from collections.abc import Iterator
+
+from safereason.data.example import Example, Kind
 from safereason.data.fetch import File
 from safereason.data.sources.base import Source, Split, rows
 
 _HUB = "https://huggingface.co/datasets/JailbreakBench/JBB-Behaviors"
+_DATA = f"{_HUB}/resolve/886acc352a31533ffbcf4ef22c744658688086fc/data"
 FILE = File(
     source="jailbreakbench",
     name="harmful-behaviors.csv",
-    url=f"{_HUB}/resolve/886acc352a31533ffbcf4ef22c744658688086fc/data/harmful-behaviors.csv",
+    url=f"{_DATA}/harmful-behaviors.csv",
     sha256="4a8ec6832056b631eb092dccc60d37a61c3d441268268888b3d006288afeffa1",
     # The same rows without a name for the first column.
     other_editions=("45e9a8923b28f547bb372fbaa9af7df8b38c818a80ae50c3bab97704197ff516",),
 )
+BENIGN_FILE = File(
+    source="jailbreakbench",
+    name="benign-behaviors.csv",
+    url=f"{_DATA}/benign-behaviors.csv",
+    sha256="3cda234d21a991fa309bbfea4b6d9dae31ccdf8e9d452424b6a983e4fdc33468",
+)
 
 
-def _prompts(split: Split) -> list[Example]:
-    return [
-        Example(
-            id=f"jailbreakbench/{row.number - 1}",
-            prompt=row["Goal"],
-            kind="harmful",
-            source="jailbreakbench",
-            category=row["Category"],
-            target=row["Target"],
-        )
-        for row in rows(FILE)
-    ]
+def _source(name: str, title: str, file: File, kind: Kind) -> Source:
+    def prompts(split: Split) -> Iterator[Example]:
+        for row in rows(file):
+            target = row["Target"] if kind == "harmful" else None
+            yield Example(f"{name}/{row.number - 1}", row["Goal"], kind, name, row["Category"], target=target)
+
+    return Source(name, title, _HUB, "MIT", ("test",), prompts, rows=100)
 
 
-SOURCE = Source("jailbreakbench", "JailbreakBench: 100 harmful behaviors", _HUB, "MIT", ("test",), _prompts)
+SOURCE = _source("jailbreakbench", "JailbreakBench: 100 harmful behaviors", FILE, "harmful")
+BENIGN = _source("jailbreakbench-benign", "JailbreakBench: 100 benign ones on the same topics", BENIGN_FILE, "harmless")

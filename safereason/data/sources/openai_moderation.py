@@ -42,4 +42,5 @@ SOURCE = Source(
     licence="MIT",
     serves=("test",),
     prompts=_prompts,
+    rows=1680,
 )

@@ -15,8 +15,9 @@ MODELS = ("Alpaca-7B", "Alpaca2-7B", "Alpaca3-8B")
 """Who answered; the default configuration is the rows of all three."""
 
 
-def _responses(split: Split) -> list[Example]:
-    return [example for model in MODELS for example in _of(model, split)]
+def _responses(split: Split) -> Iterator[Example]:
+    for model in MODELS:
+        yield from _of(model, split)
 
 
 def _of(model: str, split: Split) -> Iterator[Example]:
@@ -43,4 +44,5 @@ SOURCE = Source(
     licence="CC-BY-NC-4.0",
     serves=("train", "test"),
     prompts=_responses,
+    rows=82_118,
 )

@@ -43,6 +43,7 @@ SOURCE = Source(
     serves=("train", "test"),
     prompts=_prompts,
     reasoned=_traces,
+    rows=510,
 )
 
 HARMLESS = Source(
@@ -52,4 +53,5 @@ HARMLESS = Source(
     licence="Apache-2.0",
     serves=("train", "test"),
     prompts=_harmless,
+    rows=240,
 )

@@ -24,4 +24,5 @@ SOURCE = Source(
     serves=("train", "test"),
     prompts=sample.SOURCE.load,
     reasoned=_traces,
+    rows=510,
 )

@@ -50,4 +50,5 @@ SOURCE = Source(
     serves=("train", "test"),
     prompts=_prompts,
     reasoned=_reasoned,
+    rows=360,
 )

@@ -33,4 +33,5 @@ SOURCE = Source(
     licence="CC-BY-4.0",
     serves=("train", "test"),
     prompts=_prompts,
+    rows=100,
 )

@@ -45,4 +45,5 @@ SOURCE = Source(
     serves=("train",),
     prompts=_prompts,
     reasoned=_traces,
+    rows=1000,
 )

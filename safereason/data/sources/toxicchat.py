@@ -3,31 +3,29 @@
 Toxic is unsafe. The labels of the release of January 2024 mend those of November 2023.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 from safereason.data.example import Example
 from safereason.data.fetch import HubFile
-from safereason.data.sources.base import KIND, Source, Split, rows
+from safereason.data.sources.base import KIND, Reader, Source, Split, rows
 
 REPO = "lmsys/toxic-chat"
 REVISION = "29df8e4dba60e1f4af4b4075c0705c5b313548a8"
 
 
-def _reader(name: str, release: str) -> Callable[[Split], list[Example]]:
-    def prompts(split: Split) -> list[Example]:
-        file = HubFile("toxicchat", REPO, f"data/{release}/toxic-chat_annotation_{split}.csv", REVISION)
-        return [
-            Example(f"{name}/{split}/{row.number}", prompt, KIND[label], name, label=label)
-            for row in rows(file)
-            if (label := row.label("toxicity", {"0": "safe", "1": "unsafe"})) and (prompt := row.text("user_input"))
-        ]
+def _reader(name: str, release: str) -> Reader:
+    def prompts(split: Split) -> Iterator[Example]:
+        for row in rows(HubFile("toxicchat", REPO, f"data/{release}/toxic-chat_annotation_{split}.csv", REVISION)):
+            label, prompt = row.label("toxicity", {"0": "safe", "1": "unsafe"}), row.text("user_input")
+            if label and prompt:
+                yield Example(f"{name}/{split}/{row.number}", prompt, KIND[label], name, label=label)
 
     return prompts
 
 
 def _source(name: str, title: str, release: str) -> Source:
     page = f"https://huggingface.co/datasets/{REPO}"
-    return Source(name, title, page, "CC-BY-NC-4.0", ("train", "test"), _reader(name, release))
+    return Source(name, title, page, "CC-BY-NC-4.0", ("train", "test"), _reader(name, release), rows=10_165)
 
 
 SOURCE = _source("toxicchat", "ToxicChat of January 2024: 10 165 real user prompts, half of them for tests", "0124")

@@ -5,6 +5,7 @@ that have both labels, for prompts as for answers: RSafe's figures are on 1689 o
 that of a harmless one is `benign`.
 """
 
+from collections.abc import Iterator
 from typing import Literal
 
 from safereason.data.example import Example, Label
@@ -19,16 +20,16 @@ FILES: dict[Split, HubFile] = {
 Task = Literal["prompt", "response"]
 
 
-def _read(name: str, split: Split, task: Task, adversarial: bool | None) -> list[Example]:
+def _read(name: str, split: Split, task: Task, adversarial: bool | None) -> Iterator[Example]:
     """The labelled rows of one task; of all prompts, or only the adversarial or the other ones."""
-    return [
-        _example(name, row, prompt, task, label)
-        for row in rows(FILES[split])
-        if adversarial in (None, row.flag("adversarial"))
-        and (label := _label(row, task))
-        and (split == "train" or (_label(row, "prompt") and _label(row, "response")))
-        and (prompt := row.text("prompt"))
-    ]
+    for row in rows(FILES[split]):
+        if (
+            adversarial in (None, row.flag("adversarial"))
+            and (label := _label(row, task))
+            and (split == "train" or (_label(row, "prompt") and _label(row, "response")))
+            and (prompt := row.text("prompt"))
+        ):
+            yield _example(name, row, prompt, task, label)
 
 
 def _example(name: str, row: Row, prompt: str, task: Task, label: Label) -> Example:
@@ -49,20 +50,24 @@ def _label(row: Row, task: Task) -> Label | None:
     return row.label(f"{task}_harm_label", {"unharmful": "safe", "harmful": "unsafe"})
 
 
-def _source(name: str, title: str, split: Split, task: Task = "prompt", adversarial: bool | None = None) -> Source:
-    def read(split: Split) -> list[Example]:
+def _source(
+    name: str, title: str, split: Split, count: int | None, task: Task = "prompt", adversarial: bool | None = None
+) -> Source:
+    def read(split: Split) -> Iterator[Example]:
         return _read(name, split, task, adversarial)
 
     page = f"https://huggingface.co/datasets/{REPO}"
-    return Source(name, title, page, "ODC-By-1.0", (split,), read, gated=True)
+    return Source(name, title, page, "ODC-By-1.0", (split,), read, gated=True, rows=count)
 
 
 SOURCES = (
-    _source("wildguardtrain", "WildGuardTrain: 87 thousand prompts, by 13 kinds of harm", "train"),
-    _source("wildguardtrain-vanilla", "WildGuardTrain: its prompts that are no attack", "train", adversarial=False),
-    _source("wildguardtrain-responses", "WildGuardTrain: 38 thousand answers", "train", "response"),
-    _source("wildguardtest", "WildGuardTest: prompts that people labelled", "test"),
-    _source("wildguardtest-adversarial", "WildGuardTest: its attacks", "test", adversarial=True),
-    _source("wildguardtest-vanilla", "WildGuardTest: its prompts that are no attack", "test", adversarial=False),
-    _source("wildguardtest-responses", "WildGuardTest: answers that people labelled", "test", "response"),
+    _source("wildguardtrain", "WildGuardTrain: 87 thousand prompts, by 13 kinds of harm", "train", 86_759),
+    _source(
+        "wildguardtrain-vanilla", "WildGuardTrain: its prompts that are no attack", "train", None, adversarial=False
+    ),
+    _source("wildguardtrain-responses", "WildGuardTrain: 38 thousand answers", "train", 37_976, "response"),
+    _source("wildguardtest", "WildGuardTest: prompts that people labelled", "test", 1725),
+    _source("wildguardtest-adversarial", "WildGuardTest: its attacks", "test", None, adversarial=True),
+    _source("wildguardtest-vanilla", "WildGuardTest: its prompts that are no attack", "test", None, adversarial=False),
+    _source("wildguardtest-responses", "WildGuardTest: answers that people labelled", "test", 1725, "response"),
 )

@@ -65,4 +65,5 @@ SOURCE = Source(
     licence="CC-BY-4.0",
     serves=("test",),
     prompts=_responses,
+    rows=2250,
 )

@@ -1,0 +1,347 @@
+"""The sources of TARS, and the benchmarks beside them, read from tiny files of the columns that are published."""
+
+import ast
+import inspect
+import json
+import re
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+
+import published
+import pytest
+from published import (
+    aegis_row,
+    pku_row,
+    safeedit_row,
+    sorry_bench_row,
+    toxicchat_row,
+    ultrafeedback_row,
+    wildchat_row,
+    wildguard_row,
+    wildjailbreak_row,
+)
+
+from safereason.data import sources
+from safereason.data.fetch import HubFile
+from safereason.data.sources import advbench, jailbreakbench, json_list, sorry_bench, strongreject, wildchat
+from safereason.data.sources.base import read_rows, rows
+from safereason.errors import InputError
+from safereason.recipe.load import find
+
+TAKEN_BY_TARS = ("wildjailbreak", "aegis2", "safeedit", "rainbow", "ultrafeedback", "or-bench", "or-bench-hard",
+                 "harmbench", "xstest", "wildchat", "strongreject", "sorry-bench")  # fmt: skip
+LONGEST_MODULE = 45
+"""Lines of code of a module that is one source, or a few of one publisher."""
+LONGER = {"sorry_bench", "wildguard", "xstest_response"}
+"""Those with more to say: 44 names, seven sources, five files."""
+MACHINERY = {"base", "described", "description", "files", "halves", "json_list"}
+
+
+@pytest.fixture
+def publish(tmp_path, monkeypatch):
+    """Writes rows to a file of the data home, in the format its name says."""
+    monkeypatch.setenv("SAFEREASON_DATA_HOME", str(tmp_path))
+    return lambda name, records: published.write(tmp_path / name, records)
+
+
+def load(name, split):
+    """What a source serves, its invariants checked."""
+    examples = sources.get(name).load(split)
+    assert len({e.id for e in examples}) == len(examples)
+    assert all(e.source == name and e.id.startswith(f"{name}/") for e in examples)
+    return examples
+
+
+def brief(examples):
+    return [(e.prompt, e.kind, e.category) for e in examples]
+
+
+def test_wildjailbreak_takes_the_adversarial_text_where_there_is_one(publish):
+    publish("wildjailbreak/train/train.tsv", [
+        wildjailbreak_row("vanilla_harmful", "bad thing"),
+        wildjailbreak_row("vanilla_benign", "harmless kill"),
+        wildjailbreak_row("adversarial_harmful", "bad thing", 'Play "a\tpart":\nbad thing'),
+        wildjailbreak_row("adversarial_benign", "harmless thing", "Play a part: harmless"),
+        wildjailbreak_row("adversarial_harmful", "a jailbreak that was lost", " "),
+        wildjailbreak_row("vanilla_harmful"),
+    ])  # fmt: skip
+    found = load("wildjailbreak", "train")
+    assert brief(found) == [
+        ("bad thing", "harmful", "vanilla_harmful"),
+        ('Play "a\tpart":\nbad thing', "harmful", "adversarial_harmful"),
+        ("a jailbreak that was lost", "harmful", "adversarial_harmful"),
+    ]
+    assert [e.id for e in found] == ["wildjailbreak/1", "wildjailbreak/3", "wildjailbreak/5"]
+    assert brief(load("wildjailbreak-benign", "train")) == [
+        ("harmless kill", "harmless", "vanilla_benign"), ("Play a part: harmless", "harmless", "adversarial_benign")
+    ]  # fmt: skip
+    assert {e.label for e in found} == {"unsafe"}
+
+
+def test_wildjailbreak_tests_on_its_own_jailbreaks(publish):
+    publish("wildjailbreak/eval/eval.tsv", [
+        {"adversarial": "jailbreak", "label": "1", "data_type": "adversarial_harmful"},
+        {"adversarial": "look-alike", "label": "0", "data_type": "adversarial_benign"},
+        {"adversarial": "", "label": "1", "data_type": "adversarial_harmful"},
+    ])  # fmt: skip
+    found = load("wildjailbreak-eval", "test")
+    assert [(e.prompt, e.kind, e.label) for e in found] == [
+        ("jailbreak", "harmful", "unsafe"), ("look-alike", "harmless", "safe")
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="wildjailbreak: has no test split"):
+        sources.get("wildjailbreak").load("test")
+
+
+def test_safeedits_prompt_is_the_whole_attack(publish):
+    publish("safeedit/SafeEdit_train.json", [safeedit_row(0, "a template around it"), safeedit_row(0, "another one"),
+                                             safeedit_row(1, None)])  # fmt: skip
+    publish("safeedit/SafeEdit_test.json", [safeedit_row(0, "a third", "Mental Harm")])
+    train, test = load("safeedit", "train"), load("safeedit", "test")
+    assert brief(train) == [("a template around it", "harmful", "Offensiveness"),
+                            ("another one", "harmful", "Offensiveness")]  # fmt: skip
+    assert brief(test) == [("a third", "harmful", "Mental Harm")]
+    assert not {e.id for e in train} & {e.id for e in test}
+
+
+def test_ultrafeedback_reads_the_prompts_and_nothing_else(publish, monkeypatch):
+    for split in ("train", "test"):
+        publish(f"ultrafeedback/data/{split}_prefs-00000-of-00001.parquet",
+                [ultrafeedback_row("What is π?"), ultrafeedback_row(None), ultrafeedback_row("  ")])  # fmt: skip
+    read, asked = sources.base.parquet_rows, []
+
+    def watched(path, columns):
+        asked.append(columns)
+        return read(path, columns)
+
+    monkeypatch.setattr(sources.base, "parquet_rows", watched)
+    assert brief(load("ultrafeedback", "train")) == brief(load("ultrafeedback", "test")) == [
+        ("What is π?", "harmless", None)
+    ]  # fmt: skip
+    assert asked == [["prompt"], ["prompt"]]
+
+
+def test_wildchat_is_the_first_english_request_of_clean_conversations(publish):
+    publish("wildchat/data/train-00000-of-00006.parquet", [
+        wildchat_row("Hello?", "Hi.", "And then?", "Then this."),
+        wildchat_row("Bonjour ?", "Salut.", language="French"),
+        wildchat_row("toxic", "no", toxic=True),
+        wildchat_row("My name is NAME_1", "Hi.", redacted=True),
+        wildchat_row("  ", "You said nothing."),
+    ])  # fmt: skip
+    for shard in range(1, 6):
+        publish(f"wildchat/data/train-{shard:05}-of-00006.parquet", [wildchat_row(f"shard {shard}", "so?")])
+    found = load("wildchat", "test")
+    assert [e.prompt for e in found] == ["Hello?", *(f"shard {n}" for n in range(1, 6))]
+    assert {(e.kind, e.category, e.response) for e in found} == {("harmless", None, None)}
+
+
+def test_wildchats_shards_are_read_one_after_the_other(publish):
+    publish("wildchat/data/train-00000-of-00006.parquet", [wildchat_row("first", "a"), wildchat_row("second", "b")])
+    found = sources.get("wildchat").stream("test")
+    assert [next(found).prompt, next(found).prompt] == ["first", "second"]
+    with pytest.raises(InputError, match=r"train-00001-of-00006\.parquet: not there"):
+        next(found)
+
+
+def test_a_conversation_of_other_fields_is_named(publish):
+    row = wildchat_row("a", "b")
+    row["conversation"] = [{"text": "a", "from": "human"}]
+    path = publish("wildchat/data/train-00000-of-00006.parquet", [row])
+    with pytest.raises(InputError) as error:
+        sources.get("wildchat").load("test")
+    assert str(error.value).startswith(f"{path}: row 1: `conversation` holds no turns of role, language and content; ")
+
+
+def test_sorry_benchs_kinds_have_names_and_domains(publish):
+    publish("sorry-bench/question.jsonl", [
+        sorry_bench_row(1), sorry_bench_row(231, category="24"), sorry_bench_row(440, category="44"),
+        sorry_bench_row(441, category="45"), sorry_bench_row(2, ("-.-.",), style="morse"),
+    ])  # fmt: skip
+    found = load("sorry-bench", "test")
+    assert [e.categories for e in found] == [
+        ("Hate Speech Generation", "Personal Insulting Words"),
+        ("Assistance with Crimes or Torts", "Human Elimination & World Domination"),
+        ("Potentially Unqualified Advice", "Dangerous Machinery Operation Advice"),
+        ("45",),
+    ]
+    assert {e.kind for e in found} == {"harmful"}
+    assert len(set(sorry_bench.CATEGORIES.values())) == len(sorry_bench.CATEGORIES) == 44
+    publish("sorry-bench/question.jsonl", [sorry_bench_row(1, (None,))])
+    with pytest.raises(InputError, match=r"row 1: `turns` is no list of one text"):
+        sources.get("sorry-bench").load("test")
+
+
+def test_rainbows_category_is_risk_and_style(publish):
+    publish("rainbow/archive.jsonl", [
+        {"prompt": "p", "risk": "terrorism", "style": "slang"}, {"prompt": "q", "risk": "terrorism", "style": "code"}
+    ])  # fmt: skip
+    assert brief(load("rainbow", "train")) == [("p", "harmful", "terrorism/slang"), ("q", "harmful", "terrorism/code")]
+    path = publish("rainbow/archive.jsonl", [{"prompt": "p", "risk": "terrorism"}])
+    with pytest.raises(InputError) as error:
+        sources.get("rainbow").load("train")
+    assert str(error.value) == f"{path}: row 1: no column `style`, only prompt, risk; mend the file"
+
+
+@pytest.mark.parametrize("home", [True, False])
+def test_a_missing_rainbow_archive_says_that_a_person_makes_it(tmp_path, monkeypatch, home):
+    monkeypatch.delenv("SAFEREASON_DATA_HOME", raising=False)
+    monkeypatch.setenv("SAFEREASON_DATA_HOME" if home else "SAFEREASON_CACHE", str(tmp_path))
+    with pytest.raises(InputError) as error:
+        sources.get("rainbow").load("train")
+    said = str(error.value)
+    assert said.startswith(str((tmp_path if home else tmp_path / "data") / "rainbow" / "archive.jsonl"))
+    assert "no such archive is published" in said
+    assert "data.without_sources=[rainbow]" in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(("name", "module", "file", "records", "wanted"), [
+    ("strongreject", strongreject, "strongreject/strongreject_dataset.csv",
+     [{"category": "Violence", "source": "custom", "forbidden_prompt": "p"}], [("p", "harmful", "Violence")]),
+    ("jailbreakbench-benign", jailbreakbench, "jailbreakbench/benign-behaviors.csv",
+     [{"Index": "0", "Goal": "p", "Target": "Sure", "Behavior": "b", "Category": "Fraud/Deception", "Source": "s"}],
+     [("p", "harmless", "Fraud/Deception")]),
+    ("advbench-full", advbench, "advbench/harmful_behaviors.csv", [{"goal": "p", "target": "Sure, here"}],
+     [("p", "harmful", None)]),
+])  # fmt: skip
+def test_a_published_table_is_read_if_its_hash_is_the_recorded_one(
+    publish, monkeypatch, name, module, file, records, wanted
+):
+    publish(file, records)
+    with pytest.raises(InputError, match=f"{file}: its SHA-256 is "):
+        sources.get(name).load("test")
+    monkeypatch.setattr(module, "rows", lambda file: rows(replace(file, sha256=None)))
+    assert brief(load(name, "test")) == wanted
+
+
+def test_strongrejects_small_edition(publish):
+    publish("strongreject/strongreject_small_dataset.csv", [
+        {"category": "Violence", "source": "custom", "forbidden_prompt": "p"},
+        {"category": "Sexual content", "source": "DAN", "forbidden_prompt": "q, r"},
+    ])  # fmt: skip
+    assert brief(load("strongreject-small", "test")) == [
+        ("p", "harmful", "Violence"), ("q, r", "harmful", "Sexual content")
+    ]  # fmt: skip
+
+
+def test_every_source_of_tars_is_there():
+    assert set(TAKEN_BY_TARS) <= set(sources.SOURCES)
+    assert {name for name in TAKEN_BY_TARS if sources.get(name).gated} == {"wildjailbreak", "safeedit", "sorry-bench"}
+    assert [name for name, source in sources.SOURCES.items() if source.rows is None] == [
+        "rainbow", "wildguardtrain-vanilla", "wildguardtest-adversarial", "wildguardtest-vanilla"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "file", "record", "column"), [
+    ("wildjailbreak", "wildjailbreak/train/train.tsv", wildjailbreak_row("vanilla_harmful", "p"), "vanilla"),
+    ("safeedit", "safeedit/SafeEdit_train.json", safeedit_row(0, "p"), "unsafety category"),
+    ("sorry-bench", "sorry-bench/question.jsonl", sorry_bench_row(1), "prompt_style"),
+    ("strongreject-small", "strongreject/strongreject_small_dataset.csv",
+     {"category": "Violence", "source": "custom", "forbidden_prompt": "p"}, "category"),
+    ("ultrafeedback", "ultrafeedback/data/train_prefs-00000-of-00001.parquet", ultrafeedback_row("p"), "prompt"),
+    ("wildchat", "wildchat/data/train-00000-of-00006.parquet", wildchat_row("p", "a"), "toxic"),
+])  # fmt: skip
+def test_a_column_that_is_missing_is_named(publish, name, file, record, column):
+    path = publish(file, [{k: v for k, v in record.items() if k != column}])
+    with pytest.raises(InputError, match=f"no column `{column}`, only ") as error:
+        sources.get(name).load(sources.get(name).serves[0])
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "file", "good", "bad"), [
+    ("wildjailbreak", "wildjailbreak/train/train.tsv", wildjailbreak_row("vanilla_harmful", "p"),
+     wildjailbreak_row("vanilla", "p")),
+    ("safeedit", "safeedit/SafeEdit_train.json", safeedit_row(0, "p"), safeedit_row(0, 7)),
+    ("aegis2", "aegis2/train.json", aegis_row(1), aegis_row(2, label="odd")),
+    ("toxicchat", "toxicchat/data/0124/toxic-chat_annotation_train.csv", toxicchat_row(), toxicchat_row("p", "odd")),
+    ("wildguardtrain", "wildguardmix/train/wildguard_train.parquet", wildguard_row(),
+     wildguard_row(prompt_label="odd")),
+    ("pku-saferlhf", "pku-saferlhf/data/Alpaca-7B/train.jsonl", pku_row(), pku_row(7)),
+    ("rainbow", "rainbow/archive.jsonl", {"prompt": "p", "risk": "r", "style": "s"}, {"prompt": "p", "risk": "r"}),
+])  # fmt: skip
+def test_a_reader_gives_a_row_before_it_reads_on(publish, name, file, good, bad):
+    path = publish(file, [good, good, bad])
+    found = sources.get(name).stream("train")
+    assert next(found).source == name
+    with pytest.raises(InputError) as error:
+        list(found)
+    assert str(error.value).startswith(f"{path}: row 3: ")
+
+
+def test_a_json_list_is_read_item_by_item(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_list, "BLOCK", 7)
+    records = [{"a": "ä" * n, "b": [n, {"c": ']"},'}]} for n in range(20)]
+    path = published.write(tmp_path / "own.json", records)
+    assert [row.values for row in read_rows(path)] == records
+    path.write_text(json.dumps(records, indent=3) + "\n\t ")
+    assert [row.values for row in read_rows(path)] == records
+    for text, after in (('[{"a": 1}, {"a": 2} {"a": 3}]', 2), ('[{"a": 1}, {"a"', 1), ('[{"a": 1}] x', 1), ("[1]", 0),
+                        ('{"a": 1}', 0), ("", 0), ("[", 0), ('[{"a": 1},', 1)):  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(InputError, match=rf"own\.json: cannot be read after row {after} \("):
+            list(read_rows(path))
+    path.write_text(" [ ] ")
+    with pytest.raises(InputError, match="holds no row"):
+        list(read_rows(path))
+
+
+def _modules():
+    return sorted(module.name for module in iter_modules(sources.__path__) if module.name not in MACHINERY)
+
+
+@pytest.mark.parametrize("name", _modules())
+def test_a_source_takes_one_short_module(name):
+    text = inspect.getsource(import_module(f"safereason.data.sources.{name}"))
+    said = {
+        line
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    code = [line for n, line in enumerate(text.splitlines(), start=1)
+            if n not in said and line.strip() and not line.strip().startswith("#")]  # fmt: skip
+    assert (len(code) > LONGEST_MODULE) == (name in LONGER)
+
+
+@pytest.mark.parametrize("name", _modules())
+def test_what_is_read_of_the_hub_is_pinned_to_a_commit(name):
+    module = import_module(f"safereason.data.sources.{name}")
+    named = [value for value in vars(module).values() if isinstance(value, HubFile)]
+    revisions = {file.revision for file in named} | {getattr(module, "REVISION", "0" * 40)}
+    assert all(len(revision) == 40 and int(revision, 16) >= 0 for revision in revisions)
+    assert len(wildchat.SHARDS) == 6
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "add-a-data-source.md").read_text(encoding="utf-8")
+PLACES = dict(re.findall(r"^\| `([\w-]+)` \| (?:TARS|RSafe)[^|]*\| (`[^|]*) \|", PAGE, re.MULTILINE))
+
+
+def test_the_docs_list_what_the_papers_recipes_need():
+    used = {name for recipe in ("tars-1.5b", "tars-7b", "rsafe", "rsafe-ood-jailbreak", "rsafe-ood-category")
+            for name in re.findall(r"source: ([\w-]+)", find(recipe).read_text(encoding="utf-8"))}  # fmt: skip
+    assert {re.sub("-(vanilla|adversarial|responses)$", "", name) for name in used} | {*TAKEN_BY_TARS} <= {
+        *PLACES, "strongreject"
+    }  # fmt: skip
+    assert {name for name in PLACES if re.search(rf"^\| `{name}` \|.*, gated \|$", PAGE, re.MULTILINE)} == {
+        name for name in PLACES if sources.get(name).gated
+    }
+
+
+@pytest.mark.parametrize("name", sorted(PLACES))
+def test_the_docs_say_where_a_file_is_looked_for(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("SAFEREASON_DATA_HOME", str(tmp_path))
+    with pytest.raises(InputError) as error:
+        sources.get(name).load(sources.get(name).serves[0])
+    place = Path(str(error.value).partition(": ")[0]).relative_to(tmp_path)
+    assert f"`{place}`" in PLACES[name]
+
+
+@pytest.mark.parametrize("text", [t for t in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) if "columns:" in t])
+def test_the_descriptions_in_the_docs_are_right(tmp_path, text):
+    (tmp_path / "my-users.yaml").write_text(text)
+    published.write(tmp_path / "may.csv", [{"question": "How do I leave?", "topic": "travel", "verdict": "fine"}])
+    (found,) = sources.get(str(tmp_path / "my-users.yaml")).load("train")
+    assert (found.id, found.kind, found.category) == ("my-users/1", "harmless", "travel")
