@@ -35,10 +35,11 @@ TARS = {
     "data.ambiguous": [share("or-bench", 2000)],
     "data.traces": [
         share("wildjailbreak", 400),
-        share("aegis2", 300),
+        share("aegis2", 300, kind="harmful"),
         share("safeedit", 300),
     ],
     "data.traces_per_prompt": 4,
+    "data.teacher.samples": 4,
     "data.max_prompt_chars": 999,  # under 1000
     "sft.epochs": 3,
     "sft.learning_rate": 3e-5,
@@ -133,7 +134,9 @@ FIGURES = {
     "tars-7b": {**TARS, "model": "Qwen/Qwen2.5-7B-Instruct"},
     "rsafe": RSAFE,
     "rsafe-noreason": {**RSAFE, "guard.reasoning": False},
-    "rsafe-sft": {**WITH_SFT, "data.traces": [share("rsafe-traces.jsonl", 10000)]},
+    "rsafe-sft": {**WITH_SFT, "data.traces": [
+        share("toxicchat", 1400), share("aegis2", 2000), share("pku-saferlhf", 2000), share("beavertails", 2000),
+    ]},
     "rsafe-sft-noreason": {
         **SFT_ALONE, "guard.reasoning": False, "guard.train": None, "guard.validation": None
     },

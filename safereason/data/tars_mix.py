@@ -6,14 +6,14 @@ Where this differs from the released script:
 2. The length limit measures the prompt. The script's does so for most sources and measures the whole row of
    WildJailbreak, where it drops nothing.
 3. Prompts that are too long, that say the same as an earlier one of the source (to the letter, or nearly where
-   `hygiene` says so) or that a test set holds (where `hygiene` drops those) are passed over before a share is sliced, so
-   that `skip` and `prompts` count usable rows.
+   `hygiene` says so) or that a test set holds (where `hygiene` drops those) are passed over before a share is sliced,
+   so that `skip` and `prompts` count usable rows.
 4. The kinds are spread evenly over the training order, so that every optimizer step sees about λ; the script shuffles.
 5. A share is the most that is taken. The mix fails where a pool is then too small, rather than change λ.
 6. Traces without reasoning or without an answer are dropped; the script drops those without reasoning. Of one prompt's
    traces `traces_per_prompt` are kept.
-7. RL never takes a prompt that the same source gives to SFT, whatever `skip` says. Two sources may hold the same prompt:
-   the card counts those that both stages have.
+7. RL never takes a prompt that the same source gives to SFT, whatever `skip` says. Two sources may hold the same
+   prompt: the card counts those that both stages have.
 8. A prompt that says the same as one of another share stays in the first of them.
 """
 
@@ -136,8 +136,11 @@ class _Drawing:
             part = self._share(share, rows, of_sft.get(share.source, set()))
             pool += fit(part, unlike, self.drops, "prompts, of another share")
         if len(pool) < wanted:
-            raise InputError(f"data.{kind}: {wanted} prompts are wanted and the pool has {len(pool)} "
-                             f"({', '.join(s.source for s in named) or 'no source is left'}); add a source or lower data.prompts")  # fmt: skip
+            of = ", ".join(share.source for share in named) or "no source is left"
+            raise InputError(
+                f"data.{kind}: {wanted} prompts are wanted and the pool has {len(pool)} ({of}); add a source or lower "
+                "data.prompts"
+            )
         return ordered(pool, self.seed, "pool")[:wanted]
 
     def _share(self, share: SourceShare, rows: Iterable[Example], of_sft: set[str]) -> Iterator[Example]:

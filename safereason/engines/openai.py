@@ -258,6 +258,7 @@ def _concurrently(
             try:
                 ended.put((job, call(job)))
             except Exception as error:
+                waiting.clear()  # it ends the call: nothing more is to be asked
                 ended.put((job, error))
 
     for _ in range(min(concurrency, len(jobs))):

@@ -52,11 +52,11 @@ class Hygiene(Section):
     """What counts as the same text, and what is done about training rows that a test set holds too."""
 
     near_duplicate: Annotated[float, Field(ge=0.1, le=1.0)] | None = 0.8
-    """Jaccard similarity of two texts' character 5-grams from which on they are the same; null compares to the letter."""
+    """Jaccard similarity of two texts' character 5-grams from which on they are the same; null wants the letter."""
     shared_words: Annotated[int, Field(ge=5)] | None = 13
     """Words in a row that a training text may not share with a test text; null does not look."""
     deduplicate: Literal["exact", "near"] = "near"
-    """Which training rows are left out for saying the same as an earlier one: repeats to the letter, or near ones too."""
+    """Which training rows are left out for saying the same as an earlier one: to the letter, or nearly as well."""
     on_overlap: Literal["refuse", "drop", "allow"] = "refuse"
     """What is done about a training row that one of the recipe's test sets holds too; the card counts those left in."""
 

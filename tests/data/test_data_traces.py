@@ -43,7 +43,8 @@ def test_small_faults_of_form_are_mended(text: str):
         ("<think>hm</think>ha</think>Yes.", traces.TAGS),
         ("<think>hm</think>ha<think>Yes.", traces.TAGS),
         ("<think><think>hm</think>Yes.", traces.TAGS),
-        ("hm</think><think>ha</think>Yes.", traces.TAGS),
+        ("hm</think><think>ha</think>Yes.<think>", traces.TAGS),
+        ("hm</think><think></think>Yes.", traces.EMPTY_REASONING),
         ("Sure. <think>hm</think>Yes.", traces.TEXT_BEFORE),
     ],
 )

@@ -106,7 +106,7 @@ def shipped(tmp_path, monkeypatch) -> str:
     policy.write_text(micro_guard.POLICY)
     document = {
         "model": str(model),
-        "data": {"mix": "rsafe", "rows_per_label": 4, "sources": [str(source)]},
+        "data": {"mix": "rsafe", "rows_per_label": 4, "sources": [str(source)], "hygiene": {"near_duplicate": None}},
         "guard": {
             "policy": str(policy), "reasoning": False,
             "sft": {"epochs": 1, "max_steps": 1, "learning_rate": 1e-9, "batch_size": 2, "micro_batch_size": 2,
