@@ -8,6 +8,8 @@ import pytest
 from grpo_parts import inputs, make_trainer
 from pydantic import BaseModel
 
+from safereason.attacks import ATTACKS
+from safereason.attacks.base import Attack, Settings
 from safereason.data.example import Example, write_parquet
 from safereason.engines.base import Completion
 from safereason.errors import InputError
@@ -16,7 +18,7 @@ from safereason.recipe import schema
 from safereason.recipe.schema import GRPO, SFT, Guard, Recipe
 from safereason.rewards import RewardRow, open_reward
 from safereason.runs.records import RecordLog
-from safereason.stages import data, guard, guard_eval, rl
+from safereason.stages import attack, data, guard, guard_eval, rl
 from safereason.stages.base import Options, Result
 from safereason.stages.teacher import make_plan
 from safereason.stages.unseen import Unseen
@@ -71,6 +73,12 @@ TARS_CHANGES = {
     "traces": [{"source": "sample", "prompts": 3}], "traces_per_prompt": 2, "max_prompt_chars": 100,
     "without_sources": ["sample-brief"],
 }  # fmt: skip
+ATTACKING = {"attacker": "org/one", "judge": "refusal"}
+ATTACKING_CHANGES = {
+    "attacker": "org/other", "attackers": {"all-in-one": "org/other"}, "judge": "rating:org/one", "max_queries": 5,
+    "settings": {"all-in-one": {"tries": 4}}, "sampling.temperature": 0.1, "sampling.top_p": 0.5, "sampling.top_k": 5,
+    "sampling.repetition_penalty": 2.0, "sampling.max_new_tokens": 5,
+}  # fmt: skip
 MIX_CHANGES = {
     "rows_per_label": 2, "sources": ["sample"], "max_prompt_task_tokens": 1260, "max_response_task_tokens": 1400,
     "without_categories": ["U8"], "validation_rows_per_label": 2, "safe_only": [], "unsafe_only": [], "traces": [],
@@ -118,6 +126,7 @@ INNER = {
     (GRPO, "sampling"): schema.Sampling,
     (GRPO, "reward"): schema.TarsReward,
     (schema.Teacher, "sampling"): schema.Sampling,
+    (schema.Attacking, "sampling"): schema.Sampling,
     (Guard, "sampling"): schema.Sampling,
     (Guard, "validation"): schema.GuardValidation,
     (Guard, "eval"): schema.GuardEvaluation,
@@ -139,6 +148,7 @@ def test_every_field_is_listed():
     assert leaves(schema.TarsMix) - ONE_OF_ITS_KIND == TARS_CHANGES.keys() | LISTED_APART
     assert leaves(schema.Hygiene) == HYGIENE_CHANGES.keys()
     assert leaves(schema.Teacher) == TEACHER_CHANGES.keys()
+    assert leaves(schema.Attacking) == ATTACKING_CHANGES.keys()
     assert leaves(schema.SourceShare) == SHARE_CHANGES.keys()
 
 
@@ -448,3 +458,24 @@ def test_the_seed_reaches_both_trainers():
         size = {"rows": 100} if arguments is sft_arguments else {"prompts": 100}
         seeds = [arguments(section, seed=seed, output_dir="out", **size)["seed"] for seed in (1, 2)]
         assert seeds == [1, 2]
+
+
+class Tries(Settings):
+    """The figures of an attack that needs everything."""
+
+    tries: int = 1
+    """How often."""
+
+
+@pytest.mark.parametrize("key", ATTACKING_CHANGES)
+def test_each_field_of_attacking_changes_what_an_attack_works_with(key, monkeypatch):
+    needs = frozenset({"answers", "attacker", "score"})
+    everything = Attack("all-in-one", "Needs everything", lambda *given: iter(()), needs, Tries)
+    monkeypatch.setitem(ATTACKS, "all-in-one", everything)
+    whole = schema.Attacking(**ATTACKING).model_dump()
+    found = []
+    for section in (whole, changed(whole, key, ATTACKING_CHANGES[key])):
+        recipe = Recipe(name="own", model="org/none", data=BASE_TARS, attack=section)
+        plan = attack.make_plan(recipe, Options(), "all-in-one", behaviors="sample")
+        found.append(attack.identity_of(recipe, plan, "org/target", None))
+    assert found[0] != found[1]

@@ -1,12 +1,12 @@
 """Attacks: what finds, for a behavior, a prompt that elicits it. `ATTACKS` maps a name to the attack."""
 
 from safereason.attacks import direct
-from safereason.attacks.base import Attack, TestCase
+from safereason.attacks.base import Attack, Setup, Step, TestCase
 from safereason.errors import InputError
 
-__all__ = ["ATTACKS", "NOT_YET", "Attack", "TestCase", "get"]
+__all__ = ["ATTACKS", "NOT_YET", "Attack", "Setup", "Step", "TestCase", "get"]
 
-ATTACKS: dict[str, Attack] = {"direct": direct.attack}
+ATTACKS: dict[str, Attack] = {attack.name: attack for attack in (direct.ATTACK,)}
 NOT_YET = ("prefill", "gcg", "autodan", "pair", "tap", "pap", "best-of-n", "rainbow")
 
 

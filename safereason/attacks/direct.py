@@ -1,11 +1,15 @@
 """The direct request: a behavior asked for in its own words. The baseline that every attack has to beat."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from safereason.attacks.base import TestCase
+from safereason.attacks.base import Attack, Setup, Step, TestCase
 from safereason.data.example import Example
 
 
-def attack(behaviors: Sequence[Example]) -> list[TestCase]:
+def search(behaviors: Sequence[Example], settings: Any, setup: Setup) -> Iterator[Step]:
     """The behavior's own text, unchanged."""
-    return [TestCase(behavior_id=b.id, attack="direct", prompt=b.prompt) for b in behaviors]
+    yield Step(0, tuple(TestCase(behavior.id, "direct", behavior.prompt) for behavior in behaviors))
+
+
+ATTACK = Attack("direct", "The behavior asked for in its own words", search)

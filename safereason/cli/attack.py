@@ -1,67 +1,153 @@
 """`safereason attack`: prompts that elicit behaviors."""
 
-import json
-import sys
-from dataclasses import asdict
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from safereason.attacks import NOT_YET
-from safereason.cli import catalog, output, pending
+from safereason.attacks import ATTACKS, NOT_YET
+from safereason.cli import catalog, output, pending, stage
 from safereason.cli import options as opt
 from safereason.errors import InputError
 
+if TYPE_CHECKING:
+    from safereason.recipe.schema import Recipe
+    from safereason.stages.attack import Plan
+
 app = opt.group("Find prompts that elicit behaviors.")
+
+Behaviors = Annotated[
+    str | None, typer.Option("--behaviors", metavar="SOURCE", help="A data source, or a file of examples.")
+]
+Attacker = Annotated[
+    str | None, typer.Option("--attacker", metavar="MODEL", help="Model that writes prompts, where the attack has one.")
+]
+JudgeName = Annotated[
+    str | None, typer.Option("--judge", metavar="JUDGE", help="Judge of harm or refusal that leads the search.")
+]
+JudgeModel = Annotated[
+    str | None,
+    typer.Option("--judge-model", metavar="MODEL", help="Chat model that rates answers, in place of a judge."),
+]
+MaxQueries = Annotated[
+    int | None, typer.Option("--max-queries", min=1, metavar="N", help="Most queries to the target in one search.")
+]
+Shard = Annotated[
+    str | None, typer.Option("--shard", metavar="I/N", help="Only the I-th of N parts of the searches, from 1.")
+]
 
 
 @app.command("ls", epilog=opt.examples("safereason attack ls", "safereason attack ls --json"))
 def ls(as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
-    """List the attacks, and which of them this version has."""
+    """List the attacks: what each does, what it needs, and its settings."""
     found = catalog.listing()["attacks"]
+    for entry in found:
+        entry |= {"needs": [], "settings": {}} | (_about(entry["name"]) if entry["name"] in ATTACKS else {})
     if as_json:
         output.print_json(found)
     else:
-        rows = [(entry["name"], "yes" if entry["there"] else "not yet", entry["summary"]) for entry in found]
-        output.print_table(("attack", "there", "what it does"), rows)
+        rows = [(entry["name"], ", ".join(entry["needs"]) if entry["there"] else "not yet", entry["summary"])
+                for entry in found]  # fmt: skip
+        output.print_table(("attack", "needs", "what it does"), rows)
 
 
-@app.command(
-    "direct",
-    epilog=opt.examples(
-        "safereason attack direct --limit 5", "safereason attack direct --behaviors sample --out cases.jsonl"
-    ),
-)
-def direct(
-    behaviors: Annotated[
-        str, typer.Option("--behaviors", metavar="SOURCE", help="A data source, or a file of examples.")
-    ] = "harmbench",
-    limit: opt.Limit = None,
-    out: opt.Out = None,
-    overwrite: opt.Overwrite = False,
-    as_json: opt.Json = False,
-    verbose: opt.Verbose = False,
-) -> None:
-    """Write each harmful behavior in its own words as a test case, as JSONL on stdout or to --out."""
-    from safereason.attacks.direct import attack
-    from safereason.data import sources
-    from safereason.runs.records import write_text
-
-    harmful = [example for example in sources.get(behaviors).load("test") if example.kind == "harmful"][:limit]
-    cases = [asdict(case) for case in attack(harmful)]
-    if out is not None and out.exists() and not overwrite:
-        raise InputError(f"{out}: exists already; choose another --out or pass --overwrite")
-    lines = "".join(f"{json.dumps(case, ensure_ascii=False)}\n" for case in cases)
-    if out is not None:
-        write_text(out, lines)
-    if as_json:
-        output.print_json(cases)
-    elif out is None:
-        sys.stdout.write(lines)
-    else:
-        print(f"{len(cases)} test cases in {out}")
+def _about(name: str) -> dict[str, Any]:
+    attack = ATTACKS[name]
+    fields = attack.settings.model_fields
+    settings = {key: {"default": field.get_default(call_default_factory=True), "about": field.description}
+                for key, field in fields.items()}  # fmt: skip
+    return {"needs": sorted(attack.needs), "settings": settings}
 
 
+def _command(name: str) -> Callable[..., None]:
+    def attack(
+        overrides: opt.Overrides = None,
+        recipe: opt.MaybeRecipe = None,
+        model: opt.Model = None,
+        behaviors: Behaviors = None,
+        attacker: Attacker = None,
+        judge: JudgeName = None,
+        judge_model: JudgeModel = None,
+        base_url: opt.BaseUrl = None,
+        max_queries: MaxQueries = None,
+        limit: opt.Limit = None,
+        shard: Shard = None,
+        out: opt.Out = None,
+        root: opt.Root = opt.RUNS,
+        seed: opt.Seed = None,
+        dry_run: opt.DryRun = False,
+        resume: opt.Resume = False,
+        overwrite: opt.Overwrite = False,
+        as_json: opt.Json = False,
+        verbose: opt.Verbose = False,
+    ) -> None:
+        from safereason.stages import attack as stage_attack
+
+        given = {"attacker": attacker, "judge": _judge(judge, judge_model), "max_queries": max_queries}
+        chosen = _recipe(name, recipe, model, overrides, seed, given)
+        options = opt.stage_options(root, out, model, resume, overwrite, base_url)
+        asked: dict[str, Any] = {"behaviors": behaviors, "limit": limit, "shard": _shard(shard)}
+        if dry_run:
+            plan = stage_attack.make_plan(chosen, options, name, **asked)
+            stage.print_steps(chosen, [_step(plan, model, chosen.name)], as_json)
+        else:
+            stage.carry_out(lambda: stage_attack.run(chosen, options, name, **asked), as_json)
+
+    return attack
+
+
+def _judge(judge: str | None, model: str | None) -> str | None:
+    if judge is not None and model is not None:
+        raise InputError("--judge and --judge-model exclude each other; pass one of them")
+    return judge if model is None else f"rating:{model}"
+
+
+def _recipe(
+    name: str, recipe: str | None, model: str | None, overrides: list[str] | None, seed: int | None,
+    given: dict[str, Any],
+) -> "Recipe":  # fmt: skip
+    """The recipe with the command line's values; `NAME.key=value` is short for the attack's own setting."""
+    import json
+
+    short = f"{name}."
+    texts = [f"attack.settings.{text}" if text.startswith(short) else text for text in overrides or ()]
+    texts += [f"attack.{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    if recipe is not None:
+        return opt.load_recipe(recipe, texts, seed=seed)
+    if model is None and ATTACKS[name].needs:
+        raise InputError("which model is attacked? name one with --model, or a recipe with --recipe")
+    return opt.adhoc_recipe(model or "none", texts, seed)
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    part, _, of = text.partition("/")
+    if not (part.isdecimal() and of.isdecimal() and 1 <= int(part) <= int(of)):
+        raise InputError(f"--shard {text}: I/N is expected, with I from 1 to N, such as 2/8")
+    return int(part), int(of)
+
+
+def _step(plan: "Plan", model: str | None, recipe: str) -> str:
+    """What would be done, in words."""
+    target = model or f"the newest trained model of {recipe}"
+    part = "" if plan.shard is None else f", part {plan.shard[0]} of {plan.shard[1]}"
+    helpers = [f"{who} {what}" for who, what in (("attacker", plan.attacker), ("judge", plan.judge)) if what]
+    settings = ", ".join(f"{key}={value}" for key, value in plan.settings.model_dump().items())
+    return (f"attack {target} with {plan.attack.name} on {len(plan.behaviors)} behaviors of {plan.source} in "
+            f"{len(plan.groups)} searches{part}{'; ' + ', '.join(helpers) if helpers else ''}"
+            f"{'; ' + settings if settings else ''}")  # fmt: skip
+
+
+for name, listed in ATTACKS.items():
+    app.command(
+        name,
+        help=f"{listed.summary}.",
+        epilog=opt.examples(
+            f"safereason attack {name} --recipe tars-smoke --limit 10",
+            f"safereason attack {name} --model runs/rl/RUN --behaviors jailbreakbench --shard 2/8",
+        ),
+    )(_command(name))
 for name, summary in catalog.ATTACKS.items():
     if name in NOT_YET:
         pending.add(app, f"attack {name}", summary, f"safereason attack {name} --model runs/rl/RUN")

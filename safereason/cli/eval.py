@@ -20,10 +20,6 @@ ASKED = {"harmbench": ("dsr", *_FORM), "xstest": ("compliance_safe", "refusal_un
 """The evals that ask a model and judge its answers."""
 FIGURES = {**ASKED, "guard": eval_guard.FIGURES}
 """The evals of this version, each with the figures that `--fail-under` may set a bar for."""
-ADHOC = "tars-1.5b"
-"""The recipe whose eval section measures a model that is named without a recipe."""
-ADHOC_OVERRIDES = ("eval.attacks=[direct]", "eval.harm_judge=refusal", "eval.refusal_judge=refusal")
-
 Attacks = Annotated[str | None, typer.Option("--attacks", metavar="NAME,...", help="Attacks in place of the recipe's.")]
 JudgeName = Annotated[str | None, typer.Option("--judge", metavar="JUDGE", help="Judge in place of the recipe's.")]
 
@@ -84,10 +80,7 @@ def _recipe(recipe: str | None, model: str | None, overrides: list[str] | None, 
         return opt.load_recipe(recipe, overrides, seed=seed)
     if model is None:
         raise InputError("which model? name one with --model, or a recipe with --recipe")
-    adhoc = opt.load_recipe(ADHOC, [*ADHOC_OVERRIDES, *(overrides or ())], seed=seed)
-    return adhoc.model_copy(
-        update={"name": "adhoc", "model": model, "paper": None, "sft": None, "rl": None, "provenance": {}}
-    )
+    return opt.adhoc_recipe(model, overrides, seed)
 
 
 def _step(plan: "Plan", model: str | None, recipe: str) -> str:

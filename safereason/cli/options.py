@@ -91,6 +91,19 @@ def load_recipe(name: str, overrides: list[str] | None, *, seed: int | None = No
     return load(name, [*(overrides or ()), *texts])
 
 
+ADHOC = "tars-1.5b"
+"""The recipe whose eval section a model is attacked and measured with that is named without a recipe."""
+ADHOC_OVERRIDES = ("eval.attacks=[direct]", "eval.harm_judge=refusal", "eval.refusal_judge=refusal", "attack=null")
+
+
+def adhoc_recipe(model: str, overrides: Sequence[str] | None, seed: int | None) -> "Recipe":
+    """A recipe for a model alone, with the papers' evaluation and local judges."""
+    adhoc = load_recipe(ADHOC, [*ADHOC_OVERRIDES, *(overrides or ())], seed=seed)
+    return adhoc.model_copy(
+        update={"name": "adhoc", "model": model, "paper": None, "sft": None, "rl": None, "provenance": {}}
+    )
+
+
 def stage_options(
     root: Path,
     out: Path | None = None,

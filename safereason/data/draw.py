@@ -144,6 +144,15 @@ def _hash(*parts: object) -> bytes:
     return sha256("\x1f".join(map(str, parts)).encode()).digest()
 
 
+def limited(examples: Sequence[Example], limit: int | None, seed: int) -> list[Example]:
+    """At most `limit` examples, in the order given: which ones depends on the seed and their ids alone."""
+    if limit is None or limit >= len(examples):
+        return list(examples)
+    order = sorted(examples, key=lambda e: sha256(f"{seed}:{e.id}".encode()).digest())
+    chosen = {e.id for e in order[:limit]}
+    return [e for e in examples if e.id in chosen]
+
+
 def interleave(groups: Sequence[Sequence[T]]) -> list[T]:
     """Spreads each group evenly over the whole, keeping its order: every stretch has them in about their ratio."""
     places = [((i + 0.5) / len(group), g, i) for g, group in enumerate(groups) for i in range(len(group))]

@@ -1,10 +1,11 @@
 """What every evaluation is: which prompts, which judge, which figures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from safereason.attacks import get as get_attack
+from safereason.attacks.base import TestCase
 from safereason.data.example import Example, Kind
+from safereason.engines.base import Message
 from safereason.evals.metrics import Figure, share
 from safereason.judges.base import Verdict
 from safereason.recipe.schema import Evaluation
@@ -26,6 +27,12 @@ class Case:
     kind: Kind
     category: str | None
     source: str
+    turns: tuple[Message, ...] = ()
+    """What was said before the prompt."""
+    prefix: str | None = None
+    """What is put into the model's mouth, in place of the evaluation's own prefix."""
+    completion: str | None = None
+    """What the model wrote, where only the attack could ask it."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +70,15 @@ class Eval:
     figures: Figures
 
 
-def cases(examples: Sequence[Example], attacks: Sequence[str]) -> list[Case]:
-    """Each example under each attack, attack by attack."""
+def cases(examples: Sequence[Example], tests: Iterable[TestCase]) -> list[Case]:
+    """The test cases of these examples, in the order given."""
     by_id = {e.id: e for e in examples}
-    found = [test for name in attacks for test in get_attack(name)(examples)]
     return [
-        Case(f"{t.behavior_id}/{t.attack}", t.behavior_id, t.attack, t.prompt, e.kind, e.category, e.source)
-        for t in found
-        for e in [by_id[t.behavior_id]]
-    ]
+        Case(f"{t.behavior_id}/{t.attack}", t.behavior_id, t.attack, t.prompt, e.kind, e.category, e.source, t.turns,
+             t.prefix, t.completion)
+        for t in tests
+        if (e := by_id.get(t.behavior_id)) is not None
+    ]  # fmt: skip
 
 
 def format_figures(outcomes: Sequence[Outcome]) -> list[Figure]:

@@ -352,6 +352,23 @@ class Guard(Section):
         return self
 
 
+class Attacking(Section):
+    """What attacks work with. Which ones there are, and each one's settings: `safereason attack ls`."""
+
+    attacker: str | None = None
+    """Model that writes prompts, for attacks that have one."""
+    attackers: dict[str, str] = Field(default_factory=dict)
+    """By attack's name, another attacker than that."""
+    judge: str | None = None
+    """What leads attacks that look at answers: a judge of harm or refusal by its name, or `rating:MODEL`."""
+    sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=256)
+    """How the target's answers are drawn while it is attacked."""
+    max_queries: PositiveInt | None = None
+    """Most queries to the target in one search; null sets no bound."""
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """By attack's name, its settings in place of its defaults."""
+
+
 class Evaluation(Section):
     """What is measured, on how much, and by which judge."""
 
@@ -388,6 +405,7 @@ class Recipe(Section):
     sft: SFT | None = None
     rl: GRPO | None = None
     guard: Guard | None = None
+    attack: Attacking | None = None
     eval: Evaluation | None = None
     provenance: dict[str, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
     """Where each value comes from, by dotted key; a section's entry counts for all in it that has none of its own."""

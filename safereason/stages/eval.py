@@ -4,14 +4,16 @@ Three files, so that judging can be done again without generating: `completions.
 completions end; `verdicts.jsonl`; and `metrics.json`, worked out in the order of the cases whatever that order was.
 """
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safereason import console, evals
+from safereason import attacks, console, evals
+from safereason.attacks.base import TestCase
 from safereason.data import sources
+from safereason.data.draw import limited
 from safereason.data.example import Example
 from safereason.engines.base import Completion
 from safereason.engines.open import check_name, open_engine
@@ -20,9 +22,9 @@ from safereason.evals import Case, Eval, Outcome
 from safereason.evals.metrics import OVERALL, Figure
 from safereason.judges import Exchange, Judge, Verdict, open_judge
 from safereason.recipe.schema import Evaluation, Recipe
-from safereason.runs.directory import RunDirectory, finished_runs
+from safereason.runs.directory import RunDirectory
 from safereason.runs.records import Record, RecordLog, keep_records, read_records, write_json
-from safereason.stages import rl, sft
+from safereason.stages import attack
 from safereason.stages.base import (
     Options,
     Result,
@@ -33,8 +35,8 @@ from safereason.stages.base import (
     model_label,
     open_run,
     resolved_judge,
-    source_run,
 )
+from safereason.stages.trained import model_of
 from safereason.text import chat, reasoning
 
 EXCHANGES_A_BATCH = 64
@@ -77,7 +79,7 @@ def run(
     """
     plan = make_plan(recipe, name, attacks, judge, limit)
     plan = replace(plan, judge=resolved_judge(plan.judge, options))
-    model = options.model or _trained_model(recipe, options)
+    model = model_of(recipe, options)
     check_name(model)  # before a directory is made
     directory = open_run(
         f"eval/{name}", recipe, options, model_label(model), _identity(recipe, plan, model, options.base_url)
@@ -87,9 +89,9 @@ def run(
     available = [e for e in sources.get(plan.source).load("test") if plan.evaluation.keeps(e)]
     if not available:
         raise InputError(f"source {plan.source}: has no prompts that eval {name} is about; name another one")
-    examples = draw(available, plan.limit, recipe.seed)
-    cases = evals.cases(examples, plan.attacks)
+    examples = limited(available, plan.limit, recipe.seed)
     scorer = _open_judge(plan)
+    cases = evals.cases(examples, _tests(recipe, options, plan, model, examples))
     with directory as this:
         _start(this)
         with this.records("completions") as log:
@@ -121,15 +123,6 @@ def _finish(this: RunDirectory, metrics: dict[str, Any], cases: int) -> None:
             f"{this.path}: {len(errors)} of {cases} completions failed ({errors[0]}); --resume asks again"
         )
     this.finish(metrics)
-
-
-def draw(examples: Sequence[Example], limit: int | None, seed: int) -> list[Example]:
-    """At most `limit` examples, in the source's order: which ones depends on the seed and their ids alone."""
-    if limit is None or limit >= len(examples):
-        return list(examples)
-    order = sorted(examples, key=lambda e: hashlib.sha256(f"{seed}:{e.id}".encode()).digest())
-    chosen = {e.id for e in order[:limit]}
-    return [e for e in examples if e.id in chosen]
 
 
 def check_bars(metrics: Mapping[str, Any], bars: Mapping[str, float]) -> None:
@@ -178,17 +171,24 @@ def make_plan(recipe: Recipe, name: str, attacks: Sequence[str] | None, judge: s
     return Plan(evaluation, section, chosen, judge or evaluation.judge(section), limit or section.limit, source)
 
 
-def _trained_model(recipe: Recipe, options: Options) -> str:
-    if finished_runs(options.root, "rl", recipe.name):
-        expected = rl.identity_of(recipe, rl.start_model(recipe, options), options)
-        return str(source_run("rl", recipe, options, expected))
-    return str(source_run("sft", recipe, options, sft.identity_of(recipe, recipe.model)))
+def _tests(recipe: Recipe, options: Options, plan: Plan, model: str, examples: Sequence[Example]) -> Iterator[TestCase]:
+    """The test cases, attack by attack; an attack that searches is run first, where its run is not there yet."""
+    for name in plan.attacks:
+        if attacks.get(name).needs:
+            theirs = replace(options, model=model, out=None, on_existing="resume")
+            done = attack.run(recipe, theirs, name, behaviors=plan.source, limit=plan.limit)
+            yield from attack.cases_of(done.run)
+        else:
+            yield from attack.static_cases(recipe, name, examples, plan.section.prefix)
 
 
 def _identity(recipe: Recipe, plan: Plan, model: str, base_url: str | None) -> dict[str, Any]:
     server = {"base_url": base_url} if base_url else {}
+    # Only where there is something to set, so that a section which no named attack reads changes nothing.
+    chosen = {name: attacks.get(name) for name in plan.attacks if attacks.get(name).settings.model_fields}
+    searched = {"attack": recipe.attack.model_dump(mode="json")} if recipe.attack and chosen else {}
     return identity(recipe, "eval", model=model_identity(model), eval=plan.evaluation.name, attacks=list(plan.attacks),
-                    limit=plan.limit, judge=judge_identity(plan.judge), **server)  # fmt: skip
+                    limit=plan.limit, judge=judge_identity(plan.judge), **searched, **server)  # fmt: skip
 
 
 def _open_judge(plan: Plan) -> Judge:
@@ -211,20 +211,43 @@ def _generate(
     cases: Sequence[Case], section: Evaluation, recipe: Recipe, options: Options, model: str, log: RecordLog
 ) -> None:
     held = {record["id"] for record in read_records(log.path)}
-    done = {i for i, case in enumerate(cases) if case.id in held}
-    if len(done) == len(cases):
+    left = {case.id for case in cases} - held
+    if not left:
         return
     engine = open_engine(model, base_url=options.base_url, precision=_precision(recipe))
-    with console.progress("completions", len(cases), len(done)) as advance:
+    with console.progress("completions", len(cases), len(held)) as advance:
 
-        def record(index: int, number: int, completion: Completion) -> None:
-            log.append(_record(cases[index], completion))
+        def keep(case: Case, completion: Completion) -> None:
+            log.append(_record(case, completion))
             advance("")
 
-        engine.generate(
-            [chat.user(case.prompt) for case in cases], section.sampling,
-            seed=recipe.seed, prefix=section.prefix, done=done, on_finish=record,
-        )  # fmt: skip
+        for case in cases:
+            if case.completion is not None and case.id in left:
+                keep(
+                    case,
+                    Completion(case.completion, (), "stop", section.prefix if case.prefix is None else case.prefix),
+                )
+        for prefix, asked in _by_prefix(cases, section.prefix).items():
+            engine.generate(
+                [[*case.turns, *chat.user(case.prompt)] for case in asked], section.sampling, seed=recipe.seed,
+                prefix=prefix, done={i for i, case in enumerate(asked) if case.id not in left},
+                on_finish=partial(_pass_on, asked, keep),
+            )  # fmt: skip
+
+
+def _pass_on(
+    asked: Sequence[Case], keep: Callable[[Case, Completion], None], index: int, number: int, completion: Completion
+) -> None:
+    keep(asked[index], completion)
+
+
+def _by_prefix(cases: Sequence[Case], own: str) -> dict[str, list[Case]]:
+    """The cases that are to be asked, by what is put into the model's mouth."""
+    found: dict[str, list[Case]] = {}
+    for case in cases:
+        if case.completion is None:
+            found.setdefault(own if case.prefix is None else case.prefix, []).append(case)
+    return found
 
 
 def _precision(recipe: Recipe) -> str:

@@ -38,7 +38,7 @@ from safereason.stages.base import (
     open_run,
     trained_guard,
 )
-from safereason.stages.eval import draw
+from safereason.data.draw import limited
 
 STAGE = "eval/guard"
 FILE = "predictions"
@@ -278,7 +278,7 @@ def _rows(plan: Plan, seed: int, allow_missing: bool) -> tuple[dict[str, list[Ex
         if not part:
             raise InputError(f"eval guard: set {chosen.label} has no labelled row; see its `skip` and `categories`")
         found.setdefault(chosen.label, []).extend(part)
-    rows = {label: draw(part, plan.limit, seed) for label, part in found.items() if label not in missing}
+    rows = {label: limited(part, plan.limit, seed) for label, part in found.items() if label not in missing}
     if missing and not (allow_missing and rows):
         advice = "--allow-missing measures the others" if rows else "get one of them, or name another with --set"
         asked = len({chosen.label for chosen in plan.sets})

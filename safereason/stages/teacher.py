@@ -20,7 +20,7 @@ from safereason.recipe.schema import Recipe, RSafeMix, Teacher
 from safereason.runs.records import Record
 from safereason.stages import data
 from safereason.stages.base import Options, identity, judge_identity, model_identity, resolved_judge
-from safereason.stages.eval import draw
+from safereason.data.draw import limited
 from safereason.stages.training_sources import TEACHER_STAGE
 from safereason.text import chat
 from safereason.text.chat import Message
@@ -101,7 +101,7 @@ def make_plan(recipe: Recipe, options: Options, limit: int | None = None) -> Pla
     if not found:
         raise InputError(f"recipe {recipe.name}: data.traces leaves no prompt for a teacher to answer; name a source "
                          "that has no traces of its own (`safereason data ls`)")  # fmt: skip
-    return Plan(tuple(draw(found, limit, recipe.seed)), teacher, judge, guide, limit)
+    return Plan(tuple(limited(found, limit, recipe.seed)), teacher, judge, guide, limit)
 
 
 def identity_of(recipe: Recipe, plan: Plan, options: Options) -> dict[str, Any]:

@@ -174,14 +174,3 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, command, name):
     done = safereason("data", command, tmp_path / name)
     assert done.returncode == 2
     assert said_once(done).startswith(f"error: {tmp_path / name}: ")
-
-
-def test_attack_direct_writes_test_cases_that_a_shell_can_pipe(tmp_path):
-    lines = safereason("attack", "direct", "--behaviors", "sample", "--limit", 3).stdout.splitlines()
-    assert [set(json.loads(line)) for line in lines] == [{"behavior_id", "attack", "prompt"}] * 3
-    out = tmp_path / "cases.jsonl"
-    assert safereason("attack", "direct", "--behaviors", "sample", "--limit", 3, "--out", out).returncode == 0
-    assert out.read_text().splitlines() == lines
-    again = safereason("attack", "direct", "--behaviors", "sample", "--out", out)
-    assert again.returncode == 2
-    assert said_once(again).startswith(f"error: {out}: exists already")

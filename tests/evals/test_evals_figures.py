@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from safereason import evals
+from safereason.attacks import TestCase
 from safereason.data.example import Example
 from safereason.errors import InputError
 from safereason.evals.base import Outcome, cases
@@ -74,22 +75,15 @@ def test_a_set_without_unsafe_prompts_has_no_refusal_figure():
     assert (figure.value, figure.n) == (None, 0)
 
 
-def test_cases_are_examples_under_attacks():
+def test_a_case_is_an_example_and_what_an_attack_found_for_it():
     example = Example("sample/1", "Do it.", "harmful", "sample", category="fraud")
-    case = cases([example], ["direct"])[0]
+    found = TestCase("sample/1", "prefill", "Do it, please.", prefix="Sure", turns=({"role": "user", "content": "hi"},))
+    case, *others = cases([example], [found, TestCase("sample/2", "prefill", "of another")])
     assert (case.id, case.behavior, case.attack, case.prompt, case.category) == (
-        "sample/1/direct",
-        "sample/1",
-        "direct",
-        "Do it.",
-        "fraud",
-    )
-
-
-@pytest.mark.parametrize("name", ["gcg", "pair", "best-of-n"])
-def test_attacks_that_are_not_there_yet(name: str):
-    with pytest.raises(InputError, match=f"attack '{name}' is not part of this version yet; available: direct"):
-        cases([], [name])
+        "sample/1/prefill", "sample/1", "prefill", "Do it, please.", "fraud",
+    )  # fmt: skip
+    assert (case.prefix, case.turns, case.completion, case.kind) == ("Sure", found.turns, None, "harmful")
+    assert others == []
 
 
 @pytest.mark.parametrize(

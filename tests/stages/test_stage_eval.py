@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from safereason.data.draw import limited
 from safereason.data.example import Example
 from safereason.engines.base import Completion, Conversation
 from safereason.errors import BarNotMet, InputError, StageFailed
@@ -215,7 +216,7 @@ def test_a_limit_is_drawn_by_the_seed_and_part_of_the_runs_name(
 
 def test_a_draw_is_nested_and_keeps_the_order():
     examples = [Example(f"s/{i}", "p", "harmless", "s") for i in range(50)]
-    ids = [[int(e.id[2:]) for e in stage_eval.draw(examples, limit, seed=0)] for limit in (5, 20, 50, None)]
+    ids = [[int(e.id[2:]) for e in limited(examples, limit, seed=0)] for limit in (5, 20, 50, None)]
     assert [len(i) for i in ids] == [5, 20, 50, 50]
     assert all(i == sorted(i) for i in ids)
     assert set(ids[0]) < set(ids[1])

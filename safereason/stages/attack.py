@@ -1,0 +1,314 @@
+"""Stage `attack`: searches for prompts that elicit behaviors, and records what each search found as it ends.
+
+`cases.jsonl` holds a record a behavior, appended as its search ends; a killed run does the search anew that it was in,
+from the seed that belongs to those behaviors, so that it ends with the same records.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from safereason import attacks, console
+from safereason.attacks.base import Attack, Score, Settings, Setup, Step, TestCase
+from safereason.attacks.meter import Meter, Metered, SpentError
+from safereason.data import sources
+from safereason.data.example import Example
+from safereason.data.sources import files
+from safereason.engines.base import Engine
+from safereason.engines.open import check_name, open_engine
+from safereason.errors import InputError
+from safereason.judges import Exchange, open_judge, parse
+from safereason.recipe.schema import Attacking, Recipe
+from safereason.runs.directory import digest
+from safereason.runs.manifest import sha256
+from safereason.runs.records import Record, RecordLog, read_records
+from safereason.stages.base import (
+    Options,
+    Result,
+    finished_result,
+    identity,
+    judge_identity,
+    model_identity,
+    model_label,
+    open_run,
+    resolved_judge,
+)
+from safereason.stages.trained import model_of
+
+CASES = "cases.jsonl"
+RATING = "rating:"
+"""Before the model whose rating leads an attack."""
+NOTHING_FOUND = "the budget ended before the search began; the behavior's own words"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An attack with what the recipe and the command line say about it."""
+
+    attack: Attack
+    settings: Settings
+    section: Attacking
+    attacker: str | None
+    judge: str | None
+    source: str
+    behaviors: tuple[Example, ...]
+    limit: int | None
+    shard: tuple[int, int] | None
+    prefix: str
+
+    @property
+    def groups(self) -> list[list[Example]]:
+        """Behaviors by search: all, or those of the shard."""
+        every = self.attack.groups(self.behaviors, self.settings)
+        return every if self.shard is None else every[self.shard[0] - 1 :: self.shard[1]]
+
+
+def run(
+    recipe: Recipe,
+    options: Options,
+    name: str,
+    *,
+    behaviors: str | None = None,
+    limit: int | None = None,
+    shard: tuple[int, int] | None = None,
+) -> Result:
+    """Attacks `options.model`, else the recipe's newest trained model.
+
+    Args:
+        recipe: Says what attacks work with, and their settings.
+        options: Where to write, and the target.
+        name: The attack.
+        behaviors: Source of the behaviors, in place of that of the recipe's evaluation.
+        limit: Most behaviors, drawn by the seed.
+        shard: Which part of how many, from 1: for machines that share the work.
+
+    Raises:
+        InputError: A name or a setting is unknown, or a model, a judge or a source cannot be had.
+    """
+    plan = make_plan(recipe, options, name, behaviors=behaviors, limit=limit, shard=shard)
+    target = model_of(recipe, options) if plan.attack.needs else "none"
+    if plan.attack.needs:
+        check_name(target)
+    about = identity_of(recipe, plan, target, options.base_url)
+    directory = open_run(f"attack/{name}", recipe, options, model_label(target), about)
+    if (result := finished_result(directory)) is not None:
+        return result
+    with directory as this:
+        this.inputs.update({str(path): sha256(path) for path in files.inputs(plan.source)})
+        with this.records("cases") as log:
+            _search_all(plan, recipe, target, options, log)
+        metrics = _metrics(plan, target, list(read_records(this.path / CASES)))
+        this.finish(metrics)
+    return Result(directory.path, metrics)
+
+
+def make_plan(
+    recipe: Recipe,
+    options: Options,
+    name: str,
+    *,
+    behaviors: str | None = None,
+    limit: int | None = None,
+    shard: tuple[int, int] | None = None,
+) -> Plan:
+    """Puts the recipe and the command line together; arguments as of `run`.
+
+    Raises:
+        InputError: As `run`, but for models.
+    """
+    from safereason.data.draw import limited
+
+    attack, section = attacks.get(name), recipe.attack or Attacking()
+    source = behaviors or (recipe.eval.behaviors if recipe.eval else None)
+    if source is None:
+        raise InputError(f"attack {name}: of which behaviors? name their source with --behaviors")
+    attacker = section.attackers.get(name, section.attacker)
+    if "attacker" in attack.needs and attacker is None:
+        raise InputError(f"attack {name}: which model writes its prompts? name one with --attacker")
+    judge = resolved_judge(section.judge, options) if section.judge else None
+    if "score" in attack.needs and judge is None:
+        raise InputError(f"attack {name}: what judges the answers? name a judge with --judge, or a model with "
+                         "--judge-model")  # fmt: skip
+    if judge is not None and not judge.startswith(RATING):
+        parse(judge)
+    found = [example for example in sources.get(source).load("test") if example.kind == "harmful"]
+    if not found:
+        raise InputError(f"source {source}: has no harmful behaviors; name another one")
+    return Plan(attack, settings_of(attack, section.settings.get(name, {})), section, attacker, judge, source,
+                tuple(limited(found, limit, recipe.seed)), limit, shard, recipe.eval.prefix if recipe.eval else "")  # fmt: skip
+
+
+def settings_of(attack: Attack, values: dict[str, Any]) -> Settings:
+    """An attack's settings, checked.
+
+    Raises:
+        InputError: One is unknown or of the wrong type; the message names it.
+    """
+    try:
+        return attack.settings.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        known = ", ".join(attack.settings.model_fields) or "none"
+        raise InputError(f"attack.settings.{attack.name}.{key}: {first['msg'].lower()}; "
+                         f"attack {attack.name} has {known}") from error  # fmt: skip
+
+
+def identity_of(recipe: Recipe, plan: Plan, target: str, base_url: str | None) -> dict[str, Any]:
+    """What the test cases depend on."""
+    needs = plan.attack.needs
+    return identity(
+        recipe,
+        attack=plan.attack.name,
+        settings=plan.settings.model_dump(mode="json"),
+        behaviors=plan.source,
+        limit=plan.limit,
+        shard=plan.shard,
+        prefix=plan.prefix,
+        **({"model": model_identity(target)} if needs else {}),
+        **({"sampling": plan.section.sampling.model_dump(mode="json"), "max_queries": plan.section.max_queries}
+           if needs else {}),
+        **({"attacker": model_identity(plan.attacker)} if plan.attacker and "attacker" in needs else {}),
+        **({"judge": _judge_identity(plan.judge)} if plan.judge and "score" in needs else {}),
+        **({"base_url": base_url} if base_url else {}),
+    )  # fmt: skip
+
+
+def cases_of(run: Path) -> list[TestCase]:
+    """The test cases that a run of this stage found, in the order of their behaviors' searches."""
+    return [case_of(record) for record in read_records(run / CASES)]
+
+
+def case_of(record: Record) -> TestCase:
+    """A test case as it is recorded."""
+    return TestCase(record["behavior"], record["attack"], record["prompt"], tuple(record.get("turns") or ()),
+                    record.get("prefix"), record.get("completion"), record.get("details") or {})  # fmt: skip
+
+
+def static_cases(recipe: Recipe, name: str, behaviors: Sequence[Example], prefix: str) -> list[TestCase]:
+    """The test cases of an attack that asks no model.
+
+    Raises:
+        InputError: A setting is wrong.
+    """
+    attack = attacks.get(name)
+    settings = settings_of(attack, (recipe.attack or Attacking()).settings.get(name, {}))
+    found: list[TestCase] = []
+    for group in attack.groups(behaviors, settings):
+        *_, last = attack.search(group, settings, Setup(_NoEngine(), prefix, seed=seed_of(recipe.seed, name, group)))
+        found += last.cases
+    return found
+
+
+def seed_of(seed: int, name: str, group: Sequence[Example]) -> int:
+    """The seed of one search, 63 bits: that of its behaviors, whichever others are searched for beside it."""
+    key = f"{seed}/{name}/{'/'.join(behavior.id for behavior in group)}"
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
+
+
+def _search_all(plan: Plan, recipe: Recipe, target: str, options: Options, log: RecordLog) -> None:
+    held = {record["behavior"] for record in read_records(log.path)}
+    left = [group for group in plan.groups if any(behavior.id not in held for behavior in group)]
+    if not left:
+        return
+    needs = plan.attack.needs
+    engine = open_engine(target, base_url=options.base_url) if needs else _NoEngine()
+    attacker = _opened(plan.attacker, engine, target, options) if plan.attacker and "attacker" in needs else None
+    score = _score(plan.judge, engine, target, options) if plan.judge else None
+    value = "score" if "score" in needs else "loss"
+    with console.searches("behavior", len(plan.groups), len(plan.groups) - len(left), value) as watch:
+        for group in left:
+            meter = Meter(plan.section.max_queries)
+            setup = Setup(
+                Metered(engine, meter, is_target=True), plan.prefix, plan.section.sampling,
+                seed_of(recipe.seed, plan.attack.name, group),
+                Metered(attacker, meter, is_target=False) if attacker else None, score, meter=meter,
+            )  # fmt: skip
+            for record in _search(plan, group, setup, watch):
+                if record["behavior"] not in held:
+                    log.append(record)
+            watch.end()
+
+
+def _search(plan: Plan, group: Sequence[Example], setup: Setup, watch: console.Watch) -> list[Record]:
+    """What one search found, a record a behavior."""
+    own = tuple(TestCase(b.id, plan.attack.name, b.prompt, details={"nothing_found": NOTHING_FOUND}) for b in group)
+    last, is_spent, meter = Step(0, own), False, setup.meter
+    try:
+        for last in plan.attack.search(group, plan.settings, setup):
+            watch.step(group[0].id, last.number, last.value, meter.queries, last.cases[0].prompt)
+    except SpentError:
+        is_spent = True
+    return [
+        {
+            "behavior": case.behavior_id, "attack": case.attack, "prompt": case.prompt, "turns": list(case.turns),
+            "prefix": case.prefix, "completion": case.completion, "details": dict(case.details), "value": last.value,
+            "steps": last.number, "queries": meter.queries, "read": meter.read, "written": meter.written,
+            "spent": is_spent,
+        }
+        for case in last.cases
+    ]  # fmt: skip
+
+
+def _metrics(plan: Plan, target: str, records: Sequence[Record]) -> dict[str, Any]:
+    searches = {id(group): group for group in plan.groups}.values()
+    first = {group[0].id for group in searches}
+    counted = [record for record in records if record["behavior"] in first]
+    values = [record["value"] for record in records if record["value"] is not None]
+    return {
+        "attack": plan.attack.name,
+        "model": model_identity(target) if plan.attack.needs else None,
+        "source": plan.source,
+        "behaviors": len(records),
+        "nothing_found": sum("nothing_found" in record["details"] for record in records),
+        "budget_ended": sum(record["spent"] for record in records),
+        "mean_value": sum(values) / len(values) if values else None,
+        "queries": sum(record["queries"] for record in counted),
+        "tokens_read": sum(record["read"] for record in counted),
+        "tokens_written": sum(record["written"] for record in counted),
+    }
+
+
+def _opened(name: str, engine: Engine, target: str, options: Options) -> Engine:
+    """Another model, or the target's own engine where it is the same."""
+    return engine if name == target else open_engine(name, base_url=options.base_url)
+
+
+def _score(judge: str, engine: Engine, target: str, options: Options) -> Score:
+    if judge.startswith(RATING):
+        from safereason.attacks.rating import rater
+
+        return rater(_opened(judge.removeprefix(RATING), engine, target, options))
+    opened = open_judge(judge)
+    if opened.measures not in ("harm", "refusal"):
+        raise InputError(f"judge {judge}: measures {opened.measures}; one of harm or refusal is needed")
+
+    def score(behavior: Example, answers: Sequence[str]) -> list[float | None]:
+        verdicts = opened.judge([Exchange(behavior.prompt, answer) for answer in answers])
+        found = [verdict.score for verdict in verdicts]
+        return found if opened.measures == "harm" else [None if s is None else 1 - s for s in found]
+
+    return score
+
+
+def _judge_identity(judge: str) -> str:
+    if judge.startswith(RATING):
+        return f"{RATING}{model_identity(judge.removeprefix(RATING))}"
+    return judge_identity(judge)
+
+
+class _NoEngine:
+    """In place of a target, for attacks that ask none."""
+
+    name = "none"
+
+    def generate(self, *positional: Any, **named: Any) -> Any:
+        """Nothing asks it."""
+        raise InputError("this attack has no target to ask; its `needs` leave out what it uses")
+
+    loglikelihood = generate

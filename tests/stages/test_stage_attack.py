@@ -1,0 +1,222 @@
+"""The attack stage: what a search is given, what is recorded, and that a killed run ends with the same records."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from safereason.attacks import ATTACKS
+from safereason.attacks.base import Attack, Settings, Step, TestCase
+from safereason.errors import InputError
+from safereason.recipe.schema import Attacking, Recipe
+from safereason.runs.directory import read_manifest
+from safereason.runs.records import read_records
+from safereason.stages import attack as stage_attack
+from safereason.stages import eval as stage_eval
+from safereason.stages.base import Options
+from safereason.text import chat
+
+
+class Knocks(Settings):
+    """How often it asks."""
+
+    tries: int = 3
+    """Questions a behavior."""
+
+
+def knock(behaviors, settings, setup):
+    """Asks for each behavior again and again, and keeps the longest answer's prompt."""
+    best = [TestCase(b.id, "knock", b.prompt) for b in behaviors]
+    longest = -1.0
+    for number in range(1, settings.tries + 1):
+        prompts = [f"{b.prompt} {setup.seed % 1000} {number}" for b in behaviors]
+        found = setup.target.generate([chat.user(p) for p in prompts], setup.sampling, seed=setup.seed)
+        length = float(sum(len(row[0].text) for row in found))
+        if length > longest:
+            longest = length
+            best = [
+                TestCase(b.id, "knock", p, details={"length": length}) for b, p in zip(behaviors, prompts, strict=True)
+            ]
+        yield Step(number, tuple(best), longest)
+
+
+def rated(behaviors, settings, setup):
+    (behavior,) = behaviors
+    (value,) = setup.score(behavior, ["I can't help with that."])
+    yield Step(0, (TestCase(behavior.id, "rated", behavior.prompt),), value)
+
+
+KNOCK = Attack("knock", "Asks again", knock, frozenset({"answers"}), Knocks)
+TOGETHER = Attack("knock", "Asks again", knock, frozenset({"answers"}), Knocks, lambda found, settings: [list(found)])
+RATED = Attack("rated", "Asks the judge", rated, frozenset({"answers", "score"}))
+
+
+@pytest.fixture
+def recipe(micro_model) -> Recipe:
+    evaluation = {"sampling": {"max_new_tokens": 6}, "behaviors": "sample", "benign": None, "prefix": "",
+                  "attacks": ["knock"], "harm_judge": "refusal"}  # fmt: skip
+    share = [{"source": "sample", "prompts": 10}]
+    mix = {"mix": "tars", "prompts": 4, "harmful_ratio": 1.0, "harmful": share, "harmless": share, "ambiguous": share,
+           "traces": share}  # fmt: skip
+    return Recipe(name="tiny", model=str(micro_model), data=mix, eval=evaluation,
+                  attack={"sampling": {"max_new_tokens": 6, "temperature": 1.0}})  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def knocks(monkeypatch):
+    monkeypatch.setitem(ATTACKS, "knock", KNOCK)
+    monkeypatch.setitem(ATTACKS, "rated", RATED)
+
+
+def run(recipe, root, name="knock", **asked):
+    options = Options(root=root, model=recipe.model, on_existing=asked.pop("on_existing", "refuse"))
+    return stage_attack.run(recipe, options, name, **{"limit": 4, **asked})
+
+
+def with_attack(recipe, **changes):
+    return recipe.model_copy(update={"attack": Attacking(**{**recipe.attack.model_dump(), **changes})})
+
+
+def records_of(result):
+    return list(read_records(result.run / stage_attack.CASES))
+
+
+def test_each_behavior_gets_a_record_with_what_was_found_and_spent(recipe, tmp_path):
+    result = run(recipe, tmp_path)
+    records = records_of(result)
+    assert len(records) == 4 == len({record["behavior"] for record in records})
+    assert {(r["steps"], r["queries"], r["spent"]) for r in records} == {(3, 3, False)}
+    assert all(r["value"] == r["details"]["length"] for r in records)
+    assert min(r["read"] for r in records) > 3 * 6
+    assert all(0 < r["written"] <= 18 for r in records)
+    assert (result.metrics["queries"], result.metrics["behaviors"]) == (12, 4)
+    assert result.metrics["tokens_read"] == sum(r["read"] for r in records)
+    again = run(recipe, tmp_path / "again")
+    assert records_of(again) == records
+    assert run(recipe, tmp_path, on_existing="resume") == result
+
+
+def test_the_budget_ends_a_search_with_its_best_and_one_that_never_began_with_the_behavior(recipe, tmp_path):
+    records = records_of(run(with_attack(recipe, max_queries=2), tmp_path))
+    assert {(r["steps"], r["queries"], r["spent"]) for r in records} == {(2, 2, True)}
+    together = pytest.MonkeyPatch()
+    together.setitem(ATTACKS, "knock", TOGETHER)
+    result = run(with_attack(recipe, max_queries=2), tmp_path / "together")
+    together.undo()
+    assert {(r["steps"], r["queries"], r["spent"]) for r in records_of(result)} == {(0, 0, True)}
+    assert all(r["details"] == {"nothing_found": stage_attack.NOTHING_FOUND} for r in records_of(result))
+    assert (result.metrics["nothing_found"], result.metrics["budget_ended"]) == (4, 4)
+
+
+def test_a_group_is_searched_for_once_and_counted_once(recipe, tmp_path, monkeypatch):
+    monkeypatch.setitem(ATTACKS, "knock", TOGETHER)
+    result = run(recipe, tmp_path)
+    assert [r["queries"] for r in records_of(result)] == [12] * 4
+    assert result.metrics["queries"] == 12
+
+
+def test_shards_share_the_searches_and_find_what_one_machine_finds(recipe, tmp_path):
+    whole = records_of(run(recipe, tmp_path / "whole"))
+    parts = [records_of(run(recipe, tmp_path / "parts", shard=(i, 3))) for i in (1, 2, 3)]
+    assert sorted(len(part) for part in parts) == [1, 1, 2]
+    key = lambda record: record["behavior"]  # noqa: E731
+    assert sorted((record for part in parts for record in part), key=key) == sorted(whole, key=key)
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = sys.argv[3:]
+from pathlib import Path
+import test_stage_attack as here
+from safereason.attacks import ATTACKS
+from safereason.recipe.schema import Recipe
+from safereason.runs.records import RecordLog
+ATTACKS["knock"] = here.KNOCK
+append = RecordLog.append
+def append_then_die(self, record):
+    append(self, record)
+    if sum(1 for _ in self.path.open()) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+RecordLog.append = append_then_die
+here.run(Recipe.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_run_ends_with_the_records_of_one_that_was_not(recipe, tmp_path):
+    folders = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+    killed = subprocess.run([sys.executable, "-c", KILLED, recipe.model_dump_json(), str(tmp_path / "a"), *folders],
+                            capture_output=True, timeout=120)  # fmt: skip
+    assert killed.returncode == -9, killed.stderr.decode()
+    (left,) = (tmp_path / "a" / "attack" / "knock").iterdir()
+    assert len((left / stage_attack.CASES).read_bytes().splitlines()) == 2
+    assert read_manifest(left)["status"] == "running"
+    whole = run(recipe, tmp_path / "b")
+    resumed = run(recipe, tmp_path / "a", on_existing="resume")
+    assert (resumed.run / stage_attack.CASES).read_bytes() == (whole.run / stage_attack.CASES).read_bytes()
+    assert resumed.metrics == whole.metrics
+
+
+def test_settings_come_from_the_recipe_and_mistakes_are_named(recipe, tmp_path):
+    records = records_of(run(with_attack(recipe, settings={"knock": {"tries": 1}}), tmp_path))
+    assert {r["queries"] for r in records} == {1}
+    for wrong, said in (({"trys": 1}, "attack.settings.knock.trys: extra inputs .* attack knock has tries"),
+                        ({"tries": "many"}, "attack.settings.knock.tries: .*valid integer")):  # fmt: skip
+        with pytest.raises(InputError, match=said):
+            run(with_attack(recipe, settings={"knock": wrong}), tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "attack rated: what judges the answers"),
+        ({"judge": "compliance"}, "judge compliance: measures quality; one of harm or refusal is needed"),
+        ({"judge": "nobody"}, "no judge is called 'nobody'"),
+    ],
+)
+def test_a_judge_is_wanted_where_the_attack_looks_at_answers(recipe, tmp_path, changes, said):
+    with pytest.raises(InputError, match=said):
+        run(with_attack(recipe, **changes), tmp_path, "rated")
+
+
+def test_what_a_judge_of_refusal_finds_refused_is_not_harmful(recipe, tmp_path):
+    result = run(with_attack(recipe, judge="refusal"), tmp_path, "rated")
+    assert {record["value"] for record in records_of(result)} == {0.0}
+
+
+def test_an_evaluation_searches_first_and_then_asks_what_was_found(recipe, tmp_path):
+    options = Options(root=tmp_path, model=recipe.model)
+    done = stage_eval.run(recipe, options, "harmbench", limit=3)
+    (searched,) = (tmp_path / "attack" / "knock").iterdir()
+    found = {record["behavior"]: record["prompt"] for record in read_records(searched / stage_attack.CASES)}
+    asked = {r["behavior"]: r["prompt"] for r in read_records(done.run / "completions.jsonl")}
+    assert asked == found
+    assert len(asked) == 3
+    direct = stage_eval.run(recipe, options, "harmbench", limit=3, attacks=["direct"])
+    assert {r["attack"] for r in read_records(direct.run / "completions.jsonl")} == {"direct"}
+    assert [path.name for path in (tmp_path / "attack").iterdir()] == ["knock"]
+    other = with_attack(recipe, settings={"knock": {"tries": 1}})
+    assert stage_eval.run(other, options, "harmbench", limit=3).run != done.run
+
+
+def test_a_prefix_turns_and_a_completion_reach_the_evaluation(recipe, tmp_path, monkeypatch):
+    def given(behaviors, settings, setup):
+        (behavior,) = behaviors
+        turns = ({"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"})
+        if behavior.id[-1] in "02468":
+            yield Step(0, (TestCase(behavior.id, "given", "Go on.", turns, prefix="Sure"),))
+        else:
+            yield Step(0, (TestCase(behavior.id, "given", "Go on.", completion="I will."),))
+
+    monkeypatch.setitem(ATTACKS, "given", Attack("given", "Static", given))
+    done = stage_eval.run(recipe, Options(root=tmp_path, model=recipe.model), "harmbench", limit=8, attacks=["given"])
+    records = {r["behavior"]: r for r in read_records(done.run / "completions.jsonl")}
+    even = [r for name, r in records.items() if name[-1] in "02468"]
+    odd = [r for name, r in records.items() if name[-1] not in "02468"]
+    assert even
+    assert odd
+    assert {r["prefix"] for r in even} == {"Sure"}
+    assert {(r["prefix"], r["text"]) for r in odd} == {("", "I will.")}
+    assert json.loads((done.run / "metrics.json").read_text())["figures"]
