@@ -20,7 +20,7 @@ GRAMMAR = {
     "recipe": {"ls", "show", "cp", "validate", "diff"},
     "data": {"ls", "build", "overlap", "show", "traces", "verify"},
     "guard": {"train", "classify", "serve", "policy"},
-    "attack": {"ls", *attacks.ATTACKS, *attacks.NOT_YET},
+    "attack": {"ls", "convert", "rainbow", *attacks.ATTACKS},
     "eval": {"ls", "score", "compare", *evals.NAMES, *evals.NOT_YET},
 }
 SINGLE = {"sft", "rl", "run", "report", "doctor"}
@@ -119,14 +119,13 @@ def test_what_is_not_there_yet_says_so_in_one_line(path, capsys):
 
 
 def test_the_commands_of_this_version_are_those_of_the_registries():
-    assert {path[1] for path in PENDING if path[0] == "attack"} == set(attacks.NOT_YET)
+    assert {path[1] for path in PENDING if path[0] == "attack"} == set()
     assert {path[1] for path in PENDING if path[0] == "eval"} == {*evals.NOT_YET, "score", "compare"}
     assert set(FIGURES) == set(evals.NAMES)
 
 
 def test_every_eval_attack_and_judge_is_listed_with_what_it_is():
     assert set(catalog.EVALS) == {*evals.NAMES, *evals.NOT_YET}
-    assert set(catalog.ATTACKS) == {*attacks.ATTACKS, *attacks.NOT_YET}
     assert set(catalog.JUDGES) == {*judges.JUDGES, *judges.NOT_YET}
     listed = json.loads(safereason("eval", "ls", "--json").stdout)
     assert {entry["name"] for entry in listed["judges"] if entry["there"]} == set(judges.JUDGES)

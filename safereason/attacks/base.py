@@ -54,6 +54,9 @@ class Step:
     """Its loss or its score; None where nothing is measured, or a judge could not say."""
 
 
+ANSWERS = Sampling(temperature=0.0, max_new_tokens=256)
+
+
 @dataclass(frozen=True)
 class Setup:
     """What an attack works with. Engines count what they are asked in `meter` themselves."""
@@ -62,7 +65,7 @@ class Setup:
     """The model under attack."""
     prefix: str = ""
     """Its generation prefix, such as an opening tag of reasoning."""
-    sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=256)
+    sampling: Sampling = ANSWERS
     """How its answers are drawn."""
     seed: int = 0
     """Of this group of behaviors: the same seed, the same test cases."""

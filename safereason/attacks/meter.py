@@ -78,7 +78,10 @@ class Metered:
         """
         if self._is_target:
             self._meter.ask(len(conversations))
-        return self.engine.loglikelihood(conversations, continuations, prefix=prefix)
+        found = self.engine.loglikelihood(conversations, continuations, prefix=prefix)
+        # What an engine reads of a prompt it does not say here; of the continuation it does.
+        self._meter.took(sum(len(likelihood.token_logprobs) for likelihood in found), 0)
+        return found
 
 
 def unwrapped(engine: Engine) -> Any:

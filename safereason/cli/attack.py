@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from safereason.attacks import ATTACKS, NOT_YET
-from safereason.cli import catalog, output, pending, stage
+from safereason.attacks import ATTACKS
+from safereason.cli import attack_convert, attack_rainbow, catalog, output, stage
 from safereason.cli import options as opt
 from safereason.errors import InputError
 
@@ -42,12 +42,11 @@ def ls(as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
     """List the attacks: what each does, what it needs, and its settings."""
     found = catalog.listing()["attacks"]
     for entry in found:
-        entry |= {"needs": [], "settings": {}} | (_about(entry["name"]) if entry["name"] in ATTACKS else {})
+        entry |= _about(entry["name"])
     if as_json:
         output.print_json(found)
     else:
-        rows = [(entry["name"], ", ".join(entry["needs"]) if entry["there"] else "not yet", entry["summary"])
-                for entry in found]  # fmt: skip
+        rows = [(entry["name"], ", ".join(entry["needs"]), entry["summary"]) for entry in found]
         output.print_table(("attack", "needs", "what it does"), rows)
 
 
@@ -148,6 +147,5 @@ for name, listed in ATTACKS.items():
             f"safereason attack {name} --model runs/rl/RUN --behaviors jailbreakbench --shard 2/8",
         ),
     )(_command(name))
-for name, summary in catalog.ATTACKS.items():
-    if name in NOT_YET:
-        pending.add(app, f"attack {name}", summary, f"safereason attack {name} --model runs/rl/RUN")
+app.command("rainbow", epilog=attack_rainbow.EXAMPLES)(attack_rainbow.rainbow)
+app.command("convert", epilog=attack_convert.EXAMPLES)(attack_convert.convert)

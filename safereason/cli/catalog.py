@@ -14,17 +14,6 @@ EVALS = {
     "separation": "How far apart harmful and harmless prompts lie inside the model",
     "capability": "Accuracy on mathematics and knowledge, before and after training",
 }
-ATTACKS = {
-    "direct": "The behavior asked for in its own words",
-    "prefill": "The beginning of a compliant answer put into the model's mouth",
-    "gcg": "A suffix of tokens found by greedy coordinate gradient (white box)",
-    "autodan": "A readable prompt evolved by a genetic search (white box)",
-    "pair": "An attacker model that rewrites the prompt from the answers (black box)",
-    "tap": "An attacker model that searches a pruned tree of prompts (black box)",
-    "pap": "Persuasive paraphrases (black box)",
-    "best-of-n": "Many small random changes of the prompt (black box)",
-    "rainbow": "An archive of risk categories and attack styles",
-}
 JUDGES = {
     "refusal": "Refusal by how an answer opens; local and weak, for smoke runs",
     "compliance": "1 - refusal, and 0 for a degenerate answer; local and weak",
@@ -41,9 +30,10 @@ def listing() -> dict[str, list[dict[str, Any]]]:
     """All evals, attacks and judges, with whether this version has them."""
     from safereason import attacks, evals, judges
 
+    about = {name: attack.summary for name, attack in attacks.ATTACKS.items()}
     known: dict[str, tuple[dict[str, str], Iterable[str], Iterable[str]]] = {
         "evals": (EVALS, evals.NAMES, evals.NOT_YET),
-        "attacks": (ATTACKS, attacks.ATTACKS, attacks.NOT_YET),
+        "attacks": (about, attacks.ATTACKS, ()),
         "judges": (JUDGES, judges.JUDGES, judges.NOT_YET),
     }
     return {

@@ -1,6 +1,7 @@
 """`safereason eval`: measure a model or a run."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +21,12 @@ ASKED = {"harmbench": ("dsr", *_FORM), "xstest": ("compliance_safe", "refusal_un
 """The evals that ask a model and judge its answers."""
 FIGURES = {**ASKED, "guard": eval_guard.FIGURES}
 """The evals of this version, each with the figures that `--fail-under` may set a bar for."""
+Cases = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--cases", metavar="FILE", help="Test cases that attacks found, in place of attacks; may be repeated."
+    ),
+]
 Attacks = Annotated[str | None, typer.Option("--attacks", metavar="NAME,...", help="Attacks in place of the recipe's.")]
 JudgeName = Annotated[str | None, typer.Option("--judge", metavar="JUDGE", help="Judge in place of the recipe's.")]
 
@@ -45,6 +52,7 @@ def _command(name: str) -> Callable[..., None]:
         model: opt.Model = None,
         base_url: opt.BaseUrl = None,
         attacks: Attacks = None,
+        cases: Cases = None,
         judge: JudgeName = None,
         limit: opt.Limit = None,
         fail_under: opt.Bars = None,
@@ -64,11 +72,12 @@ def _command(name: str) -> Callable[..., None]:
         options = opt.stage_options(root, out, model, resume, overwrite, base_url)
         named = tuple(attack.strip() for attack in attacks.split(",")) if attacks else None
         if dry_run:
-            plan = stage_eval.make_plan(chosen, name, named, judge, limit)
+            plan = stage_eval.make_plan(chosen, name, named, judge, limit, cases or ())
             stage.print_steps(chosen, [_step(plan, model, chosen.name)], as_json)
             return
         result = stage.carry_out(
-            lambda: stage_eval.run(chosen, options, name, attacks=named, judge=judge, limit=limit), as_json
+            lambda: stage_eval.run(chosen, options, name, attacks=named, judge=judge, limit=limit, cases=cases or ()),
+            as_json,
         )
         stage_eval.check_bars(result.metrics, bars)
 
@@ -92,7 +101,7 @@ def _step(plan: "Plan", model: str | None, recipe: str) -> str:
     judges.parse(plan.judge)
     subject = model or f"the newest trained model of {recipe}"
     most = f"at most {plan.limit}" if plan.limit else "all"
-    attacked = ", ".join(plan.attacks)
+    attacked = ", ".join(plan.attacks or [f"test cases of {path}" for path in plan.cases])
     return f"ask {subject} {most} prompts of {plan.source} ({attacked}), and judge the answers with {plan.judge}"
 
 

@@ -1,5 +1,6 @@
 """What every evaluation is: which prompts, which judge, which figures."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -71,14 +72,19 @@ class Eval:
 
 
 def cases(examples: Sequence[Example], tests: Iterable[TestCase]) -> list[Case]:
-    """The test cases of these examples, in the order given."""
-    by_id = {e.id: e for e in examples}
-    return [
-        Case(f"{t.behavior_id}/{t.attack}", t.behavior_id, t.attack, t.prompt, e.kind, e.category, e.source, t.turns,
-             t.prefix, t.completion)
-        for t in tests
-        if (e := by_id.get(t.behavior_id)) is not None
-    ]  # fmt: skip
+    """The test cases of these examples, in the order given; of one attack a behavior may have several."""
+    by_id, times = {e.id: e for e in examples}, Counter[str]()
+    found = []
+    for test in tests:
+        if (example := by_id.get(test.behavior_id)) is None:
+            continue
+        name = f"{test.behavior_id}/{test.attack}"
+        times[name] += 1
+        found.append(Case(
+            name if times[name] == 1 else f"{name}#{times[name]}", test.behavior_id, test.attack, test.prompt,
+            example.kind, example.category, example.source, test.turns, test.prefix, test.completion,
+        ))  # fmt: skip
+    return found
 
 
 def format_figures(outcomes: Sequence[Outcome]) -> list[Figure]:

@@ -24,7 +24,6 @@ from safereason.engines.open import check_name, open_engine
 from safereason.errors import InputError
 from safereason.judges import Exchange, open_judge, parse
 from safereason.recipe.schema import Attacking, Recipe
-from safereason.runs.directory import digest
 from safereason.runs.manifest import sha256
 from safereason.runs.records import Record, RecordLog, read_records
 from safereason.stages.base import (
@@ -139,8 +138,10 @@ def make_plan(
     found = [example for example in sources.get(source).load("test") if example.kind == "harmful"]
     if not found:
         raise InputError(f"source {source}: has no harmful behaviors; name another one")
-    return Plan(attack, settings_of(attack, section.settings.get(name, {})), section, attacker, judge, source,
-                tuple(limited(found, limit, recipe.seed)), limit, shard, recipe.eval.prefix if recipe.eval else "")  # fmt: skip
+    settings = settings_of(attack, section.settings.get(name, {}))
+    drawn = tuple(limited(found, limit, recipe.seed))
+    prefix = recipe.eval.prefix if recipe.eval else ""
+    return Plan(attack, settings, section, attacker, judge, source, drawn, limit, shard, prefix)
 
 
 def settings_of(attack: Attack, values: dict[str, Any]) -> Settings:
@@ -174,9 +175,16 @@ def identity_of(recipe: Recipe, plan: Plan, target: str, base_url: str | None) -
         **({"sampling": plan.section.sampling.model_dump(mode="json"), "max_queries": plan.section.max_queries}
            if needs else {}),
         **({"attacker": model_identity(plan.attacker)} if plan.attacker and "attacker" in needs else {}),
-        **({"judge": _judge_identity(plan.judge)} if plan.judge and "score" in needs else {}),
+        **({"judge": _judge_identity(plan.judge)} if plan.judge and needs else {}),
+        **({"files": named} if (named := _files(plan.settings)) else {}),
         **({"base_url": base_url} if base_url else {}),
     )  # fmt: skip
+
+
+def _files(settings: Settings) -> dict[str, str]:
+    """Hashes of the files that settings name, which may change where their names do not."""
+    named = {key: Path(value) for key, value in settings.model_dump().items() if isinstance(value, str) and value}
+    return {key: sha256(path) for key, path in named.items() if path.is_file()}
 
 
 def cases_of(run: Path) -> list[TestCase]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from safereason.console import say
 from safereason.data import card, lengths, rsafe_mix, sources, tars_mix
-from safereason.data.draw import Mixture
+from safereason.data.draw import Mixture, Read
 from safereason.data.example import Example, write_parquet
 from safereason.data.screen import Refuse, first_of
 from safereason.data.sources import files
@@ -22,7 +22,7 @@ from safereason.runs.manifest import sha256
 from safereason.runs.records import read_json, write_json, write_text
 from safereason.stages import guard_data
 from safereason.stages.base import Options, Result, identity, model_label, open_run, source_run
-from safereason.stages.training_sources import TRACES, available, check, needed, taught, teacher_run, written
+from safereason.stages.training_sources import TRACES, available, check, located, needed, taught, teacher_run, written
 from safereason.stages.unseen import Unseen
 
 TRAIN = "train.parquet"
@@ -92,11 +92,11 @@ def draw(recipe: Recipe, options: Options, unseen: Unseen) -> Mixture:
     def traces(name: str) -> Iterable[Example]:
         return by_teacher if name in of_teacher else sources.get(name).traces("train")
 
-    refuse = _refuse(recipe, unseen)
+    prompts, refuse = _prompts(recipe, options), _refuse(recipe, unseen)
     if isinstance(recipe.data, RSafeMix):
-        mixture = rsafe_mix.build(recipe.data, recipe.seed, _prompts, traces, taught=of_teacher, refuse=refuse)
+        mixture = rsafe_mix.build(recipe.data, recipe.seed, prompts, traces, taught=of_teacher, refuse=refuse)
         return guard_data.with_verdicts(recipe, mixture)
-    return tars_mix.build(recipe.data, recipe.seed, _prompts, traces, taught=of_teacher, refuse=refuse)
+    return tars_mix.build(recipe.data, recipe.seed, prompts, traces, taught=of_teacher, refuse=refuse)
 
 
 def to_trace(recipe: Recipe) -> list[Example]:
@@ -109,14 +109,14 @@ def to_trace(recipe: Recipe) -> list[Example]:
     """
     of_teacher = taught(recipe)
     check(of_teacher)
-    mix, refuse = recipe.data, _refuse(recipe, Unseen.of(recipe))
+    mix, prompts, refuse = recipe.data, _prompts(recipe, Options()), _refuse(recipe, Unseen.of(recipe))
     if isinstance(mix, RSafeMix):
-        return rsafe_mix.to_trace(mix, recipe.seed, _prompts, of_teacher, refuse=refuse)
-    return tars_mix.to_trace(mix, recipe.seed, _prompts, of_teacher, refuse=refuse)
+        return rsafe_mix.to_trace(mix, recipe.seed, prompts, of_teacher, refuse=refuse)
+    return tars_mix.to_trace(mix, recipe.seed, prompts, of_teacher, refuse=refuse)
 
 
-def _prompts(name: str) -> Iterable[Example]:
-    return sources.get(name).stream("train")
+def _prompts(recipe: Recipe, options: Options) -> Read:
+    return lambda name: sources.get(located(recipe, options, name)).stream("train")
 
 
 def _refuse(recipe: Recipe, unseen: Unseen) -> Refuse:
@@ -161,7 +161,8 @@ def _write(path: Path, document: card.Card, rows: Mapping[str, Sequence[Example]
 
 def _own_files(recipe: Recipe, options: Options) -> dict[str, str]:
     """Hashes of the recipe's own files, which can change where a published one cannot, and of its teacher's traces."""
-    own = [path for name in needed(recipe) for path in files.inputs(name)]
+    named = (*(located(recipe, options, name) for name in needed(recipe)), *Unseen.sources(recipe))
+    own = [path for name in named for path in files.inputs(name)]
     own += [teacher_run(recipe, options) / TRACES] if taught(recipe) else []
     return {str(path): sha256(path) for path in own if path.is_file()}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safereason import attacks, console, evals
+from safereason.attacks import formats
 from safereason.attacks.base import TestCase
 from safereason.data import sources
 from safereason.data.draw import limited
@@ -23,6 +24,7 @@ from safereason.evals.metrics import OVERALL, Figure
 from safereason.judges import Exchange, Judge, Verdict, open_judge
 from safereason.recipe.schema import Evaluation, Recipe
 from safereason.runs.directory import RunDirectory
+from safereason.runs.manifest import sha256
 from safereason.runs.records import Record, RecordLog, keep_records, read_records, write_json
 from safereason.stages import attack
 from safereason.stages.base import (
@@ -53,6 +55,8 @@ class Plan:
     judge: str
     limit: int | None
     source: str
+    cases: tuple[Path, ...] = ()
+    """Files of test cases, in place of attacks."""
 
 
 def run(
@@ -63,6 +67,7 @@ def run(
     attacks: Sequence[str] | None = None,
     judge: str | None = None,
     limit: int | None = None,
+    cases: Sequence[Path] = (),
 ) -> Result:
     """Measures `options.model`, else the recipe's newest finished rl run, else its sft run.
 
@@ -73,11 +78,13 @@ def run(
         attacks: In place of the recipe's, for an evaluation under attacks.
         judge: In place of the recipe's.
         limit: In place of the recipe's: most examples, drawn by the seed.
+        cases: Files of test cases that attacks found, in place of attacks; a behavior that nothing was found for is
+            asked for in its own words.
 
     Raises:
         InputError: A name is unknown, the judge measures something else, or there is no such model or data.
     """
-    plan = make_plan(recipe, name, attacks, judge, limit)
+    plan = make_plan(recipe, name, attacks, judge, limit, cases)
     plan = replace(plan, judge=resolved_judge(plan.judge, options))
     model = model_of(recipe, options)
     check_name(model)  # before a directory is made
@@ -89,28 +96,32 @@ def run(
     available = [e for e in sources.get(plan.source).load("test") if plan.evaluation.keeps(e)]
     if not available:
         raise InputError(f"source {plan.source}: has no prompts that eval {name} is about; name another one")
+    if plan.cases:
+        attacked = {test.behavior_id for test in _read(plan, available)}
+        available = [example for example in available if example.id in attacked]
     examples = limited(available, plan.limit, recipe.seed)
     scorer = _open_judge(plan)
-    cases = evals.cases(examples, _tests(recipe, options, plan, model, examples))
+    tests = _read(plan, available) if plan.cases else _tests(recipe, options, plan, model, examples)
+    asked = evals.cases(examples, tests)
     with directory as this:
         _start(this)
         with this.records("completions") as log:
-            _generate(cases, plan.section, recipe, options, model, log)
+            _generate(asked, plan.section, recipe, options, model, log)
         with this.records("verdicts") as log:
-            _judge(cases, scorer, plan.judge, log)
+            _judge(asked, scorer, plan.judge, log)
         metrics = {
             "eval": name,
             "model": model_identity(model),
             "recipe": recipe.name,
             "judge": plan.judge,
             "source": plan.source,
-            "attacks": list(plan.attacks),
+            "attacks": list(dict.fromkeys(case.attack for case in asked)),
             "examples": len(examples),
             "available": len(available),
             "limit": plan.limit,
-            "figures": [asdict(f) for f in plan.evaluation.figures(_outcomes(cases, this.path), scorer.measures)],
+            "figures": [asdict(f) for f in plan.evaluation.figures(_outcomes(asked, this.path), scorer.measures)],
         }
-        _finish(this, metrics, len(cases))
+        _finish(this, metrics, len(asked))
     return Result(directory.path, metrics)
 
 
@@ -151,7 +162,14 @@ def _missed(figure: Figure, bar: float) -> str:
     return f"{figure.label} {value}, under the bar of {bar:g} (n = {figure.n}, {figure.unscored} unscored)"
 
 
-def make_plan(recipe: Recipe, name: str, attacks: Sequence[str] | None, judge: str | None, limit: int | None) -> Plan:
+def make_plan(
+    recipe: Recipe,
+    name: str,
+    attacks: Sequence[str] | None,
+    judge: str | None,
+    limit: int | None,
+    cases: Sequence[Path] = (),
+) -> Plan:
     """Puts the recipe and the command line together, as `run` does; arguments as there.
 
     Raises:
@@ -164,11 +182,14 @@ def make_plan(recipe: Recipe, name: str, attacks: Sequence[str] | None, judge: s
     source = evaluation.source(section)
     if source is None:
         raise InputError(f"recipe {recipe.name}: eval {name} is left out (its source is null); name a source")
-    if evaluation.attacks is None and attacks is not None:
-        raise InputError(f"eval {name}: is not made under attacks; leave --attacks out")
+    if evaluation.attacks is None and (attacks is not None or cases):
+        raise InputError(f"eval {name}: is not made under attacks; leave --attacks and --cases out")
+    if attacks is not None and cases:
+        raise InputError("--attacks and --cases exclude each other; pass one of them")
     listed = evaluation.attacks(section) if evaluation.attacks else ("direct",)
     chosen = tuple(dict.fromkeys(attacks or listed))
-    return Plan(evaluation, section, chosen, judge or evaluation.judge(section), limit or section.limit, source)
+    return Plan(evaluation, section, () if cases else chosen, judge or evaluation.judge(section),
+                limit or section.limit, source, tuple(cases))  # fmt: skip
 
 
 def _tests(recipe: Recipe, options: Options, plan: Plan, model: str, examples: Sequence[Example]) -> Iterator[TestCase]:
@@ -182,13 +203,28 @@ def _tests(recipe: Recipe, options: Options, plan: Plan, model: str, examples: S
             yield from attack.static_cases(recipe, name, examples, plan.section.prefix)
 
 
+def _read(plan: Plan, available: Sequence[Example]) -> list[TestCase]:
+    """The test cases of files, of behaviors that the evaluation has.
+
+    Raises:
+        InputError: A file is in no format that is known, or holds none of these behaviors.
+    """
+    own = {example.id: example.prompt for example in available}
+    found = [one for path in plan.cases for one in formats.read(path) if one.behavior in own]
+    if not found:
+        raise InputError(f"--cases {plan.cases[0]}: holds no behavior of {plan.source}; name their source with "
+                         "eval.behaviors=SOURCE")  # fmt: skip
+    return [one.case or TestCase(one.behavior, one.attack, own[one.behavior]) for one in found]
+
+
 def _identity(recipe: Recipe, plan: Plan, model: str, base_url: str | None) -> dict[str, Any]:
     server = {"base_url": base_url} if base_url else {}
     # Only where there is something to set, so that a section which no named attack reads changes nothing.
     chosen = {name: attacks.get(name) for name in plan.attacks if attacks.get(name).settings.model_fields}
     searched = {"attack": recipe.attack.model_dump(mode="json")} if recipe.attack and chosen else {}
+    given = {"cases": {str(path): sha256(path) for path in plan.cases}} if plan.cases else {}
     return identity(recipe, "eval", model=model_identity(model), eval=plan.evaluation.name, attacks=list(plan.attacks),
-                    limit=plan.limit, judge=judge_identity(plan.judge), **searched, **server)  # fmt: skip
+                    limit=plan.limit, judge=judge_identity(plan.judge), **searched, **given, **server)  # fmt: skip
 
 
 def _open_judge(plan: Plan) -> Judge:

@@ -12,6 +12,7 @@ from typing import Any
 
 from safereason import console
 from safereason.data import rsafe_mix, sources
+from safereason.data.draw import limited
 from safereason.data.example import Example
 from safereason.engines.open import REMOTE, check_name
 from safereason.errors import InputError, StageFailed
@@ -38,7 +39,6 @@ from safereason.stages.base import (
     open_run,
     trained_guard,
 )
-from safereason.data.draw import limited
 
 STAGE = "eval/guard"
 FILE = "predictions"

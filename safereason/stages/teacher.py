@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from safereason.data import traces
-from safereason.data.draw import digest
+from safereason.data.draw import digest, limited
 from safereason.data.example import Example
 from safereason.data.traces import Reading
 from safereason.engines.open import REMOTE
@@ -20,7 +20,6 @@ from safereason.recipe.schema import Recipe, RSafeMix, Teacher
 from safereason.runs.records import Record
 from safereason.stages import data
 from safereason.stages.base import Options, identity, judge_identity, model_identity, resolved_judge
-from safereason.data.draw import limited
 from safereason.stages.training_sources import TEACHER_STAGE
 from safereason.text import chat
 from safereason.text.chat import Message

@@ -16,6 +16,8 @@ from safereason.stages.base import Options, source_run
 TEACHER_STAGE = "data/traces"
 """The stage that has a teacher write traces."""
 TRACES = "traces.parquet"
+RAINBOW_STAGE = "attack/rainbow"
+"""The stage that makes an archive of prompts against the recipe's SFT model."""
 
 
 def needed(recipe: Recipe) -> list[str]:
@@ -44,6 +46,12 @@ def _has_traces(name: str) -> bool:
         return next(iter(source.reasoned("train")), None) is not None
     except InputError:  # said where the file is read
         return True
+
+
+def located(recipe: Recipe, options: Options, name: str) -> str:
+    """What a source is read from: of `rainbow`, the newest archive that was made for this recipe, if there is one."""
+    runs = finished_runs(options.root, RAINBOW_STAGE, recipe.name) if name == "rainbow" else []
+    return str(runs[-1] / "archive.jsonl") if runs else name
 
 
 def status(recipe: Recipe, options: Options) -> dict[str, str]:
@@ -80,7 +88,7 @@ def _of_teacher(recipe: Recipe) -> list[str]:
 
 def _lost(recipe: Recipe, options: Options) -> dict[str, str]:
     """What cannot be had, and why."""
-    found = {name: why_not(name) for name in needed(recipe)}
+    found = {name: why_not(located(recipe, options, name)) for name in needed(recipe)}
     found |= {what: _why(lambda: teacher_run(recipe, options)) for what in _of_teacher(recipe)}
     return {what: why for what, why in found.items() if why is not None}
 

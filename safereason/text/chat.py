@@ -19,8 +19,8 @@ def user(prompt: str) -> list[Message]:
     return [{"role": "user", "content": prompt}]
 
 
-def prompt_ids(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, prefix: str = "") -> list[int]:
-    """Token ids up to where the model writes: the rendered conversation, the generation prompt, then `prefix`.
+def rendered(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, prefix: str = "") -> str:
+    """The text up to where the model writes: the rendered conversation, the generation prompt, then `prefix`.
 
     Raises:
         InputError: The tokenizer has no chat template.
@@ -31,7 +31,16 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation,
             f"{name}: its tokenizer has no chat template; use an instruction-tuned model or add chat_template.jinja"
         )
     text = tokenizer.apply_chat_template(list(conversation), tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(f"{text}{prefix}", add_special_tokens=False)["input_ids"])
+    return f"{text}{prefix}"
+
+
+def prompt_ids(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, prefix: str = "") -> list[int]:
+    """Token ids of what `rendered` gives.
+
+    Raises:
+        InputError: The tokenizer has no chat template.
+    """
+    return list(tokenizer(rendered(tokenizer, conversation, prefix), add_special_tokens=False)["input_ids"])
 
 
 def trace_ids(

@@ -220,3 +220,30 @@ def test_a_prefix_turns_and_a_completion_reach_the_evaluation(recipe, tmp_path, 
     assert {r["prefix"] for r in even} == {"Sure"}
     assert {(r["prefix"], r["text"]) for r in odd} == {("", "I will.")}
     assert json.loads((done.run / "metrics.json").read_text())["figures"]
+
+
+def test_test_cases_of_a_file_are_asked_in_place_of_attacks(recipe, tmp_path):
+    found = run(recipe, tmp_path)
+    options = Options(root=tmp_path, model=recipe.model)
+    done = stage_eval.run(recipe, options, "harmbench", cases=[found.run / stage_attack.CASES])
+    asked = {r["behavior"]: r["prompt"] for r in read_records(done.run / "completions.jsonl")}
+    assert asked == {r["behavior"]: r["prompt"] for r in records_of(found)}
+    assert (done.metrics["attacks"], done.metrics["examples"]) == (["knock"], 4)
+    first, second = list(asked)[:2]
+    exchanged = tmp_path / "test_cases.json"
+    exchanged.write_text(json.dumps({first: ["one", "another"], second: [], "harmbench/other": ["of another source"]}))
+    again = stage_eval.run(recipe, options, "harmbench", cases=[exchanged])
+    records = list(read_records(again.run / "completions.jsonl"))
+    own = next(r["prompt"] for r in read_records(done.run / "completions.jsonl") if r["behavior"] == second)
+    assert {(r["id"], r["prompt"]) for r in records if r["behavior"] == first} == {
+        (f"{first}/test_cases", "one"), (f"{first}/test_cases#2", "another"),
+    }  # fmt: skip
+    assert [own.startswith(r["prompt"]) for r in records if r["behavior"] == second] == [True]
+    exchanged.write_text(json.dumps({"harmbench/other": ["of another source"]}))
+    with pytest.raises(InputError, match="holds no behavior of sample"):
+        stage_eval.run(recipe, options, "harmbench", cases=[exchanged])
+    with pytest.raises(InputError, match="--attacks and --cases exclude each other"):
+        stage_eval.run(recipe, options, "harmbench", cases=[exchanged], attacks=["direct"])
+    with pytest.raises(InputError, match="eval xstest: is not made under attacks"):
+        stage_eval.make_plan(recipe.model_copy(update={"eval": recipe.eval.model_copy(update={"benign": "sample"})}),
+                             "xstest", None, None, None, [exchanged])  # fmt: skip

@@ -151,3 +151,20 @@ def test_what_is_missing_can_be_gone_on_without_and_is_in_the_card(home, taught,
     untaught = data.run(load("tars-1.5b", OURS), Options(root=tmp_path / "none"), allow_missing=True)
     assert (untaught.metrics["prompts"], untaught.metrics["traces"]) == (2000, 0)
     assert "no finished data/traces run" in read_json(untaught.run / "card.json")["notes"][1]
+
+
+def test_an_archive_of_this_recipe_is_taken_before_one_of_the_data_home(home, taught, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAFEREASON_DATA_HOME", str(home))
+    found = tmp_path / "runs" / "attack" / "rainbow" / "tars-1.5b--sft--0"
+    rows = [
+        {"id": f"rainbow/{i}", "prompt": text("ours", i), "kind": "harmful", "source": "rainbow"} for i in range(900)
+    ]
+    write(found / "archive.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write(found / "manifest.json", json.dumps({"status": "finished", "identity": {}}))
+    (tmp_path / "runs" / "data").symlink_to(taught / "data")
+    result = data.run(load("tars-1.5b", OURS), Options(root=tmp_path / "runs", out=tmp_path / "out"))
+    ours = {row["prompt"] for row in rows}
+    taken = [e.prompt for e in read_examples(result.run / data.TRAIN) if e.source == "rainbow"]
+    assert taken
+    assert set(taken) <= ours
+    assert str(found / "archive.jsonl") in read_json(result.run / "manifest.json")["inputs"]

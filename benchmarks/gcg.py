@@ -1,0 +1,172 @@
+"""GCG: our search against nanoGCG 0.3.0, without its prefix cache in this environment and with it in one of its own.
+
+    python benchmarks/gcg.py                       ten behaviors, six steps each
+    python benchmarks/gcg.py --behaviors 2 --steps 4
+
+All sides search a suffix of twenty `!` for the same behaviors of HarmBench on the embedded model, with the same width,
+top-k and seed, one behavior after another, each side in turn and in a process of its own. nanoGCG's cache needs
+transformers 4.46.3, which a first run installs into `--environments` beside nanoGCG itself. Steps per second are told
+at equal candidates too: each side drops those that its tokenizer reads otherwise. The fastest setting of ours goes on
+until it has nanoGCG's final loss, or has taken as long.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import long_prompt
+
+from safereason.cli.output import print_table
+from safereason.data import sources
+from safereason.engines import embedded
+from safereason.engines.embedded import cache_home, model_folder
+from safereason.engines.open import load_tokenizer
+
+NANOGCG = "nanogcg==0.3.0"
+FASTEST: dict[str, Any] = {"width": 24, "merge": 8, "top_k": 64, "buffer": 1}
+"""Few candidates of the steepest tokens, the best edits put together, and never a step back."""
+SIDES = ("ours", "nanogcg", "nanogcg, cached", "ours, fastest")
+Report = dict[str, Any]
+
+
+def pip(python: str, *arguments: str) -> None:
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *arguments], check=True, stdout=sys.stderr)
+
+
+def environments(folder: Path) -> dict[str, tuple[str, dict[str, str]]]:
+    """Of each side: its Python, and what its environment has beside this one's."""
+    here, cached = folder / "nanogcg", folder / "nanogcg-cached"
+    if not (here / "nanogcg").is_dir():
+        pip(sys.executable, "--no-deps", "--target", str(here), NANOGCG)
+    python = cached / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not (cached / "ready").is_file():
+        subprocess.run([sys.executable, "-m", "venv", str(cached)], check=True)
+        pip(str(python), "torch==2.13.0", "transformers==4.46.3", NANOGCG)
+        (cached / "ready").touch()
+    ours = (sys.executable, dict[str, str]())
+    return {
+        "ours": ours, "ours, fastest": ours, "nanogcg": (sys.executable, {"PYTHONPATH": str(here)}),
+        "nanogcg, cached": (str(python), {}),
+    }  # fmt: skip
+
+
+def run(environment: tuple[str, dict[str, str]], job: dict[str, Any]) -> Report:
+    """One search in a process of its own."""
+    python, added = environment
+    script = Path(__file__).with_name("gcg_sides.py")
+    done = subprocess.run(
+        [python, str(script)], input=json.dumps(job), env={**os.environ, **added}, text=True, capture_output=True
+    )
+    if done.returncode:
+        sys.exit(f"{job['side']} failed:\n{done.stderr[-2000:]}")
+    report: Report = json.loads(done.stdout.splitlines()[-1])
+    return report
+
+
+def job_of(side: str, arguments: argparse.Namespace, common: dict[str, Any], peers: list[Report]) -> dict[str, Any]:
+    """What a side is asked to do."""
+    job = {**common, "side": side.split(",")[0], "until": -1.0, "seconds": 1e9}
+    if side.startswith("nanogcg"):
+        settings = {"num_steps": arguments.steps, "search_width": arguments.width, "topk": 256}
+        return {**job, "settings": {**settings, "use_prefix_cache": side.endswith("cached")}}
+    if side == "ours":
+        return {**job, "settings": {"steps": arguments.steps, "width": arguments.width, "top_k": 256}}
+    # Past the longest of nanoGCG's searches it has lost.
+    goal = min(min(peer["losses"]) for peer in peers)
+    longest = max(peer["wall"][-1] for peer in peers)
+    return {**job, "until": goal, "seconds": longest, "settings": {**FASTEST, "steps": 100_000}}
+
+
+def until(report: Report, loss: float, clock: str) -> float | None:
+    """Seconds until a loss was reached; None where it never was."""
+    return next((t for t, value in zip(report[clock], report["losses"], strict=True) if value <= loss), None)
+
+
+def per_second(report: Report, clock: str) -> float:
+    return (len(report[clock]) - 1) / float(report[clock][-1])
+
+
+def candidates_per_second(report: Report, clock: str) -> float:
+    return sum(report["candidates"]) / float(report[clock][-1])
+
+
+def show(found: list[dict[str, Report]], clock: str) -> None:
+    """Medians over behaviors; ratios are medians of the behaviors' own."""
+    rows = []
+    for side in SIDES:
+        mine = [one[side] for one in found]
+        halves = [until(report, report["losses"][0] / 2, clock) for report in mine]
+        reached = [half for half in halves if half is not None]
+        half = f"{median(reached):.1f} ({len(reached)} of {len(mine)})" if reached else f"- (0 of {len(mine)})"
+        kept = median(sum(r["candidates"]) / len(r["candidates"]) for r in mine)
+        rows.append(
+            (side, f"{median(per_second(r, clock) for r in mine):.3f}", f"{kept:.0f}", half,
+             f"{median(min(r['losses']) for r in mine):.3f}", f"{max(r['peak'] for r in mine):.2f}")
+        )  # fmt: skip
+    print_table(("side", "steps/s", "candidates/step", "s to half the loss", "final loss", "peak GiB"), rows)
+    ratios = []
+    for peer in ("nanogcg", "nanogcg, cached"):
+        steps = median(per_second(o["ours"], clock) / per_second(o[peer], clock) for o in found)
+        equal = median(candidates_per_second(o["ours"], clock) / candidates_per_second(o[peer], clock) for o in found)
+        memory = median(o[peer]["peak"] / o["ours"]["peak"] for o in found)
+        shares = [share(one, peer, clock) for one in found]
+        won = sorted(s for s in shares if s is not None)
+        third = sum(s <= 1 / 3 for s in won)
+        fast = f"{median(won):.2f}" if won else "-"
+        ratios.append((peer, f"{steps:.2f}", f"{equal:.2f}", f"{memory:.2f}", fast, f"{third} of {len(shares)}"))
+    head = (
+        "ours to",
+        "steps/s",
+        "at equal candidates",
+        "times less memory",
+        "fastest: share of its time",
+        "in a third",
+    )
+    print_table(head, ratios)
+
+
+def share(one: dict[str, Report], peer: str, clock: str) -> float | None:
+    """The time our fastest setting needs for a peer's final loss, of that peer's time to it."""
+    goal = min(one[peer]["losses"])
+    mine, its = until(one["ours, fastest"], goal, clock), until(one[peer], goal, clock)
+    return mine / its if mine is not None and its else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--behaviors", type=int, default=10, help="how many of HarmBench's standard ones")
+    parser.add_argument("--steps", type=int, default=6, help="of nanoGCG, and of ours at equal settings")
+    parser.add_argument("--width", type=int, default=64, help="candidates drawn at each step")
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its own choice")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu where others use the machine too")
+    parser.add_argument("--environments", type=Path, default=cache_home() / "benchmarks", help="where nanoGCG is kept")
+    arguments = parser.parse_args()
+    long_prompt.need_model()
+    folder = str(model_folder())
+    pythons = environments(arguments.environments)
+    template = load_tokenizer(embedded.NAME).chat_template
+    behaviors = list(sources.get("harmbench-standard").stream("test"))[:: 200 // arguments.behaviors]
+    found = []
+    for seed, behavior in enumerate(behaviors[: arguments.behaviors]):
+        common = {
+            "model": folder, "template": template, "behavior": behavior.prompt, "target": behavior.target, "seed": seed,
+            "threads": arguments.threads,
+        }  # fmt: skip
+        one: dict[str, Report] = {}
+        for side in SIDES:
+            peers = [one[peer] for peer in one if peer.startswith("nanogcg")]
+            one[side] = run(pythons[side], job_of(side, arguments, common, peers))
+            steps = len(one[side]["losses"]) - 1
+            print(f"{behavior.id} {side}: {steps} steps, {one[side][arguments.clock][-1]:.1f} s", file=sys.stderr)
+        found.append(one)
+    print(f"{len(found)} behaviors, {arguments.steps} steps, width {arguments.width}, {arguments.clock} seconds")
+    show(found, arguments.clock)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""One search for one suffix, in a process and an environment of its own: JSON in, JSON out.
+
+Run by `gcg.py`. It imports nothing of this project but for our own side, so that nanoGCG can run where only nanoGCG is.
+"""
+
+import json
+import resource
+import sys
+import time
+from typing import Any
+
+Job = dict[str, Any]
+
+
+class Clock:
+    """Seconds, losses and candidates of each step, from the first loss on."""
+
+    def __init__(self) -> None:
+        self.wall: list[float] = []
+        self.cpu: list[float] = []
+        self.losses: list[float] = []
+        self.candidates: list[int] = []
+
+    def tick(self, loss: float, candidates: int) -> None:
+        """A step has ended; `candidates` were scored in it."""
+        self.wall.append(time.perf_counter())
+        self.cpu.append(time.process_time())
+        self.losses.append(loss)
+        self.candidates.append(candidates)
+
+    def report(self) -> dict[str, Any]:
+        """Of the steps after the first loss."""
+        return {
+            "wall": [t - self.wall[0] for t in self.wall], "cpu": [t - self.cpu[0] for t in self.cpu],
+            "losses": self.losses, "candidates": self.candidates[1:], "peak": peak_memory(),
+        }  # fmt: skip
+
+
+def peak_memory() -> float:
+    """GiB, of the GPU where there is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def ours(job: Job, clock: Clock) -> None:
+    """Our attack, with the settings of the job."""
+    from safereason.attacks.base import Setup
+    from safereason.attacks.gcg import ATTACK, GCG
+    from safereason.attacks.meter import Meter
+    from safereason.data.example import Example
+    from safereason.engines.open import open_engine
+
+    behavior = Example("benchmark/0", job["behavior"], "harmful", "benchmark", target=job["target"])
+    meter = Meter()
+    setup = Setup(open_engine(job["model"]), seed=job["seed"], meter=meter)
+    asked = 0
+    for step in ATTACK.search([behavior], GCG(**job["settings"]), setup):
+        clock.tick(float(step.value or 0.0), meter.queries - asked)
+        asked = meter.queries
+        if clock.wall[-1] - clock.wall[0] > job["seconds"] or (step.value or 0.0) <= job["until"]:
+            break
+
+
+def nanogcg(job: Job, clock: Clock) -> None:
+    """nanoGCG 0.3.0; what it logs after each step is where the clock is read."""
+    from nanogcg import GCGConfig, gcg, run
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+    scored = 0
+    filtered = gcg.filter_ids
+
+    def counting(ids: Any, tokenizer: Any) -> Any:
+        nonlocal scored
+        kept = filtered(ids, tokenizer)
+        scored = len(kept)
+        return kept
+
+    def read_clock(buffer: Any, tokenizer: Any) -> None:
+        clock.tick(float(buffer.get_lowest_loss()), scored)
+
+    gcg.filter_ids, gcg.AttackBuffer.log_buffer = counting, read_clock
+    # A tokenizer that transformers 5 saved names a class that 4.46 does not have.
+    load = PreTrainedTokenizerFast if job["settings"]["use_prefix_cache"] else AutoTokenizer
+    tokenizer = load.from_pretrained(job["model"])
+    tokenizer.chat_template = job["template"]
+    model = AutoModelForCausalLM.from_pretrained(job["model"], torch_dtype="float32")
+    config = GCGConfig(optim_str_init=" ".join(["!"] * 20), seed=job["seed"], verbosity="ERROR", **job["settings"])
+    run(model, tokenizer, f"{job['behavior']} {{optim_str}}", job["target"], config)
+
+
+def main() -> None:
+    job = json.load(sys.stdin)
+    import torch
+
+    if job["threads"]:
+        torch.set_num_threads(job["threads"])
+    clock = Clock()
+    {"ours": ours, "nanogcg": nanogcg}[job["side"]](job, clock)
+    print(json.dumps(clock.report()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Prompts with places to fill in: those that are shipped, and those of a file."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from safereason.errors import InputError
+
+_SHIPPED = Path(__file__).parent / "prompts"
+
+
+def filled(template: str, values: Mapping[str, str]) -> str:
+    """A template with its places filled; in one pass, so that a place inside what is put in stays text."""
+    return re.sub("|".join(map(re.escape, values)), lambda found: values[found.group()], template)
+
+
+def check(template: str, places: Sequence[str], where: str) -> str:
+    """The template, if each place is in it.
+
+    Raises:
+        InputError: One is not.
+    """
+    missing = [place for place in places if place not in template]
+    if missing:
+        raise InputError(f"{where}: this prompt has no {missing[0]}; put it where the text is to stand")
+    return template
+
+
+def read_all(shipped: str, given: str | None, places: Sequence[str], where: str) -> list[str]:
+    """Prompts of a file, or of a folder's `.txt` files by name; where none is given, those of a shipped folder.
+
+    Raises:
+        InputError: They cannot be read, there are none, or one lacks a place.
+    """
+    source = Path(given) if given else _SHIPPED / shipped
+    try:
+        files = sorted(source.glob("*.txt")) if source.is_dir() else [source]
+        found = [check(file.read_text(encoding="utf-8").strip(), places, str(file)) for file in files]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{where}: {source} cannot be read ({error}); give a text file or a folder of them") from error
+    if not found:
+        raise InputError(f"{where}: {source} holds no .txt file; give a text file or a folder of them")
+    return found

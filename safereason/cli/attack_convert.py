@@ -1,0 +1,54 @@
+"""`safereason attack convert`: test cases from one format into another."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from safereason.cli import options as opt
+from safereason.console import say
+from safereason.errors import InputError
+
+EXAMPLES = opt.examples(
+    "safereason attack convert runs/attack/gcg/RUN/cases.jsonl --to harmbench --out test_cases.json",
+    "safereason attack convert PAIR/black_box/vicuna-13b-v1.5.json --to jsonl",
+)
+
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE", help="HarmBench's test cases, completions or results, JailbreakBench's artifact, or our JSONL."
+    ),
+]
+To = Annotated[Literal["harmbench", "jailbreakbench", "jsonl"], typer.Option("--to", help="What to write.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write, in place of stdout.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out where it is there.")]
+
+
+def convert(
+    source: Source,
+    to: To,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Convert test cases between HarmBench's, JailbreakBench's and our format; stderr says what was left out."""
+    if out is not None and out.exists():
+        if source.exists() and out.samefile(source):
+            raise InputError(f"--out {out}: is the file that is read; name another")
+        if not overwrite:
+            raise InputError(f"{out}: exists already; choose another --out or pass --overwrite")
+    from safereason.attacks import formats
+    from safereason.runs.records import write_bytes
+
+    found = formats.read(source)
+    written = formats.write(found, to)
+    for note in written.notes:
+        say(f"{to}: {note}")
+    if out is None:
+        sys.stdout.buffer.write(written.content)
+        return
+    write_bytes(out, written.content)
+    rate = formats.attack_success_rate(found)
+    print(f"{len(found)} rows in {out}{'' if rate is None else f'; attack success rate {rate:.3f}'}")

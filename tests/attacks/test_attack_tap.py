@@ -1,0 +1,160 @@
+"""TAP against a real server: it branches, prunes what strays and what rates low, and ends where it should."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scripted
+from scripted import BEHAVIOR, MARKER, SECRET, Scene, says
+
+from safereason.attacks.base import Setup, Step
+from safereason.attacks.meter import SpentError
+from safereason.attacks.tap import ATTACK, TapSettings
+from safereason.engines.open import open_engine
+from safereason.errors import InputError
+
+WORDS = (MARKER, "quay", "stray")
+"""What a branch adds, by its seed: only the first is rated, and the last is off topic."""
+
+
+@pytest.fixture(scope="module")
+def server(micro_model: Path) -> Iterator[Scene]:
+    with scripted.scene(open_engine(str(micro_model))) as scene:
+        yield scene
+
+
+@pytest.fixture
+def scene(server: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server.server.choice = reply
+    server.server.requests.clear()
+    return server
+
+
+def is_topic(body: dict[str, Any]) -> bool:
+    return "<BEGIN PROMPT>" in body["messages"][-1]["content"]
+
+
+def reply(body: dict[str, Any]) -> dict[str, Any]:
+    """As the scripted models do, but branches differ."""
+    if body["model"] != "a" or is_topic(body):
+        return scripted.reply(body)
+    wrote = [json.loads(m["content"])["prompt"] for m in body["messages"] if m["role"] == "assistant"]
+    prompt = f"{wrote[-1] if wrote else 'Harbour'} {WORDS[body['seed'] % 3]}"
+    return says(f"{{'improvement': 'a word', 'prompt': '{prompt}'}}")
+
+
+def steps(setup: Setup, **settings: Any) -> list[Step]:
+    return list(ATTACK.search([BEHAVIOR], TapSettings(**settings), setup))
+
+
+def details(step: Step) -> dict[str, Any]:
+    return dict(step.cases[0].details)
+
+
+def put(scene: Scene) -> list[str]:
+    """Prompts that the target was asked."""
+    return [body["messages"][-1]["content"] for body in scene.asked("t")]
+
+
+def test_it_climbs_by_its_best_branches(scene: Scene):
+    found = steps(scene.setup(), depth=9, width=2, branching=6)
+    values = [step.value for step in found]
+    assert values[0] is None
+    assert values[1:] == sorted(values[1:])
+    assert (values[-1], found[-1].cases[0].attack) == (1.0, "tap")
+    assert found[-1].cases[0].prompt.count(MARKER) >= 3
+    assert len(found) < 10
+
+
+def test_what_strays_is_never_put_to_the_target(scene: Scene):
+    found = steps(scene.setup(), depth=2, width=3, branching=6, stop_at=None)
+    wrote = [body for body in scene.asked("a") if not is_topic(body)]
+    strayed = sum(body["seed"] % 3 == 2 for body in wrote)
+    assert 0 < strayed < len(wrote)
+    assert not any("stray" in prompt for prompt in put(scene))
+    assert len(put(scene)) == len(wrote) - strayed == scene.meter.queries
+    assert details(found[-1])["off_topic"] == strayed
+    assert details(found[-1])["unclear"] == 0
+
+
+def test_width_and_branching_bound_a_round_and_each_is_one_call(scene: Scene):
+    scene.server.choice = scripted.reply  # nothing strays, and siblings rate alike
+    setup = scene.setup()
+    found = steps(setup, depth=3, width=2, branching=3, roots=2, stop_at=None)
+    assert setup.attacker.engine.calls == [6] * 6  # prompts, then whether they are on topic
+    assert setup.target.engine.calls == [6] * 3 == scene.judge.calls
+    assert [details(step)["pruned"] for step in found] == [0, 4, 8, 12]
+
+
+def test_only_the_best_go_on(scene: Scene):
+    steps(scene.setup(), depth=2, width=1, branching=6)
+    first, second = put(scene)[:1], [body for body in scene.asked("a") if len(body["messages"]) == 4]
+    assert first
+    assert len(second) == 6
+    assert {json.loads(body["messages"][2]["content"])["prompt"] for body in second} == {f"Harbour {MARKER}"}
+
+
+def test_those_that_rate_alike_go_on_from_more_than_one_branch(scene: Scene):
+    scene.server.choice = scripted.reply
+    steps(scene.setup(), depth=4, width=4, branching=4, roots=4, stop_at=None)
+    last = [body["messages"] for body in scene.asked("a") if len(body["messages"]) == 8]
+    roots = Counter(json.loads(messages[2]["content"])["prompt"] for messages in last)
+    assert len(last) == 16
+    assert len(roots) > 1
+
+
+def test_where_all_stray_the_leaves_branch_again(scene: Scene):
+    scene.server.choice = lambda body: says("On topic: [[no]]") if is_topic(body) else reply(body)
+    found = steps(scene.setup(), depth=3, branching=2)
+    assert (found[-1].cases[0].prompt, details(found[-1])["off_topic"]) == (BEHAVIOR.prompt, 6)
+    assert put(scene) == []
+    assert len(scene.asked("a")) == 12
+
+
+def test_what_cannot_be_told_stays(scene: Scene):
+    scene.server.choice = lambda body: says("Perhaps.") if is_topic(body) else reply(body)
+    found = steps(scene.setup(), depth=1, branching=6)
+    assert len(put(scene)) == 6
+    assert (details(found[-1])["unclear"], details(found[-1])["off_topic"]) == (6, 0)
+
+
+def test_nobody_but_the_target_sees_its_reasoning(scene: Scene):
+    steps(scene.setup(), depth=3, width=2, branching=3)
+    assert scene.asked("j")
+    assert SECRET not in json.dumps([scene.asked("a"), scene.asked("j")])
+
+
+def test_a_budget_is_spent_to_the_last_query_and_the_best_is_kept(scene: Scene):
+    scene.server.choice = scripted.reply
+    search = ATTACK.search([BEHAVIOR], TapSettings(depth=9, width=2, branching=3), scene.setup(most=5))
+    found = [next(search) for _ in range(3)]
+    with pytest.raises(SpentError):
+        next(search)
+    assert (len(put(scene)), scene.meter.queries) == (5, 5)
+    assert found[-1].value == pytest.approx(1 / 3)
+    assert len(scene.asked("a")) == 2 * (3 + 6)  # and nothing more was written
+
+
+def test_the_same_seed_finds_the_same(scene: Scene):
+    def tree(seed: int) -> list[Any]:
+        scene.server.requests.clear()
+        found = steps(scene.setup(seed=seed), depth=3, width=2, branching=3, stop_at=None)
+        return [sorted(put(scene)), [(step.cases, step.value) for step in found]]
+
+    assert tree(3) == tree(3)
+    assert tree(3) != tree(4)
+
+
+def test_an_attacker_is_named_where_there_is_none(scene: Scene):
+    setup = scene.setup()
+    with pytest.raises(InputError, match=r"attack tap: .*--attacker"):
+        steps(Setup(target=setup.target, score=setup.score))
+
+
+def test_the_paper_s_figures():
+    settings = TapSettings()
+    assert (settings.depth, settings.width, settings.branching, settings.roots) == (10, 10, 4, 1)
