@@ -104,20 +104,19 @@ def show(found: list[dict[str, Report]], clock: str) -> None:
         reached = [half for half in halves if half is not None]
         half = f"{median(reached):.1f} ({len(reached)} of {len(mine)})" if reached else f"- (0 of {len(mine)})"
         kept = median(sum(r["candidates"]) / len(r["candidates"]) for r in mine)
-        rows.append(
-            (side, f"{median(per_second(r, clock) for r in mine):.3f}", f"{kept:.0f}", half,
-             f"{median(min(r['losses']) for r in mine):.3f}", f"{max(r['peak'] for r in mine):.2f}")
-        )  # fmt: skip
-    print_table(("side", "steps/s", "candidates/step", "s to half the loss", "final loss", "peak GiB"), rows)
+        first, final = median(r["losses"][0] for r in mine), median(min(r["losses"]) for r in mine)
+        speed, peak = median(per_second(r, clock) for r in mine), max(r["peak"] for r in mine)
+        rows.append((side, f"{speed:.3f}", f"{kept:.0f}", half, f"{first:.3f}", f"{final:.3f}", f"{peak:.2f}"))
+    print_table(
+        ("side", "steps/s", "candidates/step", "s to half the loss", "first loss", "final loss", "peak GiB"), rows
+    )
     ratios = []
     for peer in ("nanogcg", "nanogcg, cached"):
         steps = median(per_second(o["ours"], clock) / per_second(o[peer], clock) for o in found)
         equal = median(candidates_per_second(o["ours"], clock) / candidates_per_second(o[peer], clock) for o in found)
         memory = median(o[peer]["peak"] / o["ours"]["peak"] for o in found)
         shares = [share(one, peer, clock) for one in found]
-        won = sorted(s for s in shares if s is not None)
-        third = sum(s <= 1 / 3 for s in won)
-        fast = f"{median(won):.2f}" if won else "-"
+        third, fast = sum(share <= 1 / 3 for share in shares), f"{median(shares):.2f}"
         ratios.append((peer, f"{steps:.2f}", f"{equal:.2f}", f"{memory:.2f}", fast, f"{third} of {len(shares)}"))
     head = (
         "ours to",
@@ -130,11 +129,11 @@ def show(found: list[dict[str, Report]], clock: str) -> None:
     print_table(head, ratios)
 
 
-def share(one: dict[str, Report], peer: str, clock: str) -> float | None:
-    """The time our fastest setting needs for a peer's final loss, of that peer's time to it."""
+def share(one: dict[str, Report], peer: str, clock: str) -> float:
+    """The time our fastest setting needs for a peer's final loss, of that peer's time to it; infinite if never."""
     goal = min(one[peer]["losses"])
     mine, its = until(one["ours, fastest"], goal, clock), until(one[peer], goal, clock)
-    return mine / its if mine is not None and its else None
+    return mine / its if mine is not None and its else float("inf")
 
 
 def main() -> None:

@@ -88,8 +88,9 @@ def nanogcg(job: Job, clock: Clock) -> None:
     tokenizer = load.from_pretrained(job["model"])
     tokenizer.chat_template = job["template"]
     model = AutoModelForCausalLM.from_pretrained(job["model"], torch_dtype="float32")
-    config = GCGConfig(optim_str_init=" ".join(["!"] * 20), seed=job["seed"], verbosity="ERROR", **job["settings"])
-    run(model, tokenizer, f"{job['behavior']} {{optim_str}}", job["target"], config)
+    # The space stands in the first token, as it does where the prompt is deployed: both sides begin with the same ids.
+    config = GCGConfig(optim_str_init=" !" * 20, seed=job["seed"], verbosity="ERROR", **job["settings"])
+    run(model, tokenizer, f"{job['behavior']}{{optim_str}}", job["target"], config)
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ def expected(model: Any, prompt: list[int], target: list[int]) -> float:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     base=st.lists(st.integers(0, 255), min_size=2, max_size=30),
     edits=st.lists(st.tuples(st.integers(0, 29), IDS), min_size=1, max_size=8),

@@ -161,7 +161,7 @@ def test_dry_runs_print_plans_and_write_nothing(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (("--attacks", "gcg"), "attack 'gcg' is not part of this version yet"),
+        (("--attacks", "gcgg"), "no attack is called 'gcgg'; did you mean gcg?"),
         (("--judge", "refusl"), "no judge is called 'refusl'"),
         (("--judge", "harmbench"), "judge 'harmbench' is not part of this version yet"),
     ],

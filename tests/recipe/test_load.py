@@ -310,7 +310,7 @@ def test_a_top_level_mistake_is_told_with_its_line(base):
     assert refusal(base) == "base.yaml:1: name: a recipe is named by its file; delete this line"
     base.write_text(f"{BASE}zzz: 1\n")
     assert refusal(base).endswith(
-        "unknown key; known here: extends, paper, model, seed, data, sft, rl, guard, eval, provenance"
+        "unknown key; known here: extends, paper, model, seed, data, sft, rl, guard, attack, eval, provenance"
     )
 
 

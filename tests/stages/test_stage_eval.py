@@ -225,7 +225,7 @@ def test_a_draw_is_nested_and_keeps_the_order():
 @pytest.mark.parametrize(
     ("name", "named", "message"),
     [
-        ("harmbench", {"attacks": ["gcg"]}, "attack 'gcg' is not part of this version yet"),
+        ("harmbench", {"attacks": ["gcgg"]}, "no attack is called 'gcgg'; did you mean gcg"),
         ("harmbench", {"judge": "strongreject"}, "judge 'strongreject' is not part of this version yet"),
         ("harmbench", {"judge": "compliance"}, "judge compliance measures quality; one of harm or refusal is needed"),
         ("xstest", {"attacks": ["direct"]}, "is not made under attacks"),
