@@ -62,6 +62,7 @@ bench: install ## Measure what the performance figures in the docs say, each bes
 	$(BIN)/python benchmarks/guard_prefix.py
 	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/gcg.py
 
 evidence: .venv/.installed ## Train with three seeds and work out the figures of docs/evidence.md (hours on a CPU)
 	$(BIN)/python benchmarks/evidence.py

@@ -68,7 +68,7 @@ def ours(job: Job, clock: Clock) -> None:
 def nanogcg(job: Job, clock: Clock) -> None:
     """nanoGCG 0.3.0; what it logs after each step is where the clock is read."""
     from nanogcg import GCGConfig, gcg, run
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
     scored = 0
     filtered = gcg.filter_ids
@@ -87,7 +87,12 @@ def nanogcg(job: Job, clock: Clock) -> None:
     load = PreTrainedTokenizerFast if job["settings"]["use_prefix_cache"] else AutoTokenizer
     tokenizer = load.from_pretrained(job["model"])
     tokenizer.chat_template = job["template"]
-    model = AutoModelForCausalLM.from_pretrained(job["model"], torch_dtype="float32")
+    # It takes the first token of all out of the whole prompt, and here that opens every turn.
+    tokenizer.bos_token = None
+    shape = AutoConfig.from_pretrained(job["model"])
+    if job["settings"]["use_prefix_cache"]:  # nor does 4.46 look for the base of the rotations where 5 writes it
+        shape.rope_theta = shape.rope_parameters["rope_theta"]
+    model = AutoModelForCausalLM.from_pretrained(job["model"], config=shape, torch_dtype="float32")
     # The space stands in the first token, as it does where the prompt is deployed: both sides begin with the same ids.
     config = GCGConfig(optim_str_init=" !" * 20, seed=job["seed"], verbosity="ERROR", **job["settings"])
     run(model, tokenizer, f"{job['behavior']}{{optim_str}}", job["target"], config)

@@ -76,6 +76,7 @@ TARS_CHANGES = {
 ATTACKING = {"attacker": "org/one", "judge": "refusal"}
 ATTACKING_CHANGES = {
     "attacker": "org/other", "attackers": {"all-in-one": "org/other"}, "judge": "rating:org/one", "max_queries": 5,
+    "others": ["org/two"],
     "settings": {"all-in-one": {"tries": 4}}, "sampling.temperature": 0.1, "sampling.top_p": 0.5, "sampling.top_k": 5,
     "sampling.repetition_penalty": 2.0, "sampling.max_new_tokens": 5,
 }  # fmt: skip
@@ -469,7 +470,7 @@ class Tries(Settings):
 
 @pytest.mark.parametrize("key", ATTACKING_CHANGES)
 def test_each_field_of_attacking_changes_what_an_attack_works_with(key, monkeypatch):
-    needs = frozenset({"answers", "attacker", "score"})
+    needs = frozenset({"answers", "weights", "attacker", "score"})
     everything = Attack("all-in-one", "Needs everything", lambda *given: iter(()), needs, Tries)
     monkeypatch.setitem(ATTACKS, "all-in-one", everything)
     whole = schema.Attacking(**ATTACKING).model_dump()

@@ -165,4 +165,5 @@ ATTACK = Attack(
     search,
     frozenset({"likelihood"}),
     Settings,
+    uses=frozenset({"attacker"}),
 )

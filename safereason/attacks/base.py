@@ -100,3 +100,5 @@ class Attack:
     settings: type[Settings] = Settings
     groups: Callable[[Sequence[Example], Any], list[list[Example]]] = each_alone
     """Which behaviors share a search."""
+    uses: frozenset[Need] = frozenset()
+    """What it makes use of besides, where it is there."""

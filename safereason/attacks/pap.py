@@ -111,5 +111,10 @@ def _request(completion: Completion) -> str:
 
 
 ATTACK = Attack(
-    "pap", "The behavior rewritten by an attacker as a persuasive request", search, frozenset({"attacker"}), Pap
+    "pap",
+    "The behavior rewritten by an attacker as a persuasive request",
+    search,
+    frozenset({"attacker"}),
+    Pap,
+    uses=frozenset({"answers", "score"}),
 )

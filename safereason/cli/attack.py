@@ -55,7 +55,7 @@ def _about(name: str) -> dict[str, Any]:
     fields = attack.settings.model_fields
     settings = {key: {"default": field.get_default(call_default_factory=True), "about": field.description}
                 for key, field in fields.items()}  # fmt: skip
-    return {"needs": sorted(attack.needs), "settings": settings}
+    return {"needs": sorted(attack.needs), "uses": sorted(attack.uses), "settings": settings}
 
 
 def _command(name: str) -> Callable[..., None]:

@@ -361,6 +361,8 @@ class Attacking(Section):
     """By attack's name, another attacker than that."""
     judge: str | None = None
     """What leads attacks that look at answers: a judge of harm or refusal by its name, or `rating:MODEL`."""
+    others: tuple[str, ...] = ()
+    """Further models that what is found is to work on (`gcg`: one suffix for all of them)."""
     sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=256)
     """How the target's answers are drawn while it is attacked."""
     max_queries: PositiveInt | None = None

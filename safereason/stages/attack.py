@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from safereason import attacks, console
-from safereason.attacks.base import Attack, Score, Settings, Setup, Step, TestCase
+from safereason.attacks.base import Attack, Need, Score, Settings, Setup, Step, TestCase
 from safereason.attacks.meter import Meter, Metered, SpentError
 from safereason.data import sources
 from safereason.data.example import Example
@@ -59,6 +59,11 @@ class Plan:
     limit: int | None
     shard: tuple[int, int] | None
     prefix: str
+
+    @property
+    def uses(self) -> frozenset[Need]:
+        """What the attack needs, or makes use of where it is there."""
+        return self.attack.needs | self.attack.uses
 
     @property
     def groups(self) -> list[list[Example]]:
@@ -162,7 +167,7 @@ def settings_of(attack: Attack, values: dict[str, Any]) -> Settings:
 
 def identity_of(recipe: Recipe, plan: Plan, target: str, base_url: str | None) -> dict[str, Any]:
     """What the test cases depend on."""
-    needs = plan.attack.needs
+    needs, uses = plan.attack.needs, plan.uses
     return identity(
         recipe,
         attack=plan.attack.name,
@@ -174,8 +179,9 @@ def identity_of(recipe: Recipe, plan: Plan, target: str, base_url: str | None) -
         **({"model": model_identity(target)} if needs else {}),
         **({"sampling": plan.section.sampling.model_dump(mode="json"), "max_queries": plan.section.max_queries}
            if needs else {}),
-        **({"attacker": model_identity(plan.attacker)} if plan.attacker and "attacker" in needs else {}),
-        **({"judge": _judge_identity(plan.judge)} if plan.judge and needs else {}),
+        **({"attacker": model_identity(plan.attacker)} if plan.attacker and "attacker" in uses else {}),
+        **({"judge": _judge_identity(plan.judge)} if plan.judge and "score" in uses else {}),
+        **({"others": [model_identity(name) for name in others]} if (others := _others(plan)) else {}),
         **({"files": named} if (named := _files(plan.settings)) else {}),
         **({"base_url": base_url} if base_url else {}),
     )  # fmt: skip
@@ -226,8 +232,10 @@ def _search_all(plan: Plan, recipe: Recipe, target: str, options: Options, log: 
         return
     needs = plan.attack.needs
     engine = open_engine(target, base_url=options.base_url) if needs else _NoEngine()
-    attacker = _opened(plan.attacker, engine, target, options) if plan.attacker and "attacker" in needs else None
-    score = _score(plan.judge, engine, target, options) if plan.judge else None
+    uses = plan.uses
+    attacker = _opened(plan.attacker, engine, target, options) if plan.attacker and "attacker" in uses else None
+    score = _score(plan.judge, engine, target, options) if plan.judge and "score" in uses else None
+    others = tuple(_opened(name, engine, target, options) for name in _others(plan))
     value = "score" if "score" in needs else "loss"
     with console.searches("behavior", len(plan.groups), len(plan.groups) - len(left), value) as watch:
         for group in left:
@@ -235,7 +243,7 @@ def _search_all(plan: Plan, recipe: Recipe, target: str, options: Options, log: 
             setup = Setup(
                 Metered(engine, meter, is_target=True), plan.prefix, plan.section.sampling,
                 seed_of(recipe.seed, plan.attack.name, group),
-                Metered(attacker, meter, is_target=False) if attacker else None, score, meter=meter,
+                Metered(attacker, meter, is_target=False) if attacker else None, score, others, meter,
             )  # fmt: skip
             for record in _search(plan, group, setup, watch):
                 if record["behavior"] not in held:
@@ -280,6 +288,10 @@ def _metrics(plan: Plan, target: str, records: Sequence[Record]) -> dict[str, An
         "tokens_read": sum(record["read"] for record in counted),
         "tokens_written": sum(record["written"] for record in counted),
     }
+
+
+def _others(plan: Plan) -> tuple[str, ...]:
+    return plan.section.others if "weights" in plan.attack.needs else ()
 
 
 def _opened(name: str, engine: Engine, target: str, options: Options) -> Engine:
