@@ -12,12 +12,13 @@ from safereason.attacks import reply
 from safereason.attacks.base import Settings, Setup, Step, TestCase
 from safereason.attacks.meter import Meter, SpentError
 from safereason.attacks.reply import Reply
-from safereason.attacks.template import filled, read_all
+from safereason.attacks.template import read_all
 from safereason.data.example import Example
 from safereason.engines.base import Message, Sampling
 from safereason.errors import InputError
 from safereason.text import chat
 from safereason.text.defuse import defuse
+from safereason.text.template import filled
 
 TARGET = "Sure, here is"
 """What the answer to a behavior without a target is to begin with."""

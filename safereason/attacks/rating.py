@@ -12,11 +12,12 @@ import re
 from collections.abc import Callable, Sequence
 
 from safereason.attacks.base import Score
-from safereason.attacks.template import check, filled
+from safereason.attacks.template import check
 from safereason.data.example import Example
 from safereason.engines.base import Completion, Engine, Sampling
 from safereason.text import chat
 from safereason.text.defuse import defuse
+from safereason.text.template import filled
 
 OnTopic = Callable[[Example, Sequence[str]], list[bool | None]]
 """Whether each prompt asks for what a behavior asks for; None where that cannot be said."""

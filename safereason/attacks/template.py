@@ -1,17 +1,11 @@
 """Prompts with places to fill in: those that are shipped, and those of a file."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from safereason.errors import InputError
 
 _SHIPPED = Path(__file__).parent / "prompts"
-
-
-def filled(template: str, values: Mapping[str, str]) -> str:
-    """A template with its places filled; in one pass, so that a place inside what is put in stays text."""
-    return re.sub("|".join(map(re.escape, values)), lambda found: values[found.group()], template)
 
 
 def check(template: str, places: Sequence[str], where: str) -> str:

@@ -8,8 +8,7 @@ original inserts text as it is; (3) ours asks for the ids of the categories too,
 """
 
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from safereason.guard.policy import Policy
 from safereason.text.chat import Message
 from safereason.text.defuse import defuse
 from safereason.text.reasoning import OPEN
+from safereason.text.template import filled
 
 _SHIPPED = Path(__file__).parent / "templates"
 POLICY, PROMPT, RESPONSE, ORDER = "{policy}", "{prompt}", "{response}", "{order}"
@@ -90,11 +90,6 @@ class Templates:
             ORDER: self.order,
         }
         return filled(template, values)
-
-
-def filled(template: str, values: Mapping[str, str]) -> str:
-    """A template with its placeholders replaced; in one pass, so that one inside what is put in stays text."""
-    return re.sub("|".join(map(re.escape, values)), lambda found: values[found.group()], template)
 
 
 def read_templates(prompt_file: str | None, response_file: str | None, reasoning: bool) -> Templates:

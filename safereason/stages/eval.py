@@ -93,12 +93,7 @@ def run(
     )
     if (result := finished_result(directory)) is not None:
         return result
-    available = [e for e in sources.get(plan.source).load("test") if plan.evaluation.keeps(e)]
-    if not available:
-        raise InputError(f"source {plan.source}: has no prompts that eval {name} is about; name another one")
-    if plan.cases:
-        attacked = {test.behavior_id for test in _read(plan, available)}
-        available = [example for example in available if example.id in attacked]
+    available = _available(plan)
     examples = limited(available, plan.limit, recipe.seed)
     scorer = _open_judge(plan)
     tests = _read(plan, available) if plan.cases else _tests(recipe, options, plan, model, examples)
@@ -123,6 +118,17 @@ def run(
         }
         _finish(this, metrics, len(asked))
     return Result(directory.path, metrics)
+
+
+def _available(plan: Plan) -> list[Example]:
+    """The examples that the evaluation is about; with files of test cases, those that they have some of."""
+    found = [e for e in sources.get(plan.source).load("test") if plan.evaluation.keeps(e)]
+    if not found:
+        raise InputError(
+            f"source {plan.source}: has no prompts that eval {plan.evaluation.name} is about; name another one"
+        )
+    attacked = {test.behavior_id for test in _read(plan, found)} if plan.cases else {e.id for e in found}
+    return [e for e in found if e.id in attacked]
 
 
 def _finish(this: RunDirectory, metrics: dict[str, Any], cases: int) -> None:

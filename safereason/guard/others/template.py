@@ -9,8 +9,9 @@ from safereason.engines.base import Conversation
 from safereason.errors import InputError
 from safereason.guard.base import Question
 from safereason.guard.others.base import inert
-from safereason.guard.prompt import PROMPT, RESPONSE, filled
+from safereason.guard.prompt import PROMPT, RESPONSE
 from safereason.text import chat
+from safereason.text.template import filled
 
 
 @dataclass(frozen=True)
