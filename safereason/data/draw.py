@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import TypeVar
 
 from safereason.data.example import Example
-from safereason.recipe.schema import SourceShare
+from safereason.recipe.schema import RSafeMix, SourceShare, TarsMix
 
 T = TypeVar("T")
 Key = TypeVar("Key", bound=Hashable)
@@ -41,6 +41,11 @@ def is_of(example: Example, share: SourceShare) -> bool:
     """Whether a share may take it, by its kind and by its categories."""
     wanted = set(share.categories)
     return share.kind in (None, example.kind) and (not wanted or not wanted.isdisjoint(example.categories))
+
+
+def shares(mix: TarsMix | RSafeMix, named: Sequence[SourceShare]) -> list[SourceShare]:
+    """The shares of sources that the mix does not leave out."""
+    return [share for share in named if share.source not in mix.without_sources]
 
 
 def place(example: Example, seed: int, purpose: str) -> Place:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from itertools import chain, islice, zip_longest
 from typing import get_args
 
-from safereason.data.draw import Mixture, Read, digest, fold, interleave, is_of, ordered
+from safereason.data.draw import Mixture, Read, digest, fold, interleave, is_of, ordered, shares
 from safereason.data.example import Example, Label
 from safereason.data.screen import Refuse, Unlike, first_of, fit
 from safereason.errors import InputError
@@ -61,11 +61,6 @@ def to_trace(
     held = {fold(row.prompt) for row in drawing.hold_out()}
     slices = [drawing.slice_of(s, held) for s in shares(mix, mix.traces) if s.source in taught]
     return list({row.id: row for part in slices for row in part}.values())
-
-
-def shares(mix: RSafeMix, named: Sequence[SourceShare]) -> list[SourceShare]:
-    """The shares of sources that are not left out."""
-    return [share for share in named if share.source not in mix.without_sources]
 
 
 def labelled(examples: Iterable[Example]) -> list[Example]:

@@ -24,7 +24,7 @@ from functools import partial
 from itertools import groupby, islice
 from typing import get_args
 
-from safereason.data.draw import Mixture, Read, Want, fold, in_order, interleave, is_of, ordered
+from safereason.data.draw import Mixture, Read, Want, fold, in_order, interleave, is_of, ordered, shares
 from safereason.data.example import Example, Kind
 from safereason.data.screen import Refuse, Unlike, first_of, fit, longer_than
 from safereason.errors import InputError
@@ -69,11 +69,6 @@ def to_trace(
     named = enumerate(shares(mix, mix.traces))
     slices = [drawing.slice_of(i, share) for i, share in named if share.source in taught]
     return list({fold(prompt.prompt): prompt for part in slices for prompt in part}.values())
-
-
-def shares(mix: TarsMix, named: Sequence[SourceShare]) -> list[SourceShare]:
-    """The shares of sources that are not left out."""
-    return [share for share in named if share.source not in mix.without_sources]
 
 
 def counts(mix: TarsMix) -> dict[Kind, int]:

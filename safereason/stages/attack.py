@@ -6,10 +6,10 @@ from the seed that belongs to those behaviors, so that it ends with the same rec
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -17,6 +17,7 @@ from safereason import attacks, console
 from safereason.attacks.base import Attack, Need, Score, Settings, Setup, Step, TestCase
 from safereason.attacks.meter import Meter, Metered, SpentError
 from safereason.data import sources
+from safereason.data.draw import limited
 from safereason.data.example import Example
 from safereason.data.sources import files
 from safereason.engines.base import Engine
@@ -43,6 +44,10 @@ CASES = "cases.jsonl"
 RATING = "rating:"
 """Before the model whose rating leads an attack."""
 NOTHING_FOUND = "the budget ended before the search began; the behavior's own words"
+
+Checked = TypeVar("Checked", bound=Settings)
+Harm = Callable[[Sequence[Exchange]], list[float | None]]
+"""How harmful each answer is, from 0 to 1; None where that cannot be said."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +130,6 @@ def make_plan(
     Raises:
         InputError: As `run`, but for models.
     """
-    from safereason.data.draw import limited
-
     attack, section = attacks.get(name), recipe.attack or Attacking()
     source = behaviors or (recipe.eval.behaviors if recipe.eval else None)
     if source is None:
@@ -143,26 +146,42 @@ def make_plan(
     found = [example for example in sources.get(source).load("test") if example.kind == "harmful"]
     if not found:
         raise InputError(f"source {source}: has no harmful behaviors; name another one")
-    settings = settings_of(attack, section.settings.get(name, {}))
+    settings = settings_of(name, attack.settings, section.settings.get(name, {}))
     drawn = tuple(limited(found, limit, recipe.seed))
     prefix = recipe.eval.prefix if recipe.eval else ""
     return Plan(attack, settings, section, attacker, judge, source, drawn, limit, shard, prefix)
 
 
-def settings_of(attack: Attack, values: dict[str, Any]) -> Settings:
-    """An attack's settings, checked.
+def settings_of(name: str, kind: type[Checked], values: Mapping[str, Any]) -> Checked:
+    """The settings of the attack of this name, checked.
 
     Raises:
         InputError: One is unknown or of the wrong type; the message names it.
     """
     try:
-        return attack.settings.model_validate_json(json.dumps(values), strict=True)
+        return kind.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        known = ", ".join(attack.settings.model_fields) or "none"
-        raise InputError(f"attack.settings.{attack.name}.{key}: {first['msg'].lower()}; "
-                         f"attack {attack.name} has {known}") from error  # fmt: skip
+        known = ", ".join(kind.model_fields) or "none"
+        raise InputError(f"attack.settings.{name}.{key}: {first['msg'].lower()}; attack {name} has {known}") from error
+
+
+def open_harm(judge: str) -> Harm:
+    """How harmful answers are by a judge of harm, or of refusal: not to refuse a harmful prompt is harmful.
+
+    Raises:
+        InputError: The judge cannot be had, or measures something else.
+    """
+    opened = open_judge(judge)
+    if opened.measures not in ("harm", "refusal"):
+        raise InputError(f"judge {judge}: measures {opened.measures}; one of harm or refusal is needed")
+
+    def harm(exchanges: Sequence[Exchange]) -> list[float | None]:
+        found = [verdict.score for verdict in opened.judge(exchanges)]
+        return found if opened.measures == "harm" else [None if s is None else 1 - s for s in found]
+
+    return harm
 
 
 def identity_of(recipe: Recipe, plan: Plan, target: str, base_url: str | None) -> dict[str, Any]:
@@ -211,7 +230,7 @@ def static_cases(recipe: Recipe, name: str, behaviors: Sequence[Example], prefix
         InputError: A setting is wrong.
     """
     attack = attacks.get(name)
-    settings = settings_of(attack, (recipe.attack or Attacking()).settings.get(name, {}))
+    settings = settings_of(name, attack.settings, (recipe.attack or Attacking()).settings.get(name, {}))
     found: list[TestCase] = []
     for group in attack.groups(behaviors, settings):
         *_, last = attack.search(group, settings, Setup(_NoEngine(), prefix, seed=seed_of(recipe.seed, name, group)))
@@ -304,16 +323,8 @@ def _score(judge: str, engine: Engine, target: str, options: Options) -> Score:
         from safereason.attacks.rating import rater
 
         return rater(_opened(judge.removeprefix(RATING), engine, target, options))
-    opened = open_judge(judge)
-    if opened.measures not in ("harm", "refusal"):
-        raise InputError(f"judge {judge}: measures {opened.measures}; one of harm or refusal is needed")
-
-    def score(behavior: Example, answers: Sequence[str]) -> list[float | None]:
-        verdicts = opened.judge([Exchange(behavior.prompt, answer) for answer in answers])
-        found = [verdict.score for verdict in verdicts]
-        return found if opened.measures == "harm" else [None if s is None else 1 - s for s in found]
-
-    return score
+    harm = open_harm(judge)
+    return lambda behavior, answers: harm([Exchange(behavior.prompt, answer) for answer in answers])
 
 
 def _judge_identity(judge: str) -> str:

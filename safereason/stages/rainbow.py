@@ -5,7 +5,6 @@ of these. When the search ends, `archive.jsonl` gets each distinct prompt that e
 them, and `cells.json` the best one of each cell.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,12 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from safereason import console
 from safereason.attacks import rainbow
 from safereason.attacks.meter import Meter
-from safereason.attacks.rainbow import FAILED, UNSCORED, RainbowSettings, Score, Team
+from safereason.attacks.rainbow import FAILED, UNSCORED, RainbowSettings, Team
 from safereason.attacks.rainbow_archive import SUCCESS, Candidate, History, candidates_of, examples, record_of
 from safereason.attacks.rainbow_templates import Templates, load_templates
 from safereason.data import sources
@@ -28,12 +25,13 @@ from safereason.data.sources import files
 from safereason.engines.base import Engine
 from safereason.engines.open import check_name, open_engine
 from safereason.errors import InputError, StageFailed
-from safereason.judges import Exchange, Judge, open_judge, parse
+from safereason.judges import Exchange, parse
 from safereason.judges.refusal import refuses
 from safereason.recipe.schema import Attacking, Recipe
 from safereason.runs.manifest import sha256
 from safereason.runs.records import Record, RecordLog, line_of, read_records, write_bytes, write_json
 from safereason.stages import rl
+from safereason.stages.attack import Harm, open_harm, settings_of
 from safereason.stages.base import (
     Options,
     Result,
@@ -45,8 +43,9 @@ from safereason.stages.base import (
     open_run,
     resolved_judge,
 )
+from safereason.stages.training_sources import RAINBOW_STAGE
 
-STAGE = "attack/rainbow"
+STAGE = RAINBOW_STAGE
 NAME = "rainbow"
 ITERATIONS, ARCHIVE, CELLS = "iterations", "archive.jsonl", "cells.json"
 FAILURES = (FAILED, UNSCORED)
@@ -85,12 +84,12 @@ def run(recipe: Recipe, options: Options, plan: Plan) -> Result:
     directory = open_run(STAGE, recipe, options, model_label(target), _identity(recipe, plan, target, options))
     if (result := finished_result(directory)) is not None:
         return result
-    scorer = _open_judge(plan.judge)
+    harm = open_harm(plan.judge)
     with directory as this:
         this.inputs.update({str(path): sha256(path) for path in files.inputs(plan.source)})
         _drop_failed_end(this.path / f"{ITERATIONS}.jsonl")
         with this.records(ITERATIONS) as log:
-            _search(plan, recipe, target, scorer, options, log)
+            _search(plan, recipe, target, harm, options, log)
         records = list(read_records(log.path))
         history = History(plan.templates.cells, records)
         _write(this.path, plan, history)
@@ -137,7 +136,7 @@ def make_plan(
     found = [example for example in sources.get(seeds).stream("train") if example.kind == "harmful"]
     if not found:
         raise InputError(f"source {seeds}: has no harmful prompts to begin with; name another one with --seeds")
-    checked = _settings({**section.settings.get(NAME, {}), **chosen})
+    checked = settings_of(NAME, RainbowSettings, {**section.settings.get(NAME, {}), **chosen})
     return Plan(checked, section, writer, scorer, judge_model, seeds, tuple(found), load_templates(checked.templates),
                 recipe.eval.prefix if recipe.eval else "")  # fmt: skip
 
@@ -163,16 +162,6 @@ def outline(recipe: Recipe, options: Options, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _settings(values: Mapping[str, Any]) -> RainbowSettings:
-    try:
-        return RainbowSettings.model_validate_json(json.dumps(values), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise InputError(f"attack.settings.{NAME}.{key}: {first['msg'].lower()}; "
-                         f"attack {NAME} has {', '.join(RainbowSettings.model_fields)}") from error  # fmt: skip
-
-
 def _identity(recipe: Recipe, plan: Plan, target: str, options: Options) -> dict[str, Any]:
     settings = plan.settings.model_dump(mode="json", exclude={"templates"})
     return identity(
@@ -188,23 +177,6 @@ def _identity(recipe: Recipe, plan: Plan, target: str, options: Options) -> dict
         templates=digest(asdict(plan.templates)),
         **({"base_url": options.base_url} if options.base_url else {}),
     )
-
-
-def _open_judge(name: str) -> Judge:
-    judge = open_judge(name)
-    if judge.measures not in ("harm", "refusal"):
-        raise InputError(f"judge {name}: measures {judge.measures}; one of harm or refusal is needed")
-    return judge
-
-
-def _score(judge: Judge) -> Score:
-    """How harmful answers are; not to refuse a harmful prompt is."""
-
-    def score(pairs: Sequence[tuple[str, str]]) -> list[float | None]:
-        found = [verdict.score for verdict in judge.judge([Exchange(*pair) for pair in pairs])]
-        return found if judge.measures == "harm" else [None if s is None else 1 - s for s in found]
-
-    return score
 
 
 def _drop_failed_end(path: Path) -> None:
@@ -223,14 +195,14 @@ def _has_failed(candidates: Sequence[Candidate]) -> bool:
     return bool(told) and None not in told
 
 
-def _search(plan: Plan, recipe: Recipe, target: str, judge: Judge, options: Options, log: RecordLog) -> None:
+def _search(plan: Plan, recipe: Recipe, target: str, harm: Harm, options: Options, log: RecordLog) -> None:
     """Goes on from the recorded iterations until there are prompts enough, or iterations."""
     settings, failed = plan.settings, 0
     history = History(plan.templates.cells, read_records(log.path))
     left = list(_left(history, settings))
     if not left or _has_enough(history, settings):
         return
-    team = _team(plan, recipe, target, judge, options)
+    team = _team(plan, recipe, target, harm, options)
     total = settings.most_archives * settings.iterations
     with console.progress("iterations", total, total - len(left)) as advance:
         for number, iteration in left:
@@ -266,7 +238,7 @@ def _has_enough(history: History, settings: RainbowSettings) -> bool:
     return settings.prompts is not None and len(history.prompts) >= settings.prompts
 
 
-def _team(plan: Plan, recipe: Recipe, target: str, judge: Judge, options: Options) -> Team:
+def _team(plan: Plan, recipe: Recipe, target: str, harm: Harm, options: Options) -> Team:
     """The models, each loaded once whatever its parts."""
     section = recipe.rl or recipe.sft
     precision = section.precision if section else "fp32"
@@ -276,7 +248,8 @@ def _team(plan: Plan, recipe: Recipe, target: str, judge: Judge, options: Option
         return open_engine(model, base_url=options.base_url, precision=precision)
 
     return Team(
-        opened(target), opened(plan.mutator), plan.section.sampling, _score(judge), refuses,
+        opened(target), opened(plan.mutator), plan.section.sampling,
+        lambda pairs: harm([Exchange(*pair) for pair in pairs]), refuses,
         opened(plan.judge_model) if plan.judge_model else None, plan.prefix,
     )  # fmt: skip
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from safereason.console import say
-from safereason.data import sources, tars_mix
+from safereason.data import card, sources, tars_mix
 from safereason.data.example import Example, read_examples
 from safereason.data.sources import files
 from safereason.errors import InputError
@@ -27,7 +27,7 @@ def needed(recipe: Recipe) -> list[str]:
         pools = [getattr(mix, kind) for kind, wanted in tars_mix.counts(mix).items() if wanted]
         names = [share.source for pool in (*pools, mix.traces) for share in pool]
     else:
-        names = [*mix.sources, *(share.source for share in (*mix.safe_only, *mix.unsafe_only, *mix.traces))]
+        names = card.source_names(recipe)
     return [name for name in dict.fromkeys(names) if name not in mix.without_sources]
 
 
@@ -57,7 +57,12 @@ def located(recipe: Recipe, options: Options, name: str) -> str:
 def status(recipe: Recipe, options: Options) -> dict[str, str]:
     """What the mix reads, with `there` or why it cannot be had."""
     lost = _lost(recipe, options)
-    return {what: lost.get(what, "there") for what in (*needed(recipe), *_of_teacher(recipe))}
+    return {what: lost.get(what, "there") for what in _read(recipe)}
+
+
+def _read(recipe: Recipe) -> list[str]:
+    """All that the mix reads, by what it is called."""
+    return [*needed(recipe), *_of_teacher(recipe)]
 
 
 def available(recipe: Recipe, options: Options, allow_missing: bool) -> tuple[Recipe, list[str]]:
@@ -70,7 +75,7 @@ def available(recipe: Recipe, options: Options, allow_missing: bool) -> tuple[Re
     if not lost:
         return recipe, []
     if not allow_missing:
-        raise _missing(lost, len(status(recipe, options)), ", and --allow-missing goes on without them")
+        raise _missing(lost, len(_read(recipe)), ", and --allow-missing goes on without them")
     gone = [name for name in needed(recipe) if name in lost]
     untaught = taught(recipe) if lost.keys() & set(_of_teacher(recipe)) else []
     changes = {
@@ -83,7 +88,7 @@ def available(recipe: Recipe, options: Options, allow_missing: bool) -> tuple[Re
 
 def _of_teacher(recipe: Recipe) -> list[str]:
     """What the traces of a teacher are called, where there are to be some."""
-    return [f"traces of {', '.join(taught(recipe))}"] if taught(recipe) else []
+    return [f"traces of {', '.join(names)}"] if (names := taught(recipe)) else []
 
 
 def _lost(recipe: Recipe, options: Options) -> dict[str, str]:
