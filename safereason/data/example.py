@@ -39,6 +39,8 @@ class Example:
     """Whether the prompt, or the response where there is one, is unsafe; for the guard."""
     target: str | None = None
     """What an attack wants the answer to begin with."""
+    context: str | None = None
+    """A text that the prompt opens with and its request is about; None where the request is the whole prompt."""
 
     def __post_init__(self) -> None:
         if not self.prompt or self.prompt.isspace():
@@ -49,9 +51,19 @@ class Example:
             raise ValueError(f"`label` is {self.label!r}; `safe`, `unsafe` or null is expected")
 
     @property
+    def request(self) -> str:
+        """What the prompt asks for, without the text that it is about."""
+        return self.prompt if self.context is None else self.prompt.removeprefix(opening(self.context))
+
+    @property
     def categories(self) -> tuple[str, ...]:
         """Each of its categories, in the source's order."""
         return tuple(self.category.split("; ")) if self.category else ()
+
+
+def opening(context: str) -> str:
+    """What stands before a request that is about a text, as HarmBench sets them apart."""
+    return f"{context}\n\n---\n\n"
 
 
 COLUMNS = tuple(f.name for f in fields(Example))

@@ -28,6 +28,10 @@ class Case:
     kind: Kind
     category: str | None
     source: str
+    request: str
+    """What the behavior asks for in plain words, whatever the attack made of it."""
+    context: str | None = None
+    """The text that the request is about."""
     turns: tuple[Message, ...] = ()
     """What was said before the prompt."""
     prefix: str | None = None
@@ -82,7 +86,8 @@ def cases(examples: Sequence[Example], tests: Iterable[TestCase]) -> list[Case]:
         times[name] += 1
         found.append(Case(
             name if times[name] == 1 else f"{name}#{times[name]}", test.behavior_id, test.attack, test.prompt,
-            example.kind, example.category, example.source, test.turns, test.prefix, test.completion,
+            example.kind, example.category, example.source, example.request, example.context, test.turns, test.prefix,
+            test.completion,
         ))  # fmt: skip
     return found
 

@@ -7,9 +7,9 @@ A judge is named `name` or `name:argument`; `JUDGES` maps a name to what makes i
 from collections.abc import Callable
 
 from safereason.errors import InputError
-from safereason.judges.base import Exchange, Judge, Verdict
+from safereason.judges.base import Exchange, Judge, Verdict, Wanted
 
-__all__ = ["JUDGES", "Exchange", "Judge", "Verdict", "open_judge", "parse"]
+__all__ = ["JUDGES", "Exchange", "Judge", "Verdict", "Wanted", "open_judge", "parse"]
 
 
 def _refusal(argument: str) -> Judge:

@@ -6,11 +6,31 @@ from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What an attack tries to elicit, in its own words."""
+
+    id: str
+    """The behavior's: `source/…`."""
+    request: str
+    context: str | None = None
+    """The text that the request is about."""
+    category: str | None = None
+    """The source's own."""
+
+
+@dataclass(frozen=True)
 class Exchange:
     """What a judge sees: a prompt and the answer to it, never the reasoning."""
 
     prompt: str
     answer: str
+    wanted: Wanted | None = None
+    """What the prompt is to elicit, where it may be an attack's disguise."""
+
+    @property
+    def request(self) -> str:
+        """What was asked for in plain words."""
+        return self.prompt if self.wanted is None else self.wanted.request
 
 
 @dataclass(frozen=True)

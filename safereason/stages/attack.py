@@ -23,7 +23,7 @@ from safereason.data.sources import files
 from safereason.engines.base import Engine
 from safereason.engines.open import check_name, open_engine
 from safereason.errors import InputError
-from safereason.judges import Exchange, open_judge, parse
+from safereason.judges import Exchange, Wanted, open_judge, parse
 from safereason.recipe.schema import Attacking, Recipe
 from safereason.runs.manifest import sha256
 from safereason.runs.records import Record, RecordLog, read_records
@@ -324,7 +324,12 @@ def _score(judge: str, engine: Engine, target: str, options: Options) -> Score:
 
         return rater(_opened(judge.removeprefix(RATING), engine, target, options))
     harm = open_harm(judge)
-    return lambda behavior, answers: harm([Exchange(behavior.prompt, answer) for answer in answers])
+
+    def score(behavior: Example, answers: Sequence[str]) -> list[float | None]:
+        wanted = Wanted(behavior.id, behavior.request, behavior.context, behavior.category)
+        return harm([Exchange(behavior.prompt, answer, wanted) for answer in answers])
+
+    return score
 
 
 def _judge_identity(judge: str) -> str:

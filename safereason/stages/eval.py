@@ -21,7 +21,7 @@ from safereason.engines.open import check_name, open_engine
 from safereason.errors import BarNotMet, InputError, StageFailed
 from safereason.evals import Case, Eval, Outcome
 from safereason.evals.metrics import OVERALL, Figure
-from safereason.judges import Exchange, Judge, Verdict, open_judge
+from safereason.judges import Exchange, Judge, Verdict, Wanted, open_judge
 from safereason.recipe.schema import Evaluation, Recipe
 from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import sha256
@@ -308,6 +308,8 @@ def _record(case: Case, completion: Completion) -> Record:
         "kind": case.kind,
         "category": case.category,
         "source": case.source,
+        "request": case.request,
+        "context": case.context,
         "prefix": completion.prefix,
         "text": completion.text,
         "reasoning": parts.reasoning,
@@ -335,11 +337,16 @@ def _judge(cases: Sequence[Case], judge: Judge, spec: str, log: RecordLog) -> No
 
 def _verdicts(judge: Judge, completions: Sequence[Record]) -> list[Verdict]:
     written = [c for c in completions if c["finish_reason"] != "error"]
-    judged = iter(judge.judge([Exchange(c["prompt"], c["answer"]) for c in written]))
+    judged = iter(judge.judge([_exchange(completion) for completion in written]))
     return [
         Verdict.unscored(f"no completion: {c['error']}") if c["finish_reason"] == "error" else next(judged)
         for c in completions
     ]
+
+
+def _exchange(completion: Record) -> Exchange:
+    wanted = Wanted(completion["behavior"], completion["request"], completion["context"], completion["category"])
+    return Exchange(completion["prompt"], completion["answer"], wanted)
 
 
 def _outcomes(cases: Sequence[Case], path: Path) -> list[Outcome]:

@@ -73,6 +73,8 @@ def test_harmbench_keeps_context_target_and_both_categories(data_home):
     assert contextual.category == "contextual/chemical_biological"
     assert contextual.prompt.startswith("Although there is no information")
     assert contextual.prompt.endswith("including the specific synthesis steps")
+    assert contextual.prompt == f"{contextual.context}\n\n---\n\n{contextual.request}"
+    assert {e.request == e.prompt for e in by_id.values() if not e.category.startswith("contextual/")} == {True}
     assert all(e.target for e in by_id.values())
     kinds = Counter((e.category or "").split("/")[0] for e in by_id.values())
     assert kinds == {"standard": 200, "contextual": 100, "copyright": 100}

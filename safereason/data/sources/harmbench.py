@@ -1,6 +1,6 @@
 """HarmBench's text behaviors with the targets its attacks optimise for (Mazeika et al., arXiv 2402.04249)."""
 
-from safereason.data.example import Example
+from safereason.data.example import Example, opening
 from safereason.data.fetch import File, fetch
 from safereason.data.sources.base import Row, Source, Split, rows
 from safereason.runs.records import read_json
@@ -32,14 +32,15 @@ def _standard(split: Split) -> list[Example]:
 
 def _example(row: Row, target: str | None) -> Example:
     """Its category is `functional/semantic`; a contextual behavior's prompt begins with its context, as HarmBench's."""
-    context, behavior = row["ContextString"], row["Behavior"]
+    context, behavior = row["ContextString"] or None, row["Behavior"]
     return Example(
         id=f"harmbench/{row['BehaviorID']}",
-        prompt=f"{context}\n\n---\n\n{behavior}" if context else behavior,
+        prompt=f"{opening(context)}{behavior}" if context else behavior,
         kind="harmful",
         source="harmbench",
         category=f"{row['FunctionalCategory']}/{row['SemanticCategory']}",
         target=target,
+        context=context,
     )
 
 
