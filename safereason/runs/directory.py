@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -56,6 +57,7 @@ class RunDirectory:
                 f"{self.path}: exists and is not empty; pass --resume to go on or --overwrite to start anew"
             )
         self._acquire()
+        self._is_new = not existing
         try:
             if existing and self.on_existing == "overwrite":
                 self._empty()
@@ -74,7 +76,20 @@ class RunDirectory:
             self._update(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", error=str(error))
         logging.getLogger("safereason").removeHandler(self._log)
         self._log.close()
+        # What was asked for cannot be done as it is, so that there is nothing to go on with.
+        is_void = isinstance(error, InputError) and self._is_new and not self._holds_work()
+        if is_void:
+            self._empty()
         self._lock.release()
+        if is_void:
+            (self.path / ".lock").unlink(missing_ok=True)
+            with suppress(OSError):  # another process has begun here
+                self.path.rmdir()
+
+    def _holds_work(self) -> bool:
+        """Whether anything was recorded or made, beside what every run begins with."""
+        begun = {MANIFEST, "recipe.yaml", "log.txt", ".lock"}
+        return any(p.name not in begun and (p.is_dir() or p.stat().st_size > 0) for p in self.path.iterdir())
 
     def is_done(self) -> bool:
         """Whether this is a resumed run that finished before; it need not be entered then.

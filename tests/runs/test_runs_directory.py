@@ -291,6 +291,21 @@ def test_a_run_that_does_not_end_well_says_so(tmp_path: Path, error: BaseExcepti
         assert status(tmp_path / "run") == "running"
 
 
+def test_bad_input_leaves_no_run_unless_something_was_done(tmp_path: Path):
+    path = tmp_path / "stage" / "run"
+    with pytest.raises(InputError, match="no target"), run(path) as this, this.records("cases"):
+        raise InputError("no target")
+    assert not path.exists()
+    with pytest.raises(InputError), run(path) as this, this.records("cases") as log:
+        log.append({"behavior": "a"})
+        raise InputError("no target for b")
+    assert (status(path), list(read_records(path / "cases.jsonl"))) == ("failed", [{"behavior": "a"}])
+    (path / "cases.jsonl").write_text("")
+    with pytest.raises(InputError), run(path, "resume"):
+        raise InputError("still none")
+    assert status(path) == "failed", "a run that was there before stays"
+
+
 def test_only_a_resumed_run_that_finished_is_done(tmp_path: Path):
     path = tmp_path / "run"
     assert not run(path, "resume").is_done()
