@@ -291,14 +291,19 @@ def test_a_run_that_does_not_end_well_says_so(tmp_path: Path, error: BaseExcepti
         assert status(tmp_path / "run") == "running"
 
 
+def record_one_and_fail(directory: RunDirectory):
+    with directory as this, this.records("cases") as log:
+        log.append({"behavior": "a"})
+        raise InputError("no target for b")
+
+
 def test_bad_input_leaves_no_run_unless_something_was_done(tmp_path: Path):
     path = tmp_path / "stage" / "run"
     with pytest.raises(InputError, match="no target"), run(path) as this, this.records("cases"):
         raise InputError("no target")
     assert not path.exists()
-    with pytest.raises(InputError), run(path) as this, this.records("cases") as log:
-        log.append({"behavior": "a"})
-        raise InputError("no target for b")
+    with pytest.raises(InputError):
+        record_one_and_fail(run(path))
     assert (status(path), list(read_records(path / "cases.jsonl"))) == ("failed", [{"behavior": "a"}])
     (path / "cases.jsonl").write_text("")
     with pytest.raises(InputError), run(path, "resume"):
