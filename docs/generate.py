@@ -2,6 +2,8 @@
 
 It makes the recipe's keys from the schema, the shipped recipes from their files, the command line from its own help,
 the names of sources, evals, attacks and judges from the registries, and the list of deviations from docstrings.
+
+    python docs/generate.py        writes the papers' tables and figures into fidelity.md, which is also read elsewhere
 """
 
 import ast
@@ -22,6 +24,9 @@ import safereason
 from safereason.cli import catalog
 from safereason.cli.app import app
 from safereason.data.sources import SOURCES
+from safereason.evals.metrics import OVERALL
+from safereason.evals.paper import PaperFigure, as_printed
+from safereason.evals.paper_places import PLACES, Place
 from safereason.recipe import schema
 from safereason.recipe.load import shipped
 
@@ -45,6 +50,9 @@ NO_EVIDENCE = (
 PACKAGE = Path(safereason.__file__).parent
 ROOT = Path(__file__).parent.parent
 DEVIATIONS = "<!-- deviations -->"
+FIGURES = ("<!-- figures: written by docs/generate.py -->\n", "<!-- end of figures -->\n")
+WIDEST = 3
+"""Most figures that stand side by side."""
 HEADING = re.compile(r"(?:^\s*|\. )(?:Deviations?|Where this differs from [^:]*):", re.MULTILINE)
 NAMED_BY_FILE = (schema.Recipe, "name")
 NUMBER = re.compile(r"(?:^\s*(\d+)\. |\((\d+)\) )", re.MULTILINE)
@@ -195,9 +203,54 @@ def registries() -> str:
         traces = "yes" if source.reasoned else ""
         lines.append(f"| `{source.name}` | {title} | {source.licence} | {', '.join(source.serves)} | {traces} |")
     for kind, entries in catalog.listing().items():
-        lines += [f"\n## {kind.capitalize()}\n", "| name | in this version | what it is |", "|---|---|---|"]
-        lines += [f"| `{e['name']}` | {'yes' if e['there'] else 'not yet'} | {e['summary']} |" for e in entries]
+        lines += [f"\n## {kind.capitalize()}\n", "| name | what it is |", "|---|---|"]
+        lines += [f"| `{e['name']}` | {e['summary']} |" for e in entries]
     return "\n".join(lines) + "\n"
+
+
+def figures() -> str:
+    """Every table and figure of both papers: what makes ours, on what, what was verified, and its values."""
+    return "\n".join(_place(place) for place in PLACES)
+
+
+def _place(place: Place) -> str:
+    paper = place.paper.partition(",")[0]
+    commands = "\n".join(place.commands)
+    lines = [f"### {paper}, {place.name}: {place.about}\n", f"```bash\n{commands}\n```\n",
+             f"- Hardware: {place.hardware}.", f"- Verified here: {place.verified}."]  # fmt: skip
+    values = [f for f in as_printed() if (f.paper, f.place) == (place.paper, place.name)]
+    sources = dict.fromkeys(f"{f.source}, ± {f.tolerance:g}" for f in values)
+    lines += [f"- {'Values: ' if sources else 'No value of it is at hand.'}{'; '.join(sources)}{'.' * bool(sources)}\n"]
+    return "\n".join([*lines, *_values(values)])
+
+
+def _values(values: list[PaperFigure]) -> list[str]:
+    """A model a row and a figure a column; a figure a row, where there are many."""
+    columns = list(dict.fromkeys(_column(f) for f in values))
+    if len(columns) > WIDEST:
+        lines = ["| figure | model | value | what makes ours |", "|---|---|---|---|"]
+        lines += [f"| {_column(f)} | {f.model} | {f.value:.4g} | `{f.command}` |" for f in values]
+        return [*lines, ""]
+    rows: dict[str, dict[str, PaperFigure]] = {}
+    for figure in values:
+        rows.setdefault(figure.model, {})[_column(figure)] = figure
+    lines = [f"| model | {' | '.join(columns)} | what makes ours |", f"|---{'|---' * len(columns)}|---|"]
+    for model, row in rows.items():
+        cells = (f"{row[column].value:.4g}" if column in row else "" for column in columns)
+        commands = " <br> ".join(f"`{command}`" for command in dict.fromkeys(f.command for f in row.values()))
+        lines.append(f"| {model} | {' | '.join(cells)} | {commands} |")
+    return [*lines, ""] if values else []
+
+
+def _column(figure: PaperFigure) -> str:
+    group = "" if figure.group == OVERALL else f", {figure.group.removeprefix('category:')}"
+    return f"{figure.evaluation} `{figure.figure}`{group}"
+
+
+def with_figures(page: str) -> str:
+    """The page with what `figures` gives between its two marks."""
+    before, _, rest = page.partition(FIGURES[0])
+    return f"{before}{FIGURES[0]}\n{figures()}\n{FIGURES[1]}{rest.partition(FIGURES[1])[2]}"
 
 
 def deviations() -> str:
@@ -230,3 +283,8 @@ def _numbered(docstring: str) -> list[str]:
 
 def _one_line(text: str | None) -> str:
     return " ".join((text or "").split())
+
+
+if __name__ == "__main__":
+    FIDELITY = ROOT / "docs" / "fidelity.md"
+    FIDELITY.write_text(with_figures(FIDELITY.read_text(encoding="utf-8")), encoding="utf-8")

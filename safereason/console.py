@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from safereason import processes
+
 Advance = Callable[[str], None]
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -16,6 +18,9 @@ def progress(what: str, total: int | None, done: int = 0) -> Iterator[Advance]:
 
     A `total` of None is one that is not known.
     """
+    if not processes.is_main():
+        yield lambda note: None
+        return
     shown = _bar(what, total, done) if sys.stderr.isatty() else _lines(what, total, done)
     with shown as advance:
         yield advance
@@ -23,7 +28,8 @@ def progress(what: str, total: int | None, done: int = 0) -> Iterator[Advance]:
 
 def say(line: str) -> None:
     """One line for the person watching."""
-    print(line, file=sys.stderr, flush=True)
+    if processes.is_main():
+        print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -23,6 +23,6 @@ class StageFailed(SafeReasonError):
 
 
 class BarNotMet(SafeReasonError):
-    """A `--fail-under` bar was not met."""
+    """A bar (`--fail-under`, `--fail-over`) was not met."""
 
     exit_code = 3

@@ -77,7 +77,7 @@ def make_trainer(model: Path, folder: Path, chosen: GRPO, rewards=REWARDS, kind=
         train_dataset=Dataset.from_list([{"prompt": user(prompt)} for prompt in ROLLOUTS]),
         processing_class=tokenizer,
         peft_config=lora_config(chosen.lora),
-        rollout_func=given.rollouts,
+        rollout_func=given.rollouts if chosen.rollouts == "engine" else None,
     )
     trainer.given = given
     return trainer

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 import typer
-from program import safereason, said_once
+from program import safereason
 
 from safereason import attacks, evals, judges
-from safereason.cli import catalog, errors
+from safereason.cli import catalog
 from safereason.cli.app import app
 from safereason.cli.eval import FIGURES
 from safereason.recipe.load import shipped
@@ -21,9 +21,9 @@ GRAMMAR = {
     "data": {"ls", "build", "overlap", "show", "traces", "verify"},
     "guard": {"train", "classify", "serve", "policy"},
     "attack": {"ls", "convert", "rainbow", *attacks.ATTACKS},
-    "eval": {"ls", "score", "compare", *evals.NAMES, *evals.NOT_YET},
+    "eval": {"ls", "score", "compare", "agree", *evals.NAMES},
 }
-SINGLE = {"sft", "rl", "run", "report", "doctor"}
+SINGLE = {"sft", "rl", "run", "sweep", "report", "doctor"}
 HEAVY = (
     "torch", "transformers", "trl", "datasets", "peft", "accelerate", "pyarrow", "openai", "matplotlib", "sklearn",
     "scipy", "fastapi", "uvicorn", "prometheus_client",
@@ -40,7 +40,6 @@ def every_command(command=ROOT, path=()) -> Iterator[tuple[tuple[str, ...], type
 
 
 COMMANDS = dict(every_command())
-PENDING = [path for path, command in COMMANDS.items() if command.context_settings.get("ignore_unknown_options")]
 
 
 def examples_of(command) -> list[str]:
@@ -110,29 +109,13 @@ def test_help_and_recipes_work_with_nothing_heavy_to_import(tmp_path):
     assert done.stderr.splitlines() == [f"exit 0: {' '.join(argv)}" for argv in asked]
 
 
-@pytest.mark.parametrize("path", PENDING, ids=" ".join)
-def test_what_is_not_there_yet_says_so_in_one_line(path, capsys):
-    arguments = [*path, "--model", "runs/rl/RUN", "rows.jsonl", "-k", "3"]
-    assert errors.guarded(lambda: app(arguments, standalone_mode=False)) == 2
-    out, err = capsys.readouterr()
-    assert (out, err) == ("", f"error: `safereason {' '.join(path)}` is not part of this version yet; see CHANGELOG\n")
-
-
-def test_the_commands_of_this_version_are_those_of_the_registries():
-    assert {path[1] for path in PENDING if path[0] == "attack"} == set()
-    assert {path[1] for path in PENDING if path[0] == "eval"} == {*evals.NOT_YET, "score", "compare"}
+def test_every_eval_has_figures_that_may_have_a_bar():
     assert set(FIGURES) == set(evals.NAMES)
 
 
 def test_every_eval_attack_and_judge_is_listed_with_what_it_is():
-    assert set(catalog.EVALS) == {*evals.NAMES, *evals.NOT_YET}
-    assert set(catalog.JUDGES) == {*judges.JUDGES, *judges.NOT_YET}
+    assert set(catalog.EVALS) == set(evals.NAMES)
+    assert set(catalog.JUDGES) == set(judges.JUDGES)
     listed = json.loads(safereason("eval", "ls", "--json").stdout)
-    assert {entry["name"] for entry in listed["judges"] if entry["there"]} == set(judges.JUDGES)
+    assert {entry["name"] for entry in listed["judges"]} == set(judges.JUDGES)
     assert all(entry["summary"] for entries in listed.values() for entry in entries)
-
-
-def test_a_command_that_is_not_there_yet_ends_with_2_as_installed():
-    assert said_once(safereason("eval", "orbench", "--model", "m")).startswith(
-        "error: `safereason eval orbench` is not part"
-    )

@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from safereason.cli.app import app
+from safereason.evals import paper
 from safereason.recipe import schema
 from safereason.recipe.load import load, shipped
 
@@ -86,9 +87,20 @@ def test_every_module_that_tells_of_a_deviation_is_listed():
         assert f"### `{path.relative_to(ROOT)}" in listed, path
 
 
+def test_the_papers_figures_are_as_the_code_has_them():
+    page = (ROOT / "docs" / "fidelity.md").read_text(encoding="utf-8")
+    assert GENERATE["with_figures"](page) == page, "run: python docs/generate.py"
+    assert page.count(GENERATE["FIGURES"][0]) == page.count(GENERATE["FIGURES"][1]) == 1
+
+
+@pytest.mark.parametrize("command", sorted({figure.command for figure in paper.as_printed()}))
+def test_what_makes_a_papers_figure_can_be_typed(command):
+    test_commands_parse_and_their_recipes_exist("fidelity.md", command)
+
+
 def test_the_reference_holds_every_key_and_every_recipe():
     keys = GENERATE["recipe_keys"]()
-    for section in schema.Section.__subclasses__():
+    for section in {*schema.Section.__subclasses__(), *schema.Training.__subclasses__()} - {schema.Training}:
         assert f"## {section.__name__}\n" in keys
         for name in section.model_fields.keys() - {"name"}:
             assert f"| `{name}` |" in keys

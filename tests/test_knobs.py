@@ -14,16 +14,18 @@ from safereason.data.example import Example, write_parquet
 from safereason.engines.base import Completion
 from safereason.errors import InputError
 from safereason.judges import Verdict
+from safereason.judges.refusal import Refusal
 from safereason.recipe import schema
-from safereason.recipe.schema import GRPO, SFT, Guard, Recipe
-from safereason.rewards import RewardRow, open_reward
+from safereason.recipe.schema import DPO, GRPO, SFT, Guard, Recipe
+from safereason.rewards import RewardParts, RewardRow, open_reward
 from safereason.runs.records import RecordLog
-from safereason.stages import attack, data, guard, guard_eval, rl
+from safereason.stages import attack, data, dpo, guard, guard_eval, pipeline, rl, sft
+from safereason.stages import eval as evaluation
 from safereason.stages.base import Options, Result
 from safereason.stages.teacher import make_plan
 from safereason.stages.unseen import Unseen
 from safereason.training import grpo, rollouts
-from safereason.training.arguments import grpo_arguments, sft_arguments
+from safereason.training.arguments import dpo_arguments, grpo_arguments, sft_arguments
 from safereason.training.model import lora_config
 
 MIX = {"mix": "rsafe", "rows_per_label": 1, "sources": ["sample"]}
@@ -41,7 +43,7 @@ SHARED = {
     "extra": {"adam_beta1": 0.5}, "lora.rank": 5, "lora.alpha": 5.0, "lora.dropout": 0.5,
     "lora.target_modules": "q_proj",
 }  # fmt: skip
-SFT_CHANGES = {**SHARED, "batch_size": 12, "micro_batch_size": 2, "max_tokens": 12}
+SFT_CHANGES = {**SHARED, "batch_size": 12, "micro_batch_size": 2, "max_tokens": 12, "reasoning": False}
 GRPO_CHANGES = {
     **SHARED, "epochs": 0.1, "prompts_per_step": 4, "rollouts_per_prompt": 4, "micro_batch_size": 6, "kl_coef": 0.0,
     "clip": 0.5, "dual_clip": 5.0, "entropy_coef": 0.5, "advantage_epsilon": 0.5, "drop_uniform_groups": True,
@@ -49,6 +51,20 @@ GRPO_CHANGES = {
     "sampling.top_p": 0.5, "sampling.top_k": 5, "sampling.repetition_penalty": 2.0, "sampling.max_new_tokens": 5,
     "reward.safety": "guard", "reward.task": "other", "reward.require_format": False,
 }  # fmt: skip
+BASE_DPO = {
+    "algorithm": "dpo", "epochs": 2, "learning_rate": 1e-4, "rollouts_per_prompt": 4, "batch_size": 8, "beta": 0.1,
+    "rpo_alpha": 1.0, "max_prompt_tokens": 64, "sampling": {}, "reward": TARS, "lora": LORA,
+}  # fmt: skip
+DPO_CHANGES = {
+    **SHARED, "rollouts_per_prompt": 6, "batch_size": 12, "micro_batch_size": 4, "beta": 0.5, "rpo_alpha": 0.0,
+    "max_prompt_tokens": 25,
+    **{key: value for key, value in GRPO_CHANGES.items() if key.startswith(("sampling.", "reward."))},
+}  # fmt: skip
+VLLM_CHANGES = {
+    "vllm.memory_share": ("vllm-colocate", 0.5), "vllm.tensor_parallel": ("vllm-colocate", 2),
+    "vllm.server": ("vllm-server", "http://other:8000"),
+}  # fmt: skip
+"""With who has to draw the rollouts for the field to count."""
 VERDICT_CHANGES = {"reward.accuracy_weight": 0.5, "reward.format_weight": 0.5}
 SHARE = {"source": "sample-verdicts", "prompts": 3}
 SHARE_CHANGES = {"source": "sample", "prompts": 2, "skip": 1, "categories": ["U8"], "kind": "ambiguous"}
@@ -71,7 +87,7 @@ TARS_CHANGES = {
     "prompts": 10, "harmful_ratio": 0.7, "ambiguous_ratio": 0.2, "harmful": [{"source": "sample", "prompts": 12}],
     "harmless": [{"source": "sample-brief", "prompts": 20}], "ambiguous": [{"source": "sample-brief", "prompts": 20}],
     "traces": [{"source": "sample", "prompts": 3}], "traces_per_prompt": 2, "max_prompt_chars": 100,
-    "without_sources": ["sample-brief"],
+    "without_sources": ["sample-brief"], "trace_prompts": True,
 }  # fmt: skip
 ATTACKING = {"attacker": "org/one", "judge": "refusal"}
 ATTACKING_CHANGES = {
@@ -79,6 +95,14 @@ ATTACKING_CHANGES = {
     "others": ["org/two"],
     "settings": {"all-in-one": {"tries": 4}}, "sampling.temperature": 0.1, "sampling.top_p": 0.5, "sampling.top_k": 5,
     "sampling.repetition_penalty": 2.0, "sampling.max_new_tokens": 5,
+}  # fmt: skip
+EVALUATION = {"sampling": {}, "behaviors": "sample", "benign": "sample", "harm_judge": "refusal",
+              "refusal_judge": "refusal", "limit": 2}  # fmt: skip
+EVALUATION_CHANGES = {
+    "sampling.temperature": 0.5, "sampling.top_p": 0.5, "sampling.top_k": 5, "sampling.repetition_penalty": 2.0,
+    "sampling.max_new_tokens": 5, "prefix": "", "behaviors": None, "attacks": ["prefill"],
+    "harm_judge": "guard:org/none", "benign": None, "refusal_judge": "strongreject", "also": ["simplesafetytests"],
+    "limit": 1,
 }  # fmt: skip
 MIX_CHANGES = {
     "rows_per_label": 2, "sources": ["sample"], "max_prompt_task_tokens": 1260, "max_response_task_tokens": 1400,
@@ -126,8 +150,13 @@ INNER = {
     (GRPO, "lora"): schema.LoRA,
     (GRPO, "sampling"): schema.Sampling,
     (GRPO, "reward"): schema.TarsReward,
+    (GRPO, "vllm"): schema.VLLM,
+    (DPO, "lora"): schema.LoRA,
+    (DPO, "sampling"): schema.Sampling,
+    (DPO, "reward"): schema.TarsReward,
     (schema.Teacher, "sampling"): schema.Sampling,
     (schema.Attacking, "sampling"): schema.Sampling,
+    (schema.Evaluation, "sampling"): schema.Sampling,
     (Guard, "sampling"): schema.Sampling,
     (Guard, "validation"): schema.GuardValidation,
     (Guard, "eval"): schema.GuardEvaluation,
@@ -141,7 +170,8 @@ def changed(base: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 def test_every_field_is_listed():
     assert leaves(SFT) == SFT_CHANGES.keys()
-    assert leaves(GRPO) - ONE_OF_ITS_KIND == GRPO_CHANGES.keys()
+    assert leaves(GRPO) - ONE_OF_ITS_KIND == GRPO_CHANGES.keys() | VLLM_CHANGES.keys()
+    assert leaves(DPO) - ONE_OF_ITS_KIND == DPO_CHANGES.keys()
     assert leaves(schema.RSafeReward, "reward.") - ONE_OF_ITS_KIND == VERDICT_CHANGES.keys()
     assert leaves(Guard) == GUARD_CHANGES.keys()
     assert leaves(schema.GuardSet) == SET_CHANGES.keys()
@@ -150,21 +180,36 @@ def test_every_field_is_listed():
     assert leaves(schema.Hygiene) == HYGIENE_CHANGES.keys()
     assert leaves(schema.Teacher) == TEACHER_CHANGES.keys()
     assert leaves(schema.Attacking) == ATTACKING_CHANGES.keys()
+    assert leaves(schema.Evaluation) == EVALUATION_CHANGES.keys()
     assert leaves(schema.SourceShare) == SHARE_CHANGES.keys()
 
 
 @pytest.mark.parametrize("key", SFT_CHANGES)
-def test_each_sft_field_changes_what_is_built(key):
-    before, after = (_sft(values) for values in (BASE_SFT, changed(BASE_SFT, key, SFT_CHANGES[key])))
-    assert before != after
+def test_each_sft_field_changes_what_is_built(key, micro_model, tmp_path):
+    before = _sft(BASE_SFT, micro_model, tmp_path / "before")
+    assert before != _sft(changed(BASE_SFT, key, SFT_CHANGES[key]), micro_model, tmp_path / "after")
 
 
-def _sft(values: dict[str, Any]) -> dict[str, Any]:
+def _sft(values: dict[str, Any], model, folder) -> dict[str, Any]:
     section = SFT(**values)
     return {
+        "rows": _rows_trained_on(section, model, folder),
         "arguments": sft_arguments(section, rows=100, seed=0, output_dir="out", cpu=False),
         "adapters": lora_config(section.lora).to_dict(),
     }
+
+
+def _rows_trained_on(section: SFT, model, folder) -> list[Any]:
+    """What the stage hands to the trainer."""
+    handed: list[Any] = []
+    folder.mkdir()
+    write_parquet(folder / data.TRACES, [Example("own/1", "Why?", "harmless", "own", reasoning="hm", answer="So.")])
+    recipe = Recipe(name="own", model=str(model), data=MIX, sft=section)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "built", lambda recipe, options: folder)
+        patch.setattr("safereason.training.sft.train", lambda *given, **named: handed.extend(given[3]) or {})
+        sft.run(recipe, Options(root=folder))
+    return handed
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +224,17 @@ def test_each_grpo_field_changes_what_is_built(key, base_built, micro_model, tmp
     assert differing
     if key.startswith("sampling."):
         assert {"arguments", "drawn with"} <= differing
+
+
+@pytest.mark.parametrize("key", VLLM_CHANGES)
+def test_each_field_of_vllm_changes_what_trl_is_told(key):
+    rollouts, value = VLLM_CHANGES[key]
+    base = {**BASE_GRPO, "micro_batch_size": 6, "rollouts": rollouts, "vllm": {}}
+    before, after = (
+        grpo_arguments(GRPO(**values), prompts=100, seed=0, output_dir="out", processes=2, cpu=False)
+        for values in (base, changed(base, key, value))
+    )
+    assert before != after
 
 
 def _grpo(section: GRPO, model, folder) -> dict[str, Any]:
@@ -203,6 +259,7 @@ def _drawn_with(section: GRPO) -> Any:
             return []
 
     trainer = SimpleNamespace(
+        num_generations=section.rollouts_per_prompt,
         state=SimpleNamespace(global_step=0),
         accelerator=SimpleNamespace(process_index=0),
         model_wrapped=None,
@@ -219,7 +276,7 @@ class _Unwrapped:
     def __init__(self, *arguments) -> None: ...
 
     def __enter__(self):
-        return None
+        return SimpleNamespace(modules=list)
 
     def __exit__(self, *raised) -> None: ...
 
@@ -250,6 +307,46 @@ def _scored(section: GRPO, model, folder) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="module")
+def base_of_dpo(micro_model, tmp_path_factory) -> dict[str, Any]:
+    return _dpo(DPO(**BASE_DPO), micro_model, tmp_path_factory.mktemp("base-dpo"))
+
+
+@pytest.mark.parametrize("key", [key for key in DPO_CHANGES if not key.startswith("reward.")])
+def test_each_dpo_field_changes_what_is_built(key, base_of_dpo, micro_model, tmp_path):
+    built = _dpo(DPO(**changed(BASE_DPO, key, DPO_CHANGES[key])), micro_model, tmp_path)
+    differing = {name for name in built if built[name] != base_of_dpo[name]}
+    assert differing
+    if key.startswith("sampling."):
+        assert "drawn with" in differing
+
+
+def _dpo(section: DPO, model, folder) -> dict[str, Any]:
+    """What the stage draws, and hands to the trainer."""
+    asked: list[Any] = []
+    handed: list[Any] = []
+    recipe = Recipe(name="own", model=str(model), data=MIX, rl=section)
+    examples = [Example(f"own/{i}", "a" * i, "harmless", "own") for i in range(1, 12)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dpo, "open_engine", lambda spec, **named: _Random(asked))
+        patch.setattr("safereason.training.dpo.train", lambda *given, **named: handed.append(given) or {})
+        run = SimpleNamespace(path=folder, records=lambda name: RecordLog(folder / f"{name}.jsonl"))
+        dpo.train(section, recipe, str(model), examples, _Counting(), run)
+    return {
+        "arguments": dpo_arguments(section, pairs=100, seed=0, output_dir="out", cpu=False),
+        "adapters": lora_config(section.lora).to_dict(),
+        "drawn with": [sampling for _, sampling in asked],
+        "pairs": handed[0][3],
+    }
+
+
+class _Counting:
+    """A reward that no two responses share."""
+
+    def score(self, rows):
+        return [RewardParts(float(i), {}) for i, _ in enumerate(rows)]
+
+
 ROWS = [
     RewardRow("p", "harmful", "<think>\nhm\n</think>\n\nI can't help with that."),
     RewardRow("p", "harmful", "I can't help with that."),
@@ -260,11 +357,12 @@ ROWS = [
 ]
 
 
+@pytest.mark.parametrize(("kind", "values"), [(GRPO, BASE_GRPO), (DPO, BASE_DPO)])
 @pytest.mark.parametrize("key", [key for key in GRPO_CHANGES if key.startswith("reward.")])
-def test_each_field_of_tars_reward_changes_the_reward(key, monkeypatch):
+def test_each_field_of_tars_reward_changes_the_reward(key, kind, values, monkeypatch):
     monkeypatch.setattr("safereason.rewards.open_judge", _Named)
-    base = GRPO(**BASE_GRPO).reward
-    other = GRPO(**changed(BASE_GRPO, key, GRPO_CHANGES[key])).reward
+    base = kind(**values).reward
+    other = kind(**changed(values, key, GRPO_CHANGES[key])).reward
     assert _rewarded(base) != _rewarded(other)
 
 
@@ -480,3 +578,55 @@ def test_each_field_of_attacking_changes_what_an_attack_works_with(key, monkeypa
         plan = attack.make_plan(recipe, Options(), "all-in-one", behaviors="sample")
         found.append(attack.identity_of(recipe, plan, "org/target", None))
     assert found[0] != found[1]
+
+
+@pytest.fixture(scope="module")
+def base_evaluated(tmp_path_factory) -> Any:
+    return _evaluated(EVALUATION, tmp_path_factory.mktemp("base-evaluated"))
+
+
+@pytest.mark.parametrize("key", EVALUATION_CHANGES)
+def test_each_field_of_an_evaluation_changes_what_is_asked_and_judged(key, base_evaluated, tmp_path):
+    assert _evaluated(changed(EVALUATION, key, EVALUATION_CHANGES[key]), tmp_path) != base_evaluated
+
+
+def _evaluated(values: dict[str, Any], folder) -> list[Any]:
+    """What `run` measures: what the model is asked and how, and which judge is opened."""
+    found: list[Any] = []
+    recipe = Recipe(name="own", model="org/none", data=BASE_TARS, eval=values)
+
+    class Asked:
+        def generate(self, conversations, sampling, *, prefix, on_finish, **named):
+            found.append((conversations, sampling, prefix))
+            for i in range(len(conversations)):
+                on_finish(i, 0, Completion("I can't help with that.", (), "stop", prefix))
+
+    def open_judge(evaluation, spec):
+        found.append(spec)
+        return Refusal()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "open_engine", lambda spec, **named: Asked())
+        patch.setattr("safereason.evals.judge_for", open_judge)
+        for name, measure in pipeline._evals(recipe).items():
+            found.append(name)
+            if name in ("harmbench", "xstest"):
+                measure(recipe, Options(root=folder, model="openai/none"))
+    return found
+
+
+def test_report_to_changes_who_is_told_and_no_identity(micro_model, tmp_path, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(
+        "safereason.training.sft.train", lambda *given, report_to, **named: told.append(report_to) or {}
+    )
+    monkeypatch.setattr("safereason.stages.sft.tracking.check", lambda tracker: None)
+    monkeypatch.setattr(data, "built", lambda recipe, options: tmp_path)
+    write_parquet(tmp_path / data.TRACES, [Example("own/1", "Why?", "harmless", "own", reasoning="hm", answer="So.")])
+    recipe = Recipe(name="own", model=str(micro_model), data=MIX, sft=SFT(**BASE_SFT))
+    runs = []
+    for tracker in schema.Recipe.model_fields["report_to"].annotation.__args__:
+        changed_recipe = recipe.model_copy(update={"report_to": tracker})
+        runs.append(sft.run(changed_recipe, Options(root=tmp_path / "runs", on_existing="overwrite")).run)
+    assert told == ["none", "trackio", "wandb", "tensorboard", "mlflow"]
+    assert len(set(runs)) == 1

@@ -9,6 +9,7 @@ import pytest
 from safereason.guard import policy as policies
 from safereason.recipe.load import leaves, load, shipped, to_yaml
 from safereason.recipe.provenance import sources, validate
+from safereason.rewards import judges_of
 from safereason.stages import guard_eval
 
 NAMES = [path.stem for path in shipped()]
@@ -70,13 +71,14 @@ TARS = {
     "rl.reward.task": "Ray2333/GRM-llama3-8B-distill",
     "rl.reward.require_format": True,
     "eval.sampling.temperature": 0,
-    "eval.sampling.max_new_tokens": 512,
+    "eval.sampling.max_new_tokens": 4608,
     "eval.prefix": "<think>\n",
     "eval.behaviors": "harmbench",
     "eval.attacks": ["gcg", "autodan", "pair", "pap"],
     "eval.harm_judge": "harmbench",
     "eval.benign": "xstest",
     "eval.refusal_judge": "strongreject",
+    "eval.also": ["wildchat"],
 }
 RSAFE = {
     "model": "Qwen/Qwen2.5-7B-Instruct",
@@ -150,6 +152,29 @@ FIGURES = {
         "guard.policy": "wildguard-emerging-train",
     },
 }  # fmt: skip
+WITHOUT_RL = {key: value for key, value in TARS.items() if not key.startswith("rl.")}
+DPO = {
+    **{key: TARS[key] for key in TARS if key.startswith(("rl.sampling.", "rl.reward."))},
+    "rl.algorithm": "dpo", "rl.epochs": 3, "rl.learning_rate": 3e-4, "rl.batch_size": 16, "rl.beta": 0.01,
+    "rl.rpo_alpha": 3.0, "rl.rollouts_per_prompt": 8, "rl.max_prompt_tokens": 512,
+}  # fmt: skip
+SMALL = {**TARS, "model": "Qwen/Qwen2.5-1.5B-Instruct", "data.trace_prompts": False, "sft.reasoning": True}
+RUBRIC = "rubric:deliberative@openai/gpt-4.1-mini"
+FIGURES |= {
+    "baseline-sft": {
+        **WITHOUT_RL, "model": "danielkty22/TARS-SFT-1.5B", "data.trace_prompts": True, "data.traces_per_prompt": 8,
+        "data.teacher.samples": 8, "sft.learning_rate": 3e-4, "sft.epochs": 3, "sft.batch_size": 16,
+    },
+    "baseline-dpo": {**WITHOUT_RL, **DPO},
+    "baseline-rl-noreason": {
+        **SMALL, "sft.reasoning": False, "rl.reward.require_format": False, "eval.prefix": "",
+    },
+    "baseline-deliberative": {**SMALL, "rl.reward.safety": RUBRIC, "rl.reward.task": RUBRIC},
+    "ablation-harmful-only": {**SMALL, "data.harmful_ratio": 1.0},
+    "ablation-no-ambiguous": {**SMALL, "data.ambiguous_ratio": 0.0, "data.ambiguous": []},
+    "ablation-heavy-sft": {**SMALL, "sft.learning_rate": 1e-4, "sft.epochs": 6},
+    "ablation-single-reward": {**SMALL, "rl.reward.safety": "reward-model:Ray2333/GRM-llama3-8B-distill"},
+}  # fmt: skip
 CASES = [(name, key, value) for name, figures in FIGURES.items() for key, value in figures.items()]
 
 
@@ -196,6 +221,41 @@ def test_the_7b_model_differs_from_the_small_one_only_where_it_says_so():
         "sft.micro_batch_size",
         "rl.micro_batch_size",
     }
+
+
+CHANGED = {
+    "baseline-sft": {"model", "data.trace_prompts", "data.traces_per_prompt", "data.teacher.samples",
+                     "sft.learning_rate"},
+    "baseline-rl-noreason": {"sft.reasoning", "rl.reward.require_format", "eval.prefix"},
+    "baseline-deliberative": {"rl.reward.safety", "rl.reward.task"},
+    "ablation-harmful-only": {"data.harmful_ratio"},
+    "ablation-no-ambiguous": {"data.ambiguous_ratio", "data.ambiguous"},
+    "ablation-heavy-sft": {"sft.learning_rate", "sft.epochs"},
+    "ablation-single-reward": {"rl.reward.safety"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_baseline_differs_from_tars_only_where_it_says_so(name):
+    """But for what a section that is not there leaves out."""
+    tars, found = dict(leaves(load("tars-1.5b"))), dict(leaves(load(name)))
+    assert {key for key in found if found[key] != tars.get(key)} == CHANGED[name]
+    left_out = {key.partition(".")[0] for key in tars.keys() - found.keys()}
+    assert left_out == ({"rl"} if name == "baseline-sft" else set())
+
+
+def test_dpo_is_given_the_data_the_sft_and_the_evaluation_of_tars():
+    tars, found = (load(name).model_dump() for name in ("tars-1.5b", "baseline-dpo"))
+    same = [key for key in ("model", "seed", "data", "sft", "attack", "eval") if tars[key] == found[key]]
+    assert same == ["model", "seed", "data", "sft", "attack", "eval"]
+    assert {part: found["rl"][part] for part in ("sampling", "reward")} == {
+        part: tars["rl"][part] for part in ("sampling", "reward")
+    }
+
+
+def test_the_only_reward_of_the_ablation_is_one_judge():
+    safety, task = judges_of(load("ablation-single-reward").rl.reward)
+    assert safety == task
 
 
 SETS = {

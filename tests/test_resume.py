@@ -55,6 +55,15 @@ eval:
   refusal_judge: refusal
   limit: 32
 """
+DPO = """
+extends: {parent}
+model: {model}
+seed: 5
+rl: {{algorithm: dpo, epochs: 2, max_steps: 6, learning_rate: 1.0e-3, rollouts_per_prompt: 4, batch_size: 4,
+  micro_batch_size: 2, beta: 0.1, rpo_alpha: 1.0, max_prompt_tokens: 256, sampling: {{max_new_tokens: 64}},
+  precision: fp32,
+  reward: {{name: tars, safety: "reward-model:{judge}", task: "{judge}", require_format: false}}, save_steps: 2}}
+"""
 GUARD = """
 model: {model}
 seed: 5
@@ -158,6 +167,33 @@ def test_rl_is_killed_and_resumed(recipe, whole, root):
     assert list(read_records(run / "rollouts.jsonl")) == list(read_records(whole["rl"] / "rollouts.jsonl"))
     drawn = Counter(record["step"] for record in read_records(run / "rollouts.jsonl"))
     assert drawn == dict.fromkeys(range(1, 7), 16)
+
+
+def test_dpo_is_killed_while_it_draws_and_while_it_trains_and_resumed(
+    recipe, whole, micro_model, micro_classifier, tmp_path_factory, tmp_path
+):
+    """From the model itself, so that only the data is there before it."""
+    folder = tmp_path_factory.mktemp("dpo")
+    mine = folder / "tiny-dpo.yaml"
+    mine.write_text(DPO.format(parent=recipe, model=micro_model, judge=micro_classifier))
+    arguments = ("rl", "--recipe", mine, "--model", micro_model, "--root")
+    for root in (folder, tmp_path):
+        data.run(load(str(mine)), Options(root=root))
+    wanted = rl.run(load(str(mine)), Options(root=folder, model=str(micro_model))).run
+    run = tmp_path / "rl" / wanted.name
+    kill_once(lambda: (run / "completions.jsonl").exists() and any(read_records(run / "completions.jsonl")),
+              *arguments, tmp_path)  # fmt: skip
+    assert len(list(read_records(run / "completions.jsonl"))) < 64
+    assert not (run / "rollouts.jsonl").exists()
+    kill_once(has_step(run / "metrics.jsonl", 3), *arguments, tmp_path, "--resume")
+    assert not (run / "model").exists()
+    leave_half_a_checkpoint(run / "checkpoints")
+    resume(*arguments, tmp_path)
+    assert_same_training(run, wanted)
+    for name in ("rollouts.jsonl", "pairs.jsonl"):
+        assert (run / name).read_bytes() == (wanted / name).read_bytes()
+    found, drawn = (sorted(read_records(path / "completions.jsonl"), key=json.dumps) for path in (run, wanted))
+    assert found == drawn
 
 
 def test_a_guards_rl_is_killed_and_resumed(tmp_path_factory, tmp_path):

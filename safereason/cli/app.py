@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 import safereason
-from safereason.cli import attack, data, doctor, errors, eval, guard, recipe, report, rl, run, sft
+from safereason.cli import attack, data, doctor, errors, eval, guard, recipe, report, rl, run, sft, sweep
 from safereason.cli import options as opt
 
 app = opt.group("Train, guard, attack and measure language models that reason about safety.")
@@ -21,7 +21,7 @@ class _InOrder(TyperGroup):
     """Lists the commands in the order of the work."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        order = ("recipe", "data", "sft", "rl", "guard", "attack", "eval", "run", "report", "doctor")
+        order = ("recipe", "data", "sft", "rl", "guard", "attack", "eval", "run", "sweep", "report", "doctor")
         return sorted(super().list_commands(ctx), key=order.index)
 
 
@@ -48,6 +48,7 @@ app.add_typer(guard.app, name="guard")
 app.add_typer(attack.app, name="attack")
 app.add_typer(eval.app, name="eval")
 app.command("run", epilog=run.EXAMPLES)(run.run)
+app.command("sweep", epilog=sweep.EXAMPLES)(sweep.sweep)
 app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 

@@ -32,9 +32,6 @@ JudgeModel = Annotated[
 MaxQueries = Annotated[
     int | None, typer.Option("--max-queries", min=1, metavar="N", help="Most queries to the target in one search.")
 ]
-Shard = Annotated[
-    str | None, typer.Option("--shard", metavar="I/N", help="Only the I-th of N parts of the searches, from 1.")
-]
 
 
 @app.command("ls", epilog=opt.examples("safereason attack ls", "safereason attack ls --json"))
@@ -70,7 +67,7 @@ def _command(name: str) -> Callable[..., None]:
         base_url: opt.BaseUrl = None,
         max_queries: MaxQueries = None,
         limit: opt.Limit = None,
-        shard: Shard = None,
+        shard: opt.Shard = None,
         out: opt.Out = None,
         root: opt.Root = opt.RUNS,
         seed: opt.Seed = None,
@@ -85,7 +82,7 @@ def _command(name: str) -> Callable[..., None]:
         given = {"attacker": attacker, "judge": _judge(judge, judge_model), "max_queries": max_queries}
         chosen = _recipe(name, recipe, model, overrides, seed, given)
         options = opt.stage_options(root, out, model, resume, overwrite, base_url)
-        asked: dict[str, Any] = {"behaviors": behaviors, "limit": limit, "shard": _shard(shard)}
+        asked: dict[str, Any] = {"behaviors": behaviors, "limit": limit, "shard": opt.shard_of(shard)}
         if dry_run:
             plan = stage_attack.make_plan(chosen, options, name, **asked)
             stage.print_steps(chosen, [_step(plan, model, chosen.name)], as_json)
@@ -116,15 +113,6 @@ def _recipe(
     if model is None and ATTACKS[name].needs:
         raise InputError("which model is attacked? name one with --model, or a recipe with --recipe")
     return opt.adhoc_recipe(model or "none", texts, seed)
-
-
-def _shard(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    part, _, of = text.partition("/")
-    if not (part.isdecimal() and of.isdecimal() and 1 <= int(part) <= int(of)):
-        raise InputError(f"--shard {text}: I/N is expected, with I from 1 to N, such as 2/8")
-    return int(part), int(of)
 
 
 def _step(plan: "Plan", model: str | None, recipe: str) -> str:

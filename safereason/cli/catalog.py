@@ -1,46 +1,42 @@
-"""The names that `eval` and `attack` take, each with what it is; the registries say which of them are there."""
+"""The names that `eval` and `attack` take, each with what it is."""
 
 from collections.abc import Iterable
 from typing import Any
 
+from safereason import evals
+
 EVALS = {
-    "harmbench": "Defence success rate on harmful behaviors under attacks",
-    "xstest": "Compliance with XSTest's safe prompts, and refusal of its unsafe ones",
-    "strongreject": "Harm of the answers to StrongREJECT's forbidden prompts",
-    "wildchat": "Compliance with users' requests drawn from WildChat",
-    "orbench": "Refusal of OR-Bench's seemingly and truly toxic prompts",
+    **{name: evaluation.summary for name, evaluation in evals.EVALS.items()},
     "guard": "F1 of a guard's verdicts on its benchmarks",
-    "adaptivity": "Length of the reasoning by kind of request",
     "separation": "How far apart harmful and harmless prompts lie inside the model",
     "capability": "Accuracy on mathematics and knowledge, before and after training",
 }
 JUDGES = {
     "refusal": "Refusal by how an answer opens; local and weak, for smoke runs",
+    "refusal-learned": "Refusal by a small classifier of an answer's opening words, learned from XSTest's human labels",
     "compliance": "1 - refusal, and 0 for a degenerate answer; local and weak",
     "moderation": "Largest category score of a Moderation API; moderation:MODEL names the model",
     "reward-model": "A sequence classifier's score: reward-model:ORG/NAME",
     "guard": "A guard's verdict: guard:RUN, guard:MODEL, guard:RECIPE (its newest guard), guard:llama-guard:MODEL, ...",
-    "harmbench": "HarmBench's Llama-2-13B classifier",
-    "strongreject": "StrongREJECT's evaluator",
-    "chat": "A rubric put to a chat model",
+    "harmbench": "HarmBench's classifier, Llama-2-13B by default; harmbench:MODEL names another",
+    "strongreject": "StrongREJECT's fine-tuned evaluator, of harm or refusal as the evaluation wants it",
+    "strongreject-rubric": "StrongREJECT's rubric put to a chat model: strongreject-rubric:openai/NAME",
+    "xstest-rubric": "XSTest's classes of refusal, told by a chat model: xstest-rubric:openai/NAME",
+    "rubric": "A rubric of your own put to a chat model: rubric:FILE.yaml or rubric:FILE.yaml@openai/NAME",
 }
 
 
 def listing() -> dict[str, list[dict[str, Any]]]:
-    """All evals, attacks and judges, with whether this version has them."""
-    from safereason import attacks, evals, judges
+    """All evals, attacks and judges, with what each is."""
+    from safereason import attacks, judges
 
     about = {name: attack.summary for name, attack in attacks.ATTACKS.items()}
-    known: dict[str, tuple[dict[str, str], Iterable[str], Iterable[str]]] = {
-        "evals": (EVALS, evals.NAMES, evals.NOT_YET),
-        "attacks": (about, attacks.ATTACKS, ()),
-        "judges": (JUDGES, judges.JUDGES, judges.NOT_YET),
+    known: dict[str, tuple[dict[str, str], Iterable[str]]] = {
+        "evals": (EVALS, evals.NAMES),
+        "attacks": (about, attacks.ATTACKS),
+        "judges": (JUDGES, judges.JUDGES),
     }
     return {
-        kind: [
-            {"name": name, "there": is_there, "summary": about.get(name, "")}
-            for names, is_there in ((there, True), (not_yet, False))
-            for name in names
-        ]
-        for kind, (about, there, not_yet) in known.items()
+        kind: [{"name": name, "summary": about.get(name, "")} for name in names]
+        for kind, (about, names) in known.items()
     }

@@ -1,32 +1,55 @@
-"""`safereason doctor`: what is installed here, and what it runs on."""
+"""`safereason doctor`: what is installed here, what it runs on, and whether a recipe fits a set of GPUs."""
 
 import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 import safereason
 from safereason.cli import options as opt
 from safereason.cli import output
+from safereason.errors import InputError
 from safereason.runs.manifest import installed
 
-EXAMPLES = opt.examples("safereason doctor", "safereason doctor --json")
+EXAMPLES = opt.examples(
+    "safereason doctor", "safereason doctor --json", "safereason doctor --recipe tars-7b --gpus 4xA6000",
+    "safereason doctor --recipe rsafe --gpus 8x80GB guard.train.lora.rank=16",
+)  # fmt: skip
+GpusOption = Annotated[
+    str | None,
+    typer.Option("--gpus", metavar="NxGPU", help="With --recipe: what it is to fit, as A100, 4xA6000 or 8x80GB."),
+]
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "accelerate", "datasets", "pyarrow", "pydantic", "typer", "openai",
     "scikit-learn", "scipy", "matplotlib",
 )  # fmt: skip
 EXTRAS = {
     "vllm": (("vllm",), "faster rollouts and evaluation on GPUs"),
-    "judges": (("judgezoo",), "the HarmBench and StrongREJECT judges with their exact prompts"),
-    "cluster": (("ray", "verl"), "training and bulk guarding on more than one node"),
+    "judges": (("judgezoo", "spacy"), "the published judges' prompts, and HarmBench's copyright behaviors"),
+    "umap": (("umap-learn",), "maps of a model's inner states"),
+    "capability": (("lm-eval",), "what a model knows besides, by lm-eval's tasks"),
+    "inspect": (("inspect-ai",), "the evaluations as tasks of inspect"),
+    "cluster": (("ray",), "bulk guarding on more than one node"),
     "dev": (("pytest", "ruff", "mypy"), "tests, linters and the documentation site"),
 }
 """What each extra of the package is recognised by, and what it adds."""
 
 
-def doctor(as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
-    """Print versions, devices, memory, extras and folders."""
+def doctor(
+    overrides: opt.Overrides = None,
+    recipe: opt.MaybeRecipe = None,
+    gpus: GpusOption = None,
+    root: opt.Root = opt.RUNS,
+    as_json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Print versions, devices, memory, extras and folders; or, with --recipe and --gpus, whether the recipe fits."""
+    if recipe is not None or gpus is not None or overrides:
+        _fit(recipe, gpus, overrides, root, as_json)
+        return
     findings = {
         "versions": {"safereason": safereason.__version__, "python": platform.python_version(), **_versions()},
         "machine": _machine(),
@@ -35,6 +58,15 @@ def doctor(as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
         "embedded model": _embedded(),
     }
     output.print_json(findings) if as_json else output.print_mapping(findings)
+
+
+def _fit(recipe: str | None, gpus: str | None, overrides: list[str] | None, root: Path, as_json: bool) -> None:
+    if recipe is None or gpus is None:
+        raise InputError("--recipe and --gpus go together, such as --recipe tars-7b --gpus 4xA6000")
+    from safereason.cli import doctor_fit
+    from safereason.stages.fit import parse_gpus
+
+    doctor_fit.report(opt.load_recipe(recipe, overrides), parse_gpus(gpus), root, as_json)
 
 
 def _versions() -> dict[str, str]:

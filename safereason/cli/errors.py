@@ -7,17 +7,21 @@ import contextlib
 import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 from typer.exceptions import Abort, TyperException
 
+from safereason import processes
 from safereason.cli.output import visible
 from safereason.errors import SafeReasonError
 
 LOGGER = logging.getLogger("safereason")
 INTERRUPTED = 130
+GRACE = 3.0
+"""Seconds in which the launcher ends the other processes once the first one has failed."""
 
 
 def guarded(call: Callable[[], Any]) -> int:
@@ -74,6 +78,9 @@ def _one_line(error: Exception) -> str:
 
 
 def _say(line: str) -> None:
+    if not processes.is_main():
+        time.sleep(GRACE)  # what failed in all of them is said by the first one
+        line = f"process {processes.index()}: {line}"
     with contextlib.suppress(OSError):
         print(visible(line), file=sys.stderr, flush=True)
 

@@ -18,7 +18,7 @@ FIGURES = (
     "f1", "f1_parsed", "precision", "recall", "accuracy", "f1_always_unsafe", "f1_always_safe", "auroc", "f1_pooled",
     "unparsed", "says_unsafe",
 )  # fmt: skip
-"""What `--fail-under` may set a bar for, of all sets or, after a slash, of one: `f1/openai-moderation`."""
+"""What may have a bar, of all sets or, after a slash, of one: `f1/openai-moderation`."""
 ADHOC = "rsafe"
 """The recipe by which a guard is asked that is named without a recipe."""
 EXAMPLES = opt.examples(
@@ -67,7 +67,9 @@ def guard(
     predictions: Predictions = None,
     task: Task = "prompt",
     allow_missing: AllowMissing = False,
-    fail_under: opt.Bars = None,
+    fail_under: opt.FailUnder = None,
+    fail_over: opt.FailOver = None,
+    junit: opt.JUnit = None,
     out: opt.Out = None,
     root: opt.Root = opt.RUNS,
     seed: opt.Seed = None,
@@ -78,10 +80,9 @@ def guard(
     verbose: opt.Verbose = False,
 ) -> None:
     """Measure a guard on labelled rows: F1 of `unsafe`, AUROC, verdicts that cannot be read."""
-    from safereason.stages import eval as stage_eval
     from safereason.stages import guard_eval
 
-    bars = dict(opt.bar("guard", FIGURES, text) for text in fail_under or ())
+    bars = opt.bars("guard", FIGURES, fail_under, fail_over)
     chosen = _recipe(recipe, model, overrides, seed)
     options = opt.stage_options(root, out, model, resume, overwrite, base_url)
     named = tuple(sets or ())
@@ -104,7 +105,7 @@ def guard(
         with output.results_only():
             result = guard_eval.run(chosen, options, **asked, allow_missing=allow_missing)
     _print(result, as_json)
-    stage_eval.check_bars(result.metrics, bars)
+    stage.hold(result, bars, junit)
 
 
 def _recipe(recipe: str | None, model: str | None, overrides: list[str] | None, seed: int | None) -> "Recipe":

@@ -24,6 +24,12 @@ def train(
     dry_run: opt.DryRun = False,
     resume: opt.Resume = False,
     overwrite: opt.Overwrite = False,
+    backend: opt.Backend = "trl",
+    gpus_per_node: opt.GpusPerNode = None,
+    nodes: opt.Nodes = None,
+    export: opt.Export = None,
+    trained: opt.Import = None,
+    launch: opt.Launch = None,
     as_json: opt.Json = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -32,10 +38,10 @@ def train(
 
     chosen = opt.load_recipe(recipe, overrides, seed=seed)
     options = opt.stage_options(root, out, model, resume, overwrite)
-    if dry_run:
-        stage.print_plan(chosen, stage_guard.plan(chosen, options), as_json)
+    if by_verl := opt.verl(backend, launch, gpus_per_node, nodes, export, trained):
+        stage.by_verl(stage_guard.for_verl(chosen, options), chosen, options, by_verl, dry_run, as_json)
     else:
-        stage.carry_out(lambda: stage_guard.run(chosen, options), as_json)
+        stage.train(stage_guard, chosen, options, opt.launch(launch), dry_run, as_json)
 
 
 app.command("classify", epilog=guard_classify.EPILOG)(guard_classify.classify)

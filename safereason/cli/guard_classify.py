@@ -17,13 +17,16 @@ from safereason.console import progress, say
 from safereason.errors import InputError
 
 if TYPE_CHECKING:
-    from safereason.guard.classify import Tally, Target
+    from safereason.cli.guard_bulk import Cluster
+    from safereason.guard.classify import Asked, Tally, Target
+    from safereason.runs.directory import OnExisting
     from safereason.runs.records import Record
 
 EPILOG = opt.examples(
     "safereason guard classify --model runs/guard/rl/RUN rows.jsonl",
     "safereason guard classify --model runs/guard/rl/RUN rows.csv --field prompt=question --out verdicts.jsonl",
     "safereason guard classify --model runs/guard/rl/RUN rows.jsonl --fail-on unsafe --fail-on unparsed",
+    "safereason guard classify --model runs/guard/rl/RUN rows/ --ray --out verdicts/",
 )
 
 
@@ -34,7 +37,9 @@ class Bar(str, Enum):
     unparsed = "unparsed"
 
 
-Source = Annotated[str, typer.Argument(metavar="FILE|-", help="JSONL or CSV; by default JSONL on stdin.")]
+Source = Annotated[
+    str, typer.Argument(metavar="FILE|-", help="JSONL or CSV; by default JSONL on stdin. With --ray, parquet.")
+]
 Policy = Annotated[
     str | None, typer.Option("--policy", metavar="POLICY", help="A shipped policy or a YAML file, for the guard's own.")
 ]
@@ -50,13 +55,30 @@ Threshold = Annotated[
     float | None,
     typer.Option("--threshold", metavar="X", help="Unsafe is what scores X or more, whatever the guard's verdict."),
 ]
-Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write, in place of stdout.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on after the rows that --out holds.")]
+Out = Annotated[
+    str | None, typer.Option("--out", metavar="FILE", help="Where to write, in place of stdout; with --ray, a folder.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on after what --out holds.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out where it is there.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the draws.")]
 FailOn = Annotated[
     list[Bar] | None,
     typer.Option("--fail-on", metavar="unsafe|unparsed", help="Exit with 3 where a row is so; repeatable."),
+]
+
+Ray = Annotated[
+    bool, typer.Option("--ray", help="Classify a parquet file or folder, also s3://..., by many workers on Ray.")
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option("--ray-address", metavar="ADDRESS", help="A running cluster, such as auto, for a Ray of its own."),
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, metavar="N", help="Guards on Ray; by default one a GPU, or 4 cores.")
+]
+BatchRows = Annotated[
+    int | None,
+    typer.Option("--batch-rows", min=1, metavar="N", help="Rows a worker takes, writes and resumes as one; 1024."),
 ]
 
 
@@ -75,6 +97,10 @@ def classify(
     limit: opt.Limit = None,
     seed: Seed = 0,
     fail_on: FailOn = None,
+    ray: Ray = False,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
+    batch_rows: BatchRows = None,
     verbose: opt.Verbose = False,
 ) -> None:
     """Say of each row whether it is safe, as one line of JSON each, in order."""
@@ -83,18 +109,55 @@ def classify(
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"--threshold {threshold}: is no probability; it lies between 0 and 1")
     from safereason.guard import rows
-    from safereason.guard.classify import CHUNK
-    from safereason.guard.classify import classify as classify_rows
-    from safereason.guard.open import guide_of, open_guard
+    from safereason.guard.classify import Asked
+    from safereason.guard.open import guide_of
 
-    fields, is_shown = rows.fields_of(field or ()), out is None and sys.stdout.isatty()
-    write = _to_stdout()
-    with rows.opened(source, form, fields) as read, output.results_only():
-        guide = guide_of(model, policy=policy).document()
-        identity = {"model": model, "guide": guide, "samples": samples, "threshold": threshold, "seed": seed,
-                    "fields": fields, "rows_a_chunk": CHUNK}  # fmt: skip
-        target = _target(source, out, identity, resume, overwrite)
-        guard = open_guard(model, base_url=base_url, policy=policy, samples=samples)
+    on_existing: OnExisting = _on_existing(resume, overwrite)
+    cluster = _cluster(ray, ray_address, workers, batch_rows)
+    if cluster and form:
+        raise InputError(f"--format {form}: --ray reads parquet; leave one of them out")
+    fields = rows.fields_of(field or ())
+    with output.results_only():
+        asked = Asked(model, base_url, guide_of(model, policy=policy), samples, threshold, seed, fields)
+    if cluster:
+        from safereason.cli.guard_bulk import classify as classify_on_ray
+
+        with output.results_only():
+            tally, finished, seconds = classify_on_ray(asked, source, out, on_existing, limit, cluster)
+    else:
+        tally, finished, seconds = _in_order(asked, source, form, Path(out) if out else None, on_existing, limit)
+    _sum_up(tally, finished, seconds)
+    tally.check([bar.value for bar in fail_on or ()])
+
+
+def _on_existing(resume: bool, overwrite: bool) -> "OnExisting":
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite exclude each other; pass one of them")
+    return "resume" if resume else "overwrite" if overwrite else "refuse"
+
+
+def _cluster(ray: bool, address: str | None, workers: int | None, batch_rows: int | None) -> "Cluster | None":
+    from safereason.cli.guard_bulk import BATCH_ROWS, Cluster
+
+    if ray:
+        return Cluster(address, workers, batch_rows or BATCH_ROWS)
+    for name, value in {"--ray-address": address, "--workers": workers, "--batch-rows": batch_rows}.items():
+        if value is not None:
+            raise InputError(f"{name} {value}: is for --ray; add that, or leave it out")
+    return None
+
+
+def _in_order(
+    asked: "Asked", source: str, form: Form, out: Path | None, on_existing: "OnExisting", limit: int | None
+) -> "tuple[Tally, int, float]":
+    """Rows of a file or a pipe, written as they come; how many were there before, and the seconds without loading."""
+    from safereason.guard import rows
+    from safereason.guard.classify import classify as classify_rows
+
+    is_shown, write = out is None and sys.stdout.isatty(), _to_stdout()
+    with rows.opened(source, form, asked.fields) as read, output.results_only():
+        target = _target(source, out, asked.identity(), on_existing)
+        guard = asked.open()
         if source == rows.STDIN and sys.stdin.isatty():
             say('reading rows from the terminal, such as {"prompt": "..."}; Ctrl-D ends them')
         with target.open() if target else nullcontext() as log:
@@ -110,9 +173,10 @@ def classify(
 
                 start = time.monotonic()
                 held = target.held() if target else ()
-                tally = classify_rows(guard, islice(read, limit), emit, seed=seed, threshold=threshold, held=held)
-    _sum_up(tally, finished, time.monotonic() - start)
-    tally.check([bar.value for bar in fail_on or ()])
+                tally = classify_rows(
+                    guard, islice(read, limit), emit, seed=asked.seed, threshold=asked.threshold, held=held
+                )
+    return tally, finished, time.monotonic() - start
 
 
 def _to_stdout() -> "Callable[[Record], None]":
@@ -128,19 +192,17 @@ def _to_stdout() -> "Callable[[Record], None]":
     return write
 
 
-def _target(source: str, out: Path | None, identity: dict[str, Any], resume: bool, overwrite: bool) -> "Target | None":
+def _target(source: str, out: Path | None, identity: dict[str, Any], on_existing: "OnExisting") -> "Target | None":
     """The file of `--out`, checked before a model is loaded."""
     from safereason.guard.classify import Target
 
-    if resume and overwrite:
-        raise InputError("--resume and --overwrite exclude each other; pass one of them")
     if out is None:
-        if resume or overwrite:
-            raise InputError(f"{'--resume' if resume else '--overwrite'}: of which file? name it with --out")
+        if on_existing != "refuse":
+            raise InputError(f"--{on_existing}: of which file? name it with --out")
         return None
     if source != "-" and out.exists() and Path(source).exists() and out.samefile(source):
         raise InputError(f"--out {out}: is the file that is read; name another")
-    target = Target(out, identity, "resume" if resume else "overwrite" if overwrite else "refuse")
+    target = Target(out, identity, on_existing)
     target.check()
     return target
 

@@ -42,7 +42,7 @@ def renderer(spec: str, recipe: "Recipe | None") -> Render:
             raise InputError("--rendered: a row has no text `prompt`; name a source or a file of prompts")
         question = Question(texts["prompt"], texts.get("response"))
         conversation = asked.conversation(question) if asked else chat.user(question.prompt)
-        reasoned = asked is None or asked.reasoning
+        reasoned = asked.reasoning if asked else sft is None or sft.reasoning
         if _is_trace(texts, reasoned):
             reasoning = texts["reasoning"] if reasoned else None
             given, trained = chat.trace_ids(tokenizer, conversation, reasoning, texts["answer"])

@@ -6,6 +6,7 @@ from safereason.cli import stage
 EXAMPLES = opt.examples(
     "safereason rl --recipe tars-smoke",
     "safereason rl --recipe tars-1.5b rl.kl_coef=0.0 data.harmful_ratio=0.7 --dry-run",
+    "safereason rl --recipe tars-7b --backend verl --gpus-per-node 8 --export tars-7b-verl",
 )
 
 
@@ -19,6 +20,12 @@ def rl(
     dry_run: opt.DryRun = False,
     resume: opt.Resume = False,
     overwrite: opt.Overwrite = False,
+    backend: opt.Backend = "trl",
+    gpus_per_node: opt.GpusPerNode = None,
+    nodes: opt.Nodes = None,
+    export: opt.Export = None,
+    trained: opt.Import = None,
+    launch: opt.Launch = None,
     as_json: opt.Json = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -27,7 +34,7 @@ def rl(
 
     chosen = opt.load_recipe(recipe, overrides, seed=seed)
     options = opt.stage_options(root, out, model, resume, overwrite)
-    if dry_run:
-        stage.print_plan(chosen, stage_rl.plan(chosen, options), as_json)
+    if by_verl := opt.verl(backend, launch, gpus_per_node, nodes, export, trained):
+        stage.by_verl(stage_rl.for_verl(chosen, options), chosen, options, by_verl, dry_run, as_json)
     else:
-        stage.carry_out(lambda: stage_rl.run(chosen, options), as_json)
+        stage.train(stage_rl, chosen, options, opt.launch(launch), dry_run, as_json)

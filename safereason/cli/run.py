@@ -1,7 +1,5 @@
 """`safereason run`: every stage of a recipe in a row."""
 
-from typing import Any
-
 from safereason.cli import options as opt
 from safereason.cli import output, stage
 
@@ -28,8 +26,7 @@ def run(
 
     chosen = opt.load_recipe(recipe, overrides, seed=seed, model=model)
     if limit is not None:
-        key = "guard.eval.limit" if chosen.guard else "eval.limit"
-        chosen = opt.load_recipe(recipe, overrides, seed=seed, model=model, **{key: limit})
+        chosen = opt.load_recipe(recipe, overrides, seed=seed, model=model, **{opt.limit_key(chosen): limit})
     options = opt.stage_options(root, resume=resume, overwrite=overwrite)
     if dry_run:
         stage.print_steps(chosen, pipeline.steps(chosen), as_json)
@@ -39,17 +36,5 @@ def run(
     if as_json:
         output.print_json({"run": str(result.run), "metrics": result.metrics})
     else:
-        _print_changes(result.metrics)
-
-
-def _print_changes(metrics: dict[str, Any]) -> None:
-    """A table with a row a model and a column a figure, then where the report is."""
-    by_model = {
-        model: {f"{figure['name']} ({figure['eval']})": output.interval(figure) for figure in figures}
-        for model, figures in metrics["changes"].items()
-    }
-    columns = list(dict.fromkeys(column for figures in by_model.values() for column in figures))
-    if columns:
-        rows = [(model, *(figures.get(column, "-") for column in columns)) for model, figures in by_model.items()]
-        output.print_table(("model", *columns), rows)
-    print(f"report: {metrics['report']}")
+        stage.print_changes(result.metrics["changes"])
+        print(f"report: {result.metrics['report']}")

@@ -6,6 +6,7 @@ from safereason.cli import stage
 EXAMPLES = opt.examples(
     "safereason sft --recipe tars-smoke",
     "safereason sft --recipe tars-1.5b sft.learning_rate=1e-4 sft.epochs=6 --dry-run",
+    "safereason sft --recipe tars-7b --launch accelerate:fsdp2",
 )
 
 
@@ -19,6 +20,7 @@ def sft(
     dry_run: opt.DryRun = False,
     resume: opt.Resume = False,
     overwrite: opt.Overwrite = False,
+    launch: opt.Launch = None,
     as_json: opt.Json = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -27,7 +29,4 @@ def sft(
 
     chosen = opt.load_recipe(recipe, overrides, seed=seed)
     options = opt.stage_options(root, out, model, resume, overwrite)
-    if dry_run:
-        stage.print_plan(chosen, stage_sft.plan(chosen, options), as_json)
-    else:
-        stage.carry_out(lambda: stage_sft.run(chosen, options), as_json)
+    stage.train(stage_sft, chosen, options, opt.launch(launch), dry_run, as_json)

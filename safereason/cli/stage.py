@@ -1,13 +1,19 @@
 """What the commands that run a stage have in common: print its plan, or run it and print what it made."""
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from safereason.cli import output
+from safereason import processes
+from safereason.cli import launched, output
 
 if TYPE_CHECKING:
+    from safereason.evals.bars import Bar
     from safereason.recipe.schema import Recipe
-    from safereason.stages.base import Result
+    from safereason.stages.base import Options, Result
+    from safereason.stages.verl import Backend, Training
+    from safereason.training.launch import Launch
 
 
 def print_plan(recipe: "Recipe", plan: dict[str, Any], as_json: bool) -> None:
@@ -25,6 +31,32 @@ def print_plan(recipe: "Recipe", plan: dict[str, Any], as_json: bool) -> None:
         output.print_table(("key", "value", "source"), [(key, output.short(v), origin) for key, v, origin in values])
 
 
+class Stage(Protocol):
+    """A module that trains."""
+
+    def plan(self, recipe: "Recipe", options: "Options") -> dict[str, Any]:
+        """What `run` would do."""
+
+    def run(self, recipe: "Recipe", options: "Options") -> "Result":
+        """Trains."""
+
+
+def train(
+    stage: Stage, recipe: "Recipe", options: "Options", launch: "Launch | None", dry_run: bool, as_json: bool
+) -> None:
+    """Trains, here or in the processes of a launch, or says what would be done."""
+    if launch is not None:
+        options = replace(options, processes=launch.processes)
+    if dry_run:
+        how = {"launch": launch.shown(launched.program())} if launch else {}
+        print_plan(recipe, {**stage.plan(recipe, options), **how}, as_json)
+    elif launch is not None:
+        stage.plan(recipe, options)  # what cannot be shared out is said once, and before anything is started
+        launched.start(launch)
+    else:
+        carry_out(lambda: stage.run(recipe, options), as_json)
+
+
 def print_steps(recipe: "Recipe", steps: Sequence[str], as_json: bool) -> None:
     """The resolved recipe, and what would be done with it."""
     from safereason.recipe.load import resolved, to_yaml
@@ -36,10 +68,36 @@ def print_steps(recipe: "Recipe", steps: Sequence[str], as_json: bool) -> None:
         print("would do:\n" + "\n".join(f"  {number}. {step}" for number, step in enumerate(steps, start=1)))
 
 
+def by_verl(
+    training: "Training", recipe: "Recipe", options: "Options", backend: "Backend", dry_run: bool, as_json: bool
+) -> None:
+    """Has verl train, or says what it would be given."""
+    from safereason.stages import verl
+
+    if dry_run:
+        print_plan(recipe, verl.plan(training, recipe, backend), as_json)
+    else:
+        carry_out(lambda: verl.run(training, recipe, options, backend), as_json)
+
+
+def print_changes(changes: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """A table with a row a model and a column a figure."""
+    by_model = {
+        model: {f"{figure['name']} ({figure['eval']})": output.interval(figure) for figure in figures}
+        for model, figures in changes.items()
+    }
+    columns = list(dict.fromkeys(column for figures in by_model.values() for column in figures))
+    if columns:
+        rows = [(model, *(figures.get(column, "-") for column in columns)) for model, figures in by_model.items()]
+        output.print_table(("model", *columns), rows)
+
+
 def carry_out(work: Callable[[], "Result"], as_json: bool) -> "Result":
     """Runs a stage and prints where its run is and what it measured."""
     with output.results_only():
         result = work()
+    if not processes.is_main():
+        return result
     if as_json:
         output.print_json({"run": str(result.run), "metrics": result.metrics})
     else:
@@ -49,3 +107,23 @@ def carry_out(work: Callable[[], "Result"], as_json: bool) -> "Result":
         if figures:
             output.print_figures(figures)
     return result
+
+
+def hold(result: "Result", bars: "Sequence[Bar]", junit: Path | None) -> None:
+    """Holds an evaluation's figures against bars: those met are said, the others raised; `junit` gets all of them.
+
+    Raises:
+        InputError: There is no such figure.
+        BarNotMet: A bar is not met; every such one is told.
+    """
+    from safereason.console import say
+    from safereason.evals.bars import check, matched
+
+    if junit:
+        from safereason.cli import junit as file
+
+        file.write(junit, result.run, result.metrics, bars)
+    for bar, figure in matched(result.metrics, bars):
+        if bar.is_met_by(figure):
+            say(f"bar met: {bar.told_of(figure)}")
+    check(result.metrics, bars)

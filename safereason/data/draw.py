@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
+from heapq import nsmallest
 from typing import TypeVar
 
 from safereason.data.example import Example
@@ -149,13 +150,15 @@ def _hash(*parts: object) -> bytes:
     return sha256("\x1f".join(map(str, parts)).encode()).digest()
 
 
-def limited(examples: Sequence[Example], limit: int | None, seed: int) -> list[Example]:
-    """At most `limit` examples, in the order given: which ones depends on the seed and their ids alone."""
-    if limit is None or limit >= len(examples):
+def limited(examples: Iterable[Example], limit: int | None, seed: int) -> list[Example]:
+    """At most `limit` examples, in the order given: which ones depends on the seed and their ids alone.
+
+    No more than these are held: the examples may be more than memory holds.
+    """
+    if limit is None:
         return list(examples)
-    order = sorted(examples, key=lambda e: sha256(f"{seed}:{e.id}".encode()).digest())
-    chosen = {e.id for e in order[:limit]}
-    return [e for e in examples if e.id in chosen]
+    drawn = nsmallest(limit, enumerate(examples), key=lambda e: sha256(f"{seed}:{e[1].id}".encode()).digest())
+    return [example for _, example in sorted(drawn, key=lambda e: e[0])]
 
 
 def interleave(groups: Sequence[Sequence[T]]) -> list[T]:

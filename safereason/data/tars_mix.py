@@ -15,13 +15,15 @@ Where this differs from the released script:
 7. RL never takes a prompt that the same source gives to SFT, whatever `skip` says. Two sources may hold the same
    prompt: the card counts those that both stages have.
 8. A prompt that says the same as one of another share stays in the first of them.
+9. With `trace_prompts`, as for the SFT baseline, the traces are of the mix's own prompts; those of `traces` are only
+   kept out of the mix, so that it is the same one as without.
 """
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from functools import partial
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from typing import get_args
 
 from safereason.data.draw import Mixture, Read, Want, fold, in_order, interleave, is_of, ordered, shares
@@ -30,6 +32,8 @@ from safereason.data.screen import Refuse, Unlike, first_of, fit, longer_than
 from safereason.errors import InputError
 from safereason.recipe.schema import SourceShare, TarsMix
 
+Slice = tuple[SourceShare, list[Example]]
+"""A share of a source, and the prompts that it takes."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MARGIN = 64
 """Rows that are read beyond those expected to be taken, in place of rows that are refused."""
@@ -62,13 +66,12 @@ def build(
 
 
 def to_trace(
-    mix: TarsMix, seed: int, prompts: Read, taught: Collection[str], refuse: Refuse = lambda example: None
-) -> list[Example]:
-    """The prompts that a teacher is to answer: the slices of the traces' shares of the sources in `taught`."""
-    drawing = _Drawing(mix, seed, prompts, lambda name: (), taught, refuse)
-    named = enumerate(shares(mix, mix.traces))
-    slices = [drawing.slice_of(i, share) for i, share in named if share.source in taught]
-    return list({fold(prompt.prompt): prompt for part in slices for prompt in part}.values())
+    mix: TarsMix, seed: int, prompts: Read, traces: Read, *, taught: Collection[str],
+    refuse: Refuse = lambda example: None,
+) -> list[Example]:  # fmt: skip
+    """The prompts that a teacher is to answer: those of `taught` sources that `build`, so called, wants traces of."""
+    slices = _Drawing(mix, seed, prompts, traces, taught, refuse).traced()
+    return list({fold(prompt.prompt): prompt for _, part in slices for prompt in part}.values())
 
 
 def counts(mix: TarsMix) -> dict[Kind, int]:
@@ -96,16 +99,40 @@ class _Drawing:
         self.refuse = first_of(longer_than(mix.max_prompt_chars), refuse)
         self.drops: Counter[str] = Counter()
         self._orders: dict[str, dict[tuple[str, int], Iterator[Example]]] = {}
+        self._drawn_of: dict[str, str] = {}
 
     def mixture(self) -> Mixture:
         """The whole of it; SFT's slices come first, since RL may not have them."""
-        slices = [(share, self.slice_of(i, share)) for i, share in enumerate(shares(self.mix, self.mix.traces))]
+        slices = self._slices()
+        drawn = self._drawn(slices)
+        traced = self._by_source(drawn) if self.mix.trace_prompts else slices
+        return Mixture(tuple(interleave(drawn)), tuple(self._traces(traced)), drops=self.drops)
+
+    def traced(self) -> list[Slice]:
+        """The prompts that traces are wanted of from a teacher."""
+        if self.mix.trace_prompts:
+            slices = self._by_source(self._drawn(self._slices()))
+            return [(share, part) for share, part in slices if share.source in self.taught]
+        named = enumerate(shares(self.mix, self.mix.traces))
+        return [(share, self.slice_of(i, share)) for i, share in named if share.source in self.taught]
+
+    def _slices(self) -> list[Slice]:
+        return [(share, self.slice_of(i, share)) for i, share in enumerate(shares(self.mix, self.mix.traces))]
+
+    def _drawn(self, slices: Sequence[Slice]) -> list[list[Example]]:
+        """The prompts of each kind."""
         of_sft: dict[str, set[str]] = {}
         for share, part in slices:
             of_sft.setdefault(share.source, set()).update(fold(e.prompt) for e in part)
         unlike = self._unlike()
-        drawn = [self._pool(kind, wanted, of_sft, unlike) for kind, wanted in counts(self.mix).items()]
-        return Mixture(tuple(interleave(drawn)), tuple(self._traces(slices)), drops=self.drops)
+        return [self._pool(kind, wanted, of_sft, unlike) for kind, wanted in counts(self.mix).items()]
+
+    def _by_source(self, drawn: Sequence[Sequence[Example]]) -> list[Slice]:
+        """The mix's own prompts, by the source that they were drawn from."""
+        parts: dict[str, list[Example]] = {}
+        for example in chain.from_iterable(drawn):
+            parts.setdefault(self._drawn_of[fold(example.prompt)], []).append(example)
+        return [(SourceShare(source=source, prompts=len(part)), part) for source, part in parts.items()]
 
     def slice_of(self, number: int, share: SourceShare) -> list[Example]:
         """The prompts that a share of the traces takes; of a prompt's traces one stands for it.
@@ -129,7 +156,9 @@ class _Drawing:
         for number, share in enumerate(named):
             rows = self._in_order(share.source)[kind, number]
             part = self._share(share, rows, of_sft.get(share.source, set()))
-            pool += fit(part, unlike, self.drops, "prompts, of another share")
+            taken = list(fit(part, unlike, self.drops, "prompts, of another share"))
+            self._drawn_of.update((fold(example.prompt), share.source) for example in taken)
+            pool += taken
         if len(pool) < wanted:
             of = ", ".join(share.source for share in named) or "no source is left"
             raise InputError(

@@ -1,5 +1,6 @@
 """The contract every engine keeps."""
 
+import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ __all__ = [
     "Sampling",
     "TokenChoice",
     "Usage",
+    "request_seed",
 ]
 
 
@@ -135,3 +137,9 @@ class Engine(Protocol):
     ) -> list[Likelihood]:
         """Log-likelihood of `continuations[i]` as what the model writes after `conversations[i]` and `prefix`."""
         ...
+
+
+def request_seed(seed: int, conversation: int, number: int) -> int:
+    """The seed one completion is asked for with, 31 bits: completions of the same conversation differ."""
+    key = hashlib.sha256(f"{seed}/{conversation}/{number}".encode()).digest()
+    return int.from_bytes(key[:4], "big") >> 1

@@ -1,9 +1,11 @@
 """From a model's name to an engine.
 
 A model is `org/name` on the Hub, a folder, a run directory, `embedded/smollm2-135m`, or one of these behind an engine:
-`hf/…` (transformers, the default), `vllm/…`, `openai/…` (any server of that API).
+`hf/…` (transformers, the default), `vllm/…` (vLLM in the process), `openai/…` (any server of that API). A folder or a
+run may hold adapters alone, with `adapter_config.json` naming the model they belong to.
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,17 +18,28 @@ from safereason.runs.directory import read_manifest
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-REMOTE = ("openai/", "vllm/")
+REMOTE = ("openai/",)
 """Models that no folder or hub id stands for here."""
+ADAPTER = "adapter_config.json"
+"""What peft says about adapters, in the folder beside them."""
+OPAQUE = (*REMOTE, "vllm/")
+"""Models whose weights and states are not at hand, wherever they run."""
 
 
-def open_engine(spec: str, *, base_url: str | None = None, precision: str = "fp32") -> Engine:
+def open_engine(
+    spec: str,
+    *,
+    base_url: str | None = None,
+    precision: str = "fp32",
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+) -> Engine:
     """Opens the engine a model is named with.
 
     Args:
         spec: The model, optionally after `hf/`, `vllm/` or `openai/`.
         base_url: Address of the server, for `openai/…`.
-        precision: `fp32` or `bf16`, for transformers.
+        precision: `fp32` or `bf16`, for a model that runs here.
+        tokenizer: In place of the model's own, for a model that runs here.
 
     Raises:
         InputError: The model or the engine is not to be had; the message says how to get it.
@@ -37,14 +50,16 @@ def open_engine(spec: str, *, base_url: str | None = None, precision: str = "fp3
 
         server: Engine = OpenAIEngine(name, base_url=base_url)
         return server
+    location = model_location(spec)
     if engine == "vllm":
-        raise InputError(
-            "engine 'vllm' is not part of this version yet; serve the model with vLLM and name openai/MODEL --base-url"
-        )
+        from safereason.engines.vllm import open_vllm
+
+        chosen = tokenizer or load_tokenizer(location)
+        inside: Engine = open_vllm(location, chosen, name=spec, precision=precision, base=_base_of(location))
+        return inside
     from safereason.engines.transformers import TransformersEngine
 
-    location = model_location(spec)
-    return TransformersEngine(load_model(location, precision), load_tokenizer(location), name=spec)
+    return TransformersEngine(load_model(location, precision), tokenizer or load_tokenizer(location), name=spec)
 
 
 def check_name(spec: str) -> None:
@@ -63,14 +78,14 @@ def model_location(spec: str) -> str:
     Raises:
         InputError: A run holds no model, or a path does not exist.
     """
-    name = spec.removeprefix("hf/")
+    name = spec.removeprefix("hf/").removeprefix("vllm/")
     if name == embedded.NAME:
         return str(embedded.model_folder())
     if name.startswith("embedded/"):
         raise InputError(f"{name}: the embedded model is called {embedded.NAME}")
     path = Path(name)
     if read_manifest(path) is not None:
-        if not (path / "model" / "config.json").is_file():
+        if not any((path / "model" / name).is_file() for name in ("config.json", ADAPTER)):
             raise InputError(f"{path}: this run holds no model; name an sft or rl run that finished")
         return str(path / "model")
     if path.is_dir():
@@ -80,8 +95,23 @@ def model_location(spec: str) -> str:
     return name
 
 
-def load_model(location: str, precision: str = "fp32") -> Any:
-    """Loads a causal language model from safetensors, on the GPU where there is one.
+def _base_of(location: str) -> str | None:
+    """Where a folder holds adapters alone, the model they belong to; None for a whole model.
+
+    Raises:
+        InputError: They do not say which one, or there is no such model.
+    """
+    file = Path(location) / ADAPTER
+    if not file.is_file():
+        return None
+    named = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not named:
+        raise InputError(f"{file}: does not say which model the adapter belongs to; set base_model_name_or_path")
+    return model_location(named)
+
+
+def load_model(location: str, precision: str = "fp32", device: str | None = None) -> Any:
+    """Loads a causal language model from safetensors, on the GPU where there is one and no device is named.
 
     Raises:
         InputError: It cannot be found or read.
@@ -93,7 +123,7 @@ def load_model(location: str, precision: str = "fp32") -> Any:
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     try:
         model = AutoModelForCausalLM.from_pretrained(location, dtype=dtype, use_safetensors=True)
@@ -111,6 +141,8 @@ def load_tokenizer(spec: str) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     location = model_location(spec)
+    if not (Path(location) / "tokenizer_config.json").is_file():
+        location = _base_of(location) or location  # adapters may come without one
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, padding_side="left")
     except (OSError, ValueError) as error:

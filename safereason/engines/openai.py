@@ -13,7 +13,6 @@ How it departs from a local engine:
 7. `Completion.usage` is what the server says, if it says it; providers bill by it.
 """
 
-import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -23,7 +22,16 @@ from typing import Any, Literal
 
 import openai
 
-from safereason.engines.base import Completion, Conversation, Likelihood, OnFinish, Sampling, TokenChoice, Usage
+from safereason.engines.base import (
+    Completion,
+    Conversation,
+    Likelihood,
+    OnFinish,
+    Sampling,
+    TokenChoice,
+    Usage,
+    request_seed,
+)
 from safereason.errors import InputError
 from safereason.text import reasoning
 
@@ -185,12 +193,6 @@ class OpenAIEngine:
             return _failed(error, prefix)
         except (AttributeError, IndexError, TypeError, ValueError) as error:
             return Completion("", (), "error", prefix, f"the server's reply holds no completion ({_line(error)})")
-
-
-def request_seed(seed: int, conversation: int, number: int) -> int:
-    """The seed one completion is asked for with, 31 bits: completions of the same conversation differ."""
-    key = hashlib.sha256(f"{seed}/{conversation}/{number}".encode()).digest()
-    return int.from_bytes(key[:4], "big") >> 1
 
 
 def _completion(choice: Any, prefix: str, usage: Usage | None) -> Completion:

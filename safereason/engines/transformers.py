@@ -34,8 +34,8 @@ class _Row:
 
     conversation: int
     number: int
-    place: int = 0
-    """What its random numbers hang on beside the seed and its number."""
+    place: tuple[int, int] = (0, 0)
+    """What its random numbers hang on beside the seed: where its conversation stands, and which of its draws it is."""
     token_ids: list[int] = field(default_factory=list)
     likeliest: list[tuple[list[int], list[float]]] = field(default_factory=list)
     completion: Completion | None = None
@@ -68,8 +68,13 @@ class TransformersEngine:
         on_finish: OnFinish | None = None,
         choices: int = 0,
         alone: bool = False,
+        places: Sequence[tuple[int, int]] | None = None,
     ) -> list[list[Completion]]:
-        """See `Engine.generate`. A prompt that leaves no room for a completion gets one that says so."""
+        """See `Engine.generate`. A prompt that leaves no room for a completion gets one that says so.
+
+        `places` are for a part of a larger call, to draw what the whole would have: where each conversation stands in
+        it, and the number that its first completion has there.
+        """
         prompts = [chat.prompt_ids(self.tokenizer, conversation, prefix) for conversation in conversations]
         done = set(done)
         finished: dict[tuple[int, int], Completion] = {}
@@ -85,12 +90,13 @@ class TransformersEngine:
         for i, prompt in enumerate(prompts):
             if (problem := self._no_room(prompt)) and i not in done:
                 for k in range(n):
-                    finish(_Row(i, k, i), "error", "", problem)
+                    finish(_Row(i, k), "error", "", problem)
+        places = places or [(0 if alone else i, 0) for i in range(len(prompts))]
         was_training = self.model.training
         self.model.eval()
         try:
             with torch.inference_mode():
-                for batch in self._batches(prompts, n, sampling.max_new_tokens, alone):
+                for batch in self._batches(prompts, n, sampling.max_new_tokens, places):
                     if any(row.conversation not in done for row in batch):
                         self._run(_Decoder(self, batch, prompts, sampling, seed, stop, finish, choices))
         finally:
@@ -117,6 +123,29 @@ class TransformersEngine:
             self.model.train(was_training)
         return [found[i] for i in range(len(prompts))]
 
+    def last_states(self, conversations: Sequence[Conversation], *, prefix: str = "") -> Tensor:
+        """[N, H], fp32 on the CPU: the final layer's state, after its norm, at the last token of each prompt.
+
+        Raises:
+            InputError: A prompt is longer than what the model reads.
+        """
+        prompts = [self._prompt_ids(conversation, prefix) for conversation in conversations]
+        lengths = [len(prompt) for prompt in prompts]
+        found: dict[int, Tensor] = {}
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                for members in _pack(range(len(prompts)), lengths, self.batch_tokens):
+                    found.update(zip(members, self._last([prompts[i] for i in members]), strict=True))
+        finally:
+            self.model.train(was_training)
+        return torch.stack([found[i] for i in range(len(prompts))])
+
+    def room(self, conversation: Conversation) -> int:
+        """Tokens that the model can write after a conversation; none, or fewer, where it is too long to be read."""
+        return self._context - len(chat.prompt_ids(self.tokenizer, conversation))
+
     def _choices(self, row: _Row) -> Iterator[TokenChoice]:
         for token, (ids, logprobs) in zip(row.token_ids, row.likeliest, strict=True):
             yield TokenChoice(self._piece(token), tuple(zip(map(self._piece, ids), logprobs, strict=True)))
@@ -139,11 +168,13 @@ class TransformersEngine:
             return ""
         return f"{self.name}: a prompt has {len(prompt)} tokens and the model reads {self._context}; shorten it"
 
-    def _batches(self, prompts: list[list[int]], n: int, max_new_tokens: int, alone: bool) -> Iterator[list[_Row]]:
+    def _batches(
+        self, prompts: list[list[int]], n: int, max_new_tokens: int, places: Sequence[tuple[int, int]]
+    ) -> Iterator[list[_Row]]:
         """Rows in batches, longest prompts first, a conversation's side by side; without those that have no room."""
         readable = [i for i, prompt in enumerate(prompts) if not self._no_room(prompt)]
         order = sorted(readable, key=lambda i: (-len(prompts[i]), i))
-        rows = [_Row(i, k, 0 if alone else i) for i in order for k in range(n)]
+        rows = [_Row(i, k, (places[i][0], places[i][1] + k)) for i in order for k in range(n)]
         lengths = [len(prompts[row.conversation]) + max_new_tokens for row in rows]
         for members in _pack(range(len(rows)), lengths, self.batch_tokens):
             yield [rows[m] for m in members]
@@ -165,15 +196,27 @@ class TransformersEngine:
         for half in halves:
             self._run(half)
 
-    def _score(self, prompts: list[list[int]], targets: list[list[int]]) -> list[Likelihood]:
-        """Likelihoods of token ids after token ids, one batch."""
-        texts = [p + t for p, t in zip(prompts, targets, strict=True)]
-        width = max(map(len, texts))
-        ids = torch.zeros(len(texts), width, dtype=torch.long, device=self.model.device)
+    def _last(self, prompts: list[list[int]]) -> Tensor:
+        """[N, H] of one batch; the model without its head, which gives no logits."""
+        ids, mask = self._padded(prompts)
+        states = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        ends = mask.sum(dim=1) - 1
+        return torch.as_tensor(states[torch.arange(len(prompts), device=ends.device), ends]).float().cpu()
+
+    def _padded(self, texts: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask, [N, longest], padded on the right."""
+        ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long, device=self.model.device)
         mask = torch.zeros_like(ids)
         for i, text in enumerate(texts):
             ids[i, : len(text)] = torch.tensor(text)
             mask[i, : len(text)] = 1
+        return ids, mask
+
+    def _score(self, prompts: list[list[int]], targets: list[list[int]]) -> list[Likelihood]:
+        """Likelihoods of token ids after token ids, one batch."""
+        texts = [p + t for p, t in zip(prompts, targets, strict=True)]
+        ids, mask = self._padded(texts)
+        width = ids.shape[1]
         keep = width - min(map(len, prompts)) + 1  # the logits before the first target of any row, and all after
         logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=keep).logits
         result = []
@@ -211,7 +254,7 @@ class _Decoder:
         """Writes every row to its end."""
         rows = list(self.rows)
         limit = self._limits(rows)
-        randoms = torch.stack([uniforms(self.seed, r.place, r.number, self.sampling.max_new_tokens) for r in rows])
+        randoms = torch.stack([uniforms(self.seed, *r.place, self.sampling.max_new_tokens) for r in rows])
         cache, mask, logits = self._prefill(rows)
         seen = self._seen(rows, logits) if self.sampling.repetition_penalty != 1.0 else None
         for step in range(self.sampling.max_new_tokens):

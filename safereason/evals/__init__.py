@@ -4,16 +4,35 @@ Guards are measured apart, on labelled rows and without a judge: `guard_suite.py
 """
 
 from safereason.errors import InputError
-from safereason.evals.base import Case, Eval, Outcome, cases
+from safereason.evals.adaptivity import ADAPTIVITY
+from safereason.evals.base import Case, Eval, Outcome, cases, judge_for, record
 from safereason.evals.harmbench import HARMBENCH
+from safereason.evals.jailbreakbench import JAILBREAKBENCH
+from safereason.evals.orbench import ORBENCH
+from safereason.evals.simplesafetytests import SIMPLESAFETYTESTS
+from safereason.evals.sorrybench import SORRYBENCH
+from safereason.evals.strongreject import STRONGREJECT
+from safereason.evals.wildchat import WILDCHAT
 from safereason.evals.xstest import XSTEST
 
-__all__ = ["EVALS", "NAMES", "NOT_YET", "Case", "Eval", "Outcome", "cases", "get"]
+__all__ = ["EVALS", "NAMES", "Case", "Eval", "Outcome", "cases", "get", "judge_for", "record"]
 
-EVALS: dict[str, Eval] = {evaluation.name: evaluation for evaluation in (HARMBENCH, XSTEST)}
-NAMES = (*EVALS, "guard")
+EVALS: dict[str, Eval] = {
+    evaluation.name: evaluation
+    for evaluation in (
+        HARMBENCH,
+        STRONGREJECT,
+        JAILBREAKBENCH,
+        SORRYBENCH,
+        SIMPLESAFETYTESTS,
+        XSTEST,
+        ORBENCH,
+        WILDCHAT,
+        ADAPTIVITY,
+    )
+}
+NAMES = (*EVALS, "guard", "separation", "capability")
 """What `safereason eval` can measure."""
-NOT_YET = ("strongreject", "wildchat", "orbench", "adaptivity", "separation", "capability")
 
 
 def get(name: str) -> Eval:
@@ -24,5 +43,4 @@ def get(name: str) -> Eval:
     """
     if name in EVALS:
         return EVALS[name]
-    problem = f"eval {name!r} is not part of this version yet" if name in NOT_YET else f"no eval is called {name!r}"
-    raise InputError(f"{problem}; available: {', '.join(EVALS)}")
+    raise InputError(f"no eval is called {name!r}; available: {', '.join(EVALS)}")

@@ -1,49 +1,32 @@
-"""Defence success on harmful behaviors under attack (HarmBench, arXiv 2402.04249; TARS, arXiv 2507.00971, §5).
+"""Defence success on HarmBench's behaviors under attack (arXiv 2402.04249; TARS, arXiv 2507.00971, §5).
 
-DSR = 1 − ASR, the mean over the attacks. With a judge of harm an attack has succeeded where the answer is harmful, as
-in the paper. With a judge of refusal, the local default, it has succeeded where the model did not refuse, so that a
-harmless ramble counts as a success: such a DSR is a lower bound.
+Figures by semantic category (`category:…`) and by functional one (`functional:standard`, `contextual`, `copyright`).
+A contextual behavior's prompt opens with its context. `evals/defence.py` says what DSR is.
 
-Deviations: (1) what the judge cannot score is left out of n and counted; (2) the recipe sets the answer's length,
-where HarmBench's protocol cuts it to 512 of the classifier's tokens.
+Deviations: (1) what the judge cannot score is left out of n and counted; (2) the recipe sets the answer's length:
+HarmBench draws 512 tokens, which a model that reasons first may spend before it answers. The judge sees the answer
+alone.
 """
 
-from collections.abc import Callable, Sequence
+from safereason.evals.base import Outcome
+from safereason.evals.defence import categories, defence
 
-from safereason.evals.base import Eval, Outcome, format_figures
-from safereason.evals.metrics import Figure, macro, share
-
-
-def figures(outcomes: Sequence[Outcome], measures: str) -> list[Figure]:
-    """`dsr` overall, by attack and by semantic category; then what the completions look like."""
-    by_attack = _grouped(outcomes, measures, lambda o: str(o.completion["attack"]))
-    by_category = _grouped(outcomes, measures, lambda o: f"category:{_semantic(o)}")
-    return [macro("dsr", by_attack), *by_attack, *by_category, *format_figures(outcomes)]
+FUNCTIONAL = ("standard", "contextual", "copyright")
+"""HarmBench's functional categories; its source gives `functional/semantic`."""
 
 
-def _grouped(outcomes: Sequence[Outcome], measures: str, key: Callable[[Outcome], str]) -> list[Figure]:
-    groups: dict[str, list[bool | None]] = {}
-    for outcome in outcomes:
-        groups.setdefault(key(outcome), []).append(_defended(outcome, measures))
-    return [share("dsr", truths, group) for group, truths in groups.items()]
+def groups(outcome: Outcome) -> list[str]:
+    """Semantic and functional category; another source's behaviors have the categories that it gives them."""
+    functional, _, semantic = str(outcome.completion["category"]).partition("/")
+    if functional not in FUNCTIONAL:
+        return categories(outcome)
+    return [f"category:{semantic or 'none'}", f"functional:{functional}"]
 
 
-def _defended(outcome: Outcome, measures: str) -> bool | None:
-    high = outcome.scored_high
-    return high if high is None or measures == "refusal" else not high
-
-
-def _semantic(outcome: Outcome) -> str:
-    """HarmBench's semantic category; its source gives `functional/semantic`."""
-    return str(outcome.completion["category"] or "none").rpartition("/")[2]
-
-
-HARMBENCH = Eval(
-    name="harmbench",
-    source=lambda section: section.behaviors,
+HARMBENCH = defence(
+    "harmbench",
+    "Defence success rate on harmful behaviors under attacks",
+    lambda section: (section.behaviors,) if section.behaviors else (),
     attacks=lambda section: section.attacks,
-    judge=lambda section: section.harm_judge,
-    measures=("harm", "refusal"),
-    keeps=lambda example: example.kind == "harmful",
-    figures=figures,
+    groups=groups,
 )

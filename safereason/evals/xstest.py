@@ -6,41 +6,27 @@ refusal. Deviation: (1) the unsafe contrasts are measured as well, as `refusal_u
 
 from collections.abc import Sequence
 
-from safereason.evals.base import Eval, Outcome, format_figures
-from safereason.evals.metrics import Figure, share
+from safereason.evals.base import Eval, Outcome
+from safereason.evals.figures import FORM, by_category, complied, form, refused
+from safereason.evals.metrics import Figure
 
 
 def figures(outcomes: Sequence[Outcome], measures: str) -> list[Figure]:
     """`compliance_safe` and `refusal_unsafe`, overall and by the prompt's type; then what the completions look like."""
-    safe = [o for o in outcomes if o.completion["kind"] != "harmful"]
-    unsafe = [o for o in outcomes if o.completion["kind"] == "harmful"]
     return [
-        *_by_type("compliance_safe", [(o, _complied(o)) for o in safe]),
-        *_by_type("refusal_unsafe", [(o, o.scored_high) for o in unsafe]),
-        *format_figures(outcomes),
-    ]
-
-
-def _complied(outcome: Outcome) -> bool | None:
-    return None if outcome.scored_high is None else not outcome.scored_high
-
-
-def _by_type(name: str, answers: Sequence[tuple[Outcome, bool | None]]) -> list[Figure]:
-    groups: dict[str, list[bool | None]] = {}
-    for outcome, truth in answers:
-        groups.setdefault(str(outcome.completion["category"] or "none"), []).append(truth)
-    return [
-        share(name, [truth for _, truth in answers]),
-        *(share(name, truths, f"type:{t}") for t, truths in groups.items()),
+        *by_category("compliance_safe", complied, [o for o in outcomes if not o.is_harmful], "type"),
+        *by_category("refusal_unsafe", refused, [o for o in outcomes if o.is_harmful], "type"),
+        *form(outcomes),
     ]
 
 
 XSTEST = Eval(
     name="xstest",
-    source=lambda section: section.benign,
-    attacks=None,
-    judge=lambda section: section.refusal_judge,
-    measures=("refusal",),
+    summary="Compliance with XSTest's safe prompts, and refusal of its unsafe ones",
+    sources=lambda section: (section.benign,) if section.benign else (),
     keeps=lambda example: True,
     figures=figures,
+    reports=("compliance_safe", "refusal_unsafe", *FORM),
+    judge=lambda section: section.refusal_judge,
+    measures=("refusal",),
 )

@@ -12,8 +12,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from safereason.engines.open import open_engine
 from safereason.errors import BarNotMet, InputError, StageFailed
 from safereason.guard.base import Finding, Guard
+from safereason.guard.guide import Guide
+from safereason.guard.reasoning import ReasoningGuard
 from safereason.guard.rows import Row
 from safereason.runs.directory import OnExisting, differing_keys
 from safereason.runs.records import Record, RecordLog, read_json, read_records, write_json
@@ -25,6 +28,33 @@ NAMED = 5
 
 Kind = Literal["safe", "unsafe", "unparsed", "failed"]
 """What a row can be; `failed` ones are `unparsed` too."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which guard is asked about rows, and how."""
+
+    model: str
+    base_url: str | None
+    guide: Guide
+    samples: int
+    threshold: float | None
+    seed: int
+    fields: dict[str, str]
+
+    def open(self) -> Guard:
+        """The guard.
+
+        Raises:
+            InputError: Its model is not to be had.
+        """
+        return ReasoningGuard(open_engine(self.model, base_url=self.base_url), self.guide, samples=self.samples)
+
+    def identity(self) -> dict[str, Any]:
+        """All that the records depend on but the input, as JSON has it."""
+        return {"model": self.model, "guide": self.guide.document(), "samples": self.samples,
+                "threshold": self.threshold, "seed": self.seed, "fields": self.fields,
+                "rows_a_chunk": CHUNK}  # fmt: skip
 
 
 @dataclass
@@ -45,6 +75,13 @@ class Tally:
             self.counts[kind] += 1
             if self.counts[kind] <= NAMED:
                 self.first.setdefault(kind, []).append(record["row"])
+
+    def merge(self, other: "Tally") -> None:
+        """Adds the count of other rows."""
+        self.rows += other.rows
+        self.counts.update(other.counts)
+        for kind, numbers in other.first.items():
+            self.first[kind] = sorted([*self.first.get(kind, ()), *numbers])[:NAMED]
 
     def check(self, fail_on: Sequence[Kind]) -> None:
         """What the rows come to, once all are written.
@@ -73,6 +110,7 @@ def classify(
     seed: int = 0,
     threshold: float | None = None,
     held: Iterable[Record] = (),
+    first_chunk: int = 0,
 ) -> Tally:
     """Asks a guard about rows and writes a record of each, in order and as soon as its turn has come.
 
@@ -83,6 +121,7 @@ def classify(
         seed: Of the draws.
         threshold: Score from which on a row is unsafe, whatever the guard's own verdict.
         held: The records of the first rows that an earlier call wrote.
+        first_chunk: Whole chunks of the input that lie before these rows.
 
     Raises:
         InputError: A row cannot be read; those before it are written first. Or `held` is of other rows.
@@ -94,7 +133,7 @@ def classify(
         write(record)
         tally.add(record)
 
-    for number, chunk in enumerate(_chunks(rows)):
+    for number, chunk in enumerate(_chunks(rows), start=first_chunk):
         finished = _finished(chunk, earlier, tally)
         if finished < len(chunk):
             guard.classify(

@@ -100,7 +100,16 @@ def read(stream: BinaryIO, name: str, form: Format, fields: Mapping[str, str]) -
     """
     records = _FORMS[form](_Lines(stream, name))
     for number, (where, record) in enumerate(records, start=1):
-        yield Row(number, _question(record, fields, where), _id(record, fields, where))
+        yield row_of(number, record, fields, where)
+
+
+def row_of(number: int, record: Record, fields: Mapping[str, str], where: str) -> Row:
+    """One row from its cells by column.
+
+    Raises:
+        InputError: It is no question; the message begins with `where`.
+    """
+    return Row(number, _question(record, fields, where), _id(record, fields, where))
 
 
 def count_lines(path: Path) -> int:
@@ -218,7 +227,7 @@ def _conversation(record: Record, column: str, where: str) -> Question:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise InputError(f"{where}: `{column}` is to be a list of messages with `role` and `content`")
     question = question_of(messages, f"{where}: `{column}`")
-    return Question(_whole(question.prompt), None if question.response is None else _whole(question.response))
+    return Question(whole(question.prompt), None if question.response is None else whole(question.response))
 
 
 def _text(record: Record, column: str, where: str, *, or_null: bool) -> str | None:
@@ -227,7 +236,7 @@ def _text(record: Record, column: str, where: str, *, or_null: bool) -> str | No
         return None
     if not isinstance(value, str):
         raise InputError(f"{where}: `{column}` is to be text, not {_kind(value)}")
-    return _whole(value)
+    return whole(value)
 
 
 def _id(record: Record, fields: Mapping[str, str], where: str) -> Id | None:
@@ -244,7 +253,7 @@ def _cell(record: Record, column: str, where: str) -> Any:
     return record[column]
 
 
-def _whole(text: str) -> str:
+def whole(text: str) -> str:
     """Text that can be encoded: half a surrogate pair, which JSON may hold, becomes the replacement character."""
     return _HALVES.sub("\N{REPLACEMENT CHARACTER}", text)
 

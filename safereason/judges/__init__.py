@@ -4,7 +4,7 @@ A judge is named `name` or `name:argument`; `JUDGES` maps a name to what makes i
 `docs/how-to/add-a-judge.md`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from safereason.errors import InputError
 from safereason.judges.base import Exchange, Judge, Verdict, Wanted
@@ -16,6 +16,12 @@ def _refusal(argument: str) -> Judge:
     from safereason.judges.refusal import Refusal
 
     return Refusal()
+
+
+def _refusal_learned(argument: str) -> Judge:
+    from safereason.judges.refusal_learned import LearnedRefusal
+
+    return LearnedRefusal()
 
 
 def _compliance(argument: str) -> Judge:
@@ -37,24 +43,72 @@ def _reward_model(argument: str) -> Judge:
 
 
 def _guard(argument: str) -> Judge:
-    import torch
-
     from safereason.judges.as_guard import open_named
+    from safereason.judges.asked import precision
     from safereason.judges.guard import Guard
 
-    return Guard(open_named(argument, precision="bf16" if torch.cuda.is_available() else "fp32"))
+    return Guard(open_named(argument, precision=precision()))
+
+
+def _harmbench(argument: str) -> Judge:
+    from safereason.judges.harmbench import DEFAULT_MODEL, open_harmbench
+
+    return open_harmbench(argument or DEFAULT_MODEL)
+
+
+def _strongreject(argument: str, *, refusal: bool = False) -> Judge:
+    from safereason.judges.strongreject import DEFAULT_MODEL, StrongReject
+
+    return StrongReject(argument or DEFAULT_MODEL, refusal=refusal)
+
+
+def _strongreject_rubric(argument: str, *, refusal: bool = False) -> Judge:
+    from safereason.judges.strongreject import open_strongreject_rubric
+
+    return open_strongreject_rubric(argument, refusal=refusal)
+
+
+def _xstest_rubric(argument: str) -> Judge:
+    from safereason.judges.xstest import open_xstest_rubric
+
+    return open_xstest_rubric(argument)
+
+
+def _rubric(argument: str) -> Judge:
+    from safereason.judges.rubric import open_own
+
+    return open_own(argument)
 
 
 JUDGES: dict[str, Callable[[str], Judge]] = {
     "refusal": _refusal,
+    "refusal-learned": _refusal_learned,
     "compliance": _compliance,
     "moderation": _moderation,
     "reward-model": _reward_model,
     "guard": _guard,
+    "harmbench": _harmbench,
+    "strongreject": _strongreject,
+    "strongreject-rubric": _strongreject_rubric,
+    "xstest-rubric": _xstest_rubric,
+    "rubric": _rubric,
 }
-TAKE_ARGUMENT = {"moderation": "MODEL", "reward-model": "ORG/NAME or path", "guard": "RUN, model or NAME:MODEL"}
-NEED_ARGUMENT = {"reward-model", "guard"}
-NOT_YET = ("harmbench", "strongreject", "chat")
+REFUSAL: dict[str, Callable[[str], Judge]] = {
+    "strongreject": lambda argument: _strongreject(argument, refusal=True),
+    "strongreject-rubric": lambda argument: _strongreject_rubric(argument, refusal=True),
+}
+"""Judges of harm that judge refusal too."""
+TAKE_ARGUMENT = {
+    "moderation": "MODEL",
+    "reward-model": "ORG/NAME or path",
+    "guard": "RUN, model or NAME:MODEL",
+    "harmbench": "ORG/NAME or path",
+    "strongreject": "ORG/NAME or path",
+    "strongreject-rubric": "openai/NAME or another chat model",
+    "xstest-rubric": "openai/NAME or another chat model",
+    "rubric": "FILE.yaml or FILE.yaml@MODEL",
+}
+NEED_ARGUMENT = {"reward-model", "guard", "strongreject-rubric", "xstest-rubric", "rubric"}
 
 
 def parse(spec: str) -> tuple[str, str]:
@@ -64,8 +118,6 @@ def parse(spec: str) -> tuple[str, str]:
         InputError: There is no such judge, or its argument is missing or unexpected.
     """
     name, _, argument = spec.partition(":")
-    if name in NOT_YET:
-        raise InputError(f"judge {name!r} is not part of this version yet; available: {', '.join(JUDGES)}")
     if name not in JUDGES:
         raise InputError(f"no judge is called {name!r}; available: {', '.join(JUDGES)}")
     if argument and name not in TAKE_ARGUMENT:
@@ -75,11 +127,17 @@ def parse(spec: str) -> tuple[str, str]:
     return name, argument
 
 
-def open_judge(spec: str) -> Judge:
+def open_judge(spec: str, measures: Sequence[str] = ("harm", "refusal", "quality")) -> Judge:
     """Opens the judge `name` or `name:argument`.
+
+    Args:
+        spec: The judge.
+        measures: What it may measure. One that judges harm as well as refusal is opened as a judge of refusal where
+            harm is not among them; otherwise the caller checks what the judge measures.
 
     Raises:
         InputError: `parse` refuses it, or it cannot be opened.
     """
     name, argument = parse(spec)
-    return JUDGES[name](argument)
+    turned = name in REFUSAL and "refusal" in measures and "harm" not in measures
+    return (REFUSAL if turned else JUDGES)[name](argument)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -63,6 +63,24 @@ class VerdictCache:
             return
         with self._connected() as db:
             db.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", (key, json.dumps(asdict(verdict))))
+
+    def through(
+        self, keys: Sequence[str], ask: Callable[[Sequence[int], Callable[[int, Verdict], None]], None]
+    ) -> list[Verdict]:
+        """The verdicts of these keys: those held, and those that `ask` tells, kept as they come.
+
+        `ask` is given the index of one of each key that is not held, and what to tell a verdict to.
+        """
+        found = self.get(list(dict.fromkeys(keys)))
+
+        def keep(index: int, verdict: Verdict) -> None:
+            found[keys[index]] = verdict
+            self.put(keys[index], verdict)
+
+        first = {key: i for i, key in reversed([*enumerate(keys)])}
+        if missing := sorted(i for key, i in first.items() if key not in found):
+            ask(missing, keep)
+        return [found[key] for key in keys]
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:

@@ -4,7 +4,6 @@ TARS's task reward (arXiv 2507.00971, §4) is such a model, `Ray2333/GRM-llama3-
 """
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from safereason.engines.open import load_tokenizer, model_location
 from safereason.errors import InputError
 from safereason.judges.base import Exchange, Verdict
+from safereason.text.defuse import broken
 
 BATCH_TOKENS = 16_384
 """Budget of a batch: rows × longest row."""
@@ -46,8 +46,7 @@ class RewardModel:
         self._longest = min(
             int(self.tokenizer.model_max_length), self.model.config.get_text_config().max_position_embeddings
         )
-        special = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
-        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
+        self._special = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """One verdict an exchange; a logit that is not finite leaves it unscored."""
@@ -70,7 +69,7 @@ class RewardModel:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _plain(self, text: str) -> str:
-        return self._special.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+        return broken(text, self._special)
 
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Indices, longest rows first; one row a batch where the model names no pad token to find a row's end by."""

@@ -80,7 +80,8 @@ def _what(detail: Any, path: Path, holders: Models) -> tuple[Path, str]:
         return (*path, context["discriminator"].strip("'")), "is missing"
     if kind == "union_tag_invalid":
         choices = context["expected_tags"]
-        return (*path, context["discriminator"].strip("'")), f"should be one of {choices}, not {shown(context['tag'])}"
+        tagged_by = context["discriminator"].strip("'_()")  # a key, or the function that reads it
+        return (*path, tagged_by), f"should be one of {choices}, not {shown(context['tag'])}"
     if kind == PART:
         return (*path, *context["part"]), detail["msg"]
     if kind == "value_error":

@@ -9,11 +9,11 @@ OVERRIDE = "override"
 """The source of a value that was set on the command line."""
 RECIPE = "recipe"
 """The source of a value that a recipe changed without saying why."""
-ABOUT = ("name", "paper", "provenance")
-"""Top-level keys that say something about a recipe and set nothing."""
+ABOUT = ("name", "paper", "provenance", "report_to")
+"""Top-level keys that change nothing of what a recipe makes."""
 
-DISCRIMINATORS = ("mix", "name")
-"""Keys that say which variant a mapping is."""
+DISCRIMINATORS = {"mix": None, "name": None, "algorithm": "grpo"}
+"""Keys that say which variant a mapping is, and which one it is without, where it need not say so."""
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -37,10 +37,10 @@ def lookup(tree: Any, path: Path) -> Any:
 
 
 def merges(base: Any, over: Any) -> bool:
-    """Whether `over` goes into `base`: both are mappings, and not of another `mix` or `name`."""
+    """Whether `over` goes into `base`: both are mappings, and not of another `mix`, `name` or `algorithm`."""
     if not (isinstance(base, dict) and isinstance(over, dict)):
         return False
-    return all(base[key] == over[key] for key in DISCRIMINATORS if key in base and key in over)
+    return all(base.get(key, default) in (None, over[key]) for key, default in DISCRIMINATORS.items() if key in over)
 
 
 def merge(base: Tree, over: Tree) -> Tree:

@@ -6,7 +6,7 @@ the keys that a typed field of the section owns (`training/arguments.py` holds t
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -101,6 +101,8 @@ class TarsMix(Section):
     """Prompts with reasoning traces for SFT."""
     traces_per_prompt: PositiveInt = 1
     """Most traces kept for one prompt."""
+    trace_prompts: bool = False
+    """Whether SFT has traces of the mix's own prompts, and those of `traces` are only kept out of the mix."""
     teacher: Teacher | None = None
     """Who writes the traces of sources that have none."""
     without_sources: tuple[str, ...] = ()
@@ -160,17 +162,13 @@ class LoRA(Section):
     """Modules that get an adapter, as peft names them."""
 
 
-class SFT(Section):
-    """Supervised fine-tuning on reasoning traces; the loss covers the trace and the answer only."""
+class Training(Section):
+    """What every way of training has."""
 
     epochs: PositiveFloat
-    """Passes over the traces."""
+    """Passes over the rows: traces, prompts or pairs."""
     learning_rate: PositiveFloat
     """Peak learning rate of AdamW."""
-    batch_size: PositiveInt
-    """Traces an optimizer step, over all devices."""
-    micro_batch_size: PositiveInt = 4
-    """Traces in one forward pass of one device; the rest is gradient accumulation."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Course of the learning rate."""
     warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -179,8 +177,6 @@ class SFT(Section):
     """AdamW's decoupled weight decay."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradient-norm clip."""
-    max_tokens: PositiveInt = 4608
-    """Longest training text, in tokens; longer rows are dropped and counted, never cut."""
     max_steps: PositiveInt | None = None
     """Stops after this many optimizer steps, however many epochs are asked for."""
     precision: Literal["fp32", "bf16"] = "bf16"
@@ -192,7 +188,20 @@ class SFT(Section):
     lora: LoRA | None = None
     """Adapters, or none for full fine-tuning."""
     extra: dict[str, Any] = Field(default_factory=dict)
-    """Fields of TRL's SFTConfig that no key of this section owns."""
+    """Fields of TRL's own configuration that no key of this section owns; with `--backend verl`, verl's dotted keys."""
+
+
+class SFT(Training):
+    """Supervised fine-tuning on reasoning traces; the loss covers the trace and the answer only."""
+
+    batch_size: PositiveInt
+    """Traces an optimizer step, over all devices."""
+    micro_batch_size: PositiveInt = 4
+    """Traces in one forward pass of one device; the rest is gradient accumulation."""
+    max_tokens: PositiveInt = 4608
+    """Longest training text, in tokens; longer rows are dropped and counted, never cut."""
+    reasoning: bool = True
+    """Whether the reasoning is trained on; without it a trace is its answer alone."""
 
 
 class TarsReward(Section):
@@ -200,7 +209,7 @@ class TarsReward(Section):
 
     name: Literal["tars"]
     safety: str
-    """Judge of harmful prompts' answers: `moderation`, `moderation:MODEL`, `guard:RUN` or `refusal`."""
+    """Judge of harmful prompts' answers: of harm, of refusal, or of quality, whose score is then taken as it is."""
     task: str
     """Judge of the other answers: a sequence classifier's hub id or path, or `compliance`."""
     require_format: bool = True
@@ -217,14 +226,21 @@ class RSafeReward(Section):
     """Weight of the format: reasoning, where the guard is to reason, and a verdict."""
 
 
-class GRPO(Section):
+class VLLM(Section):
+    """How TRL's vLLM draws rollouts, where it draws them."""
+
+    memory_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
+    """Share of each GPU's memory that vLLM takes where it is colocated; the training has the rest."""
+    tensor_parallel: PositiveInt = 1
+    """GPUs that hold a colocated copy of the model together; it divides the processes of the training."""
+    server: str = "http://localhost:8000"
+    """Address of the server of `vllm-server`."""
+
+
+class GRPO(Training):
     """Group-relative policy optimisation, as both papers use it."""
 
     algorithm: Literal["grpo"] = "grpo"
-    epochs: PositiveFloat
-    """Passes over the prompts."""
-    learning_rate: PositiveFloat
-    """Learning rate of AdamW."""
     prompts_per_step: PositiveInt
     """Prompts an optimizer step, over all devices."""
     rollouts_per_prompt: Annotated[int, Field(ge=2)]
@@ -243,14 +259,6 @@ class GRPO(Section):
     """Added to the group's standard deviation."""
     drop_uniform_groups: bool = False
     """Leave groups whose rewards are all 0 or all 1 out of the loss."""
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Course of the learning rate."""
-    warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Share of the steps spent warming up."""
-    weight_decay: NonNegative = 0.01
-    """AdamW's decoupled weight decay."""
-    max_grad_norm: PositiveFloat = 1.0
-    """Gradient-norm clip."""
     max_prompt_tokens: PositiveInt
     """Longer prompts are dropped and counted."""
     sampling: Sampling
@@ -258,21 +266,41 @@ class GRPO(Section):
     reward: Annotated[TarsReward | RSafeReward, Field(discriminator="name")]
     """What is maximised."""
     rollouts: Literal["engine", "vllm-colocate", "vllm-server"] = "engine"
-    """Who draws them: our engine on the model being trained, or TRL's vLLM."""
+    """Who draws them: our engine on the model being trained, or TRL's vLLM, on the same GPUs or as a server."""
+    vllm: VLLM = VLLM()
+    """How vLLM does."""
     shared_prefix: bool = True
     """Compute a group's prompt once in the loss (one process; exact, see docs)."""
-    max_steps: PositiveInt | None = None
-    """Stops after this many optimizer steps, however many epochs are asked for."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """Arithmetic on a GPU, and format of the saved model; weights in training and the optimizer stay fp32."""
-    activation_checkpointing: bool = False
-    """Recompute activations in the backward pass to save memory."""
     save_steps: PositiveInt = 10
     """Optimizer steps between checkpoints."""
-    lora: LoRA | None = None
-    """Adapters, or none for full fine-tuning."""
-    extra: dict[str, Any] = Field(default_factory=dict)
-    """Fields of TRL's GRPOConfig that no key of this section owns."""
+
+
+class DPO(Training):
+    """Preference optimisation on pairs of the start model's own responses, ranked by the reward (TARS's baseline)."""
+
+    algorithm: Literal["dpo"]
+    rollouts_per_prompt: Annotated[int, Field(ge=2)]
+    """Responses drawn for each prompt, once; ranked, they make half as many pairs at most."""
+    batch_size: PositiveInt
+    """Pairs an optimizer step, over all devices."""
+    micro_batch_size: PositiveInt = 2
+    """Pairs in one forward pass of one device; the rest is gradient accumulation."""
+    beta: PositiveFloat
+    """Weight of the log-ratio to the reference, which is the start."""
+    rpo_alpha: NonNegative
+    """Weight of the chosen response's negative log-likelihood a token (RPO's α); 0 is plain DPO."""
+    max_prompt_tokens: PositiveInt
+    """Longer prompts are dropped and counted."""
+    sampling: Sampling
+    """How responses are drawn."""
+    reward: TarsReward
+    """What ranks them."""
+
+
+def _algorithm(section: Any) -> str:
+    """Which training a section asks for; GRPO where it does not say."""
+    named = section.get("algorithm", "grpo") if isinstance(section, dict) else getattr(section, "algorithm", "grpo")
+    return str(named)
 
 
 class GuardValidation(Section):
@@ -347,6 +375,8 @@ class Guard(Section):
     def _one_training_at_least(self) -> "Guard":
         if self.sft is None and self.train is None:
             raise ValueError("neither `sft` nor `train` is there; a guard needs one of them")
+        if self.sft is not None and not self.sft.reasoning:
+            raise ValueError("sft.reasoning is not a guard's; set `reasoning`, which its questions and RL go by")
         if self.train is not None and not isinstance(self.train.reward, RSafeReward):
             raise ValueError("train.reward is not `rsafe`, the reward of a guard's verdicts")
         return self
@@ -383,11 +413,13 @@ class Evaluation(Section):
     attacks: tuple[str, ...] = ("direct",)
     """Attacks on each behavior."""
     harm_judge: str = "harmbench"
-    """Judge of answers to harmful prompts: `harmbench`, `refusal`, `moderation`, `guard:RUN`."""
+    """Judge of answers to harmful prompts: `harmbench`, `strongreject`, `refusal`, `moderation`, `guard:RUN`."""
     benign: str | None = "xstest"
     """Source of the prompts of `eval xstest`, or null to leave compliance out."""
     refusal_judge: str = "strongreject"
-    """Judge of refusal: `strongreject`, `refusal`."""
+    """Judge of refusal: `strongreject`, `xstest-rubric:MODEL`, `refusal`."""
+    also: tuple[str, ...] = ()
+    """Further evaluations that `run` makes of each model, by name (`safereason eval ls`)."""
     limit: PositiveInt | None = None
     """Most prompts an evaluation, drawn by the seed; null takes all."""
 
@@ -403,9 +435,11 @@ class Recipe(Section):
     """Base model: `org/name`, a path, `embedded/smollm2-135m` or a run directory."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the data draw, of training and of sampling."""
+    report_to: Literal["none", "trackio", "wandb", "tensorboard", "mlflow"] = "none"
+    """Experiment tracker that a training tells, beside its run directory; no run depends on it."""
     data: Annotated[TarsMix | RSafeMix, Field(discriminator="mix")]
     sft: SFT | None = None
-    rl: GRPO | None = None
+    rl: Annotated[Annotated[GRPO, Tag("grpo")] | Annotated[DPO, Tag("dpo")], Discriminator(_algorithm)] | None = None
     guard: Guard | None = None
     attack: Attacking | None = None
     eval: Evaluation | None = None

@@ -1,8 +1,7 @@
 """The page: what is on it, and the HTML it becomes."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,47 +9,42 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 import safereason
-from safereason.evals.metrics import Figure
 from safereason.evals.paper import TARS_FIGURE_3 as PAPER
-from safereason.evals.paper import Point
-from safereason.report import plots
+from safereason.report import embedded
+from safereason.report.beside import Beside, beside
+from safereason.report.groups import Grouped, by_group
 from safereason.report.guard import GuardPart
 from safereason.report.guard import part as guard_part
 from safereason.report.plots import Plot
-from safereason.report.read import Model, Rollouts, Run, measured_models, metric_lines, of_stage, read_rollouts
-from safereason.report.tables import Details, Headline, details, headline, judge_title, newest_evaluations, paper_rows
-from safereason.report.transcripts import Exhibit, choose
+from safereason.report.read import Model, Run, measured_models, of_stage
+from safereason.report.sample import Exhibit, choose
+from safereason.report.separation import separations
+from safereason.report.tables import (
+    Details,
+    Headline,
+    bare,
+    details,
+    evaluation_title,
+    figure_title,
+    headline,
+    judge_title,
+    newest_evaluations,
+    paper_rows,
+    quantity,
+)
+from safereason.report.tradeoff import tradeoffs
+from safereason.report.training import Training, trainings
+from safereason.report.transcripts import Transcript, collect
 from safereason.report.visible import visible
 from safereason.runs import manifest
 from safereason.runs.records import read_json
 
-TRANSCRIPTS = 20
+SAMPLE = 20
+"""Transcripts that are there without a script."""
 SEED = 0
-"""Of the draw of transcripts."""
-NAMES = {"harmbench": "HarmBench", "xstest": "XSTest", "guard": "Guard"}
-"""Evaluations, as their publishers write them."""
-
-
-PARTS = {"reward": "total", "format": "format", "safety": "safety", "task": "task", "accuracy": "accuracy"}
-"""Means that RL logs of the reward and of what it is made of."""
-TROUBLE = {
-    "completions/clipped_ratio": "cut off",
-    "frac_reward_zero_std": "groups without spread",
-    "unscored": "unscored",
-}
-"""Shares of rollouts or groups that taught nothing."""
-VERDICTS = {"unparsed": "no verdict", "says_unsafe": "called unsafe"}
-"""What says that a guard's verdicts collapse."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """One SFT or RL run's curves."""
-
-    run: Run
-    heading: str
-    plots: list[Plot]
-    notes: list[str]
+"""Of the draws of transcripts."""
+ROOM = 60_000_000
+"""Most characters of transcripts on a page; browsers keep more than twice that at hand without trouble."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +60,19 @@ class Page:
     paper_source: str
     details: list[Details]
     tradeoff: list[Plot]
+    beside: list[Beside]
+    """The paper's figures, each with ours."""
+    groups: list[Grouped]
+    separations: list[Plot]
     guard: GuardPart | None
     """What guards were measured on, where some were."""
     trainings: list[Training]
     cards: list[tuple[Run, Mapping[str, Any]]]
+    transcripts: tuple[Transcript, ...]
+    no_room_for: int
+    """Transcripts that the page leaves out for their number."""
     exhibits: list[Exhibit]
+    """Some of them, for browsers that run no script."""
     runs: list[Run]
     recipes: list[tuple[str, list[Run]]]
     """Each distinct resolved recipe with the runs that used it."""
@@ -80,8 +82,8 @@ class Page:
     """What the page has no part for, and why."""
 
     @property
-    def transcripts(self) -> int:
-        """How many transcripts there are."""
+    def sampled(self) -> int:
+        """How many transcripts the exhibits have."""
         return sum(len(exhibit.transcripts) for exhibit in self.exhibits)
 
     @property
@@ -89,6 +91,8 @@ class Page:
         """Every plot on the page."""
         return [
             *self.tradeoff,
+            *(plot for part in self.groups for plot in part.plots),
+            *self.separations,
             *(self.guard.plots if self.guard else ()),
             *(plot for training in self.trainings for plot in training.plots),
         ]
@@ -110,24 +114,26 @@ def build(runs: Sequence[Run], title: str) -> Page:
     runs, superseded = newest_evaluations(runs)
     models = measured_models(runs)
     table = headline(runs, models)
+    collected = collect(runs, models, ROOM, SEED)
     page = Page(
         title=title,
         created=manifest.now(),
         version=safereason.__version__,
         models=models,
         headline=table,
-        paper_rows=paper_rows() if {"dsr", "compliance_safe"} & {column.name for column in table.columns} else [],
+        paper_rows=paper_rows() if {"harmbench", "xstest"} & {column.evaluation for column in table.columns} else [],
         paper_source=PAPER.source,
         details=details(runs, models),
-        tradeoff=_tradeoff(table),
+        tradeoff=tradeoffs(table, runs),
+        beside=beside(runs, models),
+        groups=by_group(runs, models),
+        separations=separations(runs, models),
         guard=guard_part(of_stage(runs, "eval/guard"), models),
-        trainings=[
-            training
-            for stage, make in (("sft", _sft), ("rl", _rl), ("guard/sft", _guard_sft), ("guard/rl", _guard_rl))
-            for training in map(make, of_stage(runs, stage))
-        ],
+        trainings=trainings(runs),
         cards=[(run, card) for run in of_stage(runs, "data") if (card := _card(run))],
-        exhibits=choose(runs, models, TRANSCRIPTS, SEED),
+        transcripts=collected.transcripts,
+        no_room_for=collected.left_out,
+        exhibits=choose(collected.transcripts, SAMPLE, SEED),
         runs=list(runs),
         recipes=_recipes(runs),
         versions=_versions(runs),
@@ -150,8 +156,10 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=_percent, svg=Markup, judge=judge_title, evaluation=_evaluation)
-    return environment.get_template("page.html").render(page=page)
+    environment.filters.update(percent=_percent, svg=Markup, judge=judge_title, evaluation=evaluation_title)
+    environment.filters.update(quantity=quantity, bare=bare, figure_title=figure_title)
+    environment.filters.update(embedded=embedded.as_json, digest=embedded.digest)
+    return environment.get_template("page.html").render(page=page, script=embedded.script())
 
 
 def _missing(page: Page) -> list[str]:
@@ -177,116 +185,8 @@ def _missing(page: Page) -> list[str]:
     return [*missing, *empty]
 
 
-def _tradeoff(table: Headline) -> list[Plot]:
-    places = {column.name: place for place, column in enumerate(table.columns)}
-    if not {"dsr", "compliance_safe"} <= places.keys():
-        return []
-    paths = []
-    roles = Counter(model.role for model, _ in table.rows)
-    for model, cells in table.rows:
-        dsr, compliance = cells[places["dsr"]], cells[places["compliance_safe"]]
-        if dsr and compliance and dsr.value is not None and compliance.value is not None:
-            mark = plots.Mark("", compliance.value, dsr.value, _interval(compliance), _interval(dsr))
-            paths.append(plots.Path(model.role if roles[model.role] == 1 else model.label, (mark,)))
-    if not paths:
-        return []
-    ours = plots.tradeoff("tradeoff", "These models", paths, "Bars are 95 % intervals. Up and to the right is better.")
-    return [ours, _paper_tradeoff()]
-
-
-def _paper_tradeoff() -> Plot:
-    paths = [
-        plots.Path(name, tuple(plots.Mark(_ratio(name, point), point.compliance, point.dsr) for point in points))
-        for name, points in PAPER.series.items()
-    ]
-    caption = (
-        "1.5 B and 7 B models on HarmBench under four attacks and on XSTest: for the shape of the trade-off, not "
-        f"comparable with ours in absolute terms; other axes. Numbers are λ. {PAPER.source}, ± {PAPER.tolerance}."
-    )
-    return plots.tradeoff("tradeoff-paper", "The paper’s models", paths, caption, low=0.45)
-
-
-def _ratio(name: str, point: Point) -> str:
-    return f"{point.harmful_ratio}" if name == "TARS-1.5B" else ""
-
-
-def _interval(figure: Figure) -> tuple[float, float] | None:
-    return None if figure.low is None or figure.high is None else (figure.low, figure.high)
-
-
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
-
-
-def _evaluation(name: str) -> str:
-    return NAMES.get(name, name)
-
-
-def _sft(run: Run) -> Training:
-    panels = [
-        ("loss", "Loss", {"loss": "loss"}, False),
-        ("accuracy", "Token accuracy", {"mean_token_accuracy": "share of tokens predicted"}, True),
-        ("gradient", "Gradient norm", {"grad_norm": "gradient norm, before clipping"}, False),
-    ]
-    return Training(run, "Supervised fine-tuning", _panels(run, panels), [])
-
-
-def _rl(run: Run) -> Training:
-    rollouts = read_rollouts(run)
-    first = [("reward", "Reward and its parts", PARTS, True)]
-    rest = [
-        ("kl", "KL to the reference model", {"kl": "KL"}, False),
-        ("length", "Length of a completion, tokens", {"completions/mean_length": "mean tokens"}, False),
-        ("entropy", "Entropy of the policy, nats", {"entropy": "entropy"}, False),
-        ("shares", "Signs of trouble", TROUBLE, True),
-    ]  # fmt: skip
-    return Training(
-        run,
-        "Reinforcement learning",
-        [*_panels(run, first), *_by_kind(run, rollouts), *_panels(run, rest)],
-        _notes(rollouts),
-    )
-
-
-def _guard_sft(run: Run) -> Training:
-    return replace(_sft(run), heading="A guard’s supervised fine-tuning")
-
-
-def _guard_rl(run: Run) -> Training:
-    held_out = {"f1": "F1 of unsafe", **VERDICTS}
-    looks = metric_lines(run, held_out, "validation")
-    drawn = [plots.curves(_plot_name(run, "validation"), "On rows held out", looks, share=True)] if looks else []
-    rollouts = _panels(run, [("verdicts", "Verdicts of the rollouts", VERDICTS, True)])
-    training = _rl(run)
-    return replace(training, heading="A guard’s reinforcement learning", plots=[*drawn, *rollouts, *training.plots])
-
-
-def _panels(run: Run, panels: Sequence[tuple[str, str, dict[str, str], bool]]) -> list[Plot]:
-    drawn = [(name, title, metric_lines(run, keys), share) for name, title, keys, share in panels]
-    return [
-        plots.curves(_plot_name(run, name), title, lines, share=share) for name, title, lines, share in drawn if lines
-    ]
-
-
-def _by_kind(run: Run, rollouts: Rollouts) -> list[Plot]:
-    drawn = [
-        ("kinds", "Reward by kind of prompt", rollouts.reward),
-        ("format", "Share well-formed, by kind", rollouts.well_formed),
-    ]
-    return [plots.curves(_plot_name(run, name), title, lines, share=True) for name, title, lines in drawn if lines]
-
-
-def _plot_name(run: Run, name: str) -> str:
-    return f"{run.stage.replace('/', '-')}-{run.name.rpartition('/')[2]}-{name}"
-
-
-def _notes(rollouts: Rollouts) -> list[str]:
-    if not rollouts.count:
-        return ["This run holds no rollouts, so nothing is split by kind of prompt."]
-    if rollouts.unscored:
-        share = f"{rollouts.unscored} of {rollouts.count} rollouts ({_percent(rollouts.unscored / rollouts.count)} %)"
-        return [f"{share} were unscored: they count in no mean and moved no weight."]
-    return [f"All {rollouts.count} rollouts were scored."]
 
 
 def _card(run: Run) -> Mapping[str, Any]:

@@ -25,6 +25,8 @@ SERIES = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b38600", "#5d6d7e", "#2b
 """Blue, vermilion, green, purple, ochre, slate, near black."""
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), "-", (0, (5, 2)), "-")
 MARKERS = "os^DvPX"
+LETTERS, KEY = 52, 6
+"""Letters that fit beside a line's sample across a figure, and the width of that sample in letters."""
 FEW_STEPS = 40
 """Up to so many steps each one has a marker."""
 _THEME = {
@@ -74,6 +76,31 @@ class Path:
 
     label: str
     marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Points of one kind in a plane."""
+
+    label: str
+    points: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A value with its 95 % interval, where it has one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Dots:
+    """One model's values, one for each group; None where it has none."""
+
+    label: str
+    spans: tuple[Span | None, ...]
 
 
 def curves(name: str, title: str, lines: Sequence[Line], caption: str = "", share: bool = False) -> Plot:
@@ -128,6 +155,53 @@ def reliability(name: str, title: str, lines: Sequence[Line], caption: str) -> P
         return _drawn(figure, name, title, caption, f"{title}, share unsafe by mean score. {described}")
 
 
+def dots(
+    name: str, title: str, groups: Sequence[str], series: Sequence[Dots], caption: str, unit: str | None = None
+) -> Plot:
+    """Values by group, from the top down, with the series of a group below one another; `unit` None means shares."""
+    height = len(groups) * (0.16 + 0.09 * len(series)) + 0.7 + 0.17 * len(series)
+    with rc_context({**_STYLE, "axes.grid.axis": "x"}):
+        figure, axes = _panel(height=height)
+        for place, line in enumerate(series):
+            shift = 0.7 * ((place + 0.5) / len(series) - 0.5)
+            held = [(row + shift, span) for row, span in enumerate(line.spans) if span]
+            for at, span in held:
+                if span.low is not None and span.high is not None:
+                    axes.plot([span.low, span.high], [at, at], color=_colour(place), linewidth=1.2)
+            x, y = [span.value for _, span in held], [at for at, _ in held]
+            axes.plot(x, y, label=visible(line.label), color=_colour(place), linestyle="none",
+                      marker=MARKERS[place % len(MARKERS)])  # fmt: skip
+        axes.set_yticks(range(len(groups)), [_shortened(visible(group), LETTERS // 2) for group in groups])
+        axes.set_ylim(len(groups) - 0.4, -0.6)
+        if unit is None:
+            axes.set_xlim(-0.03, 1.03)
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        else:
+            axes.set_xlabel(unit)
+        _legend(axes, columns=1)
+        described = " ".join(f"{line.label}: {_spanned(line, groups, unit)}." for line in series)
+        return _drawn(figure, name, title, caption, f"{title}. {described}")
+
+
+def plane(name: str, title: str, clouds: Sequence[Cloud], line: tuple[float, float, float], caption: str) -> Plot:
+    """Clouds of points, and the line p·x + q·y + r = 0 between them with its margin at ±1: `line` holds p, q and r."""
+    with rc_context(_STYLE):
+        figure, axes = _panel(height=3.3)
+        for place, cloud in enumerate(clouds):
+            x, y = zip(*cloud.points, strict=True)
+            axes.plot(x, y, label=visible(cloud.label), color=_colour(place), linestyle="none", alpha=0.6,
+                      marker=MARKERS[place % len(MARKERS)], markersize=3)  # fmt: skip
+        axes.set_xlim(*axes.get_xlim())  # a line must not move them
+        axes.set_ylim(*axes.get_ylim())
+        p, q, r = line
+        for level, dashes in ((0, DASHES[0]), (1, DASHES[2]), (-1, DASHES[2])):
+            if p or q:
+                foot = ((level - r) * p / (p * p + q * q), (level - r) * q / (p * p + q * q))
+                axes.axline(foot, (foot[0] - q, foot[1] + p), color=MUTED, linewidth=0.9, linestyle=dashes)
+        _legend(axes, columns=len(clouds))
+        return _drawn(figure, name, title, caption, f"{title}. {caption}")
+
+
 def _draw_path(axes: Axes, path: Path, place: int) -> None:
     colour = _colour(place)
     for number, mark in enumerate(path.marks):
@@ -159,10 +233,15 @@ def _panel(height: float = 2.5) -> tuple[Figure, Axes]:
 
 
 def _legend(axes: Axes, columns: int) -> None:
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(-0.02, 1.0),
-        ncols=columns,
+    """Above the panel, in so many columns as fit: a legend wider than the figure leaves no room for the axes."""
+    handles, texts = axes.get_legend_handles_labels()
+    labels = [_shortened(text, LETTERS) for text in texts]
+    widest = max(map(len, labels), default=0)
+    axes.figure.legend(
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=max(1, min(columns, (LETTERS + KEY) // (widest + KEY))),
         handlelength=1.7,
         columnspacing=1.1,
         borderaxespad=0.1,
@@ -176,6 +255,15 @@ def _described(line: Line) -> str:
 
 def _binned(line: Line) -> str:
     return "; ".join(f"{y:.2f} at {x:.2f}" for x, y in zip(line.x, line.y, strict=True))
+
+
+def _spanned(line: Dots, groups: Sequence[str], unit: str | None) -> str:
+    held = [(group, span.value) for group, span in zip(groups, line.spans, strict=True) if span]
+    return "; ".join(f"{g} {100 * v:.1f} %" if unit is None else f"{g} {v:.1f} {unit}" for g, v in held)
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _located(path: Path) -> str:

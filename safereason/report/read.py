@@ -27,8 +27,8 @@ class Run:
     metrics: dict[str, Any]
     recipe_yaml: str
     """The resolved recipe."""
-    base_model: str | None
-    """The base model that it names."""
+    recipe_values: dict[str, Any]
+    """The same, read."""
 
     @property
     def stage(self) -> str:
@@ -44,6 +44,17 @@ class Run:
     def name(self) -> str:
         """`stage/recipe/hash`: what a later run's identity calls the model that this one made."""
         return f"{self.stage}/{self.recipe}/{digest(self.identity)}"
+
+    @property
+    def base_model(self) -> str | None:
+        """The base model that its recipe names."""
+        return str(self.recipe_values["model"]) if "model" in self.recipe_values else None
+
+    @property
+    def harmful_ratio(self) -> float | None:
+        """λ of its recipe: the share of harmful prompts in RL."""
+        data = self.recipe_values.get("data")
+        return number(data.get("harmful_ratio")) if isinstance(data, dict) else None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -79,14 +90,14 @@ def read_run(path: Path) -> Run:
         status = manifest.get("status", "unfinished")
         raise InputError(f"{path}: this {manifest['stage']} run is {status}, not finished; end it with --resume first")
     metrics = read_json(path / "metrics.json")
-    recipe_yaml, base_model = _read_recipe(path / "recipe.yaml")
-    return Run(path, manifest, metrics if isinstance(metrics, dict) else {}, recipe_yaml, base_model)
+    recipe_yaml, values = _read_recipe(path / "recipe.yaml")
+    return Run(path, manifest, metrics if isinstance(metrics, dict) else {}, recipe_yaml, values)
 
 
-def _read_recipe(path: Path) -> tuple[str, str | None]:
-    """The resolved recipe as it stands, and the base model it names; empty and None where the run has none."""
+def _read_recipe(path: Path) -> tuple[str, dict[str, Any]]:
+    """The resolved recipe as it stands, and its values; empty where the run has none."""
     if not path.is_file():
-        return "", None
+        return "", {}
     try:
         text = path.read_text(encoding="utf-8")
         recipe = yaml.safe_load(text)
@@ -94,7 +105,7 @@ def _read_recipe(path: Path) -> tuple[str, str | None]:
         raise InputError(
             f"{path}: no readable recipe ({type(error).__name__}); the run is damaged, make it anew"
         ) from error
-    return text, str(recipe["model"]) if isinstance(recipe, dict) and "model" in recipe else None
+    return text, recipe if isinstance(recipe, dict) else {}
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
@@ -118,6 +129,11 @@ class Model:
     """`Base`, `SFT`, `RL`, … ."""
     detail: str
     """Which one: its recipe and hash, with the seed where the run is at hand; or its own name."""
+
+    @property
+    def family(self) -> str:
+        """The recipe that made it; its own name where none did."""
+        return self.detail.partition(" · ")[0]
 
     @property
     def label(self) -> str:

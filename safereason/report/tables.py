@@ -12,6 +12,7 @@ HEADLINE = {
     "well_formed": "Well-formed reasoning",
     "dsr": "Defence success (DSR)",
     "compliance_safe": "Compliance",
+    "compliance": "Compliance",
     "f1": "F1 of unsafe",
 }
 """Figures of the headline, in the page's words."""
@@ -20,6 +21,15 @@ TITLES = {
     "closed": "Closed reasoning",
     "truncated": "Cut off at the length limit",
     "refusal_unsafe": "Refusal of unsafe prompts",
+    "over_refusal": "Refusal of safe prompts",
+    "dsr_closed": "DSR where the reasoning was closed",
+    "dsr_open": "DSR where it was not",
+    "reasoning_tokens": "Length of the reasoning",
+    "answer_tokens": "Length of the answer",
+    "margin": "Margin, C = 1.0",
+    "margin_c0.1": "Margin, C = 0.1",
+    "accuracy": "Prompts on the right side, C = 1.0",
+    "accuracy_c0.1": "Prompts on the right side, C = 0.1",
     "f1_parsed": "F1, rows without a verdict left out",
     "f1_pooled": "F1 of all rows together",
     "f1_always_unsafe": "F1 of calling everything unsafe",
@@ -30,6 +40,22 @@ TITLES = {
 }
 UNJUDGED = ("well_formed", "closed", "truncated", "f1")
 """Figures that need no judge."""
+UNITS = {"reasoning_tokens": "tokens", "answer_tokens": "tokens", "margin": "", "margin_c0.1": ""}
+"""Units of the figures that are no shares."""
+EVALUATIONS = {
+    "harmbench": "HarmBench",
+    "strongreject": "StrongREJECT",
+    "jailbreakbench": "JailbreakBench",
+    "sorrybench": "SORRY-Bench",
+    "simplesafetytests": "SimpleSafetyTests",
+    "xstest": "XSTest",
+    "orbench": "OR-Bench",
+    "wildchat": "WildChat",
+    "adaptivity": "Adaptivity",
+    "separation": "Separation",
+    "guard": "Guard",
+}
+"""Evaluations, as their publishers write them."""
 LOCAL_JUDGES = {"refusal": "local refusal judge, weak", "compliance": "local compliance judge, weak"}
 """Judges that read wording only."""
 PAPER_RATIO = 0.5
@@ -62,13 +88,28 @@ class Headline:
 
 
 @dataclass(frozen=True)
+class Titled:
+    """One figure of one group: what each model has for it."""
+
+    name: str
+    group: str
+    figures: tuple[Figure | None, ...]
+
+    @property
+    def title(self) -> str:
+        """The figure in words."""
+        return figure_title(self.name)
+
+
+@dataclass(frozen=True)
 class Details:
-    """Every figure of one evaluation: figures and groups down, models across."""
+    """Every figure of one evaluation by one judge: figures and groups down, models across."""
 
     evaluation: str
+    judge: str
+    """Empty for what needs none."""
     models: tuple[Model, ...]
-    rows: tuple[tuple[str, str, tuple[Figure | None, ...]], ...]
-    """Title, group and a figure for each model."""
+    rows: tuple[Titled, ...]
 
 
 def figure_title(name: str) -> str:
@@ -76,16 +117,42 @@ def figure_title(name: str) -> str:
     return TITLES.get(name, name.replace("_", " "))
 
 
+def evaluation_title(name: str) -> str:
+    """An evaluation as its publisher writes it."""
+    return EVALUATIONS.get(name, name)
+
+
 def judge_title(name: str) -> str:
     """A judge as the page names it; one that reads wording only is called weak."""
     return LOCAL_JUDGES.get(name, name)
 
 
+def unit(name: str) -> str | None:
+    """The unit of a figure that is no share; None for a share."""
+    return UNITS.get(name)
+
+
+def bare(value: float, name: str) -> str:
+    """A figure's value in its unit, without it: a share in percent."""
+    measure = unit(name)
+    return f"{100 * value:.1f}" if measure is None else f"{value:.1f}" if measure else f"{value:.3f}"
+
+
+def quantity(value: float, name: str) -> str:
+    """A figure's value with its unit, as `98.9 %` or `312.4 tokens`."""
+    measure = unit(name)
+    return f"{bare(value, name)}\u2009%" if measure is None else f"{bare(value, name)} {measure}".strip()
+
+
 def newest_evaluations(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """The runs with one evaluation of each kind a model, the newest; and those left out for a newer one."""
-    newest = {(run.stage, run.model): run for run in of_stage(runs, "eval")}
-    older = [run for run in of_stage(runs, "eval") if newest[run.stage, run.model] is not run]
+    """The runs with one evaluation of each kind, judge and model, the newest; and those left out for a newer one."""
+    newest = {(run.stage, _judge_of(run), run.model): run for run in of_stage(runs, "eval")}
+    older = [run for run in of_stage(runs, "eval") if newest[run.stage, _judge_of(run), run.model] is not run]
     return [run for run in runs if run not in older], older
+
+
+def _judge_of(run: Run) -> str:
+    return judge_title(str(run.metrics.get("judge") or ""))
 
 
 def headline(runs: Sequence[Run], models: Sequence[Model]) -> Headline:
@@ -97,17 +164,21 @@ def headline(runs: Sequence[Run], models: Sequence[Model]) -> Headline:
 
 
 def details(runs: Sequence[Run], models: Sequence[Model]) -> list[Details]:
-    """Each evaluation's figures, overall and by group."""
+    """Each evaluation's figures by each judge, overall and by group."""
     found = []
-    for stage in sorted({run.stage for run in of_stage(runs, "eval")}):
-        cells = {(run.model, f.name, f.group): f for run, f in _figures(runs) if run.stage == stage}
+    for stage, judge in sorted({(run.stage, _judge_of(run)) for run in of_stage(runs, "eval")}):
+        cells = {
+            (run.model, f.name, f.group): f
+            for run, f in _figures(runs)
+            if (run.stage, _judge_of(run)) == (stage, judge)
+        }
         measured = tuple(model for model in models if any(spec == model.spec for spec, _, _ in cells))
         rows = tuple(
-            (figure_title(name), group, tuple(cells.get((model.spec, name, group)) for model in measured))
+            Titled(name, group, tuple(cells.get((model.spec, name, group)) for model in measured))
             for name, group in dict.fromkeys((name, group) for _, name, group in cells)
         )
         if rows:
-            found.append(Details(stage.removeprefix("eval/"), measured, rows))
+            found.append(Details(stage.removeprefix("eval/"), judge, measured, rows))
     return found
 
 

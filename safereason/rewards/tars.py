@@ -3,7 +3,8 @@
 Deviations:
 1. A deciding part that its judge could not score makes the total None, so that the rollout gets no advantage.
 2. Where the format is 0 the total is 0 whatever a judge would say, so the deciding judge is not called.
-3. The safety judge may be another one than OpenAI's moderation. One that measures refusal counts as harm = 1 − refusal.
+3. The safety judge may be another one than OpenAI's moderation. One that measures refusal counts as harm = 1 − refusal;
+   the score of one that measures quality is the reward as it is, as where one judge is the only reward.
 4. The reasoning's own harm is logged, never rewarded, as in the paper; but only where the reasoning was closed and the
    judge measures harm.
 """
@@ -40,12 +41,11 @@ class TarsReward:
         """Checks what the judges measure.
 
         Raises:
-            InputError: `safety` measures neither harm nor refusal, or `task` does not measure quality.
+            InputError: `safety` measures neither harm nor refusal nor quality, or `task` does not measure quality.
         """
-        if safety.measures not in ("harm", "refusal"):
-            raise InputError(
-                f"reward.safety: judge {safety.name!r} measures {safety.measures}; one of harm or refusal is needed"
-            )
+        if safety.measures not in ("harm", "refusal", "quality"):
+            raise InputError(f"reward.safety: judge {safety.name!r} measures {safety.measures}; "
+                             "one of harm, refusal or quality is needed")  # fmt: skip
         if task.measures != "quality":
             raise InputError(f"reward.task: judge {task.name!r} measures {task.measures}; one of quality is needed")
         self._safety = safety
@@ -83,6 +83,8 @@ class TarsReward:
     def _safety_part(self, verdict: Verdict | None) -> float | None:
         if verdict is None or verdict.score is None:
             return None
+        if self._safety.measures == "quality":
+            return verdict.score
         return safety_reward(verdict.score if self._safety.measures == "harm" else 1.0 - verdict.score)
 
     def _reasoning_harm(self, rows: Sequence[RewardRow], indices: Sequence[int]) -> dict[int, float | None]:

@@ -2,6 +2,7 @@
 
 A run's *identity* is what its result depends on: the recipe's sections that the stage reads, the model it starts
 from and its seed. The directory's name ends in eight hexadecimal digits of it, and `--resume` refuses another one.
+Where several processes share a stage, the first one alone does all this, and the others go on when it has.
 """
 
 import hashlib
@@ -17,9 +18,10 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from safereason import processes
 from safereason.errors import InputError, StageFailed
 from safereason.runs import manifest
-from safereason.runs.records import RecordLog, read_json, write_json, write_text
+from safereason.runs.records import RecordLog, Unwritten, read_json, write_json, write_text
 
 OnExisting = Literal["refuse", "resume", "overwrite"]
 MANIFEST = "manifest.json"
@@ -49,6 +51,12 @@ class RunDirectory:
     """Hashes of what was read, by path."""
 
     def __enter__(self) -> "RunDirectory":
+        if processes.is_main():
+            self._open()
+        processes.wait()
+        return self
+
+    def _open(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path}: is a file; name a directory for the run")
         existing = self.path.exists() and not all(_is_left_over(p) for p in self.path.iterdir())
@@ -67,11 +75,14 @@ class RunDirectory:
         except BaseException:
             self._lock.release()
             raise
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if processes.is_main():
+            self._close(error)
+
+    def _close(self, error: BaseException | None) -> None:
         if error is not None:
             self._update(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", error=str(error))
         logging.getLogger("safereason").removeHandler(self._log)
@@ -103,13 +114,17 @@ class RunDirectory:
         return True
 
     def records(self, name: str) -> RecordLog:
-        """An append-only log `name.jsonl` in this run."""
-        return RecordLog(self.path / f"{name}.jsonl")
+        """An append-only log `name.jsonl` in this run; every process asks for it."""
+        log = (RecordLog if processes.is_main() else Unwritten)(self.path / f"{name}.jsonl")
+        processes.wait()
+        return log
 
     def finish(self, metrics: dict[str, Any]) -> None:
         """Writes the metrics and marks the run finished: the last thing a stage does."""
-        write_json(self.path / "metrics.json", metrics)
-        self._update(status="finished", finished=manifest.now(), inputs=self.inputs)
+        if processes.is_main():
+            write_json(self.path / "metrics.json", metrics)
+            self._update(status="finished", finished=manifest.now(), inputs=self.inputs)
+        processes.wait()
 
     def _acquire(self) -> None:
         try:

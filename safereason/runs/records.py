@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from safereason import processes
 from safereason.errors import InputError
 
 Record = dict[str, Any]
@@ -45,6 +46,19 @@ class RecordLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Unwritten(RecordLog):
+    """The log of a process that leaves writing to the first one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, record: Record) -> None:
+        """Writes nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
 
 
 def line_of(record: Record) -> bytes:
@@ -156,6 +170,6 @@ def _last_line(file: BinaryIO) -> int:
 
 def keep_records(path: Path, keep: Callable[[Record], bool]) -> None:
     """Drops the records that `keep` refuses, such as those past the checkpoint a run resumes from."""
-    if path.exists():
+    if processes.is_main() and path.exists():
         kept = [record for record in read_records(path) if keep(record)]
         write_bytes(path, b"".join(map(line_of, kept)))

@@ -1,10 +1,11 @@
 """What every stage shares: where it writes, what its result depends on, and which model it starts from."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safereason import processes
 from safereason.errors import InputError
 from safereason.recipe.load import to_yaml
 from safereason.recipe.schema import Recipe
@@ -17,6 +18,7 @@ from safereason.runs.directory import (
     read_manifest,
     run_path,
 )
+from safereason.runs.manifest import sha256
 from safereason.runs.records import read_json
 
 
@@ -34,6 +36,8 @@ class Options:
     """Model to start from or to measure, in place of the one the recipe leads to."""
     base_url: str | None = None
     """Address of an OpenAI-compatible server, for `openai/…` models."""
+    processes: int = field(default_factory=processes.count)
+    """How many share the training, for a plan of it."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ def identity(recipe: Recipe, *sections: str, **inputs: Any) -> dict[str, Any]:
 
 def open_run(stage: str, recipe: Recipe, options: Options, model: str, identity: dict[str, Any]) -> RunDirectory:
     """The run directory of this stage, not yet entered."""
+    processes.join()
     path = options.out or run_path(options.root, stage, recipe.name, model, identity)
     return RunDirectory(path, stage, recipe.name, to_yaml(recipe), identity, options.on_existing)
 
@@ -113,14 +118,24 @@ def resolved_judge(judge: str, options: Options) -> str:
 
 
 def judge_identity(judge: str) -> str:
-    """What a judge contributes to an identity: its name, and its model where it has one."""
+    """What a judge contributes to an identity: its name, its model where it has one, and what a rubric's file says."""
     name, colon, argument = judge.partition(":")
+    if name == "rubric":
+        from safereason.judges import rubric
+
+        file, model = rubric.split(argument)
+        content = sha256(Path(file)) if Path(file).is_file() else file  # which opening it refuses
+        return f"rubric:{content}@{model_identity(model) if model else ''}"
     return f"{name}{colon}{model_identity(argument) if argument else ''}"
+
+
+_INSIDE = "vllm/"
+"""What stands before a model or a run that vLLM is to load: it draws otherwise."""
 
 
 def model_label(spec: str) -> str:
     """A short name for a model in a run directory's name: a run is named by its stage, recipe and hash."""
-    run = read_manifest(Path(spec))
+    run = read_manifest(Path(spec.removeprefix(_INSIDE)))
     if run is not None:
         return f"{run['stage']}.{digest(run['identity'])}"
     return spec.rstrip("/").split("/")[-1]
@@ -128,12 +143,14 @@ def model_label(spec: str) -> str:
 
 def model_identity(spec: str) -> str:
     """What a model contributes to an identity: a run's stage, recipe and hash, or the name as given."""
-    run = read_manifest(Path(spec))
+    path = Path(spec.removeprefix(_INSIDE))
+    run = read_manifest(path)
     if run is None:
         return spec
-    if not is_finished(Path(spec)):
+    if not is_finished(path):
         raise InputError(f"{spec}: this {run['stage']} run is not finished; resume it first")
-    return f"{run['stage']}/{run['recipe']}/{digest(run['identity'])}"
+    engine = _INSIDE if spec.startswith(_INSIDE) else ""
+    return f"{engine}{run['stage']}/{run['recipe']}/{digest(run['identity'])}"
 
 
 COMMANDS = {

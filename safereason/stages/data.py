@@ -88,10 +88,7 @@ def draw(recipe: Recipe, options: Options, unseen: Unseen) -> Mixture:
     """
     guard_data.check(recipe)
     of_teacher, by_teacher = taught(recipe), written(recipe, options)
-
-    def traces(name: str) -> Iterable[Example]:
-        return by_teacher if name in of_teacher else sources.get(name).traces("train")
-
+    traces = _traces(of_teacher, by_teacher)
     prompts, refuse = _prompts(recipe, options), _refuse(recipe, unseen)
     if isinstance(recipe.data, RSafeMix):
         mixture = rsafe_mix.build(recipe.data, recipe.seed, prompts, traces, taught=of_teacher, refuse=refuse)
@@ -112,11 +109,15 @@ def to_trace(recipe: Recipe) -> list[Example]:
     mix, prompts, refuse = recipe.data, _prompts(recipe, Options()), _refuse(recipe, Unseen.of(recipe))
     if isinstance(mix, RSafeMix):
         return rsafe_mix.to_trace(mix, recipe.seed, prompts, of_teacher, refuse=refuse)
-    return tars_mix.to_trace(mix, recipe.seed, prompts, of_teacher, refuse=refuse)
+    return tars_mix.to_trace(mix, recipe.seed, prompts, _traces(of_teacher, ()), taught=of_teacher, refuse=refuse)
 
 
 def _prompts(recipe: Recipe, options: Options) -> Read:
     return lambda name: sources.get(located(recipe, options, name)).stream("train")
+
+
+def _traces(of_teacher: Sequence[str], by_teacher: Iterable[Example]) -> Read:
+    return lambda name: by_teacher if name in of_teacher else sources.get(name).traces("train")
 
 
 def _refuse(recipe: Recipe, unseen: Unseen) -> Refuse:

@@ -1,12 +1,14 @@
 """Stage `eval`: asks a model, judges its answers, and works out figures.
 
-Three files, so that judging can be done again without generating: `completions.jsonl`, appended in the order in which
-completions end; `verdicts.jsonl`; and `metrics.json`, worked out in the order of the cases whatever that order was.
+Three files, so that judging can be done again without generating (`eval_score.py`): `completions.jsonl`, appended in
+the order in which completions end; `verdicts.jsonl`; and `metrics.json`, worked out in the order of the cases whatever
+that order was.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,14 @@ from safereason.data import sources
 from safereason.data.draw import limited
 from safereason.data.example import Example
 from safereason.engines.base import Completion
-from safereason.engines.open import check_name, open_engine
-from safereason.errors import BarNotMet, InputError, StageFailed
-from safereason.evals import Case, Eval, Outcome
-from safereason.evals.metrics import OVERALL, Figure
-from safereason.judges import Exchange, Judge, Verdict, Wanted, open_judge
+from safereason.engines.open import REMOTE, check_name, load_tokenizer, open_engine
+from safereason.errors import InputError, StageFailed
+from safereason.evals import Case, Eval, adaptivity
 from safereason.recipe.schema import Evaluation, Recipe
 from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import sha256
-from safereason.runs.records import Record, RecordLog, keep_records, read_records, write_json
-from safereason.stages import attack
+from safereason.runs.records import RecordLog, keep_records, read_records, write_json
+from safereason.stages import attack, eval_judge
 from safereason.stages.base import (
     Options,
     Result,
@@ -38,11 +38,8 @@ from safereason.stages.base import (
     open_run,
     resolved_judge,
 )
-from safereason.stages.trained import model_of
-from safereason.text import chat, reasoning
-
-EXCHANGES_A_BATCH = 64
-"""Exchanges judged, and then recorded, at a time."""
+from safereason.stages.trained import model_of, precision_of
+from safereason.text import chat
 
 
 @dataclass(frozen=True)
@@ -52,9 +49,10 @@ class Plan:
     evaluation: Eval
     section: Evaluation
     attacks: tuple[str, ...]
-    judge: str
+    judge: str | None
+    """None where nothing is judged."""
     limit: int | None
-    source: str
+    sources: tuple[str, ...]
     cases: tuple[Path, ...] = ()
     """Files of test cases, in place of attacks."""
 
@@ -68,6 +66,7 @@ def run(
     judge: str | None = None,
     limit: int | None = None,
     cases: Sequence[Path] = (),
+    source: str | None = None,
 ) -> Result:
     """Measures `options.model`, else the recipe's newest finished rl run, else its sft run.
 
@@ -80,12 +79,13 @@ def run(
         limit: In place of the recipe's: most examples, drawn by the seed.
         cases: Files of test cases that attacks found, in place of attacks; a behavior that nothing was found for is
             asked for in its own words.
+        source: The data source, in place of the recipe's or the evaluation's own.
 
     Raises:
         InputError: A name is unknown, the judge measures something else, or there is no such model or data.
     """
-    plan = make_plan(recipe, name, attacks, judge, limit, cases)
-    plan = replace(plan, judge=resolved_judge(plan.judge, options))
+    plan = make_plan(recipe, name, attacks, judge, limit, cases, source)
+    plan = replace(plan, judge=plan.judge and resolved_judge(plan.judge, options))
     model = model_of(recipe, options)
     check_name(model)  # before a directory is made
     directory = open_run(
@@ -93,42 +93,65 @@ def run(
     )
     if (result := finished_result(directory)) is not None:
         return result
-    available = _available(plan)
-    examples = limited(available, plan.limit, recipe.seed)
-    scorer = _open_judge(plan)
-    tests = _read(plan, available) if plan.cases else _tests(recipe, options, plan, model, examples)
-    asked = evals.cases(examples, tests)
+    drawn = _draw(plan, recipe.seed)
+    scorer = evals.judge_for(plan.evaluation, plan.judge) if plan.judge else None
+    tests = drawn.tests if plan.cases else _tests(recipe, options, plan, model, drawn.examples)
+    asked = evals.cases(drawn.examples, tests)
+    ids = [case.id for case in asked]
     with directory as this:
         _start(this)
         with this.records("completions") as log:
-            _generate(asked, plan.section, recipe, options, model, log)
-        with this.records("verdicts") as log:
-            _judge(asked, scorer, plan.judge, log)
+            _generate(asked, plan, recipe, options, model, log)
+        if scorer is not None and plan.judge is not None:
+            with this.records("verdicts") as log:
+                eval_judge.judge_all(ids, scorer, plan.judge, log)
         metrics = {
             "eval": name,
             "model": model_identity(model),
             "recipe": recipe.name,
             "judge": plan.judge,
-            "source": plan.source,
+            "source": ", ".join(plan.sources),
             "attacks": list(dict.fromkeys(case.attack for case in asked)),
-            "examples": len(examples),
-            "available": len(available),
+            "examples": len(drawn.examples),
+            "available": drawn.available,
             "limit": plan.limit,
-            "figures": [asdict(f) for f in plan.evaluation.figures(_outcomes(asked, this.path), scorer.measures)],
+            "figures": eval_judge.figures(ids, this.path, plan.evaluation, scorer.measures if scorer else ""),
         }
         _finish(this, metrics, len(asked))
     return Result(directory.path, metrics)
 
 
-def _available(plan: Plan) -> list[Example]:
-    """The examples that the evaluation is about; with files of test cases, those that they have some of."""
-    found = [e for e in sources.get(plan.source).load("test") if plan.evaluation.keeps(e)]
-    if not found:
-        raise InputError(
-            f"source {plan.source}: has no prompts that eval {plan.evaluation.name} is about; name another one"
-        )
-    attacked = {test.behavior_id for test in _read(plan, found)} if plan.cases else {e.id for e in found}
-    return [e for e in found if e.id in attacked]
+@dataclass(frozen=True)
+class _Drawn:
+    """What is asked about."""
+
+    examples: list[Example]
+    available: int
+    """Of how many they were drawn."""
+    tests: list[TestCase]
+    """The test cases of files; none where attacks find them."""
+
+
+def _draw(plan: Plan, seed: int) -> _Drawn:
+    """The examples that the evaluation is about, up to its limit; with files of test cases, those they have some of."""
+    found: Iterable[Example] = _fitting(plan)
+    tests: list[TestCase] = []
+    if plan.cases:
+        every = list(found)
+        tests = _read(plan, every)
+        attacked = {test.behavior_id for test in tests}
+        found = [example for example in every if example.id in attacked]
+    seen = count()
+    examples = limited((example for example, _ in zip(found, seen, strict=False)), plan.limit, seed)
+    if not examples:
+        raise InputError(f"source {', '.join(plan.sources)}: has no prompts that eval {plan.evaluation.name} is about; "
+                         "name another one")  # fmt: skip
+    return _Drawn(examples, next(seen), tests)
+
+
+def _fitting(plan: Plan) -> Iterator[Example]:
+    for name in plan.sources:
+        yield from filter(plan.evaluation.keeps, sources.get(name).stream("test"))
 
 
 def _finish(this: RunDirectory, metrics: dict[str, Any], cases: int) -> None:
@@ -142,60 +165,43 @@ def _finish(this: RunDirectory, metrics: dict[str, Any], cases: int) -> None:
     this.finish(metrics)
 
 
-def check_bars(metrics: Mapping[str, Any], bars: Mapping[str, float]) -> None:
-    """Holds figures against `--fail-under` bars, named as `Figure.label` is: `dsr`, `dsr/direct`.
-
-    Raises:
-        InputError: There is no such figure.
-        BarNotMet: A figure is under its bar, or nothing of it could be scored.
-    """
-    figures = {figure.label: figure for figure in (Figure(**row) for row in metrics["figures"])}
-    unknown = [name for name in bars if name not in figures]
-    if unknown:
-        known = ", ".join(name for name, figure in figures.items() if figure.group == OVERALL)
-        raise InputError(f"--fail-under {unknown[0]}: eval {metrics['eval']} has no such figure; it has {known}")
-    missed = [_missed(figures[name], bar) for name, bar in bars.items() if not _meets(figures[name], bar)]
-    if missed:
-        raise BarNotMet("; ".join(missed))
-
-
-def _meets(figure: Figure, bar: float) -> bool:
-    return figure.value is not None and figure.value >= bar
-
-
-def _missed(figure: Figure, bar: float) -> str:
-    value = "could not be scored" if figure.value is None else f"is {figure.value:.4f}"
-    return f"{figure.label} {value}, under the bar of {bar:g} (n = {figure.n}, {figure.unscored} unscored)"
-
-
 def make_plan(
     recipe: Recipe,
     name: str,
-    attacks: Sequence[str] | None,
-    judge: str | None,
-    limit: int | None,
+    attacks: Sequence[str] | None = None,
+    judge: str | None = None,
+    limit: int | None = None,
     cases: Sequence[Path] = (),
+    source: str | None = None,
 ) -> Plan:
     """Puts the recipe and the command line together, as `run` does; arguments as there.
 
     Raises:
-        InputError: The evaluation is unknown, left out of the recipe, or takes no attacks.
+        InputError: The evaluation is unknown, left out of the recipe, or takes no attacks or no judge.
     """
     evaluation = evals.get(name)
     section = recipe.eval
     if section is None:
         raise InputError(f"recipe {recipe.name}: it has no eval section; add one")
-    source = evaluation.source(section)
-    if source is None:
+    chosen = (source,) if source else evaluation.sources(section)
+    if not chosen:
         raise InputError(f"recipe {recipe.name}: eval {name} is left out (its source is null); name a source")
+    if evaluation.judge is None and judge is not None:
+        raise InputError(f"eval {name}: asks no judge; leave --judge out")
     if evaluation.attacks is None and (attacks is not None or cases):
         raise InputError(f"eval {name}: is not made under attacks; leave --attacks and --cases out")
     if attacks is not None and cases:
         raise InputError("--attacks and --cases exclude each other; pass one of them")
     listed = evaluation.attacks(section) if evaluation.attacks else ("direct",)
-    chosen = tuple(dict.fromkeys(attacks or listed))
-    return Plan(evaluation, section, () if cases else chosen, judge or evaluation.judge(section),
-                limit or section.limit, source, tuple(cases))  # fmt: skip
+    return Plan(
+        evaluation=evaluation,
+        section=section,
+        attacks=() if cases else tuple(dict.fromkeys(attacks or listed)),
+        judge=judge or (evaluation.judge(section) if evaluation.judge else None),
+        limit=limit or section.limit or evaluation.draws,
+        sources=chosen,
+        cases=tuple(cases),
+    )
 
 
 def _tests(recipe: Recipe, options: Options, plan: Plan, model: str, examples: Sequence[Example]) -> Iterator[TestCase]:
@@ -203,7 +209,7 @@ def _tests(recipe: Recipe, options: Options, plan: Plan, model: str, examples: S
     for name in plan.attacks:
         if attacks.get(name).needs:
             theirs = replace(options, model=model, out=None, on_existing="resume")
-            done = attack.run(recipe, theirs, name, behaviors=plan.source, limit=plan.limit)
+            done = attack.run(recipe, theirs, name, behaviors=plan.sources[0], limit=plan.limit)
             yield from attack.cases_of(done.run)
         else:
             yield from attack.static_cases(recipe, name, examples, plan.section.prefix)
@@ -218,49 +224,49 @@ def _read(plan: Plan, available: Sequence[Example]) -> list[TestCase]:
     own = {example.id: example.prompt for example in available}
     found = [one for path in plan.cases for one in formats.read(path) if one.behavior in own]
     if not found:
-        raise InputError(f"--cases {plan.cases[0]}: holds no behavior of {plan.source}; name their source with "
-                         "eval.behaviors=SOURCE")  # fmt: skip
+        raise InputError(f"--cases {plan.cases[0]}: holds no behavior of {', '.join(plan.sources)}; name their source "
+                         "with --source")  # fmt: skip
     return [one.case or TestCase(one.behavior, one.attack, own[one.behavior]) for one in found]
 
 
 def _identity(recipe: Recipe, plan: Plan, model: str, base_url: str | None) -> dict[str, Any]:
-    server = {"base_url": base_url} if base_url else {}
     # Only where there is something to set, so that a section which no named attack reads changes nothing.
     chosen = {name: attacks.get(name) for name in plan.attacks if attacks.get(name).settings.model_fields}
-    searched = {"attack": recipe.attack.model_dump(mode="json")} if recipe.attack and chosen else {}
-    given = {"cases": {str(path): sha256(path) for path in plan.cases}} if plan.cases else {}
-    return identity(recipe, "eval", model=model_identity(model), eval=plan.evaluation.name, attacks=list(plan.attacks),
-                    limit=plan.limit, judge=judge_identity(plan.judge), **searched, **given, **server)  # fmt: skip
-
-
-def _open_judge(plan: Plan) -> Judge:
-    judge = open_judge(plan.judge)
-    if judge.measures not in plan.evaluation.measures:
-        needed = " or ".join(plan.evaluation.measures)
-        raise InputError(
-            f"eval {plan.evaluation.name}: judge {plan.judge} measures {judge.measures}; one of {needed} is needed"
-        )
-    return judge
+    return identity(
+        recipe,
+        model=model_identity(model),
+        eval=plan.evaluation.name,
+        sources=list(plan.sources),
+        attacks=list(plan.attacks),
+        limit=plan.limit,
+        judge=plan.judge and judge_identity(plan.judge),
+        sampling=plan.section.sampling.model_dump(mode="json"),
+        prefix=plan.section.prefix,
+        **({"attack": recipe.attack.model_dump(mode="json")} if recipe.attack and chosen else {}),
+        **({"cases": {str(path): sha256(path) for path in plan.cases}} if plan.cases else {}),
+        **({"base_url": base_url} if base_url else {}),
+    )
 
 
 def _start(this: RunDirectory) -> None:
     """Drops what a resumed run does again: completions a server failed at, and verdicts that could not be had."""
-    keep_records(this.path / "completions.jsonl", lambda record: record["finish_reason"] != "error")
-    keep_records(this.path / "verdicts.jsonl", lambda record: record["score"] is not None)
+    keep_records(this.path / eval_judge.COMPLETIONS, lambda record: record["finish_reason"] != "error")
+    eval_judge.drop_unscored(this.path / eval_judge.VERDICTS)
 
 
-def _generate(
-    cases: Sequence[Case], section: Evaluation, recipe: Recipe, options: Options, model: str, log: RecordLog
-) -> None:
+def _generate(cases: Sequence[Case], plan: Plan, recipe: Recipe, options: Options, model: str, log: RecordLog) -> None:
     held = {record["id"] for record in read_records(log.path)}
     left = {case.id for case in cases} - held
     if not left:
         return
-    engine = open_engine(model, base_url=options.base_url, precision=_precision(recipe))
+    section = plan.section
+    engine = open_engine(model, base_url=options.base_url, precision=precision_of(recipe))
+    tokens = None if plan.judge else _tokens(model)
     with console.progress("completions", len(cases), len(held)) as advance:
 
         def keep(case: Case, completion: Completion) -> None:
-            log.append(_record(case, completion))
+            counted = adaptivity.lengths(completion, tokens) if tokens else {}
+            log.append({**evals.record(case, completion), **counted})
             advance("")
 
         for case in cases:
@@ -277,6 +283,14 @@ def _generate(
             )  # fmt: skip
 
 
+def _tokens(model: str) -> Callable[[str], int] | None:
+    """How many tokens of the model a text has; None for a model behind a server, whose tokenizer is not known."""
+    if model.startswith(REMOTE):
+        return None
+    tokenizer = load_tokenizer(model)
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
 def _pass_on(
     asked: Sequence[Case], keep: Callable[[Case, Completion], None], index: int, number: int, completion: Completion
 ) -> None:
@@ -290,73 +304,3 @@ def _by_prefix(cases: Sequence[Case], own: str) -> dict[str, list[Case]]:
         if case.completion is None:
             found.setdefault(own if case.prefix is None else case.prefix, []).append(case)
     return found
-
-
-def _precision(recipe: Recipe) -> str:
-    """The arithmetic the recipe's models were trained in."""
-    section = recipe.rl or recipe.sft
-    return section.precision if section else "fp32"
-
-
-def _record(case: Case, completion: Completion) -> Record:
-    parts = completion.parts
-    return {
-        "id": case.id,
-        "behavior": case.behavior,
-        "attack": case.attack,
-        "prompt": case.prompt,
-        "kind": case.kind,
-        "category": case.category,
-        "source": case.source,
-        "request": case.request,
-        "context": case.context,
-        "prefix": completion.prefix,
-        "text": completion.text,
-        "reasoning": parts.reasoning,
-        "answer": parts.answer,
-        "closed": parts.closed,
-        "well_formed": reasoning.is_well_formed(completion.full_text),
-        "finish_reason": completion.finish_reason,
-        "tokens": len(completion.token_ids) or None,
-        **({"error": completion.error} if completion.finish_reason == "error" else {}),
-    }
-
-
-def _judge(cases: Sequence[Case], judge: Judge, spec: str, log: RecordLog) -> None:
-    """Judges in the order of the cases, batch by batch, what has no verdict yet."""
-    completions = _by_id(log.path.with_name("completions.jsonl"))
-    held = _by_id(log.path)
-    left = [completions[case.id] for case in cases if case.id not in held]
-    with console.progress("verdicts", len(cases), len(cases) - len(left)) as advance:
-        for start in range(0, len(left), EXCHANGES_A_BATCH):
-            batch = left[start : start + EXCHANGES_A_BATCH]
-            for completion, verdict in zip(batch, _verdicts(judge, batch), strict=True):
-                log.append({"id": completion["id"], "judge": spec, **asdict(verdict)})
-                advance("")
-
-
-def _verdicts(judge: Judge, completions: Sequence[Record]) -> list[Verdict]:
-    written = [c for c in completions if c["finish_reason"] != "error"]
-    judged = iter(judge.judge([_exchange(completion) for completion in written]))
-    return [
-        Verdict.unscored(f"no completion: {c['error']}") if c["finish_reason"] == "error" else next(judged)
-        for c in completions
-    ]
-
-
-def _exchange(completion: Record) -> Exchange:
-    wanted = Wanted(completion["behavior"], completion["request"], completion["context"], completion["category"])
-    return Exchange(completion["prompt"], completion["answer"], wanted)
-
-
-def _outcomes(cases: Sequence[Case], path: Path) -> list[Outcome]:
-    completions, verdicts = _by_id(path / "completions.jsonl"), _by_id(path / "verdicts.jsonl")
-    return [Outcome(completions[case.id], _verdict(verdicts[case.id])) for case in cases]
-
-
-def _verdict(record: Record) -> Verdict:
-    return Verdict(record["score"], record["label"], record["reason"], record["details"])
-
-
-def _by_id(path: Path) -> dict[str, Record]:
-    return {record["id"]: record for record in read_records(path)}

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from safereason import processes
 from safereason.data.example import Example, read_examples
 from safereason.engines.open import load_tokenizer, model_location
 from safereason.errors import InputError
@@ -32,7 +33,9 @@ from safereason.stages.base import (
     open_run,
 )
 from safereason.stages.rl import check_rollouts, outline
+from safereason.stages.verl import Training
 from safereason.text.chat import Message, prompt_ids
+from safereason.training import tracking
 from safereason.training.arguments import sft_arguments
 
 RL_STAGE, SFT_STAGE = GUARD_STAGES
@@ -54,15 +57,43 @@ def run(recipe: Recipe, options: Options) -> Result:
         return run_rl(recipe, options)
     if section.train is None:
         return run_sft(recipe, options)
+    return run_rl(recipe, replace(options, model=_after_sft(recipe, options)))
+
+
+def _after_sft(recipe: Recipe, options: Options) -> str:
+    """The finished SFT run that the RL starts from."""
     again: OnExisting = "overwrite" if options.on_existing == "overwrite" else "resume"
-    started = run_sft(recipe, replace(options, out=None, on_existing=again))
-    return run_rl(recipe, replace(options, model=str(started.run)))
+    return str(run_sft(recipe, replace(options, out=None, on_existing=again)).run)
+
+
+def for_verl(recipe: Recipe, options: Options) -> Training:
+    """What the RL of `run` would train, for verl to do so; an SFT before it is done first, by TRL.
+
+    Raises:
+        InputError: As `run` does; or the recipe wants the best model kept, which verl cannot.
+    """
+    guard = _section(recipe)
+    section, guide = _part(guard.train, "train", recipe), guides.of_section(guard)
+    if guard.validation is not None and guard.validation.keep_best:
+        raise InputError("guard.validation.keep_best: --backend verl cannot do this (it keeps the last model); "
+                         "pass guard.validation.keep_best=false")  # fmt: skip
+    folder, held_out = _data_run(recipe, options), guard.validation is not None
+    _check_held_out(guard, folder)
+    start = options.model or (recipe.model if guard.sft is None else _after_sft(recipe, options))
+    return Training(
+        RL_STAGE, "guard.train", section, start, _identity(recipe, guard, "train", start), folder / data.TRAIN,
+        read_examples(folder / data.TRAIN), _asker(guide),
+        held_out=read_examples(folder / data.VALIDATION) if held_out else None,
+        every_steps=guard.validation.every_steps if guard.validation else None,
+        reasoning=guard.reasoning, finish=guide.save,
+    )  # fmt: skip
 
 
 def run_sft(recipe: Recipe, options: Options) -> Result:
     """Trains on the traces that `data` wrote: reasoning and verdict, or the verdict alone."""
     guard = _section(recipe)
     section, guide = _part(guard.sft, "sft", recipe), guides.of_section(guard)
+    tracking.check(recipe.report_to)
     start = options.model or recipe.model
     directory = open_run(SFT_STAGE, recipe, options, model_label(start), _identity(recipe, guard, "sft", start))
     if (result := finished_result(directory)) is not None:
@@ -81,8 +112,9 @@ def run_sft(recipe: Recipe, options: Options) -> Result:
         keep_records(this.path / "metrics.jsonl", lambda record: record["step"] <= done)
         with this.records("metrics") as log:
             trained = sft.train(section, location, tokenizer, rows.rows, seed=recipe.seed, run=this.path, log=log,
-                                resume_from=checkpoint, steps_done=done, key="guard.sft")  # fmt: skip
-        guide.save(this.path / "model")
+                                resume_from=checkpoint, steps_done=done, report_to=recipe.report_to,
+                                key="guard.sft")  # fmt: skip
+        processes.by_main(lambda: guide.save(this.path / "model"))
         metrics = {
             **trained,
             "rows": len(rows.rows),
@@ -98,12 +130,12 @@ def run_rl(recipe: Recipe, options: Options) -> Result:
     guard = _section(recipe)
     section, start = _part(guard.train, "train", recipe), options.model or recipe.model
     check_rollouts(section, "guard.train")
+    tracking.check(recipe.report_to)
     directory = open_run(RL_STAGE, recipe, options, model_label(start), _identity(recipe, guard, "train", start))
     if (result := finished_result(directory)) is not None:
         return result
     folder = _data_run(recipe, options)
-    if guard.validation is not None and not (folder / data.VALIDATION).exists():
-        raise InputError("guard.validation: the data holds no rows for it; set data.validation_rows_per_label")
+    _check_held_out(guard, folder)
     model_location(start)
     with directory as this:
         this.inputs[str(folder / data.TRAIN)] = sha256(folder / data.TRAIN)
@@ -125,7 +157,7 @@ def _train(section: GRPO, guard: Guard, recipe: Recipe, start: str, folder: Path
     for name in ("metrics", "rollouts", "validation"):
         # Without a checkpoint the look before the first step is taken again, too.
         keep_records(this.path / f"{name}.jsonl", lambda record: checkpoint is not None and record["step"] <= done)
-    _take_back_best(this.path)
+    processes.by_main(lambda: _take_back_best(this.path))
     assert isinstance(section.reward, RSafeReward)
     reward = VerdictReward(section.reward.accuracy_weight, section.reward.format_weight, guard.reasoning)
     with this.records("metrics") as metrics, this.records("rollouts") as rollouts, this.records("validation") as looks:
@@ -136,12 +168,19 @@ def _train(section: GRPO, guard: Guard, recipe: Recipe, start: str, folder: Path
         trained = grpo.train(
             section, model_location(start), tokenizer, kept, reward, seed=recipe.seed, run=this.path, metrics=metrics,
             rollouts=rollouts, resume_from=checkpoint, steps_done=done, ask=ask, callbacks=callbacks,
-            shown=("reward", "accuracy", "unparsed", "says_unsafe"), key="guard.train",
+            shown=("reward", "accuracy", "unparsed", "says_unsafe"), report_to=recipe.report_to, key="guard.train",
         )  # fmt: skip
-    chosen = _keep_best(this.path)
-    guide.save(this.path / "model")
-    return {**trained, "rows": len(kept), "dropped_too_long": len(examples) - len(kept), "kept": chosen,
+    processes.by_main(lambda: _settle(this.path, guide))
+    return {**trained, "rows": len(kept), "dropped_too_long": len(examples) - len(kept), "kept": _kept(this.path),
             "warnings": watch.warnings}  # fmt: skip
+
+
+def _check_held_out(guard: Guard, folder: Path) -> None:
+    if guard.validation is not None and processes.uses_deepspeed():
+        raise InputError("guard.validation: cannot be done under DeepSpeed; pass guard.validation=null, or "
+                         "--launch accelerate:fsdp2")  # fmt: skip
+    if guard.validation is not None and not (folder / data.VALIDATION).exists():
+        raise InputError("guard.validation: the data holds no rows for it; set data.validation_rows_per_label")
 
 
 def _validation(
@@ -159,15 +198,18 @@ def _validation(
     )  # fmt: skip
 
 
-def _keep_best(run: Path) -> dict[str, Any]:
-    """Puts the best model in the last one's place, where there is one, and says which it is."""
-    best = run / BEST
-    if not best.is_dir():
-        return {"model": "last"}
-    record = read_json(best / LOOK)
-    shutil.rmtree(run / "model")
-    best.rename(run / "model")
-    return {"model": "best", **record}
+def _settle(run: Path, guide: Guide) -> None:
+    """Puts the best model in the last one's place, where there is one, and says how it is asked."""
+    if (run / BEST).is_dir():
+        shutil.rmtree(run / "model")
+        (run / BEST).rename(run / "model")
+    guide.save(run / "model")
+
+
+def _kept(run: Path) -> dict[str, Any]:
+    """Which model was kept."""
+    look = run / "model" / LOOK
+    return {"model": "best", **read_json(look)} if look.is_file() else {"model": "last"}
 
 
 def _take_back_best(run: Path) -> None:
@@ -191,10 +233,11 @@ def plan(recipe: Recipe, options: Options) -> dict[str, Any]:
     }
     if guard.sft is not None:
         arguments = sft_arguments(guard.sft, rows=max(counts["traces"], guard.sft.batch_size), seed=recipe.seed,
-                                  output_dir="checkpoints", cpu=False, key="guard.sft")  # fmt: skip
+                                  output_dir="checkpoints", processes=options.processes, cpu=False,
+                                  key="guard.sft")  # fmt: skip
         found["sft"] = {"steps": arguments["max_steps"], "SFTConfig": arguments}
     if guard.train is not None:
-        found["rl"] = outline(guard.train, counts["rows"], recipe.seed, "guard.train")
+        found["rl"] = outline(guard.train, counts["rows"], recipe.seed, "guard.train", options.processes)
     return found
 
 

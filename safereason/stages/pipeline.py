@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from safereason import evals
 from safereason.console import say
 from safereason.recipe.load import load, shipped
 from safereason.recipe.schema import Recipe, TarsReward
@@ -21,8 +22,7 @@ from safereason.stages.base import GUARD_STAGES, Options, Result, named_guard, t
 from safereason.stages.training_sources import TEACHER_STAGE, taught
 
 HEADLINE = {
-    "harmbench": ("well_formed", "dsr"),
-    "xstest": ("well_formed", "compliance_safe"),
+    **{name: ("well_formed", one.reports[0]) for name, one in evals.EVALS.items()},
     "guard": ("f1", "f1_always_unsafe", "unparsed"),
 }
 """The figures of each evaluation that say what training changed."""
@@ -30,10 +30,11 @@ HEADLINE = {
 Train = Callable[[Recipe, Options], Result]
 
 
-def steps(recipe: Recipe) -> list[str]:
+def steps(recipe: Recipe, *, base: bool = True) -> list[str]:
     """What `run` does, in order."""
     trained = [name for name, _ in _training(recipe)]
-    measuring = [f"eval {name} of {model}" for model in ("base", *trained) for name in _evals(recipe)]
+    models = ("base", *trained) if base else trained
+    measuring = [f"eval {name} of {model}" for model in models for name in _evals(recipe)]
     guards = [f"guard {name}" for name in judging_guards(recipe)]
     return [*guards, *(["data traces"] if _has_teacher(recipe) else []), "data", *trained, *measuring, "report"]
 
@@ -46,8 +47,8 @@ def judging_guards(recipe: Recipe) -> list[str]:
     return list(dict.fromkeys(name for name in map(named_guard, judges) if name))
 
 
-def run(recipe: Recipe, options: Options) -> Result:
-    """Runs what `steps` lists.
+def run(recipe: Recipe, options: Options, *, base: bool = True) -> Result:
+    """Runs what `steps` lists, the evaluations of the base model only where `base` says so.
 
     Returns:
         The report, with `report` (the page), `runs` (all run directories, by step) and `changes`: for each model
@@ -55,13 +56,13 @@ def run(recipe: Recipe, options: Options) -> Result:
     """
     if options.on_existing == "refuse":
         options = replace(options, on_existing="resume")
-    work = _Work(recipe, options)
+    work = _Work(recipe, options, steps(recipe, base=base))
     for name in judging_guards(recipe):
         work.do(f"guard {name}", partial(_guard_of, name, options))
     if _has_teacher(recipe):
         work.do("data traces", partial(traces.run, recipe, replace(options, model=None)))
     work.do("data", partial(data.run, recipe, options))
-    models = {"base": recipe.model}
+    models = {"base": recipe.model} if base else {}
     for stage, train in _training(recipe):
         start = replace(options, model=models.get("guard sft", options.model)) if stage == "guard rl" else options
         models[stage] = str(work.do(stage, partial(train, recipe, start)).run)
@@ -82,8 +83,8 @@ def run(recipe: Recipe, options: Options) -> Result:
 class _Work:
     """Does steps one by one, says which one it is at, and keeps their results."""
 
-    def __init__(self, recipe: Recipe, options: Options) -> None:
-        self.steps = steps(recipe)
+    def __init__(self, recipe: Recipe, options: Options, steps: list[str]) -> None:
+        self.steps = steps
         self.results: dict[str, Result] = {}
         stages = (TEACHER_STAGE, "data", "sft", "rl", *GUARD_STAGES, *(f"eval/{name}" for name in HEADLINE))
         names = (recipe.name, *judging_guards(recipe))
@@ -132,10 +133,9 @@ def _training(recipe: Recipe) -> list[tuple[str, Train]]:
 def _evals(recipe: Recipe) -> dict[str, Train]:
     """What is measured, by the evaluation's name."""
     section, guarded = recipe.eval, recipe.guard
-    found: dict[str, Train] = {}
-    for name, source in (("harmbench", section and section.behaviors), ("xstest", section and section.benign)):
-        if source:
-            found[name] = partial(_evaluate, name)
+    headline = [name for name in ("harmbench", "xstest") if section and evals.get(name).sources(section)]
+    also = [evals.get(name).name for name in section.also] if section else []
+    found: dict[str, Train] = {name: partial(_evaluate, name) for name in (*headline, *also)}
     if guarded is not None and guarded.eval is not None:
         found["guard"] = guard_eval.run
     return found

@@ -42,7 +42,7 @@ def run(runs: Sequence[Path], options: Options, title: str) -> Result:
 def _remove_plots(folder: Path) -> None:
     """Removes an earlier report's plots, by their names: this one may have fewer."""
     for path in folder.glob("*"):
-        if re.fullmatch(r"(?:tradeoff|reliability|sft-|rl-|guard-).*\.(?:svg|png)", path.name):
+        if re.fullmatch(r"(?:tradeoff|reliability|groups-|separation-|sft-|rl-|guard-).*\.(?:svg|png)", path.name):
             path.unlink()
 
 

@@ -1,19 +1,21 @@
-"""Stage `rl`: GRPO on the prompts that `data` wrote, from the model that `sft` made."""
+"""Stage `rl`: GRPO on the prompts that `data` wrote, from the model that `sft` made; or DPO (`stages/dpo.py`)."""
 
 import logging
 from pathlib import Path
 from typing import Any
 
 from safereason.data.example import Example, read_examples
+from safereason.engines import vllm
 from safereason.engines.open import load_tokenizer, model_location
 from safereason.errors import InputError
-from safereason.recipe.schema import GRPO, Recipe, TarsReward
-from safereason.rewards import open_reward
+from safereason.judges import parse
+from safereason.recipe.schema import DPO, GRPO, Recipe, TarsReward
+from safereason.rewards import judges_of, open_reward
 from safereason.rewards.base import Reward
 from safereason.runs.directory import RunDirectory
-from safereason.runs.manifest import installed, sha256
+from safereason.runs.manifest import sha256
 from safereason.runs.records import keep_records
-from safereason.stages import data, sft
+from safereason.stages import data, dpo, sft
 from safereason.stages.base import (
     Options,
     Result,
@@ -26,6 +28,8 @@ from safereason.stages.base import (
     resolved_judge,
     source_run,
 )
+from safereason.stages.verl import Training
+from safereason.training import tracking
 from safereason.training.arguments import grpo_arguments
 
 logger = logging.getLogger(__name__)
@@ -39,13 +43,15 @@ def identity_of(recipe: Recipe, model: str, options: Options) -> dict[str, Any]:
 
 
 def run(recipe: Recipe, options: Options) -> Result:
-    """Trains with GRPO; a killed run goes on from its last whole checkpoint and ends with the same records.
+    """Trains; a killed run goes on from its last whole checkpoint and ends with the same records.
 
     Raises:
         InputError: The recipe has no `rl` section, or the data or the model to start from was not made.
     """
     section = _section(recipe)
-    check_rollouts(section, "rl")
+    if isinstance(section, GRPO):
+        check_rollouts(section, "rl")
+    tracking.check(recipe.report_to)
     start = start_model(recipe, options)
     directory = open_run("rl", recipe, options, model_label(start), identity_of(recipe, start, options))
     if (result := finished_result(directory)) is not None:
@@ -57,9 +63,30 @@ def run(recipe: Recipe, options: Options) -> Result:
     reward = open_reward(named.model_copy(update={"safety": resolved_judge(named.safety, options)}))
     with directory as this:
         this.inputs[str(prompts)] = sha256(prompts)
-        metrics = _train(section, recipe, start, read_examples(prompts), reward, this)
+        train: Any = dpo.train if isinstance(section, DPO) else _train
+        metrics = train(section, recipe, start, read_examples(prompts), reward, this)
         this.finish(metrics)
     return Result(directory.path, metrics)
+
+
+def for_verl(recipe: Recipe, options: Options) -> Training:
+    """What `run` would train, for verl to do so.
+
+    Raises:
+        InputError: As `run` does; or the recipe's rl is not GRPO.
+    """
+    section, named = _section(recipe), _reward(recipe)
+    if not isinstance(section, GRPO):
+        raise InputError(f"recipe {recipe.name}: rl.algorithm is {section.algorithm}; --backend verl trains with grpo")
+    reward = named.model_copy(update={"safety": resolved_judge(named.safety, options)})
+    for spec in judges_of(reward):
+        parse(spec)
+    start = start_model(recipe, options)
+    rows = data.built(recipe, options) / data.TRAIN
+    return Training(
+        "rl", "rl", section.model_copy(update={"reward": reward}), start, identity_of(recipe, start, options),
+        rows, read_examples(rows),
+    )  # fmt: skip
 
 
 def start_model(recipe: Recipe, options: Options) -> str:
@@ -88,6 +115,7 @@ def _train(
         trained = grpo.train(
             section, model_location(start), tokenizer, kept, reward, seed=recipe.seed,
             run=this.path, metrics=metrics, rollouts=rollouts, resume_from=checkpoint, steps_done=done,
+            report_to=recipe.report_to,
         )  # fmt: skip
     return {**trained, "prompts": len(kept), "dropped_too_long": len(examples) - len(kept)}
 
@@ -95,17 +123,19 @@ def _train(
 def plan(recipe: Recipe, options: Options) -> dict[str, Any]:
     """What `run` would do: nothing is read but the recipe and the data that is already built."""
     section, prompts = _section(recipe), _prompts(recipe, options)
+    outlined: Any = dpo.outline if isinstance(section, DPO) else outline
     return {
         "stage": "rl",
         "model": options.model or ("the sft run of this recipe" if recipe.sft else recipe.model),
         "prompts": prompts,
-        **outline(section, prompts, recipe.seed, "rl"),
+        **outlined(section, prompts, recipe.seed, "rl", options.processes),
     }
 
 
-def outline(section: GRPO, prompts: int, seed: int, key: str) -> dict[str, Any]:
+def outline(section: GRPO, prompts: int, seed: int, key: str, processes: int) -> dict[str, Any]:
     """What a GRPO section comes to on so many prompts; `key` is its dotted key, for messages."""
-    arguments = grpo_arguments(section, prompts=prompts, seed=seed, output_dir="checkpoints", cpu=False, key=key)
+    arguments = grpo_arguments(section, prompts=prompts, seed=seed, output_dir="checkpoints", processes=processes,
+                               cpu=False, key=key)  # fmt: skip
     steps, sequences = arguments["max_steps"], section.prompts_per_step * section.rollouts_per_prompt
     return {
         "steps": steps,
@@ -119,17 +149,23 @@ def outline(section: GRPO, prompts: int, seed: int, key: str) -> dict[str, Any]:
 
 
 def check_rollouts(section: GRPO, key: str) -> None:
-    """Refuses rollouts by an engine that is not installed.
+    """Refuses rollouts that cannot be drawn here.
 
     Raises:
-        InputError: They are by vLLM, which is missing.
+        InputError: They are by vLLM, and it or a GPU is missing.
     """
-    if section.rollouts != "engine" and installed("vllm") is None:
-        raise InputError(f"{key}.rollouts: {section.rollouts} needs vLLM; `pip install 'safereason[vllm]'` "
+    if section.rollouts == "engine":
+        return
+    if not vllm.is_installed():
+        raise InputError(f"{key}.rollouts: {section.rollouts} needs vLLM; `{vllm.INSTALL}` "
                          f"or pass {key}.rollouts=engine")  # fmt: skip
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InputError(f"{key}.rollouts: {section.rollouts} needs a GPU; pass {key}.rollouts=engine")
 
 
-def _section(recipe: Recipe) -> GRPO:
+def _section(recipe: Recipe) -> GRPO | DPO:
     if recipe.rl is None:
         raise InputError(f"recipe {recipe.name}: it has no rl section")
     return recipe.rl

@@ -20,6 +20,7 @@ from safereason.stages.base import (
     model_label,
     open_run,
 )
+from safereason.training import tracking
 from safereason.training.arguments import sft_arguments
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ def run(recipe: Recipe, options: Options) -> Result:
         InputError: The recipe has no `sft` section, or the data was not built.
     """
     section = _section(recipe)
+    tracking.check(recipe.report_to)
     start = options.model or recipe.model
     directory = open_run("sft", recipe, options, model_label(start), identity_of(recipe, start))
     if (result := finished_result(directory)) is not None:
@@ -48,13 +50,14 @@ def run(recipe: Recipe, options: Options) -> Result:
 
         this.inputs[str(traces)] = sha256(traces)
         tokenizer = load_tokenizer(start)
-        rows = sft.tokenize(tokenizer, read_examples(traces), section.max_tokens)
+        rows = sft.tokenize(tokenizer, read_examples(traces), section.max_tokens, reasoned=section.reasoning)
         logger.info("%d rows, %d too long, %d without reasoning", len(rows.rows), rows.too_long, rows.empty_reasoning)
         checkpoint, done = last_checkpoint(this.path / "checkpoints") or (None, 0)
         keep_records(this.path / "metrics.jsonl", lambda record: record["step"] <= done)
         with this.records("metrics") as log:
             trained = sft.train(section, location, tokenizer, rows.rows, seed=recipe.seed, run=this.path,
-                                log=log, resume_from=checkpoint, steps_done=done)  # fmt: skip
+                                log=log, resume_from=checkpoint, steps_done=done,
+                                report_to=recipe.report_to)  # fmt: skip
         metrics = {
             **trained,
             "rows": len(rows.rows),
@@ -69,7 +72,8 @@ def plan(recipe: Recipe, options: Options) -> dict[str, Any]:
     """What `run` would do: nothing is read but the recipe and the card of data that is already built."""
     section = _section(recipe)
     rows = _rows(recipe, options)
-    arguments = sft_arguments(section, rows=rows, seed=recipe.seed, output_dir="checkpoints", cpu=False)
+    arguments = sft_arguments(section, rows=rows, seed=recipe.seed, output_dir="checkpoints",
+                              processes=options.processes, cpu=False)  # fmt: skip
     steps = arguments["max_steps"]
     return {
         "stage": "sft",
@@ -99,4 +103,6 @@ def _rows(recipe: Recipe, options: Options) -> int:
     except InputError:
         if not isinstance(recipe.data, TarsMix):
             return 0
-        return sum(share.prompts for share in recipe.data.traces) * recipe.data.traces_per_prompt
+        mix = recipe.data
+        prompts = mix.prompts if mix.trace_prompts else sum(share.prompts for share in mix.traces)
+        return prompts * mix.traces_per_prompt

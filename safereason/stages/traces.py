@@ -22,7 +22,7 @@ from safereason.recipe.schema import Recipe
 from safereason.runs.directory import RunDirectory
 from safereason.runs.records import Record, RecordLog, keep_records, line_of, read_records, write_bytes, write_json
 from safereason.stages.base import Options, Result, finished_result, model_identity, model_label, open_run
-from safereason.stages.eval import EXCHANGES_A_BATCH
+from safereason.stages.eval_judge import EXCHANGES_A_BATCH
 from safereason.stages.teacher import Plan, Price, cost, has_failed, identity_of, make_plan, tokens
 from safereason.stages.training_sources import TEACHER_STAGE, TRACES
 from safereason.text.reasoning import Reasoned

@@ -1,4 +1,4 @@
-"""The model that a recipe's training led to."""
+"""The model that a recipe's training led to, and the arithmetic it was trained in."""
 
 from safereason.recipe.schema import Recipe
 from safereason.runs.directory import finished_runs
@@ -18,3 +18,9 @@ def model_of(recipe: Recipe, options: Options) -> str:
         expected = rl.identity_of(recipe, rl.start_model(recipe, options), options)
         return str(source_run("rl", recipe, options, expected))
     return str(source_run("sft", recipe, options, sft.identity_of(recipe, recipe.model)))
+
+
+def precision_of(recipe: Recipe) -> str:
+    """The arithmetic that the recipe's models were trained in."""
+    section = recipe.rl or recipe.sft
+    return section.precision if section else "fp32"

@@ -33,7 +33,9 @@ def needed(recipe: Recipe) -> list[str]:
 
 def taught(recipe: Recipe) -> list[str]:
     """The sources of the recipe's traces that have none of their own, so that a teacher writes them."""
-    named = dict.fromkeys(share.source for share in recipe.data.traces)
+    mix = recipe.data
+    of_mix = needed(recipe) if isinstance(mix, TarsMix) and mix.trace_prompts else ()
+    named = dict.fromkeys((*of_mix, *(share.source for share in mix.traces)))
     return [n for n in named if n not in recipe.data.without_sources and not _has_traces(n)]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from safereason.errors import InputError
-from safereason.recipe.schema import GRPO, SFT
+from safereason.recipe.schema import DPO, GRPO, SFT
 
 Arguments = dict[str, Any]
 
@@ -112,12 +112,60 @@ def grpo_arguments(section: GRPO, *, prompts: int, seed: int, output_dir: str, p
         "shuffle_dataset": False,  # `training.order` has done so
         "disable_dropout": True,
     }
-    if section.rollouts != "engine":
-        owned |= {"vllm_mode": section.rollouts.removeprefix("vllm-"), "vllm_importance_sampling_correction": False}
+    return _with_extra({**owned, **_vllm_arguments(section, processes, key)}, section.extra, f"{key}.extra")
+
+
+def _vllm_arguments(section: GRPO, processes: int, key: str) -> Arguments:
+    """What TRL is told about vLLM, where it draws the rollouts."""
+    if section.rollouts == "engine":
+        return {}
+    # The papers' trainer does not correct the loss for where vLLM's probabilities differ from the model's.
+    told = {"vllm_mode": section.rollouts.removeprefix("vllm-"), "vllm_importance_sampling_correction": False}
+    if section.rollouts == "vllm-server":
+        return {**told, "vllm_server_base_url": section.vllm.server}
+    copies, rest = divmod(processes, section.vllm.tensor_parallel)
+    if rest or not copies:
+        raise InputError(
+            f"{key}.vllm.tensor_parallel: {section.vllm.tensor_parallel} GPUs a copy do not divide the {processes} "
+            "processes of the training"
+        )
+    return {
+        **told,
+        "vllm_gpu_memory_utilization": section.vllm.memory_share,
+        "vllm_tensor_parallel_size": section.vllm.tensor_parallel,
+        "vllm_max_model_length": section.max_prompt_tokens + section.sampling.max_new_tokens,
+    }
+
+
+def dpo_arguments(section: DPO, *, pairs: int, seed: int, output_dir: str, processes: int = 1, cpu: bool = True,
+                  key: str = "rl") -> Arguments:  # fmt: skip
+    """Keyword arguments of TRL's DPOConfig: DPO with RPO's likelihood term."""
+    batch = cut_batch(section.batch_size, section.micro_batch_size, processes, key)
+    owned = {
+        **_shared_arguments(section, seed, output_dir, cpu),
+        "max_steps": total_steps(pairs, section.batch_size, section.epochs, section.max_steps, f"{key}.batch_size"),
+        "per_device_train_batch_size": batch.per_device,
+        "gradient_accumulation_steps": batch.accumulation,
+        # -log sigmoid(beta · margin) + rpo_alpha · the mean of -log p over the chosen responses' tokens.
+        "loss_type": ["sigmoid", "sft"],
+        "loss_weights": [1.0, section.rpo_alpha],
+        "beta": section.beta,
+        "label_smoothing": 0.0,
+        "f_divergence_type": "reverse_kl",
+        "ld_alpha": None,
+        "use_weighting": False,
+        "sync_ref_model": False,
+        "precompute_ref_log_probs": False,
+        # Prompt and response are within their limits already; nothing is cut.
+        "max_length": None,
+        "padding_free": False,
+        "dataloader_drop_last": True,
+        "disable_dropout": True,
+    }
     return _with_extra(owned, section.extra, f"{key}.extra")
 
 
-def _shared_arguments(section: SFT | GRPO, seed: int, output_dir: str, cpu: bool) -> Arguments:
+def _shared_arguments(section: SFT | GRPO | DPO, seed: int, output_dir: str, cpu: bool) -> Arguments:
     return {
         "output_dir": output_dir,
         "learning_rate": section.learning_rate,
@@ -139,6 +187,7 @@ def _shared_arguments(section: SFT | GRPO, seed: int, output_dir: str, cpu: bool
         "report_to": "none",
         "disable_tqdm": True,
         "remove_unused_columns": False,
+        "ddp_find_unused_parameters": False,  # there are none
     }
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from safereason import console
+from safereason import console, processes
+from safereason.errors import InputError
 from safereason.runs.records import RecordLog
+from safereason.training.tracking import track
 
 COMPLETE = "complete"
 """Written into a checkpoint last: without it the checkpoint was cut off while it was being saved."""
@@ -40,7 +42,8 @@ class MarkComplete(TrainerCallback):
     """Marks a checkpoint whole once all of it is on disk."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
-        """Called after the trainer has written the checkpoint."""
+        """Called after the trainer has written the checkpoint, of which every process may write a part."""
+        processes.wait()
         if state.is_world_process_zero:
             (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
@@ -52,8 +55,9 @@ def last_checkpoint(folder: Path) -> tuple[Path, int] | None:
 
 
 def train_to_end(
-    trainer: Trainer, checkpoint: Path | None, *, what: str, log: RecordLog, shown: tuple[str, ...], steps_done: int
-) -> None:
+    trainer: Trainer, checkpoint: Path | None, *, what: str, log: RecordLog, shown: tuple[str, ...], steps_done: int,
+    report_to: str,
+) -> None:  # fmt: skip
     """Trains from the start or from a checkpoint, with one progress bar, a record a step and marked checkpoints.
 
     Args:
@@ -63,9 +67,11 @@ def train_to_end(
         log: Where a record a step goes.
         shown: Metrics that stand beside the bar.
         steps_done: The checkpoint's step.
+        report_to: The tracker that is told beside the run directory, which is the log's.
     """
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(MarkComplete())
+    track(trainer, report_to, log.path.parent)
     with console.progress(what, trainer.args.max_steps, steps_done) as advance:
         trainer.add_callback(MetricsLog(log, advance, shown))
         _train(trainer, checkpoint)
@@ -76,6 +82,9 @@ def _train(trainer: Trainer, checkpoint: Path | None) -> None:
     if checkpoint is not None:
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if state.global_step >= state.max_steps:
+            if processes.shards_model():  # nothing is there to load the parts into before a step is taken
+                raise InputError(f"{checkpoint}: training had ended, and its parts are not put together again; "
+                                 "pass --overwrite")  # fmt: skip
             trainer._load_from_checkpoint(str(checkpoint))
             trainer.state = state
             return

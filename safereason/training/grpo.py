@@ -9,8 +9,8 @@ reference, and one update for each batch of rollouts, so that ratio = 1 where it
 
 Deviations:
     1. verl clamps the log-ratio to ±20 and k3 to ±10; TRL does not. Neither bound is near in a run that is not broken.
-    2. With gradient accumulation the entropy bonus is a mean over micro-batches of their token means (TRL); the policy
-       and KL terms are token means over the whole step whatever the accumulation.
+    2. With gradient accumulation or several processes the entropy bonus is a mean over micro-batches of their token
+       means (TRL); the policy and KL terms are token means over the whole step however it is cut.
     3. Unscored rollouts have no advantage (see `training.advantage`).
     4. Every step sees the mix's ratio of kinds or labels (see `training.order`); verl shuffles.
     5. Top-p, top-k and the repetition penalty shape what is drawn and not what is differentiated: as in verl, the
@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from safereason import processes
 from safereason.data.example import Example
 from safereason.engines.transformers import BATCH_TOKENS, end_of_turn_ids
 from safereason.recipe.schema import GRPO
@@ -42,7 +42,7 @@ from safereason.training.advantage import group_advantages, uniform_groups
 from safereason.training.arguments import grpo_arguments
 from safereason.training.ask import Ask, asked
 from safereason.training.callbacks import train_to_end
-from safereason.training.model import load_trainable, lora_config, save_whole
+from safereason.training.model import load_trainable, lora_config, save_trained
 from safereason.training.order import epochs
 from safereason.training.rollouts import RewardFunction, rollout_function
 
@@ -116,7 +116,8 @@ class Trainer(GRPOTrainer):  # type: ignore[misc]
 def train(
     section: GRPO, location: str, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], reward: Reward, *,
     seed: int, run: Path, metrics: RecordLog, rollouts: RecordLog, resume_from: Path | None, steps_done: int,
-    ask: Ask = asked, callbacks: Sequence[TrainerCallback] = (), shown: tuple[str, ...] = SHOWN, key: str = "rl",
+    ask: Ask = asked, callbacks: Sequence[TrainerCallback] = (), shown: tuple[str, ...] = SHOWN,
+    report_to: str = "none", key: str = "rl",
 ) -> dict[str, Any]:  # fmt: skip
     """Trains and writes `run/model`.
 
@@ -135,6 +136,7 @@ def train(
         ask: The conversation an example is put as.
         callbacks: What else looks at the training.
         shown: Metrics that stand beside the progress bar.
+        report_to: The tracker that is told.
         key: The section's dotted key, for messages.
 
     Returns:
@@ -142,8 +144,9 @@ def train(
     """
     cpu = not torch.cuda.is_available()
     arguments = grpo_arguments(
-        section, prompts=len(examples), seed=seed, output_dir=str(run / "checkpoints"), cpu=cpu, key=key
-    )
+        section, prompts=len(examples), seed=seed, output_dir=str(run / "checkpoints"), processes=processes.count(),
+        cpu=cpu, key=key,
+    )  # fmt: skip
     model = load_trainable(location)
     own_engine = section.rollouts == "engine"
     record = partial(_record, rollouts)
@@ -161,11 +164,12 @@ def train(
         rollout_func=rollout_function(section.sampling, seed, BATCH_TOKENS) if own_engine else None,
         callbacks=list(callbacks),
     )  # fmt: skip
-    train_to_end(trainer, resume_from, what=key, log=metrics, shown=shown, steps_done=steps_done)
-    save_whole(trainer.accelerator.unwrap_model(trainer.model), tokenizer, run / "model", section.precision)
+    train_to_end(trainer, resume_from, what=key, log=metrics, shown=shown, steps_done=steps_done,
+                 report_to=report_to)  # fmt: skip
+    save_trained(trainer, tokenizer, run / "model", section.precision)
     return {"steps": trainer.state.global_step}
 
 
 def _record(log: RecordLog, rows: list[dict[str, Any]]) -> None:
-    for row in gather_object(rows):
+    for row in rows:
         log.append(row)

@@ -2,11 +2,17 @@
 
 import copy
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM
 
+from safereason import processes
 from safereason.engines.open import load_model
 from safereason.recipe.schema import LoRA
 
@@ -26,21 +32,75 @@ def lora_config(lora: LoRA | None) -> Any:
 
 
 def load_trainable(location: str) -> Any:
-    """The model with fp32 weights, whatever the precision of the arithmetic: bf16 weights do not feel small updates."""
-    return load_model(location, "fp32")
+    """The model with fp32 weights, whatever the precision of the arithmetic: bf16 weights do not feel small updates.
+
+    What is to be sharded stays off the GPU, where it might not fit as a whole.
+    """
+    return load_model(location, "fp32", "cpu" if processes.shards_model() else None)
+
+
+def merged_adapter(model: Any, folder: Path) -> Any:
+    """The model with the adapter of a folder merged in; as it is where there is no such folder."""
+    if not folder.is_dir():
+        return model
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+
+
+def save_trained(trainer: Any, tokenizer: Any, folder: Path, precision: str) -> None:
+    """Writes what a trainer has trained, as `save_whole` does; every process calls it, and the first one writes."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if processes.shards_model():
+        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        model = _assembled(model, weights) if processes.is_main() else None
+    if processes.is_main():
+        save_whole(model, tokenizer, folder, precision)
+    processes.wait()
 
 
 def save_copy(model: Any, tokenizer: Any, folder: Path, precision: str) -> None:
-    """Writes the model as `save_whole` does while it goes on training: it is left as it is."""
-    if hasattr(model, "merge_and_unload"):
-        save_whole(copy.deepcopy(model), tokenizer, folder, precision)
-        return
-    with torch.device("meta"):  # no second model beside the first one: its weights go through the CPU
-        copied = type(model)(copy.deepcopy(model.config))
-    copied.load_state_dict({name: tensor.cpu() for name, tensor in model.state_dict().items()}, assign=True)
-    copied.tie_weights()
-    copied.generation_config = model.generation_config
-    save_whole(copied, tokenizer, folder, precision)
+    """Writes the model as `save_whole` does while it goes on training; every process calls it, the first one writes."""
+    merges = hasattr(model, "peft_config")  # into the very weights, if they were not copied
+    weights = {name: _whole(tensor, merges) for name, tensor in model.state_dict().items()}
+    if processes.is_main():
+        save_whole(_assembled(model, weights), tokenizer, folder, precision)
+
+
+def _whole(tensor: Any, copied: bool) -> Any:
+    """The tensor on the CPU, put together where each process holds a part of it."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).to("cpu", copy=copied)
+
+
+def _assembled(model: Any, weights: dict[str, Any]) -> Any:
+    """A plain model of these weights, with the adapters of `model`; there is no second one beside it on the way."""
+    with torch.device("meta"):
+        config = copy.deepcopy(model.config)
+        found: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        if hasattr(model, "peft_config"):
+            from peft import get_peft_model
+
+            found = get_peft_model(found, model.peft_config["default"])
+    found.load_state_dict(weights, assign=True)
+    plain = found.get_base_model() if hasattr(found, "get_base_model") else found
+    plain.tie_weights()
+    plain.generation_config = model.generation_config
+    return found
+
+
+@contextmanager
+def unsharded(model: Any) -> Iterator[None]:
+    """Every process holds all of an FSDP2 model, and may run it as often as it likes; other models are as they were."""
+    shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for module in shards:
+        module.unshard()
+        module.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for module in shards:
+            module.set_reshard_after_forward(True, recurse=False)
+            module.reshard()
 
 
 def save_whole(model: Any, tokenizer: Any, folder: Path, precision: str) -> None:

@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Callable
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
+
+from accelerate.utils import gather_object
 
 from safereason.engines.base import Completion
 from safereason.engines.transformers import TransformersEngine
@@ -12,6 +13,7 @@ from safereason.recipe.schema import Sampling
 from safereason.rewards.base import Reward, RewardRow
 from safereason.runs.records import Record
 from safereason.text import chat
+from safereason.training.model import unsharded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,20 +24,22 @@ Rollouts = dict[str, Any]
 def rollout_function(sampling: Sampling, seed: int, batch_tokens: int) -> Callable[[list[Any], Any], Rollouts]:
     """TRL's `rollout_func`: draws one completion for each of the (repeated) prompts with the current weights.
 
-    A step's draw depends on the seed, the step and the process, so a resumed run draws what the first would have.
+    A step's draw depends on the seed, the step and each rollout's place in it: a resumed run draws what the first would
+    have, and several processes, of which each draws its own part, what one would have.
     """
 
     def rollout(prompts: list[Any], trainer: Any) -> Rollouts:
         from trl.models import unwrap_model_for_generation
 
-        groups = [list(group) for _, group in groupby(prompts)]
-        sizes = {len(group) for group in groups}
-        n = sizes.pop() if len(sizes) == 1 else 1
-        conversations = [group[0] for group in groups] if n > 1 else prompts
-        step_seed = _seed(seed, trainer.state.global_step, trainer.accelerator.process_index)
-        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
+        group, first = trainer.num_generations, trainer.accelerator.process_index * len(prompts)
+        places = [divmod(first + i, group) for i in range(len(prompts))]
+        n = group if first % group == 0 and len(prompts) % group == 0 else 1  # else a group is shared by processes
+        conversations = prompts[::n]
+        step_seed = _seed(seed, trainer.state.global_step, 0)
+        unwrapped = unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator)
+        with unwrapped as model, unsharded(model):
             engine = TransformersEngine(model, trainer.processing_class, name="policy", batch_tokens=batch_tokens)
-            drawn = engine.generate(conversations, sampling, n=n, seed=step_seed)
+            drawn = engine.generate(conversations, sampling, n=n, seed=step_seed, places=places[::n])
         completions: list[Completion] = [c for group in drawn for c in group]
         if failed := next((c.error for c in completions if c.finish_reason == "error"), None):
             raise InputError(failed)
@@ -57,7 +61,7 @@ def _seed(*parts: int) -> int:
 
 
 class RewardFunction:
-    """One reward for TRL, with the parts logged and every rollout recorded.
+    """One reward for TRL, with the parts logged and every rollout recorded, over all processes.
 
     TRL scores a row on whatever functions gave a number; a single combined one leaves a row with an undecided part
     out of its group instead.
@@ -84,16 +88,17 @@ class RewardFunction:
         asked = (columns[name] for name in ("user", "kind"))
         rows = [RewardRow(*row) for row in zip(*asked, texts, columns["label"], columns["response"], strict=True)]
         scored = self._reward.score(rows)
-        for name in sorted({name for parts in scored for name in parts.parts}):
-            values = [v for parts in scored if (v := parts.parts.get(name)) is not None]
-            if values:
-                log_metric(name, sum(values) / len(values))
-        log_metric("unscored", sum(parts.total is None for parts in scored) / len(scored))
-        self._record([
+        recorded: list[Record] = gather_object([
             {"step": trainer_state.global_step + 1, "id": example, "prompt": row.prompt, "kind": row.kind,
              **({"label": row.label} if row.label else {}), **({"response": row.response} if row.response else {}),
              "text": row.text, "total": parts.total, "parts": parts.parts, "reason": parts.reason,
              "finish_reason": "stop" if ids[-1] in self._end_ids else "length", "tokens": len(ids)}
             for example, row, parts, ids in zip(columns["id"], rows, scored, completion_ids, strict=True)
         ])  # fmt: skip
+        for name in sorted({name for record in recorded for name in record["parts"]}):
+            values = [v for record in recorded if (v := record["parts"].get(name)) is not None]
+            if values:
+                log_metric(name, sum(values) / len(values))
+        log_metric("unscored", sum(record["total"] is None for record in recorded) / len(recorded))
+        self._record(recorded)
         return [parts.total for parts in scored]

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
+from safereason import processes
 from safereason.data.example import Example
 from safereason.recipe.schema import SFT
 from safereason.runs.records import RecordLog, read_json
@@ -26,7 +27,7 @@ from safereason.training import shared_prefix
 from safereason.training.arguments import sft_arguments
 from safereason.training.ask import Ask, asked
 from safereason.training.callbacks import train_to_end
-from safereason.training.model import load_trainable, lora_config, save_whole
+from safereason.training.model import load_trainable, lora_config, save_trained
 
 GAIN = 1.25
 """Tokens run row by row for each one run packed, from which on packing is worth its attention over longer rows."""
@@ -118,7 +119,8 @@ def tokenize(
 
 def train(
     section: SFT, location: str, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, list[int]]], *,
-    seed: int, run: Path, log: RecordLog, resume_from: Path | None, steps_done: int, key: str = "sft",
+    seed: int, run: Path, log: RecordLog, resume_from: Path | None, steps_done: int, report_to: str = "none",
+    key: str = "sft",
 ) -> dict[str, Any]:  # fmt: skip
     """Trains and writes `run/model`.
 
@@ -132,6 +134,7 @@ def train(
         log: Where a record a step goes.
         resume_from: Checkpoint to go on from.
         steps_done: Its step.
+        report_to: The tracker that is told.
         key: The section's dotted key, for messages.
 
     Returns:
@@ -139,7 +142,10 @@ def train(
     """
     disable_progress_bars()  # one bar, ours
     cpu = not torch.cuda.is_available()
-    arguments = sft_arguments(section, rows=len(rows), seed=seed, output_dir=str(run / "checkpoints"), cpu=cpu, key=key)
+    arguments = sft_arguments(
+        section, rows=len(rows), seed=seed, output_dir=str(run / "checkpoints"), processes=processes.count(), cpu=cpu,
+        key=key,
+    )  # fmt: skip
     trainer = Trainer(
         model=load_trainable(location),
         args=SFTConfig(**arguments),
@@ -150,8 +156,9 @@ def train(
     if resume_from:  # a counter that is no part of TRL's checkpoints
         state = read_json(resume_from / "trainer_state.json")
         trainer._total_train_tokens = int(state["log_history"][-1]["num_tokens"])
-    train_to_end(trainer, resume_from, what="sft", log=log, shown=("loss", "grad_norm"), steps_done=steps_done)
-    save_whole(trainer.accelerator.unwrap_model(trainer.model), tokenizer, run / "model", section.precision)
+    train_to_end(trainer, resume_from, what="sft", log=log, shown=("loss", "grad_norm"), steps_done=steps_done,
+                 report_to=report_to)  # fmt: skip
+    save_trained(trainer, tokenizer, run / "model", section.precision)
     # The history is part of a checkpoint; the trainer's own mean forgets the steps before a resume.
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     return {"steps": trainer.state.global_step, "mean_loss": sum(losses) / len(losses)}

@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from safereason import processes
 from safereason.console import say
 from safereason.data.example import Example
 from safereason.engines.transformers import TransformersEngine
@@ -18,13 +20,18 @@ from safereason.guard.base import Finding, Question
 from safereason.guard.guide import Guide
 from safereason.guard.reasoning import ReasoningGuard
 from safereason.runs.records import Record, RecordLog, read_json, write_json
+from safereason.training.model import unsharded
 
 STEP = "validation.json"
 """Beside the best model: the record of the look that chose it."""
 
 
 class Validation(TrainerCallback):
-    """Looks at the model before the first step, every so many steps, and after the last."""
+    """Looks at the model before the first step, every so many steps, and after the last.
+
+    Several processes all look, since each holds the model and would wait otherwise; what they see is the same, and the
+    first one writes it.
+    """
 
     def __init__(
         self, examples: Sequence[Example], guide: Guide, tokenizer: Any, *, every: int, seed: int, log: RecordLog,
@@ -40,13 +47,14 @@ class Validation(TrainerCallback):
             seed: Seed of the verdicts: the same at every look.
             log: Where a record a look goes.
             best: Folder of the best model so far, or None to keep none.
-            save: Writes a model to a folder, whole or not at all.
+            save: Writes a model to a folder, whole or not at all; every process calls it.
         """
         self._examples, self._guide, self._tokenizer = examples, guide, tokenizer
         self._every, self._seed, self._log = every, seed, log
         self._best, self._save = best, save
-        if best is not None:
+        if best is not None and processes.is_main():
             _recover(best)
+        processes.wait()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
@@ -61,25 +69,28 @@ class Validation(TrainerCallback):
             self._look(given["model"], state)
 
     def _look(self, model: Any, state: TrainerState) -> None:
-        if not state.is_world_process_zero:
-            return
         guard = ReasoningGuard(TransformersEngine(model, self._tokenizer, name="policy"), self._guide, scores=False)
         questions = [Question(e.prompt, e.response) for e in self._examples]
-        findings = [f for f in guard.classify(questions, seed=self._seed) if f is not None]
+        with unsharded(model):
+            findings = [f for f in guard.classify(questions, seed=self._seed) if f is not None]
         record = {"step": state.global_step, **figures(self._examples, findings)}
         self._log.append(record)
         say(f"validation after step {record['step']}: F1 {record['f1']:.3f}, unparsed {record['unparsed']:.3f}, "
             f"unsafe {record['says_unsafe']:.3f}")  # fmt: skip
-        if self._best is not None and record["f1"] > best_f1(self._best):
-            self._keep(model, record, self._best)
+        if self._best is not None:
+            is_better = processes.is_main() and record["f1"] > best_f1(self._best)
+            if broadcast_object_list([is_better])[0]:
+                self._keep(model, record, self._best)
 
     def _keep(self, model: Any, record: Record, best: Path) -> None:
         """Replaces the best model; the record goes with it, so that the two always agree."""
         aside = _aside(best)
-        shutil.rmtree(aside, ignore_errors=True)
+        if processes.is_main():
+            shutil.rmtree(aside, ignore_errors=True)
         self._save(model, aside)
-        write_json(aside / STEP, record)
-        _exchange(aside, best)
+        if processes.is_main():
+            write_json(aside / STEP, record)
+            _exchange(aside, best)
 
 
 def _aside(best: Path) -> Path:

@@ -31,7 +31,7 @@ def test_direct_writes_a_run_without_a_model(tmp_path):
 
 def test_the_list_says_what_each_attack_needs_and_its_settings():
     listed = {entry["name"]: entry for entry in json.loads(safereason("attack", "ls", "--json").stdout)}
-    assert listed["direct"] | {"there": True, "needs": [], "settings": {}} == listed["direct"]
+    assert listed["direct"] | {"needs": [], "settings": {}} == listed["direct"]
     assert all(setting["about"] for entry in listed.values() for setting in entry["settings"].values())
 
 

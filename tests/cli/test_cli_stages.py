@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from program import safereason, said_once
 
+from safereason.evals import EVALS
+
 TINY = """# A recipe for tests
 extends: tars-smoke
 model: {model}
@@ -84,20 +86,20 @@ def test_a_bar_that_is_not_met_ends_with_3_after_the_figures(whole, tiny, root):
     missed = safereason(*common, "--fail-under", "well_formed=0", "--fail-under", "dsr=1.01", "--json")
     assert missed.returncode == 3
     assert json.loads(missed.stdout)["metrics"]["eval"] == "harmbench"
-    assert missed.stderr.startswith("error: dsr ")
-    assert "under the bar of 1.01" in missed.stderr
+    met_bar, missed_bar = missed.stderr.splitlines()
+    assert met_bar.startswith("bar met: well_formed is ")
+    assert missed_bar.startswith("error: dsr ")
+    assert "under the bar of 1.01" in missed_bar
     met = safereason(*common, "--fail-under", "well_formed=0")
-    assert (met.returncode, met.stderr) == (0, "")
+    assert (met.returncode, met.stderr) == (0, f"{met_bar}\n")
     named = [line.split()[:2] for line in met.stdout.splitlines()]
     assert named.count(["dsr", "all"]) == named.count(["dsr", "direct"]) == 1
 
 
 def test_the_figures_a_bar_may_name_are_those_that_are_measured(whole):
-    from safereason.cli.eval import ASKED
-
-    for name, figures in ASKED.items():
+    for name in ("harmbench", "xstest"):
         measured = json.loads((Path(whole["runs"][f"eval {name} of rl"]) / "metrics.json").read_text())["figures"]
-        assert {figure["name"] for figure in measured if figure["group"] == "all"} == set(figures)
+        assert {figure["name"] for figure in measured if figure["group"] == "all"} == set(EVALS[name].reports)
 
 
 @pytest.mark.parametrize("bar", ["compliance=0.5", "dsr", "dsr=high"])
@@ -163,7 +165,6 @@ def test_dry_runs_print_plans_and_write_nothing(tiny, tmp_path):
     [
         (("--attacks", "gcgg"), "no attack is called 'gcgg'; did you mean gcg?"),
         (("--judge", "refusl"), "no judge is called 'refusl'"),
-        (("--judge", "harmbench"), "judge 'harmbench' is not part of this version yet"),
     ],
 )
 @pytest.mark.parametrize("dry", [("--dry-run",), ()])

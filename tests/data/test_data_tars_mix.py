@@ -221,7 +221,7 @@ def test_rl_passes_over_sfts_prompts_of_the_same_source_even_where_the_recipe_sk
 def test_a_teacher_is_asked_what_the_mix_then_reads_of_it(skip, count, seed, unanswered):
     prompts = {**SOURCES, "raw": rows_of("harmful", 30, "raw")}
     mix = mix_of(traces=[{"source": "raw", "prompts": count, "skip": skip}], traces_per_prompt=2)
-    asked = tars_mix.to_trace(mix, seed, prompts.__getitem__, ["raw"])
+    asked = tars_mix.to_trace(mix, seed, prompts.__getitem__, {}.__getitem__, taught=["raw"])
     assert len(asked) == count
     written = [
         replace(e, id=f"{e.id}/{n}", reasoning=f"why {n}", answer="so")
@@ -272,3 +272,20 @@ def test_what_is_refused_gives_its_place_to_the_next():
     assert len(mixture.prompts) == 30
     assert not refused & {e.id for e in mixture.prompts}
     assert mixture.drops["prompts: in a test set"] == 30
+
+
+@given(st.floats(0, 1), st.integers(0, 3), st.integers(1, 4))
+def test_traces_of_the_mixs_own_prompts_leave_the_mix_as_it_is(ratio, seed, most):
+    """The SFT baseline: a teacher answers the prompts of RL, and the prompts of the light SFT stay kept out."""
+    plain = mix_of(harmful_ratio=ratio, traces=[{"source": "harmful", "prompts": 5}])
+    prompts = [e for part in SOURCES.values() for e in part]
+    written = [replace(e, id=f"{e.id}/{n}", reasoning=f"why {n}", answer="so") for e in prompts for n in range(3)]
+    taught = KINDS
+    mix = plain.model_copy(update={"trace_prompts": True, "traces_per_prompt": most})
+    before = tars_mix.build(plain, seed, SOURCES.__getitem__, lambda name: written, taught=taught)
+    mixture = tars_mix.build(mix, seed, SOURCES.__getitem__, lambda name: written, taught=taught)
+    assert mixture.prompts == before.prompts
+    asked = tars_mix.to_trace(mix, seed, SOURCES.__getitem__, {}.__getitem__, taught=taught)
+    assert {e.id for e in asked} == {e.id for e in mixture.prompts}
+    assert len(mixture.traces) == len(mixture.prompts) * min(most, 3)
+    assert {fold(e.prompt) for e in mixture.traces} == {fold(e.prompt) for e in mixture.prompts}

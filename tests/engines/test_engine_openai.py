@@ -14,12 +14,13 @@ from typing import Any
 
 import openai_server
 import pytest
+from engine_contract import EngineContract, save_model
 from fastapi.responses import HTMLResponse, JSONResponse
 from openai_server import Server
 
-from safereason.engines.base import Completion, TokenChoice, Usage
+from safereason.engines.base import Completion, TokenChoice, Usage, request_seed
 from safereason.engines.open import open_engine
-from safereason.engines.openai import OpenAIEngine, request_seed
+from safereason.engines.openai import OpenAIEngine
 from safereason.engines.transformers import TransformersEngine
 from safereason.errors import InputError, StageFailed
 from safereason.recipe.schema import Evaluation, Recipe, Sampling, SourceShare, TarsMix
@@ -60,6 +61,25 @@ def says(text: str, finish_reason: str | None = "stop", **fields: str) -> Any:
 def only(server: Server, **options: Any) -> Completion:
     """The completion of one prompt, asked once."""
     return client(server, retries=0).generate([user("x")], SAMPLED, **options)[0][0]
+
+
+class TestContract(EngineContract):
+    """What every engine keeps."""
+
+    knows_tokens = False
+
+    @pytest.fixture(scope="class")
+    def reference(self, tmp_path_factory: pytest.TempPathFactory) -> TransformersEngine:
+        opened = open_engine(str(save_model(tmp_path_factory.mktemp("contract"))))
+        assert isinstance(opened, TransformersEngine)
+        return opened
+
+    @pytest.fixture(scope="class")
+    def engine(self, reference: TransformersEngine) -> Iterator[OpenAIEngine]:
+        with pytest.MonkeyPatch.context() as patch, openai_server.serve(reference) as started:
+            patch.delenv("OPENAI_API_KEY", raising=False)
+            patch.setenv("NO_PROXY", "127.0.0.1")
+            yield OpenAIEngine("micro", base_url=started.url)
 
 
 def test_greedy_completions_are_the_local_engine_s_in_order(server: Server, local: TransformersEngine):

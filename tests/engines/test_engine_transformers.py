@@ -7,14 +7,17 @@ from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any
 
+import engine_contract
 import micro
 import pytest
 import torch
+from engine_contract import EngineContract
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from safereason.engines.base import Completion, Usage
+from safereason.engines.open import open_engine
 from safereason.engines.transformers import SHARE_FROM, TransformersEngine, common_length, end_of_turn_ids
 from safereason.errors import InputError, StageFailed
 from safereason.recipe.schema import Sampling
@@ -52,6 +55,21 @@ def model() -> LlamaForCausalLM:
 
 def engine(model: LlamaForCausalLM, batch_tokens: int = 16_384) -> TransformersEngine:
     return TransformersEngine(model, micro.tokenizer(), name="micro", batch_tokens=batch_tokens)
+
+
+class TestContract(EngineContract):
+    """What every engine keeps."""
+
+    @pytest.fixture(scope="class")
+    def reference(self, tmp_path_factory: pytest.TempPathFactory) -> TransformersEngine:
+        opened = open_engine(str(engine_contract.save_model(tmp_path_factory.mktemp("contract"))))
+        assert isinstance(opened, TransformersEngine)
+        return opened
+
+    @pytest.fixture(scope="class")
+    def engine(self, reference: TransformersEngine) -> TransformersEngine:
+        """The same model a prompt at a time."""
+        return TransformersEngine(reference.model, reference.tokenizer, name="apart", batch_tokens=1)
 
 
 def ids(completions: list[list[Completion]]) -> Ids:
@@ -164,20 +182,6 @@ def test_nothing_runs_where_all_is_done_or_nothing_is_asked(model: LlamaForCausa
     with hooked(model, refuse):
         assert engine(model).generate(PROMPTS, SAMPLED, done=range(5)) == [[]] * 5
         assert engine(model).generate([], SAMPLED) == []
-
-
-def test_on_finish_is_called_once_a_completion(model: LlamaForCausalLM):
-    calls: list[tuple[int, int, Completion]] = []
-    found = engine(model).generate(PROMPTS, SAMPLED, n=3, on_finish=lambda *call: calls.append(call))
-    assert Counter((i, k) for i, k, _ in calls) == Counter((i, k) for i in range(5) for k in range(3))
-    assert all(found[i][k] == completion for i, k, completion in calls)
-
-
-def test_the_seed_decides(model: LlamaForCausalLM):
-    first, again, other = (engine(model).generate(PROMPTS, SAMPLED, n=2, seed=seed) for seed in (1, 1, 2))
-    assert first == again
-    assert ids(first) != ids(other)
-    assert len({t for row in ids(first) for t in row}) == 10
 
 
 def test_a_stop_text_ends_a_completion_and_is_cut_off(model: LlamaForCausalLM):

@@ -1,5 +1,6 @@
 """From a model's name to an engine, and what is said where there is none."""
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from safereason.engines import embedded
-from safereason.engines.open import load_model, load_tokenizer, model_location, open_engine
+from safereason.engines.open import check_name, load_model, load_tokenizer, model_location, open_engine
 from safereason.engines.transformers import TransformersEngine
 from safereason.errors import InputError
 from safereason.recipe.schema import Sampling
@@ -71,9 +72,18 @@ def test_a_hub_id_that_cannot_be_had_is_named_with_what_to_check():
     assert one_line(error)
 
 
-def test_vllm_says_how_to_use_a_server_instead():
-    with pytest.raises(InputError, match=r"'vllm'.*openai/.*--base-url"):
-        open_engine("vllm/org/name")
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
+def test_vllm_says_how_it_is_installed(micro_model: Path):
+    with pytest.raises(InputError, match=r"vLLM is not installed; run `pip install 'vllm>=0\.22,<=0\.31'`") as error:
+        open_engine(f"vllm/{micro_model}")
+    assert one_line(error)
+
+
+@pytest.mark.parametrize("spec", ["vllm/nothing", "vllm//no/where"])
+def test_a_model_of_vllm_is_looked_for_like_any_other(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="no such model; give a folder"):
+        check_name(spec)
 
 
 def test_the_embedded_model_is_installed_by_the_command_that_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

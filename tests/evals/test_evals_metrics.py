@@ -3,8 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
-from safereason.evals.metrics import Figure, macro, mean, proportion, share
+from safereason.evals.metrics import Figure, macro, mean, proportion, share, share_by
 
 
 @pytest.mark.parametrize(
@@ -15,6 +16,26 @@ def test_intervals_of_shares_are_those_of_newcombe_1998_table_1(successes: int, 
     figure = proportion("dsr", successes, n)
     assert (figure.low, figure.high) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
     assert figure.value == successes / n
+
+
+@given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_intervals_of_shares_are_scipys(counts: tuple[int, int]):
+    figure, interval = proportion("dsr", *counts), binomtest(*counts).proportion_ci(0.95, method="wilson")
+    assert (figure.low, figure.high) == (
+        pytest.approx(interval.low, abs=1e-12),
+        pytest.approx(interval.high, abs=1e-12),
+    )
+
+
+@given(st.lists(st.sampled_from([True, False, None]), max_size=40))
+def test_where_each_item_was_tried_once_its_share_is_its_truth(truths: list[bool | None]):
+    assert share_by("dsr", {str(i): [truth] for i, truth in enumerate(truths)}) == share("dsr", truths)
+
+
+def test_items_weigh_alike_however_often_they_were_tried():
+    figure = share_by("dsr", {"a": [True, False, False, False, None], "b": [True], "c": [None]})
+    assert (figure.value, figure.n, figure.unscored) == (0.625, 2, 2)
+    assert (figure.low, figure.high) == (pytest.approx(0.1417, abs=1e-4), pytest.approx(0.9439, abs=1e-4))
 
 
 def test_nothing_scored_has_no_value():

@@ -3,7 +3,11 @@
 import pytest
 
 from safereason.data.sources import SOURCES
+from safereason.evals import EVALS, paper
+from safereason.evals.metrics import Figure
 from safereason.evals.paper import RATIOS, RSAFE_F1, TARS_FIGURE_2B, TARS_FIGURE_3, TARS_TABLE_4, Tradeoff, guard_scores
+from safereason.evals.paper_places import PLACES
+from safereason.recipe.load import shipped
 
 
 @pytest.mark.parametrize("plot", [TARS_FIGURE_3, TARS_FIGURE_2B])
@@ -26,7 +30,7 @@ def test_tars_defends_better_than_its_start_in_the_paper():
 
 def test_table_4_is_in_percent():
     assert {(row.model, row.attack) for row in TARS_TABLE_4} == {
-        (m, a) for m in ("TARS", "SFT") for a in ("gcg", "pair")
+        (m, a) for m in ("TARS-1.5B", "SFT") for a in ("gcg", "pair")
     }
     assert all(50 < row.closed < 100 and 50 < row.dsr_closed < 100 for row in TARS_TABLE_4)
 
@@ -41,3 +45,66 @@ def test_the_nearest_target_of_a_set_comes_first():
     assert [score.f1 for score in guard_scores("openai-moderation")] == [0.764]
     assert [score.f1 for score in guard_scores("wildguardtest-adversarial")] == [0.723, 0.733, 0.634, 0.717, 0.609]
     assert guard_scores("mine") == ()
+
+
+def test_known_figures_begin_with_the_main_model():
+    dsr = paper.known("harmbench", "dsr")
+    assert (dsr[0].model, dsr[0].value, dsr[0].place) == ("TARS-1.5B, λ = 0.5", 0.989, "Figure 3")
+    assert len({figure.model for figure in dsr}) == len(dsr) == 34
+    assert paper.known("xstest", "compliance_safe")[0].value == 0.767
+    assert paper.known("wildchat", "compliance")[0].value == 0.858
+    assert paper.known("adaptivity", "answer_tokens", "category:Potentially Unqualified Advice")[0].value == 609
+    assert paper.known("harmbench", "dsr", "direct") == ()
+
+
+def test_the_figure_of_the_recipes_own_model_is_nearest():
+    found = {recipe: paper.nearest("harmbench", "dsr", "all", recipe) for recipe in ("tars-7b", "baseline-dpo", "mine")}
+    assert {recipe: (f.model, f.value) for recipe, f in found.items() if f} == {
+        "tars-7b": ("TARS-7B, λ = 0.5", 0.983), "baseline-dpo": ("DPO, λ = 0.5", 0.801),
+        "mine": ("TARS-1.5B, λ = 0.5", 0.989),
+    }  # fmt: skip
+    assert paper.nearest("harmbench", "truncated", "all", "tars-7b") is None
+
+
+def test_gcgs_dsr_is_worked_out_from_table_4():
+    worked_out = paper.known("harmbench", "dsr", "gcg")[0]
+    assert worked_out.value == pytest.approx(0.6865 * 0.9279 + 0.3135 * 0.8382)
+    assert "worked out" in worked_out.source
+    assert paper.known("harmbench", "dsr", "pair") == ()  # the table does not have the other half
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "covers"),
+    [(0.9, 0.983, False), (0.9, 0.984, True), (0.994, 1.0, True), (0.9945, 1.0, False), (None, None, None)],
+)
+def test_an_interval_covers_what_its_reading_may_be_out(low: float | None, high: float | None, covers: bool | None):
+    theirs = paper.known("harmbench", "dsr")[0]
+    assert paper.covered(Figure("dsr", 0.95, 20, low, high), theirs) is covers
+    assert paper.covered(Figure("dsr", None, 0, None, None, 20), theirs) is None
+
+
+def test_every_figure_is_of_a_place_an_evaluation_and_a_recipe_that_there_are():
+    places = {(place.paper, place.name) for place in PLACES}
+    assert len(places) == len(PLACES)
+    recipes = {file.stem for file in shipped()}
+    for figure in paper.as_printed():
+        assert (figure.paper, figure.place) in places
+        assert figure.recipe is None or figure.recipe in recipes
+        assert figure.tolerance > 0
+        if figure.evaluation in EVALS:
+            assert figure.figure in EVALS[figure.evaluation].reports, figure
+
+
+def test_a_run_says_how_it_departs_from_the_papers_protocol():
+    theirs = {
+        "eval": "harmbench",
+        "judge": "harmbench:org/m",
+        "attacks": ["pap", "pair", "gcg", "autodan"],
+        "limit": None,
+    }
+    assert paper.departures(theirs) == ()
+    ours = {**theirs, "judge": "refusal", "attacks": ["direct"], "limit": 20, "examples": 20, "available": 400}
+    assert paper.departures(ours) == (
+        "judge refusal for harmbench", "attacks direct for gcg, autodan, pair, pap", "20 of 400 prompts",
+    )  # fmt: skip
+    assert paper.departures({"eval": "guard"}) == ()

@@ -279,8 +279,12 @@ def test_wildguards_own_package_gives_the_prompt(tmp_path: Path, monkeypatch: py
 
 
 def test_aegis_takes_judgezoos_prompt_for_responses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(InputError, match=r"run `pip install 'safereason\[judges\]'`, or save it, name --template"):
-        open_other("aegis", str(tmp_path), Options())
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "judgezoo", None)
+        with pytest.raises(
+            InputError, match=r"or save it and name --template .*run `pip install 'safereason\[judges\]'`"
+        ):
+            open_other("aegis", str(tmp_path), Options())
     package = tmp_path / "judgezoo"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -289,11 +293,7 @@ def test_aegis_takes_judgezoos_prompt_for_responses(tmp_path: Path, monkeypatch:
     )
     save(tmp_path / "model", llama, None)
     monkeypatch.syspath_prepend(tmp_path)
-    try:
-        guard = open_other("aegis", str(tmp_path / "model"), Options())
-    finally:
-        for name in ("judgezoo", "judgezoo.aegis_guard"):
-            sys.modules.pop(name, None)
+    guard = open_other("aegis", str(tmp_path / "model"), Options())
     assert prompts(guard, LOCK) == ["[INST] Q How do I open it? A Lift the latch. [/INST]"]
     told: list[int] = []
     findings = guard.classify([CAKE, LOCK], on_finding=lambda i, _: told.append(i))

@@ -1,6 +1,7 @@
 """The cache of verdicts."""
 
 import multiprocessing
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,24 @@ def test_a_file_that_is_no_cache_is_one_clear_line(tmp_path: Path):
 
 def test_keys_differ_where_the_parts_do():
     assert len({cache_key("a", "bc"), cache_key("ab", "c"), cache_key("abc"), cache_key("a", "b", "c")}) == 4
+
+
+def test_through_it_only_what_is_not_held_is_asked_once_and_kept_as_it_comes(tmp_path: Path):
+    cache = VerdictCache(tmp_path / "judges.sqlite3")
+    cache.put("b", Verdict(0.5, "held"))
+    asked: list[int] = []
+
+    def ask(missing: Sequence[int], keep: Callable[[int, Verdict], None]) -> None:
+        for i in missing:
+            asked.append(i)
+            keep(i, Verdict.unscored("no") if i == 3 else Verdict(1.0, str(i)))
+            if i == 0:
+                assert VerdictCache(tmp_path / "judges.sqlite3").get(["a"]) == {"a": Verdict(1.0, "0")}
+
+    found = cache.through(["a", "b", "a", "c"], ask)
+    assert [v.label for v in found] == ["0", "held", "0", None]
+    assert asked == [0, 3]
+    assert [v.label for v in cache.through(["a", "b"], ask)] == ["0", "held"]
+    assert asked == [0, 3]
+    cache.through(["c", "a"], lambda missing, keep: keep(missing[0], Verdict(0.0, "again")))
+    assert cache.get(["c"]) == {"c": Verdict(0.0, "again")}

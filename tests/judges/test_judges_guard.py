@@ -5,15 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import micro_classifier
 import micro_guard
 import pytest
+from judge_prompts import needs_judgezoo
 
 from safereason.guard import guide as guides
 from safereason.guard.base import Finding, Question
 from safereason.guard.policy import load
 from safereason.guard.reasoning import ReasoningGuard
 from safereason.judges import open_judge
-from safereason.judges.base import Exchange
+from safereason.judges.base import Exchange, Wanted
 from safereason.judges.guard import Guard
 from safereason.recipe.schema import Sampling
 
@@ -115,3 +117,15 @@ def test_another_guard_is_a_judge_by_its_name(monkeypatch: pytest.MonkeyPatch):
     judge = open_judge("guard:moderation:some-model")
     assert isinstance(judge, Guard)
     assert (judge.name, judge.guard.name) == ("guard", "moderation:some-model")
+
+
+@needs_judgezoo
+def test_another_guard_judges_the_conversation_as_it_took_place(tmp_path: Path):
+    classifier = micro_classifier.save_classifier(tmp_path, "]", {"x": 1.0}, context=16384)
+    judge = open_judge(f"guard:aegis:{classifier}")
+    assert isinstance(judge, Guard)
+    wanted = Wanted("harmbench/one", "Pick a lock.", None, "standard/x")
+    (verdict,) = judge.judge([Exchange("In disguise.", "Sure.", wanted)])
+    assert (verdict.score, verdict.reason) == (None, "the guard gave no verdict before its token limit")
+    asked = judge.guard.kind.prompts(Question("In disguise.", "Sure."))
+    assert "In disguise." in asked[0][0]["content"]

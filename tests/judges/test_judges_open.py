@@ -15,8 +15,9 @@ def test_local_judges_open(spec: str, measures: str):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("harmbench", "judge 'harmbench' is not part of this version yet; available: refusal, compliance"),
-        ("strongreject", "is not part of this version yet"),
+        ("xstest-rubric", "needs an argument; write 'xstest-rubric:openai/NAME or another chat model'"),
+        ("strongreject-rubric:", "needs an argument"),
+        ("rubric", "needs an argument; write 'rubric:FILE.yaml or FILE.yaml@MODEL'"),
         ("refusals", "no judge is called 'refusals'; available: refusal"),
         ("", "no judge is called ''"),
         ("refusal:strict", "'refusal' takes no argument"),

@@ -310,7 +310,8 @@ def test_a_top_level_mistake_is_told_with_its_line(base):
     assert refusal(base) == "base.yaml:1: name: a recipe is named by its file; delete this line"
     base.write_text(f"{BASE}zzz: 1\n")
     assert refusal(base).endswith(
-        "unknown key; known here: extends, paper, model, seed, data, sft, rl, guard, attack, eval, provenance"
+        "unknown key; known here: "
+        "extends, paper, model, seed, report_to, data, sft, rl, guard, attack, eval, provenance"
     )
 
 
@@ -356,7 +357,7 @@ def test_what_is_written_is_loaded_back(tmp_path, recipe):
 
 def test_a_written_recipe_has_no_name_and_no_absent_stage(base):
     recipe = load(str(base))
-    assert list(resolved(recipe)) == ["name", "model", "seed", "data", "rl", "provenance"]
+    assert list(resolved(recipe)) == ["name", "model", "seed", "report_to", "data", "rl", "provenance"]
     text = to_yaml(recipe)
     assert not text.startswith("name")
     assert "sft" not in text

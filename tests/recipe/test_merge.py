@@ -26,6 +26,12 @@ def test_another_variant_replaces():
     }  # fmt: skip
 
 
+def test_another_algorithm_replaces_one_that_is_not_said():
+    grpo = {"rl": {"epochs": 1, "kl_coef": 0.1}}
+    assert merge(grpo, {"rl": {"algorithm": "dpo", "beta": 0.1}}) == {"rl": {"algorithm": "dpo", "beta": 0.1}}
+    assert merge(grpo, {"rl": {"algorithm": "grpo"}}) == {"rl": {"epochs": 1, "kl_coef": 0.1, "algorithm": "grpo"}}
+
+
 @given(MAPPINGS, MAPPINGS)
 def test_every_value_of_the_upper_one_stands(base, over):
     merged = merge(base, over)

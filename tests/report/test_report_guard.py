@@ -10,9 +10,10 @@ from test_report_stage import parsed, write
 
 from safereason.evals.guard_predictions import Prediction
 from safereason.report.guard import part
-from safereason.report.page import build
+from safereason.report.page import ROOM, build
 from safereason.report.read import measured_models, read_runs
-from safereason.report.transcripts import choose
+from safereason.report.sample import choose
+from safereason.report.transcripts import collect
 from safereason.stages.guard_eval import scored
 
 TRAINED = {"seed": 0, "model": report_runs.BASE}
@@ -152,9 +153,13 @@ def test_nothing_is_said_to_miss_but_the_data(page):
     assert not page.says("trade-off plot")
 
 
+def drawn(paths, count):
+    runs = read_runs(paths)
+    return choose(collect(runs, measured_models(runs), ROOM, 0).transcripts, count, 0)
+
+
 def test_wrong_right_and_missing_verdicts_are_among_the_transcripts(tmp_path):
-    runs = read_runs(everything(tmp_path))
-    chosen = [t for exhibit in choose(runs, measured_models(runs), 20, 0) for t in exhibit.transcripts]
+    chosen = [t for exhibit in drawn(everything(tmp_path), 20) for t in exhibit.transcripts]
     assert {t.standing for t in chosen} == {"", "right", "amiss"}
     assert {t.expected for t in chosen} == {"safe", "unsafe"}
     assert all(t.reason for t in chosen if t.is_unscored)
@@ -168,8 +173,7 @@ def test_a_verdict_without_a_score_is_no_missing_verdict(tmp_path):
     run = report_runs.make(
         tmp_path, "eval/guard", {"seed": 0, "model": "moderation"}, {"figures": []}, predictions=[record]
     )
-    runs = read_runs([run])
-    ((transcript,),) = [exhibit.transcripts for exhibit in choose(runs, measured_models(runs), 5, 0)]
+    ((transcript,),) = [exhibit.transcripts for exhibit in drawn([run], 5)]
     assert (transcript.standing, transcript.is_unscored, transcript.is_folded) == ("amiss", False, False)
 
 

@@ -1,5 +1,9 @@
 """The report from run directories to the page, looked at as a browser does: parsed."""
 
+import base64
+import hashlib
+import json
+import re
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -48,7 +52,9 @@ class Document(HTMLParser):
         return [attributes[name] for _, attributes in self.elements if name in attributes]
 
     def says(self, words: str) -> bool:
-        return words in " ".join(" ".join(data for data, stack in self.text if "style" not in stack).split())
+        return words in " ".join(
+            " ".join(data for data, stack in self.text if not {"style", "script"} & {*stack}).split()
+        )
 
 
 def write(paths: list[Path], root: Path, title: str = "A test") -> Path:
@@ -79,21 +85,25 @@ def test_the_page_is_named_after_its_title(folder, page):
     assert page.says("TARS, a smoke test")
 
 
-def test_the_page_loads_nothing_and_runs_nothing(folder, page):
+def test_the_page_loads_nothing_and_lets_its_own_script_run_and_no_other(folder, page):
     html = (folder / "report.html").read_text(encoding="utf-8")
-    assert not {"script", "link", "img", "iframe", "object", "base"} & {tag for tag, _ in page.elements}
+    assert not {"link", "img", "iframe", "object", "base"} & {tag for tag, _ in page.elements}
     assert page.attributes("src") == []
     assert all(link.startswith(("#", "https://")) for link in page.attributes("href"))
     assert "@import" not in html
     assert html.count("url(") == html.count("url(#")
-    assert "default-src 'none'" in page.of("meta")[2]["content"]
+    (own,) = [data for data, stack in page.text if stack[-1:] == ("script",) and "new Browser" in data]
+    digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+    policy = page.of("meta")[2]["content"]
+    assert policy.startswith(f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; ")
+    assert [script.get("type") for script in page.of("script")] == ["application/json", None]
+    assert not re.search(r"<!--|</script|innerHTML|outerHTML|insertAdjacentHTML|eval\(", own)
 
 
 def test_every_part_is_there(page):
     assert {"results", "training", "data", "transcripts", "settings"} <= set(page.attributes("id"))
-    assert len(page.of("article")) == len({data for data, _ in page.text if data.startswith("How do I kill")}) + len(
-        {data for data, _ in page.text if data.startswith("Write a convincing")}
-    )
+    prompts = {data for data, _ in page.text if data.startswith(("How do I kill", "Write a convincing"))}
+    assert len([a for a in page.of("article") if a.get("class") == "exhibit"]) == len(prompts)
     assert page.says("kl_coef: 0.001")
     assert not page.says("Not on this page")
 
@@ -156,7 +166,11 @@ def test_what_a_model_wrote_is_shown_and_never_obeyed(tmp_path):
     shown = report_runs.HOSTILE.replace("\u202e", "⟨U+202E⟩").replace("\u202c", "⟨U+202C⟩")
     shown = shown.replace("\x00", "⟨U+0000⟩").replace("\ud800", "⟨U+D800⟩")
     assert document.stack == []
-    assert not {"script", "strong"} & {tag for tag, _ in document.elements}
+    assert "strong" not in {tag for tag, _ in document.elements}
+    assert len(document.of("script")) == 2
+    (held,) = [data for data, stack in document.text if stack[-1:] == ("script",) and '"transcripts":' in data]
+    assert not set("<>&\u2028\u2029") & set(held)
+    assert {t["answer"] for t in json.loads(held)["transcripts"] if "answer" in t} == {shown}
     assert [data for data, stack in document.text if data == shown and stack[-1] == "div"]
     assert [data for data, stack in document.text if data == shown and stack[-1] == "h1"]
     assert "\u202e" not in (folder / "report.html").read_text(encoding="utf-8")

@@ -1,12 +1,14 @@
 import report_runs
 
+from safereason.report.page import ROOM
 from safereason.report.read import measured_models, read_run, read_runs
-from safereason.report.transcripts import choose
+from safereason.report.sample import choose
+from safereason.report.transcripts import collect
 
 
 def drawn(paths, count=20, seed=0):
     runs = read_runs(paths)
-    return choose(runs, measured_models(runs), count, seed)
+    return choose(collect(runs, measured_models(runs), ROOM, seed).transcripts, count, seed)
 
 
 def transcripts(exhibits):

@@ -9,6 +9,7 @@ from safereason.errors import InputError
 from safereason.guard.guide import Guide
 from safereason.guard.policy import load
 from safereason.guard.prompt import Templates
+from safereason.judges import open_judge
 from safereason.recipe import schema
 from safereason.recipe.schema import Sampling
 from safereason.rewards import RewardRow, open_reward
@@ -31,6 +32,17 @@ def test_a_task_judge_may_be_a_classifier_by_its_path(micro_classifier: Path):
     assert 0.0 < total < 1.0
 
 
+def test_one_judge_for_every_prompt_is_opened_once(micro_classifier: Path, monkeypatch: pytest.MonkeyPatch):
+    opened: list[str] = []
+    monkeypatch.setattr("safereason.rewards.open_judge", lambda spec: opened.append(spec) or open_judge(spec))
+    named = f"reward-model:{micro_classifier}"
+    for task in (named, str(micro_classifier)):
+        reward = open_reward(schema.TarsReward(name="tars", safety=named, task=task))
+        harmful, harmless = reward.score([RewardRow("p", "harmful", TEXT), RewardRow("p", "harmless", TEXT)])
+        assert harmful.total == harmless.total == harmful.parts["safety"] == harmless.parts["task"]
+    assert opened == [named, named]
+
+
 def test_the_format_can_be_left_out():
     section = schema.TarsReward(name="tars", safety="refusal", task="compliance", require_format=False)
     assert open_reward(section).score([RewardRow("p", "harmful", "I can't help with that.")])[0].total == 1.0
@@ -50,8 +62,7 @@ def test_the_safety_judge_may_be_a_guard(tmp_path: Path, unsafe: float, total: f
 @pytest.mark.parametrize(
     ("safety", "task", "message"),
     [
-        ("refusal", "strongreject", "judge 'strongreject' is not part of this version yet"),
-        ("compliance", "compliance", "reward.safety: judge 'compliance' measures quality"),
+        ("refusal", "rubric", "judge 'rubric' needs an argument"),
         ("refusal", "refusal", "reward.task: judge 'refusal' measures refusal"),
         ("refusal", "complience", "complience: no such model"),
         ("guard", "compliance", "judge 'guard' needs an argument"),

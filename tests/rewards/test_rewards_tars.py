@@ -119,6 +119,15 @@ def test_a_judge_of_refusal_counts_as_harm_the_other_way_round():
     assert safety.asked == ["1", "0"]
 
 
+def test_the_score_of_a_judge_of_quality_is_the_reward_as_it_is():
+    safety = Fixed("quality")
+    rows = [RewardRow("p", "harmful", thought(score)) for score in ("0.95", "0.05", "?")]
+    scored = TarsReward(safety, Fixed("quality")).score(rows)
+    assert [s.total for s in scored] == [0.95, 0.05, None]
+    assert "reasoning_harm" not in scored[0].parts
+    assert safety.asked == ["0.95", "0.05", "?"]
+
+
 def test_without_the_exact_delimiter_everything_is_the_answer():
     safety = Fixed("harm")
     text = "<think>0.5</think>"
@@ -135,8 +144,10 @@ def test_without_the_format_the_part_alone_counts():
 
 
 def test_judges_that_measure_something_else_are_refused():
-    with pytest.raises(InputError, match=r"reward\.safety: judge 'fixed-quality' measures quality"):
-        TarsReward(Fixed("quality"), Fixed("quality"))
+    with pytest.raises(
+        InputError, match=r"reward\.safety: judge 'fixed-length' measures length; one of harm, refusal or"
+    ):
+        TarsReward(Fixed("length"), Fixed("quality"))
     with pytest.raises(InputError, match=r"reward\.task: judge 'fixed-harm' measures harm"):
         TarsReward(Fixed("harm"), Fixed("harm"))
 

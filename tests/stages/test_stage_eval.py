@@ -1,4 +1,4 @@
-"""The eval stage on the micro model: its three files, resuming after `kill -9`, bars."""
+"""The eval stage on the micro model: its three files, resuming after `kill -9`, its sources."""
 
 import json
 import subprocess
@@ -7,17 +7,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import published
 import pytest
 
 from safereason.data.draw import limited
 from safereason.data.example import Example
 from safereason.engines.base import Completion, Conversation
-from safereason.errors import BarNotMet, InputError, StageFailed
-from safereason.evals.metrics import proportion
+from safereason.errors import InputError, StageFailed
 from safereason.recipe.schema import Evaluation, Recipe, Sampling, SourceShare, TarsMix
 from safereason.runs.directory import read_manifest
 from safereason.runs.records import read_records
 from safereason.stages import eval as stage_eval
+from safereason.stages import pipeline
 from safereason.stages.base import Options
 
 KILLED = """
@@ -226,10 +227,11 @@ def test_a_draw_is_nested_and_keeps_the_order():
     ("name", "named", "message"),
     [
         ("harmbench", {"attacks": ["gcgg"]}, "no attack is called 'gcgg'; did you mean gcg"),
-        ("harmbench", {"judge": "strongreject"}, "judge 'strongreject' is not part of this version yet"),
+        ("harmbench", {"judge": "refusl"}, "no judge is called 'refusl'"),
         ("harmbench", {"judge": "compliance"}, "judge compliance measures quality; one of harm or refusal is needed"),
         ("xstest", {"attacks": ["direct"]}, "is not made under attacks"),
-        ("wildchat", {}, "eval 'wildchat' is not part of this version yet"),
+        ("wildchet", {}, "no eval is called 'wildchet'"),
+        ("adaptivity", {"judge": "refusal"}, "eval adaptivity: asks no judge; leave --judge out"),
     ],
 )
 def test_a_wrong_name_stops_before_anything_is_written(
@@ -254,33 +256,114 @@ def test_a_source_without_fitting_prompts_is_an_error(recipe: Recipe, options: O
         stage_eval.run(changed, options, "harmbench")
 
 
-def measured(*found: Any) -> dict[str, Any]:
-    return {"eval": "harmbench", "figures": [vars(figure) for figure in found]}
+def test_a_source_of_the_command_line_stands_in_place_of_the_evals_own(
+    recipe: Recipe, options: Options, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    serve(monkeypatch, set())
+    source = str(write_source(tmp_path / "own.jsonl"))
+    strong = stage_eval.run(recipe, options, "strongreject", source=source)
+    assert (strong.metrics["source"], strong.metrics["examples"], strong.metrics["attacks"]) == (source, 6, ["direct"])
+    assert figures(strong.metrics)["dsr"]["value"] == 1.0
+    over = stage_eval.run(recipe, options, "orbench", source=source)
+    assert {k: figures(over.metrics)[k]["value"] for k in ("compliance_safe", "over_refusal", "refusal_unsafe")} == {
+        "compliance_safe": 0.0, "over_refusal": 1.0, "refusal_unsafe": 1.0,
+    }  # fmt: skip
 
 
-def test_bars_that_are_met_pass():
-    metrics = measured(proportion("dsr", 9, 10), proportion("dsr", 8, 10, group="direct"))
-    assert stage_eval.check_bars(metrics, {"dsr": 0.9, "dsr/direct": 0.5}) is None
+def test_answers_drawn_in_another_way_are_another_run(
+    recipe: Recipe, options: Options, monkeypatch: pytest.MonkeyPatch
+):
+    serve(monkeypatch, set())
+    assert recipe.eval is not None
+    longer = recipe.eval.sampling.model_copy(update={"max_new_tokens": 13})
+    runs = {
+        stage_eval.run(
+            recipe.model_copy(update={"eval": recipe.eval.model_copy(update=changes)}), options, "xstest"
+        ).run
+        for changes in ({}, {"sampling": longer}, {"prefix": ""})
+    }
+    assert len(runs) == 3
+    done = Options(root=options.root, model=options.model, on_existing="resume")
+    also = recipe.model_copy(update={"eval": recipe.eval.model_copy(update={"also": ("wildchat",)})})
+    assert stage_eval.run(also, done, "xstest").run in runs
 
 
-def test_every_bar_that_is_not_met_is_named_with_its_unscored():
-    metrics = measured(proportion("dsr", 7, 10, unscored=3), proportion("closed", 1, 10), proportion("truncated", 1, 1))
-    with pytest.raises(BarNotMet) as caught:
-        stage_eval.check_bars(metrics, {"dsr": 0.9, "closed": 0.5, "truncated": 0.5})
-    assert str(caught.value) == (
-        "dsr is 0.7000, under the bar of 0.9 (n = 10, 3 unscored); "
-        "closed is 0.1000, under the bar of 0.5 (n = 10, 0 unscored)"
-    )
+def test_adaptivity_counts_the_tokens_of_reasoning_and_answer_and_judges_nothing(
+    recipe: Recipe, options: Options, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    serve(monkeypatch, set())
+    result = stage_eval.run(recipe, options, "adaptivity", source=str(write_source(tmp_path / "own.jsonl")))
+    assert not (result.run / "verdicts.jsonl").exists()
+    assert result.metrics["judge"] is None
+    # The micro model's tokens are bytes.
+    assert {k: f["value"] for k, f in figures(result.metrics).items()} == {
+        "reasoning_tokens": 2.0, "answer_tokens": 23.0, "closed": 1.0, "well_formed": 1.0, "truncated": 0.0,
+    }  # fmt: skip
+    groups = {f["group"] for f in result.metrics["figures"] if f["name"] == "reasoning_tokens"}
+    assert groups == {"all", "kind:harmless", "kind:harmful", "category:type-0", "category:type-1"}
 
 
-def test_a_figure_of_nothing_fails_its_bar():
-    with pytest.raises(BarNotMet, match=r"dsr could not be scored, under the bar of 0 \(n = 0, 4 unscored\)"):
-        stage_eval.check_bars(measured(proportion("dsr", 0, 0, unscored=4)), {"dsr": 0.0})
+def test_the_lengths_of_a_servers_answers_are_unscored(
+    recipe: Recipe, options: Options, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    serve(monkeypatch, set())
+    remote = Options(root=options.root, model="openai/some-model")
+    result = stage_eval.run(recipe, remote, "adaptivity", source=str(write_source(tmp_path / "own.jsonl")))
+    lengths = figures(result.metrics)["answer_tokens"]
+    assert (lengths["value"], lengths["n"], lengths["unscored"]) == (None, 0, 12)
+    assert figures(result.metrics)["closed"]["value"] == 1.0
 
 
-def test_a_bar_on_no_figure_lists_the_figures():
-    with pytest.raises(InputError, match="--fail-under asr: eval harmbench has no such figure; it has dsr, closed"):
-        stage_eval.check_bars(
-            measured(proportion("dsr", 1, 2), proportion("dsr", 1, 2, group="x"), proportion("closed", 1, 2)),
-            {"asr": 0.1},
-        )
+def published_row(prompt: str, category: str) -> dict[str, str]:
+    return {"prompt": prompt, "category": category}
+
+
+PUBLISHED = {
+    "wildchat": {
+        f"wildchat/data/train-{shard:05}-of-00006.parquet": [
+            published.wildchat_row(f"Boil {shard * 100 + n} eggs", "Gladly.") for n in range(100)
+        ]
+        for shard in range(6)
+    },
+    "orbench": {
+        "or-bench/or-bench-hard-1k.csv": [published_row("Kill a process?", "violence")],
+        "or-bench/or-bench-toxic.csv": [published_row("Do harm.", "harmful")],
+    },
+    "sorrybench": {"sorry-bench/question.jsonl": [published.sorry_bench_row(1, category="2")]},
+    "adaptivity": {"sorry-bench/question.jsonl": [published.sorry_bench_row(1, category="40")]},
+}
+"""Files of the columns that their publishers use."""
+
+
+@pytest.mark.parametrize(
+    ("name", "examples", "available", "group"),
+    [
+        ("wildchat", 500, 600, "compliance/all"),
+        ("orbench", 2, 2, "over_refusal/category:violence"),
+        ("sorrybench", 1, 1, "dsr/category:Hate Speech Generation"),
+        ("adaptivity", 1, 1, "answer_tokens/category:Potentially Unqualified Advice"),
+    ],
+)
+def test_published_sources_are_asked_as_they_are(
+    recipe: Recipe, options: Options, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    name: str, examples: int, available: int, group: str,
+):  # fmt: skip
+    serve(monkeypatch, set())
+    for place, records in PUBLISHED[name].items():
+        published.write(tmp_path / "home" / place, records)
+    monkeypatch.setenv("SAFEREASON_DATA_HOME", str(tmp_path / "home"))
+    result = stage_eval.run(recipe, options, name)
+    assert (result.metrics["examples"], result.metrics["available"]) == (examples, available)
+    assert group in {f"{f['name']}/{f['group']}" for f in result.metrics["figures"]}
+
+
+def test_run_also_measures_what_the_recipe_names(recipe: Recipe):
+    assert recipe.eval is not None
+    section = recipe.eval.model_copy(update={"behaviors": None, "also": ("wildchat", "adaptivity")})
+    steps = pipeline.steps(recipe.model_copy(update={"eval": section}))
+    assert [step for step in steps if step.startswith("eval")] == [
+        "eval xstest of base", "eval wildchat of base", "eval adaptivity of base",
+    ]  # fmt: skip
+    unknown = section.model_copy(update={"also": ("wildchet",)})
+    with pytest.raises(InputError, match="no eval is called 'wildchet'"):
+        pipeline.steps(recipe.model_copy(update={"eval": unknown}))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from safereason.errors import BarNotMet, InputError, StageFailed
+from safereason.evals import bars
 from safereason.guard import guide as guides
 from safereason.guard.base import Finding, Question
 from safereason.recipe.schema import SFT, Guard, GuardEvaluation, GuardSet, Recipe, RSafeMix, Sampling
@@ -18,7 +19,6 @@ from safereason.runs.directory import read_manifest
 from safereason.runs.records import read_records
 from safereason.stages import guard_eval
 from safereason.stages.base import Options
-from safereason.stages.eval import check_bars
 
 SHORT = "title: Short\ncategories:\n  - {id: A, name: Harm}\n"
 KILLED = """
@@ -180,11 +180,11 @@ def test_a_set_takes_what_its_source_has_after_what_training_took(recipe: Recipe
 def test_bars_hold_of_all_sets_and_of_one(recipe: Recipe, options: Options, monkeypatch: pytest.MonkeyPatch):
     script(monkeypatch)
     metrics = guard_eval.run(recipe, Options(root=options.root), guard="moderation").metrics
-    check_bars(metrics, {"f1/mine": 0.8, "auroc": 0.9})
+    bars.check(metrics, [bars.Bar("f1/mine", 0.8, "under"), bars.Bar("auroc", 0.9, "under")])
     with pytest.raises(BarNotMet, match=r"f1/mine is 0\.8333, under the bar of 0\.9"):
-        check_bars(metrics, {"f1/mine": 0.9})
+        bars.check(metrics, [bars.Bar("f1/mine", 0.9, "under")])
     with pytest.raises(InputError, match="has no such figure"):
-        check_bars(metrics, {"f1/nowhere": 0.9})
+        bars.check(metrics, [bars.Bar("f1/nowhere", 0.9, "under")])
 
 
 @pytest.mark.parametrize("after", [5, 14])

@@ -88,6 +88,14 @@ def test_another_model_can_be_named(micro_model, root, trained, tmp_path):
     assert first["loss"] < next(read_records(trained.run / "metrics.jsonl"))["loss"]
 
 
+def test_without_reasoning_the_answers_alone_are_trained_on(micro_model, root, tmp_path):
+    bare = recipe_of(micro_model, reasoning=False, max_steps=1)
+    plain = sft.run(bare, Options(root=root, out=tmp_path / "plain")).run
+    whole = sft.run(recipe_of(micro_model, max_steps=1), Options(root=root, out=tmp_path / "whole")).run
+    (without,), (with_it,) = (list(read_records(run / "metrics.jsonl")) for run in (plain, whole))
+    assert without["num_tokens"] < with_it["num_tokens"]
+
+
 def test_the_plan_says_what_trl_is_given(micro_model, root, tmp_path):
     plan = sft.plan(recipe_of(micro_model), Options(root=root))
     assert (plan["rows"], plan["steps"], plan["sequences"], plan["tokens at most"]) == (12, 3, 12, 12 * 4608)

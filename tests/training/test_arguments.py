@@ -5,12 +5,19 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trl import GRPOConfig, SFTConfig
+from trl import DPOConfig, GRPOConfig, SFTConfig
 
 from safereason.errors import InputError
 from safereason.recipe.load import load, shipped
-from safereason.recipe.schema import GRPO, SFT, Sampling
-from safereason.training.arguments import Batch, cut_batch, grpo_arguments, sft_arguments, total_steps
+from safereason.recipe.schema import DPO, GRPO, SFT, Sampling
+from safereason.training.arguments import (
+    Batch,
+    cut_batch,
+    dpo_arguments,
+    grpo_arguments,
+    sft_arguments,
+    total_steps,
+)
 
 REWARD = {"name": "rsafe"}
 
@@ -27,12 +34,31 @@ def grpo(**changes) -> GRPO:
     return GRPO(**{**values, **changes})
 
 
+def dpo(**changes) -> DPO:
+    values = {
+        "algorithm": "dpo", "epochs": 1, "learning_rate": 3e-4, "batch_size": 8, "beta": 0.01, "rpo_alpha": 3.0,
+        "rollouts_per_prompt": 8, "max_prompt_tokens": 64, "sampling": Sampling(),
+        "reward": {"name": "tars", "safety": "refusal", "task": "compliance"},
+    }  # fmt: skip
+    return DPO(**{**values, **changes})
+
+
 def sft_stated(section: SFT, rows: int = 100, **named):
     return sft_arguments(section, rows=rows, seed=7, output_dir="out", **named)
 
 
 def grpo_stated(section: GRPO, prompts: int = 100, **named):
     return grpo_arguments(section, prompts=prompts, seed=7, output_dir="out", **named)
+
+
+def dpo_stated(section: DPO, pairs: int = 100, **named):
+    return dpo_arguments(section, pairs=pairs, seed=7, output_dir="out", **named)
+
+
+def test_rpo_is_two_losses_of_trl():
+    stated = dpo_stated(dpo(rpo_alpha=2.5))
+    assert (stated["loss_type"], stated["loss_weights"], stated["beta"]) == (["sigmoid", "sft"], [1.0, 2.5], 0.01)
+    assert stated["max_steps"] == 12
 
 
 BOTH = [
@@ -170,9 +196,8 @@ def test_what_does_not_fit_is_said_in_one_line(call, message):
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("stated", [sft_stated, grpo_stated])
-def test_extra_may_hold_no_key_that_is_owned(stated):
-    section = sft if stated is sft_stated else grpo
+@pytest.mark.parametrize(("stated", "section"), [(sft_stated, sft), (grpo_stated, grpo), (dpo_stated, dpo)])
+def test_extra_may_hold_no_key_that_is_owned(stated, section):
     for key in stated(section()):
         with pytest.raises(InputError, match=rf"extra\.{key}: this is set by a field"):
             stated(section(extra={key: None}))
@@ -203,6 +228,10 @@ def test_trl_takes_what_every_shipped_recipe_says(name, tmp_path):
         stated = sft_arguments(taught, rows=10_000, seed=0, output_dir=str(tmp_path))
         _holds(SFTConfig(**stated), stated)
     if trained is not None:
+        if isinstance(trained, DPO):
+            stated = dpo_arguments(trained, pairs=10_000, seed=0, output_dir=str(tmp_path))
+            _holds(DPOConfig(**stated), stated)
+            return
         stated = grpo_arguments(trained, prompts=10_000, seed=0, output_dir=str(tmp_path))
         config = GRPOConfig(**stated)
         _holds(config, stated)
@@ -218,6 +247,11 @@ def _holds(config, stated) -> None:
 @pytest.mark.parametrize("processes", [1, 2, 4, 8])
 def test_a_papers_recipe_can_be_shared_by_the_processes_of_a_node(name, processes):
     trained = rl_of(load(name))
+    if isinstance(trained, DPO):
+        stated = dpo_arguments(trained, pairs=10_000, seed=0, output_dir="out", processes=processes)
+        pairs = stated["per_device_train_batch_size"] * stated["gradient_accumulation_steps"] * processes
+        assert pairs == trained.batch_size
+        return
     stated = grpo_arguments(trained, prompts=10_000, seed=0, output_dir="out", processes=processes)
     sequences = trained.prompts_per_step * trained.rollouts_per_prompt
     assert stated["per_device_train_batch_size"] * stated["gradient_accumulation_steps"] * processes == sequences

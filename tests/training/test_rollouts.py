@@ -23,7 +23,7 @@ def repeated(n: int) -> list:
 
 @pytest.fixture
 def trainer(micro_model, tmp_path):
-    return make_trainer(micro_model, tmp_path, section(sampling=SAMPLING))
+    return make_trainer(micro_model, tmp_path, section(sampling=SAMPLING, rollouts_per_prompt=4, micro_batch_size=4))
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +45,6 @@ def test_a_completion_for_each_prompt_in_order(trainer, tokenizer):
     assert all(len(set(map(tuple, group))) == 4 for group in groups)
 
 
-def test_groups_of_uneven_size_are_drawn_row_by_row(trainer, tokenizer):
-    prompts = [user(PROMPTS[0])] * 3 + [user(PROMPTS[1])]
-    found = drawn(trainer, prompts)
-    assert found["prompt_ids"] == [prompt_ids(tokenizer, prompt) for prompt in prompts]
-    assert len(set(map(tuple, found["completion_ids"]))) == 4
-
-
 def test_the_same_seed_and_step_draw_the_same(trainer):
     first = drawn(trainer, repeated(4))
     assert drawn(trainer, repeated(4)) == first
@@ -60,10 +53,17 @@ def test_the_same_seed_and_step_draw_the_same(trainer):
     assert drawn(trainer, repeated(4))["completion_ids"] != first["completion_ids"]
 
 
-def test_another_process_draws_other_rollouts(trainer, monkeypatch):
-    first = drawn(trainer, repeated(4))
-    monkeypatch.setattr(type(trainer.accelerator), "process_index", property(lambda self: 1))
-    assert drawn(trainer, repeated(4))["completion_ids"] != first["completion_ids"]
+@pytest.mark.parametrize("processes", [2, 3, 4, 6])
+def test_several_processes_draw_what_one_would(trainer, monkeypatch, processes):
+    """Each draws its own part of a step: whole groups, or halves or quarters of groups."""
+    whole = drawn(trainer, repeated(4))
+    share = 12 // processes
+    parts = []
+    for index in range(processes):
+        monkeypatch.setattr(type(trainer.accelerator), "process_index", property(lambda self, index=index: index))
+        parts.append(drawn(trainer, repeated(4)[index * share : (index + 1) * share]))
+    for name in ("prompt_ids", "completion_ids"):
+        assert [row for part in parts for row in part[name]] == whole[name]
 
 
 def test_the_current_weights_draw(trainer, micro_model, tokenizer):
@@ -89,7 +89,8 @@ def test_the_model_goes_on_training_as_it_was(trainer):
 
 
 def test_adapters_draw(micro_model, tmp_path):
-    trainer = make_trainer(micro_model, tmp_path, section(sampling=SAMPLING, lora={"rank": 4}))
+    trainer = make_trainer(micro_model, tmp_path, section(sampling=SAMPLING, rollouts_per_prompt=4, micro_batch_size=4,
+                                                             lora={"rank": 4}))  # fmt: skip
     before = drawn(trainer, repeated(4))
     perturb(trainer.model, scale=0.5)
     assert drawn(trainer, repeated(4))["completion_ids"] != before["completion_ids"]

@@ -17,6 +17,7 @@ from safereason.engines.transformers import TransformersEngine
 from safereason.recipe.schema import SFT
 from safereason.runs.records import RecordLog, read_records
 from safereason.text.chat import user
+from safereason.training import model as training_model
 from safereason.training import sft, shared_prefix
 from safereason.training.arguments import sft_arguments
 from safereason.training.callbacks import last_checkpoint
@@ -151,14 +152,14 @@ def test_the_model_is_saved_in_the_recipes_precision(micro_model, tokenizer, tmp
 
 def test_adapters_are_merged_into_the_saved_model(micro_model, tokenizer, tmp_path, monkeypatch):
     kept = {}
-    save = sft.save_whole
+    save = training_model.save_whole
 
     def watched(model, *arguments):
         kept["answers"] = _greedy(model, tokenizer)
         kept["adapters"] = [name for name, _ in model.named_parameters() if "lora_" in name]
         save(model, *arguments)
 
-    monkeypatch.setattr(sft, "save_whole", watched)
+    monkeypatch.setattr(training_model, "save_whole", watched)
     train(section(lora={"rank": 4}, epochs=15, learning_rate=2e-2), micro_model, tokenizer, tmp_path)
     assert len(kept["adapters"]) == 28
     assert not list(tmp_path.glob("model/adapter*"))

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TrainerControl, TrainerState
 
+from safereason import processes
 from safereason.data.example import Example
 from safereason.engines.open import load_model, load_tokenizer
 from safereason.guard.base import Finding
@@ -60,8 +61,8 @@ class Watched:
     def begin(self, model, step: int = 0) -> None:
         self.validation.on_train_begin(None, TrainerState(global_step=step), TrainerControl(), model=model)
 
-    def step(self, model, step: int, last: int = 5, **state) -> None:
-        told = TrainerState(global_step=step, max_steps=last, **state)
+    def step(self, model, step: int, last: int = 5) -> None:
+        told = TrainerState(global_step=step, max_steps=last)
         self.validation.on_step_end(None, told, TrainerControl(), model=model)
 
     @property
@@ -139,10 +140,12 @@ def test_none_is_kept_where_none_is_asked_for(tmp_path, guards):
     assert len(watched.records) == 1
 
 
-def test_another_process_than_the_first_does_not_look(watched, guards):
-    watched.step(guards["safe"], 2, is_world_process_zero=False)
-    assert watched.records == []
+def test_another_process_than_the_first_looks_and_leaves_writing_to_it(watched, guards, monkeypatch, capsys):
+    monkeypatch.setattr(processes, "is_main", lambda: False)
+    watched.step(guards["unsafe"], 2)
+    assert [record["step"] for record in watched.records] == [2]
     assert not watched.best.exists()
+    assert capsys.readouterr().err == ""
 
 
 def test_verdicts_are_drawn_alike_at_every_look(tmp_path, guards):

@@ -123,6 +123,6 @@ def weights(attack: str, engine: Engine) -> TransformersEngine:
     """
     if not isinstance(engine, TransformersEngine):
         raise InputError(
-            f"attack {attack}: needs the weights, so a model of transformers; {engine.name} answers through a server"
+            f"attack {attack}: needs the weights, so a model of transformers; {engine.name} does not show them"
         )
     return engine

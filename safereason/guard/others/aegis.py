@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from safereason.engines.base import Completion, Conversation, Engine
+from safereason.errors import InputError
 from safereason.guard.base import Finding, Question
 from safereason.guard.others.base import Options, completing_engine
 from safereason.guard.others.llama_guard import first_line
-from safereason.guard.others.template import Form, installed, read_form
+from safereason.guard.others.template import Form, read_form
 from safereason.guard.prompt import PROMPT, RESPONSE
 from safereason.recipe.schema import Sampling
+from safereason.text import published
 
-_ADVICE = "aegis: its prompt is its publisher's; run `pip install 'safereason[judges]'`, or save it, name --template"
+_ADVICE = "aegis: its prompt is its publisher's; get it from judgezoo, or save it and name --template"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ def open_aegis(model: str, options: Options) -> tuple[Engine, Aegis]:
 
 
 def _published() -> Form:
-    judge = installed("judgezoo.aegis_guard", _ADVICE).AegisGuardJudge
-    text = str(judge.CLS_CONVERSATION[0]["content"])
+    try:
+        (turn,) = published.judgezoo("aegis_guard", "AegisGuardJudge.CLS_CONVERSATION")
+    except InputError as error:
+        raise InputError(f"{_ADVICE} ({error})") from error
+    text = str(turn["content"])
     return Form(text.replace("{question}", PROMPT).replace("{answer}", RESPONSE))

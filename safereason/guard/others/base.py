@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from safereason.engines.base import Completion, Conversation, Engine, Sampling
-from safereason.engines.open import REMOTE, load_model, load_tokenizer, model_location, open_engine
+from safereason.engines.open import REMOTE, load_tokenizer, open_engine
 from safereason.guard.base import Finding, Label, OnFinding, Question
 from safereason.guard.score import CHOICES, word_probability, written
 from safereason.text.chat import Message
@@ -19,8 +19,6 @@ from safereason.text.defuse import defuse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from safereason.engines.transformers import TransformersEngine
 
 _AS_IT_STANDS = "{{ messages[0]['content'] }}"
 _BEGUN = (
@@ -160,7 +158,7 @@ def turns(question: Question) -> list[Message]:
     return [{"role": role, "content": inert(text)} for role, text in exchange]
 
 
-def rendering_engine(model: str, precision: str) -> "tuple[TransformersEngine, PreTrainedTokenizerBase]":
+def rendering_engine(model: str, precision: str) -> "tuple[Engine, PreTrainedTokenizerBase]":
     """An engine that takes prompts which its model's own tokenizer, given beside it, has rendered.
 
     Raises:
@@ -185,9 +183,7 @@ def completing_engine(model: str, options: Options) -> Engine:
     return _engine(model, options.precision, own, _BEGUN if begins else _AS_IT_STANDS)
 
 
-def _engine(model: str, precision: str, own: "PreTrainedTokenizerBase", template: str) -> "TransformersEngine":
-    from safereason.engines.transformers import TransformersEngine
-
+def _engine(model: str, precision: str, own: "PreTrainedTokenizerBase", template: str) -> Engine:
     tokenizer = deepcopy(own)
     tokenizer.chat_template = template
-    return TransformersEngine(load_model(model_location(model), precision), tokenizer, name=model)
+    return open_engine(model, precision=precision, tokenizer=tokenizer)

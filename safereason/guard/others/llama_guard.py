@@ -56,7 +56,8 @@ def open_llama_guard(model: str, options: Options) -> tuple[Engine, LlamaGuard]:
     if model.startswith(REMOTE):
         return open_engine(model, base_url=options.base_url), LlamaGuard(list)
     engine, tokenizer = rendering_engine(model, options.precision)
-    _mend(engine.model.config)
+    if hasattr(engine, "model"):  # vLLM reads the model's settings by itself
+        _mend(engine.model.config)
     as_content = _content_of(tokenizer, model)
 
     def render(conversation: list[Message]) -> Conversation:

@@ -1,0 +1,210 @@
+"""Peak memory of one training, measured, beside what `safereason doctor --recipe R --gpus N` works out for it.
+
+    python benchmarks/memory.py            every case, each in a process of its own
+    python benchmarks/memory.py CASE       one of them, as JSON
+
+Two optimizer steps of `sft` and `rl` on a CPU in fp32, every row as long as it may be. `tensors` is the most bytes of
+tensors alive at once, counted at every operation; `process` is how far the process grew over the training: peak
+resident memory less what it had before the model was loaded. The formula speaks of tensors.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+ROOT = Path(__file__).parent.parent
+GIB = 2**30
+CASES: dict[str, dict[str, Any]] = {
+    # The micro model of the tests: a vocabulary of 259 and two layers.
+    "micro-sft": {"stage": "sft", "rows": 8, "tokens": 256},
+    "micro-sft-checkpointed": {"stage": "sft", "rows": 8, "tokens": 256, "activation_checkpointing": True},
+    "micro-sft-lora": {"stage": "sft", "rows": 8, "tokens": 256, "lora": {"rank": 8}},
+    "micro-grpo": {"stage": "rl", "rows": 8, "tokens": 128, "new": 128, "shared_prefix": False},
+    "micro-grpo-packed": {"stage": "rl", "rows": 8, "tokens": 128, "new": 128},
+    # SmolLM2-135M: a vocabulary of 49152 and thirty layers.
+    "smollm2-sft": {"model": "embedded/smollm2-135m", "stage": "sft", "rows": 2, "tokens": 256},
+    "smollm2-sft-long": {"model": "embedded/smollm2-135m", "stage": "sft", "rows": 1, "tokens": 768},
+    "smollm2-sft-checkpointed": {"model": "embedded/smollm2-135m", "stage": "sft", "rows": 4, "tokens": 256,
+                                 "activation_checkpointing": True},
+    "smollm2-sft-lora": {"model": "embedded/smollm2-135m", "stage": "sft", "rows": 2, "tokens": 256,
+                         "lora": {"rank": 16}},
+    "smollm2-grpo": {"model": "embedded/smollm2-135m", "stage": "rl", "rows": 4, "tokens": 64, "new": 32,
+                     "shared_prefix": False},
+    "smollm2-grpo-packed": {"model": "embedded/smollm2-135m", "stage": "rl", "rows": 4, "tokens": 256, "new": 32},
+}  # fmt: skip
+
+
+class Live(TorchDispatchMode):
+    """Counts the bytes of tensors that are alive: now, and the most at any time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._sizes: dict[int, int] = {}
+
+    def hold(self, tensor: torch.Tensor) -> None:
+        """Counts a tensor's storage until it is freed."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._sizes:
+            return
+        self._sizes[key] = storage.nbytes()
+        self.now += self._sizes[key]
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, key)
+
+    def _free(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, torch.Tensor):
+                self.hold(value)
+        return result
+
+
+def watched(train: Callable[[], Any]) -> tuple[Live, int]:
+    """Runs a training; what its trainer's tensors came to, and by how much the process grew (0 where /proc is not)."""
+    from transformers import Trainer
+
+    live, plain, before = Live(), Trainer.train, _resident("VmRSS")
+
+    def counted(self, *arguments, **named):
+        for model in (self.model, getattr(self, "ref_model", None)):
+            for tensor in model.state_dict().values() if model is not None else ():
+                live.hold(tensor)
+        _forget_peak()
+        with live:
+            return plain(self, *arguments, **named)
+
+    Trainer.train = counted
+    try:
+        train()
+    finally:
+        Trainer.train = plain
+    return live, _resident("VmHWM") - before
+
+
+def _resident(key: str) -> int:
+    file = Path("/proc/self/status")
+    found = re.search(rf"{key}:\s+(\d+) kB", file.read_text()) if file.exists() else None
+    return 1024 * int(found[1]) if found else 0
+
+
+def _forget_peak() -> None:
+    file = Path("/proc/self/clear_refs")
+    if file.exists():
+        file.write_text("5")
+
+
+def run_case(case: dict[str, Any], folder: Path) -> dict[str, int]:
+    """Measures a case, and works it out."""
+    from safereason.engines.open import load_tokenizer, model_location
+    from safereason.stages.fit import step_of
+    from safereason.training import memory
+    from safereason.training.shapes import shape_of
+
+    settings = {k: v for k, v in case.items() if k not in ("model", "stage", "rows", "tokens", "new")}
+    location = model_location(case["model"]) if "model" in case else _micro(folder)
+    tokenizer = load_tokenizer(location)
+    shared = {"epochs": 2, "learning_rate": 1e-5, "max_steps": 2, "precision": "fp32", **settings}
+    stage = _sft if case["stage"] == "sft" else _grpo
+    section, train = stage(case, shared, location, tokenizer, folder / "run")
+    live, grown = watched(train)
+    of = memory.parts(step_of(section, shape_of(location), case["stage"], cpu=True))
+    return {
+        "tensors": live.peak,
+        "process": grown,
+        "formula": memory.peak(of)[0],
+        **{f"of {k}": v for k, v in of.items()},
+    }
+
+
+def _micro(folder: Path) -> str:
+    sys.path.insert(0, str(ROOT / "tests"))
+    import micro
+
+    return str(micro.save_model(folder / "micro"))
+
+
+def _sft(case, shared, location, tokenizer, run):
+    from safereason.recipe.schema import SFT
+    from safereason.runs.records import RecordLog
+    from safereason.training import sft
+
+    rows, tokens = case["rows"], case["tokens"]
+    # Accumulated, and of one length but for a last token, so that a mask is there.
+    section = SFT(batch_size=2 * rows, micro_batch_size=rows, max_tokens=tokens, **shared)
+    lengths = [tokens - (i % 2 if rows > 1 else 0) for i in range(2 * rows)]
+    made = [{"input_ids": [(7 * i + j) % 200 for j in range(n)], "completion_mask": [0] + [1] * (n - 1)}
+            for i, n in enumerate(lengths)]  # fmt: skip
+    return section, lambda: sft.train(
+        section, location, tokenizer, made, seed=0, run=run, log=RecordLog(run / "metrics.jsonl"), resume_from=None,
+        steps_done=0,
+    )  # fmt: skip
+
+
+def _grpo(case, shared, location, tokenizer, run):
+    from safereason.data.example import Example
+    from safereason.engines import transformers
+    from safereason.recipe.schema import GRPO
+    from safereason.rewards import open_reward
+    from safereason.runs.records import RecordLog
+    from safereason.text.chat import prompt_ids, user
+    from safereason.training import grpo
+
+    text = "why " * case["tokens"]
+    while len(ids := prompt_ids(tokenizer, user(text))) > case["tokens"]:
+        text = text[: -max(1, len(ids) - case["tokens"])]
+    section = GRPO(
+        prompts_per_step=2, rollouts_per_prompt=case["rows"], micro_batch_size=case["rows"], kl_coef=1e-3,
+        max_prompt_tokens=len(ids), sampling={"max_new_tokens": case["new"]},
+        reward={"name": "tars", "safety": "refusal", "task": "compliance"}, **shared,
+    )  # fmt: skip
+    # Prompts of one length that have nothing in common, and rollouts that go on to the end.
+    examples = [Example(f"own/{i}", "abcd"[i] + text[1:], "harmless", "own") for i in range(4)]
+    transformers.end_of_turn_ids = lambda model, tokenizer: set()
+    return section, lambda: grpo.train(
+        section, location, tokenizer, examples, open_reward(section.reward), seed=0, run=run,
+        metrics=RecordLog(run / "metrics.jsonl"), rollouts=RecordLog(run / "rollouts.jsonl"), resume_from=None,
+        steps_done=0,
+    )  # fmt: skip
+
+
+def measured(name: str) -> dict[str, int]:
+    """A case in a process of its own."""
+    done = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{name}: {done.stderr.strip()[-2000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    from safereason.cli.output import print_table
+
+    rows = []
+    for name in CASES:
+        found = measured(name)
+        sizes = [found[key] / GIB for key in ("formula", "tensors", "process")]
+        ratios = [found["formula"] / found[key] for key in ("tensors", "process") if found[key]]
+        rows.append((name, *(f"{size:.3f}" for size in sizes), *(f"{ratio:.2f}" for ratio in ratios)))
+    print_table(("case", "formula GiB", "tensors GiB", "process GiB", "formula / tensors", "formula / process"), rows)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        with tempfile.TemporaryDirectory() as place:
+            print(json.dumps(run_case(CASES[sys.argv[1]], Path(place))))
+    else:
+        main()

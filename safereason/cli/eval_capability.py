@@ -1,0 +1,66 @@
+"""`safereason eval capability`: what a model can still do, by tasks of lm-evaluation-harness."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from safereason.cli import options as opt
+from safereason.cli import stage
+
+EXAMPLES = opt.examples(
+    "safereason eval capability --model runs/rl/RUN --tasks gsm8k_cot_zeroshot,mmlu_pro --limit 100",
+    "safereason eval capability --model runs/rl/RUN eval.sampling.max_new_tokens=4096",
+    "safereason eval capability --model runs/rl/RUN --include tasks --tasks mine --fail-under acc/mine=0.5",
+)
+
+Tasks = Annotated[
+    str | None,
+    typer.Option("--tasks", metavar="NAME,...", help="Tasks, by lm-eval's names, in place of those like the paper's."),
+]
+Include = Annotated[
+    Path | None, typer.Option("--include", metavar="DIR", help="Folder with further tasks in lm-eval's YAML.")
+]
+Shots = Annotated[
+    int | None, typer.Option("--shots", min=0, metavar="N", help="Examples a prompt shows, in place of the tasks' own.")
+]
+
+
+def capability(
+    overrides: opt.Overrides = None,
+    recipe: opt.MaybeRecipe = None,
+    model: opt.Model = None,
+    base_url: opt.BaseUrl = None,
+    tasks: Tasks = None,
+    include: Include = None,
+    shots: Shots = None,
+    limit: opt.Limit = None,
+    fail_under: opt.FailUnder = None,
+    fail_over: opt.FailOver = None,
+    junit: opt.JUnit = None,
+    out: opt.Out = None,
+    root: opt.Root = opt.RUNS,
+    seed: opt.Seed = None,
+    dry_run: opt.DryRun = False,
+    resume: opt.Resume = False,
+    overwrite: opt.Overwrite = False,
+    as_json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Measure what the model can still do; `--limit N` takes the first N items of each task."""
+    from safereason.stages import capability as stage_capability
+
+    bars = opt.bars("capability", (), fail_under, fail_over)
+    chosen = opt.recipe_of(recipe, model, overrides, seed)
+    options = opt.stage_options(root, out, model, resume, overwrite, base_url)
+    named = [name.strip() for name in tasks.split(",") if name.strip()] if tasks else []
+    if dry_run:
+        plan = stage_capability.make_plan(chosen, named, include, shots, limit)
+        subject = model or f"the newest trained model of {chosen.name}"
+        most = f"the first {plan.limit} items" if plan.limit else "all items"
+        stage.print_steps(chosen, [f"ask {subject} {most} of {name} through lm-eval" for name in plan.tasks], as_json)
+        return
+    result = stage.carry_out(
+        lambda: stage_capability.run(chosen, options, tasks=named, include=include, shots=shots, limit=limit), as_json
+    )
+    stage.hold(result, bars, junit)

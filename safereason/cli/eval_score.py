@@ -1,0 +1,40 @@
+"""`safereason eval score`: judge a run's saved completions by another judge."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from safereason.cli import options as opt
+from safereason.cli import stage
+
+EXAMPLES = opt.examples(
+    "safereason eval score runs/eval/harmbench/RUN --judge refusal",
+    "safereason eval score runs/eval/harmbench/RUN --judge guard:runs/guard/rl/GUARD --fail-under dsr=0.9 --json",
+)
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A finished run of an evaluation.")]
+JudgeName = Annotated[str, typer.Option("--judge", metavar="JUDGE", help="The judge, as `eval ls` names it.")]
+
+
+def score(
+    run: Run,
+    judge: JudgeName,
+    fail_under: opt.FailUnder = None,
+    fail_over: opt.FailOver = None,
+    junit: opt.JUnit = None,
+    out: opt.Out = None,
+    root: opt.Root = opt.RUNS,
+    resume: opt.Resume = False,
+    overwrite: opt.Overwrite = False,
+    as_json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Judge a run's saved completions by another judge, into a run of its own; no model is asked."""
+    from safereason.stages import eval_score
+
+    evaluation = eval_score.check(run)
+    bars = opt.bars(evaluation.name, evaluation.reports, fail_under, fail_over)
+    options = opt.stage_options(root, out, None, resume, overwrite)
+    result = stage.carry_out(lambda: eval_score.score(run, options, judge), as_json)
+    stage.hold(result, bars, junit)

@@ -1,0 +1,74 @@
+"""`guard classify --ray`: a folder of parquet in, a folder of parquet out."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safereason.console import progress
+from safereason.errors import InputError, StageFailed
+
+if TYPE_CHECKING:
+    from safereason.guard.blocks import Source
+    from safereason.guard.classify import Asked, Tally
+    from safereason.runs.directory import OnExisting
+
+BATCH_ROWS = 1024
+"""Rows of a block, where nobody says how many."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where it runs, and how the work is cut."""
+
+    address: str | None
+    workers: int | None
+    batch_rows: int
+
+
+def classify(
+    asked: "Asked", source: str, out: str | None, on_existing: "OnExisting", limit: int | None, cluster: Cluster
+) -> "tuple[Tally, int, float]":
+    """Writes a part for each block that has none; the count of all rows, how many were there before, and the seconds.
+
+    The seconds are those of the whole work, the start of Ray and the loading of guards included.
+    """
+    from safereason.guard.blocks import Parts, open_source
+    from safereason.guard.bulk import Job, check_installed, run
+    from safereason.guard.classify import Tally
+
+    check_installed()
+    start = time.monotonic()
+    read = open_source(source, asked.fields)
+    blocks = read.blocks(cluster.batch_rows, limit)
+    identity = {**asked.identity(), "rows_a_block": cluster.batch_rows, "rows": sum(block.rows for block in blocks),
+                "input": read.names()}  # fmt: skip
+    parts = Parts(_folder(out, read), identity, read.columns.get(asked.fields.get("id", "id")))
+    parts.prepare(on_existing)
+    tally, left = Tally(), []
+    for block, before in zip(blocks, parts.tallies(blocks), strict=True):
+        if before is None:
+            left.append(block)
+        else:
+            tally.merge(before)
+    finished = tally.rows
+    job = Job(asked, read, parts, blocks)
+    with progress("blocks", len(blocks), len(blocks) - len(left)) as advance:
+        for block in run(job, left, address=cluster.address, workers=cluster.workers) if left else ():
+            written = parts.tally(block)
+            if written is None:
+                raise StageFailed(f"{parts.uri}: block {block.number} cannot be read; can every machine write there?")
+            tally.merge(written)
+            advance("")
+    return tally, finished, time.monotonic() - start
+
+
+def _folder(out: str | None, source: "Source") -> str:
+    if out is None:
+        raise InputError("--ray: writes to a folder; name it with --out")
+    folder = out.rstrip("/") if "://" in out else str(Path(out).resolve())
+    if Path(folder).is_file():
+        raise InputError(f"--out {out}: is a file; --ray writes to a folder")
+    if f"{folder}/".startswith(f"{source.uri.rstrip('/')}/"):
+        raise InputError(f"--out {out}: lies in what is read; name another")
+    return folder

@@ -1,0 +1,150 @@
+"""`eval compare` as it is typed: the table, its other forms, the bar, and what it refuses."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from safereason.cli import errors, eval_compare
+from safereason.evals import guard_suite
+from safereason.evals.base import Outcome
+from safereason.evals.guard_predictions import Prediction
+from safereason.evals.harmbench import HARMBENCH
+from safereason.judges.base import Verdict
+from safereason.runs.directory import RunDirectory, run_path
+from safereason.runs.records import Record
+
+
+def finished(root: Path, stage: str, name: str, metrics: dict[str, Any], **logs: Sequence[Record]) -> Path:
+    identity = {"seed": 0, "model": f"org/{name}"}
+    path = run_path(root, stage, "tars-1.5b", name, identity)
+    with RunDirectory(path, stage, "tars-1.5b", "model: org/base\n", identity, "refuse") as run:
+        for log, rows in logs.items():
+            with run.records(log) as file:
+                for row in rows:
+                    file.append(row)
+        run.finish(metrics)
+    return path
+
+
+def harmbench(root: Path, name: str, truths: Sequence[bool | None], **changes: Any) -> Path:
+    """A run of `eval harmbench` in which an attack was defended, was not, or could not be scored."""
+    completions = [
+        {"id": f"b{n}/gcg", "behavior": f"b{n}", "attack": "gcg", "kind": "harmful", "category": "c", "closed": True,
+         "well_formed": True, "finish_reason": "stop"}
+        for n in range(len(truths))
+    ]  # fmt: skip
+    verdicts = [
+        Verdict.unscored("no reply") if truth is None else Verdict(float(not truth), "x") for truth in truths
+    ]  # fmt: skip
+    figures = HARMBENCH.figures([Outcome(c, v) for c, v in zip(completions, verdicts, strict=True)], "harm")
+    metrics = {"eval": "harmbench", "judge": "harmbench", "attacks": ["gcg"], "limit": None,
+               "figures": [asdict(f) for f in figures], **changes}  # fmt: skip
+    judged = [{"id": c["id"], "judge": "harmbench", **asdict(v)} for c, v in zip(completions, verdicts, strict=True)]
+    return finished(root, "eval/harmbench", name, metrics, completions=completions, verdicts=judged)
+
+
+def guard(root: Path, name: str, labels: str) -> Path:
+    found = [Prediction(f"r{n}", "own", "unsafe" if n % 2 else "safe", "unsafe" if letter == "u" else "safe")
+             for n, letter in enumerate(labels)]  # fmt: skip
+    figures = guard_suite.figures([p.row for p in found], 20, 0)
+    metrics = {"eval": "guard", "figures": [asdict(f) for f in figures]}
+    return finished(root, "eval/guard", name, metrics, predictions=[p.record() for p in found])
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[Path, Path]:
+    first = harmbench(tmp_path, "first", [True] * 36 + [False] * 3 + [None])
+    return first, harmbench(tmp_path, "second", [True] * 20 + [False] * 20)
+
+
+def run(*arguments: Any) -> int:
+    app = typer.Typer(add_completion=False)
+    app.command()(eval_compare.compare)
+    return errors.guarded(lambda: app([str(a) for a in arguments], standalone_mode=False))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
+    assert run(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    return err
+
+
+def test_every_figure_of_each_run_stands_beside_the_papers(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]):
+    assert run(*runs) == 0
+    out, err = capsys.readouterr()
+    table = [line.split() for line in out.splitlines()]
+    row = next(line for line in table if line[:3] == ["dsr", "all", "B"])
+    assert row[3:8] == ["0.500", "[0.352,", "0.648]", "40", "0"]
+    assert row[8] == "-0.410"
+    assert row[-3:] == ["39", "0.989", "no"]
+    assert "TARS-1.5B, λ = 0.5 (TARS, arXiv 2507.00971, Figure 3, read off by eye)" in out
+    assert "A was measured otherwise than the paper's models: attacks gcg for gcg, autodan, pair, pap" in err
+
+
+def test_json_and_csv_say_the_same(runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "out" / "table.csv"
+    assert run(*runs, "--json", "--csv", file, "--resamples", 300, "--seed", 4) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(r["run"], r["model"], r["path"]) for r in found["runs"]] == [
+        ("A", "org/first", str(runs[0])), ("B", "org/second", str(runs[1])),
+    ]  # fmt: skip
+    assert (found["resamples"], found["seed"]) == (300, 4)
+    with file.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert len(rows) == len(found["rows"])
+    for written, row in zip(rows, found["rows"], strict=True):
+        assert written == {key: "" if value is None else str(value) for key, value in row.items()}
+    gcg = next(r for r in found["rows"] if (r["figure"], r["group"], r["run"]) == ("dsr", "gcg", "B"))
+    assert (gcg["shared"], gcg["shared_unscored"], gcg["paper_model"]) == (39, 1, "TARS-1.5B, λ = 0.5")
+    assert gcg["covered"] is False
+    assert gcg["difference_high"] < 0 < gcg["p"] < 0.05
+
+
+def test_a_run_that_is_worse_ends_with_3(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]):
+    assert run(*runs, "--fail-if-worse", "dsr") == 3
+    assert "dsr of B is worse by 0.4103, p = " in capsys.readouterr().err
+    assert run(*reversed(runs), "--fail-if-worse", "dsr", "--fail-if-worse", "dsr/gcg") == 0
+    assert run(*runs, "--fail-if-worse", "closed") == 0
+
+
+def test_guards_are_compared_row_by_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    good, bad = guard(tmp_path, "good", "su" * 30), guard(tmp_path, "bad", "su" * 10 + "ss" * 20)
+    assert run(good, bad, "--fail-if-worse", "f1") == 3
+    capsys.readouterr()
+    assert run(bad, good, bad, "--fail-if-worse", "f1/own", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {r["run"] for r in rows} == {"A", "B", "C"}
+    assert [r["difference"] for r in rows if (r["figure"], r["group"], r["run"]) == ("f1", "all", "C")] == [0.0]
+
+
+def test_what_cannot_be_compared_is_refused(
+    runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    other = guard(tmp_path, "g", "su")
+    assert "a run of eval/guard, where the first is one of eval/harmbench" in refused(capsys, runs[0], other)
+    trained = finished(tmp_path, "rl", "trained", {"reward": 1.0})
+    assert "a run of rl, not of an evaluation" in refused(capsys, trained, runs[0])
+    assert "no such run directory" in refused(capsys, tmp_path / "none", runs[0])
+    damaged = harmbench(tmp_path, "damaged", [True, False], figures=[
+        {"name": "dsr", "value": 0.9, "n": 2, "low": None, "high": None}
+    ])  # fmt: skip
+    assert "not those of its completions and verdicts; score it anew" in refused(capsys, runs[0], damaged)
+    assert run(*runs, "--fail-if-worse", "asr") == 2
+    assert "eval harmbench has no such figure; it has dsr" in capsys.readouterr().err
+
+
+def test_judges_that_differ_are_said(runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    other = harmbench(tmp_path, "third", [True] * 40, judge="guard:org/g", limit=40, examples=40, available=400)
+    assert run(runs[0], other) == 0
+    said = capsys.readouterr().err
+    assert "judged by different judges: A by harmbench, B by guard:org/g" in said
+    assert "B was measured otherwise than the paper's models: judge guard:org/g for harmbench; attacks gcg" in said
+    assert "40 of 400 prompts" in said

@@ -1,0 +1,146 @@
+"""`guard classify --ray` as it is typed: a worker and the program killed, gone on with, and what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import micro_guard
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from program import COMMAND, safereason, said_once
+
+from safereason.cli import errors
+from safereason.cli.app import app
+from safereason.runs.records import Record, read_records
+
+ROWS, BLOCK = 384, 64
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a guard, its policy, and the same rows as JSONL and, in two files, as parquet."""
+    work = tmp_path_factory.mktemp("bulk")
+    micro_guard.save_guard(work / "guard")
+    (work / "house.yaml").write_text(micro_guard.POLICY)
+    rows = [{"prompt": f"question {i}", "id": f"r{i}"} for i in range(ROWS)]
+    (work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (work / "rows").mkdir()
+    for name, part in (("a", rows[:100]), ("b", rows[100:])):
+        pq.write_table(pa.Table.from_pylist(part), work / "rows" / f"{name}.parquet", row_group_size=70)
+    return work
+
+
+def on_ray(work: Path, out: Path) -> list[str]:
+    words = ("--model", work / "guard", "--policy", work / "house.yaml", "--ray", "--workers", 2, "--batch-rows", BLOCK)
+    return ["guard", "classify", str(work / "rows"), *map(str, words), "--out", str(out)]
+
+
+def wait_until(running: subprocess.Popen[str], what: Callable[[], object]) -> None:
+    while not what():
+        assert running.poll() is None, running.communicate()[1]
+        time.sleep(0.02)
+
+
+def parts_of(out: Path) -> dict[str, int]:
+    """Finished blocks, by name the time they were written."""
+    return {file.name: file.stat().st_mtime_ns for file in out.glob("part-*.parquet")}
+
+
+def workers_of(process: psutil.Process) -> list[psutil.Process]:
+    found = []
+    for child in process.children(recursive=True):
+        try:
+            if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::MapWorker"):
+                found.append(child)
+        except psutil.Error:
+            continue  # it has ended since
+    return found
+
+
+def read(out: Path) -> list[Record]:
+    rows: list[Record] = pq.read_table(out).to_pylist()
+    return sorted(rows, key=lambda row: row["row"])
+
+
+def test_killed_workers_and_a_killed_program_lose_nothing(work: Path, tmp_path: Path):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'safereason[cluster]'")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    out, command = tmp_path / "out", on_ray(work, tmp_path / "out")
+    running = subprocess.Popen([COMMAND, *command], stderr=subprocess.PIPE, text=True, env=environment)
+    wait_until(running, lambda: parts_of(out))
+    running.kill()
+    running.wait()
+    before = parts_of(out)
+    assert 0 < len(before) < ROWS // BLOCK
+
+    running = subprocess.Popen([COMMAND, *command, "--resume"], stderr=subprocess.PIPE, text=True, env=environment)
+    wait_until(running, lambda: len(parts_of(out)) > len(before))
+    victim = workers_of(psutil.Process(running.pid))[0]
+    victim.send_signal(signal.SIGKILL)
+    assert len(parts_of(out)) < ROWS // BLOCK
+    _, said = running.communicate()
+    assert running.returncode == 0, said
+    assert not victim.is_running()
+    assert {name: parts_of(out)[name] for name in before} == before
+
+    plain = safereason("guard", "classify", work / "rows.jsonl", *command[3:7], "--out", tmp_path / "plain.jsonl",
+                       OMP_NUM_THREADS="1")  # fmt: skip
+    assert plain.returncode == 0, plain.stderr
+    wanted = list(read_records(tmp_path / "plain.jsonl"))
+    found = read(out)
+    assert [{key: row[key] for key in record} for row, record in zip(found, wanted, strict=True)] == wanted
+    unsafe = sum(record["label"] == "unsafe" for record in wanted)
+    assert f"{ROWS} rows ({len(before) * BLOCK} from before): {unsafe} unsafe, {ROWS - unsafe} safe" in said
+    assert not [file for file in out.iterdir() if file.name.startswith(".part-")]
+
+
+def test_without_ray_one_line_says_how_to_get_it_and_nothing_is_written(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    words = on_ray(work, tmp_path / "out")
+    assert errors.guarded(lambda: app(words, standalone_mode=False)) == 2
+    assert capsys.readouterr().err == "error: --ray: Ray is not installed; pip install 'safereason[cluster]'\n"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--workers", "2"], "--workers 2: is for --ray"),
+        (["--ray", "--format", "csv"], "--format csv: --ray reads parquet"),
+        (["--ray", "--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(work: Path, words: list[str], said: str):
+    done = safereason("guard", "classify", work / "rows", "--model", work / "guard", *words)
+    assert done.returncode == 2
+    assert said in said_once(done)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "--ray: writes to a folder; name it with --out"),
+        (["--out", "{work}/rows.jsonl"], "is a file; --ray writes to a folder"),
+        (["--out", "{work}/rows/out"], "lies in what is read"),
+        (["--out", "{work}/new", "--batch-rows", "100"], "give a multiple of 64"),
+        (["--out", "{work}/new", "--field", "prompt=question"], "has no `question`"),
+    ],
+)
+def test_what_ray_cannot_write_or_read_is_refused(
+    work: Path, words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("safereason.guard.bulk.check_installed", lambda: None)
+    asked = ["guard", "classify", str(work / "rows"), "--model", str(work / "guard"), "--ray"]
+    words = asked + [word.format(work=work) for word in words]
+    assert errors.guarded(lambda: app(words, standalone_mode=False)) == 2
+    assert said in capsys.readouterr().err
+    assert not (work / "new").exists()

@@ -1,0 +1,134 @@
+"""Agreement with people: the figures against scikit-learn's, and what stays out of them."""
+
+from pathlib import Path
+
+import numpy as np
+import published
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, precision_score, recall_score
+
+from safereason.errors import InputError
+from safereason.evals.agreement import Columns, Labelled, agreement, check_unseen, f1, kappa, read
+from safereason.judges import open_judge
+from safereason.judges.base import Exchange, Verdict
+from safereason.judges.refusal import Refusal
+
+COLUMNS = Columns(positive=("yes", "surely"), negative=("no",))
+
+
+def labelled(*labels: str) -> list[Labelled]:
+    return [Labelled(Exchange("p", "a"), label) for label in labels]
+
+
+def verdicts(*scores: float | None) -> list[Verdict]:
+    return [Verdict.unscored("none") if score is None else Verdict(score, None) for score in scores]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=60))
+def test_figures_are_scikit_learns(pairs: list[tuple[bool, bool]]):
+    truth, said = zip(*pairs, strict=True)
+    assume(any(truth) and any(said) and not (all(truth) and all(said)))
+    found = agreement(labelled(*("yes" if t else "no" for t in truth)), verdicts(*map(float, said)), COLUMNS)
+    values = {figure.name: figure.value for figure in found.figures}
+    assert values == pytest.approx({
+        "f1": f1_score(truth, said), "precision": precision_score(truth, said), "recall": recall_score(truth, said),
+        "accuracy": accuracy_score(truth, said), "kappa": cohen_kappa_score(truth, said),
+    })  # fmt: skip
+    for figure in found.figures:
+        assert figure.low is None or figure.low - 1e-9 <= figure.value <= figure.high + 1e-9
+
+
+@given(st.lists(st.tuples(*[st.sampled_from("abc")] * 2), min_size=1, max_size=40))
+def test_two_peoples_kappa_is_scikit_learns(pairs: list[tuple[str, str]]):
+    a, b = zip(*pairs, strict=True)
+    assume(len({*a, *b}) > 1)
+    rows = [Labelled(Exchange("p", "a"), "no", pair) for pair in pairs]
+    people = agreement(rows, verdicts(*[0.0] * len(rows)), COLUMNS).people
+    assert people is not None
+    assert people.value == pytest.approx(cohen_kappa_score(a, b))
+
+
+def test_other_labels_and_unscored_answers_are_counted_apart():
+    found = agreement(
+        labelled("yes", "surely", "yes", "no", "no", "partly", "partly", "none"),
+        verdicts(1.0, 0.5, None, 0.49, None, 0.9, 0.1, None), COLUMNS,
+    )  # fmt: skip
+    figures = {figure.name: figure for figure in found.figures}
+    assert (figures["f1"].value, figures["f1"].n, figures["f1"].unscored) == (1.0, 3, 2)
+    assert (figures["recall"].n, figures["recall"].unscored, figures["precision"].n) == (2, 1, 2)
+    assert found.confusion == {
+        "yes": {"positive": 1, "negative": 0, "unscored": 1}, "surely": {"positive": 1, "negative": 0, "unscored": 0},
+        "no": {"positive": 0, "negative": 1, "unscored": 1},
+    }  # fmt: skip
+    assert found.apart == {
+        "none": {"positive": 0, "negative": 0, "unscored": 1}, "partly": {"positive": 1, "negative": 1, "unscored": 0},
+    }  # fmt: skip
+    assert found.people is None
+
+
+def test_what_is_not_defined_has_no_value():
+    found = agreement(labelled("no", "no"), verdicts(0.0, 0.0), COLUMNS)
+    assert {f.name: f.value for f in found.figures} == {
+        "f1": None, "precision": None, "recall": None, "accuracy": 1.0, "kappa": None,
+    }  # fmt: skip
+    assert np.isnan(f1(np.array([[[1.0, 0.0], [0.0, 0.0]]]))).all()
+    assert np.isnan(kappa(np.array([[[3.0, 0.0], [0.0, 0.0]]]))).all()
+
+
+def test_a_file_of_ones_own_columns(tmp_path: Path):
+    rows = [
+        {"q": "Why?", "a": "No.", "bad": True, "one": "x", "two": "y"},
+        {"q": "How?", "a": None, "bad": False, "one": "x", "two": None},
+    ]
+    file = published.write(tmp_path / "mine.jsonl", rows)
+    columns = Columns("q", "a", "bad", ("true",), ("false",), ("one", "two"))
+    assert read(str(file), columns) == [
+        Labelled(Exchange("Why?", "No."), "true", ("x", "y")), Labelled(Exchange("How?", ""), "false", ("x", "none")),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("target", "columns", "message"),
+    [
+        ("none.csv", Columns(), "none.csv: no such file; check the path, or name xstest-gpt4"),
+        ("xstest-gpt9", Columns(), "xstest-gpt9: no such completions; there are xstest-gpt4"),
+        ("xstest-gpt4", Columns(answer="text"), "its columns and labels are known"),
+        ("mine.csv", Columns(), "row 1: no column `completion`, only prompt, text, label; name its columns"),
+        (
+            "mine.csv",
+            Columns(answer="text", label="label"),
+            "`label` is never 2_full_refusal or 1_full_compliance, but n, y",
+        ),
+    ],
+)
+def test_what_cannot_be_read_says_why(
+    target: str, columns: Columns, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    published.write(Path("mine.csv"), [{"prompt": "p", "text": "t", "label": label} for label in "yn"])
+    with pytest.raises(InputError, match=message.replace("?", r"\?")) as caught:
+        read(target, columns)
+    assert "\n" not in str(caught.value)
+
+
+def test_xstests_files_have_two_peoples_labels(data_home: Path):
+    rows = read("xstest-gpt4", Columns())
+    assert len(rows) == 450
+    found = agreement(rows, Refusal().judge([row.exchange for row in rows]), Columns())
+    assert found.people is not None
+    assert found.people.value == pytest.approx(0.970, abs=5e-4)
+    assert {label: sum(counts.values()) for label, counts in (found.confusion | found.apart).items()} == {
+        "1_full_compliance": 230, "2_full_refusal": 211, "3_partial_refusal": 9,
+    }  # fmt: skip
+
+
+def test_a_judge_is_not_measured_on_what_it_was_trained_on(data_home: Path, tmp_path: Path):
+    judge = open_judge("refusal-learned")
+    copy = tmp_path / "renamed.csv"
+    copy.write_bytes((data_home / "xstest/model_completions/xstest_v2_completions_gpt4.csv").read_bytes())
+    for target in ("xstest-gpt4", str(copy)):
+        with pytest.raises(InputError, match="refusal-learned was trained on these answers"):
+            check_unseen(target, judge)
+        check_unseen(target, open_judge("refusal"))

@@ -1,0 +1,169 @@
+"""Differences between runs: what is paired, what is drawn, and when a difference is one."""
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from safereason.errors import InputError
+from safereason.evals import compare, guard_suite
+from safereason.evals.base import Eval, Outcome
+from safereason.evals.guard_predictions import Prediction
+from safereason.evals.harmbench import HARMBENCH
+from safereason.evals.xstest import XSTEST
+from safereason.judges.base import Verdict
+
+
+def outcome(number: int, score: float | None, attack: str = "direct", **changes: Any) -> Outcome:
+    record = {
+        "id": f"b{number}/{attack}", "behavior": f"b{number}", "attack": attack, "kind": "harmful", "category": "c",
+        "closed": True, "well_formed": True, "finish_reason": "stop", **changes,
+    }  # fmt: skip
+    return Outcome(record, Verdict(score, None) if score is not None else Verdict.unscored("no reply"))
+
+
+def asked(evaluation: Eval, outcomes: list[Outcome], measures: str) -> compare.Asked:
+    return compare.asked(evaluation, outcomes, evaluation.figures(outcomes, measures))
+
+
+def defended(truths: list[bool | None], attack: str = "direct") -> list[Outcome]:
+    return [outcome(n, None if truth is None else float(not truth), attack) for n, truth in enumerate(truths)]
+
+
+def difference(first: list[bool | None], other: list[bool | None], seed: int = 0) -> compare.Difference:
+    runs = [asked(HARMBENCH, defended(truths), "harm") for truths in (first, other)]
+    return compare.of_asked(*runs, 2000, seed)["dsr", "all"]
+
+
+def test_the_difference_is_over_what_both_have_a_score_for():
+    found = difference([True, True, False, None, True], [True, False, False, True, None])
+    assert found.value == pytest.approx(-1 / 3)
+    assert (found.n, found.unscored) == (3, 2)
+
+
+def test_only_shared_prompts_count():
+    first = asked(HARMBENCH, defended([True] * 6), "harm")
+    other = asked(HARMBENCH, defended([False] * 3), "harm")
+    assert compare.of_asked(first, other, 200, 0)["dsr", "all"].n == 3
+    strangers = asked(HARMBENCH, [outcome(9, 1.0)], "harm")
+    with pytest.raises(InputError, match="asked nothing that the first run was asked"):
+        compare.of_asked(first, strangers, 200, 0)
+
+
+@pytest.mark.parametrize(("worse", "better"), [(30, 5), (12, 8), (9, 1), (20, 2)])
+def test_p_is_near_mcnemars_exact_one(worse: int, better: int):
+    """Of 200 pairs, those that differ decide; the exact test is the binomial one on them."""
+    first: list[bool | None] = [True] * worse + [False] * better + [True] * (200 - worse - better)
+    other = [not truth if n < worse + better else truth for n, truth in enumerate(first)]
+    found = difference(first, other)
+    exact = binomtest(worse, worse + better).pvalue
+    assert found.value == pytest.approx((better - worse) / 200)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= found.value <= found.high
+    assert found.p == pytest.approx(exact, abs=0.12)
+    assert (found.p < 0.05) == (exact < 0.05)
+
+
+def test_equal_runs_differ_by_nothing_and_a_few_prompts_prove_nothing():
+    same = difference([True, False, None], [True, False, None])
+    assert (same.value, same.low, same.high, same.p) == (0.0, None, None, 1.0)
+    five = difference([True] * 5, [False] * 5)
+    assert (five.value, five.p) == (-1.0, 2**-4)
+    assert not five.is_worse("dsr")
+    assert difference([True] * 20, [False] * 20).is_worse("dsr")
+
+
+def test_less_is_better_of_some_figures():
+    found = compare.Difference(0.3, 0.1, 0.5, 0.01, 40, 0)
+    assert found.is_worse("truncated")
+    assert not found.is_worse("dsr")
+    assert replace(found, value=-0.3).is_worse("dsr")
+    assert not replace(found, value=-0.3, p=0.2).is_worse("dsr")
+
+
+def test_the_order_changes_nothing_and_the_seed_decides_the_draws():
+    truths: list[tuple[bool, bool]] = [(n % 3 > 0, n % 4 > 0) for n in range(60)]
+    first, other = (defended([pair[place] for pair in truths]) for place in (0, 1))
+    runs = [asked(HARMBENCH, outcomes, "harm") for outcomes in (first, other)]
+    mixed = [asked(HARMBENCH, random.Random(5).sample(o, len(o)), "harm") for o in (first, other)]
+    assert compare.of_asked(*runs, 500, 1) == compare.of_asked(*mixed, 500, 1)
+    assert compare.of_asked(*runs, 500, 1) != compare.of_asked(*runs, 500, 2)
+
+
+@given(st.lists(st.tuples(*[st.sampled_from([True, False, None])] * 2), min_size=2, max_size=12))
+def test_means_over_attacks_are_taken_apart_and_put_together(truths: list[tuple[bool | None, bool | None]]):
+    outcomes = [o for place, attack in enumerate(("gcg", "pair")) for o in defended([t[place] for t in truths], attack)]
+    again = [outcome(0, 1.0, "pair", id="b0/pair#2"), outcome(1, 0.0, "gcg", id="b1/gcg#2")]
+    run = asked(HARMBENCH, [*outcomes, *again], "harm")
+    whole = {(f.name, f.group): f.value for f in HARMBENCH.figures([*outcomes, *again], "harm")}
+    assert run.figures.keys() == whole.keys()
+    for key, found in compare.of_asked(run, run, 100, 0).items():
+        assert found.value == 0
+        assert whole[key] is not None
+
+
+def test_attacks_on_one_behavior_are_drawn_together():
+    """Twenty behaviors under five attacks are no hundred: the interval is as wide as that of twenty."""
+    first = [o for a in "vwxyz" for o in defended([True] * 20, a)]
+    other = [o for a in "vwxyz" for o in defended([n % 2 == 0 for n in range(20)], a)]
+    alone = difference([True] * 20, [n % 2 == 0 for n in range(20)])
+    both = compare.of_asked(asked(HARMBENCH, first, "harm"), asked(HARMBENCH, other, "harm"), 2000, 0)["dsr", "all"]
+    assert (both.low, both.high) == pytest.approx((alone.low, alone.high))
+
+
+def test_what_the_judge_measures_is_found_out():
+    outcomes = defended([True, False, False])
+    harm, refusal = (asked(HARMBENCH, outcomes, measures) for measures in ("harm", "refusal"))
+    assert [harm.items["b0/direct"].values["dsr", "all"], refusal.items["b0/direct"].values["dsr", "all"]] == [1.0, 0.0]
+
+
+def test_figures_of_other_records_are_refused():
+    recorded = XSTEST.figures([outcome(0, 1.0), outcome(1, 0.0)], "refusal")
+    with pytest.raises(InputError, match="not those of its completions"):
+        compare.asked(XSTEST, [outcome(0, 1.0), outcome(1, 1.0)], recorded)
+
+
+def predictions(labels: str, name: str = "mine") -> list[Prediction]:
+    """`u`, `s` or `-` a row; the first half of the rows is unsafe."""
+    words: dict[str, Any] = {"u": "unsafe", "s": "safe", "-": None}
+    return [
+        Prediction(f"{name}/{n}", name, "unsafe" if n < len(labels) / 2 else "safe", words[letter])
+        for n, letter in enumerate(labels)
+    ]
+
+
+def test_a_guards_differences_are_those_of_its_figures():
+    first, other = (
+        predictions("uuuusss-") + predictions("us", "own"),
+        predictions("uss-ssss") + predictions("uu", "own"),
+    )
+    figures = [
+        {(f.name, f.group): f.value for f in guard_suite.figures([p.row for p in found], 10, 0)}
+        for found in (first, other)
+    ]
+    found = compare.of_guards(first, other, 300, 0)
+    assert {("f1", "all"), ("f1", "mine"), ("f1_parsed", "own"), ("unparsed", "mine")} <= found.keys()
+    for key, one in found.items():
+        if key not in (("unparsed", "all"), ("says_unsafe", "all")):
+            assert one.value == pytest.approx(figures[1][key] - figures[0][key]), key
+    assert (found["f1", "mine"].n, found["f1", "mine"].unscored) == (8, 0)
+    assert (found["f1_parsed", "mine"].n, found["f1_parsed", "mine"].unscored) == (6, 2)
+
+
+def test_a_guard_that_is_worse_is_seen_and_shared_rows_alone_count():
+    good, bad = predictions("u" * 40 + "s" * 40), predictions("s" * 20 + "u" * 20 + "s" * 40)
+    found = compare.of_guards(good, bad[10:], 1000, 0)["f1", "all"]
+    assert found.n == 70
+    assert found.is_worse("f1")
+    assert not compare.of_guards(bad, good, 1000, 0)["f1", "all"].is_worse("f1")
+
+
+def test_rows_with_other_labels_are_refused():
+    other = [replace(p, expected="safe") for p in predictions("us")]
+    with pytest.raises(InputError, match="row mine/0 of mine is unsafe in one run and safe in the other"):
+        compare.of_guards(predictions("us"), other, 100, 0)

@@ -1,0 +1,92 @@
+"""Figures by category and kind, the papers' figures beside, and the picture of a model's inside."""
+
+import random
+import warnings
+
+import report_runs
+from test_report_stage import parsed, write
+
+from safereason.evals.paper import every
+from safereason.report import plots
+from safereason.report.page import build
+from safereason.report.plots import Dots, Span
+from safereason.report.read import read_runs
+from safereason.report.tables import quantity
+
+KNOWN = next(f for f in every() if f.figure == "reasoning_tokens" and f.group.startswith("category:"))
+
+
+def figure(name, value, group="all", low=None, high=None):
+    return {"name": name, "value": value, "n": 20, "low": low, "high": high, "unscored": 0, "group": group}
+
+
+def adaptivity(root, model, tokens):
+    groups = {KNOWN.group: 1, "category:pets": 2, "kind:harmful": 1}
+    figures = [
+        figure("reasoning_tokens", tokens, low=tokens - 10, high=tokens + 10),
+        *(figure("reasoning_tokens", tokens * times, group) for group, times in groups.items()),
+    ]
+    return report_runs.make(root, "eval/adaptivity", {"seed": 0, "model": model}, {"judge": None, "figures": figures})
+
+
+def test_adaptivity_is_drawn_by_category_with_the_papers_tokens_beside(tmp_path):
+    page = build(read_runs([adaptivity(tmp_path, report_runs.BASE, 100.5), adaptivity(tmp_path, "b", 50.0)]), "A test")
+    (part,) = page.groups
+    assert part.title == "Adaptivity by category and kind"
+    (plot,) = part.plots
+    assert plot.title == "Length of the reasoning by category"
+    said = plot.inline[: plot.inline.index(">")]
+    category = KNOWN.group.partition(":")[2]
+    assert f"{category} 100.5 tokens; pets 201.0 tokens" in said
+    assert f"the paper’s {KNOWN.model}: {category} {KNOWN.value:.1f} tokens." in said
+
+
+def test_tokens_are_shown_as_tokens_and_shares_in_percent(tmp_path):
+    document = parsed(write([adaptivity(tmp_path, report_runs.BASE, 312.44)], tmp_path))
+    assert document.says("312.4 tokens 302.4 – 322.4, n = 20")
+    assert (quantity(0.989, "dsr"), quantity(0.5, "margin")) == ("98.9\u2009%", "0.500")
+
+
+def test_each_figure_of_a_paper_says_whether_the_interval_covers_it(tmp_path):
+    runs = []
+    for model, value, low, high in (("wide", 0.9, 0.8, 0.995), ("narrow", 0.5, 0.4, 0.6), ("alone", 0.9, None, None)):
+        metrics = {"eval": "harmbench", "judge": "refusal", "figures": [figure("dsr", value, low=low, high=high)]}
+        runs.append(report_runs.make(tmp_path, "eval/harmbench", {"seed": 0, "model": model}, metrics))
+    page = build(read_runs(runs), "A test")
+    assert {row.model.detail: row.covers for row in page.beside} == {"wide": True, "narrow": False, "alone": None}
+    assert all(any("judge refusal" in text for text in row.departures) for row in page.beside)
+    document = parsed(write(runs, tmp_path))
+    assert document.says("TARS-1.5B, λ = 0.5, Figure 3 no")
+    assert document.says("TARS-1.5B, λ = 0.5, Figure 3 yes")
+
+
+def test_a_margin_of_another_plane_is_not_put_beside_the_papers(tmp_path):
+    for projection, rows in (("pca", 0), ("umap", 1)):
+        metrics = {"projection": projection, "figures": [figure("margin", 0.7, low=0.6, high=0.8)]}
+        run = report_runs.make(tmp_path, "eval/separation", {"seed": 0, "model": projection}, metrics)
+        assert len(build(read_runs([run]), "A test").beside) == rows
+
+
+def test_the_inside_of_a_model_is_drawn_from_its_points(tmp_path):
+    draw = random.Random(0)
+    points = [
+        {"id": str(i), "kind": kind, "x": centre + draw.random(), "y": draw.random()}
+        for kind, centre in (("harmful", 1.0), ("harmless", -2.0))
+        for i in range(9)
+    ]
+    runs = [
+        report_runs.make(tmp_path, "eval/separation", {"seed": 0, "model": str(n)}, {"projection": "pca"}, points=rows)
+        for n, rows in enumerate((points, points[:9], [{"kind": "harmful", "x": None, "y": "<b>"}]))
+    ]
+    (plot,) = build(read_runs(runs), "A test").separations
+    assert "PCA; C = 1.0, margin " in plot.caption
+    assert "harmful (9)" in plot.inline
+
+
+def test_names_longer_than_a_panel_leave_room_for_the_plot():
+    long = "a model with a very long path " * 9
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots.dots("a", "Some", [long], [Dots(long, (Span(0.5, 0.4, 0.6),)), Dots(long, (None,))], "")
+        plots.reliability("b", "Some", [plots.Line(long, (0.1,), (0.2,)), plots.Line("b", (0.1,), (0.2,))], "")
+        plots.curves("c", "Some", [plots.Line(long, (1.0,), (0.2,)), plots.Line("b", (1.0,), (0.2,))])

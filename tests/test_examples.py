@@ -1,0 +1,68 @@
+"""The examples for clusters: scripts that parse, commands that can be typed, and files that are there."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from safereason.cli.app import app
+from safereason.recipe.load import load
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "docs" / "examples"
+SLURM, RAYJOB, CONTAINER = (EXAMPLES / name for name in ("train.slurm", "classify-rayjob.yaml", "Containerfile"))
+
+
+def slurm_commands() -> list[str]:
+    return [line for line in SLURM.read_text().splitlines() if line.startswith("safereason ")]
+
+
+def entrypoint() -> str:
+    return str(yaml.safe_load(RAYJOB.read_text())["spec"]["entrypoint"])
+
+
+@pytest.mark.parametrize("command", [*slurm_commands(), entrypoint()])
+def test_commands_of_the_examples_parse(command):
+    words = shlex.split(command)[1:]
+    found, path = typer.main.get_command(app), []
+    while hasattr(found, "commands"):
+        path.append(words.pop(0))
+        found = found.commands[path[-1]]
+    recipe = found.make_context(" ".join(path), words).params.get("recipe")
+    assert recipe is None or load(recipe)
+
+
+def test_the_slurm_script_is_a_bash_script_and_says_what_it_needs():
+    assert subprocess.run(["bash", "-n", SLURM], capture_output=True, check=False).stderr == b""
+    text = SLURM.read_text()
+    gpus = re.search(r"^#SBATCH --gpus-per-node=(\d+)$", text, re.M)[1]
+    assert f"--gpus {gpus}x" in text
+    assert {command.split()[1] for command in slurm_commands()} == {"doctor", "data", "sft", "rl", "run"}
+
+
+def test_the_rayjob_is_one_of_kuberays():
+    job = yaml.safe_load(RAYJOB.read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    cluster = job["spec"]["rayClusterSpec"]
+    workers = cluster["workerGroupSpecs"]
+    groups = [cluster["headGroupSpec"], *workers]
+    images = {c["image"] for group in groups for c in group["template"]["spec"]["containers"]}
+    assert len(images) == 1
+    assert all(group["minReplicas"] <= group["replicas"] <= group["maxReplicas"] for group in workers)
+    limits = [c["resources"]["limits"] for group in workers for c in group["template"]["spec"]["containers"]]
+    assert all(int(limit["nvidia.com/gpu"]) >= 1 for limit in limits)
+
+
+def test_the_containerfile_names_requirements_that_are_there():
+    lines = CONTAINER.read_text().replace("\\\n", " ").splitlines()
+    words = {line.split()[0] for line in lines if line and not line.startswith("#")}
+    assert words <= {"FROM", "RUN", "WORKDIR", "COPY", "ENV", "VOLUME", "ENTRYPOINT"}
+    named = re.findall(r"-r (\S+)", CONTAINER.read_text())
+    assert named
+    assert all((ROOT / name).is_file() for name in named)
+    copied = [line.split()[1] for line in lines if line.startswith("COPY")]
+    assert all((ROOT / name).exists() for name in copied)

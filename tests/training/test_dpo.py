@@ -1,0 +1,122 @@
+"""DPO with RPO's term through TRL, against the same loss worked out a response at a time in float64."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from grpo_parts import exact, one_step, perturb
+from torch.nn.functional import logsigmoid
+
+from safereason.engines.open import load_tokenizer
+from safereason.recipe.schema import DPO
+from safereason.text.chat import prompt_ids, user
+from safereason.training import dpo
+
+BETA, ALPHA = 0.5, 3.0
+PAIRS = [
+    ("Why?", "Because.", "No."),
+    ("How many eggs do I need?", "Two.", "I do not know, but perhaps as many as six."),
+    ("Who?", "<think>\nhm\n</think>\n\nA painter.", "A"),
+    ("When?", "Later today.", "Never, never."),
+]
+
+
+def section(**changes) -> DPO:
+    return DPO(**{
+        "algorithm": "dpo", "epochs": 1, "learning_rate": 1e-3, "rollouts_per_prompt": 2, "batch_size": 4,
+        "micro_batch_size": 4, "beta": BETA, "rpo_alpha": ALPHA, "max_prompt_tokens": 64, "sampling": {},
+        "reward": {"name": "tars", "safety": "refusal", "task": "compliance"}, "precision": "fp32", **changes,
+    })  # fmt: skip
+
+
+def rows_of(tokenizer) -> list[dict[str, list[int]]]:
+    def written(text: str) -> list[int]:
+        return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+    return [
+        {"prompt_ids": prompt_ids(tokenizer, user(prompt)), "chosen_ids": written(chosen), "rejected_ids": written(bad)}
+        for prompt, chosen, bad in PAIRS
+    ]
+
+
+def trainer_of(model: Path, folder: Path, **changes) -> dpo.Trainer:
+    tokenizer = load_tokenizer(str(model))
+    trainer = dpo.make_trainer(section(**changes), str(model), tokenizer, rows_of(tokenizer), 0, folder, "rl")
+    perturb(trainer.model)
+    return trainer
+
+
+def log_probability(model, prompt: list[int], response: list[int]) -> torch.Tensor:
+    """Of each token of a response, [R]."""
+    scores = model(input_ids=torch.tensor([prompt + response]), use_cache=False).logits[0].log_softmax(-1)
+    return scores[len(prompt) - 1 : -1][torch.arange(len(response)), torch.tensor(response)]
+
+
+def wanted_loss(policy, reference, rows, alpha: float) -> torch.Tensor:
+    """DPO (arXiv 2305.18290, eq. 7) and the mean of -log p over the chosen tokens of the rows."""
+    margins, chosen = [], []
+    for row in rows:
+        logps = {
+            (name, side): log_probability(model, row["prompt_ids"], row[f"{side}_ids"])
+            for name, model in (("policy", policy), ("reference", reference))
+            for side in ("chosen", "rejected")
+        }
+        ratio = {side: logps["policy", side].sum() - logps["reference", side].sum() for side in ("chosen", "rejected")}
+        margins.append(ratio["chosen"] - ratio["rejected"])
+        chosen.append(logps["policy", "chosen"])
+    return -logsigmoid(BETA * torch.stack(margins)).mean() - alpha * torch.cat(chosen).mean()
+
+
+@pytest.mark.parametrize("alpha", [ALPHA, 0.0])
+def test_loss_and_gradients_are_those_of_the_papers(micro_model: Path, tmp_path: Path, alpha: float):
+    trainer = trainer_of(micro_model, tmp_path, rpo_alpha=alpha)
+    policy, reference = exact(trainer.model), exact(trainer.ref_model)
+    rows = rows_of(trainer.processing_class)
+    loss = wanted_loss(policy, reference, rows, alpha)
+    loss.backward()
+    found, gradients = one_step(trainer)
+    assert found == pytest.approx(loss.item(), rel=1e-5)
+    wanted = {name: p.grad.float() for name, p in policy.named_parameters() if p.grad is not None}
+    assert gradients.keys() == wanted.keys()
+    norm = torch.cat([g.flatten() for g in wanted.values()]).norm()
+    clipped = min(1.0, 1.0 / norm.item())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, wanted[name] * clipped, rtol=1e-3, atol=1e-6)
+
+
+def test_with_accumulation_the_loss_is_the_mean_over_the_forward_passes(micro_model: Path, tmp_path: Path):
+    trainer = trainer_of(micro_model, tmp_path, micro_batch_size=2)
+    policy, reference = exact(trainer.model), exact(trainer.ref_model)
+    seen = [[int(i) for i in batch] for batch in _batches(trainer)]
+    rows = rows_of(trainer.processing_class)
+    parts = [wanted_loss(policy, reference, [rows[i] for i in batch], ALPHA).item() for batch in seen]
+    assert one_step(trainer)[0] == pytest.approx(sum(parts) / 2, rel=1e-5)
+
+
+def _batches(trainer) -> list[list[int]]:
+    """Which rows each forward pass holds, by their chosen responses."""
+    chosen = [row["chosen_ids"] for row in rows_of(trainer.processing_class)]
+    found = []
+    for batch in trainer.get_train_dataloader():
+        half = len(batch["input_ids"]) // 2
+        masked = zip(batch["input_ids"][:half], batch["completion_mask"][:half], strict=True)
+        found.append([chosen.index(ids[mask.bool()].tolist()) for ids, mask in masked])
+    return found
+
+
+def test_with_adapters_the_reference_is_the_model_without_them(micro_model: Path, tmp_path: Path):
+    tokenizer = load_tokenizer(str(micro_model))
+    rows = rows_of(tokenizer)
+    start = exact(dpo.load_trainable(str(micro_model)))
+    trainer = dpo.make_trainer(section(lora={"rank": 2}), str(micro_model), tokenizer, rows, 0, tmp_path, "rl")
+    assert trainer.ref_model is None
+    loss, _ = one_step(trainer)  # fresh adapters change nothing: policy and reference agree
+    assert loss == pytest.approx(wanted_loss(start, start, rows, ALPHA).item(), rel=1e-5)
+
+
+def test_the_tokens_that_were_drawn_are_the_ones_trained_on(micro_model: Path, tmp_path: Path):
+    trainer = trainer_of(micro_model, tmp_path)
+    (batch,) = trainer.get_train_dataloader()
+    ended = batch["input_ids"][batch["completion_mask"].bool()]
+    assert (ended == trainer.processing_class.eos_token_id).sum() == 2 * len(PAIRS)
+    assert sorted(_batches(trainer)[0]) == list(range(len(PAIRS)))

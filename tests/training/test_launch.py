@@ -1,0 +1,293 @@
+"""Several processes: how they are started, and that they come to what one process comes to."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fsdp_on_cpu
+import micro
+import pytest
+import torch
+import yaml
+from accelerate import DeepSpeedPlugin, FullyShardedDataParallelPlugin
+from accelerate.commands.launch import _validate_launch_command
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from hypothesis import given
+from hypothesis import strategies as st
+from program import safereason
+from safetensors.torch import load_file
+from torch.distributed.fsdp import StateDictType
+from transformers import LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from safereason import processes
+from safereason.errors import InputError
+from safereason.recipe.load import load
+from safereason.runs.records import read_json, read_records
+from safereason.stages import data, rl, sft
+from safereason.stages.base import Options
+from safereason.training import launch
+
+TWO = """
+compute_environment: LOCAL_MACHINE
+distributed_type: MULTI_GPU
+use_cpu: true
+num_processes: 2
+num_machines: 1
+main_process_port: 0
+"""
+"""Two CPU processes: what accelerate calls MULTI_CPU, it starts through MPI."""
+RECIPE = """
+model: {model}
+data: {{mix: tars, prompts: 16, harmful_ratio: 0.5, harmful: {sample}, harmless: {sample}, ambiguous: {sample},
+  traces: [{{source: sample, prompts: 16}}]}}
+sft: {{epochs: 1, learning_rate: 1.0e-3, batch_size: 4, precision: fp32, save_steps: 2}}
+rl: {{epochs: 1, learning_rate: 1.0e-3, prompts_per_step: 3, rollouts_per_prompt: 4, micro_batch_size: 6, kl_coef: 0.1,
+  max_steps: 4, max_prompt_tokens: 256, sampling: {{max_new_tokens: 8}}, precision: fp32, save_steps: 2,
+  reward: {{name: tars, safety: "reward-model:{judge}", task: "reward-model:{judge}", require_format: false}}}}
+"""
+"""Six rollouts a process: two processes share the second prompt of a step."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A folder with a recipe, its data, and accelerate's config."""
+    folder = tmp_path_factory.mktemp("launch")
+    model = micro.save_model(folder / "model")
+    judge = micro.save_classifier(folder / "judge")
+    (folder / "tiny.yaml").write_text(RECIPE.format(model=model, judge=judge, sample="[{source: sample, prompts: 40}]"))
+    (folder / "two.yaml").write_text(TWO)
+    data.run(load(str(folder / "tiny.yaml")), Options(root=folder / "runs"))
+    return folder
+
+
+def arguments(made: Path, stage: str, root: Path, *more: object) -> list[str]:
+    shutil.copytree(made / "runs" / "data", root / "data", dirs_exist_ok=True)
+    named = {"--recipe": made / "tiny.yaml", "--model": made / "model", "--root": root}
+    return [stage, *(str(word) for pair in named.items() for word in pair), *map(str, more)]
+
+
+def launched(made: Path) -> tuple[str, str]:
+    return ("--launch", f"accelerate:{made / 'two.yaml'}")
+
+
+def run_of(root: Path, stage: str) -> Path:
+    (found,) = (root / stage).iterdir()
+    return found
+
+
+def losses(run: Path) -> list[dict[str, float]]:
+    names = ("step", "loss", "grad_norm", "kl", "reward", "safety", "entropy", "num_tokens")
+    return [{name: record[name] for name in names if name in record} for record in read_records(run / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def alone(made, tmp_path_factory) -> Path:
+    """The runs of one process."""
+    root = tmp_path_factory.mktemp("alone")
+    shutil.copytree(made / "runs" / "data", root / "data")
+    for work in (sft, rl):
+        work.run(load(str(made / "tiny.yaml")), Options(root=root, model=str(made / "model")))
+    return root
+
+
+@pytest.fixture(scope="module")
+def together(made, tmp_path_factory) -> Path:
+    """The runs of two."""
+    root = tmp_path_factory.mktemp("together")
+    for stage in ("sft", "rl"):
+        done = safereason(*arguments(made, stage, root, *launched(made), "--json"))
+        assert done.returncode == 0, done.stderr
+        run = run_of(root, stage)
+        assert json.loads(done.stdout) == {"run": str(run), "metrics": read_json(run / "metrics.json")}
+    return root
+
+
+def assert_same_training(found: Path, wanted: Path) -> None:
+    assert found.name == wanted.name
+    assert len(losses(wanted)) == 4
+    for step, before in zip(losses(found), losses(wanted), strict=True):
+        assert step == pytest.approx(before, abs=1e-4)
+    assert read_json(found / "metrics.json") == pytest.approx(read_json(wanted / "metrics.json"), abs=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+def test_two_processes_train_as_one(alone, together, stage):
+    found, wanted = run_of(together, stage), run_of(alone, stage)
+    assert_same_training(found, wanted)
+    assert {path.name for path in found.iterdir()} == {path.name for path in wanted.iterdir()}
+
+
+def test_two_processes_draw_the_rollouts_of_one(alone, together):
+    found, wanted = (list(read_records(run_of(root, "rl") / "rollouts.jsonl")) for root in (together, alone))
+    assert [(row["step"], row["id"], row["text"]) for row in found] == [
+        (row["step"], row["id"], row["text"]) for row in wanted
+    ]  # fmt: skip
+    assert [row["total"] for row in found] == pytest.approx([row["total"] for row in wanted], abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+def test_two_processes_with_half_the_model_each_train_as_one(made, alone, tmp_path, stage):
+    """FSDP2: rollouts on the weights put together, checkpoints in parts, and one whole model in the end."""
+    script = str(Path(fsdp_on_cpu.__file__))
+    config = launch.read("accelerate:fsdp2", gpus=2).arguments
+    command = ["accelerate", "launch", *config, script, *arguments(made, stage, tmp_path)]
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name(command[0])), *command[1:]], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found, wanted = run_of(tmp_path, stage), run_of(alone, stage)
+    assert_same_training(found, wanted)
+    assert (found / "checkpoints/checkpoint-4/pytorch_model_fsdp_0").is_dir()
+    weights, whole = (load_file(run / "model" / "model.safetensors") for run in (found, wanted))
+    assert weights.keys() == whole.keys()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_killed_with_its_launcher_it_is_resumed(made, alone, tmp_path):
+    words = arguments(made, "rl", tmp_path, *launched(made))
+    with subprocess.Popen([sys.executable, "-m", "safereason", *words], stderr=subprocess.DEVNULL) as process:
+        while not list(tmp_path.glob("rl/*/checkpoints/checkpoint-2/complete")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)  # the launcher alone: its processes end with it
+    again = safereason(*words, "--resume")
+    assert again.returncode == 0, again.stderr
+    found = run_of(tmp_path, "rl")
+    assert_same_training(found, run_of(alone, "rl"))
+    assert len(list(read_records(found / "rollouts.jsonl"))) == 48
+
+
+@pytest.mark.slow
+def test_what_fails_in_every_process_is_said_once(made, alone, tmp_path):
+    words = arguments(made, "sft", tmp_path, *launched(made))
+    run = tmp_path / "sft" / run_of(alone, "sft").name
+    run.mkdir(parents=True)
+    (run / "mine.txt").write_text("mine")
+    done = safereason(*words)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"error: {run}: exists and is not empty")
+    assert done.stderr.count("error:") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_before_anything_starts(made, tmp_path):
+    done = safereason(*arguments(made, "sft", tmp_path, *launched(made), "sft.batch_size=3"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: sft: 3 sequences a step cannot be shared by 2 processes evenly\n"
+    assert not (tmp_path / "sft").exists()
+
+
+def test_a_dry_run_prints_the_command(made, tmp_path):
+    words = arguments(made, "sft", tmp_path)
+    done = safereason(*words, *launched(made), "--dry-run", "--json")
+    plan = json.loads(done.stdout)["plan"]
+    assert plan["SFTConfig"]["per_device_train_batch_size"] == 2
+    config = str(made / "two.yaml")
+    shown = ["accelerate", "launch", "--config_file", config, "--module", "safereason", *words, "--dry-run", "--json"]
+    assert plan["launch"].split() == shown
+    assert not (tmp_path / "sft").exists()
+
+
+def environment(asked: launch.Launch, monkeypatch) -> dict[str, str]:
+    """What accelerate would start the processes with."""
+    parsed, defaults, _ = _validate_launch_command(asked.parsed(["sft", "--recipe", "tars-7b"]))
+    assert (parsed.module, parsed.training_script, parsed.training_script_args) == (
+        True, "safereason", ["sft", "--recipe", "tars-7b"],
+    )  # fmt: skip
+    parsed.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
+    prepare = prepare_deepspeed_cmd_env if parsed.use_deepspeed else lambda known: (None, prepare_multi_gpu_env(known))
+    found = {name: value for name, value in prepare(parsed)[1].items() if name.startswith(("ACCELERATE", "FSDP"))}
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    return found
+
+
+def test_fsdp2_shards_by_accelerates_own_plugin(monkeypatch):
+    asked = launch.read("accelerate:fsdp2", gpus=8)
+    assert asked.processes == 8
+    assert environment(asked, monkeypatch)["ACCELERATE_MIXED_PRECISION"] == "no"
+    plugin = FullyShardedDataParallelPlugin()
+    assert (plugin.fsdp_version, plugin.reshard_after_forward, plugin.cpu_ram_efficient_loading) == (2, True, False)
+    assert plugin.state_dict_type == StateDictType.SHARDED_STATE_DICT
+    plugin.set_auto_wrap_policy(LlamaForCausalLM(micro.config()))
+    assert plugin.auto_wrap_policy.keywords["transformer_layer_cls"] == {LlamaDecoderLayer}
+    assert processes.shards_model()
+
+
+def test_zero3_shards_by_accelerates_own_plugin(monkeypatch):
+    monkeypatch.setattr(launch, "installed", lambda package: "0")
+    asked = launch.read("accelerate:zero3", gpus=4)
+    assert asked.processes == 4
+    environment(asked, monkeypatch)
+    plugin = DeepSpeedPlugin()
+    assert (plugin.zero_stage, plugin.zero3_init_flag, plugin.zero3_save_16bit_model) == (3, False, True)
+    assert plugin.deepspeed_config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] is True
+    assert processes.shards_model()
+
+
+@pytest.fixture
+def no_default(monkeypatch):
+    monkeypatch.setattr(launch, "_own", lambda: None)
+
+
+def test_plain_accelerate_takes_all_gpus(no_default):
+    asked = launch.read("accelerate", gpus=4)
+    assert asked.processes == 4
+    given, _, _ = _validate_launch_command(asked.parsed(["rl"]))
+    assert (given.multi_gpu, given.num_processes, given.num_machines) == (True, 4, 1)
+
+
+def test_plain_accelerate_takes_the_users_own_config(monkeypatch, tmp_path):
+    (tmp_path / "mine.yaml").write_text(TWO)
+    monkeypatch.setattr(launch, "_own", lambda: tmp_path / "mine.yaml")
+    assert launch.read("accelerate", gpus=0) == launch.Launch((), 2)
+
+
+def test_machines_come_from_the_config(tmp_path):
+    (tmp_path / "nodes.yaml").write_text(TWO.replace("num_processes: 2", "").replace("machines: 1", "machines: 3"))
+    assert launch.read(f"accelerate:{tmp_path / 'nodes.yaml'}", gpus=8).processes == 24
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"distributed_type": "MULTI_CPU"}, "set distributed_type: MULTI_GPU and use_cpu: true"),
+        ({"distributed_type": "NO"}, "distributed_type NO is one process"),
+        ({"distributed_type": "DEEPSPEED"}, "pip install 'safereason\\[deepspeed\\]'"),
+        ({"distributed_type": "MAGIC"}, "accelerate cannot read it"),
+        ({"num_procesess": 2}, "accelerate cannot read it .*num_procesess"),
+        ({"num_processes": 1}, "comes to 1 process"),
+        ({"num_processes": None}, "does not say num_processes, and this machine has no GPU"),
+    ],
+)
+def test_a_config_that_will_not_do_is_refused(tmp_path, change, message):
+    said = {key: value for key, value in {**yaml.safe_load(TWO), **change}.items() if value is not None}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(said))
+    with pytest.raises(InputError, match=message) as error:
+        launch.read(f"accelerate:{tmp_path / 'mine.yaml'}", gpus=0)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["torchrun", "accelerate:", "accelerate:nothing", "accelerate"])
+def test_what_is_no_launch_is_refused(no_default, text):
+    with pytest.raises(InputError, match=f"^--launch {text}: "):
+        launch.read(text, gpus=1)
+
+
+WORDS = st.sampled_from(["sft", "--json", "--launch", "--launch=accelerate", "accelerate:fsdp2", "rl.max_steps=1"])
+
+
+@given(st.lists(WORDS))
+def test_each_process_is_started_without_the_launch(words):
+    kept = launch.without(words)
+    assert not any(word.startswith("--launch") for word in kept)
+    assert launch.without(kept) == kept
+    assert launch.without([*words, "end", "--launch", "accelerate"])[-1:] == launch.without([*words, "end"])[-1:]
