@@ -57,8 +57,9 @@ def size(rows: int | None) -> str:
 
 
 def by_family(recipes: Sequence[str]) -> str:
-    """How many recipes there are of each family, which is a name's first word."""
-    counts = Counter(name.partition("-")[0] for name in recipes)
+    """How many recipes there are of each paper's; its baselines and ablations are TARS's."""
+    words = (name.partition("-")[0] for name in recipes)
+    counts = Counter("tars" if word in ("baseline", "ablation") else word for word in words)
     return ", ".join(f"{count} {family}" for family, count in counts.items())
 
 

@@ -100,7 +100,8 @@ def _value(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(_value, value))}]"
     if isinstance(value, str) and not _PLAIN.fullmatch(value):
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        # To Hydra a backslash is one unless a quote follows.
+        escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + found[2].replace("'", "\\'"), value)
         return f"'{escaped}'"
     return str(value)
 
