@@ -26,3 +26,8 @@ class BarNotMet(SafeReasonError):
     """A bar (`--fail-under`, `--fail-over`) was not met."""
 
     exit_code = 3
+
+
+def one_line(error: BaseException) -> str:
+    """A library's error by its class and message, on one line of at most 300 characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

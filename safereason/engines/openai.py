@@ -32,7 +32,7 @@ from safereason.engines.base import (
     Usage,
     request_seed,
 )
-from safereason.errors import InputError
+from safereason.errors import InputError, one_line
 from safereason.text import reasoning
 
 CONCURRENCY = 16
@@ -178,13 +178,13 @@ class OpenAIEngine:
             return _completion(reply.choices[0], prefix, _usage(reply))
         except _OURS_TO_MEND as error:
             raise InputError(
-                f"{self.name}: {self._client.base_url} refuses it ({_line(error)}); "
+                f"{self.name}: {self._client.base_url} refuses it ({one_line(error)}); "
                 "check OPENAI_API_KEY, --base-url and the model's name"
             ) from error
         except openai.APIConnectionError as error:
             if not self._answered and not isinstance(error, openai.APITimeoutError):
                 raise InputError(
-                    f"{self.name}: {self._client.base_url} cannot be reached ({_line(error.__cause__ or error)}); "
+                    f"{self.name}: {self._client.base_url} cannot be reached ({one_line(error.__cause__ or error)}); "
                     "start the server or check --base-url"
                 ) from error
             return _failed(error, prefix)
@@ -192,7 +192,7 @@ class OpenAIEngine:
             self._answered = self._answered or isinstance(error, openai.APIStatusError)
             return _failed(error, prefix)
         except (AttributeError, IndexError, TypeError, ValueError) as error:
-            return Completion("", (), "error", prefix, f"the server's reply holds no completion ({_line(error)})")
+            return Completion("", (), "error", prefix, f"the server's reply holds no completion ({one_line(error)})")
 
 
 def _completion(choice: Any, prefix: str, usage: Usage | None) -> Completion:
@@ -234,11 +234,7 @@ def _written(message: Any, prefix: str) -> str:
 
 
 def _failed(error: Exception, prefix: str) -> Completion:
-    return Completion("", (), "error", prefix, _line(error))
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return Completion("", (), "error", prefix, one_line(error))
 
 
 def _concurrently(

@@ -28,7 +28,7 @@ from safereason.engines.base import (
     Usage,
     request_seed,
 )
-from safereason.errors import InputError, StageFailed
+from safereason.errors import InputError, StageFailed, one_line
 from safereason.text import chat
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def open_vllm(
         llm = LLM(**arguments)
     except Exception as error:
         raise InputError(
-            f"{name}: vLLM cannot open it ({_line(error)}); VLLM_LOGGING_LEVEL=INFO says more, "
+            f"{name}: vLLM cannot open it ({one_line(error)}); VLLM_LOGGING_LEVEL=INFO says more, "
             f"and {VARIABLE} sets what it is given"
         ) from error
     return VLLMEngine(llm, tokenizer, name=name, adapter=LoRARequest("adapter", 1, location) if base else None)
@@ -219,7 +219,7 @@ class VLLMEngine:
                 try:
                     engine.add_request(number, {"prompt_token_ids": ids}, parameters, lora_request=self._adapter)
                 except Exception as error:  # vLLM's own class has no base of Python's beside it
-                    yield job, _line(error)
+                    yield job, one_line(error)
                 else:
                     open_jobs[number] = job
             while open_jobs:
@@ -234,7 +234,9 @@ class VLLMEngine:
         try:
             return self.llm.llm_engine.step()
         except Exception as error:
-            raise StageFailed(f"{self.name}: vLLM ended ({_line(error)}); VLLM_LOGGING_LEVEL=INFO says more") from error
+            raise StageFailed(
+                f"{self.name}: vLLM ended ({one_line(error)}); VLLM_LOGGING_LEVEL=INFO says more"
+            ) from error
 
     def _completion(self, output: Any, prefix: str, stop: Sequence[str], choices: int) -> Completion:
         if isinstance(output, str):
@@ -292,7 +294,3 @@ def _rank(folder: str) -> int:
     if not fitting:
         raise InputError(f"{folder}: an adapter of rank {rank} is more than vLLM takes ({RANKS[-1]}); merge it first")
     return fitting[0]
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -11,7 +11,7 @@ from typing import Any
 
 import openai
 
-from safereason.errors import InputError
+from safereason.errors import InputError, one_line
 from safereason.judges.base import Exchange, Verdict
 from safereason.judges.cache import VerdictCache, cache_key
 
@@ -85,10 +85,10 @@ class Moderation:
             result = self._client.moderations.create(model=self.model, input=text).results[0]
             scores = _numbers(result.category_scores.to_dict())
         except _OURS_TO_MEND as error:
-            where = f"judge 'moderation': {self._client.base_url} refuses model {self.model!r} ({_line(error)})"
+            where = f"judge 'moderation': {self._client.base_url} refuses model {self.model!r} ({one_line(error)})"
             raise InputError(f"{where}; check OPENAI_API_KEY, OPENAI_BASE_URL and the model's name") from error
         except (openai.OpenAIError, AttributeError, IndexError, TypeError, ValueError) as error:
-            return Verdict.unscored(f"moderation call failed: {_line(error)}")
+            return Verdict.unscored(f"moderation call failed: {one_line(error)}")
         if not scores:
             return Verdict.unscored("the moderation server gave no category scores")
         return Verdict(max(scores.values()), "flagged" if result.flagged else "clean", details=scores)
@@ -97,7 +97,3 @@ class Moderation:
 def _numbers(scores: dict[str, Any]) -> dict[str, float]:
     """The category scores that are probabilities; a server may leave a category null."""
     return {k: float(v) for k, v in scores.items() if isinstance(v, (int, float)) and math.isfinite(v) and 0 <= v <= 1}
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -43,6 +43,7 @@ from safereason.stages.base import (
     open_run,
     resolved_judge,
 )
+from safereason.stages.trained import precision_of
 from safereason.stages.training_sources import RAINBOW_STAGE
 
 STAGE = RAINBOW_STAGE
@@ -240,12 +241,10 @@ def _has_enough(history: History, settings: RainbowSettings) -> bool:
 
 def _team(plan: Plan, recipe: Recipe, target: str, harm: Harm, options: Options) -> Team:
     """The models, each loaded once whatever its parts."""
-    section = recipe.rl or recipe.sft
-    precision = section.precision if section else "fp32"
 
     @cache
     def opened(model: str) -> Engine:
-        return open_engine(model, base_url=options.base_url, precision=precision)
+        return open_engine(model, base_url=options.base_url, precision=precision_of(recipe))
 
     return Team(
         opened(target), opened(plan.mutator), plan.section.sampling,
