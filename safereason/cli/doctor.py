@@ -32,6 +32,7 @@ EXTRAS = {
     "umap": (("umap-learn",), "maps of a model's inner states"),
     "capability": (("lm-eval",), "what a model knows besides, by lm-eval's tasks"),
     "inspect": (("inspect-ai",), "the evaluations as tasks of inspect"),
+    "deepspeed": (("deepspeed",), "training sharded by ZeRO-3"),
     "cluster": (("ray",), "bulk guarding on more than one node"),
     "dev": (("pytest", "ruff", "mypy"), "tests, linters and the documentation site"),
 }
