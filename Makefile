@@ -28,10 +28,10 @@ install: .venv/.installed-dev ## Make .venv with everything: the package, the em
 	@$(PIP) install --no-deps -e .
 	@touch $@
 
-.venv/.installed-dev: .venv/.installed requirements/dev.txt requirements/judges.txt requirements/verl.txt
+.venv/.installed-dev: .venv/.installed requirements/dev.txt requirements/judges.txt requirements/peers.txt
 	@echo "Installing the tools for tests and docs into .venv"
 	@$(PIP) install -r requirements/dev.txt
-	@$(PIP) install --no-deps -r requirements/judges.txt -r requirements/verl.txt
+	@$(PIP) install --no-deps -r requirements/judges.txt -r requirements/peers.txt
 	@touch $@
 
 demo: .venv/.installed ## Run TARS from data to report on a CPU, with a real 135 M model and bundled data

@@ -17,7 +17,7 @@ def core_algos() -> ModuleType:
     an empty module stands in for it while verl is imported.
     """
     if importlib.util.find_spec("verl") is None:
-        pytest.skip("verl is not installed: pip install --no-deps -r requirements/verl.txt")
+        pytest.skip("verl is not installed: pip install --no-deps -r requirements/peers.txt")
     handlers, level = logging.root.handlers[:], logging.root.level
     stands_in = importlib.util.find_spec("ray") is None
     if stands_in:

@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "SAFEREASON_VLLM"
 """Environment variable with further arguments of `vllm.LLM` as a JSON object."""
-INSTALL = "pip install 'vllm>=0.22,<=0.31'"
-"""What TRL 1.16 works with; pip cannot resolve the extra `vllm`, since vLLM wants an older transformers than we do."""
+INSTALL = "pip install 'safereason[vllm]'"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks of adapters that vLLM has room for; others go into the next larger one."""

@@ -53,6 +53,7 @@ def _rl(run: Run) -> Training:
     rest = [
         ("kl", "KL to the reference model", {"kl": "KL"}, False),
         ("length", "Length of a completion, tokens", {"completions/mean_length": "mean tokens"}, False),
+        ("closed", "Share that closed its reasoning", {"closed": "closed"}, True),
         ("entropy", "Entropy of the policy, nats", {"entropy": "entropy"}, False),
         ("shares", "Signs of trouble", TROUBLE, True),
     ]  # fmt: skip

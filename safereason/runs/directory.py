@@ -25,6 +25,8 @@ from safereason.runs.records import RecordLog, Unwritten, read_json, write_json,
 
 OnExisting = Literal["refuse", "resume", "overwrite"]
 MANIFEST = "manifest.json"
+CHECKPOINTS = "checkpoints"
+"""Where a training leaves what it can be resumed from."""
 
 
 def run_path(root: Path, stage: str, recipe: str, model: str, identity: dict[str, Any]) -> Path:
@@ -120,10 +122,14 @@ class RunDirectory:
         return log
 
     def finish(self, metrics: dict[str, Any]) -> None:
-        """Writes the metrics and marks the run finished: the last thing a stage does."""
+        """Writes the metrics and marks the run finished: the last thing a stage does.
+
+        What only an unfinished run is resumed from, a model with its optimizer several times over, is let go.
+        """
         if processes.is_main():
             write_json(self.path / "metrics.json", metrics)
             self._update(status="finished", finished=manifest.now(), inputs=self.inputs)
+            shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
         processes.wait()
 
     def _acquire(self) -> None:

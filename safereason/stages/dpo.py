@@ -19,7 +19,7 @@ from safereason.engines.open import load_tokenizer, model_location, open_engine
 from safereason.errors import InputError
 from safereason.recipe.schema import DPO, Recipe
 from safereason.rewards.base import Reward, RewardParts, RewardRow
-from safereason.runs.directory import RunDirectory
+from safereason.runs.directory import CHECKPOINTS, RunDirectory
 from safereason.runs.records import Record, RecordLog, keep_records, line_of, read_records, write_bytes
 from safereason.text.chat import prompt_ids, user
 from safereason.training.arguments import dpo_arguments
@@ -153,7 +153,7 @@ def _fit(
     from safereason.training import dpo
     from safereason.training.callbacks import last_checkpoint
 
-    checkpoint, done = last_checkpoint(this.path / "checkpoints") or (None, 0)
+    checkpoint, done = last_checkpoint(this.path / CHECKPOINTS) or (None, 0)
     keep_records(this.path / "metrics.jsonl", lambda record: record["step"] <= done)
     with this.records("metrics") as log:
         return dpo.train(section, model_location(start), tokenizer, rows, seed=recipe.seed, run=this.path,
@@ -177,7 +177,7 @@ def outline(section: DPO, prompts: int, seed: int, key: str, processes: int) -> 
     """What a DPO section comes to on so many prompts, if no two rewards of a prompt are equal; `key` for messages."""
     rollouts = prompts * section.rollouts_per_prompt
     pairs = prompts * (section.rollouts_per_prompt // 2)
-    arguments = dpo_arguments(section, pairs=max(pairs, section.batch_size), seed=seed, output_dir="checkpoints",
+    arguments = dpo_arguments(section, pairs=max(pairs, section.batch_size), seed=seed, output_dir=CHECKPOINTS,
                               processes=processes, cpu=False, key=key)  # fmt: skip
     return {
         "rollouts": rollouts,

@@ -18,7 +18,7 @@ from safereason.guard.guide import Guide
 from safereason.guard.prompt import Question
 from safereason.recipe.schema import GRPO, Guard, Recipe, RSafeMix, RSafeReward
 from safereason.rewards.rsafe import VerdictReward
-from safereason.runs.directory import OnExisting, RunDirectory
+from safereason.runs.directory import CHECKPOINTS, OnExisting, RunDirectory
 from safereason.runs.manifest import sha256
 from safereason.runs.records import keep_records, read_json, read_records
 from safereason.stages import data, guard_data
@@ -108,7 +108,7 @@ def run_sft(recipe: Recipe, options: Options) -> Result:
         rows = sft.tokenize(
             tokenizer, read_examples(traces), section.max_tokens, ask=_asker(guide), reasoned=guard.reasoning
         )
-        checkpoint, done = last_checkpoint(this.path / "checkpoints") or (None, 0)
+        checkpoint, done = last_checkpoint(this.path / CHECKPOINTS) or (None, 0)
         keep_records(this.path / "metrics.jsonl", lambda record: record["step"] <= done)
         with this.records("metrics") as log:
             trained = sft.train(section, location, tokenizer, rows.rows, seed=recipe.seed, run=this.path, log=log,
@@ -153,7 +153,7 @@ def _train(section: GRPO, guard: Guard, recipe: Recipe, start: str, folder: Path
     ask = _asker(guide)
     examples = read_examples(folder / data.TRAIN)
     kept = [e for e in examples if len(prompt_ids(tokenizer, ask(e))) <= section.max_prompt_tokens]
-    checkpoint, done = last_checkpoint(this.path / "checkpoints") or (None, 0)
+    checkpoint, done = last_checkpoint(this.path / CHECKPOINTS) or (None, 0)
     for name in ("metrics", "rollouts", "validation"):
         # Without a checkpoint the look before the first step is taken again, too.
         keep_records(this.path / f"{name}.jsonl", lambda record: checkpoint is not None and record["step"] <= done)
@@ -233,7 +233,7 @@ def plan(recipe: Recipe, options: Options) -> dict[str, Any]:
     }
     if guard.sft is not None:
         arguments = sft_arguments(guard.sft, rows=max(counts["traces"], guard.sft.batch_size), seed=recipe.seed,
-                                  output_dir="checkpoints", processes=options.processes, cpu=False,
+                                  output_dir=CHECKPOINTS, processes=options.processes, cpu=False,
                                   key="guard.sft")  # fmt: skip
         found["sft"] = {"steps": arguments["max_steps"], "SFTConfig": arguments}
     if guard.train is not None:

@@ -12,7 +12,7 @@ from safereason.judges import parse
 from safereason.recipe.schema import DPO, GRPO, Recipe, TarsReward
 from safereason.rewards import judges_of, open_reward
 from safereason.rewards.base import Reward
-from safereason.runs.directory import RunDirectory
+from safereason.runs.directory import CHECKPOINTS, RunDirectory
 from safereason.runs.manifest import sha256
 from safereason.runs.records import keep_records
 from safereason.stages import data, dpo, sft
@@ -108,7 +108,7 @@ def _train(
     tokenizer = load_tokenizer(start)
     kept = [e for e in examples if len(prompt_ids(tokenizer, user(e.prompt))) <= section.max_prompt_tokens]
     logger.info("%d prompts, %d too long", len(kept), len(examples) - len(kept))
-    checkpoint, done = last_checkpoint(this.path / "checkpoints") or (None, 0)
+    checkpoint, done = last_checkpoint(this.path / CHECKPOINTS) or (None, 0)
     for name in ("metrics", "rollouts"):
         keep_records(this.path / f"{name}.jsonl", lambda record: record["step"] <= done)
     with this.records("metrics") as metrics, this.records("rollouts") as rollouts:
@@ -134,7 +134,7 @@ def plan(recipe: Recipe, options: Options) -> dict[str, Any]:
 
 def outline(section: GRPO, prompts: int, seed: int, key: str, processes: int) -> dict[str, Any]:
     """What a GRPO section comes to on so many prompts; `key` is its dotted key, for messages."""
-    arguments = grpo_arguments(section, prompts=prompts, seed=seed, output_dir="checkpoints", processes=processes,
+    arguments = grpo_arguments(section, prompts=prompts, seed=seed, output_dir=CHECKPOINTS, processes=processes,
                                cpu=False, key=key)  # fmt: skip
     steps, sequences = arguments["max_steps"], section.prompts_per_step * section.rollouts_per_prompt
     return {

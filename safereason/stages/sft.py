@@ -8,6 +8,7 @@ from safereason.data.example import read_examples
 from safereason.engines.open import load_tokenizer, model_location
 from safereason.errors import InputError
 from safereason.recipe.schema import SFT, Recipe, TarsMix
+from safereason.runs.directory import CHECKPOINTS
 from safereason.runs.manifest import sha256
 from safereason.runs.records import keep_records
 from safereason.stages import data
@@ -52,7 +53,7 @@ def run(recipe: Recipe, options: Options) -> Result:
         tokenizer = load_tokenizer(start)
         rows = sft.tokenize(tokenizer, read_examples(traces), section.max_tokens, reasoned=section.reasoning)
         logger.info("%d rows, %d too long, %d without reasoning", len(rows.rows), rows.too_long, rows.empty_reasoning)
-        checkpoint, done = last_checkpoint(this.path / "checkpoints") or (None, 0)
+        checkpoint, done = last_checkpoint(this.path / CHECKPOINTS) or (None, 0)
         keep_records(this.path / "metrics.jsonl", lambda record: record["step"] <= done)
         with this.records("metrics") as log:
             trained = sft.train(section, location, tokenizer, rows.rows, seed=recipe.seed, run=this.path,
@@ -72,7 +73,7 @@ def plan(recipe: Recipe, options: Options) -> dict[str, Any]:
     """What `run` would do: nothing is read but the recipe and the card of data that is already built."""
     section = _section(recipe)
     rows = _rows(recipe, options)
-    arguments = sft_arguments(section, rows=rows, seed=recipe.seed, output_dir="checkpoints",
+    arguments = sft_arguments(section, rows=rows, seed=recipe.seed, output_dir=CHECKPOINTS,
                               processes=options.processes, cpu=False)  # fmt: skip
     steps = arguments["max_steps"]
     return {

@@ -176,7 +176,7 @@ def _shared_arguments(section: SFT | GRPO | DPO, seed: int, output_dir: str, cpu
         "optim": "adamw_torch",
         "bf16": section.precision == "bf16" and not cpu,
         "use_cpu": cpu,
-        "activation_checkpointing": section.activation_checkpointing,
+        "gradient_checkpointing": section.activation_checkpointing,  # the name that every transformers 5 takes
         "seed": seed,
         "data_seed": seed,
         "save_strategy": "steps",

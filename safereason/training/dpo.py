@@ -24,6 +24,7 @@ from trl import DPOConfig, DPOTrainer
 
 from safereason import processes
 from safereason.recipe.schema import DPO
+from safereason.runs.directory import CHECKPOINTS
 from safereason.runs.records import RecordLog, read_json
 from safereason.training.arguments import dpo_arguments
 from safereason.training.callbacks import train_to_end
@@ -64,7 +65,7 @@ def train(
     Returns:
         Steps taken.
     """
-    trainer = make_trainer(section, location, tokenizer, pairs, seed, run / "checkpoints", key)
+    trainer = make_trainer(section, location, tokenizer, pairs, seed, run / CHECKPOINTS, key)
     if resume_from:
         trainer._total_train_tokens = int(read_json(resume_from / "trainer_state.json")["log_history"][-1][TOKENS])
     train_to_end(

@@ -36,6 +36,7 @@ from safereason.data.example import Example
 from safereason.engines.transformers import BATCH_TOKENS, end_of_turn_ids
 from safereason.recipe.schema import GRPO
 from safereason.rewards.base import Reward
+from safereason.runs.directory import CHECKPOINTS
 from safereason.runs.records import RecordLog
 from safereason.training import shared_prefix
 from safereason.training.advantage import group_advantages, uniform_groups
@@ -144,7 +145,7 @@ def train(
     """
     cpu = not torch.cuda.is_available()
     arguments = grpo_arguments(
-        section, prompts=len(examples), seed=seed, output_dir=str(run / "checkpoints"), processes=processes.count(),
+        section, prompts=len(examples), seed=seed, output_dir=str(run / CHECKPOINTS), processes=processes.count(),
         cpu=cpu, key=key,
     )  # fmt: skip
     model = load_trainable(location)

@@ -12,7 +12,7 @@ from safereason.errors import InputError
 from safereason.recipe.schema import Sampling
 from safereason.rewards.base import Reward, RewardRow
 from safereason.runs.records import Record
-from safereason.text import chat
+from safereason.text import chat, reasoning
 from safereason.training.model import unsharded
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ class RewardFunction:
             values = [v for record in recorded if (v := record["parts"].get(name)) is not None]
             if values:
                 log_metric(name, sum(values) / len(values))
+        log_metric("closed", sum(reasoning.split(record["text"]).closed for record in recorded) / len(recorded))
         log_metric("unscored", sum(record["total"] is None for record in recorded) / len(recorded))
         self._record(recorded)
         return [parts.total for parts in scored]

@@ -21,6 +21,7 @@ from trl import SFTConfig, SFTTrainer
 from safereason import processes
 from safereason.data.example import Example
 from safereason.recipe.schema import SFT
+from safereason.runs.directory import CHECKPOINTS
 from safereason.runs.records import RecordLog, read_json
 from safereason.text.chat import trace_ids
 from safereason.training import shared_prefix
@@ -143,7 +144,7 @@ def train(
     disable_progress_bars()  # one bar, ours
     cpu = not torch.cuda.is_available()
     arguments = sft_arguments(
-        section, rows=len(rows), seed=seed, output_dir=str(run / "checkpoints"), processes=processes.count(), cpu=cpu,
+        section, rows=len(rows), seed=seed, output_dir=str(run / CHECKPOINTS), processes=processes.count(), cpu=cpu,
         key=key,
     )  # fmt: skip
     trainer = Trainer(

@@ -1,4 +1,4 @@
-"""Gradient and losses against nanoGCG's own, where it is installed: `pip install --no-deps nanogcg==0.3.0`."""
+"""Gradient and losses against nanoGCG's own, where it is installed: `requirements/peers.txt`."""
 
 import micro
 import pytest

@@ -74,7 +74,7 @@ def test_a_hub_id_that_cannot_be_had_is_named_with_what_to_check():
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
 def test_vllm_says_how_it_is_installed(micro_model: Path):
-    with pytest.raises(InputError, match=r"vLLM is not installed; run `pip install 'vllm>=0\.22,<=0\.31'`") as error:
+    with pytest.raises(InputError, match=r"vLLM is not installed; run `pip install 'safereason\[vllm\]'`") as error:
         open_engine(f"vllm/{micro_model}")
     assert one_line(error)
 

@@ -104,6 +104,7 @@ def rl(root: Path, identity: dict[str, Any], steps: int = 16) -> Path:
                 "completions/mean_length": 60 - 9 * gain,
                 "completions/clipped_ratio": 0.1,
                 "frac_reward_zero_std": 0.25,
+                "closed": 0.5 + 0.5 * gain,
                 "format": 0.9 + 0.08 * gain,
                 "safety": 0.3 + 0.5 * gain,
                 "task": 0.5 + 0.1 * gain,

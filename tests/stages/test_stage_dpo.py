@@ -131,8 +131,7 @@ def test_a_resumed_run_asks_again_for_what_was_unscored_unless_its_pairs_are_mad
 ):
     def interrupted(folder: Path, *, pairs: bool) -> Path:
         shutil.copytree(trained.run, folder)
-        for name in ("model", "checkpoints"):
-            shutil.rmtree(folder / name)
+        shutil.rmtree(folder / "model")
         for name in ("metrics.json", "metrics.jsonl", *([] if pairs else ["pairs.jsonl"])):
             (folder / name).unlink()
         manifest = (folder / "manifest.json").read_text().replace('"finished"', '"failed"', 1)

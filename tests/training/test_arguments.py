@@ -67,7 +67,7 @@ BOTH = [
     ("warmup_ratio", 0.1, "warmup_steps", 0.1),
     ("weight_decay", 0.3, "weight_decay", 0.3),
     ("max_grad_norm", 0.7, "max_grad_norm", 0.7),
-    ("activation_checkpointing", True, "activation_checkpointing", True),
+    ("activation_checkpointing", True, "gradient_checkpointing", True),
     ("save_steps", 3, "save_steps", 3),
     ("max_steps", 2, "max_steps", 2),
     ("epochs", 0.5, "max_steps", {"sft": 6, "grpo": 13}),

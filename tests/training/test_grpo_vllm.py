@@ -150,7 +150,7 @@ def test_copies_that_the_processes_do_not_fill_are_refused(processes: int, size:
 def test_what_is_missing_for_vllm_is_said(who: str, monkeypatch: pytest.MonkeyPatch):
     chosen = section(rollouts=who)
     monkeypatch.setattr("safereason.engines.vllm.is_installed", lambda: False)
-    with pytest.raises(InputError, match=rf"rl\.rollouts: {who} needs vLLM; `pip install 'vllm>=0\.22,<=0\.31'`"):
+    with pytest.raises(InputError, match=rf"rl\.rollouts: {who} needs vLLM; `pip install 'safereason\[vllm\]'`"):
         rl.check_rollouts(chosen, "rl")
     monkeypatch.setattr("safereason.engines.vllm.is_installed", lambda: True)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import fsdp_on_cpu
 import micro
+import micro_guard
 import pytest
 import torch
 import yaml
@@ -28,7 +29,7 @@ from safereason import processes
 from safereason.errors import InputError
 from safereason.recipe.load import load
 from safereason.runs.records import read_json, read_records
-from safereason.stages import data, rl, sft
+from safereason.stages import data, guard, rl, sft
 from safereason.stages.base import Options
 from safereason.training import launch
 
@@ -51,6 +52,19 @@ rl: {{epochs: 1, learning_rate: 1.0e-3, prompts_per_step: 3, rollouts_per_prompt
   reward: {{name: tars, safety: "reward-model:{judge}", task: "reward-model:{judge}", require_format: false}}}}
 """
 """Six rollouts a process: two processes share the second prompt of a step."""
+GUARD = """
+model: {model}
+data: {{mix: rsafe, rows_per_label: 6, sources: [{rows}], validation_rows_per_label: 2}}
+guard:
+  policy: {policy}
+  reasoning: false
+  sft: {{epochs: 1, learning_rate: 1.0e-3, batch_size: 4, max_tokens: 2048, precision: fp32}}
+  train: {{epochs: 1, max_steps: 4, learning_rate: 1.0e-3, prompts_per_step: 3, rollouts_per_prompt: 4, kl_coef: 0.1,
+    micro_batch_size: 6, max_prompt_tokens: 2048, sampling: {{max_new_tokens: 20}}, reward: {{name: rsafe}},
+    precision: fp32}}
+  validation: {{every_steps: 2}}
+  sampling: {{temperature: 0.0, max_new_tokens: 20}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +75,17 @@ def made(tmp_path_factory) -> Path:
     judge = micro.save_classifier(folder / "judge")
     (folder / "tiny.yaml").write_text(RECIPE.format(model=model, judge=judge, sample="[{source: sample, prompts: 40}]"))
     (folder / "two.yaml").write_text(TWO)
+    (folder / "rows.jsonl").write_text("".join(
+        json.dumps({"id": f"mine/{label}-{i}", "prompt": f"{label} thing {i}?", "kind": "harmless", "source": "mine",
+                    "label": label}) + "\n"
+        for label in ("safe", "unsafe") for i in range(10)
+    ))  # fmt: skip
+    (folder / "rules.yaml").write_text(micro_guard.POLICY)
+    (folder / "guard.yaml").write_text(
+        GUARD.format(
+            model=micro_guard.save_guard(folder / "guard"), rows=folder / "rows.jsonl", policy=folder / "rules.yaml"
+        )
+    )
     data.run(load(str(folder / "tiny.yaml")), Options(root=folder / "runs"))
     return folder
 
@@ -107,6 +132,15 @@ def together(made, tmp_path_factory) -> Path:
     return root
 
 
+def kill_after_a_checkpoint(command: list[str], root: Path) -> None:
+    """Starts it and kills it outright; where that is a launcher, it alone: its processes end with it."""
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while not list(root.glob("*/*/checkpoints/checkpoint-2/complete")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+
+
 def assert_same_training(found: Path, wanted: Path) -> None:
     assert found.name == wanted.name
     assert len(losses(wanted)) == 4
@@ -130,20 +164,45 @@ def test_two_processes_draw_the_rollouts_of_one(alone, together):
     assert [row["total"] for row in found] == pytest.approx([row["total"] for row in wanted], abs=1e-6)
 
 
+def test_two_processes_train_a_guard_as_one(made, tmp_path):
+    """Its SFT, its RL, and the looks at rows held out, which every process takes alike."""
+    recipe = load(str(made / "guard.yaml"))
+    roots = {"one": Options(root=tmp_path / "one"), "two": Options(root=tmp_path / "two")}
+    for options in roots.values():
+        data.run(recipe, options)
+    guard.run(recipe, roots["one"])
+    done = safereason("guard", "train", "--recipe", made / "guard.yaml", "--root", tmp_path / "two", *launched(made))
+    assert done.returncode == 0, done.stderr
+    for stage in ("guard/sft", "guard/rl"):
+        found, wanted = (run_of(tmp_path / name, stage) for name in ("two", "one"))
+        assert found.name == wanted.name
+        steps = losses(wanted)
+        assert len(steps) == (3 if stage == "guard/sft" else 4)
+        for step, before in zip(losses(found), steps, strict=True):
+            assert {name: step[name] for name in before} == pytest.approx(before, abs=1e-4)
+    assert any(0 < step["reward"] < 1 for step in steps)
+    looks = [list(read_records(run_of(tmp_path / name, "guard/rl") / "validation.jsonl")) for name in ("two", "one")]
+    assert looks[0] == looks[1]
+    assert [look["step"] for look in looks[0]] == [0, 2, 4]
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True], ids=["in one go", "killed and resumed"])
 @pytest.mark.parametrize("stage", ["sft", "rl"])
-def test_two_processes_with_half_the_model_each_train_as_one(made, alone, tmp_path, stage):
+def test_two_processes_with_half_the_model_each_train_as_one(made, alone, tmp_path, stage, killed):
     """FSDP2: rollouts on the weights put together, checkpoints in parts, and one whole model in the end."""
-    script = str(Path(fsdp_on_cpu.__file__))
     config = launch.read("accelerate:fsdp2", gpus=2).arguments
-    command = ["accelerate", "launch", *config, script, *arguments(made, stage, tmp_path)]
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name(command[0])), *command[1:]], capture_output=True, text=True
-    )
+    command = [str(Path(sys.executable).with_name("accelerate")), "launch", *config, str(Path(fsdp_on_cpu.__file__)),
+               *arguments(made, stage, tmp_path)]  # fmt: skip
+    if killed:
+        kill_after_a_checkpoint(command, tmp_path)
+        (checkpoint,) = tmp_path.glob(f"{stage}/*/checkpoints/checkpoint-2")
+        assert (checkpoint / "pytorch_model_fsdp_0").is_dir()
+        command.append("--resume")
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found, wanted = run_of(tmp_path, stage), run_of(alone, stage)
     assert_same_training(found, wanted)
-    assert (found / "checkpoints/checkpoint-4/pytorch_model_fsdp_0").is_dir()
     weights, whole = (load_file(run / "model" / "model.safetensors") for run in (found, wanted))
     assert weights.keys() == whole.keys()
     for name, tensor in whole.items():
@@ -151,13 +210,20 @@ def test_two_processes_with_half_the_model_each_train_as_one(made, alone, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+@pytest.mark.parametrize("before", [1, 2], ids=["one, then two", "two, then one"])
+def test_a_run_goes_on_with_another_number_of_processes(made, alone, tmp_path, stage, before):
+    counts = {1: arguments(made, stage, tmp_path), 2: arguments(made, stage, tmp_path, *launched(made))}
+    kill_after_a_checkpoint([sys.executable, "-m", "safereason", *counts[before]], tmp_path)
+    again = safereason(*counts[3 - before], "--resume")
+    assert again.returncode == 0, again.stderr
+    assert_same_training(run_of(tmp_path, stage), run_of(alone, stage))
+
+
+@pytest.mark.slow
 def test_killed_with_its_launcher_it_is_resumed(made, alone, tmp_path):
     words = arguments(made, "rl", tmp_path, *launched(made))
-    with subprocess.Popen([sys.executable, "-m", "safereason", *words], stderr=subprocess.DEVNULL) as process:
-        while not list(tmp_path.glob("rl/*/checkpoints/checkpoint-2/complete")):
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)  # the launcher alone: its processes end with it
+    kill_after_a_checkpoint([sys.executable, "-m", "safereason", *words], tmp_path)
     again = safereason(*words, "--resume")
     assert again.returncode == 0, again.stderr
     found = run_of(tmp_path, "rl")

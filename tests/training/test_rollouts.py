@@ -116,7 +116,7 @@ def called(micro_model, tokenizer):
     recorded, logged, reward = [], [], Reward()
     ends = end_of_turn_ids(load_model(str(micro_model)), tokenizer)
     function = RewardFunction(reward, tokenizer, ends, recorded.extend)
-    texts = ["<think>\nwell", "a", "four"]
+    texts = ["<think>\nwell", "a", "so</think>4"]
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     totals = function(
         prompts=[user(prompt) for prompt in PROMPTS],
@@ -134,14 +134,14 @@ def called(micro_model, tokenizer):
 
 
 def test_an_unscored_rollout_stays_none(called):
-    assert called.totals == [12.0, None, 4.0]
+    assert called.totals == [12.0, None, 11.0]
 
 
 def test_the_reward_sees_what_was_said_and_its_label_and_not_how_it_was_asked(called):
     assert called.rows == [
         RewardRow(PROMPTS[0], "harmful", "<think>\nwell", None, None),
         RewardRow("the user's own words", "harmless", "a", "safe", "an answer"),
-        RewardRow(PROMPTS[2], "ambiguous", "four", None, None),
+        RewardRow(PROMPTS[2], "ambiguous", "so</think>4", None, None),
     ]
 
 
@@ -157,7 +157,8 @@ def test_every_rollout_is_recorded_with_its_parts(called):
 
 
 def test_means_of_the_scored_parts_are_logged(called):
-    assert dict(called.logged) == {"length": 8.0, "words": 0.0, "unscored": pytest.approx(1 / 3)}
+    third = pytest.approx(1 / 3)
+    assert dict(called.logged) == {"length": 11.5, "words": 0.0, "closed": third, "unscored": third}
 
 
 def test_a_step_of_training_draws_scores_and_logs(micro_model, tmp_path, tokenizer):

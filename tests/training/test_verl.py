@@ -30,7 +30,7 @@ def overrides(section: GRPO = SECTION, gpus: int = 1, **named) -> verl.Overrides
 def composed(given: verl.Overrides, here: str = "/a folder"):
     """verl's own configuration with these overrides, as its `main_ppo` composes it."""
     verl_peer.core_algos()  # or skips
-    hydra = pytest.importorskip("hydra", reason="pip install --no-deps -r requirements/verl.txt")
+    hydra = pytest.importorskip("hydra", reason="pip install --no-deps -r requirements/peers.txt")
     folder = Path(importlib.util.find_spec("verl").submodule_search_locations[0]) / "trainer" / "config"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -101,7 +101,7 @@ def test_both_trainers_are_told_the_same():
         "per_device_train_batch_size": f"{actor}.ppo_micro_batch_size_per_gpu",
         "max_completion_length": "data.max_response_length", "seed": f"{rollout}.seed",
         "num_iterations": f"{actor}.ppo_epochs",
-        "activation_checkpointing": "actor_rollout_ref.model.enable_gradient_checkpointing",
+        "gradient_checkpointing": "actor_rollout_ref.model.enable_gradient_checkpointing",
     }  # fmt: skip
     assert {name: given[key] for name, key in pairs.items()} == {name: trls[name] for name in pairs}
 
