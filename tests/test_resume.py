@@ -250,14 +250,26 @@ def test_eval_is_killed_and_resumed(recipe, whole, tmp_path):
     assert read_json(run / "metrics.json") == read_json(whole["eval"] / "metrics.json")
 
 
-@pytest.mark.parametrize(("stage", "work"), [("sft", sft), ("rl", rl)])
-def test_a_kill_after_the_last_checkpoint_costs_no_step(recipe, whole, root, stage: str, work: ModuleType):
-    run = root / stage / whole[stage].name
-    shutil.copytree(whole[stage], run, dirs_exist_ok=True)
-    shutil.rmtree(run / "model")
-    (run / "metrics.json").unlink()
-    (run / "manifest.json").write_text(json.dumps({**read_json(run / "manifest.json"), "status": "running"}))
+class Killed(BaseException):
+    """Stands for `kill -9`: nothing that handles errors sees it."""
+
+
+@pytest.mark.parametrize(("stage", "work", "saves"), [("sft", sft, "sft"), ("rl", rl, "grpo")])
+def test_a_kill_after_the_last_checkpoint_costs_no_step(
+    recipe, whole, tmp_path, monkeypatch, stage: str, work: ModuleType, saves: str
+):
+    def die(*given: object) -> None:
+        raise Killed
+
+    for before in ("data", "sft")[: 1 if stage == "sft" else 2]:
+        shutil.copytree(whole[before], tmp_path / before / whole[before].name)
+    with monkeypatch.context() as patched:
+        patched.setattr(f"safereason.training.{saves}.save_trained", die)
+        with pytest.raises(Killed):
+            work.run(load(str(recipe)), Options(root=tmp_path))
+    run = tmp_path / stage / whole[stage].name
+    assert not (run / "model").exists()
     before = (run / "metrics.jsonl").read_bytes()
-    work.run(load(str(recipe)), Options(root=root, on_existing="resume"))
+    work.run(load(str(recipe)), Options(root=tmp_path, on_existing="resume"))
     assert (run / "metrics.jsonl").read_bytes() == before
     assert_same_training(run, whole[stage])
