@@ -25,7 +25,7 @@ GREEDY = {"temperature": 1.0, "top_k": 1, "max_new_tokens": 24}
 
 @pytest.fixture(scope="module", autouse=True)
 def on_a_cpu():
-    """In 32 bits, of which TRL tells vLLM nothing, and with weights as on a GPU: those packed for CPUs stay as they are."""
+    """In 32 bits, of which TRL tells vLLM nothing, and with weights that can be replaced, as on a GPU."""
     from trl.generation import vllm_generation
     from vllm.model_executor.layers import utils
 
