@@ -89,6 +89,7 @@ def _cells(row: "Row") -> tuple[object, ...]:
     beside = (f"{row.paper.value:.4g}" if row.paper else "", {True: "yes", False: "no", None: ""}[row.covered])
     if difference is None:
         return figure.name, figure.group, row.run, value, figure.n, figure.unscored, "", "", "", *beside
+    p = f"{difference.p:.4f}" if difference.p >= 1e-4 else "<0.0001"
     ends = "" if difference.low is None else f" [{difference.low:+.3f}, {difference.high:+.3f}]"
     return (figure.name, figure.group, row.run, value, figure.n, figure.unscored, f"{difference.value:+.3f}{ends}",
-            f"{difference.p:.4f}", difference.n, *beside)  # fmt: skip
+            p, difference.n, *beside)  # fmt: skip

@@ -11,6 +11,8 @@ from safereason.text import reasoning as reasoning_text
 
 GUARD_STAGE = "eval/guard"
 """Its runs hold verdicts of guards, not answers."""
+UNJUDGED = "not judged"
+"""What stands for a verdict where an evaluation has no judge."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,10 @@ def _size(transcript: Transcript) -> int:
 def _evaluated(run: Run, model: str) -> Iterator[Transcript]:
     evaluation = run.stage.removeprefix("eval/")
     verdicts = {row.get("id"): row for row in run.records("verdicts")}
+    judge = run.metrics.get("judge", "")
+    none = {"reason": "no verdict was written", "judge": judge} if judge is not None else {"label": UNJUDGED}
     for row in run.records("completions"):
-        verdict = verdicts.get(row.get("id"), {"reason": "no verdict was written", "judge": run.metrics.get("judge")})
+        verdict = verdicts.get(row.get("id"), none)
         yield Transcript(
             model=model,
             evaluation=evaluation,

@@ -1,3 +1,5 @@
+import json
+
 import report_runs
 
 from safereason.report.page import ROOM
@@ -40,6 +42,15 @@ def test_a_completion_without_a_verdict_is_unscored(tmp_path):
     (path / "verdicts.jsonl").unlink()
     chosen = transcripts(drawn([path]))
     assert [(t.score, t.reason) for t in chosen] == [(None, "no verdict was written")]
+
+
+def test_a_completion_of_an_evaluation_without_a_judge_is_not_unscored(tmp_path):
+    path = report_runs.evaluation(tmp_path, "adaptivity", report_runs.BASE, high=2, n=6, unscored=0)
+    (path / "verdicts.jsonl").unlink()
+    metrics = json.loads((path / "metrics.json").read_text())
+    (path / "metrics.json").write_text(json.dumps({**metrics, "judge": None}))
+    found = {(t.is_unscored, t.label, t.reason) for t in transcripts(drawn([path]))}
+    assert found == {(False, "not judged", None)}
 
 
 def test_without_evaluations_rollouts_are_shown_with_their_reward_parts(tmp_path):
