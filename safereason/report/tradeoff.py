@@ -66,7 +66,8 @@ def _family(model: Model, runs: Sequence[Run]) -> str:
     run = _maker(model, runs)
     if run is None or _ratio(model, runs) is None:
         return model.spec
-    without = {key: value for key, value in run.recipe_values.items() if key not in ("name", "data")}
+    aside = ("name", "data", "provenance")  # a sweep overrides some of its points alone
+    without = {key: value for key, value in run.recipe_values.items() if key not in aside}
     data = {key: value for key, value in run.recipe_values["data"].items() if key != "harmful_ratio"}
     return f"{model.role} {yaml.safe_dump({**without, 'data': data})}"
 

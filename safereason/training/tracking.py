@@ -4,11 +4,11 @@ Nothing that a run makes depends on its tracker, so it is no part of the run's i
 """
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from safereason.errors import InputError
-from safereason.runs.manifest import installed
 
 NONE = "none"
 PROJECT = "safereason"
@@ -21,7 +21,7 @@ def check(tracker: str) -> None:
     Raises:
         InputError: It is missing; the message says how to get it.
     """
-    if tracker != NONE and installed(tracker) is None:
+    if tracker != NONE and find_spec(tracker) is None:
         raise InputError(f"report_to: {tracker} is not installed; `pip install {tracker}` or pass report_to=none")
 
 

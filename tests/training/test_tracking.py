@@ -47,7 +47,7 @@ def test_transformers_knows_each_tracker():
 
 
 def test_a_tracker_that_is_missing_is_refused_before_a_run_is_made(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "installed", lambda package: None)
+    monkeypatch.setattr(tracking, "find_spec", lambda package: None)
     recipe = load("tars-smoke", ["report_to=wandb"])
     with pytest.raises(InputError) as refused:
         stage.run(recipe, Options(root=tmp_path))
