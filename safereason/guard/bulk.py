@@ -118,7 +118,7 @@ def _verdicts(ray: Any, job: Job, numbers: Sequence[int], pool: Pool) -> Iterato
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    strategy = ray.data.ActorPoolStrategy(size=pool.workers, max_tasks_in_flight_per_actor=2)
+    strategy = ray.data.ActorPoolStrategy(size=min(pool.workers, len(numbers)), max_tasks_in_flight_per_actor=2)
     # One number a block of Ray's, so that numbers are handed out one by one.
     items = ray.data.from_items(list(numbers), override_num_blocks=len(numbers))
     with warnings.catch_warnings():
@@ -140,7 +140,8 @@ def _connected(address: str | None) -> Iterator[Any]:
         else:
             ray.init(address, **quiet)
     except ConnectionError as error:
-        raise InputError(f"--ray-address {address}: no Ray answers there; start it, or leave the option out") from error
+        raise InputError(f"--ray-address {address}: no Ray answers there; start it, set RAY_AUTH_MODE=token "
+                         "where it asks for a token, or leave the option out") from error  # fmt: skip
     try:
         yield ray
     finally:

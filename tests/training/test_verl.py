@@ -58,7 +58,17 @@ WHOLE = {
 @pytest.mark.parametrize("validation_every", [None, 5])
 def test_verl_knows_every_key_takes_every_value_and_finds_nothing_wrong(changes, validation_every, capsys):
     section = SECTION.model_copy(update=GRPO(**{**BASE_GRPO, "lora": None, **changes}).__dict__)
-    given = overrides(section, validation_every=validation_every)
+    assert_verl_takes(section, overrides(section, validation_every=validation_every), capsys)
+
+
+@pytest.mark.parametrize("name", ["tars-1.5b", "tars-7b", "rsafe"])
+def test_verl_takes_the_recipes_of_the_papers(name, capsys):
+    recipe = load(name, ["guard.train.sampling.repetition_penalty=1.0"] if name == "rsafe" else [])
+    section = recipe.guard.train if name == "rsafe" else recipe.rl
+    assert_verl_takes(section, overrides(section, gpus=8, prompts=5000), capsys)
+
+
+def assert_verl_takes(section, given, capsys):
     config = composed(given)
     for key, value in given.items():
         wanted = value.replace(verl.HERE, "/a folder") if isinstance(value, str) else value
