@@ -79,7 +79,7 @@ def _command(name: str) -> Callable[..., None]:
     ) -> None:
         from safereason.stages import attack as stage_attack
 
-        given = {"attacker": attacker, "judge": _judge(judge, judge_model), "max_queries": max_queries}
+        given = {f"attackers.{name}": attacker, "judge": _judge(judge, judge_model), "max_queries": max_queries}
         chosen = _recipe(name, recipe, model, overrides, seed, given)
         options = opt.stage_options(root, out, model, resume, overwrite, base_url)
         asked: dict[str, Any] = {"behaviors": behaviors, "limit": limit, "shard": opt.shard_of(shard)}

@@ -42,6 +42,14 @@ def test_a_dry_run_says_what_would_be_searched_for(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_attacker_on_the_command_line_comes_before_the_recipes(tmp_path):
+    asked = ("attack", "autodan", "--recipe", "tars-1.5b", "--behaviors", "sample", "--model", "org/target", "--dry-run")
+    assert "attacker mistralai/" in safereason(*asked, cwd=tmp_path).stdout
+    said = safereason(*asked, "--attacker", "org/mine", cwd=tmp_path).stdout
+    assert "attacker org/mine" in said
+    assert "mistralai" not in said.split("would do:")[1]
+
+
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "2", "a/b", "1/0"])
 def test_a_shard_that_is_none_is_refused(shard):
     done = safereason("attack", "direct", "--shard", shard)
