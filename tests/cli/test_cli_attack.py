@@ -43,9 +43,9 @@ def test_a_dry_run_says_what_would_be_searched_for(tmp_path):
 
 
 def test_an_attacker_on_the_command_line_comes_before_the_recipes(tmp_path):
-    asked = ("attack", "autodan", "--recipe", "tars-1.5b", "--behaviors", "sample", "--model", "org/target", "--dry-run")
-    assert "attacker mistralai/" in safereason(*asked, cwd=tmp_path).stdout
-    said = safereason(*asked, "--attacker", "org/mine", cwd=tmp_path).stdout
+    asked = ("attack", "autodan", "--recipe", "tars-1.5b", "--behaviors", "sample", "--model", "org/target")
+    assert "attacker mistralai/" in safereason(*asked, "--dry-run", cwd=tmp_path).stdout
+    said = safereason(*asked, "--attacker", "org/mine", "--dry-run", cwd=tmp_path).stdout
     assert "attacker org/mine" in said
     assert "mistralai" not in said.split("would do:")[1]
 
