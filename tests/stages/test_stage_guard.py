@@ -389,11 +389,14 @@ def test_adapters_are_merged_into_the_best_model_too(folder, decider, tmp_path):
         (("guard.train.micro_batch_size=3",), r"guard.train.micro_batch_size: 3 does not divide the 4 sequences"),
         (("guard.train.max_prompt_tokens=5",), r"guard.train.prompts_per_step: 0 rows do not fill one batch of 2"),
         (("guard.train.extra={beta: 1.0}",), r"guard.train.extra.beta: this is set by a field"),
-        (("guard.train.rollouts=vllm-colocate",), r"guard.train.rollouts: vllm-colocate needs (vLLM|a GPU)"),
+        (("guard.train.rollouts=vllm-colocate",), r"guard.train.rollouts: vllm-colocate needs vLLM"),
         (("guard.train=null", "guard.validation=null"), r"recipe tiny: its guard has no train section"),
     ],
 )
-def test_what_cannot_be_trained_is_said_and_no_model_is_left(folder, micro_model, tmp_path, changes, message):
+def test_what_cannot_be_trained_is_said_and_no_model_is_left(
+    folder, micro_model, tmp_path, monkeypatch, changes, message
+):
+    monkeypatch.setattr("safereason.engines.vllm.is_installed", lambda: False)
     recipe = recipe_of(folder, micro_model, *changes)
     data.run(recipe, Options(root=tmp_path))
     with pytest.raises(InputError, match=message):
