@@ -85,11 +85,11 @@ def nanogcg(job: Job, clock: Clock) -> None:
     gcg.filter_ids, gcg.AttackBuffer.log_buffer = counting, read_clock
     # A tokenizer that transformers 5 saved names a class that 4.46 does not have.
     load = PreTrainedTokenizerFast if job["settings"]["use_prefix_cache"] else AutoTokenizer
-    tokenizer = load.from_pretrained(job["model"])
+    tokenizer = load.from_pretrained(job["model"], trust_remote_code=False)
     tokenizer.chat_template = job["template"]
     # It takes the first token of all out of the whole prompt, and here that opens every turn.
     tokenizer.bos_token = None
-    shape = AutoConfig.from_pretrained(job["model"])
+    shape = AutoConfig.from_pretrained(job["model"], trust_remote_code=False)
     if job["settings"]["use_prefix_cache"]:  # nor does 4.46 look for the base of the rotations where 5 writes it
         shape.rope_theta = shape.rope_parameters["rope_theta"]
     model = AutoModelForCausalLM.from_pretrained(job["model"], config=shape, torch_dtype="float32")

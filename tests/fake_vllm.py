@@ -24,7 +24,7 @@ from safereason.recipe.schema import Sampling
 
 DEFAULTS = {
     "temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "max_tokens": 16, "seed": None,
-    "stop": None, "logprobs": None, "prompt_logprobs": None, "detokenize": True,
+    "stop": None, "stop_token_ids": None, "logprobs": None, "prompt_logprobs": None, "detokenize": True,
 }  # fmt: skip
 """Of vLLM's sampling parameters that the stand-in reads."""
 MOST_LOGPROBS = 20
@@ -121,7 +121,7 @@ class LLMEngine:
             ids.append(token)
             left = [token]
             text = self.tokenizer.decode(ids, skip_special_tokens=True)
-            if token in self.ends or any(stop in text for stop in params.stop or ()):
+            if token in (*self.ends, *(params.stop_token_ids or ())) or any(stop in text for stop in params.stop or ()):
                 reason = "stop"
                 break
         return _record("CompletionOutput", index=0, text="", token_ids=ids, finish_reason=reason,

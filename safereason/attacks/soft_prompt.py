@@ -99,7 +99,7 @@ class SoftPrompt:
                 output = self.model(inputs_embeds=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
                 written.append(int(output.logits[0, -1].argmax()))
                 inputs = self._embedded(written[-1:])[None]  # [1, 1, E]
-        return str(self.engine.tokenizer.decode(written, skip_special_tokens=True)), len(written)
+        return chat.decoded(self.engine.tokenizer, written), len(written)
 
     def norms(self) -> dict[str, float]:
         """Mean length of the best soft prompt's embeddings, of their way from the start, and of the vocabulary's."""

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Literal, Protocol
 
 from safereason.recipe.schema import Sampling
-from safereason.text import reasoning
+from safereason.text import chat, reasoning
 from safereason.text.chat import Conversation, Message
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Sampling",
     "TokenChoice",
     "Usage",
+    "generation_prefix",
     "request_seed",
 ]
 
@@ -55,7 +56,9 @@ class Completion:
     finish_reason: Literal["stop", "length", "error"]
     """`stop` at an end-of-turn token or stop text, `length` at the token limit, `error` where none could be had."""
     prefix: str = ""
-    """The generation prefix it was asked to go on from."""
+    """What it goes on from: the generation prefix, after the reasoning that the chat template opened, if it did.
+
+    Of a server, whose template is not known, the generation prefix alone."""
     error: str = ""
     """Why, where `finish_reason` is `error`: a server failed, or the prompt is longer than what the model reads."""
     choices: tuple[TokenChoice, ...] = ()
@@ -137,6 +140,15 @@ class Engine(Protocol):
     ) -> list[Likelihood]:
         """Log-likelihood of `continuations[i]` as what the model writes after `conversations[i]` and `prefix`."""
         ...
+
+
+def generation_prefix(engine: Engine, prefix: str) -> str:
+    """The prefix after the reasoning that the engine's chat template opens, if it does; it renders the same prompts.
+
+    A server's template is not known: there it is the prefix itself.
+    """
+    tokenizer = getattr(engine, "tokenizer", None)
+    return prefix if tokenizer is None else chat.opening(tokenizer, prefix)
 
 
 def request_seed(seed: int, conversation: int, number: int) -> int:

@@ -55,11 +55,14 @@ def open_engine(
         from safereason.engines.vllm import open_vllm
 
         chosen = tokenizer or load_tokenizer(location)
-        inside: Engine = open_vllm(location, chosen, name=spec, precision=precision, base=_base_of(location))
+        base = _base_of(location)
+        _check_vocabulary(chosen, _config_vocabulary(base or location), location)
+        inside: Engine = open_vllm(location, chosen, name=spec, precision=precision, base=base)
         return inside
     from safereason.engines.transformers import TransformersEngine
 
-    return TransformersEngine(load_model(location, precision), tokenizer or load_tokenizer(location), name=spec)
+    chosen = tokenizer or load_tokenizer(location)
+    return TransformersEngine(load_model(location, precision, tokenizer=chosen), chosen, name=spec)
 
 
 def check_name(spec: str) -> None:
@@ -110,11 +113,23 @@ def _base_of(location: str) -> str | None:
     return model_location(named)
 
 
-def load_model(location: str, precision: str = "fp32", device: str | None = None) -> Any:
+def load_model(
+    location: str,
+    precision: str = "fp32",
+    device: str | None = None,
+    *,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+) -> Any:
     """Loads a causal language model from safetensors, on the GPU where there is one and no device is named.
 
+    Args:
+        location: Folder or hub id.
+        precision: `fp32` or `bf16`.
+        device: As torch names it.
+        tokenizer: What it will read texts with, which may have no more ids than the model has embeddings.
+
     Raises:
-        InputError: It cannot be found or read.
+        InputError: It cannot be found or read, or it does not fit the tokenizer.
     """
     import torch
     from safetensors import SafetensorError
@@ -126,9 +141,13 @@ def load_model(location: str, precision: str = "fp32", device: str | None = None
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     try:
-        model = AutoModelForCausalLM.from_pretrained(location, dtype=dtype, use_safetensors=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            location, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError, SafetensorError) as error:
-        raise _not_loaded(location, error) from error
+        raise not_loaded(location, error) from error
+    if tokenizer is not None:
+        check_embeddings(model, tokenizer, location)
     return model.to(torch.device(device))  # type: ignore[arg-type]  # the stub of a wrapped method
 
 
@@ -144,9 +163,9 @@ def load_tokenizer(spec: str) -> "PreTrainedTokenizerBase":
     if not (Path(location) / "tokenizer_config.json").is_file():
         location = _base_of(location) or location  # adapters may come without one
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location, padding_side="left")
+        tokenizer = AutoTokenizer.from_pretrained(location, padding_side="left", trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise _not_loaded(location, error) from error
+        raise not_loaded(location, error) from error
     if tokenizer.eos_token_id is None:
         raise InputError(
             f"{location}: its tokenizer names no end-of-turn token; set eos_token in tokenizer_config.json"
@@ -156,6 +175,50 @@ def load_tokenizer(spec: str) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def _not_loaded(location: str, error: Exception) -> InputError:
+def check_embeddings(model: Any, tokenizer: "PreTrainedTokenizerBase", location: str) -> None:
+    """Refuses a tokenizer with ids that the model has no embedding for; more embeddings than ids are padding.
+
+    Raises:
+        InputError: It has such ids.
+    """
+    table = model.get_input_embeddings()
+    # Sharded while it is loaded, the weight itself may be empty.
+    _check_vocabulary(tokenizer, int(getattr(table, "num_embeddings", 0) or table.weight.shape[0]), location)
+
+
+def _check_vocabulary(tokenizer: "PreTrainedTokenizerBase", embeddings: int, location: str) -> None:
+    ids = tokenizer.get_vocab()
+    largest = max(ids.values(), default=0)
+    if largest < embeddings:
+        return
+    first = min((i, token) for token, i in ids.items() if i >= embeddings)[1]
+    raise InputError(
+        f"{location}: its tokenizer has ids up to {largest} and the model {embeddings} embeddings, so that "
+        f"{first!r} has none; resize the model's embeddings, or take the tokens out of the tokenizer's files"
+    )
+
+
+def _config_vocabulary(location: str) -> int:
+    """Embeddings of a model that is not loaded here, by its config.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(location, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise not_loaded(location, error) from error
+    return int(config.get_text_config().vocab_size)
+
+
+def not_loaded(location: str, error: Exception, what: str = "") -> InputError:
+    """Why a model cannot be loaded, and what to do; `what` is what it was to be loaded as."""
+    if "trust_remote_code" in str(error):
+        return InputError(
+            f"{location}: this model wants to run its own code (auto_map in its files), which safereason never does; "
+            "name a model of an architecture that transformers has"
+        )
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return InputError(f"{location}: cannot be loaded ({reason[:200]}); check the name, the network and HF_TOKEN")
+    return InputError(f"{location}: cannot be loaded{what} ({reason[:200]}); check the name, the network and HF_TOKEN")

@@ -75,14 +75,16 @@ class TransformersEngine:
         `places` are for a part of a larger call, to draw what the whole would have: where each conversation stands in
         it, and the number that its first completion has there.
         """
-        prompts = [chat.prompt_ids(self.tokenizer, conversation, prefix) for conversation in conversations]
+        rendered = [chat.render(self.tokenizer, conversation, prefix) for conversation in conversations]
+        prompts = [chat.ids_of(self.tokenizer, prompt.text) for prompt in rendered]
         done = set(done)
         finished: dict[tuple[int, int], Completion] = {}
 
         def finish(row: _Row, reason: Any, text: str, error: str = "") -> None:
             listed = tuple(self._choices(row)) if choices else ()
             usage = None if error else Usage(len(prompts[row.conversation]), len(row.token_ids))
-            row.completion = Completion(text, tuple(row.token_ids), reason, prefix, error, listed, usage)
+            opening = rendered[row.conversation].opening
+            row.completion = Completion(text, tuple(row.token_ids), reason, opening, error, listed, usage)
             finished[row.conversation, row.number] = row.completion
             if on_finish is not None and row.conversation not in done:
                 on_finish(row.conversation, row.number, row.completion)
@@ -339,7 +341,7 @@ class _Decoder:
         ended = row.token_ids[-1] in self.engine._end_ids
         if not (ended or self.stop or len(row.token_ids) >= limit):
             return
-        text = str(self.engine.tokenizer.decode(row.token_ids, skip_special_tokens=True))
+        text = chat.decoded(self.engine.tokenizer, row.token_ids)
         stops = [text.find(s) for s in self.stop if s in text]
         if stops:
             self.finish(row, "stop", text[: min(stops)])
@@ -360,10 +362,10 @@ def common_length(prompts: Sequence[list[int]], least: int) -> int:
 
 
 def end_of_turn_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Token ids that end a completion: the tokenizer's and those of the model's generation settings."""
+    """Token ids that end a completion: the chat template's, the tokenizer's and those of the generation settings."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     listed = configured if isinstance(configured, (list, tuple)) else [configured]
-    return {int(i) for i in (*listed, tokenizer.eos_token_id) if i is not None}
+    return {int(i) for i in (*listed, tokenizer.eos_token_id, chat.end_of_turn(tokenizer)) if i is not None}
 
 
 def _pack(order: Collection[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

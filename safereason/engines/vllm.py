@@ -123,7 +123,8 @@ class VLLMEngine:
     ) -> list[list[Completion]]:
         """See `Engine.generate`. A prompt that leaves no room for a completion gets one that says so."""
         done = set(done)
-        prompts = {i: self._ids(c, prefix) for i, c in enumerate(conversations) if i not in done}
+        rendered = {i: chat.render(self.tokenizer, c, prefix) for i, c in enumerate(conversations) if i not in done}
+        prompts = {i: chat.ids_of(self.tokenizer, prompt.text) for i, prompt in rendered.items()}
         finished: dict[Job, Completion] = {}
 
         def finish(job: Job, completion: Completion) -> None:
@@ -135,13 +136,13 @@ class VLLMEngine:
         for i, prompt in prompts.items():
             for k in range(n):
                 if problem := self._no_room(len(prompt)):
-                    finish((i, k), Completion("", (), "error", prefix, problem))
+                    finish((i, k), Completion("", (), "error", rendered[i].opening, problem))
                 else:
                     drawn = request_seed(seed, 0 if alone else i, k)
                     requests[i, k] = (prompt, self._parameters(sampling, len(prompt), drawn, stop, choices))
         with closing(self._run(requests)) as outputs:
             for job, output in outputs:
-                finish(job, self._completion(output, prefix, stop, choices))
+                finish(job, self._completion(output, rendered[job[0]].opening, stop, choices))
         return [[] if i in done else [finished[i, k] for k in range(n)] for i in range(len(conversations))]
 
     def loglikelihood(
@@ -203,6 +204,7 @@ class VLLMEngine:
             max_tokens=min(sampling.max_new_tokens, self._context - length),
             seed=seed,
             stop=list(stop),
+            stop_token_ids=[chat.end_of_turn(self.tokenizer)],  # vLLM knows the model's own
             logprobs=choices or None,
             detokenize=bool(stop),  # texts are read from the ids; vLLM needs its own to see where one stops
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -243,7 +245,7 @@ class VLLMEngine:
         (written,) = output.outputs
         ids = tuple(written.token_ids)
         usage = Usage(len(output.prompt_token_ids), len(ids))
-        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        text = chat.decoded(self.tokenizer, ids)
         text = text[: min((text.find(s) for s in stop if s in text), default=len(text))]
         if written.finish_reason not in ("stop", "length"):
             return Completion(text, ids, "error", prefix, f"vLLM ended it: {written.finish_reason}", usage=usage)

@@ -14,7 +14,7 @@ from lm_eval.tasks import TaskManager
 
 from safereason import console
 from safereason.console import Advance
-from safereason.engines.base import Completion, Engine, Likelihood, Message, Sampling
+from safereason.engines.base import Completion, Engine, Likelihood, Message, Sampling, generation_prefix
 from safereason.errors import InputError, StageFailed
 from safereason.recipe.schema import Evaluation
 from safereason.runs.records import Record, RecordLog, read_records
@@ -54,6 +54,7 @@ class EngineModel(LM):
     def __init__(self, engine: Engine, section: Evaluation, seed: int, log: RecordLog) -> None:
         super().__init__()
         self.engine, self.section, self.seed, self.log = engine, section, seed, log
+        self._prefix = generation_prefix(engine, section.prefix)
         self._held: dict[str, Record] = {record["id"]: record for record in read_records(log.path)}
 
     @property
@@ -87,12 +88,12 @@ class EngineModel(LM):
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-probability of each continuation as the answer, and whether it was the likeliest."""
         asked = _asked(requests)
-        empty_thought = reasoning.join("", "") if self.section.prefix else ""
+        empty_thought = reasoning.join("", "") if self._prefix else ""
         left = [one for one in asked if one.id not in self._held]
         with console.progress("likelihoods", len(asked), len(asked) - len(left)) as advance:
             for prefix in dict.fromkeys(one.prefix for one in left):
                 members = [one for one in left if one.prefix == prefix]
-                before = empty_thought if prefix is None else prefix
+                before = empty_thought if prefix is None else self._in_the_answer(prefix)
                 for start in range(0, len(members), _CHUNK):
                     chunk = members[start : start + _CHUNK]
                     found = self.engine.loglikelihood(
@@ -113,9 +114,14 @@ class EngineModel(LM):
 
     def _manner(self, one: _Asked) -> tuple[str, tuple[str, ...], int]:
         """Prefix, stop texts and tokens; a stop text that a thought may hold cuts the answer afterwards."""
-        prefix = self.section.prefix if one.prefix is None else one.prefix
+        prefix = self._prefix if one.prefix is None else self._in_the_answer(one.prefix)
         tokens = max(self.section.sampling.max_new_tokens, int(one.argument.get("max_gen_toks", 0)))
         return prefix, () if reasoning.OPEN in prefix else _stops(one), tokens
+
+    def _in_the_answer(self, prefix: str) -> str:
+        """A task's own prefix, after reasoning that the chat template opens and that is closed at once."""
+        opens = generation_prefix(self.engine, "")
+        return f"{reasoning.join('', '')}{prefix}" if opens else prefix
 
     def _generate(
         self, members: Sequence[_Asked], prefix: str, stop: tuple[str, ...], tokens: int, advance: Advance

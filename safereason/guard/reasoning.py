@@ -81,17 +81,17 @@ def read(completion: Completion, policy: Policy) -> Finding:
     tokens = len(completion.token_ids)
     if completion.finish_reason == "error":
         return Finding(None, None, reason=f"the guard could not be asked: {completion.error}", failed=True)
-    parts, is_cut = reasoning.split(completion.text), completion.finish_reason == "length"
+    parts, is_cut = completion.parts, completion.finish_reason == "length"
     # A box inside the reasoning is a thought, or quotes what is judged: it is no verdict.
-    still_reasons = is_cut and not parts.closed and reasoning.OPEN in completion.text
+    still_reasons = is_cut and not parts.closed and reasoning.OPEN in completion.full_text
     label = None if still_reasons else verdict.parse(parts.answer)
     if label is None:
         cut = " before its token limit" if is_cut else ""
         reason = f"the guard gave no verdict{cut}"
-        return Finding(None, None, reasoning=parts.reasoning, text=completion.text, reason=reason, tokens=tokens)
+        return Finding(None, None, reasoning=parts.reasoning, text=completion.full_text, reason=reason, tokens=tokens)
     named = _named(parts.answer, policy) if label == "unsafe" else ()
     score = unsafe_probability(completion)
-    return Finding(label, score, named, parts.reasoning, completion.text, tokens=tokens)
+    return Finding(label, score, named, parts.reasoning, completion.full_text, tokens=tokens)
 
 
 def combine(samples: Sequence[Finding]) -> Finding:

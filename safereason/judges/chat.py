@@ -38,7 +38,7 @@ class Rubric:
 
     def read(self, completion: Completion) -> Verdict:
         """What it says after its reasoning, if it has any: reasoning that was never closed is no verdict."""
-        unclosed = not completion.parts.closed and reasoning.OPEN in completion.text
+        unclosed = not completion.parts.closed and reasoning.OPEN in completion.full_text
         reply = "" if unclosed else completion.parts.answer
         return self.find(reply) or no_verdict(completion, reply)
 

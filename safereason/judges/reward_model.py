@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from safereason.engines.open import load_tokenizer, model_location
+from safereason.engines.open import check_embeddings, load_tokenizer, model_location, not_loaded
 from safereason.errors import InputError
 from safereason.judges.base import Exchange, Verdict
+from safereason.text import chat
 from safereason.text.defuse import broken
 
 BATCH_TOKENS = 16_384
@@ -40,6 +41,7 @@ class RewardModel:
         if not self.tokenizer.chat_template:
             raise InputError(f"{spec}: its tokenizer has no chat template; a reward model needs one")
         self.model = _load(location)
+        check_embeddings(self.model, self.tokenizer, location)
         if self.model.config.num_labels != 1:
             raise InputError(f"{spec}: has {self.model.config.num_labels} labels; a reward model has one")
         self.truncated = 0
@@ -65,8 +67,7 @@ class RewardModel:
             {"role": "user", "content": self._plain(exchange.prompt)},
             {"role": "assistant", "content": self._plain(exchange.answer)},
         ]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False)
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return chat.ids_of(self.tokenizer, chat.transcript(self.tokenizer, messages))
 
     def _plain(self, text: str) -> str:
         return broken(text, self._special)
@@ -97,12 +98,11 @@ def _load(location: str) -> Any:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype: Any = "auto" if device == "cuda" else torch.float32
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(location, dtype=dtype, use_safetensors=True)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            location, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise InputError(
-            f"{location}: cannot be loaded as a reward model ({reason}); check the name and the network"
-        ) from error
+        raise not_loaded(location, error, " as a reward model") from error
     return model.to(device).eval()
 
 

@@ -16,7 +16,7 @@ class RewardRow:
     kind: Kind
     """What the prompt is, by its source."""
     text: str
-    """The policy's own text: without a generation prefix, special tokens left out."""
+    """The policy's own text, after the reasoning that the chat template opened, if it did; no other special tokens."""
     label: Label | None = None
     """The right verdict, for a guard's rollout."""
     response: str | None = None

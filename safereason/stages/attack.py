@@ -20,7 +20,7 @@ from safereason.data import sources
 from safereason.data.draw import limited
 from safereason.data.example import Example
 from safereason.data.sources import files
-from safereason.engines.base import Engine
+from safereason.engines.base import Engine, generation_prefix
 from safereason.engines.open import check_name, open_engine
 from safereason.errors import InputError
 from safereason.judges import Exchange, Wanted, open_judge, parse
@@ -256,11 +256,12 @@ def _search_all(plan: Plan, recipe: Recipe, target: str, options: Options, log: 
     score = _score(plan.judge, engine, target, options) if plan.judge and "score" in uses else None
     others = tuple(_opened(name, engine, target, options) for name in _others(plan))
     value = "score" if "score" in needs else "loss"
+    prefix = generation_prefix(engine, plan.prefix)
     with console.searches("behavior", len(plan.groups), len(plan.groups) - len(left), value) as watch:
         for group in left:
             meter = Meter(plan.section.max_queries)
             setup = Setup(
-                Metered(engine, meter, is_target=True), plan.prefix, plan.section.sampling,
+                Metered(engine, meter, is_target=True), prefix, plan.section.sampling,
                 seed_of(recipe.seed, plan.attack.name, group),
                 Metered(attacker, meter, is_target=False) if attacker else None, score, others, meter,
             )  # fmt: skip

@@ -91,7 +91,7 @@ def _draw(section: DPO, seed: int, start: str, jobs: Sequence[tuple[Example, int
             example, number = jobs[index]
             if completion.finish_reason == "error":
                 raise InputError(f"{example.id}: {completion.error}")
-            log.append({"id": example.id, "number": number, "text": completion.text,
+            log.append({"id": example.id, "number": number, "text": completion.full_text,
                         "token_ids": list(completion.token_ids),
                         "finish_reason": completion.finish_reason})  # fmt: skip
             advance("")

@@ -18,7 +18,7 @@ from safereason.attacks.base import TestCase
 from safereason.data import sources
 from safereason.data.draw import limited
 from safereason.data.example import Example
-from safereason.engines.base import Completion
+from safereason.engines.base import Completion, generation_prefix
 from safereason.engines.open import REMOTE, check_name, load_tokenizer, open_engine
 from safereason.errors import InputError, StageFailed
 from safereason.evals import Case, Eval, adaptivity
@@ -39,7 +39,7 @@ from safereason.stages.base import (
     resolved_judge,
 )
 from safereason.stages.trained import model_of, precision_of
-from safereason.text import chat
+from safereason.text import chat, reasoning
 
 
 @dataclass(frozen=True)
@@ -206,13 +206,21 @@ def make_plan(
 
 def _tests(recipe: Recipe, options: Options, plan: Plan, model: str, examples: Sequence[Example]) -> Iterator[TestCase]:
     """The test cases, attack by attack; an attack that searches is run first, where its run is not there yet."""
+    prefix = _own_prefix(model, plan) if any(not attacks.get(name).needs for name in plan.attacks) else ""
     for name in plan.attacks:
         if attacks.get(name).needs:
             theirs = replace(options, model=model, out=None, on_existing="resume")
             done = attack.run(recipe, theirs, name, behaviors=plan.sources[0], limit=plan.limit)
             yield from attack.cases_of(done.run)
         else:
-            yield from attack.static_cases(recipe, name, examples, plan.section.prefix)
+            yield from attack.static_cases(recipe, name, examples, prefix)
+
+
+def _own_prefix(model: str, plan: Plan) -> str:
+    """The generation prefix, after the reasoning that the model's chat template opens: what an attack may close."""
+    prefix = plan.section.prefix
+    is_known = model.startswith(REMOTE) or prefix.lstrip().startswith(reasoning.OPEN)
+    return prefix if is_known else chat.opening(load_tokenizer(model), prefix)
 
 
 def _read(plan: Plan, available: Sequence[Example]) -> list[TestCase]:
@@ -271,10 +279,8 @@ def _generate(cases: Sequence[Case], plan: Plan, recipe: Recipe, options: Option
 
         for case in cases:
             if case.completion is not None and case.id in left:
-                keep(
-                    case,
-                    Completion(case.completion, (), "stop", section.prefix if case.prefix is None else case.prefix),
-                )
+                prefix = section.prefix if case.prefix is None else case.prefix
+                keep(case, Completion(case.completion, (), "stop", generation_prefix(engine, prefix)))
         for prefix, asked in _by_prefix(cases, section.prefix).items():
             engine.generate(
                 [[*case.turns, *chat.user(case.prompt)] for case in asked], section.sampling, seed=recipe.seed,

@@ -20,7 +20,7 @@ from safereason.recipe.schema import GRPO, Recipe, RSafeReward
 from safereason.runs.directory import RunDirectory, differing_keys
 from safereason.runs.manifest import sha256
 from safereason.stages.base import Options, Result, finished_result, model_label, open_run
-from safereason.text.chat import prompt_ids
+from safereason.text import chat
 from safereason.training import verl, verl_files
 from safereason.training.ask import Ask, asked
 from safereason.training.order import epochs
@@ -66,11 +66,30 @@ class Training:
     """What is done to the model that was trained."""
 
     @cached_property
+    def tokenizer(self) -> Any:
+        """The start model's.
+
+        Raises:
+            InputError: The tags around reasoning are special tokens, which verl hides from the reward.
+        """
+        found = load_tokenizer(self.start)
+        if chat.special_tags(found):
+            raise InputError(
+                f"{self.start}: --backend verl scores texts without their special tokens, and <think> is one of this "
+                "tokenizer's; train with TRL, or make it an ordinary token"
+            )
+        return found
+
+    @property
+    def opening(self) -> str:
+        """The reasoning that the chat template opens: the reward reads it before what the policy wrote."""
+        return chat.opening(self.tokenizer)
+
+    @cached_property
     def kept(self) -> list[Example]:
         """Those that are not too long."""
-        tokenizer = load_tokenizer(self.start)
         longest = self.section.max_prompt_tokens
-        return [e for e in self.examples if len(prompt_ids(tokenizer, self.ask(e))) <= longest]
+        return [e for e in self.examples if len(chat.prompt_ids(self.tokenizer, self.ask(e))) <= longest]
 
     @property
     def whole_identity(self) -> dict[str, Any]:
@@ -141,7 +160,8 @@ def _write(training: Training, recipe: Recipe, given: verl.Overrides, folder: Pa
     if training.held_out is not None:
         verl_files.write_rows(folder / verl.VALIDATION, training.held_out, training.ask)
     about = {"identity": training.whole_identity, **_counts(training)}
-    verl_files.write_settings(folder, given, _reward_anywhere(training.section), training.reasoning, about)
+    reward = _reward_anywhere(training.section)
+    verl_files.write_settings(folder, given, reward, training.reasoning, about, training.opening)
 
 
 def _reward_anywhere(section: GRPO) -> Any:
@@ -214,7 +234,7 @@ def _take_back(training: Training, folder: Path, this: RunDirectory) -> dict[str
     for name in ("rollouts", "metrics"):
         (this.path / f"{name}.jsonl").unlink(missing_ok=True)
     with this.records("rollouts") as rollouts, this.records("metrics") as metrics:
-        for record in verl_files.read_rollouts(folder, labels):
+        for record in verl_files.read_rollouts(folder, labels, training.opening):
             scored[record["step"]] = scored.get(record["step"], 0) + 1
             rollouts.append(record)
         for record in verl_files.read_metrics(folder):
@@ -222,6 +242,6 @@ def _take_back(training: Training, folder: Path, this: RunDirectory) -> dict[str
             metrics.append({**record, **left_out})
     merged = folder / verl_files.MERGED
     model = merged_adapter(load_model(str(merged)), merged / "lora_adapter")
-    save_whole(model, load_tokenizer(training.start), this.path / "model", training.section.precision)
+    save_whole(model, training.tokenizer, this.path / "model", training.section.precision)
     training.finish(this.path / "model")
     return {"backend": "verl", "steps": step, **_counts(training)}

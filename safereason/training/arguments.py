@@ -186,6 +186,7 @@ def _shared_arguments(section: SFT | GRPO | DPO, seed: int, output_dir: str, cpu
         "logging_nan_inf_filter": False,
         "report_to": "none",
         "disable_tqdm": True,
+        "trust_remote_code": False,
         "remove_unused_columns": False,
         "ddp_find_unused_parameters": False,  # there are none
     }
@@ -195,4 +196,6 @@ def _with_extra(owned: Arguments, extra: dict[str, Any], key: str) -> Arguments:
     taken = sorted(owned.keys() & extra.keys())
     if taken:
         raise InputError(f"{key}.{taken[0]}: this is set by a field of the section itself; set it there")
+    if "trust_remote_code" in (extra.get("model_init_kwargs") or {}):
+        raise InputError(f"{key}.model_init_kwargs: a model's own code is never run; leave trust_remote_code out")
     return {**owned, **extra}

@@ -86,8 +86,8 @@ def make_trainer(
         section, pairs=len(pairs), seed=seed, output_dir=str(checkpoints), processes=processes.count(), cpu=cpu, key=key
     )
     return Trainer(
-        model=load_trainable(location),
-        ref_model=None if section.lora else load_trainable(location),
+        model=load_trainable(location, tokenizer),
+        ref_model=None if section.lora else load_trainable(location, tokenizer),
         args=DPOConfig(**arguments),
         train_dataset=Dataset.from_list(list(pairs)),
         processing_class=tokenizer,

@@ -148,13 +148,16 @@ def train(
         section, prompts=len(examples), seed=seed, output_dir=str(run / CHECKPOINTS), processes=processes.count(),
         cpu=cpu, key=key,
     )  # fmt: skip
-    model = load_trainable(location)
+    model = load_trainable(location, tokenizer)
+    ends = end_of_turn_ids(model, tokenizer)
     own_engine = section.rollouts == "engine"
+    if not own_engine:  # vLLM by itself knows the end of a text, and not the chat template's end of a turn
+        arguments["generation_kwargs"] = {"stop_token_ids": sorted(ends), **arguments.get("generation_kwargs", {})}
     record = partial(_record, rollouts)
     trainer = Trainer(
         section,
         model=model,
-        reward_funcs=[RewardFunction(reward, tokenizer, end_of_turn_ids(model, tokenizer), record)],
+        reward_funcs=[RewardFunction(reward, tokenizer, ends, record)],
         args=GRPOConfig(**arguments),
         train_dataset=Dataset.from_list([
             {"prompt": ask(e), "user": e.prompt, "response": e.response, "id": e.id, "kind": e.kind, "label": e.label}

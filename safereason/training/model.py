@@ -14,7 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from safereason import processes
 from safereason.engines.open import load_model
+from safereason.engines.transformers import end_of_turn_ids
 from safereason.recipe.schema import LoRA
+from safereason.text import chat
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -31,12 +33,18 @@ def lora_config(lora: LoRA | None) -> Any:
     )
 
 
-def load_trainable(location: str) -> Any:
+def load_trainable(location: str, tokenizer: Any) -> Any:
     """The model with fp32 weights, whatever the precision of the arithmetic: bf16 weights do not feel small updates.
 
-    What is to be sharded stays off the GPU, where it might not fit as a whole.
+    What is to be sharded stays off the GPU, where it might not fit as a whole. Its generation settings end a completion
+    where training does, so that its checkpoints, TRL's figures and the saved model do so too.
+
+    Raises:
+        InputError: It cannot be loaded, or the tokenizer has more ids than it has embeddings.
     """
-    return load_model(location, "fp32", "cpu" if processes.shards_model() else None)
+    model = load_model(location, "fp32", "cpu" if processes.shards_model() else None, tokenizer=tokenizer)
+    _set_ends(model, tokenizer)
+    return model
 
 
 def merged_adapter(model: Any, folder: Path) -> Any:
@@ -45,7 +53,7 @@ def merged_adapter(model: Any, folder: Path) -> Any:
         return model
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    return PeftModel.from_pretrained(model, str(folder), trust_remote_code=False).merge_and_unload()
 
 
 def save_trained(trainer: Any, tokenizer: Any, folder: Path, precision: str) -> None:
@@ -76,7 +84,7 @@ def _assembled(model: Any, weights: dict[str, Any]) -> Any:
     """A plain model of these weights, with the adapters of `model`; there is no second one beside it on the way."""
     with torch.device("meta"):
         config = copy.deepcopy(model.config)
-        found: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        found: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
         if hasattr(model, "peft_config"):
             from peft import get_peft_model
 
@@ -103,11 +111,22 @@ def unsharded(model: Any) -> Iterator[None]:
             module.reshard()
 
 
+def _set_ends(model: Any, tokenizer: Any) -> None:
+    """Puts what ends a completion into the model's generation settings, the chat template's own token first."""
+    first = chat.end_of_turn(tokenizer)
+    others = sorted(end_of_turn_ids(model, tokenizer) - {first})
+    model.generation_config.eos_token_id = [first, *others] if others else first
+
+
 def save_whole(model: Any, tokenizer: Any, folder: Path, precision: str) -> None:
-    """Writes model and tokenizer as safetensors in this precision, adapters merged in, aside and then renamed."""
+    """Writes model and tokenizer as safetensors in this precision, adapters merged in, aside and then renamed.
+
+    Its generation settings end a completion where training did: at the chat template's end of a turn too.
+    """
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    _set_ends(merged, tokenizer)
     merged.to(DTYPES[precision]).save_pretrained(aside)
     tokenizer.save_pretrained(aside)
     shutil.rmtree(folder, ignore_errors=True)

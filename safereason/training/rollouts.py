@@ -84,7 +84,10 @@ class RewardFunction:
     def __call__(self, *, prompts: list[Any], completion_ids: list[list[int]], trainer_state: Any,
                  log_metric: Callable[[str, float], None], **columns: Any) -> list[float | None]:  # fmt: skip
         """Totals, None where a rollout is unscored."""
-        texts = [str(self._tokenizer.decode(ids, skip_special_tokens=True)) for ids in completion_ids]
+        texts = [
+            chat.render(self._tokenizer, prompt).opening + chat.decoded(self._tokenizer, ids)
+            for prompt, ids in zip(prompts, completion_ids, strict=True)
+        ]
         asked = (columns[name] for name in ("user", "kind"))
         rows = [RewardRow(*row) for row in zip(*asked, texts, columns["label"], columns["response"], strict=True)]
         scored = self._reward.score(rows)

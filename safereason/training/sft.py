@@ -148,7 +148,7 @@ def train(
         key=key,
     )  # fmt: skip
     trainer = Trainer(
-        model=load_trainable(location),
+        model=load_trainable(location, tokenizer),
         args=SFTConfig(**arguments),
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=tokenizer,

@@ -157,12 +157,14 @@ def _data(section: GRPO, seed: int, validation_every: int | None) -> Overrides:
         "data.max_response_length": section.sampling.max_new_tokens,
         "data.filter_overlong_prompts": False,  # they are left out of the rows
         "data.truncation": "error",
+        "data.trust_remote_code": False,
     }
 
 
 def _model(model: str, section: GRPO) -> Overrides:
     return {
         "actor_rollout_ref.model.path": model,
+        "actor_rollout_ref.model.trust_remote_code": False,
         "actor_rollout_ref.model.enable_gradient_checkpointing": section.activation_checkpointing,
         **_adapters(section.lora),
     }

@@ -84,7 +84,12 @@ def _row(index: int, example: Example, ask: Ask) -> dict[str, Any]:
 
 
 def write_settings(
-    folder: Path, given: Overrides, reward: TarsReward | RSafeReward, reasoning: bool | None, about: dict[str, Any]
+    folder: Path,
+    given: Overrides,
+    reward: TarsReward | RSafeReward,
+    reasoning: bool | None,
+    about: dict[str, Any],
+    opening: str = "",
 ) -> None:
     """Writes everything but the rows.
 
@@ -94,8 +99,9 @@ def write_settings(
         reward: The recipe's.
         reasoning: Whether a guard is to reason.
         about: What the folder was exported from, for `read_about`.
+        opening: The reasoning that the chat template opens.
     """
-    write_config(folder / REWARD, reward, reasoning)
+    write_config(folder / REWARD, reward, reasoning, opening)
     write_text(folder / OVERRIDES, "".join(f"{line}\n" for line in lines(given)))
     write_text(folder / SCRIPT, _SCRIPT)
     (folder / SCRIPT).chmod(0o755)
@@ -138,14 +144,21 @@ def read_metrics(folder: Path) -> Iterator[Record]:
     return (found[step] for step in sorted(found))
 
 
-def read_rollouts(folder: Path, labels: bool) -> Iterator[Record]:
-    """The scored rollouts, step by step; `labels` says whether what verl calls the ground truth is one, or a kind."""
+def read_rollouts(folder: Path, labels: bool, opening: str = "") -> Iterator[Record]:
+    """The scored rollouts, step by step.
+
+    Args:
+        folder: That was trained in.
+        labels: Whether what verl calls the ground truth is a label, or a kind.
+        opening: The reasoning that the chat template opens, which verl counts to the prompt.
+    """
     for log in sorted((folder / ROLLOUTS).glob("*.jsonl"), key=lambda path: int(path.stem)):
         for row in read_records(log):
             if row["uid"].startswith("pad"):  # verl fills its batch up
                 continue
             truth = {"label": row["gts"]} if labels else {"kind": row["gts"]}
-            yield {"step": row["step"], "prompt": row["input"], **truth, "text": row["output"], "total": row["score"],
+            text = opening + row["output"]
+            yield {"step": row["step"], "prompt": row["input"], **truth, "text": text, "total": row["score"],
                    "parts": {}}  # fmt: skip
 
 

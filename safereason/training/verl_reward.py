@@ -30,7 +30,7 @@ async def compute_score(
 
     Args:
         data_source: Where the prompt is from; not looked at.
-        solution_str: The policy's text, special tokens left out.
+        solution_str: The policy's text, special tokens left out; what the chat template opened comes before it.
         ground_truth: The row's label or kind; `extra_info` holds both.
         extra_info: `user`, `kind`, `label` and `response` of the row.
         config: The file that `write_config` wrote.
@@ -38,22 +38,32 @@ async def compute_score(
     Raises:
         Unscored: The part that decides has no score.
     """
-    row = RewardRow(extra_info["user"], extra_info["kind"], solution_str, extra_info["label"], extra_info["response"])
-    parts = await _scorer(config).score(row)
+    scorer = _scorer(config)
+    text = scorer.opening + solution_str
+    row = RewardRow(extra_info["user"], extra_info["kind"], text, extra_info["label"], extra_info["response"])
+    parts = await scorer.score(row)
     if parts.total is None:
         raise Unscored(f"{extra_info['id']}: {parts.reason}")
     return {"score": parts.total, **{name: value for name, value in parts.parts.items() if value is not None}}
 
 
-def write_config(path: Path, reward: TarsReward | RSafeReward, reasoning: bool | None) -> None:
-    """Writes what `compute_score` opens its reward by; `reasoning` is whether a guard is to reason."""
-    write_json(path, {"reward": reward.model_dump(mode="json"), "reasoning": reasoning})
+def write_config(path: Path, reward: TarsReward | RSafeReward, reasoning: bool | None, opening: str = "") -> None:
+    """Writes what `compute_score` opens its reward by.
+
+    Args:
+        path: The file.
+        reward: The recipe's.
+        reasoning: Whether a guard is to reason.
+        opening: The reasoning that the chat template opens, which is part of what format checks see.
+    """
+    write_json(path, {"reward": reward.model_dump(mode="json"), "reasoning": reasoning, "opening": opening})
 
 
 class Scorer:
     """Scores together the rollouts that wait together, away from the event loop."""
 
-    def __init__(self, reward: Reward) -> None:
+    def __init__(self, reward: Reward, opening: str = "") -> None:
+        self.opening = opening
         self._reward = reward
         self._waiting: list[tuple[RewardRow, asyncio.Future[RewardParts]]] = []
         self._lock = asyncio.Lock()
@@ -82,7 +92,9 @@ class Scorer:
 @cache
 def _scorer(config: str) -> Scorer:
     document = read_json(Path(config))
+    opening = document.get("opening", "")  # a folder that was exported before has none
     section: TarsReward | RSafeReward = TypeAdapter(TarsReward | RSafeReward).validate_python(document["reward"])
     if isinstance(section, RSafeReward):
-        return Scorer(VerdictReward(section.accuracy_weight, section.format_weight, document["reasoning"]))
-    return Scorer(open_reward(section))
+        verdicts = VerdictReward(section.accuracy_weight, section.format_weight, document["reasoning"])
+        return Scorer(verdicts, opening)
+    return Scorer(open_reward(section), opening)

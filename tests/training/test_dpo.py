@@ -107,7 +107,7 @@ def _batches(trainer) -> list[list[int]]:
 def test_with_adapters_the_reference_is_the_model_without_them(micro_model: Path, tmp_path: Path):
     tokenizer = load_tokenizer(str(micro_model))
     rows = rows_of(tokenizer)
-    start = exact(dpo.load_trainable(str(micro_model)))
+    start = exact(dpo.load_trainable(str(micro_model), tokenizer))
     trainer = dpo.make_trainer(section(lora={"rank": 2}), str(micro_model), tokenizer, rows, 0, tmp_path, "rl")
     assert trainer.ref_model is None
     loss, _ = one_step(trainer)  # fresh adapters change nothing: policy and reference agree

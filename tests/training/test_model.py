@@ -21,7 +21,7 @@ def untied() -> LlamaForCausalLM:
 
 def adapted(location: Path):
     """With adapters that do something: fresh ones add nothing."""
-    model = get_peft_model(load_trainable(str(location)), lora_config(LoRA(rank=2)))
+    model = get_peft_model(load_trainable(str(location), micro.tokenizer()), lora_config(LoRA(rank=2)))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -29,7 +29,7 @@ def adapted(location: Path):
     return model
 
 
-MODELS = {"tied": lambda location: load_trainable(str(location)), "untied": lambda location: untied(),
+MODELS = {"tied": lambda location: load_trainable(str(location), micro.tokenizer()), "untied": lambda location: untied(),
           "adapters": adapted}  # fmt: skip
 
 
@@ -78,5 +78,5 @@ def test_a_copy_says_what_the_trained_model_says(micro_model, tmp_path):
 
 
 def test_what_is_trained_has_fp32_weights_whatever_it_was_saved_in(micro_model, tmp_path):
-    save_copy(load_trainable(str(micro_model)), micro.tokenizer(), tmp_path / "half", "bf16")
-    assert {p.dtype for p in load_trainable(str(tmp_path / "half")).parameters()} == {torch.float32}
+    save_copy(load_trainable(str(micro_model), micro.tokenizer()), micro.tokenizer(), tmp_path / "half", "bf16")
+    assert {p.dtype for p in load_trainable(str(tmp_path / "half"), micro.tokenizer()).parameters()} == {torch.float32}

@@ -77,10 +77,7 @@ class Slot:
 
 def encode(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str], opening: str) -> list[list[int]]:
     """`chat.prompt_ids` of many user turns at once."""
-    texts = [
-        f"{tokenizer.apply_chat_template(chat.user(prompt), tokenize=False, add_generation_prompt=True)}{opening}"
-        for prompt in prompts
-    ]
+    texts = [chat.rendered(tokenizer, chat.user(prompt), opening) for prompt in prompts]
     return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
@@ -91,14 +88,14 @@ def find(tokenizer: "PreTrainedTokenizerBase", behavior: str, suffix: str, openi
         InputError: The tokenizer has no chat template, says nothing of places in a text, or does not read this suffix
             as it was written.
     """
-    whole = chat.prompt_ids(tokenizer, chat.user(f"{behavior} {suffix}"), opening)
-    text = tokenizer.apply_chat_template(chat.user(f"{behavior} {suffix}"), tokenize=False, add_generation_prompt=True)
+    prompt = chat.render(tokenizer, chat.user(f"{behavior} {suffix}"), opening)
+    whole = chat.ids_of(tokenizer, prompt.text)
     if not tokenizer.is_fast:
         raise InputError(
             f"{tokenizer.name_or_path}: its tokenizer is a slow one, that cannot tell where a suffix stands"
         )
-    end = str(text).rfind(suffix) + len(suffix)
-    offsets = tokenizer(f"{text}{opening}", add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    end = prompt.head.rfind(suffix) + len(suffix)
+    offsets = tokenizer(prompt.text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > end - len(suffix)]
     first, past = inside[0], inside[-1] + 1
     ids = tuple(whole[first:past])
