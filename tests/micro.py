@@ -1,5 +1,6 @@
 """A real model small enough for every test: byte-level tokenizer with a ChatML template, Llama of two layers."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,17 +16,22 @@ TEMPLATE = (
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """259 entries: the bytes and three special tokens. `<|im_end|>` ends a turn."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    core.add_special_tokens(SPECIAL)
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=TEMPLATE
+        tokenizer_object=core(SPECIAL), eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=TEMPLATE
     )
 
 
-def config(**changes: int) -> LlamaConfig:
+def core(special: Sequence[str]) -> Tokenizer:
+    """The bytes, and these special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(list(special))
+    return made
+
+
+def config(**changes: int | None) -> LlamaConfig:
     """Two layers of width 64."""
     settings = {
         "vocab_size": 259, "hidden_size": 64, "intermediate_size": 128,

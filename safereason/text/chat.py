@@ -171,8 +171,10 @@ def _applied(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, g
     except TemplateError as error:
         roles = ", ".join(turn["role"] for turn in conversation)
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{name}: its chat template refuses a conversation of turns {roles} ({reason}); "
-                         "give turns that it takes, or another model") from error  # fmt: skip
+        raise InputError(
+            f"{name}: its chat template refuses a conversation of turns {roles} ({reason}); give turns that it takes, "
+            "or another model"
+        ) from error
     _say_no_system_role(name)
     return text
 

@@ -29,8 +29,11 @@ def adapted(location: Path):
     return model
 
 
-MODELS = {"tied": lambda location: load_trainable(str(location), micro.tokenizer()), "untied": lambda location: untied(),
-          "adapters": adapted}  # fmt: skip
+MODELS = {
+    "tied": lambda location: load_trainable(str(location), micro.tokenizer()),
+    "untied": lambda location: untied(),
+    "adapters": adapted,
+}
 
 
 def files(folder: Path) -> dict[str, bytes]:
