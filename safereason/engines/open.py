@@ -136,6 +136,7 @@ def load_model(
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    _check_code(location)
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -162,6 +163,7 @@ def load_tokenizer(spec: str) -> "PreTrainedTokenizerBase":
     location = model_location(spec)
     if not (Path(location) / "tokenizer_config.json").is_file():
         location = _base_of(location) or location  # adapters may come without one
+    _check_code(location)
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, padding_side="left", trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -206,6 +208,7 @@ def _config_vocabulary(location: str) -> int:
     """
     from transformers import AutoConfig
 
+    _check_code(location)
     try:
         config = AutoConfig.from_pretrained(location, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -213,12 +216,32 @@ def _config_vocabulary(location: str) -> int:
     return int(config.get_text_config().vocab_size)
 
 
+def _check_code(location: str) -> None:
+    """Refuses a model whose architecture is its own Python, before transformers says anything about it.
+
+    Raises:
+        InputError: It is.
+    """
+    from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(location)
+    except (OSError, ValueError):
+        return  # the load itself says what is wrong
+    if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
+        raise _wants_code(location)
+
+
+def _wants_code(location: str) -> InputError:
+    return InputError(
+        f"{location}: this model wants to run its own code (auto_map in its files), which safereason never does; "
+        "name a model of an architecture that transformers has"
+    )
+
+
 def not_loaded(location: str, error: Exception, what: str = "") -> InputError:
     """Why a model cannot be loaded, and what to do; `what` is what it was to be loaded as."""
     if "trust_remote_code" in str(error):
-        return InputError(
-            f"{location}: this model wants to run its own code (auto_map in its files), which safereason never does; "
-            "name a model of an architecture that transformers has"
-        )
+        return _wants_code(location)
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return InputError(f"{location}: cannot be loaded{what} ({reason[:200]}); check the name, the network and HF_TOKEN")
