@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import families
 import pytest
 
 from safereason.engines.base import Completion, Likelihood
@@ -125,6 +126,19 @@ def test_a_model_that_begins_by_itself_is_stopped_where_the_task_says(tasks: Pat
     found, engine, _ = measured(lambda p, prefix: Completion(f"{add(p)}", (1,), "stop"), tasks, ["sums"], "", tokens=32)
     assert found["exact_match:last-number", "sums"].value == 1.0
     assert (engine.calls[0]["stop"], engine.calls[0]["sampling"].max_new_tokens) == (("Q:",), 32)
+
+
+def test_a_template_that_opens_the_reasoning_is_treated_as_its_prefix(tasks: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Scripted, "tokenizer", families.tokenizer("r1"), raising=False)
+
+    def says(prompt: str, prefix: str) -> Completion:
+        return Completion(f"Q: 777?\n</think>\n\nIt is {add(prompt)}.", (1,), "stop", prefix)
+
+    found, engine, _ = measured(says, tasks, ["sums"], "")
+    assert found["exact_match:last-number", "sums"].value == 1.0
+    assert (engine.calls[0]["stop"], engine.calls[0]["prefix"]) == ((), "<think>\n")
+    _, engine, _ = measured(says, tasks, ["choice"], "")
+    assert engine.calls[0]["prefix"] == "<think>\n\n</think>\n\n", "a choice is an answer"
 
 
 def test_a_choice_is_made_by_likelihood_after_an_empty_thought(tasks: Path):

@@ -23,6 +23,14 @@ POLICY = Policy(
 QUESTIONS = [Question("a"), Question("b", "c"), Question("dd"), Question("e", "")]
 
 
+def test_reasoning_that_the_template_opened_is_reasoning():
+    thinks = Completion("It says \\boxed{safe} and", (1,), "length", "<think>\n")
+    assert read(thinks, POLICY).label is None
+    found = read(Completion("Rude.\n</think>\n\n\\boxed{unsafe}", (1,), "stop", "<think>\n"), POLICY)
+    assert (found.label, found.reasoning) == ("unsafe", "Rude.")
+    assert found.text == "<think>\nRude.\n</think>\n\n\\boxed{unsafe}"
+
+
 def said(text: str, reason: Any = "stop") -> Completion:
     return Completion(text, (1,) * len(text), reason, error="HTTP 503" if reason == "error" else "")
 

@@ -188,6 +188,10 @@ def test_a_micro_batch_larger_than_the_batch_is_the_batch():
             lambda: grpo_stated(grpo(extra={"a_new_one": 1, "temperature": 2.0})),
             "rl.extra.temperature: this is set by a field of the section itself; set it there",
         ),
+        (
+            lambda: grpo_stated(grpo(extra={"model_init_kwargs": {"trust_remote_code": True}})),
+            "rl.extra.model_init_kwargs: a model's own code is never run; leave trust_remote_code out",
+        ),
     ],
 )
 def test_what_does_not_fit_is_said_in_one_line(call, message):

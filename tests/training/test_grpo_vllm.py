@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import families
 import pytest
 import torch
 from grpo_parts import make_trainer, one_step, section
@@ -121,6 +122,18 @@ def test_vllm_is_told_the_sampling_and_its_share(micro_model, tmp_path, monkeypa
         "mode": "colocate", "gpu_memory_utilization": 0.4, "max_model_length": 64 + 5, "trust_remote_code": False,
     }  # fmt: skip
     assert {key: made[key] for key in expected} == expected
+
+
+def test_vllm_is_told_where_the_template_ends_a_turn(tmp_path, monkeypatch):
+    tokens = families.tokenizer("gemma")
+    folder = families.save(tmp_path / "start", tokens)
+    end = tokens.convert_tokens_to_ids("<end_of_turn>")
+    chosen = section(rollouts="vllm-colocate", max_steps=1, extra={"generation_kwargs": {"min_p": 0.1}})
+    made = trained(chosen, folder, tmp_path, monkeypatch, lambda prompts: [[65, end]] * len(prompts)).made
+    assert made["generation_kwargs"] == {"stop_token_ids": sorted([tokens.eos_token_id, end]), "min_p": 0.1}
+    assert {record["finish_reason"] for record in read_records(tmp_path / "rollouts.jsonl")} == {"stop"}
+    (step,) = read_records(tmp_path / "metrics.jsonl")
+    assert step["completions/clipped_ratio"] == 0
 
 
 def told(processes: int = 4, **changes: Any) -> GRPOConfig:

@@ -233,6 +233,15 @@ def test_the_reward_is_the_recipes(reward, reasoning, text, score, tmp_path):
     assert asyncio.run(asked)["score"] == pytest.approx(score)
 
 
+def test_the_reward_reads_what_the_chat_template_opened(tmp_path):
+    reward = RSafeReward(name="rsafe")
+    verl_reward.write_config(tmp_path / "reward.json", reward, True, "<think>\n")
+    info = {"id": "a/1", "user": "Why?", "kind": "harmful", "label": "unsafe", "response": None}
+    text = r"hm</think> \boxed{unsafe}"
+    asked = verl_reward.compute_score("a", text, "unsafe", info, config=str(tmp_path / "reward.json"))
+    assert asyncio.run(asked)["score"] == pytest.approx(1.0)
+
+
 def test_verl_would_poison_a_group_with_nan():
     """Why an unscored rollout raises: there is no number that verl would leave out."""
     found = verl_peer.advantages([1.0, float("nan"), 0.0, 1.0, 0.0, 1.0, 0.0, 1.0], 4, 1e-6)
