@@ -10,6 +10,7 @@ from safereason.cli import options as opt
 from safereason.errors import InputError
 
 if TYPE_CHECKING:
+    from safereason.guard.guide import Guide
     from safereason.guard.policy import Policy
     from safereason.guard.server.keys import Keys
     from safereason.guard.server.mapping import Mapping
@@ -59,6 +60,24 @@ MaxChars = Annotated[int, typer.Option("--max-chars", min=1, metavar="N", help="
 MaxBody = Annotated[
     int, typer.Option("--max-body-bytes", min=1, metavar="N", help="Bytes of a request's body; else 413.")
 ]
+HeaderTimeout = Annotated[
+    float,
+    typer.Option("--header-timeout", min=0.001, max=86_400.0, metavar="S", help="Seconds a request's head may take."),
+]
+MaxConnections = Annotated[
+    int | None,
+    typer.Option("--max-connections", min=1, metavar="N", help="Open at a time; by default half of `ulimit -n`."),
+]
+AllowedHosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allowed-hosts", metavar="NAME,...", help="Names callers use, beside --host and localhost; * for any."
+    ),
+]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option("--max-new-tokens", min=1, metavar="N", help="Tokens of a verdict, in place of the guard's own."),
+]
 Timeout = Annotated[
     float,
     typer.Option(
@@ -76,10 +95,12 @@ def serve(
     port: Port = 8000,
     keys_file: KeysFile = None,
     no_keys: NoKeys = False,
+    allowed_hosts: AllowedHosts = None,
     mapping: MappingFile = None,
     threshold: Threshold = None,
     unparsed: Unparsed = "refuse",
     samples: Samples = 1,
+    max_new_tokens: MaxNewTokens = None,
     precision: Precision = "fp32",
     seed: Seed = 0,
     max_batch: MaxBatch = 16,
@@ -90,40 +111,60 @@ def serve(
     max_chars: MaxChars = 32_768,
     max_body: MaxBody = 1_048_576,
     timeout: Timeout = 60.0,
+    header_timeout: HeaderTimeout = 10.0,
+    max_connections: MaxConnections = None,
     log_prompts: LogPrompts = False,
     verbose: opt.Verbose = False,
 ) -> None:
     """Serve a guard behind the Moderation API, and with all it says at /v1/guard, until SIGTERM or Ctrl-C."""
     from safereason.console import say
-    from safereason.guard.open import guide_of, open_guard
-    from safereason.guard.server import run
+    from safereason.guard.open import open_guard
+    from safereason.guard.server import keys, run
     from safereason.guard.server.app import create_app
+    from safereason.guard.server.hosts import Hosts, listed
     from safereason.guard.server.mapping import CATCH_ALL
     from safereason.guard.server.settings import Limits, Settings
 
     if model is None:
         raise InputError("which guard? name a run of `guard train`, or any model, with --model")
-    limits = Limits(max_batch, max_wait / 1000, max_queue, max_inputs, max_turns, max_chars, max_body, timeout)
+    limits = Limits(
+        max_batch=max_batch, max_wait=max_wait / 1000, max_queue=max_queue, max_inputs=max_inputs, max_turns=max_turns,
+        max_chars=max_chars, max_body=max_body, timeout=timeout, header_timeout=header_timeout,
+        max_connections=run.connections_allowed(max_connections),
+    )  # fmt: skip
     settings = Settings(
         model=Path(model).resolve().name if Path(model).exists() else model,
-        limits=limits, keys=_keys(host, keys_file, no_keys), threshold=threshold, flag_unparsed=unparsed == "flag",
-        seed=seed, log_prompts=log_prompts,
+        limits=limits, keys=_keys(host, keys_file, no_keys), hosts=Hosts((host, *listed(allowed_hosts or ()))),
+        threshold=threshold, flag_unparsed=unparsed == "flag", seed=seed, log_prompts=log_prompts,
     )  # fmt: skip
     # All that can be wrong is looked at before the model is loaded, which may take minutes.
-    guide = guide_of(model, policy=policy)
+    guide = _guide(model, policy, max_new_tokens)
     settings = replace(settings, mapping=_mapping(mapping, guide.policy), ask_again=guide.sampling.temperature > 0)
     with run.bind(host, port) as bound:
         if settings.mapping is None:
             whose = f"policy {guide.policy.name} has no mapping"
             say(f"{whose}: whatever is unsafe is {CATCH_ALL!r}; write a file for --mapping")
-        guard = open_guard(model, base_url=base_url, policy=policy, samples=samples, precision=precision)
+        guard = open_guard(
+            model, base_url=base_url, policy=policy, sampling=guide.sampling, samples=samples, precision=precision
+        )
         ready = f"{settings.model} answers at {run.url_of(bound)} under policy {guide.policy.name}; Ctrl-C ends it"
-        run.serve(create_app(guard, settings), bound, limits, ready)
+        on_hangup = (lambda: say(keys.reread(settings.keys, keys_file))) if keys_file else None
+        run.serve(create_app(guard, settings), bound, limits, ready, on_hangup)
+
+
+def _guide(model: str, policy: str | None, max_new_tokens: int | None) -> "Guide":
+    """The guard's own, but for the tokens of a verdict where they are given."""
+    from safereason.guard.open import guide_of
+
+    guide = guide_of(model, policy=policy)
+    if max_new_tokens is None:
+        return guide
+    return replace(guide, sampling=guide.sampling.model_copy(update={"max_new_tokens": max_new_tokens}))
 
 
 def _keys(host: str, file: Path | None, none: bool) -> "Keys":
     from safereason.guard.server import keys
-    from safereason.guard.server.run import is_loopback
+    from safereason.guard.server.hosts import is_loopback
 
     found = keys.read(file)
     if found and none:

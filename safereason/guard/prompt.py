@@ -120,9 +120,11 @@ def question_of(conversation: Sequence[Message], where: str = "messages") -> Que
     """
     turns = [(message.get("role"), message.get("content")) for message in conversation]
     for number, (role, content) in enumerate(turns, start=1):
-        if role not in ("system", "user", "assistant") or not isinstance(content, str):
-            raise InputError(f"{where}: turn {number} needs a `role` (system, user, assistant) and a text `content`")
-    if not turns or turns[-1][0] == "system" or not any(role == "user" for role, _ in turns):
+        if role not in ("system", "user", "assistant", "tool") or not isinstance(content, str):
+            raise InputError(
+                f"{where}: turn {number} needs a `role` (system, user, assistant, tool) and a text `content`"
+            )
+    if not turns or turns[-1][0] in ("system", "tool") or not any(role == "user" for role, _ in turns):
         raise InputError(f"{where}: a user's message, and after it perhaps an agent's reply, is expected at the end")
     response = turns.pop()[1] if turns[-1][0] == "assistant" else None
     if len(turns) == 1:

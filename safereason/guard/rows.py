@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from safereason.errors import InputError
+from safereason.guard.conversation import turns_of
 from safereason.guard.prompt import Question, question_of
 
 Format = Literal["jsonl", "csv"]
@@ -226,7 +227,8 @@ def _conversation(record: Record, column: str, where: str) -> Question:
     messages = _cell(record, column, where)
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise InputError(f"{where}: `{column}` is to be a list of messages with `role` and `content`")
-    question = question_of(messages, f"{where}: `{column}`")
+    place = f"{where}: `{column}`"
+    question = question_of(turns_of(messages, place), place)
     return Question(whole(question.prompt), None if question.response is None else whole(question.response))
 
 

@@ -144,7 +144,10 @@ def test_rows_are_numbered_without_blank_lines_and_lines_with_them():
         (jsonl({"messages": [1]}), "in:1: `messages` is to be a list of messages"),
         (jsonl({"messages": []}), "in:1: `messages`: a user's message"),
         (jsonl({"messages": [{"role": "user", "content": " "}]}), "in:1: its prompt is empty"),
-        (jsonl({"messages": [{"role": "user", "content": ["a"]}]}), "in:1: `messages`: turn 1 needs a `role`"),
+        (
+            jsonl({"messages": [{"role": "user", "content": ["a"]}]}),
+            "in:1: `messages`: turn 1 has a text among its parts",
+        ),
     ],
 )
 def test_what_is_no_question_is_one_line(content: bytes, said: str):

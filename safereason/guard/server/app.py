@@ -2,15 +2,17 @@
 
 import asyncio
 import json
+import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic.json_schema import models_json_schema
 
 import safereason
 from safereason.console import say
@@ -23,12 +25,16 @@ from safereason.guard.server import moderation, questions
 from safereason.guard.server.batching import Batcher, Closing, GuardFailed, QueueFull
 from safereason.guard.server.gate import Gate
 from safereason.guard.server.metrics import Measured, Metrics
+from safereason.guard.server.paths import MODELS, Paths
+from safereason.guard.server.reading import REFERENCE, read, taken
 from safereason.guard.server.refusal import Refusal, add_handlers, invalid
 from safereason.guard.server.schema import (
     ErrorBody,
     GuardRequest,
     GuardResponse,
     Health,
+    Model,
+    Models,
     ModerationRequest,
     ModerationResponse,
     NamedCategory,
@@ -36,7 +42,7 @@ from safereason.guard.server.schema import (
 from safereason.guard.server.settings import Settings
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody} for status in (400, 401, 408, 413, 422, 429, 500, 503)
+    status: {"model": ErrorBody} for status in (400, 401, 405, 408, 413, 415, 421, 422, 429, 431, 500, 503)
 }
 
 
@@ -76,21 +82,39 @@ def create_app(guard: ServedGuard, settings: Settings | None = None) -> FastAPI:
         yield
         await asyncio.to_thread(endpoints.batcher.stop, settings.limits.timeout)
 
-    app = FastAPI(title="safereason guard", version=safereason.__version__, lifespan=lifespan, docs_url=None,
-                  redoc_url=None)  # fmt: skip
+    app = _App(title="safereason guard", version=safereason.__version__, lifespan=lifespan, docs_url=None,
+               redoc_url=None, redirect_slashes=False)  # fmt: skip
     app.state.batcher = endpoints.batcher
     asked: dict[str, Any] = {"responses": _REFUSALS}
     if settings.keys:
         asked["dependencies"] = [Depends(HTTPBearer(auto_error=False))]  # for /openapi.json; the gate checks
-    app.post("/v1/moderations", response_model=ModerationResponse, **asked)(endpoints.moderations)
-    app.post("/v1/guard", response_model=GuardResponse, **asked)(endpoints.guard)
+    moderations = {"response_model": ModerationResponse, "openapi_extra": taken(ModerationRequest), **asked}
+    app.post("/v1/moderations", **moderations)(endpoints.moderations)
+    app.post("/v1/guard", response_model=GuardResponse, openapi_extra=taken(GuardRequest), **asked)(endpoints.guard)
+    app.get(MODELS, response_model=Models, **asked)(endpoints.models)
+    app.get(f"{MODELS}/{{name:path}}", response_model=Model, responses={404: {"model": ErrorBody}})(endpoints.model)
     app.get("/healthz", response_model=Health)(endpoints.healthz)
     app.get("/readyz", response_model=Health, responses={503: {"model": Health}})(endpoints.readyz)
     app.get("/metrics", response_class=PlainTextResponse)(endpoints.metrics)
     add_handlers(app)
-    app.add_middleware(Gate, keys=settings.keys, limits=settings.limits)
+    app.add_middleware(Gate, keys=settings.keys, limits=settings.limits, hosts=settings.hosts)
     app.add_middleware(Measured, metrics=endpoints.measures)
+    app.add_middleware(Paths)
     return app
+
+
+class _App(FastAPI):
+    """An app whose endpoints read their bodies themselves, and say in /openapi.json what these are."""
+
+    def openapi(self) -> dict[str, Any]:
+        """See `FastAPI.openapi`."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            _, definitions = models_json_schema(
+                [(ModerationRequest, "validation"), (GuardRequest, "validation")], ref_template=REFERENCE
+            )
+            document["components"]["schemas"].update(definitions["$defs"])
+        return self.openapi_schema or {}
 
 
 class _Endpoints:
@@ -101,6 +125,7 @@ class _Endpoints:
         self._settings = settings
         self._limits = settings.limits
         self._model = settings.model or guard.name
+        self._began = int(time.time())
         self._mapping = settings.mapping or mappings.for_policy(guard.policy) or mappings.without_table()
         self._policies = {name: policies.load(name) for name in policies.shipped()} | {guard.policy.name: guard.policy}
         self.measures = Metrics(lambda: len(self.batcher))
@@ -112,9 +137,10 @@ class _Endpoints:
             on_batch=self.measures.batches.observe,
         )
 
-    async def moderations(self, request: ModerationRequest) -> ModerationResponse:
+    async def moderations(self, request: Request) -> ModerationResponse:
         """Judges texts as the Moderation API does."""
-        findings = await self._findings(questions.of_moderation(request, self._limits), self._guard.policy)
+        _, asked = await read(request, ModerationRequest, lambda body: questions.of_moderation(body, self._limits))
+        findings = await self._findings(asked, self._guard.policy)
         for i, finding in enumerate(findings):
             if finding.unparsed and not self._settings.flag_unparsed:
                 # No 5xx: a client would ask again, and the guard has been asked as often as it helps.
@@ -126,12 +152,13 @@ class _Endpoints:
             results=[moderation.result(finding, self._mapping, self._settings.threshold) for finding in findings],
         )
 
-    async def guard(self, request: GuardRequest) -> GuardResponse:
+    async def guard(self, request: Request) -> GuardResponse:
         """Judges the last turn of a conversation, and says all that the guard says."""
-        policy = self._policies.get(request.policy) if request.policy is not None else self._guard.policy
+        body, question = await read(request, GuardRequest, lambda body: questions.of_guard(body, self._limits))
+        policy = self._policies.get(body.policy) if body.policy is not None else self._guard.policy
         if policy is None:
             raise invalid("policy", f"no such policy; there are {', '.join(sorted(self._policies))}")
-        finding = (await self._findings([questions.of_guard(request, self._limits)], policy))[0]
+        finding = (await self._findings([question], policy))[0]
         names = {category.id: category.name for category in policy.categories}
         return GuardResponse(
             label=finding.label,
@@ -143,6 +170,16 @@ class _Endpoints:
             policy=policy.name,
             model=self._model,
         )
+
+    async def models(self) -> Models:
+        """Lists the guard, as programs expect of a server with OpenAI's API."""
+        return Models(data=[Model(id=self._model, created=self._began)])
+
+    async def model(self, name: str) -> Model:
+        """Tells whether a model is the guard."""
+        if name != self._model:
+            raise Refusal(404, "model_not_found", f"no such model; there is {self._model}", param="model")
+        return Model(id=self._model, created=self._began)
 
     async def healthz(self) -> Health:
         """Says that the process lives."""

@@ -1,4 +1,4 @@
-"""What a request passes before anything reads it: its key, then the size and the pace of its body."""
+"""What a request passes before anything reads it: host, framing and key, then the size and the pace of its body."""
 
 import asyncio
 import time
@@ -6,21 +6,28 @@ import time
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from safereason.guard.server.hosts import Hosts
 from safereason.guard.server.keys import Keys
+from safereason.guard.server.paths import OPEN, answered_here
 from safereason.guard.server.refusal import Refusal
 from safereason.guard.server.settings import Limits
 
-OPEN = ("/healthz", "/readyz")
-"""Paths that need no key, so that whatever starts the server can watch it."""
+MOST_HEADERS = 100
+"""Header lines of a request."""
+MOST_HEADER_BYTES = 16_384
+"""Bytes of a request's header lines, names and values."""
+CLOSE = {"Connection": "close"}
+"""After a request whose end is in doubt, what follows on its connection could be read as another one."""
 
 
 class Gate:
     """Lets requests through to an app."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, limits: Limits) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, limits: Limits, hosts: Hosts) -> None:
         self.app = app
         self.keys = keys
         self.limits = limits
+        self.hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuses a request, or passes it on with a body that ends in time and in size."""
@@ -28,14 +35,24 @@ class Gate:
             await self.app(scope, receive, send)
             return
         try:
-            self._check(Headers(scope=scope), scope["path"])
+            self._check(scope)
         except Refusal as refusal:
             await refusal.response()(scope, receive, send)
             return
-        await self.app(scope, self._limited(receive), send)
+        answer = answered_here(scope["method"], scope["path"])
+        if answer is not None:
+            await answer(scope, receive, send)
+        else:
+            await self.app(scope, self._limited(receive), send)
 
-    def _check(self, headers: Headers, path: str) -> None:
-        if self.keys and path not in OPEN:
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        self._check_host(headers, (scope.get("server") or ("",))[0])
+        _check_framing(headers, scope["http_version"])
+        if len(headers) > MOST_HEADERS or sum(len(k) + len(v) for k, v in scope["headers"]) > MOST_HEADER_BYTES:
+            most = f"at most {MOST_HEADERS} headers of {MOST_HEADER_BYTES} bytes are read"
+            raise Refusal(431, "headers_too_large", most, headers=CLOSE)
+        if self.keys and scope["path"] not in OPEN:
             scheme, _, key = headers.get("authorization", "").partition(" ")
             if not (self.keys.admit(key.strip().encode("latin-1")) and scheme.lower() == "bearer"):
                 raise Refusal(
@@ -45,6 +62,13 @@ class Gate:
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > self.limits.max_body:
             raise self._too_large()
+
+    def _check_host(self, headers: Headers, address: str) -> None:
+        """Only programs older than HTTP/1.1, and so no browser, leave the name out."""
+        host = headers.get("host")
+        if host is not None and not self.hosts.admit(host, address):
+            said = "this server does not go by the name in `Host`; whoever runs it can add it with --allowed-hosts"
+            raise Refusal(421, "host_not_allowed", said, headers=CLOSE)
 
     def _limited(self, receive: Receive) -> Receive:
         """Raises where the body grows too large or comes too slowly; the framework passes these errors on."""
@@ -58,7 +82,8 @@ class Gate:
             try:
                 message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
             except asyncio.TimeoutError:
-                raise Refusal(408, "body_timeout", f"the body took over {self.limits.timeout:g} s to arrive") from None
+                said = f"the body took over {self.limits.timeout:g} s to arrive"
+                raise Refusal(408, "body_timeout", said, headers=CLOSE) from None
             received += len(message.get("body", b""))
             more = message.get("more_body", False)
             if received > self.limits.max_body:
@@ -69,3 +94,14 @@ class Gate:
 
     def _too_large(self) -> Refusal:
         return Refusal(413, "body_too_large", f"the body is over {self.limits.max_body} bytes; send less at a time")
+
+
+def _check_framing(headers: Headers, version: str) -> None:
+    """Refuses a body of two lengths: a proxy in between could see another end, and another request after it."""
+    if "transfer-encoding" not in headers:
+        return
+    if "content-length" in headers:
+        said = "a body has either Content-Length or Transfer-Encoding: chunked; send one of them"
+        raise Refusal(400, "ambiguous_length", said, headers=CLOSE)
+    if version == "1.0":
+        raise Refusal(400, "ambiguous_length", "HTTP/1.0 has no chunked bodies; send Content-Length", headers=CLOSE)

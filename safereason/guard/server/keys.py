@@ -10,13 +10,15 @@ from safereason.errors import InputError
 from safereason.recipe.load import text_of
 
 VARIABLE = "SAFEREASON_API_KEYS"
+_BLANKS = " \t\r\n"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(repr=False)
 class Keys:
     """Digests of the keys that are let in."""
 
     digests: tuple[bytes, ...] = ()
+    """Replaced as a whole, so that no request meets half of a change."""
 
     def __bool__(self) -> bool:
         return bool(self.digests)
@@ -38,17 +40,33 @@ def read(file: Path | None) -> Keys:
     if (value := os.environ.get(VARIABLE)) is not None:
         given += _checked(value.split(","), VARIABLE)
     if file is not None:
-        given += _checked(text_of(file).splitlines(), str(file))
+        # Only a line feed ends a line: a key with another control character is refused and not cut in two.
+        given += _checked(text_of(file).split("\n"), str(file))
     return Keys(tuple(_digest(key.encode()) for key in given))
 
 
+def reread(keys: Keys, file: Path) -> str:
+    """Reads the keys anew, which the next request then meets; says in one line what came of it.
+
+    What cannot be read changes nothing: a server with keys never becomes one without.
+    """
+    try:
+        found = read(file)
+    except InputError as error:
+        return f"the keys stay as they were: {error}"
+    keys.digests = found.digests
+    return f"{file}: read anew, {len(found.digests)} keys in all"
+
+
 def _checked(texts: list[str], where: str) -> list[str]:
-    keys = [text.strip() for text in texts if text.strip()]
+    """Keys without the blanks around them; a blank line is none."""
+    keys = [text.strip(_BLANKS) for text in texts if text.strip(_BLANKS)]
     if not keys:
         raise InputError(f"{where}: holds no key; write one, or leave it away")
     for number, key in enumerate(keys, start=1):
         if not (key.isascii() and key.isprintable()) or " " in key:  # the key itself is not for the screen
-            raise InputError(f"{where}: key {number} holds a space or what is not ASCII; a caller could not send it")
+            said = "a space, a control character or what is not ASCII"
+            raise InputError(f"{where}: key {number} holds {said}; a caller could not send it")
     return keys
 
 

@@ -7,11 +7,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from safereason.guard.base import Finding
+from safereason.guard.server.paths import METHODS
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-PATHS = ("/v1/moderations", "/v1/guard", "/healthz", "/readyz", "/metrics", "/openapi.json")
-"""Paths that are counted by name; callers could make up any number of others."""
 
 
 class Metrics:
@@ -47,7 +46,8 @@ class Measured:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path = scope["path"] if scope["path"] in PATHS else "other"
+        # Callers could make up any number of others.
+        path = scope["path"] if scope["path"] in METHODS else "other"
         start, status = time.perf_counter(), 500
 
         async def note(message: Message) -> None:

@@ -1,6 +1,7 @@
 """What a request asks the guard, or the refusal that says which limit it passes."""
 
 from safereason.errors import InputError
+from safereason.guard.conversation import turns_of
 from safereason.guard.prompt import Question, question_of
 from safereason.guard.server.refusal import invalid
 from safereason.guard.server.schema import GuardRequest, ModerationRequest, TextPart
@@ -44,11 +45,20 @@ def of_guard(request: GuardRequest, limits: Limits) -> Question:
     if len(request.messages) > limits.max_turns:
         raise invalid("messages", f"{len(request.messages)} turns; at most {limits.max_turns} are judged")
     try:
-        question = question_of([turn.model_dump() for turn in request.messages])
+        question = question_of(turns_of(request.messages))
+        _whole(question)
     except InputError as error:
         raise invalid("messages", str(error).removeprefix("messages: ")) from error
     _check_length(question, "messages", limits)
     return question
+
+
+def _whole(question: Question) -> None:
+    """Refuses what JSON can escape and no tokenizer can read."""
+    try:
+        f"{question.prompt}{question.response or ''}".encode()
+    except UnicodeEncodeError:
+        raise InputError("half a surrogate pair is among the texts, which is no text") from None
 
 
 def _check_length(question: Question, param: str, limits: Limits) -> None:

@@ -5,14 +5,11 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from safereason.guard.server.schema import ErrorBody, ErrorDetail
-
-_CODES = {400: "invalid_json", 500: "internal_error"}
-"""Codes where the status' own name says too little."""
 
 
 class Refusal(HTTPException):
@@ -45,31 +42,29 @@ def invalid(param: str, what: str, *, code: str = "invalid_request") -> Refusal:
     return Refusal(422, code, f"{param}: {what}", param=param)
 
 
+def invalid_value(error: ValidationError) -> Refusal:
+    """The refusal of a body for the first thing that is wrong with it; what was sent is not said back."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    param = ".".join(str(part) for part in first["loc"]) or None
+    what = first["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    if param is None:
+        return Refusal(422, "invalid_request", "the body: a JSON object is expected")
+    return invalid(param, what)
+
+
 def add_handlers(app: FastAPI) -> None:
     """Gives whatever goes wrong in an app the one shape."""
     app.add_exception_handler(HTTPException, _refused)
-    app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _broken)
 
 
 async def _refused(request: Request, error: Any) -> JSONResponse:
-    if not isinstance(error, Refusal):  # of the framework: no such path, no such method, no JSON
+    if not isinstance(error, Refusal):  # of the framework: no such path
         status = HTTPStatus(error.status_code)
-        code = _CODES.get(status, status.phrase.lower().replace(" ", "_"))
-        error = Refusal(status, code, str(error.detail), headers=error.headers)
+        error = Refusal(status, status.phrase.lower().replace(" ", "_"), str(error.detail), headers=error.headers)
     response: JSONResponse = error.response()
     return response
 
 
-async def _invalid(request: Request, error: Any) -> JSONResponse:
-    """The first thing that is wrong; what was sent is not said back."""
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return Refusal(400, _CODES[400], "the body is not JSON").response()
-    param = ".".join(str(part) for part in first["loc"][1:]) or None
-    what = first["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-    return Refusal(422, "invalid_request", f"{param or 'the body'}: {what}", param=param).response()
-
-
 async def _broken(request: Request, error: Exception) -> JSONResponse:
-    return Refusal(500, _CODES[500], "the server failed; its log says more").response()
+    return Refusal(500, "internal_error", "the server failed; its log says more").response()

@@ -2,7 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SkipValidation,
+    ValidationError,
+    WrapValidator,
+)
 from pydantic_core import PydanticCustomError
 
 
@@ -11,7 +19,8 @@ def _input_or_one_error(value: Any, check: Any) -> Any:
     try:
         return check(value)
     except ValidationError as error:
-        if broken := next((detail for detail in error.errors() if detail["type"] == "value_error"), None):
+        details = error.errors(include_url=False, include_input=False)
+        if broken := next((detail for detail in details if detail["type"] == "value_error"), None):
             raise ValueError(str(broken["ctx"]["error"])) from None
         said = "should be a text, a list of texts, or a list of parts such as {type: text, text: ...}"
         raise PydanticCustomError("input", said) from None
@@ -48,11 +57,15 @@ class ImagePart(Body):
     type: Literal["image_url"]
 
 
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
 class ModerationRequest(Body):
     """The Moderation API's."""
 
+    # Each list ends at its first error: a body of a megabyte could hold half a million of them, and take seconds.
     input: Annotated[
-        Text | list[Text] | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]],
+        Text | Annotated[list[Text], Field(fail_fast=True)] | Annotated[list[Part], Field(fail_fast=True)],
         WrapValidator(_input_or_one_error),
     ]
     """A text, or texts with a result each, or the parts of one text."""
@@ -77,17 +90,28 @@ class ModerationResponse(Body):
     results: list[Result]
 
 
-class Turn(Body):
-    """One turn of a conversation."""
+class TurnPart(Body):
+    """A text of a turn, with the text under the name of its type (`text`, or `refusal`)."""
 
-    role: Literal["system", "user", "assistant"]
-    content: Text
+    type: Literal["text", "input_text", "output_text", "refusal"]
+    text: Text | None = None
+    refusal: Text | None = None
+
+
+class Turn(Body):
+    """One turn of a conversation, as OpenAI's clients keep it; `guard.conversation` reads it."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Text | list[TurnPart] | None = None
+    """A text or a list of text parts; null where an assistant calls tools or refuses."""
+    refusal: Text | None = None
+    tool_calls: list[dict[str, Any]] | None = None
 
 
 class GuardRequest(Body):
     """A conversation, whose last turn is judged; or a prompt, and the response to judge where there is one."""
 
-    messages: list[Turn] | None = None
+    messages: list[SkipValidation[Turn]] | None = None
     prompt: Text | None = None
     response: Text | None = None
     policy: str | None = None
@@ -130,6 +154,23 @@ class ErrorBody(Body):
     """The body of every answer that is none: OpenAI's shape."""
 
     error: ErrorDetail
+
+
+class Model(Body):
+    """A model that answers."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    """When the server began, in seconds since 1970."""
+    owned_by: Literal["safereason"] = "safereason"
+
+
+class Models(Body):
+    """The models that answer: the guard alone."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
 
 
 class Health(Body):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from safereason.guard.server.hosts import Hosts
 from safereason.guard.server.keys import Keys
 from safereason.guard.server.mapping import Mapping
 
@@ -26,6 +27,10 @@ class Limits:
     """Bytes of a request's body."""
     timeout: float = 60.0
     """Seconds that a body may take to arrive, and as many again for the verdicts."""
+    header_timeout: float = 10.0
+    """Seconds that a connection may take until the head of a request is there."""
+    max_connections: int = 512
+    """Connections that are open at a time."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     keys: Keys = field(default_factory=Keys)
     """Keys that callers show; none at all lets everybody in."""
+    hosts: Hosts = field(default_factory=Hosts)
+    """Names that callers call the server by."""
     threshold: float | None = None
     """Probability of `unsafe` from which a text is flagged, in place of the guard's own label."""
     flag_unparsed: bool = False
