@@ -4,13 +4,14 @@ import http.client
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import micro
@@ -66,6 +67,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (["--timeout", "inf"], "error: Invalid value for '--timeout'"),
         (["--timeout", "nan"], "error: Invalid value for '--timeout'"),
         (["--max-batch", "0"], "error: Invalid value for '--max-batch'"),
+        (["--max-new-tokens", "0"], "error: Invalid value for '--max-new-tokens'"),
+        (["--max-connections", "99999999"], "error: --max-connections 99999999: this process may open "),
         (["--unparsed", "safe"], "error: Invalid value for '--unparsed'"),
         (["--no-keys", "--host", "192.0.2.1"], "error: 192.0.2.1:8000: cannot be listened at"),
     ],
@@ -92,13 +95,13 @@ def test_a_port_in_use_is_known_before_the_model_is_loaded(guard, capsys, monkey
 
 @contextmanager
 def serving(
-    guard: Path, *arguments: object, **environment: str
+    guard: Path, *arguments: object, preexec_fn: Callable[[], None] | None = None, **environment: str
 ) -> Iterator[tuple[subprocess.Popen[str], int, list[str]]]:
     """The installed program once it listens: process, port and what it said until then."""
     process = subprocess.Popen(
         [COMMAND, "guard", "serve", "--model", guard, "--port", "0", *map(str, arguments)],
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=preexec_fn,
     )  # fmt: skip
     watch = threading.Timer(PATIENCE, process.kill)
     watch.start()
@@ -171,3 +174,72 @@ def test_keys_a_mapping_and_limits_reach_the_server(guard, tmp_path):
     result = json.loads(text)["results"][0]
     assert (status, result["flagged"], result["category_scores"]["hate"]) == (200, True, 1.0)
     assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_300_callers_that_say_nothing_neither_stop_the_server_nor_fill_its_log(guard):
+    """With a limit of 200 files, as asyncio alone takes connections, nothing answered and stderr filled."""
+    with serving(guard, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))) as (
+        process,
+        port,
+        _,
+    ):
+        held = [socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) for _ in range(300)]
+        for caller in held:
+            with suppress(OSError):
+                caller.sendall(b"GET /healthz HTTP/1.1\r\nHost: ")
+        assert ask(port, "/healthz")[0] == 200
+        assert ask(port, "/v1/guard", {"prompt": ""})[0] == 200
+        for caller in held:
+            caller.close()
+        process.terminate()
+        assert process.communicate(timeout=PATIENCE) == ("", "")
+
+
+def test_where_no_file_is_left_one_line_says_so_and_the_server_lives_on(guard):
+    with serving(guard) as (process, port, _):
+        assert ask(port, "/healthz")[0] == 200
+        open_now = len(os.listdir(f"/proc/{process.pid}/fd"))
+        _, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (open_now + 3, hard))
+        held = [socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) for _ in range(20)]
+        assert ask(port, "/healthz")[0] == 200
+        for caller in held:
+            caller.close()
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (hard, hard))
+        assert ask(port, "/healthz")[0] == 200
+        process.terminate()
+        out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out, err.count("\n")) == (0, "", 1)
+    assert err.startswith("no connection can be taken now (OSError: [Errno 24] Too many open files); lower --max-conn")
+
+
+def test_keys_are_read_anew_at_sighup(guard, tmp_path):
+    file = tmp_path / "keys.txt"
+    file.write_text("the-first-key\n")
+    with serving(guard, "--keys-file", file) as (process, port, _):
+        assert ask(port, "/metrics", key="the-first-key")[0] == 200
+        file.write_text("the-second-key\n")
+        process.send_signal(signal.SIGHUP)
+        assert process.stderr is not None
+        assert process.stderr.readline() == f"{file}: read anew, 1 keys in all\n"
+        assert [ask(port, "/metrics", key=f"the-{n}-key")[0] for n in ("first", "second")] == [401, 200]
+        file.write_text("a key\n")
+        process.send_signal(signal.SIGHUP)
+        assert process.stderr.readline().startswith(f"the keys stay as they were: {file}: key 1 holds a space")
+        assert ask(port, "/metrics", key="the-second-key")[0] == 200
+        process.terminate()
+        assert process.communicate(timeout=PATIENCE) == ("", "")
+
+
+def test_names_and_tokens_of_a_verdict_reach_the_server(guard):
+    options = ("--allowed-hosts", "guard.example,other.example", "--allowed-hosts", "third", "--max-new-tokens", 7)
+    with serving(guard, *options) as (_, port, _said):
+        for name, status in (("guard.example", 200), ("third:80", 200), ("localhost", 200), ("evil.example", 421)):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+            connection.request("POST", "/v1/guard", b'{"prompt": "a"}', {"Host": name})
+            reply = connection.getresponse()
+            document = json.loads(reply.read())
+            assert reply.status == status
+            if status == 200:
+                assert document["reason"] == "the guard gave no verdict before its token limit"
+            connection.close()

@@ -1,9 +1,12 @@
 """The endpoint with all that a guard says."""
 
+import http.client
+import json
 from collections.abc import Iterator
 
+import openai
 import pytest
-from guard_server import Question, Scripted, Served, serve
+from guard_server import PATIENCE, Question, Scripted, Served, serve
 
 from safereason.guard.base import Finding
 from safereason.guard.server.settings import Settings
@@ -101,3 +104,103 @@ def test_what_is_no_question_is_refused_with_its_place(server: Served, body, par
     assert (status, document["error"]["param"]) == (422, param)
     assert document["error"]["message"].startswith(param)
     assert document["error"]["code"] == "invalid_request"
+
+
+def test_a_conversation_is_taken_as_openai_s_clients_keep_it():
+    guard = Scripted()
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "Weather?"}]},
+        {"role": "assistant", "content": None, "tool_calls": [
+            {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}]},
+        {"role": "tool", "tool_call_id": "1", "content": "sunny"},
+        {"role": "assistant", "content": "It is sunny."},
+    ]  # fmt: skip
+    with serve(guard) as server:
+        assert server.ask("/v1/guard", {"messages": messages})[0] == 200
+        status, body, _ = server.ask("/v1/guard", {"messages": [
+            *messages, {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]},
+        ]})  # fmt: skip
+    ((question,),) = [asked for asked, _, _ in guard.asked]
+    assert question.response == "It is sunny."
+    for text in ("Be brief.", "Weather?", '[tool call] weather({"city": "Rome"})', "sunny"):
+        assert text in question.prompt
+    assert status == 422
+    assert "turn 6 holds a part of type `image_url`, which is not judged" in body["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [None, "application/x-www-form-urlencoded", "application/ld+json", "application/JSON; charset=utf-8"],
+)
+def test_a_body_of_json_is_judged_whatever_curl_calls_it(server: Served, content_type: str | None):
+    for path in ("/v1/guard", "/v1/moderations"):
+        status, _, _ = raw(server, "POST", path, b'{"prompt": "a", "input": "a"}', content_type)
+        assert status == 200
+
+
+@pytest.mark.parametrize("name", ["Origin", "Sec-Fetch-Site"])
+def test_a_web_page_cannot_send_one_without_the_browser_s_asking(server: Served, name: str):
+    for content_type in (None, "application/x-www-form-urlencoded"):
+        status, body, _ = raw(
+            server, "POST", "/v1/guard", b'{"prompt": "a"}', content_type, **{name: "https://evil.example"}
+        )
+        assert (status, json.loads(body)["error"]["code"]) == (415, "unsupported_media_type")
+    # A page of this server's own site, or one that was let through by a proxy, says what it sends.
+    assert (
+        raw(server, "POST", "/v1/guard", b'{"prompt": "a"}', "application/json", **{name: "https://a.example"})[0]
+        == 200
+    )
+
+
+def raw(
+    server: Served,
+    method: str,
+    path: str,
+    content: bytes | None = None,
+    content_type: str | None = None,
+    **headers: str,
+) -> tuple[int, bytes, http.client.HTTPMessage]:
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=PATIENCE)
+    named = headers if content_type is None else {**headers, "Content-Type": content_type}
+    connection.request(method, path, content, named)
+    reply = connection.getresponse()
+    found = reply.status, reply.read(), reply.headers
+    connection.close()
+    return found
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/models"])
+def test_head_is_get_without_its_body_and_a_slash_at_the_end_changes_nothing(server: Served, path: str):
+    status, body, headers = raw(server, "GET", path)
+    assert (status, bool(body)) == (200, True)
+    slashed = raw(server, "GET", f"{path}/")
+    assert slashed[0] == 200
+    status, nothing, headed = raw(server, "HEAD", path)
+    assert (status, nothing, headed["Content-Type"]) == (200, b"", headers["Content-Type"])
+
+
+def test_methods_are_named(server: Served):
+    for path in ("/v1/guard", "/v1/moderations/"):
+        status, body, headers = raw(server, "GET", path)
+        assert (status, headers["Allow"], json.loads(body)["error"]["code"]) == (
+            405,
+            "POST, OPTIONS",
+            "method_not_allowed",
+        )
+    for method in ("POST", "DELETE", "BREW"):
+        status, _, headers = raw(server, method, "/healthz")
+        assert (status, headers["Allow"]) == (405, "GET, HEAD, OPTIONS")
+    status, body, headers = raw(server, "OPTIONS", "/v1/guard")
+    assert (status, body, headers["Allow"]) == (204, b"", "POST, OPTIONS")
+    assert headers["Access-Control-Allow-Origin"] is None
+    assert raw(server, "OPTIONS", "/nowhere")[0] == 404
+
+
+def test_the_official_client_lists_the_guard_as_a_model(server: Served, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    assert [model.id for model in client.models.list()] == ["our-guard"]
+    assert client.models.retrieve("our-guard").object == "model"
+    with pytest.raises(openai.NotFoundError, match="no such model; there is our-guard"):
+        client.models.retrieve("another")
