@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from enum import Enum
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,8 @@ from safereason.errors import InputError
 if TYPE_CHECKING:
     from safereason.cli.guard_bulk import Cluster
     from safereason.guard.classify import Asked, Tally, Target
+    from safereason.guard.guide import Guide
+    from safereason.guard.rows import Row
     from safereason.runs.directory import OnExisting
     from safereason.runs.records import Record
 
@@ -51,6 +54,10 @@ Fields = Annotated[
 ]
 Form = Annotated[Literal["jsonl", "csv"] | None, typer.Option("--format", help="By default what the file's name says.")]
 Samples = Annotated[int, typer.Option("--samples", min=1, metavar="N", help="Verdicts that vote on a row.")]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option("--max-new-tokens", min=1, metavar="N", help="Tokens of a verdict, in place of the guard's own."),
+]
 Threshold = Annotated[
     float | None,
     typer.Option("--threshold", metavar="X", help="Unsafe is what scores X or more, whatever the guard's verdict."),
@@ -58,7 +65,9 @@ Threshold = Annotated[
 Out = Annotated[
     str | None, typer.Option("--out", metavar="FILE", help="Where to write, in place of stdout; with --ray, a folder.")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on after what --out holds.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on after what --out holds, and ask again about rows that failed.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out where it is there.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the draws.")]
 FailOn = Annotated[
@@ -90,6 +99,7 @@ def classify(
     field: Fields = None,
     form: Form = None,
     samples: Samples = 1,
+    max_new_tokens: MaxNewTokens = None,
     threshold: Threshold = None,
     out: Out = None,
     resume: Resume = False,
@@ -110,7 +120,6 @@ def classify(
         raise InputError(f"--threshold {threshold}: is no probability; it lies between 0 and 1")
     from safereason.guard import rows
     from safereason.guard.classify import Asked
-    from safereason.guard.open import guide_of
 
     on_existing: OnExisting = _on_existing(resume, overwrite)
     cluster = _cluster(ray, ray_address, workers, batch_rows)
@@ -118,7 +127,7 @@ def classify(
         raise InputError(f"--format {form}: --ray reads parquet; leave one of them out")
     fields = rows.fields_of(field or ())
     with output.results_only():
-        asked = Asked(model, base_url, guide_of(model, policy=policy), samples, threshold, seed, fields)
+        asked = Asked(model, base_url, guide_of(model, policy, max_new_tokens), samples, threshold, seed, fields)
     if cluster:
         from safereason.cli.guard_bulk import classify as classify_on_ray
 
@@ -128,6 +137,16 @@ def classify(
         tally, finished, seconds = _in_order(asked, source, form, Path(out) if out else None, on_existing, limit)
     _sum_up(tally, finished, seconds)
     tally.check([bar.value for bar in fail_on or ()])
+
+
+def guide_of(model: str, policy: str | None, max_new_tokens: int | None) -> "Guide":
+    """The guard's own, but for what the options put in its place."""
+    from safereason.guard import open as guards
+
+    guide = guards.guide_of(model, policy=policy)
+    if max_new_tokens is None:
+        return guide
+    return replace(guide, sampling=guide.sampling.model_copy(update={"max_new_tokens": max_new_tokens}))
 
 
 def _on_existing(resume: bool, overwrite: bool) -> "OnExisting":
@@ -152,31 +171,92 @@ def _in_order(
 ) -> "tuple[Tally, int, float]":
     """Rows of a file or a pipe, written as they come; how many were there before, and the seconds without loading."""
     from safereason.guard import rows
+
+    with rows.opened(source, form, asked.fields) as read, output.results_only():
+        target = _target(source, out, asked, on_existing)
+        if target is None:
+            emit = _to_stdout()
+            return _asked(asked, source, form, read, limit, emit, is_shown=sys.stdout.isatty())
+        with target.locked():
+            before = target.finished(limit)
+            if before is not None:
+                return before, before.rows, 0.0
+            return _into(target, asked, source, form, read, limit)
+
+
+def _into(
+    target: "Target", asked: "Asked", source: str, form: Form, read: "Iterator[Row]", limit: int | None
+) -> "tuple[Tally, int, float]":
+    """Rows into a file: those that are missing, and on a resume those that the guard could not be asked about."""
+    target.check()
+    mended: dict[int, Any] = {}
+    try:
+        with target.open() as log:
+            finished = target.count()
+            found = _asked(
+                asked, source, form, read, limit, log.append, finished=finished, held=target.held(),
+                mend=lambda record: mended.update({record["row"]: record}),
+            )  # fmt: skip
+    finally:
+        target.mend(mended)
+    tally, _, seconds = found
+    target.finish(tally.rows, limit)
+    return tally, finished - len(mended), seconds
+
+
+def _asked(
+    asked: "Asked",
+    source: str,
+    form: Form,
+    read: "Iterator[Row]",
+    limit: int | None,
+    write: "Callable[[Record], None]",
+    *,
+    is_shown: bool = False,
+    finished: int = 0,
+    held: "Iterable[Record]" = (),
+    mend: "Callable[[Record], None] | None" = None,
+) -> "tuple[Tally, int, float]":
+    """Opens the guard and asks it, with a bar unless the records themselves are shown."""
+    from safereason.guard import rows
     from safereason.guard.classify import classify as classify_rows
 
-    is_shown, write = out is None and sys.stdout.isatty(), _to_stdout()
-    with rows.opened(source, form, asked.fields) as read, output.results_only():
-        target = _target(source, out, asked.identity(), on_existing)
-        guard = asked.open()
-        if source == rows.STDIN and sys.stdin.isatty():
-            say('reading rows from the terminal, such as {"prompt": "..."}; Ctrl-D ends them')
-        with target.open() if target else nullcontext() as log:
-            finished = rows.count_lines(target.path) if target else 0
-            shown = (
-                nullcontext(lambda note: None) if is_shown else progress("rows", _total(source, form, limit), finished)
-            )
-            with shown as advance:
+    guard = asked.open()
+    if source == rows.STDIN and sys.stdin.isatty():
+        say('reading rows from the terminal, such as {"prompt": "..."}; Ctrl-D ends them')
+    bar = nullcontext(lambda note: None) if is_shown else progress("rows", _total(source, form, limit), finished)
+    said = _SaidOnce(asked.guide.sampling.max_new_tokens)
+    with bar as advance:
 
-                def emit(record: "Record") -> None:
-                    (log.append if log else write)(record)
-                    advance("")
+        def emit(record: "Record") -> None:
+            write(record)
+            said.cut(record)
+            advance("")
 
-                start = time.monotonic()
-                held = target.held() if target else ()
-                tally = classify_rows(
-                    guard, islice(read, limit), emit, seed=asked.seed, threshold=asked.threshold, held=held
-                )
+        start = time.monotonic()
+        tally = classify_rows(
+            guard, islice(read, limit), emit, seed=asked.seed, threshold=asked.threshold, held=held, mend=mend
+        )
     return tally, finished, time.monotonic() - start
+
+
+class _SaidOnce:
+    """Says of the first verdict that was cut at its limit of tokens what that limit is and how it is set."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._is_said = False
+
+    def cut(self, record: "Record") -> None:
+        """Looks at a record."""
+        from safereason.guard.classify import CUT
+
+        if not self._is_said and record["unparsed"] and (record.get("reason") or "").endswith(CUT):
+            self._is_said = True
+            say(
+                f"row {record['row']}: no verdict within {self._limit} tokens; --max-new-tokens sets this limit: lower "
+                "for a model that never decides, higher for one that reasons longer"
+            )
 
 
 def _to_stdout() -> "Callable[[Record], None]":
@@ -192,19 +272,23 @@ def _to_stdout() -> "Callable[[Record], None]":
     return write
 
 
-def _target(source: str, out: Path | None, identity: dict[str, Any], on_existing: "OnExisting") -> "Target | None":
+def _target(source: str, out: Path | None, asked: "Asked", on_existing: "OnExisting") -> "Target | None":
     """The file of `--out`, checked before a model is loaded."""
-    from safereason.guard.classify import Target
+    from safereason.guard.classify import INPUT, Target
+    from safereason.guard.rows import STDIN
+    from safereason.runs.contents import of_file
 
     if out is None:
         if on_existing != "refuse":
             raise InputError(f"--{on_existing}: of which file? name it with --out")
         return None
-    if source != "-" and out.exists() and Path(source).exists() and out.samefile(source):
+    if source != STDIN and out.exists() and Path(source).exists() and out.samefile(source):
         raise InputError(f"--out {out}: is the file that is read; name another")
-    target = Target(out, identity, on_existing)
-    target.check()
-    return target
+    if out.is_dir():
+        raise InputError(f"{out}: is a directory; name a file")
+    is_file = source != STDIN and Path(source).is_file()
+    identity = {**asked.identity(), INPUT: of_file(Path(source)) if is_file else None}
+    return Target(out, identity, on_existing)
 
 
 def _total(source: str, form: str | None, limit: int | None) -> int | None:
@@ -219,6 +303,8 @@ def _total(source: str, form: str | None, limit: int | None) -> int | None:
 
 def _sum_up(tally: "Tally", finished: int, seconds: float) -> None:
     counts = ", ".join(f"{tally.counts[kind]} {kind}" for kind in ("unsafe", "safe", "unparsed"))
+    if tally.counts["cut"]:
+        counts += f" ({tally.counts['cut']} of them cut at the limit of tokens)"
     new = tally.rows - finished
     before = f" ({finished} from before)" if finished else ""
     rate = f", {new / seconds:.1f} rows/s" if new and seconds > 0 else ""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from safereason.cli import options as opt
+from safereason.cli.guard_classify import guide_of
 from safereason.errors import InputError
 
 if TYPE_CHECKING:
-    from safereason.guard.guide import Guide
     from safereason.guard.policy import Policy
     from safereason.guard.server.keys import Keys
     from safereason.guard.server.mapping import Mapping
@@ -138,7 +138,7 @@ def serve(
         threshold=threshold, flag_unparsed=unparsed == "flag", seed=seed, log_prompts=log_prompts,
     )  # fmt: skip
     # All that can be wrong is looked at before the model is loaded, which may take minutes.
-    guide = _guide(model, policy, max_new_tokens)
+    guide = guide_of(model, policy, max_new_tokens)
     settings = replace(settings, mapping=_mapping(mapping, guide.policy), ask_again=guide.sampling.temperature > 0)
     with run.bind(host, port) as bound:
         if settings.mapping is None:
@@ -150,16 +150,6 @@ def serve(
         ready = f"{settings.model} answers at {run.url_of(bound)} under policy {guide.policy.name}; Ctrl-C ends it"
         on_hangup = (lambda: say(keys.reread(settings.keys, keys_file))) if keys_file else None
         run.serve(create_app(guard, settings), bound, limits, ready, on_hangup)
-
-
-def _guide(model: str, policy: str | None, max_new_tokens: int | None) -> "Guide":
-    """The guard's own, but for the tokens of a verdict where they are given."""
-    from safereason.guard.open import guide_of
-
-    guide = guide_of(model, policy=policy)
-    if max_new_tokens is None:
-        return guide
-    return replace(guide, sampling=guide.sampling.model_copy(update={"max_new_tokens": max_new_tokens}))
 
 
 def _keys(host: str, file: Path | None, none: bool) -> "Keys":

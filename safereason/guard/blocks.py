@@ -4,6 +4,7 @@ A block is what is worked on, written and resumed as one. It is whole chunks of 
 files they lie in, so that its draws do not depend on how the input is cut.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,8 @@ from safereason.runs.records import Record
 
 IDENTITY = "_guard.json"
 """The file that says by which guard verdicts were made, and of what; readers of parquet pass over its name."""
+_MAGIC = 8
+"""Bytes after a footer: its length and the format's name."""
 AT_ONCE = 16
 """Files whose ends are read together."""
 
@@ -61,13 +64,16 @@ class Source:
     uri: str
     files: Mapping[str, int]
     """Rows by path on the source's file system."""
+    ends: Mapping[str, str]
+    """A hash by path of a file's size and of its footer, which holds sizes and extremes of all its columns."""
     columns: Mapping[str, Any]
     """Arrow types of the columns that are read, by name."""
 
-    def names(self) -> dict[str, int]:
-        """Rows by name of the file, wherever the folder lies."""
+    def names(self) -> dict[str, dict[str, Any]]:
+        """Rows and the hash of its end by name of the file, wherever the folder lies; a single file is `input`."""
         _, path = located(self.uri)
-        return {name.removeprefix(path).lstrip("/") or path.rpartition("/")[2]: n for name, n in self.files.items()}
+        names = {file: file.removeprefix(path).lstrip("/") or "input" for file in self.files}
+        return {names[file]: {"rows": rows, "contents": self.ends[file]} for file, rows in self.files.items()}
 
     def blocks(self, rows_a_block: int, limit: int | None = None) -> list[Block]:
         """All rows, or the first `limit` ones, cut into blocks.
@@ -138,14 +144,15 @@ def open_source(uri: str, fields: Mapping[str, str]) -> Source:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         footers = list(pool.map(partial(_footer, system), paths))
     wanted = [fields.get(field, field) for field in FIELDS]
-    columns = [_columns(footer.schema.to_arrow_schema(), wanted) for footer in footers]
+    columns = [_columns(footer.schema.to_arrow_schema(), wanted) for footer, _ in footers]
     for other, found in zip(paths, columns, strict=True):
         if found != columns[0]:
             raise InputError(f"{other}: its columns ({_said(found)}) are not those of {paths[0]} ({_said(columns[0])})")
-    files = {name: footer.num_rows for name, footer in zip(paths, footers, strict=True)}
-    source = Source(uri if "://" in uri else path, files, columns[0])
+    files = {name: footer.num_rows for name, (footer, _) in zip(paths, footers, strict=True)}
+    ends = {name: end for name, (_, end) in zip(paths, footers, strict=True)}
+    source = Source(uri if "://" in uri else path, files, ends, columns[0])
     if not columns[0]:
-        there = ", ".join(footers[0].schema.to_arrow_schema().names)[:200]
+        there = ", ".join(footers[0][0].schema.to_arrow_schema().names)[:200]
         raise InputError(f"{uri}: has no `{wanted[0]}`, but {there}; --field FIELD=COLUMN names the columns")
     for block in source.blocks(CHUNK, limit=1):
         next(source.read(block, fields))  # a column that is missing or no text is told before anything is loaded
@@ -171,10 +178,14 @@ def _is_hidden(path: str) -> bool:
     return any(part.startswith((".", "_")) for part in path.split("/"))
 
 
-def _footer(system: Any, path: str) -> Any:
+def _footer(system: Any, path: str) -> tuple[Any, str]:
+    """What a file's footer says, and the hash of its size and of the footer as it is written."""
     try:
         with system.open_input_file(path) as file:
-            return pq.read_metadata(file)
+            footer, size = pq.read_metadata(file), file.size()
+            written = footer.serialized_size + _MAGIC
+            file.seek(max(0, size - written))
+            return footer, hashlib.sha256(str(size).encode() + file.read(written)).hexdigest()[:32]
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{path}: cannot be read as parquet ({_line(error)}); mend it or take it away") from error
 
@@ -222,6 +233,19 @@ class Parts:
     id_type: Any
     """Arrow type of the rows' ids; None where they have none."""
 
+    def finished(self, blocks: Sequence[Block]) -> Tally | None:
+        """The count of all rows, where all these blocks were written alike before."""
+        system, path = located(self.uri)
+        file = f"{path}/{IDENTITY}"
+        if system.get_file_info(file).type != fs.FileType.File or self._differing(system, file):
+            return None
+        whole = Tally()
+        for tally in self.tallies(blocks):
+            if tally is None:
+                return None
+            whole.merge(tally)
+        return whole
+
     def prepare(self, on_existing: OnExisting) -> None:
         """Makes the folder ready to go on, or empty.
 
@@ -246,12 +270,21 @@ class Parts:
             raise InputError(f"{self.uri}: exists already; pass --resume to go on or --overwrite to start anew")
         if system.get_file_info(file).type != fs.FileType.File:
             raise InputError(f"{self.uri}: has no {IDENTITY}, so it is not of `--ray`; name another --out")
-        with system.open_input_stream(file) as stream:
-            differing = differing_keys(json.loads(stream.read()), json.loads(json.dumps(self.identity)))
+        differing = self._differing(system, file)
         if differing and on_existing == "resume":
             raise InputError(
                 f"{self.uri}: was written otherwise ({', '.join(differing)}); use --overwrite or another --out"
             )
+
+    def _differing(self, system: Any, file: str) -> list[str]:
+        """The keys at which what is there is of another identity."""
+        with system.open_input_stream(file) as stream:
+            content = stream.read()
+        try:
+            before = json.loads(content)
+        except ValueError as error:
+            raise InputError(f"{self.uri}: its {IDENTITY} is not JSON ({error}); name another --out") from error
+        return differing_keys(before, json.loads(json.dumps(self.identity)))
 
     def write(self, block: Block, records: Iterable[Record]) -> None:
         """Writes the records of a block as one file, whole or not at all."""
@@ -265,7 +298,7 @@ class Parts:
         system, path = located(self.uri)
         try:
             with system.open_input_file(f"{path}/{_name(block)}") as file:
-                records = pq.read_table(file, columns=["row", "label", "failed"]).to_pylist()
+                records = pq.read_table(file, columns=["row", "label", "failed", "reason"]).to_pylist()
         except (FileNotFoundError, pa.ArrowInvalid):
             return None
         tally = Tally()

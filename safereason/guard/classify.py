@@ -6,28 +6,36 @@ are finished, so that a run that goes on writes what one run would have written.
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from safereason.engines.open import open_engine
+from safereason.engines.open import REMOTE, model_location, open_engine
 from safereason.errors import BarNotMet, InputError, StageFailed
 from safereason.guard.base import Finding, Guard
 from safereason.guard.guide import Guide
 from safereason.guard.reasoning import ReasoningGuard
-from safereason.guard.rows import Row
+from safereason.guard.rows import Row, count_lines
+from safereason.runs import contents
 from safereason.runs.directory import OnExisting, differing_keys
-from safereason.runs.records import Record, RecordLog, read_json, read_records, write_json
+from safereason.runs.lock import locked
+from safereason.runs.records import Record, RecordLog, read_json, read_records, write_json, write_records
 
 CHUNK = 64
 """Rows that are read and asked together."""
 NAMED = 5
 """Rows of a kind whose numbers are kept."""
 
-Kind = Literal["safe", "unsafe", "unparsed", "failed"]
-"""What a row can be; `failed` ones are `unparsed` too."""
+CUT = "before its token limit"
+"""How the reason of a verdict ends that was not written to its end."""
+INPUT = "input_contents"
+"""Key of the hash of the input; null where it came through a pipe."""
+
+Kind = Literal["safe", "unsafe", "unparsed", "failed", "cut"]
+"""What a row can be; `failed` and `cut` ones are `unparsed` too."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +59,27 @@ class Asked:
         return ReasoningGuard(open_engine(self.model, base_url=self.base_url), self.guide, samples=self.samples)
 
     def identity(self) -> dict[str, Any]:
-        """All that the records depend on but the input, as JSON has it."""
-        return {"model": self.model, "guide": self.guide.document(), "samples": self.samples,
+        """All that the records depend on but the input, as JSON has it.
+
+        Raises:
+            InputError: A file of the model cannot be read.
+        """
+        return {**model_identity(self.model), "guide": self.guide.document(), "samples": self.samples,
                 "threshold": self.threshold, "seed": self.seed, "fields": self.fields,
                 "rows_a_chunk": CHUNK}  # fmt: skip
+
+
+def model_identity(model: str) -> dict[str, Any]:
+    """What the verdicts of a model depend on: what its folder holds, wherever that lies, or its name elsewhere.
+
+    Raises:
+        InputError: There is no such model, or a file of it cannot be read.
+    """
+    engine = next((name for name in ("openai", "vllm") if model.startswith(f"{name}/")), "transformers")
+    location = None if model.startswith(REMOTE) else model_location(model)
+    if location is None or not Path(location).is_dir():
+        return {"engine": engine, "model": model}
+    return {"engine": engine, "model_contents": contents.of_folder(Path(location))}
 
 
 @dataclass
@@ -71,6 +96,8 @@ class Tally:
         kinds: list[Kind] = [record["label"] or "unparsed"]
         if record.get("failed"):
             kinds.append("failed")
+        elif (record.get("reason") or "").endswith(CUT):
+            kinds.append("cut")
         for kind in kinds:
             self.counts[kind] += 1
             if self.counts[kind] <= NAMED:
@@ -97,7 +124,7 @@ class Tally:
             raise StageFailed(f"the guard could not be asked about {self._said('failed')}; `reason` says why")
 
     def _said(self, kind: Kind) -> str:
-        numbers = ", ".join(map(str, self.first[kind]))
+        numbers = ", ".join(map(str, sorted(self.first[kind])))
         more = ", ..." if self.counts[kind] > NAMED else ""
         return f"{self.counts[kind]} of {self.rows} rows ({numbers}{more})"
 
@@ -110,6 +137,7 @@ def classify(
     seed: int = 0,
     threshold: float | None = None,
     held: Iterable[Record] = (),
+    mend: Callable[[Record], None] | None = None,
     first_chunk: int = 0,
 ) -> Tally:
     """Asks a guard about rows and writes a record of each, in order and as soon as its turn has come.
@@ -121,6 +149,7 @@ def classify(
         seed: Of the draws.
         threshold: Score from which on a row is unsafe, whatever the guard's own verdict.
         held: The records of the first rows that an earlier call wrote.
+        mend: Takes the new records of held rows that the guard could not be asked about; without it these stay.
         first_chunk: Whole chunks of the input that lie before these rows.
 
     Raises:
@@ -128,17 +157,22 @@ def classify(
     """
     tally, earlier = Tally(), iter(held)
 
-    def emit(row: Row, finding: Finding) -> None:
+    def emit(row: Row, finding: Finding, put: Callable[[Record], None] = write) -> None:
         record = record_of(row, finding, threshold)
-        write(record)
+        put(record)
         tally.add(record)
 
     for number, chunk in enumerate(_chunks(rows), start=first_chunk):
-        finished = _finished(chunk, earlier, tally)
-        if finished < len(chunk):
+        before = _held_of(chunk, earlier)
+        again = {i for i, record in enumerate(before) if mend is not None and record.get("failed")}
+        done = set(range(len(before))) - again
+        for i in sorted(done):
+            tally.add(before[i])
+        if len(done) < len(chunk):
+            in_turn = _InTurn(chunk, len(before), emit)
             guard.classify(
-                [row.question for row in chunk], seed=chunk_seed(seed, number), done=range(finished),
-                on_finding=_InTurn(chunk, finished, emit),
+                [row.question for row in chunk], seed=chunk_seed(seed, number), done=sorted(done),
+                on_finding=_Mending(chunk, again, in_turn, emit, mend) if mend else in_turn,
             )  # fmt: skip
     if next(earlier, None) is not None:
         raise InputError(f"more rows are finished than there are ({tally.rows}); name the input they are of")
@@ -187,6 +221,26 @@ class _InTurn:
             self._next += 1
 
 
+class _Mending:
+    """Passes findings of rows that are asked about again to another place, whenever they come."""
+
+    def __init__(
+        self, rows: Sequence[Row], again: set[int], in_turn: _InTurn, emit: Callable[..., None],
+        mend: Callable[[Record], None],
+    ) -> None:  # fmt: skip
+        self._rows = rows
+        self._again = again
+        self._in_turn = in_turn
+        self._emit = emit
+        self._mend = mend
+
+    def __call__(self, index: int, finding: Finding) -> None:
+        if index in self._again:
+            self._emit(self._rows[index], finding, self._mend)
+        else:
+            self._in_turn(index, finding)
+
+
 def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
     """Rows by the chunk; what is wrong with one is raised once those before it are through."""
     while True:
@@ -203,16 +257,14 @@ def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
         yield chunk
 
 
-def _finished(chunk: Sequence[Row], earlier: Iterator[Record], tally: Tally) -> int:
-    """How many rows at the beginning of a chunk are held; they are counted."""
-    for index, row in enumerate(chunk):
-        record = next(earlier, None)
-        if record is None:
-            return index
+def _held_of(chunk: Sequence[Row], earlier: Iterator[Record]) -> list[Record]:
+    """The records that are held of the first rows of a chunk."""
+    found: list[Record] = []
+    for row, record in zip(chunk, earlier):  # noqa: B905 - the order matters: the last row takes no record too many
         if (record.get("row"), record.get("id")) != (row.number, row.id) or "label" not in record:
             raise InputError(f"row {row.number}: the one that is finished is another; name the input it is of")
-        tally.add(record)
-    return len(chunk)
+        found.append(record)
+    return found
 
 
 @dataclass(frozen=True)
@@ -221,7 +273,7 @@ class Target:
 
     path: Path
     identity: dict[str, Any]
-    """All that the records depend on but the input, as JSON has it."""
+    """All that the records depend on, as JSON has it."""
     on_existing: OnExisting = "refuse"
 
     @property
@@ -229,11 +281,32 @@ class Target:
         """The file with the identity."""
         return self.path.with_name(f"{self.path.name}.meta.json")
 
+    def locked(self) -> AbstractContextManager[None]:
+        """Keeps other processes from the file, from `check` to its end."""
+        return locked(self.path)
+
+    def finished(self, limit: int | None) -> Tally | None:
+        """The count of its rows, where all of this input, or the first `limit` rows of it, was judged alike before.
+
+        None too where rows are left that a resume asks about again.
+        """
+        if self.on_existing == "overwrite" or not (self.path.is_file() and self.meta.is_file()):
+            return None
+        before = read_json(self.meta)
+        if not self.identity.get(INPUT) or before.get(INPUT) is None or self._differing(before):
+            return None
+        tally = Tally()
+        for record in self.held():
+            tally.add(record)
+        is_whole = before.get("finished") == {"rows": tally.rows, "limit": limit}
+        is_to_mend = self.on_existing == "resume" and tally.counts["failed"]
+        return tally if is_whole and not is_to_mend else None
+
     def check(self) -> None:
         """Refuses what `open` would refuse, before anything is loaded.
 
         Raises:
-            InputError: The file is there and is not to be, or is of another guard.
+            InputError: The file is there and is not to be, or is of another guard or input.
         """
         if self.path.is_dir():
             raise InputError(f"{self.path}: is a directory; name a file")
@@ -243,7 +316,7 @@ class Target:
             raise InputError(f"{self.path}: exists already; pass --resume to go on or --overwrite to start anew")
         if not self.meta.exists():
             raise InputError(f"{self.path}: has no {self.meta.name}, so it cannot be resumed; name another --out")
-        differing = differing_keys(read_json(self.meta), self.identity)
+        differing = self._differing(read_json(self.meta))
         if differing:
             raise InputError(
                 f"{self.path}: was written otherwise ({', '.join(differing)}); use --overwrite or another --out"
@@ -254,10 +327,30 @@ class Target:
         self.check()
         if self.on_existing == "overwrite":
             self.path.unlink(missing_ok=True)
-        if not self.path.exists():
-            write_json(self.meta, self.identity)
+        write_json(self.meta, self.identity)
         return RecordLog(self.path)
 
     def held(self) -> Iterator[Record]:
         """The records that are there."""
         return read_records(self.path)
+
+    def count(self) -> int:
+        """How many records are there."""
+        return count_lines(self.path)
+
+    def mend(self, records: Mapping[int, Record]) -> None:
+        """Puts new records in the place of those with the same row, all of them at once."""
+        if records:
+            write_records(self.path, (records.get(record["row"], record) for record in self.held()))
+
+    def finish(self, rows: int, limit: int | None) -> None:
+        """Notes that the input was read to its end, or to the limit."""
+        write_json(self.meta, {**self.identity, "finished": {"rows": rows, "limit": limit}})
+
+    def _differing(self, before: dict[str, Any]) -> list[str]:
+        """The keys at which what is there is of another identity; of a pipe's contents nothing is known."""
+        now, then = dict(self.identity), {key: value for key, value in before.items() if key != "finished"}
+        if now.get(INPUT) is None or then.get(INPUT) is None:
+            now.pop(INPUT, None)
+            then.pop(INPUT, None)
+        return differing_keys(then, now)

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -107,6 +107,20 @@ def write_bytes(path: Path, content: bytes) -> None:
     try:
         with aside.open("wb") as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Writes a JSONL file whole, one record after the other, so that it may be larger than memory."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with aside.open("wb") as file:
+            file.writelines(map(line_of, records))
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

@@ -96,7 +96,7 @@ def test_whatever_comes_is_turns_of_text_or_one_refusal(messages: list[Any]):
         turns = turns_of(messages)
     except InputError as error:
         refusal = str(error)
-        assert refusal.startswith("messages: turn ")  # noqa: PT017
+        assert refusal.startswith("messages: turn ")
         return
     assert len(turns) == len(messages)
     assert all(isinstance(turn["content"], str) and turn["role"] in ROLES.values() for turn in turns)
