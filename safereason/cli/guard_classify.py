@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from enum import Enum
@@ -172,15 +172,20 @@ def _in_order(
     """Rows of a file or a pipe, written as they come; how many were there before, and the seconds without loading."""
     from safereason.guard import rows
 
+    is_shown, write = out is None and sys.stdout.isatty(), _to_stdout()
     with rows.opened(source, form, asked.fields) as read, output.results_only():
         target = _target(source, out, asked, on_existing)
         if target is None:
-            emit = _to_stdout()
-            return _asked(asked, source, form, read, limit, emit, is_shown=sys.stdout.isatty())
+            return _asked(asked, source, form, read, limit, write, is_shown=is_shown)
         with target.locked():
-            before = target.finished(limit)
-            if before is not None:
-                return before, before.rows, 0.0
+            if source != rows.STDIN and Path(source).is_file():
+                with rows.opened(source, form, asked.fields) as again:
+                    before = target.finished(again, limit)
+                if before is not None:
+                    return before, before.rows, 0.0
+                target.check()
+                with rows.opened(source, form, asked.fields) as again:
+                    target.check_input(again)
             return _into(target, asked, source, form, read, limit)
 
 
@@ -195,7 +200,7 @@ def _into(
             finished = target.count()
             found = _asked(
                 asked, source, form, read, limit, log.append, finished=finished, held=target.held(),
-                mend=lambda record: mended.update({record["row"]: record}),
+                mend=lambda record: mended.update({record["row"]: record}), on_chunk=target.noting(),
             )  # fmt: skip
     finally:
         target.mend(mended)
@@ -216,6 +221,7 @@ def _asked(
     finished: int = 0,
     held: "Iterable[Record]" = (),
     mend: "Callable[[Record], None] | None" = None,
+    on_chunk: "Callable[[Sequence[Row]], None] | None" = None,
 ) -> "tuple[Tally, int, float]":
     """Opens the guard and asks it, with a bar unless the records themselves are shown."""
     from safereason.guard import rows
@@ -235,8 +241,9 @@ def _asked(
 
         start = time.monotonic()
         tally = classify_rows(
-            guard, islice(read, limit), emit, seed=asked.seed, threshold=asked.threshold, held=held, mend=mend
-        )
+            guard, islice(read, limit), emit, seed=asked.seed, threshold=asked.threshold, held=held, mend=mend,
+            on_chunk=on_chunk,
+        )  # fmt: skip
     return tally, finished, time.monotonic() - start
 
 
@@ -274,9 +281,8 @@ def _to_stdout() -> "Callable[[Record], None]":
 
 def _target(source: str, out: Path | None, asked: "Asked", on_existing: "OnExisting") -> "Target | None":
     """The file of `--out`, checked before a model is loaded."""
-    from safereason.guard.classify import INPUT, Target
+    from safereason.guard.classify import Target
     from safereason.guard.rows import STDIN
-    from safereason.runs.contents import of_file
 
     if out is None:
         if on_existing != "refuse":
@@ -286,9 +292,7 @@ def _target(source: str, out: Path | None, asked: "Asked", on_existing: "OnExist
         raise InputError(f"--out {out}: is the file that is read; name another")
     if out.is_dir():
         raise InputError(f"{out}: is a directory; name a file")
-    is_file = source != STDIN and Path(source).is_file()
-    identity = {**asked.identity(), INPUT: of_file(Path(source)) if is_file else None}
-    return Target(out, identity, on_existing)
+    return Target(out, asked.identity(), on_existing)
 
 
 def _total(source: str, form: str | None, limit: int | None) -> int | None:

@@ -26,6 +26,8 @@ from safereason.runs.records import Record
 
 IDENTITY = "_guard.json"
 """The file that says by which guard verdicts were made, and of what; readers of parquet pass over its name."""
+CONTENTS = "safereason_input"
+"""Key in a part's metadata of the contents of its block."""
 _MAGIC = 8
 """Bytes after a footer: its length and the format's name."""
 AT_ONCE = 16
@@ -50,6 +52,8 @@ class Block:
     start: int
     """Rows of the input before them, a multiple of `CHUNK`."""
     pieces: tuple[Piece, ...]
+    contents: str = ""
+    """Hash of what is known of the contents of its files."""
 
     @property
     def rows(self) -> int:
@@ -69,11 +73,10 @@ class Source:
     columns: Mapping[str, Any]
     """Arrow types of the columns that are read, by name."""
 
-    def names(self) -> dict[str, dict[str, Any]]:
-        """Rows and the hash of its end by name of the file, wherever the folder lies; a single file is `input`."""
+    def names(self) -> dict[str, int]:
+        """Rows by name of the file, wherever the folder lies; a single file is `input`."""
         _, path = located(self.uri)
-        names = {file: file.removeprefix(path).lstrip("/") or "input" for file in self.files}
-        return {names[file]: {"rows": rows, "contents": self.ends[file]} for file, rows in self.files.items()}
+        return {name.removeprefix(path).lstrip("/") or "input": n for name, n in self.files.items()}
 
     def blocks(self, rows_a_block: int, limit: int | None = None) -> list[Block]:
         """All rows, or the first `limit` ones, cut into blocks.
@@ -88,7 +91,11 @@ class Source:
         total = sum(self.files.values())
         total = total if limit is None else min(total, limit)
         starts = range(0, total, rows_a_block)
-        return [Block(n, a, self._pieces(a, min(a + rows_a_block, total))) for n, a in enumerate(starts)]
+        cut = [self._pieces(start, min(start + rows_a_block, total)) for start in starts]
+        return [Block(n, starts[n], pieces, self._contents(pieces)) for n, pieces in enumerate(cut)]
+
+    def _contents(self, pieces: Sequence[Piece]) -> str:
+        return hashlib.sha256("/".join(self.ends[piece.path] for piece in pieces).encode()).hexdigest()[:32]
 
     def _pieces(self, start: int, end: int) -> tuple[Piece, ...]:
         pieces, before = [], 0
@@ -290,19 +297,22 @@ class Parts:
         """Writes the records of a block as one file, whole or not at all."""
         rows = [{key: _encodable(value) for key, value in record.items()} for record in records]
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows, schema=self._schema()), sink)
+        table = pa.Table.from_pylist(rows, schema=self._schema())
+        pq.write_table(table.replace_schema_metadata({CONTENTS: block.contents}), sink)
         self._put(_name(block), sink.getvalue())
 
     def tally(self, block: Block) -> Tally | None:
-        """The count of a block's rows, from its file; None where it is not finished."""
+        """The count of a block's rows, from its file; None where it is not finished, or of files that changed since."""
         system, path = located(self.uri)
         try:
             with system.open_input_file(f"{path}/{_name(block)}") as file:
-                records = pq.read_table(file, columns=["row", "label", "failed", "reason"]).to_pylist()
+                table = pq.read_table(file, columns=["row", "label", "failed", "reason"])
         except (FileNotFoundError, pa.ArrowInvalid):
             return None
+        if (table.schema.metadata or {}).get(CONTENTS.encode()) != block.contents.encode():
+            return None
         tally = Tally()
-        for record in records:
+        for record in table.to_pylist():
             tally.add(record)
         return tally if tally.rows == block.rows else None
 

@@ -5,6 +5,7 @@ are finished, so that a run that goes on writes what one run would have written.
 """
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -31,8 +32,8 @@ NAMED = 5
 
 CUT = "before its token limit"
 """How the reason of a verdict ends that was not written to its end."""
-INPUT = "input_contents"
-"""Key of the hash of the input; null where it came through a pipe."""
+INPUT, FINISHED = "input", "finished"
+"""Keys of a target's notes: the rows that were read, and whether these were all."""
 
 Kind = Literal["safe", "unsafe", "unparsed", "failed", "cut"]
 """What a row can be; `failed` and `cut` ones are `unparsed` too."""
@@ -138,6 +139,7 @@ def classify(
     threshold: float | None = None,
     held: Iterable[Record] = (),
     mend: Callable[[Record], None] | None = None,
+    on_chunk: Callable[[Sequence[Row]], None] | None = None,
     first_chunk: int = 0,
 ) -> Tally:
     """Asks a guard about rows and writes a record of each, in order and as soon as its turn has come.
@@ -150,6 +152,7 @@ def classify(
         threshold: Score from which on a row is unsafe, whatever the guard's own verdict.
         held: The records of the first rows that an earlier call wrote.
         mend: Takes the new records of held rows that the guard could not be asked about; without it these stay.
+        on_chunk: Told the rows of a chunk before they are asked about.
         first_chunk: Whole chunks of the input that lie before these rows.
 
     Raises:
@@ -163,6 +166,8 @@ def classify(
         tally.add(record)
 
     for number, chunk in enumerate(_chunks(rows), start=first_chunk):
+        if on_chunk is not None:
+            on_chunk(chunk)
         before = _held_of(chunk, earlier)
         again = {i for i, record in enumerate(before) if mend is not None and record.get("failed")}
         done = set(range(len(before))) - again
@@ -267,13 +272,31 @@ def _held_of(chunk: Sequence[Row], earlier: Iterator[Record]) -> list[Record]:
     return found
 
 
+class RowHash:
+    """The hash of rows as they are read: of their ids and texts, whatever file or pipe they come from."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._hash = hashlib.sha256()
+
+    def add(self, row: Row) -> None:
+        """Takes in one more row."""
+        text = json.dumps([row.id, row.question.prompt, row.question.response])
+        self._hash.update(f"{text}\n".encode())
+        self.rows += 1
+
+    def document(self) -> dict[str, Any]:
+        """How many rows there were, and their hash, as JSON has it."""
+        return {"rows": self.rows, "sha256": self._hash.hexdigest()[:32]}
+
+
 @dataclass(frozen=True)
 class Target:
-    """A file that records are written to; `FILE.meta.json` beside it says by which guard, and how it was asked."""
+    """A file that records are written to; `FILE.meta.json` beside it says by which guard, how asked, and of what."""
 
     path: Path
     identity: dict[str, Any]
-    """All that the records depend on, as JSON has it."""
+    """All that the records depend on but the input, as JSON has it."""
     on_existing: OnExisting = "refuse"
 
     @property
@@ -285,22 +308,50 @@ class Target:
         """Keeps other processes from the file, from `check` to its end."""
         return locked(self.path)
 
-    def finished(self, limit: int | None) -> Tally | None:
-        """The count of its rows, where all of this input, or the first `limit` rows of it, was judged alike before.
+    def finished(self, rows: Iterator[Row], limit: int | None) -> Tally | None:
+        """The count of its rows, where all rows of this input, or its first `limit` ones, were judged alike before.
 
         None too where rows are left that a resume asks about again.
         """
         if self.on_existing == "overwrite" or not (self.path.is_file() and self.meta.is_file()):
             return None
         before = read_json(self.meta)
-        if not self.identity.get(INPUT) or before.get(INPUT) is None or self._differing(before):
-            return None
         tally = Tally()
         for record in self.held():
             tally.add(record)
-        is_whole = before.get("finished") == {"rows": tally.rows, "limit": limit}
+        is_whole = before.get(FINISHED) == {"rows": tally.rows, "limit": limit} and not self._differing(before)
         is_to_mend = self.on_existing == "resume" and tally.counts["failed"]
-        return tally if is_whole and not is_to_mend else None
+        if not is_whole or is_to_mend or _hash_of(islice(rows, tally.rows)) != before.get(INPUT):
+            return None
+        has_more = limit is None and next(rows, None) is not None
+        return None if has_more else tally
+
+    def check_input(self, rows: Iterator[Row]) -> None:
+        """Refuses to go on with an input whose first rows are not those that were read before.
+
+        Raises:
+            InputError: They are not.
+        """
+        before = self._read_before() if self.on_existing == "resume" else None
+        if before and _hash_of(islice(rows, before["rows"])) != before:
+            raise self._other_input(before["rows"])
+
+    def noting(self) -> Callable[[Sequence[Row]], None]:
+        """Takes chunks as they are read and notes them, so that a later resume knows what was judged.
+
+        It refuses rows that are not those of before, too, for a pipe is read only once.
+        """
+        before, read = self._read_before(), RowHash()
+
+        def note(chunk: Sequence[Row]) -> None:
+            for row in chunk:
+                read.add(row)
+                if before and read.rows == before["rows"] and read.document() != before:
+                    raise self._other_input(read.rows)
+            if not before or read.rows > before["rows"]:
+                write_json(self.meta, {**self.identity, INPUT: read.document()})
+
+        return note
 
     def check(self) -> None:
         """Refuses what `open` would refuse, before anything is loaded.
@@ -327,7 +378,8 @@ class Target:
         self.check()
         if self.on_existing == "overwrite":
             self.path.unlink(missing_ok=True)
-        write_json(self.meta, self.identity)
+        if not self.path.exists():
+            write_json(self.meta, self.identity)
         return RecordLog(self.path)
 
     def held(self) -> Iterator[Record]:
@@ -345,12 +397,28 @@ class Target:
 
     def finish(self, rows: int, limit: int | None) -> None:
         """Notes that the input was read to its end, or to the limit."""
-        write_json(self.meta, {**self.identity, "finished": {"rows": rows, "limit": limit}})
+        write_json(self.meta, {**read_json(self.meta), FINISHED: {"rows": rows, "limit": limit}})
+
+    def _read_before(self) -> dict[str, Any] | None:
+        """What is noted of the rows that were read, where there are any."""
+        if not self.path.is_file() or not self.meta.is_file():
+            return None
+        noted = read_json(self.meta).get(INPUT)
+        return noted if isinstance(noted, dict) and isinstance(noted.get("rows"), int) else None
+
+    def _other_input(self, rows: int) -> InputError:
+        return InputError(
+            f"{self.path}: the input changed since: its first {rows} rows are not those that were judged; "
+            "use --overwrite or another --out"
+        )
 
     def _differing(self, before: dict[str, Any]) -> list[str]:
-        """The keys at which what is there is of another identity; of a pipe's contents nothing is known."""
-        now, then = dict(self.identity), {key: value for key, value in before.items() if key != "finished"}
-        if now.get(INPUT) is None or then.get(INPUT) is None:
-            now.pop(INPUT, None)
-            then.pop(INPUT, None)
-        return differing_keys(then, now)
+        """The keys at which what is there was made otherwise."""
+        return differing_keys({key: before[key] for key in before if key not in (INPUT, FINISHED)}, self.identity)
+
+
+def _hash_of(rows: Iterable[Row]) -> dict[str, Any]:
+    found = RowHash()
+    for row in rows:
+        found.add(row)
+    return found.document()

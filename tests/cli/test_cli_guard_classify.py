@@ -213,7 +213,8 @@ def test_a_resume_with_other_settings_names_them(run, guard: Path, tmp_path: Pat
     rows_file(file, "a")
     code, _, said = run(*asked, "--resume")
     assert (code, said) == (
-        2, f"error: {out}: was written otherwise (input_contents); use --overwrite or another --out\n"
+        2, f"error: {out}: the input changed since: its first 2 rows are not those that were judged; "
+        "use --overwrite or another --out\n"
     )  # fmt: skip
     code, _, said = run(*asked, "--overwrite")
     assert (code, len(records(out.read_text()))) == (0, 1)

@@ -1,5 +1,6 @@
 """`safereason guard classify --out` a second time: at once, when it is finished, and after what it read has changed."""
 
+import io
 import json
 import os
 import shutil
@@ -120,7 +121,9 @@ def test_an_output_that_lost_rows_is_not_finished(run: Run, guard: Path, rows: P
     assert "5 rows (3 from before): " in said
 
 
-def test_a_resume_names_what_changed_in_the_input_or_in_the_model(run: Run, guard: Path, rows: Path, tmp_path: Path):
+def test_a_resume_names_what_changed_in_the_input_or_in_the_model(
+    run: Run, guard: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     mine, out = tmp_path / "mine", tmp_path / "out.jsonl"
     shutil.copytree(guard, mine)
     asked = ("--policy", guard / "house.yaml", "--out", out, "--resume")
@@ -129,11 +132,12 @@ def test_a_resume_names_what_changed_in_the_input_or_in_the_model(run: Run, guar
 
     text = rows.read_text()
     rows.write_text(text.replace("question 3", "question X"))
-    code, _, said = run(rows, "--model", mine, *asked)
-    assert (code, said) == (
-        2,
-        f"error: {out}: was written otherwise (input_contents); use --overwrite or another --out\n",
-    )
+    changed = f"error: {out}: the input changed since: its first 5 rows are not those that were judged; "
+    assert run(rows, "--model", mine, *asked) == (2, "", f"{changed}use --overwrite or another --out\n")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(rows.read_bytes())))
+    code, _, said = run("-", "--model", mine, *asked)
+    assert (code, changed in said) == (2, True)
+    assert out.read_bytes() == content
     rows.write_text(text)
 
     weights = mine / "model.safetensors"
@@ -154,6 +158,23 @@ def test_a_resume_names_what_changed_in_the_input_or_in_the_model(run: Run, guar
     assert code == 0, said
     assert said.startswith("5 rows (5 from before): ")
     assert out.read_bytes() == content
+
+
+def test_a_row_can_be_mended_and_rows_added_before_a_resume(run: Run, guard: Path, rows: Path, tmp_path: Path):
+    out, whole, text = tmp_path / "out.jsonl", tmp_path / "whole.jsonl", rows.read_text()
+    asked = ("--model", guard, "--policy", guard / "house.yaml")
+    rows.write_text(text.replace('"question 3"', "3"))
+    assert run(rows, *asked, "--out", out)[0] == 2
+    assert len(records(out)) == 3
+    rows.write_text(text)
+    assert run(rows, *asked, "--out", out, "--resume")[0] == 0
+    with rows.open("a") as file:
+        file.write('{"prompt": "one more"}\n')
+    assert run(rows, *asked, "--out", out)[0] == 2
+    code, _, said = run(rows, *asked, "--out", out, "--resume")
+    assert (code, "6 rows (5 from before): " in said) == (0, True)
+    assert run(rows, *asked, "--out", whole)[0] == 0
+    assert out.read_bytes() == whole.read_bytes()
 
 
 @pytest.fixture(scope="module")

@@ -98,10 +98,25 @@ def test_hidden_files_are_passed_over_and_a_file_alone_is_read(tmp_path: Path):
     (tmp_path / "_old").mkdir()
     (tmp_path / "_old" / "x.parquet").write_bytes(b"")
     (tmp_path / ".x.parquet").write_bytes(b"")
-    (name, folder), (single, file) = (
-        next(iter(open_source(str(place), {}).names().items())) for place in (tmp_path, tmp_path / "f00.parquet")
-    )
-    assert (name, single, folder, folder["rows"]) == ("f00.parquet", "input", file, 2)
+    assert open_source(str(tmp_path), {}).names() == {"f00.parquet": 2}
+    assert open_source(str(tmp_path / "f00.parquet"), {}).names() == {"input": 2}
+
+
+def test_only_blocks_of_files_that_changed_are_done_again(tmp_path: Path):
+    folder = save(tmp_path / "in", [CHUNK, CHUNK])
+    before = open_source(str(folder), {}).blocks(CHUNK)
+    parts = Parts(str(tmp_path / "out"), {}, None)
+    parts.prepare("refuse")
+    for block in before:
+        parts.write(block, [VERDICTS[0] | {"row": block.start + i + 1} for i in range(CHUNK)])
+    assert parts.finished(before) is not None
+    rows = pq.read_table(folder / "f01.parquet").to_pylist()
+    rows[5]["prompt"] = "quite another text"
+    pq.write_table(pa.Table.from_pylist(rows), folder / "f01.parquet")
+    after = open_source(str(folder), {}).blocks(CHUNK)
+    assert [parts.tally(block) is None for block in after] == [False, True]
+    assert parts.finished(after) is None
+    assert Parts(parts.uri, {"seed": 1}, None).finished(before) is None
 
 
 BLOCK = Block(0, 0, (Piece("in.parquet", 0, 2),))
