@@ -1,6 +1,5 @@
 """`safereason recipe`: list, show, copy, check and compare recipes."""
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -66,11 +65,12 @@ def cp(
     target = file / f"{Path(name).stem}.yaml" if file.is_dir() else file
     if target.suffix not in (".yaml", ".yml"):
         raise InputError(f"{target}: a recipe's file ends in .yaml; give it that name")
-    source = find(name)
-    if target.exists():
-        raise InputError(f"{target}: exists already; choose another name or remove it first")
+    content = find(name).read_bytes()
     try:
-        shutil.copyfile(source, target)
+        with target.open("xb") as file:  # of two at once, one makes the file
+            file.write(content)
+    except FileExistsError as error:
+        raise InputError(f"{target}: exists already; choose another name or remove it first") from error
     except FileNotFoundError as error:
         raise InputError(f"{target}: its folder does not exist; make it first") from error
     print(target)

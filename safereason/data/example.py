@@ -1,5 +1,6 @@
 """One prompt to train or test on, and its form on disk (JSONL and parquet hold the same columns)."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -120,7 +121,7 @@ def write_parquet(path: Path, examples: Iterable[Example]) -> None:
     import pyarrow.parquet as pq
 
     schema = pa.schema([(name, pa.string()) for name in COLUMNS])
-    aside = path.with_name(f".{path.name}.part")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     rows = iter(examples)
     try:
         with pq.ParquetWriter(aside, schema) as writer:

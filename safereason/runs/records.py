@@ -102,25 +102,20 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file whole: aside, synced, then renamed into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    _write(path, (content,))
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Writes a JSONL file whole, one record after the other, so that it may be larger than memory."""
+    _write(path, map(line_of, records))
+
+
+def _write(path: Path, content: Iterable[bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with aside.open("wb") as file:
-            file.writelines(map(line_of, records))
+            file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

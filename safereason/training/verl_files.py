@@ -1,5 +1,6 @@
 """What verl is given as files, and what it leaves behind: rows, reward, overrides and script; metrics and rollouts."""
 
+import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -65,7 +66,7 @@ def write_rows(path: Path, examples: Sequence[Example], ask: Ask) -> None:
                                  "response": maybe}),
     })  # fmt: skip
     rows = [_row(index, example, ask) for index, example in enumerate(examples)]
-    aside = path.with_name(f".{path.name}.part")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), aside)
         aside.replace(path)
