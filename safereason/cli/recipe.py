@@ -67,8 +67,8 @@ def cp(
         raise InputError(f"{target}: a recipe's file ends in .yaml; give it that name")
     content = find(name).read_bytes()
     try:
-        with target.open("xb") as file:  # of two at once, one makes the file
-            file.write(content)
+        with target.open("xb") as made:  # of two at once, one makes the file
+            made.write(content)
     except FileExistsError as error:
         raise InputError(f"{target}: exists already; choose another name or remove it first") from error
     except FileNotFoundError as error:
