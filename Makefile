@@ -4,6 +4,8 @@ PYTHON ?= python3
 RUNS ?= runs
 PYTEST_ARGS ?=
 WORKERS ?= 2
+N ?= 10
+CAMPAIGN_ARGS ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
@@ -11,7 +13,7 @@ DEMO := tars-smoke
 REPORT := $(RUNS)/report/$(DEMO)/report.html
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-vllm test-oldest lint format bench evidence guard-evidence docs lock clean
+.PHONY: help install demo test test-fast test-random test-vllm test-oldest campaign lint format bench evidence guard-evidence docs lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +46,12 @@ test: install ## Run every test; $SAFEREASON_DATA_HOME adds those on public benc
 
 test-fast: install ## Run the tests that take seconds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+test-random: install ## Run the tests that take seconds N times (10), each time in another order
+	@for n in $$(seq $(N)); do OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -p randomly -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) || exit 1; done
+
+campaign: install ## Attack the program: kills, damaged input, a flood of requests, outages, races (30 minutes at most)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m campaign $(CAMPAIGN_ARGS)
 
 test-vllm: .venv-vllm/.installed ## Run the engine and GRPO's rollouts on vLLM itself, in .venv-vllm (3.5 GB, once; CPU)
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/engines/test_engine_vllm.py tests/training/test_grpo_on_vllm.py $(PYTEST_ARGS)
