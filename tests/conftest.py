@@ -19,6 +19,14 @@ settings.load_profile("safereason")
 # A shell that starts the suite in the background lets it ignore Ctrl-C, and programs under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+LONGEST = ("test_guard_demo.py", "test_demo.py", "test_launch.py", "test_campaign.py", "test_cli_guard_bulk.py")
+"""Files that take minutes, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files that take longest first, lest one worker is left alone with them at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
 
 @pytest.fixture(scope="session")
 def micro_model(tmp_path_factory: pytest.TempPathFactory) -> Path:

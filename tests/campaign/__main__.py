@@ -40,7 +40,7 @@ class Scope:
         return [c for c in among if not self.commands or c.name in self.commands]
 
 
-FULL = Scope(1.0, len(kills.OTHERS), 10_500, 20_200, len(outages.OUTAGES) * len(outages.ASKERS), ())
+FULL = Scope(1.0, 3, 10_500, 20_200, len(outages.OUTAGES) * len(outages.ASKERS), ())
 SHORT = Scope(0.2, 1, 300, 600, 4, QUICK)
 
 Part = Callable[[Path, Tally, float, int, Scope], str]
@@ -52,7 +52,8 @@ def _kills(folder: Path, tally: Tally, deadline: float, seed: int, scope: Scope)
         print(f"kills: {name} is not tried: {why}")
     part = kills.Kills(folder, tally, deadline, seed)
     part.run([c for c in scope.chosen([*commands.COMMANDS]) if c.name not in missing], scope.kills, scope.others)
-    return ", ".join(f"{number} by {kind}" for kind, number in sorted(part.by_signal.items()))
+    met = ", ".join(f"{kind} {number}" for kind, number in sorted(part.by_signal.items()))
+    return f"{len(part.wholes)} commands; met at work: {met}"
 
 
 def _fuzz(folder: Path, tally: Tally, deadline: float, seed: int, scope: Scope) -> str:

@@ -101,7 +101,7 @@ class Flood:
     def count(self, status: int | None, kind: str, about: Any) -> None:
         """One request; None is a reply that did not come."""
         with self._lock:
-            self.tally.counts.tried += 1
+            self.tally.tried()
             if status is None:
                 self.tally.fault("lost", f"no reply to {kind}", about)
                 return
@@ -233,7 +233,7 @@ def _callers(flood: Flood, seed: int, requests: int) -> None:
         while (number := next(numbers)) < requests:
             if time.monotonic() > flood.deadline or not flood.is_up():
                 with flood._lock:
-                    flood.tally.not_done += 1
+                    flood.tally.put_off()
                 continue
             draw = random.Random(f"{seed}/{number}")
             draw.choices(KINDS, WEIGHTS)[0](flood, draw)

@@ -54,7 +54,7 @@ def run(folder: Path, tally: Tally, deadline: float, seed: int, inputs: int, onl
 
         def carry_out(batch: tuple[Surface, int, int]) -> None:
             if time.monotonic() > deadline:
-                tally.not_done += batch[2]
+                tally.put_off(batch[2])
                 return
             worker = workers.get()
             try:
@@ -104,7 +104,7 @@ def _batch(batch: tuple[Surface, int, int], folder: Path, worker: Worker, tally:
     scratch = new_folder(folder, f"fuzz-{surface.name.replace(' ', '-')}-{seed}")
     argv = strings(surface.name, seed, count, folder / "bench", scratch)
     done = worker.run(Job(argv, str(scratch), function="campaign.fuzz:read_all", timeout=900.0))
-    tally.counts.tried += count
+    tally.tried(count)
     about = {"surface": surface.name, "seed": seed, "code": done.code, "err": done.err[-3000:]}
     found: list[dict[str, Any]] = []
     if done.code != 0:

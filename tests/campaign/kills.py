@@ -34,8 +34,6 @@ CODES: dict[str, tuple[int, ...]] = {
     "size": (1, 2),
 }
 """How a command ends that meets a fault; 0 where it was through before. A place that takes no file at all is a 2."""
-SAYS_SO: dict[str, tuple[str, ...]] = {"terminate": ("interrupted",), "interrupt": ("interrupted",)}
-"""Status of the run that was at work."""
 OTHERS: tuple[Kind, ...] = ("terminate", "interrupt", "memory", "disk", "size")
 LATE = 1.05
 """Part of a command's time in which it is killed."""
@@ -80,6 +78,7 @@ class Kills:
     seed: int
     wholes: dict[str, Whole] = field(default_factory=dict)
     by_signal: dict[str, int] = field(default_factory=dict)
+    """How often each fault met a command at work."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _seen: Iterator[int] = field(default_factory=itertools.count)
 
@@ -146,7 +145,8 @@ class Kills:
                 )
                 for i in range(count)
             ]
-            others = draw.sample(OTHERS, min(most_others, len(OTHERS)))
+            # Each kind as often as any other, whichever commands it falls to.
+            others = [OTHERS[(len(lists) * most_others + i) % len(OTHERS)] for i in range(most_others)]
             mine += [
                 Trial(command, kind, i, is_cold=command.is_cold, seed=draw.getrandbits(48))
                 for i, kind in enumerate(others)
@@ -159,7 +159,7 @@ class Kills:
     def _try(self, trial: Trial, workers: "queue.SimpleQueue[Worker]") -> None:
         if time.monotonic() > self.deadline:
             with self._lock:
-                self.tally.not_done += 1
+                self.tally.put_off()
             return
         number = next(self._seen)
         folder = new_folder(self.folder, f"trial-{number}")
@@ -222,8 +222,9 @@ class Kills:
 
     def _check_end(self, trial: Trial, done: Done, root: Path, about: dict[str, Any], at_any_moment: bool) -> None:
         """How the fault left the command: its code, what it said, and its files."""
-        self.tally.counts.tried += 1
-        self.by_signal[trial.kind] = self.by_signal.get(trial.kind, 0) + 1
+        self.tally.tried()
+        if done.code != 0:  # else it was through before
+            self.by_signal[trial.kind] = self.by_signal.get(trial.kind, 0) + 1
         command = trial.command.name
         if not done.ended:
             self.tally.fault("wrong_codes", f"{command}: {trial.kind}: does not end", about)

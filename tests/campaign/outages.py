@@ -8,12 +8,14 @@ import contextlib
 import hashlib
 import http.server
 import json
+import queue
 import socket
 import struct
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from typing import Any
 from campaign import records
 from campaign.bench import new_folder, prepare
 from campaign.commands import Place
+from campaign.kills import WORKERS
 from campaign.tally import Tally
 from campaign.worker import Done, Job, Worker, joined, strings
 
@@ -279,25 +282,33 @@ def run(folder: Path, tally: Tally, deadline: float, most: int) -> None:
     bench = folder / "bench"
     (bench / "rubric.yaml").write_text(RUBRIC)
     (bench / "few.jsonl").write_text("".join((bench / "asked.jsonl").read_text().splitlines(keepends=True)[:14]))
-    worker = Worker(folder / "worker-0")
+    started = [Worker(folder / f"worker-{number}") for number in range(WORKERS)]
+    workers: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+    for worker in started:
+        workers.put(worker)
+    # Along the diagonal, so that a few trials have each outage and each command.
+    pairs = [
+        (ASKERS[(i + shift) % len(ASKERS)], outage) for shift in range(len(ASKERS)) for i, outage in enumerate(OUTAGES)
+    ][:most]
+
+    def carry_out(pair: tuple[Asker, str]) -> None:
+        if time.monotonic() > deadline:
+            tally.put_off()
+            return
+        worker = workers.get()
+        try:
+            _try(*pair, folder, worker, tally, wanted[pair[0].name])
+        finally:
+            workers.put(worker)
+
     try:
-        _make_answers(folder, worker)
-        wanted: dict[str, Path] = {}
-        # Along the diagonal, so that a few trials have each outage and each command.
-        pairs = [
-            (ASKERS[(i + shift) % len(ASKERS)], outage)
-            for shift in range(len(ASKERS))
-            for i, outage in enumerate(OUTAGES)
-        ]
-        for asker, outage in pairs[:most]:
-            if time.monotonic() > deadline:
-                tally.not_done += 1
-                continue
-            if asker.name not in wanted:
-                wanted[asker.name] = _uninterrupted(asker, folder, worker, tally)
-            _try(asker, outage, folder, worker, tally, wanted[asker.name])
+        _make_answers(folder, started[0])
+        wanted = {asker.name: _uninterrupted(asker, folder, started[0], tally) for asker in ASKERS}
+        with ThreadPoolExecutor(WORKERS) as pool:
+            list(pool.map(carry_out, pairs))
     finally:
-        worker.close()
+        for worker in started:
+            worker.close()
 
 
 def _make_answers(folder: Path, worker: Worker) -> None:
@@ -344,7 +355,7 @@ def _uninterrupted(asker: Asker, folder: Path, worker: Worker, tally: Tally) -> 
 
 
 def _try(asker: Asker, outage: str, folder: Path, worker: Worker, tally: Tally, wanted: Path) -> None:
-    tally.counts.tried += 1
+    tally.tried()
     scratch = new_folder(folder, f"outage-{time.monotonic_ns()}")
     place = Place(folder / "bench", folder / "answers", new_folder(scratch, "root"))
     server = Flaky(OUTAGES[outage])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -48,6 +49,17 @@ class Tally:
     """Planned, but the time was up."""
     notes: list[str] = field(default_factory=list)
     _kinds: dict[str, int] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def tried(self, number: int = 1) -> None:
+        """Counts what was tried; several threads may."""
+        with self._lock:
+            self.counts.tried += number
+
+    def put_off(self, number: int = 1) -> None:
+        """Counts what was planned and not done."""
+        with self._lock:
+            self.not_done += number
 
     def fault(self, column: str, kind: str, about: Any, files: Iterable[Path] = (), number: int = 1) -> None:
         """Counts a fault; the first few of a kind are kept with the files that led to it.
@@ -59,8 +71,9 @@ class Tally:
             files: Copied beside it.
             number: How many.
         """
-        setattr(self.counts, column, getattr(self.counts, column) + number)
-        seen = self._kinds[kind] = self._kinds.get(kind, 0) + 1
+        with self._lock:
+            setattr(self.counts, column, getattr(self.counts, column) + number)
+            seen = self._kinds[kind] = self._kinds.get(kind, 0) + 1
         if seen > MOST_KEPT:
             return
         name = hashlib.sha256(kind.encode()).hexdigest()[:8]

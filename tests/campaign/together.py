@@ -28,7 +28,7 @@ def run(folder: Path, tally: Tally, deadline: float, chosen: list[Command]) -> N
         _paid_once(folder, tally, pair)
         for command in commands.with_earlier(chosen):
             if time.monotonic() > deadline:
-                tally.not_done += 1
+                tally.put_off()
                 continue
             if command.name not in bench.wholes:
                 bench.run_whole(command, pair[0])
@@ -50,7 +50,7 @@ def everything() -> list[Command]:
 def _both(
     command: Command, more: tuple[str, ...], bench: Kills, folder: Path, tally: Tally, pair: list[Worker]
 ) -> None:
-    tally.counts.tried += 1
+    tally.tried()
     scratch = new_folder(folder, f"both-{time.monotonic_ns()}")
     root = new_folder(scratch, "root")
     place = Place(bench.place.home, bench.place.whole, root)
@@ -102,7 +102,7 @@ def _check_codes(name: str, ended: list[Done], tally: Tally, about: dict[str, An
 
 def _paid_once(folder: Path, tally: Tally, pair: list[Worker]) -> None:
     """Two evaluations that ask one judge about the same answers share its verdicts: each is paid for once."""
-    tally.counts.tried += 1
+    tally.tried()
     bench, scratch = folder / "bench", new_folder(folder, f"paid-{time.monotonic_ns()}")
     (bench / "rubric.yaml").write_text(RUBRIC)
     made = strings(
