@@ -11,9 +11,9 @@ TESTS = Path(__file__).parent
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["kills", "fuzz", "http", "outages", "together"])
-def test_nothing_goes_wrong(part: str, tmp_path: Path):
-    command = [sys.executable, "-m", "campaign", part, "--short", "--minutes", "10", "--keep", str(tmp_path / "keep")]
+def test_nothing_goes_wrong(tmp_path: Path):
+    command = [sys.executable, "-m", "campaign", "--short", "--minutes", "10", "--keep", str(tmp_path / "keep")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(TESTS), str(TESTS.parent)))}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-4000:]}"
+    assert "more were planned" not in done.stdout

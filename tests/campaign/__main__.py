@@ -12,12 +12,13 @@ from pathlib import Path
 
 from campaign import commands, flood, fuzz, kills, outages, together
 from campaign.tally import Tally, table
+from campaign.worker import Pool
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- campaign: begin -->", "<!-- campaign: end -->"
 MINUTES = 30.0
-QUICK = ("data build (tiny)", "sft (tiny)", "guard classify", "eval xstest", "attack convert")
+QUICK = ("data build (tiny)", "guard classify", "eval xstest", "attack convert")
 """Commands of the short form; it has to end within two minutes."""
 
 
@@ -41,41 +42,41 @@ class Scope:
 
 
 FULL = Scope(1.0, 3, 10_500, 20_200, len(outages.OUTAGES) * len(outages.ASKERS), ())
-SHORT = Scope(0.2, 1, 300, 600, 4, QUICK)
+SHORT = Scope(0.3, 1, 220, 500, 4, QUICK)
 
-Part = Callable[[Path, Tally, float, int, Scope], str]
+Part = Callable[[Path, Pool, Tally, float, int, Scope], str]
 
 
-def _kills(folder: Path, tally: Tally, deadline: float, seed: int, scope: Scope) -> str:
+def _kills(folder: Path, pool: Pool, tally: Tally, deadline: float, seed: int, scope: Scope) -> str:
     missing = commands.unavailable()
     for name, why in missing.items():
         print(f"kills: {name} is not tried: {why}")
-    part = kills.Kills(folder, tally, deadline, seed)
+    part = kills.Kills(folder, pool, tally, deadline, seed)
     part.run([c for c in scope.chosen([*commands.COMMANDS]) if c.name not in missing], scope.kills, scope.others)
     met = ", ".join(f"{kind} {number}" for kind, number in sorted(part.by_signal.items()))
     return f"{len(part.wholes)} commands; met at work: {met}"
 
 
-def _fuzz(folder: Path, tally: Tally, deadline: float, seed: int, scope: Scope) -> str:
-    fuzz.run(folder, tally, deadline, seed, scope.inputs)
+def _fuzz(folder: Path, pool: Pool, tally: Tally, deadline: float, seed: int, scope: Scope) -> str:
+    fuzz.run(folder, pool, tally, deadline, seed, scope.inputs)
     return f"{len(fuzz.SURFACES)} surfaces"
 
 
-def _http(folder: Path, tally: Tally, deadline: float, seed: int, scope: Scope) -> str:
+def _http(folder: Path, pool: Pool, tally: Tally, deadline: float, seed: int, scope: Scope) -> str:
     statuses = flood.run(folder, tally, deadline, seed, scope.requests)
     hung_up = statuses.pop(0, 0)
     return ", ".join(f"{number} x {status}" for status, number in sorted(statuses.items())) + f", {hung_up} hung up on"
 
 
-def _outages(folder: Path, tally: Tally, deadline: float, seed: int, scope: Scope) -> str:
-    outages.run(folder, tally, deadline, scope.outages)
+def _outages(folder: Path, pool: Pool, tally: Tally, deadline: float, seed: int, scope: Scope) -> str:
+    outages.run(folder, pool, tally, deadline, scope.outages)
     return f"{len(outages.OUTAGES)} kinds of outage, {len(outages.ASKERS)} commands"
 
 
-def _together(folder: Path, tally: Tally, deadline: float, seed: int, scope: Scope) -> str:
+def _together(folder: Path, pool: Pool, tally: Tally, deadline: float, seed: int, scope: Scope) -> str:
     among = together.everything()
-    chosen = [c for c in among if c.name in ("guard classify", "eval xstest")] if scope.commands else among
-    together.run(folder, tally, deadline, chosen)
+    chosen = [c for c in among if c.name == "guard classify"] if scope.commands else among
+    together.run(folder, pool, tally, deadline, chosen)
     return "two processes at once"
 
 
@@ -130,16 +131,18 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="campaign-"))
     print(f"seed {given.seed}, {os.cpu_count()} cores, {given.minutes:g} minutes at most, in {folder}", flush=True)
     tallies: list[Tally] = []
+    pool = Pool(folder)
     try:
         for name in given.parts or PARTS:
             part, share = PARTS[name]
             begun = time.monotonic()
             tally = Tally(name, given.keep)
             tallies.append(tally)
-            note = part(folder / name, tally, begun + (end - begun) * share, given.seed, scope)
+            note = part(folder / name, pool, tally, begun + (end - begun) * share, given.seed, scope)
             tally.notes.append(f"{note}; {time.monotonic() - begun:.0f} s")
             print(f"{name}: {tally.counts.tried} tried: {tally.notes[-1]}", flush=True)
     finally:
+        pool.close()
         shutil.rmtree(folder, ignore_errors=True)
     shown = table(tallies)
     print(f"\n{shown}")

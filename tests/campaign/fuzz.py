@@ -7,7 +7,6 @@ import contextlib
 import io
 import itertools
 import json
-import queue
 import random
 import re
 import resource
@@ -16,16 +15,14 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from campaign.bench import new_folder, prepare
-from campaign.kills import WORKERS
 from campaign.surfaces import SURFACES, Input, Surface
 from campaign.tally import MOST_KEPT, Tally
-from campaign.worker import Job, Worker, joined, strings
+from campaign.worker import Job, Pool, joined, strings
 
 CODES = (0, 1, 2, 3)
 SECONDS_AN_INPUT = 60
@@ -39,34 +36,20 @@ class Stuck(BaseException):
     """An input took longer than any may."""
 
 
-def run(folder: Path, tally: Tally, deadline: float, seed: int, inputs: int, only: str = "") -> None:
+def run(folder: Path, pool: Pool, tally: Tally, deadline: float, seed: int, inputs: int, only: str = "") -> None:
     """Reads `inputs` damaged inputs, shared out over the surfaces; `only` names one of them."""
     prepare(folder / "bench")
     chosen = [surface for surface in SURFACES if only in surface.name]
-    workers: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-    started = [Worker(folder / f"worker-{number}") for number in range(WORKERS)]
-    for worker in started:
-        workers.put(worker)
-    try:
-        _make_runs(folder, started[0])
-        total = sum(surface.share for surface in chosen)
-        batches = _batches(chosen, inputs / total, seed)
+    _make_runs(folder, pool)
+    total = sum(surface.share for surface in chosen)
 
-        def carry_out(batch: tuple[Surface, int, int]) -> None:
-            if time.monotonic() > deadline:
-                tally.put_off(batch[2])
-                return
-            worker = workers.get()
-            try:
-                _batch(batch, folder, worker, tally)
-            finally:
-                workers.put(worker)
+    def carry_out(batch: tuple[Surface, int, int]) -> None:
+        if time.monotonic() > deadline:
+            tally.put_off(batch[2])
+        else:
+            _batch(batch, folder, pool, tally)
 
-        with ThreadPoolExecutor(WORKERS) as pool:
-            list(pool.map(carry_out, batches))
-    finally:
-        for worker in started:
-            worker.close()
+    pool.each(carry_out, _batches(chosen, inputs / total, seed))
 
 
 def _batches(chosen: list[Surface], scale: float, seed: int) -> list[tuple[Surface, int, int]]:
@@ -82,7 +65,7 @@ def _batches(chosen: list[Surface], scale: float, seed: int) -> list[tuple[Surfa
     return [batch for step in rounds for batch in step if batch is not None]
 
 
-def _make_runs(folder: Path, worker: Worker) -> None:
+def _make_runs(folder: Path, pool: Pool) -> None:
     """The runs that are damaged: data, training, and two evaluations."""
     bench, root = folder / "bench", folder / "runs"
     if root.exists():
@@ -94,16 +77,16 @@ def _make_runs(folder: Path, worker: Worker) -> None:
         ("eval", "xstest", *recipe, "--model", bench / "model", "--limit", 6, "eval.sampling.max_new_tokens=4"),
         ("eval", "harmbench", *recipe, "--model", bench / "model", "--limit", 6, "eval.sampling.max_new_tokens=4"),
     ):
-        done = worker.run(Job(strings(*words), str(new_folder(folder, f"made-{time.monotonic_ns()}"))))
+        done = pool.run(Job(strings(*words), str(new_folder(folder, f"made-{time.monotonic_ns()}"))))
         if done.code:
             raise RuntimeError(done.err)
 
 
-def _batch(batch: tuple[Surface, int, int], folder: Path, worker: Worker, tally: Tally) -> None:
+def _batch(batch: tuple[Surface, int, int], folder: Path, pool: Pool, tally: Tally) -> None:
     surface, seed, count = batch
     scratch = new_folder(folder, f"fuzz-{surface.name.replace(' ', '-')}-{seed}")
     argv = strings(surface.name, seed, count, folder / "bench", scratch)
-    done = worker.run(Job(argv, str(scratch), function="campaign.fuzz:read_all", timeout=900.0))
+    done = pool.run(Job(argv, str(scratch), function="campaign.fuzz:read_all", timeout=900.0))
     tally.tried(count)
     about = {"surface": surface.name, "seed": seed, "code": done.code, "err": done.err[-3000:]}
     found: list[dict[str, Any]] = []

@@ -5,14 +5,12 @@ What a command leaves in the end is compared with what it leaves when nothing ha
 
 import itertools
 import json
-import queue
 import random
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,8 @@ from campaign.bench import new_folder, prepare
 from campaign.commands import Command, Place
 from campaign.faults import Fault, Kind
 from campaign.tally import Tally
-from campaign.worker import Done, Job, Worker, cold, joined
+from campaign.worker import Done, Job, Pool, cold, joined
 
-WORKERS = 2
 CODES: dict[str, tuple[int, ...]] = {
     "kill": (-signal.SIGKILL,),
     "terminate": (143, -signal.SIGTERM),
@@ -73,6 +70,7 @@ class Kills:
     """The part of the campaign: a bench, workers, and the time it has."""
 
     folder: Path
+    pool: Pool
     tally: Tally
     deadline: float
     seed: int
@@ -97,27 +95,18 @@ class Kills:
         """
         prepare(self.place.home)
         self.place.whole.mkdir(exist_ok=True)
-        workers: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        started = [Worker(self.folder / f"worker-{number}") for number in range(WORKERS)]
-        for worker in started:
-            workers.put(worker)
-        try:
-            for command in commands.with_earlier(chosen):
-                self.run_whole(command, started[0])
-            trials = self._planned([c for c in chosen if c.name in self.wholes], share, most_others)
-            with ThreadPoolExecutor(WORKERS) as pool:
-                list(pool.map(lambda trial: self._try(trial, workers), trials))
-        finally:
-            for worker in started:
-                worker.close()
+        for command in commands.with_earlier(chosen):
+            self.run_whole(command)
+        trials = self._planned([c for c in chosen if c.name in self.wholes], share, most_others)
+        self.pool.each(self._try, trials)
 
-    def run_whole(self, command: Command, worker: Worker) -> None:
+    def run_whole(self, command: Command) -> None:
         """Runs it without a fault and keeps what it made."""
         root, before = self.place.whole, records.files_under(self.place.whole)
-        scratch = new_folder(self.folder, f"whole-{len(self.wholes)}")
+        scratch = new_folder(self.folder, f"whole-{time.monotonic_ns()}")
         log = scratch / "writes"
         job = Job(command.argv(self.place), str(scratch), Fault("none", str(root), log=str(log)))
-        done = cold(job, self.folder / "cold") if command.is_cold else worker.run(job)
+        done = cold(job, self.folder / "cold") if command.is_cold else self.pool.run(job)
         if done.code != 0:
             about = {"command": command.name, "typed": joined(job.argv), "code": done.code, "err": done.err[-2000:]}
             self.tally.fault("wrong_codes", f"{command.name}: fails where nothing happens to it", about)
@@ -156,21 +145,19 @@ class Kills:
         rounds = itertools.zip_longest(*lists)
         return [trial for step in rounds for trial in step if trial is not None]
 
-    def _try(self, trial: Trial, workers: "queue.SimpleQueue[Worker]") -> None:
+    def _try(self, trial: Trial) -> None:
         if time.monotonic() > self.deadline:
             with self._lock:
                 self.tally.put_off()
             return
         number = next(self._seen)
         folder = new_folder(self.folder, f"trial-{number}")
-        worker = workers.get()
         try:
-            self._carry_out(trial, folder, worker)
+            self._carry_out(trial, folder)
         finally:
-            workers.put(worker)
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _carry_out(self, trial: Trial, folder: Path, worker: Worker) -> None:
+    def _carry_out(self, trial: Trial, folder: Path) -> None:
         command, whole = trial.command, self.wholes[trial.command.name]
         root = new_folder(folder, "root")
         place = Place(self.place.home, self.place.whole, root)
@@ -186,12 +173,12 @@ class Kills:
             words = argv if time_number == 0 else (*argv, *again)
             fault, after = self._moment(trial, whole, watched, draw, time_number)
             job = Job(words, str(folder), fault, after, environment=environment)
-            done = cold(job, folder) if trial.is_cold else worker.run(job)
+            done = cold(job, folder) if trial.is_cold else self.pool.run(job)
             steps.append({"fault": str(fault), "after": after, "code": done.code, "err": done.err[-3000:]})
             with self._lock:
                 self._check_end(trial, done, root, about, after is not None)
         job = Job((*argv, *again), str(folder), environment=environment)
-        done = cold(job, folder) if trial.is_cold else worker.run(job)
+        done = cold(job, folder) if trial.is_cold else self.pool.run(job)
         steps.append({"code": done.code, "err": done.err[-3000:]})
         with self._lock:
             self._check_result(command, done, place, whole, about, given)
@@ -233,7 +220,7 @@ class Kills:
         self._check_said(f"{command}: {trial.kind}", done, about)
         for problem in records.damaged(root):
             self.tally.fault("partial_files", f"{command}: {trial.kind}: damaged: {records.shape(problem)}", about)
-        if done.code in (130, 143):
+        if done.code in (130, 143, -signal.SIGTERM):
             for manifest in root.rglob("manifest.json"):
                 status = json.loads(manifest.read_text()).get("status")
                 if status not in ("interrupted", "finished"):

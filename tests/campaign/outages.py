@@ -8,14 +8,12 @@ import contextlib
 import hashlib
 import http.server
 import json
-import queue
 import socket
 import struct
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +21,8 @@ from typing import Any
 from campaign import records
 from campaign.bench import new_folder, prepare
 from campaign.commands import Place
-from campaign.kills import WORKERS
 from campaign.tally import Tally
-from campaign.worker import Done, Job, Worker, joined, strings
+from campaign.worker import Done, Job, Pool, joined, strings
 
 HEALTHY = 5
 """Requests that are answered before the outage."""
@@ -276,42 +273,29 @@ ASKERS = (
 )
 
 
-def run(folder: Path, tally: Tally, deadline: float, most: int) -> None:
+def run(folder: Path, pool: Pool, tally: Tally, deadline: float, most: int) -> None:
     """Tries each outage on each command, `most` in all, other pairs first."""
     prepare(folder / "bench")
     bench = folder / "bench"
     (bench / "rubric.yaml").write_text(RUBRIC)
     (bench / "few.jsonl").write_text("".join((bench / "asked.jsonl").read_text().splitlines(keepends=True)[:14]))
-    started = [Worker(folder / f"worker-{number}") for number in range(WORKERS)]
-    workers: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-    for worker in started:
-        workers.put(worker)
+    _make_answers(folder, pool)
+    wanted = {asker.name: _uninterrupted(asker, folder, pool, tally) for asker in ASKERS}
     # Along the diagonal, so that a few trials have each outage and each command.
     pairs = [
         (ASKERS[(i + shift) % len(ASKERS)], outage) for shift in range(len(ASKERS)) for i, outage in enumerate(OUTAGES)
-    ][:most]
+    ]
 
     def carry_out(pair: tuple[Asker, str]) -> None:
         if time.monotonic() > deadline:
             tally.put_off()
-            return
-        worker = workers.get()
-        try:
-            _try(*pair, folder, worker, tally, wanted[pair[0].name])
-        finally:
-            workers.put(worker)
+        else:
+            _try(*pair, folder, pool, tally, wanted[pair[0].name])
 
-    try:
-        _make_answers(folder, started[0])
-        wanted = {asker.name: _uninterrupted(asker, folder, started[0], tally) for asker in ASKERS}
-        with ThreadPoolExecutor(WORKERS) as pool:
-            list(pool.map(carry_out, pairs))
-    finally:
-        for worker in started:
-            worker.close()
+    pool.each(carry_out, pairs[:most])
 
 
-def _make_answers(folder: Path, worker: Worker) -> None:
+def _make_answers(folder: Path, pool: Pool) -> None:
     """The evaluation whose answers are judged."""
     root = folder / "answers"
     if root.exists():
@@ -328,45 +312,45 @@ def _make_answers(folder: Path, worker: Worker) -> None:
         "--root",
         root,
     )
-    done = worker.run(Job(strings(*words), str(new_folder(folder, f"answers-{time.monotonic_ns()}"))))
+    done = pool.run(Job(strings(*words), str(new_folder(folder, f"answers-{time.monotonic_ns()}"))))
     if done.code:
         raise RuntimeError(done.err)
 
 
 def _start(
-    asker: Asker, place: Place, folder: Path, worker: Worker, url: str, more: tuple[str, ...] = ()
+    asker: Asker, place: Place, folder: Path, pool: Pool, url: str, more: tuple[str, ...] = ()
 ) -> tuple[Done, tuple[str, ...]]:
     argv = (*asker.argv(place, url), *more)
     environment = {**PATIENCE, "SAFEREASON_CACHE": str(folder / "cache")}
     if asker.is_judge:
         environment["OPENAI_BASE_URL"] = url
-    return worker.run(Job(argv, str(folder), environment=environment, timeout=120.0)), argv
+    return pool.run(Job(argv, str(folder), environment=environment, timeout=120.0)), argv
 
 
-def _uninterrupted(asker: Asker, folder: Path, worker: Worker, tally: Tally) -> Path:
+def _uninterrupted(asker: Asker, folder: Path, pool: Pool, tally: Tally) -> Path:
     scratch = new_folder(folder, f"well-{time.monotonic_ns()}")
     place = Place(folder / "bench", folder / "answers", new_folder(scratch, "root"))
     with served(Flaky()) as url:
-        done, argv = _start(asker, place, scratch, worker, url)
+        done, argv = _start(asker, place, scratch, pool, url)
     if done.code:
         about = {"typed": joined(argv), "err": done.err[-2000:]}
         tally.fault("wrong_codes", f"{asker.name}: fails with a server that is well", about)
     return place.root
 
 
-def _try(asker: Asker, outage: str, folder: Path, worker: Worker, tally: Tally, wanted: Path) -> None:
+def _try(asker: Asker, outage: str, folder: Path, pool: Pool, tally: Tally, wanted: Path) -> None:
     tally.tried()
     scratch = new_folder(folder, f"outage-{time.monotonic_ns()}")
     place = Place(folder / "bench", folder / "answers", new_folder(scratch, "root"))
     server = Flaky(OUTAGES[outage])
     name = f"{asker.name}: {outage}"
     with served(server) as url:
-        done, argv = _start(asker, place, scratch, worker, url)
+        done, argv = _start(asker, place, scratch, pool, url)
         about: dict[str, Any] = {"command": name, "typed": joined(argv), "code": done.code, "err": done.err[-3000:]}
         _check_failed(name, done, tally, about)
         before = sum(server.answered.values())
         server.fails = None
-        again, _ = _start(asker, place, scratch, worker, url, ("--resume",))
+        again, _ = _start(asker, place, scratch, pool, url, ("--resume",))
     about |= {"then": again.code, "then said": again.err[-3000:], "answered before": before}
     if again.code != 0:
         tally.fault("wrong_codes", f"{name}: goes on with {again.code}", about)

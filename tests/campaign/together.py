@@ -12,34 +12,26 @@ from campaign.commands import COMMANDS, Command, Place
 from campaign.kills import Kills
 from campaign.outages import PATIENCE, RUBRIC, Flaky, served
 from campaign.tally import Tally
-from campaign.worker import Done, Job, Worker, joined, strings
+from campaign.worker import Done, Job, Pool, joined, strings
 
 CODES = (0, 1, 2)
 """How the second may end: it waited, it was told that another one writes, or that something is there already."""
 
 
-def run(folder: Path, tally: Tally, deadline: float, chosen: list[Command]) -> None:
+def run(folder: Path, pool: Pool, tally: Tally, deadline: float, chosen: list[Command]) -> None:
     """Starts each command twice at once."""
-    bench = Kills(folder, tally, deadline, 0)
+    bench = Kills(folder, pool, tally, deadline, 0)
     prepare(bench.place.home)
     bench.place.whole.mkdir(exist_ok=True)
-    pair = [Worker(folder / f"worker-{number}") for number in range(2)]
-    try:
-        _paid_once(folder, tally, pair)
-        for command in commands.with_earlier(chosen):
-            if time.monotonic() > deadline:
-                tally.put_off()
-                continue
-            if command.name not in bench.wholes:
-                bench.run_whole(command, pair[0])
-            if command in chosen and command.name in bench.wholes:
-                for more in ((), command.again):
-                    _both(command, more, bench, folder, tally, pair)
-                    if not command.again:
-                        break
-    finally:
-        for worker in pair:
-            worker.close()
+    _paid_once(folder, tally, pool)
+    for command in commands.with_earlier(chosen):
+        if time.monotonic() > deadline:
+            tally.put_off()
+            continue
+        bench.run_whole(command)
+        if command in chosen and command.name in bench.wholes:
+            for more in dict.fromkeys(((), command.again)):
+                _both(command, more, bench, folder, tally, pool)
 
 
 def everything() -> list[Command]:
@@ -47,9 +39,7 @@ def everything() -> list[Command]:
     return [command for command in COMMANDS if not command.is_cold and not command.is_printed]
 
 
-def _both(
-    command: Command, more: tuple[str, ...], bench: Kills, folder: Path, tally: Tally, pair: list[Worker]
-) -> None:
+def _both(command: Command, more: tuple[str, ...], bench: Kills, folder: Path, tally: Tally, pool: Pool) -> None:
     tally.tried()
     scratch = new_folder(folder, f"both-{time.monotonic_ns()}")
     root = new_folder(scratch, "root")
@@ -57,7 +47,7 @@ def _both(
     given = bench.copy_taken(command, root)
     argv = (*command.argv(place), *more)
     about: dict[str, Any] = {"command": command.name, "typed": joined(argv)}
-    ended = _at_once(pair, [argv, argv], scratch)
+    ended = _at_once(pool, [argv, argv], scratch)
     about |= {"codes": [done.code for done in ended], "said": [done.err[-1500:] for done in ended]}
     _check_codes(command.name, ended, tally, about)
     if all(done.code for done in ended):
@@ -69,7 +59,7 @@ def _both(
 
 
 def _at_once(
-    pair: list[Worker], commands_: list[tuple[str, ...]], scratch: Path, environment: dict[str, str] | None = None
+    pool: Pool, commands_: list[tuple[str, ...]], scratch: Path, environment: dict[str, str] | None = None
 ) -> list[Done]:
     ended: dict[int, Done] = {}
 
@@ -78,9 +68,9 @@ def _at_once(
         job = Job(
             commands_[number], str(own), environment={"SAFEREASON_CACHE": str(scratch / "cache"), **(environment or {})}
         )
-        ended[number] = pair[number].run(job)
+        ended[number] = pool.run(job)
 
-    threads = [threading.Thread(target=start, args=(number,)) for number in range(len(pair))]
+    threads = [threading.Thread(target=start, args=(number,)) for number in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -100,7 +90,7 @@ def _check_codes(name: str, ended: list[Done], tally: Tally, about: dict[str, An
                 tally.fault("wrong_codes", f"{name}: one of two says {len(errors)} lines", about)
 
 
-def _paid_once(folder: Path, tally: Tally, pair: list[Worker]) -> None:
+def _paid_once(folder: Path, tally: Tally, pool: Pool) -> None:
     """Two evaluations that ask one judge about the same answers share its verdicts: each is paid for once."""
     tally.tried()
     bench, scratch = folder / "bench", new_folder(folder, f"paid-{time.monotonic_ns()}")
@@ -117,7 +107,7 @@ def _paid_once(folder: Path, tally: Tally, pair: list[Worker]) -> None:
         "--root",
         scratch / "answers",
     )
-    done = pair[0].run(Job(made, str(scratch)))
+    done = pool.run(Job(made, str(scratch)))
     if done.code:
         raise RuntimeError(done.err)
     (answers,) = (scratch / "answers" / "eval" / "xstest").iterdir()
@@ -135,7 +125,7 @@ def _paid_once(folder: Path, tally: Tally, pair: list[Worker]) -> None:
             )
             for number in range(2)
         ]
-        ended = _at_once(pair, words, scratch, {**PATIENCE, "OPENAI_BASE_URL": url})
+        ended = _at_once(pool, words, scratch, {**PATIENCE, "OPENAI_BASE_URL": url})
     about = {"typed": joined(words[0]), "codes": [d.code for d in ended], "said": [d.err[-1500:] for d in ended]}
     _check_codes("a judge's verdicts", ended, tally, about)
     twice = sum(number - 1 for number in server.answered.values() if number > 1)

@@ -8,11 +8,13 @@ import contextlib
 import gc
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 from campaign.faults import VARIABLE, Fault, install
 
 TESTS = Path(__file__).parent.parent
+WORKERS = 2
 PATIENCE = 180.0
 """Seconds after which a command counts as one that does not end."""
 GLANCE = 0.002
@@ -131,6 +134,35 @@ class Worker:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(PATIENCE)
+
+
+class Pool:
+    """As many workers as there are cores to use; several threads may ask them at once."""
+
+    def __init__(self, home: Path) -> None:
+        """Starts them, each with a folder of its own under `home`."""
+        self._all = [Worker(home / f"worker-{number}") for number in range(WORKERS)]
+        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        for worker in self._all:
+            self._idle.put(worker)
+
+    def run(self, job: Job) -> Done:
+        """Runs one command to its end, once a worker is idle."""
+        worker = self._idle.get()
+        try:
+            return worker.run(job)
+        finally:
+            self._idle.put(worker)
+
+    def each(self, work: Callable[[Any], object], items: Iterable[Any]) -> None:
+        """Does some work on every item, as many at a time as there are workers."""
+        with ThreadPoolExecutor(WORKERS) as threads:
+            list(threads.map(work, items))
+
+    def close(self) -> None:
+        """Ends them."""
+        for worker in self._all:
+            worker.close()
 
 
 def environment_of(home: Path) -> dict[str, str]:
