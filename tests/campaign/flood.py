@@ -31,6 +31,8 @@ from campaign.worker import environment_of, strings
 CLIENTS = 16
 PATIENCE = 120.0
 """Seconds after which a reply counts as lost."""
+START = 600.0
+"""Seconds that the server has to start, on a busy machine."""
 HELD = 64
 """Connections that say nothing, held while others ask."""
 SLOW = 8
@@ -188,7 +190,7 @@ def _served(folder: Path, tally: Tally, deadline: float) -> Iterator[Flood]:
 
 
 def _port(process: "subprocess.Popen[bytes]", said: Path) -> int:
-    for _ in range(int(PATIENCE * 20)):
+    for _ in range(int(START * 20)):
         if found := ADDRESS.search(said.read_text(errors="replace")):
             return int(found[1])
         if process.poll() is not None:

@@ -23,7 +23,7 @@ from campaign.faults import VARIABLE, Fault, install
 
 TESTS = Path(__file__).parent.parent
 WORKERS = 2
-PATIENCE = 180.0
+PATIENCE = 400.0
 """Seconds after which a command counts as one that does not end."""
 GLANCE = 0.002
 """Seconds between two looks at whether a child has ended."""
