@@ -243,6 +243,8 @@ def _serve() -> None:
         if given["fault"]:
             given["fault"] = Fault(**given["fault"])
         job = Job(**given)
+        for name in ("stdout", "stderr"):  # the child may be killed before it has opened them
+            (Path(job.folder) / name).write_bytes(b"")
         started = time.monotonic()
         pid = os.fork()
         if pid == 0:
