@@ -3,6 +3,8 @@
 Every message says what was wrong, where, and what to do; it fits on one line.
 """
 
+import shlex
+
 
 class SafeReasonError(Exception):
     """Base of every error this package raises on purpose. `exit_code` is what the command line ends with."""
@@ -31,3 +33,8 @@ class BarNotMet(SafeReasonError):
 def one_line(error: BaseException) -> str:
     """A library's error by its class and message, on one line of at most 300 characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def command(*words: object) -> str:
+    """A command line of this program for a message, quoted for a shell and put between backticks."""
+    return f"`safereason {shlex.join(map(str, words))}`"

@@ -12,6 +12,7 @@ from safereason.errors import InputError
 if TYPE_CHECKING:
     from safereason.data.sources import Source, Split
     from safereason.recipe.schema import Recipe
+    from safereason.stages.base import Options
 
 EXAMPLES = opt.examples("safereason data ls", "safereason data ls --recipe tars-1.5b", "safereason data ls --json")
 WIDTH = 120
@@ -20,9 +21,14 @@ BETWEEN = 3
 """Columns that a table leaves between two cells, at most."""
 
 
-def ls(recipe: opt.MaybeRecipe = None, as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
+def ls(
+    recipe: opt.MaybeRecipe = None,
+    root: opt.Root = opt.RUNS,
+    as_json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
     """List the data sources with size, licence and splits; or a recipe's, and whether each can be read here."""
-    found = _of_recipe(opt.load_recipe(recipe, None)) if recipe else _all()
+    found = _of_recipe(opt.load_recipe(recipe, None), opt.stage_options(root)) if recipe else _all()
     if as_json:
         output.print_json(found)
     elif recipe:
@@ -87,14 +93,16 @@ def _entry(source: "Source") -> dict[str, Any]:
     }
 
 
-def _of_recipe(recipe: "Recipe") -> list[dict[str, Any]]:
+def _of_recipe(recipe: "Recipe", options: "Options") -> list[dict[str, Any]]:
     from safereason.data import sources
+    from safereason.stages.training_sources import located, makes
 
     found = []
     for name, named in uses(recipe).items():
         try:
-            source = sources.get(name)
-            entry, why_not = _entry(source), _why_not(source, dict.fromkeys(split for _, split in named))
+            entry, read = _entry(sources.get(name)), sources.get(located(recipe, options, name))
+            why_not = _why_not(read, dict.fromkeys(split for _, split in named))
+            why_not = why_not and f"{why_not}{makes(recipe, options, name)}"
         except InputError as error:  # no such source
             entry, why_not = {"name": name, "size": None, "licence": "", "traces": False, "gated": False}, str(error)
         found.append(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from safereason import processes
 from safereason.cli import launched, output
+from safereason.console import say
 
 if TYPE_CHECKING:
     from safereason.evals.bars import Bar
@@ -98,6 +99,8 @@ def carry_out(work: Callable[[], "Result"], as_json: bool) -> "Result":
         result = work()
     if not processes.is_main():
         return result
+    if result.is_earlier:
+        say(f"{result.run}: finished before, so that its result is shown; --overwrite makes it anew")
     if as_json:
         output.print_json({"run": str(result.run), "metrics": result.metrics})
     else:
@@ -116,7 +119,6 @@ def hold(result: "Result", bars: "Sequence[Bar]", junit: Path | None) -> None:
         InputError: There is no such figure.
         BarNotMet: A bar is not met; every such one is told.
     """
-    from safereason.console import say
     from safereason.evals.bars import check, matched
 
     if junit:

@@ -35,7 +35,7 @@ from safereason.attacks.base import TestCase
 from safereason.data import sources
 from safereason.data.draw import limited
 from safereason.engines.base import Completion, Message
-from safereason.errors import InputError
+from safereason.errors import InputError, command
 from safereason.evals.base import Case, Eval, Outcome, exchange
 from safereason.evals.metrics import OVERALL
 from safereason.judges import Judge, Verdict
@@ -84,8 +84,10 @@ def _cases(
     found = [e for name in names for e in sources.get(name).load("test") if evaluation.keeps(e)]
     tests = formats.read_cases(Path(cases)) if cases else [TestCase(e.id, "direct", e.prompt) for e in found]
     if any(test.prefix or test.completion for test in tests):
-        raise InputError(f"cases={cases}: some put words into the model's mouth, which inspect cannot; "
-                         "use safereason eval --cases")  # fmt: skip
+        instead = command("eval", evaluation.name, "--model", "MODEL", "--cases", cases)
+        raise InputError(
+            f"cases={cases}: some put words into the model's mouth, which inspect cannot; use {instead} for them"
+        )
     attacked = {test.behavior_id for test in tests}
     most = limit or section.limit or evaluation.draws
     asked = evals.cases(limited([e for e in found if e.id in attacked], most, 0), tests)

@@ -63,9 +63,15 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     document = _with_overrides(_read(path, ()), overrides)
     try:
         # JSON, because pydantic's strict mode takes a list for a tuple there and still takes no text for a number.
-        return Recipe.model_validate_json(json.dumps({**document.values, "name": path.stem}), strict=True)
+        recipe = Recipe.model_validate_json(json.dumps({**document.values, "name": path.stem}), strict=True)
     except ValidationError as error:
         raise InputError(explain.first_of(error, document)) from error
+    return recipe.referred_to_as(name)
+
+
+def reference_of(name: str) -> str:
+    """What `--recipe` takes for a recipe that is known by its name alone: the name of a shipped one, else a file's."""
+    return name if name in {path.stem for path in shipped()} else f"{name}{SUFFIXES[0]}"
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:

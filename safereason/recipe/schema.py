@@ -6,7 +6,17 @@ the keys that a typed field of the section owns (`training/arguments.py` holds t
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    PrivateAttr,
+    Tag,
+    model_validator,
+)
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -445,3 +455,21 @@ class Recipe(Section):
     eval: Evaluation | None = None
     provenance: dict[str, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
     """Where each value comes from, by dotted key; a section's entry counts for all in it that has none of its own."""
+    _reference: str | None = PrivateAttr(default=None)
+
+    @property
+    def reference(self) -> str:
+        """What `--recipe` took for it: the name of a shipped recipe, or a path."""
+        return self._reference or self.name
+
+    def referred_to_as(self, reference: str) -> "Recipe":
+        """The same recipe, which messages name as the command line did."""
+        recipe = self.model_copy()
+        recipe._reference = reference
+        return recipe
+
+    def __eq__(self, other: object) -> bool:
+        """Whether two set the same, whatever the command line called them."""
+        return isinstance(other, Recipe) and self.model_dump() == other.model_dump()
+
+    __hash__ = Section.__hash__

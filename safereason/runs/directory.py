@@ -59,13 +59,9 @@ class RunDirectory:
         return self
 
     def _open(self) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"{self.path}: is a file; name a directory for the run")
-        existing = self.path.exists() and not all(_is_left_over(p) for p in self.path.iterdir())
+        existing = self._exists()
         if existing and self.on_existing == "refuse":
-            raise InputError(
-                f"{self.path}: exists and is not empty; pass --resume to go on or --overwrite to start anew"
-            )
+            raise self._refusal()
         self._acquire()
         self._is_new = not existing
         try:
@@ -105,15 +101,52 @@ class RunDirectory:
         return any(p.name not in begun and (p.is_dir() or p.stat().st_size > 0) for p in self.path.iterdir())
 
     def is_done(self) -> bool:
-        """Whether this is a resumed run that finished before; it need not be entered then.
+        """Whether this run finished before, so that its result is there to be read and it need not be entered.
+
+        A directory that entering would refuse is refused here, before a stage loads or asks anything.
 
         Raises:
-            InputError: It is one of another identity.
+            InputError: The directory holds something else, or a run that did not finish and is not resumed.
         """
-        if self.on_existing != "resume" or not is_finished(self.path):
+        if self.on_existing == "overwrite":
             return False
-        self._check_resumable()
-        return True
+        if is_finished(self.path) and (self.on_existing == "resume" or not self._differing()):
+            self._check_resumable()
+            return True
+        self.check_free()
+        return False
+
+    def check_free(self) -> None:
+        """Refuses what entering would refuse, where nothing is to be resumed or overwritten.
+
+        Raises:
+            InputError: The directory is not empty, or a file.
+        """
+        if processes.is_main() and self.on_existing == "refuse" and self._exists():
+            raise self._refusal()
+
+    def _exists(self) -> bool:
+        """Whether anything is there, beside what a killed process left before its run began."""
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path}: is a file; name a directory for the run")
+        return self.path.exists() and not all(_is_left_over(p) for p in self.path.iterdir())
+
+    def _refusal(self) -> InputError:
+        """Says what is there, and only what helps with it."""
+        if not (self.path / MANIFEST).exists():
+            return InputError(
+                f"{self.path}: exists and is not empty, and holds no run (no {MANIFEST}); name another --out"
+            )
+        if differing := self._differing():
+            return InputError(
+                f"{self.path}: exists and is not empty: it holds another run (differing in {', '.join(differing)}); "
+                "pass --overwrite to start anew, or name another --out"
+            )
+        return InputError(f"{self.path}: exists and is not empty; pass --resume to go on or --overwrite to start anew")
+
+    def _differing(self) -> list[str]:
+        """Keys at which the run that is there has another identity."""
+        return differing_keys((read_manifest(self.path) or {}).get("identity", {}), self.identity)
 
     def records(self, name: str) -> RecordLog:
         """An append-only log `name.jsonl` in this run; every process asks for it."""
@@ -158,8 +191,7 @@ class RunDirectory:
     def _check_resumable(self) -> None:
         if not (self.path / MANIFEST).exists():
             raise InputError(f"{self.path}: holds files but no {MANIFEST}, so it cannot be resumed; name another --out")
-        differing = differing_keys(read_json(self.path / MANIFEST).get("identity", {}), self.identity)
-        if differing:
+        if differing := self._differing():
             raise InputError(
                 f"{self.path}: the recipe changed since ({', '.join(differing)}); use --overwrite or another --out"
             )
@@ -196,7 +228,12 @@ def is_finished(path: Path) -> bool:
 
 def finished_runs(root: Path, stage: str, recipe: str) -> list[Path]:
     """The finished runs of a stage of a recipe, oldest first."""
-    runs = [p for p in (root / stage).glob(f"{_slug(recipe)}--*") if is_finished(p)]
+    return finished(root, stage, f"{_slug(recipe)}--*")
+
+
+def finished(root: Path, stage: str, pattern: str = "*") -> list[Path]:
+    """The finished runs of a stage whose directories' names match a pattern, oldest first."""
+    runs = [p for p in (root / stage).glob(pattern) if is_finished(p)]
     # The manifest says when to the second; its own time tells runs of one second apart.
     return sorted(
         runs, key=lambda p: (str((read_manifest(p) or {}).get("finished")), (p / MANIFEST).stat().st_mtime_ns)

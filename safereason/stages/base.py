@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safereason import processes
+from safereason import errors, processes
 from safereason.errors import InputError
-from safereason.recipe.load import to_yaml
+from safereason.recipe.load import reference_of, to_yaml
 from safereason.recipe.schema import Recipe
 from safereason.runs.directory import (
     OnExisting,
@@ -46,6 +46,8 @@ class Result:
 
     run: Path
     metrics: dict[str, Any]
+    is_earlier: bool = field(default=False, compare=False)
+    """Whether an earlier command made it, and this one only read it."""
 
 
 def identity(recipe: Recipe, *sections: str, **inputs: Any) -> dict[str, Any]:
@@ -63,10 +65,27 @@ def open_run(stage: str, recipe: Recipe, options: Options, model: str, identity:
 
 
 def finished_result(directory: RunDirectory) -> Result | None:
-    """The result of a run that is resumed and has nothing left to do, or None."""
+    """The result of a run that finished before, as it was; None where there is work to do.
+
+    Raises:
+        InputError: The directory holds something else, or a run that did not finish and is not resumed.
+    """
     if not directory.is_done():
         return None
-    return Result(directory.path, read_json(directory.path / "metrics.json"))
+    return Result(directory.path, read_json(directory.path / "metrics.json"), is_earlier=True)
+
+
+def advice(command: str, recipe: str, options: Options, *arguments: str) -> str:
+    """A command for a message, that works where the one at hand does: on its recipe, among its runs.
+
+    Args:
+        command: Its words, such as `data build`.
+        recipe: What `--recipe` takes.
+        options: Where the runs are.
+        *arguments: Further ones.
+    """
+    root = () if options.root == Options().root else ("--root", options.root)
+    return errors.command(*command.split(), "--recipe", recipe, *root, *arguments)
 
 
 def source_run(stage: str, recipe: Recipe, options: Options, expected: dict[str, Any]) -> Path:
@@ -78,8 +97,10 @@ def source_run(stage: str, recipe: Recipe, options: Options, expected: dict[str,
     runs = finished_runs(options.root, stage, recipe.name)
     same = [run for run in runs if (read_manifest(run) or {}).get("identity") == expected]
     if not runs:
-        raise InputError(f"no finished {stage} run of {recipe.name} under {options.root}/; "
-                         f"run `safereason {COMMANDS.get(stage, stage)} --recipe {recipe.name}` first")  # fmt: skip
+        raise InputError(
+            f"no finished {stage} run of {recipe.name} under {options.root}/; "
+            f"run {advice(COMMANDS[stage], recipe.reference, options)} first"
+        )
     return (same or runs)[-1]
 
 
@@ -87,8 +108,13 @@ GUARD_STAGES = ("guard/rl", "guard/sft")
 """Stages that train a guard, the last to be done first."""
 
 
-def trained_guard(recipe: str, options: Options) -> Path:
+def trained_guard(recipe: str, options: Options, reference: str | None = None) -> Path:
     """The newest finished guard of the recipe of this name: by RL, else by SFT.
+
+    Args:
+        recipe: The recipe's name.
+        options: Where the runs are.
+        reference: What `--recipe` takes for it, where that is known.
 
     Raises:
         InputError: There is none; the message says which command makes it.
@@ -96,8 +122,8 @@ def trained_guard(recipe: str, options: Options) -> Path:
     for stage in GUARD_STAGES:
         if runs := finished_runs(options.root, stage, recipe):
             return runs[-1]
-    raise InputError(f"no trained guard of {recipe} under {options.root}/; "
-                     f"run `safereason guard train --recipe {recipe}` first")  # fmt: skip
+    train = advice("guard train", reference or reference_of(recipe), options)
+    raise InputError(f"no trained guard of {recipe} under {options.root}/; run {train} first")
 
 
 def named_guard(judge: str) -> str | None:

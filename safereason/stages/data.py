@@ -21,7 +21,7 @@ from safereason.runs.directory import RunDirectory, read_manifest
 from safereason.runs.manifest import sha256
 from safereason.runs.records import read_json, write_json, write_text
 from safereason.stages import guard_data
-from safereason.stages.base import Options, Result, identity, model_label, open_run, source_run
+from safereason.stages.base import Options, Result, advice, identity, model_label, open_run, source_run
 from safereason.stages.training_sources import TRACES, available, check, located, needed, taught, teacher_run, written
 from safereason.stages.unseen import Unseen
 
@@ -49,8 +49,9 @@ def run(recipe: Recipe, options: Options, *, allow_missing: bool = False) -> Res
     recipe, missing = available(recipe, options, allow_missing)
     run_directory = open_run("data", recipe, options, model_label(recipe.model), identity_of(recipe))
     run_directory.inputs.update(_own_files(recipe, options))
-    if options.on_existing == "resume" and _is_done(run_directory):
-        return Result(run_directory.path, read_json(run_directory.path / "metrics.json"))
+    if options.on_existing != "overwrite" and _is_done(run_directory):
+        return Result(run_directory.path, read_json(run_directory.path / "metrics.json"), is_earlier=True)
+    run_directory.check_free()
     unseen = Unseen.of(recipe)
     mixture = draw(recipe, options, unseen)
     overlap = unseen.report((*mixture.prompts, *mixture.traces, *mixture.validation))
@@ -75,8 +76,11 @@ def built(recipe: Recipe, options: Options) -> Path:
     compared = read_json(folder / "card.json").get("overlap", {}).get("sets", {})
     missed = [name for name in Unseen.names(recipe) if name not in compared]
     if missed:
-        raise InputError(f"{folder}: was not compared with {', '.join(missed)}, which this recipe tests on; "
-                         f"run `safereason data build --recipe {recipe.name}` with the same overrides")  # fmt: skip
+        build = advice("data build", recipe.reference, options)
+        raise InputError(
+            f"{folder}: was not compared with {', '.join(missed)}, which this recipe tests on; "
+            f"run {build} with the same overrides"
+        )
     return folder
 
 

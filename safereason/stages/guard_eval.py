@@ -99,7 +99,7 @@ def run(
         InputError: A set, the guard or the policy cannot be had.
         StageFailed: Rows could not be asked about; `--resume` asks again.
     """
-    model = options.model or (None if guard else str(trained_guard(recipe.name, options)))
+    model = options.model or (None if guard else str(trained_guard(recipe.name, options, recipe.reference)))
     plan = make_plan(recipe, model, guard=guard, sets=sets, policy=policy, template=template, samples=samples,
                      sampling=sampling, limit=limit)  # fmt: skip
     asked = _asked(recipe, plan)

@@ -11,11 +11,13 @@ from safereason.data.sources import files
 from safereason.errors import InputError
 from safereason.recipe.schema import Recipe, TarsMix
 from safereason.runs.directory import finished_runs, read_manifest
-from safereason.stages.base import Options, source_run
+from safereason.stages.base import Options, advice, source_run
 
 TEACHER_STAGE = "data/traces"
 """The stage that has a teacher write traces."""
 TRACES = "traces.parquet"
+RAINBOW = "rainbow"
+"""The source that each recipe has an archive of its own for."""
 RAINBOW_STAGE = "attack/rainbow"
 """The stage that makes an archive of prompts against the recipe's SFT model."""
 
@@ -52,7 +54,7 @@ def _has_traces(name: str) -> bool:
 
 def located(recipe: Recipe, options: Options, name: str) -> str:
     """What a source is read from: of `rainbow`, the newest archive that was made for this recipe, if there is one."""
-    runs = finished_runs(options.root, RAINBOW_STAGE, recipe.name) if name == "rainbow" else []
+    runs = finished_runs(options.root, RAINBOW_STAGE, recipe.name) if name == RAINBOW else []
     return str(runs[-1] / "archive.jsonl") if runs else name
 
 
@@ -95,9 +97,20 @@ def _of_teacher(recipe: Recipe) -> list[str]:
 
 def _lost(recipe: Recipe, options: Options) -> dict[str, str]:
     """What cannot be had, and why."""
-    found = {name: why_not(located(recipe, options, name)) for name in needed(recipe)}
+    found = {name: _why_not_for(recipe, options, name) for name in needed(recipe)}
     found |= {what: _why(lambda: teacher_run(recipe, options)) for what in _of_teacher(recipe)}
     return {what: why for what, why in found.items() if why is not None}
+
+
+def _why_not_for(recipe: Recipe, options: Options, name: str) -> str | None:
+    """Why a source cannot be read for training by this recipe, with the command that makes it, where there is one."""
+    why = why_not(located(recipe, options, name))
+    return None if why is None else f"{why}{makes(recipe, options, name)}"
+
+
+def makes(recipe: Recipe, options: Options, name: str) -> str:
+    """The end of a message about a source that is not there: which command makes it; empty where none does."""
+    return f"; {advice('attack rainbow', recipe.reference, options)} makes it" if name == RAINBOW else ""
 
 
 def check(names: Sequence[str]) -> None:

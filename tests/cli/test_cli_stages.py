@@ -1,10 +1,13 @@
 """The commands that run stages, on the micro model: data → sft → rl → eval → report."""
 
 import json
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from program import safereason, said_once
+from program import COMMAND, safereason, said_once
 
 from safereason.evals import EVALS
 
@@ -73,25 +76,61 @@ def test_rows_of_the_runs_can_be_shown(whole):
     assert "name a file of it" in said_once(unclear)
 
 
-def test_a_run_that_is_there_is_refused_and_resumed_as_it_is(whole, tiny, root):
-    refused = safereason("sft", "--recipe", tiny, "--root", root)
+FINISHED = {
+    "data": ("data", "build"), "sft": ("sft",), "rl": ("rl",), "eval harmbench of rl": ("eval", "harmbench"),
+    "eval xstest of rl": ("eval", "xstest"),
+}  # fmt: skip
+"""The command behind each step of `run`."""
+
+
+@pytest.mark.parametrize("step", FINISHED)
+def test_a_finished_run_is_shown_again_as_it_is(whole, tiny, root, step):
+    command = (*FINISHED[step], "--recipe", tiny, "--root", root)
+    before = (Path(whole["runs"][step]) / "manifest.json").read_bytes()
+    shown = safereason(*command, "--json")
+    assert (shown.returncode, shown.stderr.count("\n")) == (0, 1), shown.stderr
+    assert "finished before, so that its result is shown; --overwrite makes it anew" in shown.stderr
+    document = json.loads(shown.stdout)
+    assert document["run"] == whole["runs"][step]
+    assert document["metrics"] == json.loads((Path(document["run"]) / "metrics.json").read_text())
+    resumed = safereason(*command, "--resume", "--json")
+    assert resumed.stdout == shown.stdout
+    assert (Path(whole["runs"][step]) / "manifest.json").read_bytes() == before
+
+
+def test_a_pipeline_gets_the_figures_of_a_run_that_is_there(whole, tiny, root):
+    words = shlex.join([COMMAND, "eval", "xstest", "--recipe", str(tiny), "--root", str(root), "--json"])
+    reader = shlex.join([sys.executable, "-c", "import json, sys; print(json.load(sys.stdin)['metrics']['eval'])"])
+    script = f"set -o pipefail; {words} | {reader}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout) == (0, "xstest\n"), done.stderr
+
+
+def test_an_unfinished_run_is_still_refused_and_another_one_is_not_taken_for_it(tiny, root, tmp_path):
+    out = tmp_path / "run"
+    common = ("eval", "xstest", "--recipe", tiny, "--root", root, "--out", out)
+    assert safereason(*common, "--limit", 1).returncode == 0
+    other = safereason(*common, "--limit", 2)
+    assert other.returncode == 2
+    assert "it holds another run (differing in limit)" in said_once(other)
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps({**manifest, "status": "interrupted"}))
+    refused = safereason(*common, "--limit", 1)
     assert refused.returncode == 2
     assert "pass --resume to go on or --overwrite to start anew" in said_once(refused)
-    resumed = json.loads(safereason("sft", "--recipe", tiny, "--root", root, "--resume", "--json").stdout)
-    assert resumed["run"] == whole["runs"]["sft"]
 
 
 def test_a_bar_that_is_not_met_ends_with_3_after_the_figures(whole, tiny, root):
-    common = ("eval", "harmbench", "--recipe", tiny, "--root", root, "--resume")
+    common = ("eval", "harmbench", "--recipe", tiny, "--root", root)
     missed = safereason(*common, "--fail-under", "well_formed=0", "--fail-under", "dsr=1.01", "--json")
     assert missed.returncode == 3
     assert json.loads(missed.stdout)["metrics"]["eval"] == "harmbench"
-    met_bar, missed_bar = missed.stderr.splitlines()
+    _, met_bar, missed_bar = missed.stderr.splitlines()
     assert met_bar.startswith("bar met: well_formed is ")
     assert missed_bar.startswith("error: dsr ")
     assert "under the bar of 1.01" in missed_bar
     met = safereason(*common, "--fail-under", "well_formed=0")
-    assert (met.returncode, met.stderr) == (0, f"{met_bar}\n")
+    assert (met.returncode, met.stderr.splitlines()[1:]) == (0, [met_bar])
     named = [line.split()[:2] for line in met.stdout.splitlines()]
     assert named.count(["dsr", "all"]) == named.count(["dsr", "direct"]) == 1
 

@@ -90,7 +90,15 @@ def test_what_is_logged_after_a_run_does_not_reach_it(tmp_path: Path):
     assert "too late" not in (path / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("what", ["finished", "failed", "notes.txt"])
+REFUSED = {
+    "finished": "exists and is not empty; pass --resume to go on or --overwrite to start anew",
+    "failed": "exists and is not empty; pass --resume to go on or --overwrite to start anew",
+    "another": "it holds another run (differing in model); pass --overwrite to start anew, or name another --out",
+    "notes.txt": "holds no run (no manifest.json); name another --out",
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
 def test_a_folder_that_is_not_empty_is_refused_and_left_as_it_is(tmp_path: Path, what: str):
     path = tmp_path / "run"
     if what == "notes.txt":
@@ -99,11 +107,17 @@ def test_a_folder_that_is_not_empty_is_refused_and_left_as_it_is(tmp_path: Path,
     elif what == "finished":
         finished(path)
     else:
-        with pytest.raises(ZeroDivisionError), run(path):
+        with pytest.raises(ZeroDivisionError), run(path, **({"model": "x"} if what == "another" else {})):
             raise ZeroDivisionError
     before = {p.name: p.read_bytes() for p in path.iterdir()}
-    with pytest.raises(InputError, match="not empty; pass --resume to go on or --overwrite") as error:
+    with pytest.raises(InputError, match="exists and is not empty") as error:
         run(path).__enter__()
+    assert str(error.value).endswith(REFUSED[what])
+    if what == "finished":
+        assert run(path).is_done()
+    else:  # before a stage loads anything
+        with pytest.raises(InputError, match="exists and is not empty"):
+            run(path).is_done()
     assert one_line(error)
     assert {p.name: p.read_bytes() for p in path.iterdir()} == before
 
@@ -311,14 +325,14 @@ def test_bad_input_leaves_no_run_unless_something_was_done(tmp_path: Path):
     assert status(path) == "failed", "a run that was there before stays"
 
 
-def test_only_a_resumed_run_that_finished_is_done(tmp_path: Path):
+def test_only_a_run_that_finished_is_done(tmp_path: Path):
     path = tmp_path / "run"
     assert not run(path, "resume").is_done()
     with run(path) as this:
         assert not run(path, "resume").is_done()
         this.finish({})
     assert run(path, "resume").is_done()
-    assert not run(path, "refuse").is_done()
+    assert run(path, "refuse").is_done()
     assert not run(path, "overwrite").is_done()
 
 

@@ -12,7 +12,7 @@ from safereason.errors import InputError
 from safereason.evals.bars import figures_of
 from safereason.report.read import read_run
 from safereason.runs.directory import digest, read_manifest
-from safereason.runs.records import RecordLog, read_records, write_json
+from safereason.runs.records import RecordLog, read_json, read_records, write_json
 from safereason.stages import eval_score
 from safereason.stages.base import Options
 
@@ -91,8 +91,9 @@ def test_what_overwrites_the_new_run_leaves_the_old_one(tmp_path: Path):
     for existing in ("refuse", "overwrite"):
         eval_score.score(run, Options(root=tmp_path / "runs", on_existing=existing), "refusal")
     assert (run / "completions.jsonl").read_bytes() == completions
-    with pytest.raises(InputError, match="exists and is not empty"):
-        eval_score.score(run, Options(root=tmp_path / "runs"), "refusal")
+    again = eval_score.score(run, Options(root=tmp_path / "runs"), "refusal")
+    assert again.is_earlier
+    assert again.metrics == read_json(again.run / "metrics.json")
 
 
 def test_where_a_file_cannot_be_in_two_places_it_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

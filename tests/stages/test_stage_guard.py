@@ -192,8 +192,7 @@ def test_a_finished_sft_run_is_taken_as_it_is(trained, root, recipe, micro_model
 def test_a_finished_guard_is_returned_as_it_is(trained, root, recipe):
     again = guard.run(recipe, Options(root=root, on_existing="resume"))
     assert again.run == trained.run
-    with pytest.raises(InputError, match="pass --resume to go on or --overwrite to start anew"):
-        guard.run(recipe, Options(root=root))
+    assert guard.run(recipe, Options(root=root)).run == trained.run
 
 
 def test_another_policy_is_another_guard(trained, root, recipe, folder, micro_model):

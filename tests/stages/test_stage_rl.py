@@ -91,8 +91,7 @@ def test_without_a_kl_term_none_is_logged(micro_model, root, tmp_path):
 
 def test_a_finished_run_is_returned_as_it_is(micro_model, root, trained):
     assert rl.run(recipe_of(micro_model), Options(root=root, on_existing="resume")) == trained
-    with pytest.raises(InputError, match="pass --resume to go on or --overwrite to start anew"):
-        rl.run(recipe_of(micro_model), Options(root=root))
+    assert rl.run(recipe_of(micro_model), Options(root=root)).run == trained.run
 
 
 def test_the_plan_says_what_trl_is_given(micro_model, root, tmp_path):

@@ -70,8 +70,7 @@ def test_a_finished_run_is_returned_as_it_is(micro_model, root, trained):
     resumed = sft.run(recipe_of(micro_model), Options(root=root, on_existing="resume"))
     assert resumed == trained
     assert (trained.run / "manifest.json").read_bytes() == before
-    with pytest.raises(InputError, match="pass --resume to go on or --overwrite to start anew"):
-        sft.run(recipe_of(micro_model), Options(root=root))
+    assert sft.run(recipe_of(micro_model), Options(root=root)).run == trained.run
 
 
 def test_another_recipe_is_another_run(micro_model, trained, root):

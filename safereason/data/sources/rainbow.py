@@ -27,9 +27,10 @@ def _category(row: Row) -> str:
 def _archive() -> Path:
     path = (data_home() or cache_home() / "data") / "rainbow" / "archive.jsonl"
     if not path.is_file():
-        raise InputError(f"{path}: not there; no such archive is published: `safereason attack rainbow --recipe "
-                         "tars-1.5b` makes one against your SFT model; put its archive.jsonl there, or leave it out "
-                         "with data.without_sources=[rainbow]")  # fmt: skip
+        raise InputError(
+            f"{path}: not there; no such archive is published: make one against your SFT model and put its "
+            "archive.jsonl there, or leave it out with data.without_sources=[rainbow]"
+        )
     return path
 
 
