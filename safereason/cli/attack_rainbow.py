@@ -67,9 +67,7 @@ def rainbow(
     from safereason.runs.records import read_json
     from safereason.stages import rainbow as stage_rainbow
 
-    # As for the other attacks, `rainbow.key=value` is short for the setting.
-    texts = [f"attack.settings.{text}" if text.startswith("rainbow.") else text for text in overrides or ()]
-    chosen = opt.load_recipe(recipe, texts, seed=seed)
+    chosen = opt.load_recipe(recipe, overrides, seed=seed)
     options = opt.stage_options(root, out, model, resume, overwrite, base_url)
     settings = {"iterations": iterations, "prompts": prompts, "archives": archives}
     plan = stage_rainbow.make_plan(

@@ -18,6 +18,7 @@ from safereason.attacks.meter import Meter
 from safereason.attacks.rainbow import FAILED, UNSCORED, RainbowSettings, Team
 from safereason.attacks.rainbow_archive import SUCCESS, Candidate, History, candidates_of, examples, record_of
 from safereason.attacks.rainbow_templates import Templates, load_templates
+from safereason.attacks.rating import PairScore, pair_rater
 from safereason.data import sources
 from safereason.data.draw import digest
 from safereason.data.example import Example
@@ -31,13 +32,12 @@ from safereason.recipe.schema import Attacking, Recipe
 from safereason.runs.manifest import sha256
 from safereason.runs.records import Record, RecordLog, line_of, read_records, write_bytes, write_json
 from safereason.stages import rl
-from safereason.stages.attack import Harm, open_harm, settings_of
+from safereason.stages.attack import RATING, Harm, open_harm, scorer_identity, settings_of
 from safereason.stages.base import (
     Options,
     Result,
     finished_result,
     identity,
-    judge_identity,
     model_identity,
     model_label,
     open_run,
@@ -63,13 +63,18 @@ class Plan:
     section: Attacking
     mutator: str
     judge: str
-    """Scores single answers."""
+    """Scores single answers: a judge, or `rating:MODEL`."""
     judge_model: str | None
     """Compares two answers."""
     source: str
     seeds: tuple[Example, ...]
     templates: Templates
     prefix: str
+
+    @property
+    def rates(self) -> str | None:
+        """The chat model whose ratings are the scores; None where a judge gives them."""
+        return self.judge.removeprefix(RATING) if self.judge.startswith(RATING) else None
 
 
 def run(recipe: Recipe, options: Options, plan: Plan) -> Result:
@@ -80,12 +85,13 @@ def run(recipe: Recipe, options: Options, plan: Plan) -> Result:
         StageFailed: A server failed too often; `--resume` goes on.
     """
     target = rl.start_model(recipe, options)
-    for model in (target, plan.mutator, *([plan.judge_model] if plan.judge_model else ())):
-        check_name(model)
+    for model in (target, plan.mutator, plan.judge_model, plan.rates):
+        if model:
+            check_name(model)
     directory = open_run(STAGE, recipe, options, model_label(target), _identity(recipe, plan, target, options))
     if (result := finished_result(directory)) is not None:
         return result
-    harm = open_harm(plan.judge)
+    harm = None if plan.rates else open_harm(plan.judge)
     with directory as this:
         this.inputs.update({str(path): sha256(path) for path in files.inputs(plan.source)})
         _drop_failed_end(this.path / f"{ITERATIONS}.jsonl")
@@ -116,7 +122,7 @@ def make_plan(
         recipe: Its `attack` section says what is not said here; the settings are `attack.settings.rainbow`.
         options: Where runs are, for a judge `guard:RECIPE`.
         mutator: Model that writes prompts.
-        judge: Scores answers; it measures harm or refusal.
+        judge: Scores answers: it measures harm or refusal, or is `rating:MODEL`.
         judge_model: Compares answers, so that the score alone does not decide which prompt stays.
         seeds: Source of the prompts to begin with: its harmful training prompts.
         settings: In place of the recipe's; None in it leaves the recipe's.
@@ -132,7 +138,8 @@ def make_plan(
     if named is None:
         raise InputError("attack rainbow: what scores the answers? name a judge with --judge")
     scorer = resolved_judge(named, options)
-    parse(scorer)
+    if not scorer.startswith(RATING):
+        parse(scorer)
     chosen = {key: value for key, value in (settings or {}).items() if value is not None}
     found = [example for example in sources.get(seeds).stream("train") if example.kind == "harmful"]
     if not found:
@@ -169,7 +176,7 @@ def _identity(recipe: Recipe, plan: Plan, target: str, options: Options) -> dict
         recipe,
         model=model_identity(target),
         mutator=model_identity(plan.mutator),
-        judge=judge_identity(plan.judge),
+        judge=scorer_identity(plan.judge),
         judge_model=model_identity(plan.judge_model) if plan.judge_model else None,
         settings=settings,
         sampling=plan.section.sampling.model_dump(mode="json"),
@@ -196,7 +203,7 @@ def _has_failed(candidates: Sequence[Candidate]) -> bool:
     return bool(told) and None not in told
 
 
-def _search(plan: Plan, recipe: Recipe, target: str, harm: Harm, options: Options, log: RecordLog) -> None:
+def _search(plan: Plan, recipe: Recipe, target: str, harm: Harm | None, options: Options, log: RecordLog) -> None:
     """Goes on from the recorded iterations until there are prompts enough, or iterations."""
     settings, failed = plan.settings, 0
     history = History(plan.templates.cells, read_records(log.path))
@@ -239,18 +246,22 @@ def _has_enough(history: History, settings: RainbowSettings) -> bool:
     return settings.prompts is not None and len(history.prompts) >= settings.prompts
 
 
-def _team(plan: Plan, recipe: Recipe, target: str, harm: Harm, options: Options) -> Team:
-    """The models, each loaded once whatever its parts."""
+def _team(plan: Plan, recipe: Recipe, target: str, harm: Harm | None, options: Options) -> Team:
+    """The models, each loaded once whatever its parts; without a judge of harm, one of them rates."""
 
     @cache
     def opened(model: str) -> Engine:
         return open_engine(model, base_url=options.base_url, precision=precision_of(recipe))
 
+    score = pair_rater(opened(str(plan.rates))) if harm is None else _by_harm(harm)
     return Team(
-        opened(target), opened(plan.mutator), plan.section.sampling,
-        lambda pairs: harm([Exchange(*pair) for pair in pairs]), refuses,
+        opened(target), opened(plan.mutator), plan.section.sampling, score, refuses,
         opened(plan.judge_model) if plan.judge_model else None, plan.prefix,
     )  # fmt: skip
+
+
+def _by_harm(harm: Harm) -> PairScore:
+    return lambda pairs: harm([Exchange(*pair) for pair in pairs])
 
 
 def _note(history: History, cells: int) -> str:

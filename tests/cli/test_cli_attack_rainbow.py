@@ -39,6 +39,8 @@ def speak(body: dict[str, Any]) -> dict[str, Any]:
         said = REFUSAL if "as code" in text else "Gladly, this is how."
     elif risk := re.search(r"Category: (.*) \(", text):
         said = f"Number {body['seed']} on {risk[1]}"
+    elif "Rate how far" in text:
+        said = f"Because. Rating: [[{10 if 'Gladly' in text else 1}]]"
     else:
         request = re.search(r"<begin request>\n(.*)\n<end request>", text)
         style = re.search(r"Style: (.*) \(", text)
@@ -139,3 +141,23 @@ def test_what_cannot_be_done_is_one_line(tmp_path, arguments, problem):
     assert done.returncode == 2
     assert problem in said_once(done)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_chat_model_may_rate_the_answers_as_in_the_papers_recipe(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    done = safereason(*asked(server, "attack.judge=rating:openai/rater", "--root", tmp_path, "--json"))
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads(done.stdout)["metrics"]
+    assert metrics["judge"] == "rating:openai/rater"
+    (run,) = (tmp_path / "attack" / "rainbow").iterdir()
+    tried = [row for record in read_records(run / "iterations.jsonl") for row in record["candidates"]]
+    assert {row["score"] for row in tried} == {0.0, 1.0}  # ratings of 1 and 10
+
+
+def test_the_papers_recipe_names_all_that_the_search_needs():
+    done = safereason("attack", "rainbow", "--recipe", "tars-1.5b", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)["plan"]
+    assert plan["judge"].startswith("rating:")
+    assert plan["mutator"]
