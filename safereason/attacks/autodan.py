@@ -24,10 +24,10 @@ from typing import Any
 from pydantic import Field
 
 from safereason.attacks import base
-from safereason.attacks.base import Attack, Setup, Step, TestCase
+from safereason.attacks.base import Attack, Need, Setup, Step, TestCase
 from safereason.attacks.frames import PROMPTS, SLOT, filled, read_frames, read_text
 from safereason.attacks.genetic import Words, chances, crossed, synonyms
-from safereason.attacks.placing import Place, opening, target_of
+from safereason.attacks.placing import Place, check_targets, opening, target_of
 from safereason.data.example import Example
 from safereason.engines.base import Engine, Likelihood, Sampling
 from safereason.text.chat import user
@@ -159,6 +159,12 @@ class Breeder:
         return ["\n\n".join(paragraphs) for paragraphs in split]
 
 
+def check(behaviors: Sequence[Example], settings: Any, at_hand: frozenset[Need]) -> None:
+    """Refuses behaviors without a target, and files that do not fit."""
+    check_targets("autodan", behaviors)
+    Breeder(settings, None, random.Random(0))
+
+
 ATTACK = Attack(
     "autodan",
     "A genetic search for readable prompts that make the target likely",
@@ -166,4 +172,5 @@ ATTACK = Attack(
     frozenset({"likelihood"}),
     Settings,
     uses=frozenset({"attacker"}),
+    check=check,
 )

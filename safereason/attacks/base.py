@@ -83,6 +83,14 @@ Search = Callable[[Sequence[Example], Any, Setup], Iterator[Step]]
 """Behaviors that share one search, the attack's settings, and the setup, to steps; the last step is what was found."""
 
 
+Check = Callable[[Sequence[Example], Any, frozenset[Need]], None]
+"""Refuses what the search would, before anything is loaded: given all behaviors, the settings, and what is at hand."""
+
+
+def nothing_to_check(behaviors: Sequence[Example], settings: Any, at_hand: frozenset[Need]) -> None:
+    """An attack that goes with whatever it is given."""
+
+
 def each_alone(behaviors: Sequence[Example], settings: Any) -> list[list[Example]]:
     """A search for each behavior."""
     return [[behavior] for behavior in behaviors]
@@ -102,3 +110,5 @@ class Attack:
     """Which behaviors share a search."""
     uses: frozenset[Need] = frozenset()
     """What it makes use of besides, where it is there."""
+    check: Check = nothing_to_check
+    """Raises an InputError that names what is missing."""

@@ -97,6 +97,15 @@ class Attempt:
     """The judge's; None where it could not say."""
 
 
+def prompts_of(name: str, settings: DialogueSettings) -> list[str]:
+    """What attackers are told, one after another.
+
+    Raises:
+        InputError: The file or folder of prompts is not to be had.
+    """
+    return read_all(name, settings.prompts, ("{behavior}",), f"attack {name}: attack.settings.{name}.prompts")
+
+
 class Refinement:
     """One search: who is asked, what was counted, and the best prompt so far."""
 
@@ -110,9 +119,11 @@ class Refinement:
             InputError: There is not.
         """
         if setup.attacker is None:
-            raise InputError(f"attack {name}: nobody writes its prompts; name a model with --attacker")
+            raise InputError(f"attack {name}: nobody writes its prompts; name a model with attack.attacker=MODEL")
         if setup.score is None:
-            raise InputError(f"attack {name}: nothing leads it; name a judge with --judge or --judge-model")
+            raise InputError(
+                f"attack {name}: nothing leads it; name a judge with attack.judge=JUDGE, or attack.judge=rating:MODEL"
+            )
         (self.behavior,) = behaviors
         self.name, self.settings, self.setup = name, settings, setup
         self.attacker, self.score = setup.attacker, setup.score
@@ -127,8 +138,7 @@ class Refinement:
         Raises:
             InputError: The file or folder of prompts is not to be had.
         """
-        where = f"attack {self.name}: prompts"
-        told = read_all(self.name, self.settings.prompts, ("{behavior}",), where)
+        told = prompts_of(self.name, self.settings)
         values = {"{behavior}": self.behavior.prompt, "{target}": self.behavior.target or TARGET}
         systems = [filled(text + _FORM, values) for text in told]
         return [

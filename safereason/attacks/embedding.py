@@ -16,9 +16,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from safereason.attacks import base
-from safereason.attacks.base import Attack, Setup, Step, TestCase
+from safereason.attacks.base import Attack, Need, Setup, Step, TestCase
 from safereason.attacks.meter import unwrapped
-from safereason.attacks.placing import Place, opening, target_of
+from safereason.attacks.placing import Place, check_targets, opening, target_of
 from safereason.data.example import Example
 from safereason.errors import InputError
 
@@ -78,10 +78,16 @@ def search(behaviors: Sequence[Example], settings: Any, setup: Setup) -> Iterato
     yield Step(number + 1, (case,), soft.loss)
 
 
+def check(behaviors: Sequence[Example], settings: Any, at_hand: frozenset[Need]) -> None:
+    """Refuses behaviors without a target."""
+    check_targets("embedding", behaviors)
+
+
 ATTACK = Attack(
     "embedding",
     "A soft prompt of embeddings that no token has: the upper bound for white-box attacks",
     search,
     frozenset({"weights"}),
     Settings,
+    check=check,
 )

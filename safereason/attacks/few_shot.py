@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import PositiveInt
 
-from safereason.attacks.base import Attack, Settings, Setup, Step, TestCase
+from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
 from safereason.data.example import Example
 from safereason.engines.base import Message
 from safereason.errors import InputError
@@ -42,7 +42,7 @@ class ManyShot(FewShot):
 
 
 def _search(name: str, behaviors: Sequence[Example], settings: FewShot, setup: Setup) -> Iterator[Step]:
-    there = _bundled() if settings.file is None else _read(settings.file)
+    there = _shots(settings)
     yield Step(0, tuple(_case(name, behavior, there, settings, setup.seed) for behavior in behaviors))
 
 
@@ -56,12 +56,44 @@ def many_shot(behaviors: Sequence[Example], settings: ManyShot, setup: Setup) ->
     return _search("many-shot", behaviors, settings, setup)
 
 
-def _case(name: str, behavior: Example, there: Sequence[Shot], settings: FewShot, seed: int) -> TestCase:
+def _check(name: str, behaviors: Sequence[Example], settings: FewShot) -> None:
+    there = _shots(settings)
+    for behavior in behaviors:
+        _others(name, behavior, there, settings)
+
+
+def check_few(behaviors: Sequence[Example], settings: FewShot, at_hand: frozenset[Need]) -> None:
+    """Refuses a file that cannot be read, or has fewer questions than are to be drawn."""
+    _check("few-shot", behaviors, settings)
+
+
+def check_many(behaviors: Sequence[Example], settings: ManyShot, at_hand: frozenset[Need]) -> None:
+    """As `check_few`."""
+    _check("many-shot", behaviors, settings)
+
+
+def _shots(settings: FewShot) -> list[Shot]:
+    return _bundled() if settings.file is None else _read(settings.file)
+
+
+def _others(name: str, behavior: Example, there: Sequence[Shot], settings: FewShot) -> list[Shot]:
+    """The questions beside the behavior itself.
+
+    Raises:
+        InputError: They are fewer than are to be drawn.
+    """
     others = [shot for shot in there if shot[0] != behavior.prompt]
     if len(others) < settings.shots:
-        origin = settings.file or "the bundled sample"
-        advice = "ask for fewer shots" if settings.file else "name a file with more, or ask for fewer shots"
-        raise InputError(f"attack {name}: {settings.shots} shots, but {origin} has {len(others)}; {advice}")
+        key = f"attack.settings.{name}"
+        raise InputError(
+            f"attack {name}: {key}.shots is {settings.shots}, but {settings.file or 'the bundled sample'} has "
+            f"{len(others)}; set {key}.shots={len(others)} or less, or name a file with more as {key}.file"
+        )
+    return others
+
+
+def _case(name: str, behavior: Example, there: Sequence[Shot], settings: FewShot, seed: int) -> TestCase:
+    others = _others(name, behavior, there, settings)
     drawn = random.Random(f"{seed}/{behavior.id}").sample(others, settings.shots)
     turns = tuple(turn for shot in drawn for turn in _turns(shot))
     return TestCase(behavior.id, name, behavior.prompt, turns, details={"shots": settings.shots})
@@ -91,5 +123,7 @@ def _text(row: dict[str, object], column: str, file: Path, number: int) -> str:
     return value
 
 
-FEW_SHOT = Attack("few-shot", "After a few questions that were answered", few_shot, settings=FewShot)
-MANY_SHOT = Attack("many-shot", "After a hundred questions that were answered", many_shot, settings=ManyShot)
+FEW_SHOT = Attack("few-shot", "After a few questions that were answered", few_shot, settings=FewShot, check=check_few)
+MANY_SHOT = Attack(
+    "many-shot", "After a hundred questions that were answered", many_shot, settings=ManyShot, check=check_many
+)

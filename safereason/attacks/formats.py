@@ -27,6 +27,8 @@ from safereason.errors import InputError
 from safereason.runs.records import Record, line_of, read_json, read_records
 
 Format = Literal["harmbench", "jailbreakbench", "jsonl"]
+CASES = "cases.jsonl"
+"""The file of a run of an attack that holds its test cases."""
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 
@@ -88,12 +90,26 @@ def read_cases(path: Path) -> list[TestCase]:
     return [case for found in read(path) if (case := found.case) is not None]
 
 
+def file_of(path: Path) -> Path:
+    """The file itself, or that of a run of an attack.
+
+    Raises:
+        InputError: A directory holds none.
+    """
+    if not path.is_dir():
+        return path
+    if not (path / CASES).is_file():
+        raise InputError(f"{path}: holds no {CASES}; name a run of an attack, or a file of test cases")
+    return path / CASES
+
+
 def read(path: Path) -> list[Found]:
-    """All that a file holds, in whichever of the formats it is.
+    """All that a file, or a run of an attack, holds, in whichever of the formats it is.
 
     Raises:
         InputError: It cannot be read, is in none of the formats, holds nothing, or a row is not as it should be.
     """
+    path = file_of(path)
     document = _document(path)
     if document is None:
         found = [_from_record(record, f"{path}: row {n}") for n, record in enumerate(read_records(path), start=1)]

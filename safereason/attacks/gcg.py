@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from safereason.attacks.base import Attack, Settings, Setup, Step, each_alone
-from safereason.attacks.placing import Place
+from safereason.attacks.base import Attack, Need, Settings, Setup, Step, each_alone
+from safereason.attacks.placing import Place, check_targets
 from safereason.data.example import Example
 
 
@@ -73,4 +73,17 @@ def groups(behaviors: Sequence[Example], settings: GCG) -> list[list[Example]]:
     return [list(behaviors)] if settings.universal else each_alone(behaviors, settings)
 
 
-ATTACK = Attack("gcg", "A suffix found by the gradient of a target's loss", search, frozenset({"weights"}), GCG, groups)
+def check(behaviors: Sequence[Example], settings: GCG, at_hand: frozenset[Need]) -> None:
+    """Refuses behaviors without a target."""
+    check_targets("gcg", behaviors)
+
+
+ATTACK = Attack(
+    "gcg",
+    "A suffix found by the gradient of a target's loss",
+    search,
+    frozenset({"weights"}),
+    GCG,
+    groups,
+    check=check,
+)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import PositiveInt
 
-from safereason.attacks.base import Attack, Settings, Setup, Step, TestCase
+from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
 from safereason.attacks.frames import SLOT, filled, read_text
 from safereason.attacks.tries import Best, ask
 from safereason.data.example import Example
@@ -47,15 +47,26 @@ class Template:
 def search(behaviors: Sequence[Example], settings: Human, setup: Setup) -> Iterator[Step]:
     """A step for each batch of templates; the first template stands until one is scored."""
     (behavior,) = behaviors
-    if settings.file is None:
-        raise InputError(f"attack human: which templates? name a file of them, with {SLOT} in each, as its `file`")
-    cases = [template.case(behavior) for template in read_templates(settings.file)]
+    cases = [template.case(behavior) for template in _named(settings)]
     best = Best(cases[0])
     yield best.step(0)
     for number, start in enumerate(range(0, len(cases), settings.batch), start=1):
         batch = cases[start : start + settings.batch]
         best.take(batch, ask(setup, behavior, batch, setup.seed + start))
         yield best.step(number)
+
+
+def check(behaviors: Sequence[Example], settings: Human, at_hand: frozenset[Need]) -> None:
+    """Refuses where no file of templates is named, or it cannot be read."""
+    _named(settings)
+
+
+def _named(settings: Human) -> list[Template]:
+    if settings.file is None:
+        raise InputError(
+            f"attack human: which templates? name a file of them, with {SLOT} in each, as attack.settings.human.file"
+        )
+    return read_templates(settings.file)
 
 
 def read_templates(file: Path) -> list[Template]:
@@ -88,5 +99,5 @@ def _rows(file: Path) -> Iterator[Template]:
 
 ATTACK = Attack(
     "human", "Jailbreaks that people wrote, from a file, the best by a judge",
-    search, frozenset({"answers", "score"}), Human,
+    search, frozenset({"answers", "score"}), Human, check=check,
 )  # fmt: skip

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import PositiveInt
 
-from safereason.attacks.base import Attack, Setup, Step
-from safereason.attacks.dialogue import DialogueSettings, Refinement, affordable
+from safereason.attacks.base import Attack, Need, Setup, Step
+from safereason.attacks.dialogue import DialogueSettings, Refinement, affordable, prompts_of
 from safereason.data.example import Example
 
 
@@ -49,10 +49,16 @@ def search(behaviors: Sequence[Example], settings: PairSettings, setup: Setup) -
         streams = [gone_on.get(dialogue.stream, dialogue) for dialogue in streams]
 
 
+def check(behaviors: Sequence[Example], settings: PairSettings, at_hand: frozenset[Need]) -> None:
+    """Refuses prompts for attackers that are not to be had."""
+    prompts_of("pair", settings)
+
+
 ATTACK = Attack(
     "pair",
     "A model rewrites the prompt by the target's answers and a judge's ratings (PAIR)",
     search,
     frozenset({"answers", "attacker", "score"}),
     PairSettings,
+    check=check,
 )

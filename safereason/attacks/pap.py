@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safereason.attacks.base import Attack, Settings, Setup, Step, TestCase
+from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
 from safereason.attacks.frames import read_text
 from safereason.attacks.tries import Best, ask
 from safereason.data.example import Example
@@ -64,13 +64,12 @@ def search(behaviors: Sequence[Example], settings: Pap, setup: Setup) -> Iterato
 
     (behavior,) = behaviors
     if setup.attacker is None:
-        raise InputError("attack pap: needs an attacker that rewrites behaviors; name a model for it")
-    if settings.on_target and setup.score is None:
-        raise InputError("attack pap: on_target needs a judge that scores the target's answers; name one")
+        raise InputError("attack pap: needs an attacker that rewrites behaviors; name one with attack.attacker=MODEL")
+    check(behaviors, settings, frozenset({"score"} if setup.score else ()))
     ways = techniques(settings.techniques)
     if not settings.on_target:
         ways = [random.Random(f"{setup.seed}/{behavior.id}").choice(ways)]
-    template = PROMPT if settings.prompt is None else _template(settings.prompt)
+    template = _template(settings)
     plain = TestCase(behavior.id, "pap", behavior.prompt, details={"technique": None})
     yield Step(0, (plain,))
     asked = [user(_filled(template, way, behavior)) for way in ways]
@@ -88,7 +87,23 @@ def search(behaviors: Sequence[Example], settings: Pap, setup: Setup) -> Iterato
         yield best.step(1)
 
 
-def _template(file: Path) -> str:
+def check(behaviors: Sequence[Example], settings: Pap, at_hand: frozenset[Need]) -> None:
+    """Refuses techniques and a prompt that are not there, and to try on the target where nothing scores its answers."""
+    from safereason.attacks.persuasion import techniques
+
+    if settings.on_target and "score" not in at_hand:
+        raise InputError(
+            "attack pap: attack.settings.pap.on_target needs a judge that scores the target's answers; name one with "
+            "attack.judge=JUDGE, or set attack.settings.pap.on_target=false"
+        )
+    techniques(settings.techniques)
+    _template(settings)
+
+
+def _template(settings: Pap) -> str:
+    if settings.prompt is None:
+        return PROMPT
+    file = settings.prompt
     text = read_text(file)
     for slot in ("{behavior}", "{technique}"):
         if slot not in text:
@@ -117,4 +132,5 @@ ATTACK = Attack(
     frozenset({"attacker"}),
     Pap,
     uses=frozenset({"answers", "score"}),
+    check=check,
 )

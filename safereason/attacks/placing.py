@@ -1,5 +1,6 @@
 """Where a behavior's target stands in what the model writes: in a reasoning model there are two places for it."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from safereason.data.example import Example
@@ -29,8 +30,25 @@ def target_of(attack: str, behavior: Example) -> str:
         InputError: The behavior has none.
     """
     if not behavior.target:
-        raise InputError(
-            f"attack {attack}: behavior {behavior.id} has no target; give the column `target` what its answer is to "
-            "begin with"
-        )
+        raise InputError(f"attack {attack}: behavior {behavior.id} has no target; {_ADVICE}")
     return behavior.target
+
+
+def check_targets(attack: str, behaviors: Sequence[Example]) -> None:
+    """Refuses behaviors of which some have no target.
+
+    Raises:
+        InputError: It says how many, and names the first.
+    """
+    without = [behavior for behavior in behaviors if not behavior.target]
+    if without:
+        raise InputError(
+            f"attack {attack}: {len(without)} of {len(behaviors)} behaviors have no target ({without[0].id}"
+            f"{', …' if len(without) > 1 else ''}); {_ADVICE}"
+        )
+
+
+_ADVICE = (
+    "give the column `target` what the answer is to begin with, or name a source that has targets, such as harmbench, "
+    "with --behaviors (of eval: --source)"
+)

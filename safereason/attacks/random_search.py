@@ -24,10 +24,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from safereason.attacks import base
-from safereason.attacks.base import Attack, Setup, Step, TestCase
+from safereason.attacks.base import Attack, Need, Setup, Step, TestCase
 from safereason.attacks.frames import SLOT, filled, read_frames
 from safereason.attacks.meter import unwrapped
-from safereason.attacks.placing import Place, opening, target_of
+from safereason.attacks.placing import Place, check_targets, opening, target_of
 from safereason.data.example import Example
 from safereason.engines.base import Engine
 from safereason.errors import InputError
@@ -181,10 +181,17 @@ def read_template(path: str | None) -> str:
     return frames[0] if SUFFIX in frames[0] else f"{frames[0]} {SUFFIX}"
 
 
+def check(behaviors: Sequence[Example], settings: Any, at_hand: frozenset[Need]) -> None:
+    """Refuses behaviors without a target, and a template that does not fit."""
+    check_targets("random-search", behaviors)
+    read_template(settings.template)
+
+
 ATTACK = Attack(
     "random-search",
     "A suffix found by random changes that make the target's first token likelier",
     search,
     frozenset({"likelihood"}),
     Settings,
+    check=check,
 )

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import PositiveInt
 
-from safereason.attacks.base import Attack, Setup, Step
-from safereason.attacks.dialogue import Attempt, DialogueSettings, Refinement, affordable, rank
+from safereason.attacks.base import Attack, Need, Setup, Step
+from safereason.attacks.dialogue import Attempt, DialogueSettings, Refinement, affordable, prompts_of, rank
 from safereason.attacks.rating import OnTopic, on_topic
 from safereason.data.example import Example
 
@@ -76,10 +76,16 @@ def _best(tap: Refinement, tried: list[Attempt], width: int) -> list[Attempt]:
     return tried[:width]
 
 
+def check(behaviors: Sequence[Example], settings: TapSettings, at_hand: frozenset[Need]) -> None:
+    """Refuses prompts for attackers that are not to be had."""
+    prompts_of("tap", settings)
+
+
 ATTACK = Attack(
     "tap",
     "PAIR's rewriting as a tree, its branches pruned by topic and by rating (TAP)",
     search,
     frozenset({"answers", "attacker", "score"}),
     TapSettings,
+    check=check,
 )

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from safereason.attacks.base import Attack, Settings, Setup, Step, TestCase
+from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
 from safereason.attacks.frames import filled, read_text
 from safereason.attacks.prefill import beginning, closed
 from safereason.data.example import Example
@@ -34,7 +34,7 @@ class ThoughtHijack(Settings):
 
 def search(behaviors: Sequence[Example], settings: ThoughtHijack, setup: Setup) -> Iterator[Step]:
     """The behavior's own text, and a reasoning that is over."""
-    thoughts = "" if settings.how == "empty" else _foreign(settings.file)
+    thoughts = _thoughts(settings)
     yield Step(0, tuple(_case(behavior, settings, thoughts, setup.prefix) for behavior in behaviors))
 
 
@@ -42,6 +42,15 @@ def _case(behavior: Example, settings: ThoughtHijack, thoughts: str, prefix: str
     answer = beginning(behavior) if settings.how == "foreign-answer" else ""
     whole = closed(prefix, filled(thoughts, behavior.prompt)) + answer
     return TestCase(behavior.id, "thought-hijack", behavior.prompt, prefix=whole, details={"how": settings.how})
+
+
+def check(behaviors: Sequence[Example], settings: ThoughtHijack, at_hand: frozenset[Need]) -> None:
+    """Refuses a file of reasoning that cannot be used."""
+    _thoughts(settings)
+
+
+def _thoughts(settings: ThoughtHijack) -> str:
+    return "" if settings.how == "empty" else _foreign(settings.file)
 
 
 def _foreign(file: Path | None) -> str:
@@ -57,5 +66,9 @@ def _foreign(file: Path | None) -> str:
 
 
 ATTACK = Attack(
-    "thought-hijack", "Reasoning that is not the model's own, or closed at once", search, settings=ThoughtHijack
+    "thought-hijack",
+    "Reasoning that is not the model's own, or closed at once",
+    search,
+    settings=ThoughtHijack,
+    check=check,
 )

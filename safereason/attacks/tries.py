@@ -43,7 +43,9 @@ def ask(setup: Setup, behavior: Example, cases: Sequence[TestCase], seed: int) -
         SpentError: They are more than may be asked; none of them is.
     """
     if setup.score is None:
-        raise InputError(f"attack {cases[0].attack}: needs a judge that scores answers; name one")
+        raise InputError(
+            f"attack {cases[0].attack}: needs a judge that scores answers; name one with attack.judge=JUDGE"
+        )
     asked = [[*case.turns, *user(case.prompt)] for case in cases]
     completions = [row[0] for row in setup.target.generate(asked, setup.sampling, seed=seed, prefix=setup.prefix)]
     answered = [number for number, completion in enumerate(completions) if completion.finish_reason != "error"]

@@ -102,11 +102,10 @@ def _recipe(
     name: str, recipe: str | None, model: str | None, overrides: list[str] | None, seed: int | None,
     given: dict[str, Any],
 ) -> "Recipe":  # fmt: skip
-    """The recipe with the command line's values; `NAME.key=value` is short for the attack's own setting."""
+    """The recipe with the command line's values."""
     import json
 
-    short = f"{name}."
-    texts = [f"attack.settings.{text}" if text.startswith(short) else text for text in overrides or ()]
+    texts = list(overrides or ())
     texts += [f"attack.{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     if recipe is not None:
         return opt.load_recipe(recipe, texts, seed=seed)

@@ -35,7 +35,9 @@ FIGURES = {
 Cases = Annotated[
     list[Path] | None,
     typer.Option(
-        "--cases", metavar="FILE", help="Test cases that attacks found, in place of attacks; may be repeated."
+        "--cases",
+        metavar="FILE or RUN",
+        help="Test cases that attacks found, in place of attacks; may be repeated.",
     ),
 ]
 Attacks = Annotated[str | None, typer.Option("--attacks", metavar="NAME,...", help="Attacks in place of the recipe's.")]
@@ -93,6 +95,7 @@ def _command(name: str) -> Callable[..., None]:
         }  # fmt: skip
         if dry_run:
             plan = stage_eval.make_plan(chosen, name, **asked)
+            stage_eval.check_attacks(chosen, options, plan)
             stage.print_steps(chosen, [_step(plan, model, chosen.name)], as_json)
             return
         result = stage.carry_out(lambda: stage_eval.run(chosen, options, name, **asked), as_json)

@@ -116,7 +116,7 @@ def load_recipe(name: str, overrides: list[str] | None, *, seed: int | None = No
 
     Args:
         name: A shipped recipe or a file.
-        overrides: `section.key=value` texts.
+        overrides: `section.key=value` texts; `ATTACK.key=value` is short for a setting of an attack.
         seed: The value of `--seed`, which wins over an override.
         values: Further overrides of top-level keys; None leaves the recipe's value.
     """
@@ -124,7 +124,15 @@ def load_recipe(name: str, overrides: list[str] | None, *, seed: int | None = No
 
     chosen = {"seed": seed, **values}
     texts = [f"{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None]  # JSON is YAML
-    return load(name, [*(overrides or ()), *texts])
+    return load(name, [*map(_in_full, overrides or ()), *texts])
+
+
+def _in_full(override: str) -> str:
+    """`gcg.steps=100` as `attack.settings.gcg.steps=100`; any other override as it is."""
+    from safereason.attacks import ATTACKS
+
+    attack = override.partition(".")[0]
+    return f"attack.settings.{override}" if attack in (*ATTACKS, "rainbow") else override
 
 
 ADHOC = "tars-1.5b"

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safereason.engines import embedded
+from safereason.engines import embedded, hub
 from safereason.engines.base import Engine
 from safereason.errors import InputError
 from safereason.runs.directory import read_manifest
@@ -66,13 +66,13 @@ def open_engine(
 
 
 def check_name(spec: str) -> None:
-    """Refuses a model that cannot be one, without loading anything.
+    """Refuses a model that cannot be one or cannot be had, without loading anything.
 
     Raises:
-        InputError: As `model_location` does.
+        InputError: As `model_location` and `hub.check` do.
     """
     if not spec.startswith(REMOTE):
-        model_location(spec)
+        hub.check(model_location(spec))
 
 
 def model_location(spec: str) -> str:
@@ -136,6 +136,7 @@ def load_model(
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    hub.check(location)
     _check_code(location)
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -163,6 +164,7 @@ def load_tokenizer(spec: str) -> "PreTrainedTokenizerBase":
     location = model_location(spec)
     if not (Path(location) / "tokenizer_config.json").is_file():
         location = _base_of(location) or location  # adapters may come without one
+    hub.check(location)
     _check_code(location)
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, padding_side="left", trust_remote_code=False)

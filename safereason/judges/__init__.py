@@ -6,10 +6,11 @@ A judge is named `name` or `name:argument`; `JUDGES` maps a name to what makes i
 
 from collections.abc import Callable, Sequence
 
+from safereason.engines.open import check_name
 from safereason.errors import InputError
 from safereason.judges.base import Exchange, Judge, Verdict, Wanted
 
-__all__ = ["JUDGES", "Exchange", "Judge", "Verdict", "Wanted", "open_judge", "parse"]
+__all__ = ["JUDGES", "Exchange", "Judge", "Verdict", "Wanted", "check", "open_judge", "parse"]
 
 
 def _refusal(argument: str) -> Judge:
@@ -141,3 +142,39 @@ def open_judge(spec: str, measures: Sequence[str] = ("harm", "refusal", "quality
     name, argument = parse(spec)
     turned = name in REFUSAL and "refusal" in measures and "harm" not in measures
     return (REFUSAL if turned else JUDGES)[name](argument)
+
+
+def check(spec: str) -> None:
+    """Refuses a judge whose model cannot be had here, without loading it.
+
+    Raises:
+        InputError: `parse` refuses it, or the model is not to be had.
+    """
+    name, argument = parse(spec)
+    if model := _model_of(name, argument):
+        check_name(model)
+
+
+def _model_of(name: str, argument: str) -> str | None:
+    """The model that a judge loads or asks; None for one that has none, or has it behind the Moderation API."""
+    match name:
+        case "harmbench":
+            from safereason.judges.harmbench import DEFAULT_MODEL as HARMBENCH
+
+            return argument or HARMBENCH
+        case "strongreject":
+            from safereason.judges.strongreject import DEFAULT_MODEL as STRONGREJECT
+
+            return argument or STRONGREJECT
+        case "rubric":
+            from safereason.judges.rubric import model_of
+
+            return model_of(argument)
+        case "guard":
+            from safereason.judges.as_guard import NAMES
+
+            other, _, model = argument.partition(":")
+            return argument if other not in NAMES else model if other != "moderation" else None
+        case "moderation":
+            return None
+    return argument or None

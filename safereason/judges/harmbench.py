@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 from safereason import console
 from safereason.data.fetch import File, fetch
 from safereason.engines.base import Completion, Conversation, Sampling
-from safereason.engines.open import REMOTE
+from safereason.engines.open import REMOTE, check_name
 from safereason.errors import InputError
 from safereason.guard.others.base import Options, completing_engine
 from safereason.judges import copyright
@@ -111,6 +111,7 @@ def open_harmbench(model: str = DEFAULT_MODEL) -> AskingJudge:
     """
     if model.startswith(REMOTE):
         raise InputError(f"judge harmbench:{model}: cuts answers with the classifier's tokenizer; name a local model")
+    check_name(model)  # before a word is said on prompts
     prompts = published_prompts(model)
     engine = completing_engine(model, Options(precision=precision()))
     special = special_tokens(engine)

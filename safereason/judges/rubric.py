@@ -106,17 +106,26 @@ def open_own(spec: str) -> AskingJudge:
     Raises:
         InputError: The file cannot be read or has a mistake in it, or no model is named or to be had.
     """
-    file, model = split(spec)
-    rubric = load(_find(file))
-    chosen = model or rubric.model
-    if chosen is None:
-        raise InputError(f"{file}: names no model; add `model:` to it, or write rubric:{file}@MODEL")
+    rubric, chosen = load(_find(split(spec)[0])), model_of(spec)
     turns = [("system", rubric.system), ("user", rubric.prompt)]
     frame = Frame(tuple({"role": role, "content": text} for role, text in turns if text), PLACES)
     return open_rubric(
         "rubric", rubric.measures, frame, rubric.reply.find, chosen, reading=repr(rubric.reply),
         sampling=Sampling(temperature=0.0, max_new_tokens=rubric.max_new_tokens),
     )  # fmt: skip
+
+
+def model_of(spec: str) -> str:
+    """The model of `FILE` or `FILE@MODEL`: that one, else the file's own.
+
+    Raises:
+        InputError: The file cannot be read or has a mistake in it, or no model is named.
+    """
+    file, model = split(spec)
+    chosen = model or load(_find(file)).model
+    if chosen is None:
+        raise InputError(f"{file}: names no model; add `model:` to it, or write rubric:{file}@MODEL")
+    return chosen
 
 
 def split(spec: str) -> tuple[str, str]:

@@ -13,15 +13,16 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from safereason import attacks, console
+from safereason import attacks, console, judges
 from safereason.attacks.base import Attack, Need, Score, Settings, Setup, Step, TestCase
+from safereason.attacks.formats import CASES
 from safereason.attacks.meter import Meter, Metered, SpentError
 from safereason.data import sources
 from safereason.data.draw import limited
 from safereason.data.example import Example
 from safereason.data.sources import files
 from safereason.engines.base import Engine, generation_prefix
-from safereason.engines.open import check_name, open_engine
+from safereason.engines.open import OPAQUE, check_name, open_engine
 from safereason.errors import InputError
 from safereason.judges import Exchange, Wanted, open_judge, parse
 from safereason.recipe.schema import Attacking, Recipe
@@ -40,7 +41,6 @@ from safereason.stages.base import (
 )
 from safereason.stages.trained import model_of
 
-CASES = "cases.jsonl"
 RATING = "rating:"
 """Before the model whose rating leads an attack."""
 NOTHING_FOUND = "the budget ended before the search began; the behavior's own words"
@@ -101,8 +101,7 @@ def run(
     """
     plan = make_plan(recipe, options, name, behaviors=behaviors, limit=limit, shard=shard)
     target = model_of(recipe, options) if plan.attack.needs else "none"
-    if plan.attack.needs:
-        check_name(target)
+    check_at_hand(plan, target)
     about = identity_of(recipe, plan, target, options.base_url)
     directory = open_run(f"attack/{name}", recipe, options, model_label(target), about)
     if (result := finished_result(directory)) is not None:
@@ -114,6 +113,29 @@ def run(
         metrics = _metrics(plan, target, list(read_records(this.path / CASES)))
         this.finish(metrics)
     return Result(directory.path, metrics)
+
+
+def check_at_hand(plan: Plan, target: str) -> None:
+    """Refuses, without loading anything, where a model or a judge that the search will load cannot be had.
+
+    Raises:
+        InputError: It names it, and what to do.
+    """
+    needs, uses = plan.attack.needs, plan.uses
+    if not needs:
+        return
+    if "weights" in needs and target.startswith(OPAQUE):
+        raise InputError(
+            f"attack {plan.attack.name}: needs the weights, so a model of transformers; {target} does not show them"
+        )
+    rated = plan.judge.removeprefix(RATING) if plan.judge and plan.judge.startswith(RATING) else None
+    attacker = plan.attacker if "attacker" in uses else None
+    draft = getattr(plan.settings, "draft", None)
+    for model in (target, attacker, rated if "score" in uses else None, draft, *_others(plan)):
+        if model:
+            check_name(model)
+    if plan.judge and rated is None and "score" in uses:
+        judges.check(plan.judge)
 
 
 def make_plan(
@@ -136,11 +158,13 @@ def make_plan(
         raise InputError(f"attack {name}: of which behaviors? name their source with --behaviors")
     attacker = section.attackers.get(name, section.attacker)
     if "attacker" in attack.needs and attacker is None:
-        raise InputError(f"attack {name}: which model writes its prompts? name one with --attacker")
+        raise InputError(f"attack {name}: which model writes its prompts? name one with attack.attacker=MODEL")
     judge = resolved_judge(section.judge, options) if section.judge else None
     if "score" in attack.needs and judge is None:
-        raise InputError(f"attack {name}: what judges the answers? name a judge with --judge, or a model with "
-                         "--judge-model")  # fmt: skip
+        raise InputError(
+            f"attack {name}: what judges the answers? name a judge with attack.judge=JUDGE, or a chat model that rates "
+            "them with attack.judge=rating:MODEL"
+        )
     if judge is not None and not judge.startswith(RATING):
         parse(judge)
     found = [example for example in sources.get(source).load("test") if example.kind == "harmful"]
@@ -148,6 +172,8 @@ def make_plan(
         raise InputError(f"source {source}: has no harmful behaviors; name another one")
     settings = settings_of(name, attack.settings, section.settings.get(name, {}))
     drawn = tuple(limited(found, limit, recipe.seed))
+    at_hand: dict[Need, str | None] = {"attacker": attacker, "score": judge}
+    attack.check(drawn, settings, frozenset(need for need, what in at_hand.items() if what))
     prefix = recipe.eval.prefix if recipe.eval else ""
     return Plan(attack, settings, section, attacker, judge, source, drawn, limit, shard, prefix)
 
@@ -199,7 +225,7 @@ def identity_of(recipe: Recipe, plan: Plan, target: str, base_url: str | None) -
         **({"sampling": plan.section.sampling.model_dump(mode="json"), "max_queries": plan.section.max_queries}
            if needs else {}),
         **({"attacker": model_identity(plan.attacker)} if plan.attacker and "attacker" in uses else {}),
-        **({"judge": _judge_identity(plan.judge)} if plan.judge and "score" in uses else {}),
+        **({"judge": scorer_identity(plan.judge)} if plan.judge and "score" in uses else {}),
         **({"others": [model_identity(name) for name in others]} if (others := _others(plan)) else {}),
         **({"files": named} if (named := _files(plan.settings)) else {}),
         **({"base_url": base_url} if base_url else {}),
@@ -333,7 +359,8 @@ def _score(judge: str, engine: Engine, target: str, options: Options) -> Score:
     return score
 
 
-def _judge_identity(judge: str) -> str:
+def scorer_identity(judge: str) -> str:
+    """What leads a search contributes to its identity: a judge, or the model behind `rating:`."""
     if judge.startswith(RATING):
         return f"{RATING}{model_identity(judge.removeprefix(RATING))}"
     return judge_identity(judge)

@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from safereason import attacks, console, evals
+from safereason import attacks, console, evals, judges
 from safereason.attacks import formats
 from safereason.attacks.base import TestCase
 from safereason.data import sources
@@ -26,7 +26,7 @@ from safereason.recipe.schema import Evaluation, Recipe
 from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import sha256
 from safereason.runs.records import RecordLog, keep_records, read_records, write_json
-from safereason.stages import attack, eval_judge
+from safereason.stages import attack, eval_judge, searches
 from safereason.stages.base import (
     Options,
     Result,
@@ -77,8 +77,8 @@ def run(
         attacks: In place of the recipe's, for an evaluation under attacks.
         judge: In place of the recipe's.
         limit: In place of the recipe's: most examples, drawn by the seed.
-        cases: Files of test cases that attacks found, in place of attacks; a behavior that nothing was found for is
-            asked for in its own words.
+        cases: Files of test cases that attacks found, or the attacks' runs, in place of attacks; a behavior that
+            nothing was found for is asked for in its own words.
         source: The data source, in place of the recipe's or the evaluation's own.
 
     Raises:
@@ -93,6 +93,9 @@ def run(
     )
     if (result := finished_result(directory)) is not None:
         return result
+    if plan.judge:
+        judges.check(plan.judge)
+    check_attacks(recipe, options, plan, model)
     drawn = _draw(plan, recipe.seed)
     scorer = evals.judge_for(plan.evaluation, plan.judge) if plan.judge else None
     tests = drawn.tests if plan.cases else _tests(recipe, options, plan, model, drawn.examples)
@@ -200,8 +203,28 @@ def make_plan(
         judge=judge or (evaluation.judge(section) if evaluation.judge else None),
         limit=limit or section.limit or evaluation.draws,
         sources=chosen,
-        cases=tuple(cases),
+        cases=tuple(map(formats.file_of, cases)),
     )
+
+
+def check_attacks(recipe: Recipe, options: Options, plan: Plan, model: str | None = None) -> None:
+    """Refuses what any of the attacks would refuse, before the first of them searches.
+
+    Args:
+        recipe: Says what attacks work with.
+        options: Where runs are, for a judge `guard:RECIPE`.
+        plan: The attacks.
+        model: The target, which then has to be at hand with all that attacks load; None looks at neither.
+
+    Raises:
+        InputError: As `attack.make_plan` and `attack.check_at_hand`.
+    """
+    for name in plan.attacks:
+        if name == "direct":
+            continue
+        theirs = attack.make_plan(recipe, options, name, behaviors=plan.sources[0], limit=plan.limit)
+        if model is not None:
+            attack.check_at_hand(theirs, model)
 
 
 def _tests(recipe: Recipe, options: Options, plan: Plan, model: str, examples: Sequence[Example]) -> Iterator[TestCase]:
@@ -210,8 +233,7 @@ def _tests(recipe: Recipe, options: Options, plan: Plan, model: str, examples: S
     for name in plan.attacks:
         if attacks.get(name).needs:
             theirs = replace(options, model=model, out=None, on_existing="resume")
-            done = attack.run(recipe, theirs, name, behaviors=plan.sources[0], limit=plan.limit)
-            yield from attack.cases_of(done.run)
+            yield from attack.cases_of(searches.run(recipe, theirs, name, plan.sources[0], plan.limit))
         else:
             yield from attack.static_cases(recipe, name, examples, prefix)
 

@@ -58,7 +58,10 @@ def test_the_behavior_is_no_demonstration_of_its_own(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ('{"prompt": "q", "answer": "a"}\n', r"attack few-shot: 5 shots, but .*shots.jsonl has 1; ask for fewer"),
+        (
+            '{"prompt": "q", "answer": "a"}\n',
+            r"attack.settings.few-shot.shots is 5, but .*shots.jsonl has 1; set attack.settings.few-shot.shots=1 or",
+        ),
         ('{"prompt": "q"}\n', "row 1: `answer` is None"),
         ('{"prompt": " ", "answer": "a"}\n', "row 1: `prompt` is ' '"),
         ("nonsense\n", "shots.jsonl:1: not JSON"),
@@ -74,5 +77,5 @@ def test_a_bad_file_is_said(content: str | None, problem: str, tmp_path: Path):
 
 
 def test_the_bundled_sample_has_too_few_for_many_shots():
-    with pytest.raises(InputError, match="attack many-shot: 128 shots, but the bundled sample has 50; name a file"):
+    with pytest.raises(InputError, match=r"attack.settings.many-shot.shots is 128, but the bundled sample has 50; set"):
         asked.steps(MANY_SHOT, ManyShot(), Setup(None))

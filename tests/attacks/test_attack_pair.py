@@ -239,7 +239,9 @@ def test_a_real_target(scene: Scene, micro_model: Path):
     assert scene.asked("t") == []
 
 
-@pytest.mark.parametrize(("left_out", "option"), [("attacker", "--attacker"), ("score", "--judge")])
+@pytest.mark.parametrize(
+    ("left_out", "option"), [("attacker", "attack.attacker=MODEL"), ("score", "attack.judge=JUDGE")]
+)
 def test_what_is_missing_is_named(scene: Scene, left_out: str, option: str):
     setup = scene.setup()
     given = {"attacker": setup.attacker, "score": setup.score, left_out: None}

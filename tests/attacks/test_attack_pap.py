@@ -107,7 +107,7 @@ def test_it_needs_an_attacker_and_on_the_target_a_judge():
     with pytest.raises(InputError, match="attack pap: needs an attacker"):
         asked.steps(ATTACK, Pap(), Setup(None))
     with asked.target(rewrite) as engine:
-        with pytest.raises(InputError, match="attack pap: on_target needs a judge"):
+        with pytest.raises(InputError, match="on_target needs a judge"):
             asked.steps(ATTACK, Pap(on_target=True), Setup(engine, attacker=engine))
         assert engine.server.requests == []
 

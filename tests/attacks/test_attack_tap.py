@@ -151,7 +151,7 @@ def test_the_same_seed_finds_the_same(scene: Scene):
 
 def test_an_attacker_is_named_where_there_is_none(scene: Scene):
     setup = scene.setup()
-    with pytest.raises(InputError, match=r"attack tap: .*--attacker"):
+    with pytest.raises(InputError, match=r"attack tap: .*attack.attacker"):
         steps(Setup(target=setup.target, score=setup.score))
 
 
