@@ -251,12 +251,6 @@ def known(evaluation: str, figure: str, group: str = OVERALL) -> tuple[PaperFigu
     return tuple(f for f in every() if (f.evaluation, f.figure, f.group) == (evaluation, figure, group))
 
 
-def nearest(evaluation: str, figure: str, group: str, recipe: str) -> PaperFigure | None:
-    """Of the known figures, that of the model that the recipe trains, else the main model's."""
-    there = known(evaluation, figure, group)
-    return next((f for f in there if f.recipe == recipe), there[0] if there else None)
-
-
 PROTOCOL: dict[str, tuple[str, tuple[str, ...]]] = {
     "harmbench": ("harmbench", ("gcg", "autodan", "pair", "pap")),
     "xstest": ("strongreject", ()),

@@ -32,8 +32,12 @@ def by_group(runs: Sequence[Run], models: Sequence[Model]) -> list[Grouped]:
             if len(members := [r for r in part.rows if r.name == name and r.group.startswith(f"{word}:")]) > 1
         ]
         if drawn:
-            parts.append(Grouped(f"{evaluation_title(part.evaluation)} by {_words(part)}", tuple(drawn)))
+            parts.append(Grouped(f"{evaluation_title(part.evaluation)}{_on(part)} by {_words(part)}", tuple(drawn)))
     return parts
+
+
+def _on(part: Details) -> str:
+    return f" on {part.source}" if part.source else ""
 
 
 def _words(part: Details) -> str:

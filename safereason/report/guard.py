@@ -56,8 +56,8 @@ class GuardPart:
 
 def part(runs: Sequence[Run], models: Sequence[Model]) -> GuardPart | None:
     """Puts it together from the runs of `eval/guard`, one a model; None where there are none."""
-    by_model = {run.model: run for run in runs}
-    measured = [(model, by_model[model.spec]) for model in models if model.spec in by_model]
+    by_subject = {run.subject: run for run in runs}
+    measured = [(model, by_subject[model.subject]) for model in models if model.subject in by_subject]
     if not measured:
         return None
     return GuardPart(

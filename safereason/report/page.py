@@ -28,13 +28,13 @@ from safereason.report.tables import (
     figure_title,
     headline,
     judge_title,
-    newest_evaluations,
     paper_rows,
     quantity,
 )
 from safereason.report.tradeoff import tradeoffs
 from safereason.report.training import Training, trainings
 from safereason.report.transcripts import Transcript, collect
+from safereason.report.variants import told_apart
 from safereason.report.visible import visible
 from safereason.runs import manifest
 from safereason.runs.records import read_json
@@ -98,20 +98,26 @@ class Page:
         ]
 
     def shares(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """The headline as plain values, by model and `evaluation/figure`."""
+        """The headline as plain values, by model and `evaluation/figure`; columns of one name also say by whom."""
+        names = [f"{column.evaluation}/{column.name}" for column in self.headline.columns]
+        told = [
+            name if names.count(name) == 1 else f"{name} ({column.measured_by})"
+            for name, column in zip(names, self.headline.columns, strict=True)
+        ]
         return {
-            model.label: {
-                f"{column.evaluation}/{column.name}": asdict(figure)
-                for column, figure in zip(self.headline.columns, figures, strict=True)
-                if figure
-            }
+            model.label: {name: asdict(figure) for name, figure in zip(told, figures, strict=True) if figure}
             for model, figures in self.headline.rows
         }
+
+    @property
+    def variants(self) -> list[Model]:
+        """The models' rows of evaluations that were made otherwise than the others."""
+        return [model for model in self.models if model.variant]
 
 
 def build(runs: Sequence[Run], title: str) -> Page:
     """Puts the page together from finished runs."""
-    runs, superseded = newest_evaluations(runs)
+    runs, superseded = told_apart(runs)
     models = measured_models(runs)
     table = headline(runs, models)
     collected = collect(runs, models, ROOM, SEED)

@@ -18,6 +18,12 @@ ROLES = {"sft": "SFT", "rl": "RL", "guard/sft": "Guard SFT", "guard/rl": "Guard 
 """What a model made by a stage is called."""
 
 
+STAGES = ("data", "sft", "rl", "guard", "attack", "eval")
+"""In the order of their work."""
+Subject = tuple[str, str]
+"""What one row of figures is of: a model, and how it was measured otherwise than the others."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One finished run directory."""
@@ -29,6 +35,8 @@ class Run:
     """The resolved recipe."""
     recipe_values: dict[str, Any]
     """The same, read."""
+    variant: str = ""
+    """How an evaluation was made otherwise than the others of its kind; empty where it was not."""
 
     @property
     def stage(self) -> str:
@@ -66,6 +74,18 @@ class Run:
     def model(self) -> str:
         """The model it measured or started from."""
         return str(self.identity.get("model", "unknown model"))
+
+    @property
+    def subject(self) -> Subject:
+        """The model, and how it was measured."""
+        return self.model, self.variant
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Where it stands among others: by recipe, stage and model, whenever it finished."""
+        stage, _, part = self.stage.partition("/")
+        rank = STAGES.index(stage) if stage in STAGES else len(STAGES)
+        return self.recipe, str(rank), part, self.model, digest(self.identity), str(self.path)
 
     def records(self, name: str) -> Iterator[Record]:
         """The records of `name.jsonl`; none where the run has no such file."""
@@ -109,9 +129,9 @@ def _read_recipe(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Every run once, oldest first."""
+    """Every run once, by recipe, stage and model, whatever order they finished or are named in."""
     runs = {path.resolve(): read_run(path) for path in paths}
-    return sorted(runs.values(), key=lambda run: (str(run.manifest.get("finished")), run.name))
+    return sorted(runs.values(), key=lambda run: run.order)
 
 
 def of_stage(runs: Sequence[Run], stage: str) -> list[Run]:
@@ -128,7 +148,14 @@ class Model:
     role: str
     """`Base`, `SFT`, `RL`, … ."""
     detail: str
-    """Which one: its recipe and hash, with the seed where the run is at hand; or its own name."""
+    """Which one: its recipe and hash, with the seed where the run is at hand; or its own name. Then its variant."""
+    variant: str = ""
+    """How it was measured otherwise than the others; empty where it was not."""
+
+    @property
+    def subject(self) -> Subject:
+        """What runs call it."""
+        return self.spec, self.variant
 
     @property
     def family(self) -> str:
@@ -146,16 +173,20 @@ def measured_models(runs: Sequence[Run]) -> list[Model]:
     made = {run.name: run for run in runs}
     bases = {run.base_model for run in runs}
     order = ["Base", *ROLES.values(), "Other"]
-    models = [_model(spec, made.get(spec), spec in bases) for spec in {run.model for run in of_stage(runs, "eval")}]
+    models = [
+        _model(spec, variant, made.get(spec), spec in bases)
+        for spec, variant in {run.subject for run in of_stage(runs, "eval")}
+    ]
     return sorted(models, key=lambda model: (order.index(model.role), model.detail))
 
 
-def _model(spec: str, run: Run | None, is_base: bool) -> Model:
+def _model(spec: str, variant: str, run: Run | None, is_base: bool) -> Model:
     stage, *rest = spec.rsplit("/", 2)
+    measured = f" · {variant}" if variant else ""
     if stage not in ROLES or len(rest) != 2:
-        return Model(spec, "Base" if is_base else "Other", spec)
+        return Model(spec, "Base" if is_base else "Other", f"{spec}{measured}", variant)
     seed = f" · seed\u00a0{run.identity['seed']}" if run and "seed" in run.identity else ""
-    return Model(spec, ROLES[stage], f"{rest[0]} · {rest[1]}{seed}")
+    return Model(spec, ROLES[stage], f"{rest[0]} · {rest[1]}{seed}{measured}", variant)
 
 
 def number(value: Any) -> float | None:

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 def separations(runs: Sequence[Run], models: Sequence[Model]) -> list[Plot]:
     """A picture for each model that was looked into, in the models' order."""
-    by_model = {run.model: run for run in of_stage(runs, "eval/separation")}
+    by_subject = {run.subject: run for run in of_stage(runs, "eval/separation")}
     return [
         plot
         for place, model in enumerate(models)
-        if model.spec in by_model
-        for plot in _of_run(f"separation-{place + 1}", model, by_model[model.spec])
+        if model.subject in by_subject
+        for plot in _of_run(f"separation-{place + 1}", model, by_subject[model.subject])
     ]
 
 

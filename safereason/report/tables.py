@@ -78,6 +78,11 @@ class Column:
         """The figure in words."""
         return figure_title(self.name)
 
+    @property
+    def measured_by(self) -> str:
+        """Source and judge, as far as there is something to say of them."""
+        return ", ".join(filter(None, (self.source and f"on {self.source}", self.judge and f"by {self.judge}")))
+
 
 @dataclass(frozen=True)
 class Headline:
@@ -108,6 +113,8 @@ class Details:
     evaluation: str
     judge: str
     """Empty for what needs none."""
+    source: str
+    """Where its prompts came from, where that is not the evaluation's own data."""
     models: tuple[Model, ...]
     rows: tuple[Titled, ...]
 
@@ -144,41 +151,40 @@ def quantity(value: float, name: str) -> str:
     return f"{bare(value, name)}\u2009%" if measure is None else f"{bare(value, name)} {measure}".strip()
 
 
-def newest_evaluations(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """The runs with one evaluation of each kind, judge and model, the newest; and those left out for a newer one."""
-    newest = {(run.stage, _judge_of(run), run.model): run for run in of_stage(runs, "eval")}
-    older = [run for run in of_stage(runs, "eval") if newest[run.stage, _judge_of(run), run.model] is not run]
-    return [run for run in runs if run not in older], older
-
-
 def _judge_of(run: Run) -> str:
     return judge_title(str(run.metrics.get("judge") or ""))
 
 
 def headline(runs: Sequence[Run], models: Sequence[Model]) -> Headline:
     """The main figures over all prompts of each evaluation."""
-    cells = {(run.model, _column(run, f)): f for run, f in _figures(runs) if f.group == OVERALL and f.name in HEADLINE}
+    cells = {
+        (run.subject, _column(run, f)): f for run, f in _figures(runs) if f.group == OVERALL and f.name in HEADLINE
+    }
     order = list(HEADLINE)
-    columns = tuple(sorted({column for _, column in cells}, key=lambda c: (c.evaluation, order.index(c.name), c.judge)))
-    return Headline(columns, tuple((model, tuple(cells.get((model.spec, c)) for c in columns)) for model in models))
+    columns = tuple(
+        sorted({column for _, column in cells}, key=lambda c: (c.evaluation, order.index(c.name), c.judge, c.source))
+    )
+    return Headline(columns, tuple((model, tuple(cells.get((model.subject, c)) for c in columns)) for model in models))
 
 
 def details(runs: Sequence[Run], models: Sequence[Model]) -> list[Details]:
-    """Each evaluation's figures by each judge, overall and by group."""
+    """Each evaluation's figures by each judge on each source, overall and by group."""
     found = []
-    for stage, judge in sorted({(run.stage, _judge_of(run)) for run in of_stage(runs, "eval")}):
+    kinds = {(run.stage, _judge_of(run), source_of(run)) for run in of_stage(runs, "eval")}
+    for stage, judge, source in sorted(kinds):
         cells = {
-            (run.model, f.name, f.group): f
+            (run.subject, f.name, f.group): f
             for run, f in _figures(runs)
-            if (run.stage, _judge_of(run)) == (stage, judge)
+            if (run.stage, _judge_of(run), source_of(run)) == (stage, judge, source)
         }
-        measured = tuple(model for model in models if any(spec == model.spec for spec, _, _ in cells))
+        subjects = {subject for subject, _, _ in cells}
+        measured = tuple(model for model in models if model.subject in subjects)
         rows = tuple(
-            Titled(name, group, tuple(cells.get((model.spec, name, group)) for model in measured))
+            Titled(name, group, tuple(cells.get((model.subject, name, group)) for model in measured))
             for name, group in dict.fromkeys((name, group) for _, name, group in cells)
         )
         if rows:
-            found.append(Details(stage.removeprefix("eval/"), judge, measured, rows))
+            found.append(Details(stage.removeprefix("eval/"), judge, source, measured, rows))
     return found
 
 
@@ -221,5 +227,10 @@ def _figure(row: dict[str, Any]) -> Figure:
 
 def _column(run: Run, figure: Figure) -> Column:
     judge = "" if figure.name in UNJUDGED else judge_title(str(run.metrics.get("judge") or "judge not recorded"))
-    evaluation, source = run.stage.removeprefix("eval/"), str(run.metrics.get("source") or "")
-    return Column(evaluation, figure.name, judge, "" if source.startswith(evaluation) else source)
+    return Column(run.stage.removeprefix("eval/"), figure.name, judge, source_of(run))
+
+
+def source_of(run: Run) -> str:
+    """Where an evaluation's prompts came from; empty where that is its own data."""
+    source = str(run.metrics.get("source") or "")
+    return "" if source.startswith(run.stage.removeprefix("eval/")) else source

@@ -35,6 +35,7 @@ def _ours(table: Headline, plane: tuple[int, int], runs: Sequence[Run], name: st
     placed = [
         (model, Mark(_label(_ratio(model, runs)), x.value, y.value, _interval(x), _interval(y)))
         for model, cells in table.rows
+        if not model.variant  # measured otherwise than the others, and so not comparable with them
         for y, x in [(cells[plane[0]], cells[plane[1]])]
         if x and y and x.value is not None and y.value is not None
     ]

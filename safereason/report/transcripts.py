@@ -80,13 +80,13 @@ def collect(runs: Sequence[Run], models: Sequence[Model], room: int, seed: int) 
     Of more than `room` characters, as many are kept as fit, in an order that depends on the seed and the prompt alone,
     so that each model keeps the same ones.
     """
-    order = {model.spec: place for place, model in enumerate(models)}
-    labels = {model.spec: model.label for model in models}
+    order = {model.subject: place for place, model in enumerate(models)}
+    labels = {model.subject: model.label for model in models}
     shelf = _Shelf(room, seed)
-    for run in sorted(of_stage(runs, "eval"), key=lambda run: (order[run.model], run.stage)):
+    for run in sorted(of_stage(runs, "eval"), key=lambda run: (order[run.subject], run.stage)):
         read = _predicted if run.stage == GUARD_STAGE else _evaluated
-        for transcript in read(run, labels[run.model]):
-            shelf.put(order[run.model], transcript)
+        for transcript in read(run, labels[run.subject]):
+            shelf.put(order[run.subject], transcript)
     if shelf.is_empty:
         for place, run in enumerate((*of_stage(runs, "rl"), *of_stage(runs, "guard/rl"))):
             for transcript in _rolled_out(run):

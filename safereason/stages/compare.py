@@ -14,6 +14,7 @@ from safereason.evals import compare, guard_predictions, paper
 from safereason.evals.compare import Difference
 from safereason.evals.guard_predictions import Prediction
 from safereason.evals.metrics import Figure
+from safereason.report.beside import of_paper
 from safereason.report.read import Run, read_run
 from safereason.stages import eval_judge
 
@@ -67,7 +68,7 @@ def runs(paths: Sequence[Path], resamples: int = compare.RESAMPLES, seed: int = 
     first = next(iter(read))
     differences = {letter: _differences(items[first], items[letter], read[letter], resamples, seed) for letter in read}
     rows = tuple(
-        _row(name, letter, read[letter], table[key], differences[letter].get(key) if letter != first else None)
+        _row(letter, read[letter], table[key], differences[letter].get(key) if letter != first else None)
         for key in dict.fromkeys(key for table in figures.values() for key in table)
         for letter, table in figures.items()
         if key in table
@@ -156,10 +157,8 @@ def _differences(first: Items, other: Items, run: Run, resamples: int, seed: int
     return {}
 
 
-def _row(name: str, letter: str, run: Run, figure: Figure, difference: Difference | None) -> Row:
-    theirs = paper.nearest(name, figure.name, figure.group, run.recipe)
-    if run.metrics.get("projection", "umap") != "umap":  # the paper's plane; margins of another one have another unit
-        theirs = None
+def _row(letter: str, run: Run, figure: Figure, difference: Difference | None) -> Row:
+    theirs = of_paper(run, figure)
     return Row(letter, figure, difference, theirs, paper.covered(figure, theirs) if theirs else None)
 
 

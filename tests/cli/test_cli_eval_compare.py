@@ -21,9 +21,10 @@ from safereason.runs.records import Record
 
 
 def finished(root: Path, stage: str, name: str, metrics: dict[str, Any], **logs: Sequence[Record]) -> Path:
-    identity = {"seed": 0, "model": f"org/{name}"}
+    identity = {"seed": 0, "model": f"rl/tars-1.5b/{name}"}
     path = run_path(root, stage, "tars-1.5b", name, identity)
-    with RunDirectory(path, stage, "tars-1.5b", "model: org/base\n", identity, "refuse") as run:
+    recipe = "model: Qwen/Qwen2.5-1.5B-Instruct\ndata: {harmful_ratio: 0.5}\n"
+    with RunDirectory(path, stage, "tars-1.5b", recipe, identity, "refuse") as run:
         for log, rows in logs.items():
             with run.records(log) as file:
                 for row in rows:
@@ -43,7 +44,7 @@ def harmbench(root: Path, name: str, truths: Sequence[bool | None], **changes: A
         Verdict.unscored("no reply") if truth is None else Verdict(float(not truth), "x") for truth in truths
     ]  # fmt: skip
     figures = HARMBENCH.figures([Outcome(c, v) for c, v in zip(completions, verdicts, strict=True)], "harm")
-    metrics = {"eval": "harmbench", "judge": "harmbench", "attacks": ["gcg"], "limit": None,
+    metrics = {"eval": "harmbench", "source": "harmbench", "judge": "harmbench", "attacks": ["gcg"], "limit": None,
                "figures": [asdict(f) for f in figures], **changes}  # fmt: skip
     judged = [{"id": c["id"], "judge": "harmbench", **asdict(v)} for c, v in zip(completions, verdicts, strict=True)]
     return finished(root, "eval/harmbench", name, metrics, completions=completions, verdicts=judged)
@@ -94,7 +95,7 @@ def test_json_and_csv_say_the_same(runs: tuple[Path, Path], tmp_path: Path, caps
     assert run(*runs, "--json", "--csv", file, "--resamples", 300, "--seed", 4) == 0
     found = json.loads(capsys.readouterr().out)
     assert [(r["run"], r["model"], r["path"]) for r in found["runs"]] == [
-        ("A", "org/first", str(runs[0])), ("B", "org/second", str(runs[1])),
+        ("A", "rl/tars-1.5b/first", str(runs[0])), ("B", "rl/tars-1.5b/second", str(runs[1])),
     ]  # fmt: skip
     assert (found["resamples"], found["seed"]) == (300, 4)
     with file.open(newline="") as lines:
@@ -106,6 +107,21 @@ def test_json_and_csv_say_the_same(runs: tuple[Path, Path], tmp_path: Path, caps
     assert (gcg["shared"], gcg["shared_unscored"], gcg["paper_model"]) == (39, 1, "TARS-1.5B, λ = 0.5")
     assert gcg["covered"] is False
     assert gcg["difference_high"] < 0 < gcg["p"] < 0.05
+
+
+def test_what_the_paper_has_of_other_prompts_or_models_is_not_put_beside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    truths = [True] * 36 + [False] * 4
+    own = harmbench(tmp_path, "own", truths, source="sample")
+    small = harmbench(tmp_path, "small", truths)
+    recipe = (small / "recipe.yaml").read_text()
+    (small / "recipe.yaml").write_text(recipe.replace("Qwen/Qwen2.5-1.5B-Instruct", "embedded/smollm2-135m"))
+    assert run(own, small, "--json") == 0
+    out, err = capsys.readouterr()
+    rows = json.loads(out)["rows"]
+    assert {(row["paper"], row["paper_model"], row["covered"]) for row in rows} == {(None, None, None)}
+    assert "the paper's models" not in err
 
 
 def test_a_run_that_is_worse_ends_with_3(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]):

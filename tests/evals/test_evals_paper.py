@@ -6,6 +6,7 @@ from safereason.data.sources import SOURCES
 from safereason.evals import EVALS, paper
 from safereason.evals.metrics import Figure
 from safereason.evals.paper import RATIOS, RSAFE_F1, TARS_FIGURE_2B, TARS_FIGURE_3, TARS_TABLE_4, Tradeoff, guard_scores
+from safereason.evals.paper_like import Origin, like
 from safereason.evals.paper_places import PLACES
 from safereason.recipe.load import shipped
 
@@ -57,13 +58,45 @@ def test_known_figures_begin_with_the_main_model():
     assert paper.known("harmbench", "dsr", "direct") == ()
 
 
-def test_the_figure_of_the_recipes_own_model_is_nearest():
-    found = {recipe: paper.nearest("harmbench", "dsr", "all", recipe) for recipe in ("tars-7b", "baseline-dpo", "mine")}
-    assert {recipe: (f.model, f.value) for recipe, f in found.items() if f} == {
-        "tars-7b": ("TARS-7B, λ = 0.5", 0.983), "baseline-dpo": ("DPO, λ = 0.5", 0.801),
-        "mine": ("TARS-1.5B, λ = 0.5", 0.989),
-    }  # fmt: skip
-    assert paper.nearest("harmbench", "truncated", "all", "tars-7b") is None
+QWEN, QWEN_7B = "Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen2.5-7B-Instruct"
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        (Origin("rl/tars-1.5b/x", QWEN, 0.5), ("TARS-1.5B, λ = 0.5", 0.989)),
+        (Origin("rl/tars-1.5b/x", QWEN, 0.7), ("TARS-1.5B, λ = 0.7", 0.9995)),
+        (Origin("rl/tars-7b/x", QWEN_7B, 0.5), ("TARS-7B, λ = 0.5", 0.983)),
+        (Origin("rl/baseline-dpo/x", QWEN, 0.5), ("DPO, λ = 0.5", 0.801)),
+        (Origin("sft/tars-1.5b/x", QWEN, 0.5), ("π_SFT", 0.683)),
+        (Origin("sft/baseline-sft/x", "danielkty22/TARS-SFT-1.5B", 0.5), ("SFT, λ = 0.5", 0.770)),
+        (Origin(QWEN), ("Qwen2.5-1.5B-Instruct", 0.561)),
+        (Origin("danielkty22/TARS-SFT-1.5B"), ("π_SFT", 0.683)),
+        (Origin("CMU-AIRe/TARS-1.5B"), ("TARS-1.5B, λ = 0.5", 0.989)),
+        (Origin("rl/tars-1.5b/x", QWEN_7B, 0.5), None),  # another size
+        (Origin("rl/tars-1.5b/x", QWEN, 0.4), None),  # a λ that the paper has not
+        (Origin("rl/tars-1.5b/x"), None),  # nobody knows of which base
+        (Origin("rl/tars-smoke/x", "embedded/smollm2-135m", 0.5), None),
+        (Origin("rl/mine/x", QWEN, 0.5), None),  # another method, for all that is known
+        (Origin("embedded/smollm2-135m"), None),
+    ],
+)
+def test_a_model_is_held_against_its_own_figure_of_the_paper_or_none(origin, expected):
+    found = like("harmbench", "dsr", "all", origin, {"source": "harmbench"}, {})
+    assert (found and (found.model, found.value)) == expected
+    assert like("harmbench", "dsr", "all", origin, {"source": "sample"}, {}) is None
+    assert like("harmbench", "truncated", "all", origin, {"source": "harmbench"}, {}) is None
+
+
+def test_a_guard_is_held_against_the_run_of_its_recipe_on_that_set():
+    rsafe, sets = Origin("guard/rl/rsafe/x", QWEN_7B), {"sets": [{"source": "toxicchat", "name": None}]}
+    found = like("guard", "f1_parsed", "toxicchat", rsafe, {}, sets)
+    assert found is not None
+    assert found.value == 0.728
+    others = (Origin("guard/sft/rsafe/x", QWEN_7B), Origin("guard/rl/rsafe-smoke/x", "embedded/smollm2-135m"))
+    assert [like("guard", "f1_parsed", "toxicchat", other, {}, sets) for other in others] == [None, None]
+    renamed = {"sets": [{"source": "mine.jsonl", "name": "toxicchat"}]}
+    assert like("guard", "f1_parsed", "toxicchat", rsafe, {}, renamed) is None
 
 
 def test_gcgs_dsr_is_worked_out_from_table_4():

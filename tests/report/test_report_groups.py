@@ -47,24 +47,51 @@ def test_tokens_are_shown_as_tokens_and_shares_in_percent(tmp_path):
     assert (quantity(0.989, "dsr"), quantity(0.5, "margin")) == ("98.9\u2009%", "0.500")
 
 
-def test_each_figure_of_a_paper_says_whether_the_interval_covers_it(tmp_path):
+QWEN = "Qwen/Qwen2.5-1.5B-Instruct"
+
+
+def beside_the_paper(tmp_path, model, name="harmbench", source=None, shown=None, **metrics):
+    shown = shown or figure("dsr", 0.9, low=0.8, high=0.995)
+    found = {"eval": name, "judge": "refusal", "source": source or name, "figures": [shown], **metrics}
+    run = report_runs.make(tmp_path, f"eval/{name}", {"seed": 0, "model": model, **metrics}, found)
+    return [run, build(read_runs([run]), "A test").beside]
+
+
+def test_a_figure_of_the_papers_own_model_says_whether_the_interval_covers_it(tmp_path):
     runs = []
-    for model, value, low, high in (("wide", 0.9, 0.8, 0.995), ("narrow", 0.5, 0.4, 0.6), ("alone", 0.9, None, None)):
-        metrics = {"eval": "harmbench", "judge": "refusal", "figures": [figure("dsr", value, low=low, high=high)]}
+    for model, low, high in (("CMU-AIRe/TARS-1.5B", 0.8, 0.995), ("CMU-AIRe/TARS-7B", 0.4, 0.6), (QWEN, None, None)):
+        metrics = {"eval": "harmbench", "source": "harmbench", "judge": "refusal",
+                   "figures": [figure("dsr", 0.5, low=low, high=high)]}  # fmt: skip
         runs.append(report_runs.make(tmp_path, "eval/harmbench", {"seed": 0, "model": model}, metrics))
     page = build(read_runs(runs), "A test")
-    assert {row.model.detail: row.covers for row in page.beside} == {"wide": True, "narrow": False, "alone": None}
+    assert {row.paper.model: (row.paper.value, row.covers) for row in page.beside} == {
+        "TARS-1.5B, λ = 0.5": (0.989, True), "TARS-7B, λ = 0.5": (0.983, False), "Qwen2.5-1.5B-Instruct": (0.561, None),
+    }  # fmt: skip
     assert all(any("judge refusal" in text for text in row.departures) for row in page.beside)
     document = parsed(write(runs, tmp_path))
-    assert document.says("TARS-1.5B, λ = 0.5, Figure 3 no")
     assert document.says("TARS-1.5B, λ = 0.5, Figure 3 yes")
 
 
-def test_a_margin_of_another_plane_is_not_put_beside_the_papers(tmp_path):
+def test_what_is_not_like_a_papers_model_has_nothing_beside_it(tmp_path):
+    small = "rl/tars-smoke/12345678"
+    _, rows = beside_the_paper(tmp_path / "model", small, source="sample")
+    assert rows == []
+    _, rows = beside_the_paper(tmp_path / "size", "embedded/smollm2-135m")
+    assert rows == []
+    _, rows = beside_the_paper(tmp_path / "source", "CMU-AIRe/TARS-1.5B", source="sample")
+    assert rows == []
+    _, (row,) = beside_the_paper(tmp_path / "own", "CMU-AIRe/TARS-1.5B")
+    assert row.covers
+
+
+def test_a_margin_is_put_beside_the_papers_where_plane_and_prompts_are_its_own(tmp_path):
+    prompts = {"harmful": {"source": "harmbench"}, "harmless": {"source": "xstest"}}
+    margin = figure("margin", 0.7, low=0.6, high=0.8)
+    asked = {"shown": margin, "model": "CMU-AIRe/TARS-1.5B", "name": "separation"}
     for projection, rows in (("pca", 0), ("umap", 1)):
-        metrics = {"projection": projection, "figures": [figure("margin", 0.7, low=0.6, high=0.8)]}
-        run = report_runs.make(tmp_path, "eval/separation", {"seed": 0, "model": projection}, metrics)
-        assert len(build(read_runs([run]), "A test").beside) == rows
+        assert len(beside_the_paper(tmp_path / projection, projection=projection, **asked, **prompts)[1]) == rows
+    prompts["harmless"] = {"source": "sample"}
+    assert beside_the_paper(tmp_path / "sample", projection="umap", **asked, **prompts)[1] == []
 
 
 def test_the_inside_of_a_model_is_drawn_from_its_points(tmp_path):

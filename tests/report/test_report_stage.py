@@ -199,9 +199,11 @@ def test_a_page_with_parts_missing_says_so(tmp_path):
     assert "results" not in document.attributes("id")
 
 
-def test_of_two_evaluations_of_a_model_the_newer_is_shown_and_the_other_named(tmp_path):
-    older = report_runs.evaluation(tmp_path, "xstest", report_runs.BASE, high=6, n=8, limit=8)
-    newer = report_runs.evaluation(tmp_path, "xstest", report_runs.BASE, high=2, n=12, limit=12)
+def test_of_two_equal_evaluations_the_newer_is_shown_and_the_other_named(tmp_path):
+    older, newer = (
+        report_runs.evaluation(tmp_path / name, "xstest", report_runs.BASE, high=high, n=n)
+        for name, high, n in (("older", 6, 8), ("newer", 2, 12))
+    )
     manifest = older / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"finished": "2', '"finished": "1'))
     document = parsed(write([newer, older], tmp_path))
