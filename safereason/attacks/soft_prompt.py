@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import DynamicCache
 
+from safereason.engines.states import accepted, empty_cache
 from safereason.engines.transformers import TransformersEngine, end_of_turn_ids
 from safereason.errors import InputError
 from safereason.text import chat
@@ -64,9 +64,13 @@ class SoftPrompt:
         """Mean cross entropy of the target's tokens after a soft prompt [K, E]."""
         parts = [self._embedded(around.before), soft.to(self.model.dtype), self._embedded([*around.after, *target])]
         inputs = torch.cat(parts)[None]  # [1, N, E]
-        logits = self.model(inputs_embeds=inputs, use_cache=False, logits_to_keep=len(target) + 1).logits
+        logits = self.model(inputs_embeds=inputs, use_cache=False, **self._last(len(target) + 1)).logits
         wanted = torch.tensor(target, device=logits.device)
-        return cross_entropy(logits[0, :-1].float(), wanted)  # of [T, V] and [T]
+        return cross_entropy(logits[0, -len(target) - 1 : -1].float(), wanted)  # of [T, V] and [T]
+
+    def _last(self, tokens: int) -> dict[str, int]:
+        """Asks for the logits of the last tokens alone, where the model can be asked so."""
+        return {"logits_to_keep": tokens} if "logits_to_keep" in accepted(self.model) else {}
 
     def optimise(
         self, around: Layout, target: list[int], rate: float, optimizer: Literal["sign", "adam"]
@@ -92,13 +96,14 @@ class SoftPrompt:
         parts = [self._embedded(around.before), self.best.to(self.model.dtype), self._embedded(around.after)]
         inputs = torch.cat(parts)[None]  # [1, N, E]
         ends = end_of_turn_ids(self.model, self.engine.tokenizer)
-        cache = DynamicCache(config=self.model.config)
+        cache = empty_cache(self.model)
         written: list[int] = []
         with _frozen(self.model):
             while len(written) < max_new_tokens and not (written and written[-1] in ends):
-                output = self.model(inputs_embeds=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                output = self.model(inputs_embeds=inputs, use_cache=bool(cache), **cache, **self._last(1))
                 written.append(int(output.logits[0, -1].argmax()))
-                inputs = self._embedded(written[-1:])[None]  # [1, 1, E]
+                following = self._embedded(written[-1:])[None]  # [1, 1, E]
+                inputs = following if cache else torch.cat([inputs, following], dim=1)
         return chat.decoded(self.engine.tokenizer, written), len(written)
 
     def norms(self) -> dict[str, float]:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safereason.engines import embedded, hub
+from safereason.engines import architectures, embedded, hub
 from safereason.engines.base import Engine
 from safereason.errors import InputError
 from safereason.runs.directory import read_manifest
@@ -69,10 +69,29 @@ def check_name(spec: str) -> None:
     """Refuses a model that cannot be one or cannot be had, without loading anything.
 
     Raises:
-        InputError: As `model_location` and `hub.check` do.
+        InputError: As `model_location` and `hub.check` do, or its architecture cannot be run here.
     """
     if not spec.startswith(REMOTE):
-        hub.check(model_location(spec))
+        location = model_location(spec)
+        hub.check(location)
+        if not spec.startswith(OPAQUE):
+            _check_folder(location)
+
+
+def _check_folder(location: str) -> None:
+    """Reads the configuration of a folder, or of what its adapters belong to; the Hub is not asked."""
+    file = Path(_base_of(location) or location) / "config.json"
+    if file.is_file():
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            return  # loading it says what is wrong with it
+        _check_architecture(location, config)
+
+
+def _check_architecture(location: str, config: Any) -> None:
+    if isinstance(config, dict) and (reason := architectures.refusal(config)):
+        raise InputError(f"{location}: {reason}; name a causal language model, such as one of Qwen3 or Llama")
 
 
 def model_location(spec: str) -> str:
@@ -129,20 +148,24 @@ def load_model(
         tokenizer: What it will read texts with, which may have no more ids than the model has embeddings.
 
     Raises:
-        InputError: It cannot be found or read, or it does not fit the tokenizer.
+        InputError: It cannot be found or read, its architecture cannot be run here, or it does not fit the tokenizer.
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
     hub.check(location)
     _check_code(location)
+    _check_folder(location)
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     try:
+        if not Path(location).is_dir():
+            config = AutoConfig.from_pretrained(location, trust_remote_code=False)
+            _check_architecture(location, config.to_dict())
         model = AutoModelForCausalLM.from_pretrained(
             location, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )

@@ -2,8 +2,9 @@
 
 A prompt is prefilled once for all its completions, and what all prompts of a batch begin with once for all of them.
 Requests are sorted by length and packed into batches by a budget of tokens; a batch that does not fit in memory is
-halved. Every completion draws from random numbers of its own, and a resumed call lays out the same batches, so that
-the same call gives the same completions however often it is interrupted.
+halved. An architecture that a batch would change is read a row at a time (see `engines.states`). Every completion draws
+from random numbers of its own, and a resumed call lays out the same batches, so that the same call gives the same
+completions however often it is interrupted.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -12,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedTokenizerBase
 
+from safereason.engines import architectures
 from safereason.engines.base import Completion, Conversation, Likelihood, OnFinish, Sampling, TokenChoice, Usage
 from safereason.engines.sampler import draw, uniforms
+from safereason.engines.states import States, accepted, holds_prefixes
 from safereason.errors import InputError, StageFailed
 from safereason.text import chat
 
@@ -118,7 +120,7 @@ class TransformersEngine:
         try:
             with torch.inference_mode():
                 longest_first = sorted(range(len(prompts)), key=lambda i: -lengths[i])
-                for members in _pack(longest_first, lengths, self.batch_tokens):
+                for members in _pack(longest_first, lengths, self._budget(lengths)):
                     scored = self._score([prompts[i] for i in members], [targets[i] for i in members])
                     found.update(zip(members, scored, strict=True))
         finally:
@@ -138,7 +140,7 @@ class TransformersEngine:
         self.model.eval()
         try:
             with torch.inference_mode():
-                for members in _pack(range(len(prompts)), lengths, self.batch_tokens):
+                for members in _pack(range(len(prompts)), lengths, self._budget(lengths)):
                     found.update(zip(members, self._last([prompts[i] for i in members]), strict=True))
         finally:
             self.model.train(was_training)
@@ -178,8 +180,12 @@ class TransformersEngine:
         order = sorted(readable, key=lambda i: (-len(prompts[i]), i))
         rows = [_Row(i, k, (places[i][0], places[i][1] + k)) for i in order for k in range(n)]
         lengths = [len(prompts[row.conversation]) + max_new_tokens for row in rows]
-        for members in _pack(range(len(rows)), lengths, self.batch_tokens):
+        for members in _pack(range(len(rows)), lengths, self._budget(lengths)):
             yield [rows[m] for m in members]
+
+    def _budget(self, lengths: Sequence[int]) -> int:
+        """Tokens of a batch of such rows; none where each row is read alone."""
+        return self.batch_tokens if architectures.is_batched(self.model, max(lengths, default=0)) else 0
 
     def _run(self, decoder: "_Decoder") -> None:
         try:
@@ -201,7 +207,12 @@ class TransformersEngine:
     def _last(self, prompts: list[list[int]]) -> Tensor:
         """[N, H] of one batch; the model without its head, which gives no logits."""
         ids, mask = self._padded(prompts)
-        states = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        output = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+        states = getattr(output, "last_hidden_state", None)
+        if states is None:
+            raise InputError(
+                f"{self.name}: its architecture, {architectures.kind(self.model)}, does not give its states"
+            )
         ends = mask.sum(dim=1) - 1
         return torch.as_tensor(states[torch.arange(len(prompts), device=ends.device), ends]).float().cpu()
 
@@ -220,10 +231,11 @@ class TransformersEngine:
         ids, mask = self._padded(texts)
         width = ids.shape[1]
         keep = width - min(map(len, prompts)) + 1  # the logits before the first target of any row, and all after
-        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=keep).logits
+        fewer = {"logits_to_keep": keep} if "logits_to_keep" in accepted(self.model) else {}
+        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False, **fewer).logits
         result = []
         for i, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
-            start = len(prompt) - 1 - (width - keep)
+            start = len(prompt) - 1 - (width - logits.shape[1])
             rows = logits[i, start : start + len(target)].float().log_softmax(-1)  # [T, V]
             wanted = torch.tensor(target, device=rows.device)
             chosen = rows.gather(-1, wanted[:, None])[:, 0]
@@ -257,7 +269,7 @@ class _Decoder:
         rows = list(self.rows)
         limit = self._limits(rows)
         randoms = torch.stack([uniforms(self.seed, *r.place, self.sampling.max_new_tokens) for r in rows])
-        cache, mask, logits = self._prefill(rows)
+        states, mask, logits = self._prefill(rows)
         seen = self._seen(rows, logits) if self.sampling.repetition_penalty != 1.0 else None
         for step in range(self.sampling.max_new_tokens):
             tokens = draw(logits, randoms[:, step].to(logits.device), self.sampling, seen)
@@ -275,14 +287,11 @@ class _Decoder:
             if len(rows) - len(alive) >= RETIRE_SHARE * len(rows):
                 keep = torch.tensor(alive, device=mask.device)
                 rows, randoms = [rows[i] for i in alive], randoms[alive]
-                cache.batch_select_indices(keep)
+                states.select(keep)
                 mask, tokens = mask[keep], tokens[keep]
                 seen = seen[keep] if seen is not None else None
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            logits = self.engine.model(
-                input_ids=tokens[:, None], attention_mask=mask, position_ids=mask.sum(1, keepdim=True) - 1,
-                past_key_values=cache, use_cache=True,
-            ).logits[:, -1]  # fmt: skip
+            logits = states.read(tokens[:, None], mask, mask.sum(1, keepdim=True) - 1)
 
     def _note_choices(self, rows: list[_Row], logits: Tensor, tokens: Tensor) -> None:
         """Keeps the likeliest tokens of each row, and the drawn one where it is not among them."""
@@ -301,20 +310,17 @@ class _Decoder:
         room = {r.conversation: self.engine._context - len(self.prompts[r.conversation]) for r in rows}
         return {i: min(self.sampling.max_new_tokens, r) for i, r in room.items()}
 
-    def _prefill(self, rows: list[_Row]) -> tuple[DynamicCache, Tensor, Tensor]:
-        """Runs each prompt once and gives its cache, mask [B, P] and last logits [B, V] to all of its rows."""
+    def _prefill(self, rows: list[_Row]) -> tuple[States, Tensor, Tensor]:
+        """Runs each prompt once and gives its states, mask [B, P] and last logits [B, V] to all of its rows."""
         model = self.engine.model
         unique = list(dict.fromkeys(row.conversation for row in rows))
         prompts = [self.prompts[i] for i in unique]
-        cache = DynamicCache(config=model.config)
-        # Padding will stand between the common part and the rest, which full attention alone can leave out: a sliding
-        # window counts places, and a recurrent state takes them in.
-        shares = all(type(layer) is DynamicLayer for layer in cache.layers)
-        common = common_length(prompts, SHARE_FROM) if shares else 0
+        states = States(model, max(map(len, prompts)) + self.sampling.max_new_tokens)
+        common = common_length(prompts, SHARE_FROM) if holds_prefixes(model) else 0
         if common:
             shared = torch.tensor([prompts[0][:common]], device=model.device)
-            model(input_ids=shared, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache.batch_repeat_interleave(len(prompts))
+            states.read(shared, torch.ones_like(shared), torch.arange(common, device=model.device)[None])
+            states.select(torch.zeros(len(prompts), dtype=torch.long, device=model.device))
         width = max(map(len, prompts)) - common
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -323,13 +329,12 @@ class _Decoder:
             mask[u, width - len(prompt) + common :] = 1
         mask = torch.cat([mask.new_ones(len(prompts), common), mask], dim=1).to(model.device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, common:]
-        logits = model(input_ids=ids.to(model.device), attention_mask=mask, position_ids=positions,
-                       past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]  # fmt: skip
+        logits = states.read(ids.to(model.device), mask, positions)
         if len(rows) > len(unique):
             owner = torch.tensor([unique.index(row.conversation) for row in rows], device=mask.device)
-            cache.batch_select_indices(owner)
+            states.select(owner)
             mask, logits = mask[owner], logits[owner]
-        return cache, mask, logits
+        return states, mask, logits
 
     def _seen(self, rows: list[_Row], logits: Tensor) -> Tensor:
         seen = torch.zeros(logits.shape, dtype=torch.bool)

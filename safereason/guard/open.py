@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from safereason.engines.open import REMOTE, model_location, open_engine
+from safereason.engines.open import REMOTE, check_name, model_location, open_engine
 from safereason.guard import guide as guides
 from safereason.guard import policy as policies
 from safereason.guard.guide import Guide
@@ -47,6 +47,7 @@ def guide_of(
         InputError: The model, its `guard.json` or the policy is not to be had.
     """
     chosen = policies.load(policy) if policy else None
+    check_name(spec)
     remote = spec.startswith(REMOTE)
     guide = otherwise or guides.default() if remote else guides.of_model(model_location(spec), otherwise)
     return replace(guide, policy=chosen or guide.policy, sampling=sampling or guide.sampling)

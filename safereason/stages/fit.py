@@ -104,7 +104,8 @@ def step_of(
     }  # fmt: skip
     if isinstance(section, SFT):
         batch = cut_batch(section.batch_size, section.micro_batch_size, devices, key)
-        group = batch.per_device if devices == 1 and key.startswith("guard") else 0  # rows begin with the same policy
+        shares = shape.shares and devices == 1 and key.startswith("guard")  # rows begin with the same policy
+        group = batch.per_device if shares else 0
         return Step(rows=batch.per_device, tokens=section.max_tokens, trained=section.max_tokens, group=group, **common)
     new = section.sampling.max_new_tokens
     length = section.max_prompt_tokens + new
@@ -115,7 +116,7 @@ def step_of(
     batch = cut_batch(section.prompts_per_step * section.rollouts_per_prompt, section.micro_batch_size, devices, key)
     at_once = min(batch.per_device * batch.accumulation, max(1, ENGINE_TOKENS // length))
     colocated = section.rollouts == "vllm-colocate"
-    shares = section.shared_prefix and devices == 1 and section.max_prompt_tokens >= PROMPT_SHARE * new
+    shares = shape.shares and section.shared_prefix and devices == 1 and section.max_prompt_tokens >= PROMPT_SHARE * new
     group = min(batch.per_device, section.rollouts_per_prompt) if shares else 0
     return Step(
         rows=batch.per_device, tokens=length, trained=new if shares else trained, reference=section.kl_coef > 0,

@@ -11,7 +11,7 @@ from typing import Any
 
 from safereason import processes
 from safereason.data.example import Example, read_examples
-from safereason.engines.open import load_tokenizer, model_location
+from safereason.engines.open import check_name, load_tokenizer, model_location
 from safereason.errors import InputError
 from safereason.guard import guide as guides
 from safereason.guard.guide import Guide
@@ -98,6 +98,7 @@ def run_sft(recipe: Recipe, options: Options) -> Result:
     directory = open_run(SFT_STAGE, recipe, options, model_label(start), _identity(recipe, guard, "sft", start))
     if (result := finished_result(directory)) is not None:
         return result
+    check_name(start)
     traces, location = _data_run(recipe, options) / data.TRACES, model_location(start)
     with directory as this:
         from safereason.training import sft
@@ -136,7 +137,7 @@ def run_rl(recipe: Recipe, options: Options) -> Result:
         return result
     folder = _data_run(recipe, options)
     _check_held_out(guard, folder)
-    model_location(start)
+    check_name(start)
     with directory as this:
         this.inputs[str(folder / data.TRAIN)] = sha256(folder / data.TRAIN)
         metrics = _train(section, guard, recipe, start, folder, this)

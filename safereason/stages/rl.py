@@ -6,7 +6,7 @@ from typing import Any
 
 from safereason.data.example import Example, read_examples
 from safereason.engines import vllm
-from safereason.engines.open import load_tokenizer, model_location
+from safereason.engines.open import check_name, load_tokenizer, model_location
 from safereason.errors import InputError
 from safereason.judges import parse
 from safereason.recipe.schema import DPO, GRPO, Recipe, TarsReward
@@ -58,7 +58,7 @@ def run(recipe: Recipe, options: Options) -> Result:
         return result
     prompts = data.built(recipe, options) / "train.parquet"
     # An unknown model or judge is refused before a directory is made.
-    model_location(start)
+    check_name(start)
     named = _reward(recipe)
     reward = open_reward(named.model_copy(update={"safety": resolved_judge(named.safety, options)}))
     with directory as this:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from safereason.data.example import read_examples
-from safereason.engines.open import load_tokenizer, model_location
+from safereason.engines.open import check_name, load_tokenizer, model_location
 from safereason.errors import InputError
 from safereason.recipe.schema import SFT, Recipe, TarsMix
 from safereason.runs.directory import CHECKPOINTS
@@ -44,6 +44,7 @@ def run(recipe: Recipe, options: Options) -> Result:
     directory = open_run("sft", recipe, options, model_label(start), identity_of(recipe, start))
     if (result := finished_result(directory)) is not None:
         return result
+    check_name(start)
     traces, location = _traces_file(recipe, options), model_location(start)
     with directory as this:
         from safereason.training import sft

@@ -26,6 +26,7 @@ from safereason import processes
 from safereason.recipe.schema import DPO
 from safereason.runs.directory import CHECKPOINTS
 from safereason.runs.records import RecordLog, read_json
+from safereason.training import plain_head
 from safereason.training.arguments import dpo_arguments
 from safereason.training.callbacks import train_to_end
 from safereason.training.model import load_trainable, lora_config, save_trained
@@ -36,6 +37,12 @@ TOKENS = "num_tokens"
 
 class Trainer(DPOTrainer):  # type: ignore[misc]
     """TRL's trainer on pairs that are token ids already."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        for model in (self.model, self.ref_model):
+            if model is not None:
+                plain_head.install(model)
 
     def _prepare_dataset(self, dataset: Dataset, *arguments: Any, **named: Any) -> Dataset:
         """Leaves the pairs as they are."""

@@ -38,7 +38,7 @@ from safereason.recipe.schema import GRPO
 from safereason.rewards.base import Reward
 from safereason.runs.directory import CHECKPOINTS
 from safereason.runs.records import RecordLog
-from safereason.training import shared_prefix
+from safereason.training import plain_head, shared_prefix
 from safereason.training.advantage import group_advantages, uniform_groups
 from safereason.training.arguments import grpo_arguments
 from safereason.training.ask import Ask, asked
@@ -66,6 +66,9 @@ class Trainer(GRPOTrainer):  # type: ignore[misc]
 
     def __init__(self, section: GRPO, **arguments: Any) -> None:
         super().__init__(**arguments)
+        for model in (self.model, self.ref_model):
+            if model is not None:
+                plain_head.install(model, self.temperature)
         self._section = section
         self._rewards: Tensor | None = None
         self._shares_prefix = (

@@ -70,6 +70,8 @@ class Shape:
     tied: bool = False
     """Whether the head is the embedding."""
     qkv_bias: bool = False
+    shares: bool = True
+    """Whether what prompts begin with may be computed once (`training.shared_prefix`)."""
 
     @property
     def query(self) -> int:

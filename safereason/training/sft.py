@@ -24,7 +24,7 @@ from safereason.recipe.schema import SFT
 from safereason.runs.directory import CHECKPOINTS
 from safereason.runs.records import RecordLog, read_json
 from safereason.text.chat import trace_ids
-from safereason.training import shared_prefix
+from safereason.training import plain_head, shared_prefix
 from safereason.training.arguments import sft_arguments
 from safereason.training.ask import Ask, asked
 from safereason.training.callbacks import train_to_end
@@ -39,6 +39,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
+        plain_head.install(self.model)
         self._shares_prefix = self.accelerator.num_processes == 1 and shared_prefix.is_supported(self.model)
 
     def compute_loss(

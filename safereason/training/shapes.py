@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from safereason.engines import architectures
 from safereason.engines.embedded import NAME as EMBEDDED
 from safereason.errors import InputError
 from safereason.runs.directory import read_manifest
@@ -32,6 +33,8 @@ KNOWN = {
 }
 """As their makers' `config.json` has them."""
 
+STATES = ("linear_", "mamba_", "ssm_", "conv_", "lru_", "state_size")
+"""What the keys of layers with a state begin with."""
 _NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 
 
@@ -69,14 +72,16 @@ def from_config(config: dict[str, Any], where: str) -> Shape:
     """The shape that a `config.json` tells of.
 
     Raises:
-        InputError: It lacks a figure, or tells of a mixture of experts.
+        InputError: It lacks a figure, or tells of a mixture of experts or of layers with a state.
     """
     text = config.get("text_config") or config
     missing = [key for key in _NEEDED if not isinstance(text.get(key), int)]
-    experts = [key for key in text if "experts" in key and text[key]]
-    if missing or experts:
-        reason = f"has no {missing[0]}" if missing else f"has {experts[0]}"
-        raise InputError(f"{where}: {reason}; only decoders with gated MLPs are counted, without experts")
+    others = [key for key in text if ("experts" in key or key.startswith(STATES)) and text[key]]
+    if missing or others:
+        reason = f"has no {missing[0]}" if missing else f"has {others[0]}"
+        raise InputError(
+            f"{where}: {reason}; only decoders with attention and gated MLPs are counted, without experts or states"
+        )
     heads = text["num_attention_heads"]
     return Shape(
         hidden=text["hidden_size"], layers=text["num_hidden_layers"], heads=heads,
@@ -85,4 +90,5 @@ def from_config(config: dict[str, Any], where: str) -> Shape:
         intermediate=text["intermediate_size"], vocab=text["vocab_size"],
         tied=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))),
         qkv_bias=bool(text.get("attention_bias") or text.get("model_type") == "qwen2"),
+        shares=architectures.shares_layers(str(config.get("model_type")), text),
     )  # fmt: skip

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from safereason.engines import architectures
 from safereason.engines.transformers import common_length
 
 CHUNK = 1024
@@ -32,16 +33,36 @@ ROW = 1280
 
 
 def is_supported(model: Any) -> bool:
-    """Whether the model takes a four-dimensional attention mask and its logits are a plain projection."""
-    config = model.config.get_text_config()
-    scaled = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
-    layers = getattr(config, "layer_types", None)
-    windowed = set(layers) != {"full_attention"} if layers else getattr(config, "sliding_window", None) is not None
+    """Whether the packed computation is exact: by the list of architectures, and by what the configuration turns on."""
+    causal = _causal(model)
     # An adapter on the head has more to it than the head's weight.
-    plain = type(_causal(model).get_output_embeddings()) is torch.nn.Linear and all(
-        getattr(config, name, None) is None for name in scaled
-    )
-    return plain and not windowed and config._attn_implementation in ("sdpa", "eager")
+    plain = type(causal.get_output_embeddings()) is torch.nn.Linear
+    attention = causal.config.get_text_config()._attn_implementation
+    return plain and attention in ("sdpa", "eager") and architectures.shares_prompts(causal)
+
+
+@dataclass(frozen=True)
+class _Head:
+    """How states become logits: W h + b, times a scale, under a cap."""
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: float
+    cap: float | None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[n, V] in fp32 from [n, H]."""
+        logits = torch.nn.functional.linear(hidden, self.weight, self.bias).float()
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+
+
+def _head(causal: Any) -> _Head:
+    """The model's head; Cohere multiplies its logits, Granite divides them, Gemma caps them."""
+    linear, config = causal.get_output_embeddings(), causal.config.get_text_config()
+    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+    return _Head(linear.weight, linear.bias, scale, getattr(config, "final_logit_softcapping", None))
 
 
 def _causal(model: Any) -> Any:
@@ -70,8 +91,7 @@ def completion_logps(
         input_ids=row_ids, attention_mask=_attention(causal, allowed), position_ids=positions, use_cache=False
     ).last_hidden_state.flatten(0, 1)  # [R * L, H]
     counted = mask[:, width:].bool()  # [B, C]
-    head = causal.get_output_embeddings()
-    logps, entropies = _project(hidden[source], ids[:, width:][counted], head.weight, head.bias, temperature)
+    logps, entropies = _project(hidden[source], ids[:, width:][counted], _head(causal), temperature)
     empty = logps.new_zeros(counted.shape)
     return empty.masked_scatter(counted, logps), empty.masked_scatter(counted, entropies)
 
@@ -183,21 +203,17 @@ def _allowed(owner: Tensor, branch: Tensor) -> Tensor:
     return allowed | torch.eye(length, dtype=torch.bool)  # padding sees itself: a row of the softmax may not be empty
 
 
-def _project(
-    hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None, temperature: float
-) -> tuple[Tensor, Tensor]:
+def _project(hidden: Tensor, targets: Tensor, head: _Head, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of its distribution, [N] each, from hidden states [N, H]."""
     parts = [
-        checkpoint(_project_chunk, h, t, weight, bias, temperature, use_reentrant=False)
+        checkpoint(_project_chunk, h, t, head, temperature, use_reentrant=False)
         for h, t in zip(torch.split(hidden, CHUNK), torch.split(targets, CHUNK), strict=True)
     ]
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
 
-def _project_chunk(
-    hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None, temperature: float
-) -> tuple[Tensor, Tensor]:
-    logits = torch.nn.functional.linear(hidden, weight, bias).float() / temperature  # [n, V]
+def _project_chunk(hidden: Tensor, targets: Tensor, head: _Head, temperature: float) -> tuple[Tensor, Tensor]:
+    logits = head.logits(hidden) / temperature  # [n, V]
     normaliser = logits.logsumexp(-1)  # [n]
     logps = logits.gather(-1, targets[:, None])[:, 0] - normaliser
     entropies = normaliser - ((logits - normaliser[:, None]).exp() * logits).sum(-1)

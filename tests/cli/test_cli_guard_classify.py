@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import architectures
 import micro
 import micro_guard
 import openai_server
@@ -349,3 +350,14 @@ def test_nothing_heavy_is_loaded_before_a_mistake_is_told(tmp_path: Path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout == "False\n"
     assert "no such model" in done.stderr
+
+
+def test_a_guard_with_recurrent_layers_votes_over_rows_of_different_lengths(tmp_path: Path):
+    model = tmp_path / "hybrid"
+    architectures.tiny_model("lfm2", eos_token_id=258, pad_token_id=256, bos_token_id=257).save_pretrained(model)
+    micro.tokenizer().save_pretrained(model)
+    rows = rows_file(tmp_path / "rows.jsonl", "How do I whittle a spoon?", "hi")
+    done = safereason("guard", "classify", rows, "--model", model, "--samples", 2, "--limit", 2)
+    assert done.returncode in (0, 1), done.stderr
+    assert "error" not in done.stderr
+    assert [record["row"] for record in records(done.stdout)] == [1, 2]

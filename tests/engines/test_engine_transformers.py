@@ -520,3 +520,21 @@ def test_a_turn_ends_at_the_tokenizer_s_and_the_model_s_tokens(
         assert end_of_turn_ids(model, micro.tokenizer()) == expected
     finally:
         model.generation_config.eos_token_id = kept
+
+
+def test_rotary_embeddings_that_stretch_with_the_longest_row_do_not_change_the_others():
+    """Past what a model was first trained on, positions are encoded otherwise, in all rows that are read together."""
+    factors = {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 40, "factor": 8.0}
+    stretched = build(rope_parameters={**rope, **factors}, max_position_embeddings=320)
+    lengths = [len(row) for row in tokens_of(PROMPTS)]
+    assert min(lengths) < 40 < max(lengths)
+    assert min(lengths) + GREEDY.max_new_tokens > 40, "one goes past the bound while it is written"
+    found = engine(stretched).generate(PROMPTS, GREEDY)
+    for prompt, row in zip(tokens_of(PROMPTS), found, strict=True):
+        written: list[int] = []
+        for token in row[0].token_ids:
+            with torch.no_grad():
+                logits = stretched(torch.tensor([[*prompt, *written]]), use_cache=False).logits[0, -1]
+            assert int(logits.argmax()) == token
+            written.append(token)

@@ -172,3 +172,33 @@ def test_the_embedded_model_writes_what_generate_writes():
     out = engine.model.generate(**prompt, do_sample=False, max_new_tokens=24)
     assert list(found.token_ids) == out[0, prompt["input_ids"].shape[1] :].tolist()
     assert found.text.strip()
+
+
+def other_architecture(model: Path, folder: Path, **changes: object) -> Path:
+    """The folder of a model whose `config.json` names another architecture."""
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    return folder
+
+
+@pytest.mark.parametrize("open_it", [check_name, load_model, open_engine])
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model_type": "xlnet"}, "its architecture, xlnet, "),
+        ({"model_type": "bert"}, "its architecture, bert, reads texts in both directions"),
+    ],
+)
+def test_an_architecture_that_cannot_be_run_is_refused_before_it_is_loaded(
+    micro_model: Path, tmp_path: Path, open_it, changes: dict[str, str], reason: str
+):
+    folder = other_architecture(micro_model, tmp_path / "other", **changes)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="name a causal language model") as error:
+        open_it(str(folder))
+    assert one_line(error).startswith(f"{folder}: {reason}")
+
+
+def test_an_encoder_that_is_a_decoder_may_be_named(micro_model: Path, tmp_path: Path):
+    check_name(str(other_architecture(micro_model, tmp_path / "other", model_type="bert", is_decoder=True)))

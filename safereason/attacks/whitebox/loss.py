@@ -2,8 +2,8 @@
 
 Exact, and spared what need not be computed: the states of what prompts begin with are held and serve all of them,
 prompts are grouped by where they depart from what is held, and only the hidden states that predict a token of the
-target are projected onto the vocabulary. Where a model's layers are not all of full attention (a sliding window, a
-recurrent state), nothing is held and whole prompts are computed.
+target are projected onto the vocabulary. Where that is not known to be exact (a sliding window, a recurrent state),
+nothing is held and whole prompts are computed, each alone where a batch would change them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from safereason.attacks.whitebox import grouping
+from safereason.engines import architectures
+from safereason.engines.states import accepted, holds_prefixes
 from safereason.errors import StageFailed
 
 CPU_TOKENS, GPU_TOKENS = 1024, 65_536
@@ -50,9 +51,11 @@ class TargetLoss:
         self.target = list(target)
         self.mellowmax = mellowmax
         on_cpu = model.device.type == "cpu"
-        self._budget = CPU_TOKENS if on_cpu else GPU_TOKENS
+        most = CPU_TOKENS if on_cpu else GPU_TOKENS
+        self._budget = most if architectures.is_batched(model) else 1
         self._overhead = CPU_OVERHEAD if on_cpu else GPU_OVERHEAD
-        self._shares = all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+        self._shares = holds_prefixes(model)
+        self._keeps_logits = "logits_to_keep" in accepted(model)
         self._held: list[int] = []
         self._states: list[tuple[Tensor, Tensor]] = []  # of each layer: keys and values, [1, H, L, D]
 
@@ -64,7 +67,7 @@ class TargetLoss:
         with _evaluating(self.model), torch.no_grad():
             cache = self._cache(known, 1)
             rest = torch.tensor([list(ids[known:])], device=self.model.device)
-            self.model(input_ids=rest, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            self.model(input_ids=rest, **self._options(cache, 1))
         self._keep(ids, cache)
 
     def losses(self, prompts: Sequence[Sequence[int]]) -> Scored:
@@ -114,10 +117,8 @@ class TargetLoss:
             edited = vectors[span.start - known : span.stop - known].clone().requires_grad_()  # [n, D]
             whole = torch.cat([vectors[: span.start - known], edited, vectors[span.stop - known :]])
             cache = self._cache(known, 1)
-            logits = self.model(
-                inputs_embeds=whole[None], past_key_values=cache, use_cache=self._shares,
-                logits_to_keep=len(self.target),
-            ).logits[0].float()  # [T, V]  # fmt: skip
+            output = self.model(inputs_embeds=whole[None], **self._options(cache, len(self.target)))
+            logits = output.logits[0, -len(self.target) :].float()  # [T, V]
             target = torch.tensor(self.target, device=logits.device)
             loss = self._reduce(cross_entropy(logits, target, reduction="none"))
             (slope,) = torch.autograd.grad(loss, edited)
@@ -127,6 +128,12 @@ class TargetLoss:
         table: Tensor = embedding.weight.detach()  # [V, D]
         found: Tensor = (slope @ table.T).float() * float(getattr(embedding, "embed_scale", 1.0))
         return found
+
+    def _options(self, cache: Any, keep: int) -> dict[str, Any]:
+        """What a pass is given beside its tokens; `keep` are the last tokens whose logits are wanted."""
+        held = {} if cache is None else {"past_key_values": cache}
+        fewer = {"logits_to_keep": keep} if self._keeps_logits else {}
+        return {"use_cache": cache is not None, **held, **fewer}
 
     def _keep(self, ids: Sequence[int], cache: Any) -> None:
         self._held = list(ids)
@@ -166,9 +173,8 @@ class TargetLoss:
         width, steps = max(map(len, rest)), len(self.target)
         ids = torch.tensor([row + [0] * (width - len(row)) for row in rest], device=self.model.device)
         keep = width - min(map(len, rest)) + steps  # the logits before the first target of any row, and all after
-        logits = self.model(
-            input_ids=ids, past_key_values=self._cache(known, len(rest)), use_cache=self._shares, logits_to_keep=keep
-        ).logits  # [B, keep, V]
+        logits = self.model(input_ids=ids, **self._options(self._cache(known, len(rest)), keep)).logits
+        logits = logits[:, -keep:]  # [B, keep, V]
         if keep > steps:
             starts = torch.tensor([len(row) - steps - (width - keep) for row in rest], device=logits.device)
             places = starts[:, None] + torch.arange(steps, device=logits.device)  # [B, T]

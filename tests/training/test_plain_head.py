@@ -1,0 +1,157 @@
+"""Training architectures that padding or TRL's head would change: GRPO, SFT and DPO take each row alone."""
+
+from pathlib import Path
+
+import architectures as tiny
+import micro
+import pytest
+import torch
+from grpo_parts import ROLLOUTS, inputs, make_trainer, one_step, section
+from test_dpo import PAIRS, log_probability, rows_of
+from test_dpo import section as dpo_section
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
+
+from safereason.engines import architectures
+from safereason.engines.open import load_model, load_tokenizer
+from safereason.text.chat import prompt_ids, user
+from safereason.training import dpo, plain_head
+from safereason.training.rollouts import rollout_function
+from safereason.training.sft import Trainer as SFTTrainer
+
+STATES = ["qwen3_5_text", "lfm2", "falcon_h1", "recurrent_gemma", "rwkv"]
+"""Layers with a recurrent or convolutional state."""
+OTHERS = ["gpt2", "mpt", "gpt_neo"]
+"""Positions counted from the padding, position biases, and windows that its configuration does not call so."""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Writes a tiny model of a type, once."""
+    written: dict[str, Path] = {}
+
+    def saved(name: str) -> Path:
+        if name not in written:
+            folder = tmp_path_factory.mktemp(name)
+            tiny.tiny_model(name, eos_token_id=258, pad_token_id=256, bos_token_id=257).save_pretrained(folder)
+            micro.tokenizer().save_pretrained(folder)
+            written[name] = folder
+        return written[name]
+
+    return saved
+
+
+def plain_logps(model, prompt: list[int], completion: list[int], temperature: float) -> Tensor:
+    """Of each token of a completion, from one pass over its row alone."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[*prompt, *completion]]), use_cache=False).logits[0].float()
+    logps = (logits / temperature).log_softmax(-1)[len(prompt) - 1 : -1]
+    return logps[torch.arange(len(completion)), torch.tensor(completion)]
+
+
+@pytest.mark.parametrize("name", STATES + OTHERS)
+def test_grpo_s_log_probabilities_are_those_of_a_row_alone(saved, tmp_path, name):
+    folder = saved(name)
+    trainer = make_trainer(folder, tmp_path, section(kl_coef=0.1))
+    batch = trainer._generate_and_score_completions(inputs(trainer))
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+    trainer.model.eval()
+    with torch.no_grad():
+        logps, _, _ = trainer._get_per_token_logps_and_entropies(
+            trainer.model, ids, mask, batch["completion_ids"].shape[1]
+        )
+    alone, rows = load_model(str(folder)).eval(), iter(zip(logps, batch["ref_per_token_logps"], strict=True))
+    for prompt in ROLLOUTS:
+        for completion in trainer.given.completions[prompt]:
+            wanted = plain_logps(alone, trainer.given.prompts[prompt], completion, 0.7)
+            for found in next(rows):  # of the policy, and of the reference
+                torch.testing.assert_close(found[: len(completion)], wanted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_grpo_takes_a_step_on_several_rollouts_of_a_prompt(saved, tmp_path, name):
+    chosen = section(rollouts_per_prompt=2, micro_batch_size=4, sampling={"max_new_tokens": 4})
+    trainer = make_trainer(saved(name), tmp_path, chosen)
+    trainer.rollout_func = rollout_function(chosen.sampling, 3, 16_384)
+    trainer.reward_funcs = [lambda completion_ids, **_: [float(len(set(ids))) for ids in completion_ids]]
+    _, gradients = one_step(trainer)
+    assert sum(float(part.square().sum()) for part in gradients.values()) > 0
+
+
+@pytest.mark.parametrize("name", ["qwen3_5_text", "recurrent_gemma", "gpt2"])
+def test_sft_s_loss_is_that_of_rows_alone(saved, tmp_path, name):
+    from datasets import Dataset
+    from trl import SFTConfig
+
+    folder = saved(name)
+    tokenizer = load_tokenizer(str(folder))
+    texts = [(prompt, text) for prompt, written in ROLLOUTS.items() for text in written if text][:4]
+    rows = []
+    for prompt, text in texts:
+        ids, completion = prompt_ids(tokenizer, user(prompt)), tokenizer(text)["input_ids"]
+        rows.append({"input_ids": ids + completion, "completion_mask": [0] * len(ids) + [1] * len(completion)})
+    arguments = SFTConfig(
+        output_dir=str(tmp_path), per_device_train_batch_size=4, max_steps=1, use_cpu=True, bf16=False,
+        report_to="none", learning_rate=1e-9, completion_only_loss=True,
+    )  # fmt: skip
+    model = load_model(str(folder))
+    trainer = SFTTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    loss, _ = one_step(trainer)
+    alone = load_model(str(folder)).eval()
+    wanted = torch.cat([
+        plain_logps(alone, row["input_ids"][: row["completion_mask"].index(1)],
+                    row["input_ids"][row["completion_mask"].index(1) :], 1.0)
+        for row in rows
+    ])  # fmt: skip
+    assert loss == pytest.approx(-float(wanted.mean()), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["lfm2", "recurrent_gemma"])
+def test_dpo_starts_where_policy_and_reference_agree(saved, tmp_path, name):
+    folder = saved(name)
+    tokenizer = load_tokenizer(str(folder))
+    rows = rows_of(tokenizer)
+    trainer = dpo.make_trainer(dpo_section(rpo_alpha=1.0), str(folder), tokenizer, rows, 0, tmp_path, "rl")
+    loss, _ = one_step(trainer)
+    alone = load_model(str(folder)).eval()
+    with torch.no_grad():
+        chosen = torch.cat([log_probability(alone, row["prompt_ids"], row["chosen_ids"]) for row in rows])
+    assert len(rows) == len(PAIRS)
+    assert loss == pytest.approx(0.6931 - float(chosen.mean()), abs=1e-3)
+
+
+def outputs(model, install: bool, monkeypatch) -> FusedCausalLMOutput:
+    """Of a batch padded on both sides, with one row that has nothing to score."""
+    names = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
+    add_fused_lm_head(model, temperature=0.7, outputs=names)
+    if install:
+        monkeypatch.setattr(architectures, "TRAINED", frozenset())
+        plain_head.install(model, 0.7)
+    ids = torch.arange(1, 28).reshape(3, 9)
+    mask = torch.tensor([[0, 0, *[1] * 7], [*[1] * 6, 0, 0, 0], [1] * 9])
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[:, :4] = -100
+    labels[2] = -100
+    found: FusedCausalLMOutput = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
+    return found
+
+
+def test_each_figure_is_the_one_that_trl_s_own_head_gives(monkeypatch):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**tiny.tiny_config("llama").to_dict())).eval()
+    wanted, found = outputs(model, False, monkeypatch), outputs(model, True, monkeypatch)
+    for name in ("loss", "log_probs", "entropy", "log_sum_sq_probs", "mean_logits"):
+        torch.testing.assert_close(found[name], wanted[name], rtol=1e-4, atol=1e-5)
+    assert torch.equal(found.is_top1, wanted.is_top1)
+    assert torch.equal(found.label_mask, wanted.label_mask)
+    assert float(found.log_probs[2].detach().abs().max()) == 0.0
+
+
+def test_an_architecture_that_is_listed_keeps_trl_s_head():
+    model = LlamaForCausalLM(tiny.tiny_config("llama"))
+    add_fused_lm_head(model)
+    kept = model.forward
+    plain_head.install(model)
+    assert model.forward is kept
