@@ -27,7 +27,7 @@ BATCHED = _names("""
     modernbert-decoder moss_transcribe_diarize mpt nanochat nemotron nemotron_h olmo olmo2 olmo3 olmo_hybrid olmoe
     opt persimmon phi phi3 phi4_multimodal phimoe qwen2 qwen2_moe qwen3 qwen3_5 qwen3_5_moe qwen3_5_moe_text
     qwen3_5_text qwen3_moe qwen3_next qwen4_exp qwen4_exp_text rembert roc_bert seed_oss smollm3 solar_open stablelm
-    starcoder2 vaultgemma xglm youtu zamba2 zaya
+    starcoder2 vaultgemma xglm youtu zamba zaya
 """)
 """Generation in batches padded on the left, with a cache whose rows are chosen and repeated, is exact."""
 TRAINED = _names("""
@@ -41,7 +41,7 @@ TRAINED = _names("""
     minimax_m3_vl_text ministral ministral3 mistral mixtral moss_transcribe_diarize mpt nanochat nemotron nemotron_h
     olmo olmo2 olmo3 olmo_hybrid olmoe opt persimmon phi phi3 phi4_multimodal phimoe qwen2 qwen2_moe qwen3 qwen3_5
     qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_moe qwen3_next qwen4_exp qwen4_exp_text seed_oss smollm3
-    solar_open stablelm starcoder2 vaultgemma youtu zamba2 zaya
+    solar_open stablelm starcoder2 vaultgemma youtu zamba zamba2 zaya
 """)
 """TRL's log-probabilities of a batch padded on either side, and their gradients, are exact."""
 SHARED = _names("""
@@ -56,7 +56,7 @@ SHARED = _names("""
 """So is computing once what several prompts begin with: in generation, in the loss and in attacks."""
 REREAD = _names("""
     axk2 camembert data2vec-text deepseek_v32 deepseek_v4 doge glm_moe_dsa hy_v4 roberta roberta-prelayernorm
-    xlm-roberta xlm-roberta-xl xmod
+    xlm-roberta xlm-roberta-xl xmod zamba2
 """)
 """The cache is not exact for a row alone either: attention that chooses its tokens, or positions counted by padding."""
 REFUSED = {

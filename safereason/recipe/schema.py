@@ -280,7 +280,7 @@ class GRPO(Training):
     vllm: VLLM = VLLM()
     """How vLLM does."""
     shared_prefix: bool = True
-    """Compute a group's prompt once in the loss (one process; exact, see docs)."""
+    """Compute a group's prompt once in the loss (one process; where the architecture allows it, exactly)."""
     save_steps: PositiveInt = 10
     """Optimizer steps between checkpoints."""
 

@@ -25,6 +25,9 @@ STATES = ["qwen3_5_text", "lfm2", "falcon_h1", "recurrent_gemma", "rwkv"]
 OTHERS = ["gpt2", "mpt", "gpt_neo"]
 """Positions counted from the padding, position biases, and windows that its configuration does not call so."""
 
+ENDS = {"eos_token_id": 258, "pad_token_id": 256, "bos_token_id": 257}
+DROPS_NOTHING = {"gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}}
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
@@ -34,7 +37,7 @@ def saved(tmp_path_factory):
     def saved(name: str) -> Path:
         if name not in written:
             folder = tmp_path_factory.mktemp(name)
-            tiny.tiny_model(name, eos_token_id=258, pad_token_id=256, bos_token_id=257).save_pretrained(folder)
+            tiny.tiny_model(name, **ENDS, **DROPS_NOTHING.get(name, {})).save_pretrained(folder)
             micro.tokenizer().save_pretrained(folder)
             written[name] = folder
         return written[name]
@@ -75,7 +78,7 @@ def test_grpo_takes_a_step_on_several_rollouts_of_a_prompt(saved, tmp_path, name
     chosen = section(rollouts_per_prompt=2, micro_batch_size=4, sampling={"max_new_tokens": 4})
     trainer = make_trainer(saved(name), tmp_path, chosen)
     trainer.rollout_func = rollout_function(chosen.sampling, 3, 16_384)
-    trainer.reward_funcs = [lambda completion_ids, **_: [float(len(set(ids))) for ids in completion_ids]]
+    trainer.reward_funcs = [lambda completion_ids, **_: [float(sum(ids)) for ids in completion_ids]]
     _, gradients = one_step(trainer)
     assert sum(float(part.square().sum()) for part in gradients.values()) > 0
 
@@ -94,7 +97,7 @@ def test_sft_s_loss_is_that_of_rows_alone(saved, tmp_path, name):
         rows.append({"input_ids": ids + completion, "completion_mask": [0] * len(ids) + [1] * len(completion)})
     arguments = SFTConfig(
         output_dir=str(tmp_path), per_device_train_batch_size=4, max_steps=1, use_cpu=True, bf16=False,
-        report_to="none", learning_rate=1e-9, completion_only_loss=True,
+        report_to="none", learning_rate=1e-9, logging_steps=1, completion_only_loss=True,
     )  # fmt: skip
     model = load_model(str(folder))
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)

@@ -1,5 +1,6 @@
 """Packed log-probabilities against the plain ones, on groups of every shape."""
 
+import architectures
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    FalconConfig,
     Gemma2Config,
     GraniteConfig,
     LlamaConfig,
@@ -36,6 +38,8 @@ MODELS = {
     "llama": make_model(LlamaConfig(**SIZE, tie_word_embeddings=True)),
     "qwen2": make_model(Qwen2Config(**SIZE, tie_word_embeddings=False)),
     "eager": make_model(LlamaConfig(**SIZE, attn_implementation="eager")),
+    "granite": make_model(GraniteConfig(**SIZE, logits_scaling=8.0)),
+    "cohere": make_model(AutoConfig.for_model("cohere", **SIZE, logit_scale=0.1)),
     "adapters": get_peft_model(make_model(LlamaConfig(**SIZE)), LORA).eval(),
 }
 
@@ -165,14 +169,29 @@ def test_plain_models_are_supported(name):
     "config",
     [
         Gemma2Config(**SIZE),
-        GraniteConfig(**SIZE, logits_scaling=8.0),
         MistralConfig(**SIZE, sliding_window=16),
         Qwen2Config(**SIZE, use_sliding_window=True, sliding_window=16, max_window_layers=0),
         Qwen2Config(**SIZE, use_sliding_window=True, sliding_window=16, max_window_layers=1),
-        AutoConfig.for_model("cohere", **SIZE, logit_scale=0.1),
         LlamaConfig(**SIZE, attn_implementation="flex_attention"),
+        LlamaConfig(**SIZE, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
+        FalconConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True),
+        *map(architectures.tiny_config, ("mpt", "bloom", "gpt_neo", "qwen3_5_text", "mamba2", "llama4_text")),
     ],
-    ids=["softcapped", "scaled", "windowed", "windowed layers", "a windowed layer", "cohere", "other mask"],
+    ids=[
+        "windows and a cap",
+        "windowed",
+        "windowed layers",
+        "a windowed layer",
+        "other mask",
+        "stretched positions",
+        "biases of positions",
+        "mpt",
+        "bloom",
+        "gpt_neo",
+        "linear attention",
+        "a state alone",
+        "chunks",
+    ],
 )
 def test_what_would_not_be_exact_is_not_supported(config):
     assert not is_supported(make_model(config))
@@ -185,3 +204,9 @@ def test_a_mistral_without_a_window_is_supported():
 def test_adapters_on_the_head_are_not_supported():
     config = LoraConfig(r=4, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM", init_lora_weights=False)
     assert not is_supported(get_peft_model(make_model(LlamaConfig(**SIZE)), config))
+
+
+def test_an_architecture_that_nobody_has_tried_is_not_supported():
+    model = make_model(LlamaConfig(**SIZE))
+    model.config.model_type = "llama99"
+    assert not is_supported(model)
