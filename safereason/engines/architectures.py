@@ -17,10 +17,10 @@ def _names(text: str) -> frozenset[str]:
 BATCHED = _names("""
     afmoe apertus arcee aria_text axk1 bailing_hybrid bamba beam bert bert-generation big_bird biogpt bitnet bloom
     codegen cohere cohere2 cohere2_moe cohere_compass_text ctrl cwm dbrx deepseek_v2 deepseek_v3 diffllama dots1
-    electra emu3 ernie ernie4_5 ernie4_5_moe exaone4 exaone_moe falcon falcon_h1 falcon_mamba flex_olmo flint fuyu
-    gemma gemma2 gemma3 gemma3_text gemma3n_text gemma4 gemma4_text gemma4_unified gemma4_unified_text glm glm4
-    glm4_moe glm4_moe_lite got_ocr2 gpt2 gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gpt_oss gptj granite
-    granite_swa granitemoe granitemoe_swa granitemoehybrid granitemoeshared helium hrm_text hunyuan_v1_dense
+    electra emu3_text_model ernie ernie4_5 ernie4_5_moe exaone4 exaone_moe falcon falcon_h1 falcon_mamba flex_olmo
+    flint fuyu gemma gemma2 gemma3 gemma3_text gemma3n_text gemma4 gemma4_text gemma4_unified gemma4_unified_text
+    glm glm4 glm4_moe glm4_moe_lite got_ocr2 gpt2 gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gpt_oss gptj
+    granite granite_swa granitemoe granitemoe_swa granitemoehybrid granitemoeshared helium hrm_text hunyuan_v1_dense
     hunyuan_v1_moe hy_v3 hyperclovax inkling2_text inkling_text internlm3 iquestcoder jais2 jamba jetmoe kimi_linear
     kolibri1 laguna lfm2 lfm2_moe lfm3 llama llama4 llama4_text longcat_flash mamba mamba2 megatron-bert mellum
     mimo_v2_flash minicpm3 minimax_m2 minimax_m3_vl_text ministral ministral3 mistral mixtral mllama
@@ -28,36 +28,36 @@ BATCHED = _names("""
     opt persimmon phi phi3 phi4_multimodal phimoe qwen2 qwen2_moe qwen3 qwen3_5 qwen3_5_moe qwen3_5_moe_text
     qwen3_5_text qwen3_moe qwen3_next qwen4_exp qwen4_exp_text rembert roc_bert seed_oss smollm3 solar_open stablelm
     starcoder2 vaultgemma xglm youtu zamba zaya
-""")
+    """)
 """Generation in batches padded on the left, with a cache whose rows are chosen and repeated, is exact."""
 TRAINED = _names("""
     afmoe apertus arcee aria_text axk1 bailing_hybrid bamba beam bitnet bloom codegen cohere cohere2 cohere2_moe
-    cohere_compass_text cwm dbrx deepseek_v2 deepseek_v3 diffllama dots1 emu3 ernie4_5 ernie4_5_moe exaone4
-    exaone_moe falcon falcon_h1 falcon_mamba flex_olmo flint fuyu gemma gemma2 gemma3 gemma3_text gemma3n_text
-    gemma4 gemma4_text gemma4_unified gemma4_unified_text glm glm4 glm4_moe glm4_moe_lite got_ocr2 gpt_neox
-    gpt_neox_japanese gpt_oss gptj granite granite_swa granitemoe granitemoe_swa granitemoehybrid granitemoeshared
-    helium hrm_text hy_v3 hyperclovax inkling2_text internlm3 iquestcoder jais2 jamba jetmoe kimi_linear kolibri1
-    laguna lfm2 lfm2_moe lfm3 llama longcat_flash mamba mamba2 mellum mimo_v2_flash minicpm3 minimax minimax_m2
-    minimax_m3_vl_text ministral ministral3 mistral mixtral moss_transcribe_diarize mpt nanochat nemotron nemotron_h
-    olmo olmo2 olmo3 olmo_hybrid olmoe opt persimmon phi phi3 phi4_multimodal phimoe qwen2 qwen2_moe qwen3 qwen3_5
-    qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_moe qwen3_next qwen4_exp qwen4_exp_text seed_oss smollm3
-    solar_open stablelm starcoder2 vaultgemma youtu zamba zamba2 zaya
-""")
+    cohere_compass_text cwm dbrx deepseek_v2 deepseek_v3 diffllama dots1 emu3_text_model ernie4_5 ernie4_5_moe
+    exaone4 exaone_moe falcon falcon_h1 falcon_mamba flex_olmo flint fuyu gemma gemma2 gemma3 gemma3_text
+    gemma3n_text gemma4 gemma4_text gemma4_unified gemma4_unified_text glm glm4 glm4_moe glm4_moe_lite got_ocr2
+    gpt_neox gpt_neox_japanese gpt_oss gptj granite granite_swa granitemoe granitemoe_swa granitemoehybrid
+    granitemoeshared helium hrm_text hy_v3 hyperclovax inkling2_text internlm3 iquestcoder jais2 jamba jetmoe
+    kimi_linear kolibri1 laguna lfm2 lfm2_moe lfm3 llama longcat_flash mamba mamba2 mellum mimo_v2_flash minicpm3
+    minimax minimax_m2 minimax_m3_vl_text ministral ministral3 mistral mixtral moss_transcribe_diarize mpt nanochat
+    nemotron nemotron_h olmo olmo2 olmo3 olmo_hybrid olmoe opt persimmon phi phi3 phi4_multimodal phimoe qwen2
+    qwen2_moe qwen3 qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_moe qwen3_next qwen4_exp qwen4_exp_text
+    seed_oss smollm3 solar_open stablelm starcoder2 vaultgemma youtu zamba zamba2 zaya
+    """)
 """TRL's log-probabilities of a batch padded on either side, and their gradients, are exact."""
 SHARED = _names("""
     afmoe apertus arcee aria_text axk1 bitnet codegen cohere cohere2 cohere_compass_text cwm dbrx deepseek_v2
-    deepseek_v3 diffllama dots1 emu3 ernie4_5 ernie4_5_moe exaone4 falcon flex_olmo fuyu gemma gemma2 gemma3_text
-    glm glm4 glm4_moe glm4_moe_lite got_ocr2 gpt_neox gpt_neox_japanese gpt_oss gptj granite granite_swa granitemoe
-    granitemoeshared helium hrm_text hy_v3 internlm3 iquestcoder jais2 jetmoe laguna llama longcat_flash mellum
-    minicpm3 minimax_m2 minimax_m3_vl_text ministral ministral3 mistral mixtral nanochat nemotron olmo olmo2 olmo3
-    olmoe opt persimmon phi phi3 phi4_multimodal phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 solar_open
-    stablelm starcoder2 vaultgemma youtu
-""")
+    deepseek_v3 diffllama dots1 emu3_text_model ernie4_5 ernie4_5_moe exaone4 falcon flex_olmo fuyu gemma gemma2
+    gemma3_text glm glm4 glm4_moe glm4_moe_lite got_ocr2 gpt_neox gpt_neox_japanese gpt_oss gptj granite granite_swa
+    granitemoe granitemoeshared helium hrm_text hy_v3 internlm3 iquestcoder jais2 jetmoe laguna llama longcat_flash
+    mellum minicpm3 minimax_m2 minimax_m3_vl_text ministral ministral3 mistral mixtral nanochat nemotron olmo olmo2
+    olmo3 olmoe opt persimmon phi phi3 phi4_multimodal phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3
+    solar_open stablelm starcoder2 vaultgemma youtu
+    """)
 """So is computing once what several prompts begin with: in generation, in the loss and in attacks."""
 REREAD = _names("""
     axk2 camembert data2vec-text deepseek_v32 deepseek_v4 doge glm_moe_dsa hy_v4 roberta roberta-prelayernorm
     xlm-roberta xlm-roberta-xl xmod zamba2
-""")
+    """)
 """The cache is not exact for a row alone either: attention that chooses its tokens, or positions counted by padding."""
 REFUSED = {
     "blt": "cuts a text into patches by a second model",
@@ -76,7 +76,7 @@ REFUSED = {
 ENCODERS = _names("""
     bert bert-generation big_bird camembert data2vec-text electra ernie megatron-bert rembert roberta
     roberta-prelayernorm roc_bert roformer xlm-roberta xlm-roberta-xl xmod
-""")
+    """)
 """Types that read in both directions unless their configuration says otherwise."""
 STRETCHED = ("dynamic", "longrope")
 ORIGINAL = "original_max_position_embeddings"
