@@ -50,6 +50,7 @@ def open_engine(
 
         server: Engine = OpenAIEngine(name, base_url=base_url)
         return server
+    check_name(spec)
     location = model_location(spec)
     if engine == "vllm":
         from safereason.engines.vllm import open_vllm
