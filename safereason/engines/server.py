@@ -237,7 +237,7 @@ def _pause(tries: int, error: Exception) -> float:
         except ValueError:
             continue
         if 0 <= asked < math.inf:
-            return float(asked if tries < QUICK_TRIES else max(asked, own))
+            return asked if tries < QUICK_TRIES else max(asked, own)
     return own
 
 

@@ -25,10 +25,10 @@ from safereason.data.sources import files
 from safereason.engines.base import Engine
 from safereason.engines.open import check_name, open_engine
 from safereason.errors import InputError, StageFailed
-from safereason.judges import Exchange, parse
+from safereason.judges import Exchange, Verdict, parse
 from safereason.judges.refusal import refuses
 from safereason.recipe.schema import Attacking, Recipe
-from safereason.runs.manifest import sha256
+from safereason.runs.manifest import going_on, sha256
 from safereason.runs.records import Record, RecordLog, line_of, read_records, write_bytes, write_json
 from safereason.stages import rl
 from safereason.stages.attack import Harm, open_harm, settings_of
@@ -218,7 +218,7 @@ def _search(plan: Plan, recipe: Recipe, target: str, harm: Harm, options: Option
             failed = failed + 1 if _has_failed(found) else 0
             if failed == PATIENCE:
                 raise StageFailed(f"{log.path.parent}: {failed} iterations in a row failed ({_reason(found)}); "
-                                  "--resume does them again and goes on")  # fmt: skip
+                                  f"{going_on()}")  # fmt: skip
             if _has_enough(history, settings):
                 return
 
@@ -248,9 +248,14 @@ def _team(plan: Plan, recipe: Recipe, target: str, harm: Harm, options: Options)
 
     return Team(
         opened(target), opened(plan.mutator), plan.section.sampling,
-        lambda pairs: harm([Exchange(*pair) for pair in pairs]), refuses,
+        lambda pairs: [_score_of(verdict) for verdict in harm([Exchange(*pair) for pair in pairs])], refuses,
         opened(plan.judge_model) if plan.judge_model else None, plan.prefix,
     )  # fmt: skip
+
+
+def _score_of(verdict: Verdict) -> float | str | None:
+    """The score, or why the verdict could not be had; None where the answer is unscorable."""
+    return str(verdict.reason) if verdict.failed else verdict.score
 
 
 def _note(history: History, cells: int) -> str:
