@@ -229,11 +229,11 @@ def reason_of(error: Exception) -> str:
 
 def _pause(tries: int, error: Exception) -> float:
     """Seconds before the next try: what the server asks for, else twice as long as before, and not all at once."""
-    own = min(0.5 * 2 ** min(tries, 10), LONGEST_PAUSE) * random.uniform(0.75, 1.0)
+    own = min(0.5 * 2.0 ** min(tries, 10), LONGEST_PAUSE) * random.uniform(0.75, 1.0)
     headers = error.response.headers if isinstance(error, openai.APIStatusError) else {}
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
-            asked: float = float(headers.get(name, "")) * unit
+            asked = float(headers.get(name, "")) * unit
         except ValueError:
             continue
         if 0 <= asked < math.inf:
