@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from safereason import processes
+from safereason.errors import redacted
 
 Advance = Callable[[str], None]
 SECONDS_BETWEEN_LINES = 15.0
@@ -27,9 +28,9 @@ def progress(what: str, total: int | None, done: int = 0) -> Iterator[Advance]:
 
 
 def say(line: str) -> None:
-    """One line for the person watching."""
+    """One line for the person watching, without secrets."""
     if processes.is_main():
-        print(line, file=sys.stderr, flush=True)
+        print(redacted(line), file=sys.stderr, flush=True)
 
 
 @contextmanager

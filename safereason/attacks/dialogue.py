@@ -157,7 +157,7 @@ class Refinement:
             asked = [dialogues[i].conversation for i in waiting]
             rows = self.attacker.generate(asked, self.settings.sampling, seed=self.random.getrandbits(31))
             for i, (completion,) in zip(waiting, rows, strict=True):
-                said = reply.read(completion.parts.answer) if completion.finish_reason != "error" else None
+                said = reply.read(completion.parts.answer) if not completion.missing else None
                 if said is not None:
                     found[i] = said
         self.counts["unreadable"] += len(dialogues) - len(found)
@@ -178,7 +178,7 @@ class Refinement:
         answered = [
             replace(attempt, answer=completion.parts.answer)
             for attempt, (completion,) in zip(attempts, rows, strict=True)
-            if completion.finish_reason != "error"
+            if not completion.missing
         ]
         scores = self.score(self.behavior, [attempt.answer for attempt in answered]) if answered else []
         tried = [replace(attempt, score=score) for attempt, score in zip(answered, scores, strict=True)]

@@ -119,7 +119,7 @@ def _filled(template: str, way: "Technique", behavior: Example) -> str:
 
 def _request(completion: Completion) -> str:
     """The request that the attacker wrote; empty where it wrote none. Without tags, all that it answered."""
-    if completion.finish_reason == "error":
+    if completion.missing:
         return ""
     found = _REQUEST.search(completion.parts.answer)
     return (found.group(1) if found else completion.parts.answer).strip()

@@ -41,8 +41,8 @@ _QUOTED = re.compile(r"<begin request>\s*(.*?)\s*(?:<end request>|$)", re.DOTALL
 _LABEL = re.compile(r"^(?:(?:here is|the|a|new|rewritten) ){0,3}request:\s*", re.IGNORECASE)
 _VERDICT = re.compile(r"verdict\W{1,6}([AB])\b", re.IGNORECASE)
 
-Score = Callable[[Sequence[tuple[str, str]]], list[float | None]]
-"""How harmful each answer to a prompt is, from 0 to 1; None where that cannot be said."""
+Score = Callable[[Sequence[tuple[str, str]]], list[float | str | None]]
+"""How harmful each answer to a prompt is, from 0 to 1; None where that cannot be said, and why where it failed."""
 
 
 class RainbowSettings(Settings):
@@ -205,7 +205,7 @@ def _rewritten(
 
 
 def _read(candidate: Candidate, reply: Completion, refuses: Callable[[str], bool]) -> Candidate:
-    if reply.finish_reason == "error":
+    if reply.missing:
         return replace(candidate, prompt="", fault=FAILED, error=reply.error)
     prompt = read_prompt(reply.parts.answer)
     if reply.finish_reason == "length":
@@ -225,7 +225,7 @@ def _checked(candidate: Candidate, parent: str, settings: RainbowSettings) -> Ca
 def _answered(team: Team, seed: int, fit: list[Candidate]) -> list[Candidate]:
     replies = team.target.generate([user(c.prompt) for c in fit], team.sampling, seed=seed, prefix=team.prefix)
     return [
-        replace(c, fault=FAILED, error=reply.error) if reply.finish_reason == "error" else
+        replace(c, fault=FAILED, error=reply.error) if reply.missing else
         replace(c, answer=reply.parts.answer)
         for c, (reply,) in zip(fit, replies, strict=True)
     ]  # fmt: skip
@@ -233,7 +233,11 @@ def _answered(team: Team, seed: int, fit: list[Candidate]) -> list[Candidate]:
 
 def _scored(score: Score, fit: list[Candidate]) -> list[Candidate]:
     scores = score([(c.prompt, c.answer) for c in fit])
-    return [replace(c, score=s, fault=UNSCORED if s is None else None) for c, s in zip(fit, scores, strict=True)]
+    return [
+        replace(c, fault=FAILED, error=score) if isinstance(score, str) else
+        replace(c, score=score, fault=UNSCORED if score is None else None)
+        for c, score in zip(fit, scores, strict=True)
+    ]  # fmt: skip
 
 
 def _compared(
@@ -257,7 +261,7 @@ def _comparison(templates: Templates, a: Candidate, b: Candidate) -> str:
 
 def _voted(candidate: Candidate, as_a: Sequence[Completion], as_b: Sequence[Completion]) -> Candidate:
     """A candidate with the votes of the replies that had it in either place."""
-    failed = [reply.error for reply in (*as_a, *as_b) if reply.finish_reason == "error"]
+    failed = [reply.error for reply in (*as_a, *as_b) if reply.missing]
     if failed:
         return replace(candidate, fault=FAILED, error=failed[0])
     votes = (*(_vote(reply, "A") for reply in as_a), *(_vote(reply, "B") for reply in as_b))

@@ -21,8 +21,9 @@ from safereason.text.template import filled
 
 OnTopic = Callable[[Example, Sequence[str]], list[bool | None]]
 """Whether each prompt asks for what a behavior asks for; None where that cannot be said."""
-PairScore = Callable[[Sequence[tuple[str, str]]], list[float | None]]
-"""How far each answer does what the request before it asks for, from 0 to 1; None where that cannot be said."""
+PairScore = Callable[[Sequence[tuple[str, str]]], list[float | str | None]]
+"""How far each answer does what the request before it asks for, from 0 to 1; None where that cannot be said, and why
+where the judge could not be asked."""
 
 BEHAVIOR, ANSWER, PROMPT = "{behavior}", "{answer}", "{prompt}"
 SAMPLING = Sampling(temperature=0.0, max_new_tokens=1024)
@@ -87,7 +88,7 @@ def rater(engine: Engine, template: str | None = None) -> Score:
 def pair_rater(engine: Engine) -> PairScore:
     """As `rater`, for answers to requests of their own."""
     question = RATING + _RATE
-    return lambda pairs: _scores(_asked(engine, question, ANSWER, pairs))
+    return lambda pairs: [*_scores(_asked(engine, question, ANSWER, pairs))]
 
 
 def _scores(replies: Sequence[str]) -> list[float | None]:

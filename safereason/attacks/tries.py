@@ -48,7 +48,7 @@ def ask(setup: Setup, behavior: Example, cases: Sequence[TestCase], seed: int) -
         )
     asked = [[*case.turns, *user(case.prompt)] for case in cases]
     completions = [row[0] for row in setup.target.generate(asked, setup.sampling, seed=seed, prefix=setup.prefix)]
-    answered = [number for number, completion in enumerate(completions) if completion.finish_reason != "error"]
+    answered = [number for number, completion in enumerate(completions) if not completion.missing]
     scores: list[float | None] = [None] * len(cases)
     answers = [completions[number].parts.answer for number in answered]
     for number, score in zip(answered, setup.score(behavior, answers) if answers else (), strict=True):

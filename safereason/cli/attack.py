@@ -87,7 +87,8 @@ def _command(name: str) -> Callable[..., None]:
             plan = stage_attack.make_plan(chosen, options, name, **asked)
             stage.print_steps(chosen, [_step(plan, model, chosen.name)], as_json)
         else:
-            stage.carry_out(lambda: stage_attack.run(chosen, options, name, **asked), as_json)
+            result = stage.carry_out(lambda: stage_attack.run(chosen, options, name, **asked), as_json)
+            stage_attack.check_scored(result.run, result.metrics)
 
     return attack
 

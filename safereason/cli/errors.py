@@ -16,7 +16,7 @@ from typer.exceptions import Abort, TyperException
 
 from safereason import processes
 from safereason.cli.output import visible
-from safereason.errors import SafeReasonError
+from safereason.errors import SafeReasonError, redacted
 
 LOGGER = logging.getLogger("safereason")
 INTERRUPTED = 130
@@ -39,7 +39,7 @@ def guarded(call: Callable[[], Any]) -> int:
         return 1
     except Exception as error:
         if LOGGER.isEnabledFor(logging.DEBUG) and not isinstance(error, TyperException):
-            traceback.print_exception(error)
+            print(redacted("".join(traceback.format_exception(error))), end="", file=sys.stderr)
         message, code = _describe(error)
         _say(message)
         return code
@@ -82,7 +82,7 @@ def _say(line: str) -> None:
         time.sleep(GRACE)  # what failed in all of them is said by the first one
         line = f"process {processes.index()}: {line}"
     with contextlib.suppress(OSError):
-        print(visible(line), file=sys.stderr, flush=True)
+        print(visible(redacted(line)), file=sys.stderr, flush=True)
 
 
 def _settle_stdout() -> None:

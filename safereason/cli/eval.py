@@ -85,6 +85,7 @@ def _command(name: str) -> Callable[..., None]:
         verbose: opt.Verbose = False,
     ) -> None:
         from safereason.stages import eval as stage_eval
+        from safereason.stages import eval_judge
 
         bars = opt.bars(name, FIGURES[name], fail_under, fail_over)
         chosen = opt.recipe_of(recipe, model, overrides, seed)
@@ -100,6 +101,7 @@ def _command(name: str) -> Callable[..., None]:
             return
         result = stage.carry_out(lambda: stage_eval.run(chosen, options, name, **asked), as_json)
         stage.hold(result, bars, junit)
+        eval_judge.check_scored(result.run, result.metrics)
 
     return evaluate
 

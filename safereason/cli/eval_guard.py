@@ -106,6 +106,7 @@ def guard(
             result = guard_eval.run(chosen, options, **asked, allow_missing=allow_missing)
     _print(result, as_json)
     stage.hold(result, bars, junit)
+    guard_eval.check_scored(result.run)
 
 
 def _recipe(recipe: str | None, model: str | None, overrides: list[str] | None, seed: int | None) -> "Recipe":

@@ -31,10 +31,11 @@ def score(
     verbose: opt.Verbose = False,
 ) -> None:
     """Judge a run's saved completions by another judge, into a run of its own; no model is asked."""
-    from safereason.stages import eval_score
+    from safereason.stages import eval_judge, eval_score
 
     evaluation = eval_score.check(run)
     bars = opt.bars(evaluation.name, evaluation.reports, fail_under, fail_over)
     options = opt.stage_options(root, out, None, resume, overwrite)
     result = stage.carry_out(lambda: eval_score.score(run, options, judge), as_json)
     stage.hold(result, bars, junit)
+    eval_judge.check_scored(result.run, result.metrics)

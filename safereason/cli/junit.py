@@ -55,7 +55,7 @@ def _case(suite: Xml.Element, classname: str, name: str, figure: Figure) -> Xml.
     """A test case with what the figure is, and how many items have no score."""
     case = Xml.SubElement(suite, "testcase", classname=classname, name=_written(name))
     properties = Xml.SubElement(case, "properties")
-    for key in ("value", "low", "high", "n", "unscored"):
+    for key in ("value", "low", "high", "n", "unscored", "failed", "filtered"):
         value = getattr(figure, key)
         Xml.SubElement(properties, "property", name=key, value="" if value is None else str(value))
     return case

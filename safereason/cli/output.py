@@ -50,9 +50,18 @@ def print_mapping(document: Mapping[str, Any], indent: str = "") -> None:
 
 
 def print_figures(figures: Sequence[Mapping[str, Any]]) -> None:
-    """Measured figures, one a line, with n, the 95 % interval and the count unscored."""
-    rows = [(f["name"], f["group"], interval(f), f["n"], f["unscored"]) for f in figures]
-    print_table(("figure", "of", "value [95 % interval]", "n", "unscored"), rows)
+    """Measured figures, one a line, with n, the 95 % interval and the count unscored.
+
+    Of those unscored, the ones that failed or were filtered have columns of their own where there are any.
+    """
+    extra = [name for name in ("failed", "filtered") if any(figure.get(name) for figure in figures)]
+    rows = [
+        (f["name"], f["group"], interval(f), f["n"], f["unscored"], *(f.get(name, 0) for name in extra))
+        for f in figures
+    ]
+    print_table(
+        ("figure", "of", "value [95 % interval]", "n", "unscored", *(f"of them {name}" for name in extra)), rows
+    )
 
 
 def interval(figure: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from safereason.text.reasoning import CLOSE, OPEN, Reasoned
 KEPT = "kept"
 FAILED = "failed"
 """The teacher could not be asked, or its server ended the reply."""
+FILTERED = "filtered by the provider"
 TRUNCATED = "truncated"
 NEVER_CLOSED = "never closed"
 TAGS = "tags more than once"
@@ -50,7 +51,7 @@ def read(text: str, finish_reason: str = "stop", label: Label | None = None) -> 
         label: For a guard: the verdict that is right.
     """
     if finish_reason != "stop":
-        return TRUNCATED if finish_reason == "length" else FAILED
+        return {"length": TRUNCATED, "filtered": FILTERED}.get(finish_reason, FAILED)
     whole = _unwrapped(text.strip())
     before, closed, after = whole.partition(CLOSE)
     if closed and _is_whole(inner := after.strip()):

@@ -53,18 +53,31 @@ class Completion:
     """What the model wrote, special tokens left out; a generation prefix is not part of it."""
     token_ids: tuple[int, ...]
     """What the model wrote, the end-of-turn token included; empty where a server does not say."""
-    finish_reason: Literal["stop", "length", "error"]
-    """`stop` at an end-of-turn token or stop text, `length` at the token limit, `error` where none could be had."""
+    finish_reason: Literal["stop", "length", "error", "filtered"]
+    """`stop` at an end-of-turn token or stop text, `length` at the token limit, `error` where none could be had,
+    `filtered` where the provider's filter refused the prompt or cut the text off."""
     prefix: str = ""
     """What it goes on from: the generation prefix, after the reasoning that the chat template opened, if it did.
 
     Of a server, whose template is not known, the generation prefix alone."""
     error: str = ""
-    """Why, where `finish_reason` is `error`: a server failed, or the prompt is longer than what the model reads."""
+    """Why, where it is `missing`: a server failed, or the prompt is longer than what the model reads."""
     choices: tuple[TokenChoice, ...] = ()
     """Its tokens with their likeliest alternatives, where these were asked for."""
     usage: Usage | None = None
     """What it took; None where a server does not say."""
+    lasts: bool = False
+    """Whether an error will come again, as where a prompt is longer than what the model reads."""
+
+    @property
+    def missing(self) -> bool:
+        """Whether there is no completion of the model's: neither an answer nor a refusal."""
+        return self.finish_reason in ("error", "filtered")
+
+    @property
+    def failed(self) -> bool:
+        """Whether none could be had, and another try may bring one."""
+        return self.finish_reason == "error" and not self.lasts
 
     @property
     def full_text(self) -> str:

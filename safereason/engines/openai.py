@@ -9,41 +9,30 @@ How it departs from a local engine:
    server that takes its own defaults from the model must be told not to (`docs/how-to/use-a-server.md`).
 5. Alternatives to a token are those that the server lists, at most 20; some servers list none, and some give what is
    left after penalty and truncation.
-6. Reasoning that a server returns in a field of its own is put back before the answer, between its tags.
+6. Reasoning that a server returns in a field of its own is put back before the answer, between its tags
+   (`replies.py`).
 7. `Completion.usage` is what the server says, if it says it; providers bill by it.
+8. A parameter that the server refuses is left out from then on, and it takes its own default (`dialect.py`).
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, Literal
+from typing import Any
 
 import openai
 
-from safereason.engines.base import (
-    Completion,
-    Conversation,
-    Likelihood,
-    OnFinish,
-    Sampling,
-    TokenChoice,
-    Usage,
-    request_seed,
-)
-from safereason.errors import InputError, one_line
-from safereason.text import reasoning
+from safereason.engines import replies, server
+from safereason.engines.base import Completion, Conversation, Likelihood, OnFinish, Sampling, request_seed
+from safereason.engines.dialect import Dialect, cut, is_too_long
+from safereason.engines.server import BadReply, Patience
+from safereason.errors import InputError
 
 CONCURRENCY = 16
 """Requests under way at a time."""
-RETRIES = 5
-"""Of a request that met 408, 409, 429, 5xx or a lost connection; the client waits longer each time."""
-SECONDS_A_REQUEST = 600.0
-
-_OURS_TO_MEND = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
-_CUT_SHORT = ("content_filter", "abort", "error")
-"""Reasons to finish that are neither the model's end nor the limit."""
+SECONDS_A_TRY = 600.0
 
 Job = tuple[int, int]
 """Conversation index and number of the completion."""
@@ -59,8 +48,8 @@ class OpenAIEngine:
         base_url: str | None = None,
         api_key: str | None = None,
         concurrency: int = CONCURRENCY,
-        retries: int = RETRIES,
-        timeout: float = SECONDS_A_REQUEST,
+        patience: float | None = None,
+        timeout: float | None = None,
     ) -> None:
         """Connects to `base_url`, else `$OPENAI_BASE_URL`, else OpenAI, with `api_key` or `$OPENAI_API_KEY`.
 
@@ -69,26 +58,33 @@ class OpenAIEngine:
             base_url: Address of the server, up to and with `/v1`.
             api_key: Where neither it nor the variable is set, a server of one's own is sent `none`.
             concurrency: Requests under way at a time.
-            retries: Further tries of a request that failed for a reason that may pass.
-            timeout: Seconds a try may take.
+            patience: Seconds for which a request that fails for a reason that may pass is tried again, in place of
+                `$SAFEREASON_PATIENCE`; an address that never answered is given fewer.
+            timeout: Seconds a try may take, in place of `$SAFEREASON_TIMEOUT`.
 
         Raises:
-            InputError: The model has no name, the address is none, or OpenAI's key is missing.
+            InputError: The model has no name, the address is none, or the key is missing or no key.
         """
-        address = base_url or os.environ.get("OPENAI_BASE_URL")
-        key = api_key or os.environ.get("OPENAI_API_KEY") or ("none" if address else None)
         if not name:
             raise InputError("openai/: name the model after it, as the server calls it")
-        if key is None:
-            raise InputError(f"openai/{name}: OPENAI_API_KEY is not set; set it, or give the --base-url of a server")
-        if address and not address.startswith(("http://", "https://")):
-            raise InputError(f"--base-url {address}: is no address; it looks like http://localhost:8000/v1")
         self.name = f"openai/{name}"
         self._model = name
         self._concurrency = concurrency
-        self._client = openai.OpenAI(api_key=key, base_url=address, max_retries=retries, timeout=timeout)
-        self._answered = False
-        self._lists_choices = True
+        self._connection = server.connect(self.name, base_url, api_key)
+        seconds = server.seconds(server.TIMEOUT, SECONDS_A_TRY) if timeout is None else timeout
+        self._client = self._connection.client(seconds)
+        self._patience = Patience(f"{self.name} at {self._connection.url}", patience, at_first=server.SECONDS_AT_FIRST)
+        self._seconds = patience
+        self._is_awaited = False
+        self._dialect = Dialect(self.name)
+
+    def be_awaited(self) -> None:
+        """Gives an address that never answered the same patience as one that did, and errors in place of an exception.
+
+        A judge is asked when completions are there already, so that its server is taken to be down, not misspelt.
+        """
+        self._is_awaited = True
+        self._patience = Patience(self._patience.who, self._seconds)
 
     def generate(
         self,
@@ -106,10 +102,10 @@ class OpenAIEngine:
     ) -> list[list[Completion]]:
         """See `Engine.generate`. `on_finish` is called in the caller's thread.
 
-        A request that fails for good becomes a completion that says so.
+        A request that fails for good becomes a completion that says so, and so does one that the provider filters.
 
         Raises:
-            InputError: The server cannot be reached, refuses the key, or knows no such model.
+            InputError: The server was never reached, refuses the key, or knows no such model.
         """
         done = set(done)
         settings = self._settings(sampling, stop, prefix)
@@ -120,7 +116,7 @@ class OpenAIEngine:
         def ask(job: Job) -> Completion:
             messages = [*conversations[job[0]], *going_on]
             drawn = request_seed(seed, 0 if alone else job[0], job[1])
-            return self._ask({**settings, "messages": messages, "seed": drawn}, prefix)
+            return self._ask({**settings, "messages": messages, "seed": drawn}, prefix, stop)
 
         jobs = [(i, k) for i in range(len(conversations)) if i not in done for k in range(n)]
         finished: dict[Job, Completion] = {}
@@ -158,83 +154,42 @@ class OpenAIEngine:
             **({"extra_body": extra} if extra else {}),
         }
 
-    def _create(self, request: dict[str, Any]) -> Any:
-        """The server's reply; without alternatives where it refuses to list them, from then on."""
-        without = {key: value for key, value in request.items() if key not in ("logprobs", "top_logprobs")}
-        if not self._lists_choices:
-            return self._client.chat.completions.create(**without)
-        try:
-            return self._client.chat.completions.create(**request)
-        except openai.BadRequestError as error:
-            if "logprobs" not in request or "logprob" not in str(error).lower():
-                raise
-            self._lists_choices = False
-            return self._client.chat.completions.create(**without)
+    def _reply(self, request: dict[str, Any], prefix: str) -> Completion:
+        """The completion that the server replies with, asked in the way that it takes."""
+        while True:
+            asked = self._dialect.adapted(request)
+            try:
+                raw = self._client.chat.completions.with_raw_response.create(**asked)
+                return replies.read(replies.parse(raw.http_response.content), prefix)
+            except openai.APIStatusError as error:
+                if not self._dialect.learn(error, asked):
+                    raise
 
-    def _ask(self, request: dict[str, Any], prefix: str) -> Completion:
+    def _ask(self, request: dict[str, Any], prefix: str, stop: Sequence[str]) -> Completion:
         try:
-            reply = self._create(request)
-            self._answered = True
-            return _completion(reply.choices[0], prefix, _usage(reply))
-        except _OURS_TO_MEND as error:
-            raise InputError(
-                f"{self.name}: {self._client.base_url} refuses it ({one_line(error)}); "
-                "check OPENAI_API_KEY, --base-url and the model's name"
-            ) from error
-        except openai.APIConnectionError as error:
-            if not self._answered and not isinstance(error, openai.APITimeoutError):
+            found = self._patience.ask(lambda: self._reply(request, prefix))
+            return replace(found, text=cut(found.text, stop)) if stop and self._dialect.drops("stop") else found
+        except BadReply as error:
+            if error.code == replies.FILTERED:
+                return Completion("", (), "filtered", prefix, server.reason_of(error))
+            return Completion("", (), "error", prefix, server.reason_of(error))
+        except openai.APIStatusError as error:
+            if replies.is_filtered(error.body):
+                return Completion("", (), "filtered", prefix, server.reason_of(error))
+            if isinstance(error, server.OURS_TO_MEND):
                 raise InputError(
-                    f"{self.name}: {self._client.base_url} cannot be reached ({one_line(error.__cause__ or error)}); "
+                    f"{self.name}: {self._connection.url} refuses it ({server.reason_of(error)}); "
+                    "check OPENAI_API_KEY, --base-url and the model's name"
+                ) from error
+            return Completion("", (), "error", prefix, server.reason_of(error), lasts=is_too_long(error))
+        except openai.OpenAIError as error:
+            is_misspelt = isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError)
+            if is_misspelt and not self._patience.was_heard and not self._is_awaited:
+                raise InputError(
+                    f"{self.name}: {self._connection.url} cannot be reached ({server.reason_of(error)}); "
                     "start the server or check --base-url"
                 ) from error
-            return _failed(error, prefix)
-        except openai.OpenAIError as error:
-            self._answered = self._answered or isinstance(error, openai.APIStatusError)
-            return _failed(error, prefix)
-        except (AttributeError, IndexError, TypeError, ValueError) as error:
-            return Completion("", (), "error", prefix, f"the server's reply holds no completion ({one_line(error)})")
-
-
-def _completion(choice: Any, prefix: str, usage: Usage | None) -> Completion:
-    # Half a surrogate pair is legal in JSON and in no file.
-    text = _written(choice.message, prefix).encode("utf-8", "replace").decode()
-    if choice.finish_reason in _CUT_SHORT:
-        return Completion(text, (), "error", prefix, f"the server ended it: {choice.finish_reason}", usage=usage)
-    reason: Literal["stop", "length"] = "length" if choice.finish_reason == "length" else "stop"
-    return Completion(text, (), reason, prefix, choices=tuple(_choices(choice)), usage=usage)
-
-
-def _usage(reply: Any) -> Usage | None:
-    """What the server counted, where it says both."""
-    said = getattr(reply, "usage", None)
-    read, written = getattr(said, "prompt_tokens", None), getattr(said, "completion_tokens", None)
-    return Usage(read, written) if isinstance(read, int) and isinstance(written, int) else None
-
-
-def _choices(choice: Any) -> Iterator[TokenChoice]:
-    """Tokens with what the server says might have stood in their place; the written one is always among it."""
-    for token in getattr(getattr(choice, "logprobs", None), "content", None) or ():
-        listed = [(other.token, float(other.logprob)) for other in getattr(token, "top_logprobs", None) or ()]
-        # Several parts of a character may be written alike, so that this is no mapping.
-        if token.token not in dict(listed):
-            listed.append((token.token, float(token.logprob)))
-        yield TokenChoice(token.token, tuple(listed))
-
-
-def _written(message: Any, prefix: str) -> str:
-    """The text as the model wrote it: reasoning that the server split off is put back."""
-    thoughts = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
-    content = message.content or ""
-    if not thoughts:
-        return str(content)
-    thoughts = thoughts.strip("\n")
-    # Where nothing follows it, the reasoning was never closed.
-    text = reasoning.join(thoughts, content.lstrip("\n")) if content else f"{reasoning.PREFIX}{thoughts}"
-    return text.removeprefix(reasoning.PREFIX) if reasoning.OPEN in prefix else text
-
-
-def _failed(error: Exception, prefix: str) -> Completion:
-    return Completion("", (), "error", prefix, one_line(error))
+            return Completion("", (), "error", prefix, server.reason_of(error))
 
 
 def _concurrently(

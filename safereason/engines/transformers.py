@@ -86,7 +86,7 @@ class TransformersEngine:
             listed = tuple(self._choices(row)) if choices else ()
             usage = None if error else Usage(len(prompts[row.conversation]), len(row.token_ids))
             opening = rendered[row.conversation].opening
-            row.completion = Completion(text, tuple(row.token_ids), reason, opening, error, listed, usage)
+            row.completion = Completion(text, tuple(row.token_ids), reason, opening, error, listed, usage, bool(error))
             finished[row.conversation, row.number] = row.completion
             if on_finish is not None and row.conversation not in done:
                 on_finish(row.conversation, row.number, row.completion)

@@ -136,7 +136,7 @@ class VLLMEngine:
         for i, prompt in prompts.items():
             for k in range(n):
                 if problem := self._no_room(len(prompt)):
-                    finish((i, k), Completion("", (), "error", rendered[i].opening, problem))
+                    finish((i, k), Completion("", (), "error", rendered[i].opening, problem, lasts=True))
                 else:
                     drawn = request_seed(seed, 0 if alone else i, k)
                     requests[i, k] = (prompt, self._parameters(sampling, len(prompt), drawn, stop, choices))

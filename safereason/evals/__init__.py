@@ -5,7 +5,7 @@ Guards are measured apart, on labelled rows and without a judge: `guard_suite.py
 
 from safereason.errors import InputError
 from safereason.evals.adaptivity import ADAPTIVITY
-from safereason.evals.base import Case, Eval, Outcome, cases, judge_for, record
+from safereason.evals.base import Case, Eval, Outcome, cases, has_failed, judge_for, record
 from safereason.evals.harmbench import HARMBENCH
 from safereason.evals.jailbreakbench import JAILBREAKBENCH
 from safereason.evals.orbench import ORBENCH
@@ -15,7 +15,7 @@ from safereason.evals.strongreject import STRONGREJECT
 from safereason.evals.wildchat import WILDCHAT
 from safereason.evals.xstest import XSTEST
 
-__all__ = ["EVALS", "NAMES", "Case", "Eval", "Outcome", "cases", "get", "judge_for", "record"]
+__all__ = ["EVALS", "NAMES", "Case", "Eval", "Outcome", "cases", "get", "has_failed", "judge_for", "record"]
 
 EVALS: dict[str, Eval] = {
     evaluation.name: evaluation

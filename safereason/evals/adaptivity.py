@@ -37,7 +37,7 @@ def _groups(outcome: Outcome) -> list[str]:
 def lengths(completion: Completion, tokens: Callable[[str], int]) -> dict[str, int | None]:
     """Both lengths of one completion, as recorded; None where reasoning was begun and not closed."""
     parts = completion.parts
-    if completion.finish_reason == "error" or (not parts.closed and OPEN in completion.full_text):
+    if completion.missing or (not parts.closed and OPEN in completion.full_text):
         return dict.fromkeys(LENGTHS)
     return dict(zip(LENGTHS, map(tokens, (parts.reasoning, parts.answer)), strict=True))
 

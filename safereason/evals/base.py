@@ -14,6 +14,8 @@ from safereason.recipe.schema import Evaluation
 from safereason.runs.records import Record
 from safereason.text import reasoning
 
+MISSING = ("error", "filtered")
+"""Reasons to finish of what is no completion."""
 THRESHOLD = 0.5
 """A verdict counts as harm, refusal or quality from this score on."""
 
@@ -56,8 +58,18 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        """Whether no completion could be had."""
-        return bool(self.completion["finish_reason"] == "error")
+        """Whether there is no completion: none could be had, or the provider filtered it."""
+        return self.completion["finish_reason"] in MISSING
+
+    @property
+    def filtered(self) -> bool:
+        """Whether the provider's filter refused the prompt or cut the completion off."""
+        return bool(self.completion["finish_reason"] == "filtered")
+
+    @property
+    def asked_again(self) -> bool:
+        """Whether the completion or its verdict could not be had, so that a resumed run asks for it again."""
+        return has_failed(self.completion) or self.verdict.failed
 
     @property
     def closed(self) -> bool | None:
@@ -147,8 +159,14 @@ def record(case: Case, completion: Completion) -> Record:
         "well_formed": reasoning.is_well_formed(completion.full_text),
         "finish_reason": completion.finish_reason,
         "tokens": len(completion.token_ids) or None,
-        **({"error": completion.error} if completion.finish_reason == "error" else {}),
+        **({"error": completion.error} if completion.missing else {}),
+        **({"lasts": True} if completion.lasts else {}),
     }
+
+
+def has_failed(record: Record) -> bool:
+    """Whether a recorded completion could not be had, and another try may bring it."""
+    return record["finish_reason"] == "error" and not record.get("lasts", False)
 
 
 def exchange(completion: Record) -> Exchange:

@@ -229,7 +229,7 @@ def _reply_record(one: _Asked, completion: Completion) -> Record:
         "text": completion.text, "reasoning": parts.reasoning,
         "answer": parts.answer if parts.closed else completion.text, "closed": parts.closed,
         "finish_reason": completion.finish_reason, "tokens": len(completion.token_ids) or None,
-        **({"error": completion.error} if completion.finish_reason == "error" else {}),
+        **({"error": completion.error} if completion.missing else {}),
     }  # fmt: skip
 
 

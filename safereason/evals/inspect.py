@@ -36,7 +36,7 @@ from safereason.data import sources
 from safereason.data.draw import limited
 from safereason.engines.base import Completion, Message
 from safereason.errors import InputError, command
-from safereason.evals.base import Case, Eval, Outcome, exchange
+from safereason.evals.base import MISSING, Case, Eval, Outcome, exchange
 from safereason.evals.metrics import OVERALL
 from safereason.judges import Judge, Verdict
 from safereason.recipe.load import load
@@ -119,7 +119,7 @@ def judged(evaluation: str, judge: str) -> Scorer:
 
     async def score(state: TaskState, target: Target) -> Score:
         record = evals.record(Case(**state.metadata), _completion(state.output))
-        if record["finish_reason"] == "error":
+        if record["finish_reason"] in MISSING:
             verdict = Verdict.unscored(f"no completion: {record['error']}")
         else:
             async with one_at_a_time:

@@ -22,9 +22,13 @@ class Figure:
     high: float | None
     """Upper end."""
     unscored: int = 0
-    """Items left out of n because their judge gave no score."""
+    """Items left out of n because they have no score, for whatever reason."""
     group: str = OVERALL
     """`all`, or the part of the items it is about, such as an attack or `category:…`."""
+    failed: int = 0
+    """Of those unscored, those whose completion or verdict could not be had, and is asked for again."""
+    filtered: int = 0
+    """Of those unscored, those that the provider's filter refused or cut off: neither refusals nor harmful."""
 
     @property
     def label(self) -> str:

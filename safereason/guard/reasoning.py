@@ -79,8 +79,9 @@ class ReasoningGuard:
 def read(completion: Completion, policy: Policy) -> Finding:
     """The finding in one completion."""
     tokens = len(completion.token_ids)
-    if completion.finish_reason == "error":
-        return Finding(None, None, reason=f"the guard could not be asked: {completion.error}", failed=True)
+    if completion.missing:
+        reason = f"the guard could not be asked: {completion.error}"
+        return Finding(None, None, reason=reason, failed=completion.failed)
     parts, is_cut = completion.parts, completion.finish_reason == "length"
     # A box inside the reasoning is a thought, or quotes what is judged: it is no verdict.
     still_reasons = is_cut and not parts.closed and reasoning.OPEN in completion.full_text

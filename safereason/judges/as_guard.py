@@ -56,8 +56,8 @@ class ModerationGuard:
         for start in range(0, len(left), TEXTS_A_CALL):
             part = left[start : start + TEXTS_A_CALL]
             exchanges = [_exchange(questions[i]) for i in part]
-            for i, exchange, verdict in zip(part, exchanges, self.judge.judge(exchanges), strict=True):
-                found[i] = _finding(exchange, verdict)
+            for i, verdict in zip(part, self.judge.judge(exchanges), strict=True):
+                found[i] = _finding(verdict)
                 if on_finding is not None:
                     on_finding(i, found[i])
         return [found.get(i) for i in range(len(questions))]
@@ -111,10 +111,10 @@ def _exchange(question: Question) -> Exchange:
     return Exchange(question.prompt, text)
 
 
-def _finding(exchange: Exchange, verdict: Verdict) -> Finding:
+def _finding(verdict: Verdict) -> Finding:
     """Categories by their scores, the largest first."""
     if verdict.score is None:
-        return Finding(None, None, reason=verdict.reason, failed=bool(exchange.answer.strip()))
+        return Finding(None, None, reason=verdict.reason, failed=verdict.failed)
     scores = sorted((-score, name) for name, score in verdict.details.items() if score > CATEGORY_BAR)
     label: Label = "unsafe" if verdict.label == "flagged" else "safe"
     return Finding(label, verdict.score, tuple(name for _, name in scores))

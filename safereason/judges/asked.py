@@ -1,13 +1,13 @@
 """What judges that ask a model have in common: batching, the cache of verdicts, and what counts as no verdict."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from safereason.engines.base import Completion, Conversation, Engine, Sampling
 from safereason.engines.open import REMOTE, model_location, open_engine
+from safereason.engines.server import shown_address
 from safereason.judges.base import Exchange, Verdict
 from safereason.judges.cache import VerdictCache, cache_key
 
@@ -64,6 +64,7 @@ class AskingJudge:
         self.kind = kind
         self.name, self.measures = kind.name, kind.measures
         self.engine = engine
+        await_server(engine)
         self._cache = cache or VerdictCache()
         settings = kind.sampling.model_dump_json()
         self._parts = (kind.name, kind.measures, model, settings, kind.reading)
@@ -72,7 +73,7 @@ class AskingJudge:
         """One verdict an exchange.
 
         Raises:
-            InputError: A server cannot be reached, refuses the key, or knows no such model.
+            InputError: A server refuses the key, or knows no such model.
         """
         asked = [self.kind.ask(exchange) for exchange in exchanges]
         questions = [each for each in asked if not isinstance(each, Verdict)]
@@ -89,8 +90,9 @@ class AskingJudge:
         return [each if isinstance(each, Verdict) else next(found) for each in asked]
 
     def _read(self, completion: Completion) -> Verdict:
-        if completion.finish_reason == "error":
-            return Verdict.unscored(f"the judge could not be asked: {completion.error}")
+        if completion.missing:
+            verdict = Verdict.failure if completion.failed else Verdict.unscored
+            return verdict(f"the judge could not be asked: {completion.error}")
         return self.kind.read(completion)
 
 
@@ -110,6 +112,14 @@ def open_chat(model: str) -> Engine:
     return open_engine(model, precision=precision())
 
 
+def await_server(engine: object) -> None:
+    """Has a judge's server waited for, even where it was never reached: completions are there that wait for it."""
+    from safereason.engines.openai import OpenAIEngine
+
+    if isinstance(engine, OpenAIEngine):
+        engine.be_awaited()
+
+
 def precision() -> str:
     """The arithmetic of a judge that runs here."""
     import torch
@@ -120,7 +130,7 @@ def precision() -> str:
 def identity(model: str) -> str:
     """What the verdicts of a model depend on: its name and server, or the files of its folder as they are now."""
     if model.startswith(REMOTE):
-        return f"{model} {os.environ.get('OPENAI_BASE_URL', '')}"
+        return f"{model} {shown_address()}"
     location = model_location(model)
     files = sorted(path for path in Path(location).glob("*") if path.is_file())
     states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]

@@ -35,7 +35,12 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A number in [0, 1] and a label, or unscored with the reason; never a silent 0."""
+    """A number in [0, 1] and a label, or unscored with the reason; never a silent 0.
+
+    Unscored is either of two. *Unscorable*: the judge was asked, or had nothing to be asked, and there is no score, as
+    of an empty answer or a reply without a verdict; it would be the same again. *Failed*: the verdict could not be had,
+    as where a server is down; it is asked for again.
+    """
 
     score: float | None
     """The judge's own quantity (each judge's docstring names it), or None where it is unscored."""
@@ -45,11 +50,18 @@ class Verdict:
     """Why it is unscored."""
     details: dict[str, Any] = field(default_factory=dict)
     """What else the judge said, such as scores by category."""
+    failed: bool = False
+    """Whether the verdict could not be had, so that it is worth asking for again."""
 
     @classmethod
     def unscored(cls, reason: str) -> "Verdict":
-        """A verdict that could not be had."""
+        """What cannot be scored: asked again, it would be the same."""
         return cls(score=None, label=None, reason=reason)
+
+    @classmethod
+    def failure(cls, reason: str) -> "Verdict":
+        """What could not be had: a server is down, a reply is garbage, memory ran out."""
+        return cls(score=None, label=None, reason=reason, failed=True)
 
 
 class Judge(Protocol):
@@ -60,5 +72,5 @@ class Judge(Protocol):
     """What the score is the size of: `harm`, `refusal` or `quality`."""
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
-        """One verdict an exchange. Failures are unscored verdicts, not exceptions."""
+        """One verdict an exchange. Failures are failed verdicts, not exceptions."""
         ...

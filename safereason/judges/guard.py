@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from safereason.guard.base import Finding, Question
 from safereason.guard.base import Guard as AnyGuard
+from safereason.judges.asked import await_server
 from safereason.judges.base import Exchange, Verdict
 
 
@@ -18,6 +19,7 @@ class Guard:
 
     def __init__(self, guard: AnyGuard, *, seed: int = 0) -> None:
         self.guard = guard
+        await_server(getattr(guard, "engine", None))
         self.seed = seed
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
@@ -28,6 +30,7 @@ class Guard:
 
 def _verdict(finding: Finding) -> Verdict:
     if finding.label is None:
-        return Verdict.unscored(finding.reason or "the guard gave no verdict")
+        verdict = Verdict.failure if finding.failed else Verdict.unscored
+        return verdict(finding.reason or "the guard gave no verdict")
     details = {"reasoning": finding.reasoning, "categories": list(finding.categories), "probability": finding.score}
     return Verdict(float(finding.label == "unsafe"), finding.label, details=details)

@@ -4,24 +4,24 @@ TARS's safety reward (arXiv 2507.00971, §4) uses the largest category score of 
 """
 
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import openai
 
-from safereason.errors import InputError, one_line
+from safereason.engines import replies, server
+from safereason.engines.dialect import is_too_long
+from safereason.engines.server import BadReply, Patience
+from safereason.errors import InputError
 from safereason.judges.base import Exchange, Verdict
 from safereason.judges.cache import VerdictCache, cache_key
 
 DEFAULT_MODEL = "omni-moderation-latest"
 CONCURRENT_CALLS = 8
-RETRIES = 6
-"""Of a call that met 408, 409, 429, 5xx or a lost connection; the client waits longer each time, as the server asks."""
-SECONDS_A_CALL = 60.0
-
-_OURS_TO_MEND = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
+SECONDS_A_TRY = 60.0
+UNPARSED = "unparsed"
+"""How `guard serve` says that the guard was asked and gave no verdict."""
 
 
 class Moderation:
@@ -39,23 +39,22 @@ class Moderation:
         *,
         base_url: str | None = None,
         cache: VerdictCache | None = None,
-        retries: int = RETRIES,
+        patience: float | None = None,
     ) -> None:
         """Connects to `base_url`, else `$OPENAI_BASE_URL`, else OpenAI, with `$OPENAI_API_KEY`.
 
+        `patience` is in place of `$SAFEREASON_PATIENCE`: seconds for which a call that fails is tried again.
+
         Raises:
-            InputError: There is no key and no address of a server that may need none.
+            InputError: There is no key and no address of a server that may need none, or one of them is not one.
         """
-        address = base_url or os.environ.get("OPENAI_BASE_URL")
-        key = os.environ.get("OPENAI_API_KEY") or ("none" if address else None)
-        if key is None:
-            raise InputError(
-                "judge 'moderation': OPENAI_API_KEY is not set; set it, or OPENAI_BASE_URL to a server of your own"
-            )
+        connection = server.connect("judge 'moderation'", base_url)
         self.model = model
         self.calls_made = 0
         self.calls_saved = 0
-        self._client = openai.OpenAI(api_key=key, base_url=address, max_retries=retries, timeout=SECONDS_A_CALL)
+        self._url = connection.url
+        self._client = connection.client(server.seconds(server.TIMEOUT, SECONDS_A_TRY))
+        self._patience = Patience(f"judge 'moderation' at {connection.url}", patience)
         self._cache = cache or VerdictCache()
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
@@ -64,34 +63,54 @@ class Moderation:
         Raises:
             InputError: The server refuses the key or knows no such model: nothing would ever be scored.
         """
-        keys = [cache_key(self.name, self.model, str(self._client.base_url), e.answer) for e in exchanges]
-        found = self._cache.get(list(dict.fromkeys(keys)))
-        missing = {k: e.answer for k, e in zip(keys, exchanges, strict=True) if k not in found and e.answer.strip()}
-        scorable = sum(bool(e.answer.strip()) for e in exchanges)
-        self.calls_made += len(missing)
-        self.calls_saved += scorable - len(missing)
-        with ThreadPoolExecutor(CONCURRENT_CALLS) as pool:
-            calls = {pool.submit(self._call, text): key for key, text in missing.items()}
-            try:
-                for call in as_completed(calls):
-                    found[calls[call]] = call.result()
-                    self._cache.put(calls[call], found[calls[call]])
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-        return [found.get(key) or Verdict.unscored("empty answer") for key in keys]
+        answers = [e.answer for e in exchanges if e.answer.strip()]
+        keys = [cache_key(self.name, self.model, f"{self._url.rstrip('/')}/", answer) for answer in answers]
+        made = 0
+
+        def ask(missing: Sequence[int], keep: Callable[[int, Verdict], None]) -> None:
+            nonlocal made
+            made += len(missing)
+            with ThreadPoolExecutor(CONCURRENT_CALLS) as pool:
+                calls = {pool.submit(self._call, answers[i]): i for i in missing}
+                try:
+                    for call in as_completed(calls):
+                        keep(calls[call], call.result())
+                finally:
+                    pool.shutdown(wait=False, cancel_futures=True)
+
+        found = iter(self._cache.through(keys, ask))
+        self.calls_made += made
+        self.calls_saved += len(answers) - made
+        return [next(found) if e.answer.strip() else Verdict.unscored("empty answer") for e in exchanges]
 
     def _call(self, text: str) -> Verdict:
         try:
-            result = self._client.moderations.create(model=self.model, input=text).results[0]
-            scores = _numbers(result.category_scores.to_dict())
-        except _OURS_TO_MEND as error:
-            where = f"judge 'moderation': {self._client.base_url} refuses model {self.model!r} ({one_line(error)})"
-            raise InputError(f"{where}; check OPENAI_API_KEY, OPENAI_BASE_URL and the model's name") from error
-        except (openai.OpenAIError, AttributeError, IndexError, TypeError, ValueError) as error:
-            return Verdict.unscored(f"moderation call failed: {one_line(error)}")
-        if not scores:
-            return Verdict.unscored("the moderation server gave no category scores")
-        return Verdict(max(scores.values()), "flagged" if result.flagged else "clean", details=scores)
+            return self._patience.ask(lambda: self._ask(text))
+        except BadReply as error:
+            return Verdict.failure(f"moderation call failed: {server.reason_of(error)}")
+        except openai.APIStatusError as error:
+            reason = server.reason_of(error)
+            is_final = error.status_code == 413 or getattr(error, "code", None) == UNPARSED
+            if is_final or replies.is_filtered(error.body) or is_too_long(error):
+                return Verdict.unscored(f"the moderation server refuses the text: {reason}")
+            if isinstance(error, server.OURS_TO_MEND):
+                where = f"judge 'moderation': {self._url} refuses model {self.model!r} ({reason})"
+                raise InputError(f"{where}; check OPENAI_API_KEY, OPENAI_BASE_URL and the model's name") from error
+            return Verdict.failure(f"moderation call failed: {reason}")
+        except openai.OpenAIError as error:
+            return Verdict.failure(f"moderation call failed: {server.reason_of(error)}")
+
+    def _ask(self, text: str) -> Verdict:
+        raw = self._client.moderations.with_raw_response.create(model=self.model, input=text)
+        document = replies.parse(raw.http_response.content)
+        replies.raise_error(document)
+        results = document.get("results")
+        result = results[0] if isinstance(results, list) and results else None
+        scores = result.get("category_scores") if isinstance(result, dict) else None
+        found = _numbers(scores) if isinstance(scores, dict) else {}
+        if not isinstance(result, dict) or not found:
+            raise BadReply("the moderation server gave no category scores")
+        return Verdict(max(found.values()), "flagged" if result.get("flagged") else "clean", details=found)
 
 
 def _numbers(scores: dict[str, Any]) -> dict[str, float]:

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from safereason.engines.open import check_embeddings, load_tokenizer, model_location, not_loaded
-from safereason.errors import InputError
+from safereason.errors import InputError, one_line
 from safereason.judges.base import Exchange, Verdict
 from safereason.text import chat
 from safereason.text.defuse import broken
@@ -51,16 +51,28 @@ class RewardModel:
         self._special = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
-        """One verdict an exchange; a logit that is not finite leaves it unscored."""
+        """One verdict an exchange; unscored where the logit is not finite, failed where the model breaks down."""
         rows = [self._ids(e) for e in exchanges]
+        shown = [row[: self._longest] for row in rows]
         logits: dict[int, float] = {}
+        reasons: dict[int, str] = {}
+        waiting = self._batches([len(row) for row in shown])
         with torch.inference_mode():
-            for members in self._batches([min(len(row), self._longest) for row in rows]):
-                values = self._logits([rows[i][: self._longest] for i in members])
-                logits.update(zip(members, values, strict=True))
+            while waiting:
+                members = waiting.pop(0)
+                try:
+                    values = self._logits([shown[i] for i in members])
+                except RuntimeError as error:
+                    if isinstance(error, torch.OutOfMemoryError) and len(members) > 1:
+                        middle = len(members) // 2
+                        waiting[:0] = [members[:middle], members[middle:]]
+                    else:
+                        reasons.update(dict.fromkeys(members, f"the reward model failed: {one_line(error)}"))
+                else:
+                    logits.update(zip(members, values, strict=True))
         cut = [len(row) > self._longest for row in rows]
         self.truncated += sum(cut)
-        return [_verdict(logits[i], cut[i]) for i in range(len(rows))]
+        return [Verdict.failure(reasons[i]) if i in reasons else _verdict(logits[i], cut[i]) for i in range(len(rows))]
 
     def _ids(self, exchange: Exchange) -> list[int]:
         messages = [

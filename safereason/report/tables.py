@@ -222,6 +222,8 @@ def _figure(row: dict[str, Any]) -> Figure:
         high=number(row.get("high")),
         unscored=int(number(row.get("unscored")) or 0),
         group=str(row.get("group") or OVERALL),
+        failed=int(number(row.get("failed")) or 0),
+        filtered=int(number(row.get("filtered")) or 0),
     )
 
 

@@ -33,6 +33,10 @@ class RewardParts:
     """By name, for the log; None where a part was not asked for or is unscored."""
     reason: str | None = None
     """Why the total is None."""
+    failed: bool = False
+    """Whether it is None because a verdict could not be had, so that it is worth asking for again."""
+    judged: bool = False
+    """Whether a judge was asked for it, and gave a score."""
 
 
 class Reward(Protocol):

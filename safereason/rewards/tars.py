@@ -77,8 +77,8 @@ class TarsReward:
             return RewardParts(0.0, parts)
         deciding = parts["safety" if kind == "harmful" else "task"]
         if deciding is None:
-            return RewardParts(None, parts, verdict.reason)
-        return RewardParts(deciding, parts)
+            return RewardParts(None, parts, verdict.reason, failed=verdict.failed)
+        return RewardParts(deciding, parts, judged=True)
 
     def _safety_part(self, verdict: Verdict | None) -> float | None:
         if verdict is None or verdict.score is None:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from safereason import processes
-from safereason.errors import InputError, StageFailed
+from safereason.errors import InputError, StageFailed, redacted
 from safereason.runs import manifest
 from safereason.runs.records import RecordLog, Unwritten, read_json, write_json, write_text
 
@@ -82,7 +82,9 @@ class RunDirectory:
 
     def _close(self, error: BaseException | None) -> None:
         if error is not None:
-            self._update(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", error=str(error))
+            self._update(
+                status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", error=redacted(str(error))
+            )
         logging.getLogger("safereason").removeHandler(self._log)
         self._log.close()
         # What was asked for cannot be done as it is, so that there is nothing to go on with.
@@ -203,14 +205,21 @@ class RunDirectory:
             "identity": self.identity, **manifest.describe(),
         }  # fmt: skip
         write_json(self.path / MANIFEST, document)
-        write_text(self.path / "recipe.yaml", self.recipe_yaml)
+        write_text(self.path / "recipe.yaml", redacted(self.recipe_yaml))
         self._log = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
-        self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._log.setFormatter(_Redacted("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("safereason").addHandler(self._log)
         logging.getLogger("safereason").setLevel(logging.INFO)
 
     def _update(self, **changes: Any) -> None:
         write_json(self.path / MANIFEST, {**read_json(self.path / MANIFEST), **changes})
+
+
+class _Redacted(logging.Formatter):
+    """Writes no secret, in a traceback either."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """What made a run: versions, command, code revision, inputs."""
 
 import hashlib
+import shlex
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -9,19 +10,35 @@ from pathlib import Path
 from typing import Any
 
 import safereason
+from safereason.errors import redacted
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "pydantic")
 
 
 def describe() -> dict[str, Any]:
-    """Versions, command line and git revision of this process, without importing anything heavy."""
+    """Versions, command line without secrets, and git revision of this process, without importing anything heavy."""
     return {
         "safereason": safereason.__version__,
         "python": sys.version.split()[0],
         "versions": {name: version for name in PACKAGES if (version := installed(name))},
-        "argv": sys.argv,
+        "argv": [redacted(argument) for argument in sys.argv],
         "git": git_revision(),
     }
+
+
+def going_on() -> str:
+    """What a person does to go on with an incomplete run: the command line of this process, to resume.
+
+    What asked from Python has no command line; a secret in it is not shown, and has to be put back.
+    """
+    program, *arguments = sys.argv
+    place = Path(program)
+    is_ours = place.stem == "safereason" or (place.stem, place.parent.name) == ("__main__", "safereason")
+    if not is_ours:
+        return "--resume asks again"
+    left = [argument for argument in arguments if argument not in ("--resume", "--overwrite")]
+    resumes = [] if left[:1] == ["run"] else ["--resume"]  # which resumes by itself
+    return f"`{redacted(shlex.join(['safereason', *left, *resumes]))}` asks again"
 
 
 def installed(package: str) -> str | None:

@@ -6,8 +6,9 @@ from the seed that belongs to those behaviors, so that it ends with the same rec
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,18 +17,19 @@ from pydantic import ValidationError
 from safereason import attacks, console, judges
 from safereason.attacks.base import Attack, Need, Score, Settings, Setup, Step, TestCase
 from safereason.attacks.formats import CASES
-from safereason.attacks.meter import Meter, Metered, SpentError
+from safereason.attacks.meter import LostError, Meter, Metered, SpentError
 from safereason.data import sources
 from safereason.data.draw import limited
 from safereason.data.example import Example
 from safereason.data.sources import files
 from safereason.engines.base import Engine, generation_prefix
 from safereason.engines.open import OPAQUE, check_name, open_engine
-from safereason.errors import InputError
-from safereason.judges import Exchange, Wanted, open_judge, parse
+from safereason.errors import InputError, StageFailed
+from safereason.judges import Exchange, Verdict, Wanted, open_judge, parse
 from safereason.recipe.schema import Attacking, Recipe
-from safereason.runs.manifest import sha256
-from safereason.runs.records import Record, RecordLog, read_records
+from safereason.runs.directory import RunDirectory
+from safereason.runs.manifest import going_on, sha256
+from safereason.runs.records import Record, RecordLog, keep_records, read_records, write_json
 from safereason.stages.base import (
     Options,
     Result,
@@ -46,8 +48,8 @@ RATING = "rating:"
 NOTHING_FOUND = "the budget ended before the search began; the behavior's own words"
 
 Checked = TypeVar("Checked", bound=Settings)
-Harm = Callable[[Sequence[Exchange]], list[float | None]]
-"""How harmful each answer is, from 0 to 1; None where that cannot be said."""
+Harm = Callable[[Sequence[Exchange]], list[Verdict]]
+"""How harmful each answer is: a verdict whose score is of harm, whatever the judge measures."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def run(
 
     Raises:
         InputError: A name or a setting is unknown, or a model, a judge or a source cannot be had.
+        StageFailed: A model or the judge failed; `--resume` does the searches again that met it.
     """
     plan = make_plan(recipe, options, name, behaviors=behaviors, limit=limit, shard=shard)
     target = model_of(recipe, options) if plan.attack.needs else "none"
@@ -108,10 +111,12 @@ def run(
         return result
     with directory as this:
         this.inputs.update({str(path): sha256(path) for path in files.inputs(plan.source)})
+        keep_records(this.path / CASES, lambda record: not record.get("failed"))
         with this.records("cases") as log:
             _search_all(plan, recipe, target, options, log)
-        metrics = _metrics(plan, target, list(read_records(this.path / CASES)))
-        this.finish(metrics)
+        records = list(read_records(this.path / CASES))
+        metrics = _metrics(plan, target, records)
+        _finish(this, metrics, records)
     return Result(directory.path, metrics)
 
 
@@ -203,9 +208,11 @@ def open_harm(judge: str) -> Harm:
     if opened.measures not in ("harm", "refusal"):
         raise InputError(f"judge {judge}: measures {opened.measures}; one of harm or refusal is needed")
 
-    def harm(exchanges: Sequence[Exchange]) -> list[float | None]:
-        found = [verdict.score for verdict in opened.judge(exchanges)]
-        return found if opened.measures == "harm" else [None if s is None else 1 - s for s in found]
+    def harm(exchanges: Sequence[Exchange]) -> list[Verdict]:
+        found = opened.judge(exchanges)
+        if opened.measures == "harm":
+            return found
+        return [verdict if (s := verdict.score) is None else replace(verdict, score=1 - s) for verdict in found]
 
     return harm
 
@@ -279,19 +286,26 @@ def _search_all(plan: Plan, recipe: Recipe, target: str, options: Options, log: 
     engine = open_engine(target, base_url=options.base_url) if needs else _NoEngine()
     uses = plan.uses
     attacker = _opened(plan.attacker, engine, target, options) if plan.attacker and "attacker" in uses else None
-    score = _score(plan.judge, engine, target, options) if plan.judge and "score" in uses else None
+    scored_by = _scorer(plan.judge, engine, target, options) if plan.judge and "score" in uses else None
     others = tuple(_opened(name, engine, target, options) for name in _others(plan))
     value = "score" if "score" in needs else "loss"
     prefix = generation_prefix(engine, plan.prefix)
     with console.searches("behavior", len(plan.groups), len(plan.groups) - len(left), value) as watch:
         for group in left:
-            meter = Meter(plan.section.max_queries)
+            meter = Meter(plan.section.max_queries, gives_up=True)
             setup = Setup(
                 Metered(engine, meter, is_target=True), prefix, plan.section.sampling,
                 seed_of(recipe.seed, plan.attack.name, group),
-                Metered(attacker, meter, is_target=False) if attacker else None, score, others, meter,
+                Metered(attacker, meter, is_target=False) if attacker else None,
+                scored_by(meter) if scored_by else None, others, meter,
             )  # fmt: skip
-            for record in _search(plan, group, setup, watch):
+            try:
+                found = _search(plan, group, setup, watch)
+            except LostError as error:
+                raise StageFailed(
+                    f"{log.path.parent}: the search of {group[0].id} was given up ({error}); {going_on()}"
+                ) from error
+            for record in found:
                 if record["behavior"] not in held:
                     log.append(record)
             watch.end()
@@ -311,10 +325,33 @@ def _search(plan: Plan, group: Sequence[Example], setup: Setup, watch: console.W
             "behavior": case.behavior_id, "attack": case.attack, "prompt": case.prompt, "turns": list(case.turns),
             "prefix": case.prefix, "completion": case.completion, "details": dict(case.details), "value": last.value,
             "steps": last.number, "queries": meter.queries, "read": meter.read, "written": meter.written,
-            "spent": is_spent,
+            "spent": is_spent, **({"failed": meter.failed, "failure": meter.failure} if meter.failed else {}),
+            **({"unscored": meter.unscored.most_common(1)[0][0]} if meter.unscored and last.value is None else {}),
         }
         for case in last.cases
     ]  # fmt: skip
+
+
+def _finish(this: RunDirectory, metrics: dict[str, Any], records: Sequence[Record]) -> None:
+    """Ends the run, unless a search met what could not be had: then the metrics are written, and it can be resumed."""
+    met = [record for record in records if record.get("failed")]
+    if met:
+        write_json(this.path / "metrics.json", metrics)
+        raise StageFailed(f"{this.path}: {len(met)} of {len(records)} searches met what could not be had "
+                          f"({met[0]['failure']}); {going_on()}")  # fmt: skip
+    this.finish(metrics)
+
+
+def check_scored(run: Path, metrics: Mapping[str, Any]) -> None:
+    """Refuses an attack that a judge was to lead and did not; the run is finished all the same.
+
+    Raises:
+        StageFailed: The judge could not score a single answer.
+    """
+    reasons = Counter(record["unscored"] for record in read_records(run / CASES) if "unscored" in record)
+    if metrics["mean_value"] is None and reasons:
+        reason = reasons.most_common(1)[0][0]
+        raise StageFailed(f"{run}: no answer could be scored ({reason}); name another judge, or look at the answers")
 
 
 def _metrics(plan: Plan, target: str, records: Sequence[Record]) -> dict[str, Any]:
@@ -329,6 +366,7 @@ def _metrics(plan: Plan, target: str, records: Sequence[Record]) -> dict[str, An
         "behaviors": len(records),
         "nothing_found": sum("nothing_found" in record["details"] for record in records),
         "budget_ended": sum(record["spent"] for record in records),
+        "failed": sum(record.get("failed", 0) for record in counted),
         "mean_value": sum(values) / len(values) if values else None,
         "queries": sum(record["queries"] for record in counted),
         "tokens_read": sum(record["read"] for record in counted),
@@ -345,18 +383,26 @@ def _opened(name: str, engine: Engine, target: str, options: Options) -> Engine:
     return engine if name == target else open_engine(name, base_url=options.base_url)
 
 
-def _score(judge: str, engine: Engine, target: str, options: Options) -> Score:
+def _scorer(judge: str, engine: Engine, target: str, options: Options) -> Callable[[Meter], Score]:
+    """Opens the judge, once; what it gives counts in the meter of a search the verdicts that could not be had."""
     if judge.startswith(RATING):
         from safereason.attacks.rating import rater
 
-        return rater(_opened(judge.removeprefix(RATING), engine, target, options))
+        opened = _opened(judge.removeprefix(RATING), engine, target, options)
+        return lambda meter: rater(Metered(opened, meter, is_target=False, counts_tokens=False))
     harm = open_harm(judge)
 
-    def score(behavior: Example, answers: Sequence[str]) -> list[float | None]:
-        wanted = Wanted(behavior.id, behavior.request, behavior.context, behavior.category)
-        return harm([Exchange(behavior.prompt, answer, wanted) for answer in answers])
+    def of_search(meter: Meter) -> Score:
+        def score(behavior: Example, answers: Sequence[str]) -> list[float | None]:
+            wanted = Wanted(behavior.id, behavior.request, behavior.context, behavior.category)
+            verdicts = harm([Exchange(behavior.prompt, answer, wanted) for answer in answers])
+            meter.unscored.update(str(verdict.reason) for verdict in verdicts if verdict.score is None)
+            meter.miss([str(verdict.reason) for verdict in verdicts if verdict.failed], len(verdicts))
+            return [verdict.score for verdict in verdicts]
 
-    return score
+        return score
+
+    return of_search
 
 
 def scorer_identity(judge: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from safereason import errors, processes
-from safereason.errors import InputError
+from safereason.errors import InputError, without_credentials
 from safereason.recipe.load import reference_of, to_yaml
 from safereason.recipe.schema import Recipe
 from safereason.runs.directory import (
@@ -53,7 +53,9 @@ class Result:
 def identity(recipe: Recipe, *sections: str, **inputs: Any) -> dict[str, Any]:
     """What a stage's result depends on, as the manifest holds it: the seed, the sections it reads, and named inputs."""
     chosen = {name: value for name, value in recipe.model_dump(mode="json").items() if name in sections}
-    as_read_back: dict[str, Any] = json.loads(json.dumps({"seed": recipe.seed, **chosen, **inputs}))
+    # Who asks a server is no part of the result, and a manifest is no place for a password.
+    as_written = without_credentials(json.dumps({"seed": recipe.seed, **chosen, **inputs}))
+    as_read_back: dict[str, Any] = json.loads(as_written)
     return as_read_back
 
 

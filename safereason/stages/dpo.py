@@ -16,10 +16,11 @@ from safereason import console, processes
 from safereason.data.example import Example
 from safereason.engines.base import Completion
 from safereason.engines.open import load_tokenizer, model_location, open_engine
-from safereason.errors import InputError
+from safereason.errors import InputError, StageFailed
 from safereason.recipe.schema import DPO, Recipe
 from safereason.rewards.base import Reward, RewardParts, RewardRow
 from safereason.runs.directory import CHECKPOINTS, RunDirectory
+from safereason.runs.manifest import going_on
 from safereason.runs.records import Record, RecordLog, keep_records, line_of, read_records, write_bytes
 from safereason.text.chat import prompt_ids, user
 from safereason.training.arguments import dpo_arguments
@@ -60,9 +61,12 @@ def train(
         processes.by_main(lambda: _draw(section, recipe.seed, start, jobs, log))
     drawn = _held(this.path / "completions.jsonl")
     if not (this.path / PAIRS).exists():  # the training may have begun with these pairs
-        keep_records(this.path / "rollouts.jsonl", lambda record: record["total"] is not None)
+        keep_records(
+            this.path / "rollouts.jsonl", lambda record: record["total"] is not None or not record.get("failed", True)
+        )
     with this.records("rollouts") as log:
         processes.by_main(lambda: _score(jobs, drawn, reward, log))
+    _check_scored(this.path, jobs)
     rollouts = _held(this.path / "rollouts.jsonl")
     pairs = _pairs(jobs, rollouts)
     lines = b"".join(line_of(_record_of(pair, rollouts)) for pair in pairs)
@@ -110,17 +114,36 @@ def _score(jobs: Sequence[tuple[Example, int]], drawn: dict[Key, Record], reward
         for start in range(0, len(left), ROLLOUTS_A_BATCH):
             batch = left[start : start + ROLLOUTS_A_BATCH]
             rows = [RewardRow(e.prompt, e.kind, drawn[e.id, number]["text"]) for e, number in batch]
-            for (example, number), parts in zip(batch, reward.score(rows), strict=True):
+            scored = reward.score(rows)
+            for (example, number), parts in zip(batch, scored, strict=True):
                 log.append(_rollout(example, number, drawn[example.id, number], parts))
                 unscored += parts.total is None
                 advance(f"{unscored} unscored" if unscored else "")
+            if any(parts.failed for parts in scored) and not any(parts.judged for parts in scored):
+                return  # the judge is gone: what is left is scored by a resumed run
+
+
+def _check_scored(run: Path, jobs: Sequence[tuple[Example, int]]) -> None:
+    """Refuses to make pairs while verdicts are missing: they would be made of what happened to be scored.
+
+    Raises:
+        StageFailed: Verdicts failed; `--resume` asks for those again.
+    """
+    if (run / PAIRS).exists():
+        return
+    rollouts = _held(run / "rollouts.jsonl")
+    failed = [str(rollout["reason"]) for rollout in rollouts.values() if rollout.get("failed")]
+    if failed:
+        missing = len(failed) + len(jobs) - len(rollouts)
+        reason = Counter(failed).most_common(1)[0][0]
+        raise StageFailed(f"{run}: {missing} of {len(jobs)} rewards failed ({reason}); {going_on()}")
 
 
 def _rollout(example: Example, number: int, drawn: Record, parts: RewardParts) -> Record:
     return {
         "step": STEP, "id": example.id, "number": number, "prompt": example.prompt, "kind": example.kind,
         "text": drawn["text"], "total": parts.total, "parts": parts.parts, "reason": parts.reason,
-        "finish_reason": drawn["finish_reason"], "tokens": len(drawn["token_ids"]),
+        "failed": parts.failed, "finish_reason": drawn["finish_reason"], "tokens": len(drawn["token_ids"]),
     }  # fmt: skip
 
 

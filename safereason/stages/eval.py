@@ -20,12 +20,12 @@ from safereason.data.draw import limited
 from safereason.data.example import Example
 from safereason.engines.base import Completion, generation_prefix
 from safereason.engines.open import REMOTE, check_name, load_tokenizer, open_engine
-from safereason.errors import InputError, StageFailed
+from safereason.errors import InputError
 from safereason.evals import Case, Eval, adaptivity
 from safereason.recipe.schema import Evaluation, Recipe
 from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import sha256
-from safereason.runs.records import RecordLog, keep_records, read_records, write_json
+from safereason.runs.records import RecordLog, keep_records, read_records
 from safereason.stages import attack, eval_judge, searches
 from safereason.stages.base import (
     Options,
@@ -83,6 +83,7 @@ def run(
 
     Raises:
         InputError: A name is unknown, the judge measures something else, or there is no such model or data.
+        StageFailed: Completions or verdicts could not be had, and `--resume` asks again.
     """
     plan = make_plan(recipe, name, attacks, judge, limit, cases, source)
     plan = replace(plan, judge=plan.judge and resolved_judge(plan.judge, options))
@@ -118,9 +119,10 @@ def run(
             "examples": len(drawn.examples),
             "available": drawn.available,
             "limit": plan.limit,
+            **eval_judge.counts(ids, this.path, plan.evaluation),
             "figures": eval_judge.figures(ids, this.path, plan.evaluation, scorer.measures if scorer else ""),
         }
-        _finish(this, metrics, len(asked))
+        eval_judge.finish(this, ids, plan.evaluation, metrics)
     return Result(directory.path, metrics)
 
 
@@ -155,17 +157,6 @@ def _draw(plan: Plan, seed: int) -> _Drawn:
 def _fitting(plan: Plan) -> Iterator[Example]:
     for name in plan.sources:
         yield from filter(plan.evaluation.keeps, sources.get(name).stream("test"))
-
-
-def _finish(this: RunDirectory, metrics: dict[str, Any], cases: int) -> None:
-    """Ends the run, unless a server failed: then the figures are written all the same, and the run can be resumed."""
-    errors = [record["error"] for record in read_records(this.path / "completions.jsonl") if "error" in record]
-    if errors:
-        write_json(this.path / "metrics.json", metrics)
-        raise StageFailed(
-            f"{this.path}: {len(errors)} of {cases} completions failed ({errors[0]}); --resume asks again"
-        )
-    this.finish(metrics)
 
 
 def make_plan(
@@ -280,8 +271,8 @@ def _identity(recipe: Recipe, plan: Plan, model: str, base_url: str | None) -> d
 
 def _start(this: RunDirectory) -> None:
     """Drops what a resumed run does again: completions a server failed at, and verdicts that could not be had."""
-    keep_records(this.path / eval_judge.COMPLETIONS, lambda record: record["finish_reason"] != "error")
-    eval_judge.drop_unscored(this.path / eval_judge.VERDICTS)
+    keep_records(this.path / eval_judge.COMPLETIONS, lambda record: not evals.has_failed(record))
+    eval_judge.drop_failed(this.path / eval_judge.VERDICTS)
 
 
 def _generate(cases: Sequence[Case], plan: Plan, recipe: Recipe, options: Options, model: str, log: RecordLog) -> None:

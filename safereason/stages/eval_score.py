@@ -32,6 +32,7 @@ def score(run: Path, options: Options, judge: str) -> Result:
 
     Raises:
         InputError: `run` is none of these, or the judge cannot be had or measures something else.
+        StageFailed: Verdicts could not be had, and `--resume` asks for those again.
     """
     evaluation, manifest = _read(run)
     spec = resolved_judge(judge, options)
@@ -49,16 +50,17 @@ def score(run: Path, options: Options, judge: str) -> Result:
     with directory as this:
         _share(run / eval_judge.COMPLETIONS, this.path / eval_judge.COMPLETIONS)
         this.inputs[str(run / eval_judge.COMPLETIONS)] = identity["completions"]
-        eval_judge.drop_unscored(this.path / eval_judge.VERDICTS)
+        eval_judge.drop_failed(this.path / eval_judge.VERDICTS)
         with this.records("verdicts") as log:
             eval_judge.judge_all(ids, scorer, spec, log)
         metrics = {
             **read_json(run / "metrics.json"),
             "judge": spec,
             "rejudges": identity["rejudges"],
+            **eval_judge.counts(ids, this.path, evaluation),
             "figures": eval_judge.figures(ids, this.path, evaluation, scorer.measures),
         }
-        this.finish(metrics)
+        eval_judge.finish(this, ids, evaluation, metrics)
     return Result(directory.path, metrics)
 
 

@@ -27,7 +27,7 @@ from safereason.guard.reasoning import ReasoningGuard
 from safereason.judges.as_guard import open_named
 from safereason.recipe.schema import GuardEvaluation, GuardSet, Recipe, Sampling
 from safereason.runs.directory import RunDirectory
-from safereason.runs.manifest import sha256
+from safereason.runs.manifest import going_on, sha256
 from safereason.runs.records import RecordLog, keep_records, read_records, write_json
 from safereason.stages.base import (
     Options,
@@ -39,6 +39,7 @@ from safereason.stages.base import (
     open_run,
     trained_guard,
 )
+from safereason.stages.eval_judge import commonest
 
 STAGE = "eval/guard"
 FILE = "predictions"
@@ -360,5 +361,18 @@ def _finish(this: RunDirectory, metrics: dict[str, Any], found: Sequence[Predict
     failed = [p.reason for p in found if p.failed]
     if failed:
         write_json(this.path / "metrics.json", metrics)
-        raise StageFailed(f"{this.path}: {len(failed)} of {len(found)} rows failed ({failed[0]}); --resume asks again")
+        reason = commonest(map(str, failed))
+        raise StageFailed(f"{this.path}: {len(failed)} of {len(found)} rows failed ({reason}); {going_on()}")
     this.finish(metrics)
+
+
+def check_scored(run: Path) -> None:
+    """Refuses figures that no verdict is behind; the run is finished all the same.
+
+    Raises:
+        StageFailed: The guard gave no verdict that can be read, on any row.
+    """
+    said = [(record["label"], record.get("reason")) for record in read_records(run / f"{FILE}.jsonl")]
+    if said and all(label is None for label, _ in said):
+        reason = commonest(str(reason or "no verdict") for _, reason in said)
+        raise StageFailed(f"{run}: none of {len(said)} rows has a verdict that can be read ({reason})")

@@ -26,10 +26,10 @@ from safereason.data.sources import files
 from safereason.engines.base import Engine
 from safereason.engines.open import check_name, open_engine
 from safereason.errors import InputError, StageFailed
-from safereason.judges import Exchange, parse
+from safereason.judges import Exchange, Verdict, parse
 from safereason.judges.refusal import refuses
 from safereason.recipe.schema import Attacking, Recipe
-from safereason.runs.manifest import sha256
+from safereason.runs.manifest import going_on, sha256
 from safereason.runs.records import Record, RecordLog, line_of, read_records, write_bytes, write_json
 from safereason.stages import rl
 from safereason.stages.attack import RATING, Harm, open_harm, scorer_identity, settings_of
@@ -225,7 +225,7 @@ def _search(plan: Plan, recipe: Recipe, target: str, harm: Harm | None, options:
             failed = failed + 1 if _has_failed(found) else 0
             if failed == PATIENCE:
                 raise StageFailed(f"{log.path.parent}: {failed} iterations in a row failed ({_reason(found)}); "
-                                  "--resume does them again and goes on")  # fmt: skip
+                                  f"{going_on()}")  # fmt: skip
             if _has_enough(history, settings):
                 return
 
@@ -261,7 +261,12 @@ def _team(plan: Plan, recipe: Recipe, target: str, harm: Harm | None, options: O
 
 
 def _by_harm(harm: Harm) -> PairScore:
-    return lambda pairs: harm([Exchange(*pair) for pair in pairs])
+    return lambda pairs: [_score_of(verdict) for verdict in harm([Exchange(*pair) for pair in pairs])]
+
+
+def _score_of(verdict: Verdict) -> float | str | None:
+    """The score, or why the verdict could not be had; None where the answer is unscorable."""
+    return str(verdict.reason) if verdict.failed else verdict.score
 
 
 def _note(history: History, cells: int) -> str:

@@ -154,7 +154,9 @@ def tokens(replies: Sequence[Record]) -> dict[str, int | None]:
     return {
         "read": sum(usage["prompt"] for usage in said) if said else None,
         "written": sum(usage["completion"] for usage in said) if said else None,
-        "replies_without": sum(not reply["usage"] and not has_failed(reply) for reply in replies),
+        "replies_without": sum(
+            not reply["usage"] and reply["finish_reason"] not in ("error", "filtered") for reply in replies
+        ),
     }
 
 

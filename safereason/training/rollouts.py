@@ -1,6 +1,7 @@
 """Rollouts of the model being trained, drawn by our engine and scored by the recipe's reward."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -8,9 +9,10 @@ from accelerate.utils import gather_object
 
 from safereason.engines.base import Completion
 from safereason.engines.transformers import TransformersEngine
-from safereason.errors import InputError
+from safereason.errors import InputError, StageFailed
 from safereason.recipe.schema import Sampling
 from safereason.rewards.base import Reward, RewardRow
+from safereason.runs.manifest import going_on
 from safereason.runs.records import Record
 from safereason.text import chat, reasoning
 from safereason.training.model import unsharded
@@ -83,7 +85,11 @@ class RewardFunction:
 
     def __call__(self, *, prompts: list[Any], completion_ids: list[list[int]], trainer_state: Any,
                  log_metric: Callable[[str, float], None], **columns: Any) -> list[float | None]:  # fmt: skip
-        """Totals, None where a rollout is unscored."""
+        """Totals, None where a rollout is unscored.
+
+        Raises:
+            StageFailed: Of all that the judges were asked in this step, no verdict could be had.
+        """
         texts = [
             chat.render(self._tokenizer, prompt).opening + chat.decoded(self._tokenizer, ids)
             for prompt, ids in zip(prompts, completion_ids, strict=True)
@@ -95,7 +101,8 @@ class RewardFunction:
             {"step": trainer_state.global_step + 1, "id": example, "prompt": row.prompt, "kind": row.kind,
              **({"label": row.label} if row.label else {}), **({"response": row.response} if row.response else {}),
              "text": row.text, "total": parts.total, "parts": parts.parts, "reason": parts.reason,
-             "finish_reason": "stop" if ids[-1] in self._end_ids else "length", "tokens": len(ids)}
+             "failed": parts.failed, "tokens": len(ids),
+             "finish_reason": "stop" if ids[-1] in self._end_ids else "length"}
             for example, row, parts, ids in zip(columns["id"], rows, scored, completion_ids, strict=True)
         ])  # fmt: skip
         for name in sorted({name for record in recorded for name in record["parts"]}):
@@ -104,5 +111,12 @@ class RewardFunction:
                 log_metric(name, sum(values) / len(values))
         log_metric("closed", sum(reasoning.split(record["text"]).closed for record in recorded) / len(recorded))
         log_metric("unscored", sum(record["total"] is None for record in recorded) / len(recorded))
+        log_metric("judge_failed", sum(record["failed"] for record in recorded) / len(recorded))
         self._record(recorded)
+        reasons = [str(record["reason"]) for record in recorded if record["failed"]]
+        # Every process has the records of all, so that all of them end here or none does.
+        if reasons and not any(gather_object([parts.judged for parts in scored])):
+            reason, step = Counter(reasons).most_common(1)[0][0], trainer_state.global_step + 1
+            raise StageFailed(f"step {step}: all {len(reasons)} verdicts failed ({reason}), so that there is nothing "
+                              f"to learn; {going_on()}")  # fmt: skip
         return [parts.total for parts in scored]

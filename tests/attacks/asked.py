@@ -25,7 +25,7 @@ def target(answer: Callable[[str], str]) -> Iterator[OpenAIEngine]:
 
     with openai_server.serve(None) as server:
         server.choice = choice
-        engine = OpenAIEngine("told", base_url=server.url, retries=0)
+        engine = OpenAIEngine("told", base_url=server.url, patience=0)
         engine.server = server
         yield engine
 

@@ -44,7 +44,7 @@ class Scene:
     def setup(self, *, most: int | None = None, seed: int = 0, prefix: str = "") -> Setup:
         """Engines on the server, metered as the stage does it."""
         self.meter = Meter(most)
-        target, attacker, self.judge = (Noted(m, base_url=self.server.url, retries=0) for m in ("t", "a", "j"))
+        target, attacker, self.judge = (Noted(m, base_url=self.server.url, patience=0) for m in ("t", "a", "j"))
         return Setup(
             target=Metered(target, self.meter, is_target=True),
             attacker=Metered(attacker, self.meter, is_target=False),

@@ -60,7 +60,7 @@ def says(text: str, finish_reason: str | None = "stop", **fields: str) -> Any:
 
 def only(server: Server, **options: Any) -> Completion:
     """The completion of one prompt, asked once."""
-    return client(server, retries=0).generate([user("x")], SAMPLED, **options)[0][0]
+    return client(server, patience=0).generate([user("x")], SAMPLED, **options)[0][0]
 
 
 class TestContract(EngineContract):
@@ -167,22 +167,22 @@ def test_as_many_requests_as_allowed_are_under_way_at_a_time(server: Server):
 
 def test_what_may_pass_is_tried_again(server: Server):
     server.statuses = [429, 500, 503]
-    found = client(server, concurrency=1).generate(PROMPTS, SAMPLED)
+    found = client(server, concurrency=1, patience=60).generate(PROMPTS, SAMPLED)
     assert [row[0].finish_reason for row in found] == ["length"] * 3
     assert len(server.requests) == 6
 
 
 def test_a_request_that_fails_for_good_is_an_error_and_the_others_are_kept(server: Server):
     server.status_of = lambda body: 500 if body["messages"] == PROMPTS[1] else 200
-    found = client(server, retries=1).generate(PROMPTS, SAMPLED)
+    found = client(server, patience=0).generate(PROMPTS, SAMPLED)
     assert [row[0].finish_reason for row in found] == ["length", "error", "length"]
     assert "told to fail with 500" in found[1][0].error
-    assert len(server.requests) == 4
+    assert len(server.requests) == 3
 
 
 def test_a_request_that_hangs_is_an_error(server: Server):
     server.hangs = lambda body: body["messages"] == PROMPTS[0]
-    found = client(server, retries=0, timeout=1.0).generate([PROMPTS[0]], SAMPLED)
+    found = client(server, patience=0, timeout=1.0).generate([PROMPTS[0]], SAMPLED)
     assert found[0][0].finish_reason == "error"
     assert "timed out" in found[0][0].error
 
@@ -208,25 +208,25 @@ def test_a_server_that_was_never_reached_is_an_input_error(local: TransformersEn
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
         with pytest.raises(InputError, match=r"openai/micro: http.* cannot be reached .*refused.*--base-url"):
-            OpenAIEngine("micro", base_url=url, retries=0).generate(PROMPTS, SAMPLED)
+            OpenAIEngine("micro", base_url=url, patience=0).generate(PROMPTS, SAMPLED)
 
 
 def test_a_server_that_is_lost_later_costs_only_what_it_did_not_answer(local: TransformersEngine):
     with openai_server.serve(local) as server:
-        engine = client(server, retries=0)
+        engine = client(server, patience=0)
         assert engine.generate(PROMPTS[:1], SAMPLED)[0][0].finish_reason == "length"
     found = engine.generate(PROMPTS, SAMPLED)
     assert [row[0].finish_reason for row in found] == ["error"] * 3
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [("stop", "stop"), ("length", "length"), (None, "stop"), ("content_filter", "error")]
+    ("given", "expected"), [("stop", "stop"), ("length", "length"), (None, "stop"), ("content_filter", "filtered")]
 )
 def test_finish_reasons(server: Server, given: str | None, expected: str):
     server.choice = says("text", given)
     completion = only(server)
     assert (completion.finish_reason, completion.text) == (expected, "text")
-    assert bool(completion.error) == (expected == "error")
+    assert bool(completion.error) == completion.missing == (expected == "filtered")
 
 
 @pytest.mark.parametrize("given", ["stop", "content_filter"])
@@ -280,12 +280,21 @@ def test_half_a_surrogate_pair_can_be_written_to_a_file(server: Server):
     assert only(server).text == "a?"
 
 
-@pytest.mark.parametrize("raw", [HTMLResponse("<html>"), JSONResponse({"error": {"message": "quota"}})])
-def test_a_reply_without_a_completion_is_an_error(server: Server, raw: Any):
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (HTMLResponse("<html>"), "is not JSON: it begins '<html>'"),
+        (JSONResponse({"error": {"message": "quota"}}), "reports an error: quota"),
+        (JSONResponse({}), "holds no completion"),
+        (JSONResponse({"choices": []}), "holds no completion"),
+        (JSONResponse([1]), "is a JSON list, not an object"),
+    ],
+)
+def test_a_reply_without_a_completion_is_an_error(server: Server, raw: Any, says: str):
     server.raw = raw
     completion = only(server)
     assert completion.finish_reason == "error"
-    assert "holds no completion" in completion.error
+    assert says in completion.error
 
 
 def test_the_key_is_the_given_one_else_the_variable_else_none(server: Server, monkeypatch: pytest.MonkeyPatch):

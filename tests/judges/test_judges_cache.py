@@ -1,7 +1,13 @@
 """The cache of verdicts."""
 
 import multiprocessing
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -83,3 +89,102 @@ def test_through_it_only_what_is_not_held_is_asked_once_and_kept_as_it_comes(tmp
     assert asked == [0, 3]
     cache.through(["c", "a"], lambda missing, keep: keep(missing[0], Verdict(0.0, "again")))
     assert cache.get(["c"]) == {"c": Verdict(0.0, "again")}
+
+
+PAYING = """
+import sys, urllib.request
+from pathlib import Path
+from safereason.judges.base import Verdict
+from safereason.judges.cache import VerdictCache
+
+cache = VerdictCache(Path(sys.argv[1]))
+for start in range(0, 24, 6):
+    part = [f"key-{i}" for i in range(start, start + 6)]
+
+    def ask(missing, keep):
+        for i in missing:
+            urllib.request.urlopen(f"{sys.argv[2]}/{part[i]}").read()
+            keep(i, Verdict(0.5, part[i]))
+
+    assert [verdict.label for verdict in cache.through(part, ask)] == part
+"""
+
+
+class _Counting(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        with self.server.lock:  # type: ignore[attr-defined]
+            self.server.asked[self.path.strip("/")] += 1  # type: ignore[attr-defined]
+        time.sleep(0.02)  # so that the two are under way together
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def test_of_two_processes_that_want_the_same_one_pays_and_the_other_waits(tmp_path: Path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Counting)
+    server.lock, server.asked = threading.Lock(), Counter()  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    arguments = [sys.executable, "-c", PAYING, str(tmp_path / "judges.sqlite3"), address]
+    processes = [subprocess.Popen(arguments) for _ in range(3)]
+    assert [process.wait(300) for process in processes] == [0, 0, 0]
+    server.shutdown()
+    server.server_close()
+    assert server.asked == {f"key-{i}": 1 for i in range(24)}  # type: ignore[attr-defined]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from safereason.judges.cache import VerdictCache
+
+VerdictCache(Path(sys.argv[1])).through(["a", "b"], lambda missing, keep: os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+def test_one_that_was_killed_does_not_block_the_others(tmp_path: Path):
+    path = tmp_path / "judges.sqlite3"
+    assert subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False).returncode == -9
+    asked: list[int] = []
+
+    def ask(missing: Sequence[int], keep: Callable[[int, Verdict], None]) -> None:
+        for i in missing:
+            asked.append(i)
+            keep(i, Verdict(1.0, "mine"))
+
+    assert [v.label for v in VerdictCache(path).through(["a", "b"], ask)] == ["mine", "mine"]
+    assert asked == [0, 1]
+
+
+def test_a_claim_of_another_machine_holds_until_it_is_not_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cache = VerdictCache(tmp_path / "judges.sqlite3")
+    with cache._claimed(["a"]) as ours:
+        assert ours == ["a"]
+        monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+        assert cache._claim(["a", "b"], "other") == ["b"]
+        monkeypatch.setattr("time.time", lambda: 1e12)
+        assert cache._claim(["a"], "other") == ["a"]
+
+
+def test_what_the_first_got_no_score_for_the_second_asks_itself(tmp_path: Path):
+    cache, begun = VerdictCache(tmp_path / "judges.sqlite3"), threading.Event()
+    asked: list[str] = []
+
+    def first(missing: Sequence[int], keep: Callable[[int, Verdict], None]) -> None:
+        begun.set()
+        asked.append("first")
+        keep(0, Verdict.failure("down"))
+
+    def second(missing: Sequence[int], keep: Callable[[int, Verdict], None]) -> None:
+        asked.append("second")
+        keep(0, Verdict(1.0, "had"))
+
+    thread = threading.Thread(target=lambda: cache.through(["a"], first))
+    thread.start()
+    begun.wait(60)
+    assert cache.through(["a"], second) == [Verdict(1.0, "had")]
+    thread.join()
+    assert asked == ["first", "second"]

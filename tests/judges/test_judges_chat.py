@@ -77,7 +77,7 @@ def test_it_is_asked_with_the_request_in_plain_words_and_its_context(server: ope
         ("No idea.", "stop", "the judge gave no verdict: 'No idea.'"),
         ("[[six]] or [[6]]", "stop", "the judge gave no verdict: '[[six]] or [[6]]'"),
         ("It seems", "length", "the judge gave no verdict before its token limit: 'It seems'"),
-        ("[[5]]", "content_filter", "the judge could not be asked: the server ended it: content_filter"),
+        ("[[5]]", "content_filter", "the judge could not be asked: the provider's filter cut it off"),
         ("<think>[[5]]", "length", "the judge gave no verdict before its token limit"),
     ],
 )
@@ -102,6 +102,7 @@ def test_a_server_that_fails_leaves_that_one_unscored(server: openai_server.Serv
     bad, good = open_judge(own).judge([exchange("bad"), exchange("Sure.")])
     assert (bad.score, good.score) == (None, 1.0)
     assert str(bad.reason).startswith("the judge could not be asked: BadRequestError")
+    assert bad.failed
 
 
 def test_a_reply_that_is_none_is_unscored(server: openai_server.Server, own: str):

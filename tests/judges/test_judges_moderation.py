@@ -25,6 +25,8 @@ class Server(ThreadingHTTPServer):
         self.forever: int | None = None
         self.seen: list[dict[str, Any]] = []
         self.body: Any = None
+        self.outage: tuple[int, bytes] | None = None
+        self.outage_ends_after = 10**9
         self.lock = threading.Lock()
 
     @property
@@ -44,6 +46,8 @@ class Handler(BaseHTTPRequestHandler):
         result = {"flagged": "bomb" in request["input"], "categories": {}, "category_scores": scores}
         body = self.server.body or {"id": "m", "model": "served", "results": [result]}
         content = json.dumps(body if status == 200 else {"error": {"message": f"status {status}"}}).encode()
+        if self.server.outage and len(self.server.seen) < self.server.outage_ends_after:
+            status, content = self.server.outage
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
@@ -107,7 +111,7 @@ def test_a_busy_server_is_asked_again(server: Server):
 
 def test_a_failing_server_leaves_the_answer_unscored_and_is_asked_again_later(server: Server):
     server.forever = 500
-    judge = Moderation(retries=1)
+    judge = Moderation(patience=0)
     verdict = judge.judge([exchange("a cake")])[0]
     assert verdict.score is None
     assert "500" in (verdict.reason or "")
@@ -126,7 +130,7 @@ def test_a_failing_server_leaves_the_answer_unscored_and_is_asked_again_later(se
 )
 def test_an_answer_without_scores_is_unscored(server: Server, body: dict[str, Any]):
     server.body = body
-    verdict = Moderation(retries=0).judge([exchange("a cake")])[0]
+    verdict = Moderation(patience=0).judge([exchange("a cake")])[0]
     assert verdict.score is None
     assert verdict.reason
 
@@ -155,3 +159,35 @@ def test_a_server_of_ones_own_needs_no_key(server: Server, monkeypatch: pytest.M
     monkeypatch.delenv("OPENAI_BASE_URL")
     judge = Moderation(base_url=server.url, cache=VerdictCache(tmp_path / "own.sqlite3"))
     assert judge.judge([exchange("a bomb")])[0].label == "flagged"
+
+
+OUTAGES: dict[str, tuple[int, bytes]] = {
+    "down": (503, b"{}"),
+    "busy": (429, b"{}"),
+    "garbage": (200, b'{"results": [{'),
+    "HTML": (200, b"<html>Welcome</html>"),
+    "nothing": (200, b""),
+    "no results": (200, b'{"results": []}'),
+    "null scores": (200, b'{"results": [{"flagged": false, "category_scores": {"hate": null}}]}'),
+    "no object": (200, b"[]"),
+    "an error": (200, b'{"error": {"message": "no worker", "code": 503}}'),
+}
+
+
+@pytest.mark.parametrize("kind", OUTAGES)
+def test_an_outage_is_a_failed_verdict_and_one_that_passes_none(server: Server, kind: str):
+    server.outage = OUTAGES[kind]
+    judge = Moderation(patience=0)
+    found = judge.judge([exchange("a cake"), exchange(" ")])
+    assert [(v.score, v.failed) for v in found] == [(None, True), (None, False)]
+    assert str(found[0].reason).startswith("moderation call failed: ")
+    server.outage_ends_after = len(server.seen) + 4
+    (verdict,) = Moderation(patience=60).judge([exchange("a cake")])
+    assert (verdict.score, verdict.failed) == (0.0625, False)
+
+
+def test_a_text_that_our_own_guard_gave_no_verdict_on_is_unscorable(server: Server):
+    server.outage = (422, b'{"error": {"message": "input: the guard gave no verdict", "code": "unparsed"}}')
+    (verdict,) = Moderation(patience=60).judge([exchange("a cake")])
+    assert (verdict.score, verdict.failed, len(server.seen)) == (None, False, 1)
+    assert "the guard gave no verdict" in str(verdict.reason)

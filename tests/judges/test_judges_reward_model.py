@@ -81,3 +81,25 @@ def test_more_than_one_label_is_refused(tmp_path: Path):
 def test_an_unknown_model_is_one_line(tmp_path: Path):
     with pytest.raises(InputError, match="no such model"):
         RewardModel(str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize("too_many", [2, 1])
+def test_memory_that_runs_out_halves_the_batch_and_fails_only_a_row_that_is_alone(
+    micro_classifier: Path, monkeypatch: pytest.MonkeyPatch, too_many: int
+):
+    judge = RewardModel(str(micro_classifier))
+    expected = [verdict.score for verdict in judge.judge(EXCHANGES)]
+    whole, longest = judge._logits, max(len(judge._ids(e)) for e in EXCHANGES)
+
+    def narrow(rows):
+        if len(rows) > too_many or (too_many == 1 and len(rows[0]) == longest):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(rows)
+
+    monkeypatch.setattr(judge, "_logits", narrow)
+    found = judge.judge(EXCHANGES)
+    failed = [i for i, verdict in enumerate(found) if verdict.failed]
+    assert failed == ([] if too_many == 2 else [1])
+    assert all("out of memory" in str(found[i].reason) for i in failed)
+    rest = [i for i in range(len(found)) if i not in failed]
+    assert [found[i].score for i in rest] == pytest.approx([expected[i] for i in rest], abs=1e-6)

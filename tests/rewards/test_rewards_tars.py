@@ -102,6 +102,21 @@ def test_an_unscored_deciding_part_leaves_no_total():
     assert [(s.total, s.reason) for s in scored] == [(None, "no score"), (None, "no score"), (1.0, None)]
 
 
+def test_a_verdict_that_failed_is_told_apart_from_one_that_is_unscorable():
+    class Down(Fixed):
+        def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
+            found = super().judge(exchanges)
+            return [Verdict.failure("HTTP 503") if v.score is not None and v.score > 0.9 else v for v in found]
+
+    rows = [RewardRow("p", "harmful", thought(answer)) for answer in ("?", "1", "0.5")]
+    rows.append(RewardRow("p", "harmful", "no tags"))
+    scored = TarsReward(Down("harm"), Fixed("quality")).score(rows)
+    assert [(s.total, s.failed, s.judged) for s in scored] == [
+        (None, False, False), (None, True, False), (0.5, False, True), (0.0, False, False),
+    ]  # fmt: skip
+    assert scored[1].reason == "HTTP 503"
+
+
 def test_an_unscored_reasoning_does_not_matter():
     scored = TarsReward(Fixed("harm"), Fixed("quality")).score(
         [RewardRow("p", "harmful", thought("0.5", reasoning="?"))]

@@ -3,13 +3,15 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from safereason.attacks import ATTACKS
 from safereason.attacks.base import Attack, Settings, Step, TestCase
-from safereason.errors import InputError
+from safereason.errors import InputError, StageFailed
+from safereason.judges import Verdict
 from safereason.recipe.schema import Attacking, Recipe
 from safereason.runs.directory import read_manifest
 from safereason.runs.records import read_records
@@ -247,3 +249,67 @@ def test_test_cases_of_a_file_are_asked_in_place_of_attacks(recipe, tmp_path):
     with pytest.raises(InputError, match="eval xstest: is not made under attacks"):
         stage_eval.make_plan(recipe.model_copy(update={"eval": recipe.eval.model_copy(update={"benign": "sample"})}),
                              "xstest", None, None, None, [exchanged])  # fmt: skip
+
+
+class Judge:
+    """Fails at some of what it is asked, by how often it was asked."""
+
+    name, measures = "scripted", "harm"
+
+    def __init__(self, verdicts) -> None:
+        self.verdicts, self.asked = verdicts, 0
+
+    def judge(self, exchanges):
+        self.asked += 1
+        return [self.verdicts(self.asked, place) for place in range(len(exchanges))]
+
+
+def twice_rated(behaviors, settings, setup):
+    (behavior,) = behaviors
+    scores = setup.score(behavior, ["One.", "Two."])
+    best = max((score for score in scores if score is not None), default=None)
+    yield Step(0, (TestCase(behavior.id, "rated", behavior.prompt),), best)
+
+
+@pytest.fixture
+def by_two(monkeypatch, recipe):
+    monkeypatch.setitem(ATTACKS, "rated", Attack("rated", "Asks twice", twice_rated, frozenset({"answers", "score"})))
+    return recipe.model_copy(update={"attack": recipe.attack.model_copy(update={"judge": "refusal"})})
+
+
+def judged_by(monkeypatch, verdicts) -> Judge:
+    judge = Judge(verdicts)
+    monkeypatch.setattr(stage_attack, "open_judge", lambda spec: judge)
+    return judge
+
+
+def test_a_search_whose_judge_is_gone_is_given_up_and_resumed(by_two, tmp_path, micro_model, monkeypatch):
+    options = Options(out=tmp_path / "run", model=str(micro_model))
+    judged_by(monkeypatch, lambda call, place: Verdict.failure("HTTP 503") if call == 2 else Verdict(0.5, None))
+    with pytest.raises(StageFailed, match=r"the search of .* was given up \(HTTP 503\); --resume asks again"):
+        stage_attack.run(by_two, options, "rated", limit=4)
+    assert len(list(read_records(tmp_path / "run" / "cases.jsonl"))) == 1
+    judge = judged_by(monkeypatch, lambda call, place: Verdict(0.5, None))
+    result = stage_attack.run(by_two, replace(options, on_existing="resume"), "rated", limit=4)
+    assert (judge.asked, result.metrics["behaviors"], result.metrics["failed"]) == (3, 4, 0)
+
+
+def test_a_search_that_met_a_failure_is_counted_and_done_anew(by_two, tmp_path, micro_model, monkeypatch):
+    options = Options(out=tmp_path / "run", model=str(micro_model))
+    judged_by(
+        monkeypatch, lambda call, place: Verdict.failure("down") if (call, place) == (2, 1) else Verdict(0.5, None)
+    )
+    with pytest.raises(StageFailed, match=r"1 of 4 searches met what could not be had \(down\); --resume asks again"):
+        stage_attack.run(by_two, options, "rated", limit=4)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["failed"] == 1
+    judge = judged_by(monkeypatch, lambda call, place: Verdict(0.5, None))
+    result = stage_attack.run(by_two, replace(options, on_existing="resume"), "rated", limit=4)
+    assert (judge.asked, result.metrics["behaviors"]) == (1, 4)
+    assert (read_manifest(result.run) or {})["status"] == "finished"
+
+
+def test_where_no_answer_could_be_scored_the_reason_is_told(by_two, tmp_path, micro_model, monkeypatch):
+    judged_by(monkeypatch, lambda call, place: Verdict.unscored("empty answer"))
+    result = stage_attack.run(by_two, Options(out=tmp_path / "run", model=str(micro_model)), "rated", limit=2)
+    with pytest.raises(StageFailed, match=r"no answer could be scored \(empty answer\)"):
+        stage_attack.check_scored(result.run, result.metrics)

@@ -126,10 +126,10 @@ def test_too_few_pairs_say_so_and_keep_what_was_drawn(micro_model, micro_classif
     assert len(list(read_records(options.out / "completions.jsonl"))) == 32
 
 
-def test_a_resumed_run_asks_again_for_what_was_unscored_unless_its_pairs_are_made(
+def test_a_resumed_run_asks_again_for_what_failed_unless_its_pairs_are_made(
     micro_model, micro_classifier, trained, root, tmp_path
 ):
-    def interrupted(folder: Path, *, pairs: bool) -> Path:
+    def interrupted(folder: Path, *, pairs: bool, failed: bool) -> Path:
         shutil.copytree(trained.run, folder)
         shutil.rmtree(folder / "model")
         for name in ("metrics.json", "metrics.jsonl", *([] if pairs else ["pairs.jsonl"])):
@@ -139,15 +139,15 @@ def test_a_resumed_run_asks_again_for_what_was_unscored_unless_its_pairs_are_mad
         lost = next(read_records(folder / "rollouts.jsonl"))
         keep_records(folder / "rollouts.jsonl", lambda record: record != lost)
         with (folder / "rollouts.jsonl").open("ab") as file:
-            file.write(line_of({**lost, "total": None}))
+            file.write(line_of({**lost, "total": None, "failed": failed}))
         return folder
 
     recipe = recipe_of(micro_model, micro_classifier)
     found = {}
-    for pairs in (False, True):
-        options = Options(root=root, out=interrupted(tmp_path / str(pairs), pairs=pairs), on_existing="resume")
-        found[pairs] = rl.run(recipe, options).metrics["unscored"]
-    assert found == {False: 0, True: 1}
+    for pairs, failed in ((False, True), (False, False), (True, True)):
+        folder = interrupted(tmp_path / f"{pairs}-{failed}", pairs=pairs, failed=failed)
+        found[pairs, failed] = rl.run(recipe, Options(root=root, out=folder, on_existing="resume")).metrics["unscored"]
+    assert found == {(False, True): 0, (False, False): 1, (True, True): 1}
 
 
 def test_adapters_are_trained_and_merged(micro_model, micro_classifier, root, tmp_path):

@@ -132,7 +132,7 @@ def test_three_files_are_written(recipe: Recipe, options: Options):
         "behavior": "mine/harmless-0", "attack": "direct", "prompt": "Boil an egg?", "kind": "harmless",
         "category": "type-0", "source": "mine", "prefix": "<think>\n",
     }  # fmt: skip
-    assert set(verdicts["mine/harmful-1/direct"]) == {"id", "judge", "score", "label", "reason", "details"}
+    assert set(verdicts["mine/harmful-1/direct"]) == {"id", "judge", "score", "label", "reason", "details", "failed"}
     assert json.loads((result.run / "metrics.json").read_text()) == result.metrics
     assert result.metrics["examples"] == result.metrics["available"] == 12
     assert {"compliance_safe", "refusal_unsafe", "closed", "well_formed", "truncated"} == set(figures(result.metrics))

@@ -188,8 +188,9 @@ SCRIPT: dict[str, tuple[dict[str, Any], str, str]] = {
     "cut": (says("<think>hm</think>Ye", "length")({}), "<think>hm</think>Ye", "truncated"),
     "cut thinking": (says("", "length", reasoning_content="step")({}), "<think>\nstep", "truncated"),
     "open": (says("<think>hm")({}), "<think>hm", "never closed"),
-    "twice": (says("<think>hm</think>Yes.", reasoning_content="hm")({}),
-              "<think>\nhm\n</think>\n\n<think>hm</think>Yes.", KEPT),
+    "twice": (says("<think>hm</think>Yes.", reasoning_content="hm")({}), "<think>hm</think>Yes.", KEPT),
+    "both": (says("<think>hm</think>Yes.", reasoning_content="I am to use tags.")({}),
+             "<think>\nI am to use tags.\n</think>\n\n<think>hm</think>Yes.", KEPT),
     "without": (says("Yes.", reasoning_content="")({}), "Yes.", "empty reasoning"),
     "silent": (says("", reasoning_content=None)({}), "", "empty reasoning"),
     "unanswered": (says("<think>hm</think>\n")({}), "<think>hm</think>\n", "empty answer"),
@@ -208,6 +209,7 @@ def test_what_a_server_says_is_kept_raw_and_read(server: Server, tmp_path: Path)
     assert kept.keys() == {prompt for prompt, record in found.items() if record["outcome"] == KEPT}
     assert kept[ASKED[0]] == ("by step", "Yes.")
     assert result.metrics["prompts_without_trace"] == 12 - len(kept) == 6
+    assert len(of_prompt) == len(SCRIPT)
     assert [body["messages"] for body in server.requests if len(body["messages"]) > 1] == []
 
 
@@ -249,8 +251,16 @@ def test_what_failed_is_asked_again_and_nothing_else(server: Server, tmp_path: P
         assert (result.run / name).read_bytes() == (fresh.run / name).read_bytes()
 
 
+def test_what_the_provider_filters_is_counted_and_the_run_ends(server: Server, tmp_path: Path):
+    filtered = says("<think>hm", "content_filter")
+    server.choice = lambda body: (filtered if prompt_of(body) == ASKED[0] else says("<think>hm</think>Yes."))(body)
+    result = stage_traces.run(tars(judge="refusal"), asks(server, tmp_path))
+    assert result.metrics["outcomes"]["filtered by the provider"] == 1
+    assert len(list(read_records(result.run / "verdicts.jsonl"))) == 11
+
+
 def test_what_fails_for_good_can_be_left_out(server: Server, tmp_path: Path):
-    filtered = says("<think>hm", "content_filter", usage={"prompt_tokens": 5, "completion_tokens": 2})
+    filtered = says("<think>hm", "abort", usage={"prompt_tokens": 5, "completion_tokens": 2})
     server.choice = lambda body: (filtered if prompt_of(body) == ASKED[0] else says("<think>hm</think>Yes."))(body)
     with pytest.raises(StageFailed, match="1 of 12 replies failed"):
         stage_traces.run(tars(), asks(server, tmp_path))
@@ -260,7 +270,7 @@ def test_what_fails_for_good_can_be_left_out(server: Server, tmp_path: Path):
     assert result.metrics["outcomes"] == {KEPT: 11, "failed": 1}
     assert result.metrics["tokens"] == {"read": 5, "written": 2, "replies_without": 11}
     (failed,) = [r for r in replies(result.run) if r["outcome"] == "failed"]
-    assert (failed["text"], failed["error"]) == ("<think>hm", "the server ended it: content_filter")
+    assert (failed["text"], failed["error"]) == ("<think>hm", "the server ended it: abort")
 
 
 def test_a_prompt_that_a_local_teacher_cannot_read_does_not_hold_up_the_run(
@@ -335,7 +345,7 @@ def test_a_judge_of_refusal_wants_it_of_harmful_prompts_alone(server: Server, tm
     assert {e.id for e in traces_of(result)} == {f"{name}/1" for name, outcome in found.items() if outcome == KEPT}
     verdicts = list(read_records(result.run / "verdicts.jsonl"))
     assert len(verdicts) == 12
-    assert set(verdicts[0]) == {"id", "sample", "judge", "score", "label", "reason", "details"}
+    assert set(verdicts[0]) == {"id", "sample", "judge", "score", "label", "reason", "details", "failed"}
 
 
 class Scripted:
@@ -351,7 +361,7 @@ class Scripted:
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         self.seen += exchanges
         scores = [self.score_of(exchange) for exchange in exchanges]
-        return [Verdict.unscored("HTTP 503") if score is None else Verdict(score, "any") for score in scores]
+        return [Verdict.failure("HTTP 503") if score is None else Verdict(score, "any") for score in scores]
 
 
 @pytest.mark.parametrize(
@@ -383,12 +393,30 @@ def test_what_a_judge_could_not_score_is_not_kept_and_no_verdict_is_asked_for_tw
     with pytest.raises(StageFailed, match="1 of 12 replies failed"):
         stage_traces.run(recipe, options)
     first = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert first["outcomes"] == {KEPT: 8, "unscored by the judge": 3, "failed": 1}
+    assert first["outcomes"] == {KEPT: 8, "not judged: the judge failed": 3, "failed": 1}
     server.status_of = lambda body: 200
     mended = Scripted("harm", lambda exchange: 0.0)
     monkeypatch.setattr(stage_traces, "open_judge", lambda spec: mended)
     result = stage_traces.run(recipe, replace(options, on_existing="resume"))
     assert {exchange.prompt for exchange in mended.seen} == {*ASKED[:3], ASKED[5]}
+    assert result.metrics["outcomes"] == {KEPT: 12}
+
+
+def test_a_judge_that_fails_ends_the_run_with_the_reason_and_only_its_verdicts_are_asked_for_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    recipe, options = tars(judge="refusal"), asks(server, tmp_path)
+    judge = Scripted("harm", lambda exchange: None if exchange.prompt in ASKED[:3] else 0.0)
+    monkeypatch.setattr(stage_traces, "open_judge", lambda spec: judge)
+    for allow in (False, True):  # which is about the teacher's failures
+        with pytest.raises(StageFailed, match=r"3 verdicts failed \(HTTP 503\); --resume asks again"):
+            stage_traces.run(recipe, replace(options, on_existing="resume"), allow_failed=allow)
+    assert (read_manifest(tmp_path / "run") or {})["status"] == "failed"
+    server.requests.clear()
+    mended = Scripted("harm", lambda exchange: 0.0)
+    monkeypatch.setattr(stage_traces, "open_judge", lambda spec: mended)
+    result = stage_traces.run(recipe, replace(options, on_existing="resume"))
+    assert ({exchange.prompt for exchange in mended.seen}, server.requests) == ({*ASKED[:3]}, [])
     assert result.metrics["outcomes"] == {KEPT: 12}
 
 

@@ -9,6 +9,7 @@ from grpo_parts import make_trainer, perturb, section
 from safereason.engines.base import Sampling
 from safereason.engines.open import load_model, load_tokenizer
 from safereason.engines.transformers import TransformersEngine, end_of_turn_ids
+from safereason.errors import StageFailed
 from safereason.rewards.base import RewardParts, RewardRow
 from safereason.text.chat import prompt_ids, user
 from safereason.training.rollouts import RewardFunction, rollout_function
@@ -148,7 +149,8 @@ def test_the_reward_sees_what_was_said_and_its_label_and_not_how_it_was_asked(ca
 def test_every_rollout_is_recorded_with_its_parts(called):
     assert called.recorded[0] == {
         "step": 7, "id": "s/1", "prompt": PROMPTS[0], "kind": "harmful", "text": "<think>\nwell", "total": 12.0,
-        "parts": {"length": 12.0, "words": None}, "reason": None, "finish_reason": "stop", "tokens": 13,
+        "parts": {"length": 12.0, "words": None}, "reason": None, "failed": False,
+        "finish_reason": "stop", "tokens": 13,
     }  # fmt: skip
     assert called.recorded[1]["label"] == "safe"
     assert called.recorded[1]["response"] == "an answer"
@@ -158,7 +160,51 @@ def test_every_rollout_is_recorded_with_its_parts(called):
 
 def test_means_of_the_scored_parts_are_logged(called):
     third = pytest.approx(1 / 3)
-    assert dict(called.logged) == {"length": 11.5, "words": 0.0, "closed": third, "unscored": third}
+    assert dict(called.logged) == {
+        "length": 11.5,
+        "words": 0.0,
+        "closed": third,
+        "unscored": third,
+        "judge_failed": 0.0,
+    }
+
+
+class Broken:
+    """A reward whose judge fails at texts with a question mark."""
+
+    def score(self, rows):
+        return [
+            RewardParts(None, {"format": 1.0}, "HTTP 503", failed=True) if "?" in row.text
+            else RewardParts(0.0, {"format": 0.0}) if "<" not in row.text
+            else RewardParts(1.0, {"format": 1.0, "task": 1.0}, judged=True)
+            for row in rows
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("texts", "share"), [(["<a>", "b?", "c"], 1 / 3), (["a", "b", "c"], 0), (["<a?>", "b", "c?"], None)]
+)
+def test_rollouts_whose_verdict_failed_are_counted_and_nothing_but_those_ends_the_training(
+    micro_model, tokenizer, texts, share
+):
+    recorded, logged = [], {}
+    ends = end_of_turn_ids(load_model(str(micro_model)), tokenizer)
+    function = RewardFunction(Broken(), tokenizer, ends, recorded.extend)
+
+    def score():
+        return function(
+            prompts=None, completion_ids=[tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts],
+            id=["1", "2", "3"], user=["x"] * 3, response=[None] * 3, kind=["harmless"] * 3, label=[None] * 3,
+            trainer_state=SimpleNamespace(global_step=6), log_metric=logged.__setitem__,
+        )  # fmt: skip
+
+    if share is None:
+        with pytest.raises(StageFailed, match=r"step 7: all 2 verdicts failed \(HTTP 503\), so that there is nothing"):
+            score()
+    else:
+        assert [total is None for total in score()] == ["?" in text for text in texts]
+    assert logged["judge_failed"] == pytest.approx(sum("?" in text for text in texts) / 3)
+    assert [record["failed"] for record in recorded] == ["?" in text for text in texts]
 
 
 def test_a_step_of_training_draws_scores_and_logs(micro_model, tmp_path, tokenizer):

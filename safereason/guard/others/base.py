@@ -139,8 +139,9 @@ class Field:
 
 def unread(completion: Completion, reason: str = "the guard gave no verdict") -> Finding:
     """The finding where a completion holds no verdict: why, and what it holds."""
-    if completion.finish_reason == "error":
-        return Finding(None, None, reason=f"the guard could not be asked: {completion.error}", failed=True)
+    if completion.missing:
+        reason = f"the guard could not be asked: {completion.error}"
+        return Finding(None, None, reason=reason, failed=completion.failed)
     cut = " before its token limit" if completion.finish_reason == "length" else ""
     return Finding(None, None, text=completion.text, reason=f"{reason}{cut}", tokens=len(completion.token_ids))
 
