@@ -16,10 +16,10 @@ from safereason.runs.directory import (
     finished_runs,
     is_finished,
     read_manifest,
+    read_metrics,
     run_path,
 )
 from safereason.runs.manifest import sha256
-from safereason.runs.records import read_json
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def finished_result(directory: RunDirectory) -> Result | None:
     """The result of a run that is resumed and has nothing left to do, or None."""
     if not directory.is_done():
         return None
-    return Result(directory.path, read_json(directory.path / "metrics.json"))
+    return Result(directory.path, read_metrics(directory.path))
 
 
 def source_run(stage: str, recipe: Recipe, options: Options, expected: dict[str, Any]) -> Path:

@@ -12,9 +12,10 @@ from typing import Any
 from safereason import evals
 from safereason.errors import InputError
 from safereason.evals import Eval
-from safereason.runs.directory import RunDirectory, digest, is_finished, read_manifest, run_path
+from safereason.files import read_text
+from safereason.runs.directory import RunDirectory, digest, is_finished, read_manifest, read_metrics, run_path
 from safereason.runs.manifest import sha256
-from safereason.runs.records import read_json, read_records, write_bytes
+from safereason.runs.records import read_records, write_bytes
 from safereason.stages import eval_judge
 from safereason.stages.base import Options, Result, finished_result, judge_identity, resolved_judge
 
@@ -37,10 +38,11 @@ def score(run: Path, options: Options, judge: str) -> Result:
     spec = resolved_judge(judge, options)
     identity = _identity(run, manifest, spec)
     stage, recipe = str(manifest["stage"]), str(manifest["recipe"])
-    label = f"{str(manifest['identity']['model']).rstrip('/').rpartition('/')[2]}.by-{spec}"
+    measured = str(manifest["identity"].get("model", ""))
+    label = f"{measured.rstrip('/').rpartition('/')[2]}.by-{spec}"
     directory = RunDirectory(
         options.out or run_path(options.root, stage, recipe, label, identity),
-        stage, recipe, (run / "recipe.yaml").read_text(encoding="utf-8"), identity, options.on_existing,
+        stage, recipe, read_text(run / "recipe.yaml"), identity, options.on_existing,
     )  # fmt: skip
     if (result := finished_result(directory)) is not None:
         return result
@@ -53,7 +55,7 @@ def score(run: Path, options: Options, judge: str) -> Result:
         with this.records("verdicts") as log:
             eval_judge.judge_all(ids, scorer, spec, log)
         metrics = {
-            **read_json(run / "metrics.json"),
+            **read_metrics(run),
             "judge": spec,
             "rejudges": identity["rejudges"],
             "figures": eval_judge.figures(ids, this.path, evaluation, scorer.measures),

@@ -39,6 +39,7 @@ from safereason.stages.base import (
     open_run,
     trained_guard,
 )
+from safereason.stages.contents import contents
 
 STAGE = "eval/guard"
 FILE = "predictions"
@@ -237,6 +238,7 @@ def _identity(
         "samples": plan.samples,
         "asked": asked,
         **({"base_url": options.base_url} if options.base_url else {}),
+        **contents(models=[plan.model], judges=[plan.guard], sources=[chosen.source for chosen in plan.sets]),
     }
 
 
