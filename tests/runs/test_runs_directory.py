@@ -416,9 +416,10 @@ def test_a_full_disk_does_not_hide_what_ended_the_run(tmp_path: Path, monkeypatc
     def full(path: Path, document: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(StageFailed, match="the server failed"), run(tmp_path / "run"):
-        monkeypatch.setattr(directory, "write_json", full)
-        raise StageFailed("the server failed")
+    this = run(tmp_path / "run")
+    this.__enter__()
+    monkeypatch.setattr(directory, "write_json", full)
+    this.__exit__(StageFailed, StageFailed("the server failed"), None)
     monkeypatch.undo()
     with run(tmp_path / "run", "resume"):  # its lock is free
         assert status(tmp_path / "run") == "running"
