@@ -100,8 +100,6 @@ def from_record(record: Record, where: str) -> Prediction:
         first = error.errors()[0]
         raise InputError(f"{where}: no prediction: `{first['loc'][0]}`: {first['msg'].lower()}; "
                          "`id`, `set`, `expected` and `label` are needed") from error  # fmt: skip
-    if made.expected not in ("safe", "unsafe"):
-        raise InputError(f"{where}: `expected` is {made.expected!r}; `safe` or `unsafe` is needed")
     _check(made.label, made.score, where)
     return made
 

@@ -5,6 +5,7 @@ read it as any other. Killed, it goes on with the verdicts that it has.
 """
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def _read(run: Path) -> tuple[Eval, dict[str, Any]]:
                          f"{', '.join(f'eval/{e.name}' for e in evals.EVALS.values() if e.judge)}")  # fmt: skip
     if not is_finished(run):
         raise InputError(f"{run}: this {manifest['stage']} run is not finished; resume it first")
-    first = next(read_records(run / eval_judge.COMPLETIONS), {})
+    first: Mapping[str, Any] = next(read_records(run / eval_judge.COMPLETIONS), {})
     if missing := sorted(NEEDED - first.keys()):
         raise InputError(f"{run}: its completions, of an earlier version, have no `{missing[0]}`; make the run anew")
     return evaluation, manifest

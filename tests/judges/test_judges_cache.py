@@ -83,3 +83,24 @@ def test_through_it_only_what_is_not_held_is_asked_once_and_kept_as_it_comes(tmp
     assert asked == [0, 3]
     cache.through(["c", "a"], lambda missing, keep: keep(missing[0], Verdict(0.0, "again")))
     assert cache.get(["c"]) == {"c": Verdict(0.0, "again")}
+
+
+def test_a_damaged_page_is_an_error_in_one_line(tmp_path):
+    cache = VerdictCache(tmp_path / "judges.sqlite3")
+    for number in range(400):
+        cache.put(f"{number:064d}", Verdict(1.0, "yes", "because " * 20))
+    with cache._connected() as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = bytearray(cache.path.read_bytes())
+    content[4096:] = bytes(len(content) - 4096)
+    cache.path.write_bytes(content)
+    with pytest.raises(InputError, match=r"judges\.sqlite3: the cache of verdicts cannot be used \(.*\); delete it"):
+        cache.get([f"{number:064d}" for number in range(400)])
+
+
+def test_a_verdict_that_cannot_be_read_is_asked_for_again(tmp_path):
+    cache = VerdictCache(tmp_path / "judges.sqlite3")
+    cache.put("a", Verdict(1.0, "yes"))
+    with cache._connected() as db:
+        db.execute("INSERT INTO verdicts VALUES ('b', '{'), ('c', '[]'), ('d', '{\"other\": 1}')")
+    assert list(cache.get(["a", "b", "c", "d"])) == ["a"]
