@@ -133,6 +133,47 @@ def kill_once(ready: Callable[[], bool], *arguments: object) -> None:
         assert process.wait() == -signal.SIGKILL
 
 
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)], ids=lambda value: str(value)
+)
+def test_rl_that_is_asked_to_end_says_so_and_is_resumed(recipe, whole, root, sent, code):
+    run = root / "rl" / whole["rl"].name
+    ready = has_step(run / "rollouts.jsonl", 3)
+    command = [sys.executable, "-m", "safereason", "rl", "--recipe", str(recipe), "--root", str(root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not ready():
+            assert process.poll() is None, f"it ended before it could be ended: {process.stderr.read()}"
+            time.sleep(0.005)
+        process.send_signal(sent)
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (code, "")
+    assert err.splitlines()[-1].startswith("interrupted")
+    assert read_json(run / "manifest.json")["status"] == "interrupted"
+    assert not list(run.rglob(".*.part"))
+    resume("rl", "--recipe", recipe, "--root", root)
+    assert_same_training(run, whole["rl"])
+
+
+def test_all_that_a_run_writes_is_for_its_owner_alone(recipe, whole, root):
+    for folder, mask in ((root / "private", {}), (root / "shared", {"SAFEREASON_UMASK": "027"})):
+        command = ["eval", "xstest", "--recipe", recipe, "--root", root, "--model", whole["rl"], "--out", folder]
+        done = subprocess.run(
+            ["bash", "-c", 'umask 000; exec "$@"', "-", sys.executable, "-m", "safereason", *command],
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "SAFEREASON_CACHE": str(root / f"{folder.name}-cache"), **mask},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        others = 0o027 if mask else 0o077
+        inside = [folder, *folder.rglob("*"), *(root / f"{folder.name}-cache").rglob("*")]
+        assert len(inside) > 5
+        assert not [(path, oct(path.stat().st_mode)) for path in inside if path.stat().st_mode & others]
+    assert (root / "shared").stat().st_mode & 0o070 == 0o050
+    done = safereason("recipe", "ls", SAFEREASON_UMASK="rwx")
+    assert (done.returncode, done.stderr) == (
+        2, "error: SAFEREASON_UMASK=rwx: an octal umask is expected, such as 027; mend or unset it\n",
+    )  # fmt: skip
+
+
 def has_step(path: Path, step: int) -> Callable[[], bool]:
     return lambda: path.exists() and any(record["step"] >= step for record in read_records(path))
 

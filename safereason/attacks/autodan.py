@@ -18,6 +18,7 @@ Deviations:
 
 import random
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -25,11 +26,12 @@ from pydantic import Field
 
 from safereason.attacks import base
 from safereason.attacks.base import Attack, Need, Setup, Step, TestCase
-from safereason.attacks.frames import PROMPTS, SLOT, filled, read_frames, read_text
+from safereason.attacks.frames import PROMPTS, SLOT, filled, read_frames
 from safereason.attacks.genetic import Words, chances, crossed, synonyms
 from safereason.attacks.placing import Place, check_targets, opening, target_of
 from safereason.data.example import Example
 from safereason.engines.base import Engine, Likelihood, Sampling
+from safereason.files import read_text
 from safereason.text.chat import user
 
 REWORDING = Sampling(temperature=1.0, max_new_tokens=512)
@@ -104,7 +106,9 @@ class Breeder:
     def __init__(self, settings: Settings, attacker: Engine | None, rng: random.Random) -> None:
         self.settings, self.attacker, self.rng = settings, attacker, rng
         self.seeds = read_frames(settings.seeds or PROMPTS / "autodan_seeds.txt")[: settings.population]
-        self.words = Words(synonyms(read_text(settings.synonyms or PROMPTS / "autodan_synonyms.txt").splitlines()))
+        self.words = Words(
+            synonyms(read_text(Path(settings.synonyms or PROMPTS / "autodan_synonyms.txt")).splitlines())
+        )
         self._longest = GROWTH * max(map(len, self.seeds))
         self._order = read_text(PROMPTS / "autodan_reword.txt")
 

@@ -19,7 +19,7 @@ from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCas
 from safereason.data.example import Example
 from safereason.engines.base import Message
 from safereason.errors import InputError
-from safereason.runs.records import read_records
+from safereason.files import json_rows
 
 Shot = tuple[str, str]
 """A question, and its answer."""
@@ -111,9 +111,7 @@ def _bundled() -> list[Shot]:
 
 
 def _read(file: Path) -> list[Shot]:
-    return [
-        (_text(row, "prompt", file, n), _text(row, "answer", file, n)) for n, row in enumerate(read_records(file), 1)
-    ]
+    return [(_text(row, "prompt", file, n), _text(row, "answer", file, n)) for n, row in enumerate(json_rows(file), 1)]
 
 
 def _text(row: dict[str, object], column: str, file: Path, number: int) -> str:

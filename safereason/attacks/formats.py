@@ -24,7 +24,9 @@ from safereason.data.sources import harmbench, jailbreakbench
 from safereason.data.sources.base import rows
 from safereason.engines.base import Message
 from safereason.errors import InputError
-from safereason.runs.records import Record, line_of, read_json, read_records
+from safereason.files import read_json
+from safereason.runs.directory import rows_of
+from safereason.runs.records import Record, line_of
 
 Format = Literal["harmbench", "jailbreakbench", "jsonl"]
 CASES = "cases.jsonl"
@@ -112,7 +114,7 @@ def read(path: Path) -> list[Found]:
     path = file_of(path)
     document = _document(path)
     if document is None:
-        found = [_from_record(record, f"{path}: row {n}") for n, record in enumerate(read_records(path), start=1)]
+        found = [_from_record(record, f"{path}: row {n}") for n, record in enumerate(rows_of(path), start=1)]
     else:
         found = (_from_artifact if "jailbreaks" in document else _from_lists)(document, path)
     if not found:
@@ -140,18 +142,27 @@ def write(found: Sequence[Found], to: Format) -> Written:
 
 def _document(path: Path) -> dict[str, Any] | None:
     """A file that is one JSON object of HarmBench's or JailbreakBench's shape; None where it is JSONL."""
+    if _begins_with_a_row(path):
+        return None
     try:
         document = read_json(path)
     except InputError as error:
-        if isinstance(error.__cause__, OSError):
+        if isinstance(error.__cause__, OSError) or path.suffix != ".jsonl":
             raise
-        return None
+        return None  # its reader says which line is wrong
     if isinstance(document, dict) and ("jailbreaks" in document or _is_lists(document)):
         return document
-    if isinstance(document, dict) and "behavior" in document:
-        return None  # JSONL of a single line
     raise InputError(f"{path}: in none of the formats; test cases are read from HarmBench's files, JailbreakBench's "
                      "artifacts, and JSONL with a behavior, an attack and a prompt in each line")  # fmt: skip
+
+
+def _begins_with_a_row(path: Path) -> bool:
+    """Whether a file is JSONL in our format, or holds nothing."""
+    try:
+        first = next(rows_of(path), None)
+    except InputError:
+        return False
+    return first is None or isinstance(first.get("behavior"), str)
 
 
 def _is_lists(document: dict[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from safereason.errors import InputError
+from safereason.files import read_text
 
 SLOT = "{behavior}"
 """Where the behavior's own text goes."""
@@ -22,21 +23,8 @@ def read_frames(path: str | Path) -> list[str]:
     Raises:
         InputError: The file cannot be read, or one of its frames has no place for the behavior or several.
     """
-    frames = [frame.strip() for frame in read_text(path).split(_BETWEEN)]
+    frames = [frame.strip() for frame in read_text(Path(path)).split(_BETWEEN)]
     for number, frame in enumerate(frames, start=1):
         if (count := frame.count(SLOT)) != 1:
             raise InputError(f"{path}: prompt {number} holds {SLOT} {count} times; write it once in each")
     return frames
-
-
-def read_text(path: str | Path) -> str:
-    """The text of a file.
-
-    Raises:
-        InputError: It cannot be read.
-    """
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InputError(f"{path}: cannot be read ({reason}); check the path") from error

@@ -14,11 +14,11 @@ from pathlib import Path
 from pydantic import PositiveInt
 
 from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
-from safereason.attacks.frames import SLOT, filled, read_text
+from safereason.attacks.frames import SLOT, filled
 from safereason.attacks.tries import Best, ask
 from safereason.data.example import Example
 from safereason.errors import InputError
-from safereason.runs.records import read_records
+from safereason.files import json_rows, read_text
 
 
 class Human(Settings):
@@ -90,7 +90,7 @@ def _lines(file: Path) -> Iterator[Template]:
 
 
 def _rows(file: Path) -> Iterator[Template]:
-    for number, row in enumerate(read_records(file), start=1):
+    for number, row in enumerate(json_rows(file), start=1):
         name, text = row.get("name", str(number)), row.get("template")
         if not isinstance(name, str) or not isinstance(text, str):
             raise InputError(f"{file}: row {number}: `name` and `template` are to be texts; mend the line")

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
-from safereason.attacks.frames import read_text
 from safereason.attacks.tries import Best, ask
 from safereason.data.example import Example
 from safereason.engines.base import Completion, Sampling
 from safereason.errors import InputError
+from safereason.files import read_text
 from safereason.text.chat import user
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from string import Template
 
 from safereason.attacks.rainbow_archive import Cell
 from safereason.errors import InputError
+from safereason.files import read_text
 from safereason.text.defuse import defuse
 
 FOLDER = Path(__file__).parent / "prompts"
@@ -64,7 +65,7 @@ def _prompt(path: Path, fields: Sequence[str]) -> str:
     Raises:
         InputError: It lacks one, or has one that it cannot be given.
     """
-    text = _text(path)
+    text = read_text(path)
     try:
         filled = Template(text).substitute({name: f"\0{name}\0" for name in fields})
     except (KeyError, ValueError) as error:
@@ -82,7 +83,7 @@ def _listed(path: Path) -> dict[str, str]:
         InputError: A line is something else, or a name is there twice.
     """
     found: dict[str, str] = {}
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         name, _, about = (part.strip() for part in line.partition(":"))
@@ -92,13 +93,6 @@ def _listed(path: Path) -> dict[str, str]:
     if not found:
         raise InputError(f"{path}: names nothing; put `name: what it is about` in each line")
     return found
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); check the file") from error
 
 
 def _dollars(names: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safereason.errors import InputError
+from safereason.files import read_text
 
 _SHIPPED = Path(__file__).parent / "prompts"
 
@@ -29,9 +30,9 @@ def read_all(shipped: str, given: str | None, places: Sequence[str], where: str)
     source = Path(given) if given else _SHIPPED / shipped
     try:
         files = sorted(source.glob("*.txt")) if source.is_dir() else [source]
-        found = [check(file.read_text(encoding="utf-8").strip(), places, str(file)) for file in files]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{where}: {source} cannot be read ({error}); give a text file or a folder of them") from error
+        found = [check(read_text(file).strip(), places, str(file)) for file in files]
+    except (OSError, ValueError, InputError) as error:
+        raise InputError(f"{where}: {error}; give a text file or a folder of them") from error
     if not found:
         raise InputError(f"{where}: {source} holds no .txt file; give a text file or a folder of them")
     return found

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
-from safereason.attacks.frames import filled, read_text
+from safereason.attacks.frames import filled
 from safereason.attacks.prefill import beginning, closed
 from safereason.data.example import Example
 from safereason.errors import InputError
+from safereason.files import read_text
 from safereason.text import reasoning
 
 FOREIGN = (

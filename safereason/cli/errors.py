@@ -1,9 +1,11 @@
 """From an exception to one line on stderr and an exit code.
 
-0 done · 1 failed or incomplete · 2 usage, recipe or input error · 3 a bar was not met · 130 interrupted.
+0 done · 1 failed or incomplete · 2 usage, recipe or input error · 3 a bar was not met · 130 interrupted, by Ctrl-C;
+143 and 129 ended by SIGTERM and SIGHUP.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -15,11 +17,16 @@ from typing import Any
 from typer.exceptions import Abort, TyperException
 
 from safereason import processes
+from safereason.cli import signals
 from safereason.cli.output import visible
 from safereason.errors import SafeReasonError, redacted
+from safereason.runs import private
 
 LOGGER = logging.getLogger("safereason")
 INTERRUPTED = 130
+NO_PLACE = (errno.ENAMETOOLONG, errno.ELOOP)
+"""What the system says of a name that no file can have."""
+SMALLER = "take fewer tokens or rows at a time, or a smaller model; what was finished is kept, and --resume goes on"
 GRACE = 3.0
 """Seconds in which the launcher ends the other processes once the first one has failed."""
 
@@ -27,14 +34,15 @@ GRACE = 3.0
 def guarded(call: Callable[[], Any]) -> int:
     """Runs the command line and gives its exit code; whatever goes wrong ends as one line on stderr."""
     try:
+        signals.take()
+        private.apply()
         code = call()
         sys.stdout.flush()
         if code == INTERRUPTED:  # typer turns Ctrl-C into this code by itself
-            _say("interrupted")
+            return _interrupted()
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, Abort):
-        _say("interrupted")
-        return INTERRUPTED
+        return _interrupted()
     except BrokenPipeError:  # the reader has what it wants, as in `| head`
         return 1
     except Exception as error:
@@ -47,6 +55,15 @@ def guarded(call: Callable[[], Any]) -> int:
         _settle_stdout()
 
 
+def _interrupted() -> int:
+    number = signals.last()
+    if number is None:
+        _say("interrupted")
+        return INTERRUPTED
+    _say(f"interrupted by {signals.name_of(number)}")
+    return 128 + number
+
+
 def _describe(error: Exception) -> tuple[str, int]:
     match error:
         case SafeReasonError():
@@ -55,9 +72,23 @@ def _describe(error: Exception) -> tuple[str, int]:
             return _usage(error), error.exit_code
         case PermissionError() | NotADirectoryError() | IsADirectoryError():
             return f"error: {error.filename}: {_reason(error)}; choose a place you may write to", 2
+        case OSError() if error.errno in NO_PLACE:
+            return f"error: {str(error.filename)[:80]}…: {_reason(error)}; choose another name", 2
         case OSError() if error.strerror:
             return f"error: {error.filename or 'output'}: {_reason(error)}", 1
+        case RecursionError():
+            return "error: an input is nested too deeply to be worked with; flatten it", 2
+        case UnicodeEncodeError():
+            return "error: a text holds half of a surrogate pair, which no file can hold; mend the input", 2
+    if _is_out_of_memory(error):
+        return f"error: out of memory ({_one_line(error)[:160] or 'no more can be had'}); {SMALLER}", 1
     return f"error: unexpected {type(error).__name__}: {_one_line(error)}; -v shows the traceback", 1
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether this machine's memory or its GPU's is full; torch is not imported to tell."""
+    is_torchs = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or is_torchs
 
 
 def _usage(error: TyperException) -> str:

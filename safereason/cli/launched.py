@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from safereason.cli.signals import Signalled
 from safereason.errors import StageFailed
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def start(launch: "Launch") -> None:
     try:
         launch_command(launch.parsed(program()))
     except SignalException as error:
-        raise KeyboardInterrupt from error
+        raise (KeyboardInterrupt if error.sigval == signal.SIGINT else Signalled(error.sigval)) from error
     except ChildFailedError as error:
         rank, failure = min(error.failures.items())
         if failure.exitcode < 0:

@@ -14,8 +14,7 @@ from safereason.console import say
 from safereason.data.example import COLUMNS, Example, stream_parquet
 from safereason.errors import InputError
 from safereason.recipe.load import SUFFIXES as YAML
-from safereason.runs.directory import read_manifest
-from safereason.runs.records import read_records
+from safereason.runs.directory import read_manifest, rows_of
 
 if TYPE_CHECKING:
     from safereason.data.sources import Split
@@ -102,7 +101,7 @@ def _read(path: Path) -> Iterator[Row]:
     from safereason.data.sources.base import FORMATS, read_rows
 
     if path.suffix == ".jsonl":
-        return read_records(path)
+        return rows_of(path)
     if path.suffix == ".parquet":
         return stream_parquet(path)
     if not path.is_file():

@@ -1,5 +1,7 @@
 """Seeded orders that are the same on every machine and with every library version, whatever order the rows came in."""
 
+import re
+import unicodedata
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,8 +35,32 @@ class Mixture:
     """What a reader of the card should know."""
 
 
-def fold(prompt: str) -> str:
-    """A prompt without what makes no other prompt of it: case and white space."""
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+"""Characters without width: Unicode's Default_Ignorable_Code_Point, and controls that are no white space."""
+
+
+def fold(text: str) -> str:
+    """The form in which texts are compared: equal for texts that a reader cannot tell apart.
+
+    Case, white space and characters without width do not count, nor does the way a character is written: composed or in
+    parts, wide or narrow, as a ligature or in letters (Unicode's NFKC).
+    """
+    if text.isascii() and text.isprintable():
+        return order_key(text)
+    seen = unicodedata.normalize("NFKC", _UNSEEN.sub("", text)).casefold()
+    folded = order_key(_UNSEEN.sub("", unicodedata.normalize("NFKC", seen)))
+    return folded or order_key(text)  # one of such characters alone is like none that is empty
+
+
+def order_key(prompt: str) -> str:
+    """A prompt without case and white space: what orders are drawn by, and published sets are divided by.
+
+    It stays as it is, so that a seed draws the same rows as ever; `fold` says which of them are the same.
+    """
     return " ".join(prompt.casefold().split())
 
 
@@ -56,7 +82,7 @@ def place(example: Example, seed: int, purpose: str) -> Place:
     are ordered by what they say.
     """
     said = b"" if example.answer is None else _hash(seed, purpose, example.reasoning, example.answer)
-    return _hash(seed, purpose, fold(example.prompt)), said, example.id
+    return _hash(seed, purpose, order_key(example.prompt)), said, example.id
 
 
 def ordered(examples: Iterable[Example], seed: int, purpose: str) -> list[Example]:

@@ -1,14 +1,20 @@
 """One prompt to train or test on, and its form on disk (JSONL and parquet hold the same columns)."""
 
-import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from safereason.errors import InputError
-from safereason.runs.records import read_records
+from safereason.files import LONGEST_ROW
+from safereason.runs.asides import aside_of
+from safereason.runs.directory import rows_of
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
+    from pyarrow.parquet import ParquetFile
 
 Kind = Literal["harmful", "harmless", "ambiguous"]
 Label = Literal["safe", "unsafe"]
@@ -70,8 +76,11 @@ def opening(context: str) -> str:
 COLUMNS = tuple(f.name for f in fields(Example))
 _ALL = frozenset(COLUMNS)
 _NEEDED = frozenset(("id", "prompt", "kind", "source"))
+_HALF = re.compile("[\ud800-\udfff]")
 _BATCH = 1024
 """Rows of a parquet file that are read at a time."""
+_UNPACKED, _RATIO = 1 << 28, 100
+"""Bytes that a column of a row group may always unpack to, and to how many times its size it may above that."""
 _GROUP = 8192
 """Rows of a row group that is written."""
 
@@ -90,10 +99,17 @@ def from_row(row: dict[str, Any], where: str) -> Example:
     for name, value in row.items():
         if not isinstance(value, str) and (value is not None or name in _NEEDED):
             raise InputError(f"{where}: `{name}` is {type(value).__name__}; text is expected")
+    if (half := next((name for name, value in row.items() if value and not is_unicode(value)), None)) is not None:
+        raise InputError(f"{where}: `{half}` holds half of a surrogate pair; no file can hold it")
     try:
         return Example(**row)
     except ValueError as error:
         raise InputError(f"{where}: {error}") from error
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written: half of a surrogate pair, which JSON may hold, cannot."""
+    return text.isascii() or not _HALF.search(text)
 
 
 def stream_examples(path: Path) -> Iterator[Example]:
@@ -102,7 +118,7 @@ def stream_examples(path: Path) -> Iterator[Example]:
     Raises:
         InputError: The file is missing or one of its rows is no example; the message names the row.
     """
-    readers = {".jsonl": read_records, ".parquet": stream_parquet}
+    readers = {".jsonl": rows_of, ".parquet": stream_parquet}
     if path.suffix not in readers:
         raise InputError(f"{path}: examples are read from .jsonl or .parquet files")
     name = str(path)
@@ -121,7 +137,7 @@ def write_parquet(path: Path, examples: Iterable[Example]) -> None:
     import pyarrow.parquet as pq
 
     schema = pa.schema([(name, pa.string()) for name in COLUMNS])
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = aside_of(path)
     rows = iter(examples)
     try:
         with pq.ParquetWriter(aside, schema) as writer:
@@ -164,5 +180,30 @@ def parquet_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[d
         for name in columns or ():
             if name not in file.schema_arrow.names:
                 raise ValueError(f"no column `{name}`, only {', '.join(file.schema_arrow.names)}")
+        refuse_bomb(file)
         for batch in file.iter_batches(_BATCH, columns=columns):
+            if longest_row(batch) > LONGEST_ROW:
+                raise ValueError(f"a row is longer than {LONGEST_ROW >> 20} MiB")
             yield from batch.to_pylist()
+
+
+def refuse_bomb(file: "ParquetFile") -> None:
+    """Refuses a file before any of it is unpacked, where what it says of itself could only fill the memory.
+
+    Raises:
+        ValueError: A column unpacks to a hundred times its size, or its mean cell is longer than a row may be.
+    """
+    for group in range(file.metadata.num_row_groups):
+        rows = file.metadata.row_group(group)
+        for number in range(rows.num_columns):
+            column = rows.column(number)
+            size = column.total_uncompressed_size
+            if size > max(_UNPACKED, _RATIO * column.total_compressed_size) or size > LONGEST_ROW * (rows.num_rows + 1):
+                raise ValueError(f"column `{column.path_in_schema}` unpacks to {size >> 20} MiB in one row group")
+
+
+def longest_row(batch: "RecordBatch") -> int:
+    """Bytes of the longest row of a batch, or of the whole batch where that is less than a row may have."""
+    if batch.nbytes <= LONGEST_ROW:
+        return int(batch.nbytes)
+    return max(int(batch.slice(place, 1).nbytes) for place in range(batch.num_rows))

@@ -18,6 +18,7 @@ from typing import IO
 from safereason import console
 from safereason.engines.embedded import cache_home
 from safereason.errors import InputError
+from safereason.runs.asides import aside_of, clear
 from safereason.runs.manifest import sha256
 
 HOME = "SAFEREASON_DATA_HOME"
@@ -119,7 +120,10 @@ def data_home() -> Path | None:
 def _from_hub(file: HubFile) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
-    cached = isinstance(try_to_load_from_cache(file.repo, file.name, None, file.revision, "dataset"), str)
+    try:
+        cached = isinstance(try_to_load_from_cache(file.repo, file.name, None, file.revision, "dataset"), str)
+    except (ValueError, OSError) as error:  # of a name that no repository has
+        raise InputError(_why_not(file, error)) from error
     if not cached:
         _check_may_download(file)
     try:
@@ -158,9 +162,10 @@ def _download(file: File, path: Path) -> None:
     if not file.url.startswith("https://"):
         raise InputError(f"{file.url}: only https addresses are downloaded")
     console.say(f"downloading {file.source}/{file.name}")
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = aside_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        clear(path.parent)
         opener = urllib.request.build_opener(_HttpsOnly)
         with opener.open(file.url, timeout=TIMEOUT) as response, aside.open("wb") as out:
             _copy(response, out, file.url)

@@ -2,7 +2,7 @@
 
 Three checks, the strongest first:
 
-1. exact: equal but for case and white space (`draw.fold`).
+1. exact: equal but for case, white space, invisible characters and Unicode form (`draw.fold`).
 2. near: the Jaccard similarity of the two texts' sets of character 5-grams, |A ∩ B| / |A ∪ B|, reaches a threshold t.
    MinHash proposes, and the similarity itself decides, so that whatever is found is one. A signature of b bands of r
    rows proposes a text of similarity s with probability 1 - (1 - s^r)^b (Leskovec et al., Mining of Massive Datasets,

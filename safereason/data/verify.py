@@ -13,12 +13,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from safereason.data.example import COLUMNS, Example, from_row
+from safereason.data.example import Example, from_row, longest_row, refuse_bomb
 from safereason.errors import InputError
+from safereason.files import LONGEST_ROW, from_json
 from safereason.text import reasoning
 
-LONGEST = 1 << 24
-"""Bytes of the longest line that is still taken for a row, its newline included."""
 SHOWN = 300
 """Characters of a problem; it may quote a value of any length."""
 BATCH = 64
@@ -54,6 +53,9 @@ class _Bad:
 
     kind: str
     text: str
+
+
+_TOO_LONG = _Bad("too long", f"the row is longer than {LONGEST_ROW >> 20} MiB")
 
 
 def check(path: Path, tally: Tally) -> Iterator[Problem]:
@@ -98,23 +100,23 @@ def _own_rows(path: Path) -> Iterator[tuple[int, Any]]:
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     with path.open("rb") as file:
         for number in count(1):
-            line = file.readline(LONGEST + 1)
+            line = file.readline(LONGEST_ROW + 1)
             if not line:
                 return
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
-            if len(line) > LONGEST:
+            if len(line) > LONGEST_ROW:
                 while line and not line.endswith(b"\n"):
-                    line = file.readline(LONGEST)
-                yield number, _Bad("too long", f"the line is longer than {LONGEST >> 20} MiB")
+                    line = file.readline(LONGEST_ROW)
+                yield number, _TOO_LONG
             elif line.strip():
                 yield number, _parsed(line)
 
 
 def _parsed(line: bytes) -> Any:
     try:
-        return json.loads(line.decode())
-    except (ValueError, RecursionError) as error:
+        return from_json(line.decode())
+    except ValueError as error:
         if not line.endswith(b"\n"):
             return _Bad("torn", "torn: the file ends inside this row")
         match error:
@@ -132,25 +134,36 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
     number = 0
     try:
         with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+            refuse_bomb(file)
             for batch in file.iter_batches(BATCH):
                 for row in _decoded(batch):
                     number += 1
                     yield number, row
-    except pa.ArrowException as error:
+    except (pa.ArrowException, ValueError) as error:
         after = f" after row {number}" if number else ""
         raise InputError(f"{path}: not a whole parquet file{after} ({error}); get or make it again") from error
 
 
 def _decoded(batch: Any) -> Iterator[Any]:
-    """The rows of a record batch, one by one where some text of it is no UTF-8."""
+    """The rows of a record batch, one by one where some text of it is no UTF-8, or some row is too long."""
+    if longest_row(batch) > LONGEST_ROW:
+        if batch.num_rows == 1:
+            yield _TOO_LONG
+        else:
+            yield from _one_by_one(batch)
+        return
     try:
         yield from batch.to_pylist()
     except UnicodeDecodeError as error:
         if batch.num_rows == 1:
             yield _Bad("not UTF-8", f"not UTF-8 (byte {error.start + 1} of a text)")
         else:
-            for place in range(batch.num_rows):
-                yield from _decoded(batch.slice(place, 1))
+            yield from _one_by_one(batch)
+
+
+def _one_by_one(batch: Any) -> Iterator[Any]:
+    for place in range(batch.num_rows):
+        yield from _decoded(batch.slice(place, 1))
 
 
 def _problems(row: Any, line: int, first: dict[str, int]) -> Iterator[tuple[str, str]]:
@@ -183,10 +196,6 @@ def _kind(problem: str) -> str:
 
 def _unfit(example: Example) -> Iterator[tuple[str, str]]:
     """What keeps an example from being written or trained on."""
-    for name in COLUMNS:
-        value = getattr(example, name)
-        if value is not None and not _is_unicode(value):
-            yield f"`{name}` holds half a character", f"`{name}` holds half of a surrogate pair; no file can hold it"
     for name in ("reasoning", "answer"):
         text = getattr(example, name)
         if text is None:
@@ -198,11 +207,3 @@ def _unfit(example: Example) -> Iterator[tuple[str, str]]:
                 yield f"`{name}` holds {tag}", f"`{name}` holds {tag}, which the training text puts around reasoning"
     if example.reasoning is not None and example.answer is None:
         yield "`reasoning` without `answer`", "`reasoning` without `answer`: a trace needs both"
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

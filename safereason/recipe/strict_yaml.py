@@ -25,7 +25,10 @@ Path: TypeAlias = tuple[str | int, ...]
 
 RECIPE = "a recipe is a mapping that begins with `model:`"
 _DEEPEST = 40
-_MOST = 10_000
+_MOST = 2000
+_NODES = 2 * _MOST
+"""Keys and values that are read before a file is refused, so that a long one costs no more than a short one."""
+_TOO_MANY = f"more than {_MOST} values"
 _CORE = "tag:yaml.org,2002:"
 _PLAIN = {
     "null": (re.compile(r"(?:~|null|Null|NULL|)\Z"), ["~", "n", "N", ""]),
@@ -63,6 +66,18 @@ class _Loader(yaml.SafeLoader):
     """Resolves plain scalars by `_PLAIN` alone."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._nodes = 0
+
+    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+        """The next node; too many of them are refused while they are read."""
+        self._nodes += 1
+        if self._nodes > _NODES:
+            raise yaml.MarkedYAMLError(problem=f"{_TOO_MANY}; a file is smaller", problem_mark=self.get_mark())
+        node: Node | None = super().compose_node(parent, index)
+        return node
 
 
 class _Dumper(yaml.SafeDumper):
@@ -176,7 +191,7 @@ class _Builder:
 
     def _placed(self, node: Node, at: Node, path: Path) -> Any:
         if len(self.places) == _MOST:
-            raise InputError(f"{self._place(at)}: aliases or lists make more than {_MOST} values; a file is smaller")
+            raise InputError(f"{self._place(at)}: aliases or lists make {_TOO_MANY}; a file is smaller")
         self.places[path] = self._place(at)
         return self.value(node, path)
 

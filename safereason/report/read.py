@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from safereason.errors import InputError
-from safereason.runs.directory import digest, is_finished, read_manifest
-from safereason.runs.records import Record, read_json, read_records
+from safereason.runs.directory import digest, is_finished, read_manifest, read_metrics
+from safereason.runs.records import Record, read_records
 
 ROLES = {"sft": "SFT", "rl": "RL", "guard/sft": "Guard SFT", "guard/rl": "Guard RL"}
 """What a model made by a stage is called."""
@@ -109,9 +109,9 @@ def read_run(path: Path) -> Run:
     if not is_finished(path):
         status = manifest.get("status", "unfinished")
         raise InputError(f"{path}: this {manifest['stage']} run is {status}, not finished; end it with --resume first")
-    metrics = read_json(path / "metrics.json")
+    metrics = read_metrics(path)
     recipe_yaml, values = _read_recipe(path / "recipe.yaml")
-    return Run(path, manifest, metrics if isinstance(metrics, dict) else {}, recipe_yaml, values)
+    return Run(path, manifest, metrics, recipe_yaml, values)
 
 
 def _read_recipe(path: Path) -> tuple[str, dict[str, Any]]:

@@ -8,8 +8,10 @@ Where several processes share a stage, the first one alone does all this, and th
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +22,16 @@ from filelock import FileLock, Timeout
 
 from safereason import processes
 from safereason.errors import InputError, StageFailed, redacted
-from safereason.runs import manifest
-from safereason.runs.records import RecordLog, Unwritten, read_json, write_json, write_text
+from safereason.files import Row, json_rows
+from safereason.runs import manifest, private
+from safereason.runs.asides import clear, is_aside
+from safereason.runs.records import RecordLog, Unwritten, read_json, read_records, write_json, write_text
 
 OnExisting = Literal["refuse", "resume", "overwrite"]
 MANIFEST = "manifest.json"
+METRICS = "metrics.json"
+CONTENTS = "contents"
+"""Key of an identity: hashes of the local models and files that the result depends on, by their names."""
 CHECKPOINTS = "checkpoints"
 """Where a training leaves what it can be resumed from."""
 
@@ -65,6 +72,7 @@ class RunDirectory:
         self._acquire()
         self._is_new = not existing
         try:
+            clear(self.path, own=True)  # under the lock nobody else writes here
             if existing and self.on_existing == "overwrite":
                 self._empty()
             elif existing:
@@ -82,9 +90,8 @@ class RunDirectory:
 
     def _close(self, error: BaseException | None) -> None:
         if error is not None:
-            self._update(
-                status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", error=redacted(str(error))
-            )
+            with suppress(OSError):  # the disk may be full: what ended the run is what is said
+                self._update(status=_status_of(error), error=redacted(str(error)))
         logging.getLogger("safereason").removeHandler(self._log)
         self._log.close()
         # What was asked for cannot be done as it is, so that there is nothing to go on with.
@@ -162,14 +169,14 @@ class RunDirectory:
         What only an unfinished run is resumed from, a model with its optimizer several times over, is let go.
         """
         if processes.is_main():
-            write_json(self.path / "metrics.json", metrics)
+            write_json(self.path / METRICS, metrics)
             self._update(status="finished", finished=manifest.now(), inputs=self.inputs)
             shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
         processes.wait()
 
     def _acquire(self) -> None:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o777 & ~private.umask(), parents=True, exist_ok=True)
             self._lock = FileLock(self.path / ".lock")
             self._lock.acquire(timeout=0)
         except Timeout as error:
@@ -194,12 +201,10 @@ class RunDirectory:
         if not (self.path / MANIFEST).exists():
             raise InputError(f"{self.path}: holds files but no {MANIFEST}, so it cannot be resumed; name another --out")
         if differing := self._differing():
-            raise InputError(
-                f"{self.path}: the recipe changed since ({', '.join(differing)}); use --overwrite or another --out"
-            )
+            raise InputError(f"{self.path}: {_what_changed(differing)}; use --overwrite or another --out")
 
     def _begin(self) -> None:
-        started = read_json(self.path / MANIFEST)["started"] if (self.path / MANIFEST).exists() else manifest.now()
+        started = (read_manifest(self.path) or {}).get("started") or manifest.now()
         document = {
             "stage": self.stage, "recipe": self.recipe_name, "status": "running", "started": started,
             "identity": self.identity, **manifest.describe(),
@@ -209,10 +214,11 @@ class RunDirectory:
         self._log = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
         self._log.setFormatter(_Redacted("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("safereason").addHandler(self._log)
-        logging.getLogger("safereason").setLevel(logging.INFO)
+        if not logging.getLogger("safereason").isEnabledFor(logging.INFO):  # -v wants more
+            logging.getLogger("safereason").setLevel(logging.INFO)
 
     def _update(self, **changes: Any) -> None:
-        write_json(self.path / MANIFEST, {**read_json(self.path / MANIFEST), **changes})
+        write_json(self.path / MANIFEST, {**(read_manifest(self.path) or {}), **changes})
 
 
 class _Redacted(logging.Formatter):
@@ -223,11 +229,43 @@ class _Redacted(logging.Formatter):
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest of a run directory, or None where `path` is none."""
-    if not (path / MANIFEST).is_file():
+    """The manifest of a run directory, or None where `path` is none.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    file = path / MANIFEST
+    if not os.path.isfile(file):  # unlike Path.is_file, False for any name that cannot be read
         return None
-    document = read_json(path / MANIFEST)
-    return document if isinstance(document, dict) else None
+    document = read_json(file)
+    if not isinstance(document, dict) or "stage" not in document:
+        return None
+    whole = {"recipe": "unnamed", "status": "unknown", "identity": {}, **document}
+    for key, kind in (("stage", str), ("recipe", str), ("status", str), ("identity", dict)):
+        if not isinstance(whole[key], kind):
+            raise InputError(f"{file}: `{key}` is {whole[key]!r:.60}; the run is damaged, make it anew")
+    return whole
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """What a run came to, as it wrote it.
+
+    Raises:
+        InputError: The file is missing or damaged.
+    """
+    metrics = read_json(path / METRICS)
+    if not isinstance(metrics, dict):
+        raise InputError(f"{path / METRICS}: an object is expected, not {type(metrics).__name__}; the run is damaged")
+    return metrics
+
+
+def rows_of(path: Path) -> Iterator[Row]:
+    """The rows of a JSONL file: the log of a run, whose torn last line is passed over, or a person's own, all of it.
+
+    Raises:
+        InputError: The file cannot be read, or a line of it is no JSON object.
+    """
+    return json_rows(path) if read_manifest(path.parent) is None else read_records(path)
 
 
 def is_finished(path: Path) -> bool:
@@ -259,9 +297,22 @@ def differing_keys(before: Any, after: Any, prefix: str = "") -> list[str]:
     return [] if before == after else [prefix.rstrip(".")]
 
 
+def _what_changed(differing: Sequence[str]) -> str:
+    """What is another than before, by the keys of an identity."""
+    held = [key.removeprefix(f"{CONTENTS}.") for key in differing if key.startswith(CONTENTS)]
+    others = [key for key in differing if not key.startswith(CONTENTS)]
+    parts = [f"the recipe changed since ({', '.join(others)})"] if others else []
+    parts += [f"other contents since ({', '.join(held)})"] if held else []
+    return ", and ".join(parts)
+
+
+def _status_of(error: BaseException) -> str:
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"  # by Ctrl-C or by a signal
+
+
 def _is_left_over(path: Path) -> bool:
     """Whether a file may be there before a run has begun: its lock, or what was being written when it was killed."""
-    return path.name == ".lock" or (path.name.startswith(".") and path.name.endswith(".part"))
+    return path.name == ".lock" or is_aside(path)
 
 
 def _slug(name: str) -> str:

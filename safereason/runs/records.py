@@ -10,6 +10,9 @@ from typing import Any, BinaryIO
 
 from safereason import processes
 from safereason.errors import InputError
+from safereason.files import Row, from_json
+from safereason.files import read_json as read_json
+from safereason.runs.asides import aside_of
 
 Record = dict[str, Any]
 _ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -30,8 +33,12 @@ class RecordLog:
 
     def append(self, record: Record) -> None:
         """Writes one record as one line."""
-        self._file.write(line_of(record))
-        self._file.flush()
+        try:
+            self._file.write(line_of(record))
+            self._file.flush()
+        except OSError as error:
+            error.filename = error.filename or str(self.path)  # a full disk does not say whose file it was
+            raise
 
     def close(self) -> None:
         """Syncs and closes the file."""
@@ -66,12 +73,17 @@ def line_of(record: Record) -> bytes:
 
     What ends a line for some readers, controls a terminal or is half a surrogate pair stands in it as `\uXXXX`.
     """
-    text = json.dumps(record, ensure_ascii=False)
-    return _ESCAPED.sub(lambda found: f"\\u{ord(found.group()):04x}", text).encode() + b"\n"
+    return _escaped(json.dumps(record, ensure_ascii=False)).encode() + b"\n"
 
 
-def read_records(path: Path) -> Iterator[Record]:
-    """Yields the records of a JSONL file; a torn last line is passed over.
+def _escaped(text: str) -> str:
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+
+
+def read_records(path: Path) -> Iterator[Row]:
+    """Yields the records of a log that this package wrote; a torn last line is passed over, as a kill leaves one.
+
+    A person's own file is read by `files.json_rows`, which refuses one.
 
     Raises:
         InputError: The file is missing, or a line that is not the last is no JSON object.
@@ -87,12 +99,12 @@ def read_records(path: Path) -> Iterator[Record]:
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                record = from_json(line)
+            except ValueError as error:
                 raise InputError(f"{path}:{number}: not JSON ({error}); mend or delete the line") from error
             if not isinstance(record, dict):
                 raise InputError(f"{path}:{number}: a JSON object is expected, not {type(record).__name__}")
-            yield record
+            yield Row(record, f"{path}:{number}")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -112,7 +124,7 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
 
 def _write(path: Path, content: Iterable[bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = aside_of(path)
     try:
         with aside.open("wb") as file:
             file.writelines(content)
@@ -125,26 +137,12 @@ def _write(path: Path, content: Iterable[bytes]) -> None:
 
 def write_json(path: Path, document: Any) -> None:
     """Writes one JSON document whole."""
-    write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Reads one JSON document.
-
-    Raises:
-        InputError: The file is missing or not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
+    write_text(path, _escaped(json.dumps(document, indent=2, ensure_ascii=False)) + "\n")
 
 
 def _is_record(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(from_json(line), dict)
     except ValueError:
         return False
 

@@ -41,6 +41,7 @@ from safereason.stages.base import (
     open_run,
     resolved_judge,
 )
+from safereason.stages.contents import contents
 from safereason.stages.trained import model_of
 
 RATING = "rating:"
@@ -236,6 +237,8 @@ def identity_of(recipe: Recipe, plan: Plan, target: str, base_url: str | None) -
         **({"others": [model_identity(name) for name in others]} if (others := _others(plan)) else {}),
         **({"files": named} if (named := _files(plan.settings)) else {}),
         **({"base_url": base_url} if base_url else {}),
+        **contents(models=[target if needs else None, plan.attacker if "attacker" in uses else None, *_others(plan)],
+                   judges=[plan.judge if "score" in uses else None], sources=[plan.source]),
     )  # fmt: skip
 
 

@@ -16,10 +16,10 @@ from safereason.runs.directory import (
     finished_runs,
     is_finished,
     read_manifest,
+    read_metrics,
     run_path,
 )
 from safereason.runs.manifest import sha256
-from safereason.runs.records import read_json
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def finished_result(directory: RunDirectory) -> Result | None:
     """
     if not directory.is_done():
         return None
-    return Result(directory.path, read_json(directory.path / "metrics.json"), is_earlier=True)
+    return Result(directory.path, read_metrics(directory.path), is_earlier=True)
 
 
 def advice(command: str, recipe: str, options: Options, *arguments: str) -> str:

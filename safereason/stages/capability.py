@@ -26,6 +26,7 @@ from safereason.stages.base import (
     model_label,
     open_run,
 )
+from safereason.stages.contents import contents
 from safereason.stages.trained import model_of, precision_of
 
 LOG = "replies"
@@ -114,7 +115,7 @@ def _identity(recipe: Recipe, plan: Plan, model: str, options: Options) -> dict[
         recipe, model=model_identity(model), eval="capability", tasks=list(plan.tasks), shots=plan.shots,
         limit=plan.limit, sampling=plan.section.sampling.model_dump(mode="json"), prefix=plan.section.prefix,
         lm_eval=version("lm_eval"), include={str(path): sha256(path) for path in files},
-        **({"base_url": options.base_url} if options.base_url else {}),
+        **({"base_url": options.base_url} if options.base_url else {}), **contents(models=[model]),
     )  # fmt: skip
 
 

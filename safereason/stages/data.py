@@ -17,11 +17,12 @@ from safereason.data.screen import Refuse, first_of
 from safereason.data.sources import files
 from safereason.errors import InputError
 from safereason.recipe.schema import Recipe, RSafeMix
-from safereason.runs.directory import RunDirectory, read_manifest
+from safereason.runs.directory import RunDirectory, read_manifest, read_metrics
 from safereason.runs.manifest import sha256
 from safereason.runs.records import read_json, write_json, write_text
 from safereason.stages import guard_data
 from safereason.stages.base import Options, Result, advice, identity, model_label, open_run, source_run
+from safereason.stages.contents import contents
 from safereason.stages.training_sources import TRACES, available, check, located, needed, taught, teacher_run, written
 from safereason.stages.unseen import Unseen
 
@@ -32,7 +33,8 @@ __all__ = ["TRACES", "TRAIN", "VALIDATION", "built", "draw", "identity_of", "run
 
 def identity_of(recipe: Recipe) -> dict[str, Any]:
     """What the data of a recipe depends on."""
-    return identity(recipe, "data", tests=Unseen.names(recipe), **guard_data.identity_of(recipe))
+    held = contents(sources=(*needed(recipe), *Unseen.sources(recipe)))
+    return identity(recipe, "data", tests=Unseen.names(recipe), **guard_data.identity_of(recipe), **held)
 
 
 def run(recipe: Recipe, options: Options, *, allow_missing: bool = False) -> Result:
@@ -50,7 +52,7 @@ def run(recipe: Recipe, options: Options, *, allow_missing: bool = False) -> Res
     run_directory = open_run("data", recipe, options, model_label(recipe.model), identity_of(recipe))
     run_directory.inputs.update(_own_files(recipe, options))
     if options.on_existing != "overwrite" and _is_done(run_directory):
-        return Result(run_directory.path, read_json(run_directory.path / "metrics.json"), is_earlier=True)
+        return Result(run_directory.path, read_metrics(run_directory.path), is_earlier=True)
     run_directory.check_free()
     unseen = Unseen.of(recipe)
     mixture = draw(recipe, options, unseen)

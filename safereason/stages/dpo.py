@@ -23,7 +23,7 @@ from safereason.runs.directory import CHECKPOINTS, RunDirectory
 from safereason.runs.manifest import going_on
 from safereason.runs.records import Record, RecordLog, keep_records, line_of, read_records, write_bytes
 from safereason.text.chat import prompt_ids, user
-from safereason.training.arguments import dpo_arguments
+from safereason.training.arguments import check_left, dpo_arguments
 from safereason.training.pairs import best_with_worst
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ def train(
     tokenizer = load_tokenizer(start)
     asked = {e.id: prompt_ids(tokenizer, user(e.prompt)) for e in examples}
     kept = [e for e in examples if len(asked[e.id]) <= section.max_prompt_tokens]
+    check_left(len(kept), len(examples), section.max_prompt_tokens, "rl.max_prompt_tokens")
     jobs = [(example, number) for example in kept for number in range(section.rollouts_per_prompt)]
     with this.records("completions") as log:
         processes.by_main(lambda: _draw(section, recipe.seed, start, jobs, log))

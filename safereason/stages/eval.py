@@ -38,6 +38,7 @@ from safereason.stages.base import (
     open_run,
     resolved_judge,
 )
+from safereason.stages.contents import contents
 from safereason.stages.trained import model_of, precision_of
 from safereason.text import chat, reasoning
 
@@ -266,6 +267,7 @@ def _identity(recipe: Recipe, plan: Plan, model: str, base_url: str | None) -> d
         **({"attack": recipe.attack.model_dump(mode="json")} if recipe.attack and chosen else {}),
         **({"cases": {str(path): sha256(path) for path in plan.cases}} if plan.cases else {}),
         **({"base_url": base_url} if base_url else {}),
+        **contents(models=[model], judges=[plan.judge], sources=plan.sources),
     )
 
 

@@ -5,6 +5,7 @@ read it as any other. Killed, it goes on with the verdicts that it has.
 """
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 from safereason import evals
 from safereason.errors import InputError
 from safereason.evals import Eval
-from safereason.runs.directory import RunDirectory, digest, is_finished, read_manifest, run_path
+from safereason.files import read_text
+from safereason.runs.directory import RunDirectory, digest, is_finished, read_manifest, read_metrics, run_path
 from safereason.runs.manifest import sha256
-from safereason.runs.records import read_json, read_records, write_bytes
+from safereason.runs.records import read_records, write_bytes
 from safereason.stages import eval_judge
 from safereason.stages.base import Options, Result, finished_result, judge_identity, resolved_judge
 
@@ -38,10 +40,11 @@ def score(run: Path, options: Options, judge: str) -> Result:
     spec = resolved_judge(judge, options)
     identity = _identity(run, manifest, spec)
     stage, recipe = str(manifest["stage"]), str(manifest["recipe"])
-    label = f"{str(manifest['identity']['model']).rstrip('/').rpartition('/')[2]}.by-{spec}"
+    measured = str(manifest["identity"].get("model", ""))
+    label = f"{measured.rstrip('/').rpartition('/')[2]}.by-{spec}"
     directory = RunDirectory(
         options.out or run_path(options.root, stage, recipe, label, identity),
-        stage, recipe, (run / "recipe.yaml").read_text(encoding="utf-8"), identity, options.on_existing,
+        stage, recipe, read_text(run / "recipe.yaml"), identity, options.on_existing,
     )  # fmt: skip
     if (result := finished_result(directory)) is not None:
         return result
@@ -54,7 +57,7 @@ def score(run: Path, options: Options, judge: str) -> Result:
         with this.records("verdicts") as log:
             eval_judge.judge_all(ids, scorer, spec, log)
         metrics = {
-            **read_json(run / "metrics.json"),
+            **read_metrics(run),
             "judge": spec,
             "rejudges": identity["rejudges"],
             **eval_judge.counts(ids, this.path, evaluation),
@@ -84,7 +87,7 @@ def _read(run: Path) -> tuple[Eval, dict[str, Any]]:
                          f"{', '.join(f'eval/{e.name}' for e in evals.EVALS.values() if e.judge)}")  # fmt: skip
     if not is_finished(run):
         raise InputError(f"{run}: this {manifest['stage']} run is not finished; resume it first")
-    first = next(read_records(run / eval_judge.COMPLETIONS), {})
+    first: Mapping[str, Any] = next(read_records(run / eval_judge.COMPLETIONS), {})
     if missing := sorted(NEEDED - first.keys()):
         raise InputError(f"{run}: its completions, of an earlier version, have no `{missing[0]}`; make the run anew")
     return evaluation, manifest

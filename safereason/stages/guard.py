@@ -32,11 +32,13 @@ from safereason.stages.base import (
     model_label,
     open_run,
 )
+from safereason.stages.contents import contents
 from safereason.stages.rl import check_rollouts, outline
+from safereason.stages.training_sources import needed
 from safereason.stages.verl import Training
 from safereason.text.chat import Message, prompt_ids
 from safereason.training import tracking
-from safereason.training.arguments import sft_arguments
+from safereason.training.arguments import check_left, sft_arguments
 
 RL_STAGE, SFT_STAGE = GUARD_STAGES
 BEST = "best"
@@ -109,6 +111,8 @@ def run_sft(recipe: Recipe, options: Options) -> Result:
         rows = sft.tokenize(
             tokenizer, read_examples(traces), section.max_tokens, ask=_asker(guide), reasoned=guard.reasoning
         )
+        check_left(len(rows.rows), len(rows.rows) + rows.too_long, section.max_tokens, "guard.sft.max_tokens",
+                   section.batch_size)  # fmt: skip
         checkpoint, done = last_checkpoint(this.path / CHECKPOINTS) or (None, 0)
         keep_records(this.path / "metrics.jsonl", lambda record: record["step"] <= done)
         with this.records("metrics") as log:
@@ -154,6 +158,8 @@ def _train(section: GRPO, guard: Guard, recipe: Recipe, start: str, folder: Path
     ask = _asker(guide)
     examples = read_examples(folder / data.TRAIN)
     kept = [e for e in examples if len(prompt_ids(tokenizer, ask(e))) <= section.max_prompt_tokens]
+    check_left(len(kept), len(examples), section.max_prompt_tokens, "guard.train.max_prompt_tokens",
+               section.prompts_per_step)  # fmt: skip
     checkpoint, done = last_checkpoint(this.path / CHECKPOINTS) or (None, 0)
     for name in ("metrics", "rollouts", "validation"):
         # Without a checkpoint the look before the first step is taken again, too.
@@ -265,7 +271,9 @@ def _identity(recipe: Recipe, guard: Guard, part: str, start: str) -> dict[str, 
     trained = {part: getattr(guard, part).model_dump(mode="json"), "sampling": guard.sampling.model_dump(mode="json")}
     if part == "train" and guard.validation is not None:
         trained["validation"] = guard.validation.model_dump(mode="json")
-    return identity(recipe, "data", guard={**guides.of_section(guard).asked(), **trained}, model=model_identity(start))
+    asked = {**guides.of_section(guard).asked(), **trained}
+    held = contents(models=[start], sources=needed(recipe))
+    return identity(recipe, "data", guard=asked, model=model_identity(start), **held)
 
 
 def _section(recipe: Recipe) -> Guard:

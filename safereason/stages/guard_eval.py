@@ -39,6 +39,7 @@ from safereason.stages.base import (
     open_run,
     trained_guard,
 )
+from safereason.stages.contents import contents
 from safereason.stages.eval_judge import commonest
 
 STAGE = "eval/guard"
@@ -238,6 +239,7 @@ def _identity(
         "samples": plan.samples,
         "asked": asked,
         **({"base_url": options.base_url} if options.base_url else {}),
+        **contents(models=[plan.model], judges=[plan.guard], sources=[chosen.source for chosen in plan.sets]),
     }
 
 

@@ -14,8 +14,7 @@ from safereason import evals
 from safereason.console import say
 from safereason.recipe.load import load, shipped
 from safereason.recipe.schema import Recipe, TarsReward
-from safereason.runs.directory import finished_runs
-from safereason.runs.records import read_json
+from safereason.runs.directory import finished_runs, read_metrics
 from safereason.stages import data, guard, guard_eval, report, rl, sft, traces
 from safereason.stages import eval as evaluation
 from safereason.stages.base import GUARD_STAGES, Options, Result, named_guard, trained_guard
@@ -104,7 +103,7 @@ def _guard_of(name: str, options: Options) -> Result:
     """The guard of another recipe, with its data; one of your own recipe has to be there."""
     if name not in (path.stem for path in shipped()):
         trained = trained_guard(name, options)
-        return Result(trained, read_json(trained / "metrics.json"))
+        return Result(trained, read_metrics(trained))
     recipe = load(name)
     theirs = replace(options, model=None, out=None)
     if _has_teacher(recipe):

@@ -43,6 +43,7 @@ from safereason.stages.base import (
     open_run,
     resolved_judge,
 )
+from safereason.stages.contents import contents
 from safereason.stages.trained import precision_of
 from safereason.stages.training_sources import RAINBOW_STAGE
 
@@ -184,6 +185,7 @@ def _identity(recipe: Recipe, plan: Plan, target: str, options: Options) -> dict
         seeds=digest(*((e.id, e.prompt) for e in plan.seeds)),
         templates=digest(asdict(plan.templates)),
         **({"base_url": options.base_url} if options.base_url else {}),
+        **contents(models=[target, plan.mutator, plan.judge_model], judges=[plan.judge]),
     )
 
 

@@ -28,9 +28,11 @@ from safereason.stages.base import (
     resolved_judge,
     source_run,
 )
+from safereason.stages.contents import contents
+from safereason.stages.training_sources import needed
 from safereason.stages.verl import Training
 from safereason.training import tracking
-from safereason.training.arguments import grpo_arguments
+from safereason.training.arguments import check_left, grpo_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,8 @@ def identity_of(recipe: Recipe, model: str, options: Options) -> dict[str, Any]:
     """What the trained model depends on."""
     judge = resolved_judge(_reward(recipe).safety, options)
     guard = {"guard": judge_identity(judge)} if judge.startswith("guard:") else {}
-    return identity(recipe, "data", "rl", model=model_identity(model), **guard)
+    held = contents(models=[model], judges=[judge], sources=needed(recipe))
+    return identity(recipe, "data", "rl", model=model_identity(model), **guard, **held)
 
 
 def run(recipe: Recipe, options: Options) -> Result:
@@ -108,6 +111,7 @@ def _train(
     tokenizer = load_tokenizer(start)
     kept = [e for e in examples if len(prompt_ids(tokenizer, user(e.prompt))) <= section.max_prompt_tokens]
     logger.info("%d prompts, %d too long", len(kept), len(examples) - len(kept))
+    check_left(len(kept), len(examples), section.max_prompt_tokens, "rl.max_prompt_tokens", section.prompts_per_step)
     checkpoint, done = last_checkpoint(this.path / CHECKPOINTS) or (None, 0)
     for name in ("metrics", "rollouts"):
         keep_records(this.path / f"{name}.jsonl", lambda record: record["step"] <= done)

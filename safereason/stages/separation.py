@@ -32,6 +32,7 @@ from safereason.stages.base import (
     model_label,
     open_run,
 )
+from safereason.stages.contents import contents
 from safereason.stages.trained import model_of, precision_of
 from safereason.text import chat
 
@@ -148,6 +149,7 @@ def _identity(recipe: Recipe, plan: Plan, model: str) -> dict[str, Any]:
         recipe, model=model_identity(model), eval="separation", behaviors=plan.harmful, benign=plan.harmless,
         prefix=plan.section.prefix, projection=plan.projection, limit=plan.limit,
         cases={str(path): sha256(path) for path in plan.cases},
+        **contents(models=[model], sources=[plan.harmful, plan.harmless]),
     )  # fmt: skip
 
 

@@ -21,15 +21,18 @@ from safereason.stages.base import (
     model_label,
     open_run,
 )
+from safereason.stages.contents import contents
+from safereason.stages.training_sources import needed
 from safereason.training import tracking
-from safereason.training.arguments import sft_arguments
+from safereason.training.arguments import check_left, sft_arguments
 
 logger = logging.getLogger(__name__)
 
 
 def identity_of(recipe: Recipe, model: str) -> dict[str, Any]:
     """What the trained model depends on."""
-    return identity(recipe, "data", "sft", model=model_identity(model))
+    held = contents(models=[model], sources=needed(recipe))
+    return identity(recipe, "data", "sft", model=model_identity(model), **held)
 
 
 def run(recipe: Recipe, options: Options) -> Result:
@@ -54,6 +57,8 @@ def run(recipe: Recipe, options: Options) -> Result:
         tokenizer = load_tokenizer(start)
         rows = sft.tokenize(tokenizer, read_examples(traces), section.max_tokens, reasoned=section.reasoning)
         logger.info("%d rows, %d too long, %d without reasoning", len(rows.rows), rows.too_long, rows.empty_reasoning)
+        check_left(len(rows.rows), len(rows.rows) + rows.too_long, section.max_tokens, "sft.max_tokens",
+                   section.batch_size)  # fmt: skip
         checkpoint, done = last_checkpoint(this.path / CHECKPOINTS) or (None, 0)
         keep_records(this.path / "metrics.jsonl", lambda record: record["step"] <= done)
         with this.records("metrics") as log:

@@ -20,6 +20,7 @@ from safereason.recipe.schema import Recipe, RSafeMix, Teacher
 from safereason.runs.records import Record
 from safereason.stages import data
 from safereason.stages.base import Options, identity, judge_identity, model_identity, resolved_judge
+from safereason.stages.contents import contents
 from safereason.stages.training_sources import TEACHER_STAGE
 from safereason.text import chat
 from safereason.text.chat import Message
@@ -116,6 +117,7 @@ def identity_of(recipe: Recipe, plan: Plan, options: Options) -> dict[str, Any]:
         prompts=digest(*((e.id, e.prompt, e.response, e.kind, e.label) for e in plan.examples)),
         limit=plan.limit,
         **({"base_url": options.base_url} if options.base_url else {}),
+        **contents(models=[plan.teacher.model], judges=[plan.judge]),
     )
 
 

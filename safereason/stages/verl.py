@@ -22,6 +22,7 @@ from safereason.runs.manifest import sha256
 from safereason.stages.base import Options, Result, finished_result, model_label, open_run
 from safereason.text import chat
 from safereason.training import verl, verl_files
+from safereason.training.arguments import check_left
 from safereason.training.ask import Ask, asked
 from safereason.training.order import epochs
 
@@ -89,7 +90,10 @@ class Training:
     def kept(self) -> list[Example]:
         """Those that are not too long."""
         longest = self.section.max_prompt_tokens
-        return [e for e in self.examples if len(chat.prompt_ids(self.tokenizer, self.ask(e))) <= longest]
+        found = [e for e in self.examples if len(chat.prompt_ids(self.tokenizer, self.ask(e))) <= longest]
+        check_left(len(found), len(self.examples), longest, f"{self.key}.max_prompt_tokens",
+                   self.section.prompts_per_step)  # fmt: skip
+        return found
 
     @property
     def whole_identity(self) -> dict[str, Any]:

@@ -46,6 +46,25 @@ def cut_batch(sequences: int, micro_batch_size: int, processes: int, key: str) -
     return Batch(size, share // size, processes)
 
 
+def check_left(kept: int, of: int, limit: int, key: str, batch: int = 1) -> None:
+    """Refuses rows of which so many are too long that those left fill no batch.
+
+    Args:
+        kept: Rows that are short enough.
+        of: All rows.
+        limit: Tokens of the longest that is kept.
+        key: The dotted key that sets the limit, for messages.
+        batch: Rows of a batch.
+
+    Raises:
+        InputError: So it is.
+    """
+    if kept < min(batch, of):
+        left = f", and {kept} left fill no batch of {batch}" if kept else ""
+        raise InputError(f"{key}: {of - kept} of {of} rows are longer than {limit} tokens{left}; raise it, or train on "
+                         "shorter rows")  # fmt: skip
+
+
 def total_steps(units: int, per_step: int, epochs: float, max_steps: int | None, key: str) -> int:
     """Optimizer steps: whole batches an epoch, times epochs, at most `max_steps`.
 

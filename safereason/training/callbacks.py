@@ -10,6 +10,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from safereason import console, processes
 from safereason.errors import InputError
 from safereason.runs.records import RecordLog
+from safereason.training.model import told_where
 from safereason.training.tracking import track
 
 COMPLETE = "complete"
@@ -88,4 +89,5 @@ def _train(trainer: Trainer, checkpoint: Path | None) -> None:
             trainer._load_from_checkpoint(str(checkpoint))
             trainer.state = state
             return
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with told_where(Path(str(trainer.args.output_dir))):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

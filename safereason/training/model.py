@@ -1,6 +1,7 @@
 """The model that is trained: loaded, given adapters, and saved."""
 
 import copy
+import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
@@ -15,9 +17,13 @@ from transformers import AutoModelForCausalLM
 from safereason import processes
 from safereason.engines.open import load_model
 from safereason.engines.transformers import end_of_turn_ids
+from safereason.errors import StageFailed
 from safereason.recipe.schema import LoRA
+from safereason.runs.asides import aside_of, clear
 from safereason.text import chat
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where no more can be written."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -123,11 +129,33 @@ def save_whole(model: Any, tokenizer: Any, folder: Path, precision: str) -> None
 
     Its generation settings end a completion where training did: at the chat template's end of a turn too.
     """
-    aside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
+    aside = aside_of(folder)
+    clear(folder.parent)
     merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
     _set_ends(merged, tokenizer)
-    merged.to(DTYPES[precision]).save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
+    try:
+        with told_where(folder):
+            merged.to(DTYPES[precision]).save_pretrained(aside)
+            tokenizer.save_pretrained(aside)
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def told_where(folder: Path) -> Iterator[None]:
+    """Inside it, weights that cannot be written, as on a full disk, are said with their folder.
+
+    Raises:
+        StageFailed: They cannot be.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch has no class of its own for this; its message names the part of it that writes.
+        is_torchs = isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error)
+        if not (is_torchs or isinstance(error, SafetensorError) or getattr(error, "errno", None) in FULL):
+            raise
+        said = " ".join(str(error).split())[:160]
+        raise StageFailed(f"{folder}: cannot be written ({said}); make room, and pass --resume") from error

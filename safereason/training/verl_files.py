@@ -1,6 +1,5 @@
 """What verl is given as files, and what it leaves behind: rows, reward, overrides and script; metrics and rollouts."""
 
-import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 from safereason.data.example import Example
 from safereason.errors import InputError
 from safereason.recipe.schema import RSafeReward, TarsReward
+from safereason.runs.asides import aside_of
 from safereason.runs.records import Record, read_json, read_records, write_json, write_text
 from safereason.training.ask import Ask
 from safereason.training.verl import CHECKPOINTS, REWARD, ROLLOUTS, Overrides, lines
@@ -66,7 +66,7 @@ def write_rows(path: Path, examples: Sequence[Example], ask: Ask) -> None:
                                  "response": maybe}),
     })  # fmt: skip
     rows = [_row(index, example, ask) for index, example in enumerate(examples)]
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = aside_of(path)
     try:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), aside)
         aside.replace(path)

@@ -49,7 +49,7 @@ def test_the_first_template_stands_where_nothing_is_scored(tmp_path: Path):
     [
         ("t.txt", b"Hi {behavior}\nHi\n", r"t\.txt: template '2' has no \{behavior\}"),
         ("t.txt", b"\n\n", "holds no template"),
-        ("t.txt", b"\xff{behavior}", "cannot be read"),
+        ("t.txt", b"\xff{behavior}", "byte 0 is not UTF-8"),
         ("t.txt", None, "cannot be read"),
         ("t.jsonl", b'{"name": "a"}\n', "row 1: `name` and `template` are to be texts"),
         ("t.jsonl", b'{"name": 1, "template": "{behavior}"}\n', "row 1: `name` and `template` are to be texts"),

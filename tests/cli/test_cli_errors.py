@@ -113,17 +113,59 @@ def test_closed_streams_do_no_harm():
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
+HANG_UP = """
+import os, signal
+from safereason.cli import signals
+signals.take()
+os.kill(os.getpid(), signal.SIGHUP)
+print("went on")
+"""
+FORKED = """
+import os, signal, time
+from safereason.cli import signals
+signals.take()
+told, tells = os.pipe()
+child = os.fork()
+if child == 0:
+    os.write(tells, b"!")
+    time.sleep(30)
+    os._exit(1)
+os.read(told, 1)
+os.kill(child, signal.SIGTERM)
+print(-os.WTERMSIG(os.waitpid(child, 0)[1]))
+"""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="named pipes")
-def test_an_interrupt_ends_with_130(tmp_path):
+@pytest.mark.parametrize(
+    ("sent", "code", "last"),
+    [
+        (signal.SIGINT, 130, "interrupted\n"),
+        (signal.SIGTERM, 143, "interrupted by SIGTERM\n"),
+        (signal.SIGHUP, 129, "interrupted by SIGHUP\n"),
+    ],
+)
+def test_a_signal_ends_with_128_and_its_number(tmp_path, sent, code, last):
     fifo = tmp_path / "rows.jsonl"
     os.mkfifo(fifo)
     process = subprocess.Popen(
         [COMMAND, "data", "verify", fifo], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     with fifo.open("w"):  # opens once the command reads, and then keeps it waiting
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+    assert (process.returncode, out, err) == (code, "", last)
+
+
+def test_a_hang_up_that_is_ignored_stays_ignored():
+    script = f"trap '' HUP; exec {sys.executable} -c '{HANG_UP}'"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
+
+
+def test_a_process_that_is_forked_off_ends_by_the_signal_itself():
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("-15\n", "")
 
 
 def test_it_runs_as_a_module():

@@ -1,11 +1,14 @@
+import unicodedata
 from collections import Counter
 from itertools import islice
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safereason.data.draw import Want, fold, in_order, interleave, ordered
+from safereason.data.draw import Want, fold, in_order, interleave, order_key, ordered
 from safereason.data.example import Example
+from safereason.data.sources import sample
 
 ROWS = [Example(f"s/{i}", f"prompt {i}", "harmless", "s") for i in range(40)]
 
@@ -71,3 +74,41 @@ def test_repeated_prompts_stand_side_by_side_whichever_comes_first():
     at = [i for i, e in enumerate(rows) if e.id in ids]
     assert ids == ["s/3", "s/a", "s/b"]
     assert at == [at[0], at[0] + 1, at[0] + 2]
+
+
+def forms(text: str) -> list[str]:
+    """The same text, written otherwise."""
+    spread = "\N{ZERO WIDTH SPACE}".join(text)
+    spaced = [text.replace(" ", space) for space in ("\N{NO-BREAK SPACE}", "\N{IDEOGRAPHIC SPACE} ")]
+    normal = [unicodedata.normalize(form, text) for form in ("NFC", "NFD", "NFKC", "NFKD")]
+    return [*normal, *spaced, spread, f"\ufeff{text}", text.upper()]
+
+
+TEXTS = ("문을 여는 방법", "Crème brûlée naïve", "file ﬂow № 5", "Ｆｕｌｌ width", "đường phố")
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_is_the_same_in_whatever_unicode_form(text):
+    assert {fold(form) for form in forms(text)} == {fold(text)}
+
+
+@settings(max_examples=500)
+@given(text=st.text())
+def test_folding_twice_is_folding_once(text):
+    assert fold(fold(text)) == fold(text)
+    assert bool(fold(text)) == bool(text.split())
+
+
+@given(text=st.text(st.characters(max_codepoint=126, min_codepoint=32)))
+def test_plain_text_keeps_the_form_that_draws_depend_on(text):
+    assert fold(text) == order_key(text)
+
+
+def test_the_bundled_rows_keep_their_places():
+    rows = [*sample.SOURCE.load("train"), *sample.SOURCE.traces("train")]
+    assert len(rows) > 200
+    assert all(fold(row.prompt) == order_key(row.prompt) for row in rows)
+
+
+def test_what_is_not_seen_alone_is_not_nothing():
+    assert fold("\N{ZERO WIDTH SPACE}") != ""

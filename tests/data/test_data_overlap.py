@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import tracemalloc
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -293,3 +294,16 @@ def test_rows_are_compared_one_by_one_with_every_set():
         ("r/2", [("one", "exact"), ("two", "near")]),
     ]
     assert compared[1][1][0] == Hit("r/2", Match("s/1", "exact", 1.0, None), "one")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKD"])
+def test_the_same_text_in_another_unicode_form_is_an_exact_match(form):
+    text = "열쇠 없이 이웃집 창고의 자물쇠를 여는 방법을 설명해 주세요"
+    index = Index(0.8, 4)
+    index.add("test/1", text)
+    found = index.find(unicodedata.normalize(form, text).replace(" ", "\u200b\u00a0"))
+    assert found is not None
+    assert (found.how, found.key) == ("exact", "test/1")
+    near = index.find(unicodedata.normalize(form, text + " 꼭"))
+    assert near is not None
+    assert near.how == "near"

@@ -40,7 +40,7 @@ BAD = {
     "`answer` is blank": line(reasoning="Think.", answer="\n"),
     "`reasoning` holds <think>": line(reasoning="<think>\nThink.", answer="No."),
     "`answer` holds </think>": line(reasoning="Think.", answer="No.</think>"),
-    "`prompt` holds half a character": line(prompt="a\ud800"),
+    "`prompt` holds half of a surrogate pair": line(prompt="a\ud800"),
 }
 """A row of each kind of problem."""
 
@@ -121,7 +121,7 @@ def test_a_torn_last_line_is_called_so(tmp_path, torn):
 
 
 def test_a_line_that_is_too_long_is_passed_over_and_the_next_ones_keep_their_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr(verify, "LONGEST", 200)
+    monkeypatch.setattr(verify, "LONGEST_ROW", 200)
     path = tmp_path / "rows.jsonl"
     exact = line(prompt="x" * (199 - len(line(prompt=""))))  # and its newline
     path.write_bytes(b"\n".join((line(id="a"), line(id="b", prompt="x" * 1000), exact, b"{", line(prompt="x" * 300))))

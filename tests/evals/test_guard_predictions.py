@@ -151,7 +151,11 @@ def test_of_our_own_predictions_sets_can_be_taken(tmp_path):
         ([{"id": "mine/1", "label": "safe"}] * 2, ("mine",), "an id is there more than once"),
         ([{"label": "safe"}], ("mine",), "has 1 rows and source mine 4"),
         ([{"prompt": "another", "label": "safe"}] * 4, ("mine",), "row 1: is about another prompt than mine/1"),
-        ([{"id": "1", "set": "a", "expected": "bad", "label": None}], (), "row 1: `expected` is 'bad'"),
+        ([{"id": "1", "set": "a", "expected": "bad", "label": None}], (), "row 1: no prediction: `expected`"),
+        ([{"id": "1", "set": "a", "expected": "safe", "label": None, "text": 5}], (), "row 1: no prediction: `text`"),
+        ([{"id": "1", "set": "a", "expected": "safe", "label": None, "harms": 5}], (), "row 1: no prediction: `harms`"),
+        ([{"id": "1", "set": ["a"], "expected": "safe", "label": None}], (), "row 1: no prediction: `set`"),
+        ([{"id": "mine/1", "label": "safe", "categories": 5}], ("mine",), "row 1: `categories` is 5"),
         ([{"id": "1", "expected": "safe", "label": None}], (), "row 1: no prediction"),
     ],
 )

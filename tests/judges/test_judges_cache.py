@@ -188,3 +188,24 @@ def test_what_the_first_got_no_score_for_the_second_asks_itself(tmp_path: Path):
     assert cache.through(["a"], second) == [Verdict(1.0, "had")]
     thread.join()
     assert asked == ["first", "second"]
+
+
+def test_a_damaged_page_is_an_error_in_one_line(tmp_path):
+    cache = VerdictCache(tmp_path / "judges.sqlite3")
+    for number in range(400):
+        cache.put(f"{number:064d}", Verdict(1.0, "yes", "because " * 20))
+    with cache._connected() as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = bytearray(cache.path.read_bytes())
+    content[4096:] = bytes(len(content) - 4096)
+    cache.path.write_bytes(content)
+    with pytest.raises(InputError, match=r"judges\.sqlite3: the cache of verdicts cannot be used \(.*\); delete it"):
+        cache.get([f"{number:064d}" for number in range(400)])
+
+
+def test_a_verdict_that_cannot_be_read_is_asked_for_again(tmp_path):
+    cache = VerdictCache(tmp_path / "judges.sqlite3")
+    cache.put("a", Verdict(1.0, "yes"))
+    with cache._connected() as db:
+        db.execute("INSERT INTO verdicts VALUES ('b', '{'), ('c', '[]'), ('d', '{\"other\": 1}')")
+    assert list(cache.get(["a", "b", "c", "d"])) == ["a"]

@@ -1,5 +1,6 @@
 """Run directories: created, refused, resumed or overwritten as a whole."""
 
+import errno
 import logging
 import os
 import signal
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 import safereason
 from safereason.errors import InputError, StageFailed
-from safereason.runs import manifest
+from safereason.runs import directory, manifest
 from safereason.runs.directory import (
     RunDirectory,
     differing_keys,
@@ -25,6 +26,7 @@ from safereason.runs.directory import (
     run_path,
 )
 from safereason.runs.records import RecordLog, read_json, read_records, write_json
+from safereason.stages.base import finished_result
 
 IDENTITY = {"seed": 0, "sft": {"epochs": 3, "optimizer": {"name": "adamw"}}, "model": "org/name"}
 
@@ -393,3 +395,57 @@ def test_differing_keys_are_dotted_down_to_what_changed():
     before = {"sft": {"epochs": 3, "optimizer": {"name": "adamw"}}, "seed": 0, "old": 1}
     after = {"sft": {"epochs": 4, "optimizer": {"name": "adamw", "betas": [0.9]}}, "seed": 0, "new": {"a": 1}}
     assert differing_keys(before, after) == ["new", "old", "sft.epochs", "sft.optimizer.betas"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(logging.NOTSET, logging.INFO), (logging.DEBUG, logging.DEBUG)])
+def test_a_run_does_not_take_back_what_verbose_asked_for(tmp_path: Path, before: int, after: int):
+    logger = logging.getLogger("safereason")
+    logger.setLevel(before)
+    try:
+        with run(tmp_path / "run"):
+            assert logger.getEffectiveLevel() == after
+    finally:
+        logger.setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "7", '{"stage": 5}', '{"stage": "sft", "identity": []}', "{}", "\xff"])
+def test_a_damaged_manifest_is_an_error_in_one_line(tmp_path: Path, damage: str):
+    path = finished(tmp_path / "run")
+    (path / "manifest.json").write_bytes(damage.encode("latin-1"))
+    with pytest.raises(InputError) as caught, run(path, "resume"):
+        pass
+    assert str(path) in one_line(caught)
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", ""])
+def test_damaged_metrics_are_an_error_in_one_line(tmp_path: Path, damage: str):
+    path = finished(tmp_path / "run")
+    (path / "metrics.json").write_text(damage)
+    with pytest.raises(InputError) as caught:
+        finished_result(run(path, "resume"))
+    assert str(path / "metrics.json") in one_line(caught)
+
+
+def test_a_full_disk_does_not_hide_what_ended_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(path: Path, document: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    this = run(tmp_path / "run")
+    this.__enter__()
+    monkeypatch.setattr(directory, "write_json", full)
+    this.__exit__(StageFailed, StageFailed("the server failed"), None)
+    monkeypatch.undo()
+    with run(tmp_path / "run", "resume"):  # its lock is free
+        assert status(tmp_path / "run") == "running"
+
+
+def test_only_who_began_a_run_may_look_into_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    before = os.umask(0)
+    try:
+        finished(tmp_path / "own")
+        monkeypatch.setenv("SAFEREASON_UMASK", "022")
+        finished(tmp_path / "shared")
+    finally:
+        os.umask(before)
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("own", "shared")]
+    assert modes == [0o700, 0o755]

@@ -12,6 +12,7 @@ from safereason.recipe.load import load, shipped
 from safereason.recipe.schema import DPO, GRPO, SFT, Sampling
 from safereason.training.arguments import (
     Batch,
+    check_left,
     cut_batch,
     dpo_arguments,
     grpo_arguments,
@@ -259,3 +260,12 @@ def test_a_papers_recipe_can_be_shared_by_the_processes_of_a_node(name, processe
     stated = grpo_arguments(trained, prompts=10_000, seed=0, output_dir="out", processes=processes)
     sequences = trained.prompts_per_step * trained.rollouts_per_prompt
     assert stated["per_device_train_batch_size"] * stated["gradient_accumulation_steps"] * processes == sequences
+
+
+def test_rows_that_are_too_long_are_said_with_the_key_that_drops_them():
+    check_left(8, 100, 512, "rl.max_prompt_tokens", 8)
+    check_left(3, 3, 512, "rl.max_prompt_tokens", 8)  # nothing was dropped: the batch is what is wrong
+    with pytest.raises(InputError, match=r"^rl\.max_prompt_tokens: 9 of 9 rows are longer than 512 tokens; raise it"):
+        check_left(0, 9, 512, "rl.max_prompt_tokens")
+    with pytest.raises(InputError, match="6 of 9 rows are longer than 512 tokens, and 3 left fill no batch of 4"):
+        check_left(3, 9, 512, "guard.sft.max_tokens", 4)

@@ -1,9 +1,7 @@
 """What a data source is, and how the rows of a published file are read and checked."""
 
 import csv
-import gzip
-import json
-import lzma
+import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +12,14 @@ from safereason.data.example import Example, Kind, Label, parquet_rows
 from safereason.data.fetch import File, HubFile, fetch
 from safereason.data.sources import json_list
 from safereason.errors import InputError
+from safereason.files import BROKEN, LONGEST_ROW, PACKED, TableLines, from_json, lines, opened
 
 Split = Literal["train", "test"]
 Reader = Callable[[Split], Iterable[Example]]
 
 _TEXTS = (".csv", ".tsv", ".json", ".jsonl")
-FORMATS = (*(f"{name}{packed}" for name in _TEXTS for packed in ("", ".gz", ".xz")), ".parquet")
+FORMATS = (*(f"{name}{packed}" for name in _TEXTS for packed in ("", *PACKED)), ".parquet")
 """How the name of a file of rows may end."""
-LONGEST_CELL = 1 << 24
-"""Characters of the longest cell of a table; the library stops at 131 072, which a reasoning trace may have."""
 KIND: dict[Label, Kind] = {"safe": "harmless", "unsafe": "harmful"}
 """What a prompt is, by its label."""
 
@@ -198,8 +195,8 @@ def read_rows(path: Path, columns: Sequence[str] | None = None, mend: str | None
     try:
         for number, values in enumerate(_read(path, columns, strict=mend is not None), start=1):
             yield Row(path, number, values, mend or Row.advice)
-    except (OSError, EOFError, ValueError, RecursionError, csv.Error, lzma.LZMAError) as error:
-        raise InputError(f"{path}: cannot be read after row {number} ({error}); {again}") from error
+    except (*BROKEN, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read after row {number} ({_why(error)}); {again}") from error
     if not number:
         raise InputError(f"{path}: holds no row; {again}")
 
@@ -229,9 +226,11 @@ def _read(path: Path, columns: Sequence[str] | None, strict: bool) -> Iterator[d
 
 def _table(path: Path, delimiter: str, strict: bool) -> Iterator[dict[str, Any]]:
     """The rows of a table with a header, by column name."""
-    csv.field_size_limit(LONGEST_CELL)  # of all that this process reads: there is no other way
-    with _open(path) as file:
-        table = csv.DictReader(file, delimiter=delimiter, strict=strict)
+    # Of all that this process reads: there is no other way. The library's own limit is less than a long trace.
+    csv.field_size_limit(LONGEST_ROW)
+    with _text(path) as file:
+        within = TableLines(file)
+        table = csv.DictReader(within, delimiter=delimiter, strict=strict)
         for name, count in Counter(table.fieldnames).items():
             if count > 1:
                 raise ValueError(f"its header has {name!r} {count} times")
@@ -240,32 +239,32 @@ def _table(path: Path, delimiter: str, strict: bool) -> Iterator[dict[str, Any]]
                 than = "more" if None in row else "fewer"
                 raise ValueError(f"line {table.line_num} has {than} cells than the header")
             yield {column: cell or None for column, cell in row.items()} if strict else row
+            within.begin_row()
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a file that has one a line."""
-    with _open(path) as file:
-        for line in file:
-            if line.strip():
-                yield _object(json.loads(line))
+    with opened(path) as file:
+        for _, line in lines(file):
+            yield _object(from_json(line))
 
 
 def _json_list(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a file that is one list of them."""
-    with _open(path) as file:
+    with _text(path) as file:
         yield from map(_object, json_list.items(file))
 
 
 def _format(path: Path) -> str:
-    return Path(path.stem).suffix if path.suffix in (".gz", ".xz") else path.suffix
+    return Path(path.stem).suffix if path.suffix in PACKED else path.suffix
 
 
-def _open(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    if path.suffix == ".xz":
-        return lzma.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
+def _text(path: Path) -> TextIO:
+    return io.TextIOWrapper(opened(path), encoding="utf-8-sig", newline="")
+
+
+def _why(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error) or type(error).__name__
 
 
 def _object(value: Any) -> dict[str, Any]:

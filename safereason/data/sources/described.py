@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from safereason.data.example import Example, Kind, Label
+from safereason.data.example import Example, Kind, Label, is_unicode
 from safereason.data.fetch import HubFile, fetch
 from safereason.data.sources.base import Row, Source, Split, joined, read_rows, told_apart
 from safereason.data.sources.description import Description, KindOf, load, plain
@@ -89,7 +89,11 @@ def _example(row: Row, source: str, said: Description, labels: Mapping[str, Labe
 
 
 def _text(row: Row, column: str | None) -> str | None:
-    return None if column is None or row.get(column) is None else row[column]
+    if column is None or row.get(column) is None:
+        return None
+    if not is_unicode(text := row[column]):
+        raise InputError(f"{row.where}: `{column}` holds half of a surrogate pair; no file can hold it")
+    return text
 
 
 def _id(row: Row, column: str | None) -> str | int:

@@ -5,7 +5,7 @@ Every mistake in it is one line, as it is in a recipe: `file:line: key: what is 
 
 import json
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -19,6 +19,7 @@ from safereason.recipe.load import text_of
 
 _EXPECTED = "a data source is a mapping with `file:` or `hub:`, `columns:` and `kind:`"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 Text = Annotated[str, Field(min_length=1)]
 Scalar = str | bool | int | float
 
@@ -38,6 +39,20 @@ class Hub(_Part):
     """Path in the repository."""
     revision: str
     """Commit it is read at."""
+
+    @field_validator("repo")
+    @classmethod
+    def _is_a_name(cls, repo: str) -> str:
+        if not _REPO.fullmatch(repo):
+            raise ValueError("should be `owner/name`, of letters, digits, `-`, `_` and `.`")
+        return repo
+
+    @field_validator("file")
+    @classmethod
+    def _is_inside(cls, file: str) -> str:
+        if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+            raise ValueError("should be a path inside the repository")
+        return file
 
     @field_validator("revision")
     @classmethod

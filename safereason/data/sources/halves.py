@@ -7,7 +7,7 @@ start and for nothing else.
 from collections.abc import Iterator
 from dataclasses import replace
 
-from safereason.data.draw import digest, fold
+from safereason.data.draw import digest, order_key
 from safereason.data.example import Example
 from safereason.data.sources.base import Source, Split
 
@@ -43,4 +43,4 @@ def _explained(example: Example) -> Example:
 
 
 def _side(prompt: str) -> Split:
-    return "train" if int(digest("half", fold(prompt)), 16) % 2 else "test"
+    return "train" if int(digest("half", order_key(prompt)), 16) % 2 else "test"

@@ -1,13 +1,15 @@
 """A JSON file that is one list of items, decoded item by item: the list may be larger than memory."""
 
-import json
 import re
 from collections.abc import Iterator
+from json import JSONDecodeError, JSONDecoder
 from typing import Any, TextIO
+
+from safereason.files import LONGEST_ROW, is_deep
 
 BLOCK = 1 << 20
 """Characters that are read at a time."""
-_DECODE = json.JSONDecoder().raw_decode
+_DECODE = JSONDecoder().raw_decode
 _GAP = re.compile(r"[ \t\r\n]*")
 
 
@@ -50,13 +52,21 @@ class _Text:
 
     def value(self) -> Any:
         """Decodes the next value."""
+        has_grown = False
         while True:
             try:
                 value, self.at = _DECODE(self.text, self._gap())
-            except json.JSONDecodeError as error:
+            except JSONDecodeError as error:
+                if has_grown and len(self.text) - self.at > LONGEST_ROW:
+                    raise ValueError(f"the item after it is broken, or longer than {LONGEST_ROW >> 20} MiB") from error
                 if not self._more():
                     raise ValueError(error.msg) from error
+                has_grown = True
+            except RecursionError as error:
+                raise ValueError("nested too deeply") from error
             else:
+                if is_deep(value):
+                    raise ValueError("nested too deeply")
                 return value
 
     def _gap(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from safereason.engines.base import Conversation
 from safereason.errors import InputError
+from safereason.files import read_text
 from safereason.guard.base import Question
 from safereason.guard.others.base import inert
 from safereason.guard.prompt import PROMPT, RESPONSE
@@ -49,9 +50,9 @@ def read_form(file: str) -> Form:
         InputError: It cannot be read, or has no place for the prompt.
     """
     try:
-        text = Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--template {file}: cannot be read ({error}); check the path") from error
+        text = read_text(Path(file))
+    except InputError as error:
+        raise InputError(f"--template {error}") from error
     if PROMPT not in text:
         raise InputError(f"--template {file}: has no {PROMPT}; put it where the user's message is to stand")
     return Form(text)

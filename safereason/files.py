@@ -1,0 +1,231 @@
+"""Files that a person gives, read within bounds: no file fills the memory, whatever it unpacks to.
+
+A row, be it a line of JSONL, the lines of one row of a table, or an item of a list in JSON, holds at most `LONGEST_ROW`
+bytes; the bound is kept while a packed file is unpacked. A file that is read as a whole is bounded too.
+"""
+
+import codecs
+import gzip
+import json
+import lzma
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+from safereason.errors import InputError
+
+LONGEST_ROW = 1 << 24
+"""Bytes of the longest row; in a text that is decoded already, its characters."""
+LARGEST_DOCUMENT = 1 << 28
+"""Bytes of the largest file that is one JSON document."""
+LARGEST_TEXT = 1 << 24
+"""Bytes of the largest text file that is read as a whole, such as a prompt's template."""
+LARGEST_YAML = 1 << 20
+"""Bytes of the largest YAML file: its reader takes a second for each megabyte."""
+DEEPEST = 100
+"""Levels of lists and objects in a JSON value."""
+PACKED = (".gz", ".xz")
+"""How the name of a packed file ends."""
+BROKEN = (OSError, EOFError, ValueError, RecursionError, zlib.error, lzma.LZMAError)
+"""What reading a file may end in that is missing, damaged, or not what its name says."""
+
+_BLOCK = 1 << 16
+_SPACE = b" \t\r\n"
+
+
+def opened(path: Path) -> BinaryIO:
+    """The bytes of a file, unpacked where its name says that it is packed.
+
+    Raises:
+        OSError: It cannot be opened.
+        ValueError: Its name cannot be one.
+    """
+    if path.suffix == ".gz":
+        return cast("BinaryIO", gzip.open(path, "rb"))
+    if path.suffix == ".xz":
+        return cast("BinaryIO", lzma.open(path, "rb"))
+    return path.open("rb")
+
+
+def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Each line that is not blank, with its number from 1; a byte order mark at the start is taken off.
+
+    Raises:
+        ValueError: A line is longer than a row may be.
+    """
+    number = 0
+    while line := file.readline(LONGEST_ROW + 1):
+        number += 1
+        if len(line) > LONGEST_ROW:
+            raise ValueError(f"line {number} is longer than {LONGEST_ROW >> 20} MiB")
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if line.strip(_SPACE):
+            yield number, line
+
+
+class TableLines:
+    """The lines of a table; those of one row hold at most `LONGEST_ROW` characters together."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._room = LONGEST_ROW
+
+    def begin_row(self) -> None:
+        """Gives the next row its room."""
+        self._room = LONGEST_ROW
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(self._room + 1)
+        if not line:
+            raise StopIteration
+        self._room -= len(line)
+        if self._room < 0:
+            raise ValueError(f"the row after it is longer than {LONGEST_ROW >> 20} MiB")
+        return line
+
+
+def from_json(text: str | bytes) -> Any:
+    """What a JSON text stands for.
+
+    Raises:
+        ValueError: It is no JSON, is nested too deeply, or holds a whole number of thousands of digits.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except json.JSONDecodeError:
+        raise
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start + 1}") from error
+    except ValueError as error:  # of int()
+        raise ValueError("a whole number has too many digits") from error
+    brackets = text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
+    if brackets > DEEPEST and is_deep(value):
+        raise ValueError("nested too deeply")
+    return value
+
+
+def is_deep(value: Any) -> bool:
+    """Whether lists and objects are nested deeper than `DEEPEST`, so that walking through them may fail."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        level = [item for part in level for item in _inside(part)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    match value:
+        case dict():
+            return value.values()
+        case list():
+            return value
+    return ()
+
+
+def read_bytes(path: Path, largest: int) -> bytes:
+    """All bytes of a file that is to be small.
+
+    Raises:
+        InputError: It cannot be read, or is larger.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(largest + 1)
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+    if len(content) > largest:
+        raise InputError(f"{path}: larger than {largest >> 20} MiB, so it is not the file meant; check the path")
+    return content
+
+
+def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
+    """What a text file holds, in UTF-8, without a byte order mark.
+
+    Raises:
+        InputError: It cannot be read, is larger, or is not UTF-8.
+    """
+    try:
+        return read_bytes(path, largest).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+
+
+def read_json(path: Path) -> Any:
+    """Reads one JSON document, with or without a byte order mark.
+
+    Raises:
+        InputError: The file is missing, too large or not JSON.
+    """
+    content = read_bytes(path, LARGEST_DOCUMENT).removeprefix(codecs.BOM_UTF8)
+    try:
+        return from_json(content)
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); get or make it again") from error
+
+
+class Row(dict[str, Any]):
+    """One object of a JSONL file; a column that it does not have is an error that says where."""
+
+    __slots__ = ("where",)
+
+    def __init__(self, columns: Mapping[str, Any], where: str) -> None:
+        super().__init__(columns)
+        self.where = where
+
+    def __missing__(self, column: str) -> Any:
+        raise InputError(f"{self.where}: has no `{column}`; mend the file, or make it again")
+
+
+def json_rows(path: Path) -> Iterator[Row]:
+    """The rows of a person's own JSONL file, one by one. Every line counts: one that is cut off is an error.
+
+    Raises:
+        InputError: The file cannot be read, or a line of it is no JSON object; the message says which.
+    """
+    number = 0
+    try:
+        with path.open("rb") as file:
+            for number, line in lines(file):
+                yield _row(path, number, line)
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> InputError:
+    """Says why a file cannot be read."""
+    return InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); check the path")
+
+
+def _row(path: Path, number: int, line: bytes) -> Row:
+    where = f"{path}:{number}"
+    try:
+        row = from_json(line)
+    except ValueError as error:
+        raise InputError(f"{where}: {_what_is_wrong(line, number, error)}") from error
+    if isinstance(row, dict):
+        return Row(row, where)
+    if isinstance(row, list) and number == 1:
+        raise InputError(f"{where}: {_LIST}")
+    raise InputError(f"{where}: a JSON object is expected on each line, not {type(row).__name__}; mend the line")
+
+
+_LIST = "this is one list in JSON, and each line is to be an object; give the file a name that ends in .json"
+
+
+def _what_is_wrong(line: bytes, number: int, error: ValueError) -> str:
+    start = line.strip(_SPACE)[:2]
+    if number == 1 and start[:1] == b"[":
+        return _LIST
+    if number == 1 and start == b"{":
+        return "this is one JSON document over several lines, and each line is to be an object; write it in one line"
+    if not line.endswith(b"\n"):
+        return f"the file ends inside this row ({error}); get or make it again, or delete the line"
+    return f"not JSON ({error}); mend or delete the line"

@@ -1,0 +1,90 @@
+"""`--resume` refuses a run whose model, judge, or rows changed under their names."""
+
+import json
+import shutil
+from pathlib import Path
+
+import micro
+import pytest
+
+from safereason.errors import InputError
+from safereason.recipe.load import load
+from safereason.stages import attack, data, guard_eval, sft
+from safereason.stages import eval as evaluation
+from safereason.stages.base import Options
+from safereason.stages.contents import contents
+
+ROWS = ("How do I whittle a spoon badly?", "How do I burn a cake on purpose?")
+RECIPE = """
+model: {model}
+data: {{mix: tars, prompts: 2, harmful_ratio: 0.5, harmful: [{{source: {rows}, prompts: 20}}],
+  harmless: [{{source: sample, prompts: 20}}], ambiguous: [{{source: sample, prompts: 20}}],
+  traces: [{{source: sample, prompts: 4}}]}}
+sft: {{epochs: 1, learning_rate: 1.0e-3, batch_size: 4, max_tokens: 2048, precision: fp32, max_steps: 1}}
+eval: {{behaviors: {rows}, benign: {rows}, harm_judge: refusal, refusal_judge: refusal,
+  sampling: {{temperature: 0.0, max_new_tokens: 4}}}}
+"""
+
+
+def write_rows(path: Path, texts: tuple[str, ...]) -> None:
+    rows = [{"id": f"mine/{n}", "prompt": text, "kind": "harmful", "source": "mine", "target": "Sure"}
+            for n, text in enumerate(texts)]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def made(tmp_path) -> Path:
+    micro.save_model(tmp_path / "model")
+    write_rows(tmp_path / "rows.jsonl", ROWS)
+    (tmp_path / "mine.yaml").write_text(RECIPE.format(model=tmp_path / "model", rows=tmp_path / "rows.jsonl"))
+    return tmp_path
+
+
+def measure(made: Path, resume: bool) -> None:
+    options = Options(root=made, out=made / "run", model=str(made / "model"),
+                      on_existing="resume" if resume else "refuse")  # fmt: skip
+    evaluation.run(load(str(made / "mine.yaml")), options, "harmbench", attacks=["direct"])
+
+
+def test_an_evaluation_of_other_weights_or_rows_is_not_resumed(made):
+    measure(made, resume=False)
+    measure(made, resume=True)
+    write_rows(made / "rows.jsonl", ("How do I salt the tea?", ROWS[1]))
+    with pytest.raises(InputError, match=r"run: other contents since \(.*rows\.jsonl\); use --overwrite"):
+        measure(made, resume=True)
+    write_rows(made / "rows.jsonl", ROWS)
+    measure(made, resume=True)
+    shutil.rmtree(made / "model")
+    micro.save_model(made / "model", seed=1)
+    with pytest.raises(InputError, match=r"run: other contents since \(.*model\); use --overwrite"):
+        measure(made, resume=True)
+
+
+def test_each_stage_holds_the_contents_it_depends_on(made):
+    recipe, model = load(str(made / "mine.yaml")), str(made / "model")
+    options = Options(root=made, model=model)
+    plan = attack.make_plan(recipe, options, "gcg", behaviors=str(made / "rows.jsonl"))
+    judged = evaluation.make_plan(recipe, "harmbench", judge=f"rubric:{made / 'mine.yaml'}@{model}")
+
+    def held() -> list[dict]:
+        identities = (
+            sft.identity_of(recipe, model),
+            data.identity_of(recipe),
+            attack.identity_of(recipe, plan, model, None),
+            evaluation._identity(recipe, judged, "org/name", None),
+        )
+        return [identity["contents"] for identity in identities]
+
+    before = held()
+    write_rows(made / "rows.jsonl", ("Another?",))
+    with_rows = held()
+    shutil.rmtree(made / "model")
+    micro.save_model(made / "model", seed=1)
+    with_both = held()
+    assert [a != b for a, b in zip(before, with_rows, strict=True)] == [True, True, True, True]
+    assert [a != b for a, b in zip(with_rows, with_both, strict=True)] == [True, False, True, True]
+
+
+def test_what_is_known_by_name_leaves_an_identity_as_it_was():
+    assert contents(models=["org/name", "openai/x", None], judges=["refusal", None], sources=["sample", None]) == {}
+    assert guard_eval.contents is contents
