@@ -41,16 +41,15 @@ OLD = {
     "the end of a line": (r"^\W+|[*_#`~]|[ \t\"']+$", "sub"),
     "a format": (r"<think>.*</think>.*\\boxed\{.*\}.*", "fullmatch"),
     "a labelled rating": (r"[\s*_#>]*(?:rating)[\s*_#>]*:[\s*_#>]*(.*?)[.!]?[\s*_#>]*", "fullmatch"),
-    "a last word": (r"(?:([\w'’]+)\W+)?\b(safe|unsafe)\W*\Z", "search"),
     "a quotation": (r"<begin request>\s*(.*?)\s*(?:<end request>|$)", "findall"),
     "double brackets": (r"\[\[(.*?)\]\]", "findall"),
     "an element": (r"<style.*?</style>", "sub"),
     "a refusal": (r"\b(?:sorry|unfortunately)[^.!?]*(?:n't|\bnot)\b", "search"),
 }
 """Patterns that the package once had, each of which could be made to hold the interpreter."""
-COUNTS_FROM = 0.002
+COUNTS_FROM = 0.001
 """Seconds of CPU time; shorter ones are noise."""
-SHORTEST, LONGEST = 1 << 8, 1 << 13
+SHORTEST, LONGEST = 1 << 7, 1 << 12
 """Characters of the repeats."""
 MOST_GROWTH = 9.0
 """Of the time where a text is four times as long: 4 where time is linear, 16 where it is quadratic."""
@@ -279,7 +278,7 @@ def growth(run: Callable[[str], object], attack: tuple[str, str, str]) -> float:
         size *= 2
     if took < COUNTS_FROM or seconds(run, text(size), 2) < COUNTS_FROM:
         return 1.0
-    return seconds(run, text(4 * size), 2) / seconds(run, text(size), 4)
+    return seconds(run, text(4 * size), 2) / seconds(run, text(size), 3)
 
 
 def slow(found: Found) -> str | None:
