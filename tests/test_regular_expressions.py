@@ -26,6 +26,7 @@ USED = {
     "safereason/attacks/reply.py:_AFTER_VALUE": ("match",),
     "safereason/attacks/reply.py:_AFTER_ITEM": ("match",),
     "safereason/recipe/strict_yaml.py:_PLAIN": ("match",),
+    "safereason/recipe/strict_yaml.py:_pattern": ("match",),
 }
 """How patterns are run that are handed on."""
 PUT_TOGETHER = {
