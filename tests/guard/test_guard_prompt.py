@@ -182,7 +182,11 @@ def test_a_conversation_asks_about_its_last_turn(conversation: Any, question: Qu
         ([A], "row 3: a user's message"),
         ([U, S], "row 3: a user's message"),
         ([S, A], "row 3: a user's message"),
-        ([U, turn("tool", "x")], "row 3: turn 2 needs a `role` (system, user, assistant) and a text `content`"),
+        (
+            [U, turn("narrator", "x")],
+            "row 3: turn 2 needs a `role` (system, user, assistant, tool) and a text `content`",
+        ),
+        ([U, turn("tool", "x")], "row 3: a user's message"),
         ([turn("user", None)], "row 3: turn 1 needs a `role`"),
         ([turn("user", [{"type": "text", "text": "x"}])], "row 3: turn 1 needs a `role`"),
         ([{"role": "user"}], "row 3: turn 1 needs a `role`"),
