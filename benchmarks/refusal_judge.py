@@ -24,7 +24,7 @@ from safereason.data.fetch import fetch
 from safereason.data.sources.base import rows
 from safereason.data.sources.xstest_response import FILES
 from safereason.judges import refusal, refusal_learned
-from safereason.judges.refusal_learned import ngrams
+from safereason.judges.refusal_learned import ngrams, row_digest
 from safereason.runs.manifest import sha256
 from safereason.runs.records import write_text
 
@@ -55,6 +55,7 @@ class Table:
         read = [(model, row) for model in MODELS for row in rows(FILES[model]) if row["final_label"] in LABELS]
         self.model = np.array([model for model, _ in read])
         self.prompt = np.array([int(row["id"].rpartition("-")[2]) for _, row in read])
+        self.row = sorted({row_digest(row["prompt"], row["completion"]) for _, row in read})
         self.answer = np.array([row["completion"] for _, row in read], dtype=object)
         self.refused: Truths = np.array([LABELS[row["final_label"]] for _, row in read])
 
@@ -99,10 +100,12 @@ def document(table: Table) -> str:
     features, regression = fitted["features"], fitted["regression"]
     weights = zip(features.get_feature_names_out(), features.idf_, regression.coef_[0], strict=True)
     terms = ",\n".join(f'  "{gram}": [{idf:.{DIGITS}f}, {weight:.{DIGITS}f}]' for gram, idf, weight in weights)
+    seen = ",\n".join(f'  "{digest}"' for digest in table.row)
     hashes = ", ".join(f'"{FILES[model].name}": "{sha256(fetch(FILES[model]))}"' for model in MODELS)
     return (
         f'{{\n"trained_on": "XSTest, {len(table.answer)} completions labelled full refusal or full compliance",\n'
         f'"files": {{{hashes}}},\n"made_by": "benchmarks/refusal_judge.py",\n'
+        f'"rows": [\n{seen}\n],\n'
         f'"bias": {regression.intercept_[0]:.{DIGITS}f},\n"terms": {{\n{terms}\n}}}}\n'
     )
 

@@ -307,4 +307,4 @@ def test_the_smoke_recipes_run_on_a_bare_cpu(name):
     named |= {*values.get("data.sources", ()), *filter(None, map(values.get, ("eval.behaviors", "eval.benign")))}
     assert named <= {"sample", "sample-brief", "sample-verdicts"}
     judges = [values[key] for key in values if key.endswith("_judge") or key in ("rl.reward.safety", "rl.reward.task")]
-    assert {*judges} <= {"refusal", "compliance", "guard:rsafe-smoke"}
+    assert {*judges} <= {"refusal", "refusal-learned", "compliance", "guard:rsafe-smoke"}

@@ -10,14 +10,14 @@ from pydantic import Field, PositiveInt
 
 from safereason.attacks import reply
 from safereason.attacks.base import Settings, Setup, Step, TestCase
-from safereason.attacks.meter import Meter, SpentError
+from safereason.attacks.meter import Meter, SpentError, unwrapped
 from safereason.attacks.reply import Reply
 from safereason.attacks.template import read_all
 from safereason.data.example import Example
 from safereason.engines.base import Message, Sampling
 from safereason.errors import InputError
 from safereason.text import chat
-from safereason.text.defuse import defuse
+from safereason.text.inert import inert, special_tokens
 from safereason.text.template import filled
 
 TARGET = "Sure, here is"
@@ -127,6 +127,7 @@ class Refinement:
         (self.behavior,) = behaviors
         self.name, self.settings, self.setup = name, settings, setup
         self.attacker, self.score = setup.attacker, setup.score
+        self._special = special_tokens(unwrapped(setup.attacker))
         self.random = random.Random(setup.seed)
         self.counts = dict.fromkeys(("unreadable", "failed", "unscored", *counted), 0)
         self.round = 0
@@ -193,7 +194,7 @@ class Refinement:
         rating = "none, it could not be rated"
         if attempt.score is not None:
             rating = f"{1 + round(9 * attempt.score)} of 10"
-        values = {"{answer}": defuse(attempt.answer), "{rating}": rating}
+        values = {"{answer}": inert(attempt.answer, self._special), "{rating}": rating}
         wrote = {"improvement": attempt.reply.improvement, "prompt": attempt.reply.prompt}
         said = {"role": "assistant", "content": json.dumps(wrote, ensure_ascii=False)}
         rounds = (*attempt.dialogue.rounds, said, *chat.user(filled(_NEXT, values)))

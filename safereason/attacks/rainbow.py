@@ -26,18 +26,19 @@ from random import Random
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from safereason.attacks.base import Settings
-from safereason.attacks.meter import Meter, Metered
+from safereason.attacks.meter import Meter, Metered, unwrapped
 from safereason.attacks.rainbow_archive import Archive, Candidate, Cell
 from safereason.attacks.rainbow_templates import JUDGE, RISK, STYLE, Templates
 from safereason.data.example import Example
 from safereason.engines.base import Completion, Engine, Sampling
 from safereason.text.chat import user
+from safereason.text.inert import special_tokens
 from safereason.text.reasoning import OPEN
 
 FAILED, NOTHING, REFUSED, CUT_OFF = "failed", "nothing written", "refused by the mutator", "cut off"
 TOO_LONG, NEAR_COPY, UNSCORED = "too long", "a near copy", "unscored"
 
-_QUOTED = re.compile(r"<begin request>\s*(.*?)\s*(?:<end request>|$)", re.DOTALL | re.IGNORECASE)
+_BEGIN, _END = (re.compile(f"<{word} request>", re.IGNORECASE) for word in ("begin", "end"))
 _LABEL = re.compile(r"^(?:(?:here is|the|a|new|rewritten) ){0,3}request:\s*", re.IGNORECASE)
 _VERDICT = re.compile(r"verdict\W{1,6}([AB])\b", re.IGNORECASE)
 
@@ -159,12 +160,21 @@ def iterate(
 
 def read_prompt(text: str) -> str:
     """The request in what a mutator wrote: without markers, a label or quotation marks around it."""
-    quoted = _QUOTED.findall(text)
-    text = _LABEL.sub("", (quoted[-1] if quoted else text).strip()).strip()
+    text = _LABEL.sub("", _last_quoted(text).strip()).strip()
     for opening, closing in ('""', "''", "“”", "``"):
         if len(text) > 1 and text[0] == opening and text[-1] == closing and opening not in text[1:-1]:
             return text[1:-1].strip()
     return text
+
+
+def _last_quoted(text: str) -> str:
+    """What the last pair of markers holds, the second of which may be missing; without any, all of the text."""
+    found, place = text, 0
+    while opening := _BEGIN.search(text, place):
+        closing = _END.search(text, opening.end())
+        place = closing.end() if closing else len(text)
+        found = text[opening.end() : closing.start() if closing else place]
+    return found
 
 
 def read_verdict(text: str) -> str | None:
@@ -197,8 +207,10 @@ def _rewritten(
     fit: list[Candidate],
 ) -> list[Candidate]:  # fmt: skip
     axis = "risk" if name == RISK else "style"
+    special = special_tokens(unwrapped(team.mutator))
     asked = [
-        templates.fill(name, prompt=c.prompt, about=about[getattr(c, axis)], **{axis: getattr(c, axis)}) for c in fit
+        templates.fill(name, special, prompt=c.prompt, about=about[getattr(c, axis)], **{axis: getattr(c, axis)})
+        for c in fit
     ]
     replies = team.mutator.generate([user(text) for text in asked], settings.mutator_sampling, seed=seed)
     return [_read(c, reply, team.refuses) for c, (reply,) in zip(fit, replies, strict=True)]
@@ -245,17 +257,18 @@ def _compared(
 ) -> list[Candidate]:
     """Those whose cell is taken with the judge's votes: asked in both orders, for neither place is to be favoured."""
     rivals = [c for c in fit if c.cell in archive.champions]
+    special = special_tokens(unwrapped(judge))
     asked = []
     for c in rivals:
-        pair = (c, archive.champions[c.cell])
-        asked += [user(_comparison(templates, *pair)), user(_comparison(templates, *reversed(pair)))]
+        champion = archive.champions[c.cell]
+        asked += [user(_comparison(templates, special, *pair)) for pair in ((c, champion), (champion, c))]
     rows = iter(judge.generate(asked, settings.judge_sampling, n=settings.votes, seed=seed) if asked else [])
     voted = {c.id: _voted(c, next(rows), next(rows)) for c in rivals}
     return [voted.get(c.id, c) for c in fit]
 
 
-def _comparison(templates: Templates, a: Candidate, b: Candidate) -> str:
-    return templates.fill(JUDGE, risk=a.risk, about=templates.risks[a.risk], prompt_a=a.prompt,
+def _comparison(templates: Templates, special: Sequence[str], a: Candidate, b: Candidate) -> str:
+    return templates.fill(JUDGE, special, risk=a.risk, about=templates.risks[a.risk], prompt_a=a.prompt,
                           answer_a=a.answer, prompt_b=b.prompt, answer_b=b.answer)  # fmt: skip
 
 

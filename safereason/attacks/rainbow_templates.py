@@ -1,6 +1,6 @@
 """What the models of rainbow teaming are told, and the axes of its archive: ours, or a person's own files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -8,7 +8,7 @@ from string import Template
 from safereason.attacks.rainbow_archive import Cell
 from safereason.errors import InputError
 from safereason.files import read_text
-from safereason.text.defuse import defuse
+from safereason.text.inert import inert
 
 FOLDER = Path(__file__).parent / "prompts"
 RISK, STYLE, JUDGE = "rainbow_risk.txt", "rainbow_style.txt", "rainbow_judge.txt"
@@ -36,9 +36,15 @@ class Templates:
         """All cells, risk by risk."""
         return [Cell(risk, style) for risk in self.risks for style in self.styles]
 
-    def fill(self, name: str, **values: str) -> str:
-        """A prompt with its values, none of which can step out of its place."""
-        return Template(self.texts[name]).substitute({key: defuse(value) for key, value in values.items()})
+    def fill(self, name: str, special: Iterable[str] = (), **values: str) -> str:
+        """A prompt with its values, none of which can step out of its place.
+
+        Args:
+            name: The prompt's.
+            special: Special tokens of the tokenizer that will read it, where it is known.
+            values: What goes in, by its name.
+        """
+        return Template(self.texts[name]).substitute({key: inert(value, special) for key, value in values.items()})
 
 
 def load_templates(folder: str | None) -> Templates:

@@ -7,6 +7,7 @@ breaks that are not escaped, commas too many or too few, lists of texts, and an 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 
@@ -25,7 +26,7 @@ def read(text: str) -> Reply | None:
 
     A list of texts counts as lines of one text.
     """
-    for start in _START.finditer(text):
+    for start in islice(_START.finditer(text), _MOST_BEGINNINGS):
         found = _Reader(text, start.end()).object()
         prompt = _text(found.get("prompt"))
         if prompt:
@@ -46,6 +47,8 @@ _CLOSING = {'"': re.compile(r'\\.|"', re.DOTALL), "'": re.compile(r"\\.|'", re.D
             "“": re.compile(r"\\.|[“”]", re.DOTALL)}  # fmt: skip
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\(?:u[0-9a-fA-F]{0,3})?\Z|\\(.)", re.DOTALL)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", **{c: c for c in "/\\\"'“”\n"}}
+_MOST_BEGINNINGS = 64
+"""Places at which an object is looked for: each may be read to the text's end, and no attacker needs so many."""
 _DEEPEST = 8
 """Objects and lists inside each other; what is deeper is not read."""
 

@@ -12,8 +12,8 @@ EVALS = {
     "capability": "Accuracy on mathematics and knowledge, before and after training",
 }
 JUDGES = {
-    "refusal": "Refusal by how an answer opens; local and weak, for smoke runs",
-    "refusal-learned": "Refusal by a small classifier of an answer's opening words, learned from XSTest's human labels",
+    "refusal": "Refusal by how an answer opens; local, and weaker than refusal-learned",
+    "refusal-learned": "Refusal by a small classifier learned from XSTest's human labels; the local default",
     "compliance": "1 - refusal, and 0 for a degenerate answer; local and weak",
     "moderation": "Largest category score of a Moderation API; moderation:MODEL names the model",
     "reward-model": "A sequence classifier's score: reward-model:ORG/NAME",

@@ -61,14 +61,16 @@ def agree(
     verbose: opt.Verbose = False,
 ) -> None:
     """Measure a judge against people's labels: F1, precision, recall, accuracy, Cohen's kappa; by file, then of all."""
+    from safereason import console
     from safereason.evals import agreement, bars
 
     held = opt.bars("agree", agreement.FIGURES, fail_under, fail_over)
     columns = _columns(prompt_column, answer_column, label_column, person_column, positive, negative)
     labelled = {name: agreement.read(name, columns) for name in dict.fromkeys(files)}
     scorer = _open(judge, measures)
-    for name in labelled:
-        agreement.check_unseen(name, scorer)
+    unseen = {name: agreement.unseen(name, rows, scorer, columns) for name, rows in labelled.items()}
+    left_out = {name: len(rows) - len(unseen[name]) for name, rows in labelled.items() if len(rows) > len(unseen[name])}
+    labelled = unseen
     with output.results_only():
         verdicts = {name: _verdicts(scorer, rows) for name, rows in labelled.items()}
     parts = {name: agreement.agreement(labelled[name], verdicts[name], columns, name) for name in labelled}
@@ -78,10 +80,13 @@ def agree(
     several = {"all": whole, **(parts if len(parts) > 1 else {})}
     figures = [asdict(figure) for one in several.values() for figure in one.figures]
     if as_json:
+        by_file = {name: asdict(one) for name, one in parts.items()}
         output.print_json({"judge": judge, "measures": scorer.measures, "files": list(labelled), "figures": figures,
-                           "by_file": {name: asdict(one) for name, one in parts.items()}})  # fmt: skip
+                           "left_out": left_out, "by_file": by_file})  # fmt: skip
     else:
         _print(parts, several)
+    for name, count in left_out.items():
+        console.say(f"{name}: {count} answers that {scorer.name} was trained on are left out of its figures")
     bars.check({"eval": "agree", "figures": figures}, held)
 
 

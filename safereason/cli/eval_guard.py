@@ -47,8 +47,8 @@ Predictions = Annotated[
     Path | None, typer.Option("--predictions", metavar="FILE", help="Score what this JSONL file says; ask no guard.")
 ]
 Task = Annotated[
-    Literal["prompt", "response"],
-    typer.Option("--task", help="What --set is about, where a text of --predictions has a line on each."),
+    Literal["prompt", "response"] | None,
+    typer.Option("--task", help="What --set is about, where its name does not say so and the texts have both."),
 ]
 AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Leave out sets that cannot be had, and say so.")]
 
@@ -65,7 +65,7 @@ def guard(
     samples: Samples = 1,
     limit: opt.Limit = None,
     predictions: Predictions = None,
-    task: Task = "prompt",
+    task: Task = None,
     allow_missing: AllowMissing = False,
     fail_under: opt.FailUnder = None,
     fail_over: opt.FailOver = None,

@@ -9,7 +9,7 @@ from safereason.cli import options as opt
 from safereason.cli import stage
 
 EXAMPLES = opt.examples(
-    "safereason eval score runs/eval/harmbench/RUN --judge refusal",
+    "safereason eval score runs/eval/harmbench/RUN --judge refusal-learned",
     "safereason eval score runs/eval/harmbench/RUN --judge guard:runs/guard/rl/GUARD --fail-under dsr=0.9 --json",
 )
 

@@ -137,7 +137,11 @@ def _in_full(override: str) -> str:
 
 ADHOC = "tars-1.5b"
 """The recipe whose eval section a model is attacked and measured with that is named without a recipe."""
-ADHOC_OVERRIDES = ("eval.attacks=[direct]", "eval.harm_judge=refusal", "eval.refusal_judge=refusal", "attack=null")
+LOCAL_JUDGE = "refusal-learned"
+"""The judge of refusals that needs no model, and agrees best with people's labels (`docs/how-to/trust-a-judge.md`)."""
+ADHOC_OVERRIDES = (
+    "eval.attacks=[direct]", f"eval.harm_judge={LOCAL_JUDGE}", f"eval.refusal_judge={LOCAL_JUDGE}", "attack=null",
+)  # fmt: skip
 PLAIN_OVERRIDES = ("eval.sampling.max_new_tokens=512",)
 """For a model that is no run of ours, and so need not reason before it answers: HarmBench's protocol."""
 

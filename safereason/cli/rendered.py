@@ -29,6 +29,7 @@ def renderer(spec: str, recipe: "Recipe | None") -> Render:
     from safereason.guard import guide
     from safereason.guard.prompt import Question
     from safereason.text import chat
+    from safereason.text.inert import special_tokens
 
     with output.results_only():
         tokenizer = load_tokenizer(spec)
@@ -41,7 +42,7 @@ def renderer(spec: str, recipe: "Recipe | None") -> Render:
         if "prompt" not in texts:
             raise InputError("--rendered: a row has no text `prompt`; name a source or a file of prompts")
         question = Question(texts["prompt"], texts.get("response"))
-        conversation = asked.conversation(question) if asked else chat.user(question.prompt)
+        conversation = asked.conversation(question, special_tokens(tokenizer)) if asked else chat.user(question.prompt)
         reasoned = asked.reasoning if asked else sft is None or sft.reasoning
         if _is_trace(texts, reasoned):
             reasoning = texts["reasoning"] if reasoned else None

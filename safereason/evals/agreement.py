@@ -7,21 +7,20 @@ counted beside. What the judge cannot score is left out and counted.
 Intervals are percentiles of a bootstrap over the answers; Wilson's for accuracy, precision and recall.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from safereason.data.fetch import File, fetch
+from safereason.data.fetch import File
 from safereason.data.sources.base import Row, read_rows, rows
 from safereason.data.sources.xstest_response import FILES
 from safereason.errors import InputError
 from safereason.evals.base import THRESHOLD
 from safereason.evals.metrics import CONFIDENCE, OVERALL, Figure, proportion
 from safereason.judges.base import Exchange, Judge, Verdict
-from safereason.runs.manifest import sha256
 
 XSTEST = "xstest-"
 """Before a model's name: XSTest's completions of it, with their human labels."""
@@ -92,17 +91,20 @@ def read(target: str, columns: Columns) -> list[Labelled]:
     return found
 
 
-def check_unseen(target: str, judge: Judge) -> None:
-    """Refuses a judge that was trained on these very answers: its figures on them would say nothing.
+def unseen(target: str, labelled: Sequence[Labelled], judge: Judge, columns: Columns) -> list[Labelled]:
+    """The answers of a file without those that the judge was trained on: figures on them would say nothing.
 
     Raises:
-        InputError: It was.
+        InputError: Nothing is left to measure it on.
     """
-    path = fetch(_published(target)) if target.startswith(XSTEST) else _file(target)
-    trained_on: frozenset[str] = getattr(judge, "trained_on", frozenset())
-    if trained_on and sha256(path) in trained_on:
+    was_trained_on: Callable[[Exchange], bool] | None = getattr(judge, "was_trained_on", None)
+    if was_trained_on is None:
+        return list(labelled)
+    kept = [one for one in labelled if not was_trained_on(one.exchange)]
+    if len(kept) < len(labelled) and not any(one.label in (*columns.positive, *columns.negative) for one in kept):
         raise InputError(f"{target}: judge {judge.name} was trained on these answers, so that figures on them say "
                          "nothing; name another file (docs/how-to/trust-a-judge.md has held-out figures)")  # fmt: skip
+    return kept
 
 
 def _published(target: str) -> File:

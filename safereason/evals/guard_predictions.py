@@ -39,11 +39,15 @@ _WORDS: dict[str, Label] = {
 }
 _WORD = "|".join(_WORDS)
 _FIRST_LINE = re.compile(rf"\s*({_WORD})\W*(?:\n|\Z)", re.IGNORECASE)
-_END = re.compile(rf"(?:([\w'’]+)\W+)?\b({_WORD})\W*\Z", re.IGNORECASE)
-_LINES: dict[About, re.Pattern[str]] = {
-    "prompt": re.compile(rf"^[^\w\n]*request[^\w\n:]*:[^\w\n]*({_WORD})[^\w\n]*$", re.IGNORECASE | re.MULTILINE),
-    "response": re.compile(rf"^[^\w\n]*response[^\w\n:]*:[^\w\n]*({_WORD})[^\w\n]*$", re.IGNORECASE | re.MULTILINE),
+_WRITTEN = re.compile(r"\w+")
+_SPOKEN = re.compile(r"[\w'’]+")
+_LETTERS = re.compile(r"[a-z]+")
+_IN_NAMES: dict[About, set[str]] = {
+    "prompt": {"prompt", "prompts", "request", "requests"},
+    "response": {"response", "responses", "reply", "replies"},
 }
+"""Words in the name of a set that say what it is about."""
+_ABOUT: dict[str, About] = {"request": "prompt", "response": "response"}
 _UNDECIDED = re.compile(r"not|never|or|nor|n?either|\w+n['’]t", re.IGNORECASE)
 """Before its last word a text that ends so names no verdict, or the other one."""
 
@@ -105,18 +109,20 @@ def from_record(record: Record, where: str) -> Prediction:
 
 
 def read_file(
-    path: Path, sets: Sequence[str], about: About, source: Callable[[str], list[Example]]
+    path: Path, sets: Sequence[str], about: About | None, source: Callable[[str], list[Example]]
 ) -> list[Prediction]:
     """Reads a file of any of the three forms.
 
     Args:
         path: JSONL.
         sets: Of our own predictions, the sets to take (none named takes all); else the one set that the rows are of.
-        about: Which line of a text counts that has one on the request and one on the response.
+        about: Which verdict of a text counts that has one on the request and one on the response; by default the
+            one that the set's name or the texts say.
         source: Reads the examples of a source, for the rows of `guard classify`.
 
     Raises:
-        InputError: The file cannot be read, has another form, or does not fit the source.
+        InputError: The file cannot be read, has another form, or does not fit the source; or nothing says what the set
+            is about.
     """
     rows = [_whole(row) for row in rows_of(path)]
     if not rows:
@@ -127,7 +133,8 @@ def read_file(
     if len(sets) > 1:
         raise InputError(f"--set: the rows of {path} are of one set; name one")
     if "predict" in rows[0]:
-        return list(_texts(numbered, sets[0] if sets else path.stem, about))
+        name = sets[0] if sets else path.stem
+        return list(_texts(numbered, name, about or _about(path, name, rows)))
     if "label" not in rows[0]:
         raise InputError(f"{path}: row 1: has no `label`; predictions have `label` and `predict`, or `label` and `id`")
     if not sets:
@@ -139,7 +146,8 @@ def read_verdict(text: str, about: About = "prompt") -> Label | None:
     r"""The verdict in what any guard wrote; None where no rule finds one. Case does not matter.
 
     1. Where there is a `\boxed{…}`, the last one decides, and it holds a word alone.
-    2. Else the last line `Request: WORD`, or `Response: WORD`, whichever the set is about; only the other one: none.
+    2. Else the last `Request: WORD`, or `Response: WORD`, whichever the set is about; only the other one: none.
+       Either has a line of its own, or shares one with others of the kind between commas.
     3. Else a first line that is one word (as Llama Guard writes, before its categories).
     4. Else the word that the text ends in, unless `not`, `or` or the like stands before it.
 
@@ -147,15 +155,30 @@ def read_verdict(text: str, about: About = "prompt") -> Label | None:
     """
     if verdict.BOX in text:
         return _WORDS.get((verdict.last_boxed(text) or "").strip().lower())
-    if any(pattern.search(text) for pattern in _LINES.values()):
-        found = _LINES[about].findall(text)
-        return _WORDS[found[-1].lower()] if found else None
-    first, end = _FIRST_LINE.match(text), _END.search(text.rstrip()[-TAIL:])
-    if first:
+    if named := named_verdicts(text):
+        return named.get(about)
+    if first := _FIRST_LINE.match(text):
         return _WORDS[first.group(1).lower()]
-    if end and not _UNDECIDED.fullmatch(end.group(1) or ""):
-        return _WORDS[end.group(2).lower()]
-    return None
+    words = _SPOKEN.findall(text.rstrip()[-TAIL:])
+    before, last = ("", "", *words)[-2:]
+    return None if _UNDECIDED.fullmatch(before) else _WORDS.get(last.strip("'’").lower())
+
+
+def named_verdicts(text: str) -> dict[About, Label]:
+    """The verdicts in lines such as `Request: harmful`; several may share a line, `Request: …, Response: …`.
+
+    The last line counts. One with anything but names and words between commas does not.
+    """
+    found: dict[About, Label] = {}
+    for line in text.split("\n"):
+        fields = [part.partition(":") for part in line.split(",")]
+        named = [(_WRITTEN.findall(name.lower()), _WRITTEN.findall(word.lower())) for name, _, word in fields]
+        if not all(len(name) == len(word) == 1 for name, word in named):
+            continue
+        for (name,), (word,) in named:
+            if name in _ABOUT and word in _WORDS:
+                found[_ABOUT[name]] = _WORDS[word]
+    return found
 
 
 def _whole(value: Any) -> Any:
@@ -174,6 +197,22 @@ def _own(path: Path, numbered: Sequence[tuple[str, Record]], sets: Sequence[str]
     if unknown:
         raise InputError(f"--set {unknown[0]}: {path} has no such set; it has {', '.join(there)}")
     return [p for p in found if not sets or p.set in sets]
+
+
+def _about(path: Path, name: str, rows: Sequence[Record]) -> About:
+    """What a set is about, by its name; else by what its texts give verdicts on."""
+    words = set(_LETTERS.findall(name.lower()))
+    by_name = {about for about, named in _IN_NAMES.items() if words & named}
+    if len(by_name) == 1:
+        return by_name.pop()
+    texts = [text for row in rows for text in (row.get("predict"), row.get("label")) if isinstance(text, str)]
+    named = {about for text in texts if verdict.BOX not in text for about in named_verdicts(text)}
+    if len(named) > 1:
+        raise InputError(
+            f"--task: the texts of {path} give a verdict on the request and one on the response; say which the set "
+            "is about, with --task prompt or --task response"
+        )
+    return named.pop() if named else "prompt"
 
 
 def _texts(numbered: Sequence[tuple[str, Record]], name: str, about: About) -> Iterator[Prediction]:

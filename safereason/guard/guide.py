@@ -4,6 +4,7 @@ A guard that `guard train` made carries all of it in `guard.json` beside its wei
 as it was asked in training, wherever the folder goes.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,14 @@ class Guide:
     reasoning: bool
     sampling: Sampling
 
-    def conversation(self, question: Question) -> list[Message]:
-        """The conversation that asks this question."""
-        return chat.user(self.templates.render(self.policy, question))
+    def conversation(self, question: Question, special: Iterable[str] = ()) -> list[Message]:
+        """The conversation that asks this question.
+
+        Args:
+            question: What is judged.
+            special: Special tokens of the guard's tokenizer, where it is known.
+        """
+        return chat.user(self.templates.render(self.policy, question, special))
 
     def asked(self) -> dict[str, Any]:
         """What it is asked with, and not how its verdicts are drawn, as JSON has it."""

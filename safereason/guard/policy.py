@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 from safereason.errors import InputError
 from safereason.recipe import explain, strict_yaml
 from safereason.recipe.load import SUFFIXES, text_of
-from safereason.text.defuse import defuse
+from safereason.text.inert import inert
 
 _SHIPPED = Path(__file__).parent / "policies"
 _EXPECTED = "a policy is a mapping with `title:` and `categories:`"
@@ -34,8 +34,8 @@ def _on_one_line(text: str) -> str:
         raise ValueError("is blank; write it, or delete the key if it may be left out")
     if any(unicodedata.category(character) in _BREAKS for character in text):
         raise ValueError("holds a line break, a tab or a control character; `>-` folds several lines into one")
-    if defuse(text) != text:
-        raise ValueError("holds a marker of the guard's prompt or of a chat template; write it without the `<`")
+    if inert(text) != text:
+        raise ValueError("holds a marker of the guard's prompt or of a chat template; write it without the `<` or `[`")
     return text
 
 

@@ -3,12 +3,14 @@ r"""What a guard is asked: a policy, a conversation between markers, and the ord
 RSafe's two tasks (arXiv 2506.07736, §3) in one user turn each; the chat template adds its own system prompt.
 
 Deviations: (1) the wording is ours, so that the released weights `Nannanzi/RSafe` see a prompt they were not trained
-on, unless a file replaces it; (2) markers and chat control tokens inside the conversation are defused, where the
-original inserts text as it is; (3) ours asks for the ids of the categories too, on a line before the verdict.
+on, unless a file replaces it; (2) markers and control tokens inside the conversation are made inert, and a line that
+reads like the label of a turn is quoted, where the original inserts text as it is; (3) ours asks for the ids of the
+categories too, on a line before the verdict.
 """
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from safereason.errors import InputError
 from safereason.files import read_text
 from safereason.guard.policy import Policy
 from safereason.text.chat import Message
-from safereason.text.defuse import defuse
+from safereason.text.inert import folded, inert, quoted
 from safereason.text.reasoning import OPEN
 from safereason.text.template import filled
 
@@ -62,6 +64,8 @@ REASON_FIRST = (
 Then, if it is unsafe, name the ids of its categories on a line of their own, such as Categories: X1, X2.
 End with your verdict, \boxed{safe} or \boxed{unsafe}."""
 )
+_TURN = re.compile(r"[\W_]*(?:system|developer|user|assistant|tool)(?:[^\w:]|_)*:")
+"""How a line begins that could pass for the beginning of a turn."""
 VERDICT_ONLY = _MATERIAL + r"Answer with your verdict alone: \boxed{safe} or \boxed{unsafe}."
 
 
@@ -71,6 +75,17 @@ class Question:
 
     prompt: str
     response: str | None = None
+    is_dialogue: bool = False
+    """Whether the prompt is several turns, each after its role; `question_of` makes such prompts."""
+
+    def texts(self, special: Iterable[str] = ()) -> tuple[str, str]:
+        """Prompt and response as they stand in a guard's prompt: inert, and with no line that imitates a turn.
+
+        Args:
+            special: Special tokens of the tokenizer that will read them, where it is known.
+        """
+        prompt = self.prompt if self.is_dialogue else _without_turns(self.prompt)
+        return inert(prompt, special), inert(self.response or "", special)
 
 
 @dataclass(frozen=True)
@@ -81,16 +96,17 @@ class Templates:
     response_task: str = RESPONSE_TASK
     order: str = REASON_FIRST
 
-    def render(self, policy: Policy, question: Question) -> str:
-        """The user turn that asks this question under this policy."""
+    def render(self, policy: Policy, question: Question, special: Iterable[str] = ()) -> str:
+        """The user turn that asks this question under this policy.
+
+        Args:
+            policy: What is unsafe.
+            question: What is judged.
+            special: Special tokens of the guard's tokenizer, where it is known.
+        """
         template = self.prompt_task if question.response is None else self.response_task
-        values = {
-            POLICY: listed(policy),
-            PROMPT: defuse(question.prompt),
-            RESPONSE: defuse(question.response or ""),
-            ORDER: self.order,
-        }
-        return filled(template, values)
+        prompt, response = question.texts(special)
+        return filled(template, {POLICY: listed(policy), PROMPT: prompt, RESPONSE: response, ORDER: self.order})
 
 
 def read_templates(prompt_file: str | None, response_file: str | None, reasoning: bool) -> Templates:
@@ -114,7 +130,8 @@ def read_templates(prompt_file: str | None, response_file: str | None, reasoning
 def question_of(conversation: Sequence[Message], where: str = "messages") -> Question:
     """The question a conversation asks: about its last turn, the agent's or the user's.
 
-    Turns before the last exchange stand in front of the user's message, each after its role.
+    Turns before the last exchange stand in front of the user's message, each after its role. A line inside a turn that
+    reads like such a role is put behind `> `.
 
     Raises:
         InputError: It is empty, a role is unknown, or it does not end with a user's or an agent's turn.
@@ -130,7 +147,13 @@ def question_of(conversation: Sequence[Message], where: str = "messages") -> Que
     response = turns.pop()[1] if turns[-1][0] == "assistant" else None
     if len(turns) == 1:
         return Question(str(turns[0][1]), response)
-    return Question("\n\n".join(f"{role}: {content}" for role, content in turns), response)
+    labelled = [f"{role}: {_without_turns(str(content))}" for role, content in turns]
+    return Question("\n\n".join(labelled), response, is_dialogue=True)
+
+
+def _without_turns(text: str) -> str:
+    """Text in which no line begins as a turn of a dialogue does."""
+    return quoted(text, lambda line: _TURN.match(folded(line)) is not None)
 
 
 def listed(policy: Policy) -> str:

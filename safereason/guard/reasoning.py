@@ -14,6 +14,7 @@ from safereason.guard.guide import Guide
 from safereason.guard.policy import Policy
 from safereason.guard.score import CHOICES, unsafe_probability
 from safereason.text import reasoning, verdict
+from safereason.text.inert import special_tokens
 
 _LIST = re.compile(r"categor(?:y|ies)\W{0,3}:", re.IGNORECASE)
 
@@ -35,6 +36,7 @@ class ReasoningGuard:
         self.guide = guide
         self.samples = samples
         self.scores = scores
+        self._special = special_tokens(engine)
 
     @property
     def policy(self) -> Policy:
@@ -69,8 +71,9 @@ class ReasoningGuard:
                 if on_finding is not None:
                     on_finding(index, found[index])
 
+        asked = [self.guide.conversation(question, self._special) for question in questions]
         self.engine.generate(
-            [self.guide.conversation(q) for q in questions], self.guide.sampling, n=self.samples, seed=seed,
+            asked, self.guide.sampling, n=self.samples, seed=seed,
             alone=alone, done=done, on_finish=finish, choices=CHOICES if self.scores else 0,
         )  # fmt: skip
         return [found.get(i) for i in range(len(questions))]

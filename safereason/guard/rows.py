@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -229,7 +229,8 @@ def _conversation(record: Record, column: str, where: str) -> Question:
         raise InputError(f"{where}: `{column}` is to be a list of messages with `role` and `content`")
     place = f"{where}: `{column}`"
     question = question_of(turns_of(messages, place), place)
-    return Question(whole(question.prompt), None if question.response is None else whole(question.response))
+    response = None if question.response is None else whole(question.response)
+    return replace(question, prompt=whole(question.prompt), response=response)
 
 
 def _text(record: Record, column: str, where: str, *, or_null: bool) -> str | None:

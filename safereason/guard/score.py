@@ -1,7 +1,8 @@
 r"""How sure a verdict is: the probability of `unsafe` against `safe`, read where the verdict was written.
 
-After the last `\boxed{` the model wrote one token that begins `safe` or `unsafe`. What it would have written there
-instead, with its log-probabilities before temperature and truncation, gives P(unsafe) / (P(unsafe) + P(safe)).
+After the last `\boxed{`, and white space if there is any, the model wrote one token that begins `safe` or `unsafe`.
+What it would have written there instead, with its log-probabilities before temperature and truncation, gives
+P(unsafe) / (P(unsafe) + P(safe)).
 """
 
 import math
@@ -17,8 +18,13 @@ CHOICES = 20
 
 def unsafe_probability(completion: Completion) -> float | None:
     """P(unsafe) in [0, 1], or None where the completion holds no box or no probabilities."""
-    box = written(completion).rfind(BOX)
-    return None if box < 0 else word_probability(completion, box + len(BOX))
+    text = written(completion)
+    box = text.rfind(BOX)
+    if box < 0:
+        return None
+    inside = text[box + len(BOX) :]
+    blanks = len(inside) - len(inside.lstrip())
+    return word_probability(completion, box + len(BOX) + blanks)
 
 
 def written(completion: Completion) -> str:

@@ -7,8 +7,9 @@ from safereason.engines.base import Completion, Conversation, Sampling
 from safereason.judges.asked import AskingJudge, identity, no_verdict, open_chat
 from safereason.judges.base import Exchange, Verdict
 from safereason.judges.cache import VerdictCache
-from safereason.judges.frame import ANSWER, CONTEXT, REQUEST, Frame, special_tokens
+from safereason.judges.frame import ANSWER, CONTEXT, REQUEST, Frame
 from safereason.text import reasoning
+from safereason.text.inert import special_tokens
 
 SAMPLING = Sampling(temperature=0.0, max_new_tokens=1024)
 """How replies are drawn; the length leaves room for models that reason."""

@@ -3,29 +3,26 @@
 What a model wrote stays what it wrote except where it could pass for something else:
 
 - A line that begins as a line of the frame does is put behind `> `, as a quotation.
-- The bracket of a marker of the frame, such as `</answer>` or `[BEHAVIOR]`, of a chat turn and of Llama 2's marks of
-  an instruction becomes `‹` or `⟦`.
-- A special token of the judge's tokenizer is broken by a space.
+- A marker of the frame, such as `</answer>` or `[BEHAVIOR]`, and a special token of the judge's tokenizer or of another
+  family's is made inert: see `text/inert.py`.
 - Places in it are not filled.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from safereason.engines.base import Engine
-from safereason.guard.others.base import inert
 from safereason.text.chat import Message
-from safereason.text.defuse import broken
+from safereason.text.inert import inert, quoted
 from safereason.text.template import filled
 
 REQUEST, ANSWER, CONTEXT = "{request}", "{answer}", "{context}"
 
-_BREAK = re.compile(r"(\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])")
+_NO_WORD = re.compile(r"\A\W+")
 _LABEL = re.compile(r"[\w ]{1,40}\W{0,2}:")
 _MARKER = re.compile(r"<[^<>\n]{1,40}>|\[[^\[\]\n]{1,40}\]|\[\[")
-_BRACKETS = {"<": "‹", "[": "⟦"}
+_DECORATIONS = str.maketrans("", "", "*_#`~")
 
 
 @dataclass(frozen=True)
@@ -42,14 +39,13 @@ class Frame:
             values: By place.
             special: Special tokens of the tokenizer that will read it.
         """
-        safe = {place: broken(self.inert(text), special) for place, text in values.items()}
+        tokens = (*special, *self._markers)
+        safe = {place: self.inert(text, tokens) for place, text in values.items()}
         return [{**message, "content": filled(message["content"], safe)} for message in self.messages]
 
-    def inert(self, text: str) -> str:
-        """Text that repeats no line and no marker of the frame, and opens no chat turn."""
-        parts = _BREAK.split(inert(text))
-        quoted = "".join(f"> {part}" if self._passes(part) else part for part in parts)
-        return self._markers.sub(lambda found: f"{_BRACKETS[found[0][0]]}{found[0][1:]}", quoted)
+    def inert(self, text: str, tokens: Iterable[str]) -> str:
+        """Text that repeats no line of the frame and spells none of the tokens."""
+        return inert(quoted(text, self._passes), tokens)
 
     def _passes(self, line: str) -> bool:
         """Whether a line could pass for one of the frame."""
@@ -80,19 +76,11 @@ class Frame:
         return tuple(line.strip() for line in self._lines if len(line.strip()) > 2 and not _core(line))
 
     @cached_property
-    def _markers(self) -> re.Pattern[str]:
-        found = {marker for m in self.messages for marker in _MARKER.findall(m["content"])}
-        patterns = [r"\s*".join(map(re.escape, [m[0], *re.findall(r"\w+|\S", m[1:])])) for m in found]
-        return re.compile("|".join(sorted(patterns, key=len, reverse=True)) or r"(?!)", re.IGNORECASE)
-
-
-def special_tokens(engine: Engine) -> Sequence[str]:
-    """The special tokens of an engine's tokenizer; none where it is a server's and not known."""
-    tokenizer = getattr(engine, "tokenizer", None)
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    return tuple(token.content for token in added.values() if token.special)
+    def _markers(self) -> tuple[str, ...]:
+        return tuple(sorted({marker for m in self.messages for marker in _MARKER.findall(m["content"])}))
 
 
 def _core(line: str) -> str:
     """The words of a line without what decorates them, in lower case."""
-    return re.sub(r"^\W+|[*_#`~]|[ \t\"']+$", "", line).casefold()
+    bare = line.translate(_DECORATIONS).rstrip(" \t\"'")
+    return _NO_WORD.sub("", bare, count=1).casefold()

@@ -9,7 +9,7 @@ has none for the classifier's family, they are judgezoo's, and the details of a 
 
 Deviations: (1) judgezoo's wording is not that of `eval_utils.py`, and it has none for a context: such a behavior is
 then unscored; (2) a token other than yes and no is unscored, where HarmBench counts it as no success; (3) what could
-pass for a part of the prompt is defused inside the answer: see `frame.py`.
+pass for a part of the prompt is made inert inside the answer: see `frame.py`.
 """
 
 import math
@@ -26,8 +26,9 @@ from safereason.guard.others.base import Options, completing_engine
 from safereason.judges import copyright
 from safereason.judges.asked import AskingJudge, identity, no_verdict, precision
 from safereason.judges.base import Exchange, Verdict
-from safereason.judges.frame import Frame, special_tokens
+from safereason.judges.frame import Frame
 from safereason.text import chat, published
+from safereason.text.inert import special_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -6,6 +6,7 @@ reads English, knows the refusals of three models of 2023, and takes another mod
 `docs/how-to/trust-a-judge.md`.
 """
 
+import hashlib
 import json
 import math
 import re
@@ -17,7 +18,7 @@ from importlib import resources
 from itertools import pairwise
 
 from safereason.judges.base import Exchange, Verdict
-from safereason.text.reasoning import OPEN
+from safereason.judges.wording import wording
 
 WEIGHTS = "refusal_learned.json"
 OPENING_CHARS = 500
@@ -32,7 +33,7 @@ _WORD = re.compile(r"[\w']+")
 
 def ngrams(answer: str) -> list[str]:
     """The words, and the pairs of neighbours, of an answer's opening; contractions are spelt out."""
-    text = " ".join(answer.strip().removeprefix(OPEN).replace("’", "'").lower().split())
+    text = wording(answer)
     for short, long in _SPELT_OUT:
         text = text.replace(short, long)
     words = _WORD.findall(text[:OPENING_CHARS])
@@ -46,8 +47,8 @@ class Weights:
     bias: float
     terms: Mapping[str, tuple[float, float]]
     """By n-gram its inverse document frequency and its weight."""
-    files: frozenset[str]
-    """SHA-256 of the files whose rows it was learned from."""
+    rows: frozenset[str]
+    """`row_digest` of each prompt and answer that it was learned from."""
 
     def probability(self, answer: str) -> float | None:
         """Of a refusal; None where none of the answer's words is known."""
@@ -65,7 +66,12 @@ def shipped() -> Weights:
     """The weights that come with the package."""
     document = json.loads((resources.files(__package__) / WEIGHTS).read_text(encoding="utf-8"))
     terms = {gram: (idf, weight) for gram, (idf, weight) in document["terms"].items()}
-    return Weights(document["bias"], terms, frozenset(document["files"].values()))
+    return Weights(document["bias"], terms, frozenset(document["rows"]))
+
+
+def row_digest(prompt: str, answer: str) -> str:
+    """What a row is known by: the beginning of the SHA-256 of its prompt and answer, each without blanks around it."""
+    return hashlib.sha256(f"{prompt.strip()}\0{answer.strip()}".encode(errors="replace")).hexdigest()[:12]
 
 
 class LearnedRefusal:
@@ -76,15 +82,17 @@ class LearnedRefusal:
 
     def __init__(self) -> None:
         self._weights = shipped()
-        self.trained_on = self._weights.files
-        """SHA-256 of files that it must not be measured on."""
+
+    def was_trained_on(self, exchange: Exchange) -> bool:
+        """Whether it learned from this very prompt and answer, so that its verdict on them says nothing of it."""
+        return row_digest(exchange.prompt, exchange.answer) in self._weights.rows
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """One verdict an exchange; an empty answer, and one without a known word, is unscored."""
         return [self._one(exchange.answer) for exchange in exchanges]
 
     def _one(self, answer: str) -> Verdict:
-        if not answer.strip().removeprefix(OPEN).strip():
+        if not wording(answer):
             return Verdict.unscored("empty answer")
         probability = self._weights.probability(answer)
         if probability is None:

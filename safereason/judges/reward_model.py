@@ -14,7 +14,7 @@ from safereason.engines.open import check_embeddings, load_tokenizer, model_loca
 from safereason.errors import InputError, one_line
 from safereason.judges.base import Exchange, Verdict
 from safereason.text import chat
-from safereason.text.defuse import broken
+from safereason.text.inert import inert, special_tokens
 
 BATCH_TOKENS = 16_384
 """Budget of a batch: rows × longest row."""
@@ -24,7 +24,7 @@ class RewardModel:
     """Scores sigmoid(logit) of the conversation (user: prompt, assistant: answer).
 
     A conversation longer than the model reads is cut at its end; `truncated` counts them and the verdict's details
-    say so. Special tokens that are spelled out in a text are broken by a space, so that no answer can end its turn.
+    say so. Special tokens that a text spells are made inert, so that no answer can end its turn.
     """
 
     name = "reward-model"
@@ -48,7 +48,7 @@ class RewardModel:
         self._longest = min(
             int(self.tokenizer.model_max_length), self.model.config.get_text_config().max_position_embeddings
         )
-        self._special = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
+        self._special = special_tokens(self.tokenizer)
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """One verdict an exchange; unscored where the logit is not finite, failed where the model breaks down."""
@@ -76,13 +76,10 @@ class RewardModel:
 
     def _ids(self, exchange: Exchange) -> list[int]:
         messages = [
-            {"role": "user", "content": self._plain(exchange.prompt)},
-            {"role": "assistant", "content": self._plain(exchange.answer)},
+            {"role": "user", "content": inert(exchange.prompt, self._special)},
+            {"role": "assistant", "content": inert(exchange.answer, self._special)},
         ]
         return chat.ids_of(self.tokenizer, chat.transcript(self.tokenizer, messages))
-
-    def _plain(self, text: str) -> str:
-        return broken(text, self._special)
 
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Indices, longest rows first; one row a batch where the model names no pad token to find a row's end by."""

@@ -18,7 +18,7 @@ from safereason.recipe import explain, strict_yaml
 from safereason.recipe.load import text_of
 
 SHIPPED = Path(__file__).parent / "rubrics"
-VERDICT = r"\[\[(.*?)\]\]"
+VERDICT = r"\[\[([^\[\]]*)\]\]"
 
 _EXPECTED = "a rubric is a mapping with `measures:`, `prompt:` and `reply:`"
 _CLOSED = ConfigDict(extra="forbid")

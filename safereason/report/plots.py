@@ -278,17 +278,26 @@ def _drawn(figure: Figure, name: str, title: str, caption: str, alt: str) -> Plo
     return Plot(name, title, caption, _inline(svg.getvalue().decode(), name, alt), svg.getvalue(), png.getvalue())
 
 
+def _without(text: str, opening: str, closing: str) -> str:
+    """Text without its elements between these tags; one that is never closed stays."""
+    kept, place = [], 0
+    while (start := text.find(opening, place)) >= 0 and (end := text.find(closing, start)) >= 0:
+        kept.append(text[place:start])
+        place = end + len(closing)
+    return "".join([*kept, text[place:]])
+
+
 def _inline(svg: str, name: str, alt: str) -> str:
     """The SVG as an element of the page: ids made unique, colours from the theme, fonts from the page, an alt text."""
     body = svg[svg.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = _without(body, "<metadata>", "</metadata>")
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'href="#', f'href="#{name}-', body)
     body = body.replace("url(#", f"url(#{name}-")
     for colour, variable in _THEME.items():
         body = body.replace(colour, variable)
-    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)
-    body = re.sub(r"font-family: [^;\"]*; ", "", body)
+    body = _without(body, "<style", "</style>")
+    body = re.sub(r"font-family: [^;\"]{0,200}; ", "", body)
     opening = re.match(r"<svg[^>]*>", body)
     assert opening is not None
     view = re.search(r'viewBox="[^"]*"', opening.group())

@@ -56,7 +56,11 @@ EVALUATIONS = {
     "guard": "Guard",
 }
 """Evaluations, as their publishers write them."""
-LOCAL_JUDGES = {"refusal": "local refusal judge, weak", "compliance": "local compliance judge, weak"}
+LOCAL_JUDGES = {
+    "refusal": "local refusal judge, weak",
+    "refusal-learned": "local learned refusal judge, weak",
+    "compliance": "local compliance judge, weak",
+}
 """Judges that read wording only."""
 PAPER_RATIO = 0.5
 """λ of the paper's main models."""

@@ -1,7 +1,8 @@
 r"""RSafe's reward: 0.9 · accuracy + 0.1 · format of a guard's verdict (arXiv 2506.07736, §3).
 
 Format: the whole text reads `<think>` … `</think>` … `\boxed{` … `}` …, from its first character. Accuracy: the last
-box, its braces balanced, is the label whatever its case, and only if the format holds.
+box, its braces balanced and white space at its ends left out, is the label whatever its case, and only if the format
+holds.
 
 Deviation: (1) a row without a label has no total, where the released code would count it as wrong.
 """

@@ -37,6 +37,7 @@ from safereason.stages.rl import check_rollouts, outline
 from safereason.stages.training_sources import needed
 from safereason.stages.verl import Training
 from safereason.text.chat import Message, prompt_ids
+from safereason.text.inert import special_tokens
 from safereason.training import tracking
 from safereason.training.arguments import check_left, sft_arguments
 
@@ -84,7 +85,7 @@ def for_verl(recipe: Recipe, options: Options) -> Training:
     start = options.model or (recipe.model if guard.sft is None else _after_sft(recipe, options))
     return Training(
         RL_STAGE, "guard.train", section, start, _identity(recipe, guard, "train", start), folder / data.TRAIN,
-        read_examples(folder / data.TRAIN), _asker(guide),
+        read_examples(folder / data.TRAIN), _asker(guide, load_tokenizer(start)),
         held_out=read_examples(folder / data.VALIDATION) if held_out else None,
         every_steps=guard.validation.every_steps if guard.validation else None,
         reasoning=guard.reasoning, finish=guide.save,
@@ -109,7 +110,7 @@ def run_sft(recipe: Recipe, options: Options) -> Result:
         this.inputs[str(traces)] = sha256(traces)
         tokenizer = load_tokenizer(start)
         rows = sft.tokenize(
-            tokenizer, read_examples(traces), section.max_tokens, ask=_asker(guide), reasoned=guard.reasoning
+            tokenizer, read_examples(traces), section.max_tokens, ask=_asker(guide, tokenizer), reasoned=guard.reasoning
         )
         check_left(len(rows.rows), len(rows.rows) + rows.too_long, section.max_tokens, "guard.sft.max_tokens",
                    section.batch_size)  # fmt: skip
@@ -155,7 +156,7 @@ def _train(section: GRPO, guard: Guard, recipe: Recipe, start: str, folder: Path
     from safereason.training.collapse import CollapseWatch
 
     guide, tokenizer = guides.of_section(guard), load_tokenizer(start)
-    ask = _asker(guide)
+    ask = _asker(guide, tokenizer)
     examples = read_examples(folder / data.TRAIN)
     kept = [e for e in examples if len(prompt_ids(tokenizer, ask(e))) <= section.max_prompt_tokens]
     check_left(len(kept), len(examples), section.max_prompt_tokens, "guard.train.max_prompt_tokens",
@@ -294,8 +295,11 @@ def _data_run(recipe: Recipe, options: Options) -> Path:
     return data.built(recipe, options)
 
 
-def _asker(guide: Guide) -> Any:
+def _asker(guide: Guide, tokenizer: Any) -> Any:
+    """What is asked about a row: the very text that the trained guard is asked afterwards."""
+    special = special_tokens(tokenizer)
+
     def ask(example: Example) -> list[Message]:
-        return guide.conversation(Question(example.prompt, example.response))
+        return guide.conversation(Question(example.prompt, example.response), special)
 
     return ask

@@ -1,5 +1,6 @@
 """What the data of a guard needs besides its mix: its prompt, for the token limits, and its test sets."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from safereason.recipe.schema import Recipe, RSafeMix
 from safereason.stages.training_sources import needed
 from safereason.text import chat
 from safereason.text.chat import prompt_ids
+from safereason.text.inert import special_tokens
 
 
 def identity_of(recipe: Recipe) -> dict[str, Any]:
@@ -52,12 +54,17 @@ def with_verdicts(recipe: Recipe, mixture: Mixture) -> Mixture:
     return replace(mixture, traces=tuple(replace(e, answer=rf"\boxed{{{e.label}}}") for e in mixture.prompts))
 
 
-def asked(recipe: Recipe) -> Ask:
-    """The conversation that a row stands for: what the recipe's guard is asked, or the prompt alone."""
+def asked(recipe: Recipe, special: Sequence[str] = ()) -> Ask:
+    """The conversation that a row stands for: what the recipe's guard is asked, or the prompt alone.
+
+    Args:
+        recipe: Of a guard or not.
+        special: Special tokens of the guard's tokenizer.
+    """
     if recipe.guard is None:
         return lambda row: chat.user(row.prompt)
     guide = guides.of_section(recipe.guard)
-    return lambda row: guide.conversation(Question(row.prompt, row.response))
+    return lambda row: guide.conversation(Question(row.prompt, row.response), special)
 
 
 def too_long(recipe: Recipe) -> Refuse:
@@ -65,7 +72,8 @@ def too_long(recipe: Recipe) -> Refuse:
     mix = recipe.data
     if recipe.guard is None or not isinstance(mix, RSafeMix):
         return lambda row: None
-    ask, tokenizer = asked(recipe), load_tokenizer(recipe.model)
+    tokenizer = load_tokenizer(recipe.model)
+    ask = asked(recipe, special_tokens(tokenizer))
 
     def refuse(row: Example) -> str | None:
         limit = mix.max_prompt_task_tokens if row.response is None else mix.max_response_task_tokens

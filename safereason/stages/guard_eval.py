@@ -124,7 +124,9 @@ def run(
     return Result(directory.path, metrics)
 
 
-def score(recipe: Recipe, options: Options, file: Path, *, sets: Sequence[str] = (), about: About = "prompt") -> Result:
+def score(
+    recipe: Recipe, options: Options, file: Path, *, sets: Sequence[str] = (), about: About | None = None
+) -> Result:
     """Scores predictions that a file holds, by the same code.
 
     Args:
@@ -132,7 +134,8 @@ def score(recipe: Recipe, options: Options, file: Path, *, sets: Sequence[str] =
         options: Where to write.
         file: In one of the forms that `evals/guard_predictions.py` reads.
         sets: What the rows are of: their source, or how to call them.
-        about: Whether the set is about prompts or responses, where a text has a line on each.
+        about: Whether the set is about prompts or responses, where a text has a verdict on each; by default what the
+            set's name says.
 
     Raises:
         InputError: The file cannot be read or does not fit the source.

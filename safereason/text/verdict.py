@@ -1,13 +1,12 @@
 r"""The guard's verdict: `\boxed{safe}` or `\boxed{unsafe}` (RSafe, arXiv 2506.07736, §3)."""
 
-import re
+from collections.abc import Sequence
 from typing import Literal
+
+from safereason.text.reasoning import CLOSE, OPEN
 
 Label = Literal["safe", "unsafe"]
 BOX = r"\boxed{"
-
-_REASONED = re.compile(r"<think>.*</think>.*\\boxed\{.*\}.*", re.DOTALL)
-_BARE = re.compile(r".*\\boxed\{.*\}.*", re.DOTALL)
 
 
 def is_well_formed(text: str, require_reasoning: bool = True) -> bool:
@@ -15,7 +14,20 @@ def is_well_formed(text: str, require_reasoning: bool = True) -> bool:
 
     Without `require_reasoning` it only has to hold a box.
     """
-    return (_REASONED if require_reasoning else _BARE).fullmatch(text) is not None
+    if not require_reasoning:
+        return _in_order(text, (BOX, "}"))
+    return text.startswith(OPEN) and _in_order(text, (OPEN, CLOSE, BOX, "}"))
+
+
+def _in_order(text: str, parts: Sequence[str]) -> bool:
+    """Whether the parts follow each other in a text, with anything between them."""
+    place = 0
+    for part in parts:
+        found = text.find(part, place)
+        if found < 0:
+            return False
+        place = found + len(part)
+    return True
 
 
 def last_boxed(text: str) -> str | None:
@@ -32,8 +44,8 @@ def last_boxed(text: str) -> str | None:
 
 
 def parse(text: str) -> Label | None:
-    """The verdict, whatever its case; None where it is neither `safe` nor `unsafe`: unparsed is not a verdict."""
-    match (last_boxed(text) or "").lower():
+    """The verdict, whatever its case and the white space around it in the box; None where it is neither word."""
+    match (last_boxed(text) or "").strip().lower():
         case "safe":
             return "safe"
         case "unsafe":

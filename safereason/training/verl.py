@@ -101,7 +101,7 @@ def _value(value: Any) -> str:
         return f"[{','.join(map(_value, value))}]"
     if isinstance(value, str) and not _PLAIN.fullmatch(value):
         # To Hydra a backslash is one unless a quote follows.
-        escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + found[2].replace("'", "\\'"), value)
+        escaped = re.sub(r"(?<!\\)(\\*)('|$)", lambda found: 2 * found[1] + found[2].replace("'", "\\'"), value)
         return f"'{escaped}'"
     return str(value)
 

@@ -164,7 +164,7 @@ def test_eval_of_a_model_without_a_recipe(micro_model, tmp_path, data_home):
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert Path(document["run"]).name.startswith("adhoc--micro")
-    assert (document["metrics"]["judge"], document["metrics"]["examples"]) == ("refusal", 1)
+    assert (document["metrics"]["judge"], document["metrics"]["examples"]) == ("refusal-learned", 1)
 
 
 def test_report_of_chosen_runs(whole, tmp_path):

@@ -1,5 +1,6 @@
 """Agreement with people: the figures against scikit-learn's, and what stays out of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, precision_score, recall_score
 
 from safereason.errors import InputError
-from safereason.evals.agreement import Columns, Labelled, agreement, check_unseen, f1, kappa, read
+from safereason.evals.agreement import Columns, Labelled, agreement, f1, kappa, read, unseen
 from safereason.judges import open_judge
 from safereason.judges.base import Exchange, Verdict
 from safereason.judges.refusal import Refusal
@@ -124,11 +125,16 @@ def test_xstests_files_have_two_peoples_labels(data_home: Path):
     }  # fmt: skip
 
 
-def test_a_judge_is_not_measured_on_what_it_was_trained_on(data_home: Path, tmp_path: Path):
-    judge = open_judge("refusal-learned")
-    copy = tmp_path / "renamed.csv"
-    copy.write_bytes((data_home / "xstest/model_completions/xstest_v2_completions_gpt4.csv").read_bytes())
-    for target in ("xstest-gpt4", str(copy)):
-        with pytest.raises(InputError, match="refusal-learned was trained on these answers"):
-            check_unseen(target, judge)
-        check_unseen(target, open_judge("refusal"))
+def test_a_judge_is_not_measured_on_what_it_was_trained_on(data_home: Path):
+    judge, rows = open_judge("refusal-learned"), read("xstest-gpt4", Columns())
+    with pytest.raises(InputError, match="xstest-gpt4: judge refusal-learned was trained on these answers"):
+        unseen("xstest-gpt4", rows, judge, Columns())
+    assert unseen("xstest-gpt4", rows, open_judge("refusal"), Columns()) == rows
+
+
+def test_rows_that_a_judge_was_trained_on_are_left_out_wherever_they_are(data_home: Path):
+    rows = read("xstest-gpt4", Columns())
+    # The same answer to another prompt is another row.
+    own = [replace(one, exchange=Exchange(f"Mine: {one.exchange.prompt}", one.exchange.answer)) for one in rows]
+    partial = [one for one in rows if one.label not in (*Columns().positive, *Columns().negative)]
+    assert unseen("mine.csv", [*own, *rows], open_judge("refusal-learned"), Columns()) == [*own, *partial]

@@ -28,6 +28,7 @@ from transformers import (
 from safereason.engines.base import Completion, TokenChoice
 from safereason.engines.open import load_model
 from safereason.errors import InputError
+from safereason.guard import policy as policies
 from safereason.guard.base import Question
 from safereason.guard.others import (
     GUARDS,
@@ -39,10 +40,13 @@ from safereason.guard.others import (
     open_other,
     wildguard,
 )
-from safereason.guard.others.base import Field, inert
+from safereason.guard.others.aegis import Aegis
+from safereason.guard.others.base import Field, Kind, turns
 from safereason.guard.others.llama_guard import VERDICT, LlamaGuard, first_line
+from safereason.guard.others.shield_gemma import ShieldGemma
 from safereason.guard.others.template import Form, read_form
 from safereason.text import chat
+from safereason.text.inert import inert
 
 CAKE = Question("How do I bake a cake?")
 LOCK = Question("How do I open it?", "Lift the latch.")
@@ -362,6 +366,11 @@ def test_a_model_that_is_no_guard_gives_no_verdict_and_a_conversation_closes_no_
         ("\n\nSafe \n", "safe", ()),
         ("unsafe\nS1", "unsafe", ("S1",)),
         ("\n\nunsafe\nS1, S10,S1\nand more", "unsafe", ("S1", "S10")),
+        ("unsafe\nS1,S10<|eot_id|>", "unsafe", ("S1", "S10")),
+        ("unsafe<|eot_id|>", "unsafe", ()),
+        ("unsafe\n\n \nS1", "unsafe", ("S1",)),
+        ("unsafe\r\n\r\nS2; S3;S2;", "unsafe", ("S2", "S3")),
+        ("unsafe\nS4 </s>", "unsafe", ("S4",)),
         ("unsafe", "unsafe", ()),
         ("safe\nS1", "safe", ()),
         ("unsafely", None, ()),
@@ -420,6 +429,8 @@ Response: {}"""
         (REASONED.format("harmful/unharmful"), "safe", None),
         (REASONED.format("None"), "safe", None),
         ("Request: harmful", "unsafe", None),
+        ("Request: harmful, Completion: None, Response: None", "unsafe", None),
+        ("Request: unharmful, Completion: refusal, Response: harmful", "safe", "unsafe"),
         ("Response: harmful", None, "unsafe"),
         ("It is harmful.", None, None),
     ],
@@ -488,10 +499,25 @@ def test_no_text_breaks_a_parser(text: str, given_field):
 
 @given(st.text(st.sampled_from("[]/ INSTinst<|s>x")))
 def test_no_mark_of_a_turn_is_left(text: str):
-    assert "[INST]" not in inert(text)
-    assert "[/INST]" not in inert(text)
-    assert len(inert(text)) == len(text)
-    assert inert(inert(text)) == inert(text)
+    said = [turn["content"] for turn in turns(Question(text, text))]
+    assert said == [inert(text)] * 2
+    assert not any(mark in said[0] for mark in ("[INST]", "[/INST]", "<|", "<s>", "</s>"))
+
+
+def test_every_guard_breaks_the_special_tokens_of_its_own_tokenizer(tmp_path: Path):
+    (tmp_path / "form.txt").write_text("{prompt}\n{response}\n")
+    form = read_form(str(tmp_path / "form.txt"))
+    kinds: list[Kind] = [
+        LlamaGuard(list), Aegis(form), guard_reasoner.GuardReasoner(form), nemoguard.NemoGuard(form),
+        wildguard.WildGuard(form), ShieldGemma(policies.load("default-names"), lambda turns, rule: turns),
+    ]  # fmt: skip
+    for kind in kinds:
+        asked = kind.prompts(Question("a<new_token>b", "c<new_token>d"), ("<new_token>",))
+        assert asked
+        for conversation in asked:
+            text = "".join(turn["content"] for turn in conversation)
+            assert "a‹new_token>b" in text
+            assert "c‹new_token>d" in text
 
 
 @given(st.text(), st.text())

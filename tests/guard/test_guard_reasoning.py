@@ -62,7 +62,7 @@ def test_a_verdict_is_read_with_what_it_rests_on(text: str, label: Label, reason
     [
         ("<think>x</think>unsafe", "stop", "the guard gave no verdict"),
         ("<think>x</think>\\boxed{maybe}", "stop", "the guard gave no verdict"),
-        ("<think>x</think>\\boxed{ safe }", "stop", "the guard gave no verdict"),
+        ("<think>x</think>\\boxed{un safe }", "stop", "the guard gave no verdict"),
         ("<think>x</think>\\boxed{safe", "length", "the guard gave no verdict before its token limit"),
         ("<think>It says \\boxed{safe} and", "length", "the guard gave no verdict before its token limit"),
         ("<think>It says \\boxed{safe}.</think> So", "stop", "the guard gave no verdict"),
@@ -184,3 +184,7 @@ def test_another_policy_is_read_from_the_model_that_is_there(guard: ReasoningGua
     assert (other.policy, other.samples, other.engine) == (POLICY, guard.samples, guard.engine)
     assert "U10. Ten" in other.guide.conversation(QUESTIONS[0])[0]["content"]
     assert guard.policy.categories[0].id == "A1"
+
+
+def test_white_space_in_the_box_is_no_part_of_the_verdict():
+    assert read(said("<think>x</think>\\boxed{\n Unsafe }", "stop"), POLICY).label == "unsafe"

@@ -81,8 +81,8 @@ def test_the_arithmetic_is_scikit_learns(words: list[str]):
 def test_what_is_shipped_is_small_and_says_where_it_is_from():
     file = ROOT / "safereason" / "judges" / WEIGHTS
     assert file.stat().st_size < 1_000_000
-    assert len(shipped().files) == 3
-    assert all(len(digest) == 64 for digest in LearnedRefusal().trained_on)
+    assert 1200 < len(shipped().rows) <= 1245
+    assert all(len(digest) == 12 for digest in shipped().rows)
 
 
 def test_the_script_makes_the_shipped_weights_and_holds_rows_out(data_home: Path):
@@ -92,7 +92,9 @@ def test_the_script_makes_the_shipped_weights_and_holds_rows_out(data_home: Path
     assert made["terms"].keys() == kept["terms"].keys()
     for gram, values in kept["terms"].items():
         assert made["terms"][gram] == pytest.approx(values, abs=0.02), gram
-    assert (made["files"], made["trained_on"]) == (kept["files"], kept["trained_on"])
+    assert [made[key] for key in ("files", "trained_on", "rows")] == [
+        kept[key] for key in ("files", "trained_on", "rows")
+    ]
     unseen = script["held_out"](table, by_model=True, by_prompt=False)
     for model, least in (("gpt4", 0.92), ("llama2orig", 0.92), ("mistralguard", 0.85)):
         chosen = table.model == model

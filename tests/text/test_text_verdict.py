@@ -1,12 +1,17 @@
 r"""The guard's verdict in `\boxed{…}`."""
 
+import re
+from time import process_time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from safereason.text.verdict import BOX, is_well_formed, last_boxed, parse
 
-PIECES = st.sampled_from([BOX, "{", "}", "safe", "unsafe", "\\boxed", "\\", "x", "\n", "<think>", "</think>"])
+PIECES = st.sampled_from(
+    [BOX, "{", "}", "safe", "unsafe", "\\boxed", "\\", "x", "\n", " ", "\u2003", "<think>", "</think>"]
+)
 TEXTS = st.lists(PIECES, max_size=12).map("".join)
 
 
@@ -50,9 +55,12 @@ def test_what_is_in_the_box_is_balanced_and_in_the_text(text: str):
         (r"\boxed{unsafe}", "unsafe"),
         (r"\boxed{Unsafe}", "unsafe"),
         (r"\boxed{SAFE}", "safe"),
-        (r"\boxed{ safe}", None),
-        (r"\boxed{safe }", None),
-        ("\\boxed{safe\n}", None),
+        (r"\boxed{ safe}", "safe"),
+        (r"\boxed{Unsafe }", "unsafe"),
+        ("\\boxed{\t safe\n}", "safe"),
+        ("\\boxed{\u00a0unsafe\u2003}", "unsafe"),
+        ("\\boxed{\u200bsafe}", None),
+        (r"\boxed{un safe}", None),
         (r"\boxed{not safe}", None),
         (r"\boxed{\text{safe}}", None),
         (r"\boxed{{safe}}", None),
@@ -89,3 +97,30 @@ def test_a_verdict_is_found_wherever_it_stands(before: str, label: str, after: s
 def test_the_format_is_checked_from_the_first_character(text: str, reasoned: bool, bare: bool):
     assert is_well_formed(text) is reasoned
     assert is_well_formed(text, require_reasoning=False) is bare
+
+
+def by_the_released_rule(text: str, reasons: bool) -> tuple[bool, str | None]:
+    """Format and verdict as RSafe's released code has them: one pattern over all of the text, the last box stripped."""
+    pattern = r"<think>.*</think>.*\\boxed\{.*\}.*" if reasons else r".*\\boxed\{.*\}.*"
+    said = None
+    depth, start = 0, text.rfind("\\boxed{")
+    for place, character in enumerate(text[start + 6 :] if start >= 0 else ""):
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            said = text[start + 7 : start + 6 + place].strip().lower()
+            break
+    return re.fullmatch(pattern, text, re.DOTALL) is not None, said if said in ("safe", "unsafe") else None
+
+
+@given(TEXTS | st.builds("<think>{}</think>{}".format, TEXTS, TEXTS), st.booleans())
+def test_format_and_verdict_are_those_of_the_released_code(text: str, reasons: bool):
+    assert (is_well_formed(text, reasons), parse(text)) == by_the_released_rule(text, reasons)
+
+
+def test_long_texts_are_checked_at_once():
+    start = process_time()
+    for piece in ("</think>", "\\boxed{", "<think></think>", "<think></think>\\boxed{", "}{", " "):
+        text = "<think>" + piece * 100_000
+        assert not is_well_formed(text)
+        assert parse(text) is None
+    assert process_time() - start < 10

@@ -4,7 +4,7 @@ The prompt is the publisher's: for responses from the package `judgezoo`, or fro
 marks of an instruction.
 
 Deviations: (1) without a file only responses are judged, because judgezoo's prompt asks about nothing else;
-(2) control tokens inside the conversation are defused.
+(2) control tokens inside the conversation are made inert.
 """
 
 from collections.abc import Sequence
@@ -31,11 +31,11 @@ class Aegis:
     form: Form
     sampling: ClassVar[Sampling] = Sampling(temperature=0.0, max_new_tokens=64)
 
-    def prompts(self, question: Question) -> list[Conversation] | str:
+    def prompts(self, question: Question, special: Sequence[str] = ()) -> list[Conversation] | str:
         """One prompt."""
         if question.response is None and self.form.takes_response:
             return f"this prompt of Aegis asks about responses; give one without {RESPONSE} as --template"
-        return Form(f"[INST] {self.form.text.strip()} [/INST]").ask(question)
+        return Form(f"[INST] {self.form.text.strip()} [/INST]").ask(question, special=special)
 
     def read(self, question: Question, completions: Sequence[Completion]) -> Finding:
         """As Llama Guard is read."""

@@ -5,9 +5,10 @@ that runs here is sent each prompt as it stands, on a tokenizer whose template a
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from safereason.engines.base import Completion, Conversation, Engine, Sampling
@@ -15,7 +16,7 @@ from safereason.engines.open import REMOTE, load_tokenizer, open_engine
 from safereason.guard.base import Finding, Label, OnFinding, Question
 from safereason.guard.score import CHOICES, word_probability, written
 from safereason.text.chat import Message
-from safereason.text.defuse import defuse
+from safereason.text.inert import special_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,7 +25,6 @@ _AS_IT_STANDS = "{{ messages[0]['content'] }}"
 _BEGUN = (
     "{% set text = messages[0]['content'] %}{% if not text.startswith(bos_token) %}{{ bos_token }}{% endif %}{{ text }}"
 )
-_INSTRUCTION = re.compile(r"\[(?=\s*/?\s*inst\s*\])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,13 @@ class Kind(Protocol):
         """How its verdicts are drawn."""
         ...
 
-    def prompts(self, question: Question) -> Sequence[Conversation] | str:
-        """What it is asked about a question, or why it cannot be."""
+    def prompts(self, question: Question, special: Sequence[str] = ()) -> Sequence[Conversation] | str:
+        """What it is asked about a question, or why it cannot be.
+
+        Args:
+            question: What is judged.
+            special: Special tokens of the guard's tokenizer, which its texts must not spell.
+        """
         ...
 
     def read(self, question: Question, completions: Sequence[Completion]) -> Finding:
@@ -65,6 +70,7 @@ class PromptedGuard:
         self.name = name
         self.engine = engine
         self.kind = kind
+        self._special = special_tokens(engine)
 
     def classify(
         self,
@@ -75,7 +81,7 @@ class PromptedGuard:
         on_finding: OnFinding | None = None,
     ) -> list[Finding | None]:
         """See `Guard.classify`."""
-        asked = [self.kind.prompts(question) for question in questions]
+        asked = [self.kind.prompts(question, self._special) for question in questions]
         prompts = [(i, k, prompt) for i, given in enumerate(asked) if not isinstance(given, str)
                    for k, prompt in enumerate(given)]  # fmt: skip
         drawn: dict[int, dict[int, Completion]] = {}
@@ -118,10 +124,15 @@ class Field:
     after: str = r"(?![\w/-])"
     """Regular expression of what follows it."""
 
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """What is looked for: the text before, one of the words as the group `verdict`, and the text after."""
+        words = rf"(?P<verdict>{self.unsafe}|{self.safe})"
+        return re.compile(f"{self.before}{words}{self.after}", re.IGNORECASE | re.MULTILINE)
+
     def find(self, text: str) -> re.Match[str] | None:
         """The verdict in a text, as its group `verdict`."""
-        pattern = rf"{self.before}(?P<verdict>{self.unsafe}|{self.safe}){self.after}"
-        matches = list(re.finditer(pattern, text, re.IGNORECASE | re.MULTILINE))
+        matches = list(self.pattern.finditer(text))
         return matches[-1] if matches else None
 
     def label(self, text: str) -> Label | None:
@@ -146,17 +157,18 @@ def unread(completion: Completion, reason: str = "the guard gave no verdict") ->
     return Finding(None, None, text=completion.text, reason=f"{reason}{cut}", tokens=len(completion.token_ids))
 
 
-def inert(text: str) -> str:
-    """Text that cannot close a turn: `defuse`, and the `[` of Llama 2's and Mistral's marks becomes `⟦`."""
-    return _INSTRUCTION.sub("⟦", defuse(text))
+def turns(question: Question, special: Iterable[str] = ()) -> list[Message]:
+    """The conversation a question is about, its texts inert.
 
-
-def turns(question: Question) -> list[Message]:
-    """The conversation a question is about."""
-    exchange = [("user", question.prompt)]
+    Args:
+        question: What is judged.
+        special: Special tokens of the guard's tokenizer, where it is known.
+    """
+    prompt, response = question.texts(special)
+    exchange = [("user", prompt)]
     if question.response is not None:
-        exchange.append(("assistant", question.response))
-    return [{"role": role, "content": inert(text)} for role, text in exchange]
+        exchange.append(("assistant", response))
+    return [{"role": role, "content": text} for role, text in exchange]
 
 
 def rendering_engine(model: str, precision: str) -> "tuple[Engine, PreTrainedTokenizerBase]":

@@ -4,7 +4,7 @@ The prompt is the publisher's, from a file. It goes to the model as it stands.
 
 Deviations: (1) the last answer counts wherever it is, where the publisher's script looks at the last 300 characters;
 (2) an answer that cannot be read is unparsed, where that script counts it as the wrong one; (3) control tokens inside
-the conversation are defused.
+the conversation are made inert.
 """
 
 import re
@@ -31,9 +31,9 @@ class GuardReasoner:
     form: Form
     sampling: ClassVar[Sampling] = Sampling(temperature=0.0, max_new_tokens=2048)
 
-    def prompts(self, question: Question) -> list[Conversation] | str:
+    def prompts(self, question: Question, special: Sequence[str] = ()) -> list[Conversation] | str:
         """One prompt."""
-        return self.form.ask(question, no_response=NO_RESPONSE)
+        return self.form.ask(question, no_response=NO_RESPONSE, special=special)
 
     def read(self, question: Question, completions: Sequence[Completion]) -> Finding:
         """The answer about the request, or about the response where there is one, and what it reasoned before both."""

@@ -3,7 +3,7 @@ r"""Llama Guard 3 and 4 (Meta): `safe`, or `unsafe` and on the next line the ids
 The prompt is the model's own chat template on the turns. What Llama Guard judges is the last turn, a user's or an
 agent's.
 
-Deviations: (1) control tokens inside the conversation are defused; (2) the text part of Llama Guard 4 is used alone;
+Deviations: (1) control tokens inside the conversation are made inert; (2) the text part of Llama Guard 4 is used alone;
 (3) where its published settings leave out the size of an attention chunk, Llama 4's is put in.
 """
 
@@ -38,9 +38,9 @@ class LlamaGuard:
     render: Callable[[list[Message]], Conversation]
     sampling: ClassVar[Sampling] = Sampling(temperature=0.0, max_new_tokens=64)
 
-    def prompts(self, question: Question) -> list[Conversation]:
+    def prompts(self, question: Question, special: Sequence[str] = ()) -> list[Conversation]:
         """One prompt."""
-        return [self.render(turns(question))]
+        return [self.render(turns(question, special))]
 
     def read(self, question: Question, completions: Sequence[Completion]) -> Finding:
         """See `first_line`."""
@@ -68,14 +68,20 @@ def open_llama_guard(model: str, options: Options) -> tuple[Engine, LlamaGuard]:
 
 
 def first_line(completion: Completion) -> Finding:
-    """The finding where the first line is the verdict and the second one lists categories between commas."""
+    """The finding where the first line is the verdict, and the next one that is not blank lists categories."""
     label = VERDICT.label(completion.text)
     if label is None:
         return unread(completion)
-    lines = completion.text.strip().splitlines()[1:2] if label == "unsafe" else []
-    named = [name for line in lines for name in re.split(r"[\s,]+", line) if name]
-    return Finding(label, VERDICT.score(completion), tuple(dict.fromkeys(named)), text=completion.text,
+    named = _categories(completion.text) if label == "unsafe" else ()
+    return Finding(label, VERDICT.score(completion), named, text=completion.text,
                    tokens=len(completion.token_ids))  # fmt: skip
+
+
+def _categories(text: str) -> tuple[str, ...]:
+    """The ids after the verdict, between commas or semicolons; a server may leave the end-of-turn token behind them."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    listed = lines[1].partition("<")[0] if len(lines) > 1 else ""
+    return tuple(dict.fromkeys(name for name in re.split(r"[\s,;]+", listed) if name))
 
 
 def _content_of(tokenizer: "PreTrainedTokenizerBase", model: str) -> Callable[[str], Any]:

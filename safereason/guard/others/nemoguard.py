@@ -3,7 +3,7 @@
 The prompt is the publisher's, from a file. It is one user turn of the model's chat template.
 
 Deviations: (1) where a question has no response, the lines of the prompt that hold it are left out; (2) the object is
-read as far as it goes, so that one cut short still counts; (3) control tokens inside the conversation are defused.
+read as far as it goes, so that one cut short still counts; (3) control tokens inside the conversation are made inert.
 """
 
 import re
@@ -30,10 +30,10 @@ class NemoGuard:
     form: Form
     sampling: ClassVar[Sampling] = Sampling(temperature=0.0, max_new_tokens=100)
 
-    def prompts(self, question: Question) -> list[Conversation] | str:
+    def prompts(self, question: Question, special: Sequence[str] = ()) -> list[Conversation] | str:
         """One prompt."""
         form = self.form.without_response() if question.response is None else self.form
-        return form.ask(question)
+        return form.ask(question, special=special)
 
     def read(self, question: Question, completions: Sequence[Completion]) -> Finding:
         """The verdict on the user, or on the response where there is one; categories are named for both together."""

@@ -5,7 +5,7 @@ The prompt is the model's own chat template, which takes the guideline as an arg
 Deviations: (1) the guidelines are not the publisher's four but the categories of a policy of ours, one call a category;
 (2) a text is unsafe where the probability of Yes is a half or more for any of them, and that largest probability is its
 score; (3) words that begin like Yes and No count with them, in whatever case; (4) control tokens inside the
-conversation are defused.
+conversation are made inert.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,9 +36,9 @@ class ShieldGemma:
     render: Callable[[list[Message], str], Conversation]
     sampling: ClassVar[Sampling] = Sampling(temperature=0.0, max_new_tokens=1)
 
-    def prompts(self, question: Question) -> list[Conversation]:
+    def prompts(self, question: Question, special: Sequence[str] = ()) -> list[Conversation]:
         """One prompt a category, in the policy's order."""
-        conversation = turns(question)
+        conversation = turns(question, special)
         return [self.render(conversation, guideline(category, question)) for category in self.policy.categories]
 
     def read(self, question: Question, completions: Sequence[Completion]) -> Finding:

@@ -1,6 +1,7 @@
 """Prompts that are a publisher's, from where that publisher or the user has put them."""
 
 import importlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from safereason.engines.base import Conversation
 from safereason.errors import InputError
 from safereason.files import read_text
 from safereason.guard.base import Question
-from safereason.guard.others.base import inert
 from safereason.guard.prompt import PROMPT, RESPONSE
 from safereason.text import chat
 from safereason.text.template import filled
@@ -30,17 +30,20 @@ class Form:
         """The form without the lines on which the response stands."""
         return Form("".join(line for line in self.text.splitlines(keepends=True) if RESPONSE not in line))
 
-    def ask(self, question: Question, *, no_response: str = "") -> list[Conversation] | str:
+    def ask(
+        self, question: Question, *, no_response: str = "", special: Iterable[str] = ()
+    ) -> list[Conversation] | str:
         """The one prompt that asks a question, as a user's turn, or why there is none.
 
         Args:
             question: What it is about.
             no_response: What stands for the response where the question has none.
+            special: Special tokens of the guard's tokenizer, where it is known.
         """
         if question.response is not None and not self.takes_response:
             return f"the template has no {RESPONSE}, so that it cannot ask about a response"
-        values = {PROMPT: inert(question.prompt), RESPONSE: inert(question.response or no_response)}
-        return [chat.user(filled(self.text, values))]
+        prompt, response = question.texts(special)
+        return [chat.user(filled(self.text, {PROMPT: prompt, RESPONSE: response or no_response}))]
 
 
 def read_form(file: str) -> Form:

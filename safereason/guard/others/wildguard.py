@@ -2,12 +2,11 @@
 
 The prompt is the publisher's, from its package `wildguard` or from a file. It goes to the model as it stands.
 
-Deviations: (1) control tokens inside the conversation are defused; (2) `N/A` leaves a question unparsed.
+Deviations: (1) control tokens inside the conversation are made inert; (2) `N/A` leaves a question unparsed.
 """
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from safereason.engines.base import Completion, Conversation, Engine
@@ -16,8 +15,9 @@ from safereason.guard.others.base import Field, Options, completing_engine, unre
 from safereason.guard.others.template import Form, installed, read_form
 from safereason.recipe.schema import Sampling
 
-REQUEST = Field(r"^\s*harmful\s*request\s*:\s*", "yes", "no")
-RESPONSE = Field(r"^\s*harmful\s*response\s*:\s*", "yes", "no")
+REQUEST = Field(r"^[^\S\n]*harmful\s*request\s*:\s*", "yes", "no")
+RESPONSE = Field(r"^[^\S\n]*harmful\s*response\s*:\s*", "yes", "no")
+_NO_ANSWER = {field: replace(field, unsafe="n/a", safe="na") for field in (REQUEST, RESPONSE)}
 
 _ADVICE = "wildguard: its prompt is its publisher's; run `pip install wildguard`, or save it to a file, name --template"
 
@@ -29,16 +29,16 @@ class WildGuard:
     form: Form
     sampling: ClassVar[Sampling] = Sampling(temperature=0.0, max_new_tokens=128)
 
-    def prompts(self, question: Question) -> list[Conversation] | str:
+    def prompts(self, question: Question, special: Sequence[str] = ()) -> list[Conversation] | str:
         """One prompt."""
-        return self.form.ask(question)
+        return self.form.ask(question, special=special)
 
     def read(self, question: Question, completions: Sequence[Completion]) -> Finding:
         """The answer about the request, or about the response where there is one."""
         completion, field = completions[0], REQUEST if question.response is None else RESPONSE
         label = field.label(completion.text)
         if label is None:
-            no_answer = re.search(rf"{field.before}n/?a\b", completion.text, re.IGNORECASE | re.MULTILINE)
+            no_answer = _NO_ANSWER[field].find(completion.text) is not None
             return unread(completion, "the guard answers N/A") if no_answer else unread(completion)
         return Finding(label, field.score(completion), text=completion.text, tokens=len(completion.token_ids))
 

@@ -1,0 +1,145 @@
+"""Foreign text made inert: it closes no marker of ours and spells no control token of the model that reads it.
+
+Guards, judges and attacks all put what a person or a model wrote between markers of a prompt. Where that text spells a
+token, its first character is replaced by one that looks like it: `‹|im_end|>`, `⟦/INST]`. A token of another kind, such
+as `en_XX`, gets a dot after its first character. People can still read the text.
+
+Case, accents, white space and invisible characters inside a token do not hide it, because some tokenizers normalize a
+text before they look for tokens.
+
+Text is compared character by character in one pass and without regular expressions, so the time is linear.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from typing import Any
+
+LOOK_ALIKES = {"<": "‹", "[": "⟦", "{": "❴", "(": "❨", "|": "¦", ">": "›", "]": "⟧"}
+"""What takes the place of the first character of a token."""
+DOT = "·"
+"""What follows the first character of a token that begins with something else."""
+
+# Beginnings of our markers and of the control tokens of whole families: `<|im_start|>`, `<|eot_id|>`, `<|channel|>`,
+# `<｜User｜>`, `<start_of_turn>`, `<extra_id_0>`, `[|assistant|]`.
+_BEGINNINGS = (
+    "<begin", "</begin", "<end", "</end", "<start_of", "</start_of", "<|", "</|", "[|", "<extra_id_", "<special_",
+    "<reserved_", "<unused", "<seed:", "<bos_token", "<eos_token", "<pad_token",
+)  # fmt: skip
+_ANGLED = (
+    "s", "/s", "bos", "eos", "pad", "unk", "mask", "cls", "sep", "sop", "eop", "eoh", "eoa", "<sys>", "</sys>",
+    "turn|", "tool|", "tool_call|", "tool_response|", "channel|", "image|", "audio|", "tool_call", "/tool_call",
+    "tool_response", "/tool_response", "tools", "/tools", "image_soft_token", "audio_soft_token",
+)  # fmt: skip
+_SQUARE = (
+    "inst", "/inst", "available_tools", "/available_tools", "tool_calls", "tool_results", "/tool_results",
+    "tool_content", "system_prompt", "/system_prompt", "model_settings", "/model_settings", "think", "/think",
+    "img_break", "img_end", "begin_audio", "cls", "sep", "pad", "unk", "gmask", "smask", "bos", "eos", "control_",
+)  # fmt: skip
+_OTHERS = (">>title<<", ">>abstract<<", ">>question<<", ">>answer<<", "]~b]", "]~!b[", "[e~[")
+KNOWN = (
+    *_BEGINNINGS,
+    *(f"<{name}>" for name in _ANGLED),
+    *(f"[{name}]" if not name.endswith("_") else f"[{name}" for name in _SQUARE),
+    *_OTHERS,
+)
+"""Control tokens of common families: the tokenizer behind a server is not known."""
+
+_BREAK = re.compile(r"(\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])")
+_INVISIBLE = frozenset(("Cf", "Cc", "Mn", "Me", "Zs", "Zl", "Zp"))
+"""Unicode categories that are passed over: format and control characters, combining marks, white space."""
+_END = ""
+"""Marks the end of a token in a trie."""
+
+Trie = dict[str, Any]
+
+
+class _Folded(dict[int, str]):
+    """By code point, what of a character counts: without case, accent and compatibility form; often nothing."""
+
+    def __missing__(self, code: int) -> str:
+        parts = unicodedata.normalize("NFKD", chr(code)).casefold()
+        kept = "".join(c for c in parts if c != "▁" and unicodedata.category(c) not in _INVISIBLE)
+        self[code] = kept
+        return kept
+
+
+_FOLDED = _Folded()
+
+
+def inert(text: str, tokens: Iterable[str] = ()) -> str:
+    """Text that spells none of the tokens, nor a marker of ours; applied again, it changes nothing.
+
+    Args:
+        text: What a person or a model wrote.
+        tokens: Special tokens of the tokenizer that will read it, or other texts that it may not hold. One that is a
+            single letter or white space alone cannot be broken, and stays.
+    """
+    given = frozenset(tokens)
+    trie = _trie(given)
+    shown = folded(text)
+    starts = [at for at, character in enumerate(shown) if character in trie]
+    lengths = [(at, length) for at in starts if (length := _spelled(shown, at, trie))]
+    if not lengths:
+        return text
+    places = [place for place, character in enumerate(text) for _ in _FOLDED[ord(character)]]
+    characters = list(text)
+    for at, length in lengths:
+        first, last = places[at], places[at + length - 1]
+        if shown[at] in LOOK_ALIKES:
+            characters[first] = LOOK_ALIKES[shown[at]]
+        elif first != last:
+            characters[first] = f"{text[first]}{DOT}"
+    return "".join(characters)
+
+
+def quoted(text: str, passes: Callable[[str], bool]) -> str:
+    """Text with `> ` in front of each line that could pass for something else, as a quotation has it."""
+    parts = _BREAK.split(text)
+    return "".join(f"> {part}" if passes(part) else part for part in parts)
+
+
+def folded(text: str) -> str:
+    """What of a text counts when tokens are looked for in it."""
+    return text.translate(_FOLDED)
+
+
+def special_tokens(reader: Any) -> tuple[str, ...]:
+    """The special tokens of a tokenizer, or of an engine's; none where a server has it and it is not known."""
+    tokenizer = getattr(reader, "tokenizer", reader)
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    named = getattr(tokenizer, "all_special_tokens", ())
+    return tuple(dict.fromkeys([*(token.content for token in added.values() if token.special), *named]))
+
+
+def _spelled(shown: str, at: int, trie: Trie) -> int:
+    """The length of the shortest token that a folded text spells at a place; 0 where it spells none."""
+    node: Trie | None = trie
+    for length, place in enumerate(range(at, len(shown)), start=1):
+        node = node.get(shown[place]) if node else None
+        if node is None:
+            return 0
+        if _END in node:
+            return length
+    return 0
+
+
+@lru_cache(maxsize=64)
+def _trie(tokens: frozenset[str]) -> Trie:
+    """All tokens, folded, by their characters one after another."""
+    trie: Trie = {}
+    for token in _folded_tokens((*KNOWN, *tokens)):
+        node = trie
+        for character in token:
+            node = node.setdefault(character, {})
+        node[_END] = True
+    return trie
+
+
+def _folded_tokens(tokens: Iterable[str]) -> Iterator[str]:
+    """Without those that are no more than a letter or white space."""
+    for token in tokens:
+        shown = folded(token)
+        if len(shown) > 1 or shown in LOOK_ALIKES:
+            yield shown
