@@ -44,10 +44,15 @@ def content_of(spec: str) -> str | None:
     if spec.startswith("openai/") or name == embedded.NAME or not os.path.isdir(name):
         return None
     folder = Path(name)
-    return None if read_manifest(folder) is not None else _of_folder(folder)
+    return None if read_manifest(folder) is not None else of_folder(folder)
 
 
-def _of_folder(folder: Path) -> str:
+def of_folder(folder: Path) -> str:
+    """The hash of the model that a folder holds, in hexadecimal.
+
+    Raises:
+        InputError: The folder's configuration of adapters cannot be read.
+    """
     files = sorted(path for path in folder.iterdir() if path.suffix in READ and path.name not in UNREAD)
     states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()]
     found = _hash(folder.resolve(), tuple(states))

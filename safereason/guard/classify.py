@@ -14,13 +14,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from safereason.engines import weights
 from safereason.engines.open import REMOTE, model_location, open_engine
 from safereason.errors import BarNotMet, InputError, StageFailed
 from safereason.guard.base import Finding, Guard
 from safereason.guard.guide import Guide
 from safereason.guard.reasoning import ReasoningGuard
 from safereason.guard.rows import Row, count_lines
-from safereason.runs import contents
 from safereason.runs.directory import OnExisting, differing_keys
 from safereason.runs.lock import locked
 from safereason.runs.records import Record, RecordLog, read_json, read_records, write_json, write_records
@@ -80,7 +80,7 @@ def model_identity(model: str) -> dict[str, Any]:
     location = None if model.startswith(REMOTE) else model_location(model)
     if location is None or not Path(location).is_dir():
         return {"engine": engine, "model": model}
-    return {"engine": engine, "model_contents": contents.of_folder(Path(location))}
+    return {"engine": engine, "model_contents": weights.of_folder(Path(location))}
 
 
 @dataclass
@@ -90,11 +90,15 @@ class Tally:
     rows: int = 0
     counts: Counter[Kind] = field(default_factory=Counter)
     first: dict[Kind, list[int]] = field(default_factory=dict)
+    reasons: Counter[str] = field(default_factory=Counter)
+    """How many rows have no verdict for which reason."""
 
     def add(self, record: Record) -> None:
         """Counts a row by what was written of it."""
         self.rows += 1
         kinds: list[Kind] = [record["label"] or "unparsed"]
+        if record["label"] is None:
+            self.reasons[str(record.get("reason"))] += 1
         if record.get("failed"):
             kinds.append("failed")
         elif (record.get("reason") or "").endswith(CUT):
@@ -108,6 +112,7 @@ class Tally:
         """Adds the count of other rows."""
         self.rows += other.rows
         self.counts.update(other.counts)
+        self.reasons.update(other.reasons)
         for kind, numbers in other.first.items():
             self.first[kind] = sorted([*self.first.get(kind, ()), *numbers])[:NAMED]
 
@@ -116,13 +121,19 @@ class Tally:
 
         Raises:
             BarNotMet: Rows are of a kind in `fail_on`.
-            StageFailed: The guard could not be asked about some.
+            StageFailed: The guard could not be asked about some, or gave no verdict on any.
         """
         met = [kind for kind in dict.fromkeys(fail_on) if self.counts[kind]]
         if met:
             raise BarNotMet("; ".join(f"--fail-on {kind}: {self._said(kind)}" for kind in met))
         if self.counts["failed"]:
             raise StageFailed(f"the guard could not be asked about {self._said('failed')}; `reason` says why")
+        if self.rows and self.counts["unparsed"] == self.rows:
+            (reason, count), *_ = self.reasons.most_common(1)
+            raise StageFailed(
+                f"no verdict on any of {self.rows} rows; the commonest reason, {count} times: {reason}; name a model "
+                "that was trained as a guard"
+            )
 
     def _said(self, kind: Kind) -> str:
         numbers = ", ".join(map(str, sorted(self.first[kind])))

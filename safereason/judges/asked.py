@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from safereason.engines import weights
 from safereason.engines.base import Completion, Conversation, Engine, Sampling
 from safereason.engines.open import REMOTE, model_location, open_engine
 from safereason.engines.server import shown_address
@@ -128,11 +129,10 @@ def precision() -> str:
 
 
 def identity(model: str) -> str:
-    """What the verdicts of a model depend on: its name and server, or the files of its folder as they are now."""
+    """What the verdicts of a model depend on: its name and server, or what its folder holds now, wherever that lies."""
     if model.startswith(REMOTE):
         return f"{model} {shown_address()}"
     location = model_location(model)
-    files = sorted(path for path in Path(location).glob("*") if path.is_file())
-    states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    held = weights.of_folder(Path(location)) if Path(location).is_dir() else location
     engine = ("vllm",) if model.startswith("vllm/") else ()
-    return json.dumps([*engine, location, states])
+    return json.dumps([*engine, held])

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from safereason.errors import InputError, StageFailed
-from safereason.runs import contents
 from safereason.runs.lock import locked
 
 
@@ -55,24 +54,3 @@ def test_those_that_hold_it_never_overlap(tmp_path: Path):
     assert [process.exitcode for process in processes] == [0] * 4
     assert set(path.read_text()) == {"x"}
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
-
-
-def test_the_contents_of_a_folder_are_told_by_what_its_files_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    weights = folder / "model.safetensors"
-    weights.write_bytes(bytes(range(256)) * 400)
-    first = contents.of_folder(folder)
-    assert first.keys() == {"config.json", "model.safetensors"}
-    for name in (".cache", "README.md"):
-        (folder / name).write_text("for people")
-    weights.touch()
-    assert contents.of_folder(folder) == first
-    monkeypatch.setattr(contents, "WHOLE", 1000)
-    large = contents.of_folder(folder)
-    assert large["config.json"] == first["config.json"]
-    trained = bytearray(weights.read_bytes())
-    trained[::7] = b"x" * len(trained[::7])
-    weights.write_bytes(trained)
-    assert {name for name, value in contents.of_folder(folder).items() if value != large[name]} == {"model.safetensors"}
