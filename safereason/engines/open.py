@@ -206,6 +206,8 @@ def load_tokenizer(spec: str) -> "PreTrainedTokenizerBase":
 def check_embeddings(model: Any, tokenizer: "PreTrainedTokenizerBase", location: str) -> None:
     """Refuses a tokenizer with ids that the model has no embedding for; more embeddings than ids are padding.
 
+    Where the pad token alone has none, the end-of-turn token pads in its place.
+
     Raises:
         InputError: It has such ids.
     """
@@ -215,11 +217,13 @@ def check_embeddings(model: Any, tokenizer: "PreTrainedTokenizerBase", location:
 
 
 def _check_vocabulary(tokenizer: "PreTrainedTokenizerBase", embeddings: int, location: str) -> None:
-    ids = tokenizer.get_vocab()
-    largest = max(ids.values(), default=0)
-    if largest < embeddings:
+    beyond = {token: i for token, i in tokenizer.get_vocab().items() if i >= embeddings}
+    if not beyond:
         return
-    first = min((i, token) for token, i in ids.items() if i >= embeddings)[1]
+    if beyond.keys() == {tokenizer.pad_token}:  # added for padding alone, where any other token does as well
+        tokenizer.pad_token = tokenizer.eos_token
+        return
+    first, largest = min(beyond, key=beyond.__getitem__), max(beyond.values())
     raise InputError(
         f"{location}: its tokenizer has ids up to {largest} and the model {embeddings} embeddings, so that "
         f"{first!r} has none; resize the model's embeddings, or take the tokens out of the tokenizer's files"

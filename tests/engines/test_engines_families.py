@@ -122,6 +122,17 @@ def test_ids_without_embeddings_are_refused_by_a_reward_model(micro_classifier: 
         RewardModel(str(tmp_path / "judge"))
 
 
+def test_a_pad_token_without_an_embedding_is_replaced(tmp_path: Path, engine_of):
+    folder = families.save(tmp_path / "model", families.tokenizer("gemma"))
+    tokens = families.tokenizer("gemma")
+    tokens.add_special_tokens({"pad_token": "[PAD]"})
+    tokens.save_pretrained(folder)
+    engine = engine_of(folder)
+    assert engine.tokenizer.pad_token == engine.tokenizer.eos_token
+    found = engine.generate([user("?"), user("a longer one?")], GREEDY)
+    assert all(completion.finish_reason != "error" for (completion,) in found)
+
+
 def test_padded_embeddings_are_no_fault(tmp_path: Path, engine_of):
     tokens = families.tokenizer("gemma", "special")
     families.save(tmp_path, tokens)  # two embeddings more than the next tokenizer has ids
