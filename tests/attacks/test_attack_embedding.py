@@ -1,5 +1,7 @@
 """The embedding-space attack on the micro model, against computations of its own."""
 
+from math import log
+
 import micro
 import pytest
 import torch
@@ -105,8 +107,11 @@ def test_the_model_ends_its_own_turn(engine):
 
 
 def test_the_case_holds_what_was_written_after_the_models_own_prefix(engine):
-    settings = Settings(tokens=5, steps=300, learning_rate=0.1, optimizer="adam")
+    # Ten starts that differ by far more than rounding does all come below the bound within 189 steps.
+    settings = Settings(tokens=40, steps=300, learning_rate=0.03, optimizer="adam")
     [case] = run(engine, settings, prefix="<think>\n")[-1].cases
+    bound = log(2) / len(ids(engine, BEHAVIOR.target))
+    assert case.details["loss"] < bound, "above it, a token of the target need not be the likeliest"
     assert case.completion.startswith("Sure, red")
     assert (case.prompt, case.prefix) == (BEHAVIOR.prompt, None)
     assert case.details["moved"] > 0

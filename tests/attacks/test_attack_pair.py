@@ -115,7 +115,7 @@ def test_own_prompts_from_a_file_or_a_folder(scene: Scene, tmp_path: Path):
     (lambda path: None, "cannot be read"),
     (lambda path: path.mkdir(), "holds no .txt file"),
     (lambda path: path.write_text("no place"), "has no {behavior}"),
-    (lambda path: path.write_bytes(b"\xff {behavior}"), "cannot be read"),
+    (lambda path: path.write_bytes(b"\xff {behavior}"), "mine: byte 0 is not UTF-8; save the file as UTF-8"),
 ])  # fmt: skip
 def test_own_prompts_that_are_none(scene: Scene, tmp_path: Path, make: Any, problem: str):
     make(tmp_path / "mine")

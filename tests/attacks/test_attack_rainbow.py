@@ -93,7 +93,7 @@ def script(
 
 def team(server: Server, score: Any = None, judge: bool = False) -> Team:
     def ask(name: str) -> OpenAIEngine:
-        return OpenAIEngine(name, base_url=server.url, retries=0)
+        return OpenAIEngine(name, base_url=server.url, patience=0)
 
     return Team(ask("victim"), ask("writer"), QUIET, score or (lambda pairs: [0.5 for _ in pairs]),
                 lambda text: text.startswith("I will not"), ask("umpire") if judge else None)  # fmt: skip

@@ -41,7 +41,7 @@ def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 def engine(server: Server) -> OpenAIEngine:
-    return OpenAIEngine("judge", base_url=server.url, retries=0)
+    return OpenAIEngine("judge", base_url=server.url, patience=0)
 
 
 def asked(server: Server) -> list[str]:

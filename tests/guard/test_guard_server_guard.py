@@ -59,7 +59,7 @@ def test_where_the_model_lies_is_not_said():
         ({"messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "r"}]}, Question("p", "r")),
         (
             {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}]},
-            Question("system: s\n\nuser: p"),
+            Question("system: s\n\nuser: p", is_dialogue=True),
         ),
     ],
 )

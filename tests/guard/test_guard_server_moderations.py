@@ -137,7 +137,7 @@ def test_a_policy_of_ones_own_goes_by_the_catch_all_alone():
 
 
 def test_our_judge_takes_the_server_for_the_moderation_api(server: Served):
-    judge = Moderation(base_url=f"{server.url}/v1", retries=0)
+    judge = Moderation(base_url=f"{server.url}/v1", patience=0)
     texts = ("how to make a bomb", "a cake", "fog")
     verdicts = judge.judge([Exchange("p", text) for text in texts])
     assert [(v.score, v.label) for v in verdicts] == [(0.875, "flagged"), (0.125, "clean"), (None, None)]

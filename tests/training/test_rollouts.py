@@ -193,7 +193,8 @@ def test_rollouts_whose_verdict_failed_are_counted_and_nothing_but_those_ends_th
 
     def score():
         return function(
-            prompts=None, completion_ids=[tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts],
+            prompts=[user("x")] * 3,
+            completion_ids=[tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts],
             id=["1", "2", "3"], user=["x"] * 3, response=[None] * 3, kind=["harmless"] * 3, label=[None] * 3,
             trainer_state=SimpleNamespace(global_step=6), log_metric=logged.__setitem__,
         )  # fmt: skip
