@@ -43,11 +43,11 @@ SHARED = {
     "extra": {"adam_beta1": 0.5}, "lora.rank": 5, "lora.alpha": 5.0, "lora.dropout": 0.5,
     "lora.target_modules": "q_proj",
 }  # fmt: skip
-SFT_CHANGES = {**SHARED, "batch_size": 12, "micro_batch_size": 2, "max_tokens": 12, "reasoning": False}
+SFT_CHANGES = {**SHARED, "batch_size": 12, "micro_batch_size": 2, "max_tokens": 60, "reasoning": False}
 GRPO_CHANGES = {
     **SHARED, "epochs": 0.1, "prompts_per_step": 4, "rollouts_per_prompt": 4, "micro_batch_size": 6, "kl_coef": 0.0,
     "clip": 0.5, "dual_clip": 5.0, "entropy_coef": 0.5, "advantage_epsilon": 0.5, "drop_uniform_groups": True,
-    "max_prompt_tokens": 9, "rollouts": "vllm-colocate", "shared_prefix": False, "sampling.temperature": 0.5,
+    "max_prompt_tokens": 30, "rollouts": "vllm-colocate", "shared_prefix": False, "sampling.temperature": 0.5,
     "sampling.top_p": 0.5, "sampling.top_k": 5, "sampling.repetition_penalty": 2.0, "sampling.max_new_tokens": 5,
     "reward.safety": "guard", "reward.task": "other", "reward.require_format": False,
 }  # fmt: skip
@@ -101,8 +101,8 @@ EVALUATION = {"sampling": {}, "behaviors": "sample", "benign": "sample", "harm_j
 EVALUATION_CHANGES = {
     "sampling.temperature": 0.5, "sampling.top_p": 0.5, "sampling.top_k": 5, "sampling.repetition_penalty": 2.0,
     "sampling.max_new_tokens": 5, "prefix": "", "behaviors": None, "attacks": ["prefill"],
-    "harm_judge": "guard:org/none", "benign": None, "refusal_judge": "strongreject", "also": ["simplesafetytests"],
-    "limit": 1,
+    "harm_judge": "guard:openai/none", "benign": None, "refusal_judge": "refusal-learned",
+    "also": ["simplesafetytests"], "limit": 1,
 }  # fmt: skip
 MIX_CHANGES = {
     "rows_per_label": 2, "sources": ["sample"], "max_prompt_task_tokens": 1260, "max_response_task_tokens": 1400,
@@ -115,7 +115,8 @@ SET_CHANGES = {
     "policy": "openai-names",
 }  # fmt: skip
 BASE_GUARD = {
-    "policy": "default-names", "sft": BASE_SFT, "train": {**BASE_GRPO, "reward": {"name": "rsafe"}},
+    "policy": "default-names", "sft": BASE_SFT,
+    "train": {**BASE_GRPO, "max_prompt_tokens": 4096, "reward": {"name": "rsafe"}},
     "validation": {"every_steps": 2}, "sampling": {}, "eval": {"sets": [SET], "resamples": 20},
 }  # fmt: skip
 GUARD_CHANGES = {
@@ -203,7 +204,9 @@ def _rows_trained_on(section: SFT, model, folder) -> list[Any]:
     """What the stage hands to the trainer."""
     handed: list[Any] = []
     folder.mkdir()
-    write_parquet(folder / data.TRACES, [Example("own/1", "Why?", "harmless", "own", reasoning="hm", answer="So.")])
+    answers = [*["So."] * 8, "So it is, and so it was before."]
+    write_parquet(folder / data.TRACES, [Example(f"own/{i}", "Why?", "harmless", "own", reasoning="hm", answer=answer)
+                                         for i, answer in enumerate(answers)])  # fmt: skip
     recipe = Recipe(name="own", model=str(model), data=MIX, sft=section)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "built", lambda recipe, options: folder)

@@ -17,7 +17,7 @@ from safereason.data.screen import Refuse, first_of
 from safereason.data.sources import files
 from safereason.errors import InputError
 from safereason.recipe.schema import Recipe, RSafeMix
-from safereason.runs.directory import RunDirectory, read_manifest, read_metrics
+from safereason.runs.directory import CONTENTS, RunDirectory, read_manifest, read_metrics
 from safereason.runs.manifest import sha256
 from safereason.runs.records import read_json, write_json, write_text
 from safereason.stages import guard_data
@@ -38,7 +38,7 @@ def identity_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def run(recipe: Recipe, options: Options, *, allow_missing: bool = False) -> Result:
-    """Draws, checks and writes the data; a finished run that is resumed is returned as it is.
+    """Draws, checks and writes the data; a finished run is returned as it is where all that it read is as it was.
 
     Args:
         recipe: Its `data` section, and what it tests on.
@@ -46,13 +46,15 @@ def run(recipe: Recipe, options: Options, *, allow_missing: bool = False) -> Res
         allow_missing: Go on without the sources that cannot be had, which the card then names.
 
     Raises:
-        InputError: A source cannot be had or is too small, or a row to train on is also one to test on.
+        InputError: A source cannot be had or is too small, a row to train on is also one to test on, or a finished run
+            that is not resumed read other contents of its files.
     """
     recipe, missing = available(recipe, options, allow_missing)
     run_directory = open_run("data", recipe, options, model_label(recipe.model), identity_of(recipe))
     run_directory.inputs.update(_own_files(recipe, options))
     if options.on_existing != "overwrite" and _is_done(run_directory):
         return Result(run_directory.path, read_metrics(run_directory.path), is_earlier=True)
+    _check_inputs(run_directory)
     run_directory.check_free()
     unseen = Unseen.of(recipe)
     mixture = draw(recipe, options, unseen)
@@ -72,13 +74,19 @@ def built(recipe: Recipe, options: Options) -> Path:
     """The finished data run that a later stage of this recipe reads.
 
     Raises:
-        InputError: There is none, or it was not compared with what this recipe tests on.
+        InputError: There is none, a file that it read has other contents now, or it was not compared with what this
+            recipe tests on.
     """
-    folder = source_run("data", recipe, options, identity_of(recipe))
+    expected, build = identity_of(recipe), advice("data build", recipe.reference, options)
+    folder = source_run("data", recipe, options, expected)
+    before, now = _hashes((read_manifest(folder) or {}).get("identity", {}), CONTENTS), _hashes(expected, CONTENTS)
+    if changed := sorted(path for path in before.keys() & now.keys() if before[path] != now[path]):
+        raise InputError(
+            f"{folder}: was built from other contents of {', '.join(changed)}; run {build} with the same overrides"
+        )
     compared = read_json(folder / "card.json").get("overlap", {}).get("sets", {})
     missed = [name for name in Unseen.names(recipe) if name not in compared]
     if missed:
-        build = advice("data build", recipe.reference, options)
         raise InputError(
             f"{folder}: was not compared with {', '.join(missed)}, which this recipe tests on; "
             f"run {build} with the same overrides"
@@ -175,6 +183,30 @@ def _own_files(recipe: Recipe, options: Options) -> dict[str, str]:
 
 
 def _is_done(run_directory: RunDirectory) -> bool:
+    return _is_finished(run_directory) and not _other_inputs(run_directory)
+
+
+def _check_inputs(run_directory: RunDirectory) -> None:
+    """Refuses a finished run of this identity that read other contents, where it is not to be made again."""
+    if run_directory.on_existing == "refuse" and _is_finished(run_directory):
+        raise InputError(
+            f"{run_directory.path}: finished before, with other contents of {', '.join(_other_inputs(run_directory))}; "
+            "pass --resume to build it again, or name another --out"
+        )
+
+
+def _is_finished(run_directory: RunDirectory) -> bool:
     done = read_manifest(run_directory.path) or {}
-    expected = {"status": "finished", "identity": run_directory.identity, "inputs": run_directory.inputs}
-    return all(done.get(key) == value for key, value in expected.items())
+    return done.get("status") == "finished" and done["identity"] == run_directory.identity
+
+
+def _other_inputs(run_directory: RunDirectory) -> list[str]:
+    """Files of which the run that is there read other contents, or that only one of the two reads."""
+    before, now = _hashes(read_manifest(run_directory.path) or {}, "inputs"), run_directory.inputs
+    return sorted(path for path in before.keys() | now.keys() if before.get(path) != now.get(path))
+
+
+def _hashes(document: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Hashes by path under a key of a manifest; none where there are none, or the manifest is damaged."""
+    found = document.get(key)
+    return found if isinstance(found, dict) else {}

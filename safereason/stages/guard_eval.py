@@ -179,7 +179,7 @@ def make_plan(
     """Puts the recipe and the command line together, as `run` does; arguments as there.
 
     Raises:
-        InputError: There is no set, two are called alike, or there is no such guard.
+        InputError: There is no set, two are called alike, or there is no such set, policy or guard.
     """
     if guard and model:
         raise InputError("--guard and --model exclude each other; pass one of them")
@@ -190,12 +190,16 @@ def make_plan(
     if mixed := [label for label, named in policies_of.items() if len(named) > 1]:
         raise InputError(f"recipe {recipe.name}: guard.eval.sets: the parts of {mixed[0]} are judged by different "
                          "policies; name one, or call them apart")  # fmt: skip
-    if model:
-        check_name(model)
     if template and not guard:
         raise InputError("--template: only another guard (--guard) takes one; a recipe has guard.prompt_template")
     if template and not Path(template).is_file():
         raise InputError(f"--template {template}: no such file; check the path")
+    for part in chosen:
+        sources.get(part.source)  # which refuses a name that is none
+    if policy:
+        policies.load(policy)
+    if model:
+        check_name(model)  # the last, since the Hub may be asked
     return Plan(
         sets=tuple(chosen), limit=limit or section.limit, resamples=section.resamples, model=model, guard=guard,
         policy=policy, template=template, samples=samples, sampling=sampling,

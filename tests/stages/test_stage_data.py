@@ -1,4 +1,5 @@
 import json
+import re
 from collections import Counter
 from dataclasses import asdict
 
@@ -82,12 +83,18 @@ def test_a_later_stage_finds_the_run(tmp_path):
     assert data.identity_of(recipe) != data.identity_of(recipe_of(prompts=30))
 
 
-def test_a_finished_run_is_resumed_at_once_and_refused_otherwise(tmp_path):
+def test_a_finished_run_is_returned_as_it_is_and_another_or_torn_one_refused(tmp_path):
     result = run(recipe_of(), tmp_path)
     before = (result.run / "manifest.json").read_bytes()
-    assert run(recipe_of(), tmp_path, "resume") == result
-    assert (result.run / "manifest.json").read_bytes() == before
-    with pytest.raises(InputError, match="--resume"):
+    assert not result.is_earlier
+    for on_existing in ("resume", "refuse"):
+        again = run(recipe_of(), tmp_path, on_existing)
+        assert (again, again.is_earlier) == (result, True)
+        assert (result.run / "manifest.json").read_bytes() == before
+    with pytest.raises(InputError, match=r"it holds another run \(differing in data.prompts\); pass --overwrite"):
+        data.run(recipe_of(prompts=30), Options(root=tmp_path, out=result.run))
+    (result.run / "manifest.json").write_text(json.dumps({**json.loads(before), "status": "running"}))
+    with pytest.raises(InputError, match=r"pass --resume to go on or --overwrite to start anew$"):
         run(recipe_of(), tmp_path)
 
 
@@ -110,11 +117,20 @@ def own_file(path, count):
 
 def test_a_changed_file_of_your_own_is_read_again_on_resume(tmp_path):
     recipe = recipe_of(harmful=own_file(tmp_path / "own.jsonl", 30))
-    first = run(recipe, tmp_path / "runs")
+    first, options = run(recipe, tmp_path / "runs"), Options(root=tmp_path / "runs")
     assert read_manifest(first.run)["inputs"] == {str(tmp_path / "own.jsonl"): sha256(tmp_path / "own.jsonl")}
+    assert data.built(recipe, options) == first.run
     own_file(tmp_path / "own.jsonl", 35)
+    own = re.escape(str(tmp_path / "own.jsonl"))
+    with pytest.raises(InputError, match=rf"was built from other contents of {own}; run `safereason data build "):
+        data.built(recipe, options)
     second = run(recipe, tmp_path / "runs", "resume")
+    assert (second.run != first.run, second.is_earlier) == (True, False)
     assert read_manifest(second.run)["inputs"] == {str(tmp_path / "own.jsonl"): sha256(tmp_path / "own.jsonl")}
+    assert data.built(recipe, options) == second.run
+    for on_existing, said in (("refuse", "it holds another run"), ("resume", "other contents since")):
+        with pytest.raises(InputError, match=rf"{said} \(.*{own}\)"):
+            data.run(recipe, Options(root=tmp_path, out=first.run, on_existing=on_existing))
 
 
 def test_training_on_what_eval_tests_on_is_refused(tmp_path):

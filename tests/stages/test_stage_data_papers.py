@@ -3,6 +3,8 @@
 import csv
 import json
 import random
+import re
+from dataclasses import replace
 
 import openai_server
 import pyarrow as pa
@@ -14,6 +16,7 @@ from safereason.data.draw import fold
 from safereason.data.example import read_examples
 from safereason.errors import InputError
 from safereason.recipe.load import load
+from safereason.runs.manifest import sha256
 from safereason.runs.records import read_json
 from safereason.stages import data, traces
 from safereason.stages.base import Options
@@ -160,11 +163,22 @@ def test_an_archive_of_this_recipe_is_taken_before_one_of_the_data_home(home, ta
         {"id": f"rainbow/{i}", "prompt": text("ours", i), "kind": "harmful", "source": "rainbow"} for i in range(900)
     ]
     write(found / "archive.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    write(found / "manifest.json", json.dumps({"status": "finished", "identity": {}}))
+    write(found / "manifest.json", json.dumps({"stage": "attack/rainbow", "status": "finished", "identity": {}}))
     (tmp_path / "runs" / "data").symlink_to(taught / "data")
-    result = data.run(load("tars-1.5b", OURS), Options(root=tmp_path / "runs", out=tmp_path / "out"))
+    options = Options(root=tmp_path / "runs", out=tmp_path / "out")
+    result = data.run(load("tars-1.5b", OURS), options)
     ours = {row["prompt"] for row in rows}
     taken = [e.prompt for e in read_examples(result.run / data.TRAIN) if e.source == "rainbow"]
     assert taken
     assert set(taken) <= ours
-    assert str(found / "archive.jsonl") in read_json(result.run / "manifest.json")["inputs"]
+    before, archive = read_json(result.run / "manifest.json"), found / "archive.jsonl"
+    assert before["inputs"][str(archive)] == sha256(archive)
+    assert data.run(load("tars-1.5b", OURS), options).is_earlier
+    write(archive, "".join(json.dumps(row) + "\n" for row in rows[1:]))
+    said = re.escape(f"finished before, with other contents of {archive}; pass --resume to build it again")
+    with pytest.raises(InputError, match=said):
+        data.run(load("tars-1.5b", OURS), options)
+    assert read_json(result.run / "manifest.json") == before
+    assert not data.run(load("tars-1.5b", OURS), replace(options, on_existing="resume")).is_earlier
+    after = read_json(result.run / "manifest.json")
+    assert after["inputs"][str(archive)] == sha256(archive) != before["inputs"][str(archive)]

@@ -1,6 +1,7 @@
 """The guard stage on the micro model: SFT, then RL, and a guard that is asked as it was trained."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -386,7 +387,10 @@ def test_adapters_are_merged_into_the_best_model_too(folder, decider, tmp_path):
             r"guard.validation: the data holds no rows for it; set data.validation",
         ),
         (("guard.train.micro_batch_size=3",), r"guard.train.micro_batch_size: 3 does not divide the 4 sequences"),
-        (("guard.train.max_prompt_tokens=5",), r"guard.train.prompts_per_step: 0 rows do not fill one batch of 2"),
+        (
+            ("guard.train.max_prompt_tokens=5",),
+            r"^guard.train.max_prompt_tokens: 12 of 12 rows are longer than 5 tokens; raise it",
+        ),
         (("guard.train.extra={beta: 1.0}",), r"guard.train.extra.beta: this is set by a field"),
         (("guard.train.rollouts=vllm-colocate",), r"guard.train.rollouts: vllm-colocate needs vLLM"),
         (("guard.train=null", "guard.validation=null"), r"recipe tiny: its guard has no train section"),
@@ -406,9 +410,9 @@ def test_what_cannot_be_trained_is_said_and_no_model_is_left(
 
 
 def test_without_data_the_command_that_builds_it_is_named(recipe, tmp_path):
-    with pytest.raises(
-        InputError, match=r"no finished data run of tiny .* `safereason data build --recipe tiny` first"
-    ):
+    remedy = re.escape(f"run `safereason data build --recipe {recipe.reference} --root {tmp_path}` first")
+    assert recipe.reference.endswith("/tiny.yaml")
+    with pytest.raises(InputError, match=rf"no finished data run of tiny .* {remedy}$"):
         guard.run(recipe, Options(root=tmp_path))
     assert list(tmp_path.iterdir()) == []
 

@@ -15,6 +15,7 @@ from safereason.errors import InputError
 from safereason.guard import guide as guides
 from safereason.guard.prompt import Question
 from safereason.recipe.schema import GuardSet, Recipe
+from safereason.runs.manifest import sha256
 from safereason.runs.records import read_json
 from safereason.stages import data, guard_data
 from safereason.stages.base import Options
@@ -242,5 +243,8 @@ def test_own_files_with_reasoning_are_part_of_the_data(recipe_of, tmp_path):
     data.run(recipe, options)
     assert read_json(first / "manifest.json") == before
     write_rows(Path(own), prompts=9, name="other")
-    data.run(recipe, options)
-    assert read_json(first / "manifest.json")["inputs"][own] != before["inputs"][own]
+    second = data.run(recipe, options).run
+    assert second != first
+    assert read_json(first / "manifest.json") == before
+    assert read_json(second / "manifest.json")["inputs"][own] == sha256(Path(own)) != before["inputs"][own]
+    assert own in [entry["name"] for entry in read_json(second / "card.json")["sources"]]

@@ -1,6 +1,7 @@
 """The evaluation of guards: on the micro model, on a guard that is scripted, and on predictions from files."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -265,7 +266,8 @@ def test_a_set_is_judged_by_its_own_policy(recipe: Recipe, options: Options, tmp
 
 
 def test_the_newest_guard_of_the_recipe_is_measured(recipe: Recipe, options: Options):
-    with pytest.raises(InputError, match=r"run `safereason guard train --recipe micro` first"):
+    remedy = re.escape(f"run `safereason guard train --recipe micro --root {options.root}` first")
+    with pytest.raises(InputError, match=rf"{remedy}$"):
         guard_eval.run(recipe, Options(root=options.root))
 
 

@@ -1,6 +1,7 @@
 """`run` with guards: a guard's own recipe, and a guard that judges in another recipe and is trained before it."""
 
 import json
+import re
 from pathlib import Path
 
 import micro_guard
@@ -163,7 +164,8 @@ def test_a_guard_of_ones_own_recipe_has_to_be_there(guarded, tmp_path, shipped):
     own = guarded.model_copy(update={"rl": guarded.rl.model_copy(
         update={"reward": guarded.rl.reward.model_copy(update={"safety": "guard:mine"})})})  # fmt: skip
     options = Options(root=tmp_path / "runs")
-    with pytest.raises(InputError, match=r"no trained guard of mine .* `safereason guard train --recipe mine` first"):
+    remedy = re.escape(f"run `safereason guard train --recipe mine.yaml --root {options.root}` first")
+    with pytest.raises(InputError, match=rf"no trained guard of mine .* {remedy}$"):
         pipeline.run(own, options)
     recipe = recipes.load(shipped).model_copy(update={"name": "mine"})
     for work in (pipeline.data.run, pipeline.guard.run):

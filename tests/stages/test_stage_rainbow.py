@@ -258,7 +258,8 @@ def test_the_target_is_the_sft_run_and_a_finished_search_is_not_done_again(
     options = Options(root=tmp_path, base_url=server.url)
     plan = rainbow.make_plan(recipe, options, mutator="openai/writer", settings={"iterations": 1})
     assert rainbow.outline(recipe, options, plan)["target"] == "the sft run of this recipe"
-    with pytest.raises(InputError, match="run `safereason sft --recipe tars-smoke` first"):
+    remedy = re.escape(f"run `safereason sft --recipe tars-smoke --root {tmp_path}` first")
+    with pytest.raises(InputError, match=rf"{remedy}$"):
         rainbow.run(recipe, options, plan)
     with RunDirectory(tmp_path / "sft" / "tars-smoke--x--0", "sft", "tars-smoke", "{}", {"seed": 0}) as run:
         (run.path / "model").symlink_to(micro_model)

@@ -1,5 +1,7 @@
 """The rl stage on the micro model: from built data and a finished sft run to a model and its rollouts."""
 
+import re
+
 import pytest
 
 from safereason.errors import InputError
@@ -110,7 +112,10 @@ def test_the_plan_says_what_trl_is_given(micro_model, root, tmp_path):
         ({"rl": None}, "recipe tiny: it has no rl section"),
         ({"rl": {**GRPO, "micro_batch_size": 3}}, "rl.micro_batch_size: 3 does not divide the 8 sequences"),
         ({"rl": {**GRPO, "prompts_per_step": 10}}, "rl.prompts_per_step: 8 rows do not fill one batch of 10"),
-        ({"rl": {**GRPO, "max_prompt_tokens": 5}}, "rl.prompts_per_step: 0 rows do not fill one batch of 4"),
+        (
+            {"rl": {**GRPO, "max_prompt_tokens": 5}},
+            "^rl.max_prompt_tokens: 8 of 8 rows are longer than 5 tokens; raise it",
+        ),
         ({"rl": {**GRPO, "extra": {"beta": 1.0}}}, "rl.extra.beta: this is set by a field"),
         ({"rl": {**GRPO, "reward": {**GRPO["reward"], "safety": "nobody"}}}, "nobody"),
     ],
@@ -124,6 +129,7 @@ def test_what_cannot_be_trained_is_said_and_no_model_is_left(micro_model, root, 
 
 def test_without_an_sft_run_the_command_that_makes_it_is_named(micro_model, tmp_path):
     data.run(recipe_of(micro_model), Options(root=tmp_path))
-    with pytest.raises(InputError, match=r"no finished sft run of tiny .* run `safereason sft --recipe tiny` first"):
+    remedy = re.escape(f"run `safereason sft --recipe tiny --root {tmp_path}` first")
+    with pytest.raises(InputError, match=rf"no finished sft run of tiny .* {remedy}$"):
         rl.run(recipe_of(micro_model), Options(root=tmp_path))
     assert not (tmp_path / "rl").exists()

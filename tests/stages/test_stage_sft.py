@@ -1,5 +1,7 @@
 """The sft stage on the micro model."""
 
+import re
+
 import pytest
 
 from safereason.errors import InputError
@@ -125,9 +127,8 @@ def test_what_cannot_be_trained_is_said_and_nothing_is_left(micro_model, root, t
 
 
 def test_without_data_the_command_that_builds_it_is_named(micro_model, tmp_path):
-    with pytest.raises(
-        InputError, match=r"no finished data run of tiny .* run `safereason data build --recipe tiny` first"
-    ):
+    remedy = re.escape(f"run `safereason data build --recipe tiny --root {tmp_path}` first")
+    with pytest.raises(InputError, match=rf"no finished data run of tiny .* {remedy}$"):
         sft.run(recipe_of(micro_model), Options(root=tmp_path))
     assert list(tmp_path.iterdir()) == []
 
