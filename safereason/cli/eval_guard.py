@@ -1,5 +1,6 @@
 """`safereason eval guard`: F1 of a guard's verdicts on labelled rows, with what it is made of."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -91,8 +92,7 @@ def guard(
         if dry_run:
             stage.print_steps(chosen, [f"score {predictions}{' as ' + ', '.join(named) if named else ''}"], as_json)
             return
-        with output.results_only():
-            result = guard_eval.score(chosen, options, predictions, sets=named, about=task)
+        work = partial(guard_eval.score, chosen, options, predictions, sets=named, about=task)
     else:
         if not (recipe or model or guard):
             raise InputError("which guard? name one with --model or --guard, or a recipe with --recipe")
@@ -102,9 +102,8 @@ def guard(
         if dry_run:
             stage.print_steps(chosen, _steps(guard_eval.make_plan(chosen, model, **asked), chosen.name), as_json)
             return
-        with output.results_only():
-            result = guard_eval.run(chosen, options, **asked, allow_missing=allow_missing)
-    _print(result, as_json)
+        work = partial(guard_eval.run, chosen, options, **asked, allow_missing=allow_missing)
+    result = stage.carry_out(work, as_json, _print)
     stage.hold(result, bars, junit)
     guard_eval.check_scored(result.run)
 

@@ -93,22 +93,29 @@ def print_changes(changes: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         output.print_table(("model", *columns), rows)
 
 
-def carry_out(work: Callable[[], "Result"], as_json: bool) -> "Result":
-    """Runs a stage and prints where its run is and what it measured."""
+def print_result(result: "Result", as_json: bool) -> None:
+    """Where a run is and what it measured."""
+    if as_json:
+        output.print_json({"run": str(result.run), "metrics": result.metrics})
+        return
+    metrics = dict(result.metrics)
+    figures = metrics.pop("figures", [])
+    output.print_mapping({"run": str(result.run), **metrics})
+    if figures:
+        output.print_figures(figures)
+
+
+def carry_out(
+    work: Callable[[], "Result"], as_json: bool, show: Callable[["Result", bool], None] = print_result
+) -> "Result":
+    """Runs a stage and shows what it came to; of a run that was there before, it says so."""
     with output.results_only():
         result = work()
     if not processes.is_main():
         return result
     if result.is_earlier:
         say(f"{result.run}: finished before, so that its result is shown; --overwrite makes it anew")
-    if as_json:
-        output.print_json({"run": str(result.run), "metrics": result.metrics})
-    else:
-        metrics = dict(result.metrics)
-        figures = metrics.pop("figures", [])
-        output.print_mapping({"run": str(result.run), **metrics})
-        if figures:
-            output.print_figures(figures)
+    show(result, as_json)
     return result
 
 

@@ -86,9 +86,13 @@ def searched(model, behaviors, tmp_path_factory):
     return root
 
 
+JUDGED = ("--judge", "refusal", "eval.sampling.max_new_tokens=8", "eval.sampling.temperature=1")
+"""The judge `refusal` scores whatever is written, and at temperature 1 the micro model writes more than line breaks."""
+
+
 def measured(model, behaviors, root, *more):
-    return safereason("eval", "harmbench", "--model", model, "--source", behaviors, "--limit", 2, "--root", root,
-                      "--attacks", "direct,gcg", "eval.sampling.max_new_tokens=4", *more)  # fmt: skip
+    named = ("--model", model, "--source", behaviors, "--limit", 2, "--root", root, "--attacks", "direct,gcg")
+    return safereason("eval", "harmbench", *named, *JUDGED, *more)
 
 
 @pytest.mark.parametrize("prefix", ["", "attack.settings."])
@@ -116,9 +120,10 @@ def test_an_evaluation_that_searches_anew_says_what_is_there_and_how_to_use_it(m
     assert line == (f"attack gcg: searches anew, since {there} was made otherwise (settings.steps 1 there, 0 here); "
                     f"--cases {there} measures what that found; gcg.steps=1 uses it as it is")  # fmt: skip
     used = measured(model, behaviors, root, "gcg.steps=0", "gcg.width=4", "gcg.top_k=4", "gcg.steps=1")
+    assert used.returncode == 0, used.stderr
     assert "searches anew" not in used.stderr
     named = ("--model", model, "--source", behaviors, "--cases", there, "--root", root, "--json")
-    by_cases = safereason("eval", "harmbench", *named, "eval.sampling.max_new_tokens=4")
+    by_cases = safereason("eval", "harmbench", *named, *JUDGED)
     assert by_cases.returncode == 0, by_cases.stderr
     assert json.loads(by_cases.stdout)["metrics"]["attacks"] == ["gcg"]
 

@@ -57,7 +57,7 @@ def server() -> Iterator[Server]:
 
 def asked(server: Server, *more: object) -> list[str]:
     common = ("--recipe", "tars-smoke", "--model", "openai/victim", "--mutator", "openai/writer", "--base-url",
-              server.url, "rainbow.near_copy=1.0", "--iterations", 6)  # fmt: skip
+              server.url, "rainbow.near_copy=1.0", "--iterations", 6, "attack.judge=refusal")  # fmt: skip
     return ["attack", "rainbow", *map(str, (*common, *more))]
 
 
@@ -125,7 +125,7 @@ def test_a_dry_run_says_how_much_is_asked_and_asks_nobody(tmp_path):
     plan = json.loads(done.stdout)["plan"]
     assert (plan["prompts wanted"], plan["archives, at most"], plan["iterations an archive"]) == (800, 2, 1000)
     assert plan["queries to the target, at most"] == 2 * 1000 * 16
-    assert (plan["cells"], plan["judge"]) == ("10 risks x 12 styles", "refusal")
+    assert (plan["cells"], plan["judge"]) == ("10 risks x 12 styles", "refusal-learned")
     assert plan["target"] == "the sft run of this recipe"
     assert not list(tmp_path.iterdir())
 

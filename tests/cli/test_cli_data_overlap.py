@@ -79,7 +79,7 @@ def test_the_list_names_both_rows_and_acts_on_no_terminal(tmp_path, theirs):
     (line,) = done.stdout.splitlines()
     assert json.loads(line) == {
         "looked_at": str(mine), "id": "mine/0", "against": str(theirs), "of": "theirs/1", "how": "near",
-        "similarity": 0.946, "shared": None, "text": f"\\x1b[2J{ASKED}"[:83], "of_text": ASKED[:80],
+        "similarity": 0.967, "shared": None, "text": f"\\x1b[2J{ASKED}"[:83], "of_text": ASKED[:80],
     }  # fmt: skip
     assert "\x1b" not in line
     document = json.loads(overlap(mine, theirs, "--list", "--json").stdout)

@@ -23,6 +23,7 @@ guard:
     sets: [{{source: {source}, name: mine}}, {{source: sample, safe: 2, unsafe: 2}}]
     resamples: 20
 """
+CUT_OFF = "the guard gave no verdict before its token limit"
 POLICY = "title: Short\ncategories:\n  - {id: A, name: Harm}\n"
 
 
@@ -64,8 +65,10 @@ def test_the_names_for_bars_are_those_of_the_suite():
 
 
 def test_a_recipes_guard_is_measured_on_its_sets(work: Path, micro_model: Path, capsys):
-    assert run("--recipe", "tiny.yaml", "--model", micro_model, "--json") == 0
-    found = json.loads(capsys.readouterr().out)
+    assert run("--recipe", "tiny.yaml", "--model", micro_model, "--json") == 1  # its four tokens hold no verdict
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert err.splitlines()[-1] == f"error: {found['run']}: none of 10 rows has a verdict that can be read ({CUT_OFF})"
     assert found["metrics"]["sets"] == {"mine": {"safe": 3, "unsafe": 3}, "sample": {"safe": 2, "unsafe": 2}}
     assert len(list(read_records(Path(found["run"]) / "predictions.jsonl"))) == 10
     assert Path(found["run"]).parent == Path("runs/eval/guard")
@@ -75,15 +78,21 @@ def test_a_model_is_measured_without_a_recipe_by_the_policy_and_sampling_that_ar
     work: Path, micro_model: Path, capsys
 ):
     named = ("--model", micro_model, "--set", "mine.jsonl", "--policy", "short.yaml", "--limit", 2)
-    assert run(*named, "guard.sampling.max_new_tokens=3", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
+    assert run(*named, "guard.sampling.max_new_tokens=3", "--json") == 1
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    nothing = f"error: {found['run']}: none of 2 rows has a verdict that can be read ({CUT_OFF})"
+    assert err.splitlines()[-1] == nothing
     manifest = read_manifest(Path(found["run"])) or {}
     assert (manifest["recipe"], manifest["identity"]["model"]) == ("adhoc", str(micro_model))
     asked = found["metrics"]["asked"]
     assert (asked["policy"], asked["sampling"]["max_new_tokens"], asked["sampling"]["top_p"]) == ("short", 3, 0.8)
     assert sum(found["metrics"]["sets"]["mine.jsonl"].values()) == 2
-    assert run(*named, "guard.sampling.max_new_tokens=3") == 2
-    assert run(*named, "guard.sampling.max_new_tokens=3", "--resume") == 0
+    for more in ((), ("--resume",)):
+        assert run(*named, "guard.sampling.max_new_tokens=3", "--json", *more) == 1
+        shown = capsys.readouterr()
+        earlier = f"{found['run']}: finished before, so that its result is shown; --overwrite makes it anew"
+        assert (shown.out, shown.err.splitlines()) == (out, [earlier, nothing])
 
 
 def test_predictions_are_printed_as_figures_and_confusion(work: Path, capsys):
@@ -95,6 +104,10 @@ def test_predictions_are_printed_as_figures_and_confusion(work: Path, capsys):
     assert lines["f1_parsed", "mine"][2] == "0.800"
     assert lines["mine", "unsafe"][2:] == ["2", "0", "1"]
     assert lines["mine", "safe"][2:] == ["1", "2", "0"]
+    assert run("--recipe", "tiny.yaml", "--predictions", "said.jsonl", "--set", "mine") == 0
+    shown = capsys.readouterr()
+    assert shown.out == out
+    assert "finished before, so that its result is shown; --overwrite makes it anew" in shown.err
 
 
 def test_what_the_authors_have_stands_beside(work: Path, capsys):
@@ -129,7 +142,7 @@ def test_a_dry_run_says_what_would_be_done_and_needs_no_guard(work: Path, capsys
         ((), "which guard? name one with --model or --guard, or a recipe with --recipe"),
         (("--model", "org/none"), "name a source with --set"),
         (("--model", "org/none", "--guard", "moderation", "--set", "sample"), "--guard and --model exclude each other"),
-        (("--recipe", "tiny.yaml"), "run `safereason guard train --recipe tiny` first"),
+        (("--recipe", "tiny.yaml"), "run `safereason guard train --recipe tiny.yaml` first"),
         (("--recipe", "tiny.yaml", "--fail-under", "dsr=1"), "eval guard has no figure 'dsr'"),
         (("--recipe", "tiny.yaml", "--fail-under", "f1=high"), "METRIC=NUMBER is expected"),
         (("--predictions", "said.jsonl", "--model", "org/none"), "--predictions asks no guard; leave --model out"),

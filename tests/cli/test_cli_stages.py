@@ -17,8 +17,13 @@ model: {model}
 data: {{prompts: 8}}
 sft: {{max_steps: 1, batch_size: 2, micro_batch_size: 2}}
 rl: {{max_steps: 1, prompts_per_step: 2, rollouts_per_prompt: 2, micro_batch_size: 4, sampling: {{max_new_tokens: 4}}}}
-eval: {{sampling: {{max_new_tokens: 4}}, limit: 2}}
+eval:
+  sampling: {{temperature: 1.0, max_new_tokens: 8}}
+  harm_judge: refusal
+  refusal_judge: refusal
+  limit: 2
 """
+"""The judge `refusal` scores whatever is written, and at temperature 1 the micro model writes more than line breaks."""
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +164,8 @@ def test_eval_of_a_model_without_a_recipe(micro_model, tmp_path, data_home):
         "--limit",
         1,
         "--json",
-        "eval.sampling.max_new_tokens=4",
+        "eval.sampling.max_new_tokens=400",  # bytes at random: enough for a word that the default judge knows
+        "eval.sampling.temperature=1",
     )
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
