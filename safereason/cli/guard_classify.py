@@ -136,7 +136,7 @@ def classify(
     else:
         tally, finished, seconds = _in_order(asked, source, form, Path(out) if out else None, on_existing, limit)
     _sum_up(tally, finished, seconds)
-    tally.check([bar.value for bar in fail_on or ()])
+    tally.check([bar.value for bar in fail_on or ()], can_resume=out is not None and cluster is None)
 
 
 def guide_of(model: str, policy: str | None, max_new_tokens: int | None) -> "Guide":

@@ -23,6 +23,7 @@ from safereason.guard.reasoning import ReasoningGuard
 from safereason.guard.rows import Row, count_lines
 from safereason.runs.directory import OnExisting, differing_keys
 from safereason.runs.lock import locked
+from safereason.runs.manifest import going_on
 from safereason.runs.records import Record, RecordLog, read_json, read_records, write_json, write_records
 
 CHUNK = 64
@@ -116,8 +117,12 @@ class Tally:
         for kind, numbers in other.first.items():
             self.first[kind] = sorted([*self.first.get(kind, ()), *numbers])[:NAMED]
 
-    def check(self, fail_on: Sequence[Kind]) -> None:
+    def check(self, fail_on: Sequence[Kind], *, can_resume: bool = False) -> None:
         """What the rows come to, once all are written.
+
+        Args:
+            fail_on: Kinds of which there may be no row.
+            can_resume: Whether the command may be told to go on, because its rows are in a file.
 
         Raises:
             BarNotMet: Rows are of a kind in `fail_on`.
@@ -127,7 +132,8 @@ class Tally:
         if met:
             raise BarNotMet("; ".join(f"--fail-on {kind}: {self._said(kind)}" for kind in met))
         if self.counts["failed"]:
-            raise StageFailed(f"the guard could not be asked about {self._said('failed')}; `reason` says why")
+            advice = going_on() if can_resume else "`reason` says why"
+            raise StageFailed(f"the guard could not be asked about {self._said('failed')}; {advice}")
         if self.rows and self.counts["unparsed"] == self.rows:
             (reason, count), *_ = self.reasons.most_common(1)
             raise StageFailed(

@@ -206,7 +206,10 @@ def test_rows_the_guard_could_not_be_asked_about_are_asked_about_again_on_a_resu
         server.status_of = lambda body: 200
     for code, _, said in (failed, again, still):
         assert code == 1
-        assert said.splitlines()[-1].startswith("error: the guard could not be asked about 2 of 70 rows (2, 67)")
+        assert (
+            said.splitlines()[-1]
+            == "error: the guard could not be asked about 2 of 70 rows (2, 67); --resume asks again"
+        )
     assert again[2].startswith("70 rows (70 from before): 0 unsafe, 68 safe, 2 unparsed; ")
     before = len(server.requests)
     code, _, said = run(*asked, "--out", out, "--resume")
