@@ -52,6 +52,7 @@ def guarded(call: Callable[[], Any]) -> int:
         _say(message)
         return code
     finally:
+        signals.release()
         _settle_stdout()
 
 
@@ -109,6 +110,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _say(line: str) -> None:
+    signals.release()  # the launcher ends the others with SIGTERM, which is no news then
     if not processes.is_main():
         time.sleep(GRACE)  # what failed in all of them is said by the first one
         line = f"process {processes.index()}: {line}"

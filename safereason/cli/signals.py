@@ -44,6 +44,15 @@ def take() -> None:
             signal.signal(number, end)
 
 
+def release() -> None:
+    """From now on these signals end the process at once, as it is over but for its last words."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def last() -> int | None:
     """The signal that ended this command; None where none came."""
     return _taken[-1] if _taken else None
