@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from safereason.engines import architectures, embedded, hub
 from safereason.engines.base import Engine
+from safereason.engines.weights import ADAPTER
 from safereason.errors import InputError
+from safereason.files import read_json
 from safereason.runs.directory import read_manifest
 
 if TYPE_CHECKING:
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
 
 REMOTE = ("openai/",)
 """Models that no folder or hub id stands for here."""
-ADAPTER = "adapter_config.json"
-"""What peft says about adapters, in the folder beside them."""
 OPAQUE = (*REMOTE, "vllm/")
 """Models whose weights and states are not at hand, wherever they run."""
 
@@ -127,7 +127,8 @@ def _base_of(location: str) -> str | None:
     file = Path(location) / ADAPTER
     if not file.is_file():
         return None
-    named = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    config = read_json(file)
+    named = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not named:
         raise InputError(f"{file}: does not say which model the adapter belongs to; set base_model_name_or_path")
     return model_location(named)

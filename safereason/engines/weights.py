@@ -28,6 +28,7 @@ READ = (".safetensors", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".bin"
 UNREAD = ("trainer_state.json", "training_args.bin")
 """Files of a checkpoint that a model is not loaded from."""
 ADAPTER = "adapter_config.json"
+"""What peft says about adapters, in the folder beside them."""
 DIGITS = 16
 
 
