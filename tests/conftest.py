@@ -17,8 +17,9 @@ from hypothesis import settings
 settings.register_profile("safereason", deadline=None)
 settings.load_profile("safereason")
 
-# A shell that starts the suite in the background lets it ignore Ctrl-C, and programs under test would inherit that.
+# The suite ignores these where a shell started it in the background or `nohup` did; programs under test would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 LONGEST = ("test_guard_demo.py", "test_demo.py", "test_launch.py", "test_campaign.py", "test_cli_guard_bulk.py")
 """Files that take minutes, the longest first."""

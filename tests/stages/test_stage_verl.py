@@ -102,6 +102,7 @@ def work(tmp_path_factory, micro_model) -> Path:
 @pytest.fixture(autouse=True)
 def stand_in(work, monkeypatch):
     monkeypatch.setenv("PATH", f"{work / 'bin'}:{os.environ['PATH']}")
+    (work / "argv.jsonl").unlink(missing_ok=True)
     monkeypatch.setenv("RECORD", str(work / "argv.jsonl"))
     monkeypatch.delenv("PYTHON", raising=False)
 
