@@ -5,6 +5,7 @@ process begins where the console script begins, with its own arguments, environm
 the package itself anew. `COLD` says which commands begin as a person begins them.
 """
 
+import atexit
 import gc
 import importlib
 import json
@@ -16,6 +17,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -167,6 +170,28 @@ def _keep(connection: socket.socket, command: str) -> bool:
     return True
 
 
+def _become(command: str) -> int:
+    """Runs the console script to its end; what it ends with.
+
+    An interpreter's own end would copy, object by object, all the memory that is shared with the process it came from.
+    """
+    try:
+        runpy.run_path(command, run_name="__main__")
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
     _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    code = _become(sys.argv[0])
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -56,7 +56,9 @@ Form = Annotated[Literal["jsonl", "csv"] | None, typer.Option("--format", help="
 Samples = Annotated[int, typer.Option("--samples", min=1, metavar="N", help="Verdicts that vote on a row.")]
 MaxNewTokens = Annotated[
     int | None,
-    typer.Option("--max-new-tokens", min=1, metavar="N", help="Tokens of a verdict, in place of the guard's own."),
+    typer.Option(
+        "--max-new-tokens", min=1, max=1 << 20, metavar="N", help="Tokens of a verdict, in place of the guard's own."
+    ),
 ]
 Threshold = Annotated[
     float | None,

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from safereason.engines.base import Sampling
@@ -16,6 +16,7 @@ from safereason.judges.chat import PLACES, SAMPLING, open_rubric
 from safereason.judges.frame import ANSWER, REQUEST, Frame
 from safereason.recipe import explain, strict_yaml
 from safereason.recipe.load import text_of
+from safereason.recipe.schema import NewTokens
 
 SHIPPED = Path(__file__).parent / "rubrics"
 VERDICT = r"\[\[([^\[\]]*)\]\]"
@@ -85,7 +86,7 @@ class RubricFile:
     """The system turn."""
     model: str | None = None
     """Whom to ask where the command does not say: `openai/NAME`, or a local model."""
-    max_new_tokens: PositiveInt = SAMPLING.max_new_tokens
+    max_new_tokens: NewTokens = SAMPLING.max_new_tokens
     """Longest reply, reasoning included."""
 
     @field_validator("prompt")

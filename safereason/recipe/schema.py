@@ -28,6 +28,10 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+NewTokens = Annotated[int, Field(gt=0, le=1 << 20)]
+"""Tokens of one completion, at most. No model's context holds more, and random numbers are drawn for all of them."""
+
+
 class Sampling(Section):
     """How completions are drawn. One object, passed whole to every engine."""
 
@@ -39,7 +43,7 @@ class Sampling(Section):
     """Number of likeliest tokens sampled from; 0 keeps all."""
     repetition_penalty: PositiveFloat = 1.0
     """Divides positive and multiplies negative logits of tokens already seen (CTRL's penalty); 1 is none."""
-    max_new_tokens: PositiveInt = 512
+    max_new_tokens: NewTokens = 512
     """Longest completion, in tokens of the model."""
 
 

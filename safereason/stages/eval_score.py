@@ -50,6 +50,7 @@ def score(run: Path, options: Options, judge: str) -> Result:
         return result
     scorer = evals.judge_for(evaluation, spec)
     ids = [str(record["id"]) for record in read_records(run / eval_judge.VERDICTS)]  # in the order of the cases
+    eval_judge.require_all(ids, run / eval_judge.COMPLETIONS)
     with directory as this:
         _share(run / eval_judge.COMPLETIONS, this.path / eval_judge.COMPLETIONS)
         this.inputs[str(run / eval_judge.COMPLETIONS)] = identity["completions"]

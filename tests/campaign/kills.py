@@ -40,6 +40,8 @@ LATE = 1.05
 class Whole:
     """A command's uninterrupted run."""
 
+    root: Path
+    """Where it ran: beside the runs that it takes, and no others, as in each trial."""
     names: set[str]
     """Files it made."""
     writes: list[str]
@@ -102,10 +104,11 @@ class Kills:
 
     def run_whole(self, command: Command) -> None:
         """Runs it without a fault and keeps what it made."""
-        root, before = self.place.whole, records.files_under(self.place.whole)
         scratch = new_folder(self.folder, f"whole-{time.monotonic_ns()}")
-        log = scratch / "writes"
-        job = Job(command.argv(self.place), str(scratch), Fault("none", str(root), log=str(log)))
+        root, log = new_folder(scratch, "root"), scratch / "writes"
+        before = self.copy_taken(command, root)
+        argv = command.argv(Place(self.place.home, self.place.whole, root))
+        job = Job(argv, str(scratch), Fault("none", str(root), log=str(log)))
         done = cold(job, self.folder / "cold") if command.is_cold else self.pool.run(job)
         if done.code != 0:
             about = {"command": command.name, "typed": joined(job.argv), "code": done.code, "err": done.err[-2000:]}
@@ -114,7 +117,8 @@ class Kills:
         names = records.files_under(root) - before
         writes = log.read_text().splitlines() if log.exists() else []
         largest = max(((root / name).stat().st_size for name in names), default=0)
-        self.wholes[command.name] = Whole(names, writes, done.seconds, done, largest)
+        self.wholes[command.name] = Whole(root, names, writes, done.seconds, done, largest)
+        shutil.copytree(root, self.place.whole, dirs_exist_ok=True)  # for those that take it
 
     def _planned(self, chosen: Sequence[Command], share: float, most_others: int) -> list[Trial]:
         """Trials in rounds, so that each command had some when the time is up."""
@@ -236,7 +240,7 @@ class Kills:
         self._check_said(f"{command.name}: going on", done, about)
         if command.is_printed and done.out != whole.done.out:
             self.tally.fault("different", f"{command.name}: prints something else", about)
-        records.compare(self.tally, place.root, place.whole, whole.names | given, about)
+        records.compare(self.tally, place.root, whole.root, whole.names | given, about)
 
     def _check_said(self, what: str, done: Done, about: dict[str, Any]) -> None:
         for sign in ("Traceback (most recent call last)", "error: unexpected"):

@@ -130,7 +130,7 @@ def _says(status: int, body: bytes, kind: str = "application/json") -> Callable[
 NOTHING = json.dumps({"choices": [], "results": []}).encode()
 NULLS = json.dumps(
     {
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": None}}],
+        "choices": [{"index": 0, "finish_reason": "stop", "message": None}],
         "results": [{"flagged": None, "categories": None, "category_scores": None}],
     }
 ).encode()

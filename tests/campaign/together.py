@@ -54,7 +54,7 @@ def _both(command: Command, more: tuple[str, ...], bench: Kills, folder: Path, t
         tally.fault("lost", f"{command.name}: neither does the work", about)
     else:
         whole = bench.wholes[command.name]
-        records.compare(tally, root, bench.place.whole, whole.names | given, about)
+        records.compare(tally, root, whole.root, whole.names | given, about)
     shutil.rmtree(scratch, ignore_errors=True)
 
 

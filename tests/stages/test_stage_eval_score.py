@@ -138,6 +138,15 @@ def test_runs_that_have_nothing_to_judge(tmp_path: Path, changes: dict[str, Any]
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_run_that_lost_completions_after_it_had_finished_is_refused_with_their_number(tmp_path: Path):
+    run = saved(tmp_path)
+    kept = (run / "completions.jsonl").read_text().splitlines(keepends=True)[:-2]
+    (run / "completions.jsonl").write_text("".join(kept))
+    with pytest.raises(InputError, match=r"completions.jsonl: 2 of 4 completions are missing, such as mine/0/direct; "):
+        eval_score.score(run, Options(root=tmp_path / "runs"), "refusal")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_folder_that_is_no_run_and_a_judge_that_measures_something_else(tmp_path: Path):
     with pytest.raises(InputError, match="holds no run; name the directory of a finished eval run"):
         eval_score.score(tmp_path, Options(root=tmp_path / "runs"), "refusal")
