@@ -67,6 +67,7 @@ def test_the_last_that_the_pattern_finds_counts(reply: Reply, written: str, expe
         (("{labels: {good: 1, bad: 0.0}}", "{scale: [3, 3]}"), "reply: tells nothing apart"),
         (("{labels: {good: 1, bad: 0.0}}", "{labels: {}}"), "reply: tells nothing apart"),
         (("good: 1", "good: 7"), r"reply\.labels\.good: "),
+        (("measures: quality", "measures: quality\nmax_new_tokens: 9223372036854775808"), "max_new_tokens: should be "),
         (("{labels: ", "{pattern: '(', labels: "), r"reply\.pattern: is no regular expression"),
         (("{labels: ", "{pattern: 'a', labels: "), r"reply\.pattern: has 0 groups; put what is to be read"),
     ],
