@@ -121,6 +121,7 @@ class RunDirectory:
             return False
         if is_finished(self.path) and (self.on_existing == "resume" or not self._differing()):
             self._check_resumable()
+            self._let_go()
             return True
         self.check_free()
         return False
@@ -164,15 +165,20 @@ class RunDirectory:
         return log
 
     def finish(self, metrics: dict[str, Any]) -> None:
-        """Writes the metrics and marks the run finished: the last thing a stage does.
-
-        What only an unfinished run is resumed from, a model with its optimizer several times over, is let go.
-        """
+        """Writes the metrics and marks the run finished: the last thing a stage does."""
         if processes.is_main():
             write_json(self.path / METRICS, metrics)
             self._update(status="finished", finished=manifest.now(), inputs=self.inputs)
-            shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+            self._let_go()
         processes.wait()
+
+    def _let_go(self) -> None:
+        """Removes what only an unfinished run is resumed from: a model with its optimizer several times over.
+
+        A process that was killed once its run had finished may have left it.
+        """
+        if processes.is_main():
+            shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
 
     def _acquire(self) -> None:
         try:

@@ -195,10 +195,10 @@ def _embedded(place: Place) -> tuple[str, ...]:
         "--model",
         EMBEDDED,
         "--limit",
-        1,
+        2,
         "--root",
         place.root,
-        "eval.sampling.max_new_tokens=1",
+        "eval.sampling.max_new_tokens=16",
     )
 
 

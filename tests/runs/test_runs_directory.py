@@ -175,6 +175,15 @@ def test_a_refused_resume_leaves_the_run_free(tmp_path: Path):
         assert status(path) == "running"
 
 
+@pytest.mark.parametrize("on_existing", ["refuse", "resume"])
+def test_a_kill_between_the_end_of_a_run_and_that_of_its_checkpoints_leaves_none(tmp_path: Path, on_existing: str):
+    path = finished(tmp_path / "run")
+    (path / "checkpoints" / "1").mkdir(parents=True)
+    (path / "checkpoints" / "1" / "weights").touch()
+    assert run(path, on_existing).is_done()
+    assert "checkpoints" not in names(path)
+
+
 def test_overwriting_starts_anew(tmp_path: Path):
     path = finished(tmp_path / "run")
     (path / "checkpoints" / "1").mkdir(parents=True)
