@@ -65,6 +65,9 @@ COLD = (
     "LOCAL_",
     "RAY_",
     "VLLM_",
+    "HOME",
+    "TMPDIR",
+    "XDG_",
 )
 """Variables that Python and the libraries read while they are imported: a command with others begins anew."""
 

@@ -261,13 +261,16 @@ class Parts:
         """
         system, path = located(self.uri)
         found = [entry.path for entry in system.get_file_info(fs.FileSelector(path, allow_not_found=True))]
-        if found:
+        # What a process that was ended left in the middle of a write, perhaps of the first.
+        asides = [name for name in found if name.rpartition("/")[2].startswith((".part-", f".{IDENTITY}."))]
+        is_begun = len(asides) < len(found)
+        if is_begun:
             self._check(system, f"{path}/{IDENTITY}", on_existing)
-        if found and on_existing == "resume":
-            for aside in (name for name in found if name.rpartition("/")[2].startswith(".part-")):
-                system.delete_file(aside)
+        for aside in asides:
+            system.delete_file(aside)
+        if is_begun and on_existing == "resume":
             return
-        if found:
+        if is_begun:
             system.delete_dir_contents(path)
         system.create_dir(path)
         self._put(IDENTITY, json.dumps(self.identity, indent=2).encode())

@@ -6,6 +6,7 @@ worker is handed more than it works on, and one that dies costs the block it was
 
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -142,6 +143,11 @@ def _connected(address: str | None) -> Iterator[Any]:
     except ConnectionError as error:
         raise InputError(f"--ray-address {address}: no Ray answers there; start it, set RAY_AUTH_MODE=token "
                          "where it asks for a token, or leave the option out") from error  # fmt: skip
+    except OSError as error:
+        if "AF_UNIX" not in str(error):
+            raise
+        raise InputError(f"{tempfile.gettempdir()}: the name of this folder for temporary files is too long for Ray's "
+                         "sockets; set TMPDIR to a shorter one") from error  # fmt: skip
     try:
         yield ray
     finally:

@@ -3,6 +3,7 @@
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -125,6 +126,9 @@ def _scope(given: argparse.Namespace) -> Scope:
 
 def main() -> int:
     """Runs the parts; the exit code is 1 where anything went wrong."""
+    # `nohup` and a shell's background let it ignore these, and its commands would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     given = _arguments()
     scope, started = _scope(given), time.monotonic()
     end = started + given.minutes * 60

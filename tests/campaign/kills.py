@@ -155,7 +155,7 @@ class Kills:
                 self.tally.put_off()
             return
         number = next(self._seen)
-        folder = new_folder(self.folder, f"trial-{number}")
+        folder = new_folder(self.folder, f"t{number}")  # short, for the sockets of Ray
         try:
             self._carry_out(trial, folder)
         finally:

@@ -69,6 +69,18 @@ def read(out: Path) -> list[Record]:
     return sorted(rows, key=lambda row: row["row"])
 
 
+def test_a_folder_for_temporary_files_whose_name_is_too_long_is_one_line(work: Path, tmp_path: Path):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'safereason[cluster]'")
+    long = tmp_path / ("long" * 20)
+    long.mkdir()
+    done = safereason(*on_ray(work, tmp_path / "out"), TMPDIR=str(long))
+    assert done.returncode == 2
+    assert said_once(done) == (
+        f"error: {long}: the name of this folder for temporary files is too long for Ray's sockets; set TMPDIR to a "
+        "shorter one"
+    )
+
+
 @pytest.mark.slow
 def test_killed_workers_and_a_killed_program_lose_nothing(work: Path, tmp_path: Path):
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'safereason[cluster]'")

@@ -168,6 +168,13 @@ def test_a_folder_is_gone_on_with_by_the_same_guard_alone(tmp_path: Path):
     Parts(str(out), {"seed": 1}, None).prepare("resume")
 
 
+@pytest.mark.parametrize("how", ["refuse", "resume", "overwrite"])
+def test_a_folder_that_a_process_began_and_never_named_is_a_new_one(tmp_path: Path, how: str):
+    (tmp_path / "._guard.json.0123abcd").write_text('{"se')
+    Parts(str(tmp_path), {"seed": 0}, None).prepare(how)
+    assert [file.name for file in tmp_path.iterdir()] == ["_guard.json"]
+
+
 def test_a_folder_of_other_files_is_never_emptied(tmp_path: Path):
     (tmp_path / "thesis.tex").write_text("mine")
     for how in ("resume", "overwrite"):
