@@ -6,7 +6,9 @@ worker is handed more than it works on, and one that dies costs the block it was
 
 import logging
 import os
+import signal
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -135,6 +137,7 @@ def _verdicts(ray: Any, job: Job, numbers: Sequence[int], pool: Pool) -> Iterato
 def _connected(address: str | None) -> Iterator[Any]:
     ray = _import_ray(QUIET if address else QUIET | LOOPBACK)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    ends = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
             ray.init("local", include_dashboard=False, object_store_memory=STORE_BYTES, **quiet)
@@ -148,6 +151,9 @@ def _connected(address: str | None) -> Iterator[Any]:
             raise
         raise InputError(f"{tempfile.gettempdir()}: the name of this folder for temporary files is too long for Ray's "
                          "sockets; set TMPDIR to a shorter one") from error  # fmt: skip
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ends)  # Ray's own ends a command with 15, as if it were a code of ours
     try:
         yield ray
     finally:

@@ -82,6 +82,19 @@ def test_a_folder_for_temporary_files_whose_name_is_too_long_is_one_line(work: P
 
 
 @pytest.mark.slow
+def test_sigterm_ends_it_as_any_command(work: Path, tmp_path: Path):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'safereason[cluster]'")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    out, command = tmp_path / "out", on_ray(work, tmp_path / "out")
+    running = subprocess.Popen([COMMAND, *command], stderr=subprocess.PIPE, text=True, env=environment)
+    wait_until(running, lambda: parts_of(out))
+    running.send_signal(signal.SIGTERM)
+    _, said = running.communicate(timeout=120)
+    assert (running.returncode, said.splitlines()[-1]) == (143, "interrupted by SIGTERM"), said
+    assert len(parts_of(out)) < ROWS // BLOCK
+
+
+@pytest.mark.slow
 def test_killed_workers_and_a_killed_program_lose_nothing(work: Path, tmp_path: Path):
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'safereason[cluster]'")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
