@@ -90,8 +90,7 @@ class RunDirectory:
 
     def _close(self, error: BaseException | None) -> None:
         if error is not None:
-            with suppress(OSError):  # the disk may be full: what ended the run is what is said
-                self._update(status=_status_of(error), error=redacted(str(error)))
+            self._end(error)
         logging.getLogger("safereason").removeHandler(self._log)
         self._log.close()
         # What was asked for cannot be done as it is, so that there is nothing to go on with.
@@ -215,13 +214,22 @@ class RunDirectory:
             "stage": self.stage, "recipe": self.recipe_name, "status": "running", "started": started,
             "identity": self.identity, **manifest.describe(),
         }  # fmt: skip
-        write_json(self.path / MANIFEST, document)
-        write_text(self.path / "recipe.yaml", redacted(self.recipe_yaml))
-        self._log = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
+        try:
+            write_json(self.path / MANIFEST, document)
+            write_text(self.path / "recipe.yaml", redacted(self.recipe_yaml))
+            self._log = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
+        except BaseException as error:  # no `with` has been entered that would say so
+            if (read_manifest(self.path) or {}).get("status") == "running":
+                self._end(error)
+            raise
         self._log.setFormatter(_Redacted("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("safereason").addHandler(self._log)
         if not logging.getLogger("safereason").isEnabledFor(logging.INFO):  # -v wants more
             logging.getLogger("safereason").setLevel(logging.INFO)
+
+    def _end(self, error: BaseException) -> None:
+        with suppress(OSError):  # the disk may be full: what ended the run is what is said
+            self._update(status=_status_of(error), error=redacted(str(error)))
 
     def _update(self, **changes: Any) -> None:
         write_json(self.path / MANIFEST, {**(read_manifest(self.path) or {}), **changes})

@@ -316,6 +316,22 @@ def test_a_run_that_does_not_end_well_says_so(tmp_path: Path, error: BaseExcepti
         assert status(tmp_path / "run") == "running"
 
 
+@pytest.mark.parametrize(
+    ("error", "expected"), [(KeyboardInterrupt(), "interrupted"), (OSError(errno.ENOSPC, "full"), "failed")]
+)
+def test_a_run_that_ends_while_it_begins_says_so(tmp_path: Path, monkeypatch, error: BaseException, expected: str):
+    def end(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(directory, "write_text", end)
+    with pytest.raises(type(error)):
+        run(tmp_path / "run").__enter__()
+    monkeypatch.undo()
+    assert status(tmp_path / "run") == expected
+    with run(tmp_path / "run", "resume"):
+        assert status(tmp_path / "run") == "running"
+
+
 def record_one_and_fail(directory: RunDirectory):
     with directory as this, this.records("cases") as log:
         log.append({"behavior": "a"})
