@@ -20,7 +20,7 @@ _CREDENTIALS = re.compile(
 """What stands before the last `@` of an address's host; a password may hold nearly anything."""
 _HIDDEN_PARTS = (
     re.compile(
-        r"((?<![a-z])(?:api[-_]?key|access[-_]?token|auth[-_]?token|secret|password|passwd)=|[?&](?:key|token|sig)=)"
+        r"((?<![a-z])(?:api[-_]?key|access[-_]?token|auth[-_]?token|secret|password|passwd)=|[?&](?:key|token|sig|code)=)"
         r"[^\s&#'\"]+",
         re.IGNORECASE,
     ),

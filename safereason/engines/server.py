@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import openai
 
 from safereason import console
-from safereason.errors import InputError, one_line, redacted, without_credentials
+from safereason.errors import HIDDEN, InputError, one_line, redacted, without_credentials
 
 OPENAI = "https://api.openai.com/v1"
 ADDRESS, KEY = "OPENAI_BASE_URL", "OPENAI_API_KEY"
@@ -241,9 +241,16 @@ def _pause(tries: int, error: Exception) -> float:
     return own
 
 
+def _without_secrets(text: str) -> str:
+    """What may be shown of a text that may be no address, so that no grammar says where its credentials end."""
+    _, at, rest = text.rpartition("@")
+    host, asks, _ = rest.partition("?")
+    return redacted(f"{HIDDEN}{at}{host}" if at else host) + (f"?{HIDDEN}" if asks else "")
+
+
 def _address(text: str, named: str) -> tuple[str, dict[str, str]]:
     """An address without its credentials, and the header that stands for them."""
-    shown = redacted(text).encode("unicode_escape").decode()
+    shown = _without_secrets(text).encode("unicode_escape").decode()
     if any(not c.isascii() or not c.isprintable() or c == " " for c in text):
         raise InputError(f"{named} {shown}: holds a character that no address has; type it anew")
     try:

@@ -1,6 +1,7 @@
 """What the OpenAI engine makes of servers: every shape of a reply, what they refuse, outages, keys and addresses."""
 
 import json
+import re
 import socket
 import threading
 import time
@@ -477,6 +478,16 @@ def test_what_cannot_be_an_address_is_one_line(address: str):
     ) as raised:
         connect("openai/m", address)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["https://user:sek ret@127.0.0.1:9/v1", "user:sekret@127.0.0.1:9", "http://u:a?sek ret@h/v1", "sekret@h",
+                "http://h/v1?api_key=se kret", "http://h/v1?anything=sek ret", "http://u:sek@ret @h/v1?code=sekret"],
+)  # fmt: skip
+def test_what_cannot_be_an_address_shows_no_part_of_its_secrets(address: str):
+    with pytest.raises(InputError, match=r"--base-url .*<hidden>") as raised:
+        connect("openai/m", address)
+    assert not {"sek", "ret", "kret"} & set(re.split(r"[^a-z]+", str(raised.value).replace("sekret", "sek ret")))
 
 
 @pytest.mark.parametrize("credentials", ["someone:pass%40word", "someone:", "token"])
