@@ -19,9 +19,9 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 LIBRARIES = (
     "torch",
@@ -50,6 +50,7 @@ LIBRARIES = (
     "datasketch",
     "huggingface_hub",
 )
+"""What most commands import."""
 COLD = (
     "PYTHON",
     "LC_",
@@ -79,13 +80,13 @@ class Warm:
         """Starts the process; `command` is the console script."""
         self._folder = tempfile.TemporaryDirectory(prefix="warm-")
         self._address = f"{self._folder.name}/socket"
-        self._environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        self._environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(self._address)
         listening.listen()
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(listening.fileno()), command],
-            env=self._environment,
+            env={**self._environment, "HF_HUB_DISABLE_PROGRESS_BARS": "1"},  # as a command sets it for itself
             stdin=subprocess.PIPE,  # it ends when this closes, as it does with the test's own process
             stdout=subprocess.DEVNULL,
             pass_fds=[listening.fileno()],
@@ -94,12 +95,8 @@ class Warm:
 
     def takes(self, environment: Mapping[str, str]) -> bool:
         """Whether a command in this environment would begin as one that begins anew."""
-        differ = {
-            name
-            for name in environment.keys() | self._environment.keys()
-            if environment.get(name) != self._environment.get(name) and name != "HF_HUB_DISABLE_PROGRESS_BARS"
-        }
-        return not any(name.startswith(COLD) for name in differ)
+        names = environment.keys() | self._environment.keys()
+        return not any(n.startswith(COLD) and environment.get(n) != self._environment.get(n) for n in names)
 
     def run(
         self, arguments: Sequence[str], *, cwd: Path | None, env: Mapping[str, str], stdin: str | None, timeout: float
@@ -173,13 +170,25 @@ def _keep(connection: socket.socket, command: str) -> bool:
     return True
 
 
-def _become(command: str) -> int:
-    """Runs the console script to its end; what it ends with.
+def end_with(call: Callable[[], object]) -> NoReturn:
+    """Ends this forked process as an interpreter ends after the call: exit code, traceback, `atexit`, flushed streams.
 
     An interpreter's own end would copy, object by object, all the memory that is shared with the process it came from.
     """
+    code = 1
     try:
-        runpy.run_path(command, run_name="__main__")
+        code = _code_of(call)
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def _code_of(call: Callable[[], object]) -> int:
+    try:
+        call()
     except SystemExit as ended:
         if isinstance(ended.code, str):
             print(ended.code, file=sys.stderr)
@@ -192,9 +201,4 @@ def _become(command: str) -> int:
 
 if __name__ == "__main__":
     _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
-    code = _become(sys.argv[0])
-    threading._shutdown()
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    end_with(lambda: runpy.run_path(sys.argv[0], run_name="__main__"))

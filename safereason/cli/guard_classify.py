@@ -16,6 +16,7 @@ from safereason.cli import options as opt
 from safereason.cli import output
 from safereason.console import progress, say
 from safereason.errors import InputError
+from safereason.recipe.schema import MOST_NEW_TOKENS
 
 if TYPE_CHECKING:
     from safereason.cli.guard_bulk import Cluster
@@ -57,7 +58,11 @@ Samples = Annotated[int, typer.Option("--samples", min=1, metavar="N", help="Ver
 MaxNewTokens = Annotated[
     int | None,
     typer.Option(
-        "--max-new-tokens", min=1, max=1 << 20, metavar="N", help="Tokens of a verdict, in place of the guard's own."
+        "--max-new-tokens",
+        min=1,
+        max=MOST_NEW_TOKENS,
+        metavar="N",
+        help="Tokens of a verdict, in place of the guard's own.",
     ),
 ]
 Threshold = Annotated[

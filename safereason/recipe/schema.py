@@ -28,8 +28,10 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-NewTokens = Annotated[int, Field(gt=0, le=1 << 20)]
-"""Tokens of one completion, at most. No model's context holds more, and random numbers are drawn for all of them."""
+MOST_NEW_TOKENS = 1 << 20
+"""Tokens that a completion may be asked for: random numbers are drawn for all of them beforehand."""
+NewTokens = Annotated[int, Field(gt=0, le=MOST_NEW_TOKENS)]
+"""Longest completion, in tokens of the model."""
 
 
 class Sampling(Section):

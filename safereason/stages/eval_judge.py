@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safereason import console
-from safereason.errors import InputError, StageFailed
+from safereason.errors import StageFailed
 from safereason.evals import Eval, Outcome
 from safereason.evals.base import MISSING, exchange, has_failed
 from safereason.evals.metrics import Figure
@@ -29,20 +29,6 @@ def drop_failed(path: Path) -> None:
     which do not say which of the two they are, all unscored ones go.
     """
     keep_records(path, lambda record: not (record["score"] is None and record.get("failed", True)))
-
-
-def require_all(ids: Sequence[str], path: Path) -> None:
-    """Refuses a file of completions that was damaged after its run had finished.
-
-    Raises:
-        InputError: It lacks a completion that has a verdict.
-    """
-    held = by_id(path)
-    if missing := [name for name in ids if name not in held]:
-        raise InputError(
-            f"{path}: {len(missing)} of {len(ids)} completions are missing, such as {missing[0]}; "
-            "make the run again with --overwrite"
-        )
 
 
 def judge_all(ids: Sequence[str], judge: Judge, spec: str, log: RecordLog) -> None:

@@ -5,7 +5,7 @@ read it as any other. Killed, it goes on with the verdicts that it has.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def score(run: Path, options: Options, judge: str) -> Result:
         return result
     scorer = evals.judge_for(evaluation, spec)
     ids = [str(record["id"]) for record in read_records(run / eval_judge.VERDICTS)]  # in the order of the cases
-    eval_judge.require_all(ids, run / eval_judge.COMPLETIONS)
+    _check_whole(run / eval_judge.COMPLETIONS, ids)
     with directory as this:
         _share(run / eval_judge.COMPLETIONS, this.path / eval_judge.COMPLETIONS)
         this.inputs[str(run / eval_judge.COMPLETIONS)] = identity["completions"]
@@ -92,6 +92,14 @@ def _read(run: Path) -> tuple[Eval, dict[str, Any]]:
     if missing := sorted(NEEDED - first.keys()):
         raise InputError(f"{run}: its completions, of an earlier version, have no `{missing[0]}`; make the run anew")
     return evaluation, manifest
+
+
+def _check_whole(file: Path, ids: Sequence[str]) -> None:
+    """Refuses a file that lost completions after its run had finished."""
+    held = eval_judge.by_id(file)
+    if missing := [name for name in ids if name not in held]:
+        raise InputError(f"{file}: {len(missing)} of {len(ids)} completions are missing, such as {missing[0]}; "
+                         "make the run again with --overwrite")  # fmt: skip
 
 
 def _identity(run: Path, manifest: dict[str, Any], judge: str) -> dict[str, Any]:

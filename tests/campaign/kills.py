@@ -106,9 +106,8 @@ class Kills:
         """Runs it without a fault and keeps what it made."""
         scratch = new_folder(self.folder, f"whole-{time.monotonic_ns()}")
         root, log = new_folder(scratch, "root"), scratch / "writes"
-        before = self.copy_taken(command, root)
-        argv = command.argv(Place(self.place.home, self.place.whole, root))
-        job = Job(argv, str(scratch), Fault("none", str(root), log=str(log)))
+        place, before = self.beside_taken(command, root)
+        job = Job(command.argv(place), str(scratch), Fault("none", str(root), log=str(log)))
         done = cold(job, self.folder / "cold") if command.is_cold else self.pool.run(job)
         if done.code != 0:
             about = {"command": command.name, "typed": joined(job.argv), "code": done.code, "err": done.err[-2000:]}
@@ -164,8 +163,7 @@ class Kills:
     def _carry_out(self, trial: Trial, folder: Path) -> None:
         command, whole = trial.command, self.wholes[trial.command.name]
         root = new_folder(folder, "root")
-        place = Place(self.place.home, self.place.whole, root)
-        given = self.copy_taken(command, root)
+        place, given = self.beside_taken(command, root)
         draw = random.Random(trial.seed)
         argv, again = command.argv(place), command.again
         environment = {"SAFEREASON_CACHE": str(folder / "cache")}
@@ -187,12 +185,12 @@ class Kills:
         with self._lock:
             self._check_result(command, done, place, whole, about, given)
 
-    def copy_taken(self, command: Command, root: Path) -> set[str]:
-        """Copies the earlier runs that the command looks for, and says which files they are."""
+    def beside_taken(self, command: Command, root: Path) -> tuple[Place, set[str]]:
+        """A place for the command in `root`, with copies of the earlier runs that it looks for, and their files."""
         for pattern in command.takes:
             found = self.place.run(pattern)
             shutil.copytree(found, root / found.relative_to(self.place.whole))
-        return records.files_under(root)
+        return Place(self.place.home, self.place.whole, root), records.files_under(root)
 
     def _moment(
         self, trial: Trial, whole: Whole, watched: str, draw: random.Random, time_number: int

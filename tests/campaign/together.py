@@ -8,7 +8,7 @@ from typing import Any
 
 from campaign import commands, records
 from campaign.bench import new_folder, prepare
-from campaign.commands import COMMANDS, Command, Place
+from campaign.commands import COMMANDS, Command
 from campaign.kills import Kills
 from campaign.outages import PATIENCE, RUBRIC, Flaky, served
 from campaign.tally import Tally
@@ -43,8 +43,7 @@ def _both(command: Command, more: tuple[str, ...], bench: Kills, folder: Path, t
     tally.tried()
     scratch = new_folder(folder, f"both-{time.monotonic_ns()}")
     root = new_folder(scratch, "root")
-    place = Place(bench.place.home, bench.place.whole, root)
-    given = bench.copy_taken(command, root)
+    place, given = bench.beside_taken(command, root)
     argv = (*command.argv(place), *more)
     about: dict[str, Any] = {"command": command.name, "typed": joined(argv)}
     ended = _at_once(pool, [argv, argv], scratch)

@@ -16,8 +16,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from warm import LIBRARIES, end_with
 
 from campaign.faults import VARIABLE, Fault, install
 
@@ -37,17 +40,9 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 MODULES = (
+    *LIBRARIES,
     "safereason.cli.app",
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "datasets",
-    "pyarrow.parquet",
-    "openai",
-    "datasketch",
     "matplotlib.pyplot",
-    "sklearn.linear_model",
     "safereason.stages.pipeline",
     "safereason.stages.sweep",
     "safereason.stages.attack",
@@ -64,7 +59,6 @@ MODULES = (
     "safereason.guard.server.app",
     "safereason.engines.transformers",
     "safereason.engines.openai",
-    "uvicorn",
 )
 
 
@@ -248,7 +242,7 @@ def _serve() -> None:
         started = time.monotonic()
         pid = os.fork()
         if pid == 0:
-            _become(job)
+            end_with(partial(_become, job))
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.setpgid(pid, pid)  # in both, for neither knows who is first
         print(json.dumps(asdict(_done(job, *_watched(pid, job, started)))), file=answers, flush=True)
@@ -260,50 +254,36 @@ def _watched(pid: int, job: Job, started: float) -> tuple[int, bool, float, int]
 
 
 def _become(job: Job) -> None:
-    """The child: the command, from where the interpreter would begin with it. Does not return."""
-    code = 1
-    try:
-        with contextlib.suppress(PermissionError):
-            os.setpgid(0, 0)
-        os.chdir(job.folder)
-        for number, place, flags in (
-            (0, job.stdin, os.O_RDONLY),
-            (1, "stdout", os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
-            (2, "stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
-        ):
-            opened = os.open(place, flags, 0o644)
-            os.dup2(opened, number)
-        sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-        os.environ.update(job.environment)
-        sys.argv = ["safereason", *job.argv]
-        if job.fault:
-            install(job.fault)
-        code = _called(job)
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        with contextlib.suppress(BaseException):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+    """The child: the command, from where the interpreter would begin with it."""
+    with contextlib.suppress(PermissionError):
+        os.setpgid(0, 0)
+    os.chdir(job.folder)
+    for number, place, flags in (
+        (0, job.stdin, os.O_RDONLY),
+        (1, "stdout", os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+        (2, "stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+    ):
+        opened = os.open(place, flags, 0o644)
+        os.dup2(opened, number)
+    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+    os.environ.update(job.environment)
+    sys.argv = ["safereason", *job.argv]
+    if job.fault:
+        install(job.fault)
+    _call(job)
 
 
-def _called(job: Job) -> int:
+def _call(job: Job) -> None:
     if not job.function:
         from safereason.cli.app import main
 
         main()
-        return 0
+        return
     import importlib
 
     module, _, name = job.function.partition(":")
     result: Any = getattr(importlib.import_module(module), name)(*job.argv)
     print(json.dumps(result))
-    return 0
 
 
 def strings(*parts: object) -> tuple[str, ...]:

@@ -42,6 +42,13 @@ def on_ray(work: Path, out: Path) -> list[str]:
     return ["guard", "classify", str(work / "rows"), *map(str, words), "--out", str(out)]
 
 
+def started(*command: str) -> "subprocess.Popen[str]":
+    """The command in a process that the test sends signals to; skips where Ray is not installed."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'safereason[cluster]'")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([COMMAND, *command], stderr=subprocess.PIPE, text=True, env=environment)
+
+
 def wait_until(running: subprocess.Popen[str], what: Callable[[], object]) -> None:
     while not what():
         assert running.poll() is None, running.communicate()[1]
@@ -83,10 +90,8 @@ def test_a_folder_for_temporary_files_whose_name_is_too_long_is_one_line(work: P
 
 @pytest.mark.slow
 def test_sigterm_ends_it_as_any_command(work: Path, tmp_path: Path):
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'safereason[cluster]'")
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    out, command = tmp_path / "out", on_ray(work, tmp_path / "out")
-    running = subprocess.Popen([COMMAND, *command], stderr=subprocess.PIPE, text=True, env=environment)
+    out = tmp_path / "out"
+    running = started(*on_ray(work, out))
     wait_until(running, lambda: parts_of(out))
     running.send_signal(signal.SIGTERM)
     _, said = running.communicate(timeout=120)
@@ -96,10 +101,8 @@ def test_sigterm_ends_it_as_any_command(work: Path, tmp_path: Path):
 
 @pytest.mark.slow
 def test_killed_workers_and_a_killed_program_lose_nothing(work: Path, tmp_path: Path):
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'safereason[cluster]'")
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     out, command = tmp_path / "out", on_ray(work, tmp_path / "out")
-    running = subprocess.Popen([COMMAND, *command], stderr=subprocess.PIPE, text=True, env=environment)
+    running = started(*command)
     wait_until(running, lambda: parts_of(out))
     orphans = workers_of(psutil.Process(running.pid))
     running.kill()
@@ -108,7 +111,7 @@ def test_killed_workers_and_a_killed_program_lose_nothing(work: Path, tmp_path: 
     before = parts_of(out)
     assert 0 < len(before) < ROWS // BLOCK
 
-    running = subprocess.Popen([COMMAND, *command, "--resume"], stderr=subprocess.PIPE, text=True, env=environment)
+    running = started(*command, "--resume")
     wait_until(running, lambda: len(parts_of(out)) > len(before))
     victim = workers_of(psutil.Process(running.pid))[0]
     victim.send_signal(signal.SIGKILL)
