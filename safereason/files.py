@@ -214,7 +214,15 @@ def _row(path: Path, number: int, line: bytes) -> Row:
         return Row(row, where)
     if isinstance(row, list) and number == 1:
         raise InputError(f"{where}: {_LIST}")
-    raise InputError(f"{where}: a JSON object is expected on each line, not {type(row).__name__}; mend the line")
+    raise InputError(f"{where}: a JSON object is expected on each line, not {json_type(row)}; mend the line")
+
+
+def json_type(value: Any) -> str:
+    """What JSON calls a value, with its article; of a value that JSON has not, Python's word."""
+    known = {"dict": "an object", "list": "a list", "str": "a text", "int": "a number", "float": "a number"}
+    known |= {"bool": "true or false", "NoneType": "null"}
+    name = type(value).__name__
+    return known.get(name, name)
 
 
 _LIST = "this is one list in JSON, and each line is to be an object; give the file a name that ends in .json"

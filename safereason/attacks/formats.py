@@ -24,7 +24,7 @@ from safereason.data.sources import harmbench, jailbreakbench
 from safereason.data.sources.base import rows
 from safereason.engines.base import Message
 from safereason.errors import InputError
-from safereason.files import read_json
+from safereason.files import json_type, read_json
 from safereason.runs.directory import rows_of
 from safereason.runs.records import Record, line_of
 
@@ -222,7 +222,7 @@ def _from_artifact(document: dict[str, Any], path: Path) -> list[Found]:
 
 def _from_jailbreak(row: Any, parameters: dict[str, Any], where: str) -> Found:
     if not isinstance(row, dict):
-        raise InputError(f"{where}: a JSON object is expected, not {type(row).__name__}")
+        raise InputError(f"{where}: a JSON object is expected, not {json_type(row)}")
     for column in ("index", "prompt", "jailbroken"):
         if column not in row:
             raise InputError(f"{where}: no column `{column}`; get the artifact as it is published")

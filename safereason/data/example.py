@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from safereason.errors import InputError
-from safereason.files import LONGEST_ROW
+from safereason.files import LONGEST_ROW, json_type
 from safereason.runs.asides import aside_of
 from safereason.runs.directory import rows_of
 
@@ -98,7 +98,7 @@ def from_row(row: dict[str, Any], where: str) -> Example:
         raise InputError(f"{where}: {problem}; an example has {', '.join(COLUMNS)}")
     for name, value in row.items():
         if not isinstance(value, str) and (value is not None or name in _NEEDED):
-            raise InputError(f"{where}: `{name}` is {type(value).__name__}; text is expected")
+            raise InputError(f"{where}: `{name}` is {json_type(value)}; text is expected")
     if (half := next((name for name, value in row.items() if value and not is_unicode(value)), None)) is not None:
         raise InputError(f"{where}: `{half}` holds half of a surrogate pair; no file can hold it")
     try:

@@ -15,7 +15,7 @@ from typing import Any
 
 from safereason.data.example import Example, from_row, longest_row, refuse_bomb
 from safereason.errors import InputError
-from safereason.files import LONGEST_ROW, from_json
+from safereason.files import LONGEST_ROW, from_json, json_type
 from safereason.text import reasoning
 
 SHOWN = 300
@@ -183,7 +183,7 @@ def _problems(row: Any, line: int, first: dict[str, int]) -> Iterator[tuple[str,
                 text = str(error).removeprefix("row: ")
                 yield _kind(text), text
         case _:
-            yield "not an object", f"a JSON object is expected, not {type(row).__name__}"
+            yield "not an object", f"a JSON object is expected, not {json_type(row)}"
             return
     if isinstance(name, str) and (earlier := first.setdefault(name, line)) != line:
         yield "the `id` of an earlier row", f"`id` {name!r} is that of line {earlier} too"

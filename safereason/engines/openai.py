@@ -183,11 +183,14 @@ class OpenAIEngine:
                 ) from error
             return Completion("", (), "error", prefix, server.reason_of(error), lasts=is_too_long(error))
         except openai.OpenAIError as error:
-            is_misspelt = isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError)
+            is_silent = isinstance(error, openai.APITimeoutError) or server.was_answered(error)
+            is_misspelt = isinstance(error, openai.APIConnectionError) and not is_silent
             if is_misspelt and not self._patience.was_heard and not self._is_awaited:
+                proxy = self._connection.proxy()
                 raise InputError(
                     f"{self.name}: {self._connection.url} cannot be reached ({server.reason_of(error)}); "
-                    "start the server or check --base-url"
+                    + (f"it is asked by the proxy in {proxy}: check that, " if proxy else "start the server ")
+                    + "or check --base-url"
                 ) from error
             return Completion("", (), "error", prefix, server.reason_of(error))
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 from safereason.engines.base import Completion, TokenChoice, Usage
 from safereason.engines.server import MAY_PASS, BadReply
 from safereason.errors import redacted
+from safereason.files import json_type
 from safereason.text import reasoning
 
 Json: TypeAlias = Mapping[str, Any]
@@ -41,7 +42,7 @@ def parse(body: bytes) -> Json:
         begins = " ".join(body[:60].decode("utf-8", "replace").split())
         raise BadReply(f"the server's reply is not JSON: it begins {begins!r}") from error
     if not isinstance(document, dict):
-        raise BadReply(f"the server's reply is a JSON {type(document).__name__}, not an object")
+        raise BadReply(f"the server's reply is {json_type(document)} in JSON, not an object")
     return document
 
 
@@ -175,7 +176,7 @@ def _parts(value: Any, where: str) -> Iterator[Part]:
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):
-        raise BadReply(f"message.{where} is a {type(value).__name__}, not a text", may_pass=False)
+        raise BadReply(f"message.{where} is {json_type(value)}, not a text", may_pass=False)
     for part in value:
         if isinstance(part, str):
             yield "text", part
@@ -187,8 +188,8 @@ def _part(part: Any, where: str) -> Iterator[Part]:
     named = part.get("type") if isinstance(part, dict) else None
     known = _TEXT_OF.get(named) if isinstance(named, str) else None
     if known is None:
-        said = repr(named)[:60] if named is not None else type(part).__name__
-        raise BadReply(f"message.{where} holds a part of type {said}, which is no text", may_pass=False)
+        said = f"a part of type {named!r:.60}" if named is not None else json_type(part)
+        raise BadReply(f"message.{where} holds {said}, which is no text", may_pass=False)
     kind, fields = known
     held = next((part[name] for name in fields if part.get(name)), None)
     for _, text in _parts(held, f"{where}.{named}"):

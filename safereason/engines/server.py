@@ -17,6 +17,7 @@ from itertools import count
 from threading import Lock
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.request import proxy_bypass
 
 import openai
 
@@ -26,6 +27,7 @@ from safereason.errors import HIDDEN, InputError, one_line, redacted, without_cr
 OPENAI = "https://api.openai.com/v1"
 ADDRESS, KEY = "OPENAI_BASE_URL", "OPENAI_API_KEY"
 PATIENCE, TIMEOUT = "SAFEREASON_PATIENCE", "SAFEREASON_TIMEOUT"
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 SECONDS_OF_PATIENCE = 300.0
 SECONDS_AT_FIRST = 15.0
 """Patience with a server that has never answered: its address may be wrong."""
@@ -64,14 +66,31 @@ class Connection:
     """What goes with each request: credentials that the address held."""
 
     def client(self, timeout: float) -> openai.OpenAI:
-        """A client that tries once; `Patience` tries again."""
-        return openai.OpenAI(
-            api_key=self.key,
-            base_url=self.url,
-            default_headers=self.headers,
-            max_retries=0,
-            timeout=openai.Timeout(timeout, connect=min(timeout, SECONDS_TO_CONNECT)),
-        )
+        """A client that tries once; `Patience` tries again.
+
+        Raises:
+            InputError: A variable names a proxy whose address is none.
+        """
+        try:
+            return openai.OpenAI(
+                api_key=self.key,
+                base_url=self.url,
+                default_headers=self.headers,
+                max_retries=0,
+                timeout=openai.Timeout(timeout, connect=min(timeout, SECONDS_TO_CONNECT)),
+            )
+        except Exception as error:  # of the HTTP library, which is another one from version to version of openai
+            if not (named := " or ".join(_proxies())):
+                raise
+            raise InputError(f"{named}: names no proxy to go by ({one_line(error)}); mend or unset it") from error
+
+    def proxy(self) -> str | None:
+        """The environment variable whose proxy stands between here and the server."""
+        parts = urlsplit(self.url)
+        if proxy_bypass(parts.netloc):
+            return None
+        fits = (f"{parts.scheme}_proxy", "all_proxy")
+        return next((name for fit in fits for name in _proxies() if name.lower() == fit), None)
 
 
 def connect(who: str, base_url: str | None = None, api_key: str | None = None) -> Connection:
@@ -218,6 +237,17 @@ def may_pass(error: Exception) -> bool:
             is_spent = getattr(error, "code", None) == "insufficient_quota"
             return not is_spent and (error.status_code in MAY_PASS or error.status_code >= 500)
     return False
+
+
+def was_answered(error: Exception) -> bool:
+    """Whether a request that failed on its way had an answer begun, which broke off or is not what its head says."""
+    cause = error.__cause__  # of the HTTP library, which is another one from version to version of openai
+    return type(cause).__name__ == "DecodingError" or "without sending complete message body" in str(cause)
+
+
+def _proxies() -> list[str]:
+    """The environment variables that name a proxy."""
+    return [name for name, value in os.environ.items() if value and name.lower() in PROXIES]
 
 
 def reason_of(error: Exception) -> str:

@@ -93,6 +93,8 @@ class Tally:
     first: dict[Kind, list[int]] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
     """How many rows have no verdict for which reason."""
+    is_written: bool = False
+    """Whether the guard wrote anything in which no verdict can be read."""
 
     def add(self, record: Record) -> None:
         """Counts a row by what was written of it."""
@@ -100,6 +102,7 @@ class Tally:
         kinds: list[Kind] = [record["label"] or "unparsed"]
         if record["label"] is None:
             self.reasons[str(record.get("reason"))] += 1
+            self.is_written = self.is_written or bool(record.get("text"))
         if record.get("failed"):
             kinds.append("failed")
         elif (record.get("reason") or "").endswith(CUT):
@@ -114,6 +117,7 @@ class Tally:
         self.rows += other.rows
         self.counts.update(other.counts)
         self.reasons.update(other.reasons)
+        self.is_written = self.is_written or other.is_written
         for kind, numbers in other.first.items():
             self.first[kind] = sorted([*self.first.get(kind, ()), *numbers])[:NAMED]
 
@@ -136,9 +140,9 @@ class Tally:
             raise StageFailed(f"the guard could not be asked about {self._said('failed')}; {advice}")
         if self.rows and self.counts["unparsed"] == self.rows:
             (reason, count), *_ = self.reasons.most_common(1)
+            advice = "name a model that was trained as a guard" if self.is_written else "change the rows or the guard"
             raise StageFailed(
-                f"no verdict on any of {self.rows} rows; the commonest reason, {count} times: {reason}; name a model "
-                "that was trained as a guard"
+                f"no verdict on any of {self.rows} rows; the commonest reason, {count} times: {reason}; {advice}"
             )
 
     def _said(self, kind: Kind) -> str:

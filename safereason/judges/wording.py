@@ -7,7 +7,7 @@ enough" and "I cannot wait" are none.
 import re
 import unicodedata
 
-from safereason.text.reasoning import OPEN
+from safereason.text.reasoning import CLOSE, OPEN
 
 _APOSTROPHES = "’‘‛ʼʻʹ′＇ꞌ`´"
 _MARKS = {ord(mark): None for mark in "*_~`"}
@@ -36,7 +36,7 @@ _IDIOMS = tuple(
 
 def wording(answer: str) -> str:
     """The words of an answer, a space between any two; empty where it has none."""
-    shown = answer.strip().removeprefix(OPEN).lower()
+    shown = answer.replace(OPEN, " ").replace(CLOSE, " ").strip().lower()
     shown = "".join(c for c in shown if c in "\n\t" or unicodedata.category(c) not in ("Cf", "Cc"))
     lines = "\n".join(" ".join(line.split()) for line in shown.splitlines())
     lines = _LINE_MARK.sub("", _BETWEEN_LETTERS.sub("'", lines).translate(_MARKS))

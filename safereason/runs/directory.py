@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from safereason import processes
 from safereason.errors import InputError, StageFailed, redacted
-from safereason.files import Row, json_rows
+from safereason.files import Row, json_rows, json_type
 from safereason.runs import manifest, private
 from safereason.runs.asides import clear, is_aside
 from safereason.runs.records import RecordLog, Unwritten, read_json, read_records, write_json, write_text
@@ -269,7 +269,7 @@ def read_metrics(path: Path) -> dict[str, Any]:
     """
     metrics = read_json(path / METRICS)
     if not isinstance(metrics, dict):
-        raise InputError(f"{path / METRICS}: an object is expected, not {type(metrics).__name__}; the run is damaged")
+        raise InputError(f"{path / METRICS}: an object is expected, not {json_type(metrics)}; the run is damaged")
     return metrics
 
 

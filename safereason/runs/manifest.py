@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import safereason
-from safereason.errors import redacted
+from safereason.errors import HIDDEN, redacted
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "pydantic")
 
@@ -38,7 +38,9 @@ def going_on() -> str:
         return "--resume asks again"
     left = [argument for argument in arguments if argument not in ("--resume", "--overwrite")]
     resumes = [] if left[:1] == ["run"] else ["--resume"]  # which resumes by itself
-    return f"`{redacted(shlex.join(['safereason', *left, *resumes]))}` asks again"
+    line = shlex.join(["safereason", *left, *resumes])
+    shown = redacted(line)
+    return f"`{shown}` asks again" + ("" if shown == line else f", once you put back what is {HIDDEN}")
 
 
 def installed(package: str) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from safereason import processes
 from safereason.errors import InputError
-from safereason.files import Row, from_json
+from safereason.files import Row, from_json, json_type
 from safereason.files import read_json as read_json
 from safereason.runs.asides import aside_of
 
@@ -103,7 +103,7 @@ def read_records(path: Path) -> Iterator[Row]:
             except ValueError as error:
                 raise InputError(f"{path}:{number}: not JSON ({error}); mend or delete the line") from error
             if not isinstance(record, dict):
-                raise InputError(f"{path}:{number}: a JSON object is expected, not {type(record).__name__}")
+                raise InputError(f"{path}:{number}: a JSON object is expected, not {json_type(record)}")
             yield Row(record, f"{path}:{number}")
 
 

@@ -13,6 +13,7 @@ import micro
 import micro_guard
 import openai_server
 import pytest
+from fastapi.responses import JSONResponse
 from program import COMMAND, safereason
 
 from safereason.cli import errors
@@ -217,6 +218,26 @@ def test_rows_the_guard_could_not_be_asked_about_are_asked_about_again_on_a_resu
     assert "70 rows (68 from before): 0 unsafe, 70 safe, 0 unparsed; " in said
     assert len(server.requests) - before == 2
     assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "reason"),
+    [
+        ({"message": "filtered", "code": "content_filter"}, "filtered"),
+        ({"message": "too long", "code": "context_length_exceeded"}, "too long"),
+    ],
+)
+def test_rows_that_a_server_refuses_are_not_blamed_on_the_guard(
+    run: Run, server, tmp_path: Path, refusal: dict[str, str], reason: str
+):
+    server.raw = JSONResponse({"error": refusal}, 400)
+    try:
+        code, _, said = run(rows_file(tmp_path / "rows.jsonl", "a"), "--model", "openai/any", "--base-url", server.url)
+    finally:
+        server.raw = None
+    assert code == 1
+    assert reason in said
+    assert said.rstrip().endswith("change the rows or the guard")
 
 
 def test_a_limit_of_tokens_is_kept_and_said_once(run: Run, micro_model: Path, guard: Path, rows: Path, tmp_path: Path):

@@ -61,8 +61,8 @@ def outcome(row):
 
 @pytest.mark.parametrize(("change", "says"), [
     ({"colour": "red"}, "unknown column 'colour'; an example has id, prompt, kind, source, category, "),
-    ({"prompt": None}, "`prompt` is NoneType; text is expected"),
-    ({"answer": 3}, "`answer` is int; text is expected"),
+    ({"prompt": None}, "`prompt` is null; text is expected"),
+    ({"answer": 3}, "`answer` is a number; text is expected"),
     ({"prompt": " \n"}, "`prompt` is empty"),
     ({"kind": "evil"}, "`kind` is 'evil'; one of harmful, harmless, ambiguous is expected"),
     ({"label": "maybe"}, "`label` is 'maybe'; `safe`, `unsafe` or null is expected"),

@@ -77,7 +77,7 @@ def test_columns_may_be_left_out_of_a_table(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ("id,prompt,kind,source\na,,harmful,own\n", "row 1: `prompt` is NoneType; text is expected"),
+    ("id,prompt,kind,source\na,,harmful,own\n", "row 1: `prompt` is null; text is expected"),
     ("id,prompt,kind,source\na,p,evil,own\n", "row 1: `kind` is 'evil'"),
     ("id,prompt,kind,source,x\na,p,harmful,own,1\n", "row 1: unknown column 'x'"),
     ("id,prompt,kind\na,p,harmful\n", "row 1: no column 'source'"),
@@ -288,4 +288,4 @@ def test_a_row_that_is_nested_too_deeply_is_one_line(tmp_path):
     path.write_text('[{"a": ' + "[" * 200_000)
     assert error_of(str(path)).startswith(f"{path}: cannot be read after row 0 (")
     path.write_text(json.dumps([["no object"]]))
-    assert error_of(str(path)).startswith(f"{path}: cannot be read after row 0 (a JSON object is expected, not list)")
+    assert error_of(str(path)).startswith(f"{path}: cannot be read after row 0 (a JSON object is expected, not a list)")

@@ -287,7 +287,7 @@ def test_half_a_surrogate_pair_can_be_written_to_a_file(server: Server):
         (JSONResponse({"error": {"message": "quota"}}), "reports an error: quota"),
         (JSONResponse({}), "holds no completion"),
         (JSONResponse({"choices": []}), "holds no completion"),
-        (JSONResponse([1]), "is a JSON list, not an object"),
+        (JSONResponse([1]), "is a list in JSON, not an object"),
     ],
 )
 def test_a_reply_without_a_completion_is_an_error(server: Server, raw: Any, says: str):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from safereason.engines import replies
 from safereason.engines.base import Completion
 from safereason.engines.openai import OpenAIEngine
-from safereason.engines.server import BadReply, Patience, connect, seconds
+from safereason.engines.server import PROXIES, BadReply, Patience, connect, seconds
 from safereason.errors import InputError
 from safereason.recipe.schema import Sampling
 from safereason.text.chat import user
@@ -41,6 +42,9 @@ class Server(ThreadingHTTPServer):
         self.asked: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.lock = threading.Lock()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: a caller that went away is no error, and what is printed would be another test's."""
 
     @property
     def host(self) -> str:
@@ -88,6 +92,9 @@ def serve(reply: Callable[[dict[str, Any], int], Answer]) -> Iterator[Server]:
 def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
@@ -172,9 +179,9 @@ def test_reasoning_is_there_once_whether_a_prefix_opened_it_or_not(shape: str):
     [
         ({"content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "'image_url'"),
         ({"content": [{"type": "text", "text": SAYS}, {"type": "hologram"}]}, "'hologram'"),
-        ({"content": [{"text": SAYS}]}, "type dict"),
-        ({"content": [7]}, "type int"),
-        ({"content": 7}, "is a int, not a text"),
+        ({"content": [{"text": SAYS}]}, "holds an object, which is no text"),
+        ({"content": [7]}, "holds a number, which is no text"),
+        ({"content": 7}, "is a number, not a text"),
         ({"content": [{"type": ["text"]}]}, "['text']"),
         ({"content": None, "tool_calls": [{"id": "1"}]}, "tool_calls and no text"),
         ({"content": SAYS, "reasoning": {"type": "x"}}, "message.reasoning holds a part of type 'x'"),
@@ -354,30 +361,86 @@ def test_an_outage_of_any_kind_is_waited_for(kind: str):
     assert [row[0].text for row in found] == [SAYS, SAYS]
 
 
-def test_a_body_that_is_cut_is_waited_for():
-    whole = json.dumps(choice({"content": SAYS})).encode()
-    times = 0
+REPLY = json.dumps(choice({"content": SAYS})).encode()
+HEAD = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(REPLY)}\r\nConnection: close\r\n"
+
+
+@contextmanager
+def sending(answer: Callable[[int], bytes]) -> Iterator[str]:
+    """The address of a server that sends these bytes, whatever it is asked, told how often it was."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def work() -> None:
-            nonlocal times
-            while True:
+            for times in count(1):
                 try:
                     connection, _ = listening.accept()
                 except OSError:
                     return
                 with connection:
                     connection.recv(65536)
-                    times += 1
-                    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(whole)}\r\n"
-                    connection.sendall(f"{head}Connection: close\r\n\r\n".encode())
-                    connection.sendall(whole if times > 2 else whole[:20])
+                    connection.sendall(answer(times))
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(65536):  # closed with a request unread, it would be reset
+                        pass
 
         threading.Thread(target=work, daemon=True).start()
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
-        found = OpenAIEngine("m", base_url=url, patience=60, concurrency=1).generate([user("x")], Sampling())
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
         listening.shutdown(socket.SHUT_RDWR)
-    assert (found[0][0].text, times) == (SAYS, 3)
+
+
+def test_a_body_that_is_cut_is_waited_for():
+    asked = []
+
+    def answer(times: int) -> bytes:
+        asked.append(times)
+        return f"{HEAD}\r\n".encode() + (REPLY if times > 2 else REPLY[:20])
+
+    with sending(answer) as url:
+        found = OpenAIEngine("m", base_url=url, patience=60, concurrency=1).generate([user("x")], Sampling())
+    assert (found[0][0].text, asked) == (SAYS, [1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"{HEAD}\r\n".encode() + REPLY[:20],
+        f"{HEAD}Content-Encoding: gzip\r\n\r\n".encode() + REPLY,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n20\r\n{",
+    ],
+    ids=["cut", "no gzip", "a chunk that is cut"],
+)
+def test_a_body_that_breaks_off_at_the_first_request_is_no_misspelt_address(answer: bytes):
+    with sending(lambda times: answer) as url:
+        (completion,) = OpenAIEngine("m", base_url=url, patience=0).generate([user("x")], Sampling())[0]
+    assert (completion.finish_reason, completion.failed) == ("error", True)
+
+
+@pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.6\r\n"])
+def test_what_speaks_no_http_cannot_be_reached(answer: bytes):
+    said = r"cannot be reached .* start the server"
+    with sending(lambda times: answer) as url, pytest.raises(InputError, match=said):
+        OpenAIEngine("m", base_url=url, patience=0).generate([user("x")], Sampling())
+
+
+@pytest.mark.parametrize("named", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize("address", ["http://proxy.test:port", "gopher://proxy.test:70"])
+def test_an_address_of_a_proxy_that_is_none_names_its_variable(
+    named: str, address: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(named, address)
+    with pytest.raises(InputError, match=f"^{named}: names no proxy to go by"):
+        OpenAIEngine("m", base_url="http://server.test/v1")
+
+
+def test_a_proxy_that_is_down_is_named_where_it_stands_in_the_way(monkeypatch: pytest.MonkeyPatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nothing = f"http://127.0.0.1:{free.getsockname()[1]}"
+        monkeypatch.setenv("HTTP_PROXY", nothing)
+        with pytest.raises(InputError, match=r"by the proxy in HTTP_PROXY: check that, or check --base-url"):
+            OpenAIEngine("m", base_url="http://server.test/v1", patience=0).generate([user("x")], Sampling())
+        with pytest.raises(InputError, match="start the server or check --base-url"):  # which NO_PROXY leaves out
+            OpenAIEngine("m", base_url=f"{nothing}/v1", patience=0).generate([user("x")], Sampling())
 
 
 def test_a_server_that_never_answers_costs_one_timeout_and_the_rest_is_not_asked():

@@ -122,7 +122,7 @@ def test_a_refusal_after_the_opening_is_missed_as_documented():
     assert not refuses("Take two eggs. Beat them. Add salt. Fry them. I can't help with the rest.")
 
 
-@pytest.mark.parametrize("answer", ["", "  \n", "<think>\n"])
+@pytest.mark.parametrize("answer", ["", "  \n", "<think>\n", "<think>\n<think>\n", "<think></think>", "**"])
 def test_an_empty_answer_is_unscored(answer: str):
     verdict = Refusal().judge([Exchange("p", answer)])[0]
     assert (verdict.score, verdict.reason) == (None, "empty answer")

@@ -67,7 +67,7 @@ def test_the_log_of_a_run_may_end_in_a_torn_line(tmp_path):
         (b'{"a": ' + b"[" * 200 + b"]" * 200 + b"}\n", "nested too deeply"),
         (b'{"a": ' + b"9" * 5000 + b"}\n", "a whole number has too many digits"),
         (b'{"a": "\xff"}\n', "not UTF-8 at byte 8"),
-        (b"7\n", "a JSON object is expected on each line, not int"),
+        (b"7\n", "a JSON object is expected on each line, not a number"),
         (b"\xef\xbb\xbf{]\n", "not JSON"),
     ],
 )

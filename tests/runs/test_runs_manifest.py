@@ -36,6 +36,16 @@ def test_without_git_there_is_no_revision(tmp_path: Path, monkeypatch: pytest.Mo
     assert manifest.git_revision() is None
 
 
+def test_the_command_that_goes_on_says_where_a_secret_has_to_be_put_back(monkeypatch: pytest.MonkeyPatch):
+    words = ["/x/bin/safereason", "eval", "xstest", "--base-url", "http://host/v1", "--overwrite"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert manifest.going_on() == "`safereason eval xstest --base-url http://host/v1 --resume` asks again"
+    monkeypatch.setattr(sys, "argv", [*words[:4], "http://host/v1?api_key=planted-secret"])
+    said = manifest.going_on()
+    assert "planted" not in said
+    assert said.endswith("` asks again, once you put back what is <hidden>")
+
+
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) + 7])
 def test_a_file_is_hashed_with_sha256(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch):
     content = bytes(range(256)) * (size // 256 + 1)

@@ -128,8 +128,8 @@ def test_a_folder_cannot_be_read_as_records(tmp_path: Path):
     [
         (b'{"id": 1}\n{"id": \n{"id": 3}\n', ":2: not JSON"),
         (b'{"id": 1}\nid: 2\n', ":2: not JSON"),
-        (b"\n\n[1, 2]\n", ":3: a JSON object is expected, not list"),
-        (b'"x"\n{"id": 2}\n', ":1: a JSON object is expected, not str"),
+        (b"\n\n[1, 2]\n", ":3: a JSON object is expected, not a list"),
+        (b'"x"\n{"id": 2}\n', ":1: a JSON object is expected, not a text"),
         (b'{"id": "\xff"}\n{"id": 2}\n', ":1: not JSON"),
     ],
 )

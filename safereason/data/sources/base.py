@@ -12,7 +12,7 @@ from safereason.data.example import Example, Kind, Label, parquet_rows
 from safereason.data.fetch import File, HubFile, fetch
 from safereason.data.sources import json_list
 from safereason.errors import InputError
-from safereason.files import BROKEN, LONGEST_ROW, PACKED, TableLines, from_json, lines, opened
+from safereason.files import BROKEN, LONGEST_ROW, PACKED, TableLines, from_json, json_type, lines, opened
 
 Split = Literal["train", "test"]
 Reader = Callable[[Split], Iterable[Example]]
@@ -269,5 +269,5 @@ def _why(error: Exception) -> str:
 
 def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"a JSON object is expected, not {type(value).__name__}")
+        raise ValueError(f"a JSON object is expected, not {json_type(value)}")
     return value
