@@ -61,7 +61,9 @@ class Table:
 
 
 def predict(table: Table, train: Truths, test: Truths) -> Truths:
-    return pipeline().fit(table.answer[train], table.refused[train]).predict(table.answer[test])
+    """What the judge says that was trained on the rows of `train`, an entry a row of `test`."""
+    learned = pipeline().fit(table.answer[train], table.refused[train]).predict(table.answer[test])
+    return learned | np.array([refusal.is_outright(answer) for answer in table.answer[test]])
 
 
 def held_out(table: Table, by_model: bool, by_prompt: bool) -> Truths:
