@@ -1,6 +1,6 @@
 """Where a file or a folder is written before it is whole: beside its place, under a name that says by whom.
 
-`.NAME.PID.part` of a process that was killed stays behind; `clear` takes it away once that process is gone.
+`.NAME.PID.part` of a process that was killed stays behind until NAME is written again, or `clear` looks where it lies.
 """
 
 import os
@@ -14,7 +14,11 @@ _ASIDE = re.compile(r"\..+\.(\d+)\.part")
 
 
 def aside_of(path: Path) -> Path:
-    """Where this process writes what is renamed to `path` once it is whole."""
+    """Where this process writes what is renamed to `path` once it is whole; what is left there of others goes."""
+    with suppress(OSError):
+        for name in _gone(os.listdir(path.parent), own=False):
+            if name.startswith(f".{path.name}.") and name.count(".") == path.name.count(".") + 3:
+                _delete(path.parent / name)
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
@@ -32,13 +36,16 @@ def clear(folder: Path, *, own: bool = False) -> None:
     """
     for parent, folders, files in os.walk(folder):
         for name in _gone((*folders, *files), own):
-            left = Path(parent) / name
-            if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                with suppress(OSError):
-                    left.unlink()
+            _delete(Path(parent) / name)
         folders[:] = [name for name in folders if not _ASIDE.fullmatch(name)]
+
+
+def _delete(left: Path) -> None:
+    if left.is_dir() and not left.is_symlink():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            left.unlink()
 
 
 def _gone(names: Iterable[str], own: bool) -> list[str]:

@@ -21,7 +21,7 @@ class Place:
     """The trial's own runs."""
 
     def run(self, pattern: str) -> Path:
-        """The one run of an earlier command, such as `eval/xstest/tiny--*`."""
+        """The one run of an earlier command, such as `eval/xstest/tiny--model--*`."""
         (found,) = (path for path in self.whole.glob(pattern) if ".by-" not in path.name)
         return found
 
@@ -145,7 +145,7 @@ def _rainbow(place: Place) -> tuple[str, ...]:
 
 def _score(place: Place) -> tuple[str, ...]:
     return strings(
-        "eval", "score", place.run("eval/harmbench/tiny--*"), "--judge", "refusal-learned", "--root", place.root
+        "eval", "score", place.run("eval/harmbench/tiny--model--*"), "--judge", "refusal-learned", "--root", place.root
     )
 
 
@@ -167,7 +167,8 @@ def _sweep(place: Place) -> tuple[str, ...]:
 
 
 def _report(place: Place) -> tuple[str, ...]:
-    runs = [place.run(f"{stage}/tiny--*") for stage in ("sft", "rl", "eval/harmbench", "eval/xstest")]
+    runs = [place.run(f"{stage}/tiny--*") for stage in ("sft", "rl")]
+    runs += [place.run(f"eval/{name}/tiny--model--*") for name in ("harmbench", "xstest")]
     return strings("report", *runs, "--title", "campaign", "--out", place.root / "page")
 
 
@@ -178,7 +179,7 @@ def _convert(place: Place) -> tuple[str, ...]:
 
 
 def _compare(place: Place) -> tuple[str, ...]:
-    runs = [place.run(f"eval/{name}/tiny--*") for name in ("harmbench",)]
+    runs = [place.run(f"eval/{name}/tiny--model--*") for name in ("harmbench",)]
     return strings("eval", "compare", *runs, *runs, "--csv", place.root / "table.csv", "--resamples", 100)
 
 

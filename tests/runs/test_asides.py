@@ -56,3 +56,13 @@ def test_a_resumed_run_clears_what_was_left_in_all_of_it(tmp_path):
     with RunDirectory(tmp_path / "run", "rl", "r", "", {}, on_existing="resume"):
         assert not any(half.exists() for half in halves)
         assert (run.path / "rows.txt").read_text() == "whole"
+
+
+def test_a_file_that_is_written_again_clears_what_was_left_of_it_and_of_no_other(tmp_path):
+    number = gone()
+    mine, deeper = left(tmp_path, number), left(tmp_path, number, "old.report.html")
+    living, other = left(tmp_path, os.getppid()), left(tmp_path, number, "table.csv")
+    write_text(tmp_path / "report.html", "whole")
+    assert not mine.exists()
+    assert all(path.exists() for path in (deeper, living, other))
+    assert (tmp_path / "report.html").read_text() == "whole"
