@@ -14,7 +14,7 @@ from types import ModuleType
 
 import micro_guard
 import pytest
-from program import safereason
+from program import safereason, started
 
 from safereason.recipe.load import load
 from safereason.runs.records import read_json, read_records
@@ -121,11 +121,7 @@ def root(whole, tmp_path) -> Path:
 
 def kill_once(ready: Callable[[], bool], *arguments: object) -> None:
     """Starts the program and kills its process group as soon as `ready`."""
-    command = [sys.executable, "-m", "safereason", *map(str, arguments)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+    with started(*arguments) as process:
         while not ready():
             assert process.poll() is None, f"it ended before it could be killed: {process.stderr.read()}"
             time.sleep(0.005)
@@ -139,8 +135,7 @@ def kill_once(ready: Callable[[], bool], *arguments: object) -> None:
 def test_rl_that_is_asked_to_end_says_so_and_is_resumed(recipe, whole, root, sent, code):
     run = root / "rl" / whole["rl"].name
     ready = has_step(run / "rollouts.jsonl", 3)
-    command = [sys.executable, "-m", "safereason", "rl", "--recipe", str(recipe), "--root", str(root)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with started("rl", "--recipe", recipe, "--root", root) as process:
         while not ready():
             assert process.poll() is None, f"it ended before it could be ended: {process.stderr.read()}"
             time.sleep(0.005)

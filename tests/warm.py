@@ -1,15 +1,17 @@
-"""A process that has the libraries imported and forks a child for each command that a test runs.
+"""A process that has the package and its libraries imported and forks a child for each command that a test runs.
 
-Most of a command's time on models of two layers is spent on the import of torch and transformers. A child of this
-process begins where the console script begins, with its own arguments, environment, folder and streams, and imports
-the package itself anew. `COLD` says which commands begin as a person begins them.
+Most of a command's time on models of two layers is spent on imports. A child of this process begins where the console
+script begins, or a program that a test wrote, with its own arguments, environment, folder and streams. `COLD` says
+which commands begin as a person begins them; those that tests run by a shell do so, too.
 """
 
 import atexit
+import contextlib
 import gc
 import importlib
 import json
 import os
+import pkgutil
 import runpy
 import select
 import signal
@@ -20,6 +22,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -51,6 +54,7 @@ LIBRARIES = (
     "huggingface_hub",
 )
 """What most commands import."""
+PACKAGE = "safereason"
 COLD = (
     "PYTHON",
     "LC_",
@@ -99,29 +103,109 @@ class Warm:
         return not any(n.startswith(COLD) and environment.get(n) != self._environment.get(n) for n in names)
 
     def run(
-        self, arguments: Sequence[str], *, cwd: Path | None, env: Mapping[str, str], stdin: str | None, timeout: float
+        self,
+        arguments: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        program: str = "",
+        cwd: Path | None = None,
+        stdin: str | None = None,
+        timeout: float | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """What `subprocess.run` gives with output captured, or `TimeoutExpired`."""
-        job = {"argv": arguments, "cwd": str(cwd or Path.cwd()), "env": dict(env)}
+        """What `subprocess.run` gives with output captured, or `TimeoutExpired`.
+
+        `program` is Python's code, in place of the console script.
+        """
         with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             given.write((stdin or "").encode())
             given.seek(0)
-            code = self._run(job, (given, out, err), timeout)
+            child = Child(self._address, _job(arguments, env, program, cwd), [f.fileno() for f in (given, out, err)])
+            try:
+                code = child.wait(timeout)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                raise
             return subprocess.CompletedProcess(list(arguments), code, _text(out), _text(err))
 
-    def _run(self, job: Mapping[str, Any], streams: Sequence[IO[bytes]], timeout: float) -> int:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(self._address)
-            socket.send_fds(connection, [b"."], [stream.fileno() for stream in streams])
-            connection.sendall(json.dumps(job).encode() + b"\n")
-            with connection.makefile() as replies:
-                pid = int(replies.readline())
-                connection.settimeout(timeout)
-                try:
-                    return int(replies.readline())
-                except TimeoutError:
-                    os.kill(pid, signal.SIGKILL)
-                    raise subprocess.TimeoutExpired(list(job["argv"]), timeout) from None
+    def start(
+        self, arguments: Sequence[str], *, env: Mapping[str, str], program: str = "", cwd: Path | None = None
+    ) -> "Child":
+        """What `subprocess.Popen` gives with three pipes and a session of its own."""
+        return Child(self._address, _job(arguments, env, program, cwd))
+
+
+class Child:
+    """A running command; it is used as `subprocess.Popen` is."""
+
+    def __init__(self, address: str, job: Mapping[str, Any], streams: Sequence[int] = ()) -> None:
+        """Starts it, with these descriptors as its streams, else with pipes that are attributes here."""
+        self.args = job["argv"]
+        self.returncode: int | None = None
+        pipes = [] if streams else [os.pipe() for _ in range(3)]
+        theirs = [pipes[0][0], pipes[1][1], pipes[2][1]] if pipes else list(streams)
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.connect(address)
+        socket.send_fds(self._connection, [b"."], theirs)
+        self._connection.sendall(json.dumps(job).encode() + b"\n")
+        # Without a buffer, so that `select` tells whether there is something to read.
+        self._replies = self._connection.makefile("rb", buffering=0)
+        self.pid = int(self._replies.readline())
+        if pipes:
+            for number in theirs:
+                os.close(number)
+            self.stdin = os.fdopen(pipes[0][1], "w")
+            self.stdout, self.stderr = os.fdopen(pipes[1][0]), os.fdopen(pipes[2][0])
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for stream in (self.stdin, self.stdout, self.stderr):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+        self.wait()
+
+    def poll(self) -> int | None:
+        """Its exit code, minus the signal that ended it; None while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, or `TimeoutExpired`."""
+        if self.returncode is None:
+            if not select.select([self._connection], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+            self.returncode = int(self._replies.readline())
+            self._replies.close()
+            self._connection.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Sends it to the command, if that has not ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, given: str = "", timeout: float | None = None) -> tuple[str, str]:
+        """What it writes to its end on stdout and on stderr, once it was given this."""
+        with ThreadPoolExecutor(2) as readers:
+            written = [readers.submit(stream.read) for stream in (self.stdout, self.stderr)]
+            with contextlib.suppress(BrokenPipeError):
+                self.stdin.write(given)
+                self.stdin.close()
+            try:
+                self.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
+            return written[0].result(), written[1].result()
+
+
+def _job(arguments: Sequence[str], env: Mapping[str, str], program: str, cwd: Path | None) -> dict[str, Any]:
+    return {"argv": list(arguments), "env": dict(env), "program": program, "cwd": str(cwd or Path.cwd())}
 
 
 def _text(stream: IO[bytes]) -> str:
@@ -129,11 +213,20 @@ def _text(stream: IO[bytes]) -> str:
     return stream.read().decode().replace("\r\n", "\n")
 
 
-def _serve(listening: socket.socket, command: str) -> None:
-    """Forks a keeper for each connection, until stdin ends. Only a child that became a command returns from it."""
+def load() -> None:
+    """Imports the libraries and all of the package that can be imported here."""
     for name in LIBRARIES:
         importlib.import_module(name)
+    for module in pkgutil.walk_packages(importlib.import_module(PACKAGE).__path__, f"{PACKAGE}."):
+        if not module.name.endswith("__main__"):
+            with contextlib.suppress(ImportError):  # of an extra that is not installed
+                importlib.import_module(module.name)
     gc.freeze()
+
+
+def _serve(listening: socket.socket, command: str) -> str:
+    """Forks a keeper for each connection, until stdin ends. Only a child returns, with the program it is to run."""
+    load()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers
     while True:
         if sys.stdin in select.select([listening, sys.stdin], [], [])[0]:
@@ -142,32 +235,37 @@ def _serve(listening: socket.socket, command: str) -> None:
         if os.fork() == 0:
             listening.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            if _keep(connection, command):
-                return
+            return _keep(connection, command)
         connection.close()
 
 
-def _keep(connection: socket.socket, command: str) -> bool:
-    """Forks the command, says its process id and then its exit code. True in the command's own process."""
+def _keep(connection: socket.socket, command: str) -> str:
+    """Forks the command, says its process id and then its exit code. Only the command's own process returns."""
     _, streams, _, _ = socket.recv_fds(connection, 1, 3)
     with connection.makefile() as lines:
         job = json.loads(lines.readline())
     pid = os.fork()
     if pid:
+        for stream in streams:
+            os.close(stream)
         connection.sendall(f"{pid}\n".encode())
         _, status = os.waitpid(pid, 0)
         connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
         os._exit(0)
     connection.close()
+    os.setsid()
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    # Those of the process that forked know what its own descriptors were.
+    sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     os.chdir(job["cwd"])
     os.environ.clear()
     os.environ.update(job["env"])
-    sys.argv = [command, *job["argv"]]
-    sys.path[0] = str(Path(command).parent)
-    return True
+    sys.argv = ["-c" if job["program"] else command, *job["argv"]]
+    sys.path[0] = "" if job["program"] else str(Path(command).parent)
+    return str(job["program"])
 
 
 def end_with(call: Callable[[], object]) -> NoReturn:
@@ -199,6 +297,14 @@ def _code_of(call: Callable[[], object]) -> int:
     return 0
 
 
+def _become(program: str) -> None:
+    """The command, or the test's program, from where the interpreter would begin with it."""
+    if program:
+        exec(program, {"__name__": "__main__"})
+    else:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+
 if __name__ == "__main__":
-    _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
-    end_with(lambda: runpy.run_path(sys.argv[0], run_name="__main__"))
+    wanted = _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
+    end_with(lambda: _become(wanted))

@@ -5,7 +5,6 @@ break is tried with processes that are started anew (`cold`).
 """
 
 import contextlib
-import gc
 import json
 import os
 import queue
@@ -20,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from warm import LIBRARIES, end_with
+import warm
 
 from campaign.faults import VARIABLE, Fault, install
 
@@ -39,27 +38,6 @@ ENVIRONMENT = {
     "COLUMNS": "120",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-MODULES = (
-    *LIBRARIES,
-    "safereason.cli.app",
-    "matplotlib.pyplot",
-    "safereason.stages.pipeline",
-    "safereason.stages.sweep",
-    "safereason.stages.attack",
-    "safereason.stages.rainbow",
-    "safereason.stages.traces",
-    "safereason.stages.separation",
-    "safereason.stages.eval_score",
-    "safereason.stages.compare",
-    "safereason.stages.report",
-    "safereason.stages.dpo",
-    "safereason.training.grpo",
-    "safereason.training.sft",
-    "safereason.training.dpo",
-    "safereason.guard.server.app",
-    "safereason.engines.transformers",
-    "safereason.engines.openai",
-)
 
 
 @dataclass(frozen=True)
@@ -225,13 +203,9 @@ def _done(job: Job, code: int, ended: bool, started: float, peak: int) -> Done:
 
 def _serve() -> None:
     """The worker itself: a job a line in, how it ended a line out."""
-    import importlib
-
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    for name in MODULES:
-        importlib.import_module(name)
-    gc.freeze()
+    warm.load()
     while line := sys.stdin.readline():
         given = json.loads(line)
         if given["fault"]:
@@ -242,7 +216,7 @@ def _serve() -> None:
         started = time.monotonic()
         pid = os.fork()
         if pid == 0:
-            end_with(partial(_become, job))
+            warm.end_with(partial(_become, job))
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.setpgid(pid, pid)  # in both, for neither knows who is first
         print(json.dumps(asdict(_done(job, *_watched(pid, job, started)))), file=answers, flush=True)

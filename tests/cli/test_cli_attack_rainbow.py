@@ -4,7 +4,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import openai_server
 import pytest
 from openai_server import Server
-from program import safereason, said_once
+from program import python, safereason, said_once
 
 from safereason.runs.records import read_records
 
@@ -92,8 +91,7 @@ def test_it_is_killed_and_resumed(server, whole, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     run = tmp_path / "run"
     command = asked(server, "--out", run)
-    done = subprocess.run([sys.executable, "-c", KILLED, *command], capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL
+    assert python(KILLED, *command).returncode == -signal.SIGKILL
     assert len(list(read_records(run / "iterations.jsonl"))) == 3
     refused = safereason(*command)
     assert refused.returncode == 2

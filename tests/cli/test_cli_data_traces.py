@@ -2,13 +2,11 @@
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import micro_guard
 import pytest
-from program import safereason, said_once
+from program import python, safereason, said_once
 
 from safereason.data.example import read_examples
 from safereason.runs.records import read_records
@@ -68,8 +66,8 @@ def test_a_teacher_writes_traces(whole):
 
 def test_it_is_killed_and_resumed(recipe, whole, tmp_path):
     run = tmp_path / "data" / "traces" / Path(whole["run"]).name
-    command = [sys.executable, "-c", KILLED, "data", "traces", "--recipe", str(recipe), "--root", str(tmp_path)]
-    assert subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGKILL
+    command = ("data", "traces", "--recipe", recipe, "--root", tmp_path)
+    assert python(KILLED, *command).returncode == -signal.SIGKILL
     assert len(list(read_records(run / "replies.jsonl"))) == 7
     assert not (run / "traces.parquet").exists()
     refused = safereason("data", "traces", "--recipe", recipe, "--root", tmp_path)

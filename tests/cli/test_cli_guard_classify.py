@@ -15,7 +15,7 @@ import micro
 import micro_guard
 import openai_server
 import pytest
-from program import COMMAND, safereason
+from program import COMMAND, Running, safereason, started
 
 from safereason.cli import errors
 from safereason.cli.app import app
@@ -131,7 +131,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(guard: Path, tmp_path: Path):
     assert records(done.stdout)[0]["row"] == 1
     assert done.stdout.count("\n") == 1
     assert done.returncode == 1
-    assert done.stderr == ""
+    assert not [line for line in done.stderr.splitlines() if not line.startswith("rows: ")]  # how far it came, if slow
 
 
 def test_rows_before_a_bad_one_are_written_and_its_line_is_named(guard: Path, tmp_path: Path):
@@ -143,12 +143,9 @@ def test_rows_before_a_bad_one_are_written_and_its_line_is_named(guard: Path, tm
     assert done.stderr.splitlines()[-1] == f"error: {file}:4: `prompt` is to be text, not a number"
 
 
-def classify_until_it_waits(out: Path, lines: list[str], *arguments: object) -> subprocess.Popen[str]:
+def classify_until_it_waits(out: Path, lines: list[str], *arguments: object) -> Running:
     """Starts it on a pipe with these lines, which stays open, and waits until all whole chunks of them are written."""
-    running = subprocess.Popen(
-        [COMMAND, "guard", "classify", "--out", str(out), *map(str, arguments)],
-        stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+    running = started("guard", "classify", "--out", out, *arguments)
     assert running.stdin is not None
     running.stdin.write("".join(lines))
     running.stdin.flush()

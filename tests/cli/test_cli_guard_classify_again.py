@@ -4,7 +4,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import micro_guard
 import openai_server
 import pytest
 from fastapi.responses import JSONResponse
-from program import COMMAND, safereason
+from program import safereason, started
 
 from safereason.cli import errors
 from safereason.cli.app import app
@@ -61,10 +60,7 @@ def records(path: Path) -> list[dict[str, Any]]:
 def test_of_two_at_once_one_writes_and_the_other_says_so_in_one_line(guard: Path, rows: Path, tmp_path: Path):
     out = tmp_path / "out.jsonl"
     words = ("guard", "classify", "--model", str(guard), "--policy", str(guard / "house.yaml"))
-    first = subprocess.Popen(
-        [COMMAND, *words, "--out", str(out)],
-        stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+    first = started(*words, "--out", out)
     assert first.stdin is not None
     while not (tmp_path / ".out.jsonl.lock").exists() or not out.exists():
         assert first.poll() is None, first.stderr

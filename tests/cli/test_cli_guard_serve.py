@@ -16,7 +16,7 @@ from pathlib import Path
 
 import micro
 import pytest
-from program import COMMAND
+from program import COMMAND, Running, started
 
 from safereason.cli import errors
 from safereason.cli.app import app
@@ -96,13 +96,17 @@ def test_a_port_in_use_is_known_before_the_model_is_loaded(guard, capsys, monkey
 @contextmanager
 def serving(
     guard: Path, *arguments: object, preexec_fn: Callable[[], None] | None = None, **environment: str
-) -> Iterator[tuple[subprocess.Popen[str], int, list[str]]]:
+) -> Iterator[tuple[Running, int, list[str]]]:
     """The installed program once it listens: process, port and what it said until then."""
-    process = subprocess.Popen(
-        [COMMAND, "guard", "serve", "--model", guard, "--port", "0", *map(str, arguments)],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=preexec_fn,
-    )  # fmt: skip
+    words = ["guard", "serve", "--model", guard, "--port", "0", *map(str, arguments)]
+    process: Running
+    if preexec_fn is None:
+        process = started(*words, **environment)
+    else:
+        process = subprocess.Popen(
+            [COMMAND, *words], env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=preexec_fn,
+        )  # fmt: skip
     watch = threading.Timer(PATIENCE, process.kill)
     watch.start()
     try:

@@ -1,12 +1,11 @@
 """The attack stage: what a search is given, what is recorded, and that a killed run ends with the same records."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from program import python
 
 from safereason.attacks import ATTACKS
 from safereason.attacks.base import Attack, Settings, Step, TestCase
@@ -148,9 +147,8 @@ here.run(Recipe.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
 
 def test_a_killed_run_ends_with_the_records_of_one_that_was_not(recipe, tmp_path):
     folders = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
-    killed = subprocess.run([sys.executable, "-c", KILLED, recipe.model_dump_json(), str(tmp_path / "a"), *folders],
-                            capture_output=True, timeout=120)  # fmt: skip
-    assert killed.returncode == -9, killed.stderr.decode()
+    killed = python(KILLED, recipe.model_dump_json(), tmp_path / "a", *folders)
+    assert killed.returncode == -9, killed.stderr
     (left,) = (tmp_path / "a" / "attack" / "knock").iterdir()
     assert len((left / stage_attack.CASES).read_bytes().splitlines()) == 2
     assert read_manifest(left)["status"] == "running"

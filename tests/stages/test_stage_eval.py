@@ -1,14 +1,13 @@
 """The eval stage on the micro model: its three files, resuming after `kill -9`, its sources."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import published
 import pytest
+from program import python
 
 from safereason.data.draw import limited
 from safereason.data.example import Example
@@ -151,8 +150,7 @@ def test_kill_9_and_resume_end_with_the_same_records(recipe: Recipe, options: Op
     whole = stage_eval.run(recipe, options, "xstest")
     root = tmp_path / "killed"
     assert options.model is not None
-    arguments = [sys.executable, "-c", KILLED, recipe.model_dump_json(), str(root), options.model, during]
-    assert subprocess.run(arguments, capture_output=True, check=False).returncode == -9
+    assert python(KILLED, recipe.model_dump_json(), root, options.model, during).returncode == -9
     (killed,) = (root / "eval" / "xstest").iterdir()
     assert len(list(read_records(killed / during))) == 5
     with (killed / during).open("ab") as file:

@@ -1,12 +1,11 @@
 """Judging saved completions again: no model is asked, and the new run reads like any other."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from program import python
 
 from safereason.errors import InputError
 from safereason.evals.bars import figures_of
@@ -112,8 +111,7 @@ def test_kill_9_and_resume_end_with_the_same_records(tmp_path: Path, monkeypatch
     run = saved(tmp_path)
     whole = eval_score.score(run, Options(root=tmp_path / "whole"), "refusal")
     root = tmp_path / "killed"
-    arguments = [sys.executable, "-c", KILLED, str(run), str(root)]
-    assert subprocess.run(arguments, capture_output=True, check=False).returncode == -9
+    assert python(KILLED, run, root).returncode == -9
     (killed,) = (root / "eval" / "harmbench").iterdir()
     assert len(list(read_records(killed / "verdicts.jsonl"))) == 2
     resumed = eval_score.score(run, Options(root=root, on_existing="resume"), "refusal")

@@ -2,14 +2,13 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from program import python
 
 from safereason.errors import BarNotMet, InputError, StageFailed
 from safereason.evals import bars
@@ -193,8 +192,7 @@ def test_kill_9_and_resume_end_with_the_same_records(recipe: Recipe, options: Op
     whole = guard_eval.run(recipe, options)
     root = tmp_path / "killed"
     assert options.model is not None
-    arguments = [sys.executable, "-c", KILLED, recipe.model_dump_json(), str(root), options.model, str(after)]
-    assert subprocess.run(arguments, capture_output=True, check=False).returncode == -9
+    assert python(KILLED, recipe.model_dump_json(), root, options.model, after).returncode == -9
     (killed,) = (root / "eval" / "guard").iterdir()
     assert len(list(read_records(killed / "predictions.jsonl"))) == after
     with (killed / "predictions.jsonl").open("ab") as file:

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import micro_guard
 import openai_server
 import pytest
 from openai_server import Server
+from program import python
 
 from safereason.attacks.rainbow_archive import Cell, History
 from safereason.data import sources
@@ -115,10 +114,7 @@ def test_kill_9_and_resume_end_with_the_same_records(micro_model: Path, writer: 
     whole = searched(recipe, Options(root=tmp_path / "whole", model=str(micro_model)), mutator=str(writer),
                      settings=settings)  # fmt: skip
     root = tmp_path / "killed"
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(micro_model), str(writer), str(root), *overrides], check=False
-    )
-    assert done.returncode == -9
+    assert python(KILLED, micro_model, writer, root, *overrides).returncode == -9
     (killed,) = (root / "attack" / "rainbow").iterdir()
     assert len(records_of(killed)) == 5
     assert not (killed / "archive.jsonl").exists()

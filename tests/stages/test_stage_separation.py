@@ -1,13 +1,12 @@
 """The separation stage on the micro model: what it reads off the model, its files, resuming after `kill -9`."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import micro
 import pytest
 import torch
+from program import python
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
@@ -100,8 +99,7 @@ def test_test_cases_take_the_place_of_the_harmful_prompts(recipe: Recipe, micro_
 def test_after_kill_9_a_resumed_run_has_the_same_points(recipe: Recipe, micro_model: Path, tmp_path: Path):
     whole = separation.run(recipe, Options(root=tmp_path / "whole", model=str(micro_model)))
     root = tmp_path / "killed"
-    asked = [sys.executable, "-c", KILLED, recipe.model_dump_json(), str(root), str(micro_model)]
-    assert subprocess.run(asked, timeout=300).returncode == -9
+    assert python(KILLED, recipe.model_dump_json(), root, micro_model).returncode == -9
     [folder] = root.glob("eval/separation/*/embeddings")
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert sorted(before) == ["0000.safetensors", "0001.safetensors"]

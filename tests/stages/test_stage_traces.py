@@ -1,8 +1,6 @@
 """The traces stage: a real local teacher and a real server, resuming after `kill -9`, guards, judges, cost."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -13,6 +11,7 @@ import micro_guard
 import openai_server
 import pytest
 from openai_server import Server
+from program import python
 
 from safereason.data.example import Example, read_examples
 from safereason.data.sources import SOURCES
@@ -166,8 +165,7 @@ def test_kill_9_and_resume_end_with_the_same_records(local_teacher: Path, tmp_pa
     recipe = tars("sample-harmless", 8, model=str(local_teacher), samples=2, prefix=THOUGHT, judge="refusal")
     whole = stage_traces.run(recipe, Options(root=tmp_path / "whole"))
     root = tmp_path / "killed"
-    done = subprocess.run([sys.executable, "-c", KILLED, recipe.model_dump_json(), str(root), during], check=False)
-    assert done.returncode == -9
+    assert python(KILLED, recipe.model_dump_json(), root, during).returncode == -9
     (killed,) = (root / "data" / "traces").iterdir()
     assert len(list(read_records(killed / during))) == 5
     assert not (killed / "traces.parquet").exists()
