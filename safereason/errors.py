@@ -33,6 +33,15 @@ _HIDDEN_PARTS = (
 """What is kept, as a group, before what is hidden."""
 
 
+_HANDED_OVER: set[str] = set()
+
+
+def keep_secret(value: str) -> None:
+    """Has `redacted` hide a text from now on, such as a password in the form in which a server may repeat it."""
+    if len(value) >= SHORTEST_SECRET:
+        _HANDED_OVER.add(value)
+
+
 class SafeReasonError(Exception):
     """Base of every error this package raises on purpose. `exit_code` is what the command line ends with."""
 
@@ -74,7 +83,8 @@ def redacted(text: str) -> str:
     """The text without what may be a secret.
 
     Hidden are credentials in addresses, values of parameters such as `api_key=`, authorization headers, tokens of the
-    shapes that providers give out, and the values of environment variables whose names say that they are secrets.
+    shapes that providers give out, the values of environment variables whose names say that they are secrets, and what
+    `keep_secret` was told of.
     """
     text = without_credentials(text)
     for value in _secrets():
@@ -87,7 +97,8 @@ def redacted(text: str) -> str:
 def _secrets() -> list[str]:
     """Values of the environment that no text may hold, the longest first; a path is none."""
     found = {value.strip() for name, value in os.environ.items() if _SECRET_VARIABLE.search(name.upper())}
-    return sorted((v for v in found if len(v) >= SHORTEST_SECRET and not v.startswith("/")), key=len, reverse=True)
+    shown = {v for v in found if len(v) >= SHORTEST_SECRET and not v.startswith("/")}
+    return sorted(shown | _HANDED_OVER, key=len, reverse=True)
 
 
 def command(*words: object) -> str:

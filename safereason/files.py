@@ -8,6 +8,7 @@ import codecs
 import gzip
 import json
 import lzma
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -41,9 +42,9 @@ def opened(path: Path) -> BinaryIO:
         OSError: It cannot be opened.
         ValueError: Its name cannot be one.
     """
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         return cast("BinaryIO", gzip.open(path, "rb"))
-    if path.suffix == ".xz":
+    if path.suffix.lower() == ".xz":
         return cast("BinaryIO", lzma.open(path, "rb"))
     return path.open("rb")
 
@@ -219,10 +220,22 @@ def _row(path: Path, number: int, line: bytes) -> Row:
 
 def json_type(value: Any) -> str:
     """What JSON calls a value, with its article; of a value that JSON has not, Python's word."""
-    known = {"dict": "an object", "list": "a list", "str": "a text", "int": "a number", "float": "a number"}
-    known |= {"bool": "true or false", "NoneType": "null"}
-    name = type(value).__name__
-    return known.get(name, name)
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true or false"
+        case float() if math.isinf(value):
+            return "a number that is too large"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a text"
+        case list():
+            return "a list"
+        case dict():
+            return "an object"
+    return type(value).__name__
 
 
 _LIST = "this is one list in JSON, and each line is to be an object; give the file a name that ends in .json"
@@ -234,6 +247,10 @@ def _what_is_wrong(line: bytes, number: int, error: ValueError) -> str:
         return _LIST
     if number == 1 and start == b"{":
         return "this is one JSON document over several lines, and each line is to be an object; write it in one line"
+    if b"\0" in line:
+        return "it holds a byte of 0, which no JSON in UTF-8 does; save it as UTF-8, or get the file again"
+    if b"\r" in line.strip(_SPACE):
+        return "its lines end in CR alone; save the file with line ends of LF"
     if not line.endswith(b"\n"):
         return f"the file ends inside this row ({error}); get or make it again, or delete the line"
     return f"not JSON ({error}); mend or delete the line"

@@ -42,7 +42,11 @@ class Bar(str, Enum):
 
 
 Source = Annotated[
-    str, typer.Argument(metavar="FILE|-", help="JSONL or CSV; by default JSONL on stdin. With --ray, parquet.")
+    str,
+    typer.Argument(
+        metavar="FILE|-",
+        help="JSONL or CSV, plain or packed (.gz, .xz); by default JSONL on stdin. With --ray, parquet.",
+    ),
 ]
 Policy = Annotated[
     str | None, typer.Option("--policy", metavar="POLICY", help="A shipped policy or a YAML file, for the guard's own.")
@@ -303,11 +307,12 @@ def _target(source: str, out: Path | None, asked: "Asked", on_existing: "OnExist
 
 
 def _total(source: str, form: str | None, limit: int | None) -> int | None:
-    """How many rows there are to come, where counting lines tells: not in a pipe, nor in CSV."""
+    """How many rows there are to come, where counting lines tells: not in a pipe, a packed file, nor CSV."""
+    from safereason.files import PACKED
     from safereason.guard.rows import STDIN, count_lines
 
     path = Path(source)
-    if source == STDIN or "csv" in (form, path.suffix.lower().lstrip(".")) or not path.is_file():
+    if source == STDIN or path.suffix.lower() in (".csv", *PACKED) or form == "csv" or not path.is_file():
         return None
     return min(count_lines(path), limit or sys.maxsize)
 

@@ -275,4 +275,7 @@ def not_loaded(location: str, error: Exception, what: str = "") -> InputError:
     if "trust_remote_code" in str(error):
         return _wants_code(location)
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return InputError(f"{location}: cannot be loaded{what} ({reason[:200]}); check the name, the network and HF_TOKEN")
+    advice = "check the name, the network and HF_TOKEN"
+    if Path(location).is_dir():
+        advice = "a folder holds config.json, a tokenizer and weights as safetensors; save or get it again"
+    return InputError(f"{location}: cannot be loaded{what} ({reason[:200]}); {advice}")

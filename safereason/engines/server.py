@@ -10,6 +10,7 @@ import base64
 import math
 import os
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from urllib.request import proxy_bypass
 import openai
 
 from safereason import console
-from safereason.errors import HIDDEN, InputError, one_line, redacted, without_credentials
+from safereason.errors import HIDDEN, InputError, keep_secret, one_line, redacted, without_credentials
 
 OPENAI = "https://api.openai.com/v1"
 ADDRESS, KEY = "OPENAI_BASE_URL", "OPENAI_API_KEY"
@@ -115,6 +116,7 @@ def connect(who: str, base_url: str | None = None, api_key: str | None = None) -
             f"{who}: {KEY} is not set; set it, or give the --base-url of a server (for a judge, {ADDRESS})"
         )
     _check_key(who, key)
+    keep_secret(key)
     return Connection(url, key or "none", headers)
 
 
@@ -254,6 +256,8 @@ def reason_of(error: Exception) -> str:
     """Why a request failed, on one line."""
     if isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError):
         return one_line(error.__cause__ or error)
+    if isinstance(error, openai.APIStatusError) and not re.sub(r"Error code: \d+", "", str(error)):
+        return redacted(" ".join(f"{one_line(error)} - {error.response.text}".split()))[:300]
     return redacted(" ".join(str(error).split()))[:300] if isinstance(error, BadReply) else one_line(error)
 
 
@@ -296,7 +300,10 @@ def _address(text: str, named: str) -> tuple[str, dict[str, str]]:
     if host == parts.netloc:
         return url, {}
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
-    return url, {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
+    basic = base64.b64encode(f"{user}:{password}".encode()).decode()
+    for secret in (basic, password, parts.password or ""):
+        keep_secret(secret)
+    return url, {"Authorization": f"Basic {basic}"}
 
 
 def _check_key(who: str, key: str) -> None:

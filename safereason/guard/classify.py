@@ -6,6 +6,7 @@ are finished, so that a run that goes on writes what one run would have written.
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -92,7 +93,9 @@ class Tally:
     counts: Counter[Kind] = field(default_factory=Counter)
     first: dict[Kind, list[int]] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
-    """How many rows have no verdict for which reason."""
+    """How many rows have no verdict for which reason; those that differ in their numbers alone count together."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """The first of the reasons that count together."""
     is_written: bool = False
     """Whether the guard wrote anything in which no verdict can be read."""
 
@@ -101,7 +104,10 @@ class Tally:
         self.rows += 1
         kinds: list[Kind] = [record["label"] or "unparsed"]
         if record["label"] is None:
-            self.reasons[str(record.get("reason"))] += 1
+            reason = str(record.get("reason"))
+            kind = re.sub(r"\d+", "0", reason)
+            self.reasons[kind] += 1
+            self.examples.setdefault(kind, reason)
             self.is_written = self.is_written or bool(record.get("text"))
         if record.get("failed"):
             kinds.append("failed")
@@ -117,6 +123,7 @@ class Tally:
         self.rows += other.rows
         self.counts.update(other.counts)
         self.reasons.update(other.reasons)
+        self.examples = {**other.examples, **self.examples}
         self.is_written = self.is_written or other.is_written
         for kind, numbers in other.first.items():
             self.first[kind] = sorted([*self.first.get(kind, ()), *numbers])[:NAMED]
@@ -139,7 +146,8 @@ class Tally:
             advice = going_on() if can_resume else "`reason` says why"
             raise StageFailed(f"the guard could not be asked about {self._said('failed')}; {advice}")
         if self.rows and self.counts["unparsed"] == self.rows:
-            (reason, count), *_ = self.reasons.most_common(1)
+            (kind, count), *_ = self.reasons.most_common(1)
+            reason = self.examples[kind]
             advice = "name a model that was trained as a guard" if self.is_written else "change the rows or the guard"
             raise StageFailed(
                 f"no verdict on any of {self.rows} rows; the commonest reason, {count} times: {reason}; {advice}"

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safereason.errors import InputError
+from safereason.files import json_type
 from safereason.text.chat import Message
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool",
@@ -34,7 +35,7 @@ def turns_of(messages: Sequence[Any], where: str = "messages") -> list[Message]:
 
 def _turn(message: Any, where: str) -> Message:
     if not isinstance(message, Mapping):
-        raise InputError(f"{where} is {_kind(message)}; an object with `role` and `content` is expected")
+        raise InputError(f"{where} is {json_type(message)}; an object with `role` and `content` is expected")
     role = message.get("role")
     if not isinstance(role, str) or role not in ROLES:
         said = "has no `role`" if role is None else f"has the role {_shown(role)}"
@@ -56,14 +57,14 @@ def _content(content: Any, where: str) -> list[str]:
     if isinstance(content, str):
         return [content]
     if not isinstance(content, list):
-        raise InputError(f"{where} has {_kind(content)} for its `content`; send a text, or a list of text parts")
+        raise InputError(f"{where} has {json_type(content)} for its `content`; send a text, or a list of text parts")
     return [_part(part, where) for part in content]
 
 
 def _part(part: Any, where: str) -> str:
     if not isinstance(part, Mapping):
         raise InputError(
-            f"{where} has {_kind(part)} among its parts; each is an object such as {{type: text, text: …}}"
+            f"{where} has {json_type(part)} among its parts; each is an object such as {{type: text, text: …}}"
         )
     kind = part.get("type")
     key = PARTS.get(kind) if isinstance(kind, str) else None
@@ -72,7 +73,7 @@ def _part(part: Any, where: str) -> str:
         raise InputError(f"{where} holds {said}; send text parts alone")
     text = part.get(key)
     if not isinstance(text, str):
-        raise InputError(f"{where} holds a part of type {_shown(kind)} whose `{key}` is {_kind(text)}, not a text")
+        raise InputError(f"{where} holds a part of type {_shown(kind)} whose `{key}` is {json_type(text)}, not a text")
     return text
 
 
@@ -80,7 +81,7 @@ def _refusal(refusal: Any, where: str) -> list[str]:
     if refusal is None:
         return []
     if not isinstance(refusal, str):
-        raise InputError(f"{where} has {_kind(refusal)} for its `refusal`; a text is expected")
+        raise InputError(f"{where} has {json_type(refusal)} for its `refusal`; a text is expected")
     return [refusal]
 
 
@@ -90,7 +91,7 @@ def _calls(message: Mapping[str, Any], where: str) -> list[str]:
     if calls is None:
         calls = []
     if not isinstance(calls, list):
-        raise InputError(f"{where} has {_kind(calls)} for its `tool_calls`; a list is expected")
+        raise InputError(f"{where} has {json_type(calls)} for its `tool_calls`; a list is expected")
     if (older := message.get("function_call")) is not None:
         calls = [*calls, {"function": older}]
     return [_call(call, where) for call in calls]
@@ -113,15 +114,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST_NAME:
         return f"`{value}`"
     return "that is no name"
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, int | float):
-        return "a number"
-    if isinstance(value, str):
-        return "a text"
-    return "a list" if isinstance(value, list) else "an object"

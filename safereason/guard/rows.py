@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from safereason import files
 from safereason.errors import InputError
+from safereason.files import json_type
 from safereason.guard.conversation import turns_of
 from safereason.guard.prompt import Question, question_of
 
@@ -63,13 +65,13 @@ def opened(source: str, form: Format | None, fields: Mapping[str, str]) -> Itera
 
     Args:
         source: A path or `-`.
-        form: By default CSV where the path ends in `.csv`, else JSONL.
+        form: By default CSV where the path ends in `.csv`, or in `.csv.gz` or `.csv.xz`, else JSONL.
         fields: As `fields_of` makes them.
 
     Raises:
         InputError: The file cannot be opened.
     """
-    chosen = form or ("csv" if source.lower().endswith(".csv") else "jsonl")
+    chosen = form or ("csv" if _unpacked(source).endswith(".csv") else "jsonl")
     if source == STDIN:
         if sys.stdin is None:
             raise InputError("stdin is closed; name a file, or pipe rows in")
@@ -81,10 +83,16 @@ def opened(source: str, form: Format | None, fields: Mapping[str, str]) -> Itera
 
 def _open(path: str) -> BinaryIO:
     try:
-        return Path(path).open("rb")
+        return files.opened(Path(path))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be read ({reason}); check the path") from error
+
+
+def _unpacked(source: str) -> str:
+    """The name of a file in lower case, without the ending that says how it is packed."""
+    name = source.lower()
+    return name.rpartition(".")[0] if name.endswith(files.PACKED) else name
 
 
 def read(stream: BinaryIO, name: str, form: Format, fields: Mapping[str, str]) -> Iterator[Row]:
@@ -140,7 +148,12 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        raw = self._stream.readline(self._room + 1)
+        try:
+            raw = self._stream.readline(self._room + 1)
+        except files.BROKEN as error:
+            raise InputError(
+                f"{self.name}:{self.number + 1}: cannot be read ({error}); get or make the file again"
+            ) from error
         if not raw:
             raise StopIteration
         self.number += 1
@@ -168,7 +181,7 @@ def _json_records(lines: _Lines) -> Iterator[tuple[str, Record]]:
         except (ValueError, RecursionError) as error:
             raise InputError(f"{where}: not JSON ({error}); each line is one JSON object") from error
         if not isinstance(record, dict):
-            raise InputError(f"{where}: a JSON object is expected on each line, not {_kind(record)}")
+            raise InputError(f"{where}: a JSON object is expected on each line, not {json_type(record)}")
         yield where, record
 
 
@@ -238,7 +251,7 @@ def _text(record: Record, column: str, where: str, *, or_null: bool) -> str | No
     if value is None and or_null:
         return None
     if not isinstance(value, str):
-        raise InputError(f"{where}: `{column}` is to be text, not {_kind(value)}")
+        raise InputError(f"{where}: `{column}` is to be text, not {json_type(value)}")
     return whole(value)
 
 
@@ -246,7 +259,7 @@ def _id(record: Record, fields: Mapping[str, str], where: str) -> Id | None:
     value = _cell(record, fields["id"], where) if "id" in fields else record.get("id")
     if value is None or isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    raise InputError(f"{where}: its id is to be text or a number, not {_kind(value)}")
+    raise InputError(f"{where}: its id is to be text or a number, not {json_type(value)}")
 
 
 def _cell(record: Record, column: str, where: str) -> Any:
@@ -259,21 +272,3 @@ def _cell(record: Record, column: str, where: str) -> Any:
 def whole(text: str) -> str:
     """Text that can be encoded: half a surrogate pair, which JSON may hold, becomes the replacement character."""
     return _HALVES.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def _kind(value: Any) -> str:
-    """What JSON calls a value."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true or false"
-        case float() if math.isinf(value):
-            return "one that is too large"
-        case int() | float():
-            return "a number"
-        case str():
-            return "text"
-        case list():
-            return "a list"
-    return "an object"

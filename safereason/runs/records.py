@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -33,18 +34,25 @@ class RecordLog:
 
     def append(self, record: Record) -> None:
         """Writes one record as one line."""
-        try:
+        with self._named():
             self._file.write(line_of(record))
             self._file.flush()
-        except OSError as error:
-            error.filename = error.filename or str(self.path)  # a full disk does not say whose file it was
-            raise
 
     def close(self) -> None:
         """Syncs and closes the file."""
         if not self._file.closed:
-            os.fsync(self._file.fileno())
-            self._file.close()
+            with self._named():
+                os.fsync(self._file.fileno())
+                self._file.close()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Names the file in an error: a full disk does not say whose file it was."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = error.filename or str(self.path)
+            raise
 
     def __enter__(self) -> "RecordLog":
         return self

@@ -127,8 +127,12 @@ def check_scored(run: Path, metrics: Mapping[str, Any]) -> None:
     """Refuses an evaluation that came to nothing; its run is finished all the same, and a recipe's other steps go on.
 
     Raises:
-        StageFailed: There are answers, and not one of them could be scored.
+        StageFailed: There are answers, and not one of them could be scored; or the provider filtered all prompts.
     """
+    completions = metrics.get("completions") or {}
+    if completions.get("filtered") and not completions["answered"]:
+        raise StageFailed(f"{run}: no answer, since the provider filtered all {completions['filtered']} prompts; "
+                          "measure on other prompts, or by another provider")  # fmt: skip
     verdicts = metrics.get("verdicts") or {}
     if "reason" in verdicts:
         count = verdicts["unscorable"] + verdicts["failed"]

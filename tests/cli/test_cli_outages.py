@@ -227,6 +227,16 @@ def test_what_the_provider_filters_is_counted_apart_and_the_run_ends(server: Ser
     assert reasons == {"stop": 10, "filtered": 2}
 
 
+def test_where_the_provider_filters_all_the_command_says_so_and_ends_with_1(
+    server: Server, behaviors: Path, tmp_path: Path
+):
+    server.chat = lambda prompt: FILTERED
+    done = evaluate(server, behaviors, tmp_path)
+    assert done.returncode == 1
+    assert f"no answer, since the provider filtered all {ROWS} prompts" in last_line(done)
+    assert (read_manifest(tmp_path / "run") or {})["status"] == "finished"
+
+
 def test_a_judge_whose_prompt_is_filtered_leaves_it_unscorable(server: Server, behaviors: Path, tmp_path: Path):
     rubric = tmp_path / "own.yaml"
     rubric.write_text(

@@ -569,6 +569,26 @@ def test_credentials_in_an_address_are_sent_and_not_kept(credentials: str):
     assert credentials not in repr(connection)
 
 
+def test_credentials_that_a_server_repeats_are_not_shown():
+    def reply(body: dict[str, Any], number: int) -> Answer:
+        return 401, {"error": {"message": f"Incorrect API key: {server.headers[-1]['authorization']}"}}
+
+    with serve(reply) as server:
+        engine = OpenAIEngine("m", base_url=f"http://someone:pass%40word99@{server.host}/v1", patience=0)
+        with pytest.raises(InputError, match="Incorrect API key: Basic <hidden>") as raised:
+            engine.generate([user("x")], Sampling())
+    assert "word99" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "body", [{"detail": [{"msg": "no such thing"}]}, b"no such thing", {"message": "no such thing"}]
+)
+def test_why_a_server_refuses_is_told_whatever_the_shape(body: Any):
+    with serve(lambda _, number: (422, body)) as server:
+        (completion,) = OpenAIEngine("m", base_url=server.url, patience=0).generate([user("x")], Sampling())[0]
+    assert "no such thing" in completion.error
+
+
 def test_patience_in_the_environment_is_a_number_of_seconds(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SAFEREASON_PATIENCE", " 12.5 ")
     assert seconds("SAFEREASON_PATIENCE", 300) == 12.5

@@ -256,3 +256,13 @@ def test_a_resume_of_another_guard_names_what_differs(tmp_path: Path):
 def test_a_directory_is_no_target(tmp_path: Path):
     with pytest.raises(InputError, match="is a directory; name a file"):
         Target(tmp_path, IDENTITY, "overwrite").check()
+
+
+def test_reasons_that_differ_in_their_numbers_alone_count_together():
+    tally, other = Tally(), Tally()
+    for row, reason in enumerate(("no verdict", "a prompt has 2736 tokens", "a prompt has 2740 tokens"), start=1):
+        counted = tally if row < 3 else other
+        counted.add({"row": row, "label": None, "reason": reason, "text": ""})
+    tally.merge(other)
+    with pytest.raises(StageFailed, match="commonest reason, 2 times: a prompt has 2736 tokens; change the rows"):
+        tally.check(())

@@ -1,8 +1,10 @@
 """Rows in: JSONL and CSV, whatever they hold, a row at a time."""
 
 import csv
+import gzip
 import io
 import json
+import lzma
 import re
 from collections.abc import Iterator
 from itertools import islice
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from safereason.errors import InputError
 from safereason.guard import rows
 from safereason.guard.prompt import Question
-from safereason.guard.rows import Row, count_lines, fields_of, opened, read
+from safereason.guard.rows import LONGEST, Row, count_lines, fields_of, opened, read
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 PROMPT = TEXT.filter(str.strip)
@@ -127,7 +129,7 @@ def test_rows_are_numbered_without_blank_lines_and_lines_with_them():
     [
         (b"{", "in:1: not JSON (Expecting property name"),
         (b'[{"prompt": "a"}]\n', "in:1: a JSON object is expected on each line, not a list"),
-        (b'"a"\n', "in:1: a JSON object is expected on each line, not text"),
+        (b'"a"\n', "in:1: a JSON object is expected on each line, not a text"),
         (b"NaN\n", "in:1: not JSON (NaN is no JSON number)"),
         (b"[" * 100_000, "in:1: not JSON ("),
         (b"9" * 10_000, "in:1: not JSON ("),
@@ -139,7 +141,7 @@ def test_rows_are_numbered_without_blank_lines_and_lines_with_them():
         (jsonl({"prompt": ["a"]}), "in:1: `prompt` is to be text, not a list"),
         (jsonl({"prompt": "a", "response": {}}), "in:1: `response` is to be text, not an object"),
         (jsonl({"prompt": "a", "id": []}), "in:1: its id is to be text or a number, not a list"),
-        (b'{"prompt": "a", "id": 1e999}', "in:1: its id is to be text or a number, not one that is too large"),
+        (b'{"prompt": "a", "id": 1e999}', "in:1: its id is to be text or a number, not a number that is too large"),
         (jsonl({"messages": "hi"}), "in:1: `messages` is to be a list of messages with `role` and `content`"),
         (jsonl({"messages": [1]}), "in:1: `messages` is to be a list of messages"),
         (jsonl({"messages": []}), "in:1: `messages`: a user's message"),
@@ -218,6 +220,29 @@ def test_the_form_is_what_the_name_or_the_option_says(tmp_path):
     for name, form in (("a.CSV", None), ("a.txt", None), ("b.txt", "csv")):
         with opened(str(tmp_path / name), form, {}) as found:
             assert list(found) == [Row(1, Question("a"))]
+
+
+def test_a_packed_file_is_unpacked_and_one_that_is_damaged_is_named(tmp_path):
+    for name, text in (("a.jsonl.gz", '{"prompt": "a"}\n'), ("a.CSV.GZ", "prompt\na\n")):
+        (tmp_path / name).write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "a.csv.xz").write_bytes(lzma.compress(b"prompt\na\n"))
+    for path in sorted(tmp_path.iterdir()):
+        with opened(str(path), None, {}) as found:
+            assert list(found) == [Row(1, Question("a"))]
+    whole = (tmp_path / "a.jsonl.gz").read_bytes()
+    for damaged in (whole[:-9], whole[:12] + b"\xff" + whole[13:], b'{"prompt": "a"}\n'):
+        (tmp_path / "b.jsonl.gz").write_bytes(damaged)
+        with (
+            opened(str(tmp_path / "b.jsonl.gz"), None, {}) as found,
+            pytest.raises(InputError, match="get or make the"),
+        ):
+            list(found)
+
+
+def test_a_packed_row_that_would_fill_the_memory_is_refused_while_it_is_unpacked(tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b" " * (LONGEST + 1)))
+    with opened(str(tmp_path / "a.jsonl.gz"), None, {}) as found, pytest.raises(InputError, match="more than 10 MB"):
+        list(found)
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", ".", "a\0b"])

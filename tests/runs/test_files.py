@@ -69,6 +69,9 @@ def test_the_log_of_a_run_may_end_in_a_torn_line(tmp_path):
         (b'{"a": "\xff"}\n', "not UTF-8 at byte 8"),
         (b"7\n", "a JSON object is expected on each line, not a number"),
         (b"\xef\xbb\xbf{]\n", "not JSON"),
+        (b'{"a": 1}\r{"b": 2}\r', "its lines end in CR alone"),
+        ('{"a": 1}\n'.encode("utf-16-le"), "save it as UTF-8"),
+        (b"\0" * 20, "it holds a byte of 0"),
     ],
 )
 def test_what_is_wrong_with_a_line_is_said(tmp_path, content, said):
