@@ -18,6 +18,7 @@ from typing import Any, Literal
 from safereason.engines import weights
 from safereason.engines.open import REMOTE, model_location, open_engine
 from safereason.errors import BarNotMet, InputError, StageFailed
+from safereason.files import json_type
 from safereason.guard.base import Finding, Guard
 from safereason.guard.guide import Guide
 from safereason.guard.reasoning import ReasoningGuard
@@ -344,7 +345,7 @@ class Target:
         """
         if self.on_existing == "overwrite" or not (self.path.is_file() and self.meta.is_file()):
             return None
-        before = read_json(self.meta)
+        before = self._noted()
         tally = Tally()
         for record in self.held():
             tally.add(record)
@@ -396,7 +397,7 @@ class Target:
             raise InputError(f"{self.path}: exists already; pass --resume to go on or --overwrite to start anew")
         if not self.meta.exists():
             raise InputError(f"{self.path}: has no {self.meta.name}, so it cannot be resumed; name another --out")
-        differing = self._differing(read_json(self.meta))
+        differing = self._differing(self._noted())
         if differing:
             raise InputError(
                 f"{self.path}: was written otherwise ({', '.join(differing)}); use --overwrite or another --out"
@@ -426,13 +427,22 @@ class Target:
 
     def finish(self, rows: int, limit: int | None) -> None:
         """Notes that the input was read to its end, or to the limit."""
-        write_json(self.meta, {**read_json(self.meta), FINISHED: {"rows": rows, "limit": limit}})
+        write_json(self.meta, {**self._noted(), FINISHED: {"rows": rows, "limit": limit}})
+
+    def _noted(self) -> dict[str, Any]:
+        """What stands beside the output."""
+        noted = read_json(self.meta)
+        if not isinstance(noted, dict):
+            raise InputError(
+                f"{self.meta}: is damaged: {json_type(noted)} in place of an object; use --overwrite or another --out"
+            )
+        return noted
 
     def _read_before(self) -> dict[str, Any] | None:
         """What is noted of the rows that were read, where there are any."""
         if not self.path.is_file() or not self.meta.is_file():
             return None
-        noted = read_json(self.meta).get(INPUT)
+        noted = self._noted().get(INPUT)
         return noted if isinstance(noted, dict) and isinstance(noted.get("rows"), int) else None
 
     def _other_input(self, rows: int) -> InputError:

@@ -119,6 +119,17 @@ def test_an_output_that_lost_rows_is_not_finished(run: Run, guard: Path, rows: P
     assert "5 rows (3 from before): " in said
 
 
+@pytest.mark.parametrize("damage", ["null", "[]", "{"])
+def test_a_damaged_note_beside_the_output_is_one_line(run: Run, guard: Path, rows: Path, tmp_path: Path, damage: str):
+    asked = (rows, "--model", guard, "--out", tmp_path / "out.jsonl", "--resume")
+    (tmp_path / "out.jsonl").write_text("")
+    (tmp_path / "out.jsonl.meta.json").write_text(damage)
+    code, _, said = run(*asked)
+    assert code == 2
+    assert said.startswith(f"error: {tmp_path}/out.jsonl.meta.json: ")
+    assert said.count("\n") == 1
+
+
 def test_a_resume_names_what_changed_in_the_input_or_in_the_model(
     run: Run, guard: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

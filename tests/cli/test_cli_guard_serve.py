@@ -235,6 +235,14 @@ def test_keys_are_read_anew_at_sighup(guard, tmp_path):
         assert process.communicate(timeout=PATIENCE) == ("", "")
 
 
+def test_a_hang_up_without_keys_to_read_ends_it_as_any_command(guard):
+    with serving(guard) as (process, port, _):
+        assert ask(port, "/healthz")[0] == 200
+        process.send_signal(signal.SIGHUP)
+        assert process.communicate(timeout=PATIENCE) == ("", "interrupted by SIGHUP\n")
+        assert process.returncode == 129
+
+
 def test_names_and_tokens_of_a_verdict_reach_the_server(guard):
     options = ("--allowed-hosts", "guard.example,other.example", "--allowed-hosts", "third", "--max-new-tokens", 7)
     with serving(guard, *options) as (_, port, _said):

@@ -100,6 +100,8 @@ class Server(uvicorn.Server):
         self._limits = limits
         self._ready = ready
         self._on_hangup = on_hangup
+        self.is_hung_up = False
+        """Whether SIGHUP asked it to end."""
         self._doors: list[asyncio.Task[None]] = []
         self._complained = -math.inf
 
@@ -114,10 +116,14 @@ class Server(uvicorn.Server):
             listener.setblocking(False)
             listener.listen(BACKLOG)
             self._doors.append(loop.create_task(self._take(listener)))
-        if self._on_hangup is not None and threading.current_thread() is threading.main_thread():
-            loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        is_heard = self._on_hangup is not None or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+        if is_heard and threading.current_thread() is threading.main_thread():
+            loop.add_signal_handler(signal.SIGHUP, self._on_hangup or self._hang_up)
         self.started = True
         say(self._ready)
+
+    def _hang_up(self) -> None:
+        self.should_exit = self.is_hung_up = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Takes no more connections and lets those at work end."""
@@ -186,7 +192,7 @@ def serve(
         bound: Where to listen.
         limits: Those of the app.
         ready: Said once it listens.
-        on_hangup: Called at SIGHUP, which otherwise ends the process.
+        on_hangup: Called at SIGHUP, which otherwise ends it too, and is raised again then.
     """
     server = Server(app, limits, ready, on_hangup)
 
@@ -194,11 +200,14 @@ def serve(
         server.should_exit = True
 
     # uvicorn handles the signal and raises it again when it is done; this one is there so that the process lives on.
-    before = signal.signal(signal.SIGTERM, end)
+    before, hangup = signal.signal(signal.SIGTERM, end), signal.getsignal(signal.SIGHUP)
     try:
         server.run([bound])
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGHUP, hangup)
         if app.state.batcher.busy:  # over questions that nobody waits for any more
             sys.stderr.flush()
             os._exit(0)
+    if server.is_hung_up:
+        signal.raise_signal(signal.SIGHUP)
