@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 import safereason
 from safereason.cli import attack, data, doctor, errors, eval, guard, recipe, report, rl, run, sft, sweep
 from safereason.cli import options as opt
+from safereason.cli.output import Closed
 
 app = opt.group("Train, guard, attack and measure language models that reason about safety.")
 
@@ -56,7 +57,7 @@ app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 def main() -> None:
     """The console script."""
     # A stream that was closed, as by `>&-`, is None.
-    sys.stdout, sys.stderr = (stream or Path(os.devnull).open("w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+    sys.stdout, sys.stderr = sys.stdout or TextIOWrapper(Closed()), sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a lone surrogate or a narrow locale must not end a command
             stream.reconfigure(errors="backslashreplace")

@@ -109,8 +109,9 @@ def _check(pairs: Pairs) -> None:
     problems: list[str] = []
     for name in dict.fromkeys((*pairs, *chain(*pairs.values()))):
         try:
-            for source, split in _parts(name):
-                next(iter(source.stream(split)), None)
+            first = [next(iter(source.stream(split)), None) for source, split in _parts(name)]
+            if not any(first):
+                raise InputError(f"{name}: holds no row, so that nothing can be found in it; check the file")
         except InputError as error:
             problems.append(str(error))
     lines = list(dict.fromkeys(problems))

@@ -1,10 +1,13 @@
 """What commands print: tables, summaries and JSON on stdout, everything else on stderr."""
 
+import errno
 import json
+import os
 import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from io import BufferedIOBase
 from typing import Any
 
 GAP = "  "
@@ -15,6 +18,30 @@ def results_only() -> Iterator[None]:
     """Keeps what libraries print off stdout while a stage works."""
     with redirect_stdout(sys.stderr):
         yield
+
+
+class Closed(BufferedIOBase):
+    """In place of a stdout that was closed: results that are written to it are lost, and that is an error, once."""
+
+    def __init__(self) -> None:
+        # It has the number of the closed stream, lest a file that is opened later gets that.
+        self._number = os.open(os.devnull, os.O_WRONLY)
+        self._is_told = False
+
+    def fileno(self) -> int:
+        """Its number."""
+        return self._number
+
+    def writable(self) -> bool:
+        """True."""
+        return True
+
+    def write(self, content: Any) -> int:
+        """Raises that it is closed; the interpreter's own last flush finds nothing wrong."""
+        if not self._is_told:
+            self._is_told = True
+            raise OSError(errno.EBADF, "it is closed")
+        return len(content)
 
 
 def print_json(document: Any) -> None:

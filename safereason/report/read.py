@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from safereason.errors import InputError
+from safereason.files import json_type
 from safereason.runs.directory import digest, is_finished, read_manifest, read_metrics
 from safereason.runs.records import Record, read_records
 
@@ -121,11 +122,13 @@ def _read_recipe(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
         recipe = yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(
             f"{path}: no readable recipe ({type(error).__name__}); the run is damaged, make it anew"
         ) from error
-    return text, recipe if isinstance(recipe, dict) else {}
+    if not isinstance(recipe, dict):
+        raise InputError(f"{path}: {json_type(recipe)} in place of a recipe; the run is damaged, make it anew")
+    return text, recipe
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:

@@ -167,6 +167,15 @@ def test_each_source_that_cannot_be_had_is_a_line_and_nothing_is_printed(tmp_pat
     ]
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_set_without_rows_passes_no_bar(tmp_path, theirs, place):
+    sets = [theirs, write_rows(tmp_path / "empty.jsonl")]
+    looked_at, against = sets[1 - place], sets[place]
+    done = overlap(looked_at, "--against", against, "--fail-on-overlap")
+    assert done.returncode == 2
+    assert said_once(done).startswith(f"error: {sets[1]}: holds no row, so that nothing can be found in it")
+
+
 def test_a_bad_row_ends_it_with_nothing_printed(tmp_path, theirs):
     bad = write_rows(tmp_path / "bad.jsonl", "fine", " ")
     done = overlap(theirs, bad)

@@ -108,9 +108,18 @@ def test_a_full_disk_is_one_line():
     assert (done.returncode, done.stderr) == (1, "error: output: no space left on device\n")
 
 
-def test_closed_streams_do_no_harm():
-    done = subprocess.run(["bash", "-c", f"{COMMAND} recipe ls >&- 2>&-"], capture_output=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("recipe ls >&-", 1, b"error: output: it is closed\n"),
+        ("recipe ls >&- 2>&-", 1, b""),
+        ("recipe ls <&- >&- 2>&-", 1, b""),
+        ("recipe ls 2>&- >/dev/null", 0, b""),
+    ],
+)
+def test_results_are_not_lost_to_a_closed_stream_without_a_word(line, code, said):
+    done = subprocess.run(["bash", "-c", f"{COMMAND} {line}"], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (code, b"", said)
 
 
 HANG_UP = """

@@ -23,6 +23,12 @@ def damaged(root: Path) -> Path:
     return path
 
 
+def with_recipe(root: Path, text: str) -> Path:
+    path = report_runs.data(root)
+    (path / "recipe.yaml").write_text(text)
+    return path
+
+
 def without_manifest(root: Path) -> Path:
     (root / "folder").mkdir()
     return root / "folder"
@@ -35,6 +41,9 @@ def without_manifest(root: Path) -> Path:
         (without_manifest, "holds no run"),
         (unfinished, "sft run is running, not finished"),
         (damaged, "no readable recipe"),
+        (lambda root: with_recipe(root, "[" * 3000), "no readable recipe"),
+        (lambda root: with_recipe(root, "[]"), "recipe.yaml: a list in place of a recipe"),
+        (lambda root: with_recipe(root, "null"), "recipe.yaml: null in place of a recipe"),
     ],
 )
 def test_what_is_no_finished_run_is_refused_in_one_line(tmp_path, make, says):
