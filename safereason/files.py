@@ -49,6 +49,11 @@ def opened(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
+def form_suffix(path: Path) -> str:
+    """How the name of a file ends, such as `.csv`, without the ending that says how it is packed."""
+    return Path(path.stem).suffix if path.suffix in PACKED else path.suffix
+
+
 def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Each line that is not blank, with its number from 1; a byte order mark at the start is taken off.
 

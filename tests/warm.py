@@ -127,11 +127,9 @@ class Warm:
                 raise
             return subprocess.CompletedProcess(list(arguments), code, _text(out), _text(err))
 
-    def start(
-        self, arguments: Sequence[str], *, env: Mapping[str, str], program: str = "", cwd: Path | None = None
-    ) -> "Child":
+    def start(self, arguments: Sequence[str], *, env: Mapping[str, str]) -> "Child":
         """What `subprocess.Popen` gives with three pipes and a session of its own."""
-        return Child(self._address, _job(arguments, env, program, cwd))
+        return Child(self._address, _job(arguments, env))
 
 
 class Child:
@@ -207,7 +205,9 @@ class Child:
             return written[0].result(), written[1].result()
 
 
-def _job(arguments: Sequence[str], env: Mapping[str, str], program: str, cwd: Path | None) -> dict[str, Any]:
+def _job(
+    arguments: Sequence[str], env: Mapping[str, str], program: str = "", cwd: Path | None = None
+) -> dict[str, Any]:
     return {"argv": list(arguments), "env": dict(env), "program": program, "cwd": str(cwd or Path.cwd())}
 
 

@@ -71,7 +71,7 @@ def opened(source: str, form: Format | None, fields: Mapping[str, str]) -> Itera
     Raises:
         InputError: The file cannot be opened.
     """
-    chosen = form or ("csv" if _unpacked(source).endswith(".csv") else "jsonl")
+    chosen = form or ("csv" if files.form_suffix(Path(source.lower())) == ".csv" else "jsonl")
     if source == STDIN:
         if sys.stdin is None:
             raise InputError("stdin is closed; name a file, or pipe rows in")
@@ -87,12 +87,6 @@ def _open(path: str) -> BinaryIO:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be read ({reason}); check the path") from error
-
-
-def _unpacked(source: str) -> str:
-    """The name of a file in lower case, without the ending that says how it is packed."""
-    name = source.lower()
-    return name.rpartition(".")[0] if name.endswith(files.PACKED) else name
 
 
 def read(stream: BinaryIO, name: str, form: Format, fields: Mapping[str, str]) -> Iterator[Row]:

@@ -10,15 +10,15 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-_ASIDE = re.compile(r"\..+\.(\d+)\.part")
+_ASIDE = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.part")
 
 
 def aside_of(path: Path) -> Path:
     """Where this process writes what is renamed to `path` once it is whole; what is left there of others goes."""
     with suppress(OSError):
-        for name in _gone(os.listdir(path.parent), own=False):
-            if name.startswith(f".{path.name}.") and name.count(".") == path.name.count(".") + 3:
-                _delete(path.parent / name)
+        mine = (n for n in os.listdir(path.parent) if (m := _ASIDE.fullmatch(n)) and m["name"] == path.name)
+        for name in _gone(mine, own=False):
+            _delete(path.parent / name)
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
@@ -52,7 +52,7 @@ def _gone(names: Iterable[str], own: bool) -> list[str]:
     found = []
     for name in names:
         match = _ASIDE.fullmatch(name)
-        if match is not None and not _is_alive(int(match[1]), own):
+        if match is not None and not _is_alive(int(match["process"]), own):
             found.append(name)
     return found
 

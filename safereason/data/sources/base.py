@@ -12,7 +12,7 @@ from safereason.data.example import Example, Kind, Label, parquet_rows
 from safereason.data.fetch import File, HubFile, fetch
 from safereason.data.sources import json_list
 from safereason.errors import InputError
-from safereason.files import BROKEN, LONGEST_ROW, PACKED, TableLines, from_json, json_type, lines, opened
+from safereason.files import BROKEN, LONGEST_ROW, PACKED, TableLines, form_suffix, from_json, json_type, lines, opened
 
 Split = Literal["train", "test"]
 Reader = Callable[[Split], Iterable[Example]]
@@ -216,7 +216,7 @@ def told_apart(examples: Iterable[Example], path: Path) -> Iterator[Example]:
 
 
 def _read(path: Path, columns: Sequence[str] | None, strict: bool) -> Iterator[dict[str, Any]]:
-    name = _format(path)
+    name = form_suffix(path)
     if name == ".parquet":
         return parquet_rows(path, columns)
     if name in (".csv", ".tsv"):
@@ -253,10 +253,6 @@ def _json_list(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a file that is one list of them."""
     with _text(path) as file:
         yield from map(_object, json_list.items(file))
-
-
-def _format(path: Path) -> str:
-    return Path(path.stem).suffix if path.suffix in PACKED else path.suffix
 
 
 def _text(path: Path) -> TextIO:
