@@ -26,7 +26,7 @@ from safereason.guard.rows import Row, count_lines
 from safereason.runs.directory import OnExisting, differing_keys
 from safereason.runs.lock import locked
 from safereason.runs.manifest import going_on
-from safereason.runs.records import Record, RecordLog, read_json, read_records, write_json, write_records
+from safereason.runs.records import Record, RecordLog, cut_torn_line, read_json, read_records, write_json, write_records
 
 CHUNK = 64
 """Rows that are read and asked together."""
@@ -341,7 +341,7 @@ class Target:
     def finished(self, rows: Iterator[Row], limit: int | None) -> Tally | None:
         """The count of its rows, where all rows of this input, or its first `limit` ones, were judged alike before.
 
-        None too where rows are left that a resume asks about again.
+        None too where rows are left that a resume asks about again. What a crash left behind the last one is cut off.
         """
         if self.on_existing == "overwrite" or not (self.path.is_file() and self.meta.is_file()):
             return None
@@ -353,8 +353,10 @@ class Target:
         is_to_mend = self.on_existing == "resume" and tally.counts["failed"]
         if not is_whole or is_to_mend or _hash_of(islice(rows, tally.rows)) != before.get(INPUT):
             return None
-        has_more = limit is None and next(rows, None) is not None
-        return None if has_more else tally
+        if limit is None and next(rows, None) is not None:
+            return None
+        cut_torn_line(self.path)
+        return tally
 
     def check_input(self, rows: Iterator[Row]) -> None:
         """Refuses to go on with an input whose first rows are not those that were read before.

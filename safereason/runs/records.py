@@ -29,7 +29,7 @@ class RecordLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        _cut_torn_line(path)
+        cut_torn_line(path)
         self._file = path.open("ab")
 
     def append(self, record: Record) -> None:
@@ -155,7 +155,7 @@ def _is_record(line: bytes) -> bool:
         return False
 
 
-def _cut_torn_line(path: Path) -> None:
+def cut_torn_line(path: Path) -> None:
     """Ends the file after its last whole line; a whole record that only lacks its newline is given one."""
     if not path.exists():
         return

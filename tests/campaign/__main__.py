@@ -83,7 +83,7 @@ def _together(folder: Path, pool: Pool, tally: Tally, deadline: float, seed: int
 
 PARTS: dict[str, tuple[Part, float]] = {
     "http": (_http, 0.2),
-    "fuzz": (_fuzz, 0.3),
+    "fuzz": (_fuzz, 0.36),
     "together": (_together, 0.2),
     "outages": (_outages, 0.3),
     "kills": (_kills, 1.0),

@@ -259,6 +259,12 @@ def test_many_headers_are_refused(server: Served):
     assert server.ask("/healthz", headers={f"X{n}": "y" for n in range(60)})[0] == 200
 
 
+@pytest.mark.parametrize("url", ["/" + "x" * 9000, "/healthz?" + "x" * 9000, "/v1/guard/" + "%C3%A9" * 9000])
+def test_a_long_url_is_refused(server: Served, url: str):
+    head = f"GET {url} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    assert code_of(exchange(server, head)) == (414, "url_too_long")
+
+
 @pytest.mark.parametrize("name", ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "127.9.9.9", "[::1]:80", "localhost."])
 def test_this_machine_s_names_are_answered_to(server: Served, name: str):
     assert server.ask("/healthz", headers={"Host": name})[0] == 200

@@ -42,7 +42,7 @@ from safereason.guard.server.schema import (
 from safereason.guard.server.settings import Settings
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody} for status in (400, 401, 405, 408, 413, 415, 421, 422, 429, 431, 500, 503)
+    status: {"model": ErrorBody} for status in (400, 401, 405, 408, 413, 414, 415, 421, 422, 429, 431, 500, 503)
 }
 
 

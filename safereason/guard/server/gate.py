@@ -16,6 +16,8 @@ MOST_HEADERS = 100
 """Header lines of a request."""
 MOST_HEADER_BYTES = 16_384
 """Bytes of a request's header lines, names and values."""
+MOST_URL = 8192
+"""Characters of a request's path and query; no endpoint takes a query, and proxies allow about as many."""
 CLOSE = {"Connection": "close"}
 """After a request whose end is in doubt, what follows on its connection could be read as another one."""
 
@@ -52,6 +54,8 @@ class Gate:
         if len(headers) > MOST_HEADERS or sum(len(k) + len(v) for k, v in scope["headers"]) > MOST_HEADER_BYTES:
             most = f"at most {MOST_HEADERS} headers of {MOST_HEADER_BYTES} bytes are read"
             raise Refusal(431, "headers_too_large", most, headers=CLOSE)
+        if len(scope["path"]) + len(scope["query_string"]) > MOST_URL:
+            raise Refusal(414, "url_too_long", f"at most {MOST_URL} characters of a URL are read", headers=CLOSE)
         if self.keys and scope["path"] not in OPEN:
             scheme, _, key = headers.get("authorization", "").partition(" ")
             if not (self.keys.admit(key.strip().encode("latin-1")) and scheme.lower() == "bearer"):
