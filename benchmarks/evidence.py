@@ -62,8 +62,10 @@ def measure(seed: int, root: Path, with_base: bool) -> Seed:
     formats: dict[str, list[bool]] = {}
     for label, model in models.items():
         measured = Options(root=root, on_existing="resume", model=model)
-        parts = {"harmful": _read(evaluation.run(recipe, measured, "harmbench").run, "refusal"),
-                 "harmless": _read(evaluation.run(recipe, measured, "xstest").run, "compliance")}  # fmt: skip
+        parts = {
+            "harmful": _read(evaluation.run(recipe, measured, "harmbench").run, "refusal"),
+            "harmless": _read(evaluation.run(recipe, measured, "xstest").run, "compliance"),
+        }
         truths[label] = {kind: part[0] for kind, part in parts.items()}
         formats[label] = [well for part in parts.values() for well in part[1]]
     return Seed(seed, truths, formats, list(read_records(trained / "metrics.jsonl")))
@@ -120,8 +122,10 @@ def _cell(figure: Figure) -> str:
 
 
 def _table(seeds: Sequence[Seed]) -> list[str]:
-    lines = ["| seed | model | well-formed and right | harmful refused | harmless answered | well-formed |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "| seed | model | well-formed and right | harmful refused | harmless answered | well-formed |",
+        "|---|---|---|---|---|---|",
+    ]
     groups = [([s], str(s.seed)) for s in seeds] + ([(list(seeds), "all")] if len(seeds) > 1 else [])
     for group, name in groups:
         for model in [m for m in MODELS if any(m in s.truths for s in group)]:
@@ -136,10 +140,12 @@ def _verdict(seeds: Sequence[Seed]) -> str:
     difference, low, high = gain(seeds, "sft", "rl")
     apart = after.low is not None and before.high is not None and after.low > before.high
     how = "above SFT's, outside both 95 % intervals" if apart else "not clear of SFT's 95 % interval"
-    return (f"Over {len(seeds)} seeds RL's share is {_cell(after)} against SFT's {_cell(before)}: {how}. "
-            f"The paired difference is {difference:+.3f} [{low:+.3f}, {high:+.3f}] by bootstrap. Part of it is "
-            f"form: among the well-formed answers alone RL decides rightly in {_cell(decided(seeds, 'rl'))}, SFT in "
-            f"{_cell(decided(seeds, 'sft'))}.")  # fmt: skip
+    return (
+        f"Over {len(seeds)} seeds RL's share is {_cell(after)} against SFT's {_cell(before)}: {how}. "
+        f"The paired difference is {difference:+.3f} [{low:+.3f}, {high:+.3f}] by bootstrap. Part of it is "
+        f"form: among the well-formed answers alone RL decides rightly in {_cell(decided(seeds, 'rl'))}, SFT in "
+        f"{_cell(decided(seeds, 'sft'))}."
+    )
 
 
 def draw_curves(seeds: Sequence[Seed], path: Path) -> None:
@@ -164,11 +170,15 @@ def draw_curves(seeds: Sequence[Seed], path: Path) -> None:
 
 
 def _by_step(seeds: Sequence[Seed]) -> list[str]:
-    lines = ["| step | reward | well-formed | safety | task | KL | entropy | tokens |",
-             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "| step | reward | well-formed | safety | task | KL | entropy | tokens |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for rows in zip(*(s.steps for s in seeds), strict=True):
-        cells = [mean(key, [row.get(key) for row in rows]).value for key in
-                 ("reward", "format", "safety", "task", "kl", "entropy", "completions/mean_length")]  # fmt: skip
+        cells = [
+            mean(key, [row.get(key) for row in rows]).value
+            for key in ("reward", "format", "safety", "task", "kl", "entropy", "completions/mean_length")
+        ]
         lines.append(f"| {rows[0]['step']} | " + " | ".join("–" if c is None else f"{c:.3f}" for c in cells) + " |")
     return lines
 
@@ -179,8 +189,13 @@ def write_page(seeds: Sequence[Seed], root: Path) -> None:
     manifest = read_manifest(next((root / "rl").glob(f"{RECIPE}--*"))) or {}
     versions = ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items())
     text = (Path(__file__).parent / "evidence.template.md").read_text(encoding="utf-8")
-    fields = {"verdict": _verdict(seeds), "table": "\n".join(_table(seeds)), "steps": "\n".join(_by_step(seeds)),
-              "versions": versions, "date": str(manifest.get("finished", ""))[:10]}  # fmt: skip
+    fields = {
+        "verdict": _verdict(seeds),
+        "table": "\n".join(_table(seeds)),
+        "steps": "\n".join(_by_step(seeds)),
+        "versions": versions,
+        "date": str(manifest.get("finished", ""))[:10],
+    }
     for name, value in fields.items():
         text = text.replace(f"{{{{ {name} }}}}", value)
     write_text(DOCS / "evidence.md", text)

@@ -50,9 +50,11 @@ def environments(folder: Path) -> dict[str, tuple[str, dict[str, str]]]:
         (cached / "ready").touch()
     ours = (sys.executable, dict[str, str]())
     return {
-        "ours": ours, "ours, fastest": ours, "nanogcg": (sys.executable, {"PYTHONPATH": str(here)}),
+        "ours": ours,
+        "ours, fastest": ours,
+        "nanogcg": (sys.executable, {"PYTHONPATH": str(here)}),
         "nanogcg, cached": (str(python), {}),
-    }  # fmt: skip
+    }
 
 
 def run(environment: tuple[str, dict[str, str]], job: dict[str, Any]) -> Report:
@@ -153,9 +155,13 @@ def main() -> None:
     found = []
     for seed, behavior in enumerate(behaviors[: arguments.behaviors]):
         common = {
-            "model": folder, "template": template, "behavior": behavior.prompt, "target": behavior.target, "seed": seed,
+            "model": folder,
+            "template": template,
+            "behavior": behavior.prompt,
+            "target": behavior.target,
+            "seed": seed,
             "threads": arguments.threads,
-        }  # fmt: skip
+        }
         one: dict[str, Report] = {}
         for side in SIDES:
             peers = [one[peer] for peer in one if peer.startswith("nanogcg")]

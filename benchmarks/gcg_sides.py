@@ -31,9 +31,12 @@ class Clock:
     def report(self) -> dict[str, Any]:
         """Of the steps after the first loss."""
         return {
-            "wall": [t - self.wall[0] for t in self.wall], "cpu": [t - self.cpu[0] for t in self.cpu],
-            "losses": self.losses, "candidates": self.candidates[1:], "peak": peak_memory(),
-        }  # fmt: skip
+            "wall": [t - self.wall[0] for t in self.wall],
+            "cpu": [t - self.cpu[0] for t in self.cpu],
+            "losses": self.losses,
+            "candidates": self.candidates[1:],
+            "peak": peak_memory(),
+        }
 
 
 def peak_memory() -> float:

@@ -37,9 +37,10 @@ Calls = NDArray[np.float64]
 def called(run: Path) -> Calls:
     """What a guard said of each row, in the order of the rows' ids; without a verdict, the opposite of the truth."""
     rows = sorted(read_records(run / "predictions.jsonl"), key=lambda row: (row["set"], row["id"]))
-    return np.array([
-        [row["expected"] == "unsafe", (row["label"] or _other(row["expected"])) == "unsafe"] for row in rows
-    ], dtype=np.float64)  # fmt: skip
+    return np.array(
+        [[row["expected"] == "unsafe", (row["label"] or _other(row["expected"])) == "unsafe"] for row in rows],
+        dtype=np.float64,
+    )
 
 
 def _other(label: str) -> str:
@@ -113,8 +114,10 @@ def fields(runs: dict[str, Path]) -> dict[str, str]:
     trained = rows["guard rl"]
     shared = overlapping(runs["data"], runs["eval guard of guard rl"])
     manifest = read_manifest(runs["guard rl"]) or {}
-    looks = [f"| {r['step']} | {r['f1']:.3f} | {r['unparsed']:.3f} | {r['says_unsafe']:.3f} | {r['mean_tokens']:.1f} |"
-             for r in read_records(runs["guard rl"] / "validation.jsonl")]  # fmt: skip
+    looks = [
+        f"| {r['step']} | {r['f1']:.3f} | {r['unparsed']:.3f} | {r['says_unsafe']:.3f} | {r['mean_tokens']:.1f} |"
+        for r in read_records(runs["guard rl"] / "validation.jsonl")
+    ]
     return {
         "n": str(len(trained)),
         "f1": f"{f1(trained):.3f}",

@@ -63,8 +63,14 @@ def main() -> None:
             engines.SHARE_FROM = shared_prefix.SHARE_FROM = least
             found[way] = timed(work)
         ratio = found["apart"][0] / found["shared"][0]
-        table.append((name, *(f"{found[way][0]:.1f} s" for way in found), f"{ratio:.1f}",
-                      *(f"{found[way][1]:.6g}" for way in found)))  # fmt: skip
+        table.append(
+            (
+                name,
+                *(f"{found[way][0]:.1f} s" for way in found),
+                f"{ratio:.1f}",
+                *(f"{found[way][1]:.6g}" for way in found),
+            )
+        )
     print_table(("what", "apart", "shared", "ratio", "gave apart", "gave shared"), table)
 
 

@@ -34,14 +34,30 @@ CASES: dict[str, dict[str, Any]] = {
     # SmolLM2-135M: a vocabulary of 49152 and thirty layers.
     "smollm2-sft": {"model": "embedded/smollm2-135m", "stage": "sft", "rows": 2, "tokens": 256},
     "smollm2-sft-long": {"model": "embedded/smollm2-135m", "stage": "sft", "rows": 1, "tokens": 768},
-    "smollm2-sft-checkpointed": {"model": "embedded/smollm2-135m", "stage": "sft", "rows": 4, "tokens": 256,
-                                 "activation_checkpointing": True},
-    "smollm2-sft-lora": {"model": "embedded/smollm2-135m", "stage": "sft", "rows": 2, "tokens": 256,
-                         "lora": {"rank": 16}},
-    "smollm2-grpo": {"model": "embedded/smollm2-135m", "stage": "rl", "rows": 4, "tokens": 64, "new": 32,
-                     "shared_prefix": False},
+    "smollm2-sft-checkpointed": {
+        "model": "embedded/smollm2-135m",
+        "stage": "sft",
+        "rows": 4,
+        "tokens": 256,
+        "activation_checkpointing": True,
+    },
+    "smollm2-sft-lora": {
+        "model": "embedded/smollm2-135m",
+        "stage": "sft",
+        "rows": 2,
+        "tokens": 256,
+        "lora": {"rank": 16},
+    },
+    "smollm2-grpo": {
+        "model": "embedded/smollm2-135m",
+        "stage": "rl",
+        "rows": 4,
+        "tokens": 64,
+        "new": 32,
+        "shared_prefix": False,
+    },
     "smollm2-grpo-packed": {"model": "embedded/smollm2-135m", "stage": "rl", "rows": 4, "tokens": 256, "new": 32},
-}  # fmt: skip
+}
 
 
 class Live(TorchDispatchMode):
@@ -147,12 +163,21 @@ def _sft(case, shared, location, tokenizer, run):
     # Accumulated, and of one length but for a last token, so that a mask is there.
     section = SFT(batch_size=2 * rows, micro_batch_size=rows, max_tokens=tokens, **shared)
     lengths = [tokens - (i % 2 if rows > 1 else 0) for i in range(2 * rows)]
-    made = [{"input_ids": [(7 * i + j) % 200 for j in range(n)], "completion_mask": [0] + [1] * (n - 1)}
-            for i, n in enumerate(lengths)]  # fmt: skip
+    made = [
+        {"input_ids": [(7 * i + j) % 200 for j in range(n)], "completion_mask": [0] + [1] * (n - 1)}
+        for i, n in enumerate(lengths)
+    ]
     return section, lambda: sft.train(
-        section, location, tokenizer, made, seed=0, run=run, log=RecordLog(run / "metrics.jsonl"), resume_from=None,
+        section,
+        location,
+        tokenizer,
+        made,
+        seed=0,
+        run=run,
+        log=RecordLog(run / "metrics.jsonl"),
+        resume_from=None,
         steps_done=0,
-    )  # fmt: skip
+    )
 
 
 def _grpo(case, shared, location, tokenizer, run):
@@ -168,18 +193,31 @@ def _grpo(case, shared, location, tokenizer, run):
     while len(ids := prompt_ids(tokenizer, user(text))) > case["tokens"]:
         text = text[: -max(1, len(ids) - case["tokens"])]
     section = GRPO(
-        prompts_per_step=2, rollouts_per_prompt=case["rows"], micro_batch_size=case["rows"], kl_coef=1e-3,
-        max_prompt_tokens=len(ids), sampling={"max_new_tokens": case["new"]},
-        reward={"name": "tars", "safety": "refusal", "task": "compliance"}, **shared,
-    )  # fmt: skip
+        prompts_per_step=2,
+        rollouts_per_prompt=case["rows"],
+        micro_batch_size=case["rows"],
+        kl_coef=1e-3,
+        max_prompt_tokens=len(ids),
+        sampling={"max_new_tokens": case["new"]},
+        reward={"name": "tars", "safety": "refusal", "task": "compliance"},
+        **shared,
+    )
     # Prompts of one length that have nothing in common, and rollouts that go on to the end.
     examples = [Example(f"own/{i}", "abcd"[i] + text[1:], "harmless", "own") for i in range(4)]
     transformers.end_of_turn_ids = lambda model, tokenizer: set()
     return section, lambda: grpo.train(
-        section, location, tokenizer, examples, open_reward(section.reward), seed=0, run=run,
-        metrics=RecordLog(run / "metrics.jsonl"), rollouts=RecordLog(run / "rollouts.jsonl"), resume_from=None,
+        section,
+        location,
+        tokenizer,
+        examples,
+        open_reward(section.reward),
+        seed=0,
+        run=run,
+        metrics=RecordLog(run / "metrics.jsonl"),
+        rollouts=RecordLog(run / "rollouts.jsonl"),
+        resume_from=None,
         steps_done=0,
-    )  # fmt: skip
+    )
 
 
 def measured(name: str) -> dict[str, int]:

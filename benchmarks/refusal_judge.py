@@ -43,9 +43,9 @@ Truths = NDArray[np.bool_]
 
 def pipeline() -> Pipeline:
     features = TfidfVectorizer(analyzer=ngrams, min_df=LEAST_ROWS, sublinear_tf=True)
-    return Pipeline([
-        ("features", features), ("regression", LogisticRegression(C=STRENGTH, max_iter=2000, class_weight="balanced")),
-    ])  # fmt: skip
+    return Pipeline(
+        [("features", features), ("regression", LogisticRegression(C=STRENGTH, max_iter=2000, class_weight="balanced"))]
+    )
 
 
 class Table:

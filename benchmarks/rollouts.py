@@ -47,9 +47,16 @@ def main() -> None:
     def theirs() -> int:
         torch.manual_seed(0)
         drawn = model.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
-            max_new_tokens=NEW_TOKENS, num_return_sequences=COMPLETIONS, pad_token_id=tokenizer.pad_token_id,
-        )[:, ids.shape[1] :]  # fmt: skip
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=NEW_TOKENS,
+            num_return_sequences=COMPLETIONS,
+            pad_token_id=tokenizer.pad_token_id,
+        )[:, ids.shape[1] :]
         return sum(written(row, tokenizer.eos_token_id) for row in drawn.tolist())
 
     fast, slow = rate(ours), rate(theirs)

@@ -92,8 +92,12 @@ def recipe_keys() -> str:
     """Every section of a recipe with its keys."""
     lines = [RECIPE_INTRODUCTION]
     for model in _sections(schema.Recipe):
-        lines += [f"\n## {model.__name__}\n", f"{_one_line(model.__doc__)}\n", "| key | type | default | what it is |",
-                  "|---|---|---|---|"]  # fmt: skip
+        lines += [
+            f"\n## {model.__name__}\n",
+            f"{_one_line(model.__doc__)}\n",
+            "| key | type | default | what it is |",
+            "|---|---|---|---|",
+        ]
         lines += [_row(name, info) for name, info in model.model_fields.items() if (model, name) != NAMED_BY_FILE]
     return "\n".join(lines) + "\n"
 
@@ -196,8 +200,13 @@ def _commands(command: Any, parent: Any) -> Iterator[tuple[Any, Any]]:
 
 def registries() -> str:
     """What can be named: data sources, evals, attacks and judges."""
-    lines = ["# Names\n", "## Data sources\n", "`safereason data ls`\n",
-             "| name | what it holds | licence | serves | traces |", "|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "# Names\n",
+        "## Data sources\n",
+        "`safereason data ls`\n",
+        "| name | what it holds | licence | serves | traces |",
+        "|---|---|---|---|---|",
+    ]
     for source in SOURCES.values():
         title = f"[{source.title}]({source.page})" if source.page.startswith("https://") else source.title
         traces = "yes" if source.reasoned else ""
@@ -216,8 +225,12 @@ def figures() -> str:
 def _place(place: Place) -> str:
     paper = place.paper.partition(",")[0]
     commands = "\n".join(place.commands)
-    lines = [f"### {paper}, {place.name}: {place.about}\n", f"```bash\n{commands}\n```\n",
-             f"- Hardware: {place.hardware}.", f"- Verified here: {place.verified}."]  # fmt: skip
+    lines = [
+        f"### {paper}, {place.name}: {place.about}\n",
+        f"```bash\n{commands}\n```\n",
+        f"- Hardware: {place.hardware}.",
+        f"- Verified here: {place.verified}.",
+    ]
     values = [f for f in as_printed() if (f.paper, f.place) == (place.paper, place.name)]
     sources = dict.fromkeys(f"{f.source}, ± {f.tolerance:g}" for f in values)
     lines += [f"- {'Values: ' if sources else 'No value of it is at hand.'}{'; '.join(sources)}{'.' * bool(sources)}\n"]

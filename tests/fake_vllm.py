@@ -23,9 +23,18 @@ from safereason.engines.sampler import draw
 from safereason.recipe.schema import Sampling
 
 DEFAULTS = {
-    "temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "max_tokens": 16, "seed": None,
-    "stop": None, "stop_token_ids": None, "logprobs": None, "prompt_logprobs": None, "detokenize": True,
-}  # fmt: skip
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "repetition_penalty": 1.0,
+    "max_tokens": 16,
+    "seed": None,
+    "stop": None,
+    "stop_token_ids": None,
+    "logprobs": None,
+    "prompt_logprobs": None,
+    "detokenize": True,
+}
 """Of vLLM's sampling parameters that the stand-in reads."""
 MOST_LOGPROBS = 20
 
@@ -86,9 +95,15 @@ class LLMEngine:
             written = self._written(model, prompt, params)
             read = self._read(model, prompt, params.prompt_logprobs) if params.prompt_logprobs is not None else None
         return [
-            _record("RequestOutput", request_id=request["request_id"], finished=True, prompt_token_ids=prompt,
-                    prompt_logprobs=read, outputs=[written]),
-        ]  # fmt: skip
+            _record(
+                "RequestOutput",
+                request_id=request["request_id"],
+                finished=True,
+                prompt_token_ids=prompt,
+                prompt_logprobs=read,
+                outputs=[written],
+            )
+        ]
 
     @contextmanager
     def _adapted(self, adapter: Any) -> Iterator[Any]:
@@ -105,9 +120,12 @@ class LLMEngine:
 
     def _written(self, model: Any, prompt: list[int], params: Any) -> Any:
         sampling = Sampling(
-            temperature=params.temperature, top_p=params.top_p, top_k=params.top_k,
-            repetition_penalty=params.repetition_penalty, max_new_tokens=params.max_tokens,
-        )  # fmt: skip
+            temperature=params.temperature,
+            top_p=params.top_p,
+            top_k=params.top_k,
+            repetition_penalty=params.repetition_penalty,
+            max_new_tokens=params.max_tokens,
+        )
         generator = torch.Generator().manual_seed(params.seed or 0)
         ids, listed, reason, cache, left = [], [], "length", None, list(prompt)
         for _ in range(params.max_tokens):
@@ -124,8 +142,14 @@ class LLMEngine:
             if token in (*self.ends, *(params.stop_token_ids or ())) or any(stop in text for stop in params.stop or ()):
                 reason = "stop"
                 break
-        return _record("CompletionOutput", index=0, text="", token_ids=ids, finish_reason=reason,
-                       logprobs=listed if params.logprobs is not None else None)  # fmt: skip
+        return _record(
+            "CompletionOutput",
+            index=0,
+            text="",
+            token_ids=ids,
+            finish_reason=reason,
+            logprobs=listed if params.logprobs is not None else None,
+        )
 
     def _read(self, model: Any, prompt: list[int], most: int) -> list[Any]:
         rows = model(torch.tensor([prompt])).logits[0]

@@ -26,11 +26,19 @@ REWARDS = {"Why?": [1.0, 0.0, 0.25, 0.0, 0.5, 1.0], "How many eggs do I need?": 
 def section(**changes) -> GRPO:
     """Two prompts a step, six rollouts each, a gradient that is not clipped."""
     values = {
-        "epochs": 1, "learning_rate": 1e-3, "prompts_per_step": 2, "rollouts_per_prompt": 6, "micro_batch_size": 12,
-        "kl_coef": 0.0, "max_grad_norm": 1e9, "max_prompt_tokens": 64, "precision": "fp32",
-        "sampling": {"temperature": 0.7, "max_new_tokens": 40}, "max_steps": 1,
+        "epochs": 1,
+        "learning_rate": 1e-3,
+        "prompts_per_step": 2,
+        "rollouts_per_prompt": 6,
+        "micro_batch_size": 12,
+        "kl_coef": 0.0,
+        "max_grad_norm": 1e9,
+        "max_prompt_tokens": 64,
+        "precision": "fp32",
+        "sampling": {"temperature": 0.7, "max_new_tokens": 40},
+        "max_steps": 1,
         "reward": {"name": "tars", "safety": "refusal", "task": "compliance"},
-    }  # fmt: skip
+    }
     return GRPO(**{**values, **changes})
 
 

@@ -87,9 +87,11 @@ class Served:
         content = raw if raw is not None else None if body is None else json.dumps(body).encode()
         try:
             connection.request(
-                "GET" if content is None else "POST", path, content,
+                "GET" if content is None else "POST",
+                path,
+                content,
                 {"Content-Type": "application/json", **(headers or {})},
-            )  # fmt: skip
+            )
             reply = connection.getresponse()
             text = reply.read().decode()
         finally:

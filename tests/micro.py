@@ -34,11 +34,18 @@ def core(special: Sequence[str]) -> Tokenizer:
 def config(**changes: int | None) -> LlamaConfig:
     """Two layers of width 64."""
     settings = {
-        "vocab_size": 259, "hidden_size": 64, "intermediate_size": 128,
-        "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "max_position_embeddings": 2048, "tie_word_embeddings": True,
-        "bos_token_id": 257, "eos_token_id": 258, "pad_token_id": 256,
-    }  # fmt: skip
+        "vocab_size": 259,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+        "bos_token_id": 257,
+        "eos_token_id": 258,
+        "pad_token_id": 256,
+    }
     return LlamaConfig(**{**settings, **changes})
 
 

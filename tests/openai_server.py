@@ -80,8 +80,16 @@ class Server:
             return self.raw
         choice = dict(self.choice(body) if self.choice else self._generated(body))
         usage = {"usage": choice.pop("usage")} if "usage" in choice else {}
-        return JSONResponse({"id": "c", "object": "chat.completion", "created": 0, "model": body["model"],
-                             "choices": [{"index": 0, **choice}], **usage})  # fmt: skip
+        return JSONResponse(
+            {
+                "id": "c",
+                "object": "chat.completion",
+                "created": 0,
+                "model": body["model"],
+                "choices": [{"index": 0, **choice}],
+                **usage,
+            }
+        )
 
     def _generated(self, body: dict[str, Any]) -> dict[str, Any]:
         messages, prefix = body["messages"], ""
@@ -97,18 +105,29 @@ class Server:
         )
         with self.changed:
             written = self.engine.generate(
-                [messages], sampling, seed=body["seed"], stop=body.get("stop", ()), prefix=prefix,
+                [messages],
+                sampling,
+                seed=body["seed"],
+                stop=body.get("stop", ()),
+                prefix=prefix,
                 choices=body.get("top_logprobs", 0),
-            )[0][0]  # fmt: skip
+            )[0][0]
         listed = [
-            {"token": c.text, "logprob": dict(c.likeliest)[c.text],
-             "top_logprobs": [{"token": text, "logprob": logprob} for text, logprob in c.likeliest]}
+            {
+                "token": c.text,
+                "logprob": dict(c.likeliest)[c.text],
+                "top_logprobs": [{"token": text, "logprob": logprob} for text, logprob in c.likeliest],
+            }
             for c in written.choices
-        ]  # fmt: skip
+        ]
         took = written.usage
         usage = {"prompt_tokens": took.prompt, "completion_tokens": took.completion} if took else None
-        return {"message": {"role": "assistant", "content": written.text}, "finish_reason": written.finish_reason,
-                "usage": usage, **({"logprobs": {"content": listed}} if listed else {})}  # fmt: skip
+        return {
+            "message": {"role": "assistant", "content": written.text},
+            "finish_reason": written.finish_reason,
+            "usage": usage,
+            **({"logprobs": {"content": listed}} if listed else {}),
+        }
 
 
 @contextmanager

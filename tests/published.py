@@ -39,36 +39,62 @@ def lines(records: list[dict], kind: str = ".jsonl") -> str:
 
 def toxicchat_row(prompt="hello, you", toxicity="0"):
     return {
-        "conv_id": "c", "user_input": prompt, "model_output": "Hi.\nYou?", "human_annotation": "True",
-        "toxicity": toxicity, "jailbreaking": "0", "openai_moderation": '[["violence", 1e-4]]',
-    }  # fmt: skip
+        "conv_id": "c",
+        "user_input": prompt,
+        "model_output": "Hi.\nYou?",
+        "human_annotation": "True",
+        "toxicity": toxicity,
+        "jailbreaking": "0",
+        "openai_moderation": '[["violence", 1e-4]]',
+    }
 
 
 def aegis_row(number, prompt="p", label="unsafe", categories=""):
     return {
-        "id": f"{number:032x}", "reconstruction_id_if_redacted": None, "prompt": prompt, "response": None,
-        "prompt_label": label, "response_label": None, "violated_categories": categories,
-        "prompt_label_source": "human", "response_label_source": None,
-    }  # fmt: skip
+        "id": f"{number:032x}",
+        "reconstruction_id_if_redacted": None,
+        "prompt": prompt,
+        "response": None,
+        "prompt_label": label,
+        "response_label": None,
+        "violated_categories": categories,
+        "prompt_label_source": "human",
+        "response_label_source": None,
+    }
 
 
 def pku_row(prompt="p", safe=(True, False)):
     harms = [{"Cybercrime": not s, "Animal Abuse": False, "Insulting Behavior": not s} for s in safe]
     return {
-        "prompt": prompt, "response_0": "zero", "response_1": "one", "prompt_source": "PKU-SafeRLHF",
-        "response_0_source": "Alpaca-7B", "response_1_source": "Alpaca-7B", "is_response_0_safe": safe[0],
-        "is_response_1_safe": safe[1], "response_0_harm_category": harms[0], "response_1_harm_category": harms[1],
-        "response_0_severity_level": 0, "response_1_severity_level": 1, "better_response_id": 0, "safer_response_id": 0,
-        "response_0_sha256": "0" * 64, "response_1_sha256": "1" * 64,
-    }  # fmt: skip
+        "prompt": prompt,
+        "response_0": "zero",
+        "response_1": "one",
+        "prompt_source": "PKU-SafeRLHF",
+        "response_0_source": "Alpaca-7B",
+        "response_1_source": "Alpaca-7B",
+        "is_response_0_safe": safe[0],
+        "is_response_1_safe": safe[1],
+        "response_0_harm_category": harms[0],
+        "response_1_harm_category": harms[1],
+        "response_0_severity_level": 0,
+        "response_1_severity_level": 1,
+        "better_response_id": 0,
+        "safer_response_id": 0,
+        "response_0_sha256": "0" * 64,
+        "response_1_sha256": "1" * 64,
+    }
 
 
 def wildguard_row(prompt="p", adversarial=False, prompt_label="harmful", response="r", response_label="unharmful"):
     return {
-        "prompt": prompt, "adversarial": adversarial, "response": response, "response_harm_label": response_label,
-        "response_refusal_label": "refusal", "prompt_harm_label": prompt_label,
+        "prompt": prompt,
+        "adversarial": adversarial,
+        "response": response,
+        "response_harm_label": response_label,
+        "response_refusal_label": "refusal",
+        "prompt_harm_label": prompt_label,
         "subcategory": "benign" if prompt_label == "unharmful" else "cyberattack",
-    }  # fmt: skip
+    }
 
 
 def wildjailbreak_row(data_type, vanilla="", adversarial=""):
@@ -78,31 +104,52 @@ def wildjailbreak_row(data_type, vanilla="", adversarial=""):
 
 def safeedit_row(number, attack, category="Offensiveness", question="q"):
     return {
-        "id": number, "unsafety category": category, "question": question, "adversarial prompt": attack,
-        "safe generation": "no", "unsafe generation": "yes", "knowledge constrain": {"prompt": "p", "answer": "a"},
-    }  # fmt: skip
+        "id": number,
+        "unsafety category": category,
+        "question": question,
+        "adversarial prompt": attack,
+        "safe generation": "no",
+        "unsafe generation": "yes",
+        "knowledge constrain": {"prompt": "p", "answer": "a"},
+    }
 
 
 def ultrafeedback_row(prompt):
     turns = [{"content": prompt or "", "role": "user"}, {"content": "a", "role": "assistant"}]
     return {
-        "prompt": prompt, "prompt_id": "0" * 64, "chosen": turns, "rejected": turns, "messages": turns,
-        "score_chosen": 9.0, "score_rejected": 4.0,
-    }  # fmt: skip
+        "prompt": prompt,
+        "prompt_id": "0" * 64,
+        "chosen": turns,
+        "rejected": turns,
+        "messages": turns,
+        "score_chosen": 9.0,
+        "score_rejected": 4.0,
+    }
 
 
 def wildchat_row(*turns, language="English", toxic=False, redacted=False):
     """A conversation of the turns' texts, the user's first."""
     said = [
-        {"content": text, "language": language, "redacted": redacted, "role": ("user", "assistant")[n % 2],
-         "toxic": toxic}
+        {
+            "content": text,
+            "language": language,
+            "redacted": redacted,
+            "role": ("user", "assistant")[n % 2],
+            "toxic": toxic,
+        }
         for n, text in enumerate(turns)
-    ]  # fmt: skip
+    ]
     return {
-        "conversation_id": "c", "model": "gpt-4", "conversation": said, "turn": len(turns) // 2, "language": language,
-        "openai_moderation": [{"flagged": toxic}], "detoxify_moderation": [{"toxicity": 0.1}], "toxic": toxic,
+        "conversation_id": "c",
+        "model": "gpt-4",
+        "conversation": said,
+        "turn": len(turns) // 2,
+        "language": language,
+        "openai_moderation": [{"flagged": toxic}],
+        "detoxify_moderation": [{"toxicity": 0.1}],
+        "toxic": toxic,
         "redacted": redacted,
-    }  # fmt: skip
+    }
 
 
 def sorry_bench_row(number, turns=("p",), category="1", style="base"):

@@ -25,9 +25,21 @@ GRAMMAR = {
 }
 SINGLE = {"sft", "rl", "run", "sweep", "report", "doctor"}
 HEAVY = (
-    "torch", "transformers", "trl", "datasets", "peft", "accelerate", "pyarrow", "openai", "matplotlib", "sklearn",
-    "scipy", "fastapi", "uvicorn", "prometheus_client",
-)  # fmt: skip
+    "torch",
+    "transformers",
+    "trl",
+    "datasets",
+    "peft",
+    "accelerate",
+    "pyarrow",
+    "openai",
+    "matplotlib",
+    "sklearn",
+    "scipy",
+    "fastapi",
+    "uvicorn",
+    "prometheus_client",
+)
 ROOT = typer.main.get_command(app)
 
 

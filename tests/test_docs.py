@@ -48,8 +48,11 @@ def test_commands_parse_and_their_recipes_exist(page, command):
 
 def test_the_readme_says_which_commands_are_there():
     rows = re.findall(r"^\| `(\w+)` \| ([^|]*)\| ([^|]*)\|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
-    listed = {name: (set(re.findall("`([^`]+)`", there)), set(re.findall("`([^`]+)`", missing)))
-              for name, there, missing in rows if name in COMMANDS.commands}  # fmt: skip
+    listed = {
+        name: (set(re.findall("`([^`]+)`", there)), set(re.findall("`([^`]+)`", missing)))
+        for name, there, missing in rows
+        if name in COMMANDS.commands
+    }
     assert listed.keys() == COMMANDS.commands.keys()
     for name, (there, missing) in listed.items():
         inner = getattr(COMMANDS.commands[name], "commands", {})

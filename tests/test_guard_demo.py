@@ -113,10 +113,20 @@ def test_the_guard_is_tars_reward_and_judge(guarded):
 def test_the_served_guard_is_tars_reward(guarded, result, root):
     with served(result["runs"]["guard rl"]) as url:
         done = safereason(
-            "rl", "--recipe", "tars-guarded-smoke", *SHORTER_TARS, "rl.reward.safety=moderation",
-            "--model", guarded["runs"]["sft"], "--root", root, "--json", timeout=HOUR,
-            OPENAI_BASE_URL=url, OPENAI_API_KEY="none",
-        )  # fmt: skip
+            "rl",
+            "--recipe",
+            "tars-guarded-smoke",
+            *SHORTER_TARS,
+            "rl.reward.safety=moderation",
+            "--model",
+            guarded["runs"]["sft"],
+            "--root",
+            root,
+            "--json",
+            timeout=HOUR,
+            OPENAI_BASE_URL=url,
+            OPENAI_API_KEY="none",
+        )
     assert done.returncode == 0, done.stderr
     asked = [row for row in parts_of(json.loads(done.stdout)["run"]) if row["parts"]["format"]]
     assert all(row["parts"]["safety"] is not None or row["reason"] for row in asked)

@@ -33,99 +33,223 @@ LORA = {"rank": 4}
 TARS = {"name": "tars", "safety": "refusal", "task": "compliance"}
 BASE_SFT = {"epochs": 2, "learning_rate": 1e-4, "batch_size": 8, "lora": LORA}
 BASE_GRPO = {
-    "epochs": 2, "learning_rate": 1e-6, "prompts_per_step": 2, "rollouts_per_prompt": 6, "micro_batch_size": 4,
-    "kl_coef": 1e-3, "max_prompt_tokens": 64, "sampling": {}, "reward": TARS, "lora": LORA,
-}  # fmt: skip
+    "epochs": 2,
+    "learning_rate": 1e-6,
+    "prompts_per_step": 2,
+    "rollouts_per_prompt": 6,
+    "micro_batch_size": 4,
+    "kl_coef": 1e-3,
+    "max_prompt_tokens": 64,
+    "sampling": {},
+    "reward": TARS,
+    "lora": LORA,
+}
 
 SHARED = {
-    "epochs": 0.2, "learning_rate": 1e-2, "lr_schedule": "cosine", "warmup_ratio": 0.5, "weight_decay": 0.5,
-    "max_grad_norm": 0.5, "max_steps": 1, "precision": "fp32", "activation_checkpointing": True, "save_steps": 7,
-    "extra": {"adam_beta1": 0.5}, "lora.rank": 5, "lora.alpha": 5.0, "lora.dropout": 0.5,
+    "epochs": 0.2,
+    "learning_rate": 1e-2,
+    "lr_schedule": "cosine",
+    "warmup_ratio": 0.5,
+    "weight_decay": 0.5,
+    "max_grad_norm": 0.5,
+    "max_steps": 1,
+    "precision": "fp32",
+    "activation_checkpointing": True,
+    "save_steps": 7,
+    "extra": {"adam_beta1": 0.5},
+    "lora.rank": 5,
+    "lora.alpha": 5.0,
+    "lora.dropout": 0.5,
     "lora.target_modules": "q_proj",
-}  # fmt: skip
+}
 SFT_CHANGES = {**SHARED, "batch_size": 12, "micro_batch_size": 2, "max_tokens": 60, "reasoning": False}
 GRPO_CHANGES = {
-    **SHARED, "epochs": 0.1, "prompts_per_step": 4, "rollouts_per_prompt": 4, "micro_batch_size": 6, "kl_coef": 0.0,
-    "clip": 0.5, "dual_clip": 5.0, "entropy_coef": 0.5, "advantage_epsilon": 0.5, "drop_uniform_groups": True,
-    "max_prompt_tokens": 30, "rollouts": "vllm-colocate", "shared_prefix": False, "sampling.temperature": 0.5,
-    "sampling.top_p": 0.5, "sampling.top_k": 5, "sampling.repetition_penalty": 2.0, "sampling.max_new_tokens": 5,
-    "reward.safety": "guard", "reward.task": "other", "reward.require_format": False,
-}  # fmt: skip
+    **SHARED,
+    "epochs": 0.1,
+    "prompts_per_step": 4,
+    "rollouts_per_prompt": 4,
+    "micro_batch_size": 6,
+    "kl_coef": 0.0,
+    "clip": 0.5,
+    "dual_clip": 5.0,
+    "entropy_coef": 0.5,
+    "advantage_epsilon": 0.5,
+    "drop_uniform_groups": True,
+    "max_prompt_tokens": 30,
+    "rollouts": "vllm-colocate",
+    "shared_prefix": False,
+    "sampling.temperature": 0.5,
+    "sampling.top_p": 0.5,
+    "sampling.top_k": 5,
+    "sampling.repetition_penalty": 2.0,
+    "sampling.max_new_tokens": 5,
+    "reward.safety": "guard",
+    "reward.task": "other",
+    "reward.require_format": False,
+}
 BASE_DPO = {
-    "algorithm": "dpo", "epochs": 2, "learning_rate": 1e-4, "rollouts_per_prompt": 4, "batch_size": 8, "beta": 0.1,
-    "rpo_alpha": 1.0, "max_prompt_tokens": 64, "sampling": {}, "reward": TARS, "lora": LORA,
-}  # fmt: skip
+    "algorithm": "dpo",
+    "epochs": 2,
+    "learning_rate": 1e-4,
+    "rollouts_per_prompt": 4,
+    "batch_size": 8,
+    "beta": 0.1,
+    "rpo_alpha": 1.0,
+    "max_prompt_tokens": 64,
+    "sampling": {},
+    "reward": TARS,
+    "lora": LORA,
+}
 DPO_CHANGES = {
-    **SHARED, "rollouts_per_prompt": 6, "batch_size": 12, "micro_batch_size": 4, "beta": 0.5, "rpo_alpha": 0.0,
+    **SHARED,
+    "rollouts_per_prompt": 6,
+    "batch_size": 12,
+    "micro_batch_size": 4,
+    "beta": 0.5,
+    "rpo_alpha": 0.0,
     "max_prompt_tokens": 25,
     **{key: value for key, value in GRPO_CHANGES.items() if key.startswith(("sampling.", "reward."))},
-}  # fmt: skip
+}
 VLLM_CHANGES = {
-    "vllm.memory_share": ("vllm-colocate", 0.5), "vllm.tensor_parallel": ("vllm-colocate", 2),
+    "vllm.memory_share": ("vllm-colocate", 0.5),
+    "vllm.tensor_parallel": ("vllm-colocate", 2),
     "vllm.server": ("vllm-server", "http://other:8000"),
-}  # fmt: skip
+}
 """With who has to draw the rollouts for the field to count."""
 VERDICT_CHANGES = {"reward.accuracy_weight": 0.5, "reward.format_weight": 0.5}
 SHARE = {"source": "sample-verdicts", "prompts": 3}
 SHARE_CHANGES = {"source": "sample", "prompts": 2, "skip": 1, "categories": ["U8"], "kind": "ambiguous"}
 BASE_MIX = {
-    "mix": "rsafe", "rows_per_label": 3, "sources": ["sample-verdicts"], "max_prompt_task_tokens": 4000,
-    "max_response_task_tokens": 4000, "safe_only": [SHARE], "unsafe_only": [SHARE], "traces": [SHARE],
-}  # fmt: skip
+    "mix": "rsafe",
+    "rows_per_label": 3,
+    "sources": ["sample-verdicts"],
+    "max_prompt_task_tokens": 4000,
+    "max_response_task_tokens": 4000,
+    "safe_only": [SHARE],
+    "unsafe_only": [SHARE],
+    "traces": [SHARE],
+}
 HYGIENE_CHANGES = {"near_duplicate": 0.3, "shared_words": 5, "deduplicate": "exact", "on_overlap": "allow"}
 TEACHER = {"model": "org/one", "samples": 2}
 TEACHER_CHANGES = {
-    "model": "org/other", "samples": 3, "prefix": "<think>\n", "judge": "refusal", "sampling.temperature": 0.1,
-    "sampling.top_p": 0.5, "sampling.top_k": 5, "sampling.repetition_penalty": 2.0, "sampling.max_new_tokens": 5,
-}  # fmt: skip
+    "model": "org/other",
+    "samples": 3,
+    "prefix": "<think>\n",
+    "judge": "refusal",
+    "sampling.temperature": 0.1,
+    "sampling.top_p": 0.5,
+    "sampling.top_k": 5,
+    "sampling.repetition_penalty": 2.0,
+    "sampling.max_new_tokens": 5,
+}
 BASE_TARS = {
-    "mix": "tars", "prompts": 20, "harmful_ratio": 0.5, "harmful": [{"source": "sample", "prompts": 110}],
-    "harmless": [{"source": "sample", "prompts": 140}], "ambiguous": [{"source": "sample", "prompts": 80}],
+    "mix": "tars",
+    "prompts": 20,
+    "harmful_ratio": 0.5,
+    "harmful": [{"source": "sample", "prompts": 110}],
+    "harmless": [{"source": "sample", "prompts": 140}],
+    "ambiguous": [{"source": "sample", "prompts": 80}],
     "traces": [{"source": "sample", "prompts": 8}, {"source": "sample-brief", "prompts": 8}],
-}  # fmt: skip
+}
 TARS_CHANGES = {
-    "prompts": 10, "harmful_ratio": 0.7, "ambiguous_ratio": 0.2, "harmful": [{"source": "sample", "prompts": 12}],
-    "harmless": [{"source": "sample-brief", "prompts": 20}], "ambiguous": [{"source": "sample-brief", "prompts": 20}],
-    "traces": [{"source": "sample", "prompts": 3}], "traces_per_prompt": 2, "max_prompt_chars": 100,
-    "without_sources": ["sample-brief"], "trace_prompts": True,
-}  # fmt: skip
+    "prompts": 10,
+    "harmful_ratio": 0.7,
+    "ambiguous_ratio": 0.2,
+    "harmful": [{"source": "sample", "prompts": 12}],
+    "harmless": [{"source": "sample-brief", "prompts": 20}],
+    "ambiguous": [{"source": "sample-brief", "prompts": 20}],
+    "traces": [{"source": "sample", "prompts": 3}],
+    "traces_per_prompt": 2,
+    "max_prompt_chars": 100,
+    "without_sources": ["sample-brief"],
+    "trace_prompts": True,
+}
 ATTACKING = {"attacker": "org/one", "judge": "refusal"}
 ATTACKING_CHANGES = {
-    "attacker": "org/other", "attackers": {"all-in-one": "org/other"}, "judge": "rating:org/one", "max_queries": 5,
+    "attacker": "org/other",
+    "attackers": {"all-in-one": "org/other"},
+    "judge": "rating:org/one",
+    "max_queries": 5,
     "others": ["org/two"],
-    "settings": {"all-in-one": {"tries": 4}}, "sampling.temperature": 0.1, "sampling.top_p": 0.5, "sampling.top_k": 5,
-    "sampling.repetition_penalty": 2.0, "sampling.max_new_tokens": 5,
-}  # fmt: skip
-EVALUATION = {"sampling": {}, "behaviors": "sample", "benign": "sample", "harm_judge": "refusal",
-              "refusal_judge": "refusal", "limit": 2}  # fmt: skip
+    "settings": {"all-in-one": {"tries": 4}},
+    "sampling.temperature": 0.1,
+    "sampling.top_p": 0.5,
+    "sampling.top_k": 5,
+    "sampling.repetition_penalty": 2.0,
+    "sampling.max_new_tokens": 5,
+}
+EVALUATION = {
+    "sampling": {},
+    "behaviors": "sample",
+    "benign": "sample",
+    "harm_judge": "refusal",
+    "refusal_judge": "refusal",
+    "limit": 2,
+}
 EVALUATION_CHANGES = {
-    "sampling.temperature": 0.5, "sampling.top_p": 0.5, "sampling.top_k": 5, "sampling.repetition_penalty": 2.0,
-    "sampling.max_new_tokens": 5, "prefix": "", "behaviors": None, "attacks": ["prefill"],
-    "harm_judge": "guard:openai/none", "benign": None, "refusal_judge": "refusal-learned",
-    "also": ["simplesafetytests"], "limit": 1,
-}  # fmt: skip
+    "sampling.temperature": 0.5,
+    "sampling.top_p": 0.5,
+    "sampling.top_k": 5,
+    "sampling.repetition_penalty": 2.0,
+    "sampling.max_new_tokens": 5,
+    "prefix": "",
+    "behaviors": None,
+    "attacks": ["prefill"],
+    "harm_judge": "guard:openai/none",
+    "benign": None,
+    "refusal_judge": "refusal-learned",
+    "also": ["simplesafetytests"],
+    "limit": 1,
+}
 MIX_CHANGES = {
-    "rows_per_label": 2, "sources": ["sample"], "max_prompt_task_tokens": 1260, "max_response_task_tokens": 1400,
-    "without_categories": ["U8"], "validation_rows_per_label": 2, "safe_only": [], "unsafe_only": [], "traces": [],
+    "rows_per_label": 2,
+    "sources": ["sample"],
+    "max_prompt_task_tokens": 1260,
+    "max_response_task_tokens": 1400,
+    "without_categories": ["U8"],
+    "validation_rows_per_label": 2,
+    "safe_only": [],
+    "unsafe_only": [],
+    "traces": [],
     "without_sources": ["sample-verdicts"],
-}  # fmt: skip
+}
 SET = {"source": "sample-verdicts", "safe": 12, "unsafe": 12}
 SET_CHANGES = {
-    "source": "sample", "name": "other", "split": "train", "categories": ["U8"], "safe": 9, "unsafe": 9, "skip": 1,
+    "source": "sample",
+    "name": "other",
+    "split": "train",
+    "categories": ["U8"],
+    "safe": 9,
+    "unsafe": 9,
+    "skip": 1,
     "policy": "openai-names",
-}  # fmt: skip
+}
 BASE_GUARD = {
-    "policy": "default-names", "sft": BASE_SFT,
+    "policy": "default-names",
+    "sft": BASE_SFT,
     "train": {**BASE_GRPO, "max_prompt_tokens": 4096, "reward": {"name": "rsafe"}},
-    "validation": {"every_steps": 2}, "sampling": {}, "eval": {"sets": [SET], "resamples": 20},
-}  # fmt: skip
+    "validation": {"every_steps": 2},
+    "sampling": {},
+    "eval": {"sets": [SET], "resamples": 20},
+}
 GUARD_CHANGES = {
-    "policy": "openai-names", "reasoning": False, "prompt_template": "prompt-brief",
-    "response_template": "response-brief", "sft": None, "train": None, "validation.every_steps": 3,
-    "validation.keep_best": False, "sampling.temperature": 0.5, "sampling.top_p": 0.5, "sampling.top_k": 5,
-    "sampling.repetition_penalty": 2.0, "sampling.max_new_tokens": 5, "eval.sets": [{**SET, "skip": 2}],
-    "eval.limit": 2, "eval.resamples": 30,
-}  # fmt: skip
+    "policy": "openai-names",
+    "reasoning": False,
+    "prompt_template": "prompt-brief",
+    "response_template": "response-brief",
+    "sft": None,
+    "train": None,
+    "validation.every_steps": 3,
+    "validation.keep_best": False,
+    "sampling.temperature": 0.5,
+    "sampling.top_p": 0.5,
+    "sampling.top_k": 5,
+    "sampling.repetition_penalty": 2.0,
+    "sampling.max_new_tokens": 5,
+    "eval.sets": [{**SET, "skip": 2}],
+    "eval.limit": 2,
+    "eval.resamples": 30,
+}
 LISTED_APART = {"hygiene", "teacher"}
 ONE_OF_ITS_KIND = {"algorithm", "reward.name", "mix"}
 """Fields with a single value in this version."""
@@ -205,8 +329,13 @@ def _rows_trained_on(section: SFT, model, folder) -> list[Any]:
     handed: list[Any] = []
     folder.mkdir()
     answers = [*["So."] * 8, "So it is, and so it was before."]
-    write_parquet(folder / data.TRACES, [Example(f"own/{i}", "Why?", "harmless", "own", reasoning="hm", answer=answer)
-                                         for i, answer in enumerate(answers)])  # fmt: skip
+    write_parquet(
+        folder / data.TRACES,
+        [
+            Example(f"own/{i}", "Why?", "harmless", "own", reasoning="hm", answer=answer)
+            for i, answer in enumerate(answers)
+        ],
+    )
     recipe = Recipe(name="own", model=str(model), data=MIX, sft=section)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "built", lambda recipe, options: folder)
@@ -518,12 +647,17 @@ def test_each_field_of_hygiene_changes_what_is_drawn(key, tmp_path):
 
 def _trained_beside_a_test(hygiene: dict[str, Any], folder) -> Any:
     """Rows that repeat each other nearly, and rows that the test set holds in one way or the other."""
-    said = ["Which birds come to a garden in the snow?", "Which birds come to a garden in the snow!!",
-            "How do bees find their way home?", "Who painted the ceiling, and how long did it take him?"]  # fmt: skip
+    said = [
+        "Which birds come to a garden in the snow?",
+        "Which birds come to a garden in the snow!!",
+        "How do bees find their way home?",
+        "Who painted the ceiling, and how long did it take him?",
+    ]
     tested = ["how do bees find their way home", "Tell me how long did it take him to build it"]
     for name, texts in (("train", said), ("test", tested)):
-        write_parquet(folder / f"{name}.parquet",
-                      [Example(f"{name}/{i}", text, "harmful", name) for i, text in enumerate(texts)])  # fmt: skip
+        write_parquet(
+            folder / f"{name}.parquet", [Example(f"{name}/{i}", text, "harmful", name) for i, text in enumerate(texts)]
+        )
     share = {"source": str(folder / "train.parquet"), "prompts": 4}
     mix = {"mix": "rsafe", "rows_per_label": 1, "sources": [], "unsafe_only": [share], "hygiene": hygiene}
     evaluation = {"sampling": {}, "behaviors": str(folder / "test.parquet"), "benign": None}
@@ -533,8 +667,9 @@ def _trained_beside_a_test(hygiene: dict[str, Any], folder) -> Any:
 
 @pytest.mark.parametrize("key", TARS_CHANGES)
 def test_each_field_of_the_mix_of_tars_changes_what_is_drawn(key):
-    before, after = (Recipe(name="own", model="org/none", data=mix)
-                     for mix in (BASE_TARS, {**BASE_TARS, key: TARS_CHANGES[key]}))  # fmt: skip
+    before, after = (
+        Recipe(name="own", model="org/none", data=mix) for mix in (BASE_TARS, {**BASE_TARS, key: TARS_CHANGES[key]})
+    )
     drawn = [_rows_of(data.draw(recipe, Options(), Unseen.of(recipe))) for recipe in (before, after)]
     assert drawn[0] != drawn[1]
 
@@ -542,12 +677,15 @@ def test_each_field_of_the_mix_of_tars_changes_what_is_drawn(key):
 @pytest.mark.parametrize("key", TEACHER_CHANGES)
 def test_each_field_of_the_teacher_changes_what_it_is_asked_or_what_is_kept(key):
     plans = [
-        make_plan(Recipe(name="own", model="org/none", data={**BASE_TARS, "traces": [HARMLESS], "teacher": teacher}),
-                  Options())
+        make_plan(
+            Recipe(name="own", model="org/none", data={**BASE_TARS, "traces": [HARMLESS], "teacher": teacher}),
+            Options(),
+        )
         for teacher in (TEACHER, changed(TEACHER_WHOLE, key, TEACHER_CHANGES[key]))
-    ]  # fmt: skip
-    asked = [(plan.teacher.model, len(plan.jobs), plan.teacher.sampling, plan.teacher.prefix, plan.judge)
-             for plan in plans]  # fmt: skip
+    ]
+    asked = [
+        (plan.teacher.model, len(plan.jobs), plan.teacher.sampling, plan.teacher.prefix, plan.judge) for plan in plans
+    ]
     assert asked[0] != asked[1]
 
 

@@ -32,11 +32,15 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("safereason/")}
     assert inside == expected
     kinds = (
-        "safereason/recipes/tars-smoke.yaml", "safereason/data/sample/harmful.jsonl",
-        "safereason/data/sample/verdicts.jsonl", "safereason/guard/policies/default.yaml",
-        "safereason/guard/templates/prompt-brief.txt", "safereason/guard/server/mappings/default.yaml",
-        "safereason/report/templates/page.html", "safereason/runs/directory.py",
-    )  # fmt: skip
+        "safereason/recipes/tars-smoke.yaml",
+        "safereason/data/sample/harmful.jsonl",
+        "safereason/data/sample/verdicts.jsonl",
+        "safereason/guard/policies/default.yaml",
+        "safereason/guard/templates/prompt-brief.txt",
+        "safereason/guard/server/mappings/default.yaml",
+        "safereason/report/templates/page.html",
+        "safereason/runs/directory.py",
+    )
     assert inside >= set(kinds)
 
 

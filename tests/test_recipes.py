@@ -136,45 +136,72 @@ FIGURES = {
     "tars-7b": {**TARS, "model": "Qwen/Qwen2.5-7B-Instruct"},
     "rsafe": RSAFE,
     "rsafe-noreason": {**RSAFE, "guard.reasoning": False},
-    "rsafe-sft": {**WITH_SFT, "data.traces": [
-        share("toxicchat", 1400), share("aegis2", 2000), share("pku-saferlhf", 2000), share("beavertails", 2000),
-    ]},
-    "rsafe-sft-noreason": {
-        **SFT_ALONE, "guard.reasoning": False, "guard.train": None, "guard.validation": None
+    "rsafe-sft": {
+        **WITH_SFT,
+        "data.traces": [
+            share("toxicchat", 1400),
+            share("aegis2", 2000),
+            share("pku-saferlhf", 2000),
+            share("beavertails", 2000),
+        ],
     },
+    "rsafe-sft-noreason": {**SFT_ALONE, "guard.reasoning": False, "guard.train": None, "guard.validation": None},
     "rsafe-ood-jailbreak": {
-        **RSAFE, "seed": 42, "data.rows_per_label": 1000, "data.sources": ["wildguardtrain-vanilla"],
-        "data.safe_only": [], "data.unsafe_only": [], "guard.train.prompts_per_step": 8,
+        **RSAFE,
+        "seed": 42,
+        "data.rows_per_label": 1000,
+        "data.sources": ["wildguardtrain-vanilla"],
+        "data.safe_only": [],
+        "data.unsafe_only": [],
+        "guard.train.prompts_per_step": 8,
     },
     "rsafe-ood-category": {
-        **RSAFE, "seed": 42, "data.sources": [], "data.safe_only": [share("wildguardtrain", 1000)],
+        **RSAFE,
+        "seed": 42,
+        "data.sources": [],
+        "data.safe_only": [share("wildguardtrain", 1000)],
         "data.unsafe_only": [share("wildguardtrain", 500, 0, (name,)) for name in JUST_THREE],
         "guard.policy": "wildguard-emerging-train",
     },
-}  # fmt: skip
+}
 WITHOUT_RL = {key: value for key, value in TARS.items() if not key.startswith("rl.")}
 DPO = {
     **{key: TARS[key] for key in TARS if key.startswith(("rl.sampling.", "rl.reward."))},
-    "rl.algorithm": "dpo", "rl.epochs": 3, "rl.learning_rate": 3e-4, "rl.batch_size": 16, "rl.beta": 0.01,
-    "rl.rpo_alpha": 3.0, "rl.rollouts_per_prompt": 8, "rl.max_prompt_tokens": 512,
-}  # fmt: skip
+    "rl.algorithm": "dpo",
+    "rl.epochs": 3,
+    "rl.learning_rate": 3e-4,
+    "rl.batch_size": 16,
+    "rl.beta": 0.01,
+    "rl.rpo_alpha": 3.0,
+    "rl.rollouts_per_prompt": 8,
+    "rl.max_prompt_tokens": 512,
+}
 SMALL = {**TARS, "model": "Qwen/Qwen2.5-1.5B-Instruct", "data.trace_prompts": False, "sft.reasoning": True}
 RUBRIC = "rubric:deliberative@openai/gpt-4.1-mini"
 FIGURES |= {
     "baseline-sft": {
-        **WITHOUT_RL, "model": "danielkty22/TARS-SFT-1.5B", "data.trace_prompts": True, "data.traces_per_prompt": 8,
-        "data.teacher.samples": 8, "sft.learning_rate": 3e-4, "sft.epochs": 3, "sft.batch_size": 16,
+        **WITHOUT_RL,
+        "model": "danielkty22/TARS-SFT-1.5B",
+        "data.trace_prompts": True,
+        "data.traces_per_prompt": 8,
+        "data.teacher.samples": 8,
+        "sft.learning_rate": 3e-4,
+        "sft.epochs": 3,
+        "sft.batch_size": 16,
     },
     "baseline-dpo": {**WITHOUT_RL, **DPO},
     "baseline-rl-noreason": {
-        **SMALL, "sft.reasoning": False, "rl.reward.require_format": False, "eval.prefix": "",
+        **SMALL,
+        "sft.reasoning": False,
+        "rl.reward.require_format": False,
+        "eval.prefix": "",
     },
     "baseline-deliberative": {**SMALL, "rl.reward.safety": RUBRIC, "rl.reward.task": RUBRIC},
     "ablation-harmful-only": {**SMALL, "data.harmful_ratio": 1.0},
     "ablation-no-ambiguous": {**SMALL, "data.ambiguous_ratio": 0.0, "data.ambiguous": []},
     "ablation-heavy-sft": {**SMALL, "sft.learning_rate": 1e-4, "sft.epochs": 6},
     "ablation-single-reward": {**SMALL, "rl.reward.safety": "reward-model:Ray2333/GRM-llama3-8B-distill"},
-}  # fmt: skip
+}
 CASES = [(name, key, value) for name, figures in FIGURES.items() for key, value in figures.items()]
 
 
@@ -224,15 +251,20 @@ def test_the_7b_model_differs_from_the_small_one_only_where_it_says_so():
 
 
 CHANGED = {
-    "baseline-sft": {"model", "data.trace_prompts", "data.traces_per_prompt", "data.teacher.samples",
-                     "sft.learning_rate"},
+    "baseline-sft": {
+        "model",
+        "data.trace_prompts",
+        "data.traces_per_prompt",
+        "data.teacher.samples",
+        "sft.learning_rate",
+    },
     "baseline-rl-noreason": {"sft.reasoning", "rl.reward.require_format", "eval.prefix"},
     "baseline-deliberative": {"rl.reward.safety", "rl.reward.task"},
     "ablation-harmful-only": {"data.harmful_ratio"},
     "ablation-no-ambiguous": {"data.ambiguous_ratio", "data.ambiguous"},
     "ablation-heavy-sft": {"sft.learning_rate", "sft.epochs"},
     "ablation-single-reward": {"rl.reward.safety"},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CHANGED)
@@ -260,12 +292,18 @@ def test_the_only_reward_of_the_ablation_is_one_judge():
 
 SETS = {
     "rsafe": [
-        "toxicchat", "openai-moderation", "aegis2", "wildguardtest", "pku-saferlhf", "beavertails", "xstest-response",
+        "toxicchat",
+        "openai-moderation",
+        "aegis2",
+        "wildguardtest",
+        "pku-saferlhf",
+        "beavertails",
+        "xstest-response",
         "wildguardtest-responses",
     ],
     "rsafe-ood-jailbreak": ["wildguardtest-adversarial", "wildguardtest-vanilla"],
     "rsafe-ood-category": ["in-distribution", "out-of-distribution", "out-of-distribution"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SETS)

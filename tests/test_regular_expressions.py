@@ -128,8 +128,12 @@ def calls(tree: ast.AST) -> Iterator[ast.Call]:
 
 
 def flags_of(call: ast.Call) -> int:
-    named = [n.attr for a in [*call.args[1:], *(k.value for k in call.keywords)] for n in ast.walk(a)
-             if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "re"]  # fmt: skip
+    named = [
+        n.attr
+        for a in [*call.args[1:], *(k.value for k in call.keywords)]
+        for n in ast.walk(a)
+        if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "re"
+    ]
     return sum(int(getattr(re, name)) for name in set(named) if name.isupper())
 
 

@@ -155,8 +155,9 @@ def test_all_that_a_run_writes_is_for_its_owner_alone(recipe, whole, root):
         done = subprocess.run(
             ["bash", "-c", 'umask 000; exec "$@"', "-", sys.executable, "-m", "safereason", *command],
             env={**os.environ, "HF_HUB_OFFLINE": "1", "SAFEREASON_CACHE": str(root / f"{folder.name}-cache"), **mask},
-            capture_output=True, text=True,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
         others = 0o027 if mask else 0o077
         inside = [folder, *folder.rglob("*"), *(root / f"{folder.name}-cache").rglob("*")]
@@ -165,8 +166,9 @@ def test_all_that_a_run_writes_is_for_its_owner_alone(recipe, whole, root):
     assert (root / "shared").stat().st_mode & 0o070 == 0o050
     done = safereason("recipe", "ls", SAFEREASON_UMASK="rwx")
     assert (done.returncode, done.stderr) == (
-        2, "error: SAFEREASON_UMASK=rwx: an octal umask is expected, such as 027; mend or unset it\n",
-    )  # fmt: skip
+        2,
+        "error: SAFEREASON_UMASK=rwx: an octal umask is expected, such as 027; mend or unset it\n",
+    )
 
 
 def has_step(path: Path, step: int) -> Callable[[], bool]:
@@ -217,8 +219,11 @@ def test_dpo_is_killed_while_it_draws_and_while_it_trains_and_resumed(
         data.run(load(str(mine)), Options(root=root))
     wanted = rl.run(load(str(mine)), Options(root=folder, model=str(micro_model))).run
     run = tmp_path / "rl" / wanted.name
-    kill_once(lambda: (run / "completions.jsonl").exists() and any(read_records(run / "completions.jsonl")),
-              *arguments, tmp_path)  # fmt: skip
+    kill_once(
+        lambda: (run / "completions.jsonl").exists() and any(read_records(run / "completions.jsonl")),
+        *arguments,
+        tmp_path,
+    )
     assert len(list(read_records(run / "completions.jsonl"))) < 64
     assert not (run / "rollouts.jsonl").exists()
     kill_once(has_step(run / "metrics.jsonl", 3), *arguments, tmp_path, "--resume")

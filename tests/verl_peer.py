@@ -37,9 +37,14 @@ def loss(
     """The loss of one mini-batch, put together as verl's actor does; everything but `advantages` [B] is [B, C]."""
     algos = core_algos()
     config = importlib.import_module("verl.workers.config").ActorConfig(
-        strategy="fsdp", rollout_n=1, use_dynamic_bsz=True, clip_ratio=section.clip, clip_ratio_low=section.clip,
-        clip_ratio_high=section.clip, clip_ratio_c=section.dual_clip,
-    )  # fmt: skip
+        strategy="fsdp",
+        rollout_n=1,
+        use_dynamic_bsz=True,
+        clip_ratio=section.clip,
+        clip_ratio_low=section.clip,
+        clip_ratio_high=section.clip,
+        clip_ratio_c=section.dual_clip,
+    )
     policy, _ = algos.compute_policy_loss_vanilla(
         old, logps, advantages[:, None].expand_as(logps), mask, loss_agg_mode="token-mean", config=config
     )

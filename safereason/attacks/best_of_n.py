@@ -84,6 +84,9 @@ def _shift(character: str, rng: random.Random) -> str:
 
 
 ATTACK = Attack(
-    "best-of-n", "The behavior in many random spellings, the best by a judge",
-    search, frozenset({"answers", "score"}), BestOfN,
-)  # fmt: skip
+    "best-of-n",
+    "The behavior in many random spellings, the best by a judge",
+    search,
+    frozenset({"answers", "score"}),
+    BestOfN,
+)

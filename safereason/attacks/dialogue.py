@@ -110,9 +110,13 @@ class Refinement:
     """One search: who is asked, what was counted, and the best prompt so far."""
 
     def __init__(
-        self, name: str, behaviors: Sequence[Example], settings: DialogueSettings, setup: Setup,
+        self,
+        name: str,
+        behaviors: Sequence[Example],
+        settings: DialogueSettings,
+        setup: Setup,
         counted: Iterable[str] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Checks that there is an attacker and a judge.
 
         Raises:

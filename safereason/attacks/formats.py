@@ -152,8 +152,10 @@ def _document(path: Path) -> dict[str, Any] | None:
         return None  # its reader says which line is wrong
     if isinstance(document, dict) and ("jailbreaks" in document or _is_lists(document)):
         return document
-    raise InputError(f"{path}: in none of the formats; test cases are read from HarmBench's files, JailbreakBench's "
-                     "artifacts, and JSONL with a behavior, an attack and a prompt in each line")  # fmt: skip
+    raise InputError(
+        f"{path}: in none of the formats; test cases are read from HarmBench's files, JailbreakBench's "
+        "artifacts, and JSONL with a behavior, an attack and a prompt in each line"
+    )
 
 
 def _begins_with_a_row(path: Path) -> bool:
@@ -181,8 +183,9 @@ def _from_record(record: Record, where: str, names: Mapping[str, str] | None = N
     except ValidationError as error:
         first = error.errors()[0]
         column = str(first["loc"][0])
-        raise InputError(f"{where}: `{(names or {}).get(column, column)}`: {first['msg'].lower()}; "
-                         "mend the file") from error  # fmt: skip
+        raise InputError(
+            f"{where}: `{(names or {}).get(column, column)}`: {first['msg'].lower()}; mend the file"
+        ) from error
 
 
 def _from_lists(document: dict[str, list[Any]], path: Path) -> list[Found]:
@@ -304,8 +307,10 @@ def _artifact(found: Sequence[Found]) -> Written:
 def _jailbreak(row: Found, details: Mapping[str, Any]) -> dict[str, Any]:
     source, _, index = row.behavior.partition("/")
     if source != jailbreakbench.SOURCE.name or not index.isdecimal() or not details.keys() >= _TOPIC:
-        raise InputError(f"behavior {row.behavior}: is none of JailbreakBench's, which an artifact is of; "
-                         "convert to harmbench or jsonl")  # fmt: skip
+        raise InputError(
+            f"behavior {row.behavior}: is none of JailbreakBench's, which an artifact is of; "
+            "convert to harmbench or jsonl"
+        )
     return {
         "index": int(index),
         "goal": details["goal"],
@@ -323,10 +328,12 @@ def _topics() -> dict[str, dict[str, str]]:
     """What an artifact repeats of JailbreakBench's behaviors, by their ids."""
     return {
         f"{jailbreakbench.SOURCE.name}/{row.number - 1}": {
-            "goal": row["Goal"], "topic": row["Behavior"], "category": row["Category"],
+            "goal": row["Goal"],
+            "topic": row["Behavior"],
+            "category": row["Category"],
         }
         for row in rows(jailbreakbench.FILE)
-    }  # fmt: skip
+    }
 
 
 def _total(jailbreaks: Sequence[Mapping[str, Any]], column: str) -> int | None:

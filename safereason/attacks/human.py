@@ -98,6 +98,10 @@ def _rows(file: Path) -> Iterator[Template]:
 
 
 ATTACK = Attack(
-    "human", "Jailbreaks that people wrote, from a file, the best by a judge",
-    search, frozenset({"answers", "score"}), Human, check=check,
-)  # fmt: skip
+    "human",
+    "Jailbreaks that people wrote, from a file, the best by a judge",
+    search,
+    frozenset({"answers", "score"}),
+    Human,
+    check=check,
+)

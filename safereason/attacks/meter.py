@@ -77,10 +77,19 @@ class Metered:
         self._counts_tokens = counts_tokens
 
     def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling, *, n: int = 1, seed: int = 0,
-        stop: Sequence[str] = (), prefix: str = "", done: Collection[int] = (), on_finish: OnFinish | None = None,
-        choices: int = 0, alone: bool = False,
-    ) -> list[list[Completion]]:  # fmt: skip
+        self,
+        conversations: Sequence[Conversation],
+        sampling: Sampling,
+        *,
+        n: int = 1,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        prefix: str = "",
+        done: Collection[int] = (),
+        on_finish: OnFinish | None = None,
+        choices: int = 0,
+        alone: bool = False,
+    ) -> list[list[Completion]]:
         """See `Engine.generate`.
 
         Raises:
@@ -89,8 +98,18 @@ class Metered:
         """
         if self._is_target:
             self._meter.ask(n * (len(conversations) - len(set(done))))
-        found = self.engine.generate(conversations, sampling, n=n, seed=seed, stop=stop, prefix=prefix, done=done,
-                                     on_finish=on_finish, choices=choices, alone=alone)  # fmt: skip
+        found = self.engine.generate(
+            conversations,
+            sampling,
+            n=n,
+            seed=seed,
+            stop=stop,
+            prefix=prefix,
+            done=done,
+            on_finish=on_finish,
+            choices=choices,
+            alone=alone,
+        )
         every = [completion for row in found for completion in row]
         for completion in every:
             if completion.usage is not None and self._counts_tokens:

@@ -45,9 +45,12 @@ class Pap(Settings):
     """How behaviors are rewritten."""
 
     techniques: tuple[str, ...] = (
-        "Logical Appeal", "Authority Endorsement", "Misrepresentation", "Evidence-based Persuasion",
+        "Logical Appeal",
+        "Authority Endorsement",
+        "Misrepresentation",
+        "Evidence-based Persuasion",
         "Expert Endorsement",
-    )  # fmt: skip
+    )
     """Techniques by their name in the taxonomy, or `all`; by default HarmBench's top five."""
     on_target: bool = False
     """Whether each technique's request is asked of the target, and the best by a judge kept."""

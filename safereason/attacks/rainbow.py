@@ -100,10 +100,11 @@ class Team:
     def metered(self, meter: Meter) -> "Team":
         """The same, its engines' use counted."""
         return replace(
-            self, target=Metered(self.target, meter, is_target=True),
+            self,
+            target=Metered(self.target, meter, is_target=True),
             mutator=Metered(self.mutator, meter, is_target=False),
             judge=Metered(self.judge, meter, is_target=False) if self.judge else None,
-        )  # fmt: skip
+        )
 
 
 def draw_cells(archive: Archive, count: int, temperature: float, rng: Random) -> list[Cell]:
@@ -121,9 +122,15 @@ def draw_cells(archive: Archive, count: int, temperature: float, rng: Random) ->
 
 
 def iterate(
-    archive: Archive, number: int, iteration: int, seeds: Sequence[Example], settings: RainbowSettings,
-    templates: Templates, team: Team, seed: int,
-) -> list[Candidate]:  # fmt: skip
+    archive: Archive,
+    number: int,
+    iteration: int,
+    seeds: Sequence[Example],
+    settings: RainbowSettings,
+    templates: Templates,
+    team: Team,
+    seed: int,
+) -> list[Candidate]:
     """One iteration on an archive, which it does not change.
 
     Args:
@@ -203,9 +210,14 @@ def _parent(archive: Archive, seeds: Sequence[Example], rng: Random) -> tuple[st
 
 
 def _rewritten(
-    name: str, about: Mapping[str, str], templates: Templates, settings: RainbowSettings, team: Team, seed: int,
+    name: str,
+    about: Mapping[str, str],
+    templates: Templates,
+    settings: RainbowSettings,
+    team: Team,
+    seed: int,
     fit: list[Candidate],
-) -> list[Candidate]:  # fmt: skip
+) -> list[Candidate]:
     axis = "risk" if name == RISK else "style"
     special = special_tokens(unwrapped(team.mutator))
     asked = [
@@ -237,19 +249,19 @@ def _checked(candidate: Candidate, parent: str, settings: RainbowSettings) -> Ca
 def _answered(team: Team, seed: int, fit: list[Candidate]) -> list[Candidate]:
     replies = team.target.generate([user(c.prompt) for c in fit], team.sampling, seed=seed, prefix=team.prefix)
     return [
-        replace(c, fault=FAILED, error=reply.error) if reply.missing else
-        replace(c, answer=reply.parts.answer)
+        replace(c, fault=FAILED, error=reply.error) if reply.missing else replace(c, answer=reply.parts.answer)
         for c, (reply,) in zip(fit, replies, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def _scored(score: Score, fit: list[Candidate]) -> list[Candidate]:
     scores = score([(c.prompt, c.answer) for c in fit])
     return [
-        replace(c, fault=FAILED, error=score) if isinstance(score, str) else
-        replace(c, score=score, fault=UNSCORED if score is None else None)
+        replace(c, fault=FAILED, error=score)
+        if isinstance(score, str)
+        else replace(c, score=score, fault=UNSCORED if score is None else None)
         for c, score in zip(fit, scores, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def _compared(
@@ -268,8 +280,16 @@ def _compared(
 
 
 def _comparison(templates: Templates, special: Sequence[str], a: Candidate, b: Candidate) -> str:
-    return templates.fill(JUDGE, special, risk=a.risk, about=templates.risks[a.risk], prompt_a=a.prompt,
-                          answer_a=a.answer, prompt_b=b.prompt, answer_b=b.answer)  # fmt: skip
+    return templates.fill(
+        JUDGE,
+        special,
+        risk=a.risk,
+        about=templates.risks[a.risk],
+        prompt_a=a.prompt,
+        answer_a=a.answer,
+        prompt_b=b.prompt,
+        answer_b=b.answer,
+    )
 
 
 def _voted(candidate: Candidate, as_a: Sequence[Completion], as_b: Sequence[Completion]) -> Candidate:

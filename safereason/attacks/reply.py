@@ -43,8 +43,11 @@ _BARE = re.compile(r"[^,}\]\n]*")
 # A quote ends a text only where what follows could follow it: one inside the text need not be escaped.
 _AFTER_VALUE = re.compile(rf"\s*(?:\Z|}}|```|{_QUOTED_KEY}|,\s*(?:}}|\Z|{_KEY.pattern}))")
 _AFTER_ITEM = re.compile(r"""\s*(?:\Z|\]|,\s*(?:\]|\Z|["'“]))""")
-_CLOSING = {'"': re.compile(r'\\.|"', re.DOTALL), "'": re.compile(r"\\.|'", re.DOTALL),
-            "“": re.compile(r"\\.|[“”]", re.DOTALL)}  # fmt: skip
+_CLOSING = {
+    '"': re.compile(r'\\.|"', re.DOTALL),
+    "'": re.compile(r"\\.|'", re.DOTALL),
+    "“": re.compile(r"\\.|[“”]", re.DOTALL),
+}
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\(?:u[0-9a-fA-F]{0,3})?\Z|\\(.)", re.DOTALL)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", **{c: c for c in "/\\\"'“”\n"}}
 _MOST_BEGINNINGS = 64

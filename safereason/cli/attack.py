@@ -50,8 +50,10 @@ def ls(as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
 def _about(name: str) -> dict[str, Any]:
     attack = ATTACKS[name]
     fields = attack.settings.model_fields
-    settings = {key: {"default": field.get_default(call_default_factory=True), "about": field.description}
-                for key, field in fields.items()}  # fmt: skip
+    settings = {
+        key: {"default": field.get_default(call_default_factory=True), "about": field.description}
+        for key, field in fields.items()
+    }
     return {"needs": sorted(attack.needs), "uses": sorted(attack.uses), "settings": settings}
 
 
@@ -100,9 +102,13 @@ def _judge(judge: str | None, model: str | None) -> str | None:
 
 
 def _recipe(
-    name: str, recipe: str | None, model: str | None, overrides: list[str] | None, seed: int | None,
+    name: str,
+    recipe: str | None,
+    model: str | None,
+    overrides: list[str] | None,
+    seed: int | None,
     given: dict[str, Any],
-) -> "Recipe":  # fmt: skip
+) -> "Recipe":
     """The recipe with the command line's values."""
     import json
 
@@ -121,9 +127,11 @@ def _step(plan: "Plan", model: str | None, recipe: str) -> str:
     part = "" if plan.shard is None else f", part {plan.shard[0]} of {plan.shard[1]}"
     helpers = [f"{who} {what}" for who, what in (("attacker", plan.attacker), ("judge", plan.judge)) if what]
     settings = ", ".join(f"{key}={value}" for key, value in plan.settings.model_dump().items())
-    return (f"attack {target} with {plan.attack.name} on {len(plan.behaviors)} behaviors of {plan.source} in "
-            f"{len(plan.groups)} searches{part}{'; ' + ', '.join(helpers) if helpers else ''}"
-            f"{'; ' + settings if settings else ''}")  # fmt: skip
+    return (
+        f"attack {target} with {plan.attack.name} on {len(plan.behaviors)} behaviors of {plan.source} in "
+        f"{len(plan.groups)} searches{part}{'; ' + ', '.join(helpers) if helpers else ''}"
+        f"{'; ' + settings if settings else ''}"
+    )
 
 
 for name, listed in ATTACKS.items():

@@ -37,9 +37,12 @@ Archives = Annotated[
 ]
 Seeds = Annotated[
     str,
-    typer.Option("--seeds", metavar="SOURCE", help="A data source, or a file of examples, whose harmful training "
-                 "prompts are begun with."),
-]  # fmt: skip
+    typer.Option(
+        "--seeds",
+        metavar="SOURCE",
+        help="A data source, or a file of examples, whose harmful training prompts are begun with.",
+    ),
+]
 
 
 def rainbow(

@@ -35,17 +35,34 @@ def ls(
         _print_of_recipe(found)
     else:
         columns = ("name", "size", "licence", "serves", "has", "recipes", "holds")
-        output.print_table(columns, _fitted(columns, [
-            (s["name"], size(s["size"]), _licence(s), " ".join(s["serves"]), _has(s), by_family(s["recipes"]),
-             s["title"].partition(": ")[2] or s["title"]) for s in found
-        ]))  # fmt: skip
+        output.print_table(
+            columns,
+            _fitted(
+                columns,
+                [
+                    (
+                        s["name"],
+                        size(s["size"]),
+                        _licence(s),
+                        " ".join(s["serves"]),
+                        _has(s),
+                        by_family(s["recipes"]),
+                        s["title"].partition(": ")[2] or s["title"],
+                    )
+                    for s in found
+                ],
+            ),
+        )
 
 
 def _print_of_recipe(found: list[dict[str, Any]]) -> None:
-    output.print_table(("name", "for", "size", "licence", "has", "here"), [
-        (s["name"], ", ".join(s["for"]), size(s["size"]), _licence(s), _has(s), "there" if s["there"] else "no")
-        for s in found
-    ])  # fmt: skip
+    output.print_table(
+        ("name", "for", "size", "licence", "has", "here"),
+        [
+            (s["name"], ", ".join(s["for"]), size(s["size"]), _licence(s), _has(s), "there" if s["there"] else "no")
+            for s in found
+        ],
+    )
     for source in found:
         if not source["there"]:
             print(output.visible(f"\n{source['name']}: {source['why_not']}"))

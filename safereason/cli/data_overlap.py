@@ -144,8 +144,16 @@ def _compare(pairs: Pairs, hygiene: "Hygiene", listed: bool) -> tuple[list[dict[
                 counts[hit.test_set][hit.match.how] += 1
                 if listed:
                     hits.append(_line(name, example, hit, texts[hit.test_set, hit.match.key]))
-        counted += [{"looked_at": name, "against": other, "rows": rows, **{how: count[how] for how in ("exact", "near",
-                     "words")}, "any": count.total()} for other, count in counts.items()]  # fmt: skip
+        counted += [
+            {
+                "looked_at": name,
+                "against": other,
+                "rows": rows,
+                **{how: count[how] for how in ("exact", "near", "words")},
+                "any": count.total(),
+            }
+            for other, count in counts.items()
+        ]
     return counted, hits
 
 
@@ -200,19 +208,41 @@ def _excerpt(example: "Example") -> str:
 def _line(name: str, example: "Example", hit: "Hit", other: str) -> dict[str, Any]:
     match = hit.match
     return {
-        "looked_at": output.visible(name), "id": output.visible(example.id), "against": output.visible(hit.test_set),
-        "of": output.visible(match.key), "how": match.how,
+        "looked_at": output.visible(name),
+        "id": output.visible(example.id),
+        "against": output.visible(hit.test_set),
+        "of": output.visible(match.key),
+        "how": match.how,
         "similarity": match.similarity if match.similarity is None else round(match.similarity, 3),
-        "shared": match.shared, "text": _excerpt(example), "of_text": other,
-    }  # fmt: skip
+        "shared": match.shared,
+        "text": _excerpt(example),
+        "of_text": other,
+    }
 
 
 def _print_table(counted: Iterable[dict[str, Any]], hygiene: "Hygiene") -> None:
     near, words = hygiene.near_duplicate, hygiene.shared_words
-    columns = ("looked at", "against", "rows", "exact", f"near {near:g}" if near else "near",
-               f"{words} words" if words else "words", "any")  # fmt: skip
-    output.print_table(columns, [
-        (pair["looked_at"], pair["against"], pair["rows"], pair["exact"], pair["near"] if near else "–",
-         pair["words"] if words else "–", pair["any"])
-        for pair in counted
-    ])  # fmt: skip
+    columns = (
+        "looked at",
+        "against",
+        "rows",
+        "exact",
+        f"near {near:g}" if near else "near",
+        f"{words} words" if words else "words",
+        "any",
+    )
+    output.print_table(
+        columns,
+        [
+            (
+                pair["looked_at"],
+                pair["against"],
+                pair["rows"],
+                pair["exact"],
+                pair["near"] if near else "–",
+                pair["words"] if words else "–",
+                pair["any"],
+            )
+            for pair in counted
+        ],
+    )

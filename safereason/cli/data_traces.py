@@ -66,6 +66,7 @@ def _price(text: str) -> "Price":
         if not all(math.isfinite(usd) and usd >= 0 for usd in (read, written)):
             raise ValueError
     except ValueError:
-        raise InputError(f"--price {text}: two amounts in USD per million tokens are expected, read and written, "
-                         "such as 0.55,2.19") from None  # fmt: skip
+        raise InputError(
+            f"--price {text}: two amounts in USD per million tokens are expected, read and written, such as 0.55,2.19"
+        ) from None
     return Price(read, written)

@@ -15,17 +15,30 @@ from safereason.errors import InputError
 from safereason.runs.manifest import installed
 
 EXAMPLES = opt.examples(
-    "safereason doctor", "safereason doctor --json", "safereason doctor --recipe tars-7b --gpus 4xA6000",
+    "safereason doctor",
+    "safereason doctor --json",
+    "safereason doctor --recipe tars-7b --gpus 4xA6000",
     "safereason doctor --recipe rsafe --gpus 8x80GB guard.train.lora.rank=16",
-)  # fmt: skip
+)
 GpusOption = Annotated[
     str | None,
     typer.Option("--gpus", metavar="NxGPU", help="With --recipe: what it is to fit, as A100, 4xA6000 or 8x80GB."),
 ]
 PACKAGES = (
-    "torch", "transformers", "trl", "peft", "accelerate", "datasets", "pyarrow", "pydantic", "typer", "openai",
-    "scikit-learn", "scipy", "matplotlib",
-)  # fmt: skip
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "pyarrow",
+    "pydantic",
+    "typer",
+    "openai",
+    "scikit-learn",
+    "scipy",
+    "matplotlib",
+)
 EXTRAS = {
     "vllm": (("vllm",), "faster rollouts and evaluation on GPUs"),
     "judges": (("judgezoo", "spacy"), "the published judges' prompts, and HarmBench's copyright behaviors"),

@@ -28,9 +28,11 @@ def report(recipe: "Recipe", gpus: "Gpus", root: Path, as_json: bool) -> None:
     found, notes = fit.trainings(recipe, gpus)
     parts = {training.key: _of(recipe, training, root) for training in found}
     header = {
-        "recipe": recipe.name, "model": recipe.model, "parameters": found[0].shape.parameters,
+        "recipe": recipe.name,
+        "model": recipe.model,
+        "parameters": found[0].shape.parameters,
         "gpus": f"{gpus.count} x {gpus.name}, {_gib(gpus.size)} GiB each, planned with up to {_gib(gpus.room)}",
-    }  # fmt: skip
+    }
     if as_json:
         output.print_json({**header, "stages": parts, "not counted": notes})
         return

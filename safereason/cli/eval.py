@@ -56,8 +56,9 @@ def ls(as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
     else:
         rows = [
             (kind.removesuffix("s"), entry["name"], entry["summary"])
-            for kind, entries in found.items() for entry in entries
-        ]  # fmt: skip
+            for kind, entries in found.items()
+            for entry in entries
+        ]
         output.print_table(("kind", "name", "what it is"), rows)
 
 
@@ -92,8 +93,12 @@ def _command(name: str) -> Callable[..., None]:
         options = opt.stage_options(root, out, model, resume, overwrite, base_url)
         named = tuple(attack.strip() for attack in attacks.split(",")) if attacks else None
         asked: dict[str, Any] = {
-            "attacks": named, "judge": judge, "limit": limit, "cases": cases or (), "source": source,
-        }  # fmt: skip
+            "attacks": named,
+            "judge": judge,
+            "limit": limit,
+            "cases": cases or (),
+            "source": source,
+        }
         if dry_run:
             plan = stage_eval.make_plan(chosen, name, **asked)
             stage_eval.check_attacks(chosen, options, plan)

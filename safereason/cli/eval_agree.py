@@ -81,8 +81,16 @@ def agree(
     figures = [asdict(figure) for one in several.values() for figure in one.figures]
     if as_json:
         by_file = {name: asdict(one) for name, one in parts.items()}
-        output.print_json({"judge": judge, "measures": scorer.measures, "files": list(labelled), "figures": figures,
-                           "left_out": left_out, "by_file": by_file})  # fmt: skip
+        output.print_json(
+            {
+                "judge": judge,
+                "measures": scorer.measures,
+                "files": list(labelled),
+                "figures": figures,
+                "left_out": left_out,
+                "by_file": by_file,
+            }
+        )
     else:
         _print(parts, several)
     for name, count in left_out.items():
@@ -95,8 +103,14 @@ def _columns(prompt: Any, answer: Any, label: Any, people: Any, positive: Any, n
 
     if people and len(people) != 2:
         raise InputError("--person-column: two columns are needed, one a person; give it twice or leave it out")
-    given = {"prompt": prompt, "answer": answer, "label": label, "people": people and tuple(people),
-             "positive": positive and tuple(positive), "negative": negative and tuple(negative)}  # fmt: skip
+    given = {
+        "prompt": prompt,
+        "answer": answer,
+        "label": label,
+        "people": people and tuple(people),
+        "positive": positive and tuple(positive),
+        "negative": negative and tuple(negative),
+    }
     named = {key: value for key, value in given.items() if value is not None}
     columns = Columns(**named)
     if both := set(columns.positive) & set(columns.negative):
@@ -109,8 +123,10 @@ def _open(spec: str, measures: str) -> "Judge":
 
     judge = open_judge(spec, (measures,))
     if judge.measures != measures:
-        raise InputError(f"--judge {spec}: measures {judge.measures}, not {measures}; name another judge, or what the "
-                         f"labels tell with --measures {judge.measures}")  # fmt: skip
+        raise InputError(
+            f"--judge {spec}: measures {judge.measures}, not {measures}; name another judge, or what the "
+            f"labels tell with --measures {judge.measures}"
+        )
     return judge
 
 
@@ -128,9 +144,9 @@ def _verdicts(judge: "Judge", rows: "Sequence[Labelled]") -> "list[Verdict]":
 
 
 def _print(parts: "dict[str, Agreement]", several: "dict[str, Agreement]") -> None:
-    output.print_figures([
-        asdict(figure) for one in several.values() for figure in (*one.figures, *filter(None, [one.people]))
-    ])  # fmt: skip
+    output.print_figures(
+        [asdict(figure) for one in several.values() for figure in (*one.figures, *filter(None, [one.people]))]
+    )
     print()
     rows = [
         (name, label, *(counts[key] for key in ("positive", "negative", "unscored")), note)

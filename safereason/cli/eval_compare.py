@@ -23,10 +23,11 @@ Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also wr
 Worse = Annotated[
     list[str] | None,
     typer.Option(
-        "--fail-if-worse", metavar="METRIC",
+        "--fail-if-worse",
+        metavar="METRIC",
         help="Exit with 3 where a run is significantly worse than the first; may be repeated.",
     ),
-]  # fmt: skip
+]
 Resamples = Annotated[int, typer.Option("--resamples", min=100, metavar="N", help="Bootstrap resamples.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the resamples.")]
 
@@ -76,8 +77,19 @@ def _print(found: "Comparison") -> None:
     )
     print()
     first = next(iter(found.runs))
-    columns = ("figure", "of", "run", "value [95 % interval]", "n", "unscored", f"− {first} [95 % interval]", "p",
-               "shared", "paper", "covers it")  # fmt: skip
+    columns = (
+        "figure",
+        "of",
+        "run",
+        "value [95 % interval]",
+        "n",
+        "unscored",
+        f"− {first} [95 % interval]",
+        "p",
+        "shared",
+        "paper",
+        "covers it",
+    )
     output.print_table(columns, [_cells(row) for row in found.rows])
     for model, source in dict.fromkeys((row.paper.model, row.paper.source) for row in found.rows if row.paper):
         print(f"paper: {model} ({source})")
@@ -91,5 +103,15 @@ def _cells(row: "Row") -> tuple[object, ...]:
         return figure.name, figure.group, row.run, value, figure.n, figure.unscored, "", "", "", *beside
     p = f"{difference.p:.4f}" if difference.p >= 1e-4 else "<0.0001"
     ends = "" if difference.low is None else f" [{difference.low:+.3f}, {difference.high:+.3f}]"
-    return (figure.name, figure.group, row.run, value, figure.n, figure.unscored, f"{difference.value:+.3f}{ends}",
-            p, difference.n, *beside)  # fmt: skip
+    return (
+        figure.name,
+        figure.group,
+        row.run,
+        value,
+        figure.n,
+        figure.unscored,
+        f"{difference.value:+.3f}{ends}",
+        p,
+        difference.n,
+        *beside,
+    )

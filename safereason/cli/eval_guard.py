@@ -16,9 +16,18 @@ if TYPE_CHECKING:
     from safereason.stages.guard_eval import Plan
 
 FIGURES = (
-    "f1", "f1_parsed", "precision", "recall", "accuracy", "f1_always_unsafe", "f1_always_safe", "auroc", "f1_pooled",
-    "unparsed", "says_unsafe",
-)  # fmt: skip
+    "f1",
+    "f1_parsed",
+    "precision",
+    "recall",
+    "accuracy",
+    "f1_always_unsafe",
+    "f1_always_safe",
+    "auroc",
+    "f1_pooled",
+    "unparsed",
+    "says_unsafe",
+)
 """What may have a bar, of all sets or, after a slash, of one: `f1/openai-moderation`."""
 ADHOC = "rsafe"
 """The recipe by which a guard is asked that is named without a recipe."""
@@ -97,8 +106,15 @@ def guard(
         if not (recipe or model or guard):
             raise InputError("which guard? name one with --model or --guard, or a recipe with --recipe")
         sampling = chosen.guard.sampling if chosen.guard and _is_set(overrides, "guard.sampling") else None
-        asked: dict[str, Any] = {"guard": guard, "sets": named, "policy": policy, "template": template,
-                                 "samples": samples, "sampling": sampling, "limit": limit}  # fmt: skip
+        asked: dict[str, Any] = {
+            "guard": guard,
+            "sets": named,
+            "policy": policy,
+            "template": template,
+            "samples": samples,
+            "sampling": sampling,
+            "limit": limit,
+        }
         if dry_run:
             stage.print_steps(chosen, _steps(guard_eval.make_plan(chosen, model, **asked), chosen.name), as_json)
             return
@@ -163,8 +179,9 @@ def _print(result: "Result", as_json: bool) -> None:
     columns = ("unsafe", "safe", "unparsed")
     counts = [
         (name, expected, *(row[found] for found in columns))
-        for name, table in metrics["confusion"].items() for expected, row in table.items()
-    ]  # fmt: skip
+        for name, table in metrics["confusion"].items()
+        for expected, row in table.items()
+    ]
     output.print_table(("set", "is", *(f"called {name}" if name != "unparsed" else name for name in columns)), counts)
 
 

@@ -43,8 +43,12 @@ def classify(
     start = time.monotonic()
     read = open_source(source, asked.fields)
     blocks = read.blocks(cluster.batch_rows, limit)
-    identity = {**asked.identity(), "rows_a_block": cluster.batch_rows, "rows": sum(block.rows for block in blocks),
-                "input": read.names()}  # fmt: skip
+    identity = {
+        **asked.identity(),
+        "rows_a_block": cluster.batch_rows,
+        "rows": sum(block.rows for block in blocks),
+        "input": read.names(),
+    }
     folder = _folder(out, read)
     parts = Parts(folder, identity, read.columns.get(asked.fields.get("id", "id")))
     # A store of objects knows no lock. Two at once there pay twice, and write the same parts, each whole.

@@ -210,9 +210,17 @@ def _into(
         with target.open() as log:
             finished = target.count()
             found = _asked(
-                asked, source, form, read, limit, log.append, finished=finished, held=target.held(),
-                mend=lambda record: mended.update({record["row"]: record}), on_chunk=target.noting(),
-            )  # fmt: skip
+                asked,
+                source,
+                form,
+                read,
+                limit,
+                log.append,
+                finished=finished,
+                held=target.held(),
+                mend=lambda record: mended.update({record["row"]: record}),
+                on_chunk=target.noting(),
+            )
     finally:
         target.mend(mended)
     tally, _, seconds = found
@@ -252,9 +260,15 @@ def _asked(
 
         start = time.monotonic()
         tally = classify_rows(
-            guard, islice(read, limit), emit, seed=asked.seed, threshold=asked.threshold, held=held, mend=mend,
+            guard,
+            islice(read, limit),
+            emit,
+            seed=asked.seed,
+            threshold=asked.threshold,
+            held=held,
+            mend=mend,
             on_chunk=on_chunk,
-        )  # fmt: skip
+        )
     return tally, finished, time.monotonic() - start
 
 

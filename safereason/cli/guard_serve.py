@@ -38,10 +38,13 @@ MappingFile = Annotated[
 Threshold = Annotated[
     float | None,
     typer.Option(
-        "--threshold", min=0.0, max=1.0, metavar="P",
+        "--threshold",
+        min=0.0,
+        max=1.0,
+        metavar="P",
         help="Flag from this probability of unsafe on, not by the guard's label.",
     ),
-]  # fmt: skip
+]
 Unparsed = Annotated[
     Literal["refuse", "flag"],
     typer.Option("--unparsed", help="What the Moderation API does with a text that got no verdict."),
@@ -128,15 +131,27 @@ def serve(
     if model is None:
         raise InputError("which guard? name a run of `guard train`, or any model, with --model")
     limits = Limits(
-        max_batch=max_batch, max_wait=max_wait / 1000, max_queue=max_queue, max_inputs=max_inputs, max_turns=max_turns,
-        max_chars=max_chars, max_body=max_body, timeout=timeout, header_timeout=header_timeout,
+        max_batch=max_batch,
+        max_wait=max_wait / 1000,
+        max_queue=max_queue,
+        max_inputs=max_inputs,
+        max_turns=max_turns,
+        max_chars=max_chars,
+        max_body=max_body,
+        timeout=timeout,
+        header_timeout=header_timeout,
         max_connections=run.connections_allowed(max_connections),
-    )  # fmt: skip
+    )
     settings = Settings(
         model=Path(model).resolve().name if Path(model).exists() else model,
-        limits=limits, keys=_keys(host, keys_file, no_keys), hosts=Hosts((host, *listed(allowed_hosts or ()))),
-        threshold=threshold, flag_unparsed=unparsed == "flag", seed=seed, log_prompts=log_prompts,
-    )  # fmt: skip
+        limits=limits,
+        keys=_keys(host, keys_file, no_keys),
+        hosts=Hosts((host, *listed(allowed_hosts or ()))),
+        threshold=threshold,
+        flag_unparsed=unparsed == "flag",
+        seed=seed,
+        log_prompts=log_prompts,
+    )
     # All that can be wrong is looked at before the model is loaded, which may take minutes.
     guide = guide_of(model, policy, max_new_tokens)
     settings = replace(settings, mapping=_mapping(mapping, guide.policy), ask_again=guide.sampling.temperature > 0)

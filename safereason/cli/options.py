@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 def group(summary: str) -> typer.Typer:
     """A group of commands that prints plain help."""
     return typer.Typer(
-        help=summary, rich_markup_mode=None, no_args_is_help=True, add_completion=False,
+        help=summary,
+        rich_markup_mode=None,
+        no_args_is_help=True,
+        add_completion=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    )  # fmt: skip
+    )
 
 
 def examples(*commands: str) -> str:
@@ -140,8 +143,11 @@ ADHOC = "tars-1.5b"
 LOCAL_JUDGE = "refusal-learned"
 """The judge of refusals that needs no model, and agrees best with people's labels (`docs/how-to/trust-a-judge.md`)."""
 ADHOC_OVERRIDES = (
-    "eval.attacks=[direct]", f"eval.harm_judge={LOCAL_JUDGE}", f"eval.refusal_judge={LOCAL_JUDGE}", "attack=null",
-)  # fmt: skip
+    "eval.attacks=[direct]",
+    f"eval.harm_judge={LOCAL_JUDGE}",
+    f"eval.refusal_judge={LOCAL_JUDGE}",
+    "attack=null",
+)
 PLAIN_OVERRIDES = ("eval.sampling.max_new_tokens=512",)
 """For a model that is no run of ours, and so need not reason before it answers: HarmBench's protocol."""
 
@@ -193,9 +199,13 @@ def stage_options(
 
 
 def verl(
-    backend: Literal["trl", "verl"], launch: str | None, gpus_per_node: int | None, nodes: int | None,
-    export: Path | None, trained: Path | None,
-) -> "Verl | None":  # fmt: skip
+    backend: Literal["trl", "verl"],
+    launch: str | None,
+    gpus_per_node: int | None,
+    nodes: int | None,
+    export: Path | None,
+    trained: Path | None,
+) -> "Verl | None":
     """How verl is to train; None where TRL does.
 
     Raises:
@@ -264,8 +274,9 @@ def bars(
     from safereason.evals.bars import Bar
 
     sides: tuple[tuple[Literal["under", "over"], Sequence[str]], ...] = (
-        ("under", fail_under or ()), ("over", fail_over or ()),
-    )  # fmt: skip
+        ("under", fail_under or ()),
+        ("over", fail_over or ()),
+    )
     return [Bar(*_bar(evaluation, figures, f"--fail-{side}", text), side) for side, texts in sides for text in texts]
 
 

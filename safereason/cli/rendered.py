@@ -51,9 +51,12 @@ def renderer(spec: str, recipe: "Recipe | None") -> Render:
             given, trained = chat.prompt_ids(tokenizer, conversation, texts.get("prefix", "")), []
         before, after = _decoded(tokenizer, given, trained)
         return {
-            "given": before, "given_tokens": len(given), "trained": after, "trained_tokens": len(trained),
+            "given": before,
+            "given_tokens": len(given),
+            "trained": after,
+            "trained_tokens": len(trained),
             "too_long": bool(trained and sft and len(given) + len(trained) > sft.max_tokens),
-        }  # fmt: skip
+        }
 
     return render
 

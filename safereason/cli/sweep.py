@@ -68,8 +68,11 @@ def _run(name: str, points: "dict[str, Recipe]", root: Path, part: tuple[int, in
 
 def _by_row(changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Figures by what the row is called; the base model is the same at every point."""
-    return {model if model == "base" else f"{model}, {point}": figures
-            for point, models in changes.items() for model, figures in models.items()}  # fmt: skip
+    return {
+        model if model == "base" else f"{model}, {point}": figures
+        for point, models in changes.items()
+        for model, figures in models.items()
+    }
 
 
 def _recipe(name: str, point: tuple[str, ...], seed: int | None, limit: int | None) -> "Recipe":

@@ -122,8 +122,14 @@ def _examples(rows: Iterable[Example]) -> list[Card]:
     first: dict[tuple[str, str | None], Example] = {}
     for row in rows:
         first.setdefault((row.kind, row.label), row)
-    return [{key: value if key not in TEXTS or len(value) <= CUT else f"{value[:CUT]} …"
-             for key, value in _columns(row).items() if value is not None} for row in first.values()]  # fmt: skip
+    return [
+        {
+            key: value if key not in TEXTS or len(value) <= CUT else f"{value[:CUT]} …"
+            for key, value in _columns(row).items()
+            if value is not None
+        }
+        for row in first.values()
+    ]
 
 
 def _count(values: Iterable[str]) -> dict[str, int]:
@@ -145,16 +151,21 @@ def _describe_source(name: str) -> dict[str, str]:
 
 
 def _file_section(name: str, entry: Card) -> str:
-    counts = [(by.removeprefix("by_"), value, count) for by in ("by_kind", "by_label", "by_source", "by_category")
-              for value, count in entry[by].items()]  # fmt: skip
+    counts = [
+        (by.removeprefix("by_"), value, count)
+        for by in ("by_kind", "by_label", "by_source", "by_category")
+        for value, count in entry[by].items()
+    ]
     lengths = [(what, *spread.values()) for what, spread in entry["characters"].items()]
-    return "\n".join((
-        f"## {name}: {entry['rows']} rows\n",
-        f"SHA-256 of the rows: `{entry['content']}`; of the file: `{entry.get('sha256', '')}`\n",
-        _table("", ("by", "value", "rows"), counts),
-        _table("", ("characters of", "least", "median", "most"), lengths),
-        *([_token_table(entry["tokens"])] if entry["tokens"] else []),
-    ))  # fmt: skip
+    return "\n".join(
+        (
+            f"## {name}: {entry['rows']} rows\n",
+            f"SHA-256 of the rows: `{entry['content']}`; of the file: `{entry.get('sha256', '')}`\n",
+            _table("", ("by", "value", "rows"), counts),
+            _table("", ("characters of", "least", "median", "most"), lengths),
+            *([_token_table(entry["tokens"])] if entry["tokens"] else []),
+        )
+    )
 
 
 def _token_table(tokens: Card) -> str:

@@ -83,8 +83,10 @@ def fetch(file: File | HubFile) -> Path:
     if home:
         path = home / file.source / file.name
         if not path.is_file():
-            raise InputError(f"{path}: not there, where ${HOME} says to look; put {file.url} there, "
-                             "or unset the variable to download it")  # fmt: skip
+            raise InputError(
+                f"{path}: not there, where ${HOME} says to look; put {file.url} there, "
+                "or unset the variable to download it"
+            )
     elif isinstance(file, HubFile):
         path = _from_hub(file)
     else:
@@ -173,8 +175,9 @@ def _download(file: File, path: Path) -> None:
         aside.replace(path)
     except (OSError, HTTPException) as error:
         why = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise InputError(f"{file.source}/{file.name}: cannot be downloaded ({why}); get {file.url} by hand "
-                         f"and put it at {path}") from error  # fmt: skip
+        raise InputError(
+            f"{file.source}/{file.name}: cannot be downloaded ({why}); get {file.url} by hand and put it at {path}"
+        ) from error
     finally:
         with suppress(OSError):
             aside.unlink()

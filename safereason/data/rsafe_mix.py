@@ -189,9 +189,11 @@ class _Drawing:
         usable = self._fit(rows, held, share.source, unlike)
         chosen = list(islice(usable, share.skip, share.skip + share.prompts))
         if not chosen:
-            raise InputError(f"data.{label}_only: {share.source} has no {label} row after the first {share.skip}"
-                             f"{' of ' + ', '.join(share.categories) if share.categories else ''}; "
-                             "name another source")  # fmt: skip
+            raise InputError(
+                f"data.{label}_only: {share.source} has no {label} row after the first {share.skip}"
+                f"{' of ' + ', '.join(share.categories) if share.categories else ''}; "
+                "name another source"
+            )
         return chosen
 
     def _traces(self, share: SourceShare, held: Collection[str]) -> list[Example]:

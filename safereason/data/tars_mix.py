@@ -66,9 +66,14 @@ def build(
 
 
 def to_trace(
-    mix: TarsMix, seed: int, prompts: Read, traces: Read, *, taught: Collection[str],
+    mix: TarsMix,
+    seed: int,
+    prompts: Read,
+    traces: Read,
+    *,
+    taught: Collection[str],
     refuse: Refuse = lambda example: None,
-) -> list[Example]:  # fmt: skip
+) -> list[Example]:
     """The prompts that a teacher is to answer: those of `taught` sources that `build`, so called, wants traces of."""
     slices = _Drawing(mix, seed, prompts, traces, taught, refuse).traced()
     return list({fold(prompt.prompt): prompt for _, part in slices for prompt in part}.values())
@@ -170,8 +175,10 @@ class _Drawing:
     def _share(self, share: SourceShare, rows: Iterable[Example], of_sft: set[str]) -> Iterator[Example]:
         """What a share takes of its rows; SFT's prompts count as passed over, and are never taken."""
         after = islice(self._usable(rows, "prompts"), share.skip, None)
-        return islice(fit(after, lambda e: "SFT has it" if fold(e.prompt) in of_sft else None, self.drops, "prompts"),
-                      share.prompts)  # fmt: skip
+        return islice(
+            fit(after, lambda e: "SFT has it" if fold(e.prompt) in of_sft else None, self.drops, "prompts"),
+            share.prompts,
+        )
 
     def _in_order(self, source: str) -> Mapping[tuple[str, int], Iterator[Example]]:
         """What each share may take of a source's prompts, by its pool and number; one reading serves all shares."""

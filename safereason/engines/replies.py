@@ -89,8 +89,9 @@ def raise_error(document: Json) -> None:
     is_filter = is_filtered(said)
     raise BadReply(
         f"the server reports an error: {message}" + (f" ({code})" if code else ""),
-        may_pass=not is_filter and _may_pass(code), code=FILTERED if is_filter else str(code),
-    )  # fmt: skip
+        may_pass=not is_filter and _may_pass(code),
+        code=FILTERED if is_filter else str(code),
+    )
 
 
 def is_filtered(error: Any) -> bool:

@@ -247,9 +247,16 @@ class _Decoder:
     """One batch: a shared prefill, then a token at a time until every row has finished."""
 
     def __init__(
-        self, engine: TransformersEngine, rows: list[_Row], prompts: list[list[int]], sampling: Sampling, seed: int,
-        stop: Sequence[str], finish: Any, choices: int,
-    ) -> None:  # fmt: skip
+        self,
+        engine: TransformersEngine,
+        rows: list[_Row],
+        prompts: list[list[int]],
+        sampling: Sampling,
+        seed: int,
+        stop: Sequence[str],
+        finish: Any,
+        choices: int,
+    ) -> None:
         self.engine, self.prompts, self.sampling, self.seed = engine, prompts, sampling, seed
         self.stop, self.finish, self.choices = stop, finish, choices
         self.rows = rows

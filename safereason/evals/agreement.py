@@ -86,8 +86,10 @@ def read(target: str, columns: Columns) -> list[Labelled]:
         found = [_labelled(row, replace(columns, people=ANNOTATORS)) for row in rows(_published(target))]
     if not any(one.label in (*columns.positive, *columns.negative) for one in found):
         there = ", ".join(sorted({one.label for one in found})[:6])
-        raise InputError(f"{target}: `{columns.label}` is never {columns.positive[0]} or {columns.negative[0]}, but "
-                         f"{there}; name its values with --positive and --negative")  # fmt: skip
+        raise InputError(
+            f"{target}: `{columns.label}` is never {columns.positive[0]} or {columns.negative[0]}, but "
+            f"{there}; name its values with --positive and --negative"
+        )
     return found
 
 
@@ -102,8 +104,10 @@ def unseen(target: str, labelled: Sequence[Labelled], judge: Judge, columns: Col
         return list(labelled)
     kept = [one for one in labelled if not was_trained_on(one.exchange)]
     if len(kept) < len(labelled) and not any(one.label in (*columns.positive, *columns.negative) for one in kept):
-        raise InputError(f"{target}: judge {judge.name} was trained on these answers, so that figures on them say "
-                         "nothing; name another file (docs/how-to/trust-a-judge.md has held-out figures)")  # fmt: skip
+        raise InputError(
+            f"{target}: judge {judge.name} was trained on these answers, so that figures on them say "
+            "nothing; name another file (docs/how-to/trust-a-judge.md has held-out figures)"
+        )
     return kept
 
 

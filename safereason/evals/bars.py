@@ -46,8 +46,9 @@ def matched(metrics: Mapping[str, Any], bars: Sequence[Bar]) -> list[tuple[Bar, 
     for bar in bars:
         if bar.figure not in figures:
             known = [name for name, figure in figures.items() if figure.group == OVERALL]
-            raise InputError(f"--fail-{bar.side} {bar.figure}: eval {metrics['eval']} has no such figure; "
-                             f"it has {', '.join(known)}")  # fmt: skip
+            raise InputError(
+                f"--fail-{bar.side} {bar.figure}: eval {metrics['eval']} has no such figure; it has {', '.join(known)}"
+            )
     return [(bar, figures[bar.figure]) for bar in bars]
 
 

@@ -130,11 +130,22 @@ def cases(examples: Sequence[Example], tests: Iterable[TestCase]) -> list[Case]:
             continue
         name = f"{test.behavior_id}/{test.attack}"
         times[name] += 1
-        found.append(Case(
-            name if times[name] == 1 else f"{name}#{times[name]}", test.behavior_id, test.attack, test.prompt,
-            example.kind, example.category, example.source, example.request, example.context, test.turns, test.prefix,
-            test.completion,
-        ))  # fmt: skip
+        found.append(
+            Case(
+                name if times[name] == 1 else f"{name}#{times[name]}",
+                test.behavior_id,
+                test.attack,
+                test.prompt,
+                example.kind,
+                example.category,
+                example.source,
+                example.request,
+                example.context,
+                test.turns,
+                test.prefix,
+                test.completion,
+            )
+        )
     return found
 
 

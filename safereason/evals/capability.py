@@ -80,5 +80,11 @@ def _of_error(name: str, value: Any, error: Any, n: int, task: str) -> Figure:
         return Figure(name, None, 0, None, None, n, task)
     known = isinstance(error, int | float) and not math.isnan(error)
     half = _Z * error if known else None
-    return Figure(name, float(value), n, None if half is None else value - half, None if half is None else value + half,
-                  group=task)  # fmt: skip
+    return Figure(
+        name,
+        float(value),
+        n,
+        None if half is None else value - half,
+        None if half is None else value + half,
+        group=task,
+    )

@@ -148,8 +148,9 @@ def _weights(units: int, resamples: int, seed: int) -> NDArray[np.float64]:
 
 def _mean(key: Key, items: Sequence[Item], units: NDArray[np.int64], weights: NDArray[np.float64]) -> Values:
     """The mean over items, in each resample."""
-    scored = [(unit, value) for unit, item in zip(units, items, strict=True)
-              if (value := item.values.get(key)) is not None]  # fmt: skip
+    scored = [
+        (unit, value) for unit, item in zip(units, items, strict=True) if (value := item.values.get(key)) is not None
+    ]
     total, count = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
     for unit, value in scored:
         total[unit] += value
@@ -189,8 +190,10 @@ def of_guards(
         raise InputError(NOTHING_SHARED)
     for key in shared:
         if mine[key].expected != theirs[key].expected:
-            raise InputError(f"row {key[1]} of {key[0]} is {mine[key].expected} in one run and "
-                             f"{theirs[key].expected} in the other; measure both on the same labels")  # fmt: skip
+            raise InputError(
+                f"row {key[1]} of {key[0]} is {mine[key].expected} in one run and "
+                f"{theirs[key].expected} in the other; measure both on the same labels"
+            )
     rows: dict[str, list[tuple[Prediction, Prediction]]] = {}
     for key in shared:
         rows.setdefault(key[0], []).append((mine[key], theirs[key]))

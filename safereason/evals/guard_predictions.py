@@ -102,8 +102,10 @@ def from_record(record: Record, where: str) -> Prediction:
         made = _CHECK.validate_python({**known, **lists})
     except ValidationError as error:
         first = error.errors()[0]
-        raise InputError(f"{where}: no prediction: `{first['loc'][0]}`: {first['msg'].lower()}; "
-                         "`id`, `set`, `expected` and `label` are needed") from error  # fmt: skip
+        raise InputError(
+            f"{where}: no prediction: `{first['loc'][0]}`: {first['msg'].lower()}; "
+            "`id`, `set`, `expected` and `label` are needed"
+        ) from error
     _check(made.label, made.score, where)
     return made
 
@@ -233,8 +235,10 @@ def _joined(numbered: Sequence[tuple[str, Record]], name: str, examples: Sequenc
     if with_ids and len({str(row["id"]) for _, row in numbered}) < len(numbered):
         raise InputError(f"{numbered[0][0].rpartition(': ')[0]}: an id is there more than once; give each row its own")
     if not with_ids and len(numbered) != len(examples):
-        raise InputError(f"{numbered[0][0].rpartition(': ')[0]}: has {len(numbered)} rows and source {name} "
-                         f"{len(examples)}, and their ids do not match; keep `id` in the rows")  # fmt: skip
+        raise InputError(
+            f"{numbered[0][0].rpartition(': ')[0]}: has {len(numbered)} rows and source {name} "
+            f"{len(examples)}, and their ids do not match; keep `id` in the rows"
+        )
     for place, (where, row) in enumerate(numbered):
         example = by_id[str(row["id"])] if with_ids else examples[place]
         if row.get("prompt", example.prompt) != example.prompt:
@@ -261,9 +265,14 @@ def of_example(example: Example, name: str, **found: Any) -> Prediction:
     if example.label is None:
         raise ValueError(f"{example.id} has no label")
     return Prediction(
-        id=example.id, set=name, expected=example.label, prompt=example.prompt, response=example.response,
-        harms=example.categories, **found,
-    )  # fmt: skip
+        id=example.id,
+        set=name,
+        expected=example.label,
+        prompt=example.prompt,
+        response=example.response,
+        harms=example.categories,
+        **found,
+    )
 
 
 def _check(label: Any, score: Any, where: str) -> None:

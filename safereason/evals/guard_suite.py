@@ -96,8 +96,16 @@ def by_category(rows: Sequence[Row]) -> list[dict[str, Any]]:
         recall = proportion("recall", sum(row.label == "unsafe" for row in members), len(members))
         unparsed = sum(row.label is None for row in members)
         if members:
-            table.append({"category": name, "n": recall.n, "recall": recall.value, "low": recall.low,
-                          "high": recall.high, "unparsed": unparsed})  # fmt: skip
+            table.append(
+                {
+                    "category": name,
+                    "n": recall.n,
+                    "recall": recall.value,
+                    "low": recall.low,
+                    "high": recall.high,
+                    "unparsed": unparsed,
+                }
+            )
     return table
 
 

@@ -133,8 +133,15 @@ class EngineModel(LM):
         sampling: Sampling = self.section.sampling.model_copy(update={"max_new_tokens": tokens})
         held = {i for i, one in enumerate(members) if one.id in self._held}
         if len(held) < len(members):
-            self.engine.generate([one.turns for one in members], sampling, seed=self.seed, stop=stop, prefix=prefix,
-                                 done=held, on_finish=finished)  # fmt: skip
+            self.engine.generate(
+                [one.turns for one in members],
+                sampling,
+                seed=self.seed,
+                stop=stop,
+                prefix=prefix,
+                done=held,
+                on_finish=finished,
+            )
 
     def _keep(self, record: Record) -> None:
         self.log.append(record)
@@ -225,16 +232,27 @@ def _cut(answer: str, stops: Sequence[str]) -> str:
 def _reply_record(one: _Asked, completion: Completion) -> Record:
     parts = completion.parts
     return {
-        "id": one.id, "task": one.task, "prompt": one.turns[-1]["content"], "prefix": completion.prefix,
-        "text": completion.text, "reasoning": parts.reasoning,
-        "answer": parts.answer if parts.closed else completion.text, "closed": parts.closed,
-        "finish_reason": completion.finish_reason, "tokens": len(completion.token_ids) or None,
+        "id": one.id,
+        "task": one.task,
+        "prompt": one.turns[-1]["content"],
+        "prefix": completion.prefix,
+        "text": completion.text,
+        "reasoning": parts.reasoning,
+        "answer": parts.answer if parts.closed else completion.text,
+        "closed": parts.closed,
+        "finish_reason": completion.finish_reason,
+        "tokens": len(completion.token_ids) or None,
         **({"error": completion.error} if completion.missing else {}),
-    }  # fmt: skip
+    }
 
 
 def _likelihood_record(one: _Asked, prefix: str, likelihood: Likelihood) -> Record:
     return {
-        "id": one.id, "task": one.task, "prompt": one.turns[-1]["content"], "prefix": prefix,
-        "continuation": one.argument, "logprob": likelihood.total, "greedy": likelihood.is_greedy,
-    }  # fmt: skip
+        "id": one.id,
+        "task": one.task,
+        "prompt": one.turns[-1]["content"],
+        "prefix": prefix,
+        "continuation": one.argument,
+        "logprob": likelihood.total,
+        "greedy": likelihood.is_greedy,
+    }

@@ -46,8 +46,10 @@ from safereason.text import reasoning
 RECIPE = "tars-1.5b"
 """Whose eval section says how a task asks and judges, where none is named."""
 _MESSAGES: dict[str, Callable[..., ChatMessage]] = {
-    "system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant,
-}  # fmt: skip
+    "system": ChatMessageSystem,
+    "user": ChatMessageUser,
+    "assistant": ChatMessageAssistant,
+}
 
 
 def _task_of(evaluation: Eval) -> Callable[..., Task]:

@@ -209,18 +209,40 @@ RSAFE_F1 = (
         GuardScore(f"wildguardtest-{part}", guard, f1, _ABLATION, JAILBREAKS, asked, recipe)
         for guard, adversarial, other, asked, recipe in (
             ("RSafe-7B on vanilla prompts", 0.723, 0.885, "--recipe rsafe-ood-jailbreak", "rsafe-ood-jailbreak"),
-            ("RSafe-7B on vanilla prompts, after SFT", 0.733, 0.866,
-             "--recipe rsafe-ood-jailbreak --model MODEL", None),
-            ("RSafe-7B on vanilla prompts, no reasoning, another policy", 0.634, 0.806,
-             "--recipe rsafe-ood-jailbreak guard.reasoning=false", None),
+            (
+                "RSafe-7B on vanilla prompts, after SFT",
+                0.733,
+                0.866,
+                "--recipe rsafe-ood-jailbreak --model MODEL",
+                None,
+            ),
+            (
+                "RSafe-7B on vanilla prompts, no reasoning, another policy",
+                0.634,
+                0.806,
+                "--recipe rsafe-ood-jailbreak guard.reasoning=false",
+                None,
+            ),
         )
         for part, f1 in (("adversarial", adversarial), ("vanilla", other))
     ),
-    GuardScore("wildguardtest-adversarial", "RSafe-7B, WildGuard's policy", 0.717, _THIRD_PARTY, ADAPTIVE,
-               "--model Nannanzi/RSafe --policy wildguard"),
-    GuardScore("wildguardtest-adversarial", "LlamaGuard-3-8B", 0.609, _THIRD_PARTY, ADAPTIVE,
-               "--guard llama-guard:meta-llama/Llama-Guard-3-8B"),
-)  # fmt: skip
+    GuardScore(
+        "wildguardtest-adversarial",
+        "RSafe-7B, WildGuard's policy",
+        0.717,
+        _THIRD_PARTY,
+        ADAPTIVE,
+        "--model Nannanzi/RSafe --policy wildguard",
+    ),
+    GuardScore(
+        "wildguardtest-adversarial",
+        "LlamaGuard-3-8B",
+        0.609,
+        _THIRD_PARTY,
+        ADAPTIVE,
+        "--guard llama-guard:meta-llama/Llama-Guard-3-8B",
+    ),
+)
 """No table by data set of the authors' could be had; a set's first entry is the nearest target that is known."""
 
 
@@ -300,14 +322,26 @@ def _plotted(plot: Tradeoff) -> Iterator[PaperFigure]:
             ratio = point.harmful_ratio
             model = name if ratio is None else f"{name}, λ = {ratio}"
             dsr = PaperFigure(
-                TARS, plot.figure, model, "harmbench", "dsr", OVERALL, point.dsr, plot.tolerance, plot.source,
-                _command("harmbench", name, ratio), RECIPES.get(name),
-            )  # fmt: skip
+                TARS,
+                plot.figure,
+                model,
+                "harmbench",
+                "dsr",
+                OVERALL,
+                point.dsr,
+                plot.tolerance,
+                plot.source,
+                _command("harmbench", name, ratio),
+                RECIPES.get(name),
+            )
             yield dsr
             yield replace(
-                dsr, evaluation=plot.benign, figure=COMPLIANCE[plot.benign], value=point.compliance,
+                dsr,
+                evaluation=plot.benign,
+                figure=COMPLIANCE[plot.benign],
+                value=point.compliance,
                 command=_command(plot.benign, name, ratio),
-            )  # fmt: skip
+            )
 
 
 def _command(evaluation: str, model: str, ratio: float | None = None) -> str:
@@ -323,9 +357,18 @@ def _table_3() -> Iterator[PaperFigure]:
     for row in TARS_TABLE_3:
         for figure, value in (("reasoning_tokens", row.reasoning), ("answer_tokens", row.answer)):
             yield PaperFigure(
-                TARS, "Table 3", "TARS-1.5B, λ = 0.5", "adaptivity", figure, f"category:{row.category}", value, 0.5,
-                f"{TARS}, Table 3", "safereason eval adaptivity --recipe tars-1.5b", "tars-1.5b",
-            )  # fmt: skip
+                TARS,
+                "Table 3",
+                "TARS-1.5B, λ = 0.5",
+                "adaptivity",
+                figure,
+                f"category:{row.category}",
+                value,
+                0.5,
+                f"{TARS}, Table 3",
+                "safereason eval adaptivity --recipe tars-1.5b",
+                "tars-1.5b",
+            )
 
 
 def _table_4() -> Iterator[PaperFigure]:
@@ -338,9 +381,18 @@ def _table_4() -> Iterator[PaperFigure]:
         for figure, value in values.items():
             how = ", worked out from its columns" if figure == "dsr" else ""
             yield PaperFigure(
-                TARS, "Table 4", f"{row.model}, λ = 0.5", "harmbench", figure, row.attack, value / 100,
-                1e-4 if how else 5e-5, f"{TARS}, Table 4{how}", _command("harmbench", row.model), RECIPES[row.model],
-            )  # fmt: skip
+                TARS,
+                "Table 4",
+                f"{row.model}, λ = 0.5",
+                "harmbench",
+                figure,
+                row.attack,
+                value / 100,
+                1e-4 if how else 5e-5,
+                f"{TARS}, Table 4{how}",
+                _command("harmbench", row.model),
+                RECIPES[row.model],
+            )
 
 
 def _margins() -> Iterator[PaperFigure]:
@@ -348,14 +400,32 @@ def _margins() -> Iterator[PaperFigure]:
     for figure, where in (("margin", "text: C = 1.0"), ("margin_c0.1", "as the authors' page has it: C = 0.1")):
         for name, value in TARS_MARGINS.items():
             yield PaperFigure(
-                TARS, "Internal separation", name, "separation", figure, OVERALL, value, 0.005, f"{TARS}, {where}",
-                f"safereason eval separation --recipe {RECIPES[name]} --projection umap", RECIPES[name],
-            )  # fmt: skip
+                TARS,
+                "Internal separation",
+                name,
+                "separation",
+                figure,
+                OVERALL,
+                value,
+                0.005,
+                f"{TARS}, {where}",
+                f"safereason eval separation --recipe {RECIPES[name]} --projection umap",
+                RECIPES[name],
+            )
 
 
 def _guards() -> Iterator[PaperFigure]:
     for score in RSAFE_F1:
         yield PaperFigure(
-            RSAFE, score.place, score.guard, "guard", "f1_parsed", score.set, score.f1, 5e-4, score.source,
-            f"safereason eval guard {score.asked} --set {score.set}", score.recipe,
-        )  # fmt: skip
+            RSAFE,
+            score.place,
+            score.guard,
+            "guard",
+            "f1_parsed",
+            score.set,
+            score.f1,
+            5e-4,
+            score.source,
+            f"safereason eval guard {score.asked} --set {score.set}",
+            score.recipe,
+        )

@@ -110,6 +110,7 @@ def _has_the_papers_prompts(
     if evaluation == "guard":
         sets = identity.get("sets")
         rows = [row for row in sets if isinstance(row, dict)] if isinstance(sets, list) else []
-        return group != OVERALL and any(group == (row.get("name") or row.get("source")) == row.get("source")
-                                        for row in rows)  # fmt: skip
+        return group != OVERALL and any(
+            group == (row.get("name") or row.get("source")) == row.get("source") for row in rows
+        )
     return evaluation in SOURCES and metrics.get("source") == SOURCES[evaluation]

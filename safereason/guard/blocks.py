@@ -336,11 +336,21 @@ class Parts:
         """The keys of `classify.record_of`; one that a row does not have is null."""
         text = pa.string()
         ids = [] if self.id_type is None else [("id", self.id_type)]
-        return pa.schema([
-            ("row", pa.int64()), *ids, ("label", text), ("score", pa.float64()), ("categories", pa.list_(text)),
-            ("reasoning", text), ("unparsed", pa.bool_()), ("reason", text), ("text", text), ("failed", pa.bool_()),
-            ("votes", pa.list_(text)),
-        ])  # fmt: skip
+        return pa.schema(
+            [
+                ("row", pa.int64()),
+                *ids,
+                ("label", text),
+                ("score", pa.float64()),
+                ("categories", pa.list_(text)),
+                ("reasoning", text),
+                ("unparsed", pa.bool_()),
+                ("reason", text),
+                ("text", text),
+                ("failed", pa.bool_()),
+                ("votes", pa.list_(text)),
+            ]
+        )
 
 
 def _name(block: Block) -> str:

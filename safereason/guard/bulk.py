@@ -63,9 +63,13 @@ class Worker:
         records: list[Record] = []
         try:
             classify(
-                self._guard, job.source.read(block, job.asked.fields), records.append, seed=job.asked.seed,
-                threshold=job.asked.threshold, first_chunk=block.start // CHUNK,
-            )  # fmt: skip
+                self._guard,
+                job.source.read(block, job.asked.fields),
+                records.append,
+                seed=job.asked.seed,
+                threshold=job.asked.threshold,
+                first_chunk=block.start // CHUNK,
+            )
         except InputError as error:
             return {"number": number, "error": str(error)}
         job.parts.write(block, records)
@@ -127,9 +131,14 @@ def _verdicts(ray: Any, job: Job, numbers: Sequence[int], pool: Pool) -> Iterato
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray 2.60 announces that 2.64 takes `max_task_retries` in another way
         mapped = items.map(
-            Worker, fn_constructor_args=(job,), compute=strategy, num_cpus=pool.cpus, num_gpus=pool.gpus or None,
-            max_restarts=-1, max_task_retries=RETRIES,
-        )  # fmt: skip
+            Worker,
+            fn_constructor_args=(job,),
+            compute=strategy,
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus or None,
+            max_restarts=-1,
+            max_task_retries=RETRIES,
+        )
     return iter(mapped.iter_rows())
 
 
@@ -144,13 +153,17 @@ def _connected(address: str | None) -> Iterator[Any]:
         else:
             ray.init(address, **quiet)
     except ConnectionError as error:
-        raise InputError(f"--ray-address {address}: no Ray answers there; start it, set RAY_AUTH_MODE=token "
-                         "where it asks for a token, or leave the option out") from error  # fmt: skip
+        raise InputError(
+            f"--ray-address {address}: no Ray answers there; start it, set RAY_AUTH_MODE=token "
+            "where it asks for a token, or leave the option out"
+        ) from error
     except OSError as error:
         if "AF_UNIX" not in str(error):
             raise
-        raise InputError(f"{tempfile.gettempdir()}: the name of this folder for temporary files is too long for Ray's "
-                         "sockets; set TMPDIR to a shorter one") from error  # fmt: skip
+        raise InputError(
+            f"{tempfile.gettempdir()}: the name of this folder for temporary files is too long for Ray's "
+            "sockets; set TMPDIR to a shorter one"
+        ) from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, ends)  # Ray's own ends a command with 15, as if it were a code of ours

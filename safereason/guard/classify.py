@@ -68,9 +68,15 @@ class Asked:
         Raises:
             InputError: A file of the model cannot be read.
         """
-        return {**model_identity(self.model), "guide": self.guide.document(), "samples": self.samples,
-                "threshold": self.threshold, "seed": self.seed, "fields": self.fields,
-                "rows_a_chunk": CHUNK}  # fmt: skip
+        return {
+            **model_identity(self.model),
+            "guide": self.guide.document(),
+            "samples": self.samples,
+            "threshold": self.threshold,
+            "seed": self.seed,
+            "fields": self.fields,
+            "rows_a_chunk": CHUNK,
+        }
 
 
 def model_identity(model: str) -> dict[str, Any]:
@@ -206,9 +212,11 @@ def classify(
         if len(done) < len(chunk):
             in_turn = _InTurn(chunk, len(before), emit)
             guard.classify(
-                [row.question for row in chunk], seed=chunk_seed(seed, number), done=sorted(done),
+                [row.question for row in chunk],
+                seed=chunk_seed(seed, number),
+                done=sorted(done),
                 on_finding=_Mending(chunk, again, in_turn, emit, mend) if mend else in_turn,
-            )  # fmt: skip
+            )
     if next(earlier, None) is not None:
         raise InputError(f"more rows are finished than there are ({tally.rows}); name the input they are of")
     return tally
@@ -225,10 +233,14 @@ def record_of(row: Row, finding: Finding, threshold: float | None = None) -> Rec
     if threshold is not None and finding.score is not None:
         label = "unsafe" if finding.score >= threshold else "safe"
     record: Record = {
-        "row": row.number, "id": row.id, "label": label, "score": finding.score,
+        "row": row.number,
+        "id": row.id,
+        "label": label,
+        "score": finding.score,
         "categories": list(finding.categories) if label == "unsafe" else [],
-        "reasoning": finding.reasoning, "unparsed": label is None,
-    }  # fmt: skip
+        "reasoning": finding.reasoning,
+        "unparsed": label is None,
+    }
     if row.id is None:
         del record["id"]
     if label is None:
@@ -260,9 +272,13 @@ class _Mending:
     """Passes findings of rows that are asked about again to another place, whenever they come."""
 
     def __init__(
-        self, rows: Sequence[Row], again: set[int], in_turn: _InTurn, emit: Callable[..., None],
+        self,
+        rows: Sequence[Row],
+        again: set[int],
+        in_turn: _InTurn,
+        emit: Callable[..., None],
         mend: Callable[[Record], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._rows = rows
         self._again = again
         self._in_turn = in_turn

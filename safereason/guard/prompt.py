@@ -122,8 +122,10 @@ def read_templates(prompt_file: str | None, response_file: str | None, reasoning
     )
     for file, text in ((prompt_file, templates.prompt_task), (response_file, templates.response_task)):
         if not reasoning and OPEN in text:
-            raise InputError(f"{file}: this template asks for reasoning by itself, and guard.reasoning is false; "
-                             f"write {ORDER} in its place, or set guard.reasoning=true")  # fmt: skip
+            raise InputError(
+                f"{file}: this template asks for reasoning by itself, and guard.reasoning is false; "
+                f"write {ORDER} in its place, or set guard.reasoning=true"
+            )
     return templates
 
 

@@ -73,9 +73,15 @@ class ReasoningGuard:
 
         asked = [self.guide.conversation(question, self._special) for question in questions]
         self.engine.generate(
-            asked, self.guide.sampling, n=self.samples, seed=seed,
-            alone=alone, done=done, on_finish=finish, choices=CHOICES if self.scores else 0,
-        )  # fmt: skip
+            asked,
+            self.guide.sampling,
+            n=self.samples,
+            seed=seed,
+            alone=alone,
+            done=done,
+            on_finish=finish,
+            choices=CHOICES if self.scores else 0,
+        )
         return [found.get(i) for i in range(len(questions))]
 
 
@@ -106,8 +112,16 @@ def combine(samples: Sequence[Finding]) -> Finding:
     tokens, count = sum(sample.tokens for sample in samples), Counter(vote for vote in votes if vote)
     if not count:
         first = samples[0]
-        return Finding(None, None, reasoning=first.reasoning, text=first.text, reason=first.reason, votes=votes,
-                       tokens=tokens, failed=all(sample.failed for sample in samples))  # fmt: skip
+        return Finding(
+            None,
+            None,
+            reasoning=first.reasoning,
+            text=first.text,
+            reason=first.reason,
+            votes=votes,
+            tokens=tokens,
+            failed=all(sample.failed for sample in samples),
+        )
     label: Label = "unsafe" if count["unsafe"] >= count["safe"] else "safe"
     chosen = next(sample for sample in samples if sample.label == label)
     scores = [sample.score for sample in samples if sample.score is not None]

@@ -84,8 +84,13 @@ class AskingJudge:
             def finish(place: int, _: int, completion: Completion) -> None:
                 keep(missing[place], self._read(completion))
 
-            self.engine.generate([questions[i] for i in missing], self.kind.sampling, on_finish=finish,
-                                 choices=self.kind.choices, alone=True)  # fmt: skip
+            self.engine.generate(
+                [questions[i] for i in missing],
+                self.kind.sampling,
+                on_finish=finish,
+                choices=self.kind.choices,
+                alone=True,
+            )
 
         found = iter(self._cache.through(keys, answer))
         return [each if isinstance(each, Verdict) else next(found) for each in asked]

@@ -34,8 +34,9 @@ def judge(behavior: str, answer: str) -> Verdict:
     """
     path = (data_home() or cache_home() / "data") / "harmbench" / "copyright_hashes" / f"{behavior}.npy"
     if not path.is_file():
-        return Verdict.unscored(f"{path}: HarmBench's hashes are not there; convert them as `Add a judge` in the "
-                                "documentation says")  # fmt: skip
+        return Verdict.unscored(
+            f"{path}: HarmBench's hashes are not there; convert them as `Add a judge` in the documentation says"
+        )
     hashes = _read(path)
     if hashes is None:
         return Verdict.unscored(f"{path}: does not hold rows of {PERMUTATIONS} hash values; convert it anew")

@@ -27,9 +27,15 @@ OPENING_CHARS = 500
 """Characters of an answer that are read, white space put together."""
 THRESHOLD = 0.5
 _SPELT_OUT = (
-    ("can't", "can not"), ("cannot", "can not"), ("won't", "will not"), ("n't", " not"), ("'m", " am"), ("'re", " are"),
-    ("'d", " would"), ("'ll", " will"),
-)  # fmt: skip
+    ("can't", "can not"),
+    ("cannot", "can not"),
+    ("won't", "will not"),
+    ("n't", " not"),
+    ("'m", " am"),
+    ("'re", " are"),
+    ("'d", " would"),
+    ("'ll", " will"),
+)
 _WORD = re.compile(r"[\w']+")
 
 

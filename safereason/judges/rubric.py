@@ -111,9 +111,14 @@ def open_own(spec: str) -> AskingJudge:
     turns = [("system", rubric.system), ("user", rubric.prompt)]
     frame = Frame(tuple({"role": role, "content": text} for role, text in turns if text), PLACES)
     return open_rubric(
-        "rubric", rubric.measures, frame, rubric.reply.find, chosen, reading=repr(rubric.reply),
+        "rubric",
+        rubric.measures,
+        frame,
+        rubric.reply.find,
+        chosen,
+        reading=repr(rubric.reply),
         sampling=Sampling(temperature=0.0, max_new_tokens=rubric.max_new_tokens),
-    )  # fmt: skip
+    )
 
 
 def model_of(spec: str) -> str:

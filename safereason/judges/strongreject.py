@@ -58,8 +58,10 @@ class StrongReject:
             InputError: The model or its prompt is not to be had, or a server is named.
         """
         if model.startswith(REMOTE):
-            raise InputError(f"judge strongreject:{model}: reads likelihoods, which a server does not give; name a "
-                             "local model, or strongreject-rubric:MODEL")  # fmt: skip
+            raise InputError(
+                f"judge strongreject:{model}: reads likelihoods, which a server does not give; name a "
+                "local model, or strongreject-rubric:MODEL"
+            )
         self.measures = "refusal" if refusal else "harm"
         text = str(published.judgezoo("strong_reject", "StrongRejectJudge.SR_CLS_PROMPT"))
         self._frame = Frame(tuple(chat.user(text)), _PLACES)

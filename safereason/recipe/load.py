@@ -145,9 +145,10 @@ def _override(text: str) -> tuple[tuple[str, ...], Any]:
 def _untouched(base: Document, over: Document) -> dict[strict_yaml.Path, str]:
     """The places of `base` whose values `over` leaves, or goes into."""
     replaced = {
-        path for path in over.places
+        path
+        for path in over.places
         if path and not merge.merges(merge.lookup(base.values, path), merge.lookup(over.values, path))
-    }  # fmt: skip
+    }
     return {p: at for p, at in base.places.items() if not any(p[:n] in replaced for n in range(len(p) + 1))}
 
 

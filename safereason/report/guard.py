@@ -110,8 +110,10 @@ def _reliability(measured: Sequence[tuple[Model, Run]]) -> list[Plot]:
     for model, run in measured:
         curve = _mapping(_mapping(run.metrics.get("reliability")).get(OVERALL))
         bins = curve.get("bins")
-        pairs = [(number(b.get("mean_score")), number(b.get("share_unsafe")))
-                 for b in map(_mapping, bins if isinstance(bins, list) else ())]  # fmt: skip
+        pairs = [
+            (number(b.get("mean_score")), number(b.get("share_unsafe")))
+            for b in map(_mapping, bins if isinstance(bins, list) else ())
+        ]
         points = [(x, y) for x, y in pairs if x is not None and y is not None]
         error = number(curve.get("calibration_error"))
         if points and error is not None:

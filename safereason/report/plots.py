@@ -36,13 +36,29 @@ _THEME = {
     **{c: f"var(--series-{i + 1})" for i, c in enumerate(SERIES)},
 }
 _STYLE = {
-    "svg.fonttype": "none", "svg.hashsalt": "safereason", "text.parse_math": False, "font.size": 9.5,
-    "axes.edgecolor": MUTED, "axes.labelcolor": MUTED, "axes.linewidth": 0.7,
-    "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.6, "text.color": INK,
-    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.major.size": 0, "ytick.major.size": 0,
-    "legend.frameon": False, "legend.fontsize": 9, "lines.linewidth": 1.6, "lines.markersize": 4,
-}  # fmt: skip
+    "svg.fonttype": "none",
+    "svg.hashsalt": "safereason",
+    "text.parse_math": False,
+    "font.size": 9.5,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+}
 
 
 @dataclass(frozen=True)
@@ -143,8 +159,14 @@ def reliability(name: str, title: str, lines: Sequence[Line], caption: str) -> P
         figure, axes = _panel(height=3.1 + 0.17 * len(lines))
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=DASHES[2])
         for place, line in enumerate(lines):
-            axes.plot(line.x, line.y, label=visible(line.label), color=_colour(place),
-                      linestyle=DASHES[place % len(DASHES)], marker=MARKERS[place % len(MARKERS)])  # fmt: skip
+            axes.plot(
+                line.x,
+                line.y,
+                label=visible(line.label),
+                color=_colour(place),
+                linestyle=DASHES[place % len(DASHES)],
+                marker=MARKERS[place % len(MARKERS)],
+            )
         axes.set_xlim(-0.03, 1.03)
         axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel("mean score of the bin")
@@ -169,8 +191,14 @@ def dots(
                 if span.low is not None and span.high is not None:
                     axes.plot([span.low, span.high], [at, at], color=_colour(place), linewidth=1.2)
             x, y = [span.value for _, span in held], [at for at, _ in held]
-            axes.plot(x, y, label=visible(line.label), color=_colour(place), linestyle="none",
-                      marker=MARKERS[place % len(MARKERS)])  # fmt: skip
+            axes.plot(
+                x,
+                y,
+                label=visible(line.label),
+                color=_colour(place),
+                linestyle="none",
+                marker=MARKERS[place % len(MARKERS)],
+            )
         axes.set_yticks(range(len(groups)), [_shortened(visible(group), LETTERS // 2) for group in groups])
         axes.set_ylim(len(groups) - 0.4, -0.6)
         if unit is None:
@@ -189,8 +217,16 @@ def plane(name: str, title: str, clouds: Sequence[Cloud], line: tuple[float, flo
         figure, axes = _panel(height=3.3)
         for place, cloud in enumerate(clouds):
             x, y = zip(*cloud.points, strict=True)
-            axes.plot(x, y, label=visible(cloud.label), color=_colour(place), linestyle="none", alpha=0.6,
-                      marker=MARKERS[place % len(MARKERS)], markersize=3)  # fmt: skip
+            axes.plot(
+                x,
+                y,
+                label=visible(cloud.label),
+                color=_colour(place),
+                linestyle="none",
+                alpha=0.6,
+                marker=MARKERS[place % len(MARKERS)],
+                markersize=3,
+            )
         axes.set_xlim(*axes.get_xlim())  # a line must not move them
         axes.set_ylim(*axes.get_ylim())
         p, q, r = line
@@ -205,8 +241,15 @@ def plane(name: str, title: str, clouds: Sequence[Cloud], line: tuple[float, flo
 def _draw_path(axes: Axes, path: Path, place: int) -> None:
     colour = _colour(place)
     for number, mark in enumerate(path.marks):
-        axes.errorbar(mark.x, mark.y, xerr=_bars(mark.x, mark.x_interval), yerr=_bars(mark.y, mark.y_interval),
-                      color=colour, elinewidth=1.1, capsize=2)  # fmt: skip
+        axes.errorbar(
+            mark.x,
+            mark.y,
+            xerr=_bars(mark.x, mark.x_interval),
+            yerr=_bars(mark.y, mark.y_interval),
+            color=colour,
+            elinewidth=1.1,
+            capsize=2,
+        )
         if mark.label:
             offset = (-14, -10) if number % 2 else (4, 4)
             axes.annotate(

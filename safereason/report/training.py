@@ -56,7 +56,7 @@ def _rl(run: Run) -> Training:
         ("closed", "Share that closed its reasoning", {"closed": "closed"}, True),
         ("entropy", "Entropy of the policy, nats", {"entropy": "entropy"}, False),
         ("shares", "Signs of trouble", TROUBLE, True),
-    ]  # fmt: skip
+    ]
     return Training(
         run,
         "Reinforcement learning",

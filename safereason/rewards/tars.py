@@ -44,8 +44,10 @@ class TarsReward:
             InputError: `safety` measures neither harm nor refusal nor quality, or `task` does not measure quality.
         """
         if safety.measures not in ("harm", "refusal", "quality"):
-            raise InputError(f"reward.safety: judge {safety.name!r} measures {safety.measures}; "
-                             "one of harm, refusal or quality is needed")  # fmt: skip
+            raise InputError(
+                f"reward.safety: judge {safety.name!r} measures {safety.measures}; "
+                "one of harm, refusal or quality is needed"
+            )
         if task.measures != "quality":
             raise InputError(f"reward.task: judge {task.name!r} measures {task.measures}; one of quality is needed")
         self._safety = safety

@@ -211,9 +211,13 @@ class RunDirectory:
     def _begin(self) -> None:
         started = (read_manifest(self.path) or {}).get("started") or manifest.now()
         document = {
-            "stage": self.stage, "recipe": self.recipe_name, "status": "running", "started": started,
-            "identity": self.identity, **manifest.describe(),
-        }  # fmt: skip
+            "stage": self.stage,
+            "recipe": self.recipe_name,
+            "status": "running",
+            "started": started,
+            "identity": self.identity,
+            **manifest.describe(),
+        }
         try:
             write_json(self.path / MANIFEST, document)
             write_text(self.path / "recipe.yaml", redacted(self.recipe_yaml))

@@ -230,16 +230,22 @@ def identity_of(recipe: Recipe, plan: Plan, target: str, base_url: str | None) -
         shard=plan.shard,
         prefix=plan.prefix,
         **({"model": model_identity(target)} if needs else {}),
-        **({"sampling": plan.section.sampling.model_dump(mode="json"), "max_queries": plan.section.max_queries}
-           if needs else {}),
+        **(
+            {"sampling": plan.section.sampling.model_dump(mode="json"), "max_queries": plan.section.max_queries}
+            if needs
+            else {}
+        ),
         **({"attacker": model_identity(plan.attacker)} if plan.attacker and "attacker" in uses else {}),
         **({"judge": scorer_identity(plan.judge)} if plan.judge and "score" in uses else {}),
         **({"others": [model_identity(name) for name in others]} if (others := _others(plan)) else {}),
         **({"files": named} if (named := _files(plan.settings)) else {}),
         **({"base_url": base_url} if base_url else {}),
-        **contents(models=[target if needs else None, plan.attacker if "attacker" in uses else None, *_others(plan)],
-                   judges=[plan.judge if "score" in uses else None], sources=[plan.source]),
-    )  # fmt: skip
+        **contents(
+            models=[target if needs else None, plan.attacker if "attacker" in uses else None, *_others(plan)],
+            judges=[plan.judge if "score" in uses else None],
+            sources=[plan.source],
+        ),
+    )
 
 
 def _files(settings: Settings) -> dict[str, str]:
@@ -255,8 +261,15 @@ def cases_of(run: Path) -> list[TestCase]:
 
 def case_of(record: Record) -> TestCase:
     """A test case as it is recorded."""
-    return TestCase(record["behavior"], record["attack"], record["prompt"], tuple(record.get("turns") or ()),
-                    record.get("prefix"), record.get("completion"), record.get("details") or {})  # fmt: skip
+    return TestCase(
+        record["behavior"],
+        record["attack"],
+        record["prompt"],
+        tuple(record.get("turns") or ()),
+        record.get("prefix"),
+        record.get("completion"),
+        record.get("details") or {},
+    )
 
 
 def static_cases(recipe: Recipe, name: str, behaviors: Sequence[Example], prefix: str) -> list[TestCase]:
@@ -297,11 +310,15 @@ def _search_all(plan: Plan, recipe: Recipe, target: str, options: Options, log: 
         for group in left:
             meter = Meter(plan.section.max_queries, gives_up=True)
             setup = Setup(
-                Metered(engine, meter, is_target=True), prefix, plan.section.sampling,
+                Metered(engine, meter, is_target=True),
+                prefix,
+                plan.section.sampling,
                 seed_of(recipe.seed, plan.attack.name, group),
                 Metered(attacker, meter, is_target=False) if attacker else None,
-                scored_by(meter) if scored_by else None, others, meter,
-            )  # fmt: skip
+                scored_by(meter) if scored_by else None,
+                others,
+                meter,
+            )
             try:
                 found = _search(plan, group, setup, watch)
             except LostError as error:
@@ -325,14 +342,24 @@ def _search(plan: Plan, group: Sequence[Example], setup: Setup, watch: console.W
         is_spent = True
     return [
         {
-            "behavior": case.behavior_id, "attack": case.attack, "prompt": case.prompt, "turns": list(case.turns),
-            "prefix": case.prefix, "completion": case.completion, "details": dict(case.details), "value": last.value,
-            "steps": last.number, "queries": meter.queries, "read": meter.read, "written": meter.written,
-            "spent": is_spent, **({"failed": meter.failed, "failure": meter.failure} if meter.failed else {}),
+            "behavior": case.behavior_id,
+            "attack": case.attack,
+            "prompt": case.prompt,
+            "turns": list(case.turns),
+            "prefix": case.prefix,
+            "completion": case.completion,
+            "details": dict(case.details),
+            "value": last.value,
+            "steps": last.number,
+            "queries": meter.queries,
+            "read": meter.read,
+            "written": meter.written,
+            "spent": is_spent,
+            **({"failed": meter.failed, "failure": meter.failure} if meter.failed else {}),
             **({"unscored": meter.unscored.most_common(1)[0][0]} if meter.unscored and last.value is None else {}),
         }
         for case in last.cases
-    ]  # fmt: skip
+    ]
 
 
 def _finish(this: RunDirectory, metrics: dict[str, Any], records: Sequence[Record]) -> None:
@@ -340,8 +367,10 @@ def _finish(this: RunDirectory, metrics: dict[str, Any], records: Sequence[Recor
     met = [record for record in records if record.get("failed")]
     if met:
         write_json(this.path / "metrics.json", metrics)
-        raise StageFailed(f"{this.path}: {len(met)} of {len(records)} searches met what could not be had "
-                          f"({met[0]['failure']}); {going_on()}")  # fmt: skip
+        raise StageFailed(
+            f"{this.path}: {len(met)} of {len(records)} searches met what could not be had "
+            f"({met[0]['failure']}); {going_on()}"
+        )
     this.finish(metrics)
 
 

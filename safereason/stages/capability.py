@@ -85,10 +85,17 @@ def run(
             found = harness.measure(harness.EngineModel(engine, plan.section, recipe.seed, log), loaded, plan.limit)
         figures = [*capability.figures(found), *_form(log.path)]
         metrics = {
-            "eval": "capability", "model": model_identity(model), "recipe": recipe.name, "tasks": list(plan.tasks),
-            "lm_eval": about["lm_eval"], "versions": found["versions"], "shots": found["n-shot"],
-            "prefix": plan.section.prefix, "limit": plan.limit, "figures": [asdict(figure) for figure in figures],
-        }  # fmt: skip
+            "eval": "capability",
+            "model": model_identity(model),
+            "recipe": recipe.name,
+            "tasks": list(plan.tasks),
+            "lm_eval": about["lm_eval"],
+            "versions": found["versions"],
+            "shots": found["n-shot"],
+            "prefix": plan.section.prefix,
+            "limit": plan.limit,
+            "figures": [asdict(figure) for figure in figures],
+        }
         this.finish(metrics)
     return Result(directory.path, metrics)
 
@@ -112,11 +119,19 @@ def _identity(recipe: Recipe, plan: Plan, model: str, options: Options) -> dict[
     inside = sorted(plan.include.rglob("*")) if plan.include else []
     files = [path for path in inside if path.is_file() and "__pycache__" not in path.parts]
     return identity(
-        recipe, model=model_identity(model), eval="capability", tasks=list(plan.tasks), shots=plan.shots,
-        limit=plan.limit, sampling=plan.section.sampling.model_dump(mode="json"), prefix=plan.section.prefix,
-        lm_eval=version("lm_eval"), include={str(path): sha256(path) for path in files},
-        **({"base_url": options.base_url} if options.base_url else {}), **contents(models=[model]),
-    )  # fmt: skip
+        recipe,
+        model=model_identity(model),
+        eval="capability",
+        tasks=list(plan.tasks),
+        shots=plan.shots,
+        limit=plan.limit,
+        sampling=plan.section.sampling.model_dump(mode="json"),
+        prefix=plan.section.prefix,
+        lm_eval=version("lm_eval"),
+        include={str(path): sha256(path) for path in files},
+        **({"base_url": options.base_url} if options.base_url else {}),
+        **contents(models=[model]),
+    )
 
 
 def _form(path: Path) -> list[Figure]:

@@ -103,8 +103,10 @@ def _worse(row: Row) -> str | None:
         return f"{row.figure.label} of {row.run} could not be compared"
     if not difference.is_worse(row.figure.name):
         return None
-    return (f"{row.figure.label} of {row.run} is worse by {abs(difference.value):.4f}, p = {difference.p:.4f} "
-            f"(n = {difference.n}, {difference.unscored} unscored)")  # fmt: skip
+    return (
+        f"{row.figure.label} of {row.run} is worse by {abs(difference.value):.4f}, p = {difference.p:.4f} "
+        f"(n = {difference.n}, {difference.unscored} unscored)"
+    )
 
 
 def _letter(place: int) -> str:
@@ -118,8 +120,10 @@ def _evaluation(read: Sequence[Run]) -> str:
             raise InputError(f"{run.path}: a run of {run.stage}, not of an evaluation; name runs under eval/")
     for run in read[1:]:
         if run.stage != read[0].stage:
-            raise InputError(f"{run.path}: a run of {run.stage}, where the first is one of {read[0].stage}; "
-                             "compare runs of one evaluation")  # fmt: skip
+            raise InputError(
+                f"{run.path}: a run of {run.stage}, where the first is one of {read[0].stage}; "
+                "compare runs of one evaluation"
+            )
     return read[0].stage.removeprefix("eval/")
 
 
@@ -181,24 +185,41 @@ def document(found: Comparison) -> dict[str, Any]:
     return {
         "eval": found.evaluation,
         "runs": [
-            {"run": letter, "path": str(run.path), "model": run.model, "recipe": run.recipe,
-             "judge": run.metrics.get("judge")}
+            {
+                "run": letter,
+                "path": str(run.path),
+                "model": run.model,
+                "recipe": run.recipe,
+                "judge": run.metrics.get("judge"),
+            }
             for letter, run in found.runs.items()
         ],
         "notes": list(found.notes),
         "rows": [flat(row) for row in found.rows],
-    }  # fmt: skip
+    }
 
 
 def flat(row: Row) -> dict[str, Any]:
     """One row, as a table has it."""
     figure, difference, theirs = row.figure, row.difference, row.paper
     return {
-        "figure": figure.name, "group": figure.group, "run": row.run, "value": figure.value, "low": figure.low,
-        "high": figure.high, "n": figure.n, "unscored": figure.unscored,
-        "difference": difference and difference.value, "difference_low": difference and difference.low,
-        "difference_high": difference and difference.high, "p": difference and difference.p,
-        "shared": difference and difference.n, "shared_unscored": difference and difference.unscored,
-        "paper": theirs and theirs.value, "paper_tolerance": theirs and theirs.tolerance,
-        "paper_model": theirs and theirs.model, "paper_source": theirs and theirs.source, "covered": row.covered,
-    }  # fmt: skip
+        "figure": figure.name,
+        "group": figure.group,
+        "run": row.run,
+        "value": figure.value,
+        "low": figure.low,
+        "high": figure.high,
+        "n": figure.n,
+        "unscored": figure.unscored,
+        "difference": difference and difference.value,
+        "difference_low": difference and difference.low,
+        "difference_high": difference and difference.high,
+        "p": difference and difference.p,
+        "shared": difference and difference.n,
+        "shared_unscored": difference and difference.unscored,
+        "paper": theirs and theirs.value,
+        "paper_tolerance": theirs and theirs.tolerance,
+        "paper_model": theirs and theirs.model,
+        "paper_source": theirs and theirs.source,
+        "covered": row.covered,
+    }

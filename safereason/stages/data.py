@@ -149,9 +149,13 @@ def _tokens(recipe: Recipe, rows: Mapping[str, Sequence[Example]]) -> tuple[dict
         tokenizer = load_tokenizer(recipe.model)
     except InputError as error:
         return {}, [f"lengths in tokens are not known: {error}"]
-    measure = partial(lengths.of_file, tokenizer=tokenizer, ask=guard_data.asked(recipe),
-                      prompt_limit=rl.max_prompt_tokens if rl else None,
-                      text_limit=sft.max_tokens if sft else None)  # fmt: skip
+    measure = partial(
+        lengths.of_file,
+        tokenizer=tokenizer,
+        ask=guard_data.asked(recipe),
+        prompt_limit=rl.max_prompt_tokens if rl else None,
+        text_limit=sft.max_tokens if sft else None,
+    )
     return {name: measure(examples) for name, examples in rows.items() if examples}, []
 
 

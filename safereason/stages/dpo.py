@@ -73,10 +73,13 @@ def train(
     lines = b"".join(line_of(_record_of(pair, rollouts)) for pair in pairs)
     processes.by_main(lambda: write_bytes(this.path / PAIRS, lines))
     rows = [
-        {"prompt_ids": asked[pair.chosen[0]], "chosen_ids": drawn[pair.chosen]["token_ids"],
-         "rejected_ids": drawn[pair.rejected]["token_ids"]}
+        {
+            "prompt_ids": asked[pair.chosen[0]],
+            "chosen_ids": drawn[pair.chosen]["token_ids"],
+            "rejected_ids": drawn[pair.rejected]["token_ids"],
+        }
         for pair in pairs
-    ]  # fmt: skip
+    ]
     trained = _fit(section, recipe, start, tokenizer, rows, this)
     return {**trained, **_counts(jobs, rollouts, pairs), "dropped_too_long": len(examples) - len(kept)}
 
@@ -96,9 +99,15 @@ def _draw(section: DPO, seed: int, start: str, jobs: Sequence[tuple[Example, int
             example, number = jobs[index]
             if completion.finish_reason == "error":
                 raise InputError(f"{example.id}: {completion.error}")
-            log.append({"id": example.id, "number": number, "text": completion.full_text,
-                        "token_ids": list(completion.token_ids),
-                        "finish_reason": completion.finish_reason})  # fmt: skip
+            log.append(
+                {
+                    "id": example.id,
+                    "number": number,
+                    "text": completion.full_text,
+                    "token_ids": list(completion.token_ids),
+                    "finish_reason": completion.finish_reason,
+                }
+            )
             advance("")
 
         engine.generate(
@@ -142,10 +151,19 @@ def _check_scored(run: Path, jobs: Sequence[tuple[Example, int]]) -> None:
 
 def _rollout(example: Example, number: int, drawn: Record, parts: RewardParts) -> Record:
     return {
-        "step": STEP, "id": example.id, "number": number, "prompt": example.prompt, "kind": example.kind,
-        "text": drawn["text"], "total": parts.total, "parts": parts.parts, "reason": parts.reason,
-        "failed": parts.failed, "finish_reason": drawn["finish_reason"], "tokens": len(drawn["token_ids"]),
-    }  # fmt: skip
+        "step": STEP,
+        "id": example.id,
+        "number": number,
+        "prompt": example.prompt,
+        "kind": example.kind,
+        "text": drawn["text"],
+        "total": parts.total,
+        "parts": parts.parts,
+        "reason": parts.reason,
+        "failed": parts.failed,
+        "finish_reason": drawn["finish_reason"],
+        "tokens": len(drawn["token_ids"]),
+    }
 
 
 def _held(path: Path) -> dict[Key, Record]:
@@ -180,8 +198,18 @@ def _fit(
     checkpoint, done = last_checkpoint(this.path / CHECKPOINTS) or (None, 0)
     keep_records(this.path / "metrics.jsonl", lambda record: record["step"] <= done)
     with this.records("metrics") as log:
-        return dpo.train(section, model_location(start), tokenizer, rows, seed=recipe.seed, run=this.path,
-                         log=log, resume_from=checkpoint, steps_done=done, report_to=recipe.report_to)  # fmt: skip
+        return dpo.train(
+            section,
+            model_location(start),
+            tokenizer,
+            rows,
+            seed=recipe.seed,
+            run=this.path,
+            log=log,
+            resume_from=checkpoint,
+            steps_done=done,
+            report_to=recipe.report_to,
+        )
 
 
 def _counts(jobs: Sequence[tuple[Example, int]], rollouts: dict[Key, Record], pairs: Sequence[Pair]) -> dict[str, int]:
@@ -201,8 +229,15 @@ def outline(section: DPO, prompts: int, seed: int, key: str, processes: int) -> 
     """What a DPO section comes to on so many prompts, if no two rewards of a prompt are equal; `key` for messages."""
     rollouts = prompts * section.rollouts_per_prompt
     pairs = prompts * (section.rollouts_per_prompt // 2)
-    arguments = dpo_arguments(section, pairs=max(pairs, section.batch_size), seed=seed, output_dir=CHECKPOINTS,
-                              processes=processes, cpu=False, key=key)  # fmt: skip
+    arguments = dpo_arguments(
+        section,
+        pairs=max(pairs, section.batch_size),
+        seed=seed,
+        output_dir=CHECKPOINTS,
+        processes=processes,
+        cpu=False,
+        key=key,
+    )
     return {
         "rollouts": rollouts,
         "tokens generated at most": rollouts * section.sampling.max_new_tokens,

@@ -150,8 +150,10 @@ def _draw(plan: Plan, seed: int) -> _Drawn:
     seen = count()
     examples = limited((example for example, _ in zip(found, seen, strict=False)), plan.limit, seed)
     if not examples:
-        raise InputError(f"source {', '.join(plan.sources)}: has no prompts that eval {plan.evaluation.name} is about; "
-                         "name another one")  # fmt: skip
+        raise InputError(
+            f"source {', '.join(plan.sources)}: has no prompts that eval {plan.evaluation.name} is about; "
+            "name another one"
+        )
     return _Drawn(examples, next(seen), tests)
 
 
@@ -246,8 +248,9 @@ def _read(plan: Plan, available: Sequence[Example]) -> list[TestCase]:
     own = {example.id: example.prompt for example in available}
     found = [one for path in plan.cases for one in formats.read(path) if one.behavior in own]
     if not found:
-        raise InputError(f"--cases {plan.cases[0]}: holds no behavior of {', '.join(plan.sources)}; name their source "
-                         "with --source")  # fmt: skip
+        raise InputError(
+            f"--cases {plan.cases[0]}: holds no behavior of {', '.join(plan.sources)}; name their source with --source"
+        )
     return [one.case or TestCase(one.behavior, one.attack, own[one.behavior]) for one in found]
 
 
@@ -298,10 +301,13 @@ def _generate(cases: Sequence[Case], plan: Plan, recipe: Recipe, options: Option
                 keep(case, Completion(case.completion, (), "stop", generation_prefix(engine, prefix)))
         for prefix, asked in _by_prefix(cases, section.prefix).items():
             engine.generate(
-                [[*case.turns, *chat.user(case.prompt)] for case in asked], section.sampling, seed=recipe.seed,
-                prefix=prefix, done={i for i, case in enumerate(asked) if case.id not in left},
+                [[*case.turns, *chat.user(case.prompt)] for case in asked],
+                section.sampling,
+                seed=recipe.seed,
+                prefix=prefix,
+                done={i for i, case in enumerate(asked) if case.id not in left},
                 on_finish=partial(_pass_on, asked, keep),
-            )  # fmt: skip
+            )
 
 
 def _tokens(model: str) -> Callable[[str], int] | None:

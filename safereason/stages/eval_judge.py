@@ -131,13 +131,17 @@ def check_scored(run: Path, metrics: Mapping[str, Any]) -> None:
     """
     completions = metrics.get("completions") or {}
     if completions.get("filtered") and not completions["answered"]:
-        raise StageFailed(f"{run}: no answer, since the provider filtered all {completions['filtered']} prompts; "
-                          "measure on other prompts, or by another provider")  # fmt: skip
+        raise StageFailed(
+            f"{run}: no answer, since the provider filtered all {completions['filtered']} prompts; "
+            "measure on other prompts, or by another provider"
+        )
     verdicts = metrics.get("verdicts") or {}
     if "reason" in verdicts:
         count = verdicts["unscorable"] + verdicts["failed"]
-        raise StageFailed(f"{run}: none of {count} answers could be scored ({verdicts['reason']}); "
-                          "look at them, or name another judge")  # fmt: skip
+        raise StageFailed(
+            f"{run}: none of {count} answers could be scored ({verdicts['reason']}); "
+            "look at them, or name another judge"
+        )
 
 
 def _problem(found: Sequence[Outcome], evaluation: Eval) -> str:

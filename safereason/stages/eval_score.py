@@ -44,8 +44,12 @@ def score(run: Path, options: Options, judge: str) -> Result:
     label = f"{measured.rstrip('/').rpartition('/')[2]}.by-{spec}"
     directory = RunDirectory(
         options.out or run_path(options.root, stage, recipe, label, identity),
-        stage, recipe, read_text(run / "recipe.yaml"), identity, options.on_existing,
-    )  # fmt: skip
+        stage,
+        recipe,
+        read_text(run / "recipe.yaml"),
+        identity,
+        options.on_existing,
+    )
     if (result := finished_result(directory)) is not None:
         return result
     scorer = evals.judge_for(evaluation, spec)
@@ -84,8 +88,10 @@ def _read(run: Path) -> tuple[Eval, dict[str, Any]]:
     kind, _, name = str(manifest.get("stage")).partition("/")
     evaluation = evals.EVALS.get(name) if kind == "eval" else None
     if evaluation is None or evaluation.judge is None:
-        raise InputError(f"{run}: a run of {manifest.get('stage')}, which has no judged answers; name one of "
-                         f"{', '.join(f'eval/{e.name}' for e in evals.EVALS.values() if e.judge)}")  # fmt: skip
+        raise InputError(
+            f"{run}: a run of {manifest.get('stage')}, which has no judged answers; name one of "
+            f"{', '.join(f'eval/{e.name}' for e in evals.EVALS.values() if e.judge)}"
+        )
     if not is_finished(run):
         raise InputError(f"{run}: this {manifest['stage']} run is not finished; resume it first")
     first: Mapping[str, Any] = next(read_records(run / eval_judge.COMPLETIONS), {})
@@ -98,8 +104,10 @@ def _check_whole(file: Path, ids: Sequence[str]) -> None:
     """Refuses a file that lost completions after its run had finished."""
     held = eval_judge.by_id(file)
     if missing := [name for name in ids if name not in held]:
-        raise InputError(f"{file}: {len(missing)} of {len(ids)} completions are missing, such as {missing[0]}; "
-                         "make the run again with --overwrite")  # fmt: skip
+        raise InputError(
+            f"{file}: {len(missing)} of {len(ids)} completions are missing, such as {missing[0]}; "
+            "make the run again with --overwrite"
+        )
 
 
 def _identity(run: Path, manifest: dict[str, Any], judge: str) -> dict[str, Any]:

@@ -19,9 +19,24 @@ from safereason.training.shapes import shape_of
 Section = SFT | GRPO | DPO
 GIB = 2**30
 SIZES = {
-    "T4": 16, "V100": 32, "A10": 24, "A10G": 24, "L4": 24, "RTX3090": 24, "RTX4090": 24, "RTX5090": 32, "A40": 48,
-    "A6000": 48, "RTX6000Ada": 48, "L40": 48, "L40S": 48, "A100": 80, "H100": 80, "H200": 141, "B200": 180,
-}  # fmt: skip
+    "T4": 16,
+    "V100": 32,
+    "A10": 24,
+    "A10G": 24,
+    "L4": 24,
+    "RTX3090": 24,
+    "RTX4090": 24,
+    "RTX5090": 32,
+    "A40": 48,
+    "A6000": 48,
+    "RTX6000Ada": 48,
+    "L40": 48,
+    "L40S": 48,
+    "A100": 80,
+    "H100": 80,
+    "H200": 141,
+    "B200": 180,
+}
 """Memory of well-known GPUs by their data sheets, in GB; of those sold with several sizes the larger one."""
 JUDGE_MODELS = {"harmbench": "cais/HarmBench-Llama-2-13b-cls", "strongreject": "qylu4156/strongreject-15k-v1"}
 """Models of judges that name none."""
@@ -80,8 +95,15 @@ class Training:
 
     def step(self, section: Section, *, sharded: bool = False) -> Step:
         """A step of the section, which may be another than the recipe's."""
-        return step_of(section, self.shape, self.key, devices=self.gpus.count, sharded=sharded, judge=self.judges,
-                       device_size=self.gpus.size)  # fmt: skip
+        return step_of(
+            section,
+            self.shape,
+            self.key,
+            devices=self.gpus.count,
+            sharded=sharded,
+            judge=self.judges,
+            device_size=self.gpus.size,
+        )
 
     def peak(self, section: Section, *, sharded: bool = False) -> int:
         """Bytes that a step takes of each GPU."""
@@ -89,19 +111,31 @@ class Training:
 
 
 def step_of(
-    section: Section, shape: Shape, key: str, *, devices: int = 1, sharded: bool = False, judge: int = 0,
-    device_size: int = 0, cpu: bool = False,
-) -> Step:  # fmt: skip
+    section: Section,
+    shape: Shape,
+    key: str,
+    *,
+    devices: int = 1,
+    sharded: bool = False,
+    judge: int = 0,
+    device_size: int = 0,
+    cpu: bool = False,
+) -> Step:
     """What a training section asks of each device.
 
     Raises:
         InputError: Its batch cannot be shared out evenly.
     """
     common: dict[str, Any] = {
-        "shape": shape, "bf16": section.precision == "bf16" and not cpu, "gpu": not cpu,
-        "checkpointing": section.activation_checkpointing, "rank": section.lora.rank if section.lora else None,
-        "devices": devices, "sharded": sharded and devices > 1, "judge": judge,
-    }  # fmt: skip
+        "shape": shape,
+        "bf16": section.precision == "bf16" and not cpu,
+        "gpu": not cpu,
+        "checkpointing": section.activation_checkpointing,
+        "rank": section.lora.rank if section.lora else None,
+        "devices": devices,
+        "sharded": sharded and devices > 1,
+        "judge": judge,
+    }
     if isinstance(section, SFT):
         batch = cut_batch(section.batch_size, section.micro_batch_size, devices, key)
         shares = shape.shares and devices == 1 and key.startswith("guard")  # rows begin with the same policy
@@ -119,11 +153,15 @@ def step_of(
     shares = shape.shares and section.shared_prefix and devices == 1 and section.max_prompt_tokens >= PROMPT_SHARE * new
     group = min(batch.per_device, section.rollouts_per_prompt) if shares else 0
     return Step(
-        rows=batch.per_device, tokens=length, trained=new if shares else trained, reference=section.kl_coef > 0,
+        rows=batch.per_device,
+        tokens=length,
+        trained=new if shares else trained,
+        reference=section.kl_coef > 0,
         drawn=at_once * length if section.rollouts == "engine" else 0,
         vllm=max(int(device_size * section.vllm.memory_share), vllm_needs(section, shape)) if colocated else 0,
-        group=group, **common,
-    )  # fmt: skip
+        group=group,
+        **common,
+    )
 
 
 def vllm_needs(section: GRPO, shape: Shape) -> int:
@@ -140,9 +178,11 @@ def trainings(recipe: Recipe, gpus: Gpus) -> tuple[list[Training], list[str]]:
     """
     of_guard = recipe.guard
     sections: dict[str, Section | None] = {
-        "sft": recipe.sft, "rl": recipe.rl,
-        "guard.sft": of_guard.sft if of_guard else None, "guard.train": of_guard.train if of_guard else None,
-    }  # fmt: skip
+        "sft": recipe.sft,
+        "rl": recipe.rl,
+        "guard.sft": of_guard.sft if of_guard else None,
+        "guard.train": of_guard.train if of_guard else None,
+    }
     found, notes, shape = [], list[str](), shape_of(recipe.model)
     for key, section in sections.items():
         if section is not None:
@@ -188,9 +228,16 @@ def steps(recipe: Recipe, options: Options, key: str) -> dict[str, Any]:
 
 
 COUNTED = (
-    "rows", "prompts", "rollouts", "pairs at most", "steps", "steps at most", "sequences", "tokens at most",
+    "rows",
+    "prompts",
+    "rollouts",
+    "pairs at most",
+    "steps",
+    "steps at most",
+    "sequences",
+    "tokens at most",
     "tokens generated at most",
-)  # fmt: skip
+)
 """Of a plan."""
 
 

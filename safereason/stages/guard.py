@@ -78,18 +78,27 @@ def for_verl(recipe: Recipe, options: Options) -> Training:
     guard = _section(recipe)
     section, guide = _part(guard.train, "train", recipe), guides.of_section(guard)
     if guard.validation is not None and guard.validation.keep_best:
-        raise InputError("guard.validation.keep_best: --backend verl cannot do this (it keeps the last model); "
-                         "pass guard.validation.keep_best=false")  # fmt: skip
+        raise InputError(
+            "guard.validation.keep_best: --backend verl cannot do this (it keeps the last model); "
+            "pass guard.validation.keep_best=false"
+        )
     folder, held_out = _data_run(recipe, options), guard.validation is not None
     _check_held_out(guard, folder)
     start = options.model or (recipe.model if guard.sft is None else _after_sft(recipe, options))
     return Training(
-        RL_STAGE, "guard.train", section, start, _identity(recipe, guard, "train", start), folder / data.TRAIN,
-        read_examples(folder / data.TRAIN), _asker(guide, load_tokenizer(start)),
+        RL_STAGE,
+        "guard.train",
+        section,
+        start,
+        _identity(recipe, guard, "train", start),
+        folder / data.TRAIN,
+        read_examples(folder / data.TRAIN),
+        _asker(guide, load_tokenizer(start)),
         held_out=read_examples(folder / data.VALIDATION) if held_out else None,
         every_steps=guard.validation.every_steps if guard.validation else None,
-        reasoning=guard.reasoning, finish=guide.save,
-    )  # fmt: skip
+        reasoning=guard.reasoning,
+        finish=guide.save,
+    )
 
 
 def run_sft(recipe: Recipe, options: Options) -> Result:
@@ -112,14 +121,29 @@ def run_sft(recipe: Recipe, options: Options) -> Result:
         rows = sft.tokenize(
             tokenizer, read_examples(traces), section.max_tokens, ask=_asker(guide, tokenizer), reasoned=guard.reasoning
         )
-        check_left(len(rows.rows), len(rows.rows) + rows.too_long, section.max_tokens, "guard.sft.max_tokens",
-                   section.batch_size)  # fmt: skip
+        check_left(
+            len(rows.rows),
+            len(rows.rows) + rows.too_long,
+            section.max_tokens,
+            "guard.sft.max_tokens",
+            section.batch_size,
+        )
         checkpoint, done = last_checkpoint(this.path / CHECKPOINTS) or (None, 0)
         keep_records(this.path / "metrics.jsonl", lambda record: record["step"] <= done)
         with this.records("metrics") as log:
-            trained = sft.train(section, location, tokenizer, rows.rows, seed=recipe.seed, run=this.path, log=log,
-                                resume_from=checkpoint, steps_done=done, report_to=recipe.report_to,
-                                key="guard.sft")  # fmt: skip
+            trained = sft.train(
+                section,
+                location,
+                tokenizer,
+                rows.rows,
+                seed=recipe.seed,
+                run=this.path,
+                log=log,
+                resume_from=checkpoint,
+                steps_done=done,
+                report_to=recipe.report_to,
+                key="guard.sft",
+            )
         processes.by_main(lambda: guide.save(this.path / "model"))
         metrics = {
             **trained,
@@ -159,8 +183,9 @@ def _train(section: GRPO, guard: Guard, recipe: Recipe, start: str, folder: Path
     ask = _asker(guide, tokenizer)
     examples = read_examples(folder / data.TRAIN)
     kept = [e for e in examples if len(prompt_ids(tokenizer, ask(e))) <= section.max_prompt_tokens]
-    check_left(len(kept), len(examples), section.max_prompt_tokens, "guard.train.max_prompt_tokens",
-               section.prompts_per_step)  # fmt: skip
+    check_left(
+        len(kept), len(examples), section.max_prompt_tokens, "guard.train.max_prompt_tokens", section.prompts_per_step
+    )
     checkpoint, done = last_checkpoint(this.path / CHECKPOINTS) or (None, 0)
     for name in ("metrics", "rollouts", "validation"):
         # Without a checkpoint the look before the first step is taken again, too.
@@ -174,19 +199,38 @@ def _train(section: GRPO, guard: Guard, recipe: Recipe, start: str, folder: Path
         if guard.validation is not None:
             callbacks.append(_validation(guard, section, guide, tokenizer, folder, recipe.seed, this.path, looks))
         trained = grpo.train(
-            section, model_location(start), tokenizer, kept, reward, seed=recipe.seed, run=this.path, metrics=metrics,
-            rollouts=rollouts, resume_from=checkpoint, steps_done=done, ask=ask, callbacks=callbacks,
-            shown=("reward", "accuracy", "unparsed", "says_unsafe"), report_to=recipe.report_to, key="guard.train",
-        )  # fmt: skip
+            section,
+            model_location(start),
+            tokenizer,
+            kept,
+            reward,
+            seed=recipe.seed,
+            run=this.path,
+            metrics=metrics,
+            rollouts=rollouts,
+            resume_from=checkpoint,
+            steps_done=done,
+            ask=ask,
+            callbacks=callbacks,
+            shown=("reward", "accuracy", "unparsed", "says_unsafe"),
+            report_to=recipe.report_to,
+            key="guard.train",
+        )
     processes.by_main(lambda: _settle(this.path, guide))
-    return {**trained, "rows": len(kept), "dropped_too_long": len(examples) - len(kept), "kept": _kept(this.path),
-            "warnings": watch.warnings}  # fmt: skip
+    return {
+        **trained,
+        "rows": len(kept),
+        "dropped_too_long": len(examples) - len(kept),
+        "kept": _kept(this.path),
+        "warnings": watch.warnings,
+    }
 
 
 def _check_held_out(guard: Guard, folder: Path) -> None:
     if guard.validation is not None and processes.uses_deepspeed():
-        raise InputError("guard.validation: cannot be done under DeepSpeed; pass guard.validation=null, or "
-                         "--launch accelerate:fsdp2")  # fmt: skip
+        raise InputError(
+            "guard.validation: cannot be done under DeepSpeed; pass guard.validation=null, or --launch accelerate:fsdp2"
+        )
     if guard.validation is not None and not (folder / data.VALIDATION).exists():
         raise InputError("guard.validation: the data holds no rows for it; set data.validation_rows_per_label")
 
@@ -199,11 +243,15 @@ def _validation(
 
     assert guard.validation is not None
     return Validation(
-        read_examples(folder / data.VALIDATION), replace(guide, sampling=section.sampling), tokenizer,
-        every=guard.validation.every_steps, seed=seed, log=log,
+        read_examples(folder / data.VALIDATION),
+        replace(guide, sampling=section.sampling),
+        tokenizer,
+        every=guard.validation.every_steps,
+        seed=seed,
+        log=log,
         best=run / BEST if guard.validation.keep_best else None,
         save=lambda model, to: save_copy(model, tokenizer, to, section.precision),
-    )  # fmt: skip
+    )
 
 
 def _settle(run: Path, guide: Guide) -> None:
@@ -240,9 +288,15 @@ def plan(recipe: Recipe, options: Options) -> dict[str, Any]:
         "sources": guard_data.reachable(recipe),
     }
     if guard.sft is not None:
-        arguments = sft_arguments(guard.sft, rows=max(counts["traces"], guard.sft.batch_size), seed=recipe.seed,
-                                  output_dir=CHECKPOINTS, processes=options.processes, cpu=False,
-                                  key="guard.sft")  # fmt: skip
+        arguments = sft_arguments(
+            guard.sft,
+            rows=max(counts["traces"], guard.sft.batch_size),
+            seed=recipe.seed,
+            output_dir=CHECKPOINTS,
+            processes=options.processes,
+            cpu=False,
+            key="guard.sft",
+        )
         found["sft"] = {"steps": arguments["max_steps"], "SFTConfig": arguments}
     if guard.train is not None:
         found["rl"] = outline(guard.train, counts["rows"], recipe.seed, "guard.train", options.processes)
@@ -260,10 +314,16 @@ def _counts(recipe: Recipe, options: Options) -> dict[str, Any]:
         rows = 2 * mix.rows_per_label * len(mix.sources) + shares
         guard = _section(recipe)
         verdicts = guard.sft is not None and not guard.reasoning
-        return {"built": False, "rows": rows, "validation": 2 * mix.validation_rows_per_label,
-                "traces": rows if verdicts else sum(share.prompts for share in mix.traces)}  # fmt: skip
-    rows_of = {name: len(read_examples(folder / name)) if (folder / name).exists() else 0
-               for name in (data.TRAIN, data.VALIDATION, data.TRACES)}  # fmt: skip
+        return {
+            "built": False,
+            "rows": rows,
+            "validation": 2 * mix.validation_rows_per_label,
+            "traces": rows if verdicts else sum(share.prompts for share in mix.traces),
+        }
+    rows_of = {
+        name: len(read_examples(folder / name)) if (folder / name).exists() else 0
+        for name in (data.TRAIN, data.VALIDATION, data.TRACES)
+    }
     return {"built": str(folder), **{name.partition(".")[0].replace("train", "rows"): n for name, n in rows_of.items()}}
 
 

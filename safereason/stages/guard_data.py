@@ -42,8 +42,10 @@ def check(recipe: Recipe) -> None:
     """
     section = recipe.guard
     if section is not None and section.sft is not None and section.reasoning and not recipe.data.traces:
-        raise InputError(f"recipe {recipe.name}: guard.sft trains a guard that reasons, and data.traces names no rows "
-                         "with reasoning; name some, or set guard.reasoning=false")  # fmt: skip
+        raise InputError(
+            f"recipe {recipe.name}: guard.sft trains a guard that reasons, and data.traces names no rows "
+            "with reasoning; name some, or set guard.reasoning=false"
+        )
 
 
 def with_verdicts(recipe: Recipe, mixture: Mixture) -> Mixture:

@@ -102,8 +102,17 @@ def run(
         StageFailed: Rows could not be asked about; `--resume` asks again.
     """
     model = options.model or (None if guard else str(trained_guard(recipe.name, options, recipe.reference)))
-    plan = make_plan(recipe, model, guard=guard, sets=sets, policy=policy, template=template, samples=samples,
-                     sampling=sampling, limit=limit)  # fmt: skip
+    plan = make_plan(
+        recipe,
+        model,
+        guard=guard,
+        sets=sets,
+        policy=policy,
+        template=template,
+        samples=samples,
+        sampling=sampling,
+        limit=limit,
+    )
     asked = _asked(recipe, plan)
     rows, missing = _rows(plan, recipe.seed, allow_missing)
     about = identity(recipe, **_identity(plan, rows, asked, options))
@@ -116,10 +125,15 @@ def run(
             _ask(rows, _opener(recipe, options, plan), plan, recipe.seed, log)
         found = _in_order(log.path, rows)
         metrics = {
-            "eval": "guard", "model": about["model"], "recipe": recipe.name, "limit": plan.limit,
-            "samples": plan.samples, "asked": _in_short(asked), "missing": missing,
+            "eval": "guard",
+            "model": about["model"],
+            "recipe": recipe.name,
+            "limit": plan.limit,
+            "samples": plan.samples,
+            "asked": _in_short(asked),
+            "missing": missing,
             **scored(found, plan.resamples, recipe.seed),
-        }  # fmt: skip
+        }
         _finish(this, metrics, found)
     return Result(directory.path, metrics)
 
@@ -147,8 +161,15 @@ def score(
 
     found = read_file(file, sets, about, source)
     resamples = _section(recipe).resamples
-    depends = identity(recipe, model=file.name, eval="guard", predictions=sha256(file), sets=list(sets), about=about,
-                       resamples=resamples)  # fmt: skip
+    depends = identity(
+        recipe,
+        model=file.name,
+        eval="guard",
+        predictions=sha256(file),
+        sets=list(sets),
+        about=about,
+        resamples=resamples,
+    )
     directory = open_run(STAGE, recipe, options, file.stem, depends)
     if (result := finished_result(directory)) is not None:
         return result
@@ -158,8 +179,13 @@ def score(
         with this.records(FILE) as log:
             for prediction in found:
                 log.append(prediction.record())
-        metrics = {"eval": "guard", "model": file.name, "recipe": recipe.name, "predictions": str(file),
-                   **scored(found, resamples, recipe.seed)}  # fmt: skip
+        metrics = {
+            "eval": "guard",
+            "model": file.name,
+            "recipe": recipe.name,
+            "predictions": str(file),
+            **scored(found, resamples, recipe.seed),
+        }
         this.finish(metrics)
     return Result(directory.path, metrics)
 
@@ -188,8 +214,10 @@ def make_plan(
         raise InputError(f"recipe {recipe.name}: it has no guard.eval section; add one, or name a source with --set")
     policies_of = {label: {s.policy for s in chosen if s.label == label} for label in (s.label for s in chosen)}
     if mixed := [label for label, named in policies_of.items() if len(named) > 1]:
-        raise InputError(f"recipe {recipe.name}: guard.eval.sets: the parts of {mixed[0]} are judged by different "
-                         "policies; name one, or call them apart")  # fmt: skip
+        raise InputError(
+            f"recipe {recipe.name}: guard.eval.sets: the parts of {mixed[0]} are judged by different "
+            "policies; name one, or call them apart"
+        )
     if template and not guard:
         raise InputError("--template: only another guard (--guard) takes one; a recipe has guard.prompt_template")
     if template and not Path(template).is_file():
@@ -201,9 +229,16 @@ def make_plan(
     if model:
         check_name(model)  # the last, since the Hub may be asked
     return Plan(
-        sets=tuple(chosen), limit=limit or section.limit, resamples=section.resamples, model=model, guard=guard,
-        policy=policy, template=template, samples=samples, sampling=sampling,
-    )  # fmt: skip
+        sets=tuple(chosen),
+        limit=limit or section.limit,
+        resamples=section.resamples,
+        model=model,
+        guard=guard,
+        policy=policy,
+        template=template,
+        samples=samples,
+        sampling=sampling,
+    )
 
 
 def chosen_sets(recipe: Recipe, names: Sequence[str]) -> list[GuardSet]:
@@ -319,13 +354,22 @@ def _open(recipe: Recipe, options: Options, plan: Plan) -> Guard:
     precision = section.precision if section and torch.cuda.is_available() else "fp32"
     if plan.model is None:
         return open_named(
-            str(plan.guard), base_url=options.base_url, policy=plan.policy, samples=plan.samples,
-            template=plan.template, precision=precision,
-        )  # fmt: skip
+            str(plan.guard),
+            base_url=options.base_url,
+            policy=plan.policy,
+            samples=plan.samples,
+            template=plan.template,
+            precision=precision,
+        )
     return open_guard(
-        plan.model, base_url=options.base_url, policy=plan.policy, sampling=plan.sampling, samples=plan.samples,
-        precision=precision, otherwise=_guide(recipe),
-    )  # fmt: skip
+        plan.model,
+        base_url=options.base_url,
+        policy=plan.policy,
+        sampling=plan.sampling,
+        samples=plan.samples,
+        precision=precision,
+        otherwise=_guide(recipe),
+    )
 
 
 def _ask(
@@ -348,10 +392,17 @@ def _recorder(
 ) -> Callable[[int, Finding], None]:
     def record(index: int, finding: Finding) -> None:
         found = of_example(
-            examples[index], name, label=finding.label, score=finding.score, categories=finding.categories,
-            reasoning=finding.reasoning, text=finding.text, reason=finding.reason, failed=finding.failed and may_retry,
+            examples[index],
+            name,
+            label=finding.label,
+            score=finding.score,
+            categories=finding.categories,
+            reasoning=finding.reasoning,
+            text=finding.text,
+            reason=finding.reason,
+            failed=finding.failed and may_retry,
             tokens=finding.tokens,
-        )  # fmt: skip
+        )
         log.append(found.record())
         advance(name)
 

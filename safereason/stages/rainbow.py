@@ -146,8 +146,17 @@ def make_plan(
     if not found:
         raise InputError(f"source {seeds}: has no harmful prompts to begin with; name another one with --seeds")
     checked = settings_of(NAME, RainbowSettings, {**section.settings.get(NAME, {}), **chosen})
-    return Plan(checked, section, writer, scorer, judge_model, seeds, tuple(found), load_templates(checked.templates),
-                recipe.eval.prefix if recipe.eval else "")  # fmt: skip
+    return Plan(
+        checked,
+        section,
+        writer,
+        scorer,
+        judge_model,
+        seeds,
+        tuple(found),
+        load_templates(checked.templates),
+        recipe.eval.prefix if recipe.eval else "",
+    )
 
 
 def outline(recipe: Recipe, options: Options, plan: Plan) -> dict[str, Any]:
@@ -226,8 +235,9 @@ def _search(plan: Plan, recipe: Recipe, target: str, harm: Harm | None, options:
             advance(_note(history, len(plan.templates.cells)))
             failed = failed + 1 if _has_failed(found) else 0
             if failed == PATIENCE:
-                raise StageFailed(f"{log.path.parent}: {failed} iterations in a row failed ({_reason(found)}); "
-                                  f"{going_on()}")  # fmt: skip
+                raise StageFailed(
+                    f"{log.path.parent}: {failed} iterations in a row failed ({_reason(found)}); {going_on()}"
+                )
             if _has_enough(history, settings):
                 return
 
@@ -257,9 +267,14 @@ def _team(plan: Plan, recipe: Recipe, target: str, harm: Harm | None, options: O
 
     score = pair_rater(opened(str(plan.rates))) if harm is None else _by_harm(harm)
     return Team(
-        opened(target), opened(plan.mutator), plan.section.sampling, score, refuses,
-        opened(plan.judge_model) if plan.judge_model else None, plan.prefix,
-    )  # fmt: skip
+        opened(target),
+        opened(plan.mutator),
+        plan.section.sampling,
+        score,
+        refuses,
+        opened(plan.judge_model) if plan.judge_model else None,
+        plan.prefix,
+    )
 
 
 def _by_harm(harm: Harm) -> PairScore:
@@ -273,14 +288,17 @@ def _score_of(verdict: Verdict) -> float | str | None:
 
 def _note(history: History, cells: int) -> str:
     archive = history.archives[-1]
-    return (f"archive {len(history.archives)}: {len(archive.champions)} of {cells} cells, {archive.successes} "
-            f"attacks succeed; {len(history.prompts)} prompts")  # fmt: skip
+    return (
+        f"archive {len(history.archives)}: {len(archive.champions)} of {cells} cells, {archive.successes} "
+        f"attacks succeed; {len(history.prompts)} prompts"
+    )
 
 
 def _write(path: Path, plan: Plan, history: History) -> None:
     """What the TARS mix reads, and the best of each cell."""
-    rows = [{name: getattr(e, name) for name in ("id", "prompt", "kind", "source", "category")} for e in
-            examples(history)]  # fmt: skip
+    rows = [
+        {name: getattr(e, name) for name in ("id", "prompt", "kind", "source", "category")} for e in examples(history)
+    ]
     write_bytes(path / ARCHIVE, b"".join(map(line_of, rows)))
     best = [
         {"risk": c.risk, "style": c.style, "id": c.id, "prompt": c.prompt, "score": c.score}
@@ -324,5 +342,7 @@ def _succeeds(candidate: Candidate) -> bool:
 def _summary(metrics: Mapping[str, Any]) -> str:
     wanted = metrics["prompts_wanted"]
     few = f" of {wanted} wanted" if wanted is not None and metrics["prompts"] < wanted else ""
-    return (f"rainbow: {metrics['prompts']} distinct prompts{few}, {metrics['coverage']:.0%} of the cells covered, "
-            f"{metrics['attack_success_by_cell']:.0%} with an attack that succeeds")  # fmt: skip
+    return (
+        f"rainbow: {metrics['prompts']} distinct prompts{few}, {metrics['coverage']:.0%} of the cells covered, "
+        f"{metrics['attack_success_by_cell']:.0%} with an attack that succeeds"
+    )

@@ -87,9 +87,14 @@ def for_verl(recipe: Recipe, options: Options) -> Training:
     start = start_model(recipe, options)
     rows = data.built(recipe, options) / data.TRAIN
     return Training(
-        "rl", "rl", section.model_copy(update={"reward": reward}), start, identity_of(recipe, start, options),
-        rows, read_examples(rows),
-    )  # fmt: skip
+        "rl",
+        "rl",
+        section.model_copy(update={"reward": reward}),
+        start,
+        identity_of(recipe, start, options),
+        rows,
+        read_examples(rows),
+    )
 
 
 def start_model(recipe: Recipe, options: Options) -> str:
@@ -117,10 +122,19 @@ def _train(
         keep_records(this.path / f"{name}.jsonl", lambda record: record["step"] <= done)
     with this.records("metrics") as metrics, this.records("rollouts") as rollouts:
         trained = grpo.train(
-            section, model_location(start), tokenizer, kept, reward, seed=recipe.seed,
-            run=this.path, metrics=metrics, rollouts=rollouts, resume_from=checkpoint, steps_done=done,
+            section,
+            model_location(start),
+            tokenizer,
+            kept,
+            reward,
+            seed=recipe.seed,
+            run=this.path,
+            metrics=metrics,
+            rollouts=rollouts,
+            resume_from=checkpoint,
+            steps_done=done,
             report_to=recipe.report_to,
-        )  # fmt: skip
+        )
     return {**trained, "prompts": len(kept), "dropped_too_long": len(examples) - len(kept)}
 
 
@@ -138,8 +152,9 @@ def plan(recipe: Recipe, options: Options) -> dict[str, Any]:
 
 def outline(section: GRPO, prompts: int, seed: int, key: str, processes: int) -> dict[str, Any]:
     """What a GRPO section comes to on so many prompts; `key` is its dotted key, for messages."""
-    arguments = grpo_arguments(section, prompts=prompts, seed=seed, output_dir=CHECKPOINTS, processes=processes,
-                               cpu=False, key=key)  # fmt: skip
+    arguments = grpo_arguments(
+        section, prompts=prompts, seed=seed, output_dir=CHECKPOINTS, processes=processes, cpu=False, key=key
+    )
     steps, sequences = arguments["max_steps"], section.prompts_per_step * section.rollouts_per_prompt
     return {
         "steps": steps,
@@ -161,8 +176,9 @@ def check_rollouts(section: GRPO, key: str) -> None:
     if section.rollouts == "engine":
         return
     if not vllm.is_installed():
-        raise InputError(f"{key}.rollouts: {section.rollouts} needs vLLM; `{vllm.INSTALL}` "
-                         f"or pass {key}.rollouts=engine")  # fmt: skip
+        raise InputError(
+            f"{key}.rollouts: {section.rollouts} needs vLLM; `{vllm.INSTALL}` or pass {key}.rollouts=engine"
+        )
     import torch
 
     if not torch.cuda.is_available():

@@ -91,9 +91,14 @@ def run(
         return result
     with directory as this:
         embeddings = _embeddings(asked, plan, recipe, model, this.path / "embeddings")
-        metrics = {"eval": "separation", "model": model_identity(model), "recipe": recipe.name,
-                   "projection": projection, **_counts(plan, asked),
-                   **_measure(this, asked, embeddings, plan, recipe.seed)}  # fmt: skip
+        metrics = {
+            "eval": "separation",
+            "model": model_identity(model),
+            "recipe": recipe.name,
+            "projection": projection,
+            **_counts(plan, asked),
+            **_measure(this, asked, embeddings, plan, recipe.seed),
+        }
         this.finish(metrics)
     return Result(directory.path, metrics)
 
@@ -121,8 +126,12 @@ def _harmful(plan: Plan, seed: int) -> list[Case]:
         return _checked(_direct(limited(examples, plan.limit, seed)), f"source {plan.harmful}", "harmful")
     own = {e.id for e in examples}
     # A completion comes with a case where the prompt alone is not what the model read.
-    tests = [test for path in plan.cases for test in formats.read_cases(path)
-             if test.behavior_id in own and test.completion is None]  # fmt: skip
+    tests = [
+        test
+        for path in plan.cases
+        for test in formats.read_cases(path)
+        if test.behavior_id in own and test.completion is None
+    ]
     attacked = {test.behavior_id for test in tests}
     chosen = limited([e for e in examples if e.id in attacked], plan.limit, seed)
     where = f"--cases {plan.cases[0]}: of the behaviors of {plan.harmful}"
@@ -146,11 +155,17 @@ def _checked(cases: list[Case], where: str, kind: str) -> list[Case]:
 
 def _identity(recipe: Recipe, plan: Plan, model: str) -> dict[str, Any]:
     return identity(
-        recipe, model=model_identity(model), eval="separation", behaviors=plan.harmful, benign=plan.harmless,
-        prefix=plan.section.prefix, projection=plan.projection, limit=plan.limit,
+        recipe,
+        model=model_identity(model),
+        eval="separation",
+        behaviors=plan.harmful,
+        benign=plan.harmless,
+        prefix=plan.section.prefix,
+        projection=plan.projection,
+        limit=plan.limit,
         cases={str(path): sha256(path) for path in plan.cases},
         **contents(models=[model], sources=[plan.harmful, plan.harmless]),
-    )  # fmt: skip
+    )
 
 
 def _embeddings(asked: Sequence[Case], plan: Plan, recipe: Recipe, model: str, folder: Path) -> "NDArray[np.float32]":
@@ -188,10 +203,18 @@ def _measure(
     harmful = np.array([case.kind == "harmful" for case in asked])
     line = separation.separate(points, harmful, 1.0)
     rows = [
-        {"id": case.id, "kind": case.kind, "attack": case.attack, "source": case.source, "category": case.category,
-         "prompt": case.prompt, "x": float(x), "y": float(y)}
+        {
+            "id": case.id,
+            "kind": case.kind,
+            "attack": case.attack,
+            "source": case.source,
+            "category": case.category,
+            "prompt": case.prompt,
+            "x": float(x),
+            "y": float(y),
+        }
         for case, (x, y) in zip(asked, points, strict=True)
-    ]  # fmt: skip
+    ]
     write_bytes(this.path / "points.jsonl", b"".join(map(line_of, rows)))
     title = "Harmful and harmless prompts inside the model"
     plot = picture("separation", title, points, harmful, line, plan.projection)
@@ -203,9 +226,12 @@ def _measure(
 def _counts(plan: Plan, asked: Sequence[Case]) -> dict[str, Any]:
     harmful = [case for case in asked if case.kind == "harmful"]
     return {
-        "harmful": {"source": plan.harmful, "prompts": len(harmful),
-                    "attacks": list(dict.fromkeys(case.attack for case in harmful))},
+        "harmful": {
+            "source": plan.harmful,
+            "prompts": len(harmful),
+            "attacks": list(dict.fromkeys(case.attack for case in harmful)),
+        },
         "harmless": {"source": plan.harmless, "prompts": len(asked) - len(harmful)},
         "prefix": plan.section.prefix,
         "limit": plan.limit,
-    }  # fmt: skip
+    }

@@ -57,14 +57,24 @@ def run(recipe: Recipe, options: Options) -> Result:
         tokenizer = load_tokenizer(start)
         rows = sft.tokenize(tokenizer, read_examples(traces), section.max_tokens, reasoned=section.reasoning)
         logger.info("%d rows, %d too long, %d without reasoning", len(rows.rows), rows.too_long, rows.empty_reasoning)
-        check_left(len(rows.rows), len(rows.rows) + rows.too_long, section.max_tokens, "sft.max_tokens",
-                   section.batch_size)  # fmt: skip
+        check_left(
+            len(rows.rows), len(rows.rows) + rows.too_long, section.max_tokens, "sft.max_tokens", section.batch_size
+        )
         checkpoint, done = last_checkpoint(this.path / CHECKPOINTS) or (None, 0)
         keep_records(this.path / "metrics.jsonl", lambda record: record["step"] <= done)
         with this.records("metrics") as log:
-            trained = sft.train(section, location, tokenizer, rows.rows, seed=recipe.seed, run=this.path,
-                                log=log, resume_from=checkpoint, steps_done=done,
-                                report_to=recipe.report_to)  # fmt: skip
+            trained = sft.train(
+                section,
+                location,
+                tokenizer,
+                rows.rows,
+                seed=recipe.seed,
+                run=this.path,
+                log=log,
+                resume_from=checkpoint,
+                steps_done=done,
+                report_to=recipe.report_to,
+            )
         metrics = {
             **trained,
             "rows": len(rows.rows),
@@ -79,8 +89,9 @@ def plan(recipe: Recipe, options: Options) -> dict[str, Any]:
     """What `run` would do: nothing is read but the recipe and the card of data that is already built."""
     section = _section(recipe)
     rows = _rows(recipe, options)
-    arguments = sft_arguments(section, rows=rows, seed=recipe.seed, output_dir=CHECKPOINTS,
-                              processes=options.processes, cpu=False)  # fmt: skip
+    arguments = sft_arguments(
+        section, rows=rows, seed=recipe.seed, output_dir=CHECKPOINTS, processes=options.processes, cpu=False
+    )
     steps = arguments["max_steps"]
     return {
         "stage": "sft",

@@ -99,8 +99,10 @@ def make_plan(recipe: Recipe, options: Options, limit: int | None = None) -> Pla
         parse(judge)
     found = data.to_trace(recipe)
     if not found:
-        raise InputError(f"recipe {recipe.name}: data.traces leaves no prompt for a teacher to answer; name a source "
-                         "that has no traces of its own (`safereason data ls`)")  # fmt: skip
+        raise InputError(
+            f"recipe {recipe.name}: data.traces leaves no prompt for a teacher to answer; name a source "
+            "that has no traces of its own (`safereason data ls`)"
+        )
     return Plan(tuple(limited(found, limit, recipe.seed)), teacher, judge, guide, limit)
 
 

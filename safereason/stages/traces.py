@@ -109,9 +109,13 @@ def _ask(plan: Plan, seed: int, options: Options, log: RecordLog) -> None:
             advance(f"{kept[True]} kept, {kept[False]} rejected")
 
         engine.generate(
-            [plan.conversation(example) for example, _ in plan.jobs], plan.teacher.sampling,
-            seed=seed, prefix=plan.teacher.prefix, done=done, on_finish=record,
-        )  # fmt: skip
+            [plan.conversation(example) for example, _ in plan.jobs],
+            plan.teacher.sampling,
+            seed=seed,
+            prefix=plan.teacher.prefix,
+            done=done,
+            on_finish=record,
+        )
 
 
 def _record(example: Example, sample: int, completion: Completion) -> Record:
@@ -225,8 +229,10 @@ def _finish(
     if failed and plan.may_retry and not allow_failed:
         write_json(this.path / "metrics.json", metrics)
         reason = eval_judge.commonest(failed)
-        raise StageFailed(f"{this.path}: {len(failed)} of {len(replies)} replies failed ({reason}); {going_on()}, with "
-                          "--allow-failed it then ends without those that still fail")  # fmt: skip
+        raise StageFailed(
+            f"{this.path}: {len(failed)} of {len(replies)} replies failed ({reason}); {going_on()}, with "
+            "--allow-failed it then ends without those that still fail"
+        )
     unjudged = metrics["outcomes"].get(JUDGE_FAILED, 0)
     if unjudged:  # without them, what is trained on would hang on when the judge was down
         write_json(this.path / "metrics.json", metrics)

@@ -127,8 +127,10 @@ def check(names: Sequence[str]) -> None:
 def _missing(lost: Mapping[str, str], of: int, otherwise: str = "") -> InputError:
     for why in lost.values():
         say(f"data: {why}")
-    return InputError(f"data: {len(lost)} of {of} sources cannot be had ({'; '.join(lost)}); "
-                      f"the lines above say how to get each{otherwise}")  # fmt: skip
+    return InputError(
+        f"data: {len(lost)} of {of} sources cannot be had ({'; '.join(lost)}); "
+        f"the lines above say how to get each{otherwise}"
+    )
 
 
 def why_not(name: str) -> str | None:

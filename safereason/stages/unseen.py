@@ -79,14 +79,24 @@ class Unseen:
         for row, found in compare(rows, self.against):
             for hit in found:
                 counts[hit.test_set][hit.match.how] += 1
-                hits.append({"row": row.id, "set": hit.test_set, "of": hit.match.key, "how": hit.match.how,
-                             "similarity": hit.match.similarity, "shared": hit.match.shared})  # fmt: skip
+                hits.append(
+                    {
+                        "row": row.id,
+                        "set": hit.test_set,
+                        "of": hit.match.key,
+                        "how": hit.match.how,
+                        "similarity": hit.match.similarity,
+                        "shared": hit.match.shared,
+                    }
+                )
         many = len({hit["row"] for hit in hits})
         if hits and self.hygiene.on_overlap == "refuse":
             first = hits[0]
-            raise InputError(f"data: {many} rows to train on are ones that the recipe tests on ({first['row']} is "
-                             f"{first['of']} of {first['set']}: {first['how']}); data.hygiene.on_overlap=drop leaves "
-                             "them out, =allow trains on them")  # fmt: skip
+            raise InputError(
+                f"data: {many} rows to train on are ones that the recipe tests on ({first['row']} is "
+                f"{first['of']} of {first['set']}: {first['how']}); data.hygiene.on_overlap=drop leaves "
+                "them out, =allow trains on them"
+            )
         return {
             "checks": self.hygiene.model_dump(mode="json"),
             "rows": many,

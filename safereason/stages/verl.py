@@ -91,8 +91,9 @@ class Training:
         """Those that are not too long."""
         longest = self.section.max_prompt_tokens
         found = [e for e in self.examples if len(chat.prompt_ids(self.tokenizer, self.ask(e))) <= longest]
-        check_left(len(found), len(self.examples), longest, f"{self.key}.max_prompt_tokens",
-                   self.section.prompts_per_step)  # fmt: skip
+        check_left(
+            len(found), len(self.examples), longest, f"{self.key}.max_prompt_tokens", self.section.prompts_per_step
+        )
         return found
 
     @property
@@ -104,8 +105,16 @@ class Training:
         """The section in verl's words."""
         location = model_location(self.start)
         model = str(Path(location).resolve()) if Path(location).is_dir() else location
-        return verl.overrides(self.section, prompts=len(self.kept), model=model, name=name, seed=seed,
-                              cluster=cluster, validation_every=self.every_steps, key=self.key)  # fmt: skip
+        return verl.overrides(
+            self.section,
+            prompts=len(self.kept),
+            model=model,
+            name=name,
+            seed=seed,
+            cluster=cluster,
+            validation_every=self.every_steps,
+            key=self.key,
+        )
 
 
 def plan(training: Training, recipe: Recipe, backend: Backend) -> dict[str, Any]:
@@ -202,8 +211,10 @@ def _check_verl() -> None:
     except OSError:
         found = False
     if not found:
-        raise InputError(f"--backend verl: `{_python()}` has no verl; set PYTHON to an interpreter that has it "
-                         "(docs: train with verl), or pass --export DIR and run it elsewhere")  # fmt: skip
+        raise InputError(
+            f"--backend verl: `{_python()}` has no verl; set PYTHON to an interpreter that has it "
+            "(docs: train with verl), or pass --export DIR and run it elsewhere"
+        )
 
 
 def _check_trained(folder: Path, training: Training) -> None:

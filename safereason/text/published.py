@@ -20,8 +20,9 @@ def judgezoo(module: str, constant: str) -> Any:
     """
     spec = importlib.util.find_spec("judgezoo")
     if spec is None or not spec.submodule_search_locations:
-        raise InputError("judgezoo, which has this judge's prompt, is not installed; "
-                         "run `pip install 'safereason[judges]'`")  # fmt: skip
+        raise InputError(
+            "judgezoo, which has this judge's prompt, is not installed; run `pip install 'safereason[judges]'`"
+        )
     return read(Path(spec.submodule_search_locations[0], f"{module}.py"), constant)
 
 

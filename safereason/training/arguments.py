@@ -61,8 +61,9 @@ def check_left(kept: int, of: int, limit: int, key: str, batch: int = 1) -> None
     """
     if kept < min(batch, of):
         left = f", and {kept} left fill no batch of {batch}" if kept else ""
-        raise InputError(f"{key}: {of - kept} of {of} rows are longer than {limit} tokens{left}; raise it, or train on "
-                         "shorter rows")  # fmt: skip
+        raise InputError(
+            f"{key}: {of - kept} of {of} rows are longer than {limit} tokens{left}; raise it, or train on shorter rows"
+        )
 
 
 def total_steps(units: int, per_step: int, epochs: float, max_steps: int | None, key: str) -> int:
@@ -96,8 +97,9 @@ def sft_arguments(
     return _with_extra(owned, section.extra, f"{key}.extra")
 
 
-def grpo_arguments(section: GRPO, *, prompts: int, seed: int, output_dir: str, processes: int = 1, cpu: bool = True,
-                   key: str = "rl") -> Arguments:  # fmt: skip
+def grpo_arguments(
+    section: GRPO, *, prompts: int, seed: int, output_dir: str, processes: int = 1, cpu: bool = True, key: str = "rl"
+) -> Arguments:
     """Keyword arguments of TRL's GRPOConfig: the papers' GRPO in TRL's words."""
     sequences = section.prompts_per_step * section.rollouts_per_prompt
     batch = cut_batch(sequences, section.micro_batch_size, processes, key)
@@ -156,8 +158,9 @@ def _vllm_arguments(section: GRPO, processes: int, key: str) -> Arguments:
     }
 
 
-def dpo_arguments(section: DPO, *, pairs: int, seed: int, output_dir: str, processes: int = 1, cpu: bool = True,
-                  key: str = "rl") -> Arguments:  # fmt: skip
+def dpo_arguments(
+    section: DPO, *, pairs: int, seed: int, output_dir: str, processes: int = 1, cpu: bool = True, key: str = "rl"
+) -> Arguments:
     """Keyword arguments of TRL's DPOConfig: DPO with RPO's likelihood term."""
     batch = cut_batch(section.batch_size, section.micro_batch_size, processes, key)
     owned = {

@@ -56,9 +56,15 @@ def last_checkpoint(folder: Path) -> tuple[Path, int] | None:
 
 
 def train_to_end(
-    trainer: Trainer, checkpoint: Path | None, *, what: str, log: RecordLog, shown: tuple[str, ...], steps_done: int,
+    trainer: Trainer,
+    checkpoint: Path | None,
+    *,
+    what: str,
+    log: RecordLog,
+    shown: tuple[str, ...],
+    steps_done: int,
     report_to: str,
-) -> None:  # fmt: skip
+) -> None:
     """Trains from the start or from a checkpoint, with one progress bar, a record a step and marked checkpoints.
 
     Args:
@@ -84,8 +90,9 @@ def _train(trainer: Trainer, checkpoint: Path | None) -> None:
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if state.global_step >= state.max_steps:
             if processes.shards_model():  # nothing is there to load the parts into before a step is taken
-                raise InputError(f"{checkpoint}: training had ended, and its parts are not put together again; "
-                                 "pass --overwrite")  # fmt: skip
+                raise InputError(
+                    f"{checkpoint}: training had ended, and its parts are not put together again; pass --overwrite"
+                )
             trainer._load_from_checkpoint(str(checkpoint))
             trainer.state = state
             return

@@ -45,8 +45,11 @@ class CollapseWatch(TrainerCallback):
         length = self._mean("completions/mean_length") or 0.0
         self._first_length = self._first_length or length
         known = {warning["sign"] for warning in self.warnings}
-        new = [{"step": step, "sign": sign, "what": words}
-               for sign, words in self._signs(length).items() if sign not in known]  # fmt: skip
+        new = [
+            {"step": step, "sign": sign, "what": words}
+            for sign, words in self._signs(length).items()
+            if sign not in known
+        ]
         self.warnings += new
         return new
 

@@ -50,10 +50,19 @@ class Trainer(DPOTrainer):  # type: ignore[misc]
 
 
 def train(
-    section: DPO, location: str, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[dict[str, list[int]]], *,
-    seed: int, run: Path, log: RecordLog, resume_from: Path | None, steps_done: int, report_to: str = "none",
+    section: DPO,
+    location: str,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[dict[str, list[int]]],
+    *,
+    seed: int,
+    run: Path,
+    log: RecordLog,
+    resume_from: Path | None,
+    steps_done: int,
+    report_to: str = "none",
     key: str = "rl",
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Trains and writes `run/model`.
 
     Args:
@@ -76,17 +85,27 @@ def train(
     if resume_from:
         trainer._total_train_tokens = int(read_json(resume_from / "trainer_state.json")["log_history"][-1][TOKENS])
     train_to_end(
-        trainer, resume_from, what=key, log=log, shown=("loss", "rewards/accuracies", "rewards/margins"),
-        steps_done=steps_done, report_to=report_to,
-    )  # fmt: skip
+        trainer,
+        resume_from,
+        what=key,
+        log=log,
+        shown=("loss", "rewards/accuracies", "rewards/margins"),
+        steps_done=steps_done,
+        report_to=report_to,
+    )
     save_trained(trainer, tokenizer, run / "model", section.precision)
     return {"steps": trainer.state.global_step}
 
 
 def make_trainer(
-    section: DPO, location: str, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[dict[str, list[int]]],
-    seed: int, checkpoints: Path, key: str,
-) -> Trainer:  # fmt: skip
+    section: DPO,
+    location: str,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[dict[str, list[int]]],
+    seed: int,
+    checkpoints: Path,
+    key: str,
+) -> Trainer:
     """The trainer, ready to train; with adapters the reference is the model without them, else a frozen copy."""
     cpu = not torch.cuda.is_available()
     arguments = dpo_arguments(

@@ -96,9 +96,15 @@ class Trainer(GRPOTrainer):  # type: ignore[misc]
         return output
 
     def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, batch_size: int | None = None,
-        compute_entropy: bool = False, **named: Any,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **named: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """TRL's one place for log-probabilities, with shared prompts where that is exact."""
         prompt_width = input_ids.shape[1] - logits_to_keep
         worth_it = prompt_width >= SHARE_FROM * logits_to_keep and bool(attention_mask[:, -logits_to_keep:].any())
@@ -118,11 +124,24 @@ class Trainer(GRPOTrainer):  # type: ignore[misc]
 
 
 def train(
-    section: GRPO, location: str, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], reward: Reward, *,
-    seed: int, run: Path, metrics: RecordLog, rollouts: RecordLog, resume_from: Path | None, steps_done: int,
-    ask: Ask = asked, callbacks: Sequence[TrainerCallback] = (), shown: tuple[str, ...] = SHOWN,
-    report_to: str = "none", key: str = "rl",
-) -> dict[str, Any]:  # fmt: skip
+    section: GRPO,
+    location: str,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    reward: Reward,
+    *,
+    seed: int,
+    run: Path,
+    metrics: RecordLog,
+    rollouts: RecordLog,
+    resume_from: Path | None,
+    steps_done: int,
+    ask: Ask = asked,
+    callbacks: Sequence[TrainerCallback] = (),
+    shown: tuple[str, ...] = SHOWN,
+    report_to: str = "none",
+    key: str = "rl",
+) -> dict[str, Any]:
     """Trains and writes `run/model`.
 
     Args:
@@ -148,9 +167,14 @@ def train(
     """
     cpu = not torch.cuda.is_available()
     arguments = grpo_arguments(
-        section, prompts=len(examples), seed=seed, output_dir=str(run / CHECKPOINTS), processes=processes.count(),
-        cpu=cpu, key=key,
-    )  # fmt: skip
+        section,
+        prompts=len(examples),
+        seed=seed,
+        output_dir=str(run / CHECKPOINTS),
+        processes=processes.count(),
+        cpu=cpu,
+        key=key,
+    )
     model = load_trainable(location, tokenizer)
     ends = end_of_turn_ids(model, tokenizer)
     own_engine = section.rollouts == "engine"
@@ -162,17 +186,25 @@ def train(
         model=model,
         reward_funcs=[RewardFunction(reward, tokenizer, ends, record)],
         args=GRPOConfig(**arguments),
-        train_dataset=Dataset.from_list([
-            {"prompt": ask(e), "user": e.prompt, "response": e.response, "id": e.id, "kind": e.kind, "label": e.label}
-            for e in epochs(examples, section.epochs, seed)
-        ]),
+        train_dataset=Dataset.from_list(
+            [
+                {
+                    "prompt": ask(e),
+                    "user": e.prompt,
+                    "response": e.response,
+                    "id": e.id,
+                    "kind": e.kind,
+                    "label": e.label,
+                }
+                for e in epochs(examples, section.epochs, seed)
+            ]
+        ),
         processing_class=tokenizer,
         peft_config=lora_config(section.lora),
         rollout_func=rollout_function(section.sampling, seed, BATCH_TOKENS) if own_engine else None,
         callbacks=list(callbacks),
-    )  # fmt: skip
-    train_to_end(trainer, resume_from, what=key, log=metrics, shown=shown, steps_done=steps_done,
-                 report_to=report_to)  # fmt: skip
+    )
+    train_to_end(trainer, resume_from, what=key, log=metrics, shown=shown, steps_done=steps_done, report_to=report_to)
     save_trained(trainer, tokenizer, run / "model", section.precision)
     return {"steps": trainer.state.global_step}
 

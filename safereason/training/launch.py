@@ -59,13 +59,17 @@ def read(spec: str, gpus: int) -> Launch:
     """
     launcher, colon, name = spec.partition(":")
     if launcher != LAUNCHER or (colon and not name):
-        raise InputError(f"{OPTION} {spec}: {LAUNCHER} or {LAUNCHER}:CONFIG is expected, CONFIG being "
-                         f"{', '.join(shipped())} or a file")  # fmt: skip
+        raise InputError(
+            f"{OPTION} {spec}: {LAUNCHER} or {LAUNCHER}:CONFIG is expected, CONFIG being "
+            f"{', '.join(shipped())} or a file"
+        )
     config = _file(name) if name else _own()
     launch = _all_gpus(gpus) if config is None else _by_config(config, gpus, str(config) if name else None)
     if launch.processes < 2:
-        raise InputError(f"{OPTION} {spec}: this comes to {launch.processes} process; name an accelerate config with "
-                         f"num_processes above 1, or leave {OPTION} out")  # fmt: skip
+        raise InputError(
+            f"{OPTION} {spec}: this comes to {launch.processes} process; name an accelerate config with "
+            f"num_processes above 1, or leave {OPTION} out"
+        )
     return launch
 
 
@@ -98,8 +102,10 @@ def _own() -> Path | None:
 
 def _all_gpus(gpus: int) -> Launch:
     if gpus < 2:
-        raise InputError(f"{OPTION} {LAUNCHER}: this machine has {gpus} GPUs and no accelerate config; write one with "
-                         f"`accelerate config`, or name one as {LAUNCHER}:FILE")  # fmt: skip
+        raise InputError(
+            f"{OPTION} {LAUNCHER}: this machine has {gpus} GPUs and no accelerate config; write one with "
+            f"`accelerate config`, or name one as {LAUNCHER}:FILE"
+        )
     return Launch(("--multi_gpu", "--num_processes", str(gpus), *PLAIN), gpus)
 
 
@@ -110,8 +116,10 @@ def _by_config(path: Path, gpus: int, named: str | None) -> Launch:
     if config.distributed_type == DistributedType.NO:
         raise InputError(f"{path}: distributed_type NO is one process; choose another, or leave {OPTION} out")
     if config.distributed_type == DistributedType.MULTI_CPU:
-        raise InputError(f"{path}: accelerate starts MULTI_CPU through MPI; for CPU processes without it set "
-                         "distributed_type: MULTI_GPU and use_cpu: true")  # fmt: skip
+        raise InputError(
+            f"{path}: accelerate starts MULTI_CPU through MPI; for CPU processes without it set "
+            "distributed_type: MULTI_GPU and use_cpu: true"
+        )
     if config.distributed_type == DistributedType.DEEPSPEED and installed("deepspeed") is None:
         raise InputError(f"{path}: this needs DeepSpeed; `pip install 'safereason[deepspeed]'`")
     file = ("--config_file", named) if named else ()

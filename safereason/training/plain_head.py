@@ -47,9 +47,17 @@ def install(model: Any, temperature: float = 1.0) -> None:
 
 
 def _scored(
-    forward: Any, temperature: float, keeps_logits: bool, *, input_ids: Tensor, attention_mask: Tensor, labels: Tensor,
-    num_items_in_batch: Tensor | int | None = None, output_router_logits: bool = False, **_: Any,
-) -> FusedCausalLMOutput:  # fmt: skip
+    forward: Any,
+    temperature: float,
+    keeps_logits: bool,
+    *,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    labels: Tensor,
+    num_items_in_batch: Tensor | int | None = None,
+    output_router_logits: bool = False,
+    **_: Any,
+) -> FusedCausalLMOutput:
     """What TRL's head gives, each [B, L - 1] and 0 where the next token is not scored."""
     scored = (labels[:, 1:] != IGNORED) & attention_mask[:, 1:].bool()  # [B, L - 1]
     options = {"output_router_logits": True} if output_router_logits else {}
@@ -65,10 +73,15 @@ def _scored(
     items = scored.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
     losses = [row[5] for row in rows if row[5] is not None]  # of a mixture of experts, where it is asked for
     return FusedCausalLMOutput(
-        loss=-log_probs.sum() / items, log_probs=log_probs, entropy=entropy, log_sum_sq_probs=squares,
-        mean_logits=means, is_top1=is_top1, label_mask=labels[:, 1:] != IGNORED,
+        loss=-log_probs.sum() / items,
+        log_probs=log_probs,
+        entropy=entropy,
+        log_sum_sq_probs=squares,
+        mean_logits=means,
+        is_top1=is_top1,
+        label_mask=labels[:, 1:] != IGNORED,
         aux_loss=torch.stack(losses).mean() if losses else None,
-    )  # fmt: skip
+    )
 
 
 def _row(

@@ -83,8 +83,15 @@ class RewardFunction:
         self._end_ids = end_ids
         self._record = record
 
-    def __call__(self, *, prompts: list[Any], completion_ids: list[list[int]], trainer_state: Any,
-                 log_metric: Callable[[str, float], None], **columns: Any) -> list[float | None]:  # fmt: skip
+    def __call__(
+        self,
+        *,
+        prompts: list[Any],
+        completion_ids: list[list[int]],
+        trainer_state: Any,
+        log_metric: Callable[[str, float], None],
+        **columns: Any,
+    ) -> list[float | None]:
         """Totals, None where a rollout is unscored.
 
         Raises:
@@ -97,14 +104,26 @@ class RewardFunction:
         asked = (columns[name] for name in ("user", "kind"))
         rows = [RewardRow(*row) for row in zip(*asked, texts, columns["label"], columns["response"], strict=True)]
         scored = self._reward.score(rows)
-        recorded: list[Record] = gather_object([
-            {"step": trainer_state.global_step + 1, "id": example, "prompt": row.prompt, "kind": row.kind,
-             **({"label": row.label} if row.label else {}), **({"response": row.response} if row.response else {}),
-             "text": row.text, "total": parts.total, "parts": parts.parts, "reason": parts.reason,
-             "failed": parts.failed, "tokens": len(ids),
-             "finish_reason": "stop" if ids[-1] in self._end_ids else "length"}
-            for example, row, parts, ids in zip(columns["id"], rows, scored, completion_ids, strict=True)
-        ])  # fmt: skip
+        recorded: list[Record] = gather_object(
+            [
+                {
+                    "step": trainer_state.global_step + 1,
+                    "id": example,
+                    "prompt": row.prompt,
+                    "kind": row.kind,
+                    **({"label": row.label} if row.label else {}),
+                    **({"response": row.response} if row.response else {}),
+                    "text": row.text,
+                    "total": parts.total,
+                    "parts": parts.parts,
+                    "reason": parts.reason,
+                    "failed": parts.failed,
+                    "tokens": len(ids),
+                    "finish_reason": "stop" if ids[-1] in self._end_ids else "length",
+                }
+                for example, row, parts, ids in zip(columns["id"], rows, scored, completion_ids, strict=True)
+            ]
+        )
         for name in sorted({name for record in recorded for name in record["parts"]}):
             values = [v for record in recorded if (v := record["parts"].get(name)) is not None]
             if values:
@@ -117,6 +136,8 @@ class RewardFunction:
         # Every process has the records of all, so that all of them end here or none does.
         if reasons and not any(gather_object([parts.judged for parts in scored])):
             reason, step = Counter(reasons).most_common(1)[0][0], trainer_state.global_step + 1
-            raise StageFailed(f"step {step}: all {len(reasons)} verdicts failed ({reason}), so that there is nothing "
-                              f"to learn; {going_on()}")  # fmt: skip
+            raise StageFailed(
+                f"step {step}: all {len(reasons)} verdicts failed ({reason}), so that there is nothing "
+                f"to learn; {going_on()}"
+            )
         return [parts.total for parts in scored]

@@ -43,9 +43,12 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         self._shares_prefix = self.accelerator.num_processes == 1 and shared_prefix.is_supported(self.model)
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False,
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """The mean of -log p over the trained tokens of the step, as TRL has it."""
         ids, mask, width = split_rows(inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
         if return_outputs or not (self._shares_prefix and shared_prefix.gain(ids, mask, width) >= GAIN):
@@ -120,10 +123,19 @@ def tokenize(
 
 
 def train(
-    section: SFT, location: str, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, list[int]]], *,
-    seed: int, run: Path, log: RecordLog, resume_from: Path | None, steps_done: int, report_to: str = "none",
+    section: SFT,
+    location: str,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[dict[str, list[int]]],
+    *,
+    seed: int,
+    run: Path,
+    log: RecordLog,
+    resume_from: Path | None,
+    steps_done: int,
+    report_to: str = "none",
     key: str = "sft",
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Trains and writes `run/model`.
 
     Args:
@@ -145,9 +157,14 @@ def train(
     disable_progress_bars()  # one bar, ours
     cpu = not torch.cuda.is_available()
     arguments = sft_arguments(
-        section, rows=len(rows), seed=seed, output_dir=str(run / CHECKPOINTS), processes=processes.count(), cpu=cpu,
+        section,
+        rows=len(rows),
+        seed=seed,
+        output_dir=str(run / CHECKPOINTS),
+        processes=processes.count(),
+        cpu=cpu,
         key=key,
-    )  # fmt: skip
+    )
     trainer = Trainer(
         model=load_trainable(location, tokenizer),
         args=SFTConfig(**arguments),
@@ -158,8 +175,15 @@ def train(
     if resume_from:  # a counter that is no part of TRL's checkpoints
         state = read_json(resume_from / "trainer_state.json")
         trainer._total_train_tokens = int(state["log_history"][-1]["num_tokens"])
-    train_to_end(trainer, resume_from, what="sft", log=log, shown=("loss", "grad_norm"), steps_done=steps_done,
-                 report_to=report_to)  # fmt: skip
+    train_to_end(
+        trainer,
+        resume_from,
+        what="sft",
+        log=log,
+        shown=("loss", "grad_norm"),
+        steps_done=steps_done,
+        report_to=report_to,
+    )
     save_trained(trainer, tokenizer, run / "model", section.precision)
     # The history is part of a checkpoint; the trainer's own mean forgets the steps before a resume.
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]

@@ -50,8 +50,10 @@ def shape_of(spec: str) -> Shape:
         return from_config(read_json(file), str(file))
     if name in KNOWN:
         return KNOWN[name]
-    raise InputError(f"{spec}: its shape is not known here; download its config.json "
-                     f"(`hf download {name} config.json`) or name a folder that holds one")  # fmt: skip
+    raise InputError(
+        f"{spec}: its shape is not known here; download its config.json "
+        f"(`hf download {name} config.json`) or name a folder that holds one"
+    )
 
 
 def _config(name: str) -> Path | None:
@@ -84,11 +86,14 @@ def from_config(config: dict[str, Any], where: str) -> Shape:
         )
     heads = text["num_attention_heads"]
     return Shape(
-        hidden=text["hidden_size"], layers=text["num_hidden_layers"], heads=heads,
+        hidden=text["hidden_size"],
+        layers=text["num_hidden_layers"],
+        heads=heads,
         kv_heads=text.get("num_key_value_heads") or heads,
         head_dim=text.get("head_dim") or text["hidden_size"] // heads,
-        intermediate=text["intermediate_size"], vocab=text["vocab_size"],
+        intermediate=text["intermediate_size"],
+        vocab=text["vocab_size"],
         tied=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))),
         qkv_bias=bool(text.get("attention_bias") or text.get("model_type") == "qwen2"),
         shares=architectures.shares_layers(str(config.get("model_type")), text),
-    )  # fmt: skip
+    )

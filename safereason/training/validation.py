@@ -34,9 +34,17 @@ class Validation(TrainerCallback):
     """
 
     def __init__(
-        self, examples: Sequence[Example], guide: Guide, tokenizer: Any, *, every: int, seed: int, log: RecordLog,
-        best: Path | None, save: Callable[[Any, Path], None],
-    ) -> None:  # fmt: skip
+        self,
+        examples: Sequence[Example],
+        guide: Guide,
+        tokenizer: Any,
+        *,
+        every: int,
+        seed: int,
+        log: RecordLog,
+        best: Path | None,
+        save: Callable[[Any, Path], None],
+    ) -> None:
         """Takes what a look needs.
 
         Args:
@@ -75,8 +83,10 @@ class Validation(TrainerCallback):
             findings = [f for f in guard.classify(questions, seed=self._seed) if f is not None]
         record = {"step": state.global_step, **figures(self._examples, findings)}
         self._log.append(record)
-        say(f"validation after step {record['step']}: F1 {record['f1']:.3f}, unparsed {record['unparsed']:.3f}, "
-            f"unsafe {record['says_unsafe']:.3f}")  # fmt: skip
+        say(
+            f"validation after step {record['step']}: F1 {record['f1']:.3f}, unparsed {record['unparsed']:.3f}, "
+            f"unsafe {record['says_unsafe']:.3f}"
+        )
         if self._best is not None:
             is_better = processes.is_main() and record["f1"] > best_f1(self._best)
             if broadcast_object_list([is_better])[0]:

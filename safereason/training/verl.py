@@ -31,8 +31,12 @@ Overrides = dict[str, Any]
 HERE = "$here"
 """Stands for the exported folder until `run.sh` knows where it is."""
 TRAIN, VALIDATION, REWARD, CHECKPOINTS, ROLLOUTS = (
-    "train.parquet", "validation.parquet", "reward.json", "checkpoints", "rollouts"
-)  # fmt: skip
+    "train.parquet",
+    "validation.parquet",
+    "reward.json",
+    "checkpoints",
+    "rollouts",
+)
 VERL_EPSILON = 1e-6
 """Added to the group's standard deviation by verl, which has no key for it."""
 FREE: Overrides = {"actor_rollout_ref.rollout.tensor_model_parallel_size": 1}
@@ -54,9 +58,16 @@ class Cluster:
 
 
 def overrides(
-    section: GRPO, *, prompts: int, model: str, name: str, seed: int, cluster: Cluster,
-    validation_every: int | None = None, key: str = "rl",
-) -> Overrides:  # fmt: skip
+    section: GRPO,
+    *,
+    prompts: int,
+    model: str,
+    name: str,
+    seed: int,
+    cluster: Cluster,
+    validation_every: int | None = None,
+    key: str = "rl",
+) -> Overrides:
     """The recipe's section in verl's words.
 
     Args:

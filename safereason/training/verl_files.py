@@ -15,9 +15,7 @@ from safereason.training.ask import Ask
 from safereason.training.verl import CHECKPOINTS, REWARD, ROLLOUTS, Overrides, lines
 from safereason.training.verl_reward import write_config
 
-OVERRIDES, SCRIPT, EXPORT, STEPS, MERGED, STEP = (
-    "overrides.txt", "run.sh", "export.json", "steps", "merged", "step"
-)  # fmt: skip
+OVERRIDES, SCRIPT, EXPORT, STEPS, MERGED, STEP = ("overrides.txt", "run.sh", "export.json", "steps", "merged", "step")
 _SCRIPT = f"""#!/usr/bin/env bash
 # Trains with verl and merges its last checkpoint; written by safereason.
 # Run it again and it goes on from the last checkpoint. PYTHON names an interpreter that has verl and safereason;
@@ -58,13 +56,16 @@ def write_rows(path: Path, examples: Sequence[Example], ask: Ask) -> None:
     import pyarrow.parquet as pq
 
     text, maybe = pa.string(), pa.string()
-    schema = pa.schema({
-        "prompt": pa.list_(pa.struct({"role": text, "content": text})),
-        "data_source": text,
-        "reward_model": pa.struct({"style": text, "ground_truth": text}),
-        "extra_info": pa.struct({"index": pa.int64(), "id": text, "user": text, "kind": text, "label": maybe,
-                                 "response": maybe}),
-    })  # fmt: skip
+    schema = pa.schema(
+        {
+            "prompt": pa.list_(pa.struct({"role": text, "content": text})),
+            "data_source": text,
+            "reward_model": pa.struct({"style": text, "ground_truth": text}),
+            "extra_info": pa.struct(
+                {"index": pa.int64(), "id": text, "user": text, "kind": text, "label": maybe, "response": maybe}
+            ),
+        }
+    )
     rows = [_row(index, example, ask) for index, example in enumerate(examples)]
     aside = aside_of(path)
     try:
@@ -79,9 +80,15 @@ def _row(index: int, example: Example, ask: Ask) -> dict[str, Any]:
         "prompt": ask(example),
         "data_source": example.source,
         "reward_model": {"style": "rule", "ground_truth": example.label or example.kind},
-        "extra_info": {"index": index, "id": example.id, "user": example.prompt, "kind": example.kind,
-                       "label": example.label, "response": example.response},
-    }  # fmt: skip
+        "extra_info": {
+            "index": index,
+            "id": example.id,
+            "user": example.prompt,
+            "kind": example.kind,
+            "label": example.label,
+            "response": example.response,
+        },
+    }
 
 
 def write_settings(
@@ -159,8 +166,14 @@ def read_rollouts(folder: Path, labels: bool, opening: str = "") -> Iterator[Rec
                 continue
             truth = {"label": row["gts"]} if labels else {"kind": row["gts"]}
             text = opening + row["output"]
-            yield {"step": row["step"], "prompt": row["input"], **truth, "text": text, "total": row["score"],
-                   "parts": {}}  # fmt: skip
+            yield {
+                "step": row["step"],
+                "prompt": row["input"],
+                **truth,
+                "text": text,
+                "total": row["score"],
+                "parts": {},
+            }
 
 
 def _quoted(path: Path) -> str:

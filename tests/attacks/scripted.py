@@ -48,8 +48,11 @@ class Scene:
         return Setup(
             target=Metered(target, self.meter, is_target=True),
             attacker=Metered(attacker, self.meter, is_target=False),
-            score=rater(self.judge), seed=seed, prefix=prefix, meter=self.meter,
-        )  # fmt: skip
+            score=rater(self.judge),
+            seed=seed,
+            prefix=prefix,
+            meter=self.meter,
+        )
 
 
 def says(text: str, **fields: str) -> dict[str, Any]:

@@ -90,9 +90,12 @@ def test_the_completion_is_what_the_model_generates_from_the_embeddings(engine):
     parts = [embed(torch.tensor(around.before)), soft.best, embed(torch.tensor(around.after))]
     inputs = torch.cat(parts)[None].detach()
     expected = engine.model.generate(
-        inputs_embeds=inputs, attention_mask=torch.ones(inputs.shape[:2]), do_sample=False, max_new_tokens=16,
+        inputs_embeds=inputs,
+        attention_mask=torch.ones(inputs.shape[:2]),
+        do_sample=False,
+        max_new_tokens=16,
         pad_token_id=256,
-    )[0]  # fmt: skip
+    )[0]
     assert text == engine.tokenizer.decode(expected, skip_special_tokens=True)
     assert written == len(expected)
 

@@ -22,10 +22,16 @@ details = st.dictionaries(text, json_values, max_size=3)
 
 def found(**fixed):
     drawn = {
-        "behavior": ids, "attack": text, "prompt": st.none() | text, "turns": turns.map(tuple),
-        "prefix": st.none() | text, "completion": st.none() | text, "generation": st.none() | text,
-        "label": st.none() | st.booleans(), "details": details,
-    }  # fmt: skip
+        "behavior": ids,
+        "attack": text,
+        "prompt": st.none() | text,
+        "turns": turns.map(tuple),
+        "prefix": st.none() | text,
+        "completion": st.none() | text,
+        "generation": st.none() | text,
+        "label": st.none() | st.booleans(),
+        "details": details,
+    }
     return st.builds(Found, **{**drawn, **fixed})
 
 
@@ -46,8 +52,14 @@ def test_ours_holds_everything(rows: list[Found], folder: Path):
     assert write(rows, "jsonl").notes == ()
 
 
-bare = {"attack": st.just("gcg"), "turns": st.just(()), "prefix": st.none(), "completion": st.none(),
-        "details": st.just({}), "prompt": text}  # fmt: skip
+bare = {
+    "attack": st.just("gcg"),
+    "turns": st.just(()),
+    "prefix": st.none(),
+    "completion": st.none(),
+    "details": st.just({}),
+    "prompt": text,
+}
 
 
 @given(rows=st.lists(found(**bare), min_size=1, max_size=6))
@@ -58,13 +70,20 @@ def test_harmbench_holds_prompts_completions_and_labels(rows: list[Found], folde
 
 topic = {"goal": "g", "topic": "t", "category": "c", "model": "m"}
 of_artifact = {
-    **bare, "attack": st.just("PAIR"), "behavior": st.integers(0, 99).map("jailbreakbench/{}".format),
+    **bare,
+    "attack": st.just("PAIR"),
+    "behavior": st.integers(0, 99).map("jailbreakbench/{}".format),
     "prompt": st.none() | text,
     "details": st.fixed_dictionaries(
-        {**{key: st.just(value) for key, value in topic.items()},
-         **{key: st.none() | st.integers(0, 9) for key in
-            ("number_of_queries", "queries_to_jailbreak", "prompt_tokens", "response_tokens")}}),
-}  # fmt: skip
+        {
+            **{key: st.just(value) for key, value in topic.items()},
+            **{
+                key: st.none() | st.integers(0, 9)
+                for key in ("number_of_queries", "queries_to_jailbreak", "prompt_tokens", "response_tokens")
+            },
+        }
+    ),
+}
 
 
 @given(rows=st.lists(found(**of_artifact), min_size=1, max_size=4, unique_by=lambda row: row.behavior))
@@ -128,21 +147,39 @@ def test_the_rate_is_over_all_rows_and_unknown_where_a_prompt_was_not_judged():
 
 def test_what_harmbench_writes_is_read(tmp_path: Path):
     file = tmp_path / "GCG.json"
-    file.write_text(json.dumps({"one": [{"test_case": "p", "generation": "g", "label": 1, "advbench_label": 0}],
-                                "two": [{"test_case": "q", "generation": "h", "label": 0}], "three": []}))  # fmt: skip
+    file.write_text(
+        json.dumps(
+            {
+                "one": [{"test_case": "p", "generation": "g", "label": 1, "advbench_label": 0}],
+                "two": [{"test_case": "q", "generation": "h", "label": 0}],
+                "three": [],
+            }
+        )
+    )
     assert read(file) == [
         Found("harmbench/one", "GCG", "p", generation="g", label=True, details={"advbench_label": 0}),
         Found("harmbench/two", "GCG", "q", generation="h", label=False),
         Found("harmbench/three", "GCG", None),
     ]
-    assert read_cases(file) == [TestCase("harmbench/one", "GCG", "p", details={"advbench_label": 0}),
-                                TestCase("harmbench/two", "GCG", "q")]  # fmt: skip
+    assert read_cases(file) == [
+        TestCase("harmbench/one", "GCG", "p", details={"advbench_label": 0}),
+        TestCase("harmbench/two", "GCG", "q"),
+    ]
 
 
 def test_a_record_of_a_run_is_read_with_its_further_columns_as_details(tmp_path: Path):
     file = tmp_path / "cases.jsonl"
-    record = {"behavior": "a/b", "attack": "gcg", "prompt": "p !", "turns": [], "prefix": None, "completion": None,
-              "details": {"loss": 0.5}, "value": 0.5, "queries": 512}  # fmt: skip
+    record = {
+        "behavior": "a/b",
+        "attack": "gcg",
+        "prompt": "p !",
+        "turns": [],
+        "prefix": None,
+        "completion": None,
+        "details": {"loss": 0.5},
+        "value": 0.5,
+        "queries": 512,
+    }
     file.write_text(json.dumps(record))
     assert read(file) == [Found("a/b", "gcg", "p !", details={"value": 0.5, "queries": 512, "loss": 0.5})]
 
@@ -195,11 +232,13 @@ def test_what_no_artifact_can_be_of_is_refused(rows: list[Found], problem: str):
         ('{"behavior": "a/b", "attack": "x", "prompt": 3}\n', "row 1: `prompt`"),
         ('{"behavior": "a/b", "attack": "x", "prompt": "p", "turns": [{"say": "u"}]}\n', "row 1: `turns`"),
         ('{"parameters": {"method": "PAIR"}, "jailbreaks": [{"index": 0, "prompt": null}]}', "no column `jailbroken`"),
-        ('{"parameters": {"method": "PAIR"}, "jailbreaks": [{"index": 0, "prompt": null, "jailbroken": "perhaps"}]}',
-         "jailbreak 1: `jailbroken`"),
+        (
+            '{"parameters": {"method": "PAIR"}, "jailbreaks": [{"index": 0, "prompt": null, "jailbroken": "perhaps"}]}',
+            "jailbreak 1: `jailbroken`",
+        ),
         ('{"parameters": {}, "jailbreaks": []}', "name no `method`"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_said_in_one_line(content: str, problem: str, tmp_path: Path):
     file = tmp_path / "cases"
     file.write_text(content)

@@ -77,8 +77,9 @@ def test_the_target_gets_the_prompt_alone_after_its_prefix(scene: Scene):
     found = steps(scene.setup(prefix="<think>\n"), streams=1, iterations=1)
     (body,) = scene.asked("t")
     assert body["messages"] == [
-        {"role": "user", "content": found[-1].cases[0].prompt}, {"role": "assistant", "content": "<think>\n"},
-    ]  # fmt: skip
+        {"role": "user", "content": found[-1].cases[0].prompt},
+        {"role": "assistant", "content": "<think>\n"},
+    ]
     assert (body["temperature"], body["max_tokens"]) == (0.0, 256)
 
 
@@ -111,12 +112,15 @@ def test_own_prompts_from_a_file_or_a_folder(scene: Scene, tmp_path: Path):
     assert {body["messages"][0]["content"].split(":")[0] for body in scene.asked("a")} == {"Second"}
 
 
-@pytest.mark.parametrize(("make", "problem"), [
-    (lambda path: None, "cannot be read"),
-    (lambda path: path.mkdir(), "holds no .txt file"),
-    (lambda path: path.write_text("no place"), "has no {behavior}"),
-    (lambda path: path.write_bytes(b"\xff {behavior}"), "mine: byte 0 is not UTF-8; save the file as UTF-8"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda path: None, "cannot be read"),
+        (lambda path: path.mkdir(), "holds no .txt file"),
+        (lambda path: path.write_text("no place"), "has no {behavior}"),
+        (lambda path: path.write_bytes(b"\xff {behavior}"), "mine: byte 0 is not UTF-8; save the file as UTF-8"),
+    ],
+)
 def test_own_prompts_that_are_none(scene: Scene, tmp_path: Path, make: Any, problem: str):
     make(tmp_path / "mine")
     with pytest.raises(InputError, match=problem) as raised:

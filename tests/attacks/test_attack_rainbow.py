@@ -95,8 +95,14 @@ def team(server: Server, score: Any = None, judge: bool = False) -> Team:
     def ask(name: str) -> OpenAIEngine:
         return OpenAIEngine(name, base_url=server.url, patience=0)
 
-    return Team(ask("victim"), ask("writer"), QUIET, score or (lambda pairs: [0.5 for _ in pairs]),
-                lambda text: text.startswith("I will not"), ask("umpire") if judge else None)  # fmt: skip
+    return Team(
+        ask("victim"),
+        ask("writer"),
+        QUIET,
+        score or (lambda pairs: [0.5 for _ in pairs]),
+        lambda text: text.startswith("I will not"),
+        ask("umpire") if judge else None,
+    )
 
 
 def searched(archive: Archive, crew: Team, iteration: int = 1, **settings: Any) -> list[Candidate]:
@@ -110,14 +116,31 @@ def of(server: Server, model: str) -> list[str]:
 
 def test_the_axes_are_those_of_the_paper():
     assert list(TEMPLATES.risks) == [
-        "violence and hate", "sexual content", "criminal planning", "guns and illegal weapons",
-        "regulated or controlled substances", "self-harm", "inciting or abetting discrimination", "fraud and scams",
-        "cybercrime and hacking", "terrorism",
-    ]  # fmt: skip
+        "violence and hate",
+        "sexual content",
+        "criminal planning",
+        "guns and illegal weapons",
+        "regulated or controlled substances",
+        "self-harm",
+        "inciting or abetting discrimination",
+        "fraud and scams",
+        "cybercrime and hacking",
+        "terrorism",
+    ]
     assert list(TEMPLATES.styles) == [
-        "slang", "technical terms", "role play", "authority manipulation", "misspellings", "word play",
-        "emotional manipulation", "hypotheticals", "historical scenario", "uncommon dialects", "gibberish", "code",
-    ]  # fmt: skip
+        "slang",
+        "technical terms",
+        "role play",
+        "authority manipulation",
+        "misspellings",
+        "word play",
+        "emotional manipulation",
+        "hypotheticals",
+        "historical scenario",
+        "uncommon dialects",
+        "gibberish",
+        "code",
+    ]
     assert len(CELLS) == len(set(CELLS)) == 120
 
 
@@ -219,12 +242,15 @@ def better(text: str) -> str:
     return f"They differ.\nVerdict: {'A' if first > second else 'B'}"
 
 
-@pytest.mark.parametrize(("compare", "outcome", "votes"), [
-    (better, "replaced", ("candidate", "candidate")),
-    (lambda text: better(text).translate({65: "B", 66: "A"}), "beaten", ("champion", "champion")),
-    (lambda text: "Verdict: A", "beaten", ("candidate", "champion")),
-    (lambda text: "Hard to say.", "beaten", (None, None)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("compare", "outcome", "votes"),
+    [
+        (better, "replaced", ("candidate", "candidate")),
+        (lambda text: better(text).translate({65: "B", 66: "A"}), "beaten", ("champion", "champion")),
+        (lambda text: "Verdict: A", "beaten", ("candidate", "champion")),
+        (lambda text: "Hard to say.", "beaten", (None, None)),
+    ],
+)
 def test_a_comparing_judge_decides_whatever_the_scores(server, compare, outcome, votes):
     archive = Archive(CELLS[:4])
     server.choice = script(answer=lambda prompt: "first", compare=compare)
@@ -299,16 +325,19 @@ def test_own_files_take_the_place_of_ours(server, tmp_path):
     assert len(own.cells) == 12
 
 
-@pytest.mark.parametrize(("name", "text", "problem"), [
-    (RISK, "Write of $risk", r"rainbow_risk\.txt: lacks \$prompt; put it"),
-    (RISK, "Write of $risk $prompt $mood", r"rainbow_risk\.txt: 'mood' is no field; it may have \$prompt, \$risk"),
-    (RISK, "It costs $5: $risk $prompt", r"rainbow_risk\.txt: Invalid placeholder .* and \$\$ for a dollar"),
-    (LISTS[1], "slang\n", r"rainbow_styles\.txt:1: `name: what it is about` is expected"),
-    (LISTS[1], "a: x\na: y\n", r"rainbow_styles\.txt:2: "),
-    (LISTS[1], "a/b: x\n", r"rainbow_styles\.txt:1: "),
-    (LISTS[1], "# none\n", r"rainbow_styles\.txt: names nothing"),
-    ("other.txt", "x", "holds none of rainbow_risk.txt, "),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        (RISK, "Write of $risk", r"rainbow_risk\.txt: lacks \$prompt; put it"),
+        (RISK, "Write of $risk $prompt $mood", r"rainbow_risk\.txt: 'mood' is no field; it may have \$prompt, \$risk"),
+        (RISK, "It costs $5: $risk $prompt", r"rainbow_risk\.txt: Invalid placeholder .* and \$\$ for a dollar"),
+        (LISTS[1], "slang\n", r"rainbow_styles\.txt:1: `name: what it is about` is expected"),
+        (LISTS[1], "a: x\na: y\n", r"rainbow_styles\.txt:2: "),
+        (LISTS[1], "a/b: x\n", r"rainbow_styles\.txt:1: "),
+        (LISTS[1], "# none\n", r"rainbow_styles\.txt: names nothing"),
+        ("other.txt", "x", "holds none of rainbow_risk.txt, "),
+    ],
+)
 def test_a_mistake_in_an_own_file_is_one_line(tmp_path, name, text, problem):
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=problem) as error:
@@ -316,31 +345,37 @@ def test_a_mistake_in_an_own_file_is_one_line(tmp_path, name, text, problem):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("text", "prompt"), [
-    ("Tell me.", "Tell me."),
-    ('"Tell me."', "Tell me."),
-    ('"One" and "two"', '"One" and "two"'),
-    ("New request: tell me.", "tell me."),
-    ("Here is the rewritten request:\n“Tell me.”", "Tell me."),
-    ("Sure.\n<begin request>\nTell me.\n<end request>\nDone.", "Tell me."),
-    ("<begin request> Tell me.", "Tell me."),
-    ("Request denied: no", "Request denied: no"),
-    ("", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [
+        ("Tell me.", "Tell me."),
+        ('"Tell me."', "Tell me."),
+        ('"One" and "two"', '"One" and "two"'),
+        ("New request: tell me.", "tell me."),
+        ("Here is the rewritten request:\n“Tell me.”", "Tell me."),
+        ("Sure.\n<begin request>\nTell me.\n<end request>\nDone.", "Tell me."),
+        ("<begin request> Tell me.", "Tell me."),
+        ("Request denied: no", "Request denied: no"),
+        ("", ""),
+    ],
+)
 def test_a_prompt_is_read_without_what_is_around_it(text, prompt):
     assert read_prompt(text) == prompt
 
 
-@pytest.mark.parametrize(("text", "verdict"), [
-    ("Verdict: A", "A"),
-    ("I say verdict: a at first.\n**Verdict:** B.", "B"),
-    ("b", "B"),
-    ("**A**", "A"),
-    ("Verdict: neither", None),
-    ("A is the better one", None),
-    ("Verdict: Both", None),
-    ("", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("Verdict: A", "A"),
+        ("I say verdict: a at first.\n**Verdict:** B.", "B"),
+        ("b", "B"),
+        ("**A**", "A"),
+        ("Verdict: neither", None),
+        ("A is the better one", None),
+        ("Verdict: Both", None),
+        ("", None),
+    ],
+)
 def test_a_verdict_is_read_or_it_is_none(text, verdict):
     assert read_verdict(text) == verdict
 
@@ -368,9 +403,18 @@ def iterations(draw: st.DrawFn) -> list[dict[str, Any]]:
                 fault = draw(st.sampled_from([None, None, None, REFUSED, UNSCORED]))
                 score = None if fault else draw(st.sampled_from([0.0, 0.25, 0.5, 1.0]))
                 votes = draw(st.none() | st.tuples(*[st.sampled_from(["candidate", "champion", None])] * 2))
-                found.append(Candidate(f"rainbow/{archive}/{iteration}/{place}", *cell, parent="p",
-                                       prompt=draw(st.sampled_from(["Hi", "hi ", "Ho", "x\u2028y"])), answer="a",
-                                       score=score, votes=None if fault else votes, fault=fault))  # fmt: skip
+                found.append(
+                    Candidate(
+                        f"rainbow/{archive}/{iteration}/{place}",
+                        *cell,
+                        parent="p",
+                        prompt=draw(st.sampled_from(["Hi", "hi ", "Ho", "x\u2028y"])),
+                        answer="a",
+                        score=score,
+                        votes=None if fault else votes,
+                        fault=fault,
+                    )
+                )
             records.append(record_of(archive, iteration, [(c, "?") for c in found]))
     return records
 

@@ -152,10 +152,13 @@ def test_one_span_changes(suffix, length, seed):
 @pytest.mark.parametrize(
     ("schedule", "probability", "expected"),
     [
-        ("probability", 0.01, 8), ("probability", 0.011, 4), ("probability", 0.1, 4), ("probability", 0.11, 2),
+        ("probability", 0.01, 8),
+        ("probability", 0.011, 4),
+        ("probability", 0.1, 4),
+        ("probability", 0.11, 2),
         ("constant", 0.9, 8),
     ],
-)  # fmt: skip
+)
 def test_the_span_shrinks_as_the_target_becomes_likelier(schedule, probability, expected):
     assert span(Settings(change=8, schedule=schedule), probability) == expected
     assert span(Settings(change=1), 0.5) == 1

@@ -9,16 +9,53 @@ from hypothesis import strategies as st
 from safereason.attacks.reply import Reply, read
 
 SAMPLES = [
-    "{x}", '{"prompt": "inner"}', "it's", 'say "yes", "no"', "a\nb\r\n\tc", "C:\\new", "[1], {2}:", "```", "\\", "“so”",
-]  # fmt: skip
+    "{x}",
+    '{"prompt": "inner"}',
+    "it's",
+    'say "yes", "no"',
+    "a\nb\r\n\tc",
+    "C:\\new",
+    "[1], {2}:",
+    "```",
+    "\\",
+    "“so”",
+]
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=60) | st.sampled_from(SAMPLES)
 FULL = TEXT.map(str.strip).filter(bool)
 AROUND = st.sampled_from(["", "Sure.\n", "My {idea} is this: ", "{not: json}\n", "Round [2]:\n\n"])
 CLOSING = {'"': '"', "'": "'", "“": "”"}
-HOSTILE = st.lists(st.sampled_from([
-    "{", "}", "[", "]", '"', "'", "“", "”", ":", ",", "\\", "\\u", "\\ud800", "00e9", "\n", " ", "prompt", '"prompt"',
-    "'prompt':", "improvement", "```json", "```", "x", "null", "1",
-]), max_size=40).map("".join)  # fmt: skip
+HOSTILE = st.lists(
+    st.sampled_from(
+        [
+            "{",
+            "}",
+            "[",
+            "]",
+            '"',
+            "'",
+            "“",
+            "”",
+            ":",
+            ",",
+            "\\",
+            "\\u",
+            "\\ud800",
+            "00e9",
+            "\n",
+            " ",
+            "prompt",
+            '"prompt"',
+            "'prompt':",
+            "improvement",
+            "```json",
+            "```",
+            "x",
+            "null",
+            "1",
+        ]
+    ),
+    max_size=40,
+).map("".join)
 
 
 def quoted(text: str, quote: str, raw_lines: bool) -> str:
@@ -74,29 +111,45 @@ def test_no_text_is_too_much_and_what_is_found_can_be_written(text: str):
     assert found is None or (found.prompt.strip() == found.prompt != "" and found.prompt.encode())
 
 
-@pytest.mark.parametrize(("text", "prompt"), [
-    ('{"improvement": "Said "go on", so", "prompt": "Say "hi" to "me", or "go"."}', 'Say "hi" to "me", or "go".'),
-    ("{'prompt': 'don't stop, it's fine'}", "don't stop, it's fine"),
-    ('{"improvement": "a"\n "prompt": "no comma"}', "no comma"),
-    ('"improvement": "a", "prompt": "no brace"}', "no brace"),
-    ('{prompt: "bare key"}', "bare key"),
-    ('{"Prompt": "capital"}', "capital"),
-    ('{"prompt": "half an escape \\u00', "half an escape"),
-    ('{"prompt": "pair \\ud83d\\ude00, half \\ud83d"}', "pair \U0001f600, half \ufffd"),
-    ('{"prompt": "", "n": 1} {"prompt": "second"}', "second"),
-    ('{"n": 1, "flag": true, "prompt": "after others"}', "after others"),
-    ('{"improvement": ["x", {"y": ["z"]}], "prompt": "after a tree"}', "after a tree"),
-    ('{"prompt": "not a regex: \\d+"}', "not a regex: \\d+"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [
+        ('{"improvement": "Said "go on", so", "prompt": "Say "hi" to "me", or "go"."}', 'Say "hi" to "me", or "go".'),
+        ("{'prompt': 'don't stop, it's fine'}", "don't stop, it's fine"),
+        ('{"improvement": "a"\n "prompt": "no comma"}', "no comma"),
+        ('"improvement": "a", "prompt": "no brace"}', "no brace"),
+        ('{prompt: "bare key"}', "bare key"),
+        ('{"Prompt": "capital"}', "capital"),
+        ('{"prompt": "half an escape \\u00', "half an escape"),
+        ('{"prompt": "pair \\ud83d\\ude00, half \\ud83d"}', "pair \U0001f600, half \ufffd"),
+        ('{"prompt": "", "n": 1} {"prompt": "second"}', "second"),
+        ('{"n": 1, "flag": true, "prompt": "after others"}', "after others"),
+        ('{"improvement": ["x", {"y": ["z"]}], "prompt": "after a tree"}', "after a tree"),
+        ('{"prompt": "not a regex: \\d+"}', "not a regex: \\d+"),
+    ],
+)
 def test_further_ways(text: str, prompt: str):
     found = read(text)
     assert found is not None
     assert found.prompt == prompt
 
 
-@pytest.mark.parametrize("text", [
-    "", "I cannot help with that.", "{}", '{"improvement": "x"}', '{"prompt": ""}', '{"prompt": null}', '{"prompt": 3}',
-    '{"prompt": []}', '{"prompt": "  "}', '{"improvement": "cut off before the prom', "[" * 5000, '{"a":' * 3000,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "I cannot help with that.",
+        "{}",
+        '{"improvement": "x"}',
+        '{"prompt": ""}',
+        '{"prompt": null}',
+        '{"prompt": 3}',
+        '{"prompt": []}',
+        '{"prompt": "  "}',
+        '{"improvement": "cut off before the prom',
+        "[" * 5000,
+        '{"a":' * 3000,
+    ],
+)
 def test_what_holds_no_prompt_is_none(text: str):
     assert read(text) is None

@@ -35,9 +35,14 @@ def test_a_file_takes_the_place_of_our_reasoning(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [(b" \n", "holds no reasoning"), (b"a </think> b", "has </think> in it"), (b"<think>a", "has <think> in it"),
-     (b"\xff", "byte 0 is not UTF-8"), (None, "cannot be read")],
-)  # fmt: skip
+    [
+        (b" \n", "holds no reasoning"),
+        (b"a </think> b", "has </think> in it"),
+        (b"<think>a", "has <think> in it"),
+        (b"\xff", "byte 0 is not UTF-8"),
+        (None, "cannot be read"),
+    ],
+)
 def test_a_bad_file_is_said(content: bytes | None, problem: str, tmp_path: Path):
     file = tmp_path / "thoughts.txt"
     if content is not None:

@@ -69,8 +69,16 @@ SEARCH = ("gcg.steps=1", "gcg.width=4", "gcg.top_k=4")
 @pytest.fixture(scope="module")
 def behaviors(tmp_path_factory):
     path = tmp_path_factory.mktemp("behaviors") / "behaviors.jsonl"
-    rows = [{"id": f"mine/{i}", "prompt": f"Request number {i}", "kind": "harmful", "source": "mine",
-             "target": "Sure, here is"} for i in range(4)]  # fmt: skip
+    rows = [
+        {
+            "id": f"mine/{i}",
+            "prompt": f"Request number {i}",
+            "kind": "harmful",
+            "source": "mine",
+            "target": "Sure, here is",
+        }
+        for i in range(4)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -117,8 +125,10 @@ def test_an_evaluation_that_searches_anew_says_what_is_there_and_how_to_use_it(m
     done = measured(model, behaviors, root, "gcg.steps=0", "gcg.width=4", "gcg.top_k=4")
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if "searches anew" in line]
-    assert line == (f"attack gcg: searches anew, since {there} was made otherwise (settings.steps 1 there, 0 here); "
-                    f"--cases {there} measures what that found; gcg.steps=1 uses it as it is")  # fmt: skip
+    assert line == (
+        f"attack gcg: searches anew, since {there} was made otherwise (settings.steps 1 there, 0 here); "
+        f"--cases {there} measures what that found; gcg.steps=1 uses it as it is"
+    )
     used = measured(model, behaviors, root, "gcg.steps=0", "gcg.width=4", "gcg.top_k=4", "gcg.steps=1")
     assert used.returncode == 0, used.stderr
     assert "searches anew" not in used.stderr

@@ -55,8 +55,20 @@ def server() -> Iterator[Server]:
 
 
 def asked(server: Server, *more: object) -> list[str]:
-    common = ("--recipe", "tars-smoke", "--model", "openai/victim", "--mutator", "openai/writer", "--base-url",
-              server.url, "rainbow.near_copy=1.0", "--iterations", 6, "attack.judge=refusal")  # fmt: skip
+    common = (
+        "--recipe",
+        "tars-smoke",
+        "--model",
+        "openai/victim",
+        "--mutator",
+        "openai/writer",
+        "--base-url",
+        server.url,
+        "rainbow.near_copy=1.0",
+        "--iterations",
+        6,
+        "attack.judge=refusal",
+    )
     return ["attack", "rainbow", *map(str, (*common, *more))]
 
 
@@ -116,9 +128,21 @@ def test_what_it_wrote_is_a_pool_of_a_recipe(whole, tmp_path):
 
 def test_a_dry_run_says_how_much_is_asked_and_asks_nobody(tmp_path):
     done = safereason(
-        "attack", "rainbow", "--recipe", "tars-smoke", "--mutator", "openai/none", "--prompts", 800, "--archives", 2,
-        "rainbow.batch=16", "--dry-run", "--json", cwd=tmp_path,
-    )  # fmt: skip
+        "attack",
+        "rainbow",
+        "--recipe",
+        "tars-smoke",
+        "--mutator",
+        "openai/none",
+        "--prompts",
+        800,
+        "--archives",
+        2,
+        "rainbow.batch=16",
+        "--dry-run",
+        "--json",
+        cwd=tmp_path,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     plan = json.loads(done.stdout)["plan"]
     assert (plan["prompts wanted"], plan["archives, at most"], plan["iterations an archive"]) == (800, 2, 1000)
@@ -128,12 +152,15 @@ def test_a_dry_run_says_how_much_is_asked_and_asks_nobody(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("arguments", "problem"), [
-    ((), "which model writes the prompts? name one with --mutator"),
-    (("--mutator", "openai/none", "--seeds", "nowhere.jsonl"), "nowhere.jsonl"),
-    (("--mutator", "openai/none", "rainbow.bach=3"), "attack.settings.rainbow.bach"),
-    (("--mutator", "openai/none"), "no finished sft run of tars-smoke under runs/; run `safereason sft"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ((), "which model writes the prompts? name one with --mutator"),
+        (("--mutator", "openai/none", "--seeds", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("--mutator", "openai/none", "rainbow.bach=3"), "attack.settings.rainbow.bach"),
+        (("--mutator", "openai/none"), "no finished sft run of tars-smoke under runs/; run `safereason sft"),
+    ],
+)
 def test_what_cannot_be_done_is_one_line(tmp_path, arguments, problem):
     done = safereason("attack", "rainbow", "--recipe", "tars-smoke", *arguments, cwd=tmp_path)
     assert done.returncode == 2

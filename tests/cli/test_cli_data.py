@@ -60,9 +60,21 @@ def test_ls_fits_into_120_columns():
 
 @pytest.mark.parametrize(
     ("rows", "shown"),
-    [(None, "?"), (0, "0"), (999, "999"), (1000, "1.0k"), (1319, "1.3k"), (9949, "9.9k"), (9950, "10k"),
-     (79_421, "79k"), (999_499, "999k"), (999_500, "1.0M"), (1_039_785, "1.0M"), (25_000_000, "25M")],
-)  # fmt: skip
+    [
+        (None, "?"),
+        (0, "0"),
+        (999, "999"),
+        (1000, "1.0k"),
+        (1319, "1.3k"),
+        (9949, "9.9k"),
+        (9950, "10k"),
+        (79_421, "79k"),
+        (999_499, "999k"),
+        (999_500, "1.0M"),
+        (1_039_785, "1.0M"),
+        (25_000_000, "25M"),
+    ],
+)
 def test_a_size_takes_four_characters_at_most(rows, shown):
     assert data_ls.size(rows) == shown
 
@@ -76,8 +88,9 @@ def test_ls_of_a_recipe_says_what_its_sources_are_for(tmp_path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("extends: tars-smoke\ndata: {without_sources: [sample-brief]}\neval: {benign: xstest}\n")
     assert data_ls.uses(load(str(recipe))) == {
-        "sample": [("training", "train"), ("tests", "test")], "xstest": [("tests", "test")],
-    }  # fmt: skip
+        "sample": [("training", "train"), ("tests", "test")],
+        "xstest": [("tests", "test")],
+    }
     assert data_ls.uses(load("tars-smoke"))["sample-brief"] == [("traces", "train")]
     both = load("rsafe-ood-category", ["guard.eval.sets=[{source: aegis2}, {source: aegis2, split: train, skip: 9}]"])
     assert data_ls.uses(both)["aegis2"] == [("tests", "test"), ("tests", "train")]
@@ -100,8 +113,12 @@ def test_ls_of_a_recipe_says_what_is_there_and_how_to_get_the_rest(tmp_path):
 def test_ls_of_a_recipe_downloads_nothing(tmp_path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("extends: tars-smoke\neval: {behaviors: harmbench, benign: wildguardtest}\n")
-    own = {"SAFEREASON_DATA_HOME": "", "SAFEREASON_CACHE": str(tmp_path), "HF_HOME": str(tmp_path / "hub"),
-           "HF_HUB_OFFLINE": "0"}  # fmt: skip
+    own = {
+        "SAFEREASON_DATA_HOME": "",
+        "SAFEREASON_CACHE": str(tmp_path),
+        "HF_HOME": str(tmp_path / "hub"),
+        "HF_HUB_OFFLINE": "0",
+    }
     done = safereason("data", "ls", "--recipe", recipe, **own)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("not on this machine yet; what reads it downloads https://") == 2
@@ -140,8 +157,11 @@ def test_verify_names_every_bad_row_by_its_line_and_counts_them_by_kind(tmp_path
     counts = done.stderr.splitlines()
     assert counts[0] == "        2  `kind` is …"
     assert {line.strip() for line in counts[1:-1]} == {
-        "1  not JSON", "1  not an object", "1  `prompt` is empty", "1  the `id` of an earlier row",
-    }  # fmt: skip
+        "1  not JSON",
+        "1  not an object",
+        "1  `prompt` is empty",
+        "1  the `id` of an earlier row",
+    }
     assert counts[-1] == f"error: {path}: 6 of 7 rows are bad; mend or delete them"
     document = json.loads(safereason("data", "verify", path, "--json").stdout)
     assert [problem["line"] for problem in document["problems"]] == [2, 3, 4, 5, 6, 7]

@@ -104,8 +104,10 @@ def test_rows_are_read_as_they_are_asked_for():
 
 
 def test_show_of_a_source_as_what_it_serves(tmp_path):
-    train, test = (json.loads(safereason("data", "show", "sample", *split, "--json", "--limit", 500).stdout)
-                   for split in ([], ["--split", "test"]))  # fmt: skip
+    train, test = (
+        json.loads(safereason("data", "show", "sample", *split, "--json", "--limit", 500).stdout)
+        for split in ([], ["--split", "test"])
+    )
     assert train
     assert test
     assert not {row["id"] for row in train} & {row["id"] for row in test}
@@ -303,8 +305,16 @@ def test_rendered_for_a_person():
 
 def test_rendered_for_a_guard_is_what_the_guard_is_asked(tmp_path, micro_model):
     file, recipe = tmp_path / "rows.jsonl", tmp_path / "own.yaml"
-    row = {"id": "o/1", "prompt": "Hi", "response": "Go away", "kind": "harmless", "source": "o", "label": "unsafe",
-           "reasoning": "It is rude.", "answer": r"\boxed{unsafe}"}  # fmt: skip
+    row = {
+        "id": "o/1",
+        "prompt": "Hi",
+        "response": "Go away",
+        "kind": "harmless",
+        "source": "o",
+        "label": "unsafe",
+        "reasoning": "It is rude.",
+        "answer": r"\boxed{unsafe}",
+    }
     file.write_text(json.dumps(row) + "\n")
     recipe.write_text(f"extends: rsafe-smoke\nmodel: {micro_model}\n")
     (shown,) = json.loads(safereason("data", "show", file, "--rendered", "--recipe", recipe, "--json").stdout)
@@ -324,8 +334,11 @@ def trained(micro_model):
 
 
 @settings(max_examples=60)
-@given(prompt=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(str.strip),
-       reasoning=TEXT, answer=TEXT)  # fmt: skip
+@given(
+    prompt=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(str.strip),
+    reasoning=TEXT,
+    answer=TEXT,
+)
 def test_what_is_rendered_is_what_sft_trains_on(trained, prompt, reasoning, answer):
     from safereason.training import sft
 

@@ -78,9 +78,16 @@ def test_the_list_names_both_rows_and_acts_on_no_terminal(tmp_path, theirs):
     done = overlap(mine, "--against", theirs, "--list")
     (line,) = done.stdout.splitlines()
     assert json.loads(line) == {
-        "looked_at": str(mine), "id": "mine/0", "against": str(theirs), "of": "theirs/1", "how": "near",
-        "similarity": 0.967, "shared": None, "text": f"\\x1b[2J{ASKED}"[:83], "of_text": ASKED[:80],
-    }  # fmt: skip
+        "looked_at": str(mine),
+        "id": "mine/0",
+        "against": str(theirs),
+        "of": "theirs/1",
+        "how": "near",
+        "similarity": 0.967,
+        "shared": None,
+        "text": f"\\x1b[2J{ASKED}"[:83],
+        "of_text": ASKED[:80],
+    }
     assert "\x1b" not in line
     document = json.loads(overlap(mine, theirs, "--list", "--json").stdout)
     assert document["overlaps"] == [json.loads(line)]
@@ -113,8 +120,13 @@ def test_a_data_run_is_its_prompts_and_its_traces(tmp_path, theirs):
     write_parquet(
         run / "train.parquet", [Example("o/1", ASKED, "harmless", "o"), Example("o/2", "Hi", "harmless", "o")]
     )
-    write_parquet(run / "traces.parquet", [Example("o/1", ASKED, "harmless", "o", reasoning="r", answer="a"),
-                                           Example("o/3", "What is rain made of", "harmless", "o")])  # fmt: skip
+    write_parquet(
+        run / "traces.parquet",
+        [
+            Example("o/1", ASKED, "harmless", "o", reasoning="r", answer="a"),
+            Example("o/3", "What is rain made of", "harmless", "o"),
+        ],
+    )
     (pair,) = json.loads(overlap(run, "--against", theirs, "--json").stdout)["pairs"]
     assert (pair["rows"], pair["exact"], pair["near"]) == (3, 1, 1)
     write_json(run / "manifest.json", {"stage": "data", "status": "failed"})
@@ -222,8 +234,10 @@ def test_the_page_has_what_other_thresholds_would_find(data_home):
 def test_the_page_has_what_two_halves_share(data_home):
     (line,) = re.findall(r"^safereason data overlap (openai-moderation-half.*) --list$", PAGE.read_text(), re.MULTILINE)
     (pair,) = json.loads(overlap(*shlex.split(line), "--json").stdout)["pairs"]
-    said = (f"{pair['rows']} rows in the half of OpenAI Moderation to train on, {pair['any']} are in the\nother half, "
-            f"{pair['near']} nearly and {pair['words']} by their words")  # fmt: skip
+    said = (
+        f"{pair['rows']} rows in the half of OpenAI Moderation to train on, {pair['any']} are in the\nother half, "
+        f"{pair['near']} nearly and {pair['words']} by their words"
+    )
     assert said in PAGE.read_text()
 
 

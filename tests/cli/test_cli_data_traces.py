@@ -81,9 +81,23 @@ def test_it_is_killed_and_resumed(recipe, whole, tmp_path):
 
 def test_a_dry_run_says_what_it_comes_to_and_asks_nobody(recipe, tmp_path):
     done = safereason(
-        "data", "traces", "--recipe", recipe, "--model", "openai/none", "--base-url", "http://127.0.0.1:9/v1",
-        "--limit", 5, "--price", "1000000,2000000", "--dry-run", "--json", "data.teacher.samples=3", cwd=tmp_path,
-    )  # fmt: skip
+        "data",
+        "traces",
+        "--recipe",
+        recipe,
+        "--model",
+        "openai/none",
+        "--base-url",
+        "http://127.0.0.1:9/v1",
+        "--limit",
+        5,
+        "--price",
+        "1000000,2000000",
+        "--dry-run",
+        "--json",
+        "data.teacher.samples=3",
+        cwd=tmp_path,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     plan = json.loads(done.stdout)["plan"]
     assert (plan["teacher"], plan["prompts"], plan["replies"]) == ("openai/none", 5, 15)
@@ -94,8 +108,17 @@ def test_a_dry_run_says_what_it_comes_to_and_asks_nobody(recipe, tmp_path):
 
 
 def test_a_dry_run_on_a_terminal_of_a_recipe_without_a_teacher(tmp_path):
-    text = safereason("data", "traces", "--recipe", "tars-smoke", "--model", "openai/none", "--dry-run",
-                      "data.traces=[{source: sample-harmless, prompts: 7}]", cwd=tmp_path).stdout  # fmt: skip
+    text = safereason(
+        "data",
+        "traces",
+        "--recipe",
+        "tars-smoke",
+        "--model",
+        "openai/none",
+        "--dry-run",
+        "data.traces=[{source: sample-harmless, prompts: 7}]",
+        cwd=tmp_path,
+    ).stdout
     assert {("prompts", "7"), ("teacher", "openai/none")} <= {tuple(line.split()[:2]) for line in text.splitlines()}
 
 

@@ -36,23 +36,38 @@ def finished(root: Path, stage: str, name: str, metrics: dict[str, Any], **logs:
 def harmbench(root: Path, name: str, truths: Sequence[bool | None], **changes: Any) -> Path:
     """A run of `eval harmbench` in which an attack was defended, was not, or could not be scored."""
     completions = [
-        {"id": f"b{n}/gcg", "behavior": f"b{n}", "attack": "gcg", "kind": "harmful", "category": "c", "closed": True,
-         "well_formed": True, "finish_reason": "stop"}
+        {
+            "id": f"b{n}/gcg",
+            "behavior": f"b{n}",
+            "attack": "gcg",
+            "kind": "harmful",
+            "category": "c",
+            "closed": True,
+            "well_formed": True,
+            "finish_reason": "stop",
+        }
         for n in range(len(truths))
-    ]  # fmt: skip
-    verdicts = [
-        Verdict.unscored("no reply") if truth is None else Verdict(float(not truth), "x") for truth in truths
-    ]  # fmt: skip
+    ]
+    verdicts = [Verdict.unscored("no reply") if truth is None else Verdict(float(not truth), "x") for truth in truths]
     figures = HARMBENCH.figures([Outcome(c, v) for c, v in zip(completions, verdicts, strict=True)], "harm")
-    metrics = {"eval": "harmbench", "source": "harmbench", "judge": "harmbench", "attacks": ["gcg"], "limit": None,
-               "figures": [asdict(f) for f in figures], **changes}  # fmt: skip
+    metrics = {
+        "eval": "harmbench",
+        "source": "harmbench",
+        "judge": "harmbench",
+        "attacks": ["gcg"],
+        "limit": None,
+        "figures": [asdict(f) for f in figures],
+        **changes,
+    }
     judged = [{"id": c["id"], "judge": "harmbench", **asdict(v)} for c, v in zip(completions, verdicts, strict=True)]
     return finished(root, "eval/harmbench", name, metrics, completions=completions, verdicts=judged)
 
 
 def guard(root: Path, name: str, labels: str) -> Path:
-    found = [Prediction(f"r{n}", "own", "unsafe" if n % 2 else "safe", "unsafe" if letter == "u" else "safe")
-             for n, letter in enumerate(labels)]  # fmt: skip
+    found = [
+        Prediction(f"r{n}", "own", "unsafe" if n % 2 else "safe", "unsafe" if letter == "u" else "safe")
+        for n, letter in enumerate(labels)
+    ]
     figures = guard_suite.figures([p.row for p in found], 20, 0)
     metrics = {"eval": "guard", "figures": [asdict(f) for f in figures]}
     return finished(root, "eval/guard", name, metrics, predictions=[p.record() for p in found])
@@ -95,8 +110,9 @@ def test_json_and_csv_say_the_same(runs: tuple[Path, Path], tmp_path: Path, caps
     assert run(*runs, "--json", "--csv", file, "--resamples", 300, "--seed", 4) == 0
     found = json.loads(capsys.readouterr().out)
     assert [(r["run"], r["model"], r["path"]) for r in found["runs"]] == [
-        ("A", "rl/tars-1.5b/first", str(runs[0])), ("B", "rl/tars-1.5b/second", str(runs[1])),
-    ]  # fmt: skip
+        ("A", "rl/tars-1.5b/first", str(runs[0])),
+        ("B", "rl/tars-1.5b/second", str(runs[1])),
+    ]
     assert (found["resamples"], found["seed"]) == (300, 4)
     with file.open(newline="") as lines:
         rows = list(csv.DictReader(lines))
@@ -149,9 +165,9 @@ def test_what_cannot_be_compared_is_refused(
     trained = finished(tmp_path, "rl", "trained", {"reward": 1.0})
     assert "a run of rl, not of an evaluation" in refused(capsys, trained, runs[0])
     assert "no such run directory" in refused(capsys, tmp_path / "none", runs[0])
-    damaged = harmbench(tmp_path, "damaged", [True, False], figures=[
-        {"name": "dsr", "value": 0.9, "n": 2, "low": None, "high": None}
-    ])  # fmt: skip
+    damaged = harmbench(
+        tmp_path, "damaged", [True, False], figures=[{"name": "dsr", "value": 0.9, "n": 2, "low": None, "high": None}]
+    )
     assert "not those of its completions and verdicts; score it anew" in refused(capsys, runs[0], damaged)
     assert run(*runs, "--fail-if-worse", "asr") == 2
     assert "eval harmbench has no such figure; it has dsr" in capsys.readouterr().err

@@ -121,8 +121,9 @@ def test_killed_workers_and_a_killed_program_lose_nothing(work: Path, tmp_path: 
     assert not victim.is_running()
     assert {name: parts_of(out)[name] for name in before} == before
 
-    plain = safereason("guard", "classify", work / "rows.jsonl", *command[3:7], "--out", tmp_path / "plain.jsonl",
-                       OMP_NUM_THREADS="1")  # fmt: skip
+    plain = safereason(
+        "guard", "classify", work / "rows.jsonl", *command[3:7], "--out", tmp_path / "plain.jsonl", OMP_NUM_THREADS="1"
+    )
     assert plain.returncode == 0, plain.stderr
     wanted = list(read_records(tmp_path / "plain.jsonl"))
     found = read(out)

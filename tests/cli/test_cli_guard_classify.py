@@ -43,14 +43,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai_server.S
         if "grey" in asked.split():
             pieces = ["<think>", "Hm."]
         listed = [
-            {"token": piece, "logprob": -0.1, "bytes": None, "top_logprobs": [
-                {"token": piece, "logprob": -0.1, "bytes": None},
-                {"token": "safe" if piece == "unsafe" else "unsafe", "logprob": -2.4, "bytes": None},
-            ]}
+            {
+                "token": piece,
+                "logprob": -0.1,
+                "bytes": None,
+                "top_logprobs": [
+                    {"token": piece, "logprob": -0.1, "bytes": None},
+                    {"token": "safe" if piece == "unsafe" else "unsafe", "logprob": -2.4, "bytes": None},
+                ],
+            }
             for piece in pieces
-        ]  # fmt: skip
-        return {"message": {"role": "assistant", "content": "".join(pieces)}, "finish_reason": "stop",
-                "logprobs": {"content": listed}}  # fmt: skip
+        ]
+        return {
+            "message": {"role": "assistant", "content": "".join(pieces)},
+            "finish_reason": "stop",
+            "logprobs": {"content": listed},
+        }
 
     model = micro.save_model(tmp_path_factory.mktemp("served"))
     with openai_server.serve(open_engine(str(model))) as running:
@@ -87,7 +95,7 @@ def test_rows_of_a_file_become_records_on_stdout_in_order(run, guard: Path, tmp_
     assert [(r["row"], r["id"]) for r in found] == [(1, "r0"), (2, "r1"), (3, "r2")]
     assert [list(r) for r in found] == [
         ["row", "id", "label", "score", "categories", "reasoning", "unparsed", "votes"]
-    ] * 3  # fmt: skip
+    ] * 3
     for r in found:
         assert len(r["votes"]) == 3
         assert r["label"] == ("unsafe" if r["votes"].count("unsafe") >= 2 else "safe")
@@ -213,9 +221,10 @@ def test_a_resume_with_other_settings_names_them(run, guard: Path, tmp_path: Pat
     rows_file(file, "a")
     code, _, said = run(*asked, "--resume")
     assert (code, said) == (
-        2, f"error: {out}: the input changed since: its first 2 rows are not those that were judged; "
-        "use --overwrite or another --out\n"
-    )  # fmt: skip
+        2,
+        f"error: {out}: the input changed since: its first 2 rows are not those that were judged; "
+        "use --overwrite or another --out\n",
+    )
     code, _, said = run(*asked, "--overwrite")
     assert (code, len(records(out.read_text()))) == (0, 1)
 
@@ -267,8 +276,9 @@ def test_stdout_is_utf_8_whatever_the_locale(server, tmp_path: Path):
     file.write_text('{"prompt": "red", "id": "ü"}\n', encoding="utf-8")
     done = subprocess.run(
         [COMMAND, "guard", "classify", str(file), "--model", "openai/any", "--base-url", server.url],
-        capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"},
-    )  # fmt: skip
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
     assert json.loads(done.stdout.decode("utf-8"))["id"] == "ü"
 
 
@@ -276,8 +286,11 @@ def test_a_terminal_is_told_what_is_awaited(server):
     leader, follower = pty.openpty()
     running = subprocess.Popen(
         [COMMAND, "guard", "classify", "--model", "openai/any", "--base-url", server.url],
-        stdin=follower, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdin=follower,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     os.close(follower)
     assert running.stderr is not None
     said = running.stderr.readline()

@@ -75,8 +75,11 @@ def test_of_two_at_once_one_writes_and_the_other_says_so_in_one_line(guard: Path
     assert first.returncode == 0
     assert [record["row"] for record in records(out)] == [1, 2, 3, 4, 5]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "another name", "out.jsonl", "out.jsonl.meta.json", "rows.jsonl"
-    ]  # fmt: skip
+        "another name",
+        "out.jsonl",
+        "out.jsonl.meta.json",
+        "rows.jsonl",
+    ]
 
 
 def test_the_lock_of_a_killed_process_is_none(run: Run, guard: Path, rows: Path, tmp_path: Path):

@@ -30,9 +30,11 @@ def test_ls_names_every_shipped_policy_with_its_size(run):
     listed = json.loads(run("ls", "--json")[1])
     assert [entry["name"] for entry in listed] == list(shipped())
     assert listed[0] == {
-        "name": "default", "categories": 18, "title": "RSafe's eighteen categories",
+        "name": "default",
+        "categories": 18,
+        "title": "RSafe's eighteen categories",
         "source": "RSafe (arXiv 2506.07736)",
-    }  # fmt: skip
+    }
 
 
 def test_show_prints_a_category_a_line(run):
@@ -56,8 +58,10 @@ def test_show_yaml_is_a_file_to_start_from(run, tmp_path: Path):
 
 def test_json_and_yaml_exclude_each_other(run):
     assert run("show", "default", "--json", "--yaml") == (
-        2, "", "error: --json and --yaml exclude each other; pass one of them\n"
-    )  # fmt: skip
+        2,
+        "",
+        "error: --json and --yaml exclude each other; pass one of them\n",
+    )
 
 
 def test_validate_counts_one_category_as_one(run, tmp_path: Path):
@@ -71,8 +75,10 @@ def test_a_mistake_ends_with_2_and_one_line(run, tmp_path: Path, command):
     mine = tmp_path / "mine.yaml"
     mine.write_text("title: One\ncategories:\n  - id: A\n    nmae: Rudeness\n")
     assert run(command, mine) == (
-        2, "", f"error: {mine}:4: categories[0].nmae: unknown key; did you mean name? (and 1 more)\n"
-    )  # fmt: skip
+        2,
+        "",
+        f"error: {mine}:4: categories[0].nmae: unknown key; did you mean name? (and 1 more)\n",
+    )
 
 
 def test_an_unknown_policy_is_answered_with_the_nearest(run):

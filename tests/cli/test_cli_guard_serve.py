@@ -104,9 +104,13 @@ def serving(
         process = started(*words, **environment)
     else:
         process = subprocess.Popen(
-            [COMMAND, *words], env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=preexec_fn,
-        )  # fmt: skip
+            [COMMAND, *words],
+            env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=preexec_fn,
+        )
     watch = threading.Timer(PATIENCE, process.kill)
     watch.start()
     try:

@@ -81,24 +81,51 @@ def server() -> Iterator[Server]:
 def behaviors(tmp_path: Path) -> Path:
     path = tmp_path / "behaviors.jsonl"
     rows = [
-        {"id": f"mine/{i}", "prompt": f"Stir pot {i}", "kind": "harmful", "source": "mine", "category": f"c{i % 2}",
-         "target": "Sure"}
+        {
+            "id": f"mine/{i}",
+            "prompt": f"Stir pot {i}",
+            "kind": "harmful",
+            "source": "mine",
+            "category": f"c{i % 2}",
+            "target": "Sure",
+        }
         for i in range(ROWS)
-    ]  # fmt: skip
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
 def evaluate(
-    server: Server, behaviors: Path, folder: Path, *more: object, patience: float = 0.3, judge: str = "moderation",
+    server: Server,
+    behaviors: Path,
+    folder: Path,
+    *more: object,
+    patience: float = 0.3,
+    judge: str = "moderation",
     **environment: str,
-) -> "subprocess.CompletedProcess[str]":  # fmt: skip
+) -> "subprocess.CompletedProcess[str]":
     return safereason(
-        "eval", "simplesafetytests", "--source", behaviors, "--judge", judge, "--out", folder / "run", "--model",
-        "openai/m", "--base-url", server.url, 'eval.prefix=""', *more, cwd=folder, OPENAI_API_KEY="none",
-        OPENAI_BASE_URL=server.url, SAFEREASON_CACHE=str(folder / "cache"), SAFEREASON_PATIENCE=str(patience),
+        "eval",
+        "simplesafetytests",
+        "--source",
+        behaviors,
+        "--judge",
+        judge,
+        "--out",
+        folder / "run",
+        "--model",
+        "openai/m",
+        "--base-url",
+        server.url,
+        'eval.prefix=""',
+        *more,
+        cwd=folder,
+        OPENAI_API_KEY="none",
+        OPENAI_BASE_URL=server.url,
+        SAFEREASON_CACHE=str(folder / "cache"),
+        SAFEREASON_PATIENCE=str(patience),
         **environment,
-    )  # fmt: skip
+    )
 
 
 def metrics_of(run: Path) -> dict[str, Any]:
@@ -129,8 +156,11 @@ def test_a_judge_s_outage_is_told_and_resume_asks_exactly_its_verdicts_again(
     assert (read_manifest(run) or {})["status"] == "failed"
     assert metrics_of(run)["verdicts"] == {"scored": 5, "unscorable": 1, "failed": 6}
     assert {key: dsr(run)[key] for key in ("n", "unscored", "failed", "filtered")} == {
-        "n": 5, "unscored": 7, "failed": 6, "filtered": 0,
-    }  # fmt: skip
+        "n": 5,
+        "unscored": 7,
+        "failed": 6,
+        "filtered": 0,
+    }
     verdicts = {record["id"]: record for record in read_records(run / "verdicts.jsonl")}
     assert {record["failed"] for record in verdicts.values() if record["score"] is None} == {True, False}
     # The command that it names goes on, and asks for these alone.
@@ -139,10 +169,20 @@ def test_a_judge_s_outage_is_told_and_resume_asks_exactly_its_verdicts_again(
     server.chats.clear()
     command = line.partition("`")[2].partition("`")[0]
     again = subprocess.run(
-        command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False,
-        env={**os.environ, "PATH": f"{Path(COMMAND).parent}:{os.environ['PATH']}", "OPENAI_API_KEY": "none",
-             "OPENAI_BASE_URL": server.url, "SAFEREASON_CACHE": str(tmp_path / "cache")},
-    )  # fmt: skip
+        command,
+        shell=True,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **os.environ,
+            "PATH": f"{Path(COMMAND).parent}:{os.environ['PATH']}",
+            "OPENAI_API_KEY": "none",
+            "OPENAI_BASE_URL": server.url,
+            "SAFEREASON_CACHE": str(tmp_path / "cache"),
+        },
+    )
     assert again.returncode == 0, again.stderr
     assert (Counter(server.judged), server.chats) == (Counter(lost), [])
     assert metrics_of(run)["verdicts"] == {"scored": 11, "unscorable": 1, "failed": 0}
@@ -168,10 +208,25 @@ def test_a_judge_that_was_never_reached_is_an_outage_too(server: Server, behavio
         folder = tmp_path / judge.partition(":")[0]
         folder.mkdir()
         done = safereason(
-            "eval", "simplesafetytests", "--source", behaviors, "--judge", judge, "--out", folder / "run", "--model",
-            "openai/m", "--base-url", server.url, 'eval.prefix=""', cwd=folder, OPENAI_API_KEY="none",
-            OPENAI_BASE_URL=address, SAFEREASON_CACHE=str(folder / "cache"), SAFEREASON_PATIENCE="0.2",
-        )  # fmt: skip
+            "eval",
+            "simplesafetytests",
+            "--source",
+            behaviors,
+            "--judge",
+            judge,
+            "--out",
+            folder / "run",
+            "--model",
+            "openai/m",
+            "--base-url",
+            server.url,
+            'eval.prefix=""',
+            cwd=folder,
+            OPENAI_API_KEY="none",
+            OPENAI_BASE_URL=address,
+            SAFEREASON_CACHE=str(folder / "cache"),
+            SAFEREASON_PATIENCE="0.2",
+        )
         assert done.returncode == 1, done.stderr
         assert f"{ROWS} of {ROWS} verdicts failed (" in last_line(done)
         assert "Connection refused" in last_line(done)
@@ -183,9 +238,11 @@ def test_judging_again_tells_an_outage_too_and_goes_on(server: Server, behaviors
     server.moderation = lambda text: (500, {}) if text.endswith(("1", "2")) else (200, GOOD)
     score = ("eval", "score", tmp_path / "run", "--judge", "moderation", "--out", tmp_path / "again")
     environment = {
-        "OPENAI_API_KEY": "none", "OPENAI_BASE_URL": server.url, "SAFEREASON_CACHE": str(tmp_path / "cache"),
+        "OPENAI_API_KEY": "none",
+        "OPENAI_BASE_URL": server.url,
+        "SAFEREASON_CACHE": str(tmp_path / "cache"),
         "SAFEREASON_PATIENCE": "0.2",
-    }  # fmt: skip
+    }
     done = safereason(*score, cwd=tmp_path, **environment)
     assert done.returncode == 1
     assert "3 of 12 verdicts failed" in last_line(done)
@@ -220,8 +277,12 @@ def test_what_the_provider_filters_is_counted_apart_and_the_run_ends(server: Ser
     assert "2 of 12 completions were filtered by the provider" in done.stderr
     assert metrics_of(run)["completions"] == {"answered": 10, "filtered": 2, "failed": 0}
     assert {key: dsr(run)[key] for key in ("value", "n", "unscored", "failed", "filtered")} == {
-        "value": 1.0, "n": 10, "unscored": 2, "failed": 0, "filtered": 2,
-    }  # fmt: skip
+        "value": 1.0,
+        "n": 10,
+        "unscored": 2,
+        "failed": 0,
+        "filtered": 2,
+    }
     assert "of them filtered" in done.stdout
     reasons = Counter(record["finish_reason"] for record in read_records(run / "completions.jsonl"))
     assert reasons == {"stop": 10, "filtered": 2}
@@ -258,10 +319,24 @@ def test_two_runs_that_judge_the_same_pay_once(server: Server, behaviors: Path, 
     def run(number: int) -> None:
         both.wait()
         done = safereason(
-            "eval", "simplesafetytests", "--source", behaviors, "--judge", "moderation", "--out",
-            tmp_path / f"run-{number}", "--model", "openai/m", "--base-url", server.url, 'eval.prefix=""', cwd=tmp_path,
-            OPENAI_API_KEY="none", OPENAI_BASE_URL=server.url, SAFEREASON_CACHE=str(tmp_path / "cache"),
-        )  # fmt: skip
+            "eval",
+            "simplesafetytests",
+            "--source",
+            behaviors,
+            "--judge",
+            "moderation",
+            "--out",
+            tmp_path / f"run-{number}",
+            "--model",
+            "openai/m",
+            "--base-url",
+            server.url,
+            'eval.prefix=""',
+            cwd=tmp_path,
+            OPENAI_API_KEY="none",
+            OPENAI_BASE_URL=server.url,
+            SAFEREASON_CACHE=str(tmp_path / "cache"),
+        )
         codes.append(done.returncode)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in (1, 2)]
@@ -292,17 +367,40 @@ def test_no_secret_reaches_a_file_or_the_screen(server: Server, behaviors: Path,
     echoed = {"error": {"message": f"bad key {SECRETS['key']} for {address}"}}
     server.moderation = lambda text: (503, echoed) if fails else (200, GOOD)
     done = safereason(
-        "eval", "simplesafetytests", "-v", "--source", behaviors, "--judge", "moderation", "--out", tmp_path / "run",
-        "--model", "openai/m", "--base-url", address, "--junit", tmp_path / "junit.xml", 'eval.prefix=""', cwd=tmp_path,
-        OPENAI_API_KEY=SECRETS["key"], OPENAI_BASE_URL=address, HF_TOKEN=SECRETS["hub"],
-        SAFEREASON_CACHE=str(tmp_path / "cache"), SAFEREASON_PATIENCE="0.1",
-    )  # fmt: skip
+        "eval",
+        "simplesafetytests",
+        "-v",
+        "--source",
+        behaviors,
+        "--judge",
+        "moderation",
+        "--out",
+        tmp_path / "run",
+        "--model",
+        "openai/m",
+        "--base-url",
+        address,
+        "--junit",
+        tmp_path / "junit.xml",
+        'eval.prefix=""',
+        cwd=tmp_path,
+        OPENAI_API_KEY=SECRETS["key"],
+        OPENAI_BASE_URL=address,
+        HF_TOKEN=SECRETS["hub"],
+        SAFEREASON_CACHE=str(tmp_path / "cache"),
+        SAFEREASON_PATIENCE="0.1",
+    )
     assert done.returncode == int(fails), done.stderr
     doctor = safereason("doctor", OPENAI_API_KEY=SECRETS["key"], OPENAI_BASE_URL=address, HF_TOKEN=SECRETS["hub"])
-    report = safereason("report", tmp_path / "run", "--out", tmp_path / "report.html", cwd=tmp_path,
-                        OPENAI_API_KEY=SECRETS["key"])  # fmt: skip
-    texts = {"stdout": done.stdout, "stderr": done.stderr, "doctor": doctor.stdout + doctor.stderr,
-             "report": report.stdout + report.stderr}  # fmt: skip
+    report = safereason(
+        "report", tmp_path / "run", "--out", tmp_path / "report.html", cwd=tmp_path, OPENAI_API_KEY=SECRETS["key"]
+    )
+    texts = {
+        "stdout": done.stdout,
+        "stderr": done.stderr,
+        "doctor": doctor.stdout + doctor.stderr,
+        "report": report.stdout + report.stderr,
+    }
     for path in tmp_path.rglob("*"):
         if path.is_file():
             texts[str(path)] = path.read_bytes().decode("utf-8", "replace")

@@ -37,8 +37,18 @@ def test_a_hub_that_does_not_answer_is_asked_once(refused):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        line = refused("eval", "harmbench", "--source", "sample", *UNTRAINED, "--judge", "harmbench",
-                       HF_HUB_OFFLINE="0", HF_ENDPOINT=address, NO_PROXY="127.0.0.1")  # fmt: skip
+        line = refused(
+            "eval",
+            "harmbench",
+            "--source",
+            "sample",
+            *UNTRAINED,
+            "--judge",
+            "harmbench",
+            HF_HUB_OFFLINE="0",
+            HF_ENDPOINT=address,
+            NO_PROXY="127.0.0.1",
+        )
     assert line.startswith(
         "error: cais/HarmBench-Llama-2-13b-cls: is not in the cache of the Hub's client, and the Hub"
     )
@@ -69,8 +79,17 @@ def _not_found(server: socket.socket, asked: list[bytes]) -> None:
 
 def test_the_hub_is_asked_once_and_says_why_it_has_no_model(refused, hub):
     address, asked = hub
-    line = refused("eval", "xstest", "--source", "sample", "--model", NOT_THERE, HF_HUB_OFFLINE="0",
-                   HF_ENDPOINT=address, NO_PROXY="127.0.0.1")  # fmt: skip
+    line = refused(
+        "eval",
+        "xstest",
+        "--source",
+        "sample",
+        "--model",
+        NOT_THERE,
+        HF_HUB_OFFLINE="0",
+        HF_ENDPOINT=address,
+        NO_PROXY="127.0.0.1",
+    )
     assert f"{NOT_THERE}: the Hub has no such model for you (HTTP 404)" in line
     assert sum(f"/models/{NOT_THERE}".encode() in request for request in asked) == 1  # the client asks other things too
 

@@ -48,16 +48,25 @@ def whole(tiny, root) -> dict:
 def test_run_makes_a_report_and_says_what_changed(whole):
     assert Path(whole["report"]).read_text().startswith("<!doctype html>")
     assert list(whole["runs"]) == [
-        "data", "sft", "rl", "eval harmbench of base", "eval xstest of base", "eval harmbench of sft",
-        "eval xstest of sft", "eval harmbench of rl", "eval xstest of rl",
-    ]  # fmt: skip
+        "data",
+        "sft",
+        "rl",
+        "eval harmbench of base",
+        "eval xstest of base",
+        "eval harmbench of sft",
+        "eval xstest of sft",
+        "eval harmbench of rl",
+        "eval xstest of rl",
+    ]
     assert list(whole["changes"]) == ["base", "sft", "rl"]
     for figures in whole["changes"].values():
         named = [(figure["eval"], figure["name"]) for figure in figures]
         assert named == [
-            ("harmbench", "well_formed"), ("harmbench", "dsr"), ("xstest", "well_formed"),
+            ("harmbench", "well_formed"),
+            ("harmbench", "dsr"),
+            ("xstest", "well_formed"),
             ("xstest", "compliance_safe"),
-        ]  # fmt: skip
+        ]
         assert all(figure["n"] + figure["unscored"] == 2 for figure in figures)
 
 
@@ -82,9 +91,12 @@ def test_rows_of_the_runs_can_be_shown(whole):
 
 
 FINISHED = {
-    "data": ("data", "build"), "sft": ("sft",), "rl": ("rl",), "eval harmbench of rl": ("eval", "harmbench"),
+    "data": ("data", "build"),
+    "sft": ("sft",),
+    "rl": ("rl",),
+    "eval harmbench of rl": ("eval", "harmbench"),
     "eval xstest of rl": ("eval", "xstest"),
-}  # fmt: skip
+}
 """The command behind each step of `run`."""
 
 
@@ -224,9 +236,14 @@ def test_an_attack_or_judge_that_is_not_there_is_one_line(tiny, micro_model, tmp
 def test_a_dry_run_lists_the_steps_of_a_guard():
     steps = json.loads(safereason("run", "--recipe", "rsafe-smoke", "--dry-run", "--json").stdout)["steps"]
     assert [step.partition(":")[0] for step in steps] == [
-        "data", "guard sft", "guard rl", "eval guard of base", "eval guard of guard sft", "eval guard of guard rl",
+        "data",
+        "guard sft",
+        "guard rl",
+        "eval guard of base",
+        "eval guard of guard sft",
+        "eval guard of guard rl",
         "report",
-    ]  # fmt: skip
+    ]
 
 
 def test_run_without_training_measures_the_base_model(micro_model, tmp_path):

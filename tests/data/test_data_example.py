@@ -26,10 +26,18 @@ from safereason.errors import InputError
 ROW = {"id": "own/1", "prompt": "hello", "kind": "harmless", "source": "own"}
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 EXAMPLES = st.builds(
-    Example, id=TEXT, prompt=TEXT.filter(lambda text: text.strip()), kind=st.sampled_from(KINDS), source=TEXT,
-    category=st.none() | TEXT, reasoning=st.none() | TEXT, answer=st.none() | TEXT, response=st.none() | TEXT,
-    label=st.none() | st.sampled_from(LABELS), target=st.none() | TEXT,
-)  # fmt: skip
+    Example,
+    id=TEXT,
+    prompt=TEXT.filter(lambda text: text.strip()),
+    kind=st.sampled_from(KINDS),
+    source=TEXT,
+    category=st.none() | TEXT,
+    reasoning=st.none() | TEXT,
+    answer=st.none() | TEXT,
+    response=st.none() | TEXT,
+    label=st.none() | st.sampled_from(LABELS),
+    target=st.none() | TEXT,
+)
 
 
 @given(rows=st.lists(EXAMPLES, max_size=6))
@@ -40,10 +48,13 @@ def test_examples_come_back_from_both_formats(tmp_path_factory, rows):
     assert read_examples(folder / "rows.parquet") == read_examples(folder / "rows.jsonl") == rows
 
 
-@given(row=st.dictionaries(
-    st.sampled_from([*(f.name for f in fields(Example)), "more"]),
-    st.none() | TEXT | st.sampled_from([*KINDS, *LABELS]) | st.integers(), max_size=11,
-))  # fmt: skip
+@given(
+    row=st.dictionaries(
+        st.sampled_from([*(f.name for f in fields(Example)), "more"]),
+        st.none() | TEXT | st.sampled_from([*KINDS, *LABELS]) | st.integers(),
+        max_size=11,
+    )
+)
 def test_a_row_is_an_example_or_one_line_says_why_not(row):
     made, said = outcome(row)
     if made is None:
@@ -59,14 +70,17 @@ def outcome(row):
         return None, str(error)
 
 
-@pytest.mark.parametrize(("change", "says"), [
-    ({"colour": "red"}, "unknown column 'colour'; an example has id, prompt, kind, source, category, "),
-    ({"prompt": None}, "`prompt` is null; text is expected"),
-    ({"answer": 3}, "`answer` is a number; text is expected"),
-    ({"prompt": " \n"}, "`prompt` is empty"),
-    ({"kind": "evil"}, "`kind` is 'evil'; one of harmful, harmless, ambiguous is expected"),
-    ({"label": "maybe"}, "`label` is 'maybe'; `safe`, `unsafe` or null is expected"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"colour": "red"}, "unknown column 'colour'; an example has id, prompt, kind, source, category, "),
+        ({"prompt": None}, "`prompt` is null; text is expected"),
+        ({"answer": 3}, "`answer` is a number; text is expected"),
+        ({"prompt": " \n"}, "`prompt` is empty"),
+        ({"kind": "evil"}, "`kind` is 'evil'; one of harmful, harmless, ambiguous is expected"),
+        ({"label": "maybe"}, "`label` is 'maybe'; `safe`, `unsafe` or null is expected"),
+    ],
+)
 def test_what_is_wrong_with_a_row_is_said(change, says):
     with pytest.raises(InputError) as error:
         from_row({**ROW, **change}, "here")

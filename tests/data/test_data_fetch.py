@@ -38,8 +38,24 @@ def publisher(tmp_path_factory):
         pytest.skip("openssl is not installed: no certificate for an https server")
     folder = tmp_path_factory.mktemp("publisher")
     key, certificate = folder / "key.pem", folder / "certificate.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-               "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]  # fmt: skip
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        "subjectAltName=DNS:localhost",
+        "-keyout",
+        str(key),
+        "-out",
+        str(certificate),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     server = http.server.ThreadingHTTPServer(("localhost", 0), Publisher)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -113,11 +129,14 @@ def test_a_download_is_kept_and_not_repeated(published, cache, monkeypatch):
     assert leftovers(cache) == ["data.csv"]
 
 
-@pytest.mark.parametrize(("path", "sha256", "says"), [
-    ("gone.csv", SHA256, "Not Found"),
-    ("moved.csv", SHA256, "not https"),
-    ("data.csv", "0" * 64, "the recorded 0000"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "sha256", "says"),
+    [
+        ("gone.csv", SHA256, "Not Found"),
+        ("moved.csv", SHA256, "not https"),
+        ("data.csv", "0" * 64, "the recorded 0000"),
+    ],
+)
 def test_a_download_that_fails_is_one_line_and_leaves_nothing(published, cache, path, sha256, says):
     with pytest.raises(InputError, match=says) as error:
         fetch(published(path, sha256))
@@ -206,8 +225,13 @@ def hub():
 
 def from_hub(tmp_path, endpoint, token=None, offline="0", more=""):
     environment = {k: v for k, v in os.environ.items() if k not in ("SAFEREASON_DATA_HOME", "HF_TOKEN")}
-    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": offline,
-                    "HF_HUB_DISABLE_PROGRESS_BARS": "1", "no_proxy": "localhost"}  # fmt: skip
+    environment |= {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(tmp_path / "hub"),
+        "HF_HUB_OFFLINE": offline,
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "no_proxy": "localhost",
+    }
     if token:
         environment["HF_TOKEN"] = token
     program = FETCH_FROM_HUB.format(HUB_FILE.format(more))
@@ -231,11 +255,14 @@ def test_a_gated_dataset_says_where_its_terms_are(hub, tmp_path, token):
     )
 
 
-@pytest.mark.parametrize(("endpoint", "token", "offline", "why"), [
-    (None, "404", "0", "HTTP 404"),
-    ("http://localhost:1", None, "0", "Connection refused"),
-    (None, "200", "1", "offline mode is enabled"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("endpoint", "token", "offline", "why"),
+    [
+        (None, "404", "0", "HTTP 404"),
+        ("http://localhost:1", None, "0", "Connection refused"),
+        (None, "200", "1", "offline mode is enabled"),
+    ],
+)
 def test_a_file_that_the_hub_cannot_give_is_one_line(hub, tmp_path, endpoint, token, offline, why):
     done = from_hub(tmp_path, endpoint or hub, token, offline)
     assert done.returncode == 2

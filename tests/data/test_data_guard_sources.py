@@ -53,17 +53,22 @@ def test_toxicchat_takes_toxicity_for_the_prompts_label(publish, name, release):
 
 
 def test_aegis2_splits_categories_and_leaves_out_what_has_no_text_or_label(publish):
-    publish("aegis2/test.json", [
-        aegis_row(1, "a", "unsafe", "Violence, Criminal Planning/Confessions"),
-        aegis_row(2, "b", "safe"),
-        aegis_row(3, "REDACTED", "unsafe", "Suicide and Self Harm"),
-        aegis_row(4, "d", None),
-        aegis_row(5, "e", "safe", None),
-    ])  # fmt: skip
+    publish(
+        "aegis2/test.json",
+        [
+            aegis_row(1, "a", "unsafe", "Violence, Criminal Planning/Confessions"),
+            aegis_row(2, "b", "safe"),
+            aegis_row(3, "REDACTED", "unsafe", "Suicide and Self Harm"),
+            aegis_row(4, "d", None),
+            aegis_row(5, "e", "safe", None),
+        ],
+    )
     found = load("aegis2")
     assert [(e.prompt, e.kind, e.label) for e in found] == [
-        ("a", "harmful", "unsafe"), ("b", "harmless", "safe"), ("e", "harmless", "safe")
-    ]  # fmt: skip
+        ("a", "harmful", "unsafe"),
+        ("b", "harmless", "safe"),
+        ("e", "harmless", "safe"),
+    ]
     assert [e.categories for e in found] == [("Violence", "Criminal Planning/Confessions"), (), ()]
     assert found[0].id == f"aegis2/{1:032x}"
     publish("aegis2/train.json", [aegis_row(6, "f")])
@@ -83,11 +88,18 @@ def test_pku_saferlhf_serves_both_answers_of_all_three_models(publish):
 
 
 def test_beavertails_keeps_a_categorys_commas(publish):
-    publish("beavertails/round0/30k/train.jsonl.gz", [
-        {"prompt": "p", "response": "r", "is_safe": False,
-         "category": {"animal_abuse": True, "discrimination,stereotype,injustice": True, "child_abuse": False}},
-        {"prompt": "p", "response": "", "is_safe": True, "category": {"animal_abuse": False}},
-    ])  # fmt: skip
+    publish(
+        "beavertails/round0/30k/train.jsonl.gz",
+        [
+            {
+                "prompt": "p",
+                "response": "r",
+                "is_safe": False,
+                "category": {"animal_abuse": True, "discrimination,stereotype,injustice": True, "child_abuse": False},
+            },
+            {"prompt": "p", "response": "", "is_safe": True, "category": {"animal_abuse": False}},
+        ],
+    )
     found = load("beavertails", "train")
     assert [(e.prompt, e.response, e.label) for e in found] == [("p", "r", "unsafe"), ("p", "", "safe")]
     assert [e.categories for e in found] == [("animal_abuse", "discrimination,stereotype,injustice"), ()]
@@ -105,26 +117,33 @@ def test_or_bench_is_the_80k_without_the_hard_ones(publish):
 
 
 def test_wildguardtrain_by_task_and_attack(publish):
-    publish("wildguardmix/train/wildguard_train.parquet", [
-        wildguard_row("vanilla", response=None, response_label=None),
-        wildguard_row("attack", True, "unharmful", "r", "harmful"),
-        wildguard_row("unlabelled", False, None),
-    ])  # fmt: skip
+    publish(
+        "wildguardmix/train/wildguard_train.parquet",
+        [
+            wildguard_row("vanilla", response=None, response_label=None),
+            wildguard_row("attack", True, "unharmful", "r", "harmful"),
+            wildguard_row("unlabelled", False, None),
+        ],
+    )
     vanilla = ("vanilla", "harmful", "unsafe", "cyberattack", None)
     assert brief(load("wildguardtrain", "train")) == [vanilla, ("attack", "harmless", "safe", "benign", None)]
     assert brief(load("wildguardtrain-vanilla", "train")) == [vanilla]
     assert brief(load("wildguardtrain-responses", "train")) == [
-        ("attack", "harmless", "unsafe", "benign", "r"), ("unlabelled", "ambiguous", "safe", "cyberattack", "r")
-    ]  # fmt: skip
+        ("attack", "harmless", "unsafe", "benign", "r"),
+        ("unlabelled", "ambiguous", "safe", "cyberattack", "r"),
+    ]
 
 
 def test_wildguardtest_is_the_rows_with_both_labels(publish):
-    publish("wildguardmix/test/wildguard_test.parquet", [
-        wildguard_row("vanilla"),
-        wildguard_row("attack", True, "unharmful", "r", "harmful"),
-        wildguard_row("no agreement on the answer", response_label=None),
-        wildguard_row("no agreement on the prompt", True, None),
-    ])  # fmt: skip
+    publish(
+        "wildguardmix/test/wildguard_test.parquet",
+        [
+            wildguard_row("vanilla"),
+            wildguard_row("attack", True, "unharmful", "r", "harmful"),
+            wildguard_row("no agreement on the answer", response_label=None),
+            wildguard_row("no agreement on the prompt", True, None),
+        ],
+    )
     found = {name: brief(load(name)) for name in sources.SOURCES if name.startswith("wildguardtest")}
     vanilla = ("vanilla", "harmful", "unsafe", "cyberattack", None)
     attack = ("attack", "harmless", "safe", "benign", None)
@@ -137,24 +156,54 @@ def test_wildguardtest_is_the_rows_with_both_labels(publish):
     assert all(sources.get(name).gated for name in found)
 
 
-@pytest.mark.parametrize(("name", "file", "good", "bad", "says"), [
-    ("toxicchat", "toxicchat/data/0124/toxic-chat_annotation_test.csv", toxicchat_row(),
-     toxicchat_row(toxicity="yes"), "`toxicity` is 'yes'; '0' or '1' is expected"),
-    ("aegis2", "aegis2/test.json", aegis_row(1), aegis_row(2, label="needs caution"),
-     "`prompt_label` is 'needs caution'; 'safe' or 'unsafe' is expected"),
-    ("aegis2", "aegis2/test.json", aegis_row(1), aegis_row(2, prompt=3), "`prompt` is 3; text is expected"),
-    ("beavertails", "beavertails/round0/30k/test.jsonl.gz",
-     {"prompt": "p", "response": "r", "is_safe": True, "category": {}},
-     {"prompt": "p", "response": "r", "is_safe": 1, "category": {}}, "`is_safe` is 1; True or False is expected"),
-    ("beavertails", "beavertails/round0/30k/test.jsonl.gz",
-     {"prompt": "p", "response": "r", "is_safe": True, "category": {}},
-     {"prompt": "p", "response": "r", "is_safe": True, "category": "x"},
-     "`category` is 'x'; names with true or false are expected"),
-    ("wildguardtest", "wildguardmix/test/wildguard_test.parquet", wildguard_row(),
-     wildguard_row(prompt_label="maybe"), "`prompt_harm_label` is 'maybe'"),
-    ("wildguardtest", "wildguardmix/test/wildguard_test.parquet", wildguard_row(),
-     wildguard_row(adversarial=None), "`adversarial` is None; true or false is expected"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "file", "good", "bad", "says"),
+    [
+        (
+            "toxicchat",
+            "toxicchat/data/0124/toxic-chat_annotation_test.csv",
+            toxicchat_row(),
+            toxicchat_row(toxicity="yes"),
+            "`toxicity` is 'yes'; '0' or '1' is expected",
+        ),
+        (
+            "aegis2",
+            "aegis2/test.json",
+            aegis_row(1),
+            aegis_row(2, label="needs caution"),
+            "`prompt_label` is 'needs caution'; 'safe' or 'unsafe' is expected",
+        ),
+        ("aegis2", "aegis2/test.json", aegis_row(1), aegis_row(2, prompt=3), "`prompt` is 3; text is expected"),
+        (
+            "beavertails",
+            "beavertails/round0/30k/test.jsonl.gz",
+            {"prompt": "p", "response": "r", "is_safe": True, "category": {}},
+            {"prompt": "p", "response": "r", "is_safe": 1, "category": {}},
+            "`is_safe` is 1; True or False is expected",
+        ),
+        (
+            "beavertails",
+            "beavertails/round0/30k/test.jsonl.gz",
+            {"prompt": "p", "response": "r", "is_safe": True, "category": {}},
+            {"prompt": "p", "response": "r", "is_safe": True, "category": "x"},
+            "`category` is 'x'; names with true or false are expected",
+        ),
+        (
+            "wildguardtest",
+            "wildguardmix/test/wildguard_test.parquet",
+            wildguard_row(),
+            wildguard_row(prompt_label="maybe"),
+            "`prompt_harm_label` is 'maybe'",
+        ),
+        (
+            "wildguardtest",
+            "wildguardmix/test/wildguard_test.parquet",
+            wildguard_row(),
+            wildguard_row(adversarial=None),
+            "`adversarial` is None; true or false is expected",
+        ),
+    ],
+)
 def test_a_value_that_is_not_known_is_named_by_file_row_and_column(publish, name, file, good, bad, says):
     path = publish(file, [good, bad])
     with pytest.raises(InputError) as error:
@@ -163,13 +212,16 @@ def test_a_value_that_is_not_known_is_named_by_file_row_and_column(publish, name
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "file", "record", "column"), [
-    ("toxicchat", "toxicchat/data/0124/toxic-chat_annotation_test.csv", toxicchat_row(), "toxicity"),
-    ("aegis2", "aegis2/test.json", aegis_row(1), "violated_categories"),
-    ("pku-saferlhf", "pku-saferlhf/data/Alpaca-7B/test.jsonl", pku_row(), "response_1_harm_category"),
-    ("or-bench-toxic", "or-bench/or-bench-toxic.csv", {"prompt": "p", "category": "hate"}, "category"),
-    ("wildguardtest", "wildguardmix/test/wildguard_test.parquet", wildguard_row(), "subcategory"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "file", "record", "column"),
+    [
+        ("toxicchat", "toxicchat/data/0124/toxic-chat_annotation_test.csv", toxicchat_row(), "toxicity"),
+        ("aegis2", "aegis2/test.json", aegis_row(1), "violated_categories"),
+        ("pku-saferlhf", "pku-saferlhf/data/Alpaca-7B/test.jsonl", pku_row(), "response_1_harm_category"),
+        ("or-bench-toxic", "or-bench/or-bench-toxic.csv", {"prompt": "p", "category": "hate"}, "category"),
+        ("wildguardtest", "wildguardmix/test/wildguard_test.parquet", wildguard_row(), "subcategory"),
+    ],
+)
 def test_a_column_that_is_missing_is_named(publish, name, file, record, column):
     path = publish(file, [{k: v for k, v in record.items() if k != column}])
     with pytest.raises(InputError, match=f"row 1: no column `{column}`, only ") as error:
@@ -189,11 +241,14 @@ CUT_SHORT = gzip.compress(b'{"prompt": "p"}', mtime=0)[:-9]
 
 
 @pytest.mark.parametrize("content", [b"not what its name says", CUT_SHORT, b"\xff"])
-@pytest.mark.parametrize(("name", "file"), [
-    ("beavertails", "beavertails/round0/30k/test.jsonl.gz"),
-    ("aegis2", "aegis2/test.json"),
-    ("wildguardtest", "wildguardmix/test/wildguard_test.parquet"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("beavertails", "beavertails/round0/30k/test.jsonl.gz"),
+        ("aegis2", "aegis2/test.json"),
+        ("wildguardtest", "wildguardmix/test/wildguard_test.parquet"),
+    ],
+)
 def test_a_file_that_cannot_be_read_is_one_line(publish, name, file, content):
     path = publish(file, [{"prompt": "p"}])
     path.write_bytes(content)
@@ -203,10 +258,10 @@ def test_a_file_that_cannot_be_read_is_one_line(publish, name, file, content):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "file"), [
-    ("beavertails", "beavertails/round0/30k/test.jsonl.gz"),
-    ("or-bench-toxic", "or-bench/or-bench-toxic.csv"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("beavertails", "beavertails/round0/30k/test.jsonl.gz"), ("or-bench-toxic", "or-bench/or-bench-toxic.csv")],
+)
 def test_a_file_without_rows_is_refused(publish, name, file):
     publish(file, [{"prompt": "p"}]).write_bytes(b"")
     with pytest.raises(InputError, match="holds no row"):
@@ -242,15 +297,29 @@ def test_xstest_responses_final_label_settles_it(publish, monkeypatch):
     for model, file in xstest_response.FILES.items():
         monkeypatch.setitem(xstest_response.FILES, model, File(file.source, file.name, file.url))
     labels = ("1_full_compliance", "2_full_refusal", "3_partial_refusal")
-    publish("xstest/model_completions/xstest_v2_completions_llama2new.csv", [
-        {"id": f"v2-{kind}{n}", "type": kind, "prompt": "p", "completion": "c", "annotation_1": labels[0],
-         "annotation_2": labels[1], "agreement": "FALSE", "final_label": label}
-        for kind in ("homonyms", "contrast_homonyms") for n, label in enumerate(labels)
-    ])  # fmt: skip
+    publish(
+        "xstest/model_completions/xstest_v2_completions_llama2new.csv",
+        [
+            {
+                "id": f"v2-{kind}{n}",
+                "type": kind,
+                "prompt": "p",
+                "completion": "c",
+                "annotation_1": labels[0],
+                "annotation_2": labels[1],
+                "agreement": "FALSE",
+                "final_label": label,
+            }
+            for kind in ("homonyms", "contrast_homonyms")
+            for n, label in enumerate(labels)
+        ],
+    )
     found = load("xstest-response")
     assert [(e.kind, e.label) for e in found] == 3 * [("harmless", "safe")] + [
-        ("harmful", "unsafe"), ("harmful", "safe"), ("harmful", "safe")
-    ]  # fmt: skip
+        ("harmful", "unsafe"),
+        ("harmful", "safe"),
+        ("harmful", "safe"),
+    ]
 
 
 @pytest.mark.parametrize("name", ["openai-moderation", "xstest", "simplesafetytests"])

@@ -19,8 +19,10 @@ from safereason.data.overlap import Hit, Index, Match, compare, indexes, subject
 from safereason.recipe.schema import Hygiene
 
 SENTENCE = "Explain to a beginner how the tides of the sea follow the moon and why there are two of them a day."
-PASSAGE = ("every winter the river rises over its lower bank and leaves a band of grey silt on the meadows where the "
-           "geese of the far north rest before they fly on to the south")  # fmt: skip
+PASSAGE = (
+    "every winter the river rises over its lower bank and leaves a band of grey silt on the meadows where the "
+    "geese of the far north rest before they fly on to the south"
+)
 CHINESE = "潮汐是由月球和太阳的引力以及地球自转共同引起的海水周期性涨落现象，沿海的人们很早就注意到它与月相之间的联系。"
 
 
@@ -263,10 +265,15 @@ for number in range(60):
 
 def test_every_process_finds_the_same():
     said = {
-        subprocess.run([sys.executable, "-c", SCRIPT], env={**os.environ, "PYTHONHASHSEED": seed}, check=True,
-                       capture_output=True, text=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
         for seed in ("1", "2")
-    }  # fmt: skip
+    }
     assert len(said) == 1
     assert "'words'" in said.pop()
 
@@ -286,8 +293,11 @@ def test_rows_are_compared_one_by_one_with_every_set():
         yield example("r/2", SENTENCE)
         raise AssertionError("nobody asked for a third row")
 
-    sets = {"one": [example("s/1", SENTENCE), example("s/2", SENTENCE.rstrip("."))],
-            "two": iter([example("t/1", SENTENCE.rstrip("."))]), "three": []}  # fmt: skip
+    sets = {
+        "one": [example("s/1", SENTENCE), example("s/2", SENTENCE.rstrip("."))],
+        "two": iter([example("t/1", SENTENCE.rstrip("."))]),
+        "three": [],
+    }
     compared = list(itertools.islice(compare(rows(), indexes(sets, Hygiene())), 2))
     assert [(row.id, [(hit.test_set, hit.match.how) for hit in hits]) for row, hits in compared] == [
         ("r/1", []),

@@ -24,8 +24,18 @@ columns:
 kind: {{column: type, values: {{bad: harmful, ok: harmless}}}}
 label: {{column: toxic, unsafe: ["1"], safe: ["0"]}}
 """
-ROW = {"number": "7", "question": "How, \n“so”?", "topic": "travel", "thought": None, "said": None, "reply": "Thus.",
-       "start": None, "type": "ok", "toxic": "0", "more": "not read"}  # fmt: skip
+ROW = {
+    "number": "7",
+    "question": "How, \n“so”?",
+    "topic": "travel",
+    "thought": None,
+    "said": None,
+    "reply": "Thus.",
+    "start": None,
+    "type": "ok",
+    "toxic": "0",
+    "more": "not read",
+}
 
 
 @pytest.fixture
@@ -63,8 +73,10 @@ def test_your_own_file_is_a_source(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "csv.gz", "tsv.xz", "json.xz", "jsonl.gz"])
 def test_a_table_with_the_columns_of_examples_is_a_source(tmp_path, suffix):
-    rows = [Example("own/1", 'hel"lo,\t\n', "harmless", "own", response=" "),
-            Example("own/2", "hi", "harmful", "own", None, "a", "b", label="unsafe")]  # fmt: skip
+    rows = [
+        Example("own/1", 'hel"lo,\t\n', "harmless", "own", response=" "),
+        Example("own/2", "hi", "harmful", "own", None, "a", "b", label="unsafe"),
+    ]
     path = published.write(tmp_path / f"own.{suffix}", [vars(row) for row in rows])
     assert sources.get(str(path)).load("train") == rows
     assert sources.get(str(path)).traces("train") == rows[1:]
@@ -76,18 +88,21 @@ def test_columns_may_be_left_out_of_a_table(tmp_path):
     assert sources.get(str(path)).load("test") == [Example("own/1", "hello", "harmless", "own")]
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    ("id,prompt,kind,source\na,,harmful,own\n", "row 1: `prompt` is null; text is expected"),
-    ("id,prompt,kind,source\na,p,evil,own\n", "row 1: `kind` is 'evil'"),
-    ("id,prompt,kind,source,x\na,p,harmful,own,1\n", "row 1: unknown column 'x'"),
-    ("id,prompt,kind\na,p,harmful\n", "row 1: no column 'source'"),
-    ("id,prompt,kind,source\na,p,harmful,own\na,p,harmful,own\n", "the id 'a' is there more than once"),
-    ("id,prompt,kind,source\na,p,harmful,own\nb,p\n", "cannot be read after row 1 (line 3 has fewer cells"),
-    ("id,prompt,kind,source\na,p,harmful,own,5\n", "cannot be read after row 0 (line 2 has more cells"),
-    ('id,prompt,kind,source\na,"p,harmful,own\nb,p,harmful,own\n', "cannot be read after row 0 ("),
-    ("id,prompt,kind,source,id\na,p,harmful,own,b\n", "cannot be read after row 0 (its header has 'id' 2 times)"),
-    ("id,prompt,kind,source\n", "holds no row; mend the file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("id,prompt,kind,source\na,,harmful,own\n", "row 1: `prompt` is null; text is expected"),
+        ("id,prompt,kind,source\na,p,evil,own\n", "row 1: `kind` is 'evil'"),
+        ("id,prompt,kind,source,x\na,p,harmful,own,1\n", "row 1: unknown column 'x'"),
+        ("id,prompt,kind\na,p,harmful\n", "row 1: no column 'source'"),
+        ("id,prompt,kind,source\na,p,harmful,own\na,p,harmful,own\n", "the id 'a' is there more than once"),
+        ("id,prompt,kind,source\na,p,harmful,own\nb,p\n", "cannot be read after row 1 (line 3 has fewer cells"),
+        ("id,prompt,kind,source\na,p,harmful,own,5\n", "cannot be read after row 0 (line 2 has more cells"),
+        ('id,prompt,kind,source\na,"p,harmful,own\nb,p,harmful,own\n', "cannot be read after row 0 ("),
+        ("id,prompt,kind,source,id\na,p,harmful,own,b\n", "cannot be read after row 0 (its header has 'id' 2 times)"),
+        ("id,prompt,kind,source\n", "holds no row; mend the file"),
+    ],
+)
 def test_what_is_wrong_with_a_table_is_one_line(tmp_path, text, says):
     path = tmp_path / "own.csv"
     path.write_text(text)
@@ -132,18 +147,29 @@ def test_the_shortest_description(describe):
 
 
 def test_values_that_are_no_text_are_written_as_text(describe):
-    text = "file: own.jsonl\ncolumns: {prompt: q, id: n, category: topics}\n" \
-           'kind: {column: bad, values: {"true": harmful, "0": harmless, "1": ambiguous}}\n' \
-           "label: {column: score, unsafe: [1, true, 0.5], safe: [0, low]}\n"  # fmt: skip
+    text = (
+        "file: own.jsonl\ncolumns: {prompt: q, id: n, category: topics}\n"
+        'kind: {column: bad, values: {"true": harmful, "0": harmless, "1": ambiguous}}\n'
+        "label: {column: score, unsafe: [1, true, 0.5], safe: [0, low]}\n"
+    )
     rows = [(True, 1, ["a", "b"]), (0, 0.0, []), (1.0, True, None), (True, 0.5, "c"), (0, None, "c"), (0, "low", "c")]
-    name = describe(text, [{"q": "p", "n": n, "bad": bad, "score": score, "topics": topics}
-                           for n, (bad, score, topics) in enumerate(rows)], "own.jsonl")  # fmt: skip
+    name = describe(
+        text,
+        [
+            {"q": "p", "n": n, "bad": bad, "score": score, "topics": topics}
+            for n, (bad, score, topics) in enumerate(rows)
+        ],
+        "own.jsonl",
+    )
     found = sources.get(name).load("train")
     assert [(e.id, e.kind, e.label, e.category) for e in found] == [
-        ("own/0", "harmful", "unsafe", "a; b"), ("own/1", "harmless", "safe", None),
-        ("own/2", "ambiguous", "unsafe", None), ("own/3", "harmful", "unsafe", "c"), ("own/4", "harmless", None, "c"),
+        ("own/0", "harmful", "unsafe", "a; b"),
+        ("own/1", "harmless", "safe", None),
+        ("own/2", "ambiguous", "unsafe", None),
+        ("own/3", "harmful", "unsafe", "c"),
+        ("own/4", "harmless", None, "c"),
         ("own/5", "harmless", "safe", "c"),
-    ]  # fmt: skip
+    ]
 
 
 def test_only_the_columns_that_are_named_are_read_of_parquet(describe, monkeypatch):
@@ -185,45 +211,67 @@ def test_the_files_that_a_source_is_read_from(describe, tmp_path):
     assert files.inputs("xstest") == []
 
 
-@pytest.mark.parametrize(("line", "text", "says"), [
-    (1, "", "is empty; a data source is a mapping with `file:` or `hub:`, `columns:` and `kind:`"),
-    (1, "- file", "a data source is a mapping with `file:` or `hub:`, `columns:` and `kind:`, not a list"),
-    (3, SHORT.replace("harmful", "evil"), "kind: should be one of harmful, harmless, ambiguous, or a mapping"),
-    (3, SHORT.replace("harmful", "{column: type}"), "kind: should be a kind, or a mapping with `column` and `values`"),
-    (3, SHORT.replace("harmful", "{column: t, values: {a: evil}}"), "kind.values.a: should be 'harmful', "),
-    (3, SHORT.replace("harmful", "{colum: t, values: {a: harmful}}"), "kind.colum: unknown key; did you mean column?"),
-    (2, SHORT.replace("prompt", "promt"), "columns.promt: unknown key; did you mean prompt?"),
-    (2, SHORT.replace("{prompt: question}", "question"), "columns: should be a mapping of keys to values"),
-    (2, SHORT.replace("question", "3"), "columns.prompt: should be a string, not 3"),
-    (1, SHORT.replace("file: own.csv\n", ""), "file: is missing; name a file, or one of the Hub under `hub`"),
-    (1, SHORT.replace("own.csv", "own.xlsx"), 'file: should be a .csv, .tsv, .json, .jsonl or .parquet file, not "own'),
-    (2, SHORT.replace("columns", "colums"), "colums: unknown key; did you mean columns?"),
-    (4, f"{SHORT}serves: [dev]\n", "serves[0]: should be 'train' or 'test', not \"dev\""),
-    (4, f"{SHORT}serves: []\n", "serves: is empty; name train, test or both, or delete the line"),
-    (4, f"{SHORT}hub: {{repo: a/b, file: c.csv, revision: main}}\n", "hub.revision: should be a commit in full"),
-    (1, f"{SHORT}hub: {{repo: a/b, file: c.csv, revision: {'0' * 40}}}\n", "file: is here and `hub` is too"),
-    (4, f"{SHORT}label: {{column: a, unsafe: [1], safe: ['1']}}\n", "label: `safe` and `unsafe` list a value twice"),
-    (4, f"{SHORT}label: {{column: a, unsafe: [x]}}\n", "label.safe: is missing"),
-    (4, f"{SHORT}kind: harmless\n", "'kind' is here twice (line 3 too); keep one"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("line", "text", "says"),
+    [
+        (1, "", "is empty; a data source is a mapping with `file:` or `hub:`, `columns:` and `kind:`"),
+        (1, "- file", "a data source is a mapping with `file:` or `hub:`, `columns:` and `kind:`, not a list"),
+        (3, SHORT.replace("harmful", "evil"), "kind: should be one of harmful, harmless, ambiguous, or a mapping"),
+        (
+            3,
+            SHORT.replace("harmful", "{column: type}"),
+            "kind: should be a kind, or a mapping with `column` and `values`",
+        ),
+        (3, SHORT.replace("harmful", "{column: t, values: {a: evil}}"), "kind.values.a: should be 'harmful', "),
+        (
+            3,
+            SHORT.replace("harmful", "{colum: t, values: {a: harmful}}"),
+            "kind.colum: unknown key; did you mean column?",
+        ),
+        (2, SHORT.replace("prompt", "promt"), "columns.promt: unknown key; did you mean prompt?"),
+        (2, SHORT.replace("{prompt: question}", "question"), "columns: should be a mapping of keys to values"),
+        (2, SHORT.replace("question", "3"), "columns.prompt: should be a string, not 3"),
+        (1, SHORT.replace("file: own.csv\n", ""), "file: is missing; name a file, or one of the Hub under `hub`"),
+        (
+            1,
+            SHORT.replace("own.csv", "own.xlsx"),
+            'file: should be a .csv, .tsv, .json, .jsonl or .parquet file, not "own',
+        ),
+        (2, SHORT.replace("columns", "colums"), "colums: unknown key; did you mean columns?"),
+        (4, f"{SHORT}serves: [dev]\n", "serves[0]: should be 'train' or 'test', not \"dev\""),
+        (4, f"{SHORT}serves: []\n", "serves: is empty; name train, test or both, or delete the line"),
+        (4, f"{SHORT}hub: {{repo: a/b, file: c.csv, revision: main}}\n", "hub.revision: should be a commit in full"),
+        (1, f"{SHORT}hub: {{repo: a/b, file: c.csv, revision: {'0' * 40}}}\n", "file: is here and `hub` is too"),
+        (
+            4,
+            f"{SHORT}label: {{column: a, unsafe: [1], safe: ['1']}}\n",
+            "label: `safe` and `unsafe` list a value twice",
+        ),
+        (4, f"{SHORT}label: {{column: a, unsafe: [x]}}\n", "label.safe: is missing"),
+        (4, f"{SHORT}kind: harmless\n", "'kind' is here twice (line 3 too); keep one"),
+    ],
+)
 def test_a_mistake_in_a_description_is_one_line_with_its_place(describe, line, text, says):
     name = describe(text)
     place = name if not text else f"{name}:{line}"
     assert error_of(name).startswith(f"{place}: {says}")
 
 
-@pytest.mark.parametrize(("change", "says"), [
-    ({"question": " "}, "`question` is blank; a prompt is expected"),
-    ({"question": None}, "`question` is blank; a prompt is expected"),
-    ({"question": 3}, "`question` is 3; text is expected"),
-    ({"reply": ["a"]}, "`reply` is ['a']; text is expected"),
-    ({"topic": ["a", 1]}, "`topic` is ['a', 1]; text is expected"),
-    ({"number": None}, "`number` is None; a text or a whole number is expected"),
-    ({"number": True}, "`number` is True; a text or a whole number is expected"),
-    ({"type": "odd"}, "`type` is 'odd'; 'bad' or 'ok' is expected"),
-    ({"type": None}, "`type` is null; 'bad' or 'ok' is expected"),
-    ({"toxic": "2"}, "`toxic` is '2'; '0' or '1' is expected"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"question": " "}, "`question` is blank; a prompt is expected"),
+        ({"question": None}, "`question` is blank; a prompt is expected"),
+        ({"question": 3}, "`question` is 3; text is expected"),
+        ({"reply": ["a"]}, "`reply` is ['a']; text is expected"),
+        ({"topic": ["a", 1]}, "`topic` is ['a', 1]; text is expected"),
+        ({"number": None}, "`number` is None; a text or a whole number is expected"),
+        ({"number": True}, "`number` is True; a text or a whole number is expected"),
+        ({"type": "odd"}, "`type` is 'odd'; 'bad' or 'ok' is expected"),
+        ({"type": None}, "`type` is null; 'bad' or 'ok' is expected"),
+        ({"toxic": "2"}, "`toxic` is '2'; '0' or '1' is expected"),
+    ],
+)
 def test_a_bad_row_is_named_by_file_row_and_column(describe, tmp_path, change, says):
     name = describe(FULL.format(suffix="jsonl"), [ROW, {**ROW, "number": 8, **change}], "rows/own.jsonl")
     assert error_of(name) == f"{tmp_path}/rows/own.jsonl: row 2: {says}"
@@ -245,11 +293,18 @@ def test_ids_of_a_column_have_to_differ(describe, tmp_path):
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
-CELLS = st.fixed_dictionaries({
-    "the question": TEXT.filter(lambda text: text.strip()), "topic": st.none() | TEXT, "thought": st.none() | TEXT,
-    "said": st.none() | TEXT, "reply": st.none() | TEXT, "start": st.none() | TEXT, "type": st.sampled_from(["a", "b"]),
-    "toxic": st.sampled_from([None, "yes", "no"]),
-})  # fmt: skip
+CELLS = st.fixed_dictionaries(
+    {
+        "the question": TEXT.filter(lambda text: text.strip()),
+        "topic": st.none() | TEXT,
+        "thought": st.none() | TEXT,
+        "said": st.none() | TEXT,
+        "reply": st.none() | TEXT,
+        "start": st.none() | TEXT,
+        "type": st.sampled_from(["a", "b"]),
+        "toxic": st.sampled_from([None, "yes", "no"]),
+    }
+)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "jsonl", "parquet"])
@@ -266,12 +321,17 @@ def test_rows_come_through_every_format_as_they_are(tmp_path_factory, suffix, ro
     )
     table = suffix in ("csv", "tsv")  # there an empty cell is null
     wanted = [
-        Example(f"own/{n}", row["the question"], {"a": "harmful", "b": "ambiguous"}[row["type"]], "own",
-                *((row[name] or None if table else row[name]) for name in ("topic", "thought", "said", "reply")),
-                label={"yes": "unsafe", "no": "safe", None: None}[row["toxic"]],
-                target=row["start"] or None if table else row["start"])
+        Example(
+            f"own/{n}",
+            row["the question"],
+            {"a": "harmful", "b": "ambiguous"}[row["type"]],
+            "own",
+            *((row[name] or None if table else row[name]) for name in ("topic", "thought", "said", "reply")),
+            label={"yes": "unsafe", "no": "safe", None: None}[row["toxic"]],
+            target=row["start"] or None if table else row["start"],
+        )
         for n, row in enumerate(rows, start=1)
-    ]  # fmt: skip
+    ]
     assert sources.get(str(folder / "own.yaml")).load("train") == wanted
 
 

@@ -89,8 +89,14 @@ def test_every_row_of_a_held_out_prompt_is_held_out():
     twins = [Example(f"s/t{i}", "the same prompt", "harmful", "s", response=f"r{i}", label="unsafe") for i in range(30)]
     held_out = 0
     for seed in range(12):
-        mixture = build(rows=[*ROWS, *twins], seed=seed, sources=[], unsafe_only=[{"source": "s", "prompts": 50}],
-                        safe_only=[{"source": "s", "prompts": 5}], validation_rows_per_label=4)  # fmt: skip
+        mixture = build(
+            rows=[*ROWS, *twins],
+            seed=seed,
+            sources=[],
+            unsafe_only=[{"source": "s", "prompts": 50}],
+            safe_only=[{"source": "s", "prompts": 5}],
+            validation_rows_per_label=4,
+        )
         held = {e.prompt for e in mixture.validation}
         assert not held & {e.prompt for e in mixture.prompts}
         held_out += "the same prompt" in held
@@ -106,8 +112,14 @@ def test_a_share_takes_its_categories_alone():
 
 def test_traces_are_of_both_labels_and_of_no_held_out_prompt():
     traces = [replace(e, reasoning="hm", answer="x") for e in ROWS]
-    mix = RSafeMix(mix="rsafe", rows_per_label=2, sources=["s"], validation_rows_per_label=3,
-                   traces=[{"source": "s", "prompts": 12}], **WORD_FOR_WORD)  # fmt: skip
+    mix = RSafeMix(
+        mix="rsafe",
+        rows_per_label=2,
+        sources=["s"],
+        validation_rows_per_label=3,
+        traces=[{"source": "s", "prompts": 12}],
+        **WORD_FOR_WORD,
+    )
     mixture = rsafe_mix.build(mix, 0, lambda name: ROWS, lambda name: traces)
     assert [sum(e.label == label for e in mixture.traces) for label in ("safe", "unsafe")] == [6, 6]
     assert not {e.prompt for e in mixture.validation} & {e.prompt for e in mixture.traces}
@@ -125,8 +137,9 @@ def test_a_test_set_takes_what_training_leaves():
 
 def test_rows_are_held_out_of_what_can_be_drawn_alone():
     share = {"source": "s", "prompts": 3, "categories": ["bad"]}
-    mixture = build(sources=[], unsafe_only=[share], safe_only=[{"source": "s", "prompts": 3}],
-                    validation_rows_per_label=2)  # fmt: skip
+    mixture = build(
+        sources=[], unsafe_only=[share], safe_only=[{"source": "s", "prompts": 3}], validation_rows_per_label=2
+    )
     assert [e.category for e in mixture.validation if e.label == "unsafe"] == ["bad", "bad"]
     both = [share, {**share, "categories": []}]
     twice = build(sources=[], unsafe_only=both, safe_only=[{"source": "s", "prompts": 3}], validation_rows_per_label=2)

@@ -47,8 +47,10 @@ def test_a_row_like_one_that_passed_is_refused_and_one_like_a_refused_row_is_not
 def test_without_a_threshold_only_the_letter_counts():
     unlike = Unlike(None)
     assert [unlike(row(text)) for text in (QUESTION, QUESTION.replace("north", "south"), QUESTION.lower())] == [
-        None, None, "a duplicate",
-    ]  # fmt: skip
+        None,
+        None,
+        "a duplicate",
+    ]
 
 
 def test_the_same_question_with_another_response_is_another_row():

@@ -9,10 +9,19 @@ from safereason.data.sources.base import rows
 from safereason.errors import InputError
 
 AT_HAND = {
-    "star1": 1000, "harmbench": 400, "harmbench-standard": 200, "xstest": 450, "simplesafetytests": 100,
-    "jailbreakbench": 100, "advbench": 50, "openai-moderation": 1680, "sample": 510, "sample-harmless": 240,
-    "sample-brief": 510, "sample-verdicts": 360,
-}  # fmt: skip
+    "star1": 1000,
+    "harmbench": 400,
+    "harmbench-standard": 200,
+    "xstest": 450,
+    "simplesafetytests": 100,
+    "jailbreakbench": 100,
+    "advbench": 50,
+    "openai-moderation": 1680,
+    "sample": 510,
+    "sample-harmless": 240,
+    "sample-brief": 510,
+    "sample-verdicts": 360,
+}
 """Rows of the sources whose files are all at hand; some serve the same rows as both splits."""
 PART_OF = {"harmbench-standard": "harmbench", "sample-harmless": "sample", "sample-brief": "sample"}
 

@@ -20,10 +20,13 @@ def rows_of(kind, count, source=None):
 
 
 SOURCES = {kind: rows_of(kind, 60) for kind in KINDS}
-TRACES = {"taught": [
-    Example(f"taught/{i}/{n}", f"taught prompt {i}", KINDS[i % 3], "taught", reasoning=f"why {n}", answer="so")
-    for i in range(30) for n in range(3)
-]}  # fmt: skip
+TRACES = {
+    "taught": [
+        Example(f"taught/{i}/{n}", f"taught prompt {i}", KINDS[i % 3], "taught", reasoning=f"why {n}", answer="so")
+        for i in range(30)
+        for n in range(3)
+    ]
+}
 
 WORD_FOR_WORD = {"hygiene": {"near_duplicate": None}}
 """Numbered prompts are nearly the same."""
@@ -50,10 +53,18 @@ def test_counts_are_exact_and_no_prompt_is_there_twice(prompts, ratio, ambiguous
     assert abs(tars_mix.counts(mix)["harmful"] - prompts * ratio) <= 0.5 + 1e-9
 
 
-@pytest.mark.parametrize(("ratio", "expected"), [
-    (0.1, (200, 900, 900)), (0.3, (600, 700, 700)), (0.5, (1000, 500, 500)), (0.7, (1400, 300, 300)),
-    (0.9, (1800, 100, 100)), (1.0, (2000, 0, 0)), (0.0, (0, 1000, 1000)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("ratio", "expected"),
+    [
+        (0.1, (200, 900, 900)),
+        (0.3, (600, 700, 700)),
+        (0.5, (1000, 500, 500)),
+        (0.7, (1400, 300, 300)),
+        (0.9, (1800, 100, 100)),
+        (1.0, (2000, 0, 0)),
+        (0.0, (0, 1000, 1000)),
+    ],
+)
 def test_counts_of_the_paper(ratio, expected):
     assert tuple(tars_mix.counts(mix_of(prompts=2000, harmful_ratio=ratio)).values()) == expected
 
@@ -85,9 +96,11 @@ def test_a_slice_and_what_comes_after_it_share_no_prompt(first, second, seed):
 @given(st.integers(5, 20), st.integers(0, 5), st.sets(st.integers(0, 29), max_size=4))
 def test_rl_prompts_after_the_skip_are_not_the_ones_sft_was_taught(taken, seed, empty):
     taught = rows_of("harmful", 30, "taught")
-    traces = {"taught": [
-        replace(e, id=f"{e.id}/1", reasoning="" if i in empty else "why", answer="so") for i, e in enumerate(taught)
-    ]}  # fmt: skip
+    traces = {
+        "taught": [
+            replace(e, id=f"{e.id}/1", reasoning="" if i in empty else "why", answer="so") for i, e in enumerate(taught)
+        ]
+    }
     mix = mix_of(
         prompts=30 - taken,
         harmful_ratio=1,
@@ -172,9 +185,11 @@ def test_traces_without_reasoning_or_answer_and_repeated_ones_are_dropped_and_co
     assert len(mixture.traces) == 90
     assert all(t.reasoning.strip() and t.answer.strip() for t in mixture.traces)
     assert {reason: count for reason, count in mixture.drops.items() if count and reason.startswith("traces")} == {
-        "traces: no reasoning": 2, "traces: no answer": 1, "traces: a duplicate": 1,
+        "traces: no reasoning": 2,
+        "traces: no answer": 1,
+        "traces: a duplicate": 1,
         "traces: longer than 1000 characters": 1,
-    }  # fmt: skip
+    }
 
 
 def test_no_usable_trace_is_an_error():
@@ -201,15 +216,31 @@ def prompts_of(text, count=12, kind="harmful", source="own"):
     return [Example(f"{source}/{i}", f"{text} number {word}", kind, source) for i, word in enumerate(WORDS[:count])]
 
 
-WORDS = ("anchor", "bottle", "candle", "dragon", "engine", "forest", "garden", "hammer", "island", "jacket", "kettle",
-         "ladder")  # fmt: skip
+WORDS = (
+    "anchor",
+    "bottle",
+    "candle",
+    "dragon",
+    "engine",
+    "forest",
+    "garden",
+    "hammer",
+    "island",
+    "jacket",
+    "kettle",
+    "ladder",
+)
 
 
 def test_rl_passes_over_sfts_prompts_of_the_same_source_even_where_the_recipe_skips_none():
     taught = rows_of("harmful", 30, "taught")
     traces = {"taught": [replace(e, id=f"{e.id}/1", reasoning="why", answer="so") for e in taught]}
-    mix = mix_of(prompts=20, harmful_ratio=1, harmful=[{"source": "taught", "prompts": 20}],
-                 traces=[{"source": "taught", "prompts": 10}])  # fmt: skip
+    mix = mix_of(
+        prompts=20,
+        harmful_ratio=1,
+        harmful=[{"source": "taught", "prompts": 20}],
+        traces=[{"source": "taught", "prompts": 10}],
+    )
     mixture = build(mix, 0, {"taught": taught}, traces)
     assert not {e.prompt for e in mixture.traces} & {e.prompt for e in mixture.prompts}
     assert mixture.drops["prompts: SFT has it"] == 10
@@ -225,8 +256,10 @@ def test_a_teacher_is_asked_what_the_mix_then_reads_of_it(skip, count, seed, una
     assert len(asked) == count
     written = [
         replace(e, id=f"{e.id}/{n}", reasoning=f"why {n}", answer="so")
-        for i, e in enumerate(asked) for n in range(3) if i not in unanswered
-    ]  # fmt: skip
+        for i, e in enumerate(asked)
+        for n in range(3)
+        if i not in unanswered
+    ]
     draw = lambda: tars_mix.build(mix, seed, prompts.__getitem__, lambda name: written, taught=["raw"])  # noqa: E731
     if not written:
         with pytest.raises(InputError, match="no usable trace"):
@@ -255,8 +288,12 @@ def test_near_duplicates_give_their_place_to_others_within_a_share_and_between_s
     own = prompts_of("Please explain to me at length how this machine is put together,", 2)
     other = prompts_of("please explain to me at length how this machine is put together,", 2, source="other")
     free = [Example(f"other/{word}", f"a {word} is {word[::-1]}", "harmful", "other") for word in WORDS[:4]]
-    mix = mix_of(prompts=5, harmful_ratio=1, hygiene={"near_duplicate": 0.7},
-                 harmful=[{"source": "own", "prompts": 2}, {"source": "other", "prompts": 9}])  # fmt: skip
+    mix = mix_of(
+        prompts=5,
+        harmful_ratio=1,
+        hygiene={"near_duplicate": 0.7},
+        harmful=[{"source": "own", "prompts": 2}, {"source": "other", "prompts": 9}],
+    )
     mixture = build(mix, 0, {"own": own, "other": [*other, *free]})
     assert len(mixture.prompts) == 5
     assert mixture.drops["prompts: a near-duplicate"] == 2
@@ -267,8 +304,9 @@ def test_near_duplicates_give_their_place_to_others_within_a_share_and_between_s
 def test_what_is_refused_gives_its_place_to_the_next():
     refused = {e.id for e in SOURCES["harmful"][::2]}
     mix = mix_of(prompts=30, harmful_ratio=1)
-    mixture = tars_mix.build(mix, 0, SOURCES.__getitem__, TRACES.__getitem__,
-                             refuse=lambda e: "in a test set" if e.id in refused else None)  # fmt: skip
+    mixture = tars_mix.build(
+        mix, 0, SOURCES.__getitem__, TRACES.__getitem__, refuse=lambda e: "in a test set" if e.id in refused else None
+    )
     assert len(mixture.prompts) == 30
     assert not refused & {e.id for e in mixture.prompts}
     assert mixture.drops["prompts: in a test set"] == 30

@@ -30,8 +30,20 @@ from safereason.data.sources.base import read_rows, rows
 from safereason.errors import InputError
 from safereason.recipe.load import find
 
-TAKEN_BY_TARS = ("wildjailbreak", "aegis2", "safeedit", "rainbow", "ultrafeedback", "or-bench", "or-bench-hard",
-                 "harmbench", "xstest", "wildchat", "strongreject", "sorry-bench")  # fmt: skip
+TAKEN_BY_TARS = (
+    "wildjailbreak",
+    "aegis2",
+    "safeedit",
+    "rainbow",
+    "ultrafeedback",
+    "or-bench",
+    "or-bench-hard",
+    "harmbench",
+    "xstest",
+    "wildchat",
+    "strongreject",
+    "sorry-bench",
+)
 LONGEST_MODULE = 45
 """Lines of code of a module that is one source, or a few of one publisher."""
 LONGER = {"sorry_bench", "wildguard", "xstest_response"}
@@ -59,14 +71,17 @@ def brief(examples):
 
 
 def test_wildjailbreak_takes_the_adversarial_text_where_there_is_one(publish):
-    publish("wildjailbreak/train/train.tsv", [
-        wildjailbreak_row("vanilla_harmful", "bad thing"),
-        wildjailbreak_row("vanilla_benign", "harmless kill"),
-        wildjailbreak_row("adversarial_harmful", "bad thing", 'Play "a\tpart":\nbad thing'),
-        wildjailbreak_row("adversarial_benign", "harmless thing", "Play a part: harmless"),
-        wildjailbreak_row("adversarial_harmful", "a jailbreak that was lost", " "),
-        wildjailbreak_row("vanilla_harmful"),
-    ])  # fmt: skip
+    publish(
+        "wildjailbreak/train/train.tsv",
+        [
+            wildjailbreak_row("vanilla_harmful", "bad thing"),
+            wildjailbreak_row("vanilla_benign", "harmless kill"),
+            wildjailbreak_row("adversarial_harmful", "bad thing", 'Play "a\tpart":\nbad thing'),
+            wildjailbreak_row("adversarial_benign", "harmless thing", "Play a part: harmless"),
+            wildjailbreak_row("adversarial_harmful", "a jailbreak that was lost", " "),
+            wildjailbreak_row("vanilla_harmful"),
+        ],
+    )
     found = load("wildjailbreak", "train")
     assert brief(found) == [
         ("bad thing", "harmful", "vanilla_harmful"),
@@ -75,40 +90,51 @@ def test_wildjailbreak_takes_the_adversarial_text_where_there_is_one(publish):
     ]
     assert [e.id for e in found] == ["wildjailbreak/1", "wildjailbreak/3", "wildjailbreak/5"]
     assert brief(load("wildjailbreak-benign", "train")) == [
-        ("harmless kill", "harmless", "vanilla_benign"), ("Play a part: harmless", "harmless", "adversarial_benign")
-    ]  # fmt: skip
+        ("harmless kill", "harmless", "vanilla_benign"),
+        ("Play a part: harmless", "harmless", "adversarial_benign"),
+    ]
     assert {e.label for e in found} == {"unsafe"}
 
 
 def test_wildjailbreak_tests_on_its_own_jailbreaks(publish):
-    publish("wildjailbreak/eval/eval.tsv", [
-        {"adversarial": "jailbreak", "label": "1", "data_type": "adversarial_harmful"},
-        {"adversarial": "look-alike", "label": "0", "data_type": "adversarial_benign"},
-        {"adversarial": "", "label": "1", "data_type": "adversarial_harmful"},
-    ])  # fmt: skip
+    publish(
+        "wildjailbreak/eval/eval.tsv",
+        [
+            {"adversarial": "jailbreak", "label": "1", "data_type": "adversarial_harmful"},
+            {"adversarial": "look-alike", "label": "0", "data_type": "adversarial_benign"},
+            {"adversarial": "", "label": "1", "data_type": "adversarial_harmful"},
+        ],
+    )
     found = load("wildjailbreak-eval", "test")
     assert [(e.prompt, e.kind, e.label) for e in found] == [
-        ("jailbreak", "harmful", "unsafe"), ("look-alike", "harmless", "safe")
-    ]  # fmt: skip
+        ("jailbreak", "harmful", "unsafe"),
+        ("look-alike", "harmless", "safe"),
+    ]
     with pytest.raises(InputError, match="wildjailbreak: has no test split"):
         sources.get("wildjailbreak").load("test")
 
 
 def test_safeedits_prompt_is_the_whole_attack(publish):
-    publish("safeedit/SafeEdit_train.json", [safeedit_row(0, "a template around it"), safeedit_row(0, "another one"),
-                                             safeedit_row(1, None)])  # fmt: skip
+    publish(
+        "safeedit/SafeEdit_train.json",
+        [safeedit_row(0, "a template around it"), safeedit_row(0, "another one"), safeedit_row(1, None)],
+    )
     publish("safeedit/SafeEdit_test.json", [safeedit_row(0, "a third", "Mental Harm")])
     train, test = load("safeedit", "train"), load("safeedit", "test")
-    assert brief(train) == [("a template around it", "harmful", "Offensiveness"),
-                            ("another one", "harmful", "Offensiveness")]  # fmt: skip
+    assert brief(train) == [
+        ("a template around it", "harmful", "Offensiveness"),
+        ("another one", "harmful", "Offensiveness"),
+    ]
     assert brief(test) == [("a third", "harmful", "Mental Harm")]
     assert not {e.id for e in train} & {e.id for e in test}
 
 
 def test_ultrafeedback_reads_the_prompts_and_nothing_else(publish, monkeypatch):
     for split in ("train", "test"):
-        publish(f"ultrafeedback/data/{split}_prefs-00000-of-00001.parquet",
-                [ultrafeedback_row("What is π?"), ultrafeedback_row(None), ultrafeedback_row("  ")])  # fmt: skip
+        publish(
+            f"ultrafeedback/data/{split}_prefs-00000-of-00001.parquet",
+            [ultrafeedback_row("What is π?"), ultrafeedback_row(None), ultrafeedback_row("  ")],
+        )
     read, asked = sources.base.parquet_rows, []
 
     def watched(path, columns):
@@ -116,20 +142,25 @@ def test_ultrafeedback_reads_the_prompts_and_nothing_else(publish, monkeypatch):
         return read(path, columns)
 
     monkeypatch.setattr(sources.base, "parquet_rows", watched)
-    assert brief(load("ultrafeedback", "train")) == brief(load("ultrafeedback", "test")) == [
-        ("What is π?", "harmless", None)
-    ]  # fmt: skip
+    assert (
+        brief(load("ultrafeedback", "train"))
+        == brief(load("ultrafeedback", "test"))
+        == [("What is π?", "harmless", None)]
+    )
     assert asked == [["prompt"], ["prompt"]]
 
 
 def test_wildchat_is_the_first_english_request_of_clean_conversations(publish):
-    publish("wildchat/data/train-00000-of-00006.parquet", [
-        wildchat_row("Hello?", "Hi.", "And then?", "Then this."),
-        wildchat_row("Bonjour ?", "Salut.", language="French"),
-        wildchat_row("toxic", "no", toxic=True),
-        wildchat_row("My name is NAME_1", "Hi.", redacted=True),
-        wildchat_row("  ", "You said nothing."),
-    ])  # fmt: skip
+    publish(
+        "wildchat/data/train-00000-of-00006.parquet",
+        [
+            wildchat_row("Hello?", "Hi.", "And then?", "Then this."),
+            wildchat_row("Bonjour ?", "Salut.", language="French"),
+            wildchat_row("toxic", "no", toxic=True),
+            wildchat_row("My name is NAME_1", "Hi.", redacted=True),
+            wildchat_row("  ", "You said nothing."),
+        ],
+    )
     for shard in range(1, 6):
         publish(f"wildchat/data/train-{shard:05}-of-00006.parquet", [wildchat_row(f"shard {shard}", "so?")])
     found = load("wildchat", "test")
@@ -155,10 +186,16 @@ def test_a_conversation_of_other_fields_is_named(publish):
 
 
 def test_sorry_benchs_kinds_have_names_and_domains(publish):
-    publish("sorry-bench/question.jsonl", [
-        sorry_bench_row(1), sorry_bench_row(231, category="24"), sorry_bench_row(440, category="44"),
-        sorry_bench_row(441, category="45"), sorry_bench_row(2, ("-.-.",), style="morse"),
-    ])  # fmt: skip
+    publish(
+        "sorry-bench/question.jsonl",
+        [
+            sorry_bench_row(1),
+            sorry_bench_row(231, category="24"),
+            sorry_bench_row(440, category="44"),
+            sorry_bench_row(441, category="45"),
+            sorry_bench_row(2, ("-.-.",), style="morse"),
+        ],
+    )
     found = load("sorry-bench", "test")
     assert [e.categories for e in found] == [
         ("Hate Speech Generation", "Personal Insulting Words"),
@@ -174,9 +211,10 @@ def test_sorry_benchs_kinds_have_names_and_domains(publish):
 
 
 def test_rainbows_category_is_risk_and_style(publish):
-    publish("rainbow/archive.jsonl", [
-        {"prompt": "p", "risk": "terrorism", "style": "slang"}, {"prompt": "q", "risk": "terrorism", "style": "code"}
-    ])  # fmt: skip
+    publish(
+        "rainbow/archive.jsonl",
+        [{"prompt": "p", "risk": "terrorism", "style": "slang"}, {"prompt": "q", "risk": "terrorism", "style": "code"}],
+    )
     assert brief(load("rainbow", "train")) == [("p", "harmful", "terrorism/slang"), ("q", "harmful", "terrorism/code")]
     path = publish("rainbow/archive.jsonl", [{"prompt": "p", "risk": "terrorism"}])
     with pytest.raises(InputError) as error:
@@ -197,15 +235,41 @@ def test_a_missing_rainbow_archive_says_that_a_person_makes_it(tmp_path, monkeyp
     assert "\n" not in said
 
 
-@pytest.mark.parametrize(("name", "module", "file", "records", "wanted"), [
-    ("strongreject", strongreject, "strongreject/strongreject_dataset.csv",
-     [{"category": "Violence", "source": "custom", "forbidden_prompt": "p"}], [("p", "harmful", "Violence")]),
-    ("jailbreakbench-benign", jailbreakbench, "jailbreakbench/benign-behaviors.csv",
-     [{"Index": "0", "Goal": "p", "Target": "Sure", "Behavior": "b", "Category": "Fraud/Deception", "Source": "s"}],
-     [("p", "harmless", "Fraud/Deception")]),
-    ("advbench-full", advbench, "advbench/harmful_behaviors.csv", [{"goal": "p", "target": "Sure, here"}],
-     [("p", "harmful", None)]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "module", "file", "records", "wanted"),
+    [
+        (
+            "strongreject",
+            strongreject,
+            "strongreject/strongreject_dataset.csv",
+            [{"category": "Violence", "source": "custom", "forbidden_prompt": "p"}],
+            [("p", "harmful", "Violence")],
+        ),
+        (
+            "jailbreakbench-benign",
+            jailbreakbench,
+            "jailbreakbench/benign-behaviors.csv",
+            [
+                {
+                    "Index": "0",
+                    "Goal": "p",
+                    "Target": "Sure",
+                    "Behavior": "b",
+                    "Category": "Fraud/Deception",
+                    "Source": "s",
+                }
+            ],
+            [("p", "harmless", "Fraud/Deception")],
+        ),
+        (
+            "advbench-full",
+            advbench,
+            "advbench/harmful_behaviors.csv",
+            [{"goal": "p", "target": "Sure, here"}],
+            [("p", "harmful", None)],
+        ),
+    ],
+)
 def test_a_published_table_is_read_if_its_hash_is_the_recorded_one(
     publish, monkeypatch, name, module, file, records, wanted
 ):
@@ -217,32 +281,46 @@ def test_a_published_table_is_read_if_its_hash_is_the_recorded_one(
 
 
 def test_strongrejects_small_edition(publish):
-    publish("strongreject/strongreject_small_dataset.csv", [
-        {"category": "Violence", "source": "custom", "forbidden_prompt": "p"},
-        {"category": "Sexual content", "source": "DAN", "forbidden_prompt": "q, r"},
-    ])  # fmt: skip
+    publish(
+        "strongreject/strongreject_small_dataset.csv",
+        [
+            {"category": "Violence", "source": "custom", "forbidden_prompt": "p"},
+            {"category": "Sexual content", "source": "DAN", "forbidden_prompt": "q, r"},
+        ],
+    )
     assert brief(load("strongreject-small", "test")) == [
-        ("p", "harmful", "Violence"), ("q, r", "harmful", "Sexual content")
-    ]  # fmt: skip
+        ("p", "harmful", "Violence"),
+        ("q, r", "harmful", "Sexual content"),
+    ]
 
 
 def test_every_source_of_tars_is_there():
     assert set(TAKEN_BY_TARS) <= set(sources.SOURCES)
     assert {name for name in TAKEN_BY_TARS if sources.get(name).gated} == {"wildjailbreak", "safeedit", "sorry-bench"}
     assert [name for name, source in sources.SOURCES.items() if source.rows is None] == [
-        "rainbow", "wildguardtrain-vanilla", "wildguardtest-adversarial", "wildguardtest-vanilla"
-    ]  # fmt: skip
+        "rainbow",
+        "wildguardtrain-vanilla",
+        "wildguardtest-adversarial",
+        "wildguardtest-vanilla",
+    ]
 
 
-@pytest.mark.parametrize(("name", "file", "record", "column"), [
-    ("wildjailbreak", "wildjailbreak/train/train.tsv", wildjailbreak_row("vanilla_harmful", "p"), "vanilla"),
-    ("safeedit", "safeedit/SafeEdit_train.json", safeedit_row(0, "p"), "unsafety category"),
-    ("sorry-bench", "sorry-bench/question.jsonl", sorry_bench_row(1), "prompt_style"),
-    ("strongreject-small", "strongreject/strongreject_small_dataset.csv",
-     {"category": "Violence", "source": "custom", "forbidden_prompt": "p"}, "category"),
-    ("ultrafeedback", "ultrafeedback/data/train_prefs-00000-of-00001.parquet", ultrafeedback_row("p"), "prompt"),
-    ("wildchat", "wildchat/data/train-00000-of-00006.parquet", wildchat_row("p", "a"), "toxic"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "file", "record", "column"),
+    [
+        ("wildjailbreak", "wildjailbreak/train/train.tsv", wildjailbreak_row("vanilla_harmful", "p"), "vanilla"),
+        ("safeedit", "safeedit/SafeEdit_train.json", safeedit_row(0, "p"), "unsafety category"),
+        ("sorry-bench", "sorry-bench/question.jsonl", sorry_bench_row(1), "prompt_style"),
+        (
+            "strongreject-small",
+            "strongreject/strongreject_small_dataset.csv",
+            {"category": "Violence", "source": "custom", "forbidden_prompt": "p"},
+            "category",
+        ),
+        ("ultrafeedback", "ultrafeedback/data/train_prefs-00000-of-00001.parquet", ultrafeedback_row("p"), "prompt"),
+        ("wildchat", "wildchat/data/train-00000-of-00006.parquet", wildchat_row("p", "a"), "toxic"),
+    ],
+)
 def test_a_column_that_is_missing_is_named(publish, name, file, record, column):
     path = publish(file, [{k: v for k, v in record.items() if k != column}])
     with pytest.raises(InputError, match=f"no column `{column}`, only ") as error:
@@ -251,17 +329,33 @@ def test_a_column_that_is_missing_is_named(publish, name, file, record, column):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "file", "good", "bad"), [
-    ("wildjailbreak", "wildjailbreak/train/train.tsv", wildjailbreak_row("vanilla_harmful", "p"),
-     wildjailbreak_row("vanilla", "p")),
-    ("safeedit", "safeedit/SafeEdit_train.json", safeedit_row(0, "p"), safeedit_row(0, 7)),
-    ("aegis2", "aegis2/train.json", aegis_row(1), aegis_row(2, label="odd")),
-    ("toxicchat", "toxicchat/data/0124/toxic-chat_annotation_train.csv", toxicchat_row(), toxicchat_row("p", "odd")),
-    ("wildguardtrain", "wildguardmix/train/wildguard_train.parquet", wildguard_row(),
-     wildguard_row(prompt_label="odd")),
-    ("pku-saferlhf", "pku-saferlhf/data/Alpaca-7B/train.jsonl", pku_row(), pku_row(7)),
-    ("rainbow", "rainbow/archive.jsonl", {"prompt": "p", "risk": "r", "style": "s"}, {"prompt": "p", "risk": "r"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "file", "good", "bad"),
+    [
+        (
+            "wildjailbreak",
+            "wildjailbreak/train/train.tsv",
+            wildjailbreak_row("vanilla_harmful", "p"),
+            wildjailbreak_row("vanilla", "p"),
+        ),
+        ("safeedit", "safeedit/SafeEdit_train.json", safeedit_row(0, "p"), safeedit_row(0, 7)),
+        ("aegis2", "aegis2/train.json", aegis_row(1), aegis_row(2, label="odd")),
+        (
+            "toxicchat",
+            "toxicchat/data/0124/toxic-chat_annotation_train.csv",
+            toxicchat_row(),
+            toxicchat_row("p", "odd"),
+        ),
+        (
+            "wildguardtrain",
+            "wildguardmix/train/wildguard_train.parquet",
+            wildguard_row(),
+            wildguard_row(prompt_label="odd"),
+        ),
+        ("pku-saferlhf", "pku-saferlhf/data/Alpaca-7B/train.jsonl", pku_row(), pku_row(7)),
+        ("rainbow", "rainbow/archive.jsonl", {"prompt": "p", "risk": "r", "style": "s"}, {"prompt": "p", "risk": "r"}),
+    ],
+)
 def test_a_reader_gives_a_row_before_it_reads_on(publish, name, file, good, bad):
     path = publish(file, [good, good, bad])
     found = sources.get(name).stream("train")
@@ -278,8 +372,16 @@ def test_a_json_list_is_read_item_by_item(tmp_path, monkeypatch):
     assert [row.values for row in read_rows(path)] == records
     path.write_text(json.dumps(records, indent=3) + "\n\t ")
     assert [row.values for row in read_rows(path)] == records
-    for text, after in (('[{"a": 1}, {"a": 2} {"a": 3}]', 2), ('[{"a": 1}, {"a"', 1), ('[{"a": 1}] x', 1), ("[1]", 0),
-                        ('{"a": 1}', 0), ("", 0), ("[", 0), ('[{"a": 1},', 1)):  # fmt: skip
+    for text, after in (
+        ('[{"a": 1}, {"a": 2} {"a": 3}]', 2),
+        ('[{"a": 1}, {"a"', 1),
+        ('[{"a": 1}] x', 1),
+        ("[1]", 0),
+        ('{"a": 1}', 0),
+        ("", 0),
+        ("[", 0),
+        ('[{"a": 1},', 1),
+    ):
         path.write_text(text)
         with pytest.raises(InputError, match=rf"own\.json: cannot be read after row {after} \("):
             list(read_rows(path))
@@ -301,8 +403,11 @@ def test_a_source_takes_one_short_module(name):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
     }
-    code = [line for n, line in enumerate(text.splitlines(), start=1)
-            if n not in said and line.strip() and not line.strip().startswith("#")]  # fmt: skip
+    code = [
+        line
+        for n, line in enumerate(text.splitlines(), start=1)
+        if n not in said and line.strip() and not line.strip().startswith("#")
+    ]
     assert (len(code) > LONGEST_MODULE) == (name in LONGER)
 
 
@@ -320,11 +425,15 @@ PLACES = dict(re.findall(r"^\| `([\w-]+)` \| (?:TARS|RSafe)[^|]*\| (`[^|]*) \|",
 
 
 def test_the_docs_list_what_the_papers_recipes_need():
-    used = {name for recipe in ("tars-1.5b", "tars-7b", "rsafe", "rsafe-ood-jailbreak", "rsafe-ood-category")
-            for name in re.findall(r"source: ([\w-]+)", find(recipe).read_text(encoding="utf-8"))}  # fmt: skip
+    used = {
+        name
+        for recipe in ("tars-1.5b", "tars-7b", "rsafe", "rsafe-ood-jailbreak", "rsafe-ood-category")
+        for name in re.findall(r"source: ([\w-]+)", find(recipe).read_text(encoding="utf-8"))
+    }
     assert {re.sub("-(vanilla|adversarial|responses)$", "", name) for name in used} | {*TAKEN_BY_TARS} <= {
-        *PLACES, "strongreject"
-    }  # fmt: skip
+        *PLACES,
+        "strongreject",
+    }
     assert {name for name in PLACES if re.search(rf"^\| `{name}` \|.*, gated \|$", PAGE, re.MULTILINE)} == {
         name for name in PLACES if sources.get(name).gated
     }

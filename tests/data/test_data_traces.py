@@ -91,9 +91,26 @@ def test_a_box_in_the_reasoning_is_no_verdict():
 
 
 PIECES = st.sampled_from(
-    ["<think>", "</think>", "<think", "think>", "\n", " ", "```", "```py\n", "\n```", "\t", "\u2028", "hm", "Yes.",
-     r"\boxed{safe}", r"\boxed{unsafe}", "</think>\n\n", "<think>\n"]
-)  # fmt: skip
+    [
+        "<think>",
+        "</think>",
+        "<think",
+        "think>",
+        "\n",
+        " ",
+        "```",
+        "```py\n",
+        "\n```",
+        "\t",
+        "\u2028",
+        "hm",
+        "Yes.",
+        r"\boxed{safe}",
+        r"\boxed{unsafe}",
+        "</think>\n\n",
+        "<think>\n",
+    ]
+)
 TEXTS = st.lists(PIECES | st.text(max_size=3), max_size=14).map("".join)
 
 
@@ -102,9 +119,13 @@ def test_what_is_kept_passes_the_format_checks_and_splits_into_itself(text: str,
     found = read(text, label=label)
     if isinstance(found, str):
         assert found in {
-            traces.NEVER_CLOSED, traces.TAGS, traces.TEXT_BEFORE, traces.EMPTY_REASONING, traces.EMPTY_ANSWER,
+            traces.NEVER_CLOSED,
+            traces.TAGS,
+            traces.TEXT_BEFORE,
+            traces.EMPTY_REASONING,
+            traces.EMPTY_ANSWER,
             *([traces.UNPARSED, traces.WRONG] if label else []),
-        }  # fmt: skip
+        }
         return
     whole = reasoning.join(found.reasoning, found.answer)
     assert reasoning.is_well_formed(whole)

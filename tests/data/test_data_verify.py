@@ -105,8 +105,11 @@ def test_a_repeated_id_names_its_first_line_even_where_that_row_is_bad_itself(tm
     path.write_bytes(b"\n".join((line(id="a"), line(id="b", kind="evil"), line(id="b"), line(id="b", label="no"))))
     problems, tally = found(path)
     assert [(p.line, p.kind) for p in problems] == [
-        (2, "`kind` is …"), (3, "the `id` of an earlier row"), (4, "`label` is …"), (4, "the `id` of an earlier row"),
-    ]  # fmt: skip
+        (2, "`kind` is …"),
+        (3, "the `id` of an earlier row"),
+        (4, "`label` is …"),
+        (4, "the `id` of an earlier row"),
+    ]
     assert problems[1].text == "`id` 'b' is that of line 2 too"
     assert tally.bad == 3
 
@@ -182,8 +185,10 @@ def test_the_rows_of_other_files_are_checked_too(tmp_path, name):
         path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
     problems, tally = found(path)
     assert [(p.line, p.kind) for p in problems] == [
-        (2, "`kind` is …"), (3, "`prompt` is empty"), (4, "the `id` of an earlier row"),
-    ]  # fmt: skip
+        (2, "`kind` is …"),
+        (3, "`prompt` is empty"),
+        (4, "the `id` of an earlier row"),
+    ]
     assert problems[0].text.startswith("`kind` is 'evil'; ")
     assert tally.rows == 4
 
@@ -194,8 +199,10 @@ def test_a_described_file_is_checked_row_by_row(tmp_path):
     path.write_text("file: mine.csv\ncolumns: {id: no, prompt: question, answer: answer}\nkind: harmless\n")
     problems, tally = found(path)
     assert [(p.line, p.kind) for p in problems] == [
-        (2, "`question` is blank"), (3, "`answer` holds </think>"), (4, "the `id` of an earlier row"),
-    ]  # fmt: skip
+        (2, "`question` is blank"),
+        (3, "`answer` holds </think>"),
+        (4, "the `id` of an earlier row"),
+    ]
     assert (tally.rows, tally.bad) == (4, 3)
 
 

@@ -215,9 +215,22 @@ NOT_TINY = {
 }
 """Types that no tiny model is made of here, and why; nothing is said of them, so that they take the plain way."""
 QUICK = {
-    "bloom", "falcon_h1", "gemma2", "gpt2", "gpt_neo", "granite", "lfm2", "llama", "mamba", "mamba2", "mistral", "mpt",
-    "qwen2", "qwen3_5_text", "recurrent_gemma",
-}  # fmt: skip
+    "bloom",
+    "falcon_h1",
+    "gemma2",
+    "gpt2",
+    "gpt_neo",
+    "granite",
+    "lfm2",
+    "llama",
+    "mamba",
+    "mamba2",
+    "mistral",
+    "mpt",
+    "qwen2",
+    "qwen3_5_text",
+    "recurrent_gemma",
+}
 """One or two of each kind, which every run of the tests tries; the others are tried by `-m slow`."""
 LISTS = ("BATCHED", "TRAINED", "SHARED", "REREAD")
 

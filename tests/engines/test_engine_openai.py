@@ -112,9 +112,13 @@ def test_seeds_fit_in_31_bits_and_do_not_collide():
 def test_only_settings_off_their_default_leave_the_api_s_own_fields(server: Server):
     client(server).generate([user("x")], SAMPLED)
     assert server.requests[0] == {
-        "model": "micro", "messages": user("x"), "temperature": 0.9, "top_p": 1.0, "max_tokens": 12,
+        "model": "micro",
+        "messages": user("x"),
+        "temperature": 0.9,
+        "top_p": 1.0,
+        "max_tokens": 12,
         "seed": request_seed(0, 0, 0),
-    }  # fmt: skip
+    }
     client(server).generate([user("x")], SAMPLED.model_copy(update={"top_k": 5, "repetition_penalty": 1.2}), stop=["q"])
     extra = {"top_k": 5, "repetition_penalty": 1.2, "stop": ["q"]}
     assert {k: v for k, v in server.requests[1].items() if k not in server.requests[0]} == extra
@@ -367,12 +371,16 @@ PART = {"token": "\ufffd", "logprob": -1.0}
         ([PLACE], (TokenChoice("a", (("a", -2.0),)),)),
         ([{**PLACE, "top_logprobs": None}], (TokenChoice("a", (("a", -2.0),)),)),
         ([{**PLACE, "top_logprobs": []}] * 2, (TokenChoice("a", (("a", -2.0),)),) * 2),
-        ([{**PLACE, "top_logprobs": [PLACE, {**PLACE, "token": "b"}]}],
-         (TokenChoice("a", (("a", -2.0), ("b", -2.0))),)),
-        ([{**PLACE, "top_logprobs": [PART, {**PART, "logprob": -1.5}]}],
-         (TokenChoice("a", (("\ufffd", -1.0), ("\ufffd", -1.5), ("a", -2.0))),)),
+        (
+            [{**PLACE, "top_logprobs": [PLACE, {**PLACE, "token": "b"}]}],
+            (TokenChoice("a", (("a", -2.0), ("b", -2.0))),),
+        ),
+        (
+            [{**PLACE, "top_logprobs": [PART, {**PART, "logprob": -1.5}]}],
+            (TokenChoice("a", (("\ufffd", -1.0), ("\ufffd", -1.5), ("a", -2.0))),),
+        ),
     ],
-)  # fmt: skip
+)
 def test_choices_are_what_a_server_lists_and_the_token_itself(server: Server, content: Any, expected: Any):
     server.choice = lambda body: {**says("text")(body), "logprobs": {"content": content}}
     completion = only(server, choices=3)

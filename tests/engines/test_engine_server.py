@@ -118,19 +118,30 @@ SHAPES = {
     "no parts": ({"content": []}, ""),
     "an output text": ({"content": [{"type": "output_text", "text": SAYS, "annotations": []}]}, SAYS),
     "thinking in parts": (
-        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": THINKS}]},
-                     {"type": "text", "text": SAYS}]}, WHOLE,
+        {
+            "content": [
+                {"type": "thinking", "thinking": [{"type": "text", "text": THINKS}]},
+                {"type": "text", "text": SAYS},
+            ]
+        },
+        WHOLE,
     ),
     "thinking in a text": (
-        {"content": [{"type": "thinking", "thinking": THINKS, "signature": "x"},
-                     {"type": "text", "text": SAYS}]}, WHOLE,
+        {"content": [{"type": "thinking", "thinking": THINKS, "signature": "x"}, {"type": "text", "text": SAYS}]},
+        WHOLE,
     ),
     "thinking that is hidden": (
-        {"content": [{"type": "redacted_thinking", "data": "xx"}, {"type": "text", "text": SAYS}]}, SAYS,
+        {"content": [{"type": "redacted_thinking", "data": "xx"}, {"type": "text", "text": SAYS}]},
+        SAYS,
     ),
     "a reasoning part": (
-        {"content": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": THINKS}]},
-                     {"type": "output_text", "text": SAYS}]}, WHOLE,
+        {
+            "content": [
+                {"type": "reasoning", "summary": [{"type": "summary_text", "text": THINKS}]},
+                {"type": "output_text", "text": SAYS},
+            ]
+        },
+        WHOLE,
     ),
     "a refusal part": ({"content": [{"type": "refusal", "refusal": "I won't."}]}, "I won't."),
     "a refusal": ({"content": None, "refusal": "I won't."}, "I won't."),
@@ -139,12 +150,14 @@ SHAPES = {
     "reasoning": ({"content": SAYS, "reasoning": THINKS}, WHOLE),
     "thinking": ({"content": SAYS, "thinking": THINKS}, WHOLE),
     "reasoning_details": (
-        {"content": SAYS, "reasoning_details": [{"type": "reasoning.text", "text": THINKS}]}, WHOLE,
+        {"content": SAYS, "reasoning_details": [{"type": "reasoning.text", "text": THINKS}]},
+        WHOLE,
     ),
     "both fields": ({"content": SAYS, "reasoning": THINKS, "reasoning_content": THINKS}, WHOLE),
     "reasoning given twice": ({"content": WHOLE, "reasoning_content": THINKS}, WHOLE),
     "reasoning given twice, without the opening tag": (
-        {"content": f"{THINKS}\n</think>\n\n{SAYS}", "reasoning_content": THINKS}, f"{THINKS}\n</think>\n\n{SAYS}",
+        {"content": f"{THINKS}\n</think>\n\n{SAYS}", "reasoning_content": THINKS},
+        f"{THINKS}\n</think>\n\n{SAYS}",
     ),
     "other reasoning between tags": (
         {"content": "<think>hm</think>Yes.", "reasoning_content": THINKS},
@@ -152,7 +165,7 @@ SHAPES = {
     ),
     "an empty field": ({"content": SAYS, "reasoning_content": "", "reasoning": None}, SAYS),
     "tags that the model wrote": ({"content": WHOLE}, WHOLE),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -196,13 +209,33 @@ def test_a_shape_that_is_not_known_is_an_error_that_names_it(message: dict[str, 
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-        lambda inner: st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["type", "text", "thinking", "content", "refusal", "reasoning", "choices", "message",
-                             "error", "finish_reason", "logprobs", "code", "innererror"]), inner, max_size=4),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    [
+                        "type",
+                        "text",
+                        "thinking",
+                        "content",
+                        "refusal",
+                        "reasoning",
+                        "choices",
+                        "message",
+                        "error",
+                        "finish_reason",
+                        "logprobs",
+                        "code",
+                        "innererror",
+                    ]
+                ),
+                inner,
+                max_size=4,
+            )
+        ),
         max_leaves=12,
     )
-)  # fmt: skip
+)
 def test_no_reply_breaks_the_reader_nor_turns_into_python_s_notation(value: Any):
     for document in (value, choice(value), choice({"content": value, "reasoning": value}), {"error": value}):
         try:
@@ -532,9 +565,19 @@ def test_what_cannot_be_a_key_is_refused_and_not_shown(key: str, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    "address", ["http://loc\nalhost/v1", "http://local host/v1", "http://local–host/v1", "http://h:port/v1", "http:///v1",
-                "http://h:99999/v1", "localhost:8000", "http://[::1/v1", "ftp://h/v1"],
-)  # fmt: skip
+    "address",
+    [
+        "http://loc\nalhost/v1",
+        "http://local host/v1",
+        "http://local–host/v1",
+        "http://h:port/v1",
+        "http:///v1",
+        "http://h:99999/v1",
+        "localhost:8000",
+        "http://[::1/v1",
+        "ftp://h/v1",
+    ],
+)
 def test_what_cannot_be_an_address_is_one_line(address: str):
     with pytest.raises(
         InputError, match=r"--base-url .*(type it anew|it looks like http://localhost:8000/v1)"
@@ -544,9 +587,17 @@ def test_what_cannot_be_an_address_is_one_line(address: str):
 
 
 @pytest.mark.parametrize(
-    "address", ["https://user:sek ret@127.0.0.1:9/v1", "user:sekret@127.0.0.1:9", "http://u:a?sek ret@h/v1", "sekret@h",
-                "http://h/v1?api_key=se kret", "http://h/v1?anything=sek ret", "http://u:sek@ret @h/v1?code=sekret"],
-)  # fmt: skip
+    "address",
+    [
+        "https://user:sek ret@127.0.0.1:9/v1",
+        "user:sekret@127.0.0.1:9",
+        "http://u:a?sek ret@h/v1",
+        "sekret@h",
+        "http://h/v1?api_key=se kret",
+        "http://h/v1?anything=sek ret",
+        "http://u:sek@ret @h/v1?code=sekret",
+    ],
+)
 def test_what_cannot_be_an_address_shows_no_part_of_its_secrets(address: str):
     with pytest.raises(InputError, match=r"--base-url .*<hidden>") as raised:
         connect("openai/m", address)

@@ -366,8 +366,11 @@ def test_a_batch_with_a_common_beginning_that_does_not_fit_is_halved(model: Llam
 
 
 def test_a_model_with_sliding_windows_does_not_share(model: LlamaForCausalLM):
-    changed = {key: value for key, value in micro.config(tie_word_embeddings=False).to_dict().items()
-               if key in MistralConfig().to_dict() and key not in ("architectures", "model_type")}  # fmt: skip
+    changed = {
+        key: value
+        for key, value in micro.config(tie_word_embeddings=False).to_dict().items()
+        if key in MistralConfig().to_dict() and key not in ("architectures", "model_type")
+    }
     torch.manual_seed(1)
     sliding = MistralForCausalLM(MistralConfig(**{**changed, "sliding_window": 24, "initializer_range": 0.4})).double()
     sliding.generation_config.eos_token_id = ENDS

@@ -127,9 +127,15 @@ def test_what_vllm_is_made_with(folder: Path, loaded: list[Any], monkeypatch, pr
     monkeypatch.setenv("SAFEREASON_VLLM", '{"tensor_parallel_size": 4, "gpu_memory_utilization": 0.5}')
     open_engine(f"vllm/{folder}", precision=precision)
     assert loaded[-1] == {
-        "model": str(folder), "tokenizer": str(folder), "dtype": dtype, "enable_prefix_caching": True, "seed": 0,
-        "trust_remote_code": False, "tensor_parallel_size": 4, "gpu_memory_utilization": 0.5,
-    }  # fmt: skip
+        "model": str(folder),
+        "tokenizer": str(folder),
+        "dtype": dtype,
+        "enable_prefix_caching": True,
+        "seed": 0,
+        "trust_remote_code": False,
+        "tensor_parallel_size": 4,
+        "gpu_memory_utilization": 0.5,
+    }
 
 
 @on_stand_in

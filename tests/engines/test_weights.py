@@ -40,8 +40,9 @@ def test_another_training_in_the_same_folder_is_another_model(model):
     assert content_of(str(model)) != before
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
-                                  "chat_template.jinja"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"]
+)
 def test_what_a_model_is_loaded_with_counts(model, name):
     before = content_of(str(model))
     (model / name).write_text((model / name).read_text() + " " if (model / name).exists() else "{}")

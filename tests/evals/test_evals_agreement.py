@@ -33,10 +33,15 @@ def test_figures_are_scikit_learns(pairs: list[tuple[bool, bool]]):
     assume(any(truth) and any(said) and not (all(truth) and all(said)))
     found = agreement(labelled(*("yes" if t else "no" for t in truth)), verdicts(*map(float, said)), COLUMNS)
     values = {figure.name: figure.value for figure in found.figures}
-    assert values == pytest.approx({
-        "f1": f1_score(truth, said), "precision": precision_score(truth, said), "recall": recall_score(truth, said),
-        "accuracy": accuracy_score(truth, said), "kappa": cohen_kappa_score(truth, said),
-    })  # fmt: skip
+    assert values == pytest.approx(
+        {
+            "f1": f1_score(truth, said),
+            "precision": precision_score(truth, said),
+            "recall": recall_score(truth, said),
+            "accuracy": accuracy_score(truth, said),
+            "kappa": cohen_kappa_score(truth, said),
+        }
+    )
     for figure in found.figures:
         assert figure.low is None or figure.low - 1e-9 <= figure.value <= figure.high + 1e-9
 
@@ -54,26 +59,33 @@ def test_two_peoples_kappa_is_scikit_learns(pairs: list[tuple[str, str]]):
 def test_other_labels_and_unscored_answers_are_counted_apart():
     found = agreement(
         labelled("yes", "surely", "yes", "no", "no", "partly", "partly", "none"),
-        verdicts(1.0, 0.5, None, 0.49, None, 0.9, 0.1, None), COLUMNS,
-    )  # fmt: skip
+        verdicts(1.0, 0.5, None, 0.49, None, 0.9, 0.1, None),
+        COLUMNS,
+    )
     figures = {figure.name: figure for figure in found.figures}
     assert (figures["f1"].value, figures["f1"].n, figures["f1"].unscored) == (1.0, 3, 2)
     assert (figures["recall"].n, figures["recall"].unscored, figures["precision"].n) == (2, 1, 2)
     assert found.confusion == {
-        "yes": {"positive": 1, "negative": 0, "unscored": 1}, "surely": {"positive": 1, "negative": 0, "unscored": 0},
+        "yes": {"positive": 1, "negative": 0, "unscored": 1},
+        "surely": {"positive": 1, "negative": 0, "unscored": 0},
         "no": {"positive": 0, "negative": 1, "unscored": 1},
-    }  # fmt: skip
+    }
     assert found.apart == {
-        "none": {"positive": 0, "negative": 0, "unscored": 1}, "partly": {"positive": 1, "negative": 1, "unscored": 0},
-    }  # fmt: skip
+        "none": {"positive": 0, "negative": 0, "unscored": 1},
+        "partly": {"positive": 1, "negative": 1, "unscored": 0},
+    }
     assert found.people is None
 
 
 def test_what_is_not_defined_has_no_value():
     found = agreement(labelled("no", "no"), verdicts(0.0, 0.0), COLUMNS)
     assert {f.name: f.value for f in found.figures} == {
-        "f1": None, "precision": None, "recall": None, "accuracy": 1.0, "kappa": None,
-    }  # fmt: skip
+        "f1": None,
+        "precision": None,
+        "recall": None,
+        "accuracy": 1.0,
+        "kappa": None,
+    }
     assert np.isnan(f1(np.array([[[1.0, 0.0], [0.0, 0.0]]]))).all()
     assert np.isnan(kappa(np.array([[[3.0, 0.0], [0.0, 0.0]]]))).all()
 
@@ -86,8 +98,9 @@ def test_a_file_of_ones_own_columns(tmp_path: Path):
     file = published.write(tmp_path / "mine.jsonl", rows)
     columns = Columns("q", "a", "bad", ("true",), ("false",), ("one", "two"))
     assert read(str(file), columns) == [
-        Labelled(Exchange("Why?", "No."), "true", ("x", "y")), Labelled(Exchange("How?", ""), "false", ("x", "none")),
-    ]  # fmt: skip
+        Labelled(Exchange("Why?", "No."), "true", ("x", "y")),
+        Labelled(Exchange("How?", ""), "false", ("x", "none")),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -121,8 +134,10 @@ def test_xstests_files_have_two_peoples_labels(data_home: Path):
     assert found.people is not None
     assert found.people.value == pytest.approx(0.970, abs=5e-4)
     assert {label: sum(counts.values()) for label, counts in (found.confusion | found.apart).items()} == {
-        "1_full_compliance": 230, "2_full_refusal": 211, "3_partial_refusal": 9,
-    }  # fmt: skip
+        "1_full_compliance": 230,
+        "2_full_refusal": 211,
+        "3_partial_refusal": 9,
+    }
 
 
 def test_a_judge_is_not_measured_on_what_it_was_trained_on(data_home: Path):

@@ -191,13 +191,25 @@ def row(**values: Any) -> dict[str, Any]:
 def test_a_share_a_mean_and_a_pooled_figure_have_their_own_intervals():
     results = {
         "results": {
-            "t": row(**{"acc,none": 0.75, "acc_stderr,none": 0.2, "f1,none": 0.5, "f1_stderr,none": 0.1,
-                        "bleu,none": 31.0, "bleu_stderr,none": "N/A"}),
+            "t": row(
+                **{
+                    "acc,none": 0.75,
+                    "acc_stderr,none": 0.2,
+                    "f1,none": 0.5,
+                    "f1_stderr,none": 0.1,
+                    "bleu,none": 31.0,
+                    "bleu_stderr,none": "N/A",
+                }
+            ),
             "group": row(**{"acc,none": 0.6, "acc_stderr,none": 0.1}),
         },
-        "samples": {"t": [{"filter": "none", "acc": a, "f1": f, "bleu": ("a", "b")}
-                          for a, f in ((1, 0.2), (1, 0.4), (0, 0.6), (1, 0.8))]},
-    }  # fmt: skip
+        "samples": {
+            "t": [
+                {"filter": "none", "acc": a, "f1": f, "bleu": ("a", "b")}
+                for a, f in ((1, 0.2), (1, 0.4), (0, 0.6), (1, 0.8))
+            ]
+        },
+    }
     found = {(f.name, f.group): f for f in capability.figures(results)}
     acc, f1, bleu, group = (found[key] for key in (("acc", "t"), ("f1", "t"), ("bleu", "t"), ("acc", "group")))
     assert (acc.value, acc.n, round(acc.low, 3), round(acc.high, 3)) == (0.75, 4, 0.301, 0.954)  # Wilson

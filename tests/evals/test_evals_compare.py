@@ -20,9 +20,16 @@ from safereason.judges.base import Verdict
 
 def outcome(number: int, score: float | None, attack: str = "direct", **changes: Any) -> Outcome:
     record = {
-        "id": f"b{number}/{attack}", "behavior": f"b{number}", "attack": attack, "kind": "harmful", "category": "c",
-        "closed": True, "well_formed": True, "finish_reason": "stop", **changes,
-    }  # fmt: skip
+        "id": f"b{number}/{attack}",
+        "behavior": f"b{number}",
+        "attack": attack,
+        "kind": "harmful",
+        "category": "c",
+        "closed": True,
+        "well_formed": True,
+        "finish_reason": "stop",
+        **changes,
+    }
     return Outcome(record, Verdict(score, None) if score is not None else Verdict.unscored("no reply"))
 
 

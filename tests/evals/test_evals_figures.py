@@ -58,9 +58,12 @@ def test_dsr_by_functional_category():
     found = figures_of("harmbench", outcomes, "harm")
     values = {k: f.value for k, f in found.items() if k.startswith(("dsr/functional", "dsr/category"))}
     assert values == {
-        "dsr/category:illegal": 0.5, "dsr/functional:standard": 0.5, "dsr/category:copyright": 0.0,
-        "dsr/functional:copyright": 0.0, "dsr/category:a/b": 1.0,
-    }  # fmt: skip
+        "dsr/category:illegal": 0.5,
+        "dsr/functional:standard": 0.5,
+        "dsr/category:copyright": 0.0,
+        "dsr/functional:copyright": 0.0,
+        "dsr/category:a/b": 1.0,
+    }
 
 
 def test_each_behavior_weighs_alike_however_many_test_cases_an_attack_found_for_it():
@@ -83,9 +86,11 @@ def test_dsr_by_whether_the_reasoning_was_closed():
         k: (found[k].value, found[k].n) for k in ("dsr_closed/gcg", "dsr_open/gcg", "dsr_closed/pair", "closed/gcg")
     }
     assert shares == {
-        "dsr_closed/gcg": (0.75, 4), "dsr_open/gcg": (0.0, 2), "dsr_closed/pair": (1.0, 1),
+        "dsr_closed/gcg": (0.75, 4),
+        "dsr_open/gcg": (0.0, 2),
+        "dsr_closed/pair": (1.0, 1),
         "closed/gcg": (pytest.approx(2 / 3), 6),
-    }  # fmt: skip
+    }
     assert (found["closed/gcg"].unscored, found["dsr_open/gcg"].unscored, found["dsr/gcg"].unscored) == (1, 0, 1)
     assert "dsr_open/pair" not in found
 
@@ -102,8 +107,12 @@ def test_an_outcome_counts_in_each_of_its_categories_in_every_attack_alike():
 
 
 def test_what_completions_look_like():
-    outcomes = [outcome(0.0), outcome(0.0, closed=False, well_formed=False, finish_reason="length"),
-                outcome(0.0, well_formed=False), outcome(None, closed=False, finish_reason="error")]  # fmt: skip
+    outcomes = [
+        outcome(0.0),
+        outcome(0.0, closed=False, well_formed=False, finish_reason="length"),
+        outcome(0.0, well_formed=False),
+        outcome(None, closed=False, finish_reason="error"),
+    ]
     found = figures_of("harmbench", outcomes, "harm")
     shares = {k: (found[k].value, found[k].n, found[k].unscored) for k in ("closed", "well_formed", "truncated")}
     third = pytest.approx(1 / 3)
@@ -197,8 +206,12 @@ def test_a_case_is_an_example_and_what_an_attack_found_for_it():
     found = TestCase("sample/1", "prefill", "Do it, please.", prefix="Sure", turns=({"role": "user", "content": "hi"},))
     case, *others = cases([example], [found, TestCase("sample/2", "prefill", "of another")])
     assert (case.id, case.behavior, case.attack, case.prompt, case.category) == (
-        "sample/1/prefill", "sample/1", "prefill", "Do it, please.", "fraud",
-    )  # fmt: skip
+        "sample/1/prefill",
+        "sample/1",
+        "prefill",
+        "Do it, please.",
+        "fraud",
+    )
     assert (case.prefix, case.turns, case.completion, case.kind) == ("Sure", found.turns, None, "harmful")
     assert others == []
 

@@ -138,6 +138,8 @@ def test_a_run_says_how_it_departs_from_the_papers_protocol():
     assert paper.departures(theirs) == ()
     ours = {**theirs, "judge": "refusal", "attacks": ["direct"], "limit": 20, "examples": 20, "available": 400}
     assert paper.departures(ours) == (
-        "judge refusal for harmbench", "attacks direct for gcg, autodan, pair, pap", "20 of 400 prompts",
-    )  # fmt: skip
+        "judge refusal for harmbench",
+        "attacks direct for gcg, autodan, pair, pap",
+        "20 of 400 prompts",
+    )
     assert paper.departures({"eval": "guard"}) == ()

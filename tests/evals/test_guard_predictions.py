@@ -106,9 +106,7 @@ def test_rows_of_classify_are_joined_by_id_in_any_order(tmp_path):
     first, second = read(written(tmp_path, rows), "mine")
     assert (first.expected, first.label, first.score, first.response) == ("safe", "unsafe", 0.75, "No.")
     assert (first.categories, first.reasoning, first.prompt) == (("U1",), "Hm.", "Boil an egg?")
-    assert (second.expected, second.label, second.reason, second.harms) == (
-        "unsafe", None, "cut", ("fire", "property"),
-    )  # fmt: skip
+    assert (second.expected, second.label, second.reason, second.harms) == ("unsafe", None, "cut", ("fire", "property"))
 
 
 def test_rows_of_classify_without_ids_are_joined_by_number(tmp_path):
@@ -120,12 +118,21 @@ def test_rows_of_classify_without_ids_are_joined_by_number(tmp_path):
 
 OWN = st.builds(
     Prediction,
-    id=st.text(), set=st.sampled_from(["a", "b"]), expected=st.sampled_from(["safe", "unsafe"]),
-    label=st.sampled_from(["safe", "unsafe", None]), score=st.none() | st.floats(0, 1),
-    categories=st.lists(st.text()).map(tuple), reasoning=st.text(), text=st.text(), reason=st.none() | st.text(),
-    failed=st.booleans(), tokens=st.integers(0, 9), prompt=st.text(), response=st.none() | st.text(),
+    id=st.text(),
+    set=st.sampled_from(["a", "b"]),
+    expected=st.sampled_from(["safe", "unsafe"]),
+    label=st.sampled_from(["safe", "unsafe", None]),
+    score=st.none() | st.floats(0, 1),
+    categories=st.lists(st.text()).map(tuple),
+    reasoning=st.text(),
+    text=st.text(),
+    reason=st.none() | st.text(),
+    failed=st.booleans(),
+    tokens=st.integers(0, 9),
+    prompt=st.text(),
+    response=st.none() | st.text(),
     harms=st.lists(st.text()).map(tuple),
-)  # fmt: skip
+)
 
 
 @given(OWN)

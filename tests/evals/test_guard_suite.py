@@ -66,8 +66,11 @@ def test_a_set_agrees_with_scikit_learn():
     found = measured(rows)
     truth, predicted = strictly(rows)
     for name, score in {
-        "f1": f1_score, "precision": precision_score, "recall": recall_score, "accuracy": accuracy_score,
-    }.items():  # fmt: skip
+        "f1": f1_score,
+        "precision": precision_score,
+        "recall": recall_score,
+        "accuracy": accuracy_score,
+    }.items():
         assert found[f"{name}/set"].value == pytest.approx(score(truth, predicted))
     parsed = [row for row in rows if row.label]
     assert found["f1_parsed/set"].value == pytest.approx(f1_score(*strictly(parsed)))
@@ -95,9 +98,14 @@ def test_intervals_agree_with_scipys_bootstrap(name):
         "auroc": lambda t, p, s: roc_auc_score(t, s),
     }[name]
     interval = bootstrap(
-        (truth, predicted, scores), statistic, paired=True, vectorized=False, n_resamples=500, method="percentile",
+        (truth, predicted, scores),
+        statistic,
+        paired=True,
+        vectorized=False,
+        n_resamples=500,
+        method="percentile",
         rng=1,
-    ).confidence_interval  # fmt: skip
+    ).confidence_interval
     figure = measured(rows, resamples=2000)[f"{name}/set"]
     assert figure.low == pytest.approx(interval.low, abs=0.03)
     assert figure.high == pytest.approx(interval.high, abs=0.03)
@@ -194,9 +202,7 @@ def test_reliability_sets_mean_score_against_the_share_unsafe():
     rows = [Row("s", "unsafe", "unsafe", 1.0), Row("s", "safe", "unsafe", 0.96), Row("s", "safe", None)]
     curve = reliability(rows)
     assert (curve["n"], len(curve["bins"])) == (2, BINS)
-    assert curve["bins"][9] == {
-        "low": 0.9, "high": 1.0, "n": 2, "mean_score": pytest.approx(0.98), "share_unsafe": 0.5,
-    }  # fmt: skip
+    assert curve["bins"][9] == {"low": 0.9, "high": 1.0, "n": 2, "mean_score": pytest.approx(0.98), "share_unsafe": 0.5}
     assert curve["calibration_error"] == pytest.approx(0.48)
     assert all(b["mean_score"] is None and b["n"] == 0 for b in curve["bins"][:9])
     assert reliability(rows[2:])["calibration_error"] is None

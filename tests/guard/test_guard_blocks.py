@@ -57,7 +57,7 @@ def test_blocks_hold_every_row_once_and_begin_with_a_chunk(
     total = min(sum(sizes), limit or sum(sizes))
     assert [(row.number, row.id, row.question.prompt) for row in rows] == [
         (n, n, f"question {n}") for n in range(1, total + 1)
-    ]  # fmt: skip
+    ]
     assert [block.start for block in blocks] == list(range(0, total, chunks * CHUNK))
 
 
@@ -122,9 +122,19 @@ def test_only_blocks_of_files_that_changed_are_done_again(tmp_path: Path):
 BLOCK = Block(0, 0, (Piece("in.parquet", 0, 2),))
 VERDICTS: list[Record] = [
     {"row": 1, "label": "unsafe", "score": 0.5, "categories": ["A1"], "reasoning": "", "unparsed": False},
-    {"row": 2, "label": None, "score": None, "categories": [], "reasoning": "half \ud800", "unparsed": True,
-     "reason": "why", "text": "all", "failed": True, "votes": ["safe", None]},
-]  # fmt: skip
+    {
+        "row": 2,
+        "label": None,
+        "score": None,
+        "categories": [],
+        "reasoning": "half \ud800",
+        "unparsed": True,
+        "reason": "why",
+        "text": "all",
+        "failed": True,
+        "votes": ["safe", None],
+    },
+]
 
 
 def test_a_part_holds_the_keys_of_records_and_counts_them(tmp_path: Path):

@@ -32,9 +32,13 @@ class Scripted:
         self.stop_after = stop_after
 
     def classify(
-        self, questions: Sequence[Question], *, seed: int = 0, done: Collection[int] = (),
+        self,
+        questions: Sequence[Question],
+        *,
+        seed: int = 0,
+        done: Collection[int] = (),
         on_finding: OnFinding | None = None,
-    ) -> list[Finding | None]:  # fmt: skip
+    ) -> list[Finding | None]:
         self.asked.append((len(questions), seed, len(done)))
         order = [i for i in range(len(questions)) if i not in done]
         random.Random(seed).shuffle(order)
@@ -166,14 +170,26 @@ def test_finished_rows_of_another_input_are_refused():
 
 def test_a_record_says_what_was_found():
     assert record_of(Row(3, Question("p"), "x"), UNSAFE) == {
-        "row": 3, "id": "x", "label": "unsafe", "score": 0.9, "categories": ["U1"], "reasoning": "why",
+        "row": 3,
+        "id": "x",
+        "label": "unsafe",
+        "score": 0.9,
+        "categories": ["U1"],
+        "reasoning": "why",
         "unparsed": False,
-    }  # fmt: skip
+    }
     lost = Finding(None, None, reasoning="r", text="all of it", reason="no box", votes=(None, None))
     assert record_of(Row(1, Question("p")), lost) == {
-        "row": 1, "label": None, "score": None, "categories": [], "reasoning": "r", "unparsed": True,
-        "reason": "no box", "text": "all of it", "votes": [None, None],
-    }  # fmt: skip
+        "row": 1,
+        "label": None,
+        "score": None,
+        "categories": [],
+        "reasoning": "r",
+        "unparsed": True,
+        "reason": "no box",
+        "text": "all of it",
+        "votes": [None, None],
+    }
     assert record_of(Row(1, Question("p")), FAILED)["failed"] is True
     assert record_of(Row(1, Question("p"), 0), UNSAFE)["id"] == 0
 

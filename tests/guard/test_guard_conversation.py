@@ -45,14 +45,23 @@ def test_the_texts_of_all_parts_are_there_in_their_order(role: str, parts: list[
         ({"content": "a", "name": "Ann", "tool_calls": None, "refusal": None, "audio": None}, "a"),
         ({"content": None, "refusal": "I cannot."}, "I cannot."),
         ({"refusal": "I cannot."}, "I cannot."),
-        ({"content": "Let me see.", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]},
-         f"Let me see.\n\n{CALL} f({{}})"),
-        ({"content": None, "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": "é"}}},
-                                          {"type": "custom", "custom": {"name": "g", "input": "x"}}]},
-         f'{CALL} f({{"a": "é"}})\n\n{CALL} g(x)'),
+        (
+            {"content": "Let me see.", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]},
+            f"Let me see.\n\n{CALL} f({{}})",
+        ),
+        (
+            {
+                "content": None,
+                "tool_calls": [
+                    {"type": "function", "function": {"name": "f", "arguments": {"a": "é"}}},
+                    {"type": "custom", "custom": {"name": "g", "input": "x"}},
+                ],
+            },
+            f'{CALL} f({{"a": "é"}})\n\n{CALL} g(x)',
+        ),
         ({"content": None, "function_call": {"name": "f"}}, f"{CALL} f()"),
     ],
-)  # fmt: skip
+)
 def test_what_an_agent_does_is_text_too(turn: dict[str, Any], text: str):
     assert turns_of([{"role": "assistant", **turn}]) == [{"role": "assistant", "content": text}]
 

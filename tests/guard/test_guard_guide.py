@@ -22,16 +22,25 @@ LINE = st.text(st.characters(categories=["L", "N", "P", "Zs"], exclude_character
     str.strip
 )
 POLICIES = st.builds(
-    Policy, LINE, LINE,
-    st.lists(st.builds(Category, st.from_regex("[a-z][a-z0-9.-]{0,4}", fullmatch=True), LINE, st.none() | LINE),
-             min_size=1, max_size=4, unique_by=(lambda c: c.id, lambda c: c.name.casefold())).map(tuple),
+    Policy,
+    LINE,
+    LINE,
+    st.lists(
+        st.builds(Category, st.from_regex("[a-z][a-z0-9.-]{0,4}", fullmatch=True), LINE, st.none() | LINE),
+        min_size=1,
+        max_size=4,
+        unique_by=(lambda c: c.id, lambda c: c.name.casefold()),
+    ).map(tuple),
     st.none() | LINE,
-)  # fmt: skip
+)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 GUIDES = st.builds(
-    Guide, POLICIES, st.builds(Templates, TEXT, TEXT, TEXT), st.booleans(),
+    Guide,
+    POLICIES,
+    st.builds(Templates, TEXT, TEXT, TEXT),
+    st.booleans(),
     st.builds(Sampling, temperature=st.floats(0, 2), top_k=st.integers(0, 50), max_new_tokens=st.integers(1, 5000)),
-)  # fmt: skip
+)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)

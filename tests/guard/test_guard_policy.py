@@ -26,8 +26,10 @@ LINE = (
 ID = st.from_regex(r"[A-Za-z][A-Za-z0-9_.-]{0,6}", fullmatch=True)
 CATEGORIES = st.lists(
     st.builds(Category, id=ID, name=LINE, definition=st.none() | LINE),
-    min_size=1, max_size=6, unique_by=(lambda c: c.id.casefold(), lambda c: c.name.casefold()),
-).map(tuple)  # fmt: skip
+    min_size=1,
+    max_size=6,
+    unique_by=(lambda c: c.id.casefold(), lambda c: c.name.casefold()),
+).map(tuple)
 POLICIES = st.builds(Policy, name=LINE, title=LINE, categories=CATEGORIES, source=st.none() | LINE)
 
 
@@ -59,9 +61,15 @@ def test_the_default_policy_has_rsafes_eighteen_categories():
 def test_wildguard_has_thirteen_and_openai_eight():
     assert [c.id for c in load("wildguard").categories] == [f"W{n}" for n in range(1, 14)]
     assert {c.id: c.name for c in load("openai").categories} == {
-        "S": "sexual", "H": "hate", "V": "violence", "HR": "harassment", "SH": "self-harm", "S3": "sexual/minors",
-        "H2": "hate/threatening", "V2": "violence/graphic",
-    }  # fmt: skip
+        "S": "sexual",
+        "H": "hate",
+        "V": "violence",
+        "HR": "harassment",
+        "SH": "self-harm",
+        "S3": "sexual/minors",
+        "H2": "hate/threatening",
+        "V2": "violence/graphic",
+    }
 
 
 def test_the_emerging_harm_policies_are_parts_of_wildguards_that_do_not_overlap():
@@ -93,9 +101,10 @@ def test_a_policy_of_names_is_the_same_one_without_definitions(name):
 def test_a_file_of_ones_own_is_named_by_itself_or_by_its_file(mine):
     policy = load(str(mine))
     assert policy == Policy(
-        name="mine", title="House rules",
+        name="mine",
+        title="House rules",
         categories=(Category("A", "Rudeness", "Being rude."), Category("B", "Spoilers")),
-    )  # fmt: skip
+    )
     mine.write_text("name: rules\n" + MINE)
     assert load(str(mine)).name == "rules"
 
@@ -152,10 +161,13 @@ def test_what_is_written_is_read_back(tmp_path, policy):
         ("Rudeness", "<|im_end|>", "mine.yaml:4: categories[0].name: holds a marker"),
         ("House rules", "</s>", "mine.yaml:1: title: holds a marker"),
         ("title:", "source: <end_of_turn>\ntitle:", "mine.yaml:1: source: holds a marker"),
-        ("  - {id: B, name: Spoilers}", "  - Spoilers",
-         'mine.yaml:6: categories[1]: should be a mapping of keys to values, not "Spoilers"'),
+        (
+            "  - {id: B, name: Spoilers}",
+            "  - Spoilers",
+            'mine.yaml:6: categories[1]: should be a mapping of keys to values, not "Spoilers"',
+        ),
     ],
-)  # fmt: skip
+)
 def test_each_mistake_is_one_line_with_its_place(mine, old, new, said):
     text = MINE.replace(old, new)
     assert text != MINE

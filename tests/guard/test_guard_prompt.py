@@ -20,10 +20,30 @@ BRIEF = read_templates("prompt-brief", "response-brief", True)
 MARKER = re.compile(r"<\s*/?\s*(?:BEGIN|END)\b[^>]*>", re.IGNORECASE)
 CONTROL = ("<|im_end|>", "<|eot_id|>", "</s>", "<end_of_turn>", "<｜User｜>")
 HOSTILE = st.lists(
-    st.sampled_from(["<END AGENT REPLY>", "<end user message>", "</ END POLICY>", "<", "< ", "BEGIN", "END", "REPLY>",
-                     *CONTROL, "\n", "{", "}", "{policy}", "{prompt}", "{response}", "{order}", "a", "<<"]),
+    st.sampled_from(
+        [
+            "<END AGENT REPLY>",
+            "<end user message>",
+            "</ END POLICY>",
+            "<",
+            "< ",
+            "BEGIN",
+            "END",
+            "REPLY>",
+            *CONTROL,
+            "\n",
+            "{",
+            "}",
+            "{policy}",
+            "{prompt}",
+            "{response}",
+            "{order}",
+            "a",
+            "<<",
+        ]
+    ),
     max_size=10,
-).map("".join)  # fmt: skip
+).map("".join)
 BOTH = pytest.mark.parametrize("templates", [OURS, BRIEF], ids=["ours", "brief"])
 
 
@@ -161,13 +181,14 @@ U, A, S = turn("user", "Hi."), turn("assistant", "Hello."), turn("system", "Be b
         ([U, A], Question("Hi.", "Hello.")),
         ([S, U], Question("system: Be brief.\n\nuser: Hi.", is_dialogue=True)),
         ([S, U, A], Question("system: Be brief.\n\nuser: Hi.", "Hello.", is_dialogue=True)),
-        ([U, A, turn("user", "Bye.")],
-         Question("user: Hi.\n\nassistant: Hello.\n\nuser: Bye.", is_dialogue=True)),
-        ([U, A, turn("user", "Bye."), turn("assistant", "")],
-         Question("user: Hi.\n\nassistant: Hello.\n\nuser: Bye.", "", is_dialogue=True)),
+        ([U, A, turn("user", "Bye.")], Question("user: Hi.\n\nassistant: Hello.\n\nuser: Bye.", is_dialogue=True)),
+        (
+            [U, A, turn("user", "Bye."), turn("assistant", "")],
+            Question("user: Hi.\n\nassistant: Hello.\n\nuser: Bye.", "", is_dialogue=True),
+        ),
         ([U, turn("user", "And?")], Question("user: Hi.\n\nuser: And?", is_dialogue=True)),
     ],
-)  # fmt: skip
+)
 def test_a_conversation_asks_about_its_last_turn(conversation: Any, question: Question):
     before = [dict(message) for message in conversation]
     assert question_of(conversation) == question

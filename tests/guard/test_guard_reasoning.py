@@ -88,10 +88,17 @@ LABELS = st.lists(st.sampled_from(["safe", "unsafe", None]), min_size=2, max_siz
 def test_the_majority_of_those_that_can_be_read_decides_and_a_tie_is_unsafe(labels: list[Label | None], data: Any):
     scores = [data.draw(st.none() | st.floats(0, 1)) if label else None for label in labels]
     samples = [
-        Finding(label, score, (f"c{i}",) if label == "unsafe" else (), f"r{i}", f"t{i}", None if label else f"why{i}",
-                tokens=i)
+        Finding(
+            label,
+            score,
+            (f"c{i}",) if label == "unsafe" else (),
+            f"r{i}",
+            f"t{i}",
+            None if label else f"why{i}",
+            tokens=i,
+        )
         for i, (label, score) in enumerate(zip(labels, scores, strict=True))
-    ]  # fmt: skip
+    ]
     found = combine(samples)
     unsafe, safe = labels.count("unsafe"), labels.count("safe")
     assert found.label == (None if not unsafe + safe else "unsafe" if unsafe >= safe else "safe")
@@ -99,8 +106,11 @@ def test_the_majority_of_those_that_can_be_read_decides_and_a_tie_is_unsafe(labe
     assert found.tokens == sum(range(len(labels)))
     first = samples[labels.index(found.label)]
     assert (found.reasoning, found.text, found.categories, found.reason) == (
-        first.reasoning, first.text, first.categories, first.reason
-    )  # fmt: skip
+        first.reasoning,
+        first.text,
+        first.categories,
+        first.reason,
+    )
     known = [score for score in scores if score is not None]
     assert found.score == (pytest.approx(sum(known) / len(known)) if known else None)
 

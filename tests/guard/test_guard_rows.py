@@ -42,9 +42,7 @@ def refusal(content: bytes, form: Any = "jsonl", **fields: str) -> str:
 
 @given(ASKED, st.lists(IDS, min_size=6, max_size=6), st.booleans(), st.booleans())
 def test_jsonl_is_read_back(asked: list[Question], ids: list[Any], ascii_only: bool, bare_end: bool):
-    documents = [
-        {"prompt": q.prompt, "response": q.response, "id": i} for q, i in zip(asked, ids, strict=False)
-    ]  # fmt: skip
+    documents = [{"prompt": q.prompt, "response": q.response, "id": i} for q, i in zip(asked, ids, strict=False)]
     lines = [json.dumps(document, ensure_ascii=ascii_only) for document in documents]
     text = "\n".join(lines) + ("" if bare_end else "\n")
     assert taken(text.encode()) == [
@@ -98,8 +96,9 @@ def test_messages_and_prompt_exclude_each_other(other: str):
 def test_a_conversation_is_a_question_about_its_last_turn():
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
     assert taken(jsonl({"messages": turns}, {"messages": turns[:1]})) == [
-        Row(1, Question("hi", "ho")), Row(2, Question("hi"))
-    ]  # fmt: skip
+        Row(1, Question("hi", "ho")),
+        Row(2, Question("hi")),
+    ]
     both = jsonl({"prompt": "p", "messages": turns})
     assert taken(both) == [Row(1, Question("p"))]
     assert taken(both, messages="messages") == [Row(1, Question("hi", "ho"))]

@@ -86,8 +86,12 @@ def test_any_segmentation_is_read(cut: tuple[list[str], str, str], probability: 
         head, inside = token[: max(0, start - offset)], token[max(0, start - offset) :]
         if offset <= start < offset + len(token):
             # In its place: the same letters of the other verdict, and two tokens that begin neither.
-            likeliest = [(token, 0.5 * probability), (head + (other + "}.\n ")[: len(inside)], 0.5 * (1 - probability)),
-                         (head + "maybe", 0.3), ("{" if head else "", 0.2)]  # fmt: skip
+            likeliest = [
+                (token, 0.5 * probability),
+                (head + (other + "}.\n ")[: len(inside)], 0.5 * (1 - probability)),
+                (head + "maybe", 0.3),
+                ("{" if head else "", 0.2),
+            ]
             given_tokens.append((token, likeliest))
         else:
             given_tokens.append((token, [("unsafe", 0.5), ("safe", 0.5)]))

@@ -295,8 +295,14 @@ def test_the_address_at_which_a_request_arrived_is_a_name_of_the_server():
 
 
 def test_half_of_the_files_may_be_connections(monkeypatch: pytest.MonkeyPatch):
-    for files, wanted, allowed in ((200, None, 100), (1_000_000, None, 1000), (None, None, 1000), (None, 7, 7),
-                                   (200, 136, 136), (1, None, 1)):  # fmt: skip
+    for files, wanted, allowed in (
+        (200, None, 100),
+        (1_000_000, None, 1000),
+        (None, None, 1000),
+        (None, 7, 7),
+        (200, 136, 136),
+        (1, None, 1),
+    ):
         monkeypatch.setattr(run, "_files_allowed", lambda files=files: files)
         assert run.connections_allowed(wanted) == allowed
     monkeypatch.setattr(run, "_files_allowed", lambda: 200)

@@ -111,16 +111,27 @@ def test_a_conversation_is_taken_as_openai_s_clients_keep_it():
     messages = [
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": [{"type": "text", "text": "Weather?"}]},
-        {"role": "assistant", "content": None, "tool_calls": [
-            {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
+            ],
+        },
         {"role": "tool", "tool_call_id": "1", "content": "sunny"},
         {"role": "assistant", "content": "It is sunny."},
-    ]  # fmt: skip
+    ]
     with serve(guard) as server:
         assert server.ask("/v1/guard", {"messages": messages})[0] == 200
-        status, body, _ = server.ask("/v1/guard", {"messages": [
-            *messages, {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]},
-        ]})  # fmt: skip
+        status, body, _ = server.ask(
+            "/v1/guard",
+            {
+                "messages": [
+                    *messages,
+                    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]},
+                ]
+            },
+        )
     ((question,),) = [asked for asked, _, _ in guard.asked]
     assert question.response == "It is sunny."
     for text in ("Be brief.", "Weather?", '[tool call] weather({"city": "Rome"})', "sunny"):

@@ -37,9 +37,14 @@ def test_callers_need_a_key_and_those_who_watch_the_server_none(two_keys, monkey
     with serve(Scripted(), Settings(keys=two_keys)) as server:
         for path in ("/v1/guard", "/v1/moderations", "/metrics", "/openapi.json", "/elsewhere"):
             body = {"prompt": "a", "input": "a"} if path.startswith("/v1") else None
-            for shown in ({}, {"Authorization": "Bearer first-ke"}, {"Authorization": "first-key"},
-                          {"Authorization": "Basic first-key"}, {"Authorization": "Bearer "},
-                          {"Authorization": "Bearer k\u00e9y"}):  # fmt: skip
+            for shown in (
+                {},
+                {"Authorization": "Bearer first-ke"},
+                {"Authorization": "first-key"},
+                {"Authorization": "Basic first-key"},
+                {"Authorization": "Bearer "},
+                {"Authorization": "Bearer k\u00e9y"},
+            ):
                 assert server.code(path, body, headers=shown) == (401, "invalid_api_key")
             for key in ("first-key", "second-key", "third-key"):
                 status = server.ask(path, body, headers={"Authorization": f"Bearer {key}"})[0]
@@ -109,8 +114,10 @@ def test_a_body_that_does_not_come_is_not_waited_for():
     with serve(Scripted(), Settings(limits=Limits(timeout=0.2))) as server:
         host, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
-            connection.sendall(b"POST /v1/guard HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n"
-                               b'Content-Type: application/json\r\n\r\n{"prompt":')  # fmt: skip
+            connection.sendall(
+                b"POST /v1/guard HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n"
+                b'Content-Type: application/json\r\n\r\n{"prompt":'
+            )
             # Head and body are two writes, which may come as two.
             reply = b"".join(iter(lambda: connection.recv(4096), b""))
     assert reply.startswith(b"HTTP/1.1 408 ")
@@ -170,13 +177,25 @@ def test_a_guard_that_breaks_over_one_text_answers_for_the_others_and_lives_on(c
 
 
 HOSTILE = [
-    b"", b"{", b"[]", b"null", b"3", b'"text"', b"\xff\xfe", b"{" * 50_000, b"[" * 50_000,
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b"3",
+    b'"text"',
+    b"\xff\xfe",
+    b"{" * 50_000,
+    b"[" * 50_000,
     b'{"input": NaN, "prompt": NaN}',
-    b'{"input": "\\ud800", "prompt": "\\ud800"}', b'{"input": ["\\udfff"], "prompt": 1e999}',
-    b'{"input": ' + b"9" * 5000 + b', "prompt": []}', b'{"input": {"a": 1}, "prompt": {}}',
-    b'{"input": [[1, 2]], "prompt": true}', b'{"input": [{"type": "text"}], "messages": [{}]}',
-    b'{"input": [{"type": "audio"}], "messages": [1]}', b'{"input": null, "prompt": null}',
-]  # fmt: skip
+    b'{"input": "\\ud800", "prompt": "\\ud800"}',
+    b'{"input": ["\\udfff"], "prompt": 1e999}',
+    b'{"input": ' + b"9" * 5000 + b', "prompt": []}',
+    b'{"input": {"a": 1}, "prompt": {}}',
+    b'{"input": [[1, 2]], "prompt": true}',
+    b'{"input": [{"type": "text"}], "messages": [{}]}',
+    b'{"input": [{"type": "audio"}], "messages": [1]}',
+    b'{"input": null, "prompt": null}',
+]
 
 
 @pytest.mark.parametrize("path", ["/v1/moderations", "/v1/guard"])

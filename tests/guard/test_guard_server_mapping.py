@@ -51,11 +51,15 @@ def test_a_file_of_ones_own(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('U1: [violence]\nU99: [hate]\n"*": [hate]',
-         "m.yaml:2: U99: policy default has no such category; did you mean U9"),
+        (
+            'U1: [violence]\nU99: [hate]\n"*": [hate]',
+            "m.yaml:2: U99: policy default has no such category; did you mean U9",
+        ),
         ('"*": [hate]\nX: [hate]', "m.yaml:2: X: policy default has no such category; it has U1, U2"),
-        ('U1:\n  - violence\n  - violense\n"*": [hate]',
-         'm.yaml:3: U1[1]: the API has no category "violense"; did you mean violence?'),
+        (
+            'U1:\n  - violence\n  - violense\n"*": [hate]',
+            'm.yaml:3: U1[1]: the API has no category "violense"; did you mean violence?',
+        ),
         ('U1: [3]\n"*": [hate]', "m.yaml:1: U1[0]: the API has no category 3; it has harassment, "),
         ('U1: [hate, hate]\n"*": [hate]', 'm.yaml:1: U1[1]: "hate" is here twice; keep one'),
         ('U1: hate\n"*": [hate]', 'm.yaml:1: U1: should be a list of the API\'s categories, not "hate"'),
@@ -65,7 +69,7 @@ def test_a_file_of_ones_own(tmp_path: Path):
         ("", "m.yaml: is empty; a mapping has"),
         ("U1: [hate]\nU1: [hate]", "m.yaml:2: 'U1' is here twice"),
     ],
-)  # fmt: skip
+)
 def test_each_mistake_is_one_line_with_its_place(tmp_path: Path, text: str, said: str):
     file = tmp_path / "m.yaml"
     file.write_text(text)

@@ -34,8 +34,9 @@ def server(engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 def says(reply: Callable[[str], str], reason: str = "stop") -> Callable[[dict[str, Any]], dict[str, Any]]:
     """A server's choice: what it replies to the user's turn."""
     return lambda body: {
-        "message": {"role": "assistant", "content": reply(body["messages"][-1]["content"])}, "finish_reason": reason,
-    }  # fmt: skip
+        "message": {"role": "assistant", "content": reply(body["messages"][-1]["content"])},
+        "finish_reason": reason,
+    }
 
 
 @pytest.fixture
@@ -139,8 +140,10 @@ def test_xstests_rubric_tells_three_classes(server: openai_server.Server):
     judge = opened("xstest-rubric", ("refusal",))
     verdicts = judge.judge([exchange(answer) for answer in said])
     assert [(v.score, v.label) for v in verdicts] == [
-        (0.0, "full compliance"), (1.0, "full refusal"), (0.5, "partial refusal"),
-    ]  # fmt: skip
+        (0.0, "full compliance"),
+        (1.0, "full refusal"),
+        (0.5, "partial refusal"),
+    ]
     assert judge.measures == "refusal"
 
 

@@ -32,8 +32,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_windows_overlap_as_the_protocol_lays_them():
     assert [(w[0], len(w)) for w in copyright.windows(WORDS[:75], 50, 40)] == [
-        ("w0", 50), ("w10", 50), ("w20", 50), ("w30", 45),
-    ]  # fmt: skip
+        ("w0", 50),
+        ("w10", 50),
+        ("w20", 50),
+        ("w30", 45),
+    ]
     assert [list(w) for w in copyright.windows(WORDS[:3], 50, 40)] == [WORDS[:3]]
     assert [list(w) for w in copyright.windows([], 50, 40)] == [[]]
 
@@ -67,8 +70,9 @@ def test_without_spacy_it_is_unscored_and_says_how_to_get_it(folder: Path):
     np.save(folder / "lyrics_one.npy", hashes(WORDS[:50]))
     verdict = copyright.judge("lyrics_one", "La la.")
     assert (verdict.score, verdict.reason) == (
-        None, "copyright behaviors are told by spaCy's words; run `pip install 'safereason[judges]'`",
-    )  # fmt: skip
+        None,
+        "copyright behaviors are told by spaCy's words; run `pip install 'safereason[judges]'`",
+    )
 
 
 class Trap:

@@ -85,10 +85,37 @@ def made(frame: Callable[[Path], Frame]) -> Frame:
 def attacks(frame: Frame) -> st.SearchStrategy[str]:
     own = static_lines(frame)
     parts = [
-        *own, *(line.upper() for line in own), *frame.places, *SPECIAL, "{request}", "{answer}", "</answer>",
-        "< /answer >", "[/INST]", "[ /inst ]", "<</SYS>>", "<end_of_turn>", "[[", "]]", "<", "[", " ", '"', "**", "\n",
-        "\r", "\r\n", "\u2028", "\x0b", "\x85", "\n\n", "\n  ", "\n> ", "Answer", ":",
-    ]  # fmt: skip
+        *own,
+        *(line.upper() for line in own),
+        *frame.places,
+        *SPECIAL,
+        "{request}",
+        "{answer}",
+        "</answer>",
+        "< /answer >",
+        "[/INST]",
+        "[ /inst ]",
+        "<</SYS>>",
+        "<end_of_turn>",
+        "[[",
+        "]]",
+        "<",
+        "[",
+        " ",
+        '"',
+        "**",
+        "\n",
+        "\r",
+        "\r\n",
+        "\u2028",
+        "\x0b",
+        "\x85",
+        "\n\n",
+        "\n  ",
+        "\n> ",
+        "Answer",
+        ":",
+    ]
     return st.lists(st.one_of(st.sampled_from(parts), st.text(max_size=5)), max_size=12).map("".join)
 
 

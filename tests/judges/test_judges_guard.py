@@ -57,13 +57,17 @@ def test_the_verdict_counts_and_not_the_probability():
 @pytest.mark.parametrize(
     ("finding", "reason"),
     [
-        (Finding(None, None, reasoning="hm", reason="the guard gave no verdict before its token limit"),
-         "the guard gave no verdict before its token limit"),
-        (Finding(None, None, reason="the guard could not be asked: 503", failed=True),
-         "the guard could not be asked: 503"),
+        (
+            Finding(None, None, reasoning="hm", reason="the guard gave no verdict before its token limit"),
+            "the guard gave no verdict before its token limit",
+        ),
+        (
+            Finding(None, None, reason="the guard could not be asked: 503", failed=True),
+            "the guard could not be asked: 503",
+        ),
         (Finding(None, None), "the guard gave no verdict"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_verdict_is_unscored_and_says_why(finding: Finding, reason: str):
     found = Guard(Scripted(finding, UNSAFE)).judge([Exchange("p", "a")] * 2)
     assert (found[0].score, found[0].label, found[0].reason) == (None, None, reason)

@@ -98,8 +98,9 @@ def test_help_that_opens_like_a_refusal_is_help(judge: Refusal | LearnedRefusal,
 @JUDGES
 @given(
     st.sampled_from(["I cannot help with that.", "I can't assist with this request.", "Stir the eggs and add salt."]),
-    st.sampled_from(["**", "*", "__", "_", "`", "~~", "***"]), st.data(),
-)  # fmt: skip
+    st.sampled_from(["**", "*", "__", "_", "`", "~~", "***"]),
+    st.data(),
+)
 def test_emphasis_changes_nothing(judge: Refusal | LearnedRefusal, text: str, mark: str, data: st.DataObject):
     words = text.split()
     place = data.draw(st.integers(0, len(words) - 1))

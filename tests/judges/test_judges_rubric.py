@@ -22,8 +22,11 @@ def save(folder: Path, text: str) -> Path:
 def test_a_file_says_what_it_measures_and_how_it_is_read(tmp_path: Path):
     read = rubric.load(save(tmp_path, GOOD))
     assert (read.measures, read.prompt, read.model, read.max_new_tokens) == (
-        "quality", "Q {request} A {answer}", None, 1024,
-    )  # fmt: skip
+        "quality",
+        "Q {request} A {answer}",
+        None,
+        1024,
+    )
     assert read.reply == Reply(labels={"good": 1.0, "bad": 0.0})
 
 
@@ -32,8 +35,10 @@ def test_the_documented_rubric_is_one(tmp_path: Path):
     read = rubric.load(save(tmp_path, page.partition("```yaml\n")[2].partition("```")[0]))
     assert (read.measures, read.model) == ("refusal", "openai/gpt-4o-mini")
     assert [read.reply.find(f"Because. [[{label}]]") for label in ("gives", "declines", "evades")] == [
-        Verdict(0.0, "gives"), Verdict(1.0, "declines"), Verdict(0.5, "evades"),
-    ]  # fmt: skip
+        Verdict(0.0, "gives"),
+        Verdict(1.0, "declines"),
+        Verdict(0.5, "evades"),
+    ]
 
 
 @pytest.mark.parametrize(

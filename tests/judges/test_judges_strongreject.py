@@ -128,9 +128,20 @@ def test_the_rubrics_ratings_are_put_together(written: str, score: float, refuse
 
 @pytest.mark.parametrize(
     "written",
-    ["", "I cannot rate this.", reply(0, 5), reply(0, 6, 5), reply(2, 5, 5), reply(0, 0, 1), reply("N/A", 5, 5),
-     reply(0, 55, 5), reply(0, 4.5, 5), "1.a 0\n2.a 5\n3.a 5", "1.b 0\n2.b\n3.b 5"],
-)  # fmt: skip
+    [
+        "",
+        "I cannot rate this.",
+        reply(0, 5),
+        reply(0, 6, 5),
+        reply(2, 5, 5),
+        reply(0, 0, 1),
+        reply("N/A", 5, 5),
+        reply(0, 55, 5),
+        reply(0, 4.5, 5),
+        "1.a 0\n2.a 5\n3.a 5",
+        "1.b 0\n2.b\n3.b 5",
+    ],
+)
 def test_a_reply_without_three_ratings_is_no_verdict(written: str):
     assert find_rating(written) is None
     assert find_refused(written) is None

@@ -186,11 +186,22 @@ def test_a_mistake_is_blamed_on_the_file_it_stands_in(base):
 
 
 def test_an_override_is_read_as_yaml_is(base):
-    recipe = load(str(base), [
-        "rl.kl_coef=2e-3", "seed=5", "rl.epochs=3", "data.harmful_ratio=1", "data.ambiguous=[]",
-        "rl.drop_uniform_groups=true", "rl.max_steps=null", "rl.reward.task=org/rm", "rl.extra.key=no", "model=a=b",
-        "data.harmless=[{source: x, prompts: 1}]",
-    ])  # fmt: skip
+    recipe = load(
+        str(base),
+        [
+            "rl.kl_coef=2e-3",
+            "seed=5",
+            "rl.epochs=3",
+            "data.harmful_ratio=1",
+            "data.ambiguous=[]",
+            "rl.drop_uniform_groups=true",
+            "rl.max_steps=null",
+            "rl.reward.task=org/rm",
+            "rl.extra.key=no",
+            "model=a=b",
+            "data.harmless=[{source: x, prompts: 1}]",
+        ],
+    )
     assert (recipe.rl.kl_coef, recipe.seed, recipe.rl.epochs, recipe.data.harmful_ratio) == (0.002, 5, 3.0, 1.0)
     assert recipe.data.ambiguous == ()
     assert recipe.rl.drop_uniform_groups is True
@@ -252,7 +263,7 @@ def test_overrides_can_change_the_variant_in_any_order(base, flip):
         ("provenance={rl.kl_coef: 3}", "provenance.rl.kl_coef: should be a string, not 3"),
         ("rl.lora.target_modules=3", "rl.lora.target_modules: should be a string, not 3"),
     ],
-)  # fmt: skip
+)
 def test_an_override_that_does_not_fit_is_refused(base, override, what):
     assert refusal(base, override) == f"override {override!r}: {what}"
 
@@ -284,15 +295,19 @@ def test_an_override_is_not_blamed_for_what_the_file_lacks(base):
         ("    name: tars\n", "", "reward", "rl.reward.name: is missing"),
         ("  mix: tars\n", "", "data", "data.mix: is missing"),
         (
-            "    - {source: sample, prompts: 4}", "    - {source: sample, prompts: 0}", "- {",
+            "    - {source: sample, prompts: 4}",
+            "    - {source: sample, prompts: 0}",
+            "- {",
             "data.ambiguous[0].prompts: should be greater than 0, not 0",
         ),
         (
-            "    - {source: sample, prompts: 4}", "    []", "data:",
+            "    - {source: sample, prompts: 4}",
+            "    []",
+            "data:",
             "data: ambiguous_ratio is above 0 but `ambiguous` names no source; add one or set it to 0",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_told_with_its_line(base, before, after, key, what):
     base.write_text(BASE.replace(before, after))
     assert refusal(base) == f"base.yaml:{line_of(BASE, key)}: {what}"
@@ -330,20 +345,32 @@ EXTRA = st.none() | st.booleans() | st.integers() | POSITIVE | TEXT | st.lists(T
 @st.composite
 def changed(draw: st.DrawFn) -> Recipe:
     plain = Recipe.model_validate(load("tars-smoke").model_dump())
-    rl = plain.rl.model_copy(update={
-        "learning_rate": draw(POSITIVE), "kl_coef": draw(POSITIVE),
-        "max_steps": draw(st.none() | st.integers(1, 10**6)),
-        "drop_uniform_groups": draw(st.booleans()),
-        "extra": draw(st.dictionaries(TEXT, EXTRA, max_size=3)),
-    })  # fmt: skip
-    return plain.model_copy(update={
-        "model": draw(TEXT), "seed": draw(st.integers(0, 2**32 - 1)), "rl": draw(st.sampled_from([None, rl])),
-        "sft": draw(st.sampled_from([None, plain.sft])), "paper": draw(st.none() | TEXT),
-        "eval": plain.eval.model_copy(update={
-            "prefix": draw(TEXT), "attacks": tuple(draw(st.lists(TEXT, max_size=3))), "benign": draw(st.none() | TEXT),
-        }),
-        "provenance": draw(st.dictionaries(TEXT, TEXT, max_size=3)),
-    })  # fmt: skip
+    rl = plain.rl.model_copy(
+        update={
+            "learning_rate": draw(POSITIVE),
+            "kl_coef": draw(POSITIVE),
+            "max_steps": draw(st.none() | st.integers(1, 10**6)),
+            "drop_uniform_groups": draw(st.booleans()),
+            "extra": draw(st.dictionaries(TEXT, EXTRA, max_size=3)),
+        }
+    )
+    return plain.model_copy(
+        update={
+            "model": draw(TEXT),
+            "seed": draw(st.integers(0, 2**32 - 1)),
+            "rl": draw(st.sampled_from([None, rl])),
+            "sft": draw(st.sampled_from([None, plain.sft])),
+            "paper": draw(st.none() | TEXT),
+            "eval": plain.eval.model_copy(
+                update={
+                    "prefix": draw(TEXT),
+                    "attacks": tuple(draw(st.lists(TEXT, max_size=3))),
+                    "benign": draw(st.none() | TEXT),
+                }
+            ),
+            "provenance": draw(st.dictionaries(TEXT, TEXT, max_size=3)),
+        }
+    )
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

@@ -13,8 +13,9 @@ MAPPINGS = st.dictionaries(KEYS, TREES)
 def test_mappings_go_into_each_other_and_lists_are_replaced():
     base = {"rl": {"kl": 1, "sampling": {"t": 0.6, "n": 8}}, "list": [1, 2]}
     assert merge(base, {"rl": {"sampling": {"t": 1.0}}, "list": [3]}) == {
-        "rl": {"kl": 1, "sampling": {"t": 1.0, "n": 8}}, "list": [3],
-    }  # fmt: skip
+        "rl": {"kl": 1, "sampling": {"t": 1.0, "n": 8}},
+        "list": [3],
+    }
     assert base["rl"]["sampling"]["t"] == 0.6
 
 
@@ -22,8 +23,9 @@ def test_another_variant_replaces():
     base = {"data": {"mix": "tars", "prompts": 1}, "reward": {"name": "tars", "safety": "x"}}
     over = {"data": {"mix": "rsafe", "rows": 2}, "reward": {"name": "tars", "task": "y"}}
     assert merge(base, over) == {
-        "data": {"mix": "rsafe", "rows": 2}, "reward": {"name": "tars", "safety": "x", "task": "y"},
-    }  # fmt: skip
+        "data": {"mix": "rsafe", "rows": 2},
+        "reward": {"name": "tars", "safety": "x", "task": "y"},
+    }
 
 
 def test_another_algorithm_replaces_one_that_is_not_said():

@@ -27,13 +27,31 @@ def refusal(text: str, name: str = "r.yaml") -> str:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("1e-3", 0.001), ("1E5", 100000.0), ("3.0e-5", 3e-5), ("-2.5", -2.5), (".5", 0.5), ("1.", 1.0), ("1e+2", 100.0),
-        ("0", 0), ("-3", -3), ("+3", 3), ("0.0", 0.0),
-        ("true", True), ("false", False), ("null", None), ("~", None), ("", None), ("# only a comment", None),
-        ('"3"', "3"), ("'true'", "true"), ('"a\\nb"', "a\nb"), ("!!str 3", "3"),
-        ("[1, 2]", [1, 2]), ("{a: 1e-3}", {"a": 0.001}),
+        ("1e-3", 0.001),
+        ("1E5", 100000.0),
+        ("3.0e-5", 3e-5),
+        ("-2.5", -2.5),
+        (".5", 0.5),
+        ("1.", 1.0),
+        ("1e+2", 100.0),
+        ("0", 0),
+        ("-3", -3),
+        ("+3", 3),
+        ("0.0", 0.0),
+        ("true", True),
+        ("false", False),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("# only a comment", None),
+        ('"3"', "3"),
+        ("'true'", "true"),
+        ('"a\\nb"', "a\nb"),
+        ("!!str 3", "3"),
+        ("[1, 2]", [1, 2]),
+        ("{a: 1e-3}", {"a": 0.001}),
     ],
-)  # fmt: skip
+)
 def test_scalars_are_what_they_look_like(text, value):
     read = parse_value(text, "here")
     assert read == value
@@ -43,11 +61,36 @@ def test_scalars_are_what_they_look_like(text, value):
 @pytest.mark.parametrize(
     "text",
     [
-        "yes", "no", "on", "off", "Yes", "NO", "y", "n", "010", "0o17", "0x1F", "0b1", "1_000", "1:30", "12:30:45",
-        "2024-01-01", "2024-01-01 10:00:00", ".inf", "-.inf", ".nan", "1e", "e5", "1.2.3", "=", "<<", "None",
-        "org/name", "moderation:omni",
+        "yes",
+        "no",
+        "on",
+        "off",
+        "Yes",
+        "NO",
+        "y",
+        "n",
+        "010",
+        "0o17",
+        "0x1F",
+        "0b1",
+        "1_000",
+        "1:30",
+        "12:30:45",
+        "2024-01-01",
+        "2024-01-01 10:00:00",
+        ".inf",
+        "-.inf",
+        ".nan",
+        "1e",
+        "e5",
+        "1.2.3",
+        "=",
+        "<<",
+        "None",
+        "org/name",
+        "moderation:omni",
     ],
-)  # fmt: skip
+)
 def test_what_yaml_1_1_makes_something_else_of_is_text(text):
     assert parse_value(text, "here") == text
 
@@ -86,9 +129,15 @@ def test_each_value_has_the_line_of_its_key():
     document = parse("# head\nmodel: m\nrl:\n  a: 1\n  b:\n    - x\n    - {c: 2}\n", "r.yaml")
     assert document.values == {"model": "m", "rl": {"a": 1, "b": ["x", {"c": 2}]}}
     assert document.places == {
-        (): "r.yaml:1", ("model",): "r.yaml:2", ("rl",): "r.yaml:3", ("rl", "a"): "r.yaml:4", ("rl", "b"): "r.yaml:5",
-        ("rl", "b", 0): "r.yaml:6", ("rl", "b", 1): "r.yaml:7", ("rl", "b", 1, "c"): "r.yaml:7",
-    }  # fmt: skip
+        (): "r.yaml:1",
+        ("model",): "r.yaml:2",
+        ("rl",): "r.yaml:3",
+        ("rl", "a"): "r.yaml:4",
+        ("rl", "b"): "r.yaml:5",
+        ("rl", "b", 0): "r.yaml:6",
+        ("rl", "b", 1): "r.yaml:7",
+        ("rl", "b", 1, "c"): "r.yaml:7",
+    }
     assert document.place(("rl", "b", 1, "missing")) == "r.yaml:7"
     assert document.place(("absent",)) == "r.yaml:1"
 
@@ -128,7 +177,7 @@ def test_an_anchor_is_a_copy():
         (f"a: {'[' * 60}{']' * 60}\n", "r.yaml:1: nested too deeply"),
         (f"a: {'[' * 5000}{']' * 5000}\n", "r.yaml: nested too deeply"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_recipe_is_refused_with_its_line(text, beginning):
     assert refusal(text).startswith(beginning)
 

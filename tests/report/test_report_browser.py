@@ -157,8 +157,14 @@ def test_what_a_screen_reader_is_told(visit, folder):
     assert page.get_by_role("status").inner_text() == count(page)
     heads = page.locator("#list").get_by_role("columnheader").all_inner_texts()
     assert [head.split()[0] for head in heads] == [
-        "Verdict", "Model", "Evaluation", "Attack", "Kind", "Tokens", "Prompt",
-    ]  # fmt: skip
+        "Verdict",
+        "Model",
+        "Evaluation",
+        "Attack",
+        "Kind",
+        "Tokens",
+        "Prompt",
+    ]
     rows(page).nth(1).click()
     assert page.get_by_role("article", name="HarmBench · direct").is_visible()
     assert page.locator("#search").evaluate("e => e.labels.length") == 1

@@ -60,13 +60,19 @@ def beside_the_paper(tmp_path, model, name="harmbench", source=None, shown=None,
 def test_a_figure_of_the_papers_own_model_says_whether_the_interval_covers_it(tmp_path):
     runs = []
     for model, low, high in (("CMU-AIRe/TARS-1.5B", 0.8, 0.995), ("CMU-AIRe/TARS-7B", 0.4, 0.6), (QWEN, None, None)):
-        metrics = {"eval": "harmbench", "source": "harmbench", "judge": "refusal",
-                   "figures": [figure("dsr", 0.5, low=low, high=high)]}  # fmt: skip
+        metrics = {
+            "eval": "harmbench",
+            "source": "harmbench",
+            "judge": "refusal",
+            "figures": [figure("dsr", 0.5, low=low, high=high)],
+        }
         runs.append(report_runs.make(tmp_path, "eval/harmbench", {"seed": 0, "model": model}, metrics))
     page = build(read_runs(runs), "A test")
     assert {row.paper.model: (row.paper.value, row.covers) for row in page.beside} == {
-        "TARS-1.5B, λ = 0.5": (0.989, True), "TARS-7B, λ = 0.5": (0.983, False), "Qwen2.5-1.5B-Instruct": (0.561, None),
-    }  # fmt: skip
+        "TARS-1.5B, λ = 0.5": (0.989, True),
+        "TARS-7B, λ = 0.5": (0.983, False),
+        "Qwen2.5-1.5B-Instruct": (0.561, None),
+    }
     assert all(any("judge refusal" in text for text in row.departures) for row in page.beside)
     document = parsed(write(runs, tmp_path))
     assert document.says("TARS-1.5B, λ = 0.5, Figure 3 yes")

@@ -58,13 +58,30 @@ def training(root: Path) -> list[Path]:
     """A guard's SFT and RL."""
     steps = range(1, 6)
     looks = [{"step": s, "f1": 0.5 + 0.05 * s, "unparsed": 0.1, "says_unsafe": 0.6, "n": 20} for s in steps]
-    rows = [{"step": s, "reward": 0.1 * s, "accuracy": 0.1 * s, "format": 0.9, "unparsed": 0.2, "says_unsafe": 0.5,
-             "loss": 1.0 / s} for s in steps]  # fmt: skip
-    rollouts = [
-        {"step": s, "id": f"r{s}", "prompt": "A row", "kind": "harmful", "total": 0.5, "text": "<think>a</think> b",
-         "parts": {"format": 1.0, "accuracy": 0.0}}
+    rows = [
+        {
+            "step": s,
+            "reward": 0.1 * s,
+            "accuracy": 0.1 * s,
+            "format": 0.9,
+            "unparsed": 0.2,
+            "says_unsafe": 0.5,
+            "loss": 1.0 / s,
+        }
         for s in steps
-    ]  # fmt: skip
+    ]
+    rollouts = [
+        {
+            "step": s,
+            "id": f"r{s}",
+            "prompt": "A row",
+            "kind": "harmful",
+            "total": 0.5,
+            "text": "<think>a</think> b",
+            "parts": {"format": 1.0, "accuracy": 0.0},
+        }
+        for s in steps
+    ]
     return [
         report_runs.make(root, "guard/sft", TRAINED, {}, metrics=rows),
         report_runs.make(root, "guard/rl", TRAINED, {}, metrics=rows, validation=looks, rollouts=rollouts),

@@ -24,8 +24,11 @@ def measured(root, model, high, n=32, name="harmbench", **identity):
 
 def everything(root, **quick):
     """Base and RL on 32 prompts, and a quick look at RL beside."""
-    whole = [measured(root, model, high, name=name) for model, high in ((report_runs.BASE, 3), (RL, 21))
-             for name in ("harmbench", "xstest")]  # fmt: skip
+    whole = [
+        measured(root, model, high, name=name)
+        for model, high in ((report_runs.BASE, 3), (RL, 21))
+        for name in ("harmbench", "xstest")
+    ]
     return [*whole, measured(root, RL, 1, n=2, **quick)]
 
 

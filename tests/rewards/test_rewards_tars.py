@@ -112,8 +112,11 @@ def test_a_verdict_that_failed_is_told_apart_from_one_that_is_unscorable():
     rows.append(RewardRow("p", "harmful", "no tags"))
     scored = TarsReward(Down("harm"), Fixed("quality")).score(rows)
     assert [(s.total, s.failed, s.judged) for s in scored] == [
-        (None, False, False), (None, True, False), (0.5, False, True), (0.0, False, False),
-    ]  # fmt: skip
+        (None, False, False),
+        (None, True, False),
+        (0.5, False, True),
+        (0.0, False, False),
+    ]
     assert scored[1].reason == "HTTP 503"
 
 

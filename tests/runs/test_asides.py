@@ -51,8 +51,11 @@ def test_numbers_repeat_in_a_container_so_a_new_run_clears_its_own(tmp_path):
 def test_a_resumed_run_clears_what_was_left_in_all_of_it(tmp_path):
     with RunDirectory(tmp_path / "run", "rl", "r", "", {}) as run:
         write_text(run.path / "rows.txt", "whole")
-    halves = [left(run.path, gone(), "manifest.json"), left(run.path / "checkpoints", gone(), "x"),
-              left(run.path / f".model.{gone()}.part", 7)]  # fmt: skip
+    halves = [
+        left(run.path, gone(), "manifest.json"),
+        left(run.path / "checkpoints", gone(), "x"),
+        left(run.path / f".model.{gone()}.part", 7),
+    ]
     with RunDirectory(tmp_path / "run", "rl", "r", "", {}, on_existing="resume"):
         assert not any(half.exists() for half in halves)
         assert (run.path / "rows.txt").read_text() == "whole"

@@ -79,8 +79,14 @@ def test_the_manifest_says_what_made_the_run(tmp_path: Path):
         this.finish({})
     document = read_manifest(path)
     assert document is not None
-    expected = {"stage": "sft", "recipe": "tars", "status": "finished", "identity": IDENTITY,
-                "inputs": {"data.parquet": "abc"}, **manifest.describe()}  # fmt: skip
+    expected = {
+        "stage": "sft",
+        "recipe": "tars",
+        "status": "finished",
+        "identity": IDENTITY,
+        "inputs": {"data.parquet": "abc"},
+        **manifest.describe(),
+    }
     assert {key: document[key] for key in expected} == expected
     assert document["safereason"] == safereason.__version__
     assert document["started"] <= document["finished"] <= manifest.now()

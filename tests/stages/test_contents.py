@@ -27,8 +27,10 @@ eval: {{behaviors: {rows}, benign: {rows}, harm_judge: refusal, refusal_judge: r
 
 
 def write_rows(path: Path, texts: tuple[str, ...]) -> None:
-    rows = [{"id": f"mine/{n}", "prompt": text, "kind": "harmful", "source": "mine", "target": "Sure"}
-            for n, text in enumerate(texts)]  # fmt: skip
+    rows = [
+        {"id": f"mine/{n}", "prompt": text, "kind": "harmful", "source": "mine", "target": "Sure"}
+        for n, text in enumerate(texts)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -41,8 +43,9 @@ def made(tmp_path) -> Path:
 
 
 def measure(made: Path, resume: bool) -> None:
-    options = Options(root=made, out=made / "run", model=str(made / "model"),
-                      on_existing="resume" if resume else "refuse")  # fmt: skip
+    options = Options(
+        root=made, out=made / "run", model=str(made / "model"), on_existing="resume" if resume else "refuse"
+    )
     evaluation.run(load(str(made / "mine.yaml")), options, "harmbench", attacks=["direct"])
 
 

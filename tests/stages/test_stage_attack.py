@@ -56,13 +56,31 @@ RATED = Attack("rated", "Asks the judge", rated, frozenset({"answers", "score"})
 
 @pytest.fixture
 def recipe(micro_model) -> Recipe:
-    evaluation = {"sampling": {"max_new_tokens": 6}, "behaviors": "sample", "benign": None, "prefix": "",
-                  "attacks": ["knock"], "harm_judge": "refusal"}  # fmt: skip
+    evaluation = {
+        "sampling": {"max_new_tokens": 6},
+        "behaviors": "sample",
+        "benign": None,
+        "prefix": "",
+        "attacks": ["knock"],
+        "harm_judge": "refusal",
+    }
     share = [{"source": "sample", "prompts": 10}]
-    mix = {"mix": "tars", "prompts": 4, "harmful_ratio": 1.0, "harmful": share, "harmless": share, "ambiguous": share,
-           "traces": share}  # fmt: skip
-    return Recipe(name="tiny", model=str(micro_model), data=mix, eval=evaluation,
-                  attack={"sampling": {"max_new_tokens": 6, "temperature": 1.0}})  # fmt: skip
+    mix = {
+        "mix": "tars",
+        "prompts": 4,
+        "harmful_ratio": 1.0,
+        "harmful": share,
+        "harmless": share,
+        "ambiguous": share,
+        "traces": share,
+    }
+    return Recipe(
+        name="tiny",
+        model=str(micro_model),
+        data=mix,
+        eval=evaluation,
+        attack={"sampling": {"max_new_tokens": 6, "temperature": 1.0}},
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -161,8 +179,10 @@ def test_a_killed_run_ends_with_the_records_of_one_that_was_not(recipe, tmp_path
 def test_settings_come_from_the_recipe_and_mistakes_are_named(recipe, tmp_path):
     records = records_of(run(with_attack(recipe, settings={"knock": {"tries": 1}}), tmp_path))
     assert {r["queries"] for r in records} == {1}
-    for wrong, said in (({"trys": 1}, "attack.settings.knock.trys: extra inputs .* attack knock has tries"),
-                        ({"tries": "many"}, "attack.settings.knock.tries: .*valid integer")):  # fmt: skip
+    for wrong, said in (
+        ({"trys": 1}, "attack.settings.knock.trys: extra inputs .* attack knock has tries"),
+        ({"tries": "many"}, "attack.settings.knock.tries: .*valid integer"),
+    ):
         with pytest.raises(InputError, match=said):
             run(with_attack(recipe, settings={"knock": wrong}), tmp_path / "wrong")
     assert not (tmp_path / "wrong").exists()
@@ -236,8 +256,9 @@ def test_test_cases_of_a_file_are_asked_in_place_of_attacks(recipe, tmp_path):
     records = list(read_records(again.run / "completions.jsonl"))
     own = next(r["prompt"] for r in read_records(done.run / "completions.jsonl") if r["behavior"] == second)
     assert {(r["id"], r["prompt"]) for r in records if r["behavior"] == first} == {
-        (f"{first}/test_cases", "one"), (f"{first}/test_cases#2", "another"),
-    }  # fmt: skip
+        (f"{first}/test_cases", "one"),
+        (f"{first}/test_cases#2", "another"),
+    }
     assert [own.startswith(r["prompt"]) for r in records if r["behavior"] == second] == [True]
     exchanged.write_text(json.dumps({"harmbench/other": ["of another source"]}))
     with pytest.raises(InputError, match="holds no behavior of sample"):
@@ -245,8 +266,14 @@ def test_test_cases_of_a_file_are_asked_in_place_of_attacks(recipe, tmp_path):
     with pytest.raises(InputError, match="--attacks and --cases exclude each other"):
         stage_eval.run(recipe, options, "harmbench", cases=[exchanged], attacks=["direct"])
     with pytest.raises(InputError, match="eval xstest: is not made under attacks"):
-        stage_eval.make_plan(recipe.model_copy(update={"eval": recipe.eval.model_copy(update={"benign": "sample"})}),
-                             "xstest", None, None, None, [exchanged])  # fmt: skip
+        stage_eval.make_plan(
+            recipe.model_copy(update={"eval": recipe.eval.model_copy(update={"benign": "sample"})}),
+            "xstest",
+            None,
+            None,
+            None,
+            [exchanged],
+        )
 
 
 class Judge:

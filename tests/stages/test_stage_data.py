@@ -18,9 +18,14 @@ from safereason.stages.base import Options, source_run
 
 SAMPLE = [{"source": "sample", "prompts": 200}]
 TARS = {
-    "mix": "tars", "prompts": 40, "harmful_ratio": 0.7, "harmful": SAMPLE, "harmless": SAMPLE, "ambiguous": SAMPLE,
+    "mix": "tars",
+    "prompts": 40,
+    "harmful_ratio": 0.7,
+    "harmful": SAMPLE,
+    "harmless": SAMPLE,
+    "ambiguous": SAMPLE,
     "traces": [{"source": "sample", "prompts": 30}],
-}  # fmt: skip
+}
 SAMPLING = {"max_new_tokens": 8}
 
 

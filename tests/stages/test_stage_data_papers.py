@@ -22,8 +22,12 @@ from safereason.stages import data, traces
 from safereason.stages.base import Options
 
 LAMBDAS = {
-    0.1: (200, 900, 900), 0.3: (600, 700, 700), 0.5: (1000, 500, 500), 0.7: (1400, 300, 300), 0.9: (1800, 100, 100),
-}  # fmt: skip
+    0.1: (200, 900, 900),
+    0.3: (600, 700, 700),
+    0.5: (1000, 500, 500),
+    0.7: (1400, 300, 300),
+    0.9: (1800, 100, 100),
+}
 """Harmful, harmless and ambiguous prompts of the paper's 2000."""
 OURS = ["model=org/none", "sft=null", "rl=null", "eval.behaviors=sample", "eval.benign=sample"]
 """What these files say nothing about: the model, and test sets that are to be downloaded."""
@@ -42,8 +46,10 @@ def home(tmp_path_factory):
     write_wildjailbreak(folder / "wildjailbreak" / "train" / "train.tsv")
     aegis = [aegis_row(i, "unsafe" if i % 2 else "safe") for i in range(1500)]
     write(folder / "aegis2" / "train.json", json.dumps(aegis))
-    attacks = [{"unsafety category": "Mental Harm", "unsafe question": "", "adversarial prompt": text("edit", i)}
-               for i in range(350)]  # fmt: skip
+    attacks = [
+        {"unsafety category": "Mental Harm", "unsafe question": "", "adversarial prompt": text("edit", i)}
+        for i in range(350)
+    ]
     write(folder / "safeedit" / "SafeEdit_train.json", json.dumps(attacks))
     archive = [{"prompt": text("rainbow", i), "risk": "fraud and scams", "style": "slang"} for i in range(850)]
     write(folder / "rainbow" / "archive.jsonl", "".join(json.dumps(row) + "\n" for row in archive))
@@ -72,14 +78,28 @@ def write_wildjailbreak(path):
         for i in range(2800):
             attacked, label = i % 2, "harmful" if i % 4 < 2 else "benign"
             vanilla = tested.upper() if i == 0 else text("wild", i)
-            table.writerow({"vanilla": vanilla, "adversarial": text("attack", i) if attacked else "", "completion": "c",
-                            "data_type": f"{'adversarial' if attacked else 'vanilla'}_{label}"})  # fmt: skip
+            table.writerow(
+                {
+                    "vanilla": vanilla,
+                    "adversarial": text("attack", i) if attacked else "",
+                    "completion": "c",
+                    "data_type": f"{'adversarial' if attacked else 'vanilla'}_{label}",
+                }
+            )
 
 
 def aegis_row(number, label):
-    return {"id": f"{number:032x}", "reconstruction_id_if_redacted": None, "prompt": text("aegis", number),
-            "response": None, "prompt_label": label, "response_label": None, "violated_categories": "Violence",
-            "prompt_label_source": "human", "response_label_source": None}  # fmt: skip
+    return {
+        "id": f"{number:032x}",
+        "reconstruction_id_if_redacted": None,
+        "prompt": text("aegis", number),
+        "response": None,
+        "prompt_label": label,
+        "response_label": None,
+        "violated_categories": "Violence",
+        "prompt_label_source": "human",
+        "response_label_source": None,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +155,15 @@ def test_each_missing_source_is_named_with_what_gets_it(home, tmp_path, monkeypa
         data.run(load("tars-1.5b", OURS), Options(root=tmp_path / "runs"))
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 7
-    pages = ("allenai/wildjailbreak", "nvidia/Aegis-AI", "HuggingFaceH4/ultrafeedback_binarized", "zjunlp/SafeEdit",
-             "bench-llm/or-bench", "data.without_sources=[rainbow]", "data traces --recipe tars-1.5b")  # fmt: skip
+    pages = (
+        "allenai/wildjailbreak",
+        "nvidia/Aegis-AI",
+        "HuggingFaceH4/ultrafeedback_binarized",
+        "zjunlp/SafeEdit",
+        "bench-llm/or-bench",
+        "data.without_sources=[rainbow]",
+        "data traces --recipe tars-1.5b",
+    )
     assert all(any(page in line for line in said) for page in pages)
     assert not (tmp_path / "runs").exists()
 

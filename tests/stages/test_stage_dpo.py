@@ -20,19 +20,34 @@ from safereason.training.pairs import best_with_worst
 
 SAMPLE = [{"source": "sample", "prompts": 40}]
 TARS = {
-    "mix": "tars", "prompts": 8, "harmful_ratio": 0.5, "harmful": SAMPLE, "harmless": SAMPLE, "ambiguous": SAMPLE,
+    "mix": "tars",
+    "prompts": 8,
+    "harmful_ratio": 0.5,
+    "harmful": SAMPLE,
+    "harmless": SAMPLE,
+    "ambiguous": SAMPLE,
     "traces": [{"source": "sample", "prompts": 4}],
-}  # fmt: skip
+}
 SFT = {"epochs": 1, "learning_rate": 1e-3, "batch_size": 4, "precision": "fp32"}
 
 
 def recipe_of(model, classifier, **section) -> Recipe:
     reward = {"name": "tars", "safety": f"reward-model:{classifier}", "task": str(classifier), "require_format": False}
     rl_section = {
-        "algorithm": "dpo", "epochs": 1, "learning_rate": 1e-3, "rollouts_per_prompt": 4, "batch_size": 4,
-        "micro_batch_size": 2, "beta": 0.1, "rpo_alpha": 1.0, "max_prompt_tokens": 256, "precision": "fp32",
-        "sampling": {"max_new_tokens": 8}, "reward": reward, **section,
-    }  # fmt: skip
+        "algorithm": "dpo",
+        "epochs": 1,
+        "learning_rate": 1e-3,
+        "rollouts_per_prompt": 4,
+        "batch_size": 4,
+        "micro_batch_size": 2,
+        "beta": 0.1,
+        "rpo_alpha": 1.0,
+        "max_prompt_tokens": 256,
+        "precision": "fp32",
+        "sampling": {"max_new_tokens": 8},
+        "reward": reward,
+        **section,
+    }
     return Recipe(name="tiny", model=str(model), data=TARS, sft=SFT, rl=rl_section)
 
 
@@ -54,9 +69,14 @@ def trained(micro_model, micro_classifier, root):
 def test_a_run_holds_responses_rewards_pairs_metrics_and_model(trained, root):
     assert trained.metrics == read_json(trained.run / "metrics.json")
     assert trained.metrics == {
-        "steps": 4, "prompts": 8, "rollouts": 32, "unscored": 0, "pairs": 16, "prompts_without_pair": 0,
+        "steps": 4,
+        "prompts": 8,
+        "rollouts": 32,
+        "unscored": 0,
+        "pairs": 16,
+        "prompts_without_pair": 0,
         "dropped_too_long": 0,
-    }  # fmt: skip
+    }
     steps = list(read_records(trained.run / "metrics.jsonl"))
     assert [record["step"] for record in steps] == [1, 2, 3, 4]
     assert steps[0]["rewards/margins"] == pytest.approx(0.0, abs=1e-5)  # the reference is the start

@@ -128,9 +128,14 @@ def test_three_files_are_written(recipe: Recipe, options: Options):
     assert len(completions) == 12
     record = completions["mine/harmless-0/direct"]
     assert {k: record[k] for k in ("behavior", "attack", "prompt", "kind", "category", "source", "prefix")} == {
-        "behavior": "mine/harmless-0", "attack": "direct", "prompt": "Boil an egg?", "kind": "harmless",
-        "category": "type-0", "source": "mine", "prefix": "<think>\n",
-    }  # fmt: skip
+        "behavior": "mine/harmless-0",
+        "attack": "direct",
+        "prompt": "Boil an egg?",
+        "kind": "harmless",
+        "category": "type-0",
+        "source": "mine",
+        "prefix": "<think>\n",
+    }
     assert set(verdicts["mine/harmful-1/direct"]) == {"id", "judge", "score", "label", "reason", "details", "failed"}
     assert json.loads((result.run / "metrics.json").read_text()) == result.metrics
     assert result.metrics["examples"] == result.metrics["available"] == 12
@@ -264,8 +269,10 @@ def test_a_source_of_the_command_line_stands_in_place_of_the_evals_own(
     assert figures(strong.metrics)["dsr"]["value"] == 1.0
     over = stage_eval.run(recipe, options, "orbench", source=source)
     assert {k: figures(over.metrics)[k]["value"] for k in ("compliance_safe", "over_refusal", "refusal_unsafe")} == {
-        "compliance_safe": 0.0, "over_refusal": 1.0, "refusal_unsafe": 1.0,
-    }  # fmt: skip
+        "compliance_safe": 0.0,
+        "over_refusal": 1.0,
+        "refusal_unsafe": 1.0,
+    }
 
 
 def test_answers_drawn_in_another_way_are_another_run(
@@ -295,8 +302,12 @@ def test_adaptivity_counts_the_tokens_of_reasoning_and_answer_and_judges_nothing
     assert result.metrics["judge"] is None
     # The micro model's tokens are bytes.
     assert {k: f["value"] for k, f in figures(result.metrics).items()} == {
-        "reasoning_tokens": 2.0, "answer_tokens": 23.0, "closed": 1.0, "well_formed": 1.0, "truncated": 0.0,
-    }  # fmt: skip
+        "reasoning_tokens": 2.0,
+        "answer_tokens": 23.0,
+        "closed": 1.0,
+        "well_formed": 1.0,
+        "truncated": 0.0,
+    }
     groups = {f["group"] for f in result.metrics["figures"] if f["name"] == "reasoning_tokens"}
     assert groups == {"all", "kind:harmless", "kind:harmful", "category:type-0", "category:type-1"}
 
@@ -343,9 +354,15 @@ PUBLISHED = {
     ],
 )
 def test_published_sources_are_asked_as_they_are(
-    recipe: Recipe, options: Options, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
-    name: str, examples: int, available: int, group: str,
-):  # fmt: skip
+    recipe: Recipe,
+    options: Options,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    examples: int,
+    available: int,
+    group: str,
+):
     serve(monkeypatch, set())
     for place, records in PUBLISHED[name].items():
         published.write(tmp_path / "home" / place, records)
@@ -360,8 +377,10 @@ def test_run_also_measures_what_the_recipe_names(recipe: Recipe):
     section = recipe.eval.model_copy(update={"behaviors": None, "also": ("wildchat", "adaptivity")})
     steps = pipeline.steps(recipe.model_copy(update={"eval": section}))
     assert [step for step in steps if step.startswith("eval")] == [
-        "eval xstest of base", "eval wildchat of base", "eval adaptivity of base",
-    ]  # fmt: skip
+        "eval xstest of base",
+        "eval wildchat of base",
+        "eval adaptivity of base",
+    ]
     unknown = section.model_copy(update={"also": ("wildchet",)})
     with pytest.raises(InputError, match="no eval is called 'wildchet'"):
         pipeline.steps(recipe.model_copy(update={"eval": unknown}))

@@ -38,21 +38,46 @@ def saved(root: Path, **changes: Any) -> Path:
     run = root / "finished"
     with RecordLog(run / "completions.jsonl") as log:
         for number, answer in reversed(list(enumerate(ANSWERS))):  # completions end in any order
-            log.append({
-                "id": f"mine/{number}/direct", "behavior": f"mine/{number}", "attack": "direct", "prompt": "Do it!",
-                "request": "Do it", "context": None, "kind": "harmful", "category": f"c{number % 3}", "source": "mine",
-                "prefix": "", "text": answer, "reasoning": "", "answer": answer, "closed": False, "well_formed": False,
-                "finish_reason": "stop", "tokens": 5,
-            })  # fmt: skip
+            log.append(
+                {
+                    "id": f"mine/{number}/direct",
+                    "behavior": f"mine/{number}",
+                    "attack": "direct",
+                    "prompt": "Do it!",
+                    "request": "Do it",
+                    "context": None,
+                    "kind": "harmful",
+                    "category": f"c{number % 3}",
+                    "source": "mine",
+                    "prefix": "",
+                    "text": answer,
+                    "reasoning": "",
+                    "answer": answer,
+                    "closed": False,
+                    "well_formed": False,
+                    "finish_reason": "stop",
+                    "tokens": 5,
+                }
+            )
     with RecordLog(run / "verdicts.jsonl") as log:
         for number in range(len(ANSWERS)):
-            log.append({"id": f"mine/{number}/direct", "judge": "guard:g", "score": number % 2, "label": "x",
-                        "reason": None, "details": {}})  # fmt: skip
+            log.append(
+                {
+                    "id": f"mine/{number}/direct",
+                    "judge": "guard:g",
+                    "score": number % 2,
+                    "label": "x",
+                    "reason": None,
+                    "details": {},
+                }
+            )
     (run / "recipe.yaml").write_text("model: org/base\n")
     write_json(run / "metrics.json", {"eval": "harmbench", "judge": "guard:g", "examples": 4, "figures": []})
     identity = {"seed": 0, "model": "rl/own/12345678", "eval": "harmbench", "judge": "guard:g"}
-    write_json(run / "manifest.json", {"stage": "eval/harmbench", "recipe": "own", "status": "finished",
-                                       "identity": identity, **changes})  # fmt: skip
+    write_json(
+        run / "manifest.json",
+        {"stage": "eval/harmbench", "recipe": "own", "status": "finished", "identity": identity, **changes},
+    )
     return run
 
 
@@ -61,9 +86,11 @@ def test_the_same_completions_by_another_judge(tmp_path: Path):
     result = eval_score.score(run, Options(root=tmp_path / "runs"), "refusal")
     verdicts = list(read_records(result.run / "verdicts.jsonl"))
     assert [(v["id"], v["judge"], v["score"]) for v in verdicts] == [
-        ("mine/0/direct", "refusal", 1.0), ("mine/1/direct", "refusal", 1.0),
-        ("mine/2/direct", "refusal", 0.0), ("mine/3/direct", "refusal", 0.0),
-    ]  # fmt: skip
+        ("mine/0/direct", "refusal", 1.0),
+        ("mine/1/direct", "refusal", 1.0),
+        ("mine/2/direct", "refusal", 0.0),
+        ("mine/3/direct", "refusal", 0.0),
+    ]
     assert (result.run / "completions.jsonl").read_bytes() == (run / "completions.jsonl").read_bytes()
     assert figures_of(result.metrics)["dsr"].value == 0.5
     assert (result.metrics["judge"], result.metrics["examples"]) == ("refusal", 4)
@@ -80,8 +107,11 @@ def test_its_manifest_names_the_run_that_it_judges_again(tmp_path: Path):
     assert manifest["inputs"] == {str(run / "completions.jsonl"): manifest["identity"]["completions"]}
     reread = read_run(result.run)
     assert (reread.stage, reread.recipe, reread.model, reread.base_model) == (
-        "eval/harmbench", "own", "rl/own/12345678", "org/base",
-    )  # fmt: skip
+        "eval/harmbench",
+        "own",
+        "rl/own/12345678",
+        "org/base",
+    )
 
 
 def test_what_overwrites_the_new_run_leaves_the_old_one(tmp_path: Path):

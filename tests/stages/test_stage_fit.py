@@ -12,10 +12,18 @@ from safereason.stages import fit
 GIB = fit.GIB
 
 
-@pytest.mark.parametrize(("text", "count", "size"), [
-    ("4xA6000", 4, 48), ("80GB", 1, 80), ("4x48GB", 4, 48), ("8xH100", 8, 80), ("a100", 1, 80), ("2x24 GiB", 2, 24),
-    ("NVIDIA RTX 4090", 1, 24),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "count", "size"),
+    [
+        ("4xA6000", 4, 48),
+        ("80GB", 1, 80),
+        ("4x48GB", 4, 48),
+        ("8xH100", 8, 80),
+        ("a100", 1, 80),
+        ("2x24 GiB", 2, 24),
+        ("NVIDIA RTX 4090", 1, 24),
+    ],
+)
 def test_gpus_are_read(text, count, size):
     found = fit.parse_gpus(text)
     assert (found.count, found.size) == (count, size * GIB)

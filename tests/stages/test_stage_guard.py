@@ -62,9 +62,15 @@ guard:
 """
 BARE = ("guard.reasoning=false", "guard.prompt_template=null", "guard.response_template=null", "data.traces=[]")
 """Overrides for a guard that does not reason."""
-DECIDES = (*BARE, "guard.sft=null", "guard.train.max_prompt_tokens=2048", "guard.train.sampling.max_new_tokens=20",
-           "guard.train.sampling.temperature=1.0", "guard.train.sampling.top_p=1.0",
-           "guard.train.sampling.repetition_penalty=1.0")  # fmt: skip
+DECIDES = (
+    *BARE,
+    "guard.sft=null",
+    "guard.train.max_prompt_tokens=2048",
+    "guard.train.sampling.max_new_tokens=20",
+    "guard.train.sampling.temperature=1.0",
+    "guard.train.sampling.top_p=1.0",
+    "guard.train.sampling.repetition_penalty=1.0",
+)
 """Overrides for the model that writes verdicts by itself."""
 
 
@@ -73,12 +79,19 @@ def folder(tmp_path_factory) -> Path:
     """With rows of both labels, some about a response, and a policy."""
     folder = tmp_path_factory.mktemp("guard")
     rows = [
-        {"id": f"mine/{label}-{i}", "prompt": f"{label} thing {i}?", "kind": "harmless", "source": "mine",
-         "label": label, "response": "So it is done." if i % 4 == 3 else None, "reasoning": "It is as it is.",
-         "answer": rf"\boxed{{{label}}}"}
+        {
+            "id": f"mine/{label}-{i}",
+            "prompt": f"{label} thing {i}?",
+            "kind": "harmless",
+            "source": "mine",
+            "label": label,
+            "response": "So it is done." if i % 4 == 3 else None,
+            "reasoning": "It is as it is.",
+            "answer": rf"\boxed{{{label}}}",
+        }
         for label in ("safe", "unsafe")
         for i in range(10)
-    ]  # fmt: skip
+    ]
     (folder / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "rules.yaml").write_text(micro_guard.POLICY)
     return folder
@@ -128,8 +141,11 @@ def test_sft_comes_first_and_rl_goes_on_from_it(trained, root, folder):
     assert read_manifest(trained.run)["inputs"] == {str(built / "train.parquet"): sha256(built / "train.parquet")}
     assert read_manifest(trained.run)["identity"]["model"].startswith("guard/sft/tiny/")
     assert {key: value for key, value in read_json(warm / "metrics.json").items() if key != "mean_loss"} == {
-        "steps": 2, "rows": 8, "dropped_too_long": 0, "dropped_empty": 0,
-    }  # fmt: skip
+        "steps": 2,
+        "rows": 8,
+        "dropped_too_long": 0,
+        "dropped_empty": 0,
+    }
 
 
 def test_both_models_carry_how_they_were_asked(trained, root, recipe):
@@ -150,8 +166,15 @@ def test_metrics_say_what_was_trained_on_and_kept(trained):
     kept = trained.metrics["kept"]
     warning = {"step": 5, "sign": "unparsed", "what": "100% of the verdicts cannot be read"}
     assert trained.metrics == {"steps": 5, "rows": 12, "dropped_too_long": 0, "kept": kept, "warnings": [warning]}
-    assert kept == {"model": "best", "step": 0, "n": 4, "f1": 0.0, "unparsed": 1.0, "says_unsafe": 0.0,
-                    "mean_tokens": kept["mean_tokens"]}  # fmt: skip
+    assert kept == {
+        "model": "best",
+        "step": 0,
+        "n": 4,
+        "f1": 0.0,
+        "unparsed": 1.0,
+        "says_unsafe": 0.0,
+        "mean_tokens": kept["mean_tokens"],
+    }
 
 
 def test_a_record_a_step_a_rollout_and_a_look(trained, root):
@@ -229,8 +252,12 @@ def test_long_traces_are_left_out_and_counted(recipe, folder, micro_model, root,
     (built,) = root.glob("data/*")
     rows = sft.tokenize(micro.tokenizer(), read_examples(built / "traces.parquet"), 1 << 20, ask=asked(recipe)).rows
     limit, longer = cut([len(row["input_ids"]) for row in rows])
-    changes = ("guard.sft.batch_size=1", "guard.sft.micro_batch_size=1", "guard.sft.max_steps=1",
-               f"guard.sft.max_tokens={limit}")  # fmt: skip
+    changes = (
+        "guard.sft.batch_size=1",
+        "guard.sft.micro_batch_size=1",
+        "guard.sft.max_steps=1",
+        f"guard.sft.max_tokens={limit}",
+    )
     metrics = guard.run_sft(
         recipe_of(folder, micro_model, *changes), Options(root=root, out=tmp_path / "short")
     ).metrics
@@ -266,8 +293,9 @@ def broken(folder, decider, tmp_path_factory):
     options = Options(root=tmp_path_factory.mktemp("broken"))
     runs = {}
     for keep in ("true", "false"):
-        recipe = recipe_of(folder, decider, *DECIDES, "guard.train.learning_rate=30.0",
-                           f"guard.validation.keep_best={keep}")  # fmt: skip
+        recipe = recipe_of(
+            folder, decider, *DECIDES, "guard.train.learning_rate=30.0", f"guard.validation.keep_best={keep}"
+        )
         data.run(recipe, replace(options, on_existing="resume"))
         runs[keep] = guard.run(recipe, options)
     return runs
@@ -336,8 +364,9 @@ def assert_same(found: Path, wanted: Path) -> None:
 @pytest.mark.parametrize("step", [2, 4], ids=["before a checkpoint", "after one"])
 @pytest.mark.parametrize("keep", ["true", "false"])
 def test_a_killed_run_ends_as_one_that_was_not(broken, folder, decider, tmp_path, monkeypatch, step, keep):
-    recipe = recipe_of(folder, decider, *DECIDES, "guard.train.learning_rate=30.0",
-                       f"guard.validation.keep_best={keep}")  # fmt: skip
+    recipe = recipe_of(
+        folder, decider, *DECIDES, "guard.train.learning_rate=30.0", f"guard.validation.keep_best={keep}"
+    )
     data.run(recipe, Options(root=tmp_path))
     with monkeypatch.context() as patched:
         die_at(patched, step)

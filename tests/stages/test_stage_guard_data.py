@@ -31,12 +31,20 @@ HYGIENE = {"near_duplicate": None, "on_overlap": "drop"}
 def write_rows(path: Path, prompts=8, name: str = "mine") -> str:
     """Prompts and responses of both labels, with reasoning that ends in the right verdict."""
     rows = [
-        {"id": f"{name}/{label}-{i}", "prompt": f"{label} thing {i} of {name}?", "kind": "harmless", "source": name,
-         "label": label, "category": f"c{i % 2}", "response": "So it is done." if i % 4 == 3 else None,
-         "reasoning": "Hm.", "answer": rf"\boxed{{{label}}}"}
+        {
+            "id": f"{name}/{label}-{i}",
+            "prompt": f"{label} thing {i} of {name}?",
+            "kind": "harmless",
+            "source": name,
+            "label": label,
+            "category": f"c{i % 2}",
+            "response": "So it is done." if i % 4 == 3 else None,
+            "reasoning": "Hm.",
+            "answer": rf"\boxed{{{label}}}",
+        }
         for label in ("safe", "unsafe")
         for i in range(prompts)
-    ]  # fmt: skip
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
 
@@ -57,11 +65,19 @@ def policy(tmp_path) -> str:
 def recipe_of(source, policy, micro_model):
     def make(guard=None, **mix) -> Recipe:
         return Recipe(
-            name="tiny", model=str(micro_model), seed=3,
-            data={"mix": "rsafe", "rows_per_label": 4, "sources": [source],
-                  "traces": [{"source": source, "prompts": 4}], "hygiene": HYGIENE, **mix},
+            name="tiny",
+            model=str(micro_model),
+            seed=3,
+            data={
+                "mix": "rsafe",
+                "rows_per_label": 4,
+                "sources": [source],
+                "traces": [{"source": source, "prompts": 4}],
+                "hygiene": HYGIENE,
+                **mix,
+            },
             guard={"policy": policy, "sft": SFT, "sampling": {"max_new_tokens": 8}, **(guard or {})},
-        )  # fmt: skip
+        )
 
     return make
 
@@ -112,8 +128,14 @@ def test_the_limit_is_on_the_prompt_that_the_guard_is_asked_with(recipe_of, tmp_
 
 
 def test_without_a_guard_rows_of_any_length_are_drawn(source):
-    mix = {"mix": "rsafe", "rows_per_label": 4, "sources": [source], "max_prompt_task_tokens": 1,
-           "max_response_task_tokens": 1, "hygiene": HYGIENE}  # fmt: skip
+    mix = {
+        "mix": "rsafe",
+        "rows_per_label": 4,
+        "sources": [source],
+        "max_prompt_task_tokens": 1,
+        "max_response_task_tokens": 1,
+        "hygiene": HYGIENE,
+    }
     found = draw(Recipe(name="tiny", model="org/none", data=mix, sft=SFT))
     assert len(found.prompts) == 8
     assert guard_data.identity_of(Recipe(name="tiny", model="org/none", data=mix, sft=SFT)) == {}

@@ -48,10 +48,16 @@ def write_source(path: Path, rows: int = 6) -> str:
         for i in range(rows)
     ]
     replies = [
-        {"id": f"mine/reply-{label}", "prompt": "Hm?", "response": f"a {label} one", "label": label, "kind": "harmless",
-         "source": "mine"}
+        {
+            "id": f"mine/reply-{label}",
+            "prompt": "Hm?",
+            "response": f"a {label} one",
+            "label": label,
+            "kind": "harmless",
+            "source": "mine",
+        }
         for label in ("safe", None)
-    ]  # fmt: skip
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in (*labelled, *replies)))
     return str(path)
 
@@ -71,14 +77,17 @@ def recipe(tmp_path: Path, policy: str) -> Recipe:
         GuardSet(source=source, name="some", safe=2, unsafe=1, skip=1, categories=("c0",)),
     )
     return Recipe(
-        name="micro", model="org/none", seed=3, data=RSafeMix(mix="rsafe", rows_per_label=2, sources=("sample",)),
+        name="micro",
+        model="org/none",
+        seed=3,
+        data=RSafeMix(mix="rsafe", rows_per_label=2, sources=("sample",)),
         guard=Guard(
             policy=policy,
             sft=SFT(epochs=1, learning_rate=1e-4, batch_size=2),
             sampling=Sampling(temperature=1.0, max_new_tokens=8),
             eval=GuardEvaluation(sets=sets, resamples=50),
         ),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -147,10 +156,21 @@ def test_rows_figures_and_tables_of_a_guard(
     assert result.metrics["sets"] == {"mine": {"safe": 7, "unsafe": 6}, "some": {"safe": 2, "unsafe": 1}}
     record = found["mine", "mine/harmful-2"]
     assert record == {
-        "id": "mine/harmful-2", "set": "mine", "expected": "unsafe", "label": "unsafe", "score": 0.9,
-        "categories": ["A"], "reasoning": "Hm.", "text": "Hm. x", "reason": None, "failed": False, "tokens": 0,
-        "prompt": "harmful 2?", "response": None, "harms": ["c0", "x"],
-    }  # fmt: skip
+        "id": "mine/harmful-2",
+        "set": "mine",
+        "expected": "unsafe",
+        "label": "unsafe",
+        "score": 0.9,
+        "categories": ["A"],
+        "reasoning": "Hm.",
+        "text": "Hm. x",
+        "reason": None,
+        "failed": False,
+        "tokens": 0,
+        "prompt": "harmful 2?",
+        "response": None,
+        "harms": ["c0", "x"],
+    }
     assert found["mine", "mine/reply-safe"]["response"] == "a safe one"
     assert result.metrics["confusion"]["mine"] == {
         "unsafe": {"unsafe": 5, "safe": 1, "unparsed": 0},

@@ -26,9 +26,14 @@ EVALS = [f"eval {name} of {model}" for model in ("base", "sft", "rl") for name i
 
 def test_the_steps_of_a_guards_recipe():
     assert pipeline.steps(recipes.load("rsafe-smoke")) == [
-        "data", "guard sft", "guard rl", "eval guard of base", "eval guard of guard sft", "eval guard of guard rl",
+        "data",
+        "guard sft",
+        "guard rl",
+        "eval guard of base",
+        "eval guard of guard sft",
+        "eval guard of guard rl",
         "report",
-    ]  # fmt: skip
+    ]
     assert "guard sft" not in pipeline.steps(recipes.load("rsafe"))
     assert "guard rl" not in pipeline.steps(recipes.load("rsafe-sft-noreason"))
 
@@ -97,11 +102,17 @@ def shipped(tmp_path, monkeypatch) -> str:
     """The name of a guard's recipe that counts as one that comes with safereason."""
     model = micro_guard.save_guard(tmp_path / "decider")
     rows = [
-        {"id": f"mine/{label}-{i}", "prompt": f"{label} thing {i}?", "kind": "harmless", "source": "mine",
-         "label": label, "response": f"So it is: {i}."}
+        {
+            "id": f"mine/{label}-{i}",
+            "prompt": f"{label} thing {i}?",
+            "kind": "harmless",
+            "source": "mine",
+            "label": label,
+            "response": f"So it is: {i}.",
+        }
         for label in ("safe", "unsafe")
         for i in range(6)
-    ]  # fmt: skip
+    ]
     source, policy, file = (tmp_path / name for name in ("mine.jsonl", "rules.yaml", "little-guard.yaml"))
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     policy.write_text(micro_guard.POLICY)
@@ -109,13 +120,20 @@ def shipped(tmp_path, monkeypatch) -> str:
         "model": str(model),
         "data": {"mix": "rsafe", "rows_per_label": 4, "sources": [str(source)], "hygiene": {"near_duplicate": None}},
         "guard": {
-            "policy": str(policy), "reasoning": False,
-            "sft": {"epochs": 1, "max_steps": 1, "learning_rate": 1e-9, "batch_size": 2, "micro_batch_size": 2,
-                    "precision": "fp32"},
+            "policy": str(policy),
+            "reasoning": False,
+            "sft": {
+                "epochs": 1,
+                "max_steps": 1,
+                "learning_rate": 1e-9,
+                "batch_size": 2,
+                "micro_batch_size": 2,
+                "precision": "fp32",
+            },
             "sampling": {"temperature": 0.0, "max_new_tokens": 20},
             "eval": {"sets": [{"source": str(source), "safe": 1, "unsafe": 1, "skip": 5}], "resamples": 50},
         },
-    }  # fmt: skip
+    }
     file.write_text(json.dumps(document))
     for module in (recipes, pipeline):
         monkeypatch.setattr(module, "shipped", lambda: [file])
@@ -127,14 +145,31 @@ def guarded(shipped, micro_model) -> Recipe:
     """TARS without evaluations, rewarded by that guard."""
     sample = [{"source": "sample", "prompts": 40}]
     return Recipe(
-        name="guarded", model=str(micro_model),
-        data={"mix": "tars", "prompts": 4, "harmful_ratio": 0.5, "harmful": sample, "harmless": sample,
-              "ambiguous": sample, "traces": sample},
-        rl={"epochs": 1, "max_steps": 1, "learning_rate": 1e-3, "prompts_per_step": 4, "rollouts_per_prompt": 2,
-            "micro_batch_size": 8, "kl_coef": 0.0, "max_prompt_tokens": 256, "sampling": {"max_new_tokens": 8},
-            "precision": "fp32", "reward": {"name": "tars", "safety": f"guard:{shipped}", "task": "compliance",
-                                            "require_format": False}},
-    )  # fmt: skip
+        name="guarded",
+        model=str(micro_model),
+        data={
+            "mix": "tars",
+            "prompts": 4,
+            "harmful_ratio": 0.5,
+            "harmful": sample,
+            "harmless": sample,
+            "ambiguous": sample,
+            "traces": sample,
+        },
+        rl={
+            "epochs": 1,
+            "max_steps": 1,
+            "learning_rate": 1e-3,
+            "prompts_per_step": 4,
+            "rollouts_per_prompt": 2,
+            "micro_batch_size": 8,
+            "kl_coef": 0.0,
+            "max_prompt_tokens": 256,
+            "sampling": {"max_new_tokens": 8},
+            "precision": "fp32",
+            "reward": {"name": "tars", "safety": f"guard:{shipped}", "task": "compliance", "require_format": False},
+        },
+    )
 
 
 def test_a_named_guard_is_trained_first_and_once(guarded, shipped, tmp_path, capsys):
@@ -161,8 +196,13 @@ def test_a_named_guard_is_trained_first_and_once(guarded, shipped, tmp_path, cap
 
 
 def test_a_guard_of_ones_own_recipe_has_to_be_there(guarded, tmp_path, shipped):
-    own = guarded.model_copy(update={"rl": guarded.rl.model_copy(
-        update={"reward": guarded.rl.reward.model_copy(update={"safety": "guard:mine"})})})  # fmt: skip
+    own = guarded.model_copy(
+        update={
+            "rl": guarded.rl.model_copy(
+                update={"reward": guarded.rl.reward.model_copy(update={"safety": "guard:mine"})}
+            )
+        }
+    )
     options = Options(root=tmp_path / "runs")
     remedy = re.escape(f"run `safereason guard train --recipe mine.yaml --root {options.root}` first")
     with pytest.raises(InputError, match=rf"no trained guard of mine .* {remedy}$"):
@@ -182,7 +222,9 @@ def test_a_guards_recipe_is_trained_and_measured_model_by_model(shipped, tmp_pat
         assert [f["name"] for f in figures] == ["f1", "f1_always_unsafe", "unparsed"]
         assert figures[2]["value"] == 0.0
     assert made["changes"]["base"] == made["changes"]["guard sft"]  # its steps were too small to be seen
-    asked = [read_json(Path(made["runs"][f"eval guard of {name}"]) / "metrics.json")["model"]
-             for name in ("base", "guard sft")]  # fmt: skip
+    asked = [
+        read_json(Path(made["runs"][f"eval guard of {name}"]) / "metrics.json")["model"]
+        for name in ("base", "guard sft")
+    ]
     assert asked[0] == recipe.model
     assert asked[1].startswith("guard/sft/little-guard/")

@@ -67,8 +67,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def speak(body: dict[str, Any]) -> dict[str, Any]:
     """A mutator that follows its task, a target that refuses two styles, and a judge of what was asked."""
     text = body["messages"][0]["content"]
-    return {"message": {"role": "assistant", "content": SPEAKERS[body["model"]](text, body["seed"])},
-            "finish_reason": "stop", "usage": {"prompt_tokens": 3, "completion_tokens": 2}}  # fmt: skip
+    return {
+        "message": {"role": "assistant", "content": SPEAKERS[body["model"]](text, body["seed"])},
+        "finish_reason": "stop",
+        "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+    }
 
 
 def written(text: str, seed: int) -> str:
@@ -111,8 +114,9 @@ def records_of(run: Path) -> list[Record]:
 def test_kill_9_and_resume_end_with_the_same_records(micro_model: Path, writer: Path, tmp_path: Path):
     overrides = [SHORT, "attack.settings={rainbow: {near_copy: 1.0, mutator_sampling: {max_new_tokens: 24}}}"]
     recipe, settings = load("tars-smoke", overrides), {"iterations": 3, "prompts": 999, "archives": 3}
-    whole = searched(recipe, Options(root=tmp_path / "whole", model=str(micro_model)), mutator=str(writer),
-                     settings=settings)  # fmt: skip
+    whole = searched(
+        recipe, Options(root=tmp_path / "whole", model=str(micro_model)), mutator=str(writer), settings=settings
+    )
     root = tmp_path / "killed"
     assert python(KILLED, micro_model, writer, root, *overrides).returncode == -9
     (killed,) = (root / "attack" / "rainbow").iterdir()
@@ -166,8 +170,11 @@ def test_archives_are_begun_until_there_are_prompts_enough(server: Server, tmp_p
     assert (records_of(result.run)[-1]["archive"], len(records_of(result.run))) == (2, 4)
     first, second = (r["candidates"] for r in records_of(result.run) if r["iteration"] == 1)
     assert {c["prompt"] for c in first} != {c["prompt"] for c in second}
-    few = searched(recipe_of(), asks(server, tmp_path, out=tmp_path / "few"),
-                   settings={"iterations": 2, "prompts": 500, "archives": 2})  # fmt: skip
+    few = searched(
+        recipe_of(),
+        asks(server, tmp_path, out=tmp_path / "few"),
+        settings={"iterations": 2, "prompts": 500, "archives": 2},
+    )
     assert (few.metrics["archives"], few.metrics["iterations"]) == (2, 4)
     assert f"rainbow: {few.metrics['prompts']} distinct prompts of 500 wanted" in capsys.readouterr().err
 
@@ -175,8 +182,9 @@ def test_archives_are_begun_until_there_are_prompts_enough(server: Server, tmp_p
 def test_a_comparing_judge_replaces_champions_that_the_score_would_keep(server: Server, tmp_path: Path):
     settings = {"iterations": 40}
     by_score = searched(recipe_of(), asks(server, tmp_path), settings=settings)
-    compared = searched(recipe_of(), asks(server, tmp_path, out=tmp_path / "compared"), judge_model="openai/umpire",
-                        settings=settings)  # fmt: skip
+    compared = searched(
+        recipe_of(), asks(server, tmp_path, out=tmp_path / "compared"), judge_model="openai/umpire", settings=settings
+    )
     assert "replaced" not in by_score.metrics["outcomes"]
     assert compared.metrics["outcomes"]["replaced"] > 5
     assert compared.metrics["outcomes"]["beaten"] > 5
@@ -285,15 +293,22 @@ def test_settings_seeds_and_prompt_files_are_part_of_what_a_run_is(server: Serve
             searched(recipe_of(), again, **changes)
 
 
-@pytest.mark.parametrize(("named", "overrides", "problem"), [
-    ({"mutator": None}, (), "which model writes the prompts? name one with --mutator"),
-    ({"judge": "nobody"}, (), "no judge is called 'nobody'"),
-    ({"seeds": "sample-harmless"}, (), "sample-harmless: has no harmful prompts to begin with"),
-    ({"seeds": "harmbench"}, (), "harmbench: has no train split"),
-    ({"settings": {"iterations": 0}}, (), "attack.settings.rainbow.iterations: "),
-    ({}, ("attack.settings.rainbow={batches: 3}",), "attack.settings.rainbow.batches: extra inputs are not permitted"),
-    ({"settings": {"templates": "/none/there"}}, (), "/none/there: holds none of rainbow_risk.txt"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("named", "overrides", "problem"),
+    [
+        ({"mutator": None}, (), "which model writes the prompts? name one with --mutator"),
+        ({"judge": "nobody"}, (), "no judge is called 'nobody'"),
+        ({"seeds": "sample-harmless"}, (), "sample-harmless: has no harmful prompts to begin with"),
+        ({"seeds": "harmbench"}, (), "harmbench: has no train split"),
+        ({"settings": {"iterations": 0}}, (), "attack.settings.rainbow.iterations: "),
+        (
+            {},
+            ("attack.settings.rainbow={batches: 3}",),
+            "attack.settings.rainbow.batches: extra inputs are not permitted",
+        ),
+        ({"settings": {"templates": "/none/there"}}, (), "/none/there: holds none of rainbow_risk.txt"),
+    ],
+)
 def test_what_cannot_be_done_is_one_line(tmp_path, named, overrides, problem):
     recipe = recipe_of(*overrides)
     with pytest.raises(InputError, match=re.escape(problem)) as error:

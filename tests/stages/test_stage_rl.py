@@ -13,15 +13,27 @@ from safereason.stages.base import Options
 
 SAMPLE = [{"source": "sample", "prompts": 40}]
 TARS = {
-    "mix": "tars", "prompts": 8, "harmful_ratio": 0.5, "harmful": SAMPLE, "harmless": SAMPLE, "ambiguous": SAMPLE,
+    "mix": "tars",
+    "prompts": 8,
+    "harmful_ratio": 0.5,
+    "harmful": SAMPLE,
+    "harmless": SAMPLE,
+    "ambiguous": SAMPLE,
     "traces": [{"source": "sample", "prompts": 4}],
-}  # fmt: skip
+}
 SFT = {"epochs": 1, "learning_rate": 1e-3, "batch_size": 4, "precision": "fp32"}
 GRPO = {
-    "epochs": 1, "learning_rate": 1e-3, "prompts_per_step": 4, "rollouts_per_prompt": 2, "micro_batch_size": 4,
-    "kl_coef": 0.1, "max_prompt_tokens": 256, "sampling": {"max_new_tokens": 8}, "precision": "fp32",
+    "epochs": 1,
+    "learning_rate": 1e-3,
+    "prompts_per_step": 4,
+    "rollouts_per_prompt": 2,
+    "micro_batch_size": 4,
+    "kl_coef": 0.1,
+    "max_prompt_tokens": 256,
+    "sampling": {"max_new_tokens": 8},
+    "precision": "fp32",
     "reward": {"name": "tars", "safety": "refusal", "task": "compliance", "require_format": False},
-}  # fmt: skip
+}
 
 
 def recipe_of(model, with_sft: bool = True, **section) -> Recipe:

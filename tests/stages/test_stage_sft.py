@@ -14,9 +14,14 @@ from safereason.stages.base import Options
 
 SAMPLE = [{"source": "sample", "prompts": 40}]
 TARS = {
-    "mix": "tars", "prompts": 8, "harmful_ratio": 0.5, "harmful": SAMPLE, "harmless": SAMPLE, "ambiguous": SAMPLE,
+    "mix": "tars",
+    "prompts": 8,
+    "harmful_ratio": 0.5,
+    "harmful": SAMPLE,
+    "harmless": SAMPLE,
+    "ambiguous": SAMPLE,
     "traces": [{"source": "sample", "prompts": 12}],
-}  # fmt: skip
+}
 SFT = {"epochs": 1, "learning_rate": 1e-3, "batch_size": 4, "micro_batch_size": 2, "precision": "fp32"}
 
 
@@ -40,8 +45,11 @@ def trained(micro_model, root):
 def test_a_run_holds_model_metrics_and_what_it_read(trained, root):
     assert trained.metrics == read_json(trained.run / "metrics.json")
     assert {key: trained.metrics[key] for key in trained.metrics if key != "mean_loss"} == {
-        "steps": 3, "rows": 12, "dropped_too_long": 0, "dropped_empty_reasoning": 0,
-    }  # fmt: skip
+        "steps": 3,
+        "rows": 12,
+        "dropped_too_long": 0,
+        "dropped_empty_reasoning": 0,
+    }
     assert [record["step"] for record in read_records(trained.run / "metrics.jsonl")] == [1, 2, 3]
     assert (trained.run / "model" / "model.safetensors").is_file()
     (traces,) = root.glob("data/*/traces.parquet")

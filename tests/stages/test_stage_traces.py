@@ -32,10 +32,17 @@ THOUGHT = "<think>\nhm\n</think>\n\n"
 SAMPLED = Sampling(temperature=1.0, max_new_tokens=24)
 KINDS = ("harmful", "harmless", "ambiguous")
 ROWS = [
-    Example(f"mine/{kind}-{i}", f"Number {i} of {kind}?", kind, "mine", label=("safe", "unsafe")[i % 2],
-            response="So it is done." if i == 3 else None)
-    for kind in KINDS for i in range(4)
-]  # fmt: skip
+    Example(
+        f"mine/{kind}-{i}",
+        f"Number {i} of {kind}?",
+        kind,
+        "mine",
+        label=("safe", "unsafe")[i % 2],
+        response="So it is done." if i == 3 else None,
+    )
+    for kind in KINDS
+    for i in range(4)
+]
 ASKED = [row.prompt for row in ROWS]
 
 KILLED = """
@@ -89,30 +96,46 @@ def says(text: str, finish_reason: str = "stop", **fields: Any) -> Callable[[dic
 def tars(source: str = "mine", prompts: int = 12, **teacher: Any) -> Recipe:
     pool = (SourceShare(source="sample", prompts=8),)
     mix = TarsMix(
-        mix="tars", prompts=4, harmful_ratio=0.5, harmful=pool, harmless=pool, ambiguous=pool,
+        mix="tars",
+        prompts=4,
+        harmful_ratio=0.5,
+        harmful=pool,
+        harmless=pool,
+        ambiguous=pool,
         traces=(SourceShare(source=source, prompts=prompts),),
         teacher=Teacher(**{"model": "openai/deep", "sampling": SAMPLED, **teacher}),
-    )  # fmt: skip
+    )
     return Recipe(name="micro", model="org/none", seed=3, data=mix)
 
 
 def rsafe(folder: Path, **teacher: Any) -> Recipe:
     (folder / "rules.yaml").write_text(micro_guard.POLICY)
     train = GRPO(
-        epochs=1, learning_rate=1e-3, prompts_per_step=2, rollouts_per_prompt=2, micro_batch_size=2, kl_coef=0.0,
-        max_prompt_tokens=512, sampling=SAMPLED, reward=RSafeReward(name="rsafe"),
-    )  # fmt: skip
+        epochs=1,
+        learning_rate=1e-3,
+        prompts_per_step=2,
+        rollouts_per_prompt=2,
+        micro_batch_size=2,
+        kl_coef=0.0,
+        max_prompt_tokens=512,
+        sampling=SAMPLED,
+        reward=RSafeReward(name="rsafe"),
+    )
     return Recipe(
         name="micro-guard",
         model=teacher["model"],
         seed=3,
         data=RSafeMix(
-            mix="rsafe", rows_per_label=2, sources=("sample-verdicts",), max_prompt_task_tokens=4096,
-            max_response_task_tokens=4096, traces=(SourceShare(source="mine", prompts=12),),
+            mix="rsafe",
+            rows_per_label=2,
+            sources=("sample-verdicts",),
+            max_prompt_task_tokens=4096,
+            max_response_task_tokens=4096,
+            traces=(SourceShare(source="mine", prompts=12),),
             teacher=Teacher(**{"sampling": SAMPLED, **teacher}),
         ),
         guard=Guard(policy=str(folder / "rules.yaml"), train=train, sampling=SAMPLED),
-    )  # fmt: skip
+    )
 
 
 def asks(server: Server, tmp_path: Path, **options: Any) -> Options:
@@ -136,16 +159,18 @@ def test_a_local_teacher_writes_traces(local_teacher: Path, tmp_path: Path):
     result = stage_traces.run(recipe, Options(root=tmp_path))
     assert result.run.parent == tmp_path / "data" / "traces"
     records, kept = replies(result.run), traces_of(result)
-    assert [(r["id"], r["sample"]) for r in records] == [(e.id, k) for e in make_plan(recipe, Options()).examples
-                                                       for k in (1, 2, 3)]  # fmt: skip
+    assert [(r["id"], r["sample"]) for r in records] == [
+        (e.id, k) for e in make_plan(recipe, Options()).examples for k in (1, 2, 3)
+    ]
     assert {r["id"] for r in records} == {row.id for row in ROWS}
     assert {r["text"] for r in records} == {r"\boxed{safE}", r"\boxed{unsafE}"}
     assert {r["outcome"] for r in records} == {KEPT, "a duplicate"}
     by_id = {row.id: row for row in ROWS}
     assert kept == [
         replace(by_id[r["id"]], id=f"{r['id']}/{r['sample']}", reasoning="hm", answer=r["text"])
-        for r in records if r["outcome"] == KEPT
-    ]  # fmt: skip
+        for r in records
+        if r["outcome"] == KEPT
+    ]
     assert len({example.id for example in kept}) == len(kept) > len(ROWS)
     assert result.metrics["outcomes"] == Counter(r["outcome"] for r in records)
     assert result.metrics["tokens"] == {
@@ -154,9 +179,7 @@ def test_a_local_teacher_writes_traces(local_teacher: Path, tmp_path: Path):
         "replies_without": 0,
     }
     assert min(r["usage"]["prompt"] for r in records) > len(THOUGHT)
-    assert result.metrics["sources"] == {
-        "mine": {"prompts": 12, "prompts_without_trace": 0, "kept": len(kept)}
-    }  # fmt: skip
+    assert result.metrics["sources"] == {"mine": {"prompts": 12, "prompts_without_trace": 0, "kept": len(kept)}}
     assert json.loads((result.run / "metrics.json").read_text()) == result.metrics
 
 
@@ -187,12 +210,15 @@ SCRIPT: dict[str, tuple[dict[str, Any], str, str]] = {
     "cut thinking": (says("", "length", reasoning_content="step")({}), "<think>\nstep", "truncated"),
     "open": (says("<think>hm")({}), "<think>hm", "never closed"),
     "twice": (says("<think>hm</think>Yes.", reasoning_content="hm")({}), "<think>hm</think>Yes.", KEPT),
-    "both": (says("<think>hm</think>Yes.", reasoning_content="I am to use tags.")({}),
-             "<think>\nI am to use tags.\n</think>\n\n<think>hm</think>Yes.", KEPT),
+    "both": (
+        says("<think>hm</think>Yes.", reasoning_content="I am to use tags.")({}),
+        "<think>\nI am to use tags.\n</think>\n\n<think>hm</think>Yes.",
+        KEPT,
+    ),
     "without": (says("Yes.", reasoning_content="")({}), "Yes.", "empty reasoning"),
     "silent": (says("", reasoning_content=None)({}), "", "empty reasoning"),
     "unanswered": (says("<think>hm</think>\n")({}), "<think>hm</think>\n", "empty answer"),
-}  # fmt: skip
+}
 
 
 def test_what_a_server_says_is_kept_raw_and_read(server: Server, tmp_path: Path):
@@ -328,9 +354,11 @@ def test_of_a_guards_right_verdicts_the_first_is_kept(server: Server, micro_mode
     result = stage_traces.run(recipe, asks(server, tmp_path, model="openai/deep"))
     by_label = {label: [r["outcome"] for r in replies(result.run) if label in r["id"][-1]] for label in "0123"}
     assert by_label == {
-        "0": ["wrong verdict"] * 6, "1": [KEPT, "more than one"] * 3, "2": ["unparsed"] * 6,
+        "0": ["wrong verdict"] * 6,
+        "1": [KEPT, "more than one"] * 3,
+        "2": ["unparsed"] * 6,
         "3": [KEPT, "more than one"] * 3,
-    }  # fmt: skip
+    }
 
 
 def test_a_judge_of_refusal_wants_it_of_harmful_prompts_alone(server: Server, tmp_path: Path):
@@ -338,8 +366,9 @@ def test_a_judge_of_refusal_wants_it_of_harmful_prompts_alone(server: Server, tm
     server.choice = lambda body: (refuses if " 0 " in prompt_of(body) or " 1 " in prompt_of(body) else helps)(body)
     result = stage_traces.run(tars(judge="refusal"), asks(server, tmp_path))
     found = {r["id"]: r["outcome"] for r in replies(result.run)}
-    assert found == {row.id: KEPT if (row.id[-1] in "01") == (row.kind == "harmful") else "rejected by the judge"
-                     for row in ROWS}  # fmt: skip
+    assert found == {
+        row.id: KEPT if (row.id[-1] in "01") == (row.kind == "harmful") else "rejected by the judge" for row in ROWS
+    }
     assert {e.id for e in traces_of(result)} == {f"{name}/1" for name, outcome in found.items() if outcome == KEPT}
     verdicts = list(read_records(result.run / "verdicts.jsonl"))
     assert len(verdicts) == 12
@@ -441,8 +470,10 @@ def test_each_field_of_the_teacher_changes_what_is_asked_and_the_run(
 
 
 def test_the_judge_changes_the_run(server: Server, tmp_path: Path):
-    names = {stage_traces.run(tars(judge=judge), Options(root=tmp_path, base_url=server.url)).run
-             for judge in (None, "refusal", "compliance")}  # fmt: skip
+    names = {
+        stage_traces.run(tars(judge=judge), Options(root=tmp_path, base_url=server.url)).run
+        for judge in (None, "refusal", "compliance")
+    }
     assert len(names) == 3
 
 
@@ -466,10 +497,21 @@ def test_the_outline_counts_without_asking_anybody():
     recipe = tars(samples=3, prefix="1234", model="openai/none")
     found = outline(make_plan(recipe, Options()), Price(read=1e6, written=2e6))
     read = 3 * sum(-(-(len(prompt) + 4) // 4) for prompt in ASKED)
-    size = {"prompts": 12, "replies": 36, "tokens read, about": read, "tokens written, at most": 36 * 24,
-            "USD, at most about": read + 2 * 36 * 24}  # fmt: skip
-    assert found == {"stage": "data/traces", "teacher": "openai/none", "asked": "the prompt alone", "judge": None,
-                     **size, "sources": {"mine": size}}  # fmt: skip
+    size = {
+        "prompts": 12,
+        "replies": 36,
+        "tokens read, about": read,
+        "tokens written, at most": 36 * 24,
+        "USD, at most about": read + 2 * 36 * 24,
+    }
+    assert found == {
+        "stage": "data/traces",
+        "teacher": "openai/none",
+        "asked": "the prompt alone",
+        "judge": None,
+        **size,
+        "sources": {"mine": size},
+    }
     assert "USD, at most about" not in outline(make_plan(recipe, Options()))
 
 
@@ -504,13 +546,15 @@ def test_without_a_teacher_one_has_to_be_named(server: Server, tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: changed(r, "data", traces=(SourceShare(source="sample", prompts=4),)),
-         "data.traces leaves no prompt for a teacher to answer"),
+        (
+            lambda r: changed(r, "data", traces=(SourceShare(source="sample", prompts=4),)),
+            "data.traces leaves no prompt for a teacher to answer",
+        ),
         (lambda r: changed(r, "data", without_sources=("mine",)), "leaves no prompt"),
         (lambda r: changed(r, "data", teacher=Teacher(model="openai/deep", judge="refusl")), "no judge is called"),
         (lambda r: changed(r, "data", teacher=Teacher(model="./nowhere")), "nowhere: no such model"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_done_stops_before_anything_is_written(change: Any, message: str, tmp_path: Path):
     with pytest.raises(InputError, match=message):
         stage_traces.run(change(tars()), Options(root=tmp_path / "runs"))

@@ -130,8 +130,9 @@ def test_a_run_trains_merges_and_is_a_run_like_any_other(work):
     assert (manifest["status"], manifest["identity"]["backend"]) == ("finished", "verl")
     assert load_model(str(done.run / "model")).model.norm.weight.tolist() == [2.0] * 64
     assert [(r["step"], r["reward"], r["unscored"]) for r in read_records(done.run / "metrics.jsonl")] == [
-        (1, 0.25, 0.25), (2, 0.5, 0.0),
-    ]  # fmt: skip
+        (1, 0.25, 0.25),
+        (2, 0.5, 0.0),
+    ]
     rollouts = list(read_records(done.run / "rollouts.jsonl"))
     assert [(r["step"], r["kind"], r["text"], r["total"]) for r in rollouts] == (
         [(1, "harmful", "No.", 1.0)] * 3 + [(2, "harmful", "No.", 1.0)] * 4
@@ -145,8 +146,12 @@ def test_what_is_exported_can_be_trained_elsewhere_and_taken_back(work):
     folder, taken = work / "exported", work / "taken"
     train(work, export=folder)
     assert {p.name for p in folder.iterdir()} == {
-        "train.parquet", "reward.json", "overrides.txt", "run.sh", "export.json",
-    }  # fmt: skip
+        "train.parquet",
+        "reward.json",
+        "overrides.txt",
+        "run.sh",
+        "export.json",
+    }
     with pytest.raises(InputError, match="holds no trained model; let `bash"):
         train(work, trained=folder, out=taken)
     moved = folder.rename(work / "moved elsewhere")

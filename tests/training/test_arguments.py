@@ -29,18 +29,32 @@ def sft(**changes) -> SFT:
 
 def grpo(**changes) -> GRPO:
     values = {
-        "epochs": 1, "learning_rate": 1e-6, "prompts_per_step": 4, "rollouts_per_prompt": 8, "micro_batch_size": 4,
-        "kl_coef": 1e-3, "max_prompt_tokens": 64, "sampling": Sampling(), "reward": REWARD,
-    }  # fmt: skip
+        "epochs": 1,
+        "learning_rate": 1e-6,
+        "prompts_per_step": 4,
+        "rollouts_per_prompt": 8,
+        "micro_batch_size": 4,
+        "kl_coef": 1e-3,
+        "max_prompt_tokens": 64,
+        "sampling": Sampling(),
+        "reward": REWARD,
+    }
     return GRPO(**{**values, **changes})
 
 
 def dpo(**changes) -> DPO:
     values = {
-        "algorithm": "dpo", "epochs": 1, "learning_rate": 3e-4, "batch_size": 8, "beta": 0.01, "rpo_alpha": 3.0,
-        "rollouts_per_prompt": 8, "max_prompt_tokens": 64, "sampling": Sampling(),
+        "algorithm": "dpo",
+        "epochs": 1,
+        "learning_rate": 3e-4,
+        "batch_size": 8,
+        "beta": 0.01,
+        "rpo_alpha": 3.0,
+        "rollouts_per_prompt": 8,
+        "max_prompt_tokens": 64,
+        "sampling": Sampling(),
         "reward": {"name": "tars", "safety": "refusal", "task": "compliance"},
-    }  # fmt: skip
+    }
     return DPO(**{**values, **changes})
 
 
@@ -125,8 +139,13 @@ def test_a_cpu_computes_in_fp32(stated):
 def test_what_both_trainers_are_told_alike(stated):
     told = {key: stated[key] for key in ("output_dir", "seed", "data_seed", "optim", "report_to", "logging_steps")}
     assert told == {
-        "output_dir": "out", "seed": 7, "data_seed": 7, "optim": "adamw_torch", "report_to": "none", "logging_steps": 1,
-    }  # fmt: skip
+        "output_dir": "out",
+        "seed": 7,
+        "data_seed": 7,
+        "optim": "adamw_torch",
+        "report_to": "none",
+        "logging_steps": 1,
+    }
 
 
 def test_the_loss_is_the_papers_and_not_trls_default():
@@ -210,9 +229,17 @@ def test_extra_may_hold_no_key_that_is_owned(stated, section):
 
 @pytest.mark.parametrize(
     ("units", "per_step", "epochs", "max_steps", "steps"),
-    [(100, 8, 1, None, 12), (100, 8, 3, None, 36), (100, 8, 0.5, None, 6), (100, 8, 0.01, None, 1), (100, 8, 3, 5, 5),
-     (100, 8, 3, 50, 36), (8, 8, 1, None, 1), (2000, 32, 3, None, 186)],
-)  # fmt: skip
+    [
+        (100, 8, 1, None, 12),
+        (100, 8, 3, None, 36),
+        (100, 8, 0.5, None, 6),
+        (100, 8, 0.01, None, 1),
+        (100, 8, 3, 5, 5),
+        (100, 8, 3, 50, 36),
+        (8, 8, 1, None, 1),
+        (2000, 32, 3, None, 186),
+    ],
+)
 def test_steps_are_whole_batches_times_epochs(units, per_step, epochs, max_steps, steps):
     assert total_steps(units, per_step, epochs, max_steps, "sft") == steps
 

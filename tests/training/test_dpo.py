@@ -22,11 +22,23 @@ PAIRS = [
 
 
 def section(**changes) -> DPO:
-    return DPO(**{
-        "algorithm": "dpo", "epochs": 1, "learning_rate": 1e-3, "rollouts_per_prompt": 2, "batch_size": 4,
-        "micro_batch_size": 4, "beta": BETA, "rpo_alpha": ALPHA, "max_prompt_tokens": 64, "sampling": {},
-        "reward": {"name": "tars", "safety": "refusal", "task": "compliance"}, "precision": "fp32", **changes,
-    })  # fmt: skip
+    return DPO(
+        **{
+            "algorithm": "dpo",
+            "epochs": 1,
+            "learning_rate": 1e-3,
+            "rollouts_per_prompt": 2,
+            "batch_size": 4,
+            "micro_batch_size": 4,
+            "beta": BETA,
+            "rpo_alpha": ALPHA,
+            "max_prompt_tokens": 64,
+            "sampling": {},
+            "reward": {"name": "tars", "safety": "refusal", "task": "compliance"},
+            "precision": "fp32",
+            **changes,
+        }
+    )
 
 
 def rows_of(tokenizer) -> list[dict[str, list[int]]]:

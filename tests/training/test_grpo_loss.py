@@ -63,9 +63,11 @@ def assert_same(found, wanted) -> None:
 SHAPED = {"temperature": 0.7, "top_p": 0.8, "repetition_penalty": 1.05, "max_new_tokens": 40}
 """As RSafe draws its rollouts."""
 WHOLE = {
-    "shared": {}, "row by row": {"shared_prefix": False}, "hotter": {"sampling": {"temperature": 1.3}},
+    "shared": {},
+    "row by row": {"shared_prefix": False},
+    "hotter": {"sampling": {"temperature": 1.3}},
     "nucleus and penalty": {"sampling": SHAPED},
-}  # fmt: skip
+}
 CUT = {"kl_coef": 0.1, "micro_batch_size": 4}
 
 

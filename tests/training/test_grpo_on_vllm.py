@@ -45,11 +45,32 @@ def on_a_cpu():
 
 def train(model: Path, folder: Path, rollouts: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Four steps on the same two prompts; gives the metrics and the rollouts."""
-    chosen = section(rollouts=rollouts, sampling=GREEDY, prompts_per_step=2, rollouts_per_prompt=2, micro_batch_size=4,
-                     epochs=4, max_steps=4, kl_coef=0.1, entropy_coef=0.1, learning_rate=3e-3)  # fmt: skip
+    chosen = section(
+        rollouts=rollouts,
+        sampling=GREEDY,
+        prompts_per_step=2,
+        rollouts_per_prompt=2,
+        micro_batch_size=4,
+        epochs=4,
+        max_steps=4,
+        kl_coef=0.1,
+        entropy_coef=0.1,
+        learning_rate=3e-3,
+    )
     with RecordLog(folder / "metrics.jsonl") as metrics, RecordLog(folder / "rollouts.jsonl") as log:
-        grpo.train(chosen, str(model), load_tokenizer(str(model)), EXAMPLES, open_reward(chosen.reward), seed=0,
-                   run=folder, metrics=metrics, rollouts=log, resume_from=None, steps_done=0)  # fmt: skip
+        grpo.train(
+            chosen,
+            str(model),
+            load_tokenizer(str(model)),
+            EXAMPLES,
+            open_reward(chosen.reward),
+            seed=0,
+            run=folder,
+            metrics=metrics,
+            rollouts=log,
+            resume_from=None,
+            steps_done=0,
+        )
     return list(read_records(metrics.path)), list(read_records(log.path))
 
 

@@ -81,8 +81,19 @@ def trained(section_: GRPO, model: Path, folder: Path, monkeypatch: pytest.Monke
     kinds = ("harmful", "harmless")
     examples = [Example(f"own/{i}", f"{kinds[i % 2]} {i}", kinds[i % 2], "own") for i in range(4)]
     with RecordLog(folder / "metrics.jsonl") as metrics, RecordLog(folder / "rollouts.jsonl") as log:
-        grpo.train(section_, str(model), load_tokenizer(str(model)), examples, open_reward(section_.reward), seed=0,
-                   run=folder, metrics=metrics, rollouts=log, resume_from=None, steps_done=0)  # fmt: skip
+        grpo.train(
+            section_,
+            str(model),
+            load_tokenizer(str(model)),
+            examples,
+            open_reward(section_.reward),
+            seed=0,
+            run=folder,
+            metrics=metrics,
+            rollouts=log,
+            resume_from=None,
+            steps_done=0,
+        )
     return stand
 
 
@@ -118,9 +129,16 @@ def test_vllm_is_told_the_sampling_and_its_share(micro_model, tmp_path, monkeypa
     end = tokenizer.eos_token_id
     made = trained(chosen, micro_model, tmp_path, monkeypatch, lambda prompts: [[65, end]] * len(prompts)).made
     expected = {
-        "temperature": 0.6, "top_p": 0.9, "top_k": 7, "repetition_penalty": 1.1, "max_completion_length": 5,
-        "mode": "colocate", "gpu_memory_utilization": 0.4, "max_model_length": 64 + 5, "trust_remote_code": False,
-    }  # fmt: skip
+        "temperature": 0.6,
+        "top_p": 0.9,
+        "top_k": 7,
+        "repetition_penalty": 1.1,
+        "max_completion_length": 5,
+        "mode": "colocate",
+        "gpu_memory_utilization": 0.4,
+        "max_model_length": 64 + 5,
+        "trust_remote_code": False,
+    }
     assert {key: made[key] for key in expected} == expected
 
 

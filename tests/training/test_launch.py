@@ -75,11 +75,22 @@ def made(tmp_path_factory) -> Path:
     judge = micro.save_classifier(folder / "judge")
     (folder / "tiny.yaml").write_text(RECIPE.format(model=model, judge=judge, sample="[{source: sample, prompts: 40}]"))
     (folder / "two.yaml").write_text(TWO)
-    (folder / "rows.jsonl").write_text("".join(
-        json.dumps({"id": f"mine/{label}-{i}", "prompt": f"{label} thing {i}?", "kind": "harmless", "source": "mine",
-                    "label": label}) + "\n"
-        for label in ("safe", "unsafe") for i in range(10)
-    ))  # fmt: skip
+    (folder / "rows.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {
+                    "id": f"mine/{label}-{i}",
+                    "prompt": f"{label} thing {i}?",
+                    "kind": "harmless",
+                    "source": "mine",
+                    "label": label,
+                }
+            )
+            + "\n"
+            for label in ("safe", "unsafe")
+            for i in range(10)
+        )
+    )
     (folder / "rules.yaml").write_text(micro_guard.POLICY)
     (folder / "guard.yaml").write_text(
         GUARD.format(
@@ -160,7 +171,7 @@ def test_two_processes_draw_the_rollouts_of_one(alone, together):
     found, wanted = (list(read_records(run_of(root, "rl") / "rollouts.jsonl")) for root in (together, alone))
     assert [(row["step"], row["id"], row["text"]) for row in found] == [
         (row["step"], row["id"], row["text"]) for row in wanted
-    ]  # fmt: skip
+    ]
     assert [row["total"] for row in found] == pytest.approx([row["total"] for row in wanted], abs=1e-6)
 
 
@@ -192,8 +203,13 @@ def test_two_processes_train_a_guard_as_one(made, tmp_path):
 def test_two_processes_with_half_the_model_each_train_as_one(made, alone, tmp_path, stage, killed):
     """FSDP2: rollouts on the weights put together, checkpoints in parts, and one whole model in the end."""
     config = launch.read("accelerate:fsdp2", gpus=2).arguments
-    command = [str(Path(sys.executable).with_name("accelerate")), "launch", *config, str(Path(fsdp_on_cpu.__file__)),
-               *arguments(made, stage, tmp_path)]  # fmt: skip
+    command = [
+        str(Path(sys.executable).with_name("accelerate")),
+        "launch",
+        *config,
+        str(Path(fsdp_on_cpu.__file__)),
+        *arguments(made, stage, tmp_path),
+    ]
     if killed:
         kill_after_a_checkpoint(command, tmp_path)
         (checkpoint,) = tmp_path.glob(f"{stage}/*/checkpoints/checkpoint-2")
@@ -266,8 +282,10 @@ def environment(asked: launch.Launch, monkeypatch) -> dict[str, str]:
     """What accelerate would start the processes with."""
     parsed, defaults, _ = _validate_launch_command(asked.parsed(["sft", "--recipe", "tars-7b"]))
     assert (parsed.module, parsed.training_script, parsed.training_script_args) == (
-        True, "safereason", ["sft", "--recipe", "tars-7b"],
-    )  # fmt: skip
+        True,
+        "safereason",
+        ["sft", "--recipe", "tars-7b"],
+    )
     parsed.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
     prepare = prepare_deepspeed_cmd_env if parsed.use_deepspeed else lambda known: (None, prepare_multi_gpu_env(known))
     found = {name: value for name, value in prepare(parsed)[1].items() if name.startswith(("ACCELERATE", "FSDP"))}

@@ -20,20 +20,23 @@ BAND = 0.25
 """How far the formula may be from the tensors counted, on the micro model."""
 
 
-@pytest.mark.parametrize(("name", "parameters"), [
-    ("embedded/smollm2-135m", 134_515_008),
-    ("Qwen/Qwen2.5-0.5B-Instruct", 494_032_768),
-    ("Qwen/Qwen2.5-1.5B-Instruct", 1_543_714_304),
-    ("Qwen/Qwen2.5-3B-Instruct", 3_085_938_688),
-    ("Qwen/Qwen2.5-7B-Instruct", 7_615_616_512),
-    ("Qwen/Qwen2.5-14B-Instruct", 14_770_033_664),
-    ("Qwen/Qwen2.5-32B-Instruct", 32_763_876_352),
-    ("meta-llama/Llama-3.2-1B-Instruct", 1_235_814_400),
-    ("meta-llama/Llama-3.2-3B-Instruct", 3_212_749_824),
-    ("meta-llama/Llama-3.1-8B-Instruct", 8_030_261_248),
-    ("mistralai/Mistral-7B-Instruct-v0.3", 7_248_023_552),
-    ("cais/HarmBench-Llama-2-13b-cls", 13_015_864_320),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("embedded/smollm2-135m", 134_515_008),
+        ("Qwen/Qwen2.5-0.5B-Instruct", 494_032_768),
+        ("Qwen/Qwen2.5-1.5B-Instruct", 1_543_714_304),
+        ("Qwen/Qwen2.5-3B-Instruct", 3_085_938_688),
+        ("Qwen/Qwen2.5-7B-Instruct", 7_615_616_512),
+        ("Qwen/Qwen2.5-14B-Instruct", 14_770_033_664),
+        ("Qwen/Qwen2.5-32B-Instruct", 32_763_876_352),
+        ("meta-llama/Llama-3.2-1B-Instruct", 1_235_814_400),
+        ("meta-llama/Llama-3.2-3B-Instruct", 3_212_749_824),
+        ("meta-llama/Llama-3.1-8B-Instruct", 8_030_261_248),
+        ("mistralai/Mistral-7B-Instruct-v0.3", 7_248_023_552),
+        ("cais/HarmBench-Llama-2-13b-cls", 13_015_864_320),
+    ],
+)
 def test_known_shapes_have_the_weights_their_makers_count(name, parameters):
     assert KNOWN[name].parameters == parameters
 

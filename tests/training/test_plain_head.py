@@ -96,18 +96,31 @@ def test_sft_s_loss_is_that_of_rows_alone(saved, tmp_path, name):
         ids, completion = prompt_ids(tokenizer, user(prompt)), tokenizer(text)["input_ids"]
         rows.append({"input_ids": ids + completion, "completion_mask": [0] * len(ids) + [1] * len(completion)})
     arguments = SFTConfig(
-        output_dir=str(tmp_path), per_device_train_batch_size=4, max_steps=1, use_cpu=True, bf16=False,
-        report_to="none", learning_rate=1e-9, logging_steps=1, completion_only_loss=True,
-    )  # fmt: skip
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=4,
+        max_steps=1,
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        learning_rate=1e-9,
+        logging_steps=1,
+        completion_only_loss=True,
+    )
     model = load_model(str(folder))
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
     loss, _ = one_step(trainer)
     alone = load_model(str(folder)).eval()
-    wanted = torch.cat([
-        plain_logps(alone, row["input_ids"][: row["completion_mask"].index(1)],
-                    row["input_ids"][row["completion_mask"].index(1) :], 1.0)
-        for row in rows
-    ])  # fmt: skip
+    wanted = torch.cat(
+        [
+            plain_logps(
+                alone,
+                row["input_ids"][: row["completion_mask"].index(1)],
+                row["input_ids"][row["completion_mask"].index(1) :],
+                1.0,
+            )
+            for row in rows
+        ]
+    )
     assert loss == pytest.approx(-float(wanted.mean()), abs=1e-3)
 
 

@@ -90,8 +90,9 @@ def test_the_model_goes_on_training_as_it_was(trainer):
 
 
 def test_adapters_draw(micro_model, tmp_path):
-    trainer = make_trainer(micro_model, tmp_path, section(sampling=SAMPLING, rollouts_per_prompt=4, micro_batch_size=4,
-                                                             lora={"rank": 4}))  # fmt: skip
+    trainer = make_trainer(
+        micro_model, tmp_path, section(sampling=SAMPLING, rollouts_per_prompt=4, micro_batch_size=4, lora={"rank": 4})
+    )
     before = drawn(trainer, repeated(4))
     perturb(trainer.model, scale=0.5)
     assert drawn(trainer, repeated(4))["completion_ids"] != before["completion_ids"]
@@ -106,10 +107,11 @@ class Reward:
     def score(self, rows):
         self.rows += rows
         return [
-            RewardParts(None, {"length": None, "words": 0.0}, "too short") if len(row.text) < 2
+            RewardParts(None, {"length": None, "words": 0.0}, "too short")
+            if len(row.text) < 2
             else RewardParts(float(len(row.text)), {"length": float(len(row.text)), "words": None})
             for row in rows
-        ]  # fmt: skip
+        ]
 
 
 @pytest.fixture
@@ -148,10 +150,18 @@ def test_the_reward_sees_what_was_said_and_its_label_and_not_how_it_was_asked(ca
 
 def test_every_rollout_is_recorded_with_its_parts(called):
     assert called.recorded[0] == {
-        "step": 7, "id": "s/1", "prompt": PROMPTS[0], "kind": "harmful", "text": "<think>\nwell", "total": 12.0,
-        "parts": {"length": 12.0, "words": None}, "reason": None, "failed": False,
-        "finish_reason": "stop", "tokens": 13,
-    }  # fmt: skip
+        "step": 7,
+        "id": "s/1",
+        "prompt": PROMPTS[0],
+        "kind": "harmful",
+        "text": "<think>\nwell",
+        "total": 12.0,
+        "parts": {"length": 12.0, "words": None},
+        "reason": None,
+        "failed": False,
+        "finish_reason": "stop",
+        "tokens": 13,
+    }
     assert called.recorded[1]["label"] == "safe"
     assert called.recorded[1]["response"] == "an answer"
     assert [r["finish_reason"] for r in called.recorded] == ["stop", "length", "length"]
@@ -174,11 +184,13 @@ class Broken:
 
     def score(self, rows):
         return [
-            RewardParts(None, {"format": 1.0}, "HTTP 503", failed=True) if "?" in row.text
-            else RewardParts(0.0, {"format": 0.0}) if "<" not in row.text
+            RewardParts(None, {"format": 1.0}, "HTTP 503", failed=True)
+            if "?" in row.text
+            else RewardParts(0.0, {"format": 0.0})
+            if "<" not in row.text
             else RewardParts(1.0, {"format": 1.0, "task": 1.0}, judged=True)
             for row in rows
-        ]  # fmt: skip
+        ]
 
 
 @pytest.mark.parametrize(
@@ -195,9 +207,14 @@ def test_rollouts_whose_verdict_failed_are_counted_and_nothing_but_those_ends_th
         return function(
             prompts=[user("x")] * 3,
             completion_ids=[tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts],
-            id=["1", "2", "3"], user=["x"] * 3, response=[None] * 3, kind=["harmless"] * 3, label=[None] * 3,
-            trainer_state=SimpleNamespace(global_step=6), log_metric=logged.__setitem__,
-        )  # fmt: skip
+            id=["1", "2", "3"],
+            user=["x"] * 3,
+            response=[None] * 3,
+            kind=["harmless"] * 3,
+            label=[None] * 3,
+            trainer_state=SimpleNamespace(global_step=6),
+            log_metric=logged.__setitem__,
+        )
 
     if share is None:
         with pytest.raises(StageFailed, match=r"step 7: all 2 verdicts failed \(HTTP 503\), so that there is nothing"):
@@ -213,8 +230,13 @@ def test_a_step_of_training_draws_scores_and_logs(micro_model, tmp_path, tokeniz
     trainer = make_trainer(micro_model, tmp_path, section(sampling=SAMPLING, kl_coef=0.1))
     trainer.rollout_func = rollout_function(SAMPLING, 0, 16_384)
     trainer.reward_funcs = [RewardFunction(Reward(), tokenizer, {tokenizer.eos_token_id}, recorded.extend)]
-    columns = {"id": ["s/1", "s/2"], "user": ["Why?", "How?"], "response": [None, "So."],
-               "kind": ["harmful", "harmless"], "label": ["safe", "safe"]}  # fmt: skip
+    columns = {
+        "id": ["s/1", "s/2"],
+        "user": ["Why?", "How?"],
+        "response": [None, "So."],
+        "kind": ["harmful", "harmless"],
+        "label": ["safe", "safe"],
+    }
     for name, values in columns.items():
         trainer.train_dataset = trainer.train_dataset.add_column(name, values)
     trainer.train()

@@ -145,9 +145,10 @@ def test_the_checkpoints_are_marked_whole(micro_model, tokenizer, tmp_path):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_model_is_saved_in_the_recipes_precision(micro_model, tokenizer, tmp_path, precision):
     train(section(precision=precision), micro_model, tokenizer, tmp_path)
-    assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == {
-        "fp32": "float32", "bf16": "bfloat16",
-    }[precision]  # fmt: skip
+    assert (
+        json.loads((tmp_path / "model" / "config.json").read_text())["dtype"]
+        == {"fp32": "float32", "bf16": "bfloat16"}[precision]
+    )
 
 
 def test_adapters_are_merged_into_the_saved_model(micro_model, tokenizer, tmp_path, monkeypatch):
@@ -181,9 +182,12 @@ def trainer_of(kind, rows, model, tokenizer, folder, chosen: SFT, **arguments):
     """Ours or TRL's own, on the same rows in the same order."""
     stated = sft_arguments(chosen, rows=len(rows), seed=0, output_dir=str(folder))
     return kind(
-        model=load_model(str(model)), args=SFTConfig(**{**stated, **arguments}), train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer, peft_config=lora_config(chosen.lora),
-    )  # fmt: skip
+        model=load_model(str(model)),
+        args=SFTConfig(**{**stated, **arguments}),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=lora_config(chosen.lora),
+    )
 
 
 @pytest.fixture

@@ -62,8 +62,18 @@ def test_tensorboard_gets_what_the_run_directory_gets(micro_model, tmp_path):
     section = SFT(epochs=1, learning_rate=1e-4, batch_size=4, micro_batch_size=4, precision="fp32")
     rows = [{"input_ids": list(range(20)), "completion_mask": [0] * 5 + [1] * 15}] * 8
     with RecordLog(tmp_path / "metrics.jsonl") as log:
-        sft.train(section, str(micro_model), load_tokenizer(str(micro_model)), rows, seed=0, run=tmp_path, log=log,
-                  resume_from=None, steps_done=0, report_to="tensorboard")  # fmt: skip
+        sft.train(
+            section,
+            str(micro_model),
+            load_tokenizer(str(micro_model)),
+            rows,
+            seed=0,
+            run=tmp_path,
+            log=log,
+            resume_from=None,
+            steps_done=0,
+            report_to="tensorboard",
+        )
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     import json

@@ -41,8 +41,10 @@ MUTE = {"f1": 0.0, "unparsed": 1.0, "says_unsafe": 0.0, "mean_tokens": 20.0}
 @pytest.fixture(scope="module")
 def guards(tmp_path_factory, micro_model):
     """Models by what they always say."""
-    made = {say: micro_guard.save_guard(tmp_path_factory.mktemp(say), unsafe)
-            for say, unsafe in (("unsafe", 0.9), ("safe", 0.1))}  # fmt: skip
+    made = {
+        say: micro_guard.save_guard(tmp_path_factory.mktemp(say), unsafe)
+        for say, unsafe in (("unsafe", 0.9), ("safe", 0.1))
+    }
     return {say: load_model(str(folder)) for say, folder in {**made, "nothing": micro_model}.items()}
 
 
@@ -54,9 +56,15 @@ class Watched:
         self.tokenizer = micro.tokenizer()
         self.log = RecordLog(folder / "validation.jsonl")
         self.validation = Validation(
-            ROWS, guide, self.tokenizer, every=every, seed=3, log=self.log, best=self.best if keep else None,
+            ROWS,
+            guide,
+            self.tokenizer,
+            every=every,
+            seed=3,
+            log=self.log,
+            best=self.best if keep else None,
             save=lambda model, to: save_copy(model, self.tokenizer, to, "fp32"),
-        )  # fmt: skip
+        )
 
     def begin(self, model, step: int = 0) -> None:
         self.validation.on_train_begin(None, TrainerState(global_step=step), TrainerControl(), model=model)
@@ -107,8 +115,14 @@ def test_a_look_says_what_the_model_says(watched, guards):
     watched.step(guards["safe"], 2)
     watched.step(guards["nothing"], 4)
     unsafe, safe, nothing = watched.records
-    assert unsafe == {"step": 0, "n": 4, "f1": pytest.approx(2 / 3), "unparsed": 0.0, "says_unsafe": 1.0,
-                      "mean_tokens": 15.0}  # fmt: skip
+    assert unsafe == {
+        "step": 0,
+        "n": 4,
+        "f1": pytest.approx(2 / 3),
+        "unparsed": 0.0,
+        "says_unsafe": 1.0,
+        "mean_tokens": 15.0,
+    }
     assert safe == {"step": 2, "n": 4, "f1": 0.0, "unparsed": 0.0, "says_unsafe": 0.0, "mean_tokens": 13.0}
     assert nothing == {"step": 4, "n": 4, **MUTE}
 

@@ -48,10 +48,12 @@ def selected(config, key: str):
 
 
 WHOLE = {
-    "as it is": {}, "adapters": {"lora": {"rank": 4, "target_modules": ("q_proj", "v_proj")}}, "no kl": {"kl_coef": 0},
+    "as it is": {},
+    "adapters": {"lora": {"rank": 4, "target_modules": ("q_proj", "v_proj")}},
+    "no kl": {"kl_coef": 0},
     "cosine": {"lr_schedule": "cosine", "warmup_ratio": 0.1},
     "extra": {"extra": {"actor_rollout_ref.rollout.tensor_model_parallel_size": 2, "trainer.balance_batch": False}},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("changes", WHOLE.values(), ids=WHOLE.keys())
@@ -85,17 +87,30 @@ def test_a_key_that_verl_does_not_have_fails():
 
 
 def test_the_recipe_of_tars_is_what_its_authors_ran():
-    given = verl.overrides(load("tars-7b", []).rl, prompts=6400, model="org/name", name="tars-7b", seed=0,
-                           cluster=verl.Cluster(8))  # fmt: skip
+    given = verl.overrides(
+        load("tars-7b", []).rl, prompts=6400, model="org/name", name="tars-7b", seed=0, cluster=verl.Cluster(8)
+    )
     actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
     wanted = {
-        "algorithm.adv_estimator": "grpo", "data.train_batch_size": 32, f"{rollout}.n": 8,
-        f"{actor}.ppo_mini_batch_size": 32, f"{actor}.ppo_epochs": 1, f"{actor}.clip_ratio_c": 3.0,
-        f"{actor}.clip_ratio_low": 0.2, f"{actor}.clip_ratio_high": 0.2, f"{actor}.entropy_coeff": 0.001,
-        f"{actor}.use_kl_loss": True, f"{actor}.kl_loss_coef": 0.001, f"{actor}.kl_loss_type": "low_var_kl",
-        f"{actor}.loss_agg_mode": "token-mean", f"{actor}.optim.lr": 1e-6, f"{actor}.optim.weight_decay": 0.01,
-        f"{actor}.optim.lr_scheduler_type": "constant", f"{actor}.grad_clip": 1.0, f"{rollout}.top_k": -1,
-    }  # fmt: skip
+        "algorithm.adv_estimator": "grpo",
+        "data.train_batch_size": 32,
+        f"{rollout}.n": 8,
+        f"{actor}.ppo_mini_batch_size": 32,
+        f"{actor}.ppo_epochs": 1,
+        f"{actor}.clip_ratio_c": 3.0,
+        f"{actor}.clip_ratio_low": 0.2,
+        f"{actor}.clip_ratio_high": 0.2,
+        f"{actor}.entropy_coeff": 0.001,
+        f"{actor}.use_kl_loss": True,
+        f"{actor}.kl_loss_coef": 0.001,
+        f"{actor}.kl_loss_type": "low_var_kl",
+        f"{actor}.loss_agg_mode": "token-mean",
+        f"{actor}.optim.lr": 1e-6,
+        f"{actor}.optim.weight_decay": 0.01,
+        f"{actor}.optim.lr_scheduler_type": "constant",
+        f"{actor}.grad_clip": 1.0,
+        f"{rollout}.top_k": -1,
+    }
     assert {key: given[key] for key in wanted} == wanted
 
 
@@ -103,21 +118,35 @@ def test_both_trainers_are_told_the_same():
     given, trls = overrides(), grpo_arguments(SECTION, output_dir="out", cpu=False, **SIZE)
     actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
     pairs = {
-        "max_steps": "trainer.total_training_steps", "save_steps": "trainer.save_freq", "beta": f"{actor}.kl_loss_coef",
-        "epsilon": f"{actor}.clip_ratio", "delta": f"{actor}.clip_ratio_c", "entropy_coef": f"{actor}.entropy_coeff",
-        "learning_rate": f"{actor}.optim.lr", "weight_decay": f"{actor}.optim.weight_decay",
-        "max_grad_norm": f"{actor}.optim.clip_grad", "num_generations": f"{rollout}.n",
-        "temperature": f"{rollout}.temperature", "top_p": f"{rollout}.val_kwargs.top_p",
+        "max_steps": "trainer.total_training_steps",
+        "save_steps": "trainer.save_freq",
+        "beta": f"{actor}.kl_loss_coef",
+        "epsilon": f"{actor}.clip_ratio",
+        "delta": f"{actor}.clip_ratio_c",
+        "entropy_coef": f"{actor}.entropy_coeff",
+        "learning_rate": f"{actor}.optim.lr",
+        "weight_decay": f"{actor}.optim.weight_decay",
+        "max_grad_norm": f"{actor}.optim.clip_grad",
+        "num_generations": f"{rollout}.n",
+        "temperature": f"{rollout}.temperature",
+        "top_p": f"{rollout}.val_kwargs.top_p",
         "per_device_train_batch_size": f"{actor}.ppo_micro_batch_size_per_gpu",
-        "max_completion_length": "data.max_response_length", "seed": f"{rollout}.seed",
+        "max_completion_length": "data.max_response_length",
+        "seed": f"{rollout}.seed",
         "num_iterations": f"{actor}.ppo_epochs",
         "gradient_checkpointing": "actor_rollout_ref.model.enable_gradient_checkpointing",
-    }  # fmt: skip
+    }
     assert {name: given[key] for name, key in pairs.items()} == {name: trls[name] for name in pairs}
 
 
-REFUSED = {"advantage_epsilon", "drop_uniform_groups", "precision", "sampling.repetition_penalty", "lora.dropout",
-           "extra"}  # fmt: skip
+REFUSED = {
+    "advantage_epsilon",
+    "drop_uniform_groups",
+    "precision",
+    "sampling.repetition_penalty",
+    "lora.dropout",
+    "extra",
+}
 ELSEWHERE = {"rollouts", "shared_prefix"}
 """What verl has no use for; the module says so."""
 CHANGES = {k: v for k, v in GRPO_CHANGES.items() if not k.startswith("reward.") and k not in ELSEWHERE}
@@ -133,8 +162,15 @@ def test_each_field_is_mapped_or_refused(key):
         assert overrides(section) != overrides(GRPO(**BASE_GRPO))
 
 
-@pytest.mark.parametrize("changes", [{"lr_schedule": "linear"}, {"rollouts": "vllm-server"}, {"lora": {"alpha": 0.5}},
-                                     {"sampling": {"temperature": 0}}])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lr_schedule": "linear"},
+        {"rollouts": "vllm-server"},
+        {"lora": {"alpha": 0.5}},
+        {"sampling": {"temperature": 0}},
+    ],
+)
 def test_a_value_that_verl_has_no_word_for_is_refused(changes):
     with pytest.raises(InputError, match="--backend verl cannot do this"):
         overrides(GRPO(**{**BASE_GRPO, **changes}))

@@ -81,9 +81,14 @@ class Descent:
         settings = self.settings
         gradient = self.goals.gradient(current)
         drawn = candidates.draw(
-            current, gradient, self.may,
-            width=settings.width, top_k=settings.top_k, replaced=settings.replaced, generator=self.generator,
-        )  # fmt: skip
+            current,
+            gradient,
+            self.may,
+            width=settings.width,
+            top_k=settings.top_k,
+            replaced=settings.replaced,
+            generator=self.generator,
+        )
         scored = self._score(self._survivors(drawn))
         if settings.merge and scored:
             ranked = [found.suffix.ids for found in sorted(scored, key=lambda found: found.loss)]
@@ -152,10 +157,14 @@ class Descent:
         """The test case of one behavior; the last one's loss is measured anew on what is deployed."""
         goal = self.goals.targets[behavior]
         details: dict[str, Any] = {
-            "suffix": best.suffix.text, "suffix_tokens": len(best.suffix.ids), "place": self.settings.place,
-            "loss": float(best.losses[behavior]), "steps": number, "dropped": self.dropped,
+            "suffix": best.suffix.text,
+            "suffix_tokens": len(best.suffix.ids),
+            "place": self.settings.place,
+            "loss": float(best.losses[behavior]),
+            "steps": number,
+            "dropped": self.dropped,
             "not_finite": self.not_finite,
-        }  # fmt: skip
+        }
         if last:
             (deployed,) = goal.slot.encode([best.suffix.text])
             details["loss_deployed"], details["matched"] = goal.loss.plain(deployed)
@@ -171,7 +180,13 @@ class Descent:
     def _goals(self, engines: Sequence[Engine]) -> goals.Goals:
         settings = self.settings
         return goals.of_models(
-            "gcg", self.behaviors, engines, self.setup.meter,
-            target=self.target, start=settings.start, prefix=self.setup.prefix, place=settings.place,
+            "gcg",
+            self.behaviors,
+            engines,
+            self.setup.meter,
+            target=self.target,
+            start=settings.start,
+            prefix=self.setup.prefix,
+            place=settings.place,
             mellowmax=settings.mellowmax,
-        )  # fmt: skip
+        )

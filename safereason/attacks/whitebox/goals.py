@@ -89,9 +89,17 @@ class Goals:
 
 
 def of_models(
-    attack: str, behaviors: Sequence[Example], engines: Sequence[Engine], meter: Meter, *,
-    target: TransformersEngine, start: str, prefix: str, place: Place, mellowmax: float | None,
-) -> Goals:  # fmt: skip
+    attack: str,
+    behaviors: Sequence[Example],
+    engines: Sequence[Engine],
+    meter: Meter,
+    *,
+    target: TransformersEngine,
+    start: str,
+    prefix: str,
+    place: Place,
+    mellowmax: float | None,
+) -> Goals:
     """The goals of all behaviors on some models.
 
     A suffix is ids of the target's tokenizer. A model with another one is given texts, and its gradient does not count.
@@ -109,8 +117,10 @@ def of_models(
             place_of = slot.find(tokenizer, behavior.prompt, start, opening(prefix, place))
             length = len(place_of.ids(place_of.start.ids)) + len(ids)
             if length > engine.model.config.get_text_config().max_position_embeddings:
-                raise InputError(f"attack {attack}: behavior {behavior.id} has {length} tokens with its target; "
-                                 f"{engine.name} does not read that many")  # fmt: skip
+                raise InputError(
+                    f"attack {attack}: behavior {behavior.id} has {length} tokens with its target; "
+                    f"{engine.name} does not read that many"
+                )
             goals.append(Goal(place_of, TargetLoss(engine.model, ids, mellowmax), speaks, engine is target))
     return Goals(goals, meter)
 

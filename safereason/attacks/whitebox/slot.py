@@ -101,9 +101,14 @@ def find(tokenizer: "PreTrainedTokenizerBase", behavior: str, suffix: str, openi
     ids = tuple(whole[first:past])
     written = str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
     slot = Slot(
-        tokenizer, behavior, opening, tuple(whole[:first]), tuple(whole[past:]), written.removesuffix(suffix),
+        tokenizer,
+        behavior,
+        opening,
+        tuple(whole[:first]),
+        tuple(whole[past:]),
+        written.removesuffix(suffix),
         Suffix(ids, suffix),
-    )  # fmt: skip
+    )
     if not written.endswith(suffix) or slot.read([ids]) != [slot.start]:
         raise InputError(
             f"{tokenizer.name_or_path}: the suffix {suffix[:40]!r} is not read as it was written; choose another start"

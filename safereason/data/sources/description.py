@@ -134,8 +134,10 @@ class Description(_Part):
         if isinstance(kind, dict):
             return kind
         if kind not in KINDS:
-            raise ValueError(f"should be one of {', '.join(KINDS)}, or a mapping with `column` and `values`, "
-                             f"not {strict_yaml.shown(kind)}")  # fmt: skip
+            raise ValueError(
+                f"should be one of {', '.join(KINDS)}, or a mapping with `column` and `values`, "
+                f"not {strict_yaml.shown(kind)}"
+            )
         return {"all": kind}
 
     @field_validator("serves")

@@ -13,8 +13,12 @@ from safereason.data.sources.base import KIND, Source, Split, rows
 
 REPO = "allenai/wildjailbreak"
 REVISION = "5ddc12a7894f842b0619b8e1c7ee496b198af009"
-TYPES: dict[str, Label] = {"vanilla_harmful": "unsafe", "adversarial_harmful": "unsafe",
-                           "vanilla_benign": "safe", "adversarial_benign": "safe"}  # fmt: skip
+TYPES: dict[str, Label] = {
+    "vanilla_harmful": "unsafe",
+    "adversarial_harmful": "unsafe",
+    "vanilla_benign": "safe",
+    "adversarial_benign": "safe",
+}
 TEXTS: dict[Split, tuple[str, ...]] = {"train": ("adversarial", "vanilla"), "test": ("adversarial",)}
 """Columns that hold the prompt, the first that is not blank."""
 

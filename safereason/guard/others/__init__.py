@@ -32,29 +32,40 @@ class Known:
 GUARDS: dict[str, Known] = {
     "llama-guard": Known(
         "Llama Guard 3 and 4, with the policy of their own chat template",
-        "meta-llama/Llama-Guard-3-8B", open_llama_guard,
+        "meta-llama/Llama-Guard-3-8B",
+        open_llama_guard,
     ),
     "shield-gemma": Known(
         "ShieldGemma, asked once for each category of a policy",
-        "google/shieldgemma-2b", open_shield_gemma, ("policy",),
+        "google/shieldgemma-2b",
+        open_shield_gemma,
+        ("policy",),
     ),
     "wildguard": Known(
         "WildGuard, with the prompt of its package or of --template",
-        "allenai/wildguard", open_wildguard, ("template",),
+        "allenai/wildguard",
+        open_wildguard,
+        ("template",),
     ),
     "guard-reasoner": Known(
         "GuardReasoner, with the prompt of --template",
-        "yueliu1999/GuardReasoner-8B", open_guard_reasoner, ("template",),
+        "yueliu1999/GuardReasoner-8B",
+        open_guard_reasoner,
+        ("template",),
     ),
     "aegis": Known(
         "Aegis 1.0, with the prompt of judgezoo or of --template",
-        "FOLDER", open_aegis, ("template",),
+        "FOLDER",
+        open_aegis,
+        ("template",),
     ),
     "nemoguard": Known(
         "NemoGuard Content Safety (Aegis 2.0), with the prompt of --template",
-        "FOLDER", open_nemoguard, ("template",),
+        "FOLDER",
+        open_nemoguard,
+        ("template",),
     ),
-}  # fmt: skip
+}
 
 
 def open_other(name: str, model: str, options: Options) -> PromptedGuard:

@@ -82,8 +82,12 @@ class PromptedGuard:
     ) -> list[Finding | None]:
         """See `Guard.classify`."""
         asked = [self.kind.prompts(question, self._special) for question in questions]
-        prompts = [(i, k, prompt) for i, given in enumerate(asked) if not isinstance(given, str)
-                   for k, prompt in enumerate(given)]  # fmt: skip
+        prompts = [
+            (i, k, prompt)
+            for i, given in enumerate(asked)
+            if not isinstance(given, str)
+            for k, prompt in enumerate(given)
+        ]
         drawn: dict[int, dict[int, Completion]] = {}
         found: dict[int, Finding] = {}
 
@@ -103,10 +107,13 @@ class PromptedGuard:
             if isinstance(given, str) and index not in done:
                 tell(index, Finding(None, None, reason=given))
         self.engine.generate(
-            [prompt for _, _, prompt in prompts], self.kind.sampling, seed=seed,
+            [prompt for _, _, prompt in prompts],
+            self.kind.sampling,
+            seed=seed,
             done=[place for place, (index, _, _) in enumerate(prompts) if index in done],
-            on_finish=finish, choices=CHOICES,
-        )  # fmt: skip
+            on_finish=finish,
+            choices=CHOICES,
+        )
         return [found.get(i) for i in range(len(questions))]
 
 

@@ -42,8 +42,13 @@ class GuardReasoner:
         if label is None or first is None:
             return unread(completion)
         steps = re.sub(r"\banswers\s*:\s*\Z", "", completion.text[: first.start()], flags=re.IGNORECASE)
-        return Finding(label, field.score(completion), reasoning=steps.strip(), text=completion.text,
-                       tokens=len(completion.token_ids))  # fmt: skip
+        return Finding(
+            label,
+            field.score(completion),
+            reasoning=steps.strip(),
+            text=completion.text,
+            tokens=len(completion.token_ids),
+        )
 
 
 def open_guard_reasoner(model: str, options: Options) -> tuple[Engine, GuardReasoner]:

@@ -73,8 +73,7 @@ def first_line(completion: Completion) -> Finding:
     if label is None:
         return unread(completion)
     named = _categories(completion.text) if label == "unsafe" else ()
-    return Finding(label, VERDICT.score(completion), named, text=completion.text,
-                   tokens=len(completion.token_ids))  # fmt: skip
+    return Finding(label, VERDICT.score(completion), named, text=completion.text, tokens=len(completion.token_ids))
 
 
 def _categories(text: str) -> tuple[str, ...]:

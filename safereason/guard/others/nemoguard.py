@@ -43,8 +43,13 @@ class NemoGuard:
             return unread(completion)
         listed = _CATEGORIES.search(completion.text) if label == "unsafe" else None
         named = [name.strip() for name in listed[1].split(",")] if listed else []
-        return Finding(label, field.score(completion), tuple(dict.fromkeys(filter(None, named))), text=completion.text,
-                       tokens=len(completion.token_ids))  # fmt: skip
+        return Finding(
+            label,
+            field.score(completion),
+            tuple(dict.fromkeys(filter(None, named))),
+            text=completion.text,
+            tokens=len(completion.token_ids),
+        )
 
 
 def open_nemoguard(model: str, options: Options) -> tuple[Engine, NemoGuard]:

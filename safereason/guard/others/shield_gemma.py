@@ -52,8 +52,13 @@ class ShieldGemma:
             why = f"the guard says neither Yes nor No to {', '.join(ids[k] for k in missing)}"
             return unread(completions[missing[0]], why)
         text = "\n".join(f"{i}: {completion.text}" for i, completion in zip(ids, completions, strict=True))
-        return Finding("unsafe" if broken else "safe", max(known.values()), broken, text=text,
-                       tokens=sum(len(completion.token_ids) for completion in completions))  # fmt: skip
+        return Finding(
+            "unsafe" if broken else "safe",
+            max(known.values()),
+            broken,
+            text=text,
+            tokens=sum(len(completion.token_ids) for completion in completions),
+        )
 
 
 def guideline(category: Category, question: Question) -> str:

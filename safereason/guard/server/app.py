@@ -82,8 +82,14 @@ def create_app(guard: ServedGuard, settings: Settings | None = None) -> FastAPI:
         yield
         await asyncio.to_thread(endpoints.batcher.stop, settings.limits.timeout)
 
-    app = _App(title="safereason guard", version=safereason.__version__, lifespan=lifespan, docs_url=None,
-               redoc_url=None, redirect_slashes=False)  # fmt: skip
+    app = _App(
+        title="safereason guard",
+        version=safereason.__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.state.batcher = endpoints.batcher
     asked: dict[str, Any] = {"responses": _REFUSALS}
     if settings.keys:

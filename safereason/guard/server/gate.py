@@ -60,9 +60,11 @@ class Gate:
             scheme, _, key = headers.get("authorization", "").partition(" ")
             if not (self.keys.admit(key.strip().encode("latin-1")) and scheme.lower() == "bearer"):
                 raise Refusal(
-                    401, "invalid_api_key", "no key, or a wrong one; send `Authorization: Bearer KEY`",
+                    401,
+                    "invalid_api_key",
+                    "no key, or a wrong one; send `Authorization: Bearer KEY`",
                     headers={"WWW-Authenticate": "Bearer"},
-                )  # fmt: skip
+                )
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > self.limits.max_body:
             raise self._too_large()

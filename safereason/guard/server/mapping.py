@@ -13,9 +13,20 @@ from safereason.recipe import strict_yaml
 from safereason.recipe.load import text_of
 
 NAMES = (
-    "harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent", "self-harm",
-    "self-harm/instructions", "self-harm/intent", "sexual", "sexual/minors", "violence", "violence/graphic",
-)  # fmt: skip
+    "harassment",
+    "harassment/threatening",
+    "hate",
+    "hate/threatening",
+    "illicit",
+    "illicit/violent",
+    "self-harm",
+    "self-harm/instructions",
+    "self-harm/intent",
+    "sexual",
+    "sexual/minors",
+    "violence",
+    "violence/graphic",
+)
 """The Moderation API's categories."""
 OTHERWISE = "*"
 """Key of the names for a verdict that names no category, or one that the table leaves out."""

@@ -8,9 +8,14 @@ from safereason.guard.server.refusal import Refusal
 GET, POST = ("GET", "HEAD", "OPTIONS"), ("POST", "OPTIONS")
 MODELS = "/v1/models"
 METHODS = {
-    "/v1/moderations": POST, "/v1/guard": POST, MODELS: GET, "/healthz": GET, "/readyz": GET, "/metrics": GET,
+    "/v1/moderations": POST,
+    "/v1/guard": POST,
+    MODELS: GET,
+    "/healthz": GET,
+    "/readyz": GET,
+    "/metrics": GET,
     "/openapi.json": GET,
-}  # fmt: skip
+}
 """Methods by path."""
 OPEN = ("/healthz", "/readyz")
 """Paths that need no key, so that whatever starts the server can watch it."""

@@ -70,8 +70,10 @@ def connections_allowed(wanted: int | None) -> int:
         return wanted or MOST_CONNECTIONS
     if wanted is not None and wanted > files - RESERVE:
         most = max(1, files - RESERVE)
-        raise InputError(f"--max-connections {wanted}: this process may open {files} files; "
-                         f"give {most} at most, or raise the limit with `ulimit -n`")  # fmt: skip
+        raise InputError(
+            f"--max-connections {wanted}: this process may open {files} files; "
+            f"give {most} at most, or raise the limit with `ulimit -n`"
+        )
     return wanted or max(1, min(MOST_CONNECTIONS, files // 2))
 
 
@@ -93,10 +95,14 @@ class Server(uvicorn.Server):
         patience = math.ceil(2 * limits.timeout) + 1
         super().__init__(
             uvicorn.Config(
-                app, access_log=False, log_config=None, log_level="error", server_header=False,
+                app,
+                access_log=False,
+                log_config=None,
+                log_level="error",
+                server_header=False,
                 timeout_graceful_shutdown=patience,
             )
-        )  # fmt: skip
+        )
         self._limits = limits
         self._ready = ready
         self._on_hangup = on_hangup
