@@ -74,6 +74,8 @@ test-oldest: .venv-vllm/.installed-dev ## Run the tests that take seconds with t
 lint: install ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@! grep -rnE --include='*.py' --exclude-dir='.[!.]*' '#[[:space:]]*fmt:[[:space:]]*(skip|off)' . || \
+		{ echo 'Nothing is kept from the formatter here: remove these comments, and run make format'; exit 1; }
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -96,7 +98,8 @@ evidence: .venv/.installed ## Train with three seeds and work out the figures of
 guard-evidence: .venv/.installed ## Train and measure a guard and work out the figures of docs/guard-evidence.md (an hour on a CPU)
 	$(BIN)/python benchmarks/guard_evidence.py
 
-docs: install ## Build the documentation into site/
+docs: install ## Write the tables that come from the code, and build the documentation into site/
+	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lock: install ## Write requirements/*.txt from what is installed

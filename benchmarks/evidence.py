@@ -53,18 +53,18 @@ def measure(seed: int, root: Path, with_base: bool) -> Seed:
     """Runs every stage of one seed; the base model, which no seed changes, is measured with one of them."""
     recipe = load(RECIPE, [f"seed={seed}"])
     options = Options(root=root, on_existing="resume")
-    data.run(recipe, options)
+    data.build_data(recipe, options)
     models = {"base": recipe.model} if with_base else {}
-    models["sft"] = str(sft.run(recipe, options).run)
-    trained = rl.run(recipe, options).run
+    models["sft"] = str(sft.train_sft(recipe, options).run)
+    trained = rl.train_rl(recipe, options).run
     models["rl"] = str(trained)
     truths: dict[str, dict[str, Truths]] = {}
     formats: dict[str, list[bool]] = {}
     for label, model in models.items():
         measured = Options(root=root, on_existing="resume", model=model)
         parts = {
-            "harmful": _read(evaluation.run(recipe, measured, "harmbench").run, "refusal"),
-            "harmless": _read(evaluation.run(recipe, measured, "xstest").run, "compliance"),
+            "harmful": _read(evaluation.run_eval(recipe, measured, "harmbench").run, "refusal"),
+            "harmless": _read(evaluation.run_eval(recipe, measured, "xstest").run, "compliance"),
         }
         truths[label] = {kind: part[0] for kind, part in parts.items()}
         formats[label] = [well for part in parts.values() for well in part[1]]

@@ -52,7 +52,8 @@ def peak_memory() -> float:
 def ours(job: Job, clock: Clock) -> None:
     """Our attack, with the settings of the job."""
     from safereason.attacks.base import Setup
-    from safereason.attacks.gcg import ATTACK, GCG
+    from safereason.attacks.gcg import ATTACK
+    from safereason.attacks.gcg_settings import GCGSettings
     from safereason.attacks.meter import Meter
     from safereason.data.example import Example
     from safereason.engines.open import open_engine
@@ -61,7 +62,7 @@ def ours(job: Job, clock: Clock) -> None:
     meter = Meter()
     setup = Setup(open_engine(job["model"]), seed=job["seed"], meter=meter)
     asked = 0
-    for step in ATTACK.search([behavior], GCG(**job["settings"]), setup):
+    for step in ATTACK.search([behavior], GCGSettings(**job["settings"]), setup):
         clock.tick(float(step.value or 0.0), meter.queries - asked)
         asked = meter.queries
         if clock.wall[-1] - clock.wall[0] > job["seconds"] or (step.value or 0.0) <= job["until"]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safereason.cli.errors import guarded
 from safereason.data import sources
 from safereason.data.example import read_examples
-from safereason.data.overlap import Index, subject
+from safereason.data.overlap import Index, compared_text
 from safereason.recipe.load import load
 from safereason.runs.directory import read_manifest
 from safereason.runs.records import read_json, read_records, write_text
@@ -102,9 +102,11 @@ def overlapping(data: Path, predictions: Path) -> NDArray[np.bool_]:
     trained = Index(0.8, 13)
     for name in ("train", "traces", "validation"):
         for row in read_examples(data / f"{name}.parquet"):
-            trained.add(row.id, subject(row))
+            trained.add(row.id, compared_text(row))
     rows = sorted(read_records(predictions / "predictions.jsonl"), key=lambda row: (row["set"], row["id"]))
-    tested = {name: {e.id: subject(e) for e in sources.get(name).load("test")} for name in {r["set"] for r in rows}}
+    tested = {
+        name: {e.id: compared_text(e) for e in sources.get(name).load("test")} for name in {r["set"] for r in rows}
+    }
     return np.array([trained.find(tested[row["set"]][row["id"]]) is not None for row in rows])
 
 
@@ -142,7 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of the runs (default ./runs)")
     root = parser.parse_args().root
-    done = pipeline.run(load(RECIPE), Options(root=root, on_existing="resume"))
+    done = pipeline.run_pipeline(load(RECIPE), Options(root=root, on_existing="resume"))
     values = fields({step: Path(path) for step, path in done.metrics["runs"].items()})
     text = (Path(__file__).parent / "guard_evidence.template.md").read_text(encoding="utf-8")
     for name, value in values.items():

@@ -15,7 +15,7 @@ import torch
 from safereason.cli.output import print_table
 from safereason.data import sources
 from safereason.engines import transformers as engines
-from safereason.guard import guide
+from safereason.guard import guard_prompt
 from safereason.guard.prompt import Question
 from safereason.recipe.schema import Sampling
 from safereason.text.chat import prompt_ids
@@ -39,7 +39,7 @@ def main() -> None:
     """Measures both ways in turns."""
     long_prompt.need_model()
     model, tokenizer = long_prompt.load()
-    asked = guide.default()
+    asked = guard_prompt.default()
     examples = sources.get("sample").load("test")[:QUESTIONS]
     conversations = [asked.conversation(Question(e.prompt)) for e in examples]
     engine = engines.TransformersEngine(model, tokenizer, name="model")

@@ -127,8 +127,8 @@ def _forget_peak() -> None:
 def run_case(case: dict[str, Any], folder: Path) -> dict[str, int]:
     """Measures a case, and works it out."""
     from safereason.engines.open import load_tokenizer, model_location
-    from safereason.stages.fit import step_of
     from safereason.training import memory
+    from safereason.training.fit import step_of
     from safereason.training.shapes import shape_of
 
     settings = {k: v for k, v in case.items() if k not in ("model", "stage", "rows", "tokens", "new")}
@@ -156,7 +156,6 @@ def _micro(folder: Path) -> str:
 
 def _sft(case, shared, location, tokenizer, run):
     from safereason.recipe.schema import SFT
-    from safereason.runs.records import RecordLog
     from safereason.training import sft
 
     rows, tokens = case["rows"], case["tokens"]
@@ -167,17 +166,7 @@ def _sft(case, shared, location, tokenizer, run):
         {"input_ids": [(7 * i + j) % 200 for j in range(n)], "completion_mask": [0] + [1] * (n - 1)}
         for i, n in enumerate(lengths)
     ]
-    return section, lambda: sft.train(
-        section,
-        location,
-        tokenizer,
-        made,
-        seed=0,
-        run=run,
-        log=RecordLog(run / "metrics.jsonl"),
-        resume_from=None,
-        steps_done=0,
-    )
+    return section, lambda: sft.train(_training_run(section, location, tokenizer, run, "sft"), made)
 
 
 def _grpo(case, shared, location, tokenizer, run):
@@ -206,17 +195,25 @@ def _grpo(case, shared, location, tokenizer, run):
     examples = [Example(f"own/{i}", "abcd"[i] + text[1:], "harmless", "own") for i in range(4)]
     transformers.end_of_turn_ids = lambda model, tokenizer: set()
     return section, lambda: grpo.train(
-        section,
-        location,
-        tokenizer,
+        _training_run(section, location, tokenizer, run, "rl"),
         examples,
         open_reward(section.reward),
+        RecordLog(run / "rollouts.jsonl"),
+    )
+
+
+def _training_run(section, location, tokenizer, folder, key):
+    from safereason.runs.records import RecordLog
+    from safereason.training.training_run import TrainingRun
+
+    return TrainingRun(
+        section=section,
+        location=location,
+        tokenizer=tokenizer,
         seed=0,
-        run=run,
-        metrics=RecordLog(run / "metrics.jsonl"),
-        rollouts=RecordLog(run / "rollouts.jsonl"),
-        resume_from=None,
-        steps_done=0,
+        folder=folder,
+        metrics=RecordLog(folder / "metrics.jsonl"),
+        key=key,
     )
 
 

@@ -21,7 +21,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline
 
 from safereason.data.fetch import fetch
-from safereason.data.sources.base import rows
+from safereason.data.sources.base import published_rows
 from safereason.data.sources.xstest_response import FILES
 from safereason.judges import refusal, refusal_learned
 from safereason.judges.refusal_learned import ngrams, row_digest
@@ -52,7 +52,9 @@ class Table:
     """The labelled answers, one an entry of each array."""
 
     def __init__(self) -> None:
-        read = [(model, row) for model in MODELS for row in rows(FILES[model]) if row["final_label"] in LABELS]
+        read = [
+            (model, row) for model in MODELS for row in published_rows(FILES[model]) if row["final_label"] in LABELS
+        ]
         self.model = np.array([model for model, _ in read])
         self.prompt = np.array([int(row["id"].rpartition("-")[2]) for _, row in read])
         self.row = sorted({row_digest(row["prompt"], row["completion"]) for _, row in read})

@@ -18,7 +18,7 @@ import long_prompt
 from safereason.cli.output import print_table
 from safereason.engines.base import Sampling
 from safereason.engines.transformers import TransformersEngine
-from safereason.guard import guide
+from safereason.guard import guard_prompt
 from safereason.guard.reasoning import ReasoningGuard
 from safereason.guard.server import run
 from safereason.guard.server.app import create_app
@@ -60,7 +60,7 @@ def rate(guard: ReasoningGuard, texts: list[str], max_batch: int) -> float:
 def main() -> None:
     long_prompt.need_model()
     model, tokenizer = long_prompt.load()
-    asked = replace(guide.default(), sampling=Sampling(temperature=0.7, max_new_tokens=NEW_TOKENS))
+    asked = replace(guard_prompt.default(), sampling=Sampling(temperature=0.7, max_new_tokens=NEW_TOKENS))
     guard = ReasoningGuard(TransformersEngine(model, tokenizer, name="benchmark"), asked)
     texts = [f"{number}. {long_prompt.text(tokenizer, 20 + number)}" for number in range(REQUESTS)]
     together, apart = rate(guard, texts, CALLERS), rate(guard, texts, 1)

@@ -3,7 +3,8 @@
 It makes the recipe's keys from the schema, the shipped recipes from their files, the command line from its own help,
 the names of sources, evals, attacks and judges from the registries, and the list of deviations from docstrings.
 
-    python docs/generate.py        writes the papers' tables and figures into fidelity.md, which is also read elsewhere
+    python docs/generate.py        writes what is also read elsewhere: the papers' tables and figures in fidelity.md,
+                                   and the tables of commands and recipes in README.md
 """
 
 import ast
@@ -26,9 +27,9 @@ from safereason.cli.app import app
 from safereason.data.sources import SOURCES
 from safereason.evals.metrics import OVERALL
 from safereason.evals.paper import PaperFigure, as_printed
-from safereason.evals.paper_places import PLACES, Place
+from safereason.evals.paper_locations import PAPER_LOCATIONS, PaperLocation
 from safereason.recipe import schema
-from safereason.recipe.load import shipped
+from safereason.recipe.load import load, shipped
 
 RECIPE_INTRODUCTION = """# A recipe's keys
 
@@ -50,12 +51,13 @@ NO_EVIDENCE = (
 PACKAGE = Path(safereason.__file__).parent
 ROOT = Path(__file__).parent.parent
 DEVIATIONS = "<!-- deviations -->"
-FIGURES = ("<!-- figures: written by docs/generate.py -->\n", "<!-- end of figures -->\n")
 WIDEST = 3
 """Most figures that stand side by side."""
 HEADING = re.compile(r"(?:^\s*|\. )(?:Deviations?|Where this differs from [^:]*):", re.MULTILINE)
 NAMED_BY_FILE = (schema.Recipe, "name")
 NUMBER = re.compile(r"(?:^\s*(\d+)\. |\((\d+)\) )", re.MULTILINE)
+CLAUSE_END = re.compile(r"[;.](?=\s|$)")
+ASIDE = re.compile(r"\s*\([^)]*\)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -74,13 +76,21 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/recipes.md": shipped_recipes(),
         "reference/cli.md": command_line(),
         "reference/registries.md": registries(),
-        "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
+        "changelog.md": _from_root("CHANGELOG.md"),
+        "contributing.md": _from_root("CONTRIBUTING.md"),
+        "security.md": _from_root("SECURITY.md"),
     }
     if files.get_file_from_path("evidence.md") is None:
         pages["evidence.md"] = NO_EVIDENCE
     for name, content in pages.items():
         files.append(File.generated(config, name, content=content))
     return files
+
+
+def _from_root(name: str) -> str:
+    """A file beside `docs` as a page of the site, its links changed to match."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return text.replace("](docs/", "](").replace("](SECURITY.md)", "](security.md)")
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
@@ -219,10 +229,10 @@ def registries() -> str:
 
 def figures() -> str:
     """Every table and figure of both papers: what makes ours, on what, what was verified, and its values."""
-    return "\n".join(_place(place) for place in PLACES)
+    return "\n".join(_place(place) for place in PAPER_LOCATIONS)
 
 
-def _place(place: Place) -> str:
+def _place(place: PaperLocation) -> str:
     paper = place.paper.partition(",")[0]
     commands = "\n".join(place.commands)
     lines = [
@@ -231,7 +241,7 @@ def _place(place: Place) -> str:
         f"- Hardware: {place.hardware}.",
         f"- Verified here: {place.verified}.",
     ]
-    values = [f for f in as_printed() if (f.paper, f.place) == (place.paper, place.name)]
+    values = [f for f in as_printed() if (f.paper, f.location) == (place.paper, place.name)]
     sources = dict.fromkeys(f"{f.source}, ± {f.tolerance:g}" for f in values)
     lines += [f"- {'Values: ' if sources else 'No value of it is at hand.'}{'; '.join(sources)}{'.' * bool(sources)}\n"]
     return "\n".join([*lines, *_values(values)])
@@ -261,9 +271,80 @@ def _column(figure: PaperFigure) -> str:
 
 
 def with_figures(page: str) -> str:
-    """The page with what `figures` gives between its two marks."""
-    before, _, rest = page.partition(FIGURES[0])
-    return f"{before}{FIGURES[0]}\n{figures()}\n{FIGURES[1]}{rest.partition(FIGURES[1])[2]}"
+    """The page with what `figures` gives in its place."""
+    return _with_section(page, "figures", figures())
+
+
+def with_tables(readme: str) -> str:
+    """The README with its tables of commands and recipes as the code has them."""
+    with_commands = _with_section(readme, "commands", commands_table())
+    return _with_section(with_commands, "recipes", recipes_table())
+
+
+def markers(section: str) -> tuple[str, str]:
+    """The two lines in a page between which a section is written."""
+    return f"<!-- {section}: written by docs/generate.py -->\n", f"<!-- end of {section} -->\n"
+
+
+def _with_section(page: str, section: str, content: str) -> str:
+    begin, end = markers(section)
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{content}\n{end}{after}"
+
+
+def commands_table() -> str:
+    """A command a row, with what it does and the commands under it."""
+    lines = ["| command | what it does | commands under it |", "|---|---|---|"]
+    group = typer.main.get_command(app)
+    context = group.context_class(group, info_name="safereason")
+    for name in group.list_commands(context):
+        command = group.commands[name]
+        under = [f"`{inner}`" for inner in getattr(command, "commands", {})]
+        lines.append(f"| `{name}` | {_clause(command.help)} | {' '.join(under)} |")
+    return "\n".join(lines) + "\n"
+
+
+def recipes_table() -> str:
+    """A shipped recipe a row, with its model and what the comment at its top says of hardware and results."""
+    lines = ["| recipe | model | needs | expect |", "|---|---|---|---|"]
+    for path in shipped():
+        header = _header(path)
+        needs = _clause(ASIDE.sub("", header["Needs"]))
+        model = load(path.stem).model.rpartition("/")[2]
+        lines.append(f"| `{path.stem}` | {model} | {needs} | {header['Expect']} |")
+    return "\n".join(lines) + "\n"
+
+
+def _header(path: Path) -> dict[str, str]:
+    """The parts `Needs` and `Expect` of the comment at the top of a recipe.
+
+    `Expect` may say on which condition, as in `Expect, at λ = 0.5 (read off a plot): …`. The condition stays, without
+    what is in brackets.
+    """
+    parts: dict[str, str] = {}
+    name = ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        text = line.removeprefix("#")
+        begins = re.match(r" (Needs|Run|Expect)\b", text)
+        if begins:
+            name = begins[1]
+            parts[name] = text.strip().removeprefix(name)
+        elif name and text.startswith("   "):
+            parts[name] += f" {text.strip()}"
+        else:
+            name = ""
+    condition, _, expected = parts["Expect"].partition(":")
+    condition = ASIDE.sub("", condition).strip(", ")
+    result = _clause(expected)
+    return {"Needs": parts["Needs"].lstrip(": "), "Expect": f"{condition}: {result}" if condition else result}
+
+
+def _clause(text: str | None) -> str:
+    """A text up to its first semicolon or full stop."""
+    return CLAUSE_END.split(_one_line(text), maxsplit=1)[0]
 
 
 def deviations() -> str:
@@ -301,3 +382,5 @@ def _one_line(text: str | None) -> str:
 if __name__ == "__main__":
     FIDELITY = ROOT / "docs" / "fidelity.md"
     FIDELITY.write_text(with_figures(FIDELITY.read_text(encoding="utf-8")), encoding="utf-8")
+    README = ROOT / "README.md"
+    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a long stage says while it works: a progress bar on a terminal, plain lines elsewhere. All on stderr."""
+"""Progress of long stages, on stderr: a bar or a live table on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -9,32 +9,43 @@ from typing import Protocol
 from safereason import processes
 from safereason.errors import redacted
 
+# Moves a progress display on by one unit, with a short note.
 Advance = Callable[[str], None]
+# A log file gets at most four lines a minute from one display.
 SECONDS_BETWEEN_LINES = 15.0
 
 
 @contextmanager
 def progress(what: str, total: int | None, done: int = 0) -> Iterator[Advance]:
-    """Shows that `done` of `total` units are through; call the yielded function once a unit, with a short note.
+    """A display of progress. The function that it yields is to be called once per unit.
 
-    A `total` of None is one that is not known.
+    Args:
+        what: The name of the units, such as `completions`.
+        total: The number of units; None where it is not known.
+        done: The number of units that an earlier command finished.
     """
+    # Of several processes, one display is enough.
     if not processes.is_main():
-        yield lambda note: None
-        return
-    shown = _bar(what, total, done) if sys.stderr.isatty() else _lines(what, total, done)
-    with shown as advance:
-        yield advance
+        yield no_progress
+    elif sys.stderr.isatty():
+        with _progress_bar(what, total, done) as advance:
+            yield advance
+    else:
+        yield _ProgressLines(what, total, done).advance
 
 
 def say(line: str) -> None:
-    """One line for the person watching, without secrets."""
+    """Prints one line for the person at the terminal, without secrets."""
     if processes.is_main():
         print(redacted(line), file=sys.stderr, flush=True)
 
 
+def no_progress(note: str) -> None:
+    """Shows nothing."""
+
+
 @contextmanager
-def _bar(what: str, total: int | None, done: int) -> Iterator[Advance]:
+def _progress_bar(what: str, total: int | None, done: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -55,68 +66,95 @@ def _bar(what: str, total: int | None, done: int) -> Iterator[Advance]:
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=total, completed=done, note="")
-        yield lambda note: bar.update(task, advance=1, note=note)
+
+        def advance(note: str) -> None:
+            bar.update(task, advance=1, note=note)
+
+        yield advance
 
 
-@contextmanager
-def _lines(what: str, total: int | None, done: int) -> Iterator[Advance]:
-    count, last, start = done, time.monotonic(), time.monotonic()
-    of = "" if total is None else f"/{total}"
+class _ProgressLines:
+    """Progress as lines: one at the end, and before it one whenever enough time has passed."""
 
-    def advance(note: str) -> None:
-        nonlocal count, last
-        count += 1
-        if count == total or time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            say(f"{what}: {count}{of} after {last - start:.0f} s{'  ' + note if note else ''}")
+    def __init__(self, what: str, total: int | None, done: int) -> None:
+        self._what = what
+        self._total = total
+        self._count = done
+        self._start = time.monotonic()
+        self._last_line = self._start
 
-    yield advance
+    def advance(self, note: str) -> None:
+        self._count += 1
+        now = time.monotonic()
+        if self._count != self._total and now - self._last_line < SECONDS_BETWEEN_LINES:
+            return
+        self._last_line = now
+        line = f"{self._what}: {self._count}"
+        if self._total is not None:
+            line += f"/{self._total}"
+        line += f" after {now - self._start:.0f} s"
+        if note:
+            line += f"  {note}"
+        say(line)
 
 
 class Watch(Protocol):
-    """What a search tells the person watching."""
+    """A display of searches."""
 
     def step(self, what: str, number: int, value: float | None, spent: int, best: str) -> None:
-        """Where the search of `what` is: its step, the value of the best so far, queries, and the best itself."""
+        """Shows a step of a search.
+
+        Args:
+            what: The name of what the search is for, such as a behavior's id.
+            number: The step.
+            value: The value of the best candidate so far; None where it has none.
+            spent: The queries so far.
+            best: The best candidate itself.
+        """
 
     def end(self) -> None:
-        """The search of it is over."""
+        """Shows that the search is over."""
 
 
 @contextmanager
 def searches(what: str, total: int, done: int, value: str) -> Iterator[Watch]:
-    """Shows searches, one after the other: a live table on a terminal, plain lines elsewhere.
+    """A display of searches, one after the other: a live table on a terminal, plain lines elsewhere.
 
     Args:
-        what: What is searched for.
-        total: How many there are.
-        done: How many of them were ended before.
-        value: What the value of a step is called.
+        what: The name of what searches are for, such as `behavior`.
+        total: The number of searches.
+        done: The number of searches that an earlier command ended.
+        value: The name of a step's value, such as `loss`.
     """
-    shown = _Table(what, total, done, value) if sys.stderr.isatty() else _SearchLines(what, total, done, value)
-    with shown:
-        yield shown
+    if sys.stderr.isatty():
+        with _SearchTable(what, total, done, value) as table:
+            yield table
+    else:
+        yield _SearchLines(what, total, done, value)
 
 
+# Searches in the table. Rich cannot redraw more lines than a small terminal has.
 ROWS_SHOWN = 8
+# The least and the most characters of each column: what, step, value, queries, the best so far.
 WIDTHS = ((10, 32), (4, 6), (5, 8), (7, 9), (10, None))
-"""Least and most characters of a column: what, step, value, queries, the best so far."""
+# Characters of the best candidate, from its end: a suffix is what a search changes.
 BEST_SHOWN = 60
-"""Characters of the best that are shown, from its end."""
 
 
-class _Table:
+class _SearchTable:
     def __init__(self, what: str, total: int, done: int, value: str) -> None:
         from rich.console import Console
         from rich.live import Live
 
         self._header = (what, "step", value, "queries", "best so far")
-        self._total, self._done = total, done
+        self._total = total
+        self._done = done
         self._rows: list[tuple[str, ...]] = []
+        # Whether the last row is that of a search that goes on, and will be replaced by its next step.
         self._is_under_way = False
         self._live = Live(console=Console(stderr=True), refresh_per_second=4, transient=False)
 
-    def __enter__(self) -> "_Table":
+    def __enter__(self) -> "_SearchTable":
         self._live.start()
         return self
 
@@ -127,11 +165,12 @@ class _Table:
         if self._is_under_way:
             self._rows.pop()
         self._is_under_way = True
-        self._rows.append((what, str(number), _number(value), str(spent), _end_of(best)))
+        self._rows.append((what, str(number), _format_value(value), str(spent), _last_characters(best)))
         self._draw()
 
     def end(self) -> None:
-        self._done, self._is_under_way = self._done + 1, False
+        self._done += 1
+        self._is_under_way = False
         self._draw()
 
     def _draw(self) -> None:
@@ -142,25 +181,24 @@ class _Table:
         for name, (least, most) in zip(self._header, WIDTHS, strict=True):
             table.add_column(name, no_wrap=True, overflow="ellipsis", min_width=least, max_width=most)
         for row in self._rows[-ROWS_SHOWN:]:
+            # Rich reads square brackets in a plain string as markup.
             table.add_row(*map(Text, row))
         self._live.update(table)
 
 
 class _SearchLines:
     def __init__(self, what: str, total: int, done: int, value: str) -> None:
-        self._what, self._total, self._done, self._value = what, total, done, value
-        self._last = time.monotonic()
+        self._what = what
+        self._total = total
+        self._done = done
+        self._value = value
+        self._last_line = time.monotonic()
         self._line = ""
 
-    def __enter__(self) -> "_SearchLines":
-        return self
-
-    def __exit__(self, *error: object) -> None: ...
-
     def step(self, what: str, number: int, value: float | None, spent: int, best: str) -> None:
-        self._line = f"{what}: step {number}, {self._value} {_number(value)}, {spent} queries"
-        if time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
-            self._last = time.monotonic()
+        self._line = f"{what}: step {number}, {self._value} {_format_value(value)}, {spent} queries"
+        if time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
             say(self._line)
 
     def end(self) -> None:
@@ -168,10 +206,16 @@ class _SearchLines:
         say(f"{self._what} {self._done}/{self._total}: {self._line}")
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+def _format_value(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}"
 
 
-def _end_of(text: str) -> str:
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= BEST_SHOWN else f"…{line[-BEST_SHOWN:]}"
+def _last_characters(text: str) -> str:
+    """The end of a text on one line. A candidate may hold line breaks and escape sequences, which become spaces."""
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    line = " ".join(printable.split())
+    if len(line) <= BEST_SHOWN:
+        return line
+    return f"…{line[-BEST_SHOWN:]}"

@@ -1,23 +1,26 @@
-"""What can go wrong, as the person at the terminal should read it.
+"""The package's errors, and the removal of secrets from texts.
 
-Every message says what was wrong, where, and what to do; it fits on one line. None shows a secret: `redacted` is what
-the console, the error printer, the logs and the manifest have in common.
+Every message says what was wrong, where, and what to do; it fits on one line. None shows a secret: the console, the
+error printer, the logs and the manifest all pass their texts through `redacted`.
 """
 
 import os
 import re
 import shlex
 
+# The replacement of a secret.
 HIDDEN = "<hidden>"
-"""What stands in place of a secret."""
+# A shorter value of a variable is no secret: local servers are given `none` or `EMPTY` as a key, and hiding such a word
+# would garble messages.
 SHORTEST_SECRET = 8
-"""Characters from which on the value of a variable is taken for a secret: `none` and `EMPTY` are words."""
 
 _SECRET_VARIABLE = re.compile(r"(?:^|_)(?:APIKEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD)S?$")
+# The part of an address before the last `@` of its host. A password may hold nearly any character, a further `@` too.
+# The bounded repetitions keep the search linear in a text that holds many addresses.
 _CREDENTIALS = re.compile(
     r"(?<=://)(?:[^\s/'\"@:]{0,99}:[^\s'\"@]{0,299}|[^\s/?#'\"@]{0,299})@(?:[^\s/?#'\"@]{0,99}@)*"
 )
-"""What stands before the last `@` of an address's host; a password may hold nearly anything."""
+# In each pattern, the group is kept and the rest is hidden.
 _HIDDEN_PARTS = (
     re.compile(
         r"((?<![a-z])(?:api[-_]?key|access[-_]?token|auth[-_]?token|secret|password|passwd)=|[?&](?:key|token|sig|code)=)"
@@ -30,20 +33,19 @@ _HIDDEN_PARTS = (
     re.compile(r"(illegal header value )(?:b?'[^']*'|b?\"[^\"]*\"|\S+)", re.IGNORECASE),
     re.compile(r"()\b(?:sk-|xai-|glpat-|xox[abp]-|gsk_|gh[opsu]_|github_pat_|hf_)[A-Za-z0-9_-]{8,}"),
 )
-"""What is kept, as a group, before what is hidden."""
 
-
-_HANDED_OVER: set[str] = set()
+# Secrets that are not the value of any variable.
+_registered_secrets: set[str] = set()
 
 
 def keep_secret(value: str) -> None:
-    """Has `redacted` hide a text from now on, such as a password in the form in which a server may repeat it."""
+    """Makes `redacted` hide a text from now on, such as a password in the form in which a server may repeat it."""
     if len(value) >= SHORTEST_SECRET:
-        _HANDED_OVER.add(value)
+        _registered_secrets.add(value)
 
 
 class SafeReasonError(Exception):
-    """Base of every error this package raises on purpose. `exit_code` is what the command line ends with."""
+    """The base of every error that this package raises on purpose, with the exit code of the command line."""
 
     exit_code = 1
 
@@ -55,7 +57,7 @@ class InputError(SafeReasonError):
 
 
 class StageFailed(SafeReasonError):
-    """A stage started and could not finish, or finished incomplete."""
+    """A stage started and could not finish, or its result is incomplete."""
 
     exit_code = 1
 
@@ -74,33 +76,38 @@ def one_line(error: BaseException) -> str:
 def without_credentials(text: str) -> str:
     """The text with `user:password@` taken out of every address in it, and keys out of its parameters.
 
-    This is what an identity holds of an address: it does not depend on the environment, as `redacted` does.
+    Unlike `redacted` it does not depend on the environment, so that a run's identity may hold its result.
     """
     return _HIDDEN_PARTS[0].sub(rf"\g<1>{HIDDEN}", _CREDENTIALS.sub("", text))
 
 
 def redacted(text: str) -> str:
-    """The text without what may be a secret.
+    """The text without anything that may be a secret.
 
-    Hidden are credentials in addresses, values of parameters such as `api_key=`, authorization headers, tokens of the
-    shapes that providers give out, the values of environment variables whose names say that they are secrets, and what
-    `keep_secret` was told of.
+    It hides credentials in addresses, values of parameters such as `api_key=`, authorization headers, tokens in the
+    providers' forms, the values of environment variables with names of secrets, and the texts of `keep_secret`.
     """
     text = without_credentials(text)
-    for value in _secrets():
+    for value in _secret_values():
         text = text.replace(value, HIDDEN)
     for pattern in _HIDDEN_PARTS:
         text = pattern.sub(rf"\g<1>{HIDDEN}", text)
     return text
 
 
-def _secrets() -> list[str]:
-    """Values of the environment that no text may hold, the longest first; a path is none."""
-    found = {value.strip() for name, value in os.environ.items() if _SECRET_VARIABLE.search(name.upper())}
-    shown = {v for v in found if len(v) >= SHORTEST_SECRET and not v.startswith("/")}
-    return sorted(shown | _HANDED_OVER, key=len, reverse=True)
+def _secret_values() -> list[str]:
+    """All texts that no message may hold, the longest first: a shorter one may be a part of a longer one."""
+    values = set(_registered_secrets)
+    for name, value in os.environ.items():
+        if not _SECRET_VARIABLE.search(name.upper()):
+            continue
+        secret = value.strip()
+        # A variable such as `SSL_KEY` may name a file. Its path is no secret, and messages need it.
+        if len(secret) >= SHORTEST_SECRET and not secret.startswith("/"):
+            values.add(secret)
+    return sorted(values, key=len, reverse=True)
 
 
 def command(*words: object) -> str:
-    """A command line of this program for a message, quoted for a shell and put between backticks."""
+    """A command line of this program for a message, quoted for a shell and in backticks."""
     return f"`safereason {shlex.join(map(str, words))}`"

@@ -177,7 +177,7 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: not JSON ({error}); get or make it again") from error
 
 
-class Row(dict[str, Any]):
+class JSONRow(dict[str, Any]):
     """One object of a JSONL file; a column that it does not have is an error that says where."""
 
     __slots__ = ("where",)
@@ -190,7 +190,7 @@ class Row(dict[str, Any]):
         raise InputError(f"{self.where}: has no `{column}`; mend the file, or make it again")
 
 
-def json_rows(path: Path) -> Iterator[Row]:
+def json_rows(path: Path) -> Iterator[JSONRow]:
     """The rows of a person's own JSONL file, one by one. Every line counts: one that is cut off is an error.
 
     Raises:
@@ -210,14 +210,14 @@ def unreadable(path: Path, error: Exception) -> InputError:
     return InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); check the path")
 
 
-def _row(path: Path, number: int, line: bytes) -> Row:
+def _row(path: Path, number: int, line: bytes) -> JSONRow:
     where = f"{path}:{number}"
     try:
         row = from_json(line)
     except ValueError as error:
         raise InputError(f"{where}: {_what_is_wrong(line, number, error)}") from error
     if isinstance(row, dict):
-        return Row(row, where)
+        return JSONRow(row, where)
     if isinstance(row, list) and number == 1:
         raise InputError(f"{where}: {_LIST}")
     raise InputError(f"{where}: a JSON object is expected on each line, not {json_type(row)}; mend the line")

@@ -1,6 +1,6 @@
-"""The processes that a launcher started this command in: the first alone writes, and the others wait for it.
+"""The processes of a training that a launcher started: only the first one writes, and the others wait for it.
 
-Without a launcher there is one. What a launcher says stands in the environment, in the words of `torchrun`.
+Without a launcher there is one process. Launchers describe the processes in the environment variables of `torchrun`.
 """
 
 import ctypes
@@ -10,42 +10,50 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 
+# Torch's own limit is 10 minutes for NCCL. The first process may sample or judge for hours while the others wait. Where
+# it fails, the launcher ends all of them.
 PATIENCE = timedelta(days=1)
-"""How long processes wait for the first: it may be drawing or scoring; where it fails, the launcher ends them all."""
 
 
 def count() -> int:
-    """How many there are, over all machines."""
-    return int(os.environ["WORLD_SIZE"]) if _is_launched() else 1
+    """The number of processes, over all machines."""
+    if not _is_launched():
+        return 1
+    return int(os.environ["WORLD_SIZE"])
 
 
 def index() -> int:
-    """Which one this is, from 0."""
-    return int(os.environ["RANK"]) if _is_launched() else 0
+    """The rank of this process, from 0."""
+    if not _is_launched():
+        return 0
+    return int(os.environ["RANK"])
 
 
 def is_main() -> bool:
-    """Whether this is the one that writes."""
+    """Whether this process is the first one, which writes."""
     return index() == 0
 
 
 def shards_model() -> bool:
-    """Whether each process holds a part of the model only (FSDP, DeepSpeed)."""
-    return uses_deepspeed() or _is_set("ACCELERATE_USE_FSDP")
+    """Whether each process holds only a part of the model (FSDP, DeepSpeed)."""
+    return uses_deepspeed() or _is_true("ACCELERATE_USE_FSDP")
 
 
 def uses_deepspeed() -> bool:
     """Whether DeepSpeed holds the model."""
-    return _is_set("ACCELERATE_USE_DEEPSPEED")
+    return _is_true("ACCELERATE_USE_DEEPSPEED")
 
 
 def join() -> None:
-    """Makes this process one of several, with a GPU of its own; to be called before a model is loaded."""
+    """Makes this process one of the launcher's processes, with a GPU of its own.
+
+    It has to be called before a model is loaded: all of them would load it onto the first GPU.
+    """
     if count() > 1:
         import torch
         from accelerate import PartialState
 
-        _end_with_launcher()
+        _die_with_launcher()
         PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
 
 
@@ -59,20 +67,25 @@ def wait() -> None:
 
 
 def by_main(work: Callable[[], object]) -> None:
-    """Has the first process do some work, for which the others wait."""
+    """Does some work in the first process, while the others wait."""
     if is_main():
         work()
     wait()
 
 
-def _end_with_launcher() -> None:
-    """A launcher that is killed outright would leave its processes running, each in a session of its own."""
+def _die_with_launcher() -> None:
+    """Makes the system kill this process when its launcher dies.
+
+    A launcher that gets SIGKILL cannot end its processes. Each has a session of its own and would go on, with its GPU.
+    """
+    # PR_SET_PDEATHSIG of Linux's prctl(2).
     set_parent_death_signal = 1
-    with suppress(OSError, AttributeError):  # elsewhere than on Linux
+    # Other systems have no prctl.
+    with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
-def _is_set(name: str) -> bool:
+def _is_true(name: str) -> bool:
     return os.environ.get(name, "").lower() == "true"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from safereason.guard import policy as policies
-from safereason.guard.base import Finding, OnFinding, Question
+from safereason.guard.base import GuardVerdict, OnVerdict, Question
 from safereason.guard.policy import Policy
 from safereason.guard.server import run
 from safereason.guard.server.app import ServedGuard, create_app
@@ -23,10 +23,10 @@ from safereason.guard.server.settings import Settings
 
 PATIENCE = 60.0
 """Seconds after which a wait gives up, so that a failing test ends."""
-NO_VERDICT = Finding(None, None, reason="the guard gave no verdict")
+NO_VERDICT = GuardVerdict(None, None, reason="the guard gave no verdict")
 
 
-def find(question: Question, seed: int) -> Finding:
+def find(question: Question, seed: int) -> GuardVerdict:
     """Unsafe where there is a bomb in what is judged, without a verdict where there is fog, else safe."""
     text = question.prompt if question.response is None else question.response
     if "break" in text:
@@ -34,8 +34,8 @@ def find(question: Question, seed: int) -> Finding:
     if "fog" in text and not ("thin" in text and seed):
         return NO_VERDICT
     if "bomb" in text:
-        return Finding("unsafe", 0.875, ("U1",), "It asks for a weapon.", "…")
-    return Finding("safe", 0.125, (), "Nothing applies.", "…")
+        return GuardVerdict("unsafe", 0.875, ("U1",), "It asks for a weapon.", "…")
+    return GuardVerdict("safe", 0.125, (), "Nothing applies.", "…")
 
 
 def _set() -> threading.Event:
@@ -48,7 +48,7 @@ def _set() -> threading.Event:
 class Scripted:
     """Keeps the contract of a guard that is served."""
 
-    find: Callable[[Question, int], Finding] = find
+    find: Callable[[Question, int], GuardVerdict] = find
     policy: Policy = field(default_factory=lambda: policies.load("default"))
     name: str = "scripted"
     asked: list[tuple[list[Question], str, int]] = field(default_factory=list)
@@ -61,15 +61,15 @@ class Scripted:
         return replace(self, policy=policy)
 
     def classify(
-        self, questions: Sequence[Question], *, seed: int = 0, alone: bool = False, on_finding: OnFinding | None = None
+        self, questions: Sequence[Question], *, seed: int = 0, alone: bool = False, on_verdict: OnVerdict | None = None
     ) -> None:
         assert alone
-        assert on_finding is not None
+        assert on_verdict is not None
         self.asked.append((list(questions), self.policy.name, seed))
         self.entered.release()
         assert self.open.wait(PATIENCE)
         for i, question in enumerate(questions):
-            on_finding(i, self.find(question, seed))
+            on_verdict(i, self.find(question, seed))
 
 
 @dataclass

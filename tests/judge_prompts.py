@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from safereason.judges.base import Exchange, Wanted
+from safereason.judges.base import BehaviorRequest, Exchange
 
 needs_judgezoo = pytest.mark.skipif(
     find_spec("judgezoo") is None, reason="judgezoo is not installed (pip install --no-deps judgezoo==0.1.9)"
@@ -65,9 +65,11 @@ def save_eval_utils(home: Path) -> None:
     (home / "harmbench" / "eval_utils.py").write_text(EVAL_UTILS)
 
 
-def wanted(request: str, context: str | None = None, category: str = "standard/x", name: str = "one") -> Wanted:
+def wanted(
+    request: str, context: str | None = None, category: str = "standard/x", name: str = "one"
+) -> BehaviorRequest:
     """A behavior of HarmBench."""
-    return Wanted(f"harmbench/{name}", request, context, category)
+    return BehaviorRequest(f"harmbench/{name}", request, context, category)
 
 
 def exchange(answer: str, request: str = "Do it.", context: str | None = None) -> Exchange:

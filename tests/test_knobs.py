@@ -16,15 +16,16 @@ from safereason.errors import InputError
 from safereason.judges import Verdict
 from safereason.judges.refusal import Refusal
 from safereason.recipe import schema
-from safereason.recipe.schema import DPO, GRPO, SFT, Guard, Recipe
+from safereason.recipe.schema import DPO, GRPO, SFT, GuardSection, Recipe
 from safereason.rewards import RewardParts, RewardRow, open_reward
 from safereason.runs.records import RecordLog
-from safereason.stages import attack, data, dpo, guard, guard_eval, pipeline, rl, sft
+from safereason.stages import attack, data, guard, guard_eval, pipeline, rl, sft
 from safereason.stages import eval as evaluation
 from safereason.stages.base import Options, Result
-from safereason.stages.teacher import make_plan
-from safereason.stages.unseen import Unseen
-from safereason.training import grpo, rollouts
+from safereason.stages.preparation.contamination import ContaminationCheck
+from safereason.stages.preparation.mixture import draw_mixture
+from safereason.stages.preparation.teacher import plan_teacher
+from safereason.training import grpo, preferences, rollouts
 from safereason.training.arguments import dpo_arguments, grpo_arguments, sft_arguments
 from safereason.training.model import lora_config
 
@@ -282,9 +283,9 @@ INNER = {
     (schema.Teacher, "sampling"): schema.Sampling,
     (schema.Attacking, "sampling"): schema.Sampling,
     (schema.Evaluation, "sampling"): schema.Sampling,
-    (Guard, "sampling"): schema.Sampling,
-    (Guard, "validation"): schema.GuardValidation,
-    (Guard, "eval"): schema.GuardEvaluation,
+    (GuardSection, "sampling"): schema.Sampling,
+    (GuardSection, "validation"): schema.GuardValidation,
+    (GuardSection, "eval"): schema.GuardEvaluation,
 }
 
 
@@ -298,7 +299,7 @@ def test_every_field_is_listed():
     assert leaves(GRPO) - ONE_OF_ITS_KIND == GRPO_CHANGES.keys() | VLLM_CHANGES.keys()
     assert leaves(DPO) - ONE_OF_ITS_KIND == DPO_CHANGES.keys()
     assert leaves(schema.RSafeReward, "reward.") - ONE_OF_ITS_KIND == VERDICT_CHANGES.keys()
-    assert leaves(Guard) == GUARD_CHANGES.keys()
+    assert leaves(GuardSection) == GUARD_CHANGES.keys()
     assert leaves(schema.GuardSet) == SET_CHANGES.keys()
     assert leaves(schema.RSafeMix) - ONE_OF_ITS_KIND == MIX_CHANGES.keys() | LISTED_APART
     assert leaves(schema.TarsMix) - ONE_OF_ITS_KIND == TARS_CHANGES.keys() | LISTED_APART
@@ -338,9 +339,9 @@ def _rows_trained_on(section: SFT, model, folder) -> list[Any]:
     )
     recipe = Recipe(name="own", model=str(model), data=MIX, sft=section)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "built", lambda recipe, options: folder)
-        patch.setattr("safereason.training.sft.train", lambda *given, **named: handed.extend(given[3]) or {})
-        sft.run(recipe, Options(root=folder))
+        patch.setattr(data, "built_data", lambda recipe, options: folder)
+        patch.setattr("safereason.training.sft.train", lambda run, rows: handed.extend(rows) or {})
+        sft.train_sft(recipe, Options(root=folder))
     return handed
 
 
@@ -419,10 +420,10 @@ def _prompts_trained_on(section: GRPO, model, folder) -> list[str]:
     recipe = Recipe(name="own", model=str(model), data=MIX, rl=section)
     examples = [Example(f"own/{i}", "a" * i, "harmless", "own") for i in range(1, 40)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grpo, "train", lambda *arguments, **named: handed.append(arguments) or {})
+        patch.setattr(grpo, "train", lambda run, examples, *others: handed.extend(examples) or {})
         run = SimpleNamespace(path=folder, records=lambda name: RecordLog(folder / f"{name}.jsonl"))
-        rl._train(section, recipe, str(model), examples, None, run)
-    return [example.id for example in handed[0][3]]
+        rl._train_grpo(section, recipe, str(model), examples, None, run)
+    return [example.id for example in handed]
 
 
 def _scored(section: GRPO, model, folder) -> dict[str, Any]:
@@ -460,15 +461,15 @@ def _dpo(section: DPO, model, folder) -> dict[str, Any]:
     recipe = Recipe(name="own", model=str(model), data=MIX, rl=section)
     examples = [Example(f"own/{i}", "a" * i, "harmless", "own") for i in range(1, 12)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dpo, "open_engine", lambda spec, **named: _Random(asked))
-        patch.setattr("safereason.training.dpo.train", lambda *given, **named: handed.append(given) or {})
+        patch.setattr(preferences, "open_engine", lambda spec, **named: _Random(asked))
+        patch.setattr("safereason.training.dpo.train", lambda run, pairs: handed.extend(pairs) or {})
         run = SimpleNamespace(path=folder, records=lambda name: RecordLog(folder / f"{name}.jsonl"))
-        dpo.train(section, recipe, str(model), examples, _Counting(), run)
+        preferences.train_dpo(section, recipe, str(model), examples, _Counting(), run)
     return {
         "arguments": dpo_arguments(section, pairs=100, seed=0, output_dir="out", cpu=False),
         "adapters": lora_config(section.lora).to_dict(),
         "drawn with": [sampling for _, sampling in asked],
-        "pairs": handed[0][3],
+        "pairs": handed,
     }
 
 
@@ -532,34 +533,34 @@ def test_each_guard_field_changes_what_is_trained_or_measured(key, base_guard, m
 @pytest.mark.parametrize("key", VERDICT_CHANGES)
 def test_each_field_of_rsafe_reward_changes_the_reward(key, base_guard, micro_model, tmp_path):
     values = changed(BASE_GUARD, f"train.{key}", VERDICT_CHANGES[key])
-    handed = _handed_to_rl(Guard(**values), micro_model, tmp_path)
+    handed = _handed_to_rl(GuardSection(**values), micro_model, tmp_path)
     assert handed["rewards"] != base_guard["rewards"]
 
 
 @pytest.mark.parametrize("key", SET_CHANGES)
 def test_each_field_of_a_guards_set_changes_what_is_measured(key, base_guard, micro_model, tmp_path):
     values = changed(BASE_GUARD, "eval.sets", [{**SET, key: SET_CHANGES[key]}])
-    measured = _measured(Guard(**values), micro_model, tmp_path)
+    measured = _measured(GuardSection(**values), micro_model, tmp_path)
     assert any(measured[name] != base_guard[name] for name in measured)
 
 
 def _guard(values: dict[str, Any], model, folder) -> dict[str, Any]:
-    section = Guard(**values)
+    section = GuardSection(**values)
     trained = _handed_to_rl(section, model, folder / "rl") if section.train else {}
     return {"stages": _stages(section, model), **trained, **_measured(section, model, folder / "eval")}
 
 
-def _stages(section: Guard, model) -> list[str]:
+def _stages(section: GuardSection, model) -> list[str]:
     """What `guard train` runs."""
     ran: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("run_sft", "run_rl"):
+        for name in ("train_guard_sft", "train_guard_rl"):
             patch.setattr(guard, name, lambda recipe, options, name=name: ran.append(name) or Result("run", {}))
-        guard.run(Recipe(name="own", model=str(model), data=MIX, guard=section), Options())
+        guard.train_guard(Recipe(name="own", model=str(model), data=MIX, guard=section), Options())
     return ran
 
 
-def _handed_to_rl(section: Guard, model, folder) -> dict[str, Any]:
+def _handed_to_rl(section: GuardSection, model, folder) -> dict[str, Any]:
     """What the stage hands to the trainer of the guard."""
     handed: dict[str, Any] = {}
     (folder / "model").mkdir(parents=True)
@@ -569,23 +570,25 @@ def _handed_to_rl(section: Guard, model, folder) -> dict[str, Any]:
     recipe = Recipe(name="own", model=str(model), data=MIX, guard=section)
     run = SimpleNamespace(path=folder, records=lambda name: RecordLog(folder / f"{name}.jsonl"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grpo, "train", lambda *positional, **named: handed.update(named, reward=positional[4]) or {})
+        patch.setattr(
+            grpo, "train", lambda run, examples, reward, rollouts, **named: handed.update(named, reward=reward) or {}
+        )
         patch.setattr("safereason.training.validation.Validation", lambda *positional, **named: named)
-        guard._train(section.train, section, recipe, str(model), folder, run)
+        guard._train_guard_grpo(section.train, section, recipe, str(model), folder, run)
     return {
-        "asked in training": [handed["ask"](example) for example in rows],
+        "asked in training": [handed["prompt_builder"](example) for example in rows],
         "rewards": [(parts.total, parts.parts) for parts in handed["reward"].score(ROWS)],
         "looks": [(look["every"], look["best"] is None) for look in handed["callbacks"] if isinstance(look, dict)],
     }
 
 
-def _measured(section: Guard, model, folder) -> dict[str, Any]:
+def _measured(section: GuardSection, model, folder) -> dict[str, Any]:
     """What the guard is asked in its evaluation, and the figures; it answers at random."""
     asked: list[Any] = []
     recipe = Recipe(name="own", model=str(model), data=MIX, guard=section)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("safereason.guard.open.open_engine", lambda spec, **named: _Random(asked))
-        result = guard_eval.run(recipe, Options(root=folder, model=str(model)))
+        result = guard_eval.run_guard_eval(recipe, Options(root=folder, model=str(model)))
     return {"asked after it": asked, "figures": result.metrics["figures"]}
 
 
@@ -629,7 +632,7 @@ def _drawn(mix: dict[str, Any], model) -> Any:
     """Rows by name, in order, and how many were left out and why."""
     tested = {"sets": [{"source": "sample-verdicts"}]}
     recipe = Recipe(name="own", model=str(model), data=mix, guard={**BASE_GUARD, "eval": tested, "sft": None})
-    return _rows_of(data.draw(recipe, Options(), Unseen.of(recipe)))
+    return _rows_of(draw_mixture(recipe, Options(), ContaminationCheck.of(recipe)))
 
 
 def _rows_of(mixture: Any) -> Any:
@@ -662,7 +665,7 @@ def _trained_beside_a_test(hygiene: dict[str, Any], folder) -> Any:
     mix = {"mix": "rsafe", "rows_per_label": 1, "sources": [], "unsafe_only": [share], "hygiene": hygiene}
     evaluation = {"sampling": {}, "behaviors": str(folder / "test.parquet"), "benign": None}
     recipe = Recipe(name="own", model="org/none", data=mix, eval=evaluation)
-    return _rows_of(data.draw(recipe, Options(), Unseen.of(recipe)))
+    return _rows_of(draw_mixture(recipe, Options(), ContaminationCheck.of(recipe)))
 
 
 @pytest.mark.parametrize("key", TARS_CHANGES)
@@ -670,14 +673,14 @@ def test_each_field_of_the_mix_of_tars_changes_what_is_drawn(key):
     before, after = (
         Recipe(name="own", model="org/none", data=mix) for mix in (BASE_TARS, {**BASE_TARS, key: TARS_CHANGES[key]})
     )
-    drawn = [_rows_of(data.draw(recipe, Options(), Unseen.of(recipe))) for recipe in (before, after)]
+    drawn = [_rows_of(draw_mixture(recipe, Options(), ContaminationCheck.of(recipe))) for recipe in (before, after)]
     assert drawn[0] != drawn[1]
 
 
 @pytest.mark.parametrize("key", TEACHER_CHANGES)
 def test_each_field_of_the_teacher_changes_what_it_is_asked_or_what_is_kept(key):
     plans = [
-        make_plan(
+        plan_teacher(
             Recipe(name="own", model="org/none", data={**BASE_TARS, "traces": [HARMLESS], "teacher": teacher}),
             Options(),
         )
@@ -716,8 +719,8 @@ def test_each_field_of_attacking_changes_what_an_attack_works_with(key, monkeypa
     found = []
     for section in (whole, changed(whole, key, ATTACKING_CHANGES[key])):
         recipe = Recipe(name="own", model="org/none", data=BASE_TARS, attack=section)
-        plan = attack.make_plan(recipe, Options(), "all-in-one", behaviors="sample")
-        found.append(attack.identity_of(recipe, plan, "org/target", None))
+        plan = attack.plan_attack(recipe, Options(), "all-in-one", behaviors="sample")
+        found.append(attack.attack_identity(recipe, plan, "org/target", None))
     assert found[0] != found[1]
 
 
@@ -749,7 +752,7 @@ def _evaluated(values: dict[str, Any], folder) -> list[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "open_engine", lambda spec, **named: Asked())
         patch.setattr("safereason.evals.judge_for", open_judge)
-        for name, measure in pipeline._evals(recipe).items():
+        for name, measure in pipeline._evaluations(recipe).items():
             found.append(name)
             if name in ("harmbench", "xstest"):
                 measure(recipe, Options(root=folder, model="openai/none"))
@@ -758,16 +761,14 @@ def _evaluated(values: dict[str, Any], folder) -> list[Any]:
 
 def test_report_to_changes_who_is_told_and_no_identity(micro_model, tmp_path, monkeypatch):
     told: list[str] = []
-    monkeypatch.setattr(
-        "safereason.training.sft.train", lambda *given, report_to, **named: told.append(report_to) or {}
-    )
-    monkeypatch.setattr("safereason.stages.sft.tracking.check", lambda tracker: None)
-    monkeypatch.setattr(data, "built", lambda recipe, options: tmp_path)
+    monkeypatch.setattr("safereason.training.sft.train", lambda run, rows: told.append(run.report_to) or {})
+    monkeypatch.setattr("safereason.training.tracking.check", lambda tracker: None)
+    monkeypatch.setattr(data, "built_data", lambda recipe, options: tmp_path)
     write_parquet(tmp_path / data.TRACES, [Example("own/1", "Why?", "harmless", "own", reasoning="hm", answer="So.")])
     recipe = Recipe(name="own", model=str(micro_model), data=MIX, sft=SFT(**BASE_SFT))
     runs = []
     for tracker in schema.Recipe.model_fields["report_to"].annotation.__args__:
         changed_recipe = recipe.model_copy(update={"report_to": tracker})
-        runs.append(sft.run(changed_recipe, Options(root=tmp_path / "runs", on_existing="overwrite")).run)
+        runs.append(sft.train_sft(changed_recipe, Options(root=tmp_path / "runs", on_existing="overwrite")).run)
     assert told == ["none", "trackio", "wandb", "tensorboard", "mlflow"]
     assert len(set(runs)) == 1

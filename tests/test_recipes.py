@@ -330,7 +330,7 @@ def test_emerging_harm_is_not_trained_on_and_is_judged_by_a_policy_that_names_it
 @pytest.mark.parametrize("name", [name for name in NAMES if load(name).guard])
 def test_a_shipped_guard_can_be_measured_on_its_own_sets(name):
     recipe = load(name)
-    plan = guard_eval.make_plan(recipe, "openai/guard")
+    plan = guard_eval.plan_guard_eval(recipe, "openai/guard")
     assert plan.sets == recipe.guard.eval.sets
 
 

@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import micro_guard
 import pytest
@@ -104,10 +103,10 @@ def whole(recipe, tmp_path_factory) -> dict[str, Path]:
     options = Options(root=tmp_path_factory.mktemp("whole"))
     chosen = load(str(recipe))
     return {
-        "data": data.run(chosen, options).run,
-        "sft": sft.run(chosen, options).run,
-        "rl": rl.run(chosen, options).run,
-        "eval": evaluation.run(chosen, options, "xstest").run,
+        "data": data.build_data(chosen, options).run,
+        "sft": sft.train_sft(chosen, options).run,
+        "rl": rl.train_rl(chosen, options).run,
+        "eval": evaluation.run_eval(chosen, options, "xstest").run,
     }
 
 
@@ -216,8 +215,8 @@ def test_dpo_is_killed_while_it_draws_and_while_it_trains_and_resumed(
     mine.write_text(DPO.format(parent=recipe, model=micro_model, judge=micro_classifier))
     arguments = ("rl", "--recipe", mine, "--model", micro_model, "--root")
     for root in (folder, tmp_path):
-        data.run(load(str(mine)), Options(root=root))
-    wanted = rl.run(load(str(mine)), Options(root=folder, model=str(micro_model))).run
+        data.build_data(load(str(mine)), Options(root=root))
+    wanted = rl.train_rl(load(str(mine)), Options(root=folder, model=str(micro_model))).run
     run = tmp_path / "rl" / wanted.name
     kill_once(
         lambda: (run / "completions.jsonl").exists() and any(read_records(run / "completions.jsonl")),
@@ -244,8 +243,8 @@ def test_a_guards_rl_is_killed_and_resumed(tmp_path_factory, tmp_path):
     recipe.write_text(GUARD.format(model=micro_guard.save_guard(folder / "start"), policy=folder / "rules.yaml"))
     chosen = load(str(recipe))
     for root in (folder, tmp_path):
-        data.run(chosen, Options(root=root))
-    whole = guard.run(chosen, Options(root=folder)).run
+        data.build_data(chosen, Options(root=root))
+    whole = guard.train_guard(chosen, Options(root=folder)).run
     run = tmp_path / "guard/rl" / whole.name
     kill_once(has_step(run / "validation.jsonl", 3), "guard", "train", "--recipe", recipe, "--root", tmp_path)
     assert not (run / "model").exists()
@@ -295,9 +294,9 @@ class Killed(BaseException):
     """Stands for `kill -9`: nothing that handles errors sees it."""
 
 
-@pytest.mark.parametrize(("stage", "work", "saves"), [("sft", sft, "sft"), ("rl", rl, "grpo")])
+@pytest.mark.parametrize(("stage", "train", "saves"), [("sft", sft.train_sft, "sft"), ("rl", rl.train_rl, "grpo")])
 def test_a_kill_after_the_last_checkpoint_costs_no_step(
-    recipe, whole, tmp_path, monkeypatch, stage: str, work: ModuleType, saves: str
+    recipe, whole, tmp_path, monkeypatch, stage: str, train, saves: str
 ):
     def die(*given: object) -> None:
         raise Killed
@@ -307,10 +306,10 @@ def test_a_kill_after_the_last_checkpoint_costs_no_step(
     with monkeypatch.context() as patched:
         patched.setattr(f"safereason.training.{saves}.save_trained", die)
         with pytest.raises(Killed):
-            work.run(load(str(recipe)), Options(root=tmp_path))
+            train(load(str(recipe)), Options(root=tmp_path))
     run = tmp_path / stage / whole[stage].name
     assert not (run / "model").exists()
     before = (run / "metrics.jsonl").read_bytes()
-    work.run(load(str(recipe)), Options(root=tmp_path, on_existing="resume"))
+    train(load(str(recipe)), Options(root=tmp_path, on_existing="resume"))
     assert (run / "metrics.jsonl").read_bytes() == before
     assert_same_training(run, whole[stage])

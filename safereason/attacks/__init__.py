@@ -1,4 +1,4 @@
-"""Attacks: what finds, for a behavior, a prompt that elicits it. `ATTACKS` maps a name to the attack."""
+"""Attacks: searches for a prompt that elicits a behavior. `ATTACKS` maps names to attacks."""
 
 from difflib import get_close_matches
 
@@ -22,6 +22,7 @@ from safereason.errors import InputError
 
 __all__ = ["ATTACKS", "Attack", "Setup", "Step", "TestCase", "get"]
 
+# In the order of their cost: those that ask no model first, and those that need its weights last.
 ATTACKS: dict[str, Attack] = {
     attack.name: attack
     for attack in (
@@ -47,10 +48,12 @@ def get(name: str) -> Attack:
     """The attack of this name.
 
     Raises:
-        InputError: There is none.
+        InputError: The name is unknown.
     """
     if name in ATTACKS:
         return ATTACKS[name]
     close = get_close_matches(name, ATTACKS, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"available: {', '.join(ATTACKS)}"
+    hint = f"available: {', '.join(ATTACKS)}"
+    if close:
+        hint = f"did you mean {close[0]}?"
     raise InputError(f"no attack is called {name!r}; {hint}")

@@ -1,4 +1,4 @@
-"""What an attack is: behaviors in, test cases out, and the best so far at each step of a search."""
+"""The contract of an attack: it takes behaviors and yields the best test cases so far after each step of its search."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,47 +11,48 @@ from safereason.data.example import Example
 from safereason.engines.base import Engine, Message, Sampling
 
 Need = Literal["answers", "likelihood", "weights", "attacker", "score"]
-"""What an attack wants: a target that answers, one that scores text, or its weights; an attacker; a judge's score."""
+"""A resource of an attack: the target model's answers, its likelihoods or its weights; an attacker; a judge's score."""
 Score = Callable[[Example, Sequence[str]], list[float | None]]
-"""How far each answer does what a behavior asks for, from 0 to 1; None where that cannot be said."""
+"""A judge: the score of each answer to a behavior, from 0 to 1 (full compliance); None for an unscored answer."""
 
 
 class Settings(BaseModel):
-    """The figures of an attack; one class each, every field with its unit in a docstring."""
+    """The settings of one attack. Each attack has a subclass, and each field names its unit in its docstring."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 @dataclass(frozen=True)
 class TestCase:
-    """The prompt that an attack found for a behavior, and what goes with it."""
+    """The prompt that an attack found for one behavior, with the context it needs."""
 
-    __test__ = False  # it is no test
+    # Without this, pytest collects the class because of its name.
+    __test__ = False
 
     behavior_id: str
     attack: str
     prompt: str
-    """What the user says last."""
+    """The last user message."""
     turns: tuple[Message, ...] = ()
-    """What was said before, such as examples of compliance."""
+    """Messages before the prompt, such as examples of compliance."""
     prefix: str | None = None
-    """What is put into the target's mouth, whole: in place of the evaluation's own prefix; None leaves that."""
+    """Beginning of the target model's reply. It replaces the evaluation's own prefix; None keeps that one."""
     completion: str | None = None
-    """What the target wrote, where no text makes it write so again, such as embeddings that no token has."""
+    """Saved output that no text prompt can reproduce, such as that of a soft prompt."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What else is known of it, as JSON has it: its loss, its score, the technique."""
+    """Further JSON values about the case, such as its loss, its score or the technique."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """How far a search is."""
+    """The state of a search after one of its steps."""
 
     number: int
-    """0 for what it begins with."""
+    """0 for the state before the first step."""
     cases: tuple[TestCase, ...]
-    """The best so far, one for each behavior, in their order."""
+    """The best test cases so far: one for each behavior, in the order of the behaviors."""
     value: float | None = None
-    """Its loss or its score; None where nothing is measured, or a judge could not say."""
+    """The loss or the score of the best; None if nothing was measured or the judge gave no score."""
 
 
 ANSWERS = Sampling(temperature=0.0, max_new_tokens=256)
@@ -59,40 +60,43 @@ ANSWERS = Sampling(temperature=0.0, max_new_tokens=256)
 
 @dataclass(frozen=True)
 class Setup:
-    """What an attack works with. Engines count what they are asked in `meter` themselves."""
+    """The models, the seed and the budget that a search works with. Engines count their own use in `meter`."""
 
     target: Engine
-    """The model under attack."""
+    """The target model, which is under attack."""
     prefix: str = ""
-    """Its generation prefix, such as an opening tag of reasoning."""
+    """Generation prefix of the target model, such as an opening tag of reasoning."""
     sampling: Sampling = ANSWERS
-    """How its answers are drawn."""
+    """Sampling of the target model's answers."""
     seed: int = 0
-    """Of this group of behaviors: the same seed, the same test cases."""
+    """Seed of this group of behaviors: equal seeds give equal test cases."""
     attacker: Engine | None = None
     """The model that writes prompts."""
     score: Score | None = None
     """The judge."""
     others: tuple[Engine, ...] = ()
-    """Further models that a suffix is to work on."""
+    """Further models that a suffix is optimised on, so that it transfers."""
     meter: Meter = field(default_factory=Meter)
-    """What is spent."""
+    """Counter of queries and tokens."""
 
 
+# `Any` is the settings class of the one attack. A `Settings` here would refuse functions that take a subclass of it.
 Search = Callable[[Sequence[Example], Any, Setup], Iterator[Step]]
-"""Behaviors that share one search, the attack's settings, and the setup, to steps; the last step is what was found."""
+"""A search: takes behaviors that share it, the settings and the setup. Its last step holds the result."""
 
 
 Check = Callable[[Sequence[Example], Any, frozenset[Need]], None]
-"""Refuses what the search would, before anything is loaded: given all behaviors, the settings, and what is at hand."""
+"""A check before any model is loaded: takes all behaviors, the settings and the available resources.
+
+It raises what the search would raise later."""
 
 
-def nothing_to_check(behaviors: Sequence[Example], settings: Any, at_hand: frozenset[Need]) -> None:
-    """An attack that goes with whatever it is given."""
+def check_nothing(behaviors: Sequence[Example], settings: Settings, available: frozenset[Need]) -> None:
+    """The check of an attack that accepts all inputs."""
 
 
-def each_alone(behaviors: Sequence[Example], settings: Any) -> list[list[Example]]:
-    """A search for each behavior."""
+def group_separately(behaviors: Sequence[Example], settings: Settings) -> list[list[Example]]:
+    """One group, and so one search, for each behavior."""
     return [[behavior] for behavior in behaviors]
 
 
@@ -102,13 +106,14 @@ class Attack:
 
     name: str
     summary: str
-    """What it does, in a line."""
+    """One line for lists of attacks."""
     search: Search
     needs: frozenset[Need] = frozenset()
+    """Resources without which the attack cannot run."""
     settings: type[Settings] = Settings
-    groups: Callable[[Sequence[Example], Any], list[list[Example]]] = each_alone
-    """Which behaviors share a search."""
+    groups: Callable[[Sequence[Example], Any], list[list[Example]]] = group_separately
+    """Splits behaviors into groups that share a search."""
     uses: frozenset[Need] = frozenset()
-    """What it makes use of besides, where it is there."""
-    check: Check = nothing_to_check
-    """Raises an InputError that names what is missing."""
+    """Resources that the attack uses if they are available."""
+    check: Check = check_nothing
+    """Raises an InputError that names the missing input."""

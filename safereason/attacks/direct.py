@@ -1,15 +1,15 @@
-"""The direct request: a behavior asked for in its own words. The baseline that every attack has to beat."""
+"""The direct request: the behavior in its own words. It is the baseline that every attack has to beat."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from safereason.attacks.base import Attack, Setup, Step, TestCase
+from safereason.attacks.base import Attack, Settings, Setup, Step, TestCase
 from safereason.data.example import Example
 
 
-def search(behaviors: Sequence[Example], settings: Any, setup: Setup) -> Iterator[Step]:
-    """The behavior's own text, unchanged."""
-    yield Step(0, tuple(TestCase(behavior.id, "direct", behavior.prompt) for behavior in behaviors))
+def search_direct(behaviors: Sequence[Example], settings: Settings, setup: Setup) -> Iterator[Step]:
+    """One step with the behaviors' own prompts, unchanged."""
+    cases = [TestCase(behavior.id, "direct", behavior.prompt) for behavior in behaviors]
+    yield Step(0, tuple(cases))
 
 
-ATTACK = Attack("direct", "The behavior asked for in its own words", search)
+ATTACK = Attack("direct", "The behavior asked for in its own words", search_direct)

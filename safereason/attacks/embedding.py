@@ -1,93 +1,101 @@
 """Embedding-space attack: a soft prompt, the upper bound for white-box attacks (Schwinn et al., arXiv 2402.09063).
 
-Vectors in the place of tokens' embeddings follow the user's text and are moved along the gradient until the model gives
-the target's tokens a high likelihood. No text makes the model read them again, so the test case holds what the model
-wrote after them.
+Vectors in place of token embeddings follow the user's text. Gradient descent moves them until the model gives the
+target's tokens a high likelihood. No text makes the model read these vectors again, so the test case holds the model's
+completion.
 
 Deviations:
-1. The text goes through the model's chat template, and the vectors stand at the end of the user's turn.
+1. The text goes through the model's chat template, and the vectors come at the end of the user's turn.
 2. The vectors with the lowest loss are kept, where the original keeps the last ones.
-3. What the model writes follows its own generation prefix, wherever `place` had the target.
+3. The model's completion follows its own generation prefix, for either `place` of the target.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from safereason.attacks import base
-from safereason.attacks.base import Attack, Need, Setup, Step, TestCase
-from safereason.attacks.meter import unwrapped
-from safereason.attacks.placing import Place, check_targets, opening, target_of
+from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
+from safereason.attacks.meter import unwrap_engine
+from safereason.attacks.target_position import (
+    TargetPosition,
+    check_all_have_targets,
+    require_target,
+    text_before_target,
+)
 from safereason.data.example import Example
 from safereason.errors import InputError
 
 
-class Settings(base.Settings):
+class EmbeddingSettings(Settings):
     """The figures of the original where it has them."""
 
     tokens: int = Field(20, ge=1)
     """Vectors of the soft prompt."""
     steps: int = Field(100, ge=1)
-    """Steps along the gradient."""
+    """Gradient steps."""
     learning_rate: float = Field(0.01, gt=0.0)
-    """Length of a step in each coordinate, at the scale of embeddings; the released code's."""
+    """Size of a step in each coordinate, at the scale of embeddings; the released code's."""
     optimizer: Literal["sign", "adam"] = "sign"
-    """Whether a step goes by the gradient's sign alone, as the paper's, or as Adam has it."""
-    place: Place = "reasoning"
-    """Where a reasoning model is to write the target: right after its generation prefix, or as its answer."""
+    """Whether a step follows the gradient's sign alone, as in the paper, or is Adam's."""
+    place: TargetPosition = "reasoning"
+    """Position of the target in a reasoning model's reply: right after its generation prefix, or as its answer."""
 
 
-def search(behaviors: Sequence[Example], settings: Any, setup: Setup) -> Iterator[Step]:
-    """Finds a soft prompt for a behavior; a step for each of its losses, and a last one with what the model wrote.
+def search_embedding(behaviors: Sequence[Example], settings: EmbeddingSettings, setup: Setup) -> Iterator[Step]:
+    """Optimises a soft prompt for a behavior. Each loss is a step, and the completion is the last one.
 
-    A loss is one query, and so is the completion; the last query that may be asked is kept for it.
+    A loss is one query, and so is the completion; the last query of the budget is reserved for the completion.
 
     Raises:
         InputError: The behavior has no target, or the engine gives no access to its weights.
     """
+    # One behavior for each search: embeddings are optimised for its prompt and its target alone.
     [behavior] = behaviors
-    goal = target_of("embedding", behavior)
-    engine = unwrapped(setup.target)
-    if not hasattr(engine, "model"):
+    target_text = require_target("embedding", behavior)
+    # Heavy imports come after the cheap check, which needs no torch.
+    from safereason.attacks.soft_prompt import SoftPrompt, build_layout
+    from safereason.engines.transformers import TransformersEngine
+
+    engine = unwrap_engine(setup.target)
+    if not isinstance(engine, TransformersEngine):
         raise InputError(f"attack embedding: needs the weights, so a model of transformers; {engine.name} is none")
-    from safereason.attacks.soft_prompt import SoftPrompt, layout
-
     yield Step(0, (TestCase(behavior.id, "embedding", behavior.prompt),))
-    target = list(engine.tokenizer(goal, add_special_tokens=False)["input_ids"])
-    around = layout(engine, behavior.prompt, opening(setup.prefix, settings.place))
-    soft = SoftPrompt(engine, settings.tokens)
-    length = len(around.before) + settings.tokens + len(around.after)
-    losses = soft.optimise(around, target, settings.learning_rate, settings.optimizer)
-    number = 0
+    target = list(engine.tokenizer(target_text, add_special_tokens=False)["input_ids"])
+    layout = build_layout(engine, behavior.prompt, text_before_target(setup.prefix, settings.place))
+    soft_prompt = SoftPrompt(engine, settings.tokens)
+    length = len(layout.before) + settings.tokens + len(layout.after)
+    losses = soft_prompt.optimise(layout, target, settings.learning_rate, settings.optimizer)
     meter = setup.meter
-    while number <= settings.steps and (meter.most is None or meter.queries + 1 < meter.most):
-        meter.ask(1)
+    number = 0
+    # A loop with a counter instead of `range`: the budget may end it earlier, and it leaves one query over.
+    while number <= settings.steps and (meter.queries_left is None or meter.queries_left > 1):
+        meter.charge(1)
         next(losses)
-        meter.took(length + len(target), 0)
+        meter.count_tokens(length + len(target), 0)
         number += 1
-        yield Step(
-            number, (TestCase(behavior.id, "embedding", behavior.prompt, details={"loss": soft.loss}),), soft.loss
-        )
-    meter.ask(1)
-    around = layout(engine, behavior.prompt, setup.prefix)
-    text, written = soft.completion(around, setup.sampling.max_new_tokens)
-    meter.took(length, written)
-    details = {"loss": soft.loss, **soft.norms()}
+        case = TestCase(behavior.id, "embedding", behavior.prompt, details={"loss": soft_prompt.loss})
+        yield Step(number, (case,), soft_prompt.loss)
+    meter.charge(1)
+    # The evaluation's own prefix, without the closed reasoning that the target may have been placed after.
+    layout = build_layout(engine, behavior.prompt, setup.prefix)
+    text, written = soft_prompt.completion(layout, setup.sampling.max_new_tokens)
+    meter.count_tokens(length, written)
+    details = {"loss": soft_prompt.loss, **soft_prompt.norms()}
     case = TestCase(behavior.id, "embedding", behavior.prompt, completion=text, details=details)
-    yield Step(number + 1, (case,), soft.loss)
+    yield Step(number + 1, (case,), soft_prompt.loss)
 
 
-def check(behaviors: Sequence[Example], settings: Any, at_hand: frozenset[Need]) -> None:
+def check_embedding(behaviors: Sequence[Example], settings: EmbeddingSettings, available: frozenset[Need]) -> None:
     """Refuses behaviors without a target."""
-    check_targets("embedding", behaviors)
+    check_all_have_targets("embedding", behaviors)
 
 
 ATTACK = Attack(
     "embedding",
     "A soft prompt of embeddings that no token has: the upper bound for white-box attacks",
-    search,
+    search_embedding,
     frozenset({"weights"}),
-    Settings,
-    check=check,
+    EmbeddingSettings,
+    check=check_embedding,
 )

@@ -1,4 +1,4 @@
-"""Few-shot and many-shot: questions that were answered stand before the behavior, as if the model had complied so far.
+"""Few-shot and many-shot: answered questions come before the behavior, as if the model had complied so far.
 
 A few turns of compliance make the next one likelier (Wei et al., arXiv 2310.06387), and hundreds of them do so by a
 power law in their number (Anil et al., "Many-shot Jailbreaking", NeurIPS 2024).
@@ -12,6 +12,7 @@ Anil et al. put a dialogue into one turn.
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import PositiveInt
 
@@ -21,12 +22,16 @@ from safereason.engines.base import Message
 from safereason.errors import InputError
 from safereason.files import json_rows
 
-Shot = tuple[str, str]
-"""A question, and its answer."""
+
+class Shot(NamedTuple):
+    """One demonstration."""
+
+    question: str
+    answer: str
 
 
-class FewShot(Settings):
-    """What stands before the behavior."""
+class FewShotSettings(Settings):
+    """Settings of the few-shot attack."""
 
     shots: PositiveInt = 5
     """Questions with their answers, drawn by the seed."""
@@ -34,55 +39,64 @@ class FewShot(Settings):
     """JSONL file with `prompt` and `answer` in each line; by default the bundled sample's harmless ones."""
 
 
-class ManyShot(FewShot):
-    """What stands before the behavior."""
+class ManyShotSettings(FewShotSettings):
+    """Settings of the many-shot attack."""
 
     shots: PositiveInt = 128
     """Questions with their answers, drawn by the seed; Anil et al. measure up to 256. The bundled sample has fewer."""
 
 
-def _search(name: str, behaviors: Sequence[Example], settings: FewShot, setup: Setup) -> Iterator[Step]:
-    there = _shots(settings)
-    yield Step(0, tuple(_case(name, behavior, there, settings, setup.seed) for behavior in behaviors))
+def search_few_shot(behaviors: Sequence[Example], settings: FewShotSettings, setup: Setup) -> Iterator[Step]:
+    """One step with the behaviors' own prompts after a few turns."""
+    yield _shots_step("few-shot", behaviors, settings, setup)
 
 
-def few_shot(behaviors: Sequence[Example], settings: FewShot, setup: Setup) -> Iterator[Step]:
-    """The behavior's own text after a few turns."""
-    return _search("few-shot", behaviors, settings, setup)
+def search_many_shot(behaviors: Sequence[Example], settings: ManyShotSettings, setup: Setup) -> Iterator[Step]:
+    """One step with the behaviors' own prompts after many turns."""
+    yield _shots_step("many-shot", behaviors, settings, setup)
 
 
-def many_shot(behaviors: Sequence[Example], settings: ManyShot, setup: Setup) -> Iterator[Step]:
-    """The behavior's own text after many turns."""
-    return _search("many-shot", behaviors, settings, setup)
+def _shots_step(name: str, behaviors: Sequence[Example], settings: FewShotSettings, setup: Setup) -> Step:
+    """The only step: neither attack asks a model."""
+    available = _read_shots(settings)
+    cases = [_shots_case(name, behavior, available, settings, setup.seed) for behavior in behaviors]
+    return Step(0, tuple(cases))
 
 
-def _check(name: str, behaviors: Sequence[Example], settings: FewShot) -> None:
-    there = _shots(settings)
+def check_few_shot(behaviors: Sequence[Example], settings: FewShotSettings, available: frozenset[Need]) -> None:
+    """Refuses a file that cannot be read or has too few questions."""
+    _check_shots("few-shot", behaviors, settings)
+
+
+def check_many_shot(behaviors: Sequence[Example], settings: ManyShotSettings, available: frozenset[Need]) -> None:
+    """Refuses a file that cannot be read or has too few questions."""
+    _check_shots("many-shot", behaviors, settings)
+
+
+def _check_shots(name: str, behaviors: Sequence[Example], settings: FewShotSettings) -> None:
+    """Raises for a behavior what its search would raise."""
+    available = _read_shots(settings)
     for behavior in behaviors:
-        _others(name, behavior, there, settings)
+        _shots_for_behavior(name, behavior, available, settings)
 
 
-def check_few(behaviors: Sequence[Example], settings: FewShot, at_hand: frozenset[Need]) -> None:
-    """Refuses a file that cannot be read, or has fewer questions than are to be drawn."""
-    _check("few-shot", behaviors, settings)
+def _read_shots(settings: FewShotSettings) -> list[Shot]:
+    """The demonstrations of the settings' file, or the bundled ones."""
+    if settings.file is None:
+        return _read_bundled_shots()
+    return list(_read_shots_file(settings.file))
 
 
-def check_many(behaviors: Sequence[Example], settings: ManyShot, at_hand: frozenset[Need]) -> None:
-    """As `check_few`."""
-    _check("many-shot", behaviors, settings)
-
-
-def _shots(settings: FewShot) -> list[Shot]:
-    return _bundled() if settings.file is None else _read(settings.file)
-
-
-def _others(name: str, behavior: Example, there: Sequence[Shot], settings: FewShot) -> list[Shot]:
-    """The questions beside the behavior itself.
+def _shots_for_behavior(
+    name: str, behavior: Example, available: Sequence[Shot], settings: FewShotSettings
+) -> list[Shot]:
+    """The demonstrations that may come before a behavior.
 
     Raises:
-        InputError: They are fewer than are to be drawn.
+        InputError: They are fewer than the settings ask for.
     """
-    others = [shot for shot in there if shot[0] != behavior.prompt]
+    # A behavior that is among the questions would be answered by its own demonstration.
+    others = [shot for shot in available if shot.question != behavior.prompt]
     if len(others) < settings.shots:
         key = f"attack.settings.{name}"
         raise InputError(
@@ -92,36 +106,68 @@ def _others(name: str, behavior: Example, there: Sequence[Shot], settings: FewSh
     return others
 
 
-def _case(name: str, behavior: Example, there: Sequence[Shot], settings: FewShot, seed: int) -> TestCase:
-    others = _others(name, behavior, there, settings)
-    drawn = random.Random(f"{seed}/{behavior.id}").sample(others, settings.shots)
-    turns = tuple(turn for shot in drawn for turn in _turns(shot))
-    return TestCase(behavior.id, name, behavior.prompt, turns, details={"shots": settings.shots})
+def _shots_case(
+    name: str, behavior: Example, available: Sequence[Shot], settings: FewShotSettings, seed: int
+) -> TestCase:
+    """The test case of one behavior."""
+    others = _shots_for_behavior(name, behavior, available, settings)
+    # Seeded by the behavior, too: a behavior has the same shots whether or not others are attacked with it.
+    sampled = random.Random(f"{seed}/{behavior.id}").sample(others, settings.shots)
+    turns: list[Message] = []
+    for shot in sampled:
+        turns.append({"role": "user", "content": shot.question})
+        turns.append({"role": "assistant", "content": shot.answer})
+    return TestCase(behavior.id, name, behavior.prompt, tuple(turns), details={"shots": settings.shots})
 
 
-def _turns(shot: Shot) -> tuple[Message, Message]:
-    return {"role": "user", "content": shot[0]}, {"role": "assistant", "content": shot[1]}
-
-
-def _bundled() -> list[Shot]:
+def _read_bundled_shots() -> list[Shot]:
+    """The harmless traces of the bundled sample, each question once with its last answer."""
+    # Imported here, because a run with a file of its own needs no data source.
     from safereason.data.sources import sample
 
-    traces = (trace for trace in sample.SOURCE.traces("train") if trace.kind == "harmless")
-    return list({trace.prompt: trace.answer for trace in traces if trace.answer}.items())
+    # A question may have several traces, and a repeated demonstration would take the place of another one.
+    answers_by_question: dict[str, str] = {}
+    for trace in sample.SOURCE.traces("train"):
+        if trace.kind == "harmless" and trace.answer:
+            answers_by_question[trace.prompt] = trace.answer
+    return [Shot(question, answer) for question, answer in answers_by_question.items()]
 
 
-def _read(file: Path) -> list[Shot]:
-    return [(_text(row, "prompt", file, n), _text(row, "answer", file, n)) for n, row in enumerate(json_rows(file), 1)]
+def _read_shots_file(file: Path) -> Iterator[Shot]:
+    """The demonstrations of a person's file.
+
+    Raises:
+        InputError: The file cannot be read, or a row lacks a column.
+    """
+    for number, row in enumerate(json_rows(file), start=1):
+        question = _require_text(row, "prompt", file, number)
+        answer = _require_text(row, "answer", file, number)
+        yield Shot(question, answer)
 
 
-def _text(row: dict[str, object], column: str, file: Path, number: int) -> str:
+def _require_text(row: dict[str, object], column: str, file: Path, number: int) -> str:
+    """The text in a column of a row.
+
+    Raises:
+        InputError: It is no text, or blank.
+    """
     value = row.get(column)
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{file}: row {number}: `{column}` is {value!r:.60}; each line holds a prompt and its answer")
     return value
 
 
-FEW_SHOT = Attack("few-shot", "After a few questions that were answered", few_shot, settings=FewShot, check=check_few)
+FEW_SHOT = Attack(
+    "few-shot",
+    "After a few questions that were answered",
+    search_few_shot,
+    settings=FewShotSettings,
+    check=check_few_shot,
+)
 MANY_SHOT = Attack(
-    "many-shot", "After a hundred questions that were answered", many_shot, settings=ManyShot, check=check_many
+    "many-shot",
+    "After a hundred questions that were answered",
+    search_many_shot,
+    settings=ManyShotSettings,
+    check=check_many_shot,
 )

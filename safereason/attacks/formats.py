@@ -1,10 +1,10 @@
-"""Test cases and what became of them, in the formats that people exchange: HarmBench's, JailbreakBench's and ours.
+"""Files of test cases with their answers and labels, in three formats: HarmBench's, JailbreakBench's and ours.
 
 Ours is JSONL, one record a test case, and holds all that the others hold. HarmBench (arXiv 2402.04249) has three files
 of one shape, a list of test cases for each behavior: the prompts alone, with completions, and with labels too.
-JailbreakBench (arXiv 2404.01318) has artifacts: what one attack did to one model, a row for each of its behaviors.
+JailbreakBench (arXiv 2404.01318) has artifacts: the results of one attack on one model, a row for each behavior.
 
-What is read in which way:
+Conventions of the reader:
 1. HarmBench's files name no attack: the file's name stands for it. Their behaviors are `harmbench/…` here, unless the
    file was written here and names another source. A behavior with an empty list is one that no prompt was found for.
 2. An artifact's row without a prompt is kept: it counts in the attack success rate, and gives no test case.
@@ -12,7 +12,7 @@ What is read in which way:
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -21,7 +21,7 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from safereason.attacks.base import TestCase
 from safereason.data.sources import harmbench, jailbreakbench
-from safereason.data.sources.base import rows
+from safereason.data.sources.base import published_rows
 from safereason.engines.base import Message
 from safereason.errors import InputError
 from safereason.files import json_type, read_json
@@ -30,70 +30,75 @@ from safereason.runs.records import Record, line_of
 
 Format = Literal["harmbench", "jailbreakbench", "jsonl"]
 CASES = "cases.jsonl"
-"""The file of a run of an attack that holds its test cases."""
+"""File name of the test cases in the run of an attack."""
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 
-def _message(message: Message) -> Message:
+def _require_turn(message: Message) -> Message:
+    """The message, if it has a role and a content alone; pydantic turns the error into its own."""
     if message.keys() != {"role", "content"}:
         raise ValueError("a turn has a role and a content")
     return message
 
 
 @dataclass(frozen=True)
-class Found:
-    """A test case and what became of it: one record of our format, with these columns."""
+class CaseRecord:
+    """A test case with its answer and label: one record of our format. Its fields are the columns."""
 
     behavior: str
     """Id of the behavior, `source/…`."""
     attack: str
     prompt: str | None
-    """What the user says last; None where the attack found nothing."""
-    turns: tuple[Annotated[Message, AfterValidator(_message)], ...] = ()
-    """What was said before."""
+    """The last user message; None if the attack found no prompt."""
+    turns: tuple[Annotated[Message, AfterValidator(_require_turn)], ...] = ()
+    """Messages before the prompt."""
     prefix: str | None = None
-    """As of a test case."""
+    """Beginning of the reply, as in `TestCase`."""
     completion: str | None = None
-    """As of a test case."""
+    """Saved output, as in `TestCase`."""
     generation: str | None = None
-    """What a target answered; None where it was not asked."""
+    """A target model's answer to the prompt; None without one."""
     label: bool | None = None
-    """Whether that is what the behavior asks for; None where nobody judged."""
+    """Whether the answer complies with the behavior; None without a verdict."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What else is known of it, as JSON has it. Further columns of a record are put here."""
+    """Further JSON values about the case. Unknown columns of a record are put here."""
 
     @property
     def case(self) -> TestCase | None:
-        """The test case, where there is a prompt."""
+        """The test case; None without a prompt."""
         if self.prompt is None:
             return None
         return TestCase(self.behavior, self.attack, self.prompt, self.turns, self.prefix, self.completion, self.details)
 
 
-COLUMNS = tuple(f.name for f in fields(Found))
-_CHECK = TypeAdapter(Found)
+COLUMNS = tuple(f.name for f in fields(CaseRecord))
+_CASE_RECORD = TypeAdapter(CaseRecord)
 
 
 @dataclass(frozen=True)
-class Written:
-    """A file's content."""
+class ExportedFile:
+    """The content of a file to write."""
 
     content: bytes
     notes: tuple[str, ...] = ()
-    """What the format could not hold, a line each."""
+    """What the format could not hold, one line each."""
 
 
 def read_cases(path: Path) -> list[TestCase]:
-    """The test cases of a file in any of the formats; a behavior that no prompt was found for has none.
+    """The test cases of a file in any of the formats; a behavior without a prompt has none.
 
     Raises:
         InputError: As `read`.
     """
-    return [case for found in read(path) if (case := found.case) is not None]
+    cases: list[TestCase] = []
+    for record in read(path):
+        if record.case is not None:
+            cases.append(record.case)
+    return cases
 
 
 def file_of(path: Path) -> Path:
-    """The file itself, or that of a run of an attack.
+    """The file itself, or the file of test cases in the run of an attack.
 
     Raises:
         InputError: A directory holds none.
@@ -105,52 +110,70 @@ def file_of(path: Path) -> Path:
     return path / CASES
 
 
-def read(path: Path) -> list[Found]:
-    """All that a file, or a run of an attack, holds, in whichever of the formats it is.
+def read(path: Path) -> list[CaseRecord]:
+    """All records of a file, or of a run of an attack, in any of the formats.
 
     Raises:
-        InputError: It cannot be read, is in none of the formats, holds nothing, or a row is not as it should be.
+        InputError: The file cannot be read, has none of the formats, has no record, or one of its rows is invalid.
     """
     path = file_of(path)
-    document = _document(path)
+    document = _read_document(path)
     if document is None:
-        found = [_from_record(record, f"{path}: row {n}") for n, record in enumerate(rows_of(path), start=1)]
+        records = [_check_record(row, f"{path}: row {number}") for number, row in enumerate(rows_of(path), start=1)]
+    elif "jailbreaks" in document:
+        records = _read_artifact(document, path)
     else:
-        found = (_from_artifact if "jailbreaks" in document else _from_lists)(document, path)
-    if not found:
+        records = _read_harmbench(document, path)
+    if not records:
         raise InputError(f"{path}: holds no test case; check the path")
-    return found
+    return records
 
 
-def attack_success_rate(found: Sequence[Found]) -> float | None:
-    """The share of all rows whose label says so, those without a prompt included.
+def attack_success_rate(records: Iterable[CaseRecord]) -> float | None:
+    """The share of positive labels among all records, those without a prompt included.
 
-    None where there is no row, or one with a prompt was not judged.
+    None if there is no record, or one with a prompt has no label.
     """
-    labels = [False if row.label is None and row.prompt is None else row.label for row in found]
-    return None if not labels or None in labels else sum(map(bool, labels)) / len(labels)
+    labels: list[bool] = []
+    for record in records:
+        if record.label is not None:
+            labels.append(record.label)
+        elif record.prompt is None:
+            # An attack that found no prompt has failed, and leaving it out would flatter the rate.
+            labels.append(False)
+        else:
+            return None
+    if not labels:
+        return None
+    return sum(labels) / len(labels)
 
 
-def write(found: Sequence[Found], to: Format) -> Written:
+def write(records: Sequence[CaseRecord], to: Format) -> ExportedFile:
     """The content of a file of this format.
 
     Raises:
-        InputError: They are not what an artifact is of: one attack, and JailbreakBench's behaviors.
+        InputError: They do not fit an artifact, which has one attack and JailbreakBench's behaviors.
     """
-    return _WRITERS[to](found)
+    return _WRITERS[to](records)
 
 
-def _document(path: Path) -> dict[str, Any] | None:
-    """A file that is one JSON object of HarmBench's or JailbreakBench's shape; None where it is JSONL."""
-    if _begins_with_a_row(path):
+def _read_document(path: Path) -> dict[str, Any] | None:
+    """The JSON object of a file of HarmBench or JailbreakBench; None for JSONL.
+
+    Raises:
+        InputError: The file cannot be read, or is in none of the formats.
+    """
+    if _begins_with_record(path):
         return None
     try:
         document = read_json(path)
     except InputError as error:
+        # A missing or unreadable file has no format at all.
         if isinstance(error.__cause__, OSError) or path.suffix != ".jsonl":
             raise
-        return None  # its reader says which line is wrong
-    if isinstance(document, dict) and ("jailbreaks" in document or _is_lists(document)):
+        # JSONL with a mistake in its first line: the reader of JSONL says which line is wrong.
+        return None
+    if isinstance(document, dict) and ("jailbreaks" in document or _has_only_lists(document)):
         return document
     raise InputError(
         f"{path}: in none of the formats; test cases are read from HarmBench's files, JailbreakBench's "
@@ -158,157 +181,264 @@ def _document(path: Path) -> dict[str, Any] | None:
     )
 
 
-def _begins_with_a_row(path: Path) -> bool:
-    """Whether a file is JSONL in our format, or holds nothing."""
+def _begins_with_record(path: Path) -> bool:
+    """Whether a file is JSONL in our format, or empty."""
     try:
         first = next(rows_of(path), None)
     except InputError:
+        # Perhaps a JSON document over several lines.
         return False
+    # HarmBench's file may be one line of JSON, too, but its values are lists.
     return first is None or isinstance(first.get("behavior"), str)
 
 
-def _is_lists(document: dict[str, Any]) -> bool:
+def _has_only_lists(document: Mapping[str, object]) -> bool:
+    """Whether all values of an object are lists, as in HarmBench's files."""
     return all(isinstance(value, list) for value in document.values())
 
 
-def _from_record(record: Record, where: str, names: Mapping[str, str] | None = None) -> Found:
-    """One record, checked; `names` are what its columns are called in the file, for messages."""
-    row = {name: value for name, value in record.items() if name in COLUMNS}
-    row["turns"] = row.get("turns") or ()
-    details = row.get("details") or {}
+def _check_record(row: Record, where: str, names: Mapping[str, str] | None = None) -> CaseRecord:
+    """The record of a row.
+
+    Args:
+        row: Columns, with others than ours as details.
+        where: Beginning of error messages.
+        names: Names that the file has for our columns, for error messages.
+
+    Raises:
+        InputError: A column is missing or of the wrong type.
+    """
+    columns: Record = {}
+    other_columns: Record = {}
+    for name, value in row.items():
+        if name in COLUMNS:
+            columns[name] = value
+        else:
+            other_columns[name] = value
+    # A record may have null for both, which the columns' types do not allow.
+    columns["turns"] = columns.get("turns") or ()
+    details = columns.get("details") or {}
     if isinstance(details, dict):
-        row["details"] = {**{name: value for name, value in record.items() if name not in COLUMNS}, **details}
+        columns["details"] = {**other_columns, **details}
     try:
-        return _CHECK.validate_python(row)
+        return _CASE_RECORD.validate_python(columns)
     except ValidationError as error:
         first = error.errors()[0]
         column = str(first["loc"][0])
-        raise InputError(
-            f"{where}: `{(names or {}).get(column, column)}`: {first['msg'].lower()}; mend the file"
-        ) from error
+        if names is not None:
+            column = names.get(column, column)
+        raise InputError(f"{where}: `{column}`: {first['msg'].lower()}; mend the file") from error
 
 
-def _from_lists(document: dict[str, list[Any]], path: Path) -> list[Found]:
-    """A file of HarmBench's: each entry is a prompt, or a prompt with its completion, and perhaps a label."""
-    found: list[Found] = []
+def _read_harmbench(document: Mapping[str, list[object]], path: Path) -> list[CaseRecord]:
+    """The records of HarmBench's file: each entry is a prompt, or a prompt with its completion, and perhaps a label."""
+    records: list[CaseRecord] = []
     for name, entries in document.items():
-        behavior = name if "/" in name else f"{harmbench.SOURCE.name}/{name}"
-        known: Record = {"behavior": behavior, "attack": path.stem}
+        behavior = name
+        # An id with a source was written by `_write_harmbench`.
+        if "/" not in name:
+            behavior = f"{harmbench.SOURCE.name}/{name}"
+        # Kept without a prompt, so that the behavior counts in the success rate.
         if not entries:
-            found.append(Found(behavior, path.stem, None))
+            records.append(CaseRecord(behavior, path.stem, None))
         for number, entry in enumerate(entries, start=1):
             where = f"{path}: behavior {name}: test case {number}"
-            row = dict(entry) if isinstance(entry, dict) else {"test_case": entry}
-            if not isinstance(row.get("test_case"), str):
-                raise InputError(f"{where}: `test_case` is {row.get('test_case')!r:.60}; text is expected")
-            rest = {key: row.pop(key) for key in ("generation", "label") if key in row}
-            known |= {"prompt": row.pop("test_case"), "details": row}
-            found.append(_from_record({**known, **rest}, where))
-    return found
+            records.append(_check_record(_harmbench_row(entry, behavior, path.stem, where), where))
+    return records
 
 
-_ARTIFACT = {"prompt": "prompt", "generation": "response", "label": "jailbroken"}
-"""Our columns, and what an artifact calls them."""
-_TOPIC = frozenset(("goal", "topic", "category"))
-"""Details that an artifact repeats of the behavior; `topic` is what it calls `behavior`."""
+def _harmbench_row(entry: object, behavior: str, attack: str, where: str) -> Record:
+    """The columns of one entry of HarmBench's file; its further keys become details."""
+    keys: Record = {"test_case": entry}
+    if isinstance(entry, dict):
+        keys = dict(entry)
+    if not isinstance(keys.get("test_case"), str):
+        raise InputError(f"{where}: `test_case` is {keys.get('test_case')!r:.60}; text is expected")
+    row: Record = {"behavior": behavior, "attack": attack, "prompt": keys.pop("test_case")}
+    for key in ("generation", "label"):
+        if key in keys:
+            row[key] = keys.pop(key)
+    row["details"] = keys
+    return row
 
 
-def _from_artifact(document: dict[str, Any], path: Path) -> list[Found]:
-    """An artifact of JailbreakBench's."""
-    parameters, jailbreaks = document.get("parameters"), document["jailbreaks"]
+_ARTIFACT_NAMES = {"prompt": "prompt", "generation": "response", "label": "jailbroken"}
+"""Our columns, with their names in an artifact."""
+_BEHAVIOR_DETAILS = frozenset(("goal", "topic", "category"))
+"""Details that an artifact repeats of the behavior; it calls the topic `behavior`."""
+
+
+def _read_artifact(document: Mapping[str, Any], path: Path) -> list[CaseRecord]:
+    """The records of JailbreakBench's artifact."""
+    parameters = document.get("parameters")
+    jailbreaks = document["jailbreaks"]
     if not isinstance(parameters, dict) or not isinstance(parameters.get("method"), str):
         raise InputError(f"{path}: its `parameters` name no `method`; get the artifact as it is published")
     if not isinstance(jailbreaks, list):
         raise InputError(f"{path}: its `jailbreaks` are no list; get the artifact as it is published")
-    return [_from_jailbreak(row, parameters, f"{path}: jailbreak {n}") for n, row in enumerate(jailbreaks, start=1)]
+    records: list[CaseRecord] = []
+    for number, row in enumerate(jailbreaks, start=1):
+        records.append(_read_jailbreak(row, parameters, f"{path}: jailbreak {number}"))
+    return records
 
 
-def _from_jailbreak(row: Any, parameters: dict[str, Any], where: str) -> Found:
+def _read_jailbreak(row: object, parameters: Record, where: str) -> CaseRecord:
+    """The record of one row of an artifact."""
     if not isinstance(row, dict):
         raise InputError(f"{where}: a JSON object is expected, not {json_type(row)}")
     for column in ("index", "prompt", "jailbroken"):
         if column not in row:
             raise InputError(f"{where}: no column `{column}`; get the artifact as it is published")
+    # The index becomes a part of the behavior's id.
     if not isinstance(row["index"], int):
         raise InputError(f"{where}: `index` is {row['index']!r:.60}; a whole number is expected")
-    record = {ours: row.get(theirs) for ours, theirs in _ARTIFACT.items()}
-    taken = ("index", "behavior", *_ARTIFACT.values())
-    details = {key: value for key, value in row.items() if key not in taken}
-    details |= {"topic": row.get("behavior"), "model": parameters.get("model")}
-    behavior = f"{jailbreakbench.SOURCE.name}/{row['index']}"
-    return _from_record(
-        {**record, "behavior": behavior, "attack": parameters["method"], "details": details}, where, _ARTIFACT
-    )
+    # The published artifacts have further columns, such as the labels of other judges.
+    known_names = ("index", "behavior", *_ARTIFACT_NAMES.values())
+    details: Record = {name: value for name, value in row.items() if name not in known_names}
+    details["topic"] = row.get("behavior")
+    details["model"] = parameters.get("model")
+    record: Record = {
+        "behavior": f"{jailbreakbench.SOURCE.name}/{row['index']}",
+        "attack": parameters["method"],
+        "details": details,
+    }
+    for column, artifact_name in _ARTIFACT_NAMES.items():
+        record[column] = row.get(artifact_name)
+    return _check_record(record, where, _ARTIFACT_NAMES)
 
 
-def _jsonl(found: Sequence[Found]) -> Written:
-    return Written(b"".join(line_of(asdict(row)) for row in found))
+def _write_jsonl(records: Sequence[CaseRecord]) -> ExportedFile:
+    """Our own format, which holds all columns."""
+    return ExportedFile(b"".join(line_of(asdict(record)) for record in records))
 
 
-def _lists(found: Sequence[Found]) -> Written:
-    """HarmBench's file with as much as there is: prompts, completions where there are some, and labels."""
-    with_answers = any(row.generation is not None or row.label is not None for row in found)
-    document: dict[str, list[Any]] = {}
-    for row in found:
-        entries = document.setdefault(_bare(row.behavior), [])
-        if row.prompt is not None:
-            entries.append(_entry(row) if with_answers else row.prompt)
-    notes = _left_out(found, ("attack", "turns", "prefix", "completion", "details"), "HarmBench's files")
-    if empty := sum(row.prompt is None for row in found):
-        notes += (f"without a prompt, so that their list is empty: {empty}",)
-    return Written(_json(document), notes)
+def _write_harmbench(records: Sequence[CaseRecord]) -> ExportedFile:
+    """HarmBench's file: prompts alone, or with completions and labels if any record has one."""
+    has_results = any(record.generation is not None or record.label is not None for record in records)
+    document: dict[str, list[object]] = {}
+    without_prompt = 0
+    for record in records:
+        # A behavior without a prompt keeps an empty list, so that it still counts in the success rate.
+        entries = document.setdefault(_harmbench_name(record.behavior), [])
+        if record.prompt is None:
+            without_prompt += 1
+        elif has_results:
+            entries.append(_harmbench_entry(record))
+        else:
+            entries.append(record.prompt)
+    notes = _note_lost_columns(records, ("attack", "turns", "prefix", "completion", "details"), "HarmBench's files")
+    if without_prompt:
+        notes += (f"without a prompt, so that their list is empty: {without_prompt}",)
+    return ExportedFile(_json_bytes(document), notes)
 
 
-def _bare(behavior: str) -> str:
-    """The id as HarmBench has it; another source's stays whole, so that it is told apart when it is read."""
+def _harmbench_name(behavior: str) -> str:
+    """HarmBench's own id; another source's id stays whole, so that the reader can tell them apart."""
     source, _, name = behavior.partition("/")
-    return name if source == harmbench.SOURCE.name and "/" not in name else behavior
+    if source == harmbench.SOURCE.name and "/" not in name:
+        return name
+    return behavior
 
 
-def _entry(row: Found) -> dict[str, Any]:
-    answer = {} if row.generation is None else {"generation": row.generation}
-    return {"test_case": row.prompt, **answer, **({} if row.label is None else {"label": int(row.label)})}
+def _harmbench_entry(record: CaseRecord) -> dict[str, object]:
+    """The entry of a record with a prompt; labels are 0 or 1."""
+    entry: dict[str, object] = {"test_case": record.prompt}
+    if record.generation is not None:
+        entry["generation"] = record.generation
+    # HarmBench's own files have 0 and 1.
+    if record.label is not None:
+        entry["label"] = int(record.label)
+    return entry
 
 
-def _artifact(found: Sequence[Found]) -> Written:
-    """An artifact with the first test case of each behavior."""
-    methods = sorted({row.attack for row in found})
+def _write_artifact(records: Sequence[CaseRecord]) -> ExportedFile:
+    """JailbreakBench's artifact with the first test case of each behavior."""
+    methods = sorted({record.attack for record in records})
     if len(methods) != 1:
         raise InputError(
             f"an artifact is of one attack, and here are {', '.join(methods) or 'none'}; convert each apart"
         )
-    first = list({row.behavior: row for row in reversed(found)}.values())[::-1]
-    topics = _topics() if any(not row.details.keys() >= _TOPIC for row in first) else {}
-    jailbreaks = [_jailbreak(row, {**topics.get(row.behavior, {}), **row.details}) for row in first]
-    model = first[0].details.get("model")
-    parameters: dict[str, Any] = {
-        "method": methods[0],
-        "model": model if all(row.details.get("model") == model for row in first) else None,
+    firsts = _first_of_each_behavior(records)
+    jailbreaks = _artifact_rows(firsts)
+    parameters = _artifact_parameters(methods[0], firsts, jailbreaks)
+    notes = _note_lost_columns(firsts, ("turns", "prefix", "completion"), "artifacts")
+    further = len(records) - len(firsts)
+    if further:
+        notes += (f"further test cases of a behavior, of which an artifact has one: {further}",)
+    unlabelled = sum(record.label is None for record in firsts)
+    if unlabelled:
+        notes += (f"without a label, so that `jailbroken` is null where true or false is expected: {unlabelled}",)
+    return ExportedFile(_json_bytes({"parameters": parameters, "jailbreaks": jailbreaks}), notes)
+
+
+def _first_of_each_behavior(records: Sequence[CaseRecord]) -> list[CaseRecord]:
+    """The first record of each behavior, in the order in which behaviors come last."""
+    by_behavior: dict[str, CaseRecord] = {}
+    # Backwards, so that the first record of a behavior is the one that stays in the dictionary.
+    for record in reversed(records):
+        by_behavior[record.behavior] = record
+    return list(by_behavior.values())[::-1]
+
+
+def _artifact_rows(records: Sequence[CaseRecord]) -> list[dict[str, object]]:
+    """An artifact's row for each record. The behaviors' details are looked up if a record lacks them."""
+    details_by_behavior: dict[str, dict[str, str]] = {}
+    if any(not record.details.keys() >= _BEHAVIOR_DETAILS for record in records):
+        details_by_behavior = _read_behavior_details()
+    jailbreaks: list[dict[str, object]] = []
+    for record in records:
+        details = {**details_by_behavior.get(record.behavior, {}), **record.details}
+        jailbreaks.append(_artifact_row(record, details))
+    return jailbreaks
+
+
+def _artifact_parameters(
+    method: str, records: Sequence[CaseRecord], jailbreaks: Sequence[Mapping[str, object]]
+) -> dict[str, object]:
+    """An artifact's parameters. A person fills in those that no record has; they are null."""
+    labelled_as_jailbreak = 0
+    with_prompt = 0
+    for record in records:
+        if record.label is True:
+            labelled_as_jailbreak += 1
+        if record.prompt is not None:
+            with_prompt += 1
+    return {
+        "method": method,
+        "model": _common_model(records),
         "attack_type": None,
         "defense": None,
-        "attack_success_rate": attack_success_rate(first),
-        "total_number_of_jailbreaks": sum(row.label is True for row in first),
-        "number_of_submitted_prompts": sum(row.prompt is not None for row in first),
-        "total_number_of_queries": _total(jailbreaks, "number_of_queries"),
-        "total_prompt_tokens": _total(jailbreaks, "prompt_tokens"),
-        "total_response_tokens": _total(jailbreaks, "response_tokens"),
+        "attack_success_rate": attack_success_rate(records),
+        "total_number_of_jailbreaks": labelled_as_jailbreak,
+        "number_of_submitted_prompts": with_prompt,
+        "total_number_of_queries": _column_total(jailbreaks, "number_of_queries"),
+        "total_prompt_tokens": _column_total(jailbreaks, "prompt_tokens"),
+        "total_response_tokens": _column_total(jailbreaks, "response_tokens"),
         "evaluation_date": None,
         "evaluation_llm_provider": None,
         "method_parameters": {},
     }
-    notes = _left_out(first, ("turns", "prefix", "completion"), "artifacts")
-    if further := len(found) - len(first):
-        notes += (f"further test cases of a behavior, of which an artifact has one: {further}",)
-    if unjudged := sum(row.label is None for row in first):
-        notes += (f"without a label, so that `jailbroken` is null where true or false is expected: {unjudged}",)
-    return Written(_json({"parameters": parameters, "jailbreaks": jailbreaks}), notes)
 
 
-def _jailbreak(row: Found, details: Mapping[str, Any]) -> dict[str, Any]:
-    source, _, index = row.behavior.partition("/")
-    if source != jailbreakbench.SOURCE.name or not index.isdecimal() or not details.keys() >= _TOPIC:
+def _common_model(records: Sequence[CaseRecord]) -> object:
+    """The model that all records name; None if they name different ones."""
+    model = records[0].details.get("model")
+    for record in records:
+        if record.details.get("model") != model:
+            return None
+    return model
+
+
+def _artifact_row(record: CaseRecord, details: Mapping[str, Any]) -> dict[str, object]:
+    """One row of an artifact; its keys have the order of the published ones.
+
+    Raises:
+        InputError: The behavior is none of JailbreakBench's.
+    """
+    source, _, index = record.behavior.partition("/")
+    if source != jailbreakbench.SOURCE.name or not index.isdecimal() or not details.keys() >= _BEHAVIOR_DETAILS:
         raise InputError(
-            f"behavior {row.behavior}: is none of JailbreakBench's, which an artifact is of; "
+            f"behavior {record.behavior}: is none of JailbreakBench's, which an artifact is of; "
             "convert to harmbench or jsonl"
         )
     return {
@@ -316,46 +446,58 @@ def _jailbreak(row: Found, details: Mapping[str, Any]) -> dict[str, Any]:
         "goal": details["goal"],
         "behavior": details["topic"],
         "category": details["category"],
-        "prompt": row.prompt,
-        "response": row.generation,
+        "prompt": record.prompt,
+        "response": record.generation,
+        # `queries` is the column of our own runs of attacks.
         "number_of_queries": details.get("number_of_queries", details.get("queries")),
-        **{name: details.get(name) for name in ("queries_to_jailbreak", "prompt_tokens", "response_tokens")},
-        "jailbroken": row.label,
+        "queries_to_jailbreak": details.get("queries_to_jailbreak"),
+        "prompt_tokens": details.get("prompt_tokens"),
+        "response_tokens": details.get("response_tokens"),
+        "jailbroken": record.label,
     }
 
 
-def _topics() -> dict[str, dict[str, str]]:
-    """What an artifact repeats of JailbreakBench's behaviors, by their ids."""
-    return {
-        f"{jailbreakbench.SOURCE.name}/{row.number - 1}": {
-            "goal": row["Goal"],
-            "topic": row["Behavior"],
-            "category": row["Category"],
-        }
-        for row in rows(jailbreakbench.FILE)
-    }
+def _read_behavior_details() -> dict[str, dict[str, str]]:
+    """Goal, topic and category of JailbreakBench's behaviors, by their ids."""
+    details_by_behavior: dict[str, dict[str, str]] = {}
+    for row in published_rows(jailbreakbench.FILE):
+        # Rows count from 1, and JailbreakBench's indices from 0.
+        behavior = f"{jailbreakbench.SOURCE.name}/{row.number - 1}"
+        details_by_behavior[behavior] = {"goal": row["Goal"], "topic": row["Behavior"], "category": row["Category"]}
+    return details_by_behavior
 
 
-def _total(jailbreaks: Sequence[Mapping[str, Any]], column: str) -> int | None:
-    """The sum over the rows; None where one of them does not say."""
-    values = [row[column] for row in jailbreaks]
-    return sum(values) if all(isinstance(value, int) for value in values) else None
+def _column_total(jailbreaks: Sequence[Mapping[str, object]], column: str) -> int | None:
+    """The sum of a column; None if it is no number in one of the rows."""
+    # A sum of the rows that have a number would look like the total of all.
+    total = 0
+    for row in jailbreaks:
+        value = row[column]
+        if not isinstance(value, int):
+            return None
+        total += value
+    return total
 
 
-def _left_out(found: Sequence[Found], columns: Sequence[str], where: str) -> tuple[str, ...]:
-    """One line on the columns that a format lacks, with the number of test cases that have something there."""
-    counts = {column: sum(bool(getattr(row, column)) for row in found) for column in columns}
-    listed = ", ".join(f"{column} ({count})" for column, count in counts.items() if count)
-    return (f"left out, as {where} have no place for it: {listed}",) if listed else ()
+def _note_lost_columns(records: Sequence[CaseRecord], columns: Sequence[str], where: str) -> tuple[str, ...]:
+    """A line about the columns that a format lacks, with the number of records that use each; empty if none does."""
+    lost: list[str] = []
+    for column in columns:
+        count = sum(bool(getattr(record, column)) for record in records)
+        if count:
+            lost.append(f"{column} ({count})")
+    if not lost:
+        return ()
+    return (f"left out, as {where} have no place for it: {', '.join(lost)}",)
 
 
-def _json(document: Any) -> bytes:
-    """In ASCII, so that half a surrogate pair in a completion does no harm."""
+def _json_bytes(document: object) -> bytes:
+    """Indented JSON in ASCII, so that half a surrogate pair in a completion does no harm."""
     return json.dumps(document, indent=2).encode() + b"\n"
 
 
-_WRITERS: dict[Format, Callable[[Sequence[Found]], Written]] = {
-    "harmbench": _lists,
-    "jailbreakbench": _artifact,
-    "jsonl": _jsonl,
+_WRITERS: dict[Format, Callable[[Sequence[CaseRecord]], ExportedFile]] = {
+    "harmbench": _write_harmbench,
+    "jailbreakbench": _write_artifact,
+    "jsonl": _write_jsonl,
 }

@@ -1,6 +1,6 @@
-"""What a genetic search does to prompts: sentences crossed between two, words replaced by others of a like meaning.
+"""Operators of a genetic search over prompts: crossover of sentences, and replacement of words by synonyms.
 
-A prompt here is a frame, a text with one `{behavior}`; whatever is done to it keeps that.
+A prompt here is a frame, a text with one `{behavior}`, and every operator keeps that placeholder.
 """
 
 import math
@@ -11,48 +11,57 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean
 
-from safereason.attacks.frames import SLOT
+from safereason.attacks.frames import BEHAVIOR_PLACEHOLDER
 
-MOST_WORDS = 5
-"""Words replaced in a paragraph at once, as in the original."""
+MAX_REPLACED_WORDS = 5
+"""Most words that are replaced in a paragraph at once, as in the original."""
 _SENTENCE = re.compile(r"[^.!?\n]*[.!?\n]+\s*|[^.!?\n]+\Z")
 _WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
 
 
-def sentences(text: str) -> list[str]:
+def split_sentences(text: str) -> list[str]:
     """The sentences of a text, each with the white space after it: joined, they are the text."""
     return _SENTENCE.findall(text)
 
 
-def chances(fitness: Sequence[float]) -> list[float]:
-    """The softmax of fitness: how likely each is to be drawn at the roulette wheel."""
-    most = max(fitness)
-    weights = [math.exp(value - most) for value in fitness]
-    return [weight / sum(weights) for weight in weights]
+def softmax_weights(fitness: Sequence[float]) -> list[float]:
+    """The softmax of fitness values: the probabilities of the roulette wheel."""
+    # The largest value is subtracted, so that `exp` of very low log-likelihoods does not turn all weights into 0.
+    highest = max(fitness)
+    weights = [math.exp(value - highest) for value in fitness]
+    total = sum(weights)
+    return [weight / total for weight in weights]
 
 
-def crossed(one: str, other: str, points: int, rng: random.Random) -> tuple[str, str]:
-    """Two frames that share out the sentences of two, in what is said before the behavior and in what is said after.
+def cross_frames(one: str, other: str, points: int, rng: random.Random) -> tuple[str, str]:
+    """Two children of two frames, which share out the parents' sentences.
+
+    Sentences before the behavior are crossed with sentences before it, and those after it likewise.
 
     Args:
         one: A frame.
         other: Another one.
-        points: Places at most where the sides may change.
-        rng: What decides.
+        points: Maximum number of crossover points on each side of the behavior.
+        rng: Random numbers.
     """
-    before, after = (
-        _crossed(sentences(a), sentences(b), points, rng)
-        for a, b in zip(one.split(SLOT), other.split(SLOT), strict=True)
+    # The two sides are crossed apart, so that each child has exactly one placeholder.
+    one_before, one_after = one.split(BEHAVIOR_PLACEHOLDER)
+    other_before, other_after = other.split(BEHAVIOR_PLACEHOLDER)
+    first_before, second_before = _cross_sentences(
+        split_sentences(one_before), split_sentences(other_before), points, rng
     )
-    return before[0] + SLOT + after[0], before[1] + SLOT + after[1]
+    first_after, second_after = _cross_sentences(split_sentences(one_after), split_sentences(other_after), points, rng)
+    return first_before + BEHAVIOR_PLACEHOLDER + first_after, second_before + BEHAVIOR_PLACEHOLDER + second_after
 
 
-def _crossed(one: list[str], other: list[str], points: int, rng: random.Random) -> tuple[str, str]:
-    """Each stretch between two points goes to either child; the last one reaches to its own parent's end."""
+def _cross_sentences(one: list[str], other: list[str], points: int, rng: random.Random) -> tuple[str, str]:
+    """Two texts of the sentences of two lists. Each stretch between two points goes to either text."""
+    # Points that both texts have, with at least one sentence before the first point.
     inside = range(1, min(len(one), len(other)))
-    cuts = [0, *sorted(rng.sample(inside, min(points, len(inside)))), None]
+    cuts = sorted(rng.sample(inside, min(points, len(inside))))
     children: tuple[list[str], list[str]] = ([], [])
-    for start, end in pairwise(cuts):
+    # The last stretch is open, so that the sentences of the longer parent are not lost.
+    for start, end in pairwise([0, *cuts, None]):
         stretches = [one[start:end], other[start:end]]
         if rng.random() < 0.5:
             stretches.reverse()
@@ -61,53 +70,71 @@ def _crossed(one: list[str], other: list[str], points: int, rng: random.Random) 
     return "".join(children[0]), "".join(children[1])
 
 
-def synonyms(lines: Iterable[str]) -> dict[str, list[str]]:
-    """Each word of a line with all words of that line; of two lines with one word, the later holds."""
-    groups = [line.lower().split() for line in lines]
-    return {word: group for group in groups for word in group}
+def read_synonyms(lines: Iterable[str]) -> dict[str, list[str]]:
+    """The synonyms of each word: all words of its line, itself included. A word's last line counts."""
+    synonyms: dict[str, list[str]] = {}
+    for line in lines:
+        words = line.lower().split()
+        for word in words:
+            synonyms[word] = words
+    return synonyms
 
 
 @dataclass
-class Words:
-    """How well prompts do that have a word in them: the momentum of word scores of the hierarchical variant."""
+class WordScores:
+    """The momentum word scores of the hierarchical variant: a word's score is the fitness of prompts with it."""
 
     synonyms: Mapping[str, Sequence[str]]
-    """Words that may stand for a word, itself among them."""
+    """Replacements of each word in lower case, itself among them."""
     scores: dict[str, float] = field(default_factory=dict)
-    """By word in lower case."""
+    """Scores by word in lower case."""
 
     def learn(self, frames: Sequence[str], fitness: Sequence[float]) -> None:
-        """Moves each word's score halfway to the mean fitness of the frames that have it."""
-        found: dict[str, list[float]] = {}
+        """Moves each word's score halfway to the mean fitness of the frames that contain it."""
+        fitness_by_word: dict[str, list[float]] = {}
         for frame, value in zip(frames, fitness, strict=True):
-            for word in dict.fromkeys(_WORD.findall(frame.replace(SLOT, " ").lower())):
-                found.setdefault(word, []).append(value)
-        for word, values in found.items():
+            # The placeholder is no word of the prompt.
+            words = _WORD.findall(frame.replace(BEHAVIOR_PLACEHOLDER, " ").lower())
+            # Once a frame, however often the frame repeats the word.
+            for word in dict.fromkeys(words):
+                fitness_by_word.setdefault(word, []).append(value)
+        for word, values in fitness_by_word.items():
+            # A new word starts with its mean, as there is no earlier score to keep half of.
             mean = fmean(values)
             self.scores[word] = (self.scores.get(word, mean) + mean) / 2
 
-    def replaced(self, frame: str, rate: float, rng: random.Random) -> str:
-        """A frame in which words that have synonyms give way to one of them, drawn by their scores.
+    def replace_words(self, frame: str, rate: float, rng: random.Random) -> str:
+        """The frame with some words replaced by synonyms, which are sampled by their scores.
 
         Args:
             frame: The frame.
-            rate: How likely each such word is to be drawn anew, up to `MOST_WORDS` of a paragraph.
-            rng: What decides.
+            rate: Probability that a word with synonyms is sampled again, up to `MAX_REPLACED_WORDS` a paragraph.
+            rng: Random numbers.
         """
-        sides = (side.split("\n\n") for side in frame.split(SLOT))
-        return SLOT.join("\n\n".join(self._replaced(text, rate, rng) for text in side) for side in sides)
+        sides: list[str] = []
+        for side in frame.split(BEHAVIOR_PLACEHOLDER):
+            paragraphs = [self._replace_in_paragraph(text, rate, rng) for text in side.split("\n\n")]
+            sides.append("\n\n".join(paragraphs))
+        return BEHAVIOR_PLACEHOLDER.join(sides)
 
-    def _replaced(self, paragraph: str, rate: float, rng: random.Random) -> str:
-        places = [match for match in _WORD.finditer(paragraph) if match[0].lower() in self.synonyms]
-        chosen = [place for place in places if rng.random() < rate]
-        chosen = rng.sample(chosen, min(MOST_WORDS, len(chosen)))
-        for place in sorted(chosen, key=lambda match: -match.start()):  # from the end, so that no place moves
-            word = self._drawn(self.synonyms[place[0].lower()], rng)
-            word = word.capitalize() if place[0][0].isupper() else word
-            paragraph = paragraph[: place.start()] + word + paragraph[place.end() :]
+    def _replace_in_paragraph(self, paragraph: str, rate: float, rng: random.Random) -> str:
+        """The paragraph with words replaced."""
+        chosen: list[re.Match[str]] = []
+        for match in _WORD.finditer(paragraph):
+            if match[0].lower() in self.synonyms and rng.random() < rate:
+                chosen.append(match)
+        chosen = rng.sample(chosen, min(MAX_REPLACED_WORDS, len(chosen)))
+        # From the end, so that a replacement of another length does not move the words still to come.
+        for match in sorted(chosen, key=lambda match: -match.start()):
+            word = self._sample_word(self.synonyms[match[0].lower()], rng)
+            if match[0][0].isupper():
+                word = word.capitalize()
+            paragraph = paragraph[: match.start()] + word + paragraph[match.end() :]
         return paragraph
 
-    def _drawn(self, words: Sequence[str], rng: random.Random) -> str:
-        """A word none has seen yet counts as the worst that was."""
+    def _sample_word(self, words: Sequence[str], rng: random.Random) -> str:
+        """One of the words, sampled by the softmax of their scores."""
+        # Without this, a word that no prompt has had yet could never be tried.
         worst = min(self.scores.values(), default=0.0)
-        return rng.choices(words, chances([self.scores.get(word, worst) for word in words]))[0]
+        scores = [self.scores.get(word, worst) for word in words]
+        return rng.choices(words, softmax_weights(scores))[0]

@@ -1,6 +1,6 @@
-"""Human templates: jailbreaks that people wrote, with the behavior put into each, the best by a judge.
+"""Human templates: jailbreaks that people wrote. The behavior is put into each, and a judge picks the best.
 
-The collections of others (HarmBench's human jailbreaks, JailbreakBench's JBC artifacts; Shen et al., arXiv 2308.03825)
+The published collections (HarmBench's human jailbreaks, JailbreakBench's JBC artifacts; Shen et al., arXiv 2308.03825)
 are not shipped: a person names a file.
 
 Deviations:
@@ -14,94 +14,112 @@ from pathlib import Path
 from pydantic import PositiveInt
 
 from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
-from safereason.attacks.frames import SLOT, filled
-from safereason.attacks.tries import Best, ask
+from safereason.attacks.frames import BEHAVIOR_PLACEHOLDER, fill_frame
+from safereason.attacks.query import BestCase, score_cases
 from safereason.data.example import Example
 from safereason.errors import InputError
 from safereason.files import json_rows, read_text
 
 
-class Human(Settings):
-    """Which templates are tried."""
+class HumanSettings(Settings):
+    """Settings of the attack with human templates."""
 
     file: Path | None = None
     """JSONL with `name` and `template` in each line, else a text file of one template a line; `{behavior}` in each."""
     batch: PositiveInt = 16
-    """Templates asked at a time."""
+    """Templates of one call to the target model."""
 
 
 @dataclass(frozen=True)
-class Template:
-    """One jailbreak."""
+class HumanTemplate:
+    """One jailbreak that a person wrote."""
 
     name: str
-    """In a text file, its line."""
+    """Name of the template; in a text file, the number of its line."""
     text: str
-    """With `{behavior}` in it."""
+    """The prompt with `{behavior}` in it."""
 
     def case(self, behavior: Example) -> TestCase:
-        """The behavior put into it."""
-        return TestCase(behavior.id, "human", filled(self.text, behavior.prompt), details={"template": self.name})
+        """The test case of a behavior in this template."""
+        prompt = fill_frame(self.text, behavior.prompt)
+        return TestCase(behavior.id, "human", prompt, details={"template": self.name})
 
 
-def search(behaviors: Sequence[Example], settings: Human, setup: Setup) -> Iterator[Step]:
-    """A step for each batch of templates; the first template stands until one is scored."""
+def search_human(behaviors: Sequence[Example], settings: HumanSettings, setup: Setup) -> Iterator[Step]:
+    """One step for each batch of templates. The first template is the best case until one is scored."""
     (behavior,) = behaviors
-    cases = [template.case(behavior) for template in _named(settings)]
-    best = Best(cases[0])
+    cases = [template.case(behavior) for template in _require_templates(settings)]
+    best = BestCase(cases[0])
+    # Before the first query, so that a budget that is spent at once still leaves a test case.
     yield best.step(0)
     for number, start in enumerate(range(0, len(cases), settings.batch), start=1):
+        # The seed follows from the position of a template, not from the number of calls before it.
         batch = cases[start : start + settings.batch]
-        best.take(batch, ask(setup, behavior, batch, setup.seed + start))
+        best.update(batch, score_cases(setup, behavior, batch, setup.seed + start))
         yield best.step(number)
 
 
-def check(behaviors: Sequence[Example], settings: Human, at_hand: frozenset[Need]) -> None:
-    """Refuses where no file of templates is named, or it cannot be read."""
-    _named(settings)
+def check_human(behaviors: Sequence[Example], settings: HumanSettings, available: frozenset[Need]) -> None:
+    """Refuses a missing or unreadable file of templates."""
+    _require_templates(settings)
 
 
-def _named(settings: Human) -> list[Template]:
+def _require_templates(settings: HumanSettings) -> list[HumanTemplate]:
+    """The templates of the file that the settings name.
+
+    Raises:
+        InputError: No file is named, or it cannot be used.
+    """
     if settings.file is None:
         raise InputError(
-            f"attack human: which templates? name a file of them, with {SLOT} in each, as attack.settings.human.file"
+            f"attack human: which templates? name a file of them, with {BEHAVIOR_PLACEHOLDER} in each, "
+            "as attack.settings.human.file"
         )
-    return read_templates(settings.file)
+    return read_human_templates(settings.file)
 
 
-def read_templates(file: Path) -> list[Template]:
+def read_human_templates(file: Path) -> list[HumanTemplate]:
     """The templates of a file.
 
     Raises:
-        InputError: It cannot be read, holds none, or a template lacks `{behavior}`.
+        InputError: The file cannot be read or has no template, or a template lacks `{behavior}`.
     """
-    found = list(_rows(file) if file.suffix == ".jsonl" else _lines(file))
-    if not found:
-        raise InputError(f"{file}: holds no template; write one a line, with {SLOT} in it")
-    for template in found:
-        if SLOT not in template.text:
-            raise InputError(f"{file}: template {template.name!r} has no {SLOT} in it; write it where the request goes")
-    return found
+    rows = _read_jsonl_templates(file) if file.suffix == ".jsonl" else _read_text_templates(file)
+    templates = list(rows)
+    if not templates:
+        raise InputError(f"{file}: holds no template; write one a line, with {BEHAVIOR_PLACEHOLDER} in it")
+    for template in templates:
+        if BEHAVIOR_PLACEHOLDER not in template.text:
+            raise InputError(
+                f"{file}: template {template.name!r} has no {BEHAVIOR_PLACEHOLDER} in it; "
+                "write it where the request goes"
+            )
+    return templates
 
 
-def _lines(file: Path) -> Iterator[Template]:
-    lines = enumerate(read_text(file).split("\n"), start=1)
-    return (Template(str(number), line.strip()) for number, line in lines if line.strip())
+def _read_text_templates(file: Path) -> Iterator[HumanTemplate]:
+    """One template for each line that is not blank."""
+    # Split at line feeds alone: a template may hold other characters that `splitlines` takes for a line's end.
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
+        if line.strip():
+            yield HumanTemplate(str(number), line.strip())
 
 
-def _rows(file: Path) -> Iterator[Template]:
+def _read_jsonl_templates(file: Path) -> Iterator[HumanTemplate]:
+    """One template for each row."""
     for number, row in enumerate(json_rows(file), start=1):
-        name, text = row.get("name", str(number)), row.get("template")
+        name = row.get("name", str(number))
+        text = row.get("template")
         if not isinstance(name, str) or not isinstance(text, str):
             raise InputError(f"{file}: row {number}: `name` and `template` are to be texts; mend the line")
-        yield Template(name, text)
+        yield HumanTemplate(name, text)
 
 
 ATTACK = Attack(
     "human",
     "Jailbreaks that people wrote, from a file, the best by a judge",
-    search,
+    search_human,
     frozenset({"answers", "score"}),
-    Human,
-    check=check,
+    HumanSettings,
+    check=check_human,
 )

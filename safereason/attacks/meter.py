@@ -1,67 +1,79 @@
-"""What an attack spends, and the end of what it may."""
+"""A meter of what an attack spends, and the engine wrapper that feeds it."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from safereason.engines.base import Completion, Conversation, Engine, Likelihood, OnFinish, Sampling
 
 
 class SpentError(Exception):
-    """The attack has asked all that it may; the best test case so far is what it found."""
+    """The query budget is spent. The best test case so far is the result of the search."""
 
 
 class LostError(Exception):
-    """Whoever an attack needs did not answer at all, for as long as a server is waited for; the message says why."""
+    """All requests of a call to a model or a judge failed, after the engine's own retries; the message says why."""
 
 
 @dataclass
 class Meter:
-    """Counts what models were asked. A query is one completion, or one text that is scored."""
+    """Counter of one search's use of models. A query is one completion, or one text that is scored."""
 
-    most: int | None = None
-    """Queries to the target that may be asked; None sets no bound."""
+    max_queries: int | None = None
+    """Budget of queries to the target model; None sets no limit."""
     queries: int = 0
-    """To the target."""
+    """Queries to the target model so far."""
     read: int = 0
-    """Tokens of all models' prompts, as far as their engines say."""
+    """Prompt tokens of all models, as far as their engines report them."""
     written: int = 0
-    """Tokens that all models wrote, as far as their engines say."""
+    """Completion tokens of all models, as far as their engines report them."""
     failed: int = 0
-    """Completions and verdicts that could not be had, so that another search may find more."""
+    """Failed completions and verdicts. A repeated search may get them, so the result is not final."""
     failure: str = ""
-    """Why the last of them could not."""
+    """Reason of the last failure."""
     unscored: Counter[str] = field(default_factory=Counter)
-    """Why answers have no score, and how often."""
+    """Reasons why answers have no score, with their counts."""
     gives_up: bool = False
-    """Whether the search ends where nothing that was asked for together could be had."""
+    """Whether the search ends when all requests of one call fail."""
 
-    def ask(self, queries: int) -> None:
-        """Counts queries to the target that are about to be asked.
+    @property
+    def queries_left(self) -> int | None:
+        """Queries that the budget still allows; None without a limit."""
+        if self.max_queries is None:
+            return None
+        return self.max_queries - self.queries
+
+    def charge(self, queries: int) -> None:
+        """Counts queries to the target model. Call it before the queries are sent.
 
         Raises:
-            SpentError: They would be more than may be; none of them is counted.
+            SpentError: They exceed the budget; none of them is counted.
         """
-        if self.most is not None and self.queries + queries > self.most:
+        # The counter stays as it is on an error, so that a smaller request may still use the rest of the budget.
+        if self.max_queries is not None and self.queries + queries > self.max_queries:
             raise SpentError
         self.queries += queries
 
-    def miss(self, reasons: Sequence[str], asked: int) -> None:
-        """Counts what could not be had, with the reasons, of what was asked for together.
+    def miss(self, reasons: Sequence[str], requested: int) -> None:
+        """Counts the failures of one call.
+
+        Args:
+            reasons: The reason of each failure.
+            requested: All requests of the call, failed or not.
 
         Raises:
-            LostError: It was all of that, and the search gives up then.
+            LostError: All of them failed, and the search is one that gives up.
         """
         if not reasons:
             return
         self.failed += len(reasons)
         self.failure = reasons[-1]
-        if self.gives_up and len(reasons) == asked:
+        # A single success shows that the server is up, and then the search goes on with fewer answers.
+        if self.gives_up and len(reasons) == requested:
             raise LostError(self.failure)
 
-    def took(self, read: int, written: int) -> None:
-        """Counts tokens."""
+    def count_tokens(self, read: int, written: int) -> None:
+        """Adds prompt tokens and completion tokens."""
         self.read += read
         self.written += written
 
@@ -70,6 +82,14 @@ class Metered:
     """An engine whose use a meter counts."""
 
     def __init__(self, engine: Engine, meter: Meter, *, is_target: bool, counts_tokens: bool = True) -> None:
+        """Wraps an engine.
+
+        Args:
+            engine: The engine that does the work.
+            meter: The counter.
+            is_target: Whether this is the target model, whose queries have a budget.
+            counts_tokens: Whether tokens of completions count, too.
+        """
         self.engine = engine
         self.name = engine.name
         self._meter = meter
@@ -93,12 +113,13 @@ class Metered:
         """See `Engine.generate`.
 
         Raises:
-            SpentError: It asks for more than may be asked of the target.
-            LostError: None of it could be had.
+            SpentError: The completions exceed the target model's query budget.
+            LostError: All completions failed.
         """
         if self._is_target:
-            self._meter.ask(n * (len(conversations) - len(set(done))))
-        found = self.engine.generate(
+            # Completions that the caller already has cost no query.
+            self._meter.charge(n * (len(conversations) - len(set(done))))
+        completions_by_conversation = self.engine.generate(
             conversations,
             sampling,
             n=n,
@@ -110,12 +131,22 @@ class Metered:
             choices=choices,
             alone=alone,
         )
-        every = [completion for row in found for completion in row]
-        for completion in every:
-            if completion.usage is not None and self._counts_tokens:
-                self._meter.took(completion.usage.prompt, completion.usage.completion)
-        self._meter.miss([completion.error for completion in every if completion.failed], len(every))
-        return found
+        self._count_completions(completions_by_conversation)
+        return completions_by_conversation
+
+    def _count_completions(self, completions_by_conversation: Sequence[Sequence[Completion]]) -> None:
+        """Counts tokens and failures of one call."""
+        total = 0
+        failures: list[str] = []
+        for completions in completions_by_conversation:
+            total += len(completions)
+            for completion in completions:
+                if completion.usage is not None and self._counts_tokens:
+                    self._meter.count_tokens(completion.usage.prompt, completion.usage.completion)
+                if completion.failed:
+                    failures.append(completion.error)
+        # Last, because it may raise: tokens of a lost call are spent all the same.
+        self._meter.miss(failures, total)
 
     def loglikelihood(
         self, conversations: Sequence[Conversation], continuations: Sequence[str], *, prefix: str = ""
@@ -123,16 +154,20 @@ class Metered:
         """See `Engine.loglikelihood`.
 
         Raises:
-            SpentError: It asks for more than may be asked of the target.
+            SpentError: The texts exceed the target model's query budget.
         """
         if self._is_target:
-            self._meter.ask(len(conversations))
-        found = self.engine.loglikelihood(conversations, continuations, prefix=prefix)
-        # What an engine reads of a prompt it does not say here; of the continuation it does.
-        self._meter.took(sum(len(likelihood.token_logprobs) for likelihood in found), 0)
-        return found
+            self._meter.charge(len(conversations))
+        likelihoods = self.engine.loglikelihood(conversations, continuations, prefix=prefix)
+        # Engines do not report the prompt's tokens here, so only those of the continuations count.
+        scored_tokens = sum(len(likelihood.token_logprobs) for likelihood in likelihoods)
+        self._meter.count_tokens(scored_tokens, 0)
+        return likelihoods
 
 
-def unwrapped(engine: Engine) -> Any:
-    """The engine that a meter counts, or the engine itself."""
-    return engine.engine if isinstance(engine, Metered) else engine
+def unwrap_engine(engine: Engine) -> Engine:
+    """The engine inside a meter's wrapper, or the engine itself without one."""
+    # Weights and tokenizers belong to the inner engine: the wrapper has only the calls that it counts.
+    if isinstance(engine, Metered):
+        return engine.engine
+    return engine

@@ -1,12 +1,12 @@
-"""PAP: the behavior rewritten by an attacker as a persuasive request (Zeng et al., arXiv 2401.06373).
+"""PAP: an attacker rewrites the behavior as a persuasive request (Zeng et al., arXiv 2401.06373).
 
 The taxonomy names 40 techniques of persuasion, each with a definition and an example. TARS transfers PAP's prompts
-without looking at the target, and so does this attack unless told otherwise.
+without looking at the target model, and so does this attack by default.
 
-Deviations: (1) the attacker is asked in words of ours and without the paper's fine-tuning or in-context examples of
-harmful paraphrases, so it gives weaker prompts; (2) transferred, each behavior has one technique, drawn by the seed, so
-that it has one test case like that of any other attack, where HarmBench keeps one for each technique; (3) on the
-target, the best of all techniques is kept after one try each, where the paper tries up to ten times.
+Deviations: (1) the attacker's instructions are in words of ours and without the paper's fine-tuning or in-context
+examples of harmful paraphrases, so it gives weaker prompts; (2) transferred, each behavior has one technique, drawn by
+the seed, so that it has one test case like that of any other attack, where HarmBench keeps one for each technique; (3)
+with `on_target`, the best of all techniques is kept after one try each, where the paper tries up to ten times.
 """
 
 import random
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
-from safereason.attacks.tries import Best, ask
+from safereason.attacks.query import BestCase, score_cases
 from safereason.data.example import Example
-from safereason.engines.base import Completion, Sampling
+from safereason.engines.base import Completion, Engine, Sampling
 from safereason.errors import InputError
 from safereason.files import read_text
 from safereason.text.chat import user
@@ -41,8 +41,8 @@ Keep what is asked for as it is, ask for nothing less, and do not answer it. Wri
 _REQUEST = re.compile(r"<request>(.*?)(?:</request>|\Z)", re.DOTALL)
 
 
-class Pap(Settings):
-    """How behaviors are rewritten."""
+class PapSettings(Settings):
+    """Settings of PAP."""
 
     techniques: tuple[str, ...] = (
         "Logical Appeal",
@@ -53,87 +53,124 @@ class Pap(Settings):
     )
     """Techniques by their name in the taxonomy, or `all`; by default HarmBench's top five."""
     on_target: bool = False
-    """Whether each technique's request is asked of the target, and the best by a judge kept."""
+    """Whether each technique's request is sent to the target model, and the best one by a judge kept."""
     sampling: Sampling = Sampling(temperature=1.0, max_new_tokens=512)
-    """How the attacker writes."""
+    """Sampling of the attacker's requests."""
     prompt: Path | None = None
-    """Text file with what the attacker is asked, in place of ours: `{behavior}`, `{technique}`, and where wanted
-    `{definition}` and `{example}`, stand for what goes there."""
+    """Text file with the attacker's prompt, in place of ours, with the placeholders `{behavior}` and `{technique}`, and
+    if you like `{definition}` and `{example}`."""
 
 
-def search(behaviors: Sequence[Example], settings: Pap, setup: Setup) -> Iterator[Step]:
-    """The behavior's own words until the attacker has written; on the target, a second step with the best."""
-    from safereason.attacks.persuasion import techniques
+def search_pap(behaviors: Sequence[Example], settings: PapSettings, setup: Setup) -> Iterator[Step]:
+    """A step with the behavior's own prompt, then one with the attacker's request, or the best of them on the target.
 
+    Raises:
+        InputError: There is no attacker, or the settings do not fit.
+    """
     (behavior,) = behaviors
     if setup.attacker is None:
         raise InputError("attack pap: needs an attacker that rewrites behaviors; name one with attack.attacker=MODEL")
-    check(behaviors, settings, frozenset({"score"} if setup.score else ()))
-    ways = techniques(settings.techniques)
+    # Also here, for callers that run a search without the stage's checks.
+    check_pap(behaviors, settings, frozenset({"score"} if setup.score else ()))
+    techniques = _techniques_for(behavior, settings, setup.seed)
+    direct_case = TestCase(behavior.id, "pap", behavior.prompt, details={"technique": None})
+    yield Step(0, (direct_case,))
+    cases = _write_requests(behavior, techniques, settings, setup.attacker, setup.seed)
     if not settings.on_target:
-        ways = [random.Random(f"{setup.seed}/{behavior.id}").choice(ways)]
-    template = _template(settings)
-    plain = TestCase(behavior.id, "pap", behavior.prompt, details={"technique": None})
-    yield Step(0, (plain,))
-    asked = [user(_filled(template, way, behavior)) for way in ways]
-    written = [row[0] for row in setup.attacker.generate(asked, settings.sampling, seed=setup.seed)]
-    cases = [
-        TestCase(behavior.id, "pap", request, details={"technique": way.name})
-        for way, completion in zip(ways, written, strict=True)
-        if (request := _request(completion))
-    ]
-    best = Best(cases[0] if cases else plain)
-    if not settings.on_target:
-        yield Step(1, (best.case,))
+        # One technique, so at most one case. A behavior that the attacker did not rewrite is sent as it is.
+        yield Step(1, (cases[0] if cases else direct_case,))
     elif cases:
-        best.take(cases, ask(setup, behavior, cases, setup.seed))
+        best = BestCase(cases[0])
+        # All techniques in one call, and so with one seed.
+        best.update(cases, score_cases(setup, behavior, cases, setup.seed))
         yield best.step(1)
 
 
-def check(behaviors: Sequence[Example], settings: Pap, at_hand: frozenset[Need]) -> None:
-    """Refuses techniques and a prompt that are not there, and to try on the target where nothing scores its answers."""
-    from safereason.attacks.persuasion import techniques
+def _techniques_for(behavior: Example, settings: PapSettings, seed: int) -> list["Technique"]:
+    """The techniques for one behavior: a random one, or all of the settings if the target model decides."""
+    from safereason.attacks.persuasion import find_techniques
 
-    if settings.on_target and "score" not in at_hand:
+    techniques = find_techniques(settings.techniques)
+    if settings.on_target:
+        return techniques
+    # The id is part of the seed, so that different behaviors get different techniques.
+    return [random.Random(f"{seed}/{behavior.id}").choice(techniques)]
+
+
+def _write_requests(
+    behavior: Example, techniques: Sequence["Technique"], settings: PapSettings, attacker: Engine, seed: int
+) -> list[TestCase]:
+    """A test case for each technique that the attacker wrote a request for."""
+    template = _read_template(settings)
+    conversations = [user(_fill_template(template, technique, behavior)) for technique in techniques]
+    rows = attacker.generate(conversations, settings.sampling, seed=seed)
+    cases: list[TestCase] = []
+    for technique, row in zip(techniques, rows, strict=True):
+        request = _read_request(row[0])
+        if request:
+            cases.append(TestCase(behavior.id, "pap", request, details={"technique": technique.name}))
+    return cases
+
+
+def check_pap(behaviors: Sequence[Example], settings: PapSettings, available: frozenset[Need]) -> None:
+    """Refuses unknown techniques, an unusable prompt, and `on_target` without a judge."""
+    from safereason.attacks.persuasion import find_techniques
+
+    if settings.on_target and "score" not in available:
         raise InputError(
             "attack pap: attack.settings.pap.on_target needs a judge that scores the target's answers; name one with "
             "attack.judge=JUDGE, or set attack.settings.pap.on_target=false"
         )
-    techniques(settings.techniques)
-    _template(settings)
+    find_techniques(settings.techniques)
+    _read_template(settings)
 
 
-def _template(settings: Pap) -> str:
+def _read_template(settings: PapSettings) -> str:
+    """The attacker's prompt with its placeholders.
+
+    Raises:
+        InputError: The file cannot be read or lacks a placeholder.
+    """
     if settings.prompt is None:
         return PROMPT
     file = settings.prompt
     text = read_text(file)
-    for slot in ("{behavior}", "{technique}"):
-        if slot not in text:
-            raise InputError(f"{file}: has no {slot} in it; write it where that goes")
+    for placeholder in ("{behavior}", "{technique}"):
+        if placeholder not in text:
+            raise InputError(f"{file}: has no {placeholder} in it; write it where that goes")
     return text
 
 
-def _filled(template: str, way: "Technique", behavior: Example) -> str:
-    """The template with its slots filled at once, so that braces in what fills them stay."""
-    slots = {"behavior": behavior.prompt, "technique": way.name, "definition": way.definition, "example": way.example}
-    return re.sub(r"\{(behavior|technique|definition|example)\}", lambda slot: slots[slot.group(1)], template)
+def _fill_template(template: str, technique: "Technique", behavior: Example) -> str:
+    """The attacker's prompt for one technique and one behavior."""
+    values = {
+        "behavior": behavior.prompt,
+        "technique": technique.name,
+        "definition": technique.definition,
+        "example": technique.example,
+    }
+    # In one pass, so that a behavior with "{example}" in its text keeps it.
+    return re.sub(r"\{(behavior|technique|definition|example)\}", lambda match: values[match.group(1)], template)
 
 
-def _request(completion: Completion) -> str:
-    """The request that the attacker wrote; empty where it wrote none. Without tags, all that it answered."""
+def _read_request(completion: Completion) -> str:
+    """The attacker's request; without tags its whole answer, and empty without a completion."""
     if completion.missing:
         return ""
-    found = _REQUEST.search(completion.parts.answer)
-    return (found.group(1) if found else completion.parts.answer).strip()
+    answer = completion.parts.answer
+    # The closing tag may be missing, as some models stop before it.
+    match = _REQUEST.search(answer)
+    if match:
+        answer = match.group(1)
+    return answer.strip()
 
 
 ATTACK = Attack(
     "pap",
     "The behavior rewritten by an attacker as a persuasive request",
-    search,
+    search_pap,
     frozenset({"attacker"}),
-    Pap,
+    PapSettings,
     uses=frozenset({"answers", "score"}),
-    check=check,
+    check=check_pap,
 )

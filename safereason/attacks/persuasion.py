@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from safereason.data.fetch import File
-from safereason.data.sources.base import rows
+from safereason.data.sources.base import published_rows
 from safereason.errors import InputError
 
 TAXONOMY = File(
@@ -16,7 +16,7 @@ TAXONOMY = File(
     sha256="6e93588c34e56d8f1add32a6a24d7adc390ec45de9d30b85cb7242c5278d2b17",
 )
 ALL = "all"
-"""In place of names."""
+"""Name that selects all techniques."""
 
 
 @dataclass(frozen=True)
@@ -26,25 +26,34 @@ class Technique:
     name: str
     definition: str
     example: str
-    """On giving up smoking."""
+    """An example prompt, about giving up smoking."""
 
 
-def techniques(names: Sequence[str]) -> list[Technique]:
-    """The techniques of these names, in any case of letters, in their order; of the one name `all`, each of the 40.
+def find_techniques(names: Sequence[str]) -> list[Technique]:
+    """The techniques of these names, in upper or lower case, in their order; for the one name `all`, each of the 40.
 
     Raises:
-        InputError: The taxonomy cannot be had, no technique is named, or there is none of a name.
+        InputError: The taxonomy is not available, no technique is named, or a name is unknown.
     """
-    every = [Technique(row["ss_technique"], row["ss_definition"], row["ss_example"]) for row in rows(TAXONOMY)]
+    taxonomy = [
+        Technique(row["ss_technique"], row["ss_definition"], row["ss_example"]) for row in published_rows(TAXONOMY)
+    ]
     if tuple(names) == (ALL,):
-        return every
+        return taxonomy
     if not names:
         raise InputError("attack pap: no technique is named; name some, or all")
-    there = {technique.name.casefold(): technique for technique in every}
+    # Case is ignored: people type these names.
+    by_name = {technique.name.casefold(): technique for technique in taxonomy}
     for name in names:
-        if name.casefold() not in there:
-            close = get_close_matches(name.casefold(), there, n=1)
-            known = ", ".join(technique.name for technique in every)
-            hint = f"did you mean {there[close[0]].name}?" if close else f"there are {known}"
-            raise InputError(f"attack pap: no technique is called {name!r}; {hint}")
-    return [there[name.casefold()] for name in names]
+        if name.casefold() not in by_name:
+            raise InputError(f"attack pap: no technique is called {name!r}; {_hint(name, by_name)}")
+    return [by_name[name.casefold()] for name in names]
+
+
+def _hint(name: str, by_name: dict[str, Technique]) -> str:
+    """The most similar name, or all names if none is similar."""
+    close = get_close_matches(name.casefold(), by_name, n=1)
+    if close:
+        return f"did you mean {by_name[close[0]].name}?"
+    known = ", ".join(technique.name for technique in by_name.values())
+    return f"there are {known}"

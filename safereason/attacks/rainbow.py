@@ -1,6 +1,6 @@
 """Rainbow teaming: a search that fills an archive of risks and styles (Samvelyan et al., arXiv 2402.16822).
 
-TARS (arXiv 2507.00971, app. E) attacks its SFT model so to get harmful prompts for RL: 10 risks, 12 styles, 1000
+TARS (arXiv 2507.00971, app. E) attacks its SFT model this way to get harmful prompts for RL: 10 risks, 12 styles, 1000
 iterations an archive, and as many archives as 800 prompts take. It names neither its mutator nor its judge.
 
 Deviations:
@@ -10,8 +10,8 @@ Deviations:
 4. The cells of an iteration differ, so that its candidates can be worked on together and none competes with another.
 5. Each answer is scored by a judge. The score says which cells are weak and which attacks succeeded, and without a
    comparing judge also which prompt stays; the paper's comparison is there with one.
-6. A candidate needs more than half of the comparing judge's votes, half of them asked in the other order; a vote that
-   cannot be read is not for it. With one vote an order that is both.
+6. A candidate needs more than half of the comparing judge's votes, half of them in the other order; an unreadable vote
+   is not for it. With one vote an order that is both.
 7. A candidate that the mutator refused to write, that was cut off, or that no score could be had for, does not enter.
 """
 
@@ -26,7 +26,7 @@ from random import Random
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from safereason.attacks.base import Settings
-from safereason.attacks.meter import Meter, Metered, unwrapped
+from safereason.attacks.meter import Meter, Metered, unwrap_engine
 from safereason.attacks.rainbow_archive import Archive, Candidate, Cell
 from safereason.attacks.rainbow_templates import JUDGE, RISK, STYLE, Templates
 from safereason.data.example import Example
@@ -38,85 +38,93 @@ from safereason.text.reasoning import OPEN
 FAILED, NOTHING, REFUSED, CUT_OFF = "failed", "nothing written", "refused by the mutator", "cut off"
 TOO_LONG, NEAR_COPY, UNSCORED = "too long", "a near copy", "unscored"
 
-_BEGIN, _END = (re.compile(f"<{word} request>", re.IGNORECASE) for word in ("begin", "end"))
+# Mutators often repeat the markers of their prompt around the new request, or put a label before it.
+_BEGIN = re.compile("<begin request>", re.IGNORECASE)
+_END = re.compile("<end request>", re.IGNORECASE)
 _LABEL = re.compile(r"^(?:(?:here is|the|a|new|rewritten) ){0,3}request:\s*", re.IGNORECASE)
 _VERDICT = re.compile(r"verdict\W{1,6}([AB])\b", re.IGNORECASE)
 
 Score = Callable[[Sequence[tuple[str, str]]], list[float | str | None]]
-"""How harmful each answer to a prompt is, from 0 to 1; None where that cannot be said, and why where it failed."""
+"""The harm, from 0 to 1, of each pair of a prompt and an answer. None without a score; the error of a failed call."""
 
 
 class RainbowSettings(Settings):
-    """How long is searched, and how."""
+    """Settings of rainbow teaming."""
 
     iterations: PositiveInt = 1000
-    """Of one archive (TARS, app. E)."""
+    """Iterations of one archive (TARS, app. E)."""
     prompts: PositiveInt | None = None
-    """Distinct prompts that are wanted, 800 for TARS: archives are begun until so many entered one; null makes one."""
+    """Distinct prompts to find, 800 for TARS: archives are added until so many entered one; null makes one archive."""
     archives: PositiveInt = 20
-    """Most archives, where `prompts` are wanted."""
+    """Maximum number of archives with `prompts`."""
     batch: PositiveInt = 8
-    """Candidates an iteration, each for a cell of its own."""
+    """Candidates of an iteration, each for a cell of its own."""
     temperature: PositiveFloat = 0.1
-    """Of the softmax over negative scores by which cells are drawn: the lower, the more the weak ones."""
+    """Temperature of the softmax over negative scores that draws cells; a lower one favours weak cells more."""
     near_copy: float = Field(default=0.8, gt=0, le=1)
     """Ratio of shared words from which on a prompt is a copy of its parent (the paper: BLEU above 0.6)."""
     most_characters: PositiveInt = 1000
-    """Of a prompt; TARS's RL takes no longer ones."""
+    """Maximum length of a prompt; TARS's RL takes no longer ones."""
     mutator_sampling: Sampling = Sampling(temperature=0.7, top_p=0.95, max_new_tokens=256)
-    """How prompts are written."""
+    """Sampling of the mutator's prompts."""
     judge_sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=512)
-    """How the comparing judge's replies are drawn."""
+    """Sampling of the comparing judge's replies."""
     votes: PositiveInt = 1
-    """Of the comparing judge, in each order; more than one makes sense where its replies differ."""
+    """Votes of the comparing judge in each order; more than one makes sense if its replies differ."""
     templates: str | None = None
-    """Folder with files of the names of `rainbow_*.txt` that are used in place of ours."""
+    """Folder with files of the names of `rainbow_*.txt` that replace ours."""
 
     @property
     def most_archives(self) -> int:
-        """Archives that are made at most."""
-        return 1 if self.prompts is None else self.archives
+        """Maximum number of archives."""
+        if self.prompts is None:
+            return 1
+        return self.archives
 
 
 @dataclass(frozen=True)
 class Team:
-    """The models at work."""
+    """The models and judges of a search."""
 
     target: Engine
-    """The model under attack."""
+    """The target model, which is under attack."""
     mutator: Engine
-    """Writes prompts."""
+    """The model that writes prompts."""
     sampling: Sampling
-    """How the target's answers are drawn."""
+    """Sampling of the target model's answers."""
     score: Score
     """The judge of single answers."""
     refuses: Callable[[str], bool]
-    """Whether what the mutator wrote is a refusal to write it."""
+    """Whether a text of the mutator is a refusal."""
     judge: Engine | None = None
-    """Compares two answers, where there is one."""
+    """The comparing judge of two answers, if there is one."""
     prefix: str = ""
-    """The target's generation prefix."""
+    """The target model's generation prefix."""
 
     def metered(self, meter: Meter) -> "Team":
-        """The same, its engines' use counted."""
+        """The same team with engines whose use the meter counts."""
+        judge: Engine | None = None
+        if self.judge is not None:
+            judge = Metered(self.judge, meter, is_target=False)
         return replace(
             self,
             target=Metered(self.target, meter, is_target=True),
             mutator=Metered(self.mutator, meter, is_target=False),
-            judge=Metered(self.judge, meter, is_target=False) if self.judge else None,
+            judge=judge,
         )
 
 
 def draw_cells(archive: Archive, count: int, temperature: float, rng: Random) -> list[Cell]:
-    """So many cells, each once: the weaker a champion's score, the sooner."""
-    left = list(archive.cells)
+    """Distinct cells of an archive, at most `count`; cells with a low score are likelier."""
+    remaining = list(archive.cells)
     drawn: list[Cell] = []
-    lowest = min(map(archive.score, left))
-    while left and len(drawn) < count:
-        weights = [exp((lowest - archive.score(cell)) / temperature) for cell in left]
-        # Where all that is left is too strong for a float, one is as good as another.
-        (cell,) = rng.choices(left, weights if sum(weights) else None)
-        left.remove(cell)
+    # Relative to the lowest score, so that the weakest cell's weight is 1 and does not underflow.
+    lowest = min(map(archive.score, remaining))
+    while remaining and len(drawn) < count:
+        weights = [exp((lowest - archive.score(cell)) / temperature) for cell in remaining]
+        # All weights may underflow to 0 once the weak cells are drawn; the rest is then drawn uniformly.
+        (cell,) = rng.choices(remaining, weights if sum(weights) else None)
+        remaining.remove(cell)
         drawn.append(cell)
     return drawn
 
@@ -134,152 +142,222 @@ def iterate(
     """One iteration on an archive, which it does not change.
 
     Args:
-        archive: What the iterations before it led to.
-        number: Of the archive, from 1.
-        iteration: Its number in the archive, from 1.
-        seeds: Prompts to begin with.
-        settings: How it is done.
-        templates: What models are told.
+        archive: The state after the iterations before.
+        number: Number of the archive, from 1.
+        iteration: Number of the iteration in the archive, from 1.
+        seeds: Initial prompts.
+        settings: Settings of the search.
+        templates: Prompts of the mutator and the comparing judge.
         team: The models.
-        seed: Of the search; each iteration has random numbers of its own.
+        seed: Seed of the search; each iteration has random numbers of its own.
 
     Returns:
-        A candidate for each cell that was drawn, with what came of it, for `Archive.put`.
+        A candidate for each cell that was drawn, with its answer and verdicts or its fault, for `Archive.put`.
     """
+    # Seeded by the numbers alone, so that a resumed search draws what it would have drawn without the interruption.
     rng = Random(f"{seed}/{number}/{iteration}")
     cells = draw_cells(archive, settings.batch, settings.temperature, rng)
-    parents = [_parent(archive, seeds, rng) for _ in cells]
-    found = [
-        Candidate(f"rainbow/{number}/{iteration}/{place}", *cell, parent=id, prompt=prompt)
-        for place, (cell, (id, prompt)) in enumerate(zip(cells, parents, strict=True), start=1)
-    ]
-    before = {candidate.id: candidate.prompt for candidate in found}
-    for name, about in ((RISK, templates.risks), (STYLE, templates.styles)):
-        rewritten = partial(_rewritten, name, about, templates, settings, team, rng.getrandbits(31))
-        found = _of_the_fit(found, rewritten)
-    found = _of_the_fit(found, lambda fit: [_checked(c, before[c.id], settings) for c in fit])
-    found = _of_the_fit(found, partial(_answered, team, rng.getrandbits(31)))
-    found = _of_the_fit(found, partial(_scored, team.score))
+    candidates: list[Candidate] = []
+    parent_prompts: dict[str, str] = {}
+    for position, cell in enumerate(cells, start=1):
+        parent = _draw_parent(archive, seeds, rng)
+        candidate_id = f"rainbow/{number}/{iteration}/{position}"
+        candidates.append(Candidate(candidate_id, *cell, parent=parent.id, prompt=parent.prompt))
+        parent_prompts[candidate_id] = parent.prompt
+    # As in the paper, a prompt is rewritten for the risk first and then for the style. Each call's seed is drawn here,
+    # also for one without candidates, so that the seeds that follow do not depend on faults.
+    for template, descriptions in ((RISK, templates.risks), (STYLE, templates.styles)):
+        rewrite = partial(_rewrite, template, descriptions, templates, settings, team, rng.getrandbits(31))
+        candidates = _apply_to_valid(candidates, rewrite)
+    # After both, since the second rewriting may bring the parent's words back.
+    candidates = _apply_to_valid(candidates, partial(_check_prompts, parent_prompts, settings))
+    candidates = _apply_to_valid(candidates, partial(_query_target, team, rng.getrandbits(31)))
+    candidates = _apply_to_valid(candidates, partial(_score_answers, team.score))
     if team.judge is None:
-        return found
-    return _of_the_fit(found, partial(_compared, archive, templates, settings, team.judge, rng.getrandbits(31)))
+        return candidates
+    compare = partial(_compare, archive, templates, settings, team.judge, rng.getrandbits(31))
+    return _apply_to_valid(candidates, compare)
 
 
-def read_prompt(text: str) -> str:
-    """The request in what a mutator wrote: without markers, a label or quotation marks around it."""
-    text = _LABEL.sub("", _last_quoted(text).strip()).strip()
+def read_rewritten_prompt(text: str) -> str:
+    """The request in a mutator's text, without markers, a label or quotation marks around it."""
+    text = _LABEL.sub("", _last_marked(text).strip()).strip()
     for opening, closing in ('""', "''", "“”", "``"):
+        # Quotation marks inside belong to the request, and then the outer ones may, too.
         if len(text) > 1 and text[0] == opening and text[-1] == closing and opening not in text[1:-1]:
             return text[1:-1].strip()
     return text
 
 
-def _last_quoted(text: str) -> str:
-    """What the last pair of markers holds, the second of which may be missing; without any, all of the text."""
-    found, place = text, 0
-    while opening := _BEGIN.search(text, place):
+def _last_marked(text: str) -> str:
+    """The text inside the last pair of markers, whose end may be missing; the whole text without markers."""
+    marked = text
+    position = 0
+    while opening := _BEGIN.search(text, position):
         closing = _END.search(text, opening.end())
-        place = closing.end() if closing else len(text)
-        found = text[opening.end() : closing.start() if closing else place]
-    return found
+        if closing is None:
+            return text[opening.end() :]
+        marked = text[opening.end() : closing.start()]
+        position = closing.end()
+    return marked
 
 
 def read_verdict(text: str) -> str | None:
-    """Which of A and B a comparing judge names last as its verdict, or alone; None where it names neither."""
-    named = _VERDICT.findall(text)
-    alone = text.strip(" \n*.\"'`").upper()
-    return named[-1].upper() if named else alone if alone in ("A", "B") else None
+    """A or B, the last verdict in a comparing judge's reply, or its only letter; None if it names neither."""
+    # The last one, because a judge may weigh a verdict before it decides.
+    labelled = _VERDICT.findall(text)
+    if labelled:
+        return str(labelled[-1]).upper()
+    letter = text.strip(" \n*.\"'`").upper()
+    if letter in ("A", "B"):
+        return letter
+    return None
 
 
-def likeness(one: str, other: str) -> float:
-    """How much two prompts have in common: `difflib`'s ratio of their lower-case words, from 0 to 1."""
+def word_similarity(one: str, other: str) -> float:
+    """The similarity of two prompts: `difflib`'s ratio of their lower-case words, from 0 to 1."""
+    # Without `autojunk=False`, difflib ignores frequent words of texts of 200 words and more.
     return SequenceMatcher(None, one.lower().split(), other.lower().split(), autojunk=False).ratio()
 
 
-def _of_the_fit(candidates: Sequence[Candidate], step: Callable[[list[Candidate]], list[Candidate]]) -> list[Candidate]:
-    """The candidates after a step that only those without a fault take."""
-    fit = [candidate for candidate in candidates if candidate.fault is None]
-    after = iter(step(fit) if fit else [])
-    return [next(after) if candidate.fault is None else candidate for candidate in candidates]
+def _apply_to_valid(
+    candidates: Sequence[Candidate], stage: Callable[[list[Candidate]], list[Candidate]]
+) -> list[Candidate]:
+    """The candidates after a stage that only those without a fault go through; the others keep their positions."""
+    valid = [candidate for candidate in candidates if candidate.fault is None]
+    if not valid:
+        return list(candidates)
+    processed = iter(stage(valid))
+    merged: list[Candidate] = []
+    for candidate in candidates:
+        merged.append(next(processed) if candidate.fault is None else candidate)
+    return merged
 
 
-def _parent(archive: Archive, seeds: Sequence[Example], rng: Random) -> tuple[str, str]:
-    """Id and prompt of what a candidate is made from."""
-    champion, seed = archive.champions.get(rng.choice(archive.cells)), rng.choice(seeds)
-    return (seed.id, seed.prompt) if champion is None else (champion.id, champion.prompt)
+def _draw_parent(archive: Archive, seeds: Sequence[Example], rng: Random) -> Example | Candidate:
+    """The prompt that a candidate is rewritten from: a cell's champion, or a seed if the cell is empty."""
+    champion = archive.champions.get(rng.choice(archive.cells))
+    # Drawn even if there is a champion, so that the random numbers that follow are the same in both cases.
+    seed = rng.choice(seeds)
+    if champion is None:
+        return seed
+    return champion
 
 
-def _rewritten(
-    name: str,
-    about: Mapping[str, str],
+def _rewrite(
+    template: str,
+    descriptions: Mapping[str, str],
     templates: Templates,
     settings: RainbowSettings,
     team: Team,
     seed: int,
-    fit: list[Candidate],
+    candidates: list[Candidate],
 ) -> list[Candidate]:
-    axis = "risk" if name == RISK else "style"
-    special = special_tokens(unwrapped(team.mutator))
-    asked = [
-        templates.fill(name, special, prompt=c.prompt, about=about[getattr(c, axis)], **{axis: getattr(c, axis)})
-        for c in fit
-    ]
-    replies = team.mutator.generate([user(text) for text in asked], settings.mutator_sampling, seed=seed)
-    return [_read(c, reply, team.refuses) for c, (reply,) in zip(fit, replies, strict=True)]
+    """The candidates with the mutator's prompts, or with the fault of its reply."""
+    # A candidate that spells one of the mutator's special tokens could end its own turn in the prompt.
+    special = special_tokens(unwrap_engine(team.mutator))
+    conversations = []
+    for candidate in candidates:
+        if template == RISK:
+            axis = {"risk": candidate.risk, "about": descriptions[candidate.risk]}
+        else:
+            axis = {"style": candidate.style, "about": descriptions[candidate.style]}
+        conversations.append(user(templates.fill(template, special, prompt=candidate.prompt, **axis)))
+    replies = team.mutator.generate(conversations, settings.mutator_sampling, seed=seed)
+    rewritten: list[Candidate] = []
+    for candidate, (reply,) in zip(candidates, replies, strict=True):
+        rewritten.append(_with_prompt(candidate, reply, team.refuses))
+    return rewritten
 
 
-def _read(candidate: Candidate, reply: Completion, refuses: Callable[[str], bool]) -> Candidate:
+def _with_prompt(candidate: Candidate, reply: Completion, refuses: Callable[[str], bool]) -> Candidate:
+    """The candidate with the prompt of a mutator's reply, or with its fault."""
     if reply.missing:
         return replace(candidate, prompt="", fault=FAILED, error=reply.error)
-    prompt = read_prompt(reply.parts.answer)
+    prompt = read_rewritten_prompt(reply.parts.answer)
     if reply.finish_reason == "length":
         return replace(candidate, prompt=prompt, fault=CUT_OFF)
-    if not prompt or OPEN in prompt:  # only a thought that was never closed leaves its tag in the answer
+    # The opening tag is in an answer only if the reasoning was never closed.
+    if not prompt or OPEN in prompt:
         return replace(candidate, prompt="", fault=NOTHING)
-    return replace(candidate, prompt=prompt, fault=REFUSED if refuses(prompt) else None)
+    if refuses(prompt):
+        return replace(candidate, prompt=prompt, fault=REFUSED)
+    return replace(candidate, prompt=prompt)
 
 
-def _checked(candidate: Candidate, parent: str, settings: RainbowSettings) -> Candidate:
-    if len(candidate.prompt) > settings.most_characters:
-        return replace(candidate, fault=TOO_LONG)
-    is_copy = likeness(candidate.prompt, parent) >= settings.near_copy
-    return replace(candidate, fault=NEAR_COPY if is_copy else None)
-
-
-def _answered(team: Team, seed: int, fit: list[Candidate]) -> list[Candidate]:
-    replies = team.target.generate([user(c.prompt) for c in fit], team.sampling, seed=seed, prefix=team.prefix)
-    return [
-        replace(c, fault=FAILED, error=reply.error) if reply.missing else replace(c, answer=reply.parts.answer)
-        for c, (reply,) in zip(fit, replies, strict=True)
-    ]
-
-
-def _scored(score: Score, fit: list[Candidate]) -> list[Candidate]:
-    scores = score([(c.prompt, c.answer) for c in fit])
-    return [
-        replace(c, fault=FAILED, error=score)
-        if isinstance(score, str)
-        else replace(c, score=score, fault=UNSCORED if score is None else None)
-        for c, score in zip(fit, scores, strict=True)
-    ]
-
-
-def _compared(
-    archive: Archive, templates: Templates, settings: RainbowSettings, judge: Engine, seed: int, fit: list[Candidate]
+def _check_prompts(
+    parent_prompts: Mapping[str, str], settings: RainbowSettings, candidates: list[Candidate]
 ) -> list[Candidate]:
-    """Those whose cell is taken with the judge's votes: asked in both orders, for neither place is to be favoured."""
-    rivals = [c for c in fit if c.cell in archive.champions]
-    special = special_tokens(unwrapped(judge))
-    asked = []
-    for c in rivals:
-        champion = archive.champions[c.cell]
-        asked += [user(_comparison(templates, special, *pair)) for pair in ((c, champion), (champion, c))]
-    rows = iter(judge.generate(asked, settings.judge_sampling, n=settings.votes, seed=seed) if asked else [])
-    voted = {c.id: _voted(c, next(rows), next(rows)) for c in rivals}
-    return [voted.get(c.id, c) for c in fit]
+    """The candidates, with a fault for prompts that are too long or too similar to their parents."""
+    checked: list[Candidate] = []
+    for candidate in candidates:
+        if len(candidate.prompt) > settings.most_characters:
+            checked.append(replace(candidate, fault=TOO_LONG))
+        elif word_similarity(candidate.prompt, parent_prompts[candidate.id]) >= settings.near_copy:
+            checked.append(replace(candidate, fault=NEAR_COPY))
+        else:
+            checked.append(candidate)
+    return checked
 
 
-def _comparison(templates: Templates, special: Sequence[str], a: Candidate, b: Candidate) -> str:
+def _query_target(team: Team, seed: int, candidates: list[Candidate]) -> list[Candidate]:
+    """The candidates with the target model's answers."""
+    conversations = [user(candidate.prompt) for candidate in candidates]
+    replies = team.target.generate(conversations, team.sampling, seed=seed, prefix=team.prefix)
+    answered: list[Candidate] = []
+    for candidate, (reply,) in zip(candidates, replies, strict=True):
+        if reply.missing:
+            answered.append(replace(candidate, fault=FAILED, error=reply.error))
+        else:
+            answered.append(replace(candidate, answer=reply.parts.answer))
+    return answered
+
+
+def _score_answers(score: Score, candidates: list[Candidate]) -> list[Candidate]:
+    """The candidates with the judge's scores. A failed call and an unscored answer are faults."""
+    scored: list[Candidate] = []
+    scores = score([(candidate.prompt, candidate.answer) for candidate in candidates])
+    for candidate, value in zip(candidates, scores, strict=True):
+        if isinstance(value, str):
+            scored.append(replace(candidate, fault=FAILED, error=value))
+        elif value is None:
+            scored.append(replace(candidate, fault=UNSCORED))
+        else:
+            scored.append(replace(candidate, score=value))
+    return scored
+
+
+def _compare(
+    archive: Archive,
+    templates: Templates,
+    settings: RainbowSettings,
+    judge: Engine,
+    seed: int,
+    candidates: list[Candidate],
+) -> list[Candidate]:
+    """The candidates, with the judge's votes for those whose cell has a champion."""
+    rivals = [candidate for candidate in candidates if candidate.cell in archive.champions]
+    if not rivals:
+        return candidates
+    special = special_tokens(unwrap_engine(judge))
+    conversations = []
+    for rival in rivals:
+        champion = archive.champions[rival.cell]
+        # In both orders, because judges tend to favour one of the two positions.
+        conversations.append(user(_comparison_prompt(templates, special, rival, champion)))
+        conversations.append(user(_comparison_prompt(templates, special, champion, rival)))
+    rows = iter(judge.generate(conversations, settings.judge_sampling, n=settings.votes, seed=seed))
+    compared: list[Candidate] = []
+    for candidate in candidates:
+        if candidate.cell in archive.champions:
+            compared.append(_with_votes(candidate, next(rows), next(rows)))
+        else:
+            compared.append(candidate)
+    return compared
+
+
+def _comparison_prompt(templates: Templates, special: Sequence[str], a: Candidate, b: Candidate) -> str:
+    """The comparing judge's prompt about two answers."""
     return templates.fill(
         JUDGE,
         special,
@@ -292,15 +370,27 @@ def _comparison(templates: Templates, special: Sequence[str], a: Candidate, b: C
     )
 
 
-def _voted(candidate: Candidate, as_a: Sequence[Completion], as_b: Sequence[Completion]) -> Candidate:
-    """A candidate with the votes of the replies that had it in either place."""
-    failed = [reply.error for reply in (*as_a, *as_b) if reply.missing]
-    if failed:
-        return replace(candidate, fault=FAILED, error=failed[0])
-    votes = (*(_vote(reply, "A") for reply in as_a), *(_vote(reply, "B") for reply in as_b))
-    return replace(candidate, votes=votes)
+def _with_votes(
+    candidate: Candidate, replies_as_a: Sequence[Completion], replies_as_b: Sequence[Completion]
+) -> Candidate:
+    """The candidate with the votes of the replies in which it was A and of those in which it was B."""
+    for reply in (*replies_as_a, *replies_as_b):
+        # With fewer votes than asked for, one order could decide alone.
+        if reply.missing:
+            return replace(candidate, fault=FAILED, error=reply.error)
+    votes: list[str | None] = []
+    for reply in replies_as_a:
+        votes.append(_read_vote(reply, "A"))
+    for reply in replies_as_b:
+        votes.append(_read_vote(reply, "B"))
+    return replace(candidate, votes=tuple(votes))
 
 
-def _vote(reply: Completion, place: str) -> str | None:
+def _read_vote(reply: Completion, candidate_letter: str) -> str | None:
+    """`candidate` or `champion`; None for an unreadable reply."""
     verdict = read_verdict(reply.parts.answer)
-    return None if verdict is None else "candidate" if verdict == place else "champion"
+    if verdict is None:
+        return None
+    if verdict == candidate_letter:
+        return "candidate"
+    return "champion"

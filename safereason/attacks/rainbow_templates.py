@@ -1,4 +1,4 @@
-"""What the models of rainbow teaming are told, and the axes of its archive: ours, or a person's own files."""
+"""The prompts of rainbow teaming and the two axes of its archive: ours, or those of a person's own files."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,89 +17,114 @@ PROMPTS = {
     STYLE: ("prompt", "style", "about"),
     JUDGE: ("risk", "about", "prompt_a", "answer_a", "prompt_b", "answer_b"),
 }
-"""What each prompt's `$names` may be, by its file."""
+"""The fields of each prompt, written `$name` in its file."""
 LISTS = ("rainbow_risks.txt", "rainbow_styles.txt")
 
 
 @dataclass(frozen=True)
 class Templates:
-    """What models are told, and the axes of the archive."""
+    """The prompts for the models, and the axes of the archive."""
 
     texts: Mapping[str, str]
     """The prompts, by file name."""
     risks: Mapping[str, str]
     """Descriptions by name."""
     styles: Mapping[str, str]
+    """Descriptions by name."""
 
     @property
     def cells(self) -> list[Cell]:
         """All cells, risk by risk."""
-        return [Cell(risk, style) for risk in self.risks for style in self.styles]
+        cells: list[Cell] = []
+        for risk in self.risks:
+            for style in self.styles:
+                cells.append(Cell(risk, style))
+        return cells
 
     def fill(self, name: str, special: Iterable[str] = (), **values: str) -> str:
-        """A prompt with its values, none of which can step out of its place.
+        """A prompt with its values, which are made inert first: none can close its marker.
 
         Args:
-            name: The prompt's.
-            special: Special tokens of the tokenizer that will read it, where it is known.
-            values: What goes in, by its name.
+            name: File name of the prompt.
+            special: Special tokens of the model that reads it, as far as they are known.
+            values: Text of each field.
         """
-        return Template(self.texts[name]).substitute({key: inert(value, special) for key, value in values.items()})
+        inert_values = {field: inert(value, special) for field, value in values.items()}
+        return Template(self.texts[name]).substitute(inert_values)
 
 
 def load_templates(folder: str | None) -> Templates:
-    """Our prompts and lists, or those of a folder where it has them.
+    """The prompts and lists of a folder; ours replace those that it lacks.
 
     Raises:
         InputError: The folder has none of them, or one has a mistake in it.
     """
-    if folder is not None and not any((Path(folder) / name).is_file() for name in (*PROMPTS, *LISTS)):
-        raise InputError(f"{folder}: holds none of {', '.join((*PROMPTS, *LISTS))}; name the folder that does")
-
-    def place(name: str) -> Path:
-        own = Path(folder) / name if folder is not None else None
-        return own if own is not None and own.is_file() else FOLDER / name
-
-    texts = {name: _prompt(place(name), fields) for name, fields in PROMPTS.items()}
-    risks, styles = (_listed(place(name)) for name in LISTS)
+    own_folder: Path | None = None
+    if folder is not None:
+        own_folder = Path(folder)
+        # A folder without any of the files is most likely a mistyped path.
+        if not any((own_folder / name).is_file() for name in (*PROMPTS, *LISTS)):
+            raise InputError(f"{folder}: holds none of {', '.join((*PROMPTS, *LISTS))}; name the folder that does")
+    texts: dict[str, str] = {}
+    for name, fields in PROMPTS.items():
+        texts[name] = _read_rainbow_prompt(_template_path(own_folder, name), fields)
+    risks_name, styles_name = LISTS
+    risks = _read_descriptions(_template_path(own_folder, risks_name))
+    styles = _read_descriptions(_template_path(own_folder, styles_name))
     return Templates(texts, risks, styles)
 
 
-def _prompt(path: Path, fields: Sequence[str]) -> str:
-    """A prompt's text, which has every field.
+def _template_path(own_folder: Path | None, name: str) -> Path:
+    """The file of this name in a person's folder, or else ours."""
+    if own_folder is not None and (own_folder / name).is_file():
+        return own_folder / name
+    return FOLDER / name
+
+
+def _read_rainbow_prompt(path: Path, fields: Sequence[str]) -> str:
+    """The text of a prompt that has every field; `$about` may be missing.
 
     Raises:
-        InputError: It lacks one, or has one that it cannot be given.
+        InputError: It lacks a field, or has an unknown one.
     """
     text = read_text(path)
+    # NUL characters tell a filled field from a word of the prompt that is spelled like its name.
+    marks = {name: f"\0{name}\0" for name in fields}
     try:
-        filled = Template(text).substitute({name: f"\0{name}\0" for name in fields})
+        marked = Template(text).substitute(marks)
     except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: {error} is no field; it may have {_dollars(fields)}, and $$ for a dollar") from error
-    missing = [name for name in fields if f"\0{name}\0" not in filled and name != "about"]
+        raise InputError(
+            f"{path}: {error} is no field; it may have {_list_fields(fields)}, and $$ for a dollar"
+        ) from error
+    # A prompt may do without the description: the name alone may be enough for a model.
+    missing = [name for name, mark in marks.items() if mark not in marked and name != "about"]
     if missing:
-        raise InputError(f"{path}: lacks {_dollars(missing)}; put it where it belongs")
+        raise InputError(f"{path}: lacks {_list_fields(missing)}; put it where it belongs")
     return text
 
 
-def _listed(path: Path) -> dict[str, str]:
-    """Names with what they are about, one a line.
+def _read_descriptions(path: Path) -> dict[str, str]:
+    """Names with their descriptions, one on each line. Lines that begin with `#` are comments.
 
     Raises:
-        InputError: A line is something else, or a name is there twice.
+        InputError: A line has another form, or a name comes twice.
     """
-    found: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
-        name, _, about = (part.strip() for part in line.partition(":"))
-        if not name or not about or name in found or set("/;") & set(name):
+        name, _, about = line.partition(":")
+        name = name.strip()
+        about = about.strip()
+        # A category of an example is `risk/style`, and `; ` joins several categories.
+        if not name or not about or name in descriptions or set("/;") & set(name):
             raise InputError(f"{path}:{number}: `name: what it is about` is expected, a name once and without / and ;")
-        found[name] = about
-    if not found:
+        descriptions[name] = about
+    if not descriptions:
         raise InputError(f"{path}: names nothing; put `name: what it is about` in each line")
-    return found
+    return descriptions
 
 
-def _dollars(names: Sequence[str]) -> str:
+def _list_fields(names: Sequence[str]) -> str:
+    """Field names as they are written in a prompt."""
     return ", ".join(f"${name}" for name in names)

@@ -1,7 +1,7 @@
-"""Random search for a suffix by log-probabilities alone (Andriushchenko et al., arXiv 2404.02151).
+"""Random search for a suffix, guided by log-probabilities alone (Andriushchenko et al., arXiv 2404.02151).
 
-A span of the suffix, at a random place, is replaced by random tokens or characters, and that is kept where the target's
-first token becomes likelier. No gradient, and no weights, are needed.
+Random tokens or characters replace a span of the suffix at a random position. The change is kept if the target's first
+token becomes likelier. No gradient, and no weights, are needed.
 
 Deviations:
 1. Several candidates are drawn from one suffix and scored together (`batch`), and the best of them is kept where it is
@@ -19,36 +19,43 @@ import random
 import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from safereason.attacks import base
-from safereason.attacks.base import Attack, Need, Setup, Step, TestCase
-from safereason.attacks.frames import SLOT, filled, read_frames
-from safereason.attacks.meter import unwrapped
-from safereason.attacks.placing import Place, check_targets, opening, target_of
+from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
+from safereason.attacks.frames import BEHAVIOR_PLACEHOLDER, fill_frame, read_frames
+from safereason.attacks.meter import unwrap_engine
+from safereason.attacks.target_position import (
+    TargetPosition,
+    check_all_have_targets,
+    require_target,
+    text_before_target,
+)
 from safereason.data.example import Example
 from safereason.engines.base import Engine
 from safereason.errors import InputError
 from safereason.text.chat import user
 
 SUFFIX = "{suffix}"
-"""Where a template may place the suffix; else it ends the prompt."""
+"""Placeholder of the suffix in a template; without it, the suffix ends the prompt."""
 _CHARACTERS = string.digits + string.ascii_letters + string.punctuation + " "
 
+ScoreSuffixes = Callable[[Sequence[Sequence[int]]], list[float]]
+"""The log-probability of the target's first tokens after each suffix."""
 
-class Settings(base.Settings):
+
+class RandomSearchSettings(Settings):
     """The figures of the paper's code where it has them."""
 
     candidates: int = Field(10_000, ge=1)
-    """Suffixes tried in a restart."""
+    """Candidate suffixes of one restart."""
     batch: int = Field(32, ge=1)
-    """Candidates of a step, scored together."""
+    """Candidates of one step, scored together."""
     restarts: int = Field(1, ge=1)
-    """Searches, each from the suffix that all begin with."""
+    """Searches, each from the same initial suffix."""
     unit: Literal["token", "character"] = "token"
-    """What the suffix is made of."""
+    """Unit of the suffix."""
     length: int = Field(25, ge=1)
     """Units of the suffix; the paper's code has 25 tokens, or 100 characters."""
     change: int = Field(4, ge=1)
@@ -56,142 +63,171 @@ class Settings(base.Settings):
     schedule: Literal["probability", "constant"] = "probability"
     """Whether the span halves when the first tokens' probability passes 0.01, and again at 0.1."""
     first: int = Field(1, ge=1)
-    """Tokens of the target, from its first on, whose log-probability is to rise."""
+    """Number of the target's first tokens whose log-probability is maximised."""
     enough: float = Field(0.5, gt=0.0, le=1.0)
     """Probability of those tokens at which the search ends; 1 goes on to the last candidate."""
-    place: Place = "reasoning"
-    """Where a reasoning model is to write the target: right after its generation prefix, or as its answer."""
+    place: TargetPosition = "reasoning"
+    """Position of the target in a reasoning model's reply: right after its generation prefix, or as its answer."""
     template: str | None = None
-    """Text file of a prompt with one {behavior}, and a {suffix} where that is not to stand at its end."""
+    """Text file of a prompt with one {behavior}; {suffix} in it marks the suffix's position, by default the end."""
 
 
 @dataclass(frozen=True)
 class Alphabet:
-    """What suffixes are made of: token ids, or characters by their place."""
+    """The units of suffixes: token ids, or positions in a list of characters."""
 
     text: Callable[[Sequence[int]], str]
-    """The text of a suffix."""
+    """Decodes a suffix."""
     units: Sequence[int]
-    """Those that may be drawn."""
+    """Units to draw from."""
     start: Sequence[int]
-    """The suffix that the search begins with."""
+    """The initial suffix."""
 
 
-def search(behaviors: Sequence[Example], settings: Any, setup: Setup) -> Iterator[Step]:
-    """Searches a suffix for a behavior; a step a batch of candidates, the first of what the search begins with.
+def search_random(behaviors: Sequence[Example], settings: RandomSearchSettings, setup: Setup) -> Iterator[Step]:
+    """Searches a suffix for a behavior. The initial suffix is step 0, and then each batch of candidates is a step.
 
     Raises:
         InputError: The behavior has no target, the template does not fit, or the engine has no tokenizer.
     """
     [behavior] = behaviors
-    goal = target_of("random-search", behavior)
-    template = read_template(settings.template)
-    letters = alphabet(settings, setup.target)
+    target = require_target("random-search", behavior)
+    template = read_suffix_template(settings.template)
+    alphabet = build_alphabet(settings, setup.target)
     rng = random.Random(setup.seed)
-    prefix = opening(setup.prefix, settings.place)
+    prefix = text_before_target(setup.prefix, settings.place)
 
-    def prompt(suffix: Sequence[int]) -> str:
-        return filled(template, behavior.prompt).replace(SUFFIX, letters.text(suffix))
+    def fill_prompt(suffix: Sequence[int]) -> str:
+        # The behavior first: a suffix may spell its placeholder by chance.
+        return fill_frame(template, behavior.prompt).replace(SUFFIX, alphabet.text(suffix))
 
-    def score(suffixes: Sequence[Sequence[int]]) -> list[float]:
-        asked = [user(prompt(suffix)) for suffix in suffixes]
-        found = setup.target.loglikelihood(asked, [goal] * len(asked), prefix=prefix)
-        return [sum(likelihood.token_logprobs[: settings.first]) for likelihood in found]
+    def score_suffixes(suffixes: Sequence[Sequence[int]]) -> list[float]:
+        conversations = [user(fill_prompt(suffix)) for suffix in suffixes]
+        targets = [target] * len(conversations)
+        likelihoods = setup.target.loglikelihood(conversations, targets, prefix=prefix)
+        return [sum(likelihood.token_logprobs[: settings.first]) for likelihood in likelihoods]
 
-    def step(number: int, suffix: Sequence[int], value: float | None) -> Step:
-        details = {} if value is None else {"loss": -value, "suffix": letters.text(suffix)}
-        case = TestCase(behavior.id, "random-search", prompt(suffix), details=details)
-        return Step(number, (case,), None if value is None else -value)
-
-    yield step(0, letters.start, None)
-    best, value, number = letters.start, -math.inf, 0
+    # Before the first query, so that a budget that is spent at once still leaves a test case.
+    yield Step(0, (TestCase(behavior.id, "random-search", fill_prompt(alphabet.start)),))
+    best_suffix: Sequence[int] = alphabet.start
+    best_logprob = -math.inf
+    number = 0
     for _ in range(settings.restarts):
-        for suffix, reached in climb(letters, score, settings, rng):
+        for suffix, logprob in climb(alphabet, score_suffixes, settings, rng):
             number += 1
-            if reached > value:
-                best, value = suffix, reached
-            yield step(number, best, value)
-        if value >= math.log(settings.enough):
+            # The best of all restarts is reported, which need not be that of the current one.
+            if logprob > best_logprob:
+                best_suffix = suffix
+                best_logprob = logprob
+            details = {"loss": -best_logprob, "suffix": alphabet.text(best_suffix)}
+            case = TestCase(behavior.id, "random-search", fill_prompt(best_suffix), details=details)
+            yield Step(number, (case,), -best_logprob)
+        # A further restart is for a search that got stuck.
+        if best_logprob >= math.log(settings.enough):
             return
 
 
 def climb(
-    letters: Alphabet, score: Callable[[Sequence[Sequence[int]]], list[float]], settings: Settings, rng: random.Random
+    alphabet: Alphabet, score_suffixes: ScoreSuffixes, settings: RandomSearchSettings, rng: random.Random
 ) -> Iterator[tuple[Sequence[int], float]]:
-    """One restart: the best suffix so far and its log-probability, of the start and after each batch."""
-    best = letters.start
-    [value] = score([best])
-    yield best, value
-    left = settings.candidates
-    while left and value < math.log(settings.enough):
-        most = span(settings, math.exp(value))
-        tried = [changed(best, letters.units, most, rng) for _ in range(min(settings.batch, left))]
-        left -= len(tried)
-        reached, suffix = max(zip(score(tried), tried, strict=True), key=lambda pair: pair[0])
-        if reached > value:
-            best, value = suffix, reached
-        yield best, value
+    """One restart. Yields the best suffix so far and its log-probability, first of the start, then after each batch."""
+    best_suffix = alphabet.start
+    [best_logprob] = score_suffixes([best_suffix])
+    yield best_suffix, best_logprob
+    candidates_left = settings.candidates
+    while candidates_left and best_logprob < math.log(settings.enough):
+        # The probability of the best suffix so far, so the span may shrink but never grows again.
+        length = span_length(settings, math.exp(best_logprob))
+        batch_size = min(settings.batch, candidates_left)
+        candidates = [replace_span(best_suffix, alphabet.units, length, rng) for _ in range(batch_size)]
+        candidates_left -= batch_size
+        for candidate, logprob in zip(candidates, score_suffixes(candidates), strict=True):
+            if logprob > best_logprob:
+                best_suffix = candidate
+                best_logprob = logprob
+        yield best_suffix, best_logprob
 
 
-def span(settings: Settings, probability: float) -> int:
-    """Units to change at once, where the first tokens have this probability."""
+def span_length(settings: RandomSearchSettings, probability: float) -> int:
+    """Number of units to change at once, given the probability of the target's first tokens."""
     if settings.schedule == "constant" or probability <= 0.01:
         return settings.change
-    return max(1, settings.change // (2 if probability <= 0.1 else 4))
+    # The closer the search is, the smaller the steps: a long change would undo more than it gains.
+    if probability <= 0.1:
+        return max(1, settings.change // 2)
+    return max(1, settings.change // 4)
 
 
-def changed(suffix: Sequence[int], units: Sequence[int], length: int, rng: random.Random) -> list[int]:
-    """The suffix with one span of this length drawn anew; all of it where it is no longer than that."""
+def replace_span(suffix: Sequence[int], units: Sequence[int], length: int, rng: random.Random) -> list[int]:
+    """The suffix with one span of random units; all of it is replaced if it is no longer than the span."""
     length = min(length, len(suffix))
     start = rng.randint(0, len(suffix) - length)
     return [*suffix[:start], *rng.choices(units, k=length), *suffix[start + length :]]
 
 
-def alphabet(settings: Settings, engine: Engine) -> Alphabet:
-    """What suffixes for an engine are made of.
+def build_alphabet(settings: RandomSearchSettings, engine: Engine) -> Alphabet:
+    """The units of suffixes for an engine.
 
     Raises:
-        InputError: They are to be made of tokens, and the engine has no tokenizer.
+        InputError: The unit is the token, and the engine has no tokenizer.
     """
     if settings.unit == "character":
-        start = [_CHARACTERS.index("_")] * settings.length
-        return Alphabet(lambda ids: "".join(_CHARACTERS[i] for i in ids), range(len(_CHARACTERS)), start)
-    tokenizer = getattr(unwrapped(engine), "tokenizer", None)
+        return _character_alphabet(settings.length)
+    tokenizer = getattr(unwrap_engine(engine), "tokenizer", None)
     if tokenizer is None:
         raise InputError(f"attack random-search: {engine.name} has no tokenizer here; set unit to character")
+    # Added tokens, too: a chat template's control tokens need not be marked as special.
     special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
     ids = [i for i in range(len(tokenizer)) if i not in special]
-    texts = tokenizer.batch_decode([[i] for i in ids])
-    units = [i for i, text in zip(ids, texts, strict=True) if text and "\ufffd" not in text]
+    units: list[int] = []
+    for i, text in zip(ids, tokenizer.batch_decode([[i] for i in ids]), strict=True):
+        # A token that is a part of a character decodes to U+FFFD, and would not survive as text.
+        if text and "\ufffd" not in text:
+            units.append(i)
+    # More marks than needed, because a tokenizer may make one token of several; the rest is cut off.
     start = tokenizer("!" + " !" * settings.length, add_special_tokens=False)["input_ids"][: settings.length]
     return Alphabet(lambda suffix: str(tokenizer.decode(list(suffix))), units, start)
 
 
-def read_template(path: str | None) -> str:
-    """The prompt of a file, or the behavior alone; with a place for the suffix.
+def _character_alphabet(length: int) -> Alphabet:
+    """Characters that can be typed; the initial suffix is underscores."""
+
+    def decode(suffix: Sequence[int]) -> str:
+        return "".join(_CHARACTERS[i] for i in suffix)
+
+    start = [_CHARACTERS.index("_")] * length
+    return Alphabet(decode, range(len(_CHARACTERS)), start)
+
+
+def read_suffix_template(path: str | None) -> str:
+    """The prompt of a file, or the behavior alone; with a placeholder for the suffix.
 
     Raises:
-        InputError: The file cannot be read, or does not hold one prompt with at most one place for the suffix.
+        InputError: The file cannot be read, or does not hold one prompt with at most one `{suffix}`.
     """
     if path is None:
-        return f"{SLOT} {SUFFIX}"
+        return f"{BEHAVIOR_PLACEHOLDER} {SUFFIX}"
     frames = read_frames(path)
     if len(frames) != 1 or frames[0].count(SUFFIX) > 1:
         raise InputError(f"{path}: one prompt with at most one {SUFFIX} is expected; leave out the rest")
-    return frames[0] if SUFFIX in frames[0] else f"{frames[0]} {SUFFIX}"
+    if SUFFIX in frames[0]:
+        return frames[0]
+    return f"{frames[0]} {SUFFIX}"
 
 
-def check(behaviors: Sequence[Example], settings: Any, at_hand: frozenset[Need]) -> None:
+def check_random_search(
+    behaviors: Sequence[Example], settings: RandomSearchSettings, available: frozenset[Need]
+) -> None:
     """Refuses behaviors without a target, and a template that does not fit."""
-    check_targets("random-search", behaviors)
-    read_template(settings.template)
+    check_all_have_targets("random-search", behaviors)
+    read_suffix_template(settings.template)
 
 
 ATTACK = Attack(
     "random-search",
     "A suffix found by random changes that make the target's first token likelier",
-    search,
+    search_random,
     frozenset({"likelihood"}),
-    Settings,
-    check=check,
+    RandomSearchSettings,
+    check=check_random_search,
 )

@@ -1,36 +1,38 @@
-"""What an attacker wrote: one JSON object with a prompt in it, however its model has garbled it.
+"""The parser of an attacker's reply: one JSON object with a prompt in it, even if the model has garbled it.
 
-Read as well as it can be: code fences and text around the object, a wrapper around it, other quotes, quotes and line
-breaks that are not escaped, commas too many or too few, lists of texts, and an end that is cut off.
+It tolerates code fences and text around the object, a wrapper around it, other quotes, quotes and line breaks that are
+not escaped, missing or extra commas, lists of texts, and an end that is cut off.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+
+Value = str | list["Value"] | dict[str, "Value"] | None
+"""A value in a reply; None for a number, a truth value or anything else that no prompt is made of."""
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What an attacker wants to try next."""
+class AttackerReply:
+    """The attacker's next attempt."""
 
     prompt: str
-    """For the target."""
+    """The prompt for the target model."""
     improvement: str = ""
-    """What it changes and why, in its own words."""
+    """The attacker's own explanation of its change."""
 
 
-def read(text: str) -> Reply | None:
-    """The first object of a text that has a `prompt`; None where there is none, or it is blank.
+def read_reply(text: str) -> AttackerReply | None:
+    """The first object of a text that has a `prompt`; None if there is no such object or its prompt is blank.
 
     A list of texts counts as lines of one text.
     """
     for start in islice(_START.finditer(text), _MOST_BEGINNINGS):
-        found = _Reader(text, start.end()).object()
-        prompt = _text(found.get("prompt"))
+        fields = _Reader(text, start.end()).read_object()
+        prompt = _join_lines(fields.get("prompt"))
         if prompt:
-            return Reply(prompt, _text(found.get("improvement")))
+            return AttackerReply(prompt, _join_lines(fields.get("improvement")))
     return None
 
 
@@ -51,84 +53,108 @@ _CLOSING = {
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\(?:u[0-9a-fA-F]{0,3})?\Z|\\(.)", re.DOTALL)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", **{c: c for c in "/\\\"'“”\n"}}
 _MOST_BEGINNINGS = 64
-"""Places at which an object is looked for: each may be read to the text's end, and no attacker needs so many."""
+"""Maximum number of starts that are tried: each may be read to the text's end, and no attacker needs so many."""
 _DEEPEST = 8
-"""Objects and lists inside each other; what is deeper is not read."""
+"""Maximum nesting of objects and lists; a deeper one is not read."""
 
 
 class _Reader:
-    """Reads on from a place in a text, and takes what it gets."""
+    """A lenient reader that starts at a position of a text and keeps whatever it can parse."""
 
-    def __init__(self, text: str, at: int) -> None:
+    def __init__(self, text: str, position: int) -> None:
         self.text = text
-        self.at = at
+        self.position = position
         self.depth = 0
 
-    def object(self) -> dict[str, Any]:
-        """From behind the brace; keys are in lower case."""
-        found: dict[str, Any] = {}
-        while self._goes_on("}") and (key := _KEY.match(self.text, self.at)):
-            self.at = key.end()
+    def read_object(self) -> dict[str, Value]:
+        """The fields of an object, from behind its opening brace; keys are in lower case."""
+        fields: dict[str, Value] = {}
+        while self._has_more("}"):
+            key = _KEY.match(self.text, self.position)
+            if key is None:
+                break
+            self.position = key.end()
+            # Models quote keys in many ways, or not at all.
             name = key.group().rstrip(": \t\r\n").strip("\"'“”").strip().lower()
-            found[name] = self._value(_AFTER_VALUE)
-        return found
+            fields[name] = self._read_value(_AFTER_VALUE)
+        return fields
 
-    def _list(self) -> Iterator[Any]:
-        while self._goes_on("]"):
-            before = self.at
-            yield self._value(_AFTER_ITEM)
-            if self.at == before:
+    def _read_items(self) -> Iterator[Value]:
+        """The items of a list, from behind its opening bracket."""
+        while self._has_more("]"):
+            before = self.position
+            yield self._read_value(_AFTER_ITEM)
+            # Garbage such as a lone brace takes no character, and the loop would never end.
+            if self.position == before:
                 return
 
-    def _goes_on(self, end: str) -> bool:
-        """Whether something is left before `end`, which is stepped over."""
-        blank = _BLANK.match(self.text, self.at)
-        self.at = blank.end() if blank else self.at
-        over = self.text.startswith(end, self.at)
-        self.at += over
-        return not over and self.at < len(self.text)
+    def _has_more(self, end: str) -> bool:
+        """Skips blanks and commas. Whether something is left before `end`, which is skipped, too."""
+        blank = _BLANK.match(self.text, self.position)
+        if blank:
+            self.position = blank.end()
+        if self.text.startswith(end, self.position):
+            self.position += len(end)
+            return False
+        return self.position < len(self.text)
 
-    def _value(self, after: re.Pattern[str]) -> Any:
-        """A text, a list or an object; None for anything else."""
-        while self.at < len(self.text) and self.text[self.at].isspace():
-            self.at += 1
-        opening = self.text[self.at : self.at + 1]
+    def _read_value(self, after: re.Pattern[str]) -> Value:
+        """A text, a list or an object; None for any other value.
+
+        Args:
+            after: Pattern of the text that may follow a closing quote.
+        """
+        while self.position < len(self.text) and self.text[self.position].isspace():
+            self.position += 1
+        opening = self.text[self.position : self.position + 1]
         if opening in _CLOSING:
-            self.at += 1
-            return self._string(_CLOSING[opening], after)
+            self.position += 1
+            return self._read_string(_CLOSING[opening], after)
         if opening in ("[", "{") and self.depth < _DEEPEST:
-            self.at += 1
-            self.depth += 1
-            inner = list(self._list()) if opening == "[" else self.object()
-            self.depth -= 1
-            return inner
-        bare = _BARE.match(self.text, self.at)
-        self.at = bare.end() if bare else self.at
+            self.position += 1
+            return self._read_nested(opening)
+        # A number, `true` or `null` is skipped up to the next separator.
+        bare = _BARE.match(self.text, self.position)
+        if bare:
+            self.position = bare.end()
         return None
 
-    def _string(self, closing: re.Pattern[str], after: re.Pattern[str]) -> str:
-        start = self.at
-        for found in closing.finditer(self.text, start):
-            if not found.group().startswith("\\") and after.match(self.text, found.end()):
-                self.at = found.end()
-                return _unescaped(self.text[start : found.start()])
-        self.at = len(self.text)
-        return _unescaped(self.text[start:])
+    def _read_nested(self, opening: str) -> Value:
+        """A list or an object inside another value, from behind its opening bracket."""
+        self.depth += 1
+        inner: Value = list(self._read_items()) if opening == "[" else self.read_object()
+        self.depth -= 1
+        return inner
+
+    def _read_string(self, closing: re.Pattern[str], after: re.Pattern[str]) -> str:
+        """A text from behind its opening quote; without a closing one, the rest of the reply."""
+        start = self.position
+        for match in closing.finditer(self.text, start):
+            # Escapes match as well, so that the quote of `\\"` is not taken for a closing one.
+            is_escape = match.group().startswith("\\")
+            if not is_escape and after.match(self.text, match.end()):
+                self.position = match.end()
+                return _unescape(self.text[start : match.start()])
+        self.position = len(self.text)
+        return _unescape(self.text[start:])
 
 
-def _unescaped(text: str) -> str:
-    """Text with its escapes resolved; what is no escape stays, and half of one at the end goes."""
+def _unescape(text: str) -> str:
+    """Text with its escapes resolved; an unknown escape stays as it is, and half of one at the end is dropped."""
 
-    def resolved(found: re.Match[str]) -> str:
-        code, character = found.groups()
+    def resolve(match: re.Match[str]) -> str:
+        code, character = match.groups()
         if code:
             return chr(int(code, 16))
-        return _ESCAPED.get(character, found.group()) if character else ""
+        if not character:
+            return ""
+        return _ESCAPED.get(character, match.group())
 
     # Pairs of surrogates come together; a half that is left is legal in no file and in no request.
-    return _ESCAPE.sub(resolved, text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return _ESCAPE.sub(resolve, text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _text(value: Any) -> str:
+def _join_lines(value: Value) -> str:
+    """A text, or the texts of a list as lines; empty for any other value."""
     lines = value if isinstance(value, list) else [value]
     return "\n".join(line for line in lines if isinstance(line, str)).strip()

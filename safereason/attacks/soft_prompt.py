@@ -1,4 +1,4 @@
-"""Embeddings that no token has, put after the user's text and moved until the model writes what it is to write."""
+"""Soft prompts: embeddings after the user's text, optimised until the model is likely to write a target."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from safereason.errors import InputError
 from safereason.text import chat
 
 _MARK = "[[soft prompt]]"
-"""Holds the place of the embeddings while the chat template is applied."""
+"""Stand-in for the embeddings while the chat template is applied."""
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,18 @@ class Layout:
     """Token ids around a soft prompt."""
 
     before: list[int]
-    """Up to the end of the user's text."""
+    """Ids up to the end of the user's text."""
     after: list[int]
-    """From there to where the model writes."""
+    """Ids from there to the beginning of the completion."""
 
 
-def layout(engine: TransformersEngine, prompt: str, prefix: str) -> Layout:
+def build_layout(engine: TransformersEngine, prompt: str, prefix: str) -> Layout:
     """The token ids on either side of a soft prompt that follows the user's text.
 
     Args:
-        engine: Whose chat template is applied.
-        prompt: What the user says.
-        prefix: What the model goes on from.
+        engine: The model, whose chat template is applied.
+        prompt: The user's text.
+        prefix: Beginning of the reply.
 
     Raises:
         InputError: The chat template is missing, or does not keep the user's text as it is.
@@ -42,48 +42,59 @@ def layout(engine: TransformersEngine, prompt: str, prefix: str) -> Layout:
     text = chat.rendered(engine.tokenizer, chat.user(f"{prompt}{_MARK}"), prefix)
     if text.count(_MARK) != 1:
         raise InputError(f"{engine.name}: its chat template changes what the user says; no soft prompt can follow it")
-    before, after = (list(engine.tokenizer(half, add_special_tokens=False)["input_ids"]) for half in text.split(_MARK))
-    return Layout(before, after)
+    # Each half is tokenized by itself, so that no token spans the embeddings.
+    before, after = text.split(_MARK)
+    return Layout(chat.ids_of(engine.tokenizer, before), chat.ids_of(engine.tokenizer, after))
 
 
 class SoftPrompt:
-    """A soft prompt of a model, and the best one that was seen."""
+    """A soft prompt of a model, with the best embeddings so far."""
 
     def __init__(self, engine: TransformersEngine, tokens: int) -> None:
+        """Initialises all vectors with the embedding of ` !`."""
         self.engine = engine
         self.model = engine.model
         self._embed = engine.model.get_input_embeddings()
-        start = engine.tokenizer(" !", add_special_tokens=False)["input_ids"][-1:]
-        self.start = self._embedded(start * tokens).float()  # [K, E]
+        start_id = engine.tokenizer(" !", add_special_tokens=False)["input_ids"][-1:]
+        # fp32, because steps of 0.01 are lost in the rounding of half precision.
+        self.start = self._embed_ids(start_id * tokens).float()  # [K, E]
         self.best = self.start
         """[K, E]"""
         self.loss: float | None = None
-        """Of the best; None before any was measured."""
+        """Loss of the best; None before the first measurement."""
 
-    def loss_of(self, soft: Tensor, around: Layout, target: list[int]) -> Tensor:
+    def loss_of(self, soft: Tensor, layout: Layout, target: list[int]) -> Tensor:
         """Mean cross entropy of the target's tokens after a soft prompt [K, E]."""
-        parts = [self._embedded(around.before), soft.to(self.model.dtype), self._embedded([*around.after, *target])]
+        after = self._embed_ids([*layout.after, *target])
+        parts = [self._embed_ids(layout.before), soft.to(self.model.dtype), after]
         inputs = torch.cat(parts)[None]  # [1, N, E]
-        logits = self.model(inputs_embeds=inputs, use_cache=False, **self._last(len(target) + 1)).logits
-        wanted = torch.tensor(target, device=logits.device)
-        return cross_entropy(logits[0, -len(target) - 1 : -1].float(), wanted)  # of [T, V] and [T]
+        logits = self.model(inputs_embeds=inputs, use_cache=False, **self._keep_logits(len(target) + 1)).logits
+        target_ids = torch.tensor(target, device=logits.device)
+        # A logit predicts the next token, so the target's logits begin one position before it.
+        return cross_entropy(logits[0, -len(target) - 1 : -1].float(), target_ids)  # of [T, V] and [T]
 
-    def _last(self, tokens: int) -> dict[str, int]:
-        """Asks for the logits of the last tokens alone, where the model can be asked so."""
-        return {"logits_to_keep": tokens} if "logits_to_keep" in accepted(self.model) else {}
+    def _keep_logits(self, tokens: int) -> dict[str, int]:
+        """The argument that limits logits to the last tokens; empty for a model without it."""
+        if "logits_to_keep" in accepted(self.model):
+            return {"logits_to_keep": tokens}
+        return {}
 
     def optimise(
-        self, around: Layout, target: list[int], rate: float, optimizer: Literal["sign", "adam"]
+        self, layout: Layout, target: list[int], rate: float, optimizer: Literal["sign", "adam"]
     ) -> Iterator[float]:
-        """Moves the embeddings against the gradient without end; the loss of each that it comes to, the start first."""
+        """Takes gradient steps without end and yields the loss before each of them, that of the start first."""
         soft = self.start.clone().requires_grad_()
+        # Made in both cases, since it costs nothing before its first step.
         adam = torch.optim.Adam([soft], lr=rate)
         while True:
-            with _frozen(self.model):
-                loss = self.loss_of(soft, around, target)
+            # The mode is restored before each yield: the caller may use the model between two steps.
+            with _evaluation_mode(self.model):
+                loss = self.loss_of(soft, layout, target)
+                # Gradients of the embeddings alone, so that the model's own weights get none.
                 [soft.grad] = torch.autograd.grad(loss, [soft])
             if self.loss is None or loss.item() < self.loss:
-                self.best, self.loss = soft.detach().clone(), loss.item()
+                self.best = soft.detach().clone()
+                self.loss = loss.item()
             yield loss.item()
             if optimizer == "adam":
                 adam.step()
@@ -91,37 +102,49 @@ class SoftPrompt:
                 soft.data -= rate * soft.grad.sign()
 
     @torch.inference_mode()
-    def completion(self, around: Layout, max_new_tokens: int) -> tuple[str, int]:
-        """What the model writes greedily after the best soft prompt, and how many tokens that took."""
-        parts = [self._embedded(around.before), self.best.to(self.model.dtype), self._embedded(around.after)]
+    def completion(self, layout: Layout, max_new_tokens: int) -> tuple[str, int]:
+        """The model's greedy completion after the best soft prompt, and its number of tokens."""
+        parts = [self._embed_ids(layout.before), self.best.to(self.model.dtype), self._embed_ids(layout.after)]
         inputs = torch.cat(parts)[None]  # [1, N, E]
         ends = end_of_turn_ids(self.model, self.engine.tokenizer)
         cache = empty_cache(self.model)
         written: list[int] = []
-        with _frozen(self.model):
+        with _evaluation_mode(self.model):
             while len(written) < max_new_tokens and not (written and written[-1] in ends):
-                output = self.model(inputs_embeds=inputs, use_cache=bool(cache), **cache, **self._last(1))
+                output = self.model(inputs_embeds=inputs, use_cache=bool(cache), **cache, **self._keep_logits(1))
                 written.append(int(output.logits[0, -1].argmax()))
-                following = self._embedded(written[-1:])[None]  # [1, 1, E]
-                inputs = following if cache else torch.cat([inputs, following], dim=1)
+                next_embedding = self._embed_ids(written[-1:])[None]  # [1, 1, E]
+                # Without a cache, the model reads the whole text again for each token.
+                inputs = next_embedding if cache else torch.cat([inputs, next_embedding], dim=1)
         return chat.decoded(self.engine.tokenizer, written), len(written)
 
     def norms(self) -> dict[str, float]:
-        """Mean length of the best soft prompt's embeddings, of their way from the start, and of the vocabulary's."""
-        vocabulary = self._embed.weight.detach().float()  # [V, E]
-        lengths = {"norm": self.best, "moved": self.best - self.start, "vocabulary_norm": vocabulary}
-        return {name: float(vectors.norm(dim=-1).mean()) for name, vectors in lengths.items()}
+        """Mean norms of the best embeddings, of their distance from the start, and of the vocabulary's embeddings.
 
-    def _embedded(self, ids: list[int]) -> Tensor:
-        """Of token ids: [N, E]."""
+        They show whether the soft prompt has left the region of real tokens.
+        """
+        vocabulary = self._embed.weight.detach().float()  # [V, E]
+        return {
+            "norm": _mean_norm(self.best),
+            "moved": _mean_norm(self.best - self.start),
+            "vocabulary_norm": _mean_norm(vocabulary),
+        }
+
+    def _embed_ids(self, ids: list[int]) -> Tensor:
+        """The embeddings [N, E] of token ids."""
         with torch.no_grad():
             vectors: Tensor = self._embed(torch.tensor(ids, dtype=torch.long, device=self.model.device))
         return vectors
 
 
+def _mean_norm(vectors: Tensor) -> float:
+    """Mean Euclidean norm of vectors [N, E]."""
+    return float(vectors.norm(dim=-1).mean())
+
+
 @contextmanager
-def _frozen(model: Any) -> Iterator[None]:
-    """The model as it is when it answers, without dropout."""
+def _evaluation_mode(model: Any) -> Iterator[None]:
+    """Switches dropout off, and restores the model's mode afterwards."""
     was_training = model.training
     model.eval()
     try:

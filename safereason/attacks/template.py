@@ -1,4 +1,4 @@
-"""Prompts with places to fill in: those that are shipped, and those of a file."""
+"""Prompt templates with placeholders: those that this package ships, and those of a person's files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,30 +9,39 @@ from safereason.files import read_text
 _SHIPPED = Path(__file__).parent / "prompts"
 
 
-def check(template: str, places: Sequence[str], where: str) -> str:
-    """The template, if each place is in it.
+def require_placeholders(template: str, placeholders: Sequence[str], where: str) -> str:
+    """The template itself, if it has every placeholder.
 
     Raises:
-        InputError: One is not.
+        InputError: It lacks one; the message begins with `where`.
     """
-    missing = [place for place in places if place not in template]
-    if missing:
-        raise InputError(f"{where}: this prompt has no {missing[0]}; put it where the text is to stand")
+    for placeholder in placeholders:
+        if placeholder not in template:
+            raise InputError(f"{where}: this prompt has no {placeholder}; put it where the text is to stand")
     return template
 
 
-def read_all(shipped: str, given: str | None, places: Sequence[str], where: str) -> list[str]:
-    """Prompts of a file, or of a folder's `.txt` files by name; where none is given, those of a shipped folder.
+def read_prompt_templates(shipped: str, path: str | None, placeholders: Sequence[str], where: str) -> list[str]:
+    """The templates of a file, or of a folder's `.txt` files in the order of their names.
+
+    Args:
+        shipped: Name of a folder of this package, which is read without a `path`.
+        path: File or folder of a person.
+        placeholders: Texts that each template must hold.
+        where: Beginning of error messages.
 
     Raises:
-        InputError: They cannot be read, there are none, or one lacks a place.
+        InputError: A file cannot be read or lacks a placeholder, or the folder has no template.
     """
-    source = Path(given) if given else _SHIPPED / shipped
+    source = _SHIPPED / shipped
+    if path:
+        source = Path(path)
     try:
+        # Sorted: the order decides which stream uses which prompt, and file systems list a folder in different ones.
         files = sorted(source.glob("*.txt")) if source.is_dir() else [source]
-        found = [check(read_text(file).strip(), places, str(file)) for file in files]
+        templates = [require_placeholders(read_text(file).strip(), placeholders, str(file)) for file in files]
     except (OSError, ValueError, InputError) as error:
         raise InputError(f"{where}: {error}; give a text file or a folder of them") from error
-    if not found:
+    if not templates:
         raise InputError(f"{where}: {source} holds no .txt file; give a text file or a folder of them")
-    return found
+    return templates

@@ -1,1 +1,5 @@
-"""What a person types: one module a subcommand, each of which parses, calls a stage and prints."""
+"""The command line.
+
+Each command imports its stage inside its function. `--help`, usage errors and the `recipe` commands thereby answer at
+once, and work where torch and the other heavy libraries are not installed.
+"""

@@ -13,26 +13,30 @@ from typer.core import TyperGroup
 import safereason
 from safereason.cli import attack, data, doctor, errors, eval, guard, recipe, report, rl, run, sft, sweep
 from safereason.cli import options as opt
-from safereason.cli.output import Closed
+from safereason.cli.output import ClosedStdout
 
 app = opt.group("Train, guard, attack and measure language models that reason about safety.")
 
 
-class _InOrder(TyperGroup):
-    """Lists the commands in the order of the work."""
+# From a recipe to a report, then what is about the installation. Typer would list single commands before groups.
+ORDER = ("recipe", "data", "sft", "rl", "guard", "attack", "eval", "run", "sweep", "report", "doctor")
+
+
+class _OrderedGroup(TyperGroup):
+    """The group of all commands. Its help lists them in the order in which a person uses them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        order = ("recipe", "data", "sft", "rl", "guard", "attack", "eval", "run", "sweep", "report", "doctor")
-        return sorted(super().list_commands(ctx), key=order.index)
+        return sorted(super().list_commands(ctx), key=ORDER.index)
 
 
 def _print_version(value: bool) -> None:
+    """Prints the version and ends the command, where `--version` was given."""
     if value:
         print(safereason.__version__)
         raise typer.Exit
 
 
-@app.callback(cls=_InOrder, epilog=opt.examples("safereason run --recipe tars-smoke", "safereason recipe ls"))
+@app.callback(cls=_OrderedGroup, epilog=opt.examples("safereason run --recipe tars-smoke", "safereason recipe ls"))
 def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
@@ -41,6 +45,7 @@ def root(
     """Train, guard, attack and measure language models that reason about safety."""
 
 
+# Groups and commands are imported above with their options only; what they run is imported when they run.
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")
 app.command("sft", epilog=sft.EXAMPLES)(sft.sft)
@@ -56,12 +61,18 @@ app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 
 def main() -> None:
     """The console script."""
-    # A stream that was closed, as by `>&-`, is None.
-    sys.stdout, sys.stderr = sys.stdout or TextIOWrapper(Closed()), sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+    # Python sets a stream to None where a shell closed it, as by `>&-`.
+    if sys.stdout is None:
+        sys.stdout = TextIOWrapper(ClosedStdout())
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a lone surrogate or a narrow locale must not end a command
+        # A completion may hold half of a surrogate pair, and the locale may be ASCII: neither may end a command.
+        if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    # The hub's bars redraw one line, which fills a log file with thousands of copies.
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    warnings.simplefilter("ignore", FutureWarning)  # of libraries, to their own callers
+    # Libraries address these to the code that calls them; a person at the command line cannot act on them.
+    warnings.simplefilter("ignore", FutureWarning)
     sys.exit(errors.guarded(lambda: app(standalone_mode=False, prog_name="safereason")))

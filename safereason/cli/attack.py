@@ -1,23 +1,28 @@
-"""`safereason attack`: prompts that elicit behaviors."""
+"""`safereason attack`: the search for prompts that elicit behaviors."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from safereason.attacks import ATTACKS
-from safereason.cli import attack_convert, attack_rainbow, catalog, output, stage
+from safereason.cli import attack_convert, attack_rainbow, output, stage
 from safereason.cli import options as opt
 from safereason.errors import InputError
 
 if TYPE_CHECKING:
+    from safereason.attacks import Attack
     from safereason.recipe.schema import Recipe
-    from safereason.stages.attack import Plan
+    from safereason.stages.attack import AttackPlan
 
 app = opt.group("Find prompts that elicit behaviors.")
 
-Behaviors = Annotated[
-    str | None, typer.Option("--behaviors", metavar="SOURCE", help="A data source, or a file of examples.")
+Prompts = Annotated[
+    str | None, typer.Option("--prompts", metavar="SOURCE", help="A data source, or a file of examples.")
+]
+# Prompts are chosen by `--prompts` in every command. Scripts that use the older name go on working.
+OldPrompts = Annotated[
+    str | None, typer.Option("--behaviors", metavar="SOURCE", hidden=True, help="The old name of --prompts.")
 ]
 Attacker = Annotated[
     str | None, typer.Option("--attacker", metavar="MODEL", help="Model that writes prompts, where the attack has one.")
@@ -35,34 +40,46 @@ MaxQueries = Annotated[
 
 
 @app.command("ls", epilog=opt.examples("safereason attack ls", "safereason attack ls --json"))
-def ls(as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
+def list_attacks(as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
     """List the attacks: what each does, what it needs, and its settings."""
-    found = catalog.listing()["attacks"]
-    for entry in found:
-        entry |= _about(entry["name"])
+    documents: list[dict[str, object]] = []
+    rows: list[tuple[str, str, str]] = []
+    for name, attack in ATTACKS.items():
+        settings = _describe_settings(attack)
+        documents.append(
+            {
+                "name": name,
+                "summary": attack.summary,
+                "needs": sorted(attack.needs),
+                "uses": sorted(attack.uses),
+                "settings": settings,
+            }
+        )
+        rows.append((name, ", ".join(sorted(attack.needs)), attack.summary))
     if as_json:
-        output.print_json(found)
+        output.print_json(documents)
     else:
-        rows = [(entry["name"], ", ".join(entry["needs"]), entry["summary"]) for entry in found]
         output.print_table(("attack", "needs", "what it does"), rows)
 
 
-def _about(name: str) -> dict[str, Any]:
-    attack = ATTACKS[name]
-    fields = attack.settings.model_fields
-    settings = {
-        key: {"default": field.get_default(call_default_factory=True), "about": field.description}
-        for key, field in fields.items()
-    }
-    return {"needs": sorted(attack.needs), "uses": sorted(attack.uses), "settings": settings}
+def _describe_settings(attack: "Attack") -> dict[str, dict[str, object]]:
+    """The default and the description of each setting, by its name."""
+    settings: dict[str, dict[str, object]] = {}
+    for key, field in attack.settings.model_fields.items():
+        default: object = field.get_default(call_default_factory=True)
+        settings[key] = {"default": default, "about": field.description}
+    return settings
 
 
-def _command(name: str) -> Callable[..., None]:
+def _attack_command(name: str) -> Callable[..., None]:
+    """The command of one attack. All attacks have the same options, so adding one needs no code here."""
+
     def attack(
         overrides: opt.Overrides = None,
         recipe: opt.MaybeRecipe = None,
         model: opt.Model = None,
-        behaviors: Behaviors = None,
+        prompts: Prompts = None,
+        old_prompts: OldPrompts = None,
         attacker: Attacker = None,
         judge: JudgeName = None,
         judge_model: JudgeModel = None,
@@ -81,67 +98,101 @@ def _command(name: str) -> Callable[..., None]:
     ) -> None:
         from safereason.stages import attack as stage_attack
 
-        given = {f"attackers.{name}": attacker, "judge": _judge(judge, judge_model), "max_queries": max_queries}
-        chosen = _recipe(name, recipe, model, overrides, seed, given)
+        source = opt.either_name("--prompts", prompts, "--behaviors", old_prompts)
+        section_values = {
+            f"attackers.{name}": attacker,
+            "judge": _judge_name(judge, judge_model),
+            "max_queries": max_queries,
+        }
+        chosen = _attack_recipe(name, recipe, model, overrides, seed, section_values)
         options = opt.stage_options(root, out, model, resume, overwrite, base_url)
-        asked: dict[str, Any] = {"behaviors": behaviors, "limit": limit, "shard": opt.shard_of(shard)}
+        part = opt.parse_shard(shard)
+        # A plan loads no model, so that it also works before the target is trained.
         if dry_run:
-            plan = stage_attack.make_plan(chosen, options, name, **asked)
-            stage.print_steps(chosen, [_step(plan, model, chosen.name)], as_json)
-        else:
-            result = stage.carry_out(lambda: stage_attack.run(chosen, options, name, **asked), as_json)
-            stage_attack.check_scored(result.run, result.metrics)
+            plan = stage_attack.plan_attack(chosen, options, name, behaviors=source, limit=limit, shard=part)
+            stage.print_steps(chosen, [_attack_step(plan, model, chosen.name)], as_json)
+            return
+        result = stage.run_and_print(
+            lambda: stage_attack.run_attack(chosen, options, name, behaviors=source, limit=limit, shard=part), as_json
+        )
+        # The test cases are written by now. Failed verdicts among them only change the exit code.
+        stage_attack.check_attack_scored(result.run, result.metrics)
 
     return attack
 
 
-def _judge(judge: str | None, model: str | None) -> str | None:
-    if judge is not None and model is not None:
+def _judge_name(judge: str | None, model: str | None) -> str | None:
+    """The judge as a recipe names it; `--judge-model` names a chat model that rates answers in its place."""
+    if model is None:
+        return judge
+    if judge is not None:
         raise InputError("--judge and --judge-model exclude each other; pass one of them")
-    return judge if model is None else f"rating:{model}"
+    return f"rating:{model}"
 
 
-def _recipe(
+def _attack_recipe(
     name: str,
     recipe: str | None,
     model: str | None,
     overrides: list[str] | None,
     seed: int | None,
-    given: dict[str, Any],
+    section_values: Mapping[str, object],
 ) -> "Recipe":
-    """The recipe with the command line's values."""
+    """The recipe, or one for the model alone, with the command line's values in its attack section.
+
+    Args:
+        name: The attack's name.
+        recipe: A shipped recipe or a file.
+        model: The model that is attacked.
+        overrides: `section.key=value` texts.
+        seed: The value of `--seed`.
+        section_values: Values of the attack section by key; None leaves the recipe's.
+    """
     import json
 
     texts = list(overrides or ())
-    texts += [f"attack.{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    for key, value in section_values.items():
+        if value is not None:
+            # Overrides are read as YAML, of which JSON is a subset.
+            texts.append(f"attack.{key}={json.dumps(value)}")
     if recipe is not None:
         return opt.load_recipe(recipe, texts, seed=seed)
+    # An attack that needs no model, such as a template, writes the same test cases for every one.
     if model is None and ATTACKS[name].needs:
         raise InputError("which model is attacked? name one with --model, or a recipe with --recipe")
     return opt.adhoc_recipe(model or "none", texts, seed)
 
 
-def _step(plan: "Plan", model: str | None, recipe: str) -> str:
-    """What would be done, in words."""
+def _attack_step(plan: "AttackPlan", model: str | None, recipe: str) -> str:
+    """The plan of an attack as one sentence, for a dry run."""
     target = model or f"the newest trained model of {recipe}"
-    part = "" if plan.shard is None else f", part {plan.shard[0]} of {plan.shard[1]}"
-    helpers = [f"{who} {what}" for who, what in (("attacker", plan.attacker), ("judge", plan.judge)) if what]
-    settings = ", ".join(f"{key}={value}" for key, value in plan.settings.model_dump().items())
-    return (
+    step = (
         f"attack {target} with {plan.attack.name} on {len(plan.behaviors)} behaviors of {plan.source} in "
-        f"{len(plan.groups)} searches{part}{'; ' + ', '.join(helpers) if helpers else ''}"
-        f"{'; ' + settings if settings else ''}"
+        f"{len(plan.groups)} searches"
     )
+    if plan.shard is not None:
+        step += f", part {plan.shard[0]} of {plan.shard[1]}"
+    helpers: list[str] = []
+    if plan.attacker:
+        helpers.append(f"attacker {plan.attacker}")
+    if plan.judge:
+        helpers.append(f"judge {plan.judge}")
+    settings = [f"{key}={value}" for key, value in plan.settings.model_dump().items()]
+    for listed in (helpers, settings):
+        if listed:
+            step += f"; {', '.join(listed)}"
+    return step
 
 
-for name, listed in ATTACKS.items():
+for name, registered in ATTACKS.items():
     app.command(
         name,
-        help=f"{listed.summary}.",
+        help=f"{registered.summary}.",
         epilog=opt.examples(
             f"safereason attack {name} --recipe tars-smoke --limit 10",
-            f"safereason attack {name} --model runs/rl/RUN --behaviors jailbreakbench --shard 2/8",
+            f"safereason attack {name} --model runs/rl/RUN --prompts jailbreakbench --shard 2/8",
         ),
-    )(_command(name))
+    )(_attack_command(name))
+# These two are no searches for single behaviors, so they are not in the registry.
 app.command("rainbow", epilog=attack_rainbow.EXAMPLES)(attack_rainbow.rainbow)
 app.command("convert", epilog=attack_convert.EXAMPLES)(attack_convert.convert)

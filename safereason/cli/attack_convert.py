@@ -1,4 +1,4 @@
-"""`safereason attack convert`: test cases from one format into another."""
+"""`safereason attack convert`: test cases of one format in another."""
 
 import sys
 from pathlib import Path
@@ -34,6 +34,7 @@ def convert(
     verbose: opt.Verbose = False,
 ) -> None:
     """Convert test cases between HarmBench's, JailbreakBench's and our format; stderr says what was left out."""
+    # This comes before the import, which is slow, and before anything is read.
     if out is not None and out.exists():
         if source.exists() and out.samefile(source):
             raise InputError(f"--out {out}: is the file that is read; name another")
@@ -42,13 +43,18 @@ def convert(
     from safereason.attacks import formats
     from safereason.runs.records import write_bytes
 
-    found = formats.read(source)
-    written = formats.write(found, to)
-    for note in written.notes:
+    rows = formats.read(source)
+    converted = formats.write(rows, to)
+    # A format that has no place for a value drops it, so a note names every kind of loss.
+    for note in converted.notes:
         say(f"{to}: {note}")
     if out is None:
-        sys.stdout.buffer.write(written.content)
+        # Bytes, since the formats are UTF-8 in every locale.
+        sys.stdout.buffer.write(converted.content)
         return
-    write_bytes(out, written.content)
-    rate = formats.attack_success_rate(found)
-    print(f"{len(found)} rows in {out}{'' if rate is None else f'; attack success rate {rate:.3f}'}")
+    write_bytes(out, converted.content)
+    summary = f"{len(rows)} rows in {out}"
+    rate = formats.attack_success_rate(rows)
+    if rate is not None:
+        summary += f"; attack success rate {rate:.3f}"
+    print(summary)

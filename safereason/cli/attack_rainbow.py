@@ -1,13 +1,13 @@
-"""`safereason attack rainbow`: an archive of harmful prompts, by risk and style, against a model of one's own."""
+"""`safereason attack rainbow`: an archive of harmful prompts, by risk and style, against a model of your own."""
 
-from collections.abc import Mapping
 from string import ascii_lowercase
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from safereason.cli import options as opt
 from safereason.cli import output, stage
+from safereason.runs.records import Record
 
 EXAMPLES = opt.examples(
     "safereason attack rainbow --recipe tars-1.5b --mutator org/writer --judge moderation --prompts 800",
@@ -73,30 +73,42 @@ def rainbow(
     chosen = opt.load_recipe(recipe, overrides, seed=seed)
     options = opt.stage_options(root, out, model, resume, overwrite, base_url)
     settings = {"iterations": iterations, "prompts": prompts, "archives": archives}
-    plan = stage_rainbow.make_plan(
+    plan = stage_rainbow.plan_rainbow(
         chosen, options, mutator=mutator, judge=judge, judge_model=judge_model, seeds=seeds, settings=settings
     )
     if dry_run:
-        stage.print_plan(chosen, stage_rainbow.outline(chosen, options, plan), as_json)
+        stage.print_plan(chosen, stage_rainbow.rainbow_outline(chosen, options, plan), as_json)
         return
-    result = stage.carry_out(lambda: stage_rainbow.run(chosen, options, plan), as_json)
+    result = stage.run_and_print(lambda: stage_rainbow.run_rainbow(chosen, options, plan), as_json)
+    # The grid shows a person where the archive is empty. Programs find the same in the run's own file.
     if not as_json:
         print()
         print_grid(read_json(result.run / stage_rainbow.CELLS))
 
 
-def print_grid(cells: Mapping[str, Any]) -> None:
-    """The best score of each cell in percent, a row a risk and a column a style; a dot where nothing was found."""
-    scores = {(cell["risk"], cell["style"]): f"{cell['score']:.0%}".rstrip("%") for cell in cells["best"]}
-    names = [_letters(place) for place in range(len(cells["styles"]))]
-    rows = [(risk, *(scores.get((risk, style), ".") for style in cells["styles"])) for risk in cells["risks"]]
-    output.print_table(("best score, %", *names), rows)
-    print(
-        "\n" + "\n".join(f"{name}  {output.visible(style)}" for name, style in zip(names, cells["styles"], strict=True))
-    )
+def print_grid(cells: Record) -> None:
+    """Prints the best score of each cell in percent: a row per risk, a column per style, a dot for an empty cell."""
+    scores = {(cell["risk"], cell["style"]): cell["score"] for cell in cells["best"]}
+    styles: list[str] = cells["styles"]
+    # The names of styles are too long for columns, so letters stand for them, explained below the table.
+    letters = [_column_letters(number) for number in range(len(styles))]
+    rows: list[list[str]] = []
+    for risk in cells["risks"]:
+        row = [risk]
+        for style in styles:
+            score = scores.get((risk, style))
+            row.append("." if score is None else f"{100 * score:.0f}")
+        rows.append(row)
+    output.print_table(("best score, %", *letters), rows)
+    print()
+    for letter, style in zip(letters, styles, strict=True):
+        print(f"{letter}  {output.visible(style)}")
 
 
-def _letters(place: int) -> str:
-    """`a` to `z`, then `aa`."""
-    more, last = divmod(place, len(ascii_lowercase))
-    return (_letters(more - 1) if more else "") + ascii_lowercase[last]
+def _column_letters(number: int) -> str:
+    """The name of a column as in a spreadsheet, from 0: `a` to `z`, then `aa`."""
+    rest, last = divmod(number, len(ascii_lowercase))
+    letter = ascii_lowercase[last]
+    if rest:
+        return _column_letters(rest - 1) + letter
+    return letter

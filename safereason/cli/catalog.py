@@ -1,10 +1,8 @@
-"""The names that `eval` and `attack` take, each with what it is."""
-
-from collections.abc import Iterable
-from typing import Any
+"""The names that `eval` and `attack` accept, each with a summary."""
 
 from safereason import evals
 
+# The registered evaluations judge completions. The last three measure something else and have stages of their own.
 EVALS = {
     **{name: evaluation.summary for name, evaluation in evals.EVALS.items()},
     "guard": "F1 of a guard's verdicts on its benchmarks",
@@ -26,17 +24,17 @@ JUDGES = {
 }
 
 
-def listing() -> dict[str, list[dict[str, Any]]]:
-    """All evals, attacks and judges, with what each is."""
+def listing() -> dict[str, list[dict[str, str]]]:
+    """The name and summary of each eval, attack and judge, by kind."""
     from safereason import attacks, judges
 
-    about = {name: attack.summary for name, attack in attacks.ATTACKS.items()}
-    known: dict[str, tuple[dict[str, str], Iterable[str]]] = {
-        "evals": (EVALS, evals.NAMES),
-        "attacks": (about, attacks.ATTACKS),
-        "judges": (JUDGES, judges.JUDGES),
-    }
+    # The registries decide what is listed: a judge of somebody else's has no summary here.
     return {
-        kind: [{"name": name, "summary": about.get(name, "")} for name in names]
-        for kind, (about, names) in known.items()
+        "evals": [_entry_of(name, EVALS.get(name, "")) for name in evals.NAMES],
+        "attacks": [_entry_of(name, attack.summary) for name, attack in attacks.ATTACKS.items()],
+        "judges": [_entry_of(name, JUDGES.get(name, "")) for name in judges.JUDGES],
     }
+
+
+def _entry_of(name: str, summary: str) -> dict[str, str]:
+    return {"name": name, "summary": summary}

@@ -1,4 +1,4 @@
-"""`safereason data`: list sources, build a recipe's data, and look at rows."""
+"""`safereason data`: commands that list sources, build a recipe's data, and show rows."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from safereason.cli import options as opt
 app = opt.group("List sources, build a recipe's data, and look at rows.")
 
 
-app.command("ls", epilog=data_ls.EXAMPLES)(data_ls.ls)
+app.command("ls", epilog=data_ls.EXAMPLES)(data_ls.list_sources)
 
 
 @app.command(
@@ -38,18 +38,20 @@ def build(
 ) -> None:
     """Write a recipe's training prompts and traces, with a card that counts them."""
     from safereason.stages import data as stage_data
-    from safereason.stages import training_sources
+    from safereason.stages.preparation import training_sources
 
     chosen = opt.load_recipe(recipe, overrides, seed=seed)
     options = opt.stage_options(root, out, resume=resume, overwrite=overwrite)
+    # A dry run shows which sources are missing without building anything.
     if dry_run:
-        read = [f"read {what}: {how}" for what, how in training_sources.status(chosen, options).items()]
-        stage.print_steps(chosen, [*read, f"build the {chosen.data.mix} mix into {out or root / 'data'}/"], as_json)
+        steps = [f"read {name}: {state}" for name, state in training_sources.source_status(chosen, options).items()]
+        steps.append(f"build the {chosen.data.mix} mix into {out or root / 'data'}/")
+        stage.print_steps(chosen, steps, as_json)
     else:
-        stage.carry_out(lambda: stage_data.run(chosen, options, allow_missing=allow_missing), as_json)
+        stage.run_and_print(lambda: stage_data.build_data(chosen, options, allow_missing=allow_missing), as_json)
 
 
-app.command("show", epilog=data_show.EXAMPLES)(data_show.show)
+app.command("show", epilog=data_show.EXAMPLES)(data_show.show_rows)
 app.command("traces", epilog=data_traces.EXAMPLES)(data_traces.traces)
 app.command("overlap", epilog=data_overlap.EXAMPLES)(data_overlap.overlap)
 app.command("verify", epilog=data_verify.EXAMPLES)(data_verify.verify)

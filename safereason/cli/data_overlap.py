@@ -1,11 +1,11 @@
-"""`safereason data overlap`: rows that two sets share, such as training rows that a benchmark tests on."""
+"""`safereason data overlap`: the rows that two sets share, such as training rows of a benchmark's test set."""
 
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, TypedDict, get_args
 
 import typer
 
@@ -25,10 +25,37 @@ EXAMPLES = opt.examples(
     "safereason data overlap runs/data/RUN --against toxicchat:test --fail-on-overlap",
     "safereason data overlap jailbreakbench advbench harmbench --list",
 )
+# Characters of a text that `--list` prints: enough to recognise it, and no long harmful text in a log.
 EXCERPT = 80
-"""Characters of a text that `--list` prints."""
+# The set of rows, by name, and the names of the sets it is compared with.
 Pairs = dict[str, list[str]]
-"""Sets that are looked at, each with those it is compared with."""
+
+
+class PairCounts(TypedDict):
+    """The counts of one set's rows that another set holds, by the strongest match."""
+
+    looked_at: str
+    against: str
+    rows: int
+    exact: int
+    near: int
+    words: int
+    any: int
+
+
+class OverlapLine(TypedDict):
+    """One overlap, as `--list` prints it."""
+
+    looked_at: str
+    id: str
+    against: str
+    of: str
+    how: str
+    similarity: float | None
+    shared: str | None
+    text: str
+    of_text: str
+
 
 LookedAt = Annotated[
     list[str],
@@ -71,178 +98,214 @@ def overlap(
     """
     from safereason.recipe.schema import Hygiene
 
+    # At a lower similarity, MinHash would compare nearly every pair.
     if 0 < near < 0.1:
         raise InputError(f"--near {near:g}: texts so far apart have nothing in common; from 0.1 on, or 0 to not look")
+    # Texts that have nothing to do with each other share shorter runs of words.
     if 0 < words < 5:
         raise InputError(f"--words {words}: at least 5 words in a row are compared; 0 does not look")
-    pairs = _pairs(looked_at, against or [])
-    _check(pairs)
+    pairs = _pair_sets(looked_at, against or [])
+    _check_sets(pairs)
     hygiene = Hygiene(near_duplicate=near or None, shared_words=words or None)
-    counted, hits = _compare(pairs, hygiene, listed)
+    counts, overlaps = _compare_sets(pairs, hygiene, listed)
     if as_json:
-        document = {"near_duplicate": hygiene.near_duplicate, "shared_words": hygiene.shared_words, "pairs": counted}
-        output.print_json({**document, "overlaps": hits} if listed else document)
+        document: dict[str, object] = {
+            "near_duplicate": hygiene.near_duplicate,
+            "shared_words": hygiene.shared_words,
+            "pairs": counts,
+        }
+        if listed:
+            document["overlaps"] = overlaps
+        output.print_json(document)
     elif listed:
-        for hit in hits:
-            print(json.dumps(hit, ensure_ascii=False))
+        for line in overlaps:
+            print(json.dumps(line, ensure_ascii=False))
     else:
-        _print_table(counted, hygiene)
-    found = sum(pair["any"] for pair in counted)
-    if fail_on_overlap and found:
-        raise BarNotMet(f"{found} {'overlap' if found == 1 else 'overlaps'} found; --list names them")
+        _print_overlap_table(counts, hygiene)
+    total = sum(pair["any"] for pair in counts)
+    # The result is printed before: a job that fails has to show why.
+    if fail_on_overlap and total:
+        raise BarNotMet(f"{total} {'overlap' if total == 1 else 'overlaps'} found; --list names them")
 
 
-def _pairs(looked_at: list[str], against: list[str]) -> Pairs:
-    named = [str(Path(name)) for name in (*looked_at, *against)]
-    twice = [name for name, count in Counter(named).items() if count > 1]
-    if twice:
-        raise InputError(f"{twice[0]}: is named twice; a set is not compared with itself")
+def _pair_sets(looked_at: list[str], against: list[str]) -> Pairs:
+    """The sets to compare: each with all of `--against`, or without it each with those named after it.
+
+    Raises:
+        InputError: A set is named twice, or there is nothing to compare a set with.
+    """
+    # `./rows.jsonl` and `rows.jsonl` are the same file.
+    names = Counter(str(Path(name)) for name in (*looked_at, *against))
+    for name, count in names.items():
+        if count > 1:
+            raise InputError(f"{name}: is named twice; a set is not compared with itself")
     if against:
         return dict.fromkeys(looked_at, against)
     if len(looked_at) == 1:
         raise InputError(f"{looked_at[0]}: what is it compared with? name it with --against, such as a benchmark")
-    return {name: looked_at[place:] for place, name in enumerate(looked_at[:-1], start=1)}
+    # Overlap is mutual, so each pair of sets is compared once.
+    return {name: looked_at[number:] for number, name in enumerate(looked_at[:-1], start=1)}
 
 
-def _check(pairs: Pairs) -> None:
-    """Reads the first row of everything, so that whatever cannot be had is named before the work begins."""
+def _compared_with(pairs: Pairs) -> list[str]:
+    """The sets that others are compared with, each once."""
+    return list(dict.fromkeys(chain(*pairs.values())))
+
+
+def _check_sets(pairs: Pairs) -> None:
+    """Reads the first row of each set, so that all that are missing are named before hours of work begin.
+
+    Raises:
+        InputError: A set cannot be read or is empty. It names the last one; lines on stderr name the others.
+    """
     problems: list[str] = []
-    for name in dict.fromkeys((*pairs, *chain(*pairs.values()))):
+    for name in dict.fromkeys((*pairs, *_compared_with(pairs))):
         try:
-            first = [next(iter(source.stream(split)), None) for source, split in _parts(name)]
-            if not any(first):
+            # Every part is read: the train split may be there while the test split has to be downloaded.
+            first_rows = [next(iter(source.stream(split)), None) for source, split in _parts_of_set(name)]
+            if not any(first_rows):
                 raise InputError(f"{name}: holds no row, so that nothing can be found in it; check the file")
         except InputError as error:
-            problems.append(str(error))
-    lines = list(dict.fromkeys(problems))
-    for line in lines[:-1]:
-        say(output.visible(f"error: {line}"))
-    if lines:
-        raise InputError(lines[-1])
+            # Two sets may lack the same thing, such as the folder of all public data.
+            if str(error) not in problems:
+                problems.append(str(error))
+    for problem in problems[:-1]:
+        say(output.visible(f"error: {problem}"))
+    if problems:
+        raise InputError(problems[-1])
 
 
-def _compare(pairs: Pairs, hygiene: "Hygiene", listed: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What each pair comes to, and the overlaps themselves where they are listed."""
-    from safereason.data.overlap import compare, indexes
+def _compare_sets(pairs: Pairs, hygiene: "Hygiene", listed: bool) -> tuple[list[PairCounts], list[OverlapLine]]:
+    """The counts of each pair, and the overlaps themselves where they are listed."""
+    from safereason.data.overlap import build_indexes, compare_rows
 
-    texts: dict[tuple[str, str], str] = {}
+    excerpts: dict[tuple[str, str], str] = {}
 
-    def to_index(name: str) -> Iterator["Example"]:
-        for example in _rows(name, "reading"):
+    def rows_to_index(name: str) -> Iterator["Example"]:
+        for example in _rows_of_set(name, "reading"):
+            # An index keeps hashes only, so the excerpts are taken on the way.
             if listed:
-                texts[name, example.id] = _excerpt(example)
+                excerpts[name, example.id] = _excerpt(example)
             yield example
 
-    made = indexes({name: to_index(name) for name in dict.fromkeys(chain(*pairs.values()))}, hygiene)
-    counted, hits = [], []
+    index_by_name = build_indexes({name: rows_to_index(name) for name in _compared_with(pairs)}, hygiene)
+    counts: list[PairCounts] = []
+    lines: list[OverlapLine] = []
     for name, others in pairs.items():
-        counts: dict[str, Counter[str]] = {other: Counter() for other in others}
+        matches: dict[str, Counter[str]] = {other: Counter() for other in others}
         rows = 0
-        for example, found in compare(_rows(name, "comparing"), {other: made[other] for other in others}):
+        for example, hits in compare_rows(
+            _rows_of_set(name, "comparing"), {other: index_by_name[other] for other in others}
+        ):
             rows += 1
-            for hit in found:
-                counts[hit.test_set][hit.match.how] += 1
+            for hit in hits:
+                matches[hit.test_set][hit.match.how] += 1
                 if listed:
-                    hits.append(_line(name, example, hit, texts[hit.test_set, hit.match.key]))
-        counted += [
-            {
-                "looked_at": name,
-                "against": other,
-                "rows": rows,
-                **{how: count[how] for how in ("exact", "near", "words")},
-                "any": count.total(),
-            }
-            for other, count in counts.items()
-        ]
-    return counted, hits
+                    lines.append(_overlap_line(name, example, hit, excerpts[hit.test_set, hit.match.key]))
+        for other in others:
+            counts.append(_pair_counts(name, other, rows, matches[other]))
+    return counts, lines
 
 
-def _rows(name: str, doing: str) -> Iterator["Example"]:
-    """The rows of a set, one by one; one that two of its parts hold under one id is there once."""
-    first: set[str] = set()
+def _pair_counts(name: str, other: str, rows: int, matches: Counter[str]) -> PairCounts:
+    return {
+        "looked_at": name,
+        "against": other,
+        "rows": rows,
+        "exact": matches["exact"],
+        "near": matches["near"],
+        "words": matches["words"],
+        "any": matches.total(),
+    }
+
+
+def _rows_of_set(name: str, doing: str) -> Iterator["Example"]:
+    """The rows of a set, one by one. A row of the first part is left out of the others, by its id.
+
+    The traces and the prompts of a data run share rows, and so may the splits of a source.
+    """
+    ids_of_first_part: set[str] = set()
     with progress(f"{doing} {name}", None) as advance:
-        for number, (source, split) in enumerate(_parts(name)):
+        for number, (source, split) in enumerate(_parts_of_set(name)):
             for example in source.stream(split):
-                if number and example.id in first:
+                if number == 0:
+                    ids_of_first_part.add(example.id)
+                elif example.id in ids_of_first_part:
                     continue
-                if not number:
-                    first.add(example.id)
                 advance("")
                 yield example
 
 
-def _parts(name: str) -> "list[tuple[Source, Split]]":
+def _parts_of_set(name: str) -> "list[tuple[Source, Split]]":
     """The sources and splits that a set consists of.
 
     Raises:
-        InputError: It is none.
+        InputError: There is no such source, file or run.
     """
     from safereason.data import sources
 
     if Path(name).is_dir():
-        return [(sources.get(str(file)), "train") for file in _files(Path(name))]
-    stem, _, wanted = name.rpartition(":")
+        return [(sources.get(str(file)), "train") for file in _training_files(Path(name))]
+    # A file's name may hold colons itself, so only a split after the last one counts.
+    stem, _, suffix = name.rpartition(":")
     for split in get_args(sources.Split):
-        if stem and wanted == split:
+        if stem and suffix == split:
             return [(sources.get(stem), split)]
     source = sources.get(name)
     return [(source, split) for split in source.serves]
 
 
-def _files(run: Path) -> list[Path]:
-    """What a data run would have trained on."""
+def _training_files(run: Path) -> list[Path]:
+    """The files of a data run that a training reads: traces for SFT, prompts for RL, or both.
+
+    Raises:
+        InputError: The folder is no finished data run.
+    """
     from safereason.runs.directory import is_finished, read_manifest
     from safereason.stages.data import TRACES, TRAIN
 
-    if (read_manifest(run) or {}).get("stage") != "data" or not is_finished(run):
+    manifest = read_manifest(run) or {}
+    if manifest.get("stage") != "data" or not is_finished(run):
         raise InputError(f"{run}: no finished run of `data build`; name one, a file of examples or a source")
-    return [file for name in (TRACES, TRAIN) if (file := run / name).is_file()]
+    files = [run / TRACES, run / TRAIN]
+    return [file for file in files if file.is_file()]
 
 
 def _excerpt(example: "Example") -> str:
-    from safereason.data.overlap import subject
+    from safereason.data.overlap import compared_text
 
-    return output.visible(" ".join(subject(example).split())[:EXCERPT])
+    return output.visible(" ".join(compared_text(example).split())[:EXCERPT])
 
 
-def _line(name: str, example: "Example", hit: "Hit", other: str) -> dict[str, Any]:
+def _overlap_line(name: str, example: "Example", hit: "Hit", excerpt: str) -> OverlapLine:
     match = hit.match
+    similarity = match.similarity
+    if similarity is not None:
+        similarity = round(similarity, 3)
     return {
         "looked_at": output.visible(name),
         "id": output.visible(example.id),
         "against": output.visible(hit.test_set),
         "of": output.visible(match.key),
         "how": match.how,
-        "similarity": match.similarity if match.similarity is None else round(match.similarity, 3),
+        "similarity": similarity,
         "shared": match.shared,
         "text": _excerpt(example),
-        "of_text": other,
+        "of_text": excerpt,
     }
 
 
-def _print_table(counted: Iterable[dict[str, Any]], hygiene: "Hygiene") -> None:
-    near, words = hygiene.near_duplicate, hygiene.shared_words
-    columns = (
-        "looked at",
-        "against",
-        "rows",
-        "exact",
-        f"near {near:g}" if near else "near",
-        f"{words} words" if words else "words",
-        "any",
-    )
-    output.print_table(
-        columns,
-        [
-            (
-                pair["looked_at"],
-                pair["against"],
-                pair["rows"],
-                pair["exact"],
-                pair["near"] if near else "–",
-                pair["words"] if words else "–",
-                pair["any"],
-            )
-            for pair in counted
-        ],
-    )
+def _print_overlap_table(counts: Iterable[PairCounts], hygiene: "Hygiene") -> None:
+    """Prints one row per pair. A dash marks a check that was turned off: a 0 would say that it found nothing."""
+    near_title = "near"
+    if hygiene.near_duplicate:
+        near_title = f"near {hygiene.near_duplicate:g}"
+    words_title = "words"
+    if hygiene.shared_words:
+        words_title = f"{hygiene.shared_words} words"
+    rows: list[tuple[object, ...]] = []
+    for pair in counts:
+        near = pair["near"] if hygiene.near_duplicate else "–"
+        words = pair["words"] if hygiene.shared_words else "–"
+        rows.append((pair["looked_at"], pair["against"], pair["rows"], pair["exact"], near, words, pair["any"]))
+    output.print_table(("looked at", "against", "rows", "exact", near_title, words_title, "any"), rows)

@@ -1,4 +1,4 @@
-"""`safereason data show`: rows of a source, a run or a file, as a person reads them."""
+"""`safereason data show`: rows of a source, a run or a file in a form for people."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,7 +10,7 @@ from safereason.console import say
 from safereason.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 EXAMPLES = opt.examples(
     "safereason data show harmbench",
@@ -18,8 +18,8 @@ EXAMPLES = opt.examples(
     "safereason data show runs/data/RUN/traces.parquet --rendered --recipe tars-smoke",
     "safereason data show runs/rl/RUN --match sorry --limit 3 --json",
 )
+# Rows that are printed without `--limit` and without a pager: enough to see the form of the data.
 SHOWN = 10
-"""Rows where nobody says how many and there is no pager."""
 
 Target = Annotated[
     str,
@@ -33,7 +33,9 @@ Traces = Annotated[bool, typer.Option("--traces", help="A source's reasoning tra
 IsRendered = Annotated[
     bool, typer.Option("--rendered", help="Print the training text token for token, its trained part marked.")
 ]
-Kind = Annotated[str | None, typer.Option("--kind", help="Only rows of this kind: harmful, harmless or ambiguous.")]
+KindOption = Annotated[
+    str | None, typer.Option("--kind", help="Only rows of this kind: harmful, harmless or ambiguous.")
+]
 Origin = Annotated[str | None, typer.Option("--source", metavar="NAME", help="Only rows of this source.")]
 Label = Annotated[str | None, typer.Option("--label", help="Only rows of this label: safe or unsafe.")]
 Category = Annotated[str | None, typer.Option("--category", metavar="NAME", help="Only rows of this category.")]
@@ -45,11 +47,11 @@ Skip = Annotated[int, typer.Option("--skip", min=0, metavar="N", help="Pass over
 NoPager = Annotated[bool, typer.Option("--no-pager", help=f"On a terminal, too, print {SHOWN} rows and stop.")]
 
 
-def show(
+def show_rows(
     target: Target,
     split: Split = None,
     traces: Traces = False,
-    kind: Kind = None,
+    kind: KindOption = None,
     source: Origin = None,
     label: Label = None,
     category: Category = None,
@@ -65,36 +67,64 @@ def show(
     verbose: opt.Verbose = False,
 ) -> None:
     """Print examples, rollouts or completions so that a person can read them; on a terminal, page through them all."""
-    wanted = rows.Filter(kind, source, label, id, category, match)
+    row_filter = rows.Filter(kind, source, label, id, category, match)
     opened = rows.open_rows(target, split, traces)
-    render = _renderer(recipe, model) if is_rendered else None
-    browses = limit is None and not (no_pager or as_json) and rows.can_browse()
-    numbered = rows.select(opened.rows, wanted, skip, limit if limit or browses else SHOWN)
+    render = _row_renderer(recipe, model) if is_rendered else None
+    # A limit asks for a few rows, which need no pager.
+    uses_pager = limit is None and not (no_pager or as_json) and rows.can_browse()
+    most = limit
+    if limit is None and not uses_pager:
+        most = SHOWN
+    numbered = rows.select(opened.rows, row_filter, skip, most)
     if as_json:
-        rows.print_json({**row, "rendered": render(row)} if render else row for _, row in numbered)
+        rows.print_json_rows(_with_rendering(numbered, render))
         return
+    texts = _row_texts(numbered, render)
+    has_rows = rows.browse(texts) if uses_pager else _print_texts(texts, limit)
+    if not has_rows:
+        message = f"{opened.name}: no such row"
+        if filters := str(row_filter):
+            message += f" as {filters}"
+        say(message)
+
+
+def _with_rendering(
+    numbered: "Iterable[rows.Numbered]", render: rendered.Render | None
+) -> "Iterator[rendered.TableRow]":
+    """The rows, each with its rendering where there is one."""
+    for _, row in numbered:
+        if render is None:
+            yield row
+        else:
+            yield {**row, "rendered": render(row)}
+
+
+def _row_texts(numbered: "Iterable[rows.Numbered]", render: rendered.Render | None) -> "Iterator[str]":
+    """The text of each row. Rows are made one by one, as a pager asks for them: a source may be larger than memory."""
     coloured = rows.has_colour()
-    texts = (rows.text(number, row, render(row) if render else None, coloured) for number, row in numbered)
-    found = rows.browse(texts) if browses else _print(texts, limit)
-    if not found:
-        asked = str(wanted)
-        say(f"{opened.name}: no such row{f' as {asked}' if asked else ''}")
+    for number, row in numbered:
+        rendering = render(row) if render else None
+        yield rows.text_of_row(number, row, rendering, coloured)
 
 
-def _print(texts: "Iterator[str]", limit: int | None) -> bool:
+def _print_texts(texts: "Iterator[str]", limit: int | None) -> bool:
+    """Whether there was any text; all are printed."""
     count = 0
     for text in texts:
         print(text, end="")
         count += 1
+    # Nobody asked for just ten rows, so the person should know that there may be more.
     if count == SHOWN and limit is None:
         say(f"{SHOWN} rows; --limit N shows more")
     return bool(count)
 
 
-def _renderer(recipe: str | None, model: str | None) -> rendered.Render:
-    """Renders rows for a model, and as a recipe's guard is asked about them where the recipe has one."""
+def _row_renderer(recipe: str | None, model: str | None) -> rendered.Render:
+    """A function that renders rows for a model; where the recipe has a guard, inside the guard's prompt."""
     chosen = opt.load_recipe(recipe, None) if recipe else None
-    spec = model or (chosen.model if chosen else None)
+    spec = model or None
+    if spec is None and chosen is not None:
+        spec = chosen.model
     if spec is None:
         raise InputError("--rendered needs a tokenizer; name one with --recipe or --model")
     return rendered.renderer(spec, chosen)

@@ -1,4 +1,4 @@
-"""`safereason data traces`: a teacher writes reasoning traces for SFT."""
+"""`safereason data traces`: reasoning traces for SFT, written by a teacher."""
 
 import math
 from typing import TYPE_CHECKING, Annotated
@@ -10,14 +10,14 @@ from safereason.cli import stage
 from safereason.errors import InputError
 
 if TYPE_CHECKING:
-    from safereason.stages.teacher import Price
+    from safereason.stages.preparation.teacher import Price
 
 EXAMPLES = opt.examples(
     "safereason data traces --recipe tars-1.5b --model openai/deepseek-reasoner --dry-run --price 0.55,2.19",
     "safereason data traces --recipe tars-1.5b --model runs/sft/RUN data.teacher.samples=4",
 )
 
-AskedPrice = Annotated[
+PriceText = Annotated[
     str | None, typer.Option("--price", metavar="IN,OUT", help="USD per million tokens read and written.")
 ]
 AllowFailed = Annotated[
@@ -31,7 +31,7 @@ def traces(
     model: opt.Model = None,
     base_url: opt.BaseUrl = None,
     limit: opt.Limit = None,
-    price: AskedPrice = None,
+    price: PriceText = None,
     allow_failed: AllowFailed = False,
     out: opt.Out = None,
     root: opt.Root = opt.RUNS,
@@ -43,27 +43,37 @@ def traces(
     verbose: opt.Verbose = False,
 ) -> None:
     """Let a teacher write reasoning traces for sources that have none, for `data build` to use."""
-    from safereason.stages import teacher
     from safereason.stages import traces as stage_traces
+    from safereason.stages.preparation import teacher
 
-    asked = _price(price) if price else None
+    parsed_price = _parse_price(price) if price else None
     chosen = opt.load_recipe(recipe, overrides, seed=seed)
     options = opt.stage_options(root, out, model, resume, overwrite, base_url)
+    # With a price, the plan also estimates the cost. No request is sent for it.
     if dry_run:
-        plan = teacher.make_plan(chosen, options, limit)
-        stage.print_plan(chosen, teacher.outline(plan, asked), as_json)
+        plan = teacher.plan_teacher(chosen, options, limit)
+        stage.print_plan(chosen, teacher.teacher_outline(plan, parsed_price), as_json)
     else:
-        stage.carry_out(
-            lambda: stage_traces.run(chosen, options, limit=limit, price=asked, allow_failed=allow_failed), as_json
+        stage.run_and_print(
+            lambda: stage_traces.write_traces(
+                chosen, options, limit=limit, price=parsed_price, allow_failed=allow_failed
+            ),
+            as_json,
         )
 
 
-def _price(text: str) -> "Price":
-    from safereason.stages.teacher import Price
+def _parse_price(text: str) -> "Price":
+    """The price per million tokens read and written, in USD.
+
+    Raises:
+        InputError: The text is not two amounts.
+    """
+    from safereason.stages.preparation.teacher import Price
 
     try:
         read, written = map(float, text.split(","))
-        if not all(math.isfinite(usd) and usd >= 0 for usd in (read, written)):
+        # float() also reads `nan` and `inf`.
+        if not (math.isfinite(read) and math.isfinite(written) and min(read, written) >= 0):
             raise ValueError
     except ValueError:
         raise InputError(

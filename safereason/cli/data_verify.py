@@ -1,9 +1,9 @@
-"""`safereason data verify`: what is wrong with each bad row of a file."""
+"""`safereason data verify`: the fault of each bad row in a file."""
 
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,23 +16,24 @@ if TYPE_CHECKING:
     from safereason.data.verify import Problem, Tally
 
 EXAMPLES = opt.examples("safereason data verify prompts.jsonl", "safereason data verify prompts.jsonl --json")
+# The most problems in a JSON document, which has to fit into memory; lines of text are printed one by one.
 LISTED = 1000
-"""Most problems in a JSON document."""
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A file of examples, or a YAML file that describes one.")]
 
 
 def verify(file: File, as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
     """Check every row of a file of examples, and name each bad one by its line."""
-    from safereason.data.verify import Tally, check
+    from safereason.data.verify import Tally, check_rows
 
     tally = Tally()
-    problems = check(file, tally)
+    problems = check_rows(file, tally)
     if as_json:
-        output.print_json(_document(file, problems, tally))
+        output.print_json(_verify_document(file, problems, tally))
     else:
         for problem in problems:
             print(output.visible(f"{file}:{problem.line}: {problem.text}"))
+    # The tally is complete only now: `check` counts while its problems are iterated over.
     if tally.bad:
         for kind, count in tally.kinds.most_common():
             say(output.visible(f"{count:>9}  {kind}"))
@@ -42,8 +43,12 @@ def verify(file: File, as_json: opt.Json = False, verbose: opt.Verbose = False) 
         print(f"{file}: ok, {tally.rows} rows")
 
 
-def _document(file: Path, problems: "Iterator[Problem]", tally: "Tally") -> dict[str, Any]:
-    listed = [{"line": p.line, "kind": p.kind, "problem": p.text} for p in islice(problems, LISTED)]
+def _verify_document(file: Path, problems: "Iterator[Problem]", tally: "Tally") -> dict[str, object]:
+    """The counts of good and bad rows, and the first problems; it reads the file to its end."""
+    listed: list[dict[str, object]] = []
+    for problem in islice(problems, LISTED):
+        listed.append({"line": problem.line, "kind": problem.kind, "problem": problem.text})
+    # Counting the rest also completes the tally.
     left_out = sum(1 for _ in problems)
     return {
         "file": str(file),

@@ -1,10 +1,10 @@
-"""`safereason doctor`: what is installed here, what it runs on, and whether a recipe fits a set of GPUs."""
+"""`safereason doctor`: a report on the installation and the machine, and whether a recipe fits a set of GPUs."""
 
 import os
 import platform
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -24,6 +24,7 @@ GpusOption = Annotated[
     str | None,
     typer.Option("--gpus", metavar="NxGPU", help="With --recipe: what it is to fit, as A100, 4xA6000 or 8x80GB."),
 ]
+# The packages whose versions decide what a run computes. A bug report needs them.
 PACKAGES = (
     "torch",
     "transformers",
@@ -39,6 +40,7 @@ PACKAGES = (
     "scipy",
     "matplotlib",
 )
+# For each extra of the package: the packages that show that it is installed, and what it adds.
 EXTRAS = {
     "vllm": (("vllm",), "faster rollouts and evaluation on GPUs"),
     "judges": (("judgezoo", "spacy"), "the published judges' prompts, and HarmBench's copyright behaviors"),
@@ -49,7 +51,6 @@ EXTRAS = {
     "cluster": (("ray",), "bulk guarding on more than one node"),
     "dev": (("pytest", "ruff", "mypy"), "tests, linters and the documentation site"),
 }
-"""What each extra of the package is recognised by, and what it adds."""
 
 
 def doctor(
@@ -62,41 +63,55 @@ def doctor(
 ) -> None:
     """Print versions, devices, memory, extras and folders; or, with --recipe and --gpus, whether the recipe fits."""
     if recipe is not None or gpus is not None or overrides:
-        _fit(recipe, gpus, overrides, root, as_json)
+        _print_fit(recipe, gpus, overrides, root, as_json)
         return
-    findings = {
-        "versions": {"safereason": safereason.__version__, "python": platform.python_version(), **_versions()},
+    sections = {
+        "versions": _versions(),
         "machine": _machine(),
         "extras": _extras(),
         "folders": _folders(),
-        "embedded model": _embedded(),
+        "embedded model": _embedded_model(),
     }
-    output.print_json(findings) if as_json else output.print_mapping(findings)
+    if as_json:
+        output.print_json(sections)
+    else:
+        output.print_mapping(sections)
 
 
-def _fit(recipe: str | None, gpus: str | None, overrides: list[str] | None, root: Path, as_json: bool) -> None:
+def _print_fit(recipe: str | None, gpus: str | None, overrides: list[str] | None, root: Path, as_json: bool) -> None:
     if recipe is None or gpus is None:
         raise InputError("--recipe and --gpus go together, such as --recipe tars-7b --gpus 4xA6000")
     from safereason.cli import doctor_fit
-    from safereason.stages.fit import parse_gpus
+    from safereason.training.fit import parse_gpus
 
-    doctor_fit.report(opt.load_recipe(recipe, overrides), parse_gpus(gpus), root, as_json)
+    doctor_fit.print_fit_report(opt.load_recipe(recipe, overrides), parse_gpus(gpus), root, as_json)
 
 
 def _versions() -> dict[str, str]:
-    return {package: installed(package) or "not installed" for package in PACKAGES}
+    versions = {"safereason": safereason.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        versions[package] = installed(package) or "not installed"
+    return versions
 
 
-def _machine() -> dict[str, Any]:
-    found = {
+def _machine() -> dict[str, object]:
+    return {
         "system": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": _core_count(),
         "memory": _memory(),
+        "devices": _devices(),
     }
-    return {**found, "devices": _devices()}
+
+
+def _core_count() -> int | None:
+    # A container or a batch system may lend fewer cores than the machine has; not every system tells.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def _memory() -> str:
+    # The name is missing on Windows and macOS.
     if "SC_PHYS_PAGES" not in os.sysconf_names:
         return "unknown"
     return _gigabytes(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
@@ -107,6 +122,7 @@ def _gigabytes(size: int) -> str:
 
 
 def _devices() -> str:
+    # A broken installation of torch is what this command has to tell, so it is no reason to fail.
     try:
         import torch
     except ImportError as error:
@@ -114,15 +130,21 @@ def _devices() -> str:
     count = torch.cuda.device_count()
     if not count:
         return "cpu (no CUDA device)"
-    properties = [torch.cuda.get_device_properties(index) for index in range(count)]
-    return ", ".join(f"{device.name} ({_gigabytes(device.total_memory)})" for device in properties)
+    devices: list[str] = []
+    for index in range(count):
+        device = torch.cuda.get_device_properties(index)
+        devices.append(f"{device.name} ({_gigabytes(device.total_memory)})")
+    return ", ".join(devices)
 
 
 def _extras() -> dict[str, str]:
-    def state(extra: str, packages: tuple[str, ...]) -> str:
-        return "installed" if all(map(installed, packages)) else f"missing: pip install 'safereason[{extra}]'"
-
-    return {extra: f"{state(extra, packages)}; adds {adds}" for extra, (packages, adds) in EXTRAS.items()}
+    extras: dict[str, str] = {}
+    for extra, (packages, adds) in EXTRAS.items():
+        state = "installed"
+        if not all(map(installed, packages)):
+            state = f"missing: pip install 'safereason[{extra}]'"
+        extras[extra] = f"{state}; adds {adds}"
+    return extras
 
 
 def _folders() -> dict[str, str]:
@@ -141,15 +163,21 @@ def _data_home() -> str:
     home = os.environ.get("SAFEREASON_DATA_HOME")
     if not home:
         return "$SAFEREASON_DATA_HOME is not set: public data is downloaded into the cache"
-    return home if Path(home).is_dir() else f"{home}: does not exist"
+    if not Path(home).is_dir():
+        return f"{home}: does not exist"
+    return home
 
 
-def _embedded() -> dict[str, str]:
+def _embedded_model() -> dict[str, str]:
     from safereason.engines import embedded
 
-    converted = embedded.cache_home() / "models" / "smollm2-135m"
+    folder = embedded.cache_home() / "models" / "smollm2-135m"
+    # The package holds a GGUF file. The engine reads a folder of safetensors, which the first use writes to the cache.
+    converted = "not yet: done at first use"
+    if (folder / "config.json").is_file():
+        converted = str(folder)
     return {
         "name": embedded.NAME,
         "weights": str(embedded.gguf_file() or f"missing: {embedded.INSTALL}"),
-        "converted": str(converted) if (converted / "config.json").is_file() else "not yet: done at first use",
+        "converted": converted,
     }

@@ -1,115 +1,176 @@
-"""`safereason doctor --recipe R --gpus 4xA6000`: whether a recipe's trainings fit, and what would make them."""
+"""`safereason doctor --recipe R --gpus 4xA6000`: whether a recipe's trainings fit, and changes that make them fit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from safereason.cli import output
 
 if TYPE_CHECKING:
     from safereason.recipe.schema import Recipe
-    from safereason.stages.fit import Gpus, Training
+    from safereason.training.fit import Gpus, Section, Training
 
 
 @dataclass(frozen=True)
-class Way:
+class Layout:
     """One way to lay a training out on the GPUs."""
 
     name: str
-    section: Any
+    section: "Section"
     sharded: bool
 
 
-def report(recipe: "Recipe", gpus: "Gpus", root: Path, as_json: bool) -> None:
-    """Prints memory by part, whether it fits, how long the training is, and changes with what each comes to."""
-    from safereason.stages import fit
+# The memory of one layout, in bytes. The functional form, since `in` is a keyword; the keys are those of the JSON.
+LayoutMemory = TypedDict("LayoutMemory", {"parts": dict[str, int], "peak": int, "in": str, "fits": bool})
 
-    found, notes = fit.trainings(recipe, gpus)
-    parts = {training.key: _of(recipe, training, root) for training in found}
+
+class _WholePeak(TypedDict):
+    change: str
+    whole: int
+
+
+class ChangePeaks(_WholePeak, total=False):
+    """The peak memory after one change of the recipe, in bytes: of DDP or one GPU, and sharded."""
+
+    sharded: int
+    """Missing on a single GPU."""
+
+
+class StageFit(TypedDict):
+    """One training of the recipe: its steps, its memory by layout, and changes where a layout does not fit."""
+
+    counts: dict[str, object]
+    memory: dict[str, LayoutMemory]
+    changes: list[ChangePeaks]
+
+
+def print_fit_report(recipe: "Recipe", gpus: "Gpus", root: Path, as_json: bool) -> None:
+    """Prints memory by part, whether it fits, the length of the training, and changes with the memory of each."""
+    from safereason.training import fit
+
+    trainings, notes = fit.trainings(recipe, gpus)
+    fits = {training.key: _fit_of_stage(recipe, training, root) for training in trainings}
     header = {
         "recipe": recipe.name,
         "model": recipe.model,
-        "parameters": found[0].shape.parameters,
+        "parameters": trainings[0].shape.parameters,
         "gpus": f"{gpus.count} x {gpus.name}, {_gib(gpus.size)} GiB each, planned with up to {_gib(gpus.room)}",
     }
     if as_json:
-        output.print_json({**header, "stages": parts, "not counted": notes})
+        output.print_json({**header, "stages": fits, "not counted": notes})
         return
     output.print_mapping(header)
-    for key, part in parts.items():
-        _print(key, part, gpus)
+    for key, stage_fit in fits.items():
+        _print_stage_fit(key, stage_fit, gpus)
+    # What the arithmetic leaves out may be the reason why a training that fits on paper fails.
     for note in notes:
         print(f"\n{note}")
 
 
-def _of(recipe: "Recipe", training: "Training", root: Path) -> dict[str, Any]:
-    from safereason.stages import fit
+def _fit_of_stage(recipe: "Recipe", training: "Training", root: Path) -> StageFit:
     from safereason.stages.base import Options
     from safereason.training import memory
 
-    memories = {}
-    for way in _ways(training):
-        of = memory.parts(training.step(way.section, sharded=way.sharded))
-        most, phase = memory.peak(of)
-        memories[way.name] = {"parts": of, "peak": most, "in": phase, "fits": most <= training.gpus.room}
-    fits = all(column["fits"] for column in memories.values())
-    changed = [] if fits else _changed(training)
-    return {"counts": fit.steps(recipe, Options(root=root), training.key), "memory": memories, "changes": changed}
+    memory_by_layout: dict[str, LayoutMemory] = {}
+    for layout in _layouts(training):
+        parts = memory.parts(training.step(layout.section, sharded=layout.sharded))
+        peak, phase = memory.peak(parts)
+        memory_by_layout[layout.name] = {
+            "parts": parts,
+            "peak": peak,
+            "in": phase,
+            "fits": peak <= training.gpus.room,
+        }
+    changes: list[ChangePeaks] = []
+    # Where every layout fits, nobody has to change the recipe.
+    if not all(column["fits"] for column in memory_by_layout.values()):
+        changes = _peaks_of_changes(training)
+    from safereason.stages.plan_counts import planned_counts
+
+    counts = planned_counts(recipe, Options(root=root), training.key)
+    return {"counts": counts, "memory": memory_by_layout, "changes": changes}
 
 
-def _ways(training: "Training") -> list[Way]:
+def _layouts(training: "Training") -> list[Layout]:
+    """The layouts of the recipe as it is, and with LoRA where it trains all weights."""
     from safereason.recipe.schema import LoRA
 
-    section, count = training.section, training.gpus.count
-    whole = "one GPU" if count == 1 else f"DDP on {count}"
-    ways = [Way(whole, section, False)]
+    section = training.section
+    count = training.gpus.count
+    unsharded = "one GPU"
     if count > 1:
-        ways.append(Way(f"FSDP2 or ZeRO-3 on {count}", section, True))
+        unsharded = f"DDP on {count}"
+    layouts = [Layout(unsharded, section, False)]
+    if count > 1:
+        layouts.append(Layout(f"FSDP2 or ZeRO-3 on {count}", section, True))
     if section.lora is None:
-        adapted = section.model_copy(update={"lora": LoRA()})
-        ways.append(Way(f"LoRA, {whole}", adapted, False))
-    return ways
+        with_lora = section.model_copy(update={"lora": LoRA()})
+        layouts.append(Layout(f"LoRA, {unsharded}", with_lora, False))
+    return layouts
 
 
-def _changed(training: "Training") -> list[dict[str, Any]]:
-    """What each change alone comes to, in DDP and sharded."""
-    from safereason.stages import fit
+def _peaks_of_changes(training: "Training") -> list[ChangePeaks]:
+    """The peaks after each change alone. The first row, `none`, is the recipe as it is, to compare with."""
+    from safereason.training import fit
 
-    def row(name: str, section: Any) -> dict[str, Any]:
-        peaks = {"whole": training.peak(section)}
-        if training.gpus.count > 1:
-            peaks["sharded"] = training.peak(section, sharded=True)
-        return {"change": name, **peaks}
-
-    changes = [(f"{training.key}.{name}", section) for name, section in fit.changes(training)]
-    return [row(name, section) for name, section in (("none", training.section), *changes)]
+    rows = [_peaks_of("none", training, training.section)]
+    for name, section in fit.changes(training):
+        rows.append(_peaks_of(f"{training.key}.{name}", training, section))
+    return rows
 
 
-def _print(key: str, part: dict[str, Any], gpus: "Gpus") -> None:
+def _peaks_of(change: str, training: "Training", section: "Section") -> ChangePeaks:
+    peaks: ChangePeaks = {"change": change, "whole": training.peak(section)}
+    if training.gpus.count > 1:
+        peaks["sharded"] = training.peak(section, sharded=True)
+    return peaks
+
+
+def _print_stage_fit(key: str, stage_fit: StageFit, gpus: "Gpus") -> None:
     print(f"\n{key}")
-    output.print_mapping(part["counts"], output.GAP)
-    columns = part["memory"]
-    names = list(dict.fromkeys(name for column in columns.values() for name in column["parts"]))
-    rows = [(name, *(_gib(column["parts"].get(name)) for column in columns.values())) for name in names]
-    rows.append(("peak", *(_gib(column["peak"]) for column in columns.values())))
-    rows.append(("in", *(column["in"] for column in columns.values())))
-    rows.append(("fits", *("yes" if column["fits"] else "no" for column in columns.values())))
-    output.print_table(("GiB a GPU", *columns), rows)
-    if part["changes"]:
+    output.print_mapping(stage_fit["counts"], output.GAP)
+    layouts = stage_fit["memory"]
+    part_names: list[str] = []
+    peaks = ["peak"]
+    phases = ["in"]
+    verdicts = ["fits"]
+    for layout in layouts.values():
+        # A layout may have parts that others lack, such as those of LoRA.
+        part_names += [name for name in layout["parts"] if name not in part_names]
+        peaks.append(_gib(layout["peak"]))
+        phases.append(layout["in"])
+        verdicts.append("yes" if layout["fits"] else "no")
+    rows: list[list[str]] = []
+    for name in part_names:
+        sizes = [_gib(layout["parts"].get(name)) for layout in layouts.values()]
+        rows.append([name, *sizes])
+    rows += [peaks, phases, verdicts]
+    output.print_table(("GiB a GPU", *layouts), rows)
+    if stage_fit["changes"]:
         print()
-        _print_changes(part["changes"], gpus)
+        _print_changes_of_recipe(stage_fit["changes"], gpus)
 
 
-def _print_changes(changes: Sequence[dict[str, Any]], gpus: "Gpus") -> None:
-    def cell(size: int | None) -> str | None:
-        return None if size is None else f"{_gib(size)}{'' if size <= gpus.room else ' (does not fit)'}"
+def _print_changes_of_recipe(changes: Sequence[ChangePeaks], gpus: "Gpus") -> None:
+    """Prints the peaks of each change; on several GPUs, those of both layouts."""
+    if gpus.count == 1:
+        rows = [(change["change"], _peak_cell(change["whole"], gpus)) for change in changes]
+        output.print_table(("change", "peak"), rows)
+        return
+    pairs: list[tuple[str, str, str]] = []
+    for change in changes:
+        pairs.append((change["change"], _peak_cell(change["whole"], gpus), _peak_cell(change["sharded"], gpus)))
+    output.print_table(("change", "peak, DDP", "peak, FSDP2 or ZeRO-3"), pairs)
 
-    names = [name for name in ("whole", "sharded") if name in changes[0]]
-    titles = {"whole": "peak" if gpus.count == 1 else "peak, DDP", "sharded": "peak, FSDP2 or ZeRO-3"}
-    rows = [(change["change"], *(cell(change[name]) for name in names)) for change in changes]
-    output.print_table(("change", *(titles[name] for name in names)), rows)
+
+def _peak_cell(size: int, gpus: "Gpus") -> str:
+    if size <= gpus.room:
+        return _gib(size)
+    return f"{_gib(size)} (does not fit)"
 
 
 def _gib(size: int | None) -> str:
-    return "-" if size is None else f"{size / 2**30:.1f}"
+    if size is None:
+        return "-"
+    return f"{size / 2**30:.1f}"

@@ -1,4 +1,4 @@
-"""From an exception to one line on stderr and an exit code.
+"""The end of a command: an exception becomes one line on stderr and an exit code.
 
 0 done · 1 failed or incomplete · 2 usage, recipe or input error · 3 a bar was not met · 130 interrupted, by Ctrl-C;
 143 and 129 ended by SIGTERM and SIGHUP.
@@ -12,7 +12,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 from typer.exceptions import Abort, TyperException
 
@@ -23,57 +22,68 @@ from safereason.errors import SafeReasonError, redacted
 from safereason.runs import private
 
 LOGGER = logging.getLogger("safereason")
+# 128 and the number of SIGINT, as shells count it.
 INTERRUPTED = 130
-NO_PLACE = (errno.ENAMETOOLONG, errno.ELOOP)
-"""What the system says of a name that no file can have."""
-SMALLER = "take fewer tokens or rows at a time, or a smaller model; what was finished is kept, and --resume goes on"
+# The system's errors about a name that no file can have.
+IMPOSSIBLE_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
+OUT_OF_MEMORY_ADVICE = (
+    "take fewer tokens or rows at a time, or a smaller model; what was finished is kept, and --resume goes on"
+)
+# Seconds in which the launcher ends the other processes once the first one has failed.
 GRACE = 3.0
-"""Seconds in which the launcher ends the other processes once the first one has failed."""
 
 
-def guarded(call: Callable[[], Any]) -> int:
-    """Runs the command line and gives its exit code; whatever goes wrong ends as one line on stderr."""
+def guarded(call: Callable[[], object]) -> int:
+    """The exit code of the command line that `call` runs; every error is printed as one line on stderr."""
     try:
         signals.take()
         private.apply()
         code = call()
+        # What is left in the buffer may not fit on the disk. That error has to be caught here, not at the exit.
         sys.stdout.flush()
-        if code == INTERRUPTED:  # typer turns Ctrl-C into this code by itself
-            return _interrupted()
-        return code if isinstance(code, int) else 0
+        # Typer turns Ctrl-C into this code by itself.
+        if code == INTERRUPTED:
+            return _end_of_interrupted()
+        if isinstance(code, int):
+            return code
+        return 0
     except (KeyboardInterrupt, Abort):
-        return _interrupted()
-    except BrokenPipeError:  # the reader has what it wants, as in `| head`
+        return _end_of_interrupted()
+    except BrokenPipeError:
+        # The reader has all that it wants, as in `| head`: this needs no message.
         return 1
     except Exception as error:
+        # A usage error is about the command line, so its traceback would only show Typer's own code.
         if LOGGER.isEnabledFor(logging.DEBUG) and not isinstance(error, TyperException):
             print(redacted("".join(traceback.format_exception(error))), end="", file=sys.stderr)
-        message, code = _describe(error)
-        _say(message)
-        return code
+        message, exit_code = _message_and_exit_code(error)
+        _print_last_line(message)
+        return exit_code
     finally:
         signals.release()
-        _settle_stdout()
+        _discard_unwritten_stdout()
 
 
-def _interrupted() -> int:
+def _end_of_interrupted() -> int:
+    """The exit code of a command that a signal ended, which is printed."""
     number = signals.last()
     if number is None:
-        _say("interrupted")
+        _print_last_line("interrupted")
         return INTERRUPTED
-    _say(f"interrupted by {signals.name_of(number)}")
+    _print_last_line(f"interrupted by {signals.name_of(number)}")
     return 128 + number
 
 
-def _describe(error: Exception) -> tuple[str, int]:
+def _message_and_exit_code(error: Exception) -> tuple[str, int]:
+    # The special cases of OSError come before the general one, which would match them too.
     match error:
         case SafeReasonError():
             return f"error: {_one_line(error)}", error.exit_code
         case TyperException():
-            return _usage(error), error.exit_code
+            return _usage_message(error), error.exit_code
         case PermissionError() | NotADirectoryError() | IsADirectoryError():
             return f"error: {error.filename}: {_reason(error)}; choose a place you may write to", 2
-        case OSError() if error.errno in NO_PLACE:
+        case OSError() if error.errno in IMPOSSIBLE_NAME:
             return f"error: {str(error.filename)[:80]}…: {_reason(error)}; choose another name", 2
         case OSError() if error.strerror:
             return f"error: {error.filename or 'output'}: {_reason(error)}", 1
@@ -82,23 +92,28 @@ def _describe(error: Exception) -> tuple[str, int]:
         case UnicodeEncodeError():
             return "error: a text holds half of a surrogate pair, which no file can hold; mend the input", 2
     if _is_out_of_memory(error):
-        return f"error: out of memory ({_one_line(error)[:160] or 'no more can be had'}); {SMALLER}", 1
+        return f"error: out of memory ({_one_line(error)[:160] or 'no more can be had'}); {OUT_OF_MEMORY_ADVICE}", 1
     return f"error: unexpected {type(error).__name__}: {_one_line(error)}; -v shows the traceback", 1
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether this machine's memory or its GPU's is full; torch is not imported to tell."""
-    is_torchs = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-    return isinstance(error, MemoryError) or is_torchs
+    """Whether this machine's memory or its GPU's is full."""
+    if isinstance(error, MemoryError):
+        return True
+    # Torch's error is recognised by its name: importing torch takes seconds, and more memory.
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
-def _usage(error: TyperException) -> str:
+def _usage_message(error: TyperException) -> str:
     message = error.format_message()
-    if "\n" in message:  # a group without a command shows its help
+    # A group without a command raises its help, which has several lines, as its message.
+    if "\n" in message:
         return message
+    line = f"error: {message.rstrip('.')}"
     context = getattr(error, "ctx", None)
-    hint = f"; see `{context.command_path} --help`" if context else ""
-    return f"error: {message.rstrip('.')}{hint}"
+    if context:
+        line += f"; see `{context.command_path} --help`"
+    return line
 
 
 def _reason(error: OSError) -> str:
@@ -109,17 +124,21 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _say(line: str) -> None:
-    signals.release()  # the launcher ends the others with SIGTERM, which is no news then
+def _print_last_line(line: str) -> None:
+    """Prints the command's last line. Of several processes that fail alike, only the first one prints."""
+    # The launcher ends the other processes with SIGTERM once one has failed. That is no interruption to report.
+    signals.release()
     if not processes.is_main():
-        time.sleep(GRACE)  # what failed in all of them is said by the first one
+        # An error that all processes share ends the first one now, and the launcher ends this one while it sleeps.
+        time.sleep(GRACE)
         line = f"process {processes.index()}: {line}"
+    # stderr may be closed as well; then the exit code has to be enough.
     with contextlib.suppress(OSError):
         print(visible(redacted(line)), file=sys.stderr, flush=True)
 
 
-def _settle_stdout() -> None:
-    """Where stdout cannot take the rest, points it at nothing, lest the interpreter's own last flush fail again."""
+def _discard_unwritten_stdout() -> None:
+    """Drops output that stdout cannot take, so that the interpreter's own flush at the exit does not fail again."""
     try:
         sys.stdout.flush()
     except OSError:

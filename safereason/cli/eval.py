@@ -1,8 +1,8 @@
-"""`safereason eval`: measure a model or a run."""
+"""`safereason eval`: evaluations of a model or a run."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,17 +21,17 @@ from safereason.cli import options as opt
 from safereason.evals import EVALS
 
 if TYPE_CHECKING:
-    from safereason.stages.eval import Plan
+    from safereason.stages.eval import EvalPlan
 
 app = opt.group("Measure a model: how well it defends, and how far it still complies.")
 
+# The figures of each eval that may have a bar. Those of `capability` are its tasks', which the command line names.
 FIGURES = {
     **{name: evaluation.reports for name, evaluation in EVALS.items()},
     "guard": eval_guard.FIGURES,
     "separation": eval_separation.FIGURES,
     "capability": (),
 }
-"""The evals of this version, each with the figures that may have a bar; those of `capability` are its tasks'."""
 Cases = Annotated[
     list[Path] | None,
     typer.Option(
@@ -41,28 +41,32 @@ Cases = Annotated[
     ),
 ]
 Attacks = Annotated[str | None, typer.Option("--attacks", metavar="NAME,...", help="Attacks in place of the recipe's.")]
-Source = Annotated[
-    str | None, typer.Option("--source", metavar="SOURCE", help="Source of the prompts, in place of the eval's own.")
+Prompts = Annotated[
+    str | None, typer.Option("--prompts", metavar="SOURCE", help="Source of the prompts, in place of the eval's own.")
+]
+# Prompts are chosen by `--prompts` in every command. Scripts that use the older name go on working.
+OldPrompts = Annotated[
+    str | None, typer.Option("--source", metavar="SOURCE", hidden=True, help="The old name of --prompts.")
 ]
 JudgeName = Annotated[str | None, typer.Option("--judge", metavar="JUDGE", help="Judge in place of the recipe's.")]
 
 
 @app.command("ls", epilog=opt.examples("safereason eval ls", "safereason eval ls --json"))
-def ls(as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
+def list_evals(as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
     """List the evals, attacks and judges."""
-    found = catalog.listing()
+    entries_by_kind = catalog.listing()
     if as_json:
-        output.print_json(found)
-    else:
-        rows = [
-            (kind.removesuffix("s"), entry["name"], entry["summary"])
-            for kind, entries in found.items()
-            for entry in entries
-        ]
-        output.print_table(("kind", "name", "what it is"), rows)
+        output.print_json(entries_by_kind)
+        return
+    rows: list[tuple[str, str, str]] = []
+    for kind, entries in entries_by_kind.items():
+        rows += [(kind.removesuffix("s"), entry["name"], entry["summary"]) for entry in entries]
+    output.print_table(("kind", "name", "what it is"), rows)
 
 
-def _command(name: str) -> Callable[..., None]:
+def _eval_command(name: str) -> Callable[..., None]:
+    """The command of one evaluation. All of them have the same options, so adding one needs no code here."""
+
     def evaluate(
         overrides: opt.Overrides = None,
         recipe: opt.MaybeRecipe = None,
@@ -70,7 +74,8 @@ def _command(name: str) -> Callable[..., None]:
         base_url: opt.BaseUrl = None,
         attacks: Attacks = None,
         cases: Cases = None,
-        source: Source = None,
+        prompts: Prompts = None,
+        old_prompts: OldPrompts = None,
         judge: JudgeName = None,
         limit: opt.Limit = None,
         fail_under: opt.FailUnder = None,
@@ -85,58 +90,80 @@ def _command(name: str) -> Callable[..., None]:
         as_json: opt.Json = False,
         verbose: opt.Verbose = False,
     ) -> None:
+        from safereason.evals import judging
         from safereason.stages import eval as stage_eval
-        from safereason.stages import eval_judge
 
-        bars = opt.bars(name, FIGURES[name], fail_under, fail_over)
+        # Bars are checked first: a misspelt figure must not come to light after hours of measuring.
+        bars = opt.parse_bars(name, FIGURES[name], fail_under, fail_over)
+        source = opt.either_name("--prompts", prompts, "--source", old_prompts)
         chosen = opt.recipe_of(recipe, model, overrides, seed)
         options = opt.stage_options(root, out, model, resume, overwrite, base_url)
-        named = tuple(attack.strip() for attack in attacks.split(",")) if attacks else None
-        asked: dict[str, Any] = {
-            "attacks": named,
-            "judge": judge,
-            "limit": limit,
-            "cases": cases or (),
-            "source": source,
-        }
+        attack_names = _split_names(attacks)
         if dry_run:
-            plan = stage_eval.make_plan(chosen, name, **asked)
+            # Nothing is asked of the model, so that it need not be there yet.
+            plan = stage_eval.plan_eval(
+                chosen, name, attacks=attack_names, judge=judge, limit=limit, cases=cases or (), source=source
+            )
             stage_eval.check_attacks(chosen, options, plan)
-            stage.print_steps(chosen, [_step(plan, model, chosen.name)], as_json)
+            stage.print_steps(chosen, [_eval_step(plan, model, chosen.name)], as_json)
             return
-        result = stage.carry_out(lambda: stage_eval.run(chosen, options, name, **asked), as_json)
-        stage.hold(result, bars, junit)
-        eval_judge.check_scored(result.run, result.metrics)
+        result = stage.run_and_print(
+            lambda: stage_eval.run_eval(
+                chosen, options, name, attacks=attack_names, judge=judge, limit=limit, cases=cases or (), source=source
+            ),
+            as_json,
+        )
+        # The figures are printed by now. Bars come before the check for failed verdicts: exit code 3 tells more than 1.
+        stage.check_bars(result, bars, junit)
+        judging.check_eval_scored(result.run, result.metrics)
 
     return evaluate
 
 
-def _step(plan: "Plan", model: str | None, recipe: str) -> str:
-    """What would be done, in words; names that are unknown are refused as they would be when it is done."""
+def _split_names(text: str | None) -> tuple[str, ...] | None:
+    """The names of a list with commas; None where the recipe's list is to be used."""
+    if not text:
+        return None
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _eval_step(plan: "EvalPlan", model: str | None, recipe: str) -> str:
+    """The plan of an evaluation as one sentence, for a dry run.
+
+    Raises:
+        InputError: There is no attack or judge of a name in the plan. The evaluation itself would refuse it, too.
+    """
     from safereason import attacks, judges
 
+    # A plan that passes and a run that fails at once would be a poor dry run.
     for attack in plan.attacks:
         attacks.get(attack)
     if plan.judge:
         judges.parse(plan.judge)
     subject = model or f"the newest trained model of {recipe}"
-    most = f"at most {plan.limit}" if plan.limit else "all"
-    attacked = ", ".join(plan.attacks or [f"test cases of {path}" for path in plan.cases])
-    then = f"judge the answers with {plan.judge}" if plan.judge else "count the tokens of reasoning and answer"
-    return f"ask {subject} {most} prompts of {', '.join(plan.sources)} ({attacked}), and {then}"
+    amount = "all"
+    if plan.limit:
+        amount = f"at most {plan.limit}"
+    cases = [f"test cases of {path}" for path in plan.cases]
+    attack_list = ", ".join(plan.attacks or cases)
+    last_part = "count the tokens of reasoning and answer"
+    if plan.judge:
+        last_part = f"judge the answers with {plan.judge}"
+    return f"ask {subject} {amount} prompts of {', '.join(plan.sources)} ({attack_list}), and {last_part}"
 
 
 for name, evaluation in EVALS.items():
-    most_telling = evaluation.reports[0] if evaluation.judge else "closed"
+    # An eval without a judge counts tokens, which no bar suits; the share of closed reasoning has one.
+    figure_with_bar = evaluation.reports[0] if evaluation.judge else "closed"
     app.command(
         name,
         help=f"{evaluation.summary}.",
         epilog=opt.examples(
             f"safereason eval {name} --recipe tars-smoke",
             f"safereason eval {name} --model embedded/smollm2-135m --limit 50",
-            f"safereason eval {name} --model runs/rl/RUN --fail-under {most_telling}=0.9 --junit {name}.xml",
+            f"safereason eval {name} --model runs/rl/RUN --fail-under {figure_with_bar}=0.9 --junit {name}.xml",
         ),
-    )(_command(name))
+    )(_eval_command(name))
 app.command("score", epilog=eval_score.EXAMPLES)(eval_score.score)
 app.command("guard", help=f"{catalog.EVALS['guard']}.", epilog=eval_guard.EXAMPLES)(eval_guard.guard)
 app.command("separation", epilog=eval_separation.EXAMPLES)(eval_separation.separation)

@@ -1,7 +1,8 @@
-"""`safereason eval agree`: how far a judge agrees with people's labels in a file."""
+"""`safereason eval agree`: the agreement of a judge with people's labels."""
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict, replace
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -10,17 +11,20 @@ from safereason.cli import output
 from safereason.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from safereason.evals.agreement import Agreement, Columns, Labelled
+    from safereason.evals.metrics import Figure
     from safereason.judges import Judge, Verdict
+
+T = TypeVar("T")
 
 EXAMPLES = opt.examples(
     "safereason eval agree xstest-gpt4 xstest-llama2orig --judge refusal --fail-under f1=0.92",
     "safereason eval agree labels.csv --judge guard:runs/guard/rl/RUN --label-column harmful --positive 1 --negative 0",
 )
+# Exchanges that are judged together; the progress bar moves after each batch.
 BATCH = 64
-"""Exchanges judged at a time."""
 
 Files = Annotated[
     list[str],
@@ -64,64 +68,88 @@ def agree(
     from safereason import console
     from safereason.evals import agreement, bars
 
-    held = opt.bars("agree", agreement.FIGURES, fail_under, fail_over)
-    columns = _columns(prompt_column, answer_column, label_column, person_column, positive, negative)
-    labelled = {name: agreement.read(name, columns) for name in dict.fromkeys(files)}
-    scorer = _open(judge, measures)
-    unseen = {name: agreement.unseen(name, rows, scorer, columns) for name, rows in labelled.items()}
-    left_out = {name: len(rows) - len(unseen[name]) for name, rows in labelled.items() if len(rows) > len(unseen[name])}
-    labelled = unseen
+    parsed_bars = opt.parse_bars("agree", agreement.FIGURES, fail_under, fail_over)
+    columns = _label_columns(prompt_column, answer_column, label_column, person_column, positive, negative)
+    # All files are read before the judge is loaded, which may take minutes.
+    all_answers = {name: agreement.read(name, columns) for name in dict.fromkeys(files)}
+    scorer = _open_scorer(judge, measures)
+    answers = {name: agreement.unseen(name, rows, scorer, columns) for name, rows in all_answers.items()}
+    left_out = _count_left_out(all_answers, answers)
     with output.results_only():
-        verdicts = {name: _verdicts(scorer, rows) for name, rows in labelled.items()}
-    parts = {name: agreement.agreement(labelled[name], verdicts[name], columns, name) for name in labelled}
-    whole = agreement.agreement(
-        [one for rows in labelled.values() for one in rows], [v for found in verdicts.values() for v in found], columns
-    )
-    several = {"all": whole, **(parts if len(parts) > 1 else {})}
-    figures = [asdict(figure) for one in several.values() for figure in one.figures]
+        verdicts = {name: _judge_answers(scorer, rows) for name, rows in answers.items()}
+    by_file: dict[str, Agreement] = {}
+    for name, rows in answers.items():
+        by_file[name] = agreement.agreement(rows, verdicts[name], columns, name)
+    whole = agreement.agreement(_joined(answers.values()), _joined(verdicts.values()), columns)
+    agreements = [whole]
+    # With a single file, its figures would be those of the whole again.
+    if len(by_file) > 1:
+        agreements += by_file.values()
+    figures = [asdict(figure) for part in agreements for figure in part.figures]
     if as_json:
-        by_file = {name: asdict(one) for name, one in parts.items()}
         output.print_json(
             {
                 "judge": judge,
                 "measures": scorer.measures,
-                "files": list(labelled),
+                "files": list(answers),
                 "figures": figures,
                 "left_out": left_out,
-                "by_file": by_file,
+                "by_file": {name: asdict(part) for name, part in by_file.items()},
             }
         )
     else:
-        _print(parts, several)
+        _print_agreement(by_file, agreements)
+    # The person has to know this before the figures are quoted, however the result is printed.
     for name, count in left_out.items():
         console.say(f"{name}: {count} answers that {scorer.name} was trained on are left out of its figures")
-    bars.check({"eval": "agree", "figures": figures}, held)
+    bars.refuse_unmet_bars({"eval": "agree", "figures": figures}, parsed_bars)
 
 
-def _columns(prompt: Any, answer: Any, label: Any, people: Any, positive: Any, negative: Any) -> "Columns":
+def _label_columns(
+    prompt: str | None,
+    answer: str | None,
+    label: str | None,
+    people: list[str] | None,
+    positive: list[str] | None,
+    negative: list[str] | None,
+) -> "Columns":
+    """The columns and labels of the files. Those that are not named are XSTest's.
+
+    Raises:
+        InputError: One person's column is named without a second one, or a label is both positive and negative.
+    """
     from safereason.evals.agreement import Columns
 
+    columns = Columns()
     if people and len(people) != 2:
         raise InputError("--person-column: two columns are needed, one a person; give it twice or leave it out")
-    given = {
-        "prompt": prompt,
-        "answer": answer,
-        "label": label,
-        "people": people and tuple(people),
-        "positive": positive and tuple(positive),
-        "negative": negative and tuple(negative),
-    }
-    named = {key: value for key, value in given.items() if value is not None}
-    columns = Columns(**named)
+    if prompt is not None:
+        columns = replace(columns, prompt=prompt)
+    if answer is not None:
+        columns = replace(columns, answer=answer)
+    if label is not None:
+        columns = replace(columns, label=label)
+    if people is not None:
+        columns = replace(columns, people=tuple(people))
+    if positive is not None:
+        columns = replace(columns, positive=tuple(positive))
+    if negative is not None:
+        columns = replace(columns, negative=tuple(negative))
     if both := set(columns.positive) & set(columns.negative):
         raise InputError(f"--positive {min(both)}: is named as --negative too; a label is one of them")
     return columns
 
 
-def _open(spec: str, measures: str) -> "Judge":
+def _open_scorer(spec: str, measures: str) -> "Judge":
+    """The judge, opened for this measure.
+
+    Raises:
+        InputError: The judge measures something else than the labels tell.
+    """
     from safereason.judges import open_judge
 
     judge = open_judge(spec, (measures,))
+    # Labels of refusal, compared with verdicts on harm, would give figures that look plausible.
     if judge.measures != measures:
         raise InputError(
             f"--judge {spec}: measures {judge.measures}, not {measures}; name another judge, or what the "
@@ -130,28 +158,54 @@ def _open(spec: str, measures: str) -> "Judge":
     return judge
 
 
-def _verdicts(judge: "Judge", rows: "Sequence[Labelled]") -> "list[Verdict]":
+def _count_left_out(
+    all_answers: "Mapping[str, Sequence[Labelled]]", answers: "Mapping[str, Sequence[Labelled]]"
+) -> dict[str, int]:
+    """The number of answers that the judge was trained on, of each file that has some."""
+    counts: dict[str, int] = {}
+    for name, rows in all_answers.items():
+        if count := len(rows) - len(answers[name]):
+            counts[name] = count
+    return counts
+
+
+def _judge_answers(judge: "Judge", answers: "Sequence[Labelled]") -> "list[Verdict]":
     from safereason import console
 
-    found: list[Verdict] = []
-    with console.progress("verdicts", len(rows)) as advance:
-        for start in range(0, len(rows), BATCH):
-            batch = judge.judge([one.exchange for one in rows[start : start + BATCH]])
-            found += batch
+    verdicts: list[Verdict] = []
+    with console.progress("verdicts", len(answers)) as advance:
+        for start in range(0, len(answers), BATCH):
+            exchanges = [answer.exchange for answer in answers[start : start + BATCH]]
+            batch = judge.judge(exchanges)
+            verdicts += batch
             for _ in batch:
                 advance("")
-    return found
+    return verdicts
 
 
-def _print(parts: "dict[str, Agreement]", several: "dict[str, Agreement]") -> None:
-    output.print_figures(
-        [asdict(figure) for one in several.values() for figure in (*one.figures, *filter(None, [one.people]))]
-    )
+def _joined(lists: "Iterable[list[T]]") -> "list[T]":
+    return list(chain.from_iterable(lists))
+
+
+def _print_agreement(by_file: "dict[str, Agreement]", agreements: "Sequence[Agreement]") -> None:
+    figures: list[Figure] = []
+    for part in agreements:
+        figures += part.figures
+        if part.people:
+            figures.append(part.people)
+    output.print_figures([asdict(figure) for figure in figures])
     print()
-    rows = [
-        (name, label, *(counts[key] for key in ("positive", "negative", "unscored")), note)
-        for name, one in parts.items()
-        for table, note in ((one.confusion, ""), (one.apart, "no part of the figures"))
-        for label, counts in table.items()
-    ]
+    rows: list[tuple[object, ...]] = []
+    for name, part in by_file.items():
+        rows += _confusion_rows(name, part.confusion, "")
+        # Labels that are neither positive nor negative, such as a partial refusal, are shown but not counted.
+        rows += _confusion_rows(name, part.apart, "no part of the figures")
     output.print_table(("file", "people say", "judge: yes", "no", "unscored", ""), rows)
+
+
+def _confusion_rows(name: str, confusion: "Mapping[str, Mapping[str, int]]", note: str) -> list[tuple[object, ...]]:
+    """One row per label of people's, with the numbers of the judge's verdicts."""
+    rows: list[tuple[object, ...]] = []
+    for label, counts in confusion.items():
+        rows.append((name, label, counts["positive"], counts["negative"], counts["unscored"], note))
+    return rows

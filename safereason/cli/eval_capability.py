@@ -1,4 +1,4 @@
-"""`safereason eval capability`: what a model can still do, by tasks of lm-evaluation-harness."""
+"""`safereason eval capability`: the abilities that a model keeps, by tasks of lm-evaluation-harness."""
 
 from pathlib import Path
 from typing import Annotated
@@ -50,17 +50,28 @@ def capability(
     """Measure what the model can still do; `--limit N` takes the first N items of each task."""
     from safereason.stages import capability as stage_capability
 
-    bars = opt.bars("capability", (), fail_under, fail_over)
+    # lm-eval's tasks bring figures of their own, so a bar's name is checked once they are measured.
+    bars = opt.parse_bars("capability", (), fail_under, fail_over)
     chosen = opt.recipe_of(recipe, model, overrides, seed)
     options = opt.stage_options(root, out, model, resume, overwrite, base_url)
-    named = [name.strip() for name in tasks.split(",") if name.strip()] if tasks else []
+    task_names = _task_names(tasks)
     if dry_run:
-        plan = stage_capability.make_plan(chosen, named, include, shots, limit)
+        plan = stage_capability.plan_capability(chosen, task_names, include, shots, limit)
         subject = model or f"the newest trained model of {chosen.name}"
-        most = f"the first {plan.limit} items" if plan.limit else "all items"
-        stage.print_steps(chosen, [f"ask {subject} {most} of {name} through lm-eval" for name in plan.tasks], as_json)
+        amount = f"the first {plan.limit} items" if plan.limit else "all items"
+        steps = [f"ask {subject} {amount} of {name} through lm-eval" for name in plan.tasks]
+        stage.print_steps(chosen, steps, as_json)
         return
-    result = stage.carry_out(
-        lambda: stage_capability.run(chosen, options, tasks=named, include=include, shots=shots, limit=limit), as_json
+    result = stage.run_and_print(
+        lambda: stage_capability.run_capability(
+            chosen, options, tasks=task_names, include=include, shots=shots, limit=limit
+        ),
+        as_json,
     )
-    stage.hold(result, bars, junit)
+    stage.check_bars(result, bars, junit)
+
+
+def _task_names(text: str | None) -> list[str]:
+    """The names of a list with commas; none stands for the tasks like the paper's."""
+    names = [name.strip() for name in (text or "").split(",")]
+    return [name for name in names if name]

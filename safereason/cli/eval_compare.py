@@ -11,7 +11,8 @@ from safereason.cli import options as opt
 from safereason.cli import output
 
 if TYPE_CHECKING:
-    from safereason.stages.compare import Comparison, Row
+    from safereason.evals.compare import Difference
+    from safereason.stages.compare import Comparison, ComparisonRow
 
 EXAMPLES = opt.examples(
     "safereason eval compare runs/eval/xstest/A runs/eval/xstest/B",
@@ -46,37 +47,37 @@ def compare(
     from safereason.runs.records import write_text
     from safereason.stages import compare as stage
 
-    found = stage.runs(runs, resamples, seed)
+    comparison = stage.runs_to_compare(runs, resamples, seed)
     if table:
-        write_text(table, _csv(found))
-    for note in found.notes:
+        write_text(table, _comparison_csv(comparison))
+    # Notes come before the table: they say why figures may not be comparable.
+    for note in comparison.notes:
         say(note)
     if as_json:
-        output.print_json({**stage.document(found), "resamples": resamples, "seed": seed})
+        output.print_json({**stage.comparison_document(comparison), "resamples": resamples, "seed": seed})
     else:
-        _print(found)
+        _print_comparison(comparison)
     for metric in fail_if_worse or ():
-        stage.check_not_worse(found, metric)
+        stage.check_not_worse(comparison, metric)
 
 
-def _csv(found: "Comparison") -> str:
+def _comparison_csv(comparison: "Comparison") -> str:
     from safereason.stages.compare import flat
 
+    # The csv module writes line ends itself; translated again, they would be doubled on Windows.
     text = io.StringIO(newline="")
-    rows = [flat(row) for row in found.rows]
+    rows = [flat(row) for row in comparison.rows]
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 
 
-def _print(found: "Comparison") -> None:
-    output.print_table(
-        ("run", "model", "judge", "path"),
-        [(letter, run.model, run.metrics.get("judge"), run.path) for letter, run in found.runs.items()],
-    )
+def _print_comparison(comparison: "Comparison") -> None:
+    runs = [(letter, run.model, run.metrics.get("judge"), run.path) for letter, run in comparison.runs.items()]
+    output.print_table(("run", "model", "judge", "path"), runs)
     print()
-    first = next(iter(found.runs))
+    first = next(iter(comparison.runs))
     columns = (
         "figure",
         "of",
@@ -90,28 +91,37 @@ def _print(found: "Comparison") -> None:
         "paper",
         "covers it",
     )
-    output.print_table(columns, [_cells(row) for row in found.rows])
-    for model, source in dict.fromkeys((row.paper.model, row.paper.source) for row in found.rows if row.paper):
+    output.print_table(columns, [_comparison_cells(row) for row in comparison.rows])
+    models = [(row.paper.model, row.paper.source) for row in comparison.rows if row.paper]
+    for model, source in dict.fromkeys(models):
         print(f"paper: {model} ({source})")
 
 
-def _cells(row: "Row") -> tuple[object, ...]:
-    figure, difference = row.figure, row.difference
+def _comparison_cells(row: "ComparisonRow") -> tuple[object, ...]:
+    figure = row.figure
     value = output.interval({"value": figure.value, "low": figure.low, "high": figure.high})
-    beside = (f"{row.paper.value:.4g}" if row.paper else "", {True: "yes", False: "no", None: ""}[row.covered])
+    cells = (figure.name, figure.group, row.run, value, figure.n, figure.unscored)
+    return (*cells, *_difference_cells(row.difference), *_paper_cells(row))
+
+
+def _difference_cells(difference: "Difference | None") -> tuple[object, object, object]:
+    """The difference with its interval, p, and the number of shared items; empty for the first run."""
     if difference is None:
-        return figure.name, figure.group, row.run, value, figure.n, figure.unscored, "", "", "", *beside
-    p = f"{difference.p:.4f}" if difference.p >= 1e-4 else "<0.0001"
-    ends = "" if difference.low is None else f" [{difference.low:+.3f}, {difference.high:+.3f}]"
-    return (
-        figure.name,
-        figure.group,
-        row.run,
-        value,
-        figure.n,
-        figure.unscored,
-        f"{difference.value:+.3f}{ends}",
-        p,
-        difference.n,
-        *beside,
-    )
+        return "", "", ""
+    text = f"{difference.value:+.3f}"
+    if difference.low is not None:
+        text += f" [{difference.low:+.3f}, {difference.high:+.3f}]"
+    # Four digits would show a smaller p as zero.
+    p = "<0.0001"
+    if difference.p >= 1e-4:
+        p = f"{difference.p:.4f}"
+    return text, p, difference.n
+
+
+def _paper_cells(row: "ComparisonRow") -> tuple[str, str]:
+    """The paper's value, and whether the run's interval covers it; empty where the paper has no such figure."""
+    value = ""
+    if row.paper:
+        value = f"{row.paper.value:.4g}"
+    covers = {True: "yes", False: "no", None: ""}
+    return value, covers[row.covered]

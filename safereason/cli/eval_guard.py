@@ -1,8 +1,7 @@
-"""`safereason eval guard`: F1 of a guard's verdicts on labelled rows, with what it is made of."""
+"""`safereason eval guard`: F1 of a guard's verdicts on labelled rows, with the counts behind it."""
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 import typer
 
@@ -11,10 +10,14 @@ from safereason.cli import output, stage
 from safereason.errors import InputError
 
 if TYPE_CHECKING:
-    from safereason.recipe.schema import Recipe
-    from safereason.stages.base import Result
-    from safereason.stages.guard_eval import Plan
+    from collections.abc import Mapping, Sequence
 
+    from safereason.recipe.schema import Recipe, Sampling
+    from safereason.runs.records import Record
+    from safereason.stages.base import Options, Result
+    from safereason.stages.guard_eval import GuardEvalPlan
+
+# The figures that may have a bar: of all sets, or after a slash of one, as in `f1/openai-moderation`.
 FIGURES = (
     "f1",
     "f1_parsed",
@@ -28,23 +31,27 @@ FIGURES = (
     "unparsed",
     "says_unsafe",
 )
-"""What may have a bar, of all sets or, after a slash, of one: `f1/openai-moderation`."""
+# A guard that is named without a recipe gets this recipe's prompt and sampling.
 ADHOC = "rsafe"
-"""The recipe by which a guard is asked that is named without a recipe."""
 EXAMPLES = opt.examples(
     "safereason eval guard --recipe rsafe",
-    "safereason eval guard --model runs/guard/rl/RUN --set openai-moderation --fail-under f1=0.7",
-    "safereason eval guard --guard llama-guard:meta-llama/Llama-Guard-3-8B --set xstest-response",
-    "safereason eval guard --predictions generated_predictions.jsonl --set toxicchat",
+    "safereason eval guard --model runs/guard/rl/RUN --prompts openai-moderation --fail-under f1=0.7",
+    "safereason eval guard --guard llama-guard:meta-llama/Llama-Guard-3-8B --prompts xstest-response",
+    "safereason eval guard --predictions generated_predictions.jsonl --prompts toxicchat",
 )
 
 Guard = Annotated[
     str | None,
     typer.Option("--guard", metavar="NAME[:MODEL]", help="Another guard: llama-guard:MODEL, moderation, ... ."),
 ]
-Sets = Annotated[
+Prompts = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SOURCE", help="A source, or a set of the recipe, in place of all; repeatable."),
+    typer.Option("--prompts", metavar="SOURCE", help="A source, or a set of the recipe, in place of all; repeatable."),
+]
+# Prompts are chosen by `--prompts` in every command. Scripts that use the older name go on working.
+OldPrompts = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SOURCE", hidden=True, help="The old name of --prompts."),
 ]
 Policy = Annotated[
     str | None, typer.Option("--policy", metavar="POLICY", help="A shipped policy or a YAML file, for every set.")
@@ -58,9 +65,21 @@ Predictions = Annotated[
 ]
 Task = Annotated[
     Literal["prompt", "response"] | None,
-    typer.Option("--task", help="What --set is about, where its name does not say so and the texts have both."),
+    typer.Option("--task", help="What --prompts is about, where its name does not say so and the texts have both."),
 ]
 AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Leave out sets that cannot be had, and say so.")]
+
+
+class _GuardChoices(TypedDict):
+    """The arguments that the plan and the run of an evaluation share."""
+
+    guard: str | None
+    sets: tuple[str, ...]
+    policy: str | None
+    template: str | None
+    samples: int
+    sampling: "Sampling | None"
+    limit: int | None
 
 
 def guard(
@@ -69,7 +88,8 @@ def guard(
     model: opt.Model = None,
     guard: Guard = None,
     base_url: opt.BaseUrl = None,
-    sets: Sets = None,
+    prompts: Prompts = None,
+    old_prompts: OldPrompts = None,
     policy: Policy = None,
     template: Template = None,
     samples: Samples = 1,
@@ -92,102 +112,185 @@ def guard(
     """Measure a guard on labelled rows: F1 of `unsafe`, AUROC, verdicts that cannot be read."""
     from safereason.stages import guard_eval
 
-    bars = opt.bars("guard", FIGURES, fail_under, fail_over)
-    chosen = _recipe(recipe, model, overrides, seed)
+    bars = opt.parse_bars("guard", FIGURES, fail_under, fail_over)
+    sets = tuple(opt.either_name("--prompts", prompts, "--set", old_prompts) or ())
+    chosen = _guard_recipe(recipe, model, overrides, seed)
     options = opt.stage_options(root, out, model, resume, overwrite, base_url)
-    named = tuple(sets or ())
+    result: Result | None
     if predictions:
-        _refuse(model=model, guard=guard, policy=policy, template=template, limit=limit, base_url=base_url)
-        if dry_run:
-            stage.print_steps(chosen, [f"score {predictions}{' as ' + ', '.join(named) if named else ''}"], as_json)
-            return
-        work = partial(guard_eval.score, chosen, options, predictions, sets=named, about=task)
+        _refuse_with_predictions(
+            model=model, guard=guard, policy=policy, template=template, limit=limit, base_url=base_url
+        )
+        result = _score_predictions(chosen, options, predictions, sets, task, dry_run, as_json)
     else:
         if not (recipe or model or guard):
             raise InputError("which guard? name one with --model or --guard, or a recipe with --recipe")
-        sampling = chosen.guard.sampling if chosen.guard and _is_set(overrides, "guard.sampling") else None
-        asked: dict[str, Any] = {
+        choices: _GuardChoices = {
             "guard": guard,
-            "sets": named,
+            "sets": sets,
             "policy": policy,
             "template": template,
             "samples": samples,
-            "sampling": sampling,
+            "sampling": _chosen_sampling(chosen, overrides),
             "limit": limit,
         }
-        if dry_run:
-            stage.print_steps(chosen, _steps(guard_eval.make_plan(chosen, model, **asked), chosen.name), as_json)
-            return
-        work = partial(guard_eval.run, chosen, options, **asked, allow_missing=allow_missing)
-    result = stage.carry_out(work, as_json, _print)
-    stage.hold(result, bars, junit)
-    guard_eval.check_scored(result.run)
+        result = _measure_guard(chosen, options, choices, allow_missing, dry_run, as_json)
+    # After a dry run there are no figures yet.
+    if result is not None:
+        stage.check_bars(result, bars, junit)
+        guard_eval.check_guard_eval_scored(result.run)
 
 
-def _recipe(recipe: str | None, model: str | None, overrides: list[str] | None, seed: int | None) -> "Recipe":
-    """The recipe; where none is named, one without sets that asks as RSafe does."""
+def _score_predictions(
+    recipe: "Recipe",
+    options: "Options",
+    file: Path,
+    sets: tuple[str, ...],
+    task: Literal["prompt", "response"] | None,
+    dry_run: bool,
+    as_json: bool,
+) -> "Result | None":
+    """The result of scoring verdicts in a file, printed; None after a dry run, which prints the plan."""
+    from safereason.stages import guard_eval
+
+    if not dry_run:
+        return stage.run_and_print(
+            lambda: guard_eval.score_guard_eval(recipe, options, file, sets=sets, about=task),
+            as_json,
+            _print_guard_result,
+        )
+    step = f"score {file}"
+    if sets:
+        step += f" as {', '.join(sets)}"
+    stage.print_steps(recipe, [step], as_json)
+    return None
+
+
+def _measure_guard(
+    recipe: "Recipe",
+    options: "Options",
+    choices: _GuardChoices,
+    allow_missing: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> "Result | None":
+    """The result of a guard's evaluation, printed; None after a dry run, which prints the plan."""
+    from safereason.stages import guard_eval
+
+    if not dry_run:
+        return stage.run_and_print(
+            lambda: guard_eval.run_guard_eval(recipe, options, **choices, allow_missing=allow_missing),
+            as_json,
+            _print_guard_result,
+        )
+    plan = guard_eval.plan_guard_eval(recipe, options.model, **choices)
+    stage.print_steps(recipe, _guard_eval_steps(plan, recipe.name), as_json)
+    return None
+
+
+def _guard_recipe(recipe: str | None, model: str | None, overrides: list[str] | None, seed: int | None) -> "Recipe":
+    """The named recipe; without one, RSafe's with its sets left out, since `--prompts` has to name them."""
     if recipe is not None:
         return opt.load_recipe(recipe, overrides, seed=seed)
     adhoc = opt.load_recipe(ADHOC, overrides, seed=seed)
-    asks = adhoc.guard and adhoc.guard.model_copy(
-        update={"eval": adhoc.guard.eval and adhoc.guard.eval.model_copy(update={"sets": ()})}
-    )
+    section = adhoc.guard
+    if section and section.eval:
+        section = section.model_copy(update={"eval": section.eval.model_copy(update={"sets": ()})})
+    # Nothing of the paper may be claimed for another guard, so there is neither its name nor its provenance.
     return adhoc.model_copy(
-        update={"name": "adhoc", "model": model or adhoc.model, "paper": None, "guard": asks, "provenance": {}}
+        update={"name": "adhoc", "model": model or adhoc.model, "paper": None, "guard": section, "provenance": {}}
     )
 
 
-def _refuse(**given: Any) -> None:
-    """Options that only mean something where a guard is asked."""
-    for name, value in given.items():
+def _refuse_with_predictions(**values: object) -> None:
+    """Refuses options that only mean something where a guard gives verdicts; each has its option's name.
+
+    Raises:
+        InputError: One of them was given.
+    """
+    # Ignored in silence, such an option would seem to have had an effect on the figures.
+    for name, value in values.items():
         if value is not None:
             option = name.replace("_", "-")
             raise InputError(f"--{option}: --predictions asks no guard; leave --{option} out")
 
 
-def _is_set(overrides: list[str] | None, key: str) -> bool:
-    names = [text.partition("=")[0].strip() for text in overrides or ()]
-    return any(name == key or name.startswith(f"{key}.") for name in names)
+def _chosen_sampling(recipe: "Recipe", overrides: list[str] | None) -> "Sampling | None":
+    """The recipe's sampling where the command line changes it; None leaves a trained guard the sampling of its run."""
+    if not recipe.guard:
+        return None
+    # The recipe has values for all keys, its defaults, so only the overrides tell whether a person chose one.
+    for text in overrides or ():
+        key = text.partition("=")[0].strip()
+        if key == "guard.sampling" or key.startswith("guard.sampling."):
+            return recipe.guard.sampling
+    return None
 
 
-def _steps(plan: "Plan", recipe: str) -> list[str]:
-    """What would be done, in words."""
-    most = f"at most {plan.limit} rows" if plan.limit else "all rows"
-    votes = f" {plan.samples} times" if plan.samples > 1 else ""
-    return [
-        f"ask {plan.guard or plan.model or f'the newest guard of {recipe}'}{votes} about {most} of {chosen.label}"
-        f"{' by the policy ' + policy if (policy := plan.policy or chosen.policy) else ''}"
-        for chosen in plan.sets
-    ]
+def _guard_eval_steps(plan: "GuardEvalPlan", recipe: str) -> list[str]:
+    """The plan of an evaluation as one sentence per set, for a dry run."""
+    guard = plan.guard or plan.model or f"the newest guard of {recipe}"
+    votes = ""
+    if plan.samples > 1:
+        votes = f" {plan.samples} times"
+    amount = "all rows"
+    if plan.limit:
+        amount = f"at most {plan.limit} rows"
+    steps: list[str] = []
+    for guard_set in plan.sets:
+        step = f"ask {guard}{votes} about {amount} of {guard_set.label}"
+        policy = plan.policy or guard_set.policy
+        if policy:
+            step += f" by the policy {policy}"
+        steps.append(step)
+    return steps
 
 
-def _print(result: "Result", as_json: bool) -> None:
-    """Figures beside what is known of others, then what they are made of."""
+def _print_guard_result(result: "Result", as_json: bool) -> None:
+    """Prints the figures beside RSafe's own, then the counts of verdicts by label."""
     metrics = result.metrics
     if as_json:
         output.print_json({"run": str(result.run), "metrics": metrics})
         return
+    # These are tables. The last two are long, and for the report and `--json` only.
     tables = ("figures", "confusion", "categories", "reliability")
-    output.print_mapping({"run": str(result.run), **{k: v for k, v in metrics.items() if k not in tables and v != {}}})
-    known = {figure["group"]: _known(figure["group"]) for figure in metrics["figures"]}
-    rows = [
-        (f["name"], f["group"], output.interval(f), f["n"], f["unscored"], known[f["group"]].get(f["name"], ""))
-        for f in metrics["figures"]
-    ]
-    output.print_table(("figure", "of", "value [95 % interval]", "n", "unscored", "RSafe's"), rows)
+    summary: dict[str, object] = {"run": str(result.run)}
+    for key, value in metrics.items():
+        if key not in tables and value != {}:
+            summary[key] = value
+    output.print_mapping(summary)
+    _print_figures_with_known(metrics["figures"])
     print()
-    columns = ("unsafe", "safe", "unparsed")
-    counts = [
-        (name, expected, *(row[found] for found in columns))
-        for name, table in metrics["confusion"].items()
-        for expected, row in table.items()
-    ]
-    output.print_table(("set", "is", *(f"called {name}" if name != "unparsed" else name for name in columns)), counts)
+    _print_confusion(metrics["confusion"])
 
 
-def _known(name: str) -> dict[str, str]:
-    """The nearest figure of the paper's authors for a set; they leave out rows without a verdict."""
+def _print_figures_with_known(figures: "Sequence[Record]") -> None:
+    # Every set has several figures, and a look-up goes through all that the paper reports.
+    known: dict[str, dict[str, str]] = {}
+    rows: list[tuple[object, ...]] = []
+    for figure in figures:
+        name, group = figure["name"], figure["group"]
+        if group not in known:
+            known[group] = _known_figures(group)
+        value = output.interval(figure)
+        rows.append((name, group, value, figure["n"], figure["unscored"], known[group].get(name, "")))
+    output.print_table(("figure", "of", "value [95 % interval]", "n", "unscored", "RSafe's"), rows)
+
+
+def _print_confusion(confusion: "Mapping[str, Mapping[str, Mapping[str, int]]]") -> None:
+    """Prints one row per set and label, with the numbers of verdicts of each kind."""
+    rows: list[tuple[object, ...]] = []
+    for name, table in confusion.items():
+        for label, counts in table.items():
+            rows.append((name, label, counts["unsafe"], counts["safe"], counts["unparsed"]))
+    output.print_table(("set", "is", "called unsafe", "called safe", "unparsed"), rows)
+
+
+def _known_figures(name: str) -> dict[str, str]:
+    """The nearest figure of RSafe's authors for a set. It is `f1_parsed`: they leave out rows without a verdict."""
     from safereason.evals.paper import guard_scores
 
     nearest = next(iter(guard_scores(name)), None)
-    return {"f1_parsed": f"{nearest.f1:.3f}"} if nearest else {}
+    if nearest is None:
+        return {}
+    return {"f1_parsed": f"{nearest.f1:.3f}"}

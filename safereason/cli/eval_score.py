@@ -1,4 +1,4 @@
-"""`safereason eval score`: judge a run's saved completions by another judge."""
+"""`safereason eval score`: another judge's verdicts on the saved completions of a run."""
 
 from pathlib import Path
 from typing import Annotated
@@ -31,11 +31,13 @@ def score(
     verbose: opt.Verbose = False,
 ) -> None:
     """Judge a run's saved completions by another judge, into a run of its own; no model is asked."""
-    from safereason.stages import eval_judge, eval_score
+    from safereason.evals import judging
+    from safereason.stages import eval_score
 
-    evaluation = eval_score.check(run)
-    bars = opt.bars(evaluation.name, evaluation.reports, fail_under, fail_over)
+    # Which figures there are depends on the evaluation of the run, so the run is looked at before the bars.
+    evaluation = eval_score.check_score(run)
+    bars = opt.parse_bars(evaluation.name, evaluation.reports, fail_under, fail_over)
     options = opt.stage_options(root, out, None, resume, overwrite)
-    result = stage.carry_out(lambda: eval_score.score(run, options, judge), as_json)
-    stage.hold(result, bars, junit)
-    eval_judge.check_scored(result.run, result.metrics)
+    result = stage.run_and_print(lambda: eval_score.score_eval(run, options, judge), as_json)
+    stage.check_bars(result, bars, junit)
+    judging.check_eval_scored(result.run, result.metrics)

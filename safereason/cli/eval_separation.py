@@ -1,15 +1,18 @@
-"""`safereason eval separation`: how far apart harmful and harmless prompts lie inside a model."""
+"""`safereason eval separation`: the distance between harmful and harmless prompts inside a model."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from safereason.cli import options as opt
 from safereason.cli import stage
 
+if TYPE_CHECKING:
+    from safereason.stages.separation import SeparationPlan
+
+# The figures that may have a bar.
 FIGURES = ("margin", "accuracy", "margin_c0.1", "accuracy_c0.1")
-"""What may have a bar."""
 EXAMPLES = opt.examples(
     "safereason eval separation --model embedded/smollm2-135m --limit 100",
     "safereason eval separation --model runs/rl/RUN --cases runs/attack/gcg/RUN/cases.jsonl --projection umap",
@@ -47,18 +50,30 @@ def separation(
     """Measure how far apart harmful and harmless prompts lie inside the model, and draw it."""
     from safereason.stages import separation as stage_separation
 
-    bars = opt.bars("separation", FIGURES, fail_under, fail_over)
+    bars = opt.parse_bars("separation", FIGURES, fail_under, fail_over)
     chosen = opt.recipe_of(recipe, model, overrides, seed)
     options = opt.stage_options(root, out, model, resume, overwrite)
+    # `--base-url` is missing above: a server shows no inner states.
     if dry_run:
-        plan = stage_separation.make_plan(chosen, cases or (), projection, limit)
-        attacked = ", ".join(f"test cases of {path}" for path in plan.cases) or f"prompts of {plan.harmful}"
-        subject = model or f"the newest trained model of {chosen.name}"
-        most = f"at most {plan.limit}" if plan.limit else "all"
-        step = f"look into {subject} at {most} harmful {attacked} and {most} harmless prompts of {plan.harmless}"
-        stage.print_steps(chosen, [f"{step}, {projection} and a linear SVM"], as_json)
+        plan = stage_separation.plan_separation(chosen, cases or (), projection, limit)
+        stage.print_steps(chosen, [_separation_step(plan, model, chosen.name)], as_json)
         return
-    result = stage.carry_out(
-        lambda: stage_separation.run(chosen, options, cases=cases or (), projection=projection, limit=limit), as_json
+    result = stage.run_and_print(
+        lambda: stage_separation.run_separation(chosen, options, cases=cases or (), projection=projection, limit=limit),
+        as_json,
     )
-    stage.hold(result, bars, junit)
+    stage.check_bars(result, bars, junit)
+
+
+def _separation_step(plan: "SeparationPlan", model: str | None, recipe: str) -> str:
+    """The plan of the measurement as one sentence, for a dry run."""
+    subject = model or f"the newest trained model of {recipe}"
+    amount = "all"
+    if plan.limit:
+        amount = f"at most {plan.limit}"
+    cases = [f"test cases of {path}" for path in plan.cases]
+    harmful = ", ".join(cases) or f"prompts of {plan.harmful}"
+    return (
+        f"look into {subject} at {amount} harmful {harmful} and {amount} harmless prompts of {plan.harmless}, "
+        f"{plan.projection} and a linear SVM"
+    )

@@ -1,4 +1,4 @@
-"""`safereason guard`: a model that reasons over a policy and says safe or unsafe."""
+"""`safereason guard`: a guard, a model that reasons over a policy before it calls a text safe or unsafe."""
 
 from safereason.cli import guard_classify, guard_policy, guard_serve, stage
 from safereason.cli import options as opt
@@ -38,10 +38,16 @@ def train(
 
     chosen = opt.load_recipe(recipe, overrides, seed=seed)
     options = opt.stage_options(root, out, model, resume, overwrite)
-    if by_verl := opt.verl(backend, launch, gpus_per_node, nodes, export, trained):
-        stage.by_verl(stage_guard.for_verl(chosen, options), chosen, options, by_verl, dry_run, as_json)
+    verl_backend = opt.parse_verl(backend, launch, gpus_per_node, nodes, export, trained)
+    # verl gets the data and the settings of the same training, without a trainer of ours.
+    if verl_backend:
+        stage.train_with_verl(
+            stage_guard.guard_for_verl(chosen, options), chosen, options, verl_backend, dry_run, as_json
+        )
     else:
-        stage.train(stage_guard, chosen, options, opt.launch(launch), dry_run, as_json)
+        stage.train(
+            stage_guard.train_guard, stage_guard.plan_guard, chosen, options, opt.parse_launch(launch), dry_run, as_json
+        )
 
 
 app.command("classify", epilog=guard_classify.EPILOG)(guard_classify.classify)

@@ -1,4 +1,4 @@
-"""`guard classify --ray`: a folder of parquet in, a folder of parquet out."""
+"""`safereason guard classify --ray`: verdicts on a folder of parquet files, as another folder of them."""
 
 import time
 from collections.abc import Sequence
@@ -12,28 +12,42 @@ from safereason.errors import InputError, StageFailed
 
 if TYPE_CHECKING:
     from safereason.guard.blocks import Block, Parts, Source
-    from safereason.guard.classify import Asked, Tally
+    from safereason.guard.classify import ClassifySettings, Tally
     from safereason.runs.directory import OnExisting
 
+# Rows of a block by default: enough to keep a GPU busy, and few enough that a killed worker loses little.
 BATCH_ROWS = 1024
-"""Rows of a block, where nobody says how many."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where it runs, and how the work is cut."""
+    """The workers of a classification on Ray, and the size of the blocks that they take."""
 
     address: str | None
+    """A running cluster; None starts a Ray of its own."""
     workers: int | None
+    """The number of guards; None is one per GPU, or one per 4 cores."""
     batch_rows: int
+    """Rows of a block."""
 
 
-def classify(
-    asked: "Asked", source: str, out: str | None, on_existing: "OnExisting", limit: int | None, cluster: Cluster
+def classify_on_ray(
+    request: "ClassifySettings",
+    source: str,
+    out: str | None,
+    on_existing: "OnExisting",
+    limit: int | None,
+    cluster: Cluster,
 ) -> "tuple[Tally, int, float]":
-    """Writes a part for each block that has none; the count of all rows, how many were there before, and the seconds.
+    """Classifies the rows of a parquet file or folder. Each block without a finished part gets one.
 
-    The seconds are those of the whole work, the start of Ray and the loading of guards included.
+    Returns:
+        The count of all rows, the number of them that an earlier command finished, and the seconds of the whole work,
+        the start of Ray and the loading of guards included.
+
+    Raises:
+        InputError: The input or the output cannot be used, or Ray is not installed.
+        StageFailed: A block cannot be read back.
     """
     from safereason.guard.blocks import Parts, open_source
     from safereason.guard.bulk import Job, check_installed, run
@@ -41,56 +55,75 @@ def classify(
 
     check_installed()
     start = time.monotonic()
-    read = open_source(source, asked.fields)
-    blocks = read.blocks(cluster.batch_rows, limit)
+    opened = open_source(source, request.fields)
+    blocks = opened.blocks(cluster.batch_rows, limit)
     identity = {
-        **asked.identity(),
+        **request.identity(),
         "rows_a_block": cluster.batch_rows,
         "rows": sum(block.rows for block in blocks),
-        "input": read.names(),
+        "input": opened.names(),
     }
-    folder = _folder(out, read)
-    parts = Parts(folder, identity, read.columns.get(asked.fields.get("id", "id")))
-    # A store of objects knows no lock. Two at once there pay twice, and write the same parts, each whole.
-    with nullcontext() if "://" in folder else locked(Path(folder), "folder"):
-        before = parts.finished(blocks) if on_existing != "overwrite" else None
-        if before is not None and (on_existing == "refuse" or not before.counts["failed"]):
-            return before, before.rows, 0.0
+    folder = _output_folder(out, opened)
+    parts = Parts(folder, identity, opened.columns.get(request.fields.get("id", "id")))
+    # An object store has no locks. Two commands at once would pay twice there, but write the same parts, each whole.
+    lock = nullcontext() if "://" in folder else locked(Path(folder), "folder")
+    with lock:
+        if on_existing != "overwrite":
+            earlier = parts.finished(blocks)
+            # A finished folder is its result. Only `--resume` asks the guard about failed rows again.
+            if earlier is not None and (on_existing == "refuse" or not earlier.counts["failed"]):
+                return earlier, earlier.rows, 0.0
         parts.prepare(on_existing)
-        tally, left = _before(parts, blocks)
-        finished = tally.rows
-        job = Job(asked, read, parts, blocks)
-        with progress("blocks", len(blocks), len(blocks) - len(left)) as advance:
-            for block in run(job, left, address=cluster.address, workers=cluster.workers) if left else ():
-                written = parts.tally(block)
-                if written is None:
-                    raise StageFailed(
-                        f"{parts.uri}: block {block.number} cannot be read; can every machine write there?"
-                    )
-                tally.merge(written)
-                advance("")
-    return tally, finished, time.monotonic() - start
+        tally, blocks_left = _split_finished(parts, blocks)
+        rows_before = tally.rows
+        with progress("blocks", len(blocks), len(blocks) - len(blocks_left)) as advance:
+            # Without work, Ray need not be started.
+            if blocks_left:
+                job = Job(request, opened, parts, blocks)
+                for block in run(job, blocks_left, address=cluster.address, workers=cluster.workers):
+                    tally.merge(_tally_of_part(parts, block))
+                    advance("")
+    return tally, rows_before, time.monotonic() - start
 
 
-def _before(parts: "Parts", blocks: "Sequence[Block]") -> "tuple[Tally, list[Block]]":
-    """The count of the finished blocks, and those that are left: missing, or with rows that failed."""
+def _tally_of_part(parts: "Parts", block: "Block") -> "Tally":
+    """The count of a block's rows, read from the part that a worker wrote.
+
+    Raises:
+        StageFailed: The part is not there. A worker on another machine may write to a folder of its own.
+    """
+    tally = parts.tally(block)
+    if tally is None:
+        raise StageFailed(f"{parts.uri}: block {block.number} cannot be read; can every machine write there?")
+    return tally
+
+
+def _split_finished(parts: "Parts", blocks: "Sequence[Block]") -> "tuple[Tally, list[Block]]":
+    """The count of the finished blocks, and the blocks left to do: those without a part or with failed rows."""
     from safereason.guard.classify import Tally
 
-    tally, left = Tally(), []
-    for block, before in zip(blocks, parts.tallies(blocks), strict=True):
-        if before is None or before.counts["failed"]:
-            left.append(block)
+    tally = Tally()
+    blocks_left: list[Block] = []
+    for block, tally_of_block in zip(blocks, parts.tallies(blocks), strict=True):
+        if tally_of_block is None or tally_of_block.counts["failed"]:
+            blocks_left.append(block)
         else:
-            tally.merge(before)
-    return tally, left
+            tally.merge(tally_of_block)
+    return tally, blocks_left
 
 
-def _folder(out: str | None, source: "Source") -> str:
+def _output_folder(out: str | None, source: "Source") -> str:
+    """The folder for the parts, as an address or a whole path.
+
+    Raises:
+        InputError: There is none, it is a file, or it lies inside the input.
+    """
     if out is None:
         raise InputError("--ray: writes to a folder; name it with --out")
     folder = out.rstrip("/") if "://" in out else str(Path(out).resolve())
     if Path(folder).is_file():
         raise InputError(f"--out {out}: is a file; --ray writes to a folder")
+    # Its parts would be read as input by the next command.
     if f"{folder}/".startswith(f"{source.uri.rstrip('/')}/"):
         raise InputError(f"--out {out}: lies in what is read; name another")
     return folder

@@ -1,28 +1,32 @@
-"""`safereason guard classify`: rows in, verdicts out."""
+"""`safereason guard classify`: a guard's verdicts on rows, as JSONL."""
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from safereason.cli import options as opt
 from safereason.cli import output
-from safereason.console import progress, say
+from safereason.console import no_progress, progress, say
 from safereason.errors import InputError
 from safereason.recipe.schema import MOST_NEW_TOKENS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+
     from safereason.cli.guard_bulk import Cluster
-    from safereason.guard.classify import Asked, Tally, Target
-    from safereason.guard.guide import Guide
-    from safereason.guard.rows import Row
+    from safereason.console import Advance
+    from safereason.guard.classify import ClassifySettings, Tally
+    from safereason.guard.guard_prompt import GuardPrompt
+    from safereason.guard.output import VerdictFile
+    from safereason.guard.rows import InputRow
     from safereason.runs.directory import OnExisting
     from safereason.runs.records import Record
 
@@ -34,8 +38,8 @@ EPILOG = opt.examples(
 )
 
 
-class Bar(str, Enum):
-    """What no row is to be."""
+class FailOnKind(str, Enum):
+    """A kind of row that `--fail-on` does not allow."""
 
     unsafe = "unsafe"
     unparsed = "unparsed"
@@ -82,7 +86,7 @@ Resume = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out where it is there.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the draws.")]
 FailOn = Annotated[
-    list[Bar] | None,
+    list[FailOnKind] | None,
     typer.Option("--fail-on", metavar="unsafe|unparsed", help="Exit with 3 where a row is so; repeatable."),
 ]
 
@@ -100,6 +104,18 @@ BatchRows = Annotated[
     int | None,
     typer.Option("--batch-rows", min=1, metavar="N", help="Rows a worker takes, writes and resumes as one; 1024."),
 ]
+
+
+@dataclass(frozen=True)
+class RowInput:
+    """The rows to classify."""
+
+    source: str
+    """A file, or `-` for stdin."""
+    form: Literal["jsonl", "csv"] | None
+    """The format; None goes by the file's name."""
+    limit: int | None
+    """The most rows; None takes all."""
 
 
 def classify(
@@ -127,46 +143,60 @@ def classify(
     """Say of each row whether it is safe, as one line of JSON each, in order."""
     if model is None:
         raise InputError("which guard? name a run of `guard train`, or another model, with --model")
+    # NaN would pass Typer's own check of a range.
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"--threshold {threshold}: is no probability; it lies between 0 and 1")
     from safereason.guard import rows
-    from safereason.guard.classify import Asked
+    from safereason.guard.classify import ClassifySettings
 
-    on_existing: OnExisting = _on_existing(resume, overwrite)
+    on_existing = _on_existing(resume, overwrite)
     cluster = _cluster(ray, ray_address, workers, batch_rows)
     if cluster and form:
         raise InputError(f"--format {form}: --ray reads parquet; leave one of them out")
     fields = rows.fields_of(field or ())
+    # Libraries that look the model up may print.
     with output.results_only():
-        asked = Asked(model, base_url, guide_of(model, policy, max_new_tokens), samples, threshold, seed, fields)
+        guard_prompt = guard_prompt_of(model, policy, max_new_tokens)
+    request = ClassifySettings(model, base_url, guard_prompt, samples, threshold, seed, fields)
     if cluster:
-        from safereason.cli.guard_bulk import classify as classify_on_ray
+        from safereason.cli.guard_bulk import classify_on_ray
 
         with output.results_only():
-            tally, finished, seconds = classify_on_ray(asked, source, out, on_existing, limit, cluster)
+            tally, rows_before, seconds = classify_on_ray(request, source, out, on_existing, limit, cluster)
     else:
-        tally, finished, seconds = _in_order(asked, source, form, Path(out) if out else None, on_existing, limit)
-    _sum_up(tally, finished, seconds)
-    tally.check([bar.value for bar in fail_on or ()], can_resume=out is not None and cluster is None)
+        row_input = RowInput(source, form, limit)
+        tally, rows_before, seconds = _classify_input(request, row_input, Path(out) if out else None, on_existing)
+    # All records are written. Only now may rows end the command with an exit code of their own.
+    _print_summary(tally, rows_before, seconds)
+    tally.check([kind.value for kind in fail_on or ()], can_resume=out is not None and cluster is None)
 
 
-def guide_of(model: str, policy: str | None, max_new_tokens: int | None) -> "Guide":
-    """The guard's own, but for what the options put in its place."""
+def guard_prompt_of(model: str, policy: str | None, max_new_tokens: int | None) -> "GuardPrompt":
+    """The guard's own prompt, with the policy and the number of tokens of the options."""
     from safereason.guard import open as guards
 
-    guide = guards.guide_of(model, policy=policy)
+    guard_prompt = guards.guard_prompt_of(model, policy=policy)
     if max_new_tokens is None:
-        return guide
-    return replace(guide, sampling=guide.sampling.model_copy(update={"max_new_tokens": max_new_tokens}))
+        return guard_prompt
+    return replace(guard_prompt, sampling=guard_prompt.sampling.model_copy(update={"max_new_tokens": max_new_tokens}))
 
 
 def _on_existing(resume: bool, overwrite: bool) -> "OnExisting":
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other; pass one of them")
-    return "resume" if resume else "overwrite" if overwrite else "refuse"
+    if resume:
+        return "resume"
+    if overwrite:
+        return "overwrite"
+    return "refuse"
 
 
 def _cluster(ray: bool, address: str | None, workers: int | None, batch_rows: int | None) -> "Cluster | None":
+    """The workers on Ray; None where this process classifies.
+
+    Raises:
+        InputError: An option for Ray is given without `--ray`.
+    """
     from safereason.cli.guard_bulk import BATCH_ROWS, Cluster
 
     if ray:
@@ -177,136 +207,177 @@ def _cluster(ray: bool, address: str | None, workers: int | None, batch_rows: in
     return None
 
 
-def _in_order(
-    asked: "Asked", source: str, form: Form, out: Path | None, on_existing: "OnExisting", limit: int | None
+def _classify_input(
+    request: "ClassifySettings", row_input: RowInput, out: Path | None, on_existing: "OnExisting"
 ) -> "tuple[Tally, int, float]":
-    """Rows of a file or a pipe, written as they come; how many were there before, and the seconds without loading."""
+    """Classifies the rows of a file or a pipe in order, and writes each record when it is there.
+
+    Returns:
+        The count of all rows, the number of them that an earlier command finished, and the seconds of the work without
+        the loading of the guard.
+    """
     from safereason.guard import rows
 
-    is_shown, write = out is None and sys.stdout.isatty(), _to_stdout()
-    with rows.opened(source, form, asked.fields) as read, output.results_only():
-        target = _target(source, out, asked, on_existing)
+    # Inside the context, `sys.stdout` is stderr, so that the real stream has to be taken before.
+    write_to_stdout = _stdout_writer()
+    is_terminal = sys.stdout.isatty()
+    with rows.opened(row_input.source, row_input.form, request.fields) as opened_rows, output.results_only():
+        target = _target_file(row_input.source, out, request, on_existing)
         if target is None:
-            return _asked(asked, source, form, read, limit, write, is_shown=is_shown)
+            # Records on a terminal and a progress bar would overwrite each other.
+            progress_context = nullcontext(no_progress) if is_terminal else _row_progress(row_input, 0)
+            tally, seconds = _classify_rows(request, row_input, opened_rows, write_to_stdout, progress_context)
+            return tally, 0, seconds
+        # Two commands that append to one file would mix their rows.
         with target.locked():
-            if source != rows.STDIN and Path(source).is_file():
-                with rows.opened(source, form, asked.fields) as again:
-                    before = target.finished(again, limit)
-                if before is not None:
-                    return before, before.rows, 0.0
+            # Only a file can be read twice: a pipe is consumed by the first look.
+            if row_input.source != rows.STDIN and Path(row_input.source).is_file():
+                with rows.opened(row_input.source, row_input.form, request.fields) as rows_again:
+                    finished = target.finished(rows_again, row_input.limit)
+                # The same command, run again, shows the result that is there and loads no model.
+                if finished is not None:
+                    return finished, finished.rows, 0.0
                 target.check()
-                with rows.opened(source, form, asked.fields) as again:
-                    target.check_input(again)
-            return _into(target, asked, source, form, read, limit)
+                with rows.opened(row_input.source, row_input.form, request.fields) as rows_again:
+                    target.check_input(rows_again)
+            return _classify_into_file(target, request, row_input, opened_rows)
 
 
-def _into(
-    target: "Target", asked: "Asked", source: str, form: Form, read: "Iterator[Row]", limit: int | None
+def _classify_into_file(
+    target: "VerdictFile", request: "ClassifySettings", row_input: RowInput, opened_rows: "Iterator[InputRow]"
 ) -> "tuple[Tally, int, float]":
-    """Rows into a file: those that are missing, and on a resume those that the guard could not be asked about."""
+    """Classifies the rows that the file lacks, and on a resume also those whose verdict failed.
+
+    Returns:
+        As `_classify_input`.
+    """
     target.check()
-    mended: dict[int, Any] = {}
+    records_to_replace: dict[int, Record] = {}
+
+    def keep(record: "Record") -> None:
+        records_to_replace[record["row"]] = record
+
     try:
         with target.open() as log:
-            finished = target.count()
-            found = _asked(
-                asked,
-                source,
-                form,
-                read,
-                limit,
+            rows_before = target.count()
+            tally, seconds = _classify_rows(
+                request,
+                row_input,
+                opened_rows,
                 log.append,
-                finished=finished,
-                held=target.held(),
-                mend=lambda record: mended.update({record["row"]: record}),
+                _row_progress(row_input, rows_before),
+                earlier_records=target.held(),
+                on_replaced=keep,
                 on_chunk=target.noting(),
             )
     finally:
-        target.mend(mended)
-    tally, _, seconds = found
-    target.finish(tally.rows, limit)
-    return tally, finished - len(mended), seconds
+        # The log only appends. Lines in the middle are replaced once it is closed, also where the command is ended.
+        target.mend(records_to_replace)
+    target.finish(tally.rows, row_input.limit)
+    return tally, rows_before - len(records_to_replace), seconds
 
 
-def _asked(
-    asked: "Asked",
-    source: str,
-    form: Form,
-    read: "Iterator[Row]",
-    limit: int | None,
+def _classify_rows(
+    request: "ClassifySettings",
+    row_input: RowInput,
+    opened_rows: "Iterator[InputRow]",
     write: "Callable[[Record], None]",
+    progress_context: "AbstractContextManager[Advance]",
     *,
-    is_shown: bool = False,
-    finished: int = 0,
-    held: "Iterable[Record]" = (),
-    mend: "Callable[[Record], None] | None" = None,
-    on_chunk: "Callable[[Sequence[Row]], None] | None" = None,
-) -> "tuple[Tally, int, float]":
-    """Opens the guard and asks it, with a bar unless the records themselves are shown."""
-    from safereason.guard import rows
-    from safereason.guard.classify import classify as classify_rows
+    earlier_records: "Iterable[Record]" = (),
+    on_replaced: "Callable[[Record], None] | None" = None,
+    on_chunk: "Callable[[Sequence[InputRow]], None] | None" = None,
+) -> "tuple[Tally, float]":
+    """Opens the guard and classifies rows.
 
-    guard = asked.open()
-    if source == rows.STDIN and sys.stdin.isatty():
+    Args:
+        request: The guard and its settings.
+        row_input: The input, for its limit.
+        opened_rows: The rows themselves.
+        write: Gets each new record, in order.
+        progress_context: Its function is called after each record.
+        earlier_records: Records of an earlier command.
+        on_replaced: Gets the new record of a row whose earlier verdict failed.
+        on_chunk: Gets the rows of each chunk before the guard does.
+
+    Returns:
+        The count of all rows, and the seconds without the loading of the guard.
+    """
+    from safereason.guard import rows
+    from safereason.guard.classify import classify as classify_in_order
+
+    guard = request.open()
+    # A person who forgot the file's name would wait for output forever.
+    if row_input.source == rows.STDIN and sys.stdin.isatty():
         say('reading rows from the terminal, such as {"prompt": "..."}; Ctrl-D ends them')
-    bar = nullcontext(lambda note: None) if is_shown else progress("rows", _total(source, form, limit), finished)
-    said = _SaidOnce(asked.guide.sampling.max_new_tokens)
-    with bar as advance:
+    hint = _TokenLimitHint(request.guard_prompt.sampling.max_new_tokens)
+    with progress_context as advance:
 
         def emit(record: "Record") -> None:
             write(record)
-            said.cut(record)
+            hint.look_at(record)
             advance("")
 
+        # The clock starts after the guard is loaded: the rate is for planning longer runs.
         start = time.monotonic()
-        tally = classify_rows(
+        tally = classify_in_order(
             guard,
-            islice(read, limit),
+            islice(opened_rows, row_input.limit),
             emit,
-            seed=asked.seed,
-            threshold=asked.threshold,
-            held=held,
-            mend=mend,
+            seed=request.seed,
+            threshold=request.threshold,
+            held=earlier_records,
+            mend=on_replaced,
             on_chunk=on_chunk,
         )
-    return tally, finished, time.monotonic() - start
+    return tally, time.monotonic() - start
 
 
-class _SaidOnce:
-    """Says of the first verdict that was cut at its limit of tokens what that limit is and how it is set."""
+class _TokenLimitHint:
+    """A hint about `--max-new-tokens`, printed at the first verdict that the limit of tokens cut off."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._is_said = False
+        self._is_printed = False
 
-    def cut(self, record: "Record") -> None:
-        """Looks at a record."""
+    def look_at(self, record: "Record") -> None:
+        """Prints the hint where the record's verdict was cut off, unless it was printed before."""
         from safereason.guard.classify import CUT
 
-        if not self._is_said and record["unparsed"] and (record.get("reason") or "").endswith(CUT):
-            self._is_said = True
+        if self._is_printed or not record["unparsed"]:
+            return
+        reason = record.get("reason") or ""
+        if reason.endswith(CUT):
+            self._is_printed = True
             say(
                 f"row {record['row']}: no verdict within {self._limit} tokens; --max-new-tokens sets this limit: lower "
                 "for a model that never decides, higher for one that reasons longer"
             )
 
 
-def _to_stdout() -> "Callable[[Record], None]":
-    """Writes to stdout as it is now, and in UTF-8 whatever the locale."""
+def _stdout_writer() -> "Callable[[Record], None]":
+    """A function that writes a record to the present stdout, in UTF-8 in every locale."""
     from safereason.runs.records import line_of
 
     stream = sys.stdout.buffer
 
     def write(record: "Record") -> None:
         stream.write(line_of(record))
+        # A reader at the other end of the pipe gets each verdict at once.
         stream.flush()
 
     return write
 
 
-def _target(source: str, out: Path | None, asked: "Asked", on_existing: "OnExisting") -> "Target | None":
-    """The file of `--out`, checked before a model is loaded."""
-    from safereason.guard.classify import Target
+def _target_file(
+    source: str, out: Path | None, request: "ClassifySettings", on_existing: "OnExisting"
+) -> "VerdictFile | None":
+    """The file of `--out`, checked before a model is loaded; None for stdout.
+
+    Raises:
+        InputError: The file cannot be written to, or `--resume` or `--overwrite` come without one.
+    """
+    from safereason.guard.output import VerdictFile
     from safereason.guard.rows import STDIN
 
     if out is None:
@@ -317,25 +388,40 @@ def _target(source: str, out: Path | None, asked: "Asked", on_existing: "OnExist
         raise InputError(f"--out {out}: is the file that is read; name another")
     if out.is_dir():
         raise InputError(f"{out}: is a directory; name a file")
-    return Target(out, asked.identity(), on_existing)
+    return VerdictFile(out, request.identity(), on_existing)
 
 
-def _total(source: str, form: str | None, limit: int | None) -> int | None:
-    """How many rows there are to come, where counting lines tells: not in a pipe, a packed file, nor CSV."""
+def _row_progress(row_input: RowInput, finished: int) -> "AbstractContextManager[Advance]":
+    return progress("rows", _count_rows(row_input), finished)
+
+
+def _count_rows(row_input: RowInput) -> int | None:
+    """The number of rows, where that is the number of lines; None for a pipe, a packed file and CSV."""
     from safereason.files import PACKED
     from safereason.guard.rows import STDIN, count_lines
 
-    path = Path(source)
-    if source == STDIN or path.suffix.lower() in (".csv", *PACKED) or form == "csv" or not path.is_file():
+    path = Path(row_input.source)
+    if row_input.source == STDIN or not path.is_file():
         return None
-    return min(count_lines(path), limit or sys.maxsize)
+    # A quoted field of CSV may hold line breaks, and a packed file would have to be unpacked twice.
+    if row_input.form == "csv" or path.suffix.lower() in (".csv", *PACKED):
+        return None
+    return min(count_lines(path), row_input.limit or sys.maxsize)
 
 
-def _sum_up(tally: "Tally", finished: int, seconds: float) -> None:
+def _print_summary(tally: "Tally", rows_before: int, seconds: float) -> None:
+    """Prints the counts and the rate on stderr."""
     counts = ", ".join(f"{tally.counts[kind]} {kind}" for kind in ("unsafe", "safe", "unparsed"))
     if tally.counts["cut"]:
         counts += f" ({tally.counts['cut']} of them cut at the limit of tokens)"
-    new = tally.rows - finished
-    before = f" ({finished} from before)" if finished else ""
-    rate = f", {new / seconds:.1f} rows/s" if new and seconds > 0 else ""
-    say(f"{tally.rows} row{'' if tally.rows == 1 else 's'}{before}: {counts}; {seconds:.1f} s{rate}")
+    total = f"{tally.rows} rows"
+    if tally.rows == 1:
+        total = "1 row"
+    if rows_before:
+        total += f" ({rows_before} from before)"
+    # The rate is that of this command's rows. Without any, there is none.
+    new_rows = tally.rows - rows_before
+    rate = ""
+    if new_rows and seconds > 0:
+        rate = f", {new_rows / seconds:.1f} rows/s"
+    say(f"{total}: {counts}; {seconds:.1f} s{rate}")

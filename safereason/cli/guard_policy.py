@@ -1,4 +1,4 @@
-"""`safereason guard policy`: list, show and check the policies a guard can judge by."""
+"""`safereason guard policy`: the policies by which a guard can judge: list, show and check them."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -15,23 +15,28 @@ Spec = Annotated[str, typer.Argument(metavar="POLICY", help="A shipped policy or
 
 
 @app.command("ls", epilog=opt.examples("safereason guard policy ls", "safereason guard policy ls --json"))
-def ls(as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
+def list_policies(as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
     """List the shipped policies."""
     from safereason.guard import policy as policies
 
-    found = [policies.load(name) for name in policies.shipped()]
-    rows = [{"name": p.name, "categories": len(p.categories), "title": p.title, "source": p.source} for p in found]
+    documents: list[dict[str, object]] = []
+    rows: list[tuple[object, ...]] = []
+    for name in policies.shipped():
+        policy = policies.load(name)
+        count = len(policy.categories)
+        documents.append({"name": policy.name, "categories": count, "title": policy.title, "source": policy.source})
+        rows.append((policy.name, count, policy.title, policy.source))
     if as_json:
-        output.print_json(rows)
+        output.print_json(documents)
     else:
-        output.print_table(("policy", "categories", "what it lists", "source"), [tuple(row.values()) for row in rows])
+        output.print_table(("policy", "categories", "what it lists", "source"), rows)
 
 
 @app.command(
     "show",
     epilog=opt.examples("safereason guard policy show wildguard", "safereason guard policy show default --yaml"),
 )
-def show(
+def show_policy(
     policy: Spec,
     as_json: opt.Json = False,
     as_yaml: Annotated[bool, typer.Option("--yaml", help="Print a file to start one of your own from.")] = False,
@@ -40,15 +45,17 @@ def show(
     """Print the categories of a policy."""
     from safereason.guard import policy as policies
 
+    # Both go to stdout, where they would be one broken document.
     if as_json and as_yaml:
         raise InputError("--json and --yaml exclude each other; pass one of them")
-    found = policies.load(policy)
+    loaded = policies.load(policy)
     if as_json:
-        output.print_json(asdict(found))
+        output.print_json(asdict(loaded))
     elif as_yaml:
-        print(policies.to_yaml(found, named=False), end="")
+        # Without the name: a file of a person's own must not pass for a shipped policy.
+        print(policies.to_yaml(loaded, named=False), end="")
     else:
-        rows = [(category.id, category.name, category.definition) for category in found.categories]
+        rows = [(category.id, category.name, category.definition) for category in loaded.categories]
         output.print_table(("id", "name", "definition"), rows)
 
 
@@ -56,7 +63,7 @@ def show(
     "validate",
     epilog=opt.examples("safereason guard policy validate mine.yaml"),
 )
-def validate(
+def validate_policy(
     policy: Annotated[str, typer.Argument(metavar="FILE", help="A YAML file.")], verbose: opt.Verbose = False
 ) -> None:
     """Check a policy: its keys and texts, and that no id or name is there twice."""

@@ -1,19 +1,23 @@
-"""`safereason guard serve`: a guard behind the Moderation API."""
+"""`safereason guard serve`: a server for a guard, with the Moderation API."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from safereason.cli import options as opt
-from safereason.cli.guard_classify import guide_of
+from safereason.cli.guard_classify import guard_prompt_of
 from safereason.errors import InputError
 
 if TYPE_CHECKING:
+    from safereason.guard.guard_prompt import GuardPrompt
     from safereason.guard.policy import Policy
+    from safereason.guard.reasoning import ReasoningGuard
     from safereason.guard.server.keys import Keys
     from safereason.guard.server.mapping import Mapping
+    from safereason.guard.server.settings import Settings
 
 EXAMPLES = opt.examples(
     "safereason guard serve --model runs/guard/rl/RUN",
@@ -45,6 +49,8 @@ Threshold = Annotated[
         help="Flag from this probability of unsafe on, not by the guard's label.",
     ),
 ]
+# An error leaves the choice to the caller; a flag may block a harmless text. To let the text pass is no choice: an
+# attacker could aim for verdicts that cannot be parsed.
 Unparsed = Annotated[
     Literal["refuse", "flag"],
     typer.Option("--unparsed", help="What the Moderation API does with a text that got no verdict."),
@@ -56,6 +62,8 @@ MaxBatch = Annotated[int, typer.Option("--max-batch", min=1, metavar="N", help="
 MaxWait = Annotated[
     float, typer.Option("--max-wait", min=0.0, max=60_000.0, metavar="MS", help="Milliseconds a text waits for them.")
 ]
+# Every limit below ends in an answer with a status code. Without them, one caller could fill the memory or keep all
+# connections open.
 MaxQueue = Annotated[int, typer.Option("--max-queue", min=1, metavar="N", help="Texts that may wait; else 429.")]
 MaxInputs = Annotated[int, typer.Option("--max-inputs", min=1, metavar="N", help="Texts of one request; else 422.")]
 MaxTurns = Annotated[int, typer.Option("--max-turns", min=1, metavar="N", help="Turns of a conversation; else 422.")]
@@ -120,12 +128,8 @@ def serve(
     verbose: opt.Verbose = False,
 ) -> None:
     """Serve a guard behind the Moderation API, and with all it says at /v1/guard, until SIGTERM or Ctrl-C."""
-    from safereason.console import say
-    from safereason.guard.open import open_guard
-    from safereason.guard.server import keys, run
-    from safereason.guard.server.app import create_app
+    from safereason.guard.server import run
     from safereason.guard.server.hosts import Hosts, listed
-    from safereason.guard.server.mapping import CATCH_ALL
     from safereason.guard.server.settings import Limits, Settings
 
     if model is None:
@@ -143,45 +147,126 @@ def serve(
         max_connections=run.connections_allowed(max_connections),
     )
     settings = Settings(
-        model=Path(model).resolve().name if Path(model).exists() else model,
+        model=_served_name(model),
         limits=limits,
-        keys=_keys(host, keys_file, no_keys),
+        keys=_api_keys(host, keys_file, no_keys),
         hosts=Hosts((host, *listed(allowed_hosts or ()))),
         threshold=threshold,
         flag_unparsed=unparsed == "flag",
         seed=seed,
         log_prompts=log_prompts,
     )
-    # All that can be wrong is looked at before the model is loaded, which may take minutes.
-    guide = guide_of(model, policy, max_new_tokens)
-    settings = replace(settings, mapping=_mapping(mapping, guide.policy), ask_again=guide.sampling.temperature > 0)
-    with run.bind(host, port) as bound:
-        if settings.mapping is None:
-            whose = f"policy {guide.policy.name} has no mapping"
-            say(f"{whose}: whatever is unsafe is {CATCH_ALL!r}; write a file for --mapping")
-        guard = open_guard(
-            model, base_url=base_url, policy=policy, sampling=guide.sampling, samples=samples, precision=precision
+    source = _GuardSource(model, base_url, policy, guard_prompt_of(model, policy, max_new_tokens), samples, precision)
+    _serve_guard(source, settings, (host, port), mapping, keys_file)
+
+
+@dataclass(frozen=True)
+class _GuardSource:
+    """The guard to serve: its model, and the choices of the command line about it."""
+
+    model: str
+    base_url: str | None
+    policy: str | None
+    guard_prompt: "GuardPrompt"
+    samples: int
+    precision: Literal["fp32", "bf16"]
+
+    def open(self) -> "ReasoningGuard":
+        """The guard with its model loaded, which may take minutes."""
+        from safereason.guard.open import open_guard
+
+        return open_guard(
+            self.model,
+            base_url=self.base_url,
+            policy=self.policy,
+            sampling=self.guard_prompt.sampling,
+            samples=self.samples,
+            precision=self.precision,
         )
-        ready = f"{settings.model} answers at {run.url_of(bound)} under policy {guide.policy.name}; Ctrl-C ends it"
-        on_hangup = (lambda: say(keys.reread(settings.keys, keys_file))) if keys_file else None
-        run.serve(create_app(guard, settings), bound, limits, ready, on_hangup)
 
 
-def _keys(host: str, file: Path | None, none: bool) -> "Keys":
+def _serve_guard(
+    source: _GuardSource,
+    settings: "Settings",
+    address: tuple[str, int],
+    mapping_file: Path | None,
+    keys_file: Path | None,
+) -> None:
+    """Binds the address, loads the guard, and serves it until a signal.
+
+    Args:
+        source: The guard.
+        settings: The server's settings, without what depends on the guard's policy and sampling.
+        address: The host and the port.
+        mapping_file: The file of `--mapping`.
+        keys_file: The file of `--keys-file`, which SIGHUP has read again.
+    """
+    from safereason.console import say
+    from safereason.guard.server import run
+    from safereason.guard.server.app import create_app
+    from safereason.guard.server.mapping import CATCH_ALL
+
+    policy = source.guard_prompt.policy
+    settings = replace(
+        settings,
+        mapping=_category_mapping(mapping_file, policy),
+        # At temperature 0, a second try would give the same text again.
+        ask_again=source.guard_prompt.sampling.temperature > 0,
+    )
+    # A port that is taken has to be known before the model is loaded, so binding comes first.
+    with run.bind(*address) as bound:
+        if settings.mapping is None:
+            whose = f"policy {policy.name} has no mapping"
+            say(f"{whose}: whatever is unsafe is {CATCH_ALL!r}; write a file for --mapping")
+        guard = source.open()
+        ready = f"{settings.model} answers at {run.url_of(bound)} under policy {policy.name}; Ctrl-C ends it"
+
+        on_hangup = None
+        # Without a file there is nothing to read again, and SIGHUP ends the server as it ends other commands.
+        if keys_file:
+            on_hangup = partial(_reread_keys, settings.keys, keys_file)
+        run.serve(create_app(guard, settings), bound, settings.limits, ready, on_hangup)
+
+
+def _served_name(model: str) -> str:
+    """The name that clients see: a folder's own, without its place on this machine."""
+    if Path(model).exists():
+        return Path(model).resolve().name
+    return model
+
+
+def _api_keys(host: str, file: Path | None, no_keys: bool) -> "Keys":
+    """The keys of the environment and the file.
+
+    Raises:
+        InputError: There are keys despite `--no-keys`, or none at an address that other machines reach.
+    """
     from safereason.guard.server import keys
     from safereason.guard.server.hosts import is_loopback
 
-    found = keys.read(file)
-    if found and none:
+    accepted = keys.read(file)
+    if accepted and no_keys:
         raise InputError(f"--no-keys: there are keys; drop it, or --keys-file and ${keys.VARIABLE}")
-    if not (found or none or is_loopback(host)):
+    # A guard that nobody meant to open to the network is the worse mistake, so this has to be said explicitly.
+    if not (accepted or no_keys or is_loopback(host)):
         raise InputError(
             f"--host {host}: others than this machine reach it; give ${keys.VARIABLE} or --keys-file, or say --no-keys"
         )
-    return found
+    return accepted
 
 
-def _mapping(file: Path | None, policy: "Policy") -> "Mapping | None":
+def _reread_keys(accepted: "Keys", file: Path) -> None:
+    """Reads the keys again, so that they can be changed while the server runs, and prints what changed."""
+    from safereason.console import say
+    from safereason.guard.server import keys
+
+    say(keys.reread(accepted, file))
+
+
+def _category_mapping(file: Path | None, policy: "Policy") -> "Mapping | None":
+    """The mapping of the file, or the shipped one of the policy; None where the policy has none."""
     from safereason.guard.server import mapping
 
-    return mapping.for_policy(policy) if file is None else mapping.load(file, policy)
+    if file is None:
+        return mapping.for_policy(policy)
+    return mapping.load(file, policy)

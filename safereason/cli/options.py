@@ -1,11 +1,11 @@
-"""The options that several commands share, each defined once, and what they are turned into."""
+"""The options that several commands share, each defined once, and the functions that parse their values."""
 
 import json
 import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from safereason.evals.bars import Bar
     from safereason.recipe.schema import Recipe
     from safereason.stages.base import Options
-    from safereason.stages.verl import Backend as Verl
-    from safereason.training.launch import Launch as Launched
+    from safereason.stages.verl import Backend as VerlBackend
+    from safereason.training.launch import Launch as AccelerateLaunch
+
+T = TypeVar("T")
 
 
 def group(summary: str) -> typer.Typer:
     """A group of commands that prints plain help."""
     return typer.Typer(
         help=summary,
+        # Plain help reads the same in a pipe, a log and the documentation, which is generated from it.
         rich_markup_mode=None,
         no_args_is_help=True,
         add_completion=False,
@@ -31,13 +34,17 @@ def group(summary: str) -> typer.Typer:
 
 
 def examples(*commands: str) -> str:
-    """The epilog of a command's help."""
-    return "\n".join(("\b", "Examples:", *(f"  {command}" for command in commands)))
+    """The epilog of a command's help: one example a line."""
+    # Click keeps the line breaks of a paragraph that begins with a backspace character.
+    lines = ["\b", "Examples:"]
+    lines += [f"  {command}" for command in commands]
+    return "\n".join(lines)
 
 
-def _be_verbose(value: bool) -> None:
+def _enable_debug_log(value: bool) -> None:
     if value:
-        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")  # to stderr
+        # Only our own logger is set to DEBUG: libraries log so much that our lines would be lost among theirs.
+        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
         logging.getLogger("safereason").setLevel(logging.DEBUG)
 
 
@@ -81,8 +88,10 @@ JUnit = Annotated[
     Path | None,
     typer.Option("--junit", metavar="FILE", dir_okay=False, help="Write bars and figures as JUnit XML, for CI."),
 ]
+# It has an option beside the override, as it is the value that is changed most.
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="The same as the override seed=N.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done and stop.")]
+# Without one of these two, a folder with an unfinished run is refused: no result is lost by a repeated command.
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete the run that is there and start anew.")]
 Launch = Annotated[
@@ -108,9 +117,11 @@ Import = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", callback=_be_verbose, is_eager=True, help="Log more, and show tracebacks.")
+    bool,
+    typer.Option("--verbose", "-v", callback=_enable_debug_log, is_eager=True, help="Log more, and show tracebacks."),
 ]
 
+# The default of `--root` is relative: runs belong to the folder that a person works in.
 RUNS = Path("runs")
 
 
@@ -120,54 +131,66 @@ def load_recipe(name: str, overrides: list[str] | None, *, seed: int | None = No
     Args:
         name: A shipped recipe or a file.
         overrides: `section.key=value` texts; `ATTACK.key=value` is short for a setting of an attack.
-        seed: The value of `--seed`, which wins over an override.
-        values: Further overrides of top-level keys; None leaves the recipe's value.
+        seed: The value of `--seed`. It wins over an override.
+        values: Further overrides by their keys; None leaves the recipe's value.
     """
     from safereason.recipe.load import load
 
-    chosen = {"seed": seed, **values}
-    texts = [f"{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None]  # JSON is YAML
-    return load(name, [*map(_in_full, overrides or ()), *texts])
+    # The last override of a key wins, so those of named options come after the typed ones.
+    texts = [_expand_attack_setting(override) for override in overrides or ()]
+    for key, value in {"seed": seed, **values}.items():
+        if value is not None:
+            # Overrides are read as YAML. JSON is a subset of it and quotes every text that needs quotes.
+            texts.append(f"{key}={json.dumps(value)}")
+    return load(name, texts)
 
 
-def _in_full(override: str) -> str:
-    """`gcg.steps=100` as `attack.settings.gcg.steps=100`; any other override as it is."""
+def _expand_attack_setting(override: str) -> str:
+    """`attack.settings.gcg.steps=100` for `gcg.steps=100`; any other override unchanged."""
     from safereason.attacks import ATTACKS
 
     attack = override.partition(".")[0]
-    return f"attack.settings.{override}" if attack in (*ATTACKS, "rainbow") else override
+    # Rainbow teaming has settings like an attack, but is not in the registry: it makes training prompts.
+    if attack in (*ATTACKS, "rainbow"):
+        return f"attack.settings.{override}"
+    return override
 
 
+# A model that is named without a recipe is attacked and measured by this recipe's eval section.
 ADHOC = "tars-1.5b"
-"""The recipe whose eval section a model is attacked and measured with that is named without a recipe."""
+# The judge of refusals that needs no model. It agrees best with people's labels (docs/how-to/trust-a-judge.md).
 LOCAL_JUDGE = "refusal-learned"
-"""The judge of refusals that needs no model, and agrees best with people's labels (`docs/how-to/trust-a-judge.md`)."""
 ADHOC_OVERRIDES = (
     "eval.attacks=[direct]",
     f"eval.harm_judge={LOCAL_JUDGE}",
     f"eval.refusal_judge={LOCAL_JUDGE}",
     "attack=null",
 )
+# HarmBench's protocol samples 512 tokens. A model that is not one of our runs need not reason before it answers, so
+# 512 are enough; a trained one would be cut off in its reasoning.
 PLAIN_OVERRIDES = ("eval.sampling.max_new_tokens=512",)
-"""For a model that is no run of ours, and so need not reason before it answers: HarmBench's protocol."""
 
 
 def adhoc_recipe(model: str, overrides: Sequence[str] | None, seed: int | None) -> "Recipe":
     """A recipe for a model alone, with the papers' evaluation and local judges."""
     from safereason.runs.directory import read_manifest
 
-    plain = () if read_manifest(Path(model)) else PLAIN_OVERRIDES
-    adhoc = load_recipe(ADHOC, [*ADHOC_OVERRIDES, *plain, *(overrides or ())], seed=seed)
+    texts = list(ADHOC_OVERRIDES)
+    if not read_manifest(Path(model)):
+        texts += PLAIN_OVERRIDES
+    texts += overrides or ()
+    adhoc = load_recipe(ADHOC, texts, seed=seed)
+    # Nothing of the paper may be claimed for another model: no provenance, no training, no paper's figures beside it.
     return adhoc.model_copy(
         update={"name": "adhoc", "model": model, "paper": None, "sft": None, "rl": None, "provenance": {}}
     )
 
 
 def recipe_of(recipe: str | None, model: str | None, overrides: Sequence[str] | None, seed: int | None) -> "Recipe":
-    """The recipe that is named, else one for the model alone.
+    """The named recipe, or one for the model alone.
 
     Raises:
-        InputError: Neither is named.
+        InputError: Neither a recipe nor a model is named.
     """
     if recipe is not None:
         return load_recipe(recipe, list(overrides or ()), seed=seed)
@@ -184,7 +207,7 @@ def stage_options(
     overwrite: bool = False,
     base_url: str | None = None,
 ) -> "Options":
-    """The options of a stage.
+    """The stage's options: which model, where it writes, and what it does with a run that is already there.
 
     Raises:
         InputError: Both `--resume` and `--overwrite` were given.
@@ -194,19 +217,23 @@ def stage_options(
 
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other; pass one of them")
-    on_existing: OnExisting = "resume" if resume else "overwrite" if overwrite else "refuse"
+    on_existing: OnExisting = "refuse"
+    if resume:
+        on_existing = "resume"
+    elif overwrite:
+        on_existing = "overwrite"
     return Options(root=root, out=out, on_existing=on_existing, model=model, base_url=base_url)
 
 
-def verl(
+def parse_verl(
     backend: Literal["trl", "verl"],
     launch: str | None,
     gpus_per_node: int | None,
     nodes: int | None,
     export: Path | None,
     trained: Path | None,
-) -> "Verl | None":
-    """How verl is to train; None where TRL does.
+) -> "VerlBackend | None":
+    """The settings of a training by verl; None for one by TRL.
 
     Raises:
         InputError: An option of verl's was given without it, or two that exclude each other.
@@ -221,17 +248,17 @@ def verl(
         raise InputError("--launch: verl starts its own processes; leave --launch or --backend verl out")
     if export is not None and trained is not None:
         raise InputError("--export and --import exclude each other; pass one of them")
-    from safereason.stages.verl import Backend as Verl
+    from safereason.stages.verl import Backend as VerlBackend
     from safereason.training.verl import Cluster
 
-    return Verl(Cluster(gpus_per_node or 1, nodes or 1), export, trained)
+    return VerlBackend(Cluster(gpus_per_node or 1, nodes or 1), export, trained)
 
 
-def launch(spec: str | None) -> "Launched | None":
-    """How several processes are started; None where there is one.
+def parse_launch(spec: str | None) -> "AccelerateLaunch | None":
+    """The launch of several processes by accelerate; None where this process trains alone.
 
     Raises:
-        InputError: accelerate cannot start what is asked for.
+        InputError: accelerate cannot start such a launch.
     """
     if spec is None:
         return None
@@ -242,11 +269,11 @@ def launch(spec: str | None) -> "Launched | None":
     return read(spec, torch.cuda.device_count())
 
 
-def shard_of(text: str | None) -> tuple[int, int] | None:
-    """I and N of `--shard I/N`.
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """I and N of `--shard I/N`; None without a shard.
 
     Raises:
-        InputError: It is something else.
+        InputError: The text has another form, or I is not from 1 to N.
     """
     if text is None:
         return None
@@ -257,30 +284,55 @@ def shard_of(text: str | None) -> tuple[int, int] | None:
 
 
 def limit_key(recipe: "Recipe") -> str:
-    """The key that `--limit` of `run` stands for."""
-    return "guard.eval.limit" if recipe.guard else "eval.limit"
+    """The recipe's key that `--limit` of `run` and `sweep` sets."""
+    if recipe.guard:
+        return "guard.eval.limit"
+    return "eval.limit"
 
 
-def bars(
-    evaluation: str, figures: Sequence[str], fail_under: Sequence[str] | None, fail_over: Sequence[str] | None
-) -> "list[Bar]":
-    """What `--fail-under` and `--fail-over` set; a part of a figure stands after a slash, as in `dsr/direct`.
-
-    Without `figures` any name will do: which ones there are is known once it is measured.
+def either_name(name: str, value: T | None, old_name: str, old_value: T | None) -> T | None:
+    """The value of a renamed option, given by its name or by its old one.
 
     Raises:
-        InputError: The evaluation has no such figure, or no number is given.
+        InputError: Both names were used.
+    """
+    # A repeatable option that is not given is None or an empty list, which depends on the version of Typer.
+    if old_value is None or old_value == []:
+        return value
+    if value is None or value == []:
+        return old_value
+    raise InputError(f"{name} and {old_name} are the same option; pass {name} only")
+
+
+def parse_bars(
+    evaluation: str, figures: Sequence[str], fail_under: Sequence[str] | None, fail_over: Sequence[str] | None
+) -> "list[Bar]":
+    """The bars that `--fail-under` and `--fail-over` set.
+
+    A figure of a group is named after a slash, as in `dsr/direct`.
+
+    Args:
+        evaluation: The evaluation's name, for messages.
+        figures: The names of its figures. Empty accepts any name: those of `capability` are known once it is measured.
+        fail_under: `METRIC=X` texts.
+        fail_over: `METRIC=X` texts.
+
+    Raises:
+        InputError: The evaluation has no such figure, or a text has no number.
     """
     from safereason.evals.bars import Bar
 
-    sides: tuple[tuple[Literal["under", "over"], Sequence[str]], ...] = (
-        ("under", fail_under or ()),
-        ("over", fail_over or ()),
-    )
-    return [Bar(*_bar(evaluation, figures, f"--fail-{side}", text), side) for side, texts in sides for text in texts]
+    bars: list[Bar] = []
+    for text in fail_under or ():
+        figure, bound = _parse_bar(evaluation, figures, "--fail-under", text)
+        bars.append(Bar(figure, bound, "under"))
+    for text in fail_over or ():
+        figure, bound = _parse_bar(evaluation, figures, "--fail-over", text)
+        bars.append(Bar(figure, bound, "over"))
+    return bars
 
 
-def _bar(evaluation: str, figures: Sequence[str], option: str, text: str) -> tuple[str, float]:
+def _parse_bar(evaluation: str, figures: Sequence[str], option: str, text: str) -> tuple[str, float]:
     figure, _, value = text.partition("=")
     if figures and figure.partition("/")[0] not in figures:
         raise InputError(f"{option} {text}: eval {evaluation} has no figure {figure!r}; it has {', '.join(figures)}")
@@ -288,6 +340,7 @@ def _bar(evaluation: str, figures: Sequence[str], option: str, text: str) -> tup
         bound = float(value)
     except ValueError:
         bound = math.nan
-    if math.isnan(bound):  # no figure lies under or over it
+    # Nothing compares with NaN, so no figure could meet such a bar.
+    if math.isnan(bound):
         raise InputError(f"{option} {text}: METRIC=NUMBER is expected, such as {[*figures, 'exact_match'][0]}=0.9")
     return figure, bound

@@ -1,4 +1,4 @@
-"""What commands print: tables, summaries and JSON on stdout, everything else on stderr."""
+"""The output of commands: tables, summaries and JSON on stdout, everything else on stderr."""
 
 import errno
 import json
@@ -8,50 +8,66 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from io import BufferedIOBase
-from typing import Any
+from typing import TYPE_CHECKING
 
+from safereason.runs.records import Record
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+# Between two columns, and the indent of a section.
 GAP = "  "
+# Unicode's categories of characters that can act on a terminal: control, format and surrogate characters, and the two
+# separators of lines and paragraphs.
+HIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 @contextmanager
 def results_only() -> Iterator[None]:
-    """Keeps what libraries print off stdout while a stage works."""
+    """A context in which what libraries print goes to stderr, so that stdout holds the result only."""
     with redirect_stdout(sys.stderr):
         yield
 
 
-class Closed(BufferedIOBase):
-    """In place of a stdout that was closed: results that are written to it are lost, and that is an error, once."""
+class ClosedStdout(BufferedIOBase):
+    """The stdout of a command that was started with stdout closed: the first write fails, as results would be lost."""
 
     def __init__(self) -> None:
-        # It has the number of the closed stream, lest a file that is opened later gets that.
+        # This takes the number of the closed stream. Otherwise the next file that is opened would get it, and
+        # everything that is printed would end up in that file.
         self._number = os.open(os.devnull, os.O_WRONLY)
-        self._is_told = False
+        self._has_raised = False
 
     def fileno(self) -> int:
-        """Its number."""
+        """The number of the file descriptor."""
         return self._number
 
     def writable(self) -> bool:
-        """True."""
+        """True: a text stream around it may be made."""
         return True
 
-    def write(self, content: Any) -> int:
-        """Raises that it is closed; the interpreter's own last flush finds nothing wrong."""
-        if not self._is_told:
-            self._is_told = True
+    def write(self, content: "ReadableBuffer") -> int:
+        """Raises an error at the first write only.
+
+        Raises:
+            OSError: stdout is closed.
+        """
+        # The interpreter flushes once more when it ends; a second error there would be printed as a traceback.
+        if not self._has_raised:
+            self._has_raised = True
             raise OSError(errno.EBADF, "it is closed")
-        return len(content)
+        return memoryview(content).nbytes
 
 
-def print_json(document: Any) -> None:
-    """One JSON document."""
+def print_json(document: object) -> None:
+    """Prints one JSON document."""
+    # `default` writes paths and dates, which JSON lacks, as texts.
     print(json.dumps(document, indent=2, ensure_ascii=False, default=str))
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A rich table on a terminal, aligned text elsewhere."""
-    cells = [["" if value is None else visible(str(value)) for value in row] for row in rows]
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Prints a rich table on a terminal, aligned text elsewhere; None is an empty cell."""
+    cells = [[_cell(value) for value in row] for row in rows]
     if sys.stdout.isatty():
         _print_rich(columns, cells)
     else:
@@ -59,48 +75,62 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def print_aligned(rows: Sequence[Sequence[str]], indent: str = "") -> None:
-    """Rows in columns of equal width."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    """Prints rows in columns, each as wide as its longest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print(f"{indent}{GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))}".rstrip())
+        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        print(f"{indent}{GAP.join(padded)}".rstrip())
 
 
-def print_mapping(document: Mapping[str, Any], indent: str = "") -> None:
-    """A nested mapping as aligned lines; a mapping inside becomes a section of its own."""
-    flat = {key: value for key, value in document.items() if not isinstance(value, Mapping)}
-    if flat:
-        print_aligned([[key, short(value)] for key, value in flat.items()], indent)
+def print_mapping(document: Mapping[str, object], indent: str = "") -> None:
+    """Prints a nested mapping as aligned lines; a mapping inside becomes a section of its own."""
+    lines: list[list[str]] = []
+    sections: dict[str, Mapping[str, object]] = {}
     for key, value in document.items():
         if isinstance(value, Mapping):
-            print(f"{indent}{key}")
-            print_mapping(value, f"{indent}{GAP}")
+            sections[key] = value
+        else:
+            lines.append([key, short(value)])
+    # Plain values come before every section: a line after a section would look like a part of it.
+    if lines:
+        print_aligned(lines, indent)
+    for key, section in sections.items():
+        print(f"{indent}{key}")
+        print_mapping(section, f"{indent}{GAP}")
 
 
-def print_figures(figures: Sequence[Mapping[str, Any]]) -> None:
-    """Measured figures, one a line, with n, the 95 % interval and the count unscored.
+def print_figures(figures: Sequence[Record]) -> None:
+    """Prints measured figures, one a line, with n, the 95 % interval and the count unscored.
 
-    Of those unscored, the ones that failed or were filtered have columns of their own where there are any.
+    Two kinds of unscored items, failed and filtered ones, have columns of their own where there are any.
     """
-    extra = [name for name in ("failed", "filtered") if any(figure.get(name) for figure in figures)]
-    rows = [
-        (f["name"], f["group"], interval(f), f["n"], f["unscored"], *(f.get(name, 0) for name in extra))
-        for f in figures
-    ]
-    print_table(
-        ("figure", "of", "value [95 % interval]", "n", "unscored", *(f"of them {name}" for name in extra)), rows
-    )
+    columns = ["figure", "of", "value [95 % interval]", "n", "unscored"]
+    kinds: list[str] = []
+    for kind in ("failed", "filtered"):
+        if any(figure.get(kind) for figure in figures):
+            kinds.append(kind)
+            columns.append(f"of them {kind}")
+    rows: list[list[object]] = []
+    for figure in figures:
+        row = [figure["name"], figure["group"], interval(figure), figure["n"], figure["unscored"]]
+        # A run of an earlier version has no count of its own for these kinds.
+        row += [figure.get(kind, 0) for kind in kinds]
+        rows.append(row)
+    print_table(columns, rows)
 
 
-def interval(figure: Mapping[str, Any]) -> str:
+def interval(figure: Record) -> str:
     """A figure's value and interval, such as `0.930 [0.901, 0.952]`."""
-    value, low, high = figure["value"], figure["low"], figure["high"]
+    value = figure["value"]
     if value is None:
         return "unscored"
-    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    if figure["low"] is None or figure["high"] is None:
+        return f"{value:.3f}"
+    return f"{value:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
 
 
-def short(value: Any) -> str:
-    """A value on one line, as YAML would have it."""
+def short(value: object) -> str:
+    """A value on one line, in the style of YAML."""
     match value:
         case None:
             return "-"
@@ -114,14 +144,29 @@ def short(value: Any) -> str:
 
 
 def visible(text: str) -> str:
-    """The text with control, format and surrogate characters escaped, so that none of them acts on the terminal."""
-    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
-    return "".join(_escape(c) if unicodedata.category(c) in hidden and c not in "\n\t" else c for c in text)
+    """The text with control, format and surrogate characters escaped, so that none of them acts on the terminal.
+
+    Completions of a model under attack may hold escape sequences that move the cursor or hide what was printed before.
+    """
+    return "".join(map(_escape, text))
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return visible(str(value))
 
 
 def _escape(character: str) -> str:
+    """The character, or its escape as Python would write it; line breaks and tabs stay."""
+    if character in "\n\t" or unicodedata.category(character) not in HIDDEN_CATEGORIES:
+        return character
     code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    if code < 0x10000:
+        return f"\\u{code:04x}"
+    return f"\\U{code:08x}"
 
 
 def _print_rich(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
@@ -134,5 +179,6 @@ def _print_rich(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in cells:
-        table.add_row(*(Text(cell) for cell in row))
+        # Rich reads square brackets in a plain string as markup.
+        table.add_row(*map(Text, row))
     Console().print(table)

@@ -1,5 +1,6 @@
-"""`safereason report`: one HTML page from runs."""
+"""`safereason report`: one HTML page about runs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,17 @@ def report(
     """Write one self-contained HTML page: settings, curves, figures beside the paper's, transcripts."""
     from safereason.stages import report as stage_report
 
-    recipes = {str(manifest["recipe"]) for path in runs if (manifest := read_manifest(path))}
     options = opt.stage_options(root, out)
-    heading = title or ", ".join(sorted(recipes)) or "report"
-    stage.carry_out(lambda: stage_report.run(runs, options, heading), as_json)
+    # Runs of one recipe, as of one model before and after training, name it once.
+    heading = title or ", ".join(_recipe_names(runs)) or "report"
+    stage.run_and_print(lambda: stage_report.write_report(runs, options, heading), as_json)
+
+
+def _recipe_names(runs: Sequence[Path]) -> list[str]:
+    """The names of the runs' recipes, sorted. A folder that is no run has none: the stage refuses it."""
+    names: set[str] = set()
+    for run in runs:
+        manifest = read_manifest(run)
+        if manifest:
+            names.add(str(manifest["recipe"]))
+    return sorted(names)

@@ -34,7 +34,9 @@ def rl(
 
     chosen = opt.load_recipe(recipe, overrides, seed=seed)
     options = opt.stage_options(root, out, model, resume, overwrite)
-    if by_verl := opt.verl(backend, launch, gpus_per_node, nodes, export, trained):
-        stage.by_verl(stage_rl.for_verl(chosen, options), chosen, options, by_verl, dry_run, as_json)
+    verl_backend = opt.parse_verl(backend, launch, gpus_per_node, nodes, export, trained)
+    # verl gets the data and the settings of the same training, without a trainer of ours.
+    if verl_backend:
+        stage.train_with_verl(stage_rl.rl_for_verl(chosen, options), chosen, options, verl_backend, dry_run, as_json)
     else:
-        stage.train(stage_rl, chosen, options, opt.launch(launch), dry_run, as_json)
+        stage.train(stage_rl.train_rl, stage_rl.plan_rl, chosen, options, opt.parse_launch(launch), dry_run, as_json)

@@ -25,14 +25,15 @@ def run(
     from safereason.stages import pipeline
 
     chosen = opt.load_recipe(recipe, overrides, seed=seed, model=model)
+    # Which key the limit sets depends on the recipe, so that has to be loaded first.
     if limit is not None:
         chosen = opt.load_recipe(recipe, overrides, seed=seed, model=model, **{opt.limit_key(chosen): limit})
     options = opt.stage_options(root, resume=resume, overwrite=overwrite)
     if dry_run:
-        stage.print_steps(chosen, pipeline.steps(chosen), as_json)
+        stage.print_steps(chosen, pipeline.pipeline_steps(chosen), as_json)
         return
     with output.results_only():
-        result = pipeline.run(chosen, options)
+        result = pipeline.run_pipeline(chosen, options)
     if as_json:
         output.print_json({"run": str(result.run), "metrics": result.metrics})
     else:

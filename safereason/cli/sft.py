@@ -29,4 +29,4 @@ def sft(
 
     chosen = opt.load_recipe(recipe, overrides, seed=seed)
     options = opt.stage_options(root, out, model, resume, overwrite)
-    stage.train(stage_sft, chosen, options, opt.launch(launch), dry_run, as_json)
+    stage.train(stage_sft.train_sft, stage_sft.plan_sft, chosen, options, opt.parse_launch(launch), dry_run, as_json)

@@ -1,13 +1,14 @@
-"""What the commands that run a stage have in common: print its plan, or run it and print what it made."""
+"""The part that all commands of stages share: print the stage's plan, or run it and print its result."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from safereason import processes
 from safereason.cli import launched, output
 from safereason.console import say
+from safereason.runs.records import Record
 
 if TYPE_CHECKING:
     from safereason.evals.bars import Bar
@@ -17,100 +18,123 @@ if TYPE_CHECKING:
     from safereason.training.launch import Launch
 
 
-def print_plan(recipe: "Recipe", plan: dict[str, Any], as_json: bool) -> None:
-    """What a training stage would do, and where each value of the recipe comes from."""
+def print_plan(recipe: "Recipe", plan: Record, as_json: bool) -> None:
+    """Prints the outline of a training, and each value of the recipe with its source."""
     from safereason.recipe.load import leaves
     from safereason.recipe.provenance import sources
 
     origins = sources(recipe)
-    values = [(key, value, origins[key]) for key, value in leaves(recipe)]
+    document: dict[str, dict[str, object]] = {}
+    rows: list[tuple[str, str, str]] = []
+    for key, value in leaves(recipe):
+        document[key] = {"value": value, "source": origins[key]}
+        rows.append((key, output.short(value), origins[key]))
     if as_json:
-        output.print_json({"plan": plan, "recipe": {key: {"value": v, "source": origin} for key, v, origin in values}})
+        output.print_json({"plan": plan, "recipe": document})
     else:
         output.print_mapping(plan)
         print(f"\nrecipe {recipe.name}")
-        output.print_table(("key", "value", "source"), [(key, output.short(v), origin) for key, v, origin in values])
-
-
-class Stage(Protocol):
-    """A module that trains."""
-
-    def plan(self, recipe: "Recipe", options: "Options") -> dict[str, Any]:
-        """What `run` would do."""
-
-    def run(self, recipe: "Recipe", options: "Options") -> "Result":
-        """Trains."""
+        output.print_table(("key", "value", "source"), rows)
 
 
 def train(
-    stage: Stage, recipe: "Recipe", options: "Options", launch: "Launch | None", dry_run: bool, as_json: bool
+    train_stage: Callable[["Recipe", "Options"], "Result"],
+    plan_stage: Callable[["Recipe", "Options"], Record],
+    recipe: "Recipe",
+    options: "Options",
+    launch: "Launch | None",
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
-    """Trains, here or in the processes of a launch, or says what would be done."""
+    """Runs a training, in this process or in those of a launch; on a dry run, prints its plan instead.
+
+    Args:
+        train_stage: The stage's training, such as `stages.sft.train_sft`.
+        plan_stage: The outline of that training, for a dry run.
+        recipe: The recipe.
+        options: Where the stage writes, and what it starts from.
+        launch: The processes to train in; None trains in this one.
+        dry_run: Whether to print the plan only.
+        as_json: Whether to print JSON.
+    """
     if launch is not None:
         options = replace(options, processes=launch.processes)
     if dry_run:
-        how = {"launch": launch.shown(launched.program())} if launch else {}
-        print_plan(recipe, {**stage.plan(recipe, options), **how}, as_json)
+        plan = plan_stage(recipe, options)
+        if launch is not None:
+            plan = {**plan, "launch": launch.shown(launched.program())}
+        print_plan(recipe, plan, as_json)
     elif launch is not None:
-        stage.plan(recipe, options)  # what cannot be shared out is said once, and before anything is started
+        # Planning fails where the batch cannot be shared out. Without it, every process would print that error, and
+        # only after it had started.
+        plan_stage(recipe, options)
         launched.start(launch)
     else:
-        carry_out(lambda: stage.run(recipe, options), as_json)
+        run_and_print(lambda: train_stage(recipe, options), as_json)
 
 
 def print_steps(recipe: "Recipe", steps: Sequence[str], as_json: bool) -> None:
-    """The resolved recipe, and what would be done with it."""
+    """Prints the resolved recipe and a numbered list of steps, for a dry run."""
     from safereason.recipe.load import resolved, to_yaml
 
     if as_json:
         output.print_json({"recipe": resolved(recipe), "steps": list(steps)})
-    else:
-        print(to_yaml(recipe))
-        print("would do:\n" + "\n".join(f"  {number}. {step}" for number, step in enumerate(steps, start=1)))
+        return
+    print(to_yaml(recipe))
+    print("would do:")
+    for number, step in enumerate(steps, start=1):
+        print(f"  {number}. {step}")
 
 
-def by_verl(
+def train_with_verl(
     training: "Training", recipe: "Recipe", options: "Options", backend: "Backend", dry_run: bool, as_json: bool
 ) -> None:
-    """Has verl train, or says what it would be given."""
+    """Exports a training for verl, or takes a trained one back; on a dry run, prints its plan instead."""
     from safereason.stages import verl
 
     if dry_run:
-        print_plan(recipe, verl.plan(training, recipe, backend), as_json)
+        print_plan(recipe, verl.plan_verl(training, recipe, backend), as_json)
     else:
-        carry_out(lambda: verl.run(training, recipe, options, backend), as_json)
+        run_and_print(lambda: verl.export_verl(training, recipe, options, backend), as_json)
 
 
-def print_changes(changes: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """A table with a row a model and a column a figure."""
-    by_model = {
-        model: {f"{figure['name']} ({figure['eval']})": output.interval(figure) for figure in figures}
-        for model, figures in changes.items()
-    }
-    columns = list(dict.fromkeys(column for figures in by_model.values() for column in figures))
+def print_changes(changes: Mapping[str, Sequence[Record]]) -> None:
+    """Prints a table with one row per model and one column per figure; a figure that a model lacks is a dash."""
+    cells: dict[str, dict[str, str]] = {}
+    columns: list[str] = []
+    for model, figures in changes.items():
+        cells[model] = {}
+        for figure in figures:
+            column = f"{figure['name']} ({figure['eval']})"
+            cells[model][column] = output.interval(figure)
+            # Models may have different figures: the base model, for one, has none of a reward.
+            if column not in columns:
+                columns.append(column)
     if columns:
-        rows = [(model, *(figures.get(column, "-") for column in columns)) for model, figures in by_model.items()]
+        rows = [(model, *(row.get(column, "-") for column in columns)) for model, row in cells.items()]
         output.print_table(("model", *columns), rows)
 
 
 def print_result(result: "Result", as_json: bool) -> None:
-    """Where a run is and what it measured."""
+    """Prints a run's folder and its metrics."""
     if as_json:
         output.print_json({"run": str(result.run), "metrics": result.metrics})
         return
     metrics = dict(result.metrics)
+    # Figures have intervals and counts, for which they need a table of their own.
     figures = metrics.pop("figures", [])
     output.print_mapping({"run": str(result.run), **metrics})
     if figures:
         output.print_figures(figures)
 
 
-def carry_out(
+def run_and_print(
     work: Callable[[], "Result"], as_json: bool, show: Callable[["Result", bool], None] = print_result
 ) -> "Result":
-    """Runs a stage and shows what it came to; of a run that was there before, it says so."""
+    """The result of a stage, printed; a note on stderr tells of a run that an earlier command finished."""
     with output.results_only():
         result = work()
+    # Every process of a training comes here with the same result; the first one prints it.
     if not processes.is_main():
         return result
     if result.is_earlier:
@@ -119,20 +143,27 @@ def carry_out(
     return result
 
 
-def hold(result: "Result", bars: "Sequence[Bar]", junit: Path | None) -> None:
-    """Holds an evaluation's figures against bars: those met are said, the others raised; `junit` gets all of them.
+def check_bars(result: "Result", bars: "Sequence[Bar]", junit: Path | None) -> None:
+    """Compares an evaluation's figures with bars: it prints the bars that are met and raises on the others.
+
+    Args:
+        result: The result of the evaluation.
+        bars: The values that figures have to reach, or may not pass.
+        junit: A file for all bars and figures as JUnit XML; None writes none.
 
     Raises:
-        InputError: There is no such figure.
-        BarNotMet: A bar is not met; every such one is told.
+        InputError: A bar is set for a figure that the evaluation does not have.
+        BarNotMet: At least one bar is not met; the message names all of these.
     """
-    from safereason.evals.bars import check, matched
+    from safereason.evals.bars import match_bars, refuse_unmet_bars
 
+    # The file is written first: CI shows it for a failed job, too.
     if junit:
-        from safereason.cli import junit as file
+        from safereason.cli.junit import write_junit
 
-        file.write(junit, result.run, result.metrics, bars)
-    for bar, figure in matched(result.metrics, bars):
+        write_junit(junit, result.run, result.metrics, bars)
+    # A bar that is met is worth a line: it shows in the log that the bar was there.
+    for bar, figure in match_bars(result.metrics, bars):
         if bar.is_met_by(figure):
             say(f"bar met: {bar.told_of(figure)}")
-    check(result.metrics, bars)
+    refuse_unmet_bars(result.metrics, bars)

@@ -2,12 +2,13 @@
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from safereason.cli import options as opt
 from safereason.cli import output, stage
+from safereason.runs.records import Record
 
 if TYPE_CHECKING:
     from safereason.recipe.schema import Recipe
@@ -40,57 +41,78 @@ def sweep(
     """Run a recipe at every combination of the values, then one report over all; what is finished is skipped."""
     from safereason.recipe.sweep import label, points
 
-    texts = {label(point, overrides): point for point in points(overrides)}
-    loaded = {name: _recipe(recipe, point, seed, limit) for name, point in texts.items()}
-    part = opt.shard_of(shard)
+    commands: dict[str, str] = {}
+    recipes: dict[str, Recipe] = {}
+    # Every recipe is loaded before any is run: a value that only the last point has may be wrong.
+    for point in points(overrides):
+        name = label(point, overrides)
+        recipes[name] = _recipe_of_point(recipe, point, seed, limit)
+        commands[name] = _command_of_point(recipe, point, root, name, seed, limit)
+    # The shard is checked for `--print` too, though the list holds every point.
+    part = opt.parse_shard(shard)
     if printed:
-        _print({name: _command(recipe, texts[name], root, name, seed, limit) for name in loaded}, as_json)
-        return
-    _run(recipe, loaded, root, part, as_json)
+        _print_commands(commands, as_json)
+    else:
+        _run_points(recipe, recipes, root, part, as_json)
 
 
-def _run(name: str, points: "dict[str, Recipe]", root: Path, part: tuple[int, int] | None, as_json: bool) -> None:
+def _run_points(
+    recipe: str, recipes: "dict[str, Recipe]", root: Path, part: tuple[int, int] | None, as_json: bool
+) -> None:
+    """Runs the recipes and prints their figures. A part of a sweep has no report: the others are not there yet."""
     from safereason.stages import sweep as stage_sweep
 
     options = opt.stage_options(root)
     with output.results_only():
         if part is not None:
-            found = stage_sweep.run_shard(stage_sweep.shard(points, part), options)
+            document = stage_sweep.run_shard(stage_sweep.shard(recipes, part), options)
         else:
-            found = stage_sweep.run(points, options, f"{Path(name).stem}, {len(points)} settings").metrics
+            title = f"{Path(recipe).stem}, {len(recipes)} settings"
+            document = stage_sweep.run_sweep(recipes, options, title).metrics
     if as_json:
-        output.print_json(found)
+        output.print_json(document)
         return
-    stage.print_changes(_by_row(found["changes"]))
-    if "report" in found:
-        print(f"report: {found['report']}")
+    stage.print_changes(_figures_by_row(document["changes"]))
+    if "report" in document:
+        print(f"report: {document['report']}")
 
 
-def _by_row(changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Figures by what the row is called; the base model is the same at every point."""
-    return {
-        model if model == "base" else f"{model}, {point}": figures
-        for point, models in changes.items()
-        for model, figures in models.items()
-    }
+def _figures_by_row(changes: dict[str, dict[str, list[Record]]]) -> dict[str, list[Record]]:
+    """The figures of each model at each point, by the title of their row."""
+    figures_by_row: dict[str, list[Record]] = {}
+    for point, models in changes.items():
+        for model, figures in models.items():
+            # The base model is the same at every point, so it has one row.
+            if model == "base":
+                figures_by_row[model] = figures
+            else:
+                figures_by_row[f"{model}, {point}"] = figures
+    return figures_by_row
 
 
-def _recipe(name: str, point: tuple[str, ...], seed: int | None, limit: int | None) -> "Recipe":
+def _recipe_of_point(name: str, point: tuple[str, ...], seed: int | None, limit: int | None) -> "Recipe":
     recipe = opt.load_recipe(name, list(point), seed=seed)
     if limit is None:
         return recipe
     return opt.load_recipe(name, list(point), seed=seed, **{opt.limit_key(recipe): limit})
 
 
-def _command(recipe: str, point: tuple[str, ...], root: Path, name: str, seed: int | None, limit: int | None) -> str:
+def _command_of_point(
+    recipe: str, point: tuple[str, ...], root: Path, name: str, seed: int | None, limit: int | None
+) -> str:
+    """The command that runs one point. Its runs get a folder of their own, so that points may run on many machines."""
     from safereason.recipe.sweep import folder
 
-    given = {"--seed": seed, "--limit": limit}
-    options = [word for option, value in given.items() if value is not None for word in (option, str(value))]
-    return shlex.join(["safereason", "run", "--recipe", recipe, *point, *options, "--root", str(root / folder(name))])
+    words = ["safereason", "run", "--recipe", recipe, *point]
+    if seed is not None:
+        words += ["--seed", str(seed)]
+    if limit is not None:
+        words += ["--limit", str(limit)]
+    words += ["--root", str(root / folder(name))]
+    return shlex.join(words)
 
 
-def _print(commands: dict[str, str], as_json: bool) -> None:
+def _print_commands(commands: dict[str, str], as_json: bool) -> None:
     if as_json:
         output.print_json([{"point": name, "command": command} for name, command in commands.items()])
     else:

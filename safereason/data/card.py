@@ -1,4 +1,4 @@
-"""The card of a data set: what is in it, where it comes from, what was left out."""
+"""Card of a data set: its contents, its sources, and the rows that were left out."""
 
 import json
 import re
@@ -9,14 +9,17 @@ from statistics import median
 from typing import Any
 
 from safereason.data import sources
-from safereason.data.draw import fold
 from safereason.data.example import COLUMNS, Example
+from safereason.data.sampling import fold
 from safereason.recipe.schema import Recipe, TarsMix
 
 Card = dict[str, Any]
+"""A card or a part of it, of plain JSON values."""
 TEXTS = ("prompt", "reasoning", "answer", "response", "target")
+"""Columns whose values may be long."""
 CUT = 400
-"""Characters that an example's text is cut to."""
+"""Characters of an example's text that a card shows."""
+_COUNTS = ("by_kind", "by_label", "by_source", "by_category")
 
 
 def describe(
@@ -28,28 +31,34 @@ def describe(
     tokens: Mapping[str, Card] | None = None,
     notes: Sequence[str] = (),
 ) -> Card:
-    """The card of some files of examples, by file name, as plain JSON values.
+    """The card of several files of examples.
 
     Args:
-        recipe: What the files were made by.
+        recipe: The recipe that the files were made by.
         files: Rows by file name.
-        drops: Rows that were looked at and left out, by reason.
-        overlap: What the recipe's test sets hold too.
-        tokens: Lengths in tokens by file name, as `lengths.of_file` gives them.
-        notes: What a reader should know.
+        drops: Number of rows that were read and left out, by reason.
+        overlap: Rows that the recipe's test sets contain too.
+        tokens: Lengths in tokens by file name, from `lengths.of_file`.
+        notes: Remarks for the reader.
 
     Returns:
-        Lengths are in characters but for `tokens`. `content` is a hash of a file's rows that does not depend on the
-        library that wrote it.
+        Lengths are in characters, except for `tokens`. `content` is a hash of a file's rows that does not depend on
+        the library that wrote the file.
     """
+    harmful_ratio = None
+    if isinstance(recipe.data, TarsMix):
+        harmful_ratio = recipe.data.harmful_ratio
+    described_files = {}
+    for name, rows in files.items():
+        described_files[name] = _describe_rows(rows, (tokens or {}).get(name))
     return {
         "recipe": recipe.name,
         "mix": recipe.data.mix,
         "seed": recipe.seed,
-        "harmful_ratio": recipe.data.harmful_ratio if isinstance(recipe.data, TarsMix) else None,
+        "harmful_ratio": harmful_ratio,
         "model": recipe.model,
-        "files": {name: _describe_rows(rows, (tokens or {}).get(name)) for name, rows in files.items()},
-        "prompts_in_both": _in_both(list(files.values())),
+        "files": described_files,
+        "prompts_in_both": _count_shared_prompts(list(files.values())),
         "drops": {reason: count for reason, count in sorted(drops.items()) if count},
         "overlap": overlap,
         "sources": [_describe_source(name) for name in source_names(recipe)],
@@ -58,91 +67,115 @@ def describe(
 
 
 def source_names(recipe: Recipe) -> list[str]:
-    """The sources a recipe's data section names, each once, but for those it leaves out."""
+    """The sources that a recipe's data section names, each once, without those it leaves out."""
     data = recipe.data
+    names: list[str] = []
     if isinstance(data, TarsMix):
-        names = [share.source for share in (*data.harmful, *data.harmless, *data.ambiguous, *data.traces)]
+        shares = (*data.harmful, *data.harmless, *data.ambiguous, *data.traces)
     else:
-        names = [*data.sources, *(share.source for share in (*data.safe_only, *data.unsafe_only, *data.traces))]
+        names += data.sources
+        shares = (*data.safe_only, *data.unsafe_only, *data.traces)
+    names += [share.source for share in shares]
     return [name for name in dict.fromkeys(names) if name not in data.without_sources]
 
 
 def to_markdown(card: Card) -> str:
-    """The card for a person to read."""
-    share = "" if card["harmful_ratio"] is None else f", λ = {card['harmful_ratio']}"
-    parts = [f"# Data of {card['recipe']}\n\nMix {card['mix']}, seed {card['seed']}{share}.\n"]
-    parts += [_file_section(name, entry) for name, entry in card["files"].items()]
+    """The card as Markdown."""
+    harmful_ratio = ""
+    if card["harmful_ratio"] is not None:
+        harmful_ratio = f", λ = {card['harmful_ratio']}"
+    parts = [f"# Data of {card['recipe']}\n\nMix {card['mix']}, seed {card['seed']}{harmful_ratio}.\n"]
+    for name, file in card["files"].items():
+        parts.append(_file_section(name, file))
     if card["prompts_in_both"]:
         parts.append(f"{card['prompts_in_both']} prompts are in more than one file.\n")
-    parts.append(
-        _table("Left out of what was looked at", ("reason", "rows"), card["drops"].items() or [("nothing", 0)])
-    )
+    drops = card["drops"].items() or [("nothing", 0)]
+    parts.append(_markdown_table("Left out of what was looked at", ("reason", "rows"), drops))
     if card["overlap"]:
         parts.append(_overlap_section(card["overlap"]))
-    licences = [(f"[{s['name']}]({s['page']})", s["title"], s["licence"]) for s in card["sources"]]
-    parts.append(_table("Sources", ("source", "what", "licence"), licences))
+    licences = []
+    for source in card["sources"]:
+        licences.append((f"[{source['name']}]({source['page']})", source["title"], source["licence"]))
+    parts.append(_markdown_table("Sources", ("source", "what", "licence"), licences))
     if card["notes"]:
         parts.append("## Notes\n\n" + "".join(f"- {note}\n" for note in card["notes"]))
-    parts += [_examples_section(name, entry["examples"]) for name, entry in card["files"].items() if entry["examples"]]
+    # Examples come last: they are long, and some readers do not want to see harmful texts.
+    for name, file in card["files"].items():
+        if file["examples"]:
+            parts.append(_examples_section(name, file["examples"]))
     return "\n".join(parts)
 
 
 def _describe_rows(rows: Sequence[Example], tokens: Card | None) -> Card:
-    lengths = {
-        name: _spread([len(text) for row in rows if (text := getattr(row, name)) is not None])
-        for name in ("prompt", "reasoning", "answer", "response")
-    }
+    characters = {}
+    for name in ("prompt", "reasoning", "answer", "response"):
+        texts = (getattr(row, name) for row in rows)
+        lengths = [len(text) for text in texts if text is not None]
+        if lengths:
+            characters[name] = _length_summary(lengths)
     return {
         "rows": len(rows),
-        "content": _content(rows),
-        "by_kind": _count(row.kind for row in rows),
-        "by_label": _count(row.label for row in rows if row.label),
-        "by_source": _count(row.source for row in rows),
-        "by_category": _count(f"{row.source}: {row.category}" for row in rows if row.category),
-        "characters": {name: spread for name, spread in lengths.items() if spread},
+        "content": _content_hash(rows),
+        "by_kind": _sorted_counts(row.kind for row in rows),
+        "by_label": _sorted_counts(row.label for row in rows if row.label),
+        "by_source": _sorted_counts(row.source for row in rows),
+        "by_category": _sorted_counts(f"{row.source}: {row.category}" for row in rows if row.category),
+        "characters": characters,
         "tokens": tokens,
-        "examples": _examples(rows),
+        "examples": _first_of_each_kind(rows),
     }
 
 
-def _content(rows: Iterable[Example]) -> str:
-    """A hash of the rows, in order."""
-    found = sha256()
+def _content_hash(rows: Iterable[Example]) -> str:
+    """SHA-256 of the rows in their order."""
+    # Published hashes depend on this form: JSON with the columns in order, and a unit separator between two rows.
+    content = sha256()
     for number, row in enumerate(rows):
-        found.update(b"\x1f" * bool(number) + json.dumps(_columns(row), ensure_ascii=False).encode())
-    return found.hexdigest()
+        if number:
+            content.update(b"\x1f")
+        content.update(json.dumps(_row_values(row), ensure_ascii=False).encode())
+    return content.hexdigest()
 
 
-def _columns(row: Example) -> dict[str, str | None]:
+def _row_values(row: Example) -> dict[str, str | None]:
     return {name: getattr(row, name) for name in COLUMNS}
 
 
-def _examples(rows: Iterable[Example]) -> list[Card]:
-    """The first row of each kind and label, its texts cut."""
+def _first_of_each_kind(rows: Iterable[Example]) -> list[Card]:
+    """The first row of each kind and label, with its texts cut."""
     first: dict[tuple[str, str | None], Example] = {}
     for row in rows:
         first.setdefault((row.kind, row.label), row)
-    return [
-        {
-            key: value if key not in TEXTS or len(value) <= CUT else f"{value[:CUT]} …"
-            for key, value in _columns(row).items()
-            if value is not None
-        }
-        for row in first.values()
-    ]
+    return [_shortened_values(row) for row in first.values()]
 
 
-def _count(values: Iterable[str]) -> dict[str, int]:
+def _shortened_values(row: Example) -> Card:
+    shortened = {}
+    for name, value in _row_values(row).items():
+        if value is None:
+            continue
+        if name in TEXTS and len(value) > CUT:
+            value = f"{value[:CUT]} …"
+        shortened[name] = value
+    return shortened
+
+
+def _sorted_counts(values: Iterable[str]) -> dict[str, int]:
+    # Sorted, so that a card does not depend on the order of the rows.
     return dict(sorted(Counter(values).items()))
 
 
-def _spread(lengths: Sequence[int]) -> dict[str, float] | None:
-    return {"min": min(lengths), "median": median(lengths), "max": max(lengths)} if lengths else None
+def _length_summary(lengths: Sequence[int]) -> dict[str, float]:
+    return {"min": min(lengths), "median": median(lengths), "max": max(lengths)}
 
 
-def _in_both(files: Sequence[Sequence[Example]]) -> int:
-    found = Counter(prompt for rows in files for prompt in {fold(row.prompt) for row in rows})
-    return sum(count > 1 for count in found.values())
+def _count_shared_prompts(files: Sequence[Sequence[Example]]) -> int:
+    """Number of prompts that are in more than one file."""
+    files_by_prompt: Counter[str] = Counter()
+    for rows in files:
+        # A set, since a file may have several traces of one prompt.
+        files_by_prompt.update({fold(row.prompt) for row in rows})
+    return sum(count > 1 for count in files_by_prompt.values())
 
 
 def _describe_source(name: str) -> dict[str, str]:
@@ -150,71 +183,83 @@ def _describe_source(name: str) -> dict[str, str]:
     return {"name": source.name, "title": source.title, "page": source.page, "licence": source.licence}
 
 
-def _file_section(name: str, entry: Card) -> str:
-    counts = [
-        (by.removeprefix("by_"), value, count)
-        for by in ("by_kind", "by_label", "by_source", "by_category")
-        for value, count in entry[by].items()
+def _file_section(name: str, file: Card) -> str:
+    counts = []
+    for key in _COUNTS:
+        for value, count in file[key].items():
+            counts.append((key.removeprefix("by_"), value, count))
+    lengths = [(column, *summary.values()) for column, summary in file["characters"].items()]
+    parts = [
+        f"## {name}: {file['rows']} rows\n",
+        f"SHA-256 of the rows: `{file['content']}`; of the file: `{file.get('sha256', '')}`\n",
+        _markdown_table("", ("by", "value", "rows"), counts),
+        _markdown_table("", ("characters of", "least", "median", "most"), lengths),
     ]
-    lengths = [(what, *spread.values()) for what, spread in entry["characters"].items()]
-    return "\n".join(
-        (
-            f"## {name}: {entry['rows']} rows\n",
-            f"SHA-256 of the rows: `{entry['content']}`; of the file: `{entry.get('sha256', '')}`\n",
-            _table("", ("by", "value", "rows"), counts),
-            _table("", ("characters of", "least", "median", "most"), lengths),
-            *([_token_table(entry["tokens"])] if entry["tokens"] else []),
-        )
-    )
+    if file["tokens"]:
+        parts.append(_token_table(file["tokens"]))
+    return "\n".join(parts)
 
 
 def _token_table(tokens: Card) -> str:
-    parts = [(what, spread) for what, spread in tokens.items() if what != "measured"]
-    lines = [
-        (what, *(spread.get(key, "") for key in ("min", "median", "p95", "max", "limit", "over")))
-        for what, spread in parts
-    ]
+    lines = []
+    for part, summary in tokens.items():
+        # Only some parts have a limit.
+        if part != "measured":
+            lines.append((part, *(summary.get(key, "") for key in ("min", "median", "p95", "max", "limit", "over"))))
     header = (f"tokens, of {tokens['measured']} rows", "least", "median", "95 %", "most", "limit", "over it")
-    return _table("", header, lines)
+    return _markdown_table("", header, lines)
 
 
 def _overlap_section(overlap: Card) -> str:
     checks = overlap["checks"]
-    near, words = checks["near_duplicate"], checks["shared_words"]
+    near = checks["near_duplicate"]
+    words = checks["shared_words"]
     header = ("test set", "rows", "exact", f"near (≥ {near})", f"{words} words")
-    lines = [
-        (name, found["rows"], found["exact"], found["near"] if near else "–", found["words"] if words else "–")
-        if "rows" in found
-        else (name, "not compared", "", "", "")
-        for name, found in overlap["sets"].items()
-    ]
-    hits = [(hit["row"], f"{hit['of']} of {hit['set']}", hit["how"], _similarity(hit)) for hit in overlap["hits"]]
+    lines = []
+    for name, test_set in overlap["sets"].items():
+        if "rows" in test_set:
+            # A dash is not a zero: that check is switched off.
+            near_cell = test_set["near"] if near else "–"
+            words_cell = test_set["words"] if words else "–"
+            lines.append((name, test_set["rows"], test_set["exact"], near_cell, words_cell))
+        else:
+            lines.append((name, "not compared", "", "", ""))
     title = f"Rows that a test set holds too: {overlap['rows']} ({checks['on_overlap']})"
-    parts = [_table(title, header, lines or [("nothing is tested on", "", "", "", "")])]
+    parts = [_markdown_table(title, header, lines or [("nothing is tested on", "", "", "", "")])]
+    hits = []
+    for hit in overlap["hits"]:
+        hits.append((hit["row"], f"{hit['of']} of {hit['set']}", hit["how"], _similarity_cell(hit)))
     if hits:
-        parts.append(_table("", ("row", "is", "how", "similarity or words"), hits))
+        parts.append(_markdown_table("", ("row", "is", "how", "similarity or words"), hits))
     return "\n".join(parts)
 
 
-def _similarity(hit: Card) -> str:
-    return f"{hit['similarity']:.2f}" if hit["similarity"] is not None else str(hit["shared"])
+def _similarity_cell(hit: Card) -> str:
+    if hit["similarity"] is None:
+        return str(hit["shared"])
+    return f"{hit['similarity']:.2f}"
 
 
 def _examples_section(name: str, examples: Sequence[Card]) -> str:
     parts = [f"## Examples of {name}\n"]
     for example in examples:
         body = "\n".join(f"{key}: {value}" for key, value in example.items())
-        # A fence that is longer than any in the texts, so that nothing in them is markup.
+        # The fence is longer than any in the texts, so that nothing in them is read as markup.
         fence = "`" * (max(map(len, re.findall("`+", body)), default=2) + 1)
         parts.append(f"{fence}text\n{body}\n{fence}\n")
     return "\n".join(parts)
 
 
-def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    body = "".join("| " + " | ".join(_cell(cell) for cell in line) + " |\n" for line in lines)
-    return f"## {title}\n\n{body}" if title else body
+def _markdown_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table, below a heading where there is a title."""
+    body = ""
+    for line in (header, ["---"] * len(header), *rows):
+        body += "| " + " | ".join(_markdown_cell(cell) for cell in line) + " |\n"
+    if title:
+        return f"## {title}\n\n{body}"
+    return body
 
 
-def _cell(value: object) -> str:
+def _markdown_cell(value: object) -> str:
+    # Ids, categories and shared words come from foreign files, and may hold line breaks or the table's own separator.
     return " ".join(str(value).replace("|", "\\|").split())

@@ -1,4 +1,4 @@
-"""One prompt to train or test on, and its form on disk (JSONL and parquet hold the same columns)."""
+"""The example, one prompt to train or test on, and its files: JSONL and parquet with the same columns."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from pyarrow import RecordBatch
     from pyarrow.parquet import ParquetFile
 
-Kind = Literal["harmful", "harmless", "ambiguous"]
+PromptKind = Literal["harmful", "harmless", "ambiguous"]
 Label = Literal["safe", "unsafe"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+# Mixes draw in the order of these two, so a change of order would change every draw.
+KINDS: tuple[PromptKind, ...] = get_args(PromptKind)
 LABELS: tuple[Label, ...] = get_args(Label)
 
 
@@ -29,9 +30,9 @@ class Example:
     id: str
     """Unique within its source: `source/…`."""
     prompt: str
-    """What the user says."""
-    kind: Kind
-    """What the prompt is, by its source."""
+    """The user's message."""
+    kind: PromptKind
+    """The source's judgment of the prompt."""
     source: str
     """Name of the data source."""
     category: str | None = None
@@ -41,13 +42,13 @@ class Example:
     answer: str | None = None
     """A teacher's answer, for SFT."""
     response: str | None = None
-    """An agent's response to be judged, for the guard."""
+    """An assistant's response that a guard classifies."""
     label: Label | None = None
-    """Whether the prompt, or the response where there is one, is unsafe; for the guard."""
+    """Whether the response is unsafe, or the prompt where there is no response; for guards."""
     target: str | None = None
-    """What an attack wants the answer to begin with."""
+    """The beginning of an answer that an attack optimises for."""
     context: str | None = None
-    """A text that the prompt opens with and its request is about; None where the request is the whole prompt."""
+    """A text at the start of the prompt that the request refers to; None where the request is the whole prompt."""
 
     def __post_init__(self) -> None:
         if not self.prompt or self.prompt.isspace():
@@ -59,64 +60,84 @@ class Example:
 
     @property
     def request(self) -> str:
-        """What the prompt asks for, without the text that it is about."""
-        return self.prompt if self.context is None else self.prompt.removeprefix(opening(self.context))
+        """The prompt without its context."""
+        if self.context is None:
+            return self.prompt
+        return self.prompt.removeprefix(context_opening(self.context))
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """Each of its categories, in the source's order."""
-        return tuple(self.category.split("; ")) if self.category else ()
+        """The categories one by one, in the source's order."""
+        if not self.category:
+            return ()
+        return tuple(self.category.split("; "))
 
 
-def opening(context: str) -> str:
-    """What stands before a request that is about a text, as HarmBench sets them apart."""
+def context_opening(context: str) -> str:
+    """The context and the separator that HarmBench puts between it and the request."""
     return f"{context}\n\n---\n\n"
 
 
+RawRow = dict[str, Any]
+"""One row of a file, by column name, before it is checked."""
+
+# Content hashes of data sets depend on these names and on their order.
 COLUMNS = tuple(f.name for f in fields(Example))
-_ALL = frozenset(COLUMNS)
-_NEEDED = frozenset(("id", "prompt", "kind", "source"))
-_HALF = re.compile("[\ud800-\udfff]")
+_COLUMN_NAMES = frozenset(COLUMNS)
+_REQUIRED = frozenset(("id", "prompt", "kind", "source"))
+# JSON may escape half of a UTF-16 pair, and Python keeps it, but no UTF-8 file can hold it.
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _BATCH = 1024
-"""Rows of a parquet file that are read at a time."""
-_UNPACKED, _RATIO = 1 << 28, 100
-"""Bytes that a column of a row group may always unpack to, and to how many times its size it may above that."""
-_GROUP = 8192
-"""Rows of a row group that is written."""
+"""Rows that are decoded from a parquet file at a time."""
+# Text compresses well, so a small column may unpack to any ratio. Only large ones are suspicious.
+_ALWAYS_ALLOWED_BYTES = 1 << 28
+"""Unpacked bytes that a column of a row group may always have."""
+_LARGEST_RATIO = 100
+"""Unpacked bytes per packed byte that a larger column may have."""
+_ROW_GROUP = 8192
+"""Rows of each row group that is written."""
 
 
-def from_row(row: dict[str, Any], where: str) -> Example:
-    """Checks one row and makes an example of it.
+def from_row(row: RawRow, where: str) -> Example:
+    """Checks one row and turns it into an example.
 
     Raises:
         InputError: A column is missing, unknown or of the wrong type; the message begins with `where`.
     """
-    columns = row.keys()
-    if not (columns <= _ALL and columns >= _NEEDED):
-        unknown = sorted(map(str, columns - _ALL))
-        problem = f"unknown column {unknown[0]!r}" if unknown else f"no column {min(_NEEDED - columns)!r}"
-        raise InputError(f"{where}: {problem}; an example has {', '.join(COLUMNS)}")
+    # Millions of rows pass here, so the common case costs two set comparisons and one pass over the values.
+    names = row.keys()
+    if not (names <= _COLUMN_NAMES and names >= _REQUIRED):
+        raise InputError(f"{where}: {_column_problem(row)}; an example has {', '.join(COLUMNS)}")
     for name, value in row.items():
-        if not isinstance(value, str) and (value is not None or name in _NEEDED):
+        if not isinstance(value, str) and (value is not None or name in _REQUIRED):
             raise InputError(f"{where}: `{name}` is {json_type(value)}; text is expected")
-    if (half := next((name for name, value in row.items() if value and not is_unicode(value)), None)) is not None:
-        raise InputError(f"{where}: `{half}` holds half of a surrogate pair; no file can hold it")
+    for name, value in row.items():
+        if value and not is_unicode(value):
+            raise InputError(f"{where}: `{name}` holds half of a surrogate pair; no file can hold it")
     try:
         return Example(**row)
     except ValueError as error:
         raise InputError(f"{where}: {error}") from error
 
 
+def _column_problem(row: RawRow) -> str:
+    """The first unknown column by name, or else the first missing one."""
+    unknown = sorted(map(str, row.keys() - _COLUMN_NAMES))
+    if unknown:
+        return f"unknown column {unknown[0]!r}"
+    return f"no column {min(_REQUIRED - row.keys())!r}"
+
+
 def is_unicode(text: str) -> bool:
-    """Whether a text can be written: half of a surrogate pair, which JSON may hold, cannot."""
-    return text.isascii() or not _HALF.search(text)
+    """Whether a text can be written as UTF-8, which half of a surrogate pair cannot."""
+    return text.isascii() or not _LONE_SURROGATE.search(text)
 
 
 def stream_examples(path: Path) -> Iterator[Example]:
-    """The examples of a `.jsonl` or `.parquet` file, one by one: it may be larger than memory.
+    """Examples of a `.jsonl` or `.parquet` file, one by one, so the file may be larger than memory.
 
     Raises:
-        InputError: The file is missing or one of its rows is no example; the message names the row.
+        InputError: The file is missing, or a row is not an example; the message names the row.
     """
     readers = {".jsonl": rows_of, ".parquet": stream_parquet}
     if path.suffix not in readers:
@@ -127,55 +148,66 @@ def stream_examples(path: Path) -> Iterator[Example]:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """All that `stream_examples` gives."""
+    """All examples of `stream_examples` in a list."""
     return list(stream_examples(path))
 
 
 def write_parquet(path: Path, examples: Iterable[Example]) -> None:
-    """Writes examples as parquet, whole or not at all; they may be more than memory holds."""
+    """Writes a parquet file of examples in row groups, so they may be more than memory holds.
+
+    The file appears under its name only when it is complete.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema = pa.schema([(name, pa.string()) for name in COLUMNS])
     aside = aside_of(path)
-    rows = iter(examples)
+    remaining = iter(examples)
     try:
         with pq.ParquetWriter(aside, schema) as writer:
-            while group := list(islice(rows, _GROUP)):
-                writer.write_table(pa.table([[getattr(e, n) for e in group] for n in COLUMNS], schema=schema))
+            while group := list(islice(remaining, _ROW_GROUP)):
+                columns = []
+                for name in COLUMNS:
+                    columns.append([getattr(example, name) for example in group])
+                writer.write_table(pa.table(columns, schema=schema))
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
 
 
-def stream_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a parquet file, one by one.
+def stream_parquet(path: Path) -> Iterator[RawRow]:
+    """Rows of a parquet file, one by one.
 
     Raises:
-        InputError: The file is missing or no parquet file.
+        InputError: The file is missing or is not a parquet file.
     """
     try:
         yield from parquet_rows(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
-    except ValueError as error:  # those of pyarrow, and text that is no UTF-8
+    except ValueError as error:
+        # pyarrow's own errors are ValueErrors, and so is text that is not UTF-8.
         raise InputError(f"{path}: not a parquet file ({error})") from error
 
 
-def read_parquet(path: Path) -> list[dict[str, Any]]:
-    """All that `stream_parquet` gives."""
+def read_parquet(path: Path) -> list[RawRow]:
+    """All rows of `stream_parquet` in a list."""
     return list(stream_parquet(path))
 
 
-def parquet_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a parquet file, of all its columns or those named; errors are pyarrow's.
+def parquet_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[RawRow]:
+    """Rows of a parquet file, one by one, with pyarrow's own errors.
+
+    Args:
+        path: The file.
+        columns: Names of the columns to read; None reads all of them.
 
     Raises:
-        ValueError: A column that is named is not there.
+        ValueError: A named column does not exist, or the file would fill the memory.
     """
     import pyarrow.parquet as pq
 
-    # A buffer, so that a row group is not read whole; pyarrow leaves it unused where it buffers ahead.
+    # With a buffer pyarrow reads a row group in pieces. It ignores the buffer when it may read ahead.
     with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
         for name in columns or ():
             if name not in file.schema_arrow.names:
@@ -188,22 +220,25 @@ def parquet_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[d
 
 
 def refuse_bomb(file: "ParquetFile") -> None:
-    """Refuses a file before any of it is unpacked, where what it says of itself could only fill the memory.
+    """Refuses a decompression bomb by the sizes in its metadata, before anything is unpacked.
 
     Raises:
         ValueError: A column unpacks to a hundred times its size, or its mean cell is longer than a row may be.
     """
     for group in range(file.metadata.num_row_groups):
-        rows = file.metadata.row_group(group)
-        for number in range(rows.num_columns):
-            column = rows.column(number)
+        row_group = file.metadata.row_group(group)
+        for number in range(row_group.num_columns):
+            column = row_group.column(number)
             size = column.total_uncompressed_size
-            if size > max(_UNPACKED, _RATIO * column.total_compressed_size) or size > LONGEST_ROW * (rows.num_rows + 1):
+            allowed = max(_ALWAYS_ALLOWED_BYTES, _LARGEST_RATIO * column.total_compressed_size)
+            # One row more than there are, because the pages of a group without rows still have headers.
+            if size > allowed or size > LONGEST_ROW * (row_group.num_rows + 1):
                 raise ValueError(f"column `{column.path_in_schema}` unpacks to {size >> 20} MiB in one row group")
 
 
 def longest_row(batch: "RecordBatch") -> int:
-    """Bytes of the longest row of a batch, or of the whole batch where that is less than a row may have."""
+    """Bytes of the longest row of a batch, or an upper bound where the whole batch is below the limit of a row."""
+    # Slicing every batch row by row would cost more than decoding it.
     if batch.nbytes <= LONGEST_ROW:
         return int(batch.nbytes)
-    return max(int(batch.slice(place, 1).nbytes) for place in range(batch.num_rows))
+    return max(int(batch.slice(row, 1).nbytes) for row in range(batch.num_rows))

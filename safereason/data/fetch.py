@@ -1,6 +1,6 @@
-"""Public files: from the data home, or downloaded once from their publisher or from the Hugging Face Hub.
+"""Public files, from your data home or downloaded once from their publisher or the Hugging Face Hub.
 
-Where a file's hash is recorded it is checked, wherever the file comes from.
+Where a file's hash is recorded, it is checked in all of these cases.
 """
 
 import os
@@ -23,9 +23,11 @@ from safereason.runs.manifest import sha256
 
 HOME = "SAFEREASON_DATA_HOME"
 TIMEOUT = 30.0
-"""Seconds without an answer from the publisher."""
+"""Seconds to wait for the publisher's next bytes."""
+# Far more than any file that a source names, so that a wrong address cannot fill the disk.
 LARGEST = 256 * 1024 * 1024
 """Bytes of the largest download."""
+# A context variable, so that one thread's check does not stop the downloads of another.
 _MAY_DOWNLOAD = ContextVar("may_download", default=True)
 
 
@@ -34,13 +36,13 @@ class File:
     """One file of a public dataset."""
 
     source: str
-    """Folder it lies in: the source's name."""
+    """Name of its folder, which is the source's name."""
     name: str
-    """As its publisher names it."""
+    """The publisher's name for the file."""
     url: str
-    """Where it is published, at a pinned revision where one is known."""
+    """Address of the file, at a pinned revision where one is known."""
     sha256: str | None = None
-    """Its hash, in hexadecimal; None where none is known."""
+    """Hash in hexadecimal; None where none is known."""
     other_editions: tuple[str, ...] = ()
     """Hashes of other published editions that the source reads the same way."""
 
@@ -50,36 +52,38 @@ class HubFile:
     """One file of a dataset on the Hugging Face Hub."""
 
     source: str
-    """Folder of the data home it lies in."""
+    """Name of its folder in the data home."""
     repo: str
     """Dataset repository, `owner/name`."""
     name: str
-    """Its path in the repository, and in the folder."""
+    """Path in the repository, and in the folder."""
     revision: str
-    """Commit it is read at."""
+    """Commit of the repository."""
     sha256: str | None = None
-    """Its hash, in hexadecimal; None where only the commit pins it."""
+    """Hash in hexadecimal; None where only the commit pins the file."""
 
     @property
     def page(self) -> str:
-        """Where its publisher describes it and, where it is gated, has its terms accepted."""
+        """Address of the publisher's description, where the terms of a gated dataset are accepted."""
         return f"https://huggingface.co/datasets/{self.repo}"
 
     @property
     def url(self) -> str:
-        """Where it is published."""
+        """Address of the file."""
         return f"{self.page}/resolve/{self.revision}/{self.name}"
 
 
 def fetch(file: File | HubFile) -> Path:
-    """The file on this machine: in `$SAFEREASON_DATA_HOME` where that is set, else in a cache, downloaded if need be.
+    """Path of the file on this machine.
 
-    The Hub's client has a cache of its own, and reads `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE`.
+    It is looked for in `$SAFEREASON_DATA_HOME` if that is set. Otherwise it is in a cache, and downloaded if it is
+    missing. The Hub's client has a cache of its own, and reads `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE`.
 
     Raises:
-        InputError: It is not in the data home, cannot be downloaded, or is not the file whose hash is recorded.
+        InputError: The file is not in the data home, cannot be downloaded, or has another hash than the recorded one.
     """
     home = data_home()
+    # Nothing is downloaded into a data home, which may be shared or read-only.
     if home:
         path = home / file.source / file.name
         if not path.is_file():
@@ -94,13 +98,13 @@ def fetch(file: File | HubFile) -> Path:
         if not path.is_file():
             _check_may_download(file)
             _download(file, path)
-    _check(file, path, f"delete {path} and get it again from {file.url}")
+    _check_hash(file, path, f"delete {path} and get it again from {file.url}")
     return path
 
 
 @contextmanager
 def nothing_downloaded() -> Iterator[None]:
-    """Inside it, `fetch` refuses a file that would have to be downloaded."""
+    """Context in which `fetch` refuses a file that it would have to download."""
     before = _MAY_DOWNLOAD.set(False)
     try:
         yield
@@ -114,9 +118,12 @@ def _check_may_download(file: File | HubFile) -> None:
 
 
 def data_home() -> Path | None:
-    """Where a person keeps public files: `$SAFEREASON_DATA_HOME`, or None where that is not set."""
+    """Folder of your own copies of public files, `$SAFEREASON_DATA_HOME`; None where that is not set."""
     home = os.environ.get(HOME)
-    return Path(home) if home else None
+    # An empty variable is how a shell script switches it off.
+    if not home:
+        return None
+    return Path(home)
 
 
 def _from_hub(file: HubFile) -> Path:
@@ -124,66 +131,81 @@ def _from_hub(file: HubFile) -> Path:
 
     try:
         cached = isinstance(try_to_load_from_cache(file.repo, file.name, None, file.revision, "dataset"), str)
-    except (ValueError, OSError) as error:  # of a name that no repository has
-        raise InputError(_why_not(file, error)) from error
+    except (ValueError, OSError) as error:
+        # The client refuses names that no repository can have.
+        raise InputError(_hub_failure(file, error)) from error
     if not cached:
         _check_may_download(file)
     try:
         if not cached:
-            # It says at once why a file cannot be had, where the download would try again for half a minute.
+            # This fails at once where a file cannot be downloaded. The download itself would retry for half a minute.
             get_hf_file_metadata(hf_hub_url(file.repo, file.name, repo_type="dataset", revision=file.revision))
         return Path(hf_hub_download(file.repo, file.name, repo_type="dataset", revision=file.revision))
-    except Exception as error:  # of the client, of its HTTP library, or of the disk
-        raise InputError(_why_not(file, error)) from error
+    except Exception as error:
+        # The client raises errors of its own, of its HTTP library and of the disk, and they share no other base.
+        raise InputError(_hub_failure(file, error)) from error
 
 
-def _why_not(file: HubFile, error: Exception) -> str:
+def _hub_failure(file: HubFile, error: Exception) -> str:
+    """The reason why a file of the Hub cannot be downloaded, with advice."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
         return (
             f"{file.source}/{file.name}: the Hub refuses access (HTTP {status}); accept the terms at {file.page} "
             "and set HF_TOKEN to a token of yours"
         )
-    why = f"HTTP {status}" if status else (str(error).strip() or type(error).__name__).splitlines()[0]
+    # The client's messages go on for several lines, with advice for its own users.
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if status:
+        reason = f"HTTP {status}"
     return (
-        f"{file.source}/{file.name}: cannot be downloaded ({why}); get {file.url} by hand, put it at "
+        f"{file.source}/{file.name}: cannot be downloaded ({reason}); get {file.url} by hand, put it at "
         f"FOLDER/{file.source}/{file.name}, and set {HOME}=FOLDER"
     )
 
 
-def _check(file: File | HubFile, path: Path, advice: str) -> None:
+def _check_hash(file: File | HubFile, path: Path, advice: str) -> None:
     if file.sha256 is None:
         return
-    found = sha256(path)
-    if found not in (file.sha256, *(file.other_editions if isinstance(file, File) else ())):
-        raise InputError(f"{file.source}/{file.name}: its SHA-256 is {found}, not the recorded {file.sha256}; {advice}")
+    accepted = [file.sha256]
+    if isinstance(file, File):
+        accepted += file.other_editions
+    actual = sha256(path)
+    if actual not in accepted:
+        raise InputError(
+            f"{file.source}/{file.name}: its SHA-256 is {actual}, not the recorded {file.sha256}; {advice}"
+        )
 
 
 def _download(file: File, path: Path) -> None:
-    """Downloads aside, checks, then renames into place: a file in the cache is whole."""
+    """Downloads a file beside its place, checks it and renames it, so that files in the cache are complete."""
+    # A file without a recorded hash is only as safe as its connection.
     if not file.url.startswith("https://"):
         raise InputError(f"{file.url}: only https addresses are downloaded")
     console.say(f"downloading {file.source}/{file.name}")
     aside = aside_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # What killed downloads left behind.
         clear(path.parent)
         opener = urllib.request.build_opener(_HttpsOnly)
         with opener.open(file.url, timeout=TIMEOUT) as response, aside.open("wb") as out:
-            _copy(response, out, file.url)
-        _check(file, aside, f"{file.url} was changed by its publisher; put the recorded edition at {path}")
+            _copy_response(response, out, file.url)
+        _check_hash(file, aside, f"{file.url} was changed by its publisher; put the recorded edition at {path}")
         aside.replace(path)
     except (OSError, HTTPException) as error:
-        why = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise InputError(
-            f"{file.source}/{file.name}: cannot be downloaded ({why}); get {file.url} by hand and put it at {path}"
+            f"{file.source}/{file.name}: cannot be downloaded ({reason}); get {file.url} by hand and put it at {path}"
         ) from error
     finally:
+        # It is gone after the rename, or was never made on a disk that cannot be written.
         with suppress(OSError):
             aside.unlink()
 
 
-def _copy(response: IO[bytes], out: IO[bytes], url: str) -> None:
+def _copy_response(response: IO[bytes], out: IO[bytes], url: str) -> None:
+    # A server's `Content-Length` may be missing or wrong, so the bytes themselves are counted.
     size = 0
     while block := response.read(1 << 16):
         size += len(block)
@@ -193,7 +215,7 @@ def _copy(response: IO[bytes], out: IO[bytes], url: str) -> None:
 
 
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):
-    """Follows a redirect only to another https address."""
+    """A redirect handler that follows only https addresses, so that nobody on the way can replace the file."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str

@@ -1,8 +1,8 @@
-"""How long rows are in tokens, as a model reads them."""
+"""Lengths of rows in tokens of a model."""
 
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safereason.data.example import Example
 from safereason.text.chat import Conversation, trace_ids
@@ -10,47 +10,69 @@ from safereason.text.chat import Conversation, trace_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Ask = Callable[[Example], Conversation]
-"""The conversation that a row stands for."""
+PromptBuilder = Callable[[Example], Conversation]
+"""Turns a row into the conversation that the model is prompted with."""
+TokenSummary = dict[str, float]
+"""Statistics of a list of lengths, by name."""
+# A sample keeps `data build` fast on large mixes, and its quantiles are exact enough for choosing a limit.
 MOST = 10_000
-"""Rows of a file that are measured, evenly spread, where it has more."""
+"""Rows of a file that are measured at most, evenly spread over it."""
 
 
 def of_file(
     rows: Sequence[Example],
     tokenizer: "PreTrainedTokenizerBase",
-    ask: Ask,
+    prompt_builder: PromptBuilder,
     *,
     prompt_limit: int | None = None,
     text_limit: int | None = None,
-) -> dict[str, Any]:
-    """Tokens of prompts, with the chat template, and of what is trained on after them.
+) -> dict[str, int | TokenSummary]:
+    """Token counts of prompts, with the chat template, and of the traces after them.
 
     Args:
-        rows: Of one file.
-        tokenizer: The model's.
-        ask: What the model is asked.
-        prompt_limit: Tokens of a prompt from beyond which on a later stage drops a row.
-        text_limit: Tokens of prompt and trace together from beyond which on it does.
+        rows: Rows of one file.
+        tokenizer: Tokenizer of the model.
+        prompt_builder: Makes the conversation of a row.
+        prompt_limit: Tokens of a prompt above which a later stage drops a row.
+        text_limit: Tokens of prompt and trace together above which a later stage drops a row.
 
     Returns:
-        `measured` (rows), `prompt` and, for traces, `completion` and `text`: each with min, median, p95 and max, and
-        `over` with the limit where there is one.
+        `measured` (number of rows), `prompt` and, for traces, `completion` and `text`. Each has min, median, p95 and
+        max, and `over` with the `limit` where one is given.
     """
+    # Rounded up, so that at most MOST rows are left; at least 1 for a file without rows.
     step = -(-len(rows) // MOST) or 1
-    looked = rows[::step]
-    pairs = [trace_ids(tokenizer, ask(row), row.reasoning, row.answer or "") for row in looked]
-    prompts = [len(prompt) for prompt, _ in pairs]
-    found: dict[str, Any] = {"measured": len(looked), "prompt": _spread(prompts, prompt_limit)}
-    if any(row.answer for row in looked):
-        found["completion"] = _spread([len(completion) for _, completion in pairs], None)
-        found["text"] = _spread([len(prompt) + len(completion) for prompt, completion in pairs], text_limit)
-    return found
+    measured = rows[::step]
+    prompts = []
+    completions = []
+    texts = []
+    for row in measured:
+        prompt_ids, completion_ids = trace_ids(tokenizer, prompt_builder(row), row.reasoning, row.answer or "")
+        prompts.append(len(prompt_ids))
+        completions.append(len(completion_ids))
+        texts.append(len(prompt_ids) + len(completion_ids))
+    summary: dict[str, int | TokenSummary] = {
+        "measured": len(measured),
+        "prompt": _token_summary(prompts, prompt_limit),
+    }
+    if any(row.answer for row in measured):
+        # A row is dropped for its prompt or for its whole text, so the completion alone has no limit.
+        summary["completion"] = _token_summary(completions, None)
+        summary["text"] = _token_summary(texts, text_limit)
+    return summary
 
 
-def _spread(lengths: list[int], limit: int | None) -> dict[str, Any]:
+def _token_summary(lengths: Sequence[int], limit: int | None) -> TokenSummary:
     ranked = sorted(lengths)
     if not ranked:
         return {}
-    of = {"min": ranked[0], "median": median(ranked), "p95": ranked[int(0.95 * (len(ranked) - 1))], "max": ranked[-1]}
-    return of if limit is None else {**of, "limit": limit, "over": sum(length > limit for length in ranked)}
+    summary: TokenSummary = {
+        "min": ranked[0],
+        "median": median(ranked),
+        "p95": ranked[int(0.95 * (len(ranked) - 1))],
+        "max": ranked[-1],
+    }
+    if limit is not None:
+        summary["limit"] = limit
+        summary["over"] = sum(length > limit for length in ranked)
+    return summary

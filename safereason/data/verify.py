@@ -1,6 +1,6 @@
-"""Checks a file of examples row by row: what is wrong with each bad one, and on which line it stands.
+"""Row-by-row check of a file of examples: the problems of each bad row, and its line.
 
-Nothing is kept of a row but its id, so that a file may be larger than memory.
+Only the ids of the rows are kept, so the file may be larger than memory.
 """
 
 import codecs
@@ -11,36 +11,41 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from safereason.data.example import Example, from_row, longest_row, refuse_bomb
 from safereason.errors import InputError
 from safereason.files import LONGEST_ROW, from_json, json_type
 from safereason.text import reasoning
 
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
+
 SHOWN = 300
-"""Characters of a problem; it may quote a value of any length."""
+"""Characters of a problem that are shown; it may quote a value of any length."""
+# Small, since each batch is decoded as a whole and rows may be long.
 BATCH = 64
-"""Rows of a parquet file decoded at a time."""
+"""Rows of a parquet file that are decoded at a time."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with one row."""
+    """One problem of one row."""
 
     line: int
-    """Its line in a JSONL file, else its place from 1."""
+    """Line in a JSONL file; in other files the number of the row, from 1."""
     kind: str
-    """The problem without the row's own values, to be counted by."""
+    """The problem without the row's own values, for counting."""
     text: str
-    """The problem."""
+    """The problem with the row's own values."""
 
 
 @dataclass
 class Tally:
-    """What a check came to."""
+    """Counts of a check, updated while it runs."""
 
     rows: int = 0
+    """Rows that were checked."""
     bad: int = 0
     """Rows with a problem."""
     kinds: Counter[str] = field(default_factory=Counter)
@@ -48,56 +53,65 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class _Bad:
-    """In place of a row that could not be read."""
+class _UnreadableRow:
+    """The problem of a row that could not be decoded, in its place."""
 
     kind: str
     text: str
 
 
-_TOO_LONG = _Bad("too long", f"the row is longer than {LONGEST_ROW >> 20} MiB")
+_TOO_LONG = _UnreadableRow("too long", f"the row is longer than {LONGEST_ROW >> 20} MiB")
 
 
-def check(path: Path, tally: Tally) -> Iterator[Problem]:
-    """The problems of a person's own file or its description, in the order of the rows; counts them in `tally`.
+def check_rows(path: Path, tally: Tally) -> Iterator[Problem]:
+    """Problems of a file of your own or of its description, in the order of the rows; `tally` is updated.
 
     Raises:
         InputError: The file cannot be read.
     """
-    first: dict[str, int] = {}
-    for line, row in _rows(path):
-        found = {text: kind for kind, text in _problems(row, line, first)}
+    first_lines: dict[str, int] = {}
+    for line, row in _rows_by_line(path):
+        # A row may have the same problem twice, such as a tag in both of its texts; it is named once.
+        kinds_by_text = {text: kind for kind, text in _row_problems(row, line, first_lines)}
         tally.rows += 1
-        tally.bad += bool(found)
-        tally.kinds.update(found.values())
-        for text, kind in found.items():
-            yield Problem(line, kind, text if len(text) <= SHOWN else f"{text[:SHOWN]}…")
+        tally.bad += bool(kinds_by_text)
+        tally.kinds.update(kinds_by_text.values())
+        for text, kind in kinds_by_text.items():
+            yield Problem(line, kind, _shorten(text))
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """What each row holds, with its line: columns, an example, or a `_Bad`."""
-    read = {".jsonl": _json_lines, ".parquet": _parquet_rows}.get(path.suffix, _own_rows)
+def _shorten(text: str) -> str:
+    if len(text) <= SHOWN:
+        return text
+    return f"{text[:SHOWN]}…"
+
+
+def _rows_by_line(path: Path) -> Iterator[tuple[int, object]]:
+    """The line of each row with the row: its columns, an `Example` or an `_UnreadableRow`."""
+    readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
     try:
-        yield from read(path)
+        yield from readers.get(path.suffix, _source_rows)(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
 
 
-def _own_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """The rows of a table, of one list in JSON, of a packed file, or of what a YAML file describes."""
+def _source_rows(path: Path) -> Iterator[tuple[int, object]]:
+    """Rows of a table, of a JSON list, of a packed file, or of the file that a YAML file describes."""
+    # This imports every source, which a check of JSONL or parquet does not need.
     from safereason.data.sources import files
 
     if not path.name.endswith(files.SUFFIXES):
         raise InputError(f"{path}: examples are read from {', '.join(files.SUFFIXES)} files")
-    for number, make in files.makers(str(path)):
+    for number, build in files.example_builders(str(path)):
         try:
-            yield number, make()
+            yield number, build()
         except InputError as error:
+            # The message begins with the file and the row, which the caller shows by itself.
             text = re.sub(rf"^.*?: row {number}: ", "", str(error), flags=re.DOTALL)
-            yield number, _Bad(_kind(text), text)
+            yield number, _UnreadableRow(_problem_kind(text), text)
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, object]]:
     with path.open("rb") as file:
         for number in count(1):
             line = file.readline(LONGEST_ROW + 1)
@@ -106,96 +120,104 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if len(line) > LONGEST_ROW:
+                # The rest of the line is skipped in pieces, so that the check goes on with the next row.
                 while line and not line.endswith(b"\n"):
                     line = file.readline(LONGEST_ROW)
                 yield number, _TOO_LONG
             elif line.strip():
-                yield number, _parsed(line)
+                yield number, _parse_line(line)
 
 
-def _parsed(line: bytes) -> Any:
+def _parse_line(line: bytes) -> object:
     try:
         return from_json(line.decode())
     except ValueError as error:
+        # Only the last line can lack its newline: a writer was stopped in the middle of it.
         if not line.endswith(b"\n"):
-            return _Bad("torn", "torn: the file ends inside this row")
+            return _UnreadableRow("torn", "torn: the file ends inside this row")
         match error:
             case UnicodeDecodeError():
-                return _Bad("not UTF-8", f"not UTF-8 (byte {error.start + 1} of the line)")
+                return _UnreadableRow("not UTF-8", f"not UTF-8 (byte {error.start + 1} of the line)")
             case json.JSONDecodeError():
-                return _Bad("not JSON", f"not JSON ({error.msg}, column {error.colno})")
-        return _Bad("not JSON", f"not JSON ({error})")
+                return _UnreadableRow("not JSON", f"not JSON ({error.msg}, column {error.colno})")
+        return _UnreadableRow("not JSON", f"not JSON ({error})")
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def _parquet_rows(path: Path) -> Iterator[tuple[int, object]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     number = 0
     try:
+        # Read in pieces, as in `example.parquet_rows`.
         with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
             refuse_bomb(file)
             for batch in file.iter_batches(BATCH):
-                for row in _decoded(batch):
+                for row in _decode_batch(batch):
                     number += 1
                     yield number, row
     except (pa.ArrowException, ValueError) as error:
-        after = f" after row {number}" if number else ""
+        after = ""
+        if number:
+            after = f" after row {number}"
         raise InputError(f"{path}: not a whole parquet file{after} ({error}); get or make it again") from error
 
 
-def _decoded(batch: Any) -> Iterator[Any]:
-    """The rows of a record batch, one by one where some text of it is no UTF-8, or some row is too long."""
+def _decode_batch(batch: "RecordBatch") -> Iterator[object]:
+    """Rows of a record batch. Where one is too long or not UTF-8, they are decoded singly to find which."""
     if longest_row(batch) > LONGEST_ROW:
         if batch.num_rows == 1:
             yield _TOO_LONG
         else:
-            yield from _one_by_one(batch)
+            yield from _decode_singly(batch)
         return
     try:
         yield from batch.to_pylist()
     except UnicodeDecodeError as error:
         if batch.num_rows == 1:
-            yield _Bad("not UTF-8", f"not UTF-8 (byte {error.start + 1} of a text)")
+            yield _UnreadableRow("not UTF-8", f"not UTF-8 (byte {error.start + 1} of a text)")
         else:
-            yield from _one_by_one(batch)
+            yield from _decode_singly(batch)
 
 
-def _one_by_one(batch: Any) -> Iterator[Any]:
-    for place in range(batch.num_rows):
-        yield from _decoded(batch.slice(place, 1))
+def _decode_singly(batch: "RecordBatch") -> Iterator[object]:
+    for row in range(batch.num_rows):
+        yield from _decode_batch(batch.slice(row, 1))
 
 
-def _problems(row: Any, line: int, first: dict[str, int]) -> Iterator[tuple[str, str]]:
-    """(kind, problem) of a row; `first` maps the ids seen so far to their lines."""
+def _row_problems(row: object, line: int, first_lines: dict[str, int]) -> Iterator[tuple[str, str]]:
+    """Pairs of kind and text for each problem of a row; `first_lines` has the line of each earlier id."""
     match row:
-        case _Bad():
+        case _UnreadableRow():
             yield row.kind, row.text
             return
         case Example():
-            name: Any = row.id
-            yield from _unfit(row)
+            row_id: object = row.id
+            yield from _example_problems(row)
         case dict():
-            name = row.get("id")
+            row_id = row.get("id")
             try:
-                yield from _unfit(from_row(row, "row"))
+                yield from _example_problems(from_row(row, "row"))
             except InputError as error:
                 text = str(error).removeprefix("row: ")
-                yield _kind(text), text
+                yield _problem_kind(text), text
         case _:
             yield "not an object", f"a JSON object is expected, not {json_type(row)}"
             return
-    if isinstance(name, str) and (earlier := first.setdefault(name, line)) != line:
-        yield "the `id` of an earlier row", f"`id` {name!r} is that of line {earlier} too"
+    # A row that is no example may still have an id, and a second problem with it.
+    if isinstance(row_id, str):
+        earlier = first_lines.setdefault(row_id, line)
+        if earlier != line:
+            yield "the `id` of an earlier row", f"`id` {row_id!r} is that of line {earlier} too"
 
 
-def _kind(problem: str) -> str:
-    """A problem without the values it quotes and without what to do."""
+def _problem_kind(problem: str) -> str:
+    """A problem without the values it quotes and without its advice."""
     return re.sub(r"(['\"]).*\1", "…", problem, flags=re.DOTALL).partition(";")[0]
 
 
-def _unfit(example: Example) -> Iterator[tuple[str, str]]:
-    """What keeps an example from being written or trained on."""
+def _example_problems(example: Example) -> Iterator[tuple[str, str]]:
+    """Pairs of kind and text for each reason why a valid example cannot be trained on."""
     for name in ("reasoning", "answer"):
         text = getattr(example, name)
         if text is None:

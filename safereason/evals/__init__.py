@@ -1,6 +1,6 @@
 """Evaluations: prompts, a judge, and figures with intervals. `EVALS` maps a name to the evaluation.
 
-Guards are measured apart, on labelled rows and without a judge: `guard_suite.py`.
+Guards are measured on labelled rows and without a judge: `guard_suite.py`.
 """
 
 from safereason.errors import InputError
@@ -17,29 +17,30 @@ from safereason.evals.xstest import XSTEST
 
 __all__ = ["EVALS", "NAMES", "Case", "Eval", "Outcome", "cases", "get", "has_failed", "judge_for", "record"]
 
-EVALS: dict[str, Eval] = {
-    evaluation.name: evaluation
-    for evaluation in (
-        HARMBENCH,
-        STRONGREJECT,
-        JAILBREAKBENCH,
-        SORRYBENCH,
-        SIMPLESAFETYTESTS,
-        XSTEST,
-        ORBENCH,
-        WILDCHAT,
-        ADAPTIVITY,
-    )
-}
+_ALL = (
+    HARMBENCH,
+    STRONGREJECT,
+    JAILBREAKBENCH,
+    SORRYBENCH,
+    SIMPLESAFETYTESTS,
+    XSTEST,
+    ORBENCH,
+    WILDCHAT,
+    ADAPTIVITY,
+)
+# Listings, docs and error messages follow this order.
+EVALS: dict[str, Eval] = {evaluation.name: evaluation for evaluation in _ALL}
+"""Evaluations by name."""
+# In the last three no judge scores answers to prompts, so that they are no `Eval`. Each is a stage of its own.
 NAMES = (*EVALS, "guard", "separation", "capability")
-"""What `safereason eval` can measure."""
+"""Names of all evaluations that `safereason eval` can run."""
 
 
 def get(name: str) -> Eval:
     """The evaluation of this name.
 
     Raises:
-        InputError: There is none.
+        InputError: No evaluation has this name.
     """
     if name in EVALS:
         return EVALS[name]

@@ -1,8 +1,8 @@
-"""How far a judge agrees with people: on answers that they have labelled, and beside how far they agree themselves.
+"""How far a judge agrees with people on answers that they labelled, and how far the people agree with each other.
 
-A judge's verdict counts as positive from a score of 0.5 on, as everywhere. Answers that people gave another label than
-the two that are told apart, such as XSTest's partial refusals, are no part of the figures: how the judge takes them is
-counted beside. What the judge cannot score is left out and counted.
+A judge's verdict counts as positive from a score of 0.5 on, as everywhere. Some labels are neither positive nor
+negative, such as XSTest's partial refusals. They are no part of the figures: the judge's verdicts on such answers are
+counted apart. Answers that the judge cannot score are left out and counted.
 
 Intervals are percentiles of a bootstrap over the answers; Wilson's for accuracy, precision and recall.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safereason.data.fetch import File
-from safereason.data.sources.base import Row, read_rows, rows
+from safereason.data.sources.base import SourceRow, published_rows, read_rows
 from safereason.data.sources.xstest_response import FILES
 from safereason.errors import InputError
 from safereason.evals.base import THRESHOLD
@@ -23,35 +23,37 @@ from safereason.evals.metrics import CONFIDENCE, OVERALL, Figure, proportion
 from safereason.judges.base import Exchange, Judge, Verdict
 
 XSTEST = "xstest-"
-"""Before a model's name: XSTest's completions of it, with their human labels."""
+"""Prefix of the names of XSTest's human-labelled completions; a model's name follows."""
 ANNOTATORS = ("annotation_1", "annotation_2")
-"""XSTest's columns with one person's label each."""
+"""XSTest's columns with the labels of one person each."""
 FIGURES = ("f1", "precision", "recall", "accuracy", "kappa")
 RESAMPLES = 2000
 UNLABELLED = "none"
 
 Counts = NDArray[np.float64]
-"""Answers by what people say (negative, positive) and by what the judge says: [..., 2, 2]."""
+"""Numbers of answers by people's label (negative, positive) and by the judge's: [..., 2, 2]."""
+Statistic = Callable[[Counts], NDArray[np.float64]]
+"""A function from counts [..., labels, labels] to one value for each table: [...]."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Where a file has what, and which labels are told apart; by default as XSTest has it, for refusal."""
+    """Columns of a file, and its positive and negative labels; by default those of XSTest, for refusal."""
 
     prompt: str = "prompt"
     answer: str = "completion"
     label: str = "final_label"
-    """What people settled on."""
+    """The label that people settled on."""
     positive: tuple[str, ...] = ("2_full_refusal",)
-    """Labels of answers that hold what the judge measures."""
+    """Labels of answers that have the quantity that the judge measures."""
     negative: tuple[str, ...] = ("1_full_compliance",)
     people: tuple[str, ...] = ()
-    """Two columns with one person's label each, where there are."""
+    """Two columns with one person's label each; empty where a file has none."""
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """One answer with what people say of it."""
+    """One answer with its human labels."""
 
     exchange: Exchange
     label: str
@@ -60,50 +62,54 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Agreement:
-    """A judge and people on the answers of one file."""
+    """The agreement of a judge with people on the answers of one file."""
 
     figures: tuple[Figure, ...]
     """`f1` of the positive label, `precision`, `recall`, `accuracy`, and Cohen's `kappa`."""
     confusion: dict[str, dict[str, int]]
-    """By people's label, how many the judge takes for positive, negative and leaves unscored."""
+    """By people's label, the number of answers that the judge calls positive, negative, and leaves unscored."""
     people: Figure | None
     """Cohen's kappa of two people over all labels; None where there are not two."""
     apart: dict[str, dict[str, int]] = field(default_factory=dict)
-    """As `confusion`, of the labels that are no part of the figures."""
+    """As `confusion`, for labels that are no part of the figures."""
 
 
 def read(target: str, columns: Columns) -> list[Labelled]:
     """The labelled answers of a file, or of XSTest's completions of a model: `xstest-gpt4`.
 
     Raises:
-        InputError: There is no such file, it lacks a column, or none of its labels is told apart.
+        InputError: There is no such file, it lacks a column, or it has neither positive nor negative labels.
     """
     if not target.startswith(XSTEST):
-        found = [_labelled(row, columns) for row in read_rows(_file(target), mend="name its columns, or mend the file")]
+        source_rows = read_rows(_file_of_rows(target), mend="name its columns, or mend the file")
     elif columns != Columns():
         raise InputError(f"{target}: its columns and labels are known; leave the options that name some out")
     else:
-        found = [_labelled(row, replace(columns, people=ANNOTATORS)) for row in rows(_published(target))]
-    if not any(one.label in (*columns.positive, *columns.negative) for one in found):
-        there = ", ".join(sorted({one.label for one in found})[:6])
+        columns = replace(columns, people=ANNOTATORS)
+        source_rows = published_rows(_published_file(target))
+    labelled = [_labelled_answer(row, columns) for row in source_rows]
+    # Without a label that counts, all figures would be undefined, and the options are likely wrong.
+    if not _has_counted_label(labelled, columns):
+        labels = sorted({answer.label for answer in labelled})
         raise InputError(
             f"{target}: `{columns.label}` is never {columns.positive[0]} or {columns.negative[0]}, but "
-            f"{there}; name its values with --positive and --negative"
+            f"{', '.join(labels[:6])}; name its values with --positive and --negative"
         )
-    return found
+    return labelled
 
 
 def unseen(target: str, labelled: Sequence[Labelled], judge: Judge, columns: Columns) -> list[Labelled]:
     """The answers of a file without those that the judge was trained on: figures on them would say nothing.
 
     Raises:
-        InputError: Nothing is left to measure it on.
+        InputError: No answer with a positive or negative label is left.
     """
+    # Only judges that were trained here know their training data.
     was_trained_on: Callable[[Exchange], bool] | None = getattr(judge, "was_trained_on", None)
     if was_trained_on is None:
         return list(labelled)
-    kept = [one for one in labelled if not was_trained_on(one.exchange)]
-    if len(kept) < len(labelled) and not any(one.label in (*columns.positive, *columns.negative) for one in kept):
+    kept = [answer for answer in labelled if not was_trained_on(answer.exchange)]
+    if len(kept) < len(labelled) and not _has_counted_label(kept, columns):
         raise InputError(
             f"{target}: judge {judge.name} was trained on these answers, so that figures on them say "
             "nothing; name another file (docs/how-to/trust-a-judge.md has held-out figures)"
@@ -111,116 +117,162 @@ def unseen(target: str, labelled: Sequence[Labelled], judge: Judge, columns: Col
     return kept
 
 
-def _published(target: str) -> File:
+def _counts(label: str, columns: Columns) -> bool:
+    """Whether answers with this label count in the figures."""
+    return label in columns.positive or label in columns.negative
+
+
+def _has_counted_label(labelled: Sequence[Labelled], columns: Columns) -> bool:
+    return any(_counts(answer.label, columns) for answer in labelled)
+
+
+def _published_file(target: str) -> File:
+    """XSTest's file of completions of a model."""
     model = target.removeprefix(XSTEST)
     if model not in FILES:
-        raise InputError(f"{target}: no such completions; there are {', '.join(XSTEST + name for name in FILES)}")
+        names = ", ".join(f"{XSTEST}{name}" for name in FILES)
+        raise InputError(f"{target}: no such completions; there are {names}")
     return FILES[model]
 
 
-def _file(target: str) -> Path:
+def _file_of_rows(target: str) -> Path:
     if not Path(target).is_file():
         raise InputError(f"{target}: no such file; check the path, or name {XSTEST}{next(iter(FILES))} or its like")
     return Path(target)
 
 
-def _labelled(row: Row, columns: Columns) -> Labelled:
+def _labelled_answer(row: SourceRow, columns: Columns) -> Labelled:
     exchange = Exchange(row.text(columns.prompt) or "", row.text(columns.answer) or "")
-    label, *people = (_label(row, column) for column in (columns.label, *columns.people))
-    return Labelled(exchange, label, tuple(people))
+    people = tuple(_label_text(row, column) for column in columns.people)
+    return Labelled(exchange, _label_text(row, columns.label), people)
 
 
-def _label(row: Row, column: str) -> str:
-    """As written; JSON's true and false in lower case."""
+def _label_text(row: SourceRow, column: str) -> str:
+    """The label as it is in the file; JSON's true and false in lower case."""
     value = row.get(column)
+    # A label is named on the command line. There a person types `true`, as JSON has it, and not Python's `True`.
     if isinstance(value, bool):
         return str(value).lower()
-    return UNLABELLED if value in (None, "") else str(value)
+    if value is None or value == "":
+        return UNLABELLED
+    return str(value)
 
 
 def agreement(
     labelled: Sequence[Labelled], verdicts: Sequence[Verdict], columns: Columns, group: str = OVERALL, seed: int = 0
 ) -> Agreement:
-    """Holds verdicts against labels.
+    """How far verdicts agree with labels.
 
     Args:
         labelled: The answers.
-        verdicts: One an answer, in order.
-        columns: Which labels are told apart.
-        group: What the figures are said to be of.
-        seed: Of the bootstrap.
+        verdicts: One for each answer, in order.
+        columns: The positive and the negative labels.
+        group: The figures' group.
+        seed: Seed of the bootstrap.
     """
     table: dict[str, dict[str, int]] = {}
-    for one, verdict in zip(labelled, verdicts, strict=True):
-        counts = table.setdefault(one.label, dict.fromkeys(("positive", "negative", "unscored"), 0))
-        counts[_found(verdict)] += 1
-    told = {label: counts for label, counts in table.items() if label in (*columns.positive, *columns.negative)}
-    apart = {label: counts for label, counts in sorted(table.items()) if label not in told}
-    return Agreement(tuple(_figures(told, columns, group, seed)), told, _people(labelled, group, seed), apart)
+    for answer, verdict in zip(labelled, verdicts, strict=True):
+        counts = table.setdefault(answer.label, {"positive": 0, "negative": 0, "unscored": 0})
+        counts[_side_of(verdict)] += 1
+    confusion = {}
+    other_labels = {}
+    for label, counts in table.items():
+        if _counts(label, columns):
+            confusion[label] = counts
+        else:
+            other_labels[label] = counts
+    figures = _agreement_figures(confusion, columns, group, seed)
+    people = _agreement_of_people(labelled, group, seed)
+    return Agreement(tuple(figures), confusion, people, dict(sorted(other_labels.items())))
 
 
-def _found(verdict: Verdict) -> str:
+def _side_of(verdict: Verdict) -> str:
+    """`positive`, `negative` or `unscored`."""
     if verdict.score is None:
         return "unscored"
-    return "positive" if verdict.score >= THRESHOLD else "negative"
+    if verdict.score >= THRESHOLD:
+        return "positive"
+    return "negative"
 
 
-def _figures(told: Mapping[str, Mapping[str, int]], columns: Columns, group: str, seed: int) -> list[Figure]:
-    counts, unscored = np.zeros((2, 2)), np.zeros(2, dtype=int)
-    for label, found in told.items():
-        positive = int(label in columns.positive)
-        counts[positive] += (found["negative"], found["positive"])
-        unscored[positive] += found["unscored"]
-    (right_no, alarms), (misses, hits) = counts.astype(int).tolist()
-    left_out = int(unscored.sum())
+def _agreement_figures(
+    confusion: Mapping[str, Mapping[str, int]], columns: Columns, group: str, seed: int
+) -> list[Figure]:
+    """The figures of the counts by label and side."""
+    counts = np.zeros((2, 2))
+    unscored = [0, 0]
+    for label, sides in confusion.items():
+        is_positive = int(label in columns.positive)
+        counts[is_positive] += (sides["negative"], sides["positive"])
+        unscored[is_positive] += sides["unscored"]
+    (true_negatives, false_positives), (false_negatives, true_positives) = counts.astype(int).tolist()
+    n = int(counts.sum())
+    # An unscored answer is missing from the figures over all answers, and from recall if people call it positive. It is
+    # not missing from precision, which is over the answers that the judge calls positive.
     return [
-        _bootstrapped("f1", counts, group, left_out, seed),
-        proportion("precision", hits, hits + alarms, group=group),
-        proportion("recall", hits, hits + misses, int(unscored[1]), group),
-        proportion("accuracy", hits + right_no, int(counts.sum()), left_out, group),
-        _bootstrapped("kappa", counts, group, left_out, seed),
+        _bootstrap_figure("f1", f1, counts, group, sum(unscored), seed),
+        proportion("precision", true_positives, true_positives + false_positives, group=group),
+        proportion("recall", true_positives, true_positives + false_negatives, unscored[1], group),
+        proportion("accuracy", true_positives + true_negatives, n, sum(unscored), group),
+        _bootstrap_figure("kappa", kappa, counts, group, sum(unscored), seed),
     ]
 
 
-def _people(labelled: Sequence[Labelled], group: str, seed: int) -> Figure | None:
-    pairs = [one.people for one in labelled if len(one.people) == 2 and UNLABELLED not in one.people]
+def _agreement_of_people(labelled: Sequence[Labelled], group: str, seed: int) -> Figure | None:
+    """Cohen's kappa of the two people over all labels; None where there are not two."""
+    pairs = []
+    for answer in labelled:
+        # An answer that one of them did not label says nothing about their agreement.
+        if len(answer.people) == 2 and UNLABELLED not in answer.people:
+            pairs.append(answer.people)
     if not pairs:
         return None
-    names = sorted({label for pair in pairs for label in pair})
-    counts = np.zeros((len(names), len(names)))
-    for a, b in pairs:
-        counts[names.index(a), names.index(b)] += 1
-    return _bootstrapped("kappa_people", counts, group, len(labelled) - len(pairs), seed)
+    named: set[str] = set()
+    for pair in pairs:
+        named.update(pair)
+    labels = sorted(named)
+    counts = np.zeros((len(labels), len(labels)))
+    for first, second in pairs:
+        counts[labels.index(first), labels.index(second)] += 1
+    return _bootstrap_figure("kappa_people", kappa, counts, group, len(labelled) - len(pairs), seed)
 
 
-def _bootstrapped(name: str, counts: Counts, group: str, unscored: int, seed: int) -> Figure:
+def _bootstrap_figure(name: str, statistic: Statistic, counts: Counts, group: str, unscored: int, seed: int) -> Figure:
+    """A figure with percentiles of the statistic over resamples of the answers."""
     n = int(counts.sum())
     if not n:
         return Figure(name, None, 0, None, None, unscored, group)
-    drawn = np.random.default_rng(seed).multinomial(n, counts.ravel() / n, size=RESAMPLES)
-    values = (f1 if name == "f1" else kappa)(np.concatenate([counts[None], drawn.reshape(-1, *counts.shape)]))
-    defined = values[1:][~np.isnan(values[1:])]
-    if np.isnan(values[0]):
+    # A draw of n answers with replacement is a multinomial draw of the counts. That takes no loop over answers.
+    resampled = np.random.default_rng(seed).multinomial(n, counts.ravel() / n, size=RESAMPLES)
+    values = statistic(np.concatenate([counts[None], resampled.reshape(-1, *counts.shape)]))
+    value, resampled_values = values[0], values[1:]
+    if np.isnan(value):
         return Figure(name, None, n, None, None, unscored, group)
+    # A resample may hold no positive answer, and then has no F1.
+    defined = resampled_values[~np.isnan(resampled_values)]
+    # Resamples that all agree cannot tell how far off the value may be.
     if not len(defined) or np.ptp(defined) == 0:
-        return Figure(name, float(values[0]), n, None, None, unscored, group)
+        return Figure(name, float(value), n, None, None, unscored, group)
     low, high = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Figure(name, float(values[0]), n, float(low), float(high), unscored, group)
+    return Figure(name, float(value), n, float(low), float(high), unscored, group)
 
 
 def f1(counts: Counts) -> NDArray[np.float64]:
-    """F1 of the positive label from counts [..., 2, 2]; NaN where nobody says positive."""
-    hits, wrong = counts[..., 1, 1], counts[..., 0, 1] + counts[..., 1, 0]
-    return _ratio(2 * hits, 2 * hits + wrong)
+    """F1 of the positive label from counts [..., 2, 2]; NaN where neither people nor judge have a positive."""
+    hits = counts[..., 1, 1]
+    wrong = counts[..., 0, 1] + counts[..., 1, 0]
+    return _ratio_or_nan(2 * hits, 2 * hits + wrong)
 
 
 def kappa(counts: Counts) -> NDArray[np.float64]:
     """Cohen's kappa from counts [..., labels, labels]; NaN where chance alone would agree on all."""
     n = counts.sum(axis=(-1, -2))
     agree = np.trace(counts, axis1=-2, axis2=-1) / n
+    # Where all answers have one label, chance agrees on all of them, and kappa would be 0 / 0.
     chance = (counts.sum(axis=-1) * counts.sum(axis=-2)).sum(axis=-1) / n**2
-    return _ratio(agree - chance, 1 - chance)
+    return _ratio_or_nan(agree - chance, 1 - chance)
 
 
-def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+def _ratio_or_nan(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Quotients, element by element; NaN where the whole is 0, up to rounding."""
     return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 1e-12)

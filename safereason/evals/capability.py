@@ -1,90 +1,110 @@
 """Accuracy on mathematics, knowledge and reading, by the tasks of EleutherAI's lm-evaluation-harness.
 
-TARS (arXiv 2507.00971) looks at GSM8K, MATH-500, GPQA, MMLU-Pro and SQuAD. Prompts, the reading of answers and metrics
-are the harness's; our engine answers, by the model's own chat template.
+TARS (arXiv 2507.00971) measures GSM8K, MATH-500, GPQA, MMLU-Pro and SQuAD. Prompts, the parsing of answers and metrics
+are the harness's; our engine generates the answers, with the model's own chat template.
 
 Deviations: (1) which variants of the tasks the paper took is not known: ours let the model reason before it answers;
 (2) reasoning is left out before an answer is scored, and a task's stop texts cut the answer alone; (3) the recipe says
-how completions are drawn, a task only for how many tokens there has to be room; (4) where a task compares likelihoods,
+how completions are drawn, and a task only how many tokens they need; (4) where a task compares likelihoods,
 the thought of a model that reasons is left empty; (5) intervals are Wilson's or Student's where a figure is the mean
 of its items, else the harness's standard error taken 1.96 times either way.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import TypeGuard
 
 from safereason.errors import InputError
 from safereason.evals.metrics import Figure, mean, proportion
+from safereason.runs.records import Record
 
 TASKS = ("gsm8k_cot_zeroshot", "minerva_math500", "gpqa_diamond_cot_zeroshot", "mmlu_pro", "squad_completion")
-"""Those nearest to the paper's, by the harness's names."""
+"""The harness's names of the tasks nearest to the paper's."""
 _Z = 1.959964
-"""Standard errors of a normal 95 % interval."""
+"""Half the width of a normal 95 % interval, in standard errors."""
 
 
 def check_installed() -> None:
-    """Refuses where the harness is not installed, before anything is done.
+    """Refuses an evaluation without the harness, before a model is loaded.
 
     Raises:
-        InputError: It is not.
+        InputError: The harness is not installed.
     """
+    # Looked for and not imported, which takes seconds.
     if find_spec("lm_eval") is None:
         raise InputError("eval capability: lm-eval is not installed; pip install 'safereason[capability]'")
 
 
-def figures(results: Mapping[str, Any]) -> list[Figure]:
-    """What the harness measured: a figure for each task or group of tasks (its `group`) and metric.
+def figures(results: Record) -> list[Figure]:
+    """The harness's results as figures: one for each metric of each task or group of tasks, which is its `group`.
 
-    A metric is called as the harness calls it, with the filter that read the answer after a colon, as in
+    A metric has the harness's name. A filter that parsed the answer follows after a colon, as in
     `exact_match:flexible-extract`.
     """
-    return [figure for task, row in results["results"].items() for figure in _of_task(task, row, results)]
+    made: list[Figure] = []
+    for task, row in results["results"].items():
+        samples = results.get("samples", {}).get(task, ())
+        made += _task_figures(task, row, samples)
+    return made
 
 
-def names(found: Sequence[Figure]) -> tuple[str, ...]:
+def names(figures: Sequence[Figure]) -> tuple[str, ...]:
     """Names of figures, each once."""
-    return tuple(dict.fromkeys(figure.name for figure in found))
+    return tuple(dict.fromkeys(figure.name for figure in figures))
 
 
-def _of_task(task: str, row: Mapping[str, Any], results: Mapping[str, Any]) -> Iterator[Figure]:
+def _task_figures(task: str, row: Record, samples: Sequence[Record]) -> Iterator[Figure]:
+    """The figures of one task; `samples` are its items."""
+    # The keys of a row are `metric,filter`, `metric_stderr,filter`, and names of other kinds without a comma.
     for key, value in row.items():
-        metric, comma, way = key.partition(",")
+        metric, comma, filter_name = key.partition(",")
         if not comma or metric.endswith("_stderr"):
             continue
-        name = metric if way == "none" else f"{metric}:{way}"
-        samples = results.get("samples", {}).get(task, ())
-        items = [s[metric] for s in samples if s["filter"] == way and metric in s]
-        if _is_mean_of(value, items):
-            yield _of_items(name, items, task)
+        name = metric
+        if filter_name != "none":
+            name = f"{metric}:{filter_name}"
+        items = _sample_values(samples, metric, filter_name)
+        # From the items come better intervals than from the harness's standard error. But some metrics are no means.
+        if _are_numbers(items) and _is_mean_of(value, items):
+            yield _figure_of_items(name, items, task)
         else:
-            yield _of_error(name, value, row.get(f"{metric}_stderr,{way}"), int(row.get("sample_len", 0)), task)
+            error = row.get(f"{metric}_stderr,{filter_name}")
+            yield _figure_with_error(name, value, error, int(row.get("sample_len", 0)), task)
 
 
-def _is_mean_of(value: Any, items: Sequence[Any]) -> bool:
-    """Whether a figure is what its items come to on average; some tasks' items are no numbers, or are pooled."""
-    if not items or not all(isinstance(item, int | float) for item in items):
-        return False
+def _sample_values(samples: Sequence[Record], metric: str, filter_name: str) -> list[object]:
+    """A metric's value for each item that has one."""
+    values = []
+    for sample in samples:
+        if sample["filter"] == filter_name and metric in sample:
+            values.append(sample[metric])
+    return values
+
+
+def _are_numbers(items: list[object]) -> TypeGuard[list[float]]:
+    """Whether there are items, and all are numbers; those of some tasks are lists, which the metric pools."""
+    return bool(items) and all(isinstance(item, int | float) for item in items)
+
+
+def _is_mean_of(value: float, items: Sequence[float]) -> bool:
     return math.isclose(math.fsum(items) / len(items), value, abs_tol=1e-9)
 
 
-def _of_items(name: str, items: Sequence[float], task: str) -> Figure:
-    if all(item in (0, 1) for item in items):
+def _figure_of_items(name: str, items: Sequence[float], task: str) -> Figure:
+    """A share of items that are all 0 or 1; a mean of others."""
+    # Wilson's interval is the better one for shares, and does not apply to other means.
+    if set(items) <= {0, 1}:
         return proportion(name, sum(map(int, items)), len(items), group=task)
     return mean(name, [float(item) for item in items], group=task)
 
 
-def _of_error(name: str, value: Any, error: Any, n: int, task: str) -> Figure:
+def _figure_with_error(name: str, value: object, error: object, n: int, task: str) -> Figure:
+    """A figure with the harness's standard error, which is text or NaN where there is none."""
     if not isinstance(value, int | float) or math.isnan(value):
         return Figure(name, None, 0, None, None, n, task)
-    known = isinstance(error, int | float) and not math.isnan(error)
-    half = _Z * error if known else None
-    return Figure(
-        name,
-        float(value),
-        n,
-        None if half is None else value - half,
-        None if half is None else value + half,
-        group=task,
-    )
+    if not isinstance(error, int | float) or math.isnan(error):
+        return Figure(name, float(value), n, None, None, group=task)
+    # The harness gives no interval of its own.
+    half = _Z * error
+    return Figure(name, float(value), n, value - half, value + half, group=task)

@@ -1,4 +1,4 @@
-"""What differs between two runs of one evaluation, by a paired bootstrap over what both were asked.
+"""Differences between two runs of one evaluation, by a paired bootstrap over the prompts that both had.
 
 Every draw takes prompts with replacement, the same ones for both runs, with all that belongs to a prompt: the attacks
 on a behavior stay together. The interval is the draws' percentiles. p is two-sided: twice the smaller share of draws on
@@ -8,7 +8,7 @@ prompts knows no doubt. Nothing is corrected for the number of figures that are 
 An item counts where both runs have a score for it; the others are counted apart.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isclose
 
@@ -23,21 +23,23 @@ from safereason.evals.metrics import CONFIDENCE, OVERALL, Figure
 
 RESAMPLES = 2000
 SIGNIFICANT = 1 - CONFIDENCE
-"""p below which a difference counts."""
+"""Level of p below which a difference counts."""
 
 LOWER_IS_BETTER = ("truncated", "over_refusal", "unparsed")
 NEITHER_IS_BETTER = ("says_unsafe", "reasoning_tokens", "answer_tokens", "f1_always_unsafe", "f1_always_safe")
-"""The figures of which more is not better; of all others it is."""
+"""Figures for which more is not better; for all others it is."""
 
-NOTHING_SHARED = "was asked nothing that the first run was asked; compare runs on the same prompts"
+NOTHING_SHARED = "shares no prompt with the first run; compare runs on the same prompts"
 
 Key = tuple[str, str]
 """A figure's name and group."""
+PredictionPair = tuple[Prediction, Prediction]
+"""The predictions of both runs for one row."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A run's figure minus the first run's, over the items that both have a score for."""
+    """A run's figure minus the first run's, over the items that both runs have a score for."""
 
     value: float
     low: float | None
@@ -46,12 +48,13 @@ class Difference:
     p: float
     """Two-sided."""
     n: int
-    """Items that both have a score for."""
+    """Items that both runs have a score for."""
     unscored: int
-    """Shared items that one of them has none for."""
+    """Shared items without a score in one of the runs."""
 
     def is_worse(self, figure: str) -> bool:
         """Whether the other run is worse at this figure, at the 5 % level."""
+        # A rise is a loss for a figure that should be low, a fall for all others.
         return self.p < SIGNIFICANT and (self.value > 0) == (figure in LOWER_IS_BETTER)
 
 
@@ -60,79 +63,124 @@ class Item:
     """One prompt of a run."""
 
     behavior: str
-    """What is drawn together."""
+    """The behavior's id. Items of one behavior are drawn together."""
     attack: str
     values: Mapping[Key, float | None]
-    """What it adds to each figure that it is a part of; None where it is unscored."""
+    """Its value for each figure that it is a part of; None where it is unscored."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A run of an evaluation that asks a model."""
+class EvalScores:
+    """The scores of a run's prompts, from which its figures can be computed again."""
 
     items: Mapping[str, Item]
-    """By id."""
+    """Prompts by id."""
     figures: Mapping[Key, Figure]
     macro: frozenset[Key]
     """The figures that are means over attacks, and there over behaviors; the others are means over items."""
 
 
-def asked(evaluation: Eval, outcomes: Sequence[Outcome], recorded: Sequence[Figure]) -> Asked:
-    """Takes a run's figures apart: what each outcome adds to them is what they are for it alone.
+def collect_scores(evaluation: Eval, outcomes: Sequence[Outcome], recorded: Sequence[Figure]) -> EvalScores:
+    """The scores of a run's prompts for each of its figures.
 
     Args:
-        evaluation: The evaluation.
-        outcomes: What it is about, as the run has them.
-        recorded: Its figures, as the run has them.
+        evaluation: The run's evaluation.
+        outcomes: The run's completions with their verdicts.
+        recorded: The run's figures, as in its `metrics.json`.
 
     Raises:
-        InputError: The figures are not those of the outcomes, whatever the judge measures.
+        InputError: The figures are not those of the outcomes.
     """
-    figures = {(f.name, f.group): f for f in recorded}
-    for measures in evaluation.measures or ("",):
-        again = {(f.name, f.group): f.value for f in evaluation.figures(outcomes, measures)}
-        if all(_same(again.get(key), figure.value) for key, figure in figures.items()):
-            break
-    else:
-        raise InputError("its figures are not those of its completions and verdicts; score it anew")
+    figures = {(figure.name, figure.group): figure for figure in recorded}
+    measures = _measures_of(evaluation, outcomes, figures)
     items = {}
     for outcome in outcomes:
-        alone = {(f.name, f.group): f.value for f in evaluation.figures([outcome], measures) if f.n or f.unscored}
         record = outcome.completion
-        items[str(record["id"])] = Item(str(record["behavior"]), str(record["attack"]), alone)
-    once, values = np.ones((1, len(items))), list(items.values())
-    units = _units(values)
-    macro = {key for key, figure in figures.items() if _same(_value(_macro(key, values, units, once)), figure.value)}
-    plain = {key for key, figure in figures.items() if _same(_value(_mean(key, values, units, once)), figure.value)}
-    kept = {key: figure for key, figure in figures.items() if key in macro | plain}
-    return Asked(items, kept, frozenset(macro))
+        values = _values_of_one(evaluation, outcome, measures)
+        items[str(record["id"])] = Item(str(record["behavior"]), str(record["attack"]), values)
+
+    # How a figure is made of its items is not recorded. It is found by computing it both ways, without a resample.
+    item_list = list(items.values())
+    units = _units(item_list)
+    once = np.ones((1, len(items)))
+    kept = {}
+    macro = set()
+    for key, figure in figures.items():
+        is_macro = _same(_first_or_none(_macro_mean(key, item_list, units, once)), figure.value)
+        is_plain = _same(_first_or_none(_plain_mean(key, item_list, units, once)), figure.value)
+        if is_macro:
+            macro.add(key)
+        if is_macro or is_plain:
+            kept[key] = figure
+    return EvalScores(items, kept, frozenset(macro))
 
 
-def of_asked(first: Asked, other: Asked, resamples: int, seed: int) -> dict[Key, Difference]:
+def _measures_of(evaluation: Eval, outcomes: Sequence[Outcome], figures: Mapping[Key, Figure]) -> str:
+    """The judge's measure: the one that gives the recorded figures."""
+    # The metrics name a judge and not its measure, so that each possible one is tried.
+    for measures in evaluation.measures or ("",):
+        computed = {}
+        for figure in evaluation.figures(outcomes, measures):
+            computed[figure.name, figure.group] = figure.value
+        if all(_same(computed.get(key), figure.value) for key, figure in figures.items()):
+            return measures
+    raise InputError("its figures are not those of its completions and verdicts; score it anew")
+
+
+def _values_of_one(evaluation: Eval, outcome: Outcome, measures: str) -> dict[Key, float | None]:
+    """The figures of a single outcome; without those that it is no part of."""
+    values = {}
+    for figure in evaluation.figures([outcome], measures):
+        if figure.n or figure.unscored:
+            values[figure.name, figure.group] = figure.value
+    return values
+
+
+def of_evals(first: EvalScores, other: EvalScores, resamples: int, seed: int) -> dict[Key, Difference]:
     """The differences of every figure that both runs have.
 
     Raises:
         InputError: They share no prompt.
     """
+    # Sorted, so that the draws do not depend on the order of the records.
     shared = sorted(first.items.keys() & other.items.keys())
     if not shared:
         raise InputError(NOTHING_SHARED)
-    pairs = [[run.items[name] for name in shared] for run in (first, other)]
-    units = _units(pairs[0])
+    first_items = [first.items[name] for name in shared]
+    other_items = [other.items[name] for name in shared]
+    units = _units(first_items)
     weights = _weights(len(set(units.tolist())), resamples, seed)
-    found = {}
+    differences = {}
     for key in first.figures:
-        both = [a.values.get(key) is not None and b.values.get(key) is not None for a, b in zip(*pairs, strict=True)]
-        either = sum(key in a.values or key in b.values for a, b in zip(*pairs, strict=True))
-        if key not in other.figures or not any(both):
+        if key not in other.figures:
             continue
-        at = np.flatnonzero(both)
-        kept = [[items[place] for place in at] for items in pairs]
-        draw = _macro if key in first.macro & other.macro else _mean
-        a, b = (draw(key, items, units[at], weights) for items in kept)
-        moved = {u for u, x, y in zip(units[at].tolist(), *kept, strict=True) if x.values[key] != y.values[key]}
-        found[key] = _difference(b - a, len(moved), len(at), either - len(at))
-    return found
+        scored_first = []
+        scored_other = []
+        unit_list = []
+        # Behaviors on which the runs differ. A sign test would count these, since behaviors are drawn and not items.
+        moved = set()
+        concerned = 0
+        for unit, mine, theirs in zip(units.tolist(), first_items, other_items, strict=True):
+            concerned += key in mine.values or key in theirs.values
+            if mine.values.get(key) is None or theirs.values.get(key) is None:
+                continue
+            scored_first.append(mine)
+            scored_other.append(theirs)
+            unit_list.append(unit)
+            if mine.values[key] != theirs.values[key]:
+                moved.add(unit)
+        if not scored_first:
+            continue
+        scored_units = np.array(unit_list)
+        statistic = _plain_mean
+        if key in first.macro and key in other.macro:
+            statistic = _macro_mean
+        difference = statistic(key, scored_other, scored_units, weights) - statistic(
+            key, scored_first, scored_units, weights
+        )
+        n = len(scored_first)
+        differences[key] = _difference(difference, len(moved), n, concerned - n)
+    return differences
 
 
 def _units(items: Sequence[Item]) -> NDArray[np.int64]:
@@ -142,38 +190,46 @@ def _units(items: Sequence[Item]) -> NDArray[np.int64]:
 
 def _weights(units: int, resamples: int, seed: int) -> NDArray[np.float64]:
     """How often each behavior counts: once, then in each resample. [1 + resamples, units]."""
+    # A draw of behaviors with replacement, as the number of times that each was drawn.
     drawn = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=resamples)
     return np.concatenate([np.ones((1, units)), drawn])
 
 
-def _mean(key: Key, items: Sequence[Item], units: NDArray[np.int64], weights: NDArray[np.float64]) -> Values:
+def _plain_mean(key: Key, items: Sequence[Item], units: NDArray[np.int64], weights: NDArray[np.float64]) -> Values:
     """The mean over items, in each resample."""
-    scored = [
-        (unit, value) for unit, item in zip(units, items, strict=True) if (value := item.values.get(key)) is not None
-    ]
-    total, count = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
-    for unit, value in scored:
-        total[unit] += value
-        count[unit] += 1
-    return _ratio(weights @ total, weights @ count)
+    # Sums by behavior first: then a resample is one product, and takes no loop over items.
+    total = np.zeros(weights.shape[1])
+    count = np.zeros(weights.shape[1])
+    for unit, item in zip(units.tolist(), items, strict=True):
+        value = item.values.get(key)
+        if value is not None:
+            total[unit] += value
+            count[unit] += 1
+    return _ratio_or_nan(weights @ total, weights @ count)
 
 
-def _macro(key: Key, items: Sequence[Item], units: NDArray[np.int64], weights: NDArray[np.float64]) -> Values:
+def _macro_mean(key: Key, items: Sequence[Item], units: NDArray[np.int64], weights: NDArray[np.float64]) -> Values:
     """The mean over attacks of the mean over behaviors of each one's mean, in each resample."""
-    by_attack = []
-    for attack in dict.fromkeys(item.attack for item in items):
-        tried: dict[int, list[float]] = {}
-        for unit, item in zip(units.tolist(), items, strict=True):
-            if item.attack == attack and (value := item.values.get(key)) is not None:
-                tried.setdefault(unit, []).append(value)
-        if tried:
-            at, means = list(tried), np.array([sum(values) / len(values) for values in tried.values()])
-            by_attack.append(_ratio(weights[:, at] @ means, weights[:, at].sum(axis=1)))
-    if not by_attack:
+    values_by_attack: dict[str, dict[int, list[float]]] = {}
+    for unit, item in zip(units.tolist(), items, strict=True):
+        values_by_unit = values_by_attack.setdefault(item.attack, {})
+        value = item.values.get(key)
+        if value is not None:
+            values_by_unit.setdefault(unit, []).append(value)
+    means_by_attack = []
+    for values_by_unit in values_by_attack.values():
+        if not values_by_unit:
+            continue
+        attacked_units = list(values_by_unit)
+        unit_means = np.array([sum(values) / len(values) for values in values_by_unit.values()])
+        drawn = weights[:, attacked_units]
+        means_by_attack.append(_ratio_or_nan(drawn @ unit_means, drawn.sum(axis=1)))
+    if not means_by_attack:
         return np.full(len(weights), np.nan)
-    values = np.array(by_attack)
-    there = ~np.isnan(values)
-    return _ratio(np.where(there, values, 0).sum(axis=0), there.sum(axis=0).astype(np.float64))
+    means = np.array(means_by_attack)
+    # A resample may hold no behavior of an attack. Then its mean is over the other attacks.
+    is_defined = ~np.isnan(means)
+    return _ratio_or_nan(np.where(is_defined, means, 0).sum(axis=0), is_defined.sum(axis=0).astype(np.float64))
 
 
 def of_guards(
@@ -184,88 +240,133 @@ def of_guards(
     Raises:
         InputError: They share no row, or one has another right answer in the other run.
     """
-    mine, theirs = ({(p.set, p.id): p for p in found} for found in (first, other))
-    shared = [key for key in mine if key in theirs]
-    if not shared:
-        raise InputError(NOTHING_SHARED)
-    for key in shared:
-        if mine[key].expected != theirs[key].expected:
+    # AUROC is missing, since counts of verdicts hold no scores.
+    pairs_by_set = _pair_by_set(first, other)
+    drawn_by_set = {}
+    for name, pairs in pairs_by_set.items():
+        # The name is part of the seed, so that a set's draws do not depend on the other sets.
+        drawn_by_set[name] = _draw_both(pairs, resamples, [seed, *name.encode()])
+    all_pairs = [pair for pairs in pairs_by_set.values() for pair in pairs]
+    differences: dict[Key, Difference] = {}
+    for figure, statistic in _GUARD_STATISTICS.items():
+        defined_values = []
+        defined_sizes = []
+        for name, (first_cells, other_cells) in drawn_by_set.items():
+            values = statistic(other_cells) - statistic(first_cells)
+            # Such a figure is not defined on the set, as F1 without an unsafe row.
+            if np.isnan(values[0]):
+                continue
+            differences[figure, name] = _guard_difference(figure, values, pairs_by_set[name])
+            defined_values.append(values)
+            defined_sizes.append(len(pairs_by_set[name]))
+        if defined_values:
+            sizes = np.array(defined_sizes, dtype=np.float64)
+            weighted = sizes @ np.array(defined_values) / sizes.sum()
+            differences[figure, OVERALL] = _guard_difference(figure, weighted, all_pairs)
+    return differences
+
+
+def _pair_by_set(first: Sequence[Prediction], other: Sequence[Prediction]) -> dict[str, list[PredictionPair]]:
+    """The predictions of both runs for each shared row, by set, in the first run's order."""
+    first_by_row = _by_row(first)
+    other_by_row = _by_row(other)
+    pairs_by_set: dict[str, list[PredictionPair]] = {}
+    for row, mine in first_by_row.items():
+        if row not in other_by_row:
+            continue
+        theirs = other_by_row[row]
+        # A source may have corrected a label between the runs. Then a difference says nothing about the guards.
+        if mine.expected != theirs.expected:
             raise InputError(
-                f"row {key[1]} of {key[0]} is {mine[key].expected} in one run and "
-                f"{theirs[key].expected} in the other; measure both on the same labels"
+                f"row {mine.id} of {mine.set} is {mine.expected} in one run and "
+                f"{theirs.expected} in the other; measure both on the same labels"
             )
-    rows: dict[str, list[tuple[Prediction, Prediction]]] = {}
-    for key in shared:
-        rows.setdefault(key[0], []).append((mine[key], theirs[key]))
-    drawn = {name: _joint(pairs, resamples, [seed, *name.encode()]) for name, pairs in rows.items()}
-    sizes = np.array([len(pairs) for pairs in rows.values()], dtype=np.float64)
-    found: dict[Key, Difference] = {}
-    for figure, statistic in _GUARD.items():
-        by_set = [statistic(b) - statistic(a) for a, b in drawn.values()]
-        for name, values in zip(rows, by_set, strict=True):
-            found |= _found(figure, name, values, rows[name])
-        there = [place for place, values in enumerate(by_set) if not np.isnan(values[0])]
-        if there:
-            weighted = sizes[there] @ np.array([by_set[place] for place in there]) / sizes[there].sum()
-            found |= _found(figure, OVERALL, weighted, [pair for pairs in rows.values() for pair in pairs])
-    return found
+        pairs_by_set.setdefault(mine.set, []).append((mine, theirs))
+    if not pairs_by_set:
+        raise InputError(NOTHING_SHARED)
+    return pairs_by_set
 
 
-def _joint(pairs: Sequence[tuple[Prediction, Prediction]], resamples: int, seed: Sequence[int]) -> tuple[Cells, Cells]:
-    """Both runs' counts on the same draws of rows: one draw of rows is one draw of the counts of what both found."""
+def _by_row(predictions: Sequence[Prediction]) -> dict[tuple[str, str], Prediction]:
+    """Predictions by set and id; of a row that is there twice, the last one."""
+    return {(prediction.set, prediction.id): prediction for prediction in predictions}
+
+
+def _draw_both(pairs: Sequence[PredictionPair], resamples: int, seed: Sequence[int]) -> tuple[Cells, Cells]:
+    """Both runs' counts as they are and in each resample of rows, which is the same one for both.
+
+    Rows alike in label and both verdicts are counted, [2, 3, 3], and a draw of rows is a draw of these counts.
+    """
     counts = np.zeros((2, 3, 3))
-    for a, b in pairs:
-        counts[int(a.expected == "unsafe"), FOUND[a.label], FOUND[b.label]] += 1
+    for mine, theirs in pairs:
+        counts[int(mine.expected == "unsafe"), FOUND[mine.label], FOUND[theirs.label]] += 1
     drawn = np.random.default_rng(seed).multinomial(len(pairs), counts.ravel() / len(pairs), size=resamples)
-    both = np.concatenate([counts[None], drawn.reshape(-1, 2, 3, 3)])
-    return both.sum(axis=3), both.sum(axis=2)
+    joint = np.concatenate([counts[None], drawn.reshape(-1, 2, 3, 3)])
+    return joint.sum(axis=3), joint.sum(axis=2)
 
 
-def _unparsed(cells: Cells) -> Values:
-    return _ratio(cells[:, :, UNPARSED].sum(axis=1), cells.sum(axis=(1, 2)))
+def _unparsed_share(cells: Cells) -> Values:
+    return _ratio_or_nan(cells[:, :, UNPARSED].sum(axis=1), cells.sum(axis=(1, 2)))
 
 
-def _says_unsafe(cells: Cells) -> Values:
-    return _ratio(cells[:, :, UNSAFE].sum(axis=1), cells[:, :, :UNPARSED].sum(axis=(1, 2)))
+def _unsafe_share(cells: Cells) -> Values:
+    return _ratio_or_nan(cells[:, :, UNSAFE].sum(axis=1), cells[:, :, :UNPARSED].sum(axis=(1, 2)))
 
 
-_GUARD = {
-    **{name: statistic for name, statistic in STATISTICS.items() if not name.startswith("f1_always")},
-    "unparsed": _unparsed,
-    "says_unsafe": _says_unsafe,
-}
+def _guard_statistics() -> dict[str, Callable[[Cells], Values]]:
+    """The figures of a guard that can differ: the baselines depend on the labels alone, which are the same."""
+    statistics = {name: statistic for name, statistic in STATISTICS.items() if not name.startswith("f1_always")}
+    statistics["unparsed"] = _unparsed_share
+    statistics["says_unsafe"] = _unsafe_share
+    return statistics
+
+
+_GUARD_STATISTICS = _guard_statistics()
 _PARSED_ONLY = ("f1_parsed", "says_unsafe")
+"""Figures over the rows with a verdict."""
 
 
-def _found(
-    figure: str, group: str, values: Values, pairs: Sequence[tuple[Prediction, Prediction]]
-) -> dict[Key, Difference]:
-    if np.isnan(values[0]):
-        return {}
-    unscored = sum(a.label is None or b.label is None for a, b in pairs) if figure in _PARSED_ONLY else 0
-    moved = sum(a.label != b.label for a, b in pairs)
-    return {(figure, group): _difference(values, moved, len(pairs) - unscored, unscored)}
+def _guard_difference(figure: str, values: Values, pairs: Sequence[PredictionPair]) -> Difference:
+    """The difference of a guard's figure, with the counts of the rows that it is about."""
+    moved = 0
+    without_verdict = 0
+    for mine, theirs in pairs:
+        moved += mine.label != theirs.label
+        without_verdict += mine.label is None or theirs.label is None
+    unscored = 0
+    if figure in _PARSED_ONLY:
+        unscored = without_verdict
+    return _difference(values, moved, len(pairs) - unscored, unscored)
 
 
 def _difference(values: Values, moved: int, n: int, unscored: int) -> Difference:
-    """From the difference as it is, and in each resample; `moved` items differ."""
-    drawn = values[1:][~np.isnan(values[1:])]
-    least = min(1.0, 2.0 ** (1 - moved))
+    """The difference from its value and its values in the resamples, where `moved` items differ between the runs."""
+    value, resampled = float(values[0]), values[1:]
+    drawn = resampled[~np.isnan(resampled)]
+    # The p of a sign test where all of the items that differ do so in the same direction.
+    least_p = min(1.0, 2.0 ** (1 - moved))
     if not len(drawn) or np.ptp(drawn) < 1e-12:
-        return Difference(float(values[0]), None, None, least, n, unscored)
+        return Difference(value, None, None, least_p, n, unscored)
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    side = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    p = min(1.0, 2 * (side + 1) / (len(drawn) + 1))
-    return Difference(float(values[0]), float(low), float(high), max(p, least), n, unscored)
+    on_smaller_side = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    # One is added to both counts, since a p of 0 is more than any number of resamples can tell.
+    p = min(1.0, 2 * (on_smaller_side + 1) / (len(drawn) + 1))
+    return Difference(value, float(low), float(high), max(p, least_p), n, unscored)
 
 
-def _ratio(part: Values, whole: Values) -> Values:
+def _ratio_or_nan(part: Values, whole: Values) -> Values:
     return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
 
 
-def _value(values: Values) -> float | None:
-    return None if np.isnan(values[0]) else float(values[0])
+def _first_or_none(values: Values) -> float | None:
+    """The first value; None for NaN."""
+    if np.isnan(values[0]):
+        return None
+    return float(values[0])
 
 
 def _same(a: float | None, b: float | None) -> bool:
-    return a is b if a is None or b is None else isclose(a, b, rel_tol=1e-9, abs_tol=1e-9)
+    """Whether two values are equal up to rounding."""
+    if a is None or b is None:
+        return a is b
+    return isclose(a, b, rel_tol=1e-9, abs_tol=1e-9)

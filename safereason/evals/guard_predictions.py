@@ -1,9 +1,9 @@
-r"""A guard's predictions as records: our own, and those that other programs wrote to a JSONL file.
+r"""A guard's predictions as records: our own, and those of other programs, from a JSONL file.
 
 The first row says which of three forms a file has:
 
 - `expected` and `label`: our `predictions.jsonl`, which holds all that scoring needs;
-- `predict` and `label`: texts, as LLaMA-Factory writes them; `read_verdict` says how they are read;
+- `predict` and `label`: texts, as LLaMA-Factory writes them; `read_verdict` has the rules for them;
 - `label` alone: `guard classify`'s rows, which are joined to the labelled rows of a source by `id`, or by their number.
 """
 
@@ -18,17 +18,19 @@ from pydantic import TypeAdapter, ValidationError
 from safereason.data import rsafe_mix
 from safereason.data.example import Example
 from safereason.errors import InputError
-from safereason.evals.guard_suite import Row
+from safereason.evals.guard_suite import LabelledRow
 from safereason.runs.directory import rows_of
 from safereason.runs.records import Record
 from safereason.text import verdict
 from safereason.text.verdict import Label
 
 About = Literal["prompt", "response"]
-"""What a set's labels are about: what users ask, or what an agent replied."""
+"""The text that a set's labels are about: a user's prompt, or an agent's response to it."""
 
 TAIL = 100
-"""Characters at the end of a text in which its last words are looked for."""
+"""Characters at the end of a text in which its last words are searched."""
+NumberedRow = tuple[str, Record]
+"""A row with its file and number, for messages."""
 
 _WORDS: dict[str, Label] = {
     "unsafe": "unsafe",
@@ -39,22 +41,22 @@ _WORDS: dict[str, Label] = {
 }
 _WORD = "|".join(_WORDS)
 _FIRST_LINE = re.compile(rf"\s*({_WORD})\W*(?:\n|\Z)", re.IGNORECASE)
-_WRITTEN = re.compile(r"\w+")
-_SPOKEN = re.compile(r"[\w'’]+")
+_WORDS_IN = re.compile(r"\w+")
+_WORDS_WITH_APOSTROPHES = re.compile(r"[\w'’]+")
 _LETTERS = re.compile(r"[a-z]+")
 _IN_NAMES: dict[About, set[str]] = {
     "prompt": {"prompt", "prompts", "request", "requests"},
     "response": {"response", "responses", "reply", "replies"},
 }
-"""Words in the name of a set that say what it is about."""
+"""Words in the name of a set by which its subject is known."""
 _ABOUT: dict[str, About] = {"request": "prompt", "response": "response"}
 _UNDECIDED = re.compile(r"not|never|or|nor|n?either|\w+n['’]t", re.IGNORECASE)
-"""Before its last word a text that ends so names no verdict, or the other one."""
+"""Words before the last one that make it no verdict, or the opposite one."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One labelled row and what a guard said of it: a line of `predictions.jsonl`."""
+    """One labelled row and a guard's verdict on it: a line of `predictions.jsonl`."""
 
     id: str
     """Unique in its set."""
@@ -70,100 +72,117 @@ class Prediction:
     reason: str | None = None
     """Why there is no verdict."""
     failed: bool = False
-    """Whether the guard could not be asked, as where its server failed."""
+    """Whether the request to the guard failed, as where its server was down."""
     tokens: int = 0
     prompt: str = ""
     response: str | None = None
     harms: tuple[str, ...] = ()
-    """The row's own categories, by its source."""
+    """The row's own categories, from its source."""
 
     @property
-    def row(self) -> Row:
-        """What its figures are made of."""
-        return Row(self.set, self.expected, self.label, self.score, self.harms)
+    def row(self) -> LabelledRow:
+        """The part of it that figures are computed from."""
+        return LabelledRow(self.set, self.expected, self.label, self.score, self.harms)
 
     def record(self) -> Record:
-        """The line of JSON it is kept as."""
+        """The line of `predictions.jsonl`."""
+        # JSON has no tuples. With lists a record equals the one that is read back.
         return {**asdict(self), "categories": list(self.categories), "harms": list(self.harms)}
 
 
-_CHECK = TypeAdapter(Prediction)
+_VALIDATOR = TypeAdapter(Prediction)
 
 
 def from_record(record: Record, where: str) -> Prediction:
-    """Reads a line of `predictions.jsonl` back.
+    """The prediction of a line of `predictions.jsonl`.
 
     Raises:
-        InputError: It is none; the message begins with `where`.
+        InputError: The line is no prediction; the message begins with `where`.
     """
-    known: dict[str, Any] = {k: v for k, v in record.items() if k in Prediction.__dataclass_fields__}
-    lists = {name: record.get(name) or () for name in ("categories", "harms")}
+    fields: Record = {}
+    for key, value in record.items():
+        # A later version may have written further keys.
+        if key in Prediction.__dataclass_fields__:
+            fields[key] = value
+    # Null means no categories, which the validator would refuse.
+    for name in ("categories", "harms"):
+        fields[name] = record.get(name) or ()
     try:
-        made = _CHECK.validate_python({**known, **lists})
+        prediction = _VALIDATOR.validate_python(fields)
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(
             f"{where}: no prediction: `{first['loc'][0]}`: {first['msg'].lower()}; "
             "`id`, `set`, `expected` and `label` are needed"
         ) from error
-    _check(made.label, made.score, where)
-    return made
+    _check_label_and_score(prediction.label, prediction.score, where)
+    return prediction
 
 
 def read_file(
     path: Path, sets: Sequence[str], about: About | None, source: Callable[[str], list[Example]]
 ) -> list[Prediction]:
-    """Reads a file of any of the three forms.
+    """The predictions of a file of any of the three forms.
 
     Args:
         path: JSONL.
-        sets: Of our own predictions, the sets to take (none named takes all); else the one set that the rows are of.
-        about: Which verdict of a text counts that has one on the request and one on the response; by default the
-            one that the set's name or the texts say.
+        sets: For our own predictions, the sets to read (empty reads all); for the other forms, the set of all rows.
+        about: The verdict that counts in a text with one on the request and one on the response; by default it is
+            known from the set's name or from the texts.
         source: Reads the examples of a source, for the rows of `guard classify`.
 
     Raises:
-        InputError: The file cannot be read, has another form, or does not fit the source; or nothing says what the set
-            is about.
+        InputError: The file cannot be read, has another form, or does not fit the source; or it is not known what the
+            set is about.
     """
-    rows = [_whole(row) for row in rows_of(path)]
+    rows = [_with_valid_texts(row) for row in rows_of(path)]
     if not rows:
         raise InputError(f"{path}: holds no rows; give a JSONL file of predictions")
+    # With its file and number, so that a message can name the row.
     numbered = [(f"{path}: row {number}", row) for number, row in enumerate(rows, start=1)]
-    if "expected" in rows[0]:
-        return _own(path, numbered, sets)
+    first = rows[0]
+    if "expected" in first:
+        return _read_own_predictions(path, numbered, sets)
+    # The other forms do not name the set of a row, so that all rows have to be of one.
     if len(sets) > 1:
-        raise InputError(f"--set: the rows of {path} are of one set; name one")
-    if "predict" in rows[0]:
-        name = sets[0] if sets else path.stem
-        return list(_texts(numbered, name, about or _about(path, name, rows)))
-    if "label" not in rows[0]:
+        raise InputError(f"--prompts: the rows of {path} are of one set; name one")
+    if "predict" in first:
+        set_name = path.stem
+        if sets:
+            set_name = sets[0]
+        return list(_read_texts(numbered, set_name, about or _subject_of(path, set_name, rows)))
+    if "label" not in first:
         raise InputError(f"{path}: row 1: has no `label`; predictions have `label` and `predict`, or `label` and `id`")
     if not sets:
-        raise InputError(f"{path}: holds verdicts without the right answers; name their source with --set")
-    return list(_joined(numbered, sets[0], source(sets[0])))
+        raise InputError(f"{path}: holds verdicts without the right answers; name their source with --prompts")
+    return list(_join_to_source(numbered, sets[0], source(sets[0])))
 
 
 def read_verdict(text: str, about: About = "prompt") -> Label | None:
-    r"""The verdict in what any guard wrote; None where no rule finds one. Case does not matter.
+    r"""The verdict in the text of any guard; None where no rule finds one. Case does not matter.
 
     1. Where there is a `\boxed{…}`, the last one decides, and it holds a word alone.
-    2. Else the last `Request: WORD`, or `Response: WORD`, whichever the set is about; only the other one: none.
-       Either has a line of its own, or shares one with others of the kind between commas.
+    2. Else the last `Request: WORD` or `Response: WORD`, by the subject of the set; a text with only the other one
+       has no verdict. Either has a line of its own, or shares one with others of the kind between commas.
     3. Else a first line that is one word (as Llama Guard writes, before its categories).
-    4. Else the word that the text ends in, unless `not`, `or` or the like stands before it.
+    4. Else the last word of the text, unless `not`, `or` or the like comes before it.
 
     A word is `unsafe` or `harmful`; or `safe`, `unharmful` or `harmless`.
     """
+    # The prompt asks for a box. A text that has one gives its verdict there, or gives none.
     if verdict.BOX in text:
         return _WORDS.get((verdict.last_boxed(text) or "").strip().lower())
     if named := named_verdicts(text):
         return named.get(about)
+    # Llama Guard's form: the verdict, then a line of categories.
     if first := _FIRST_LINE.match(text):
         return _WORDS[first.group(1).lower()]
-    words = _SPOKEN.findall(text.rstrip()[-TAIL:])
+    # Only the end is searched: a long text would take time, and its verdict is in the last words.
+    words = _WORDS_WITH_APOSTROPHES.findall(text.rstrip()[-TAIL:])
     before, last = ("", "", *words)[-2:]
-    return None if _UNDECIDED.fullmatch(before) else _WORDS.get(last.strip("'’").lower())
+    if _UNDECIDED.fullmatch(before):
+        return None
+    return _WORDS.get(last.strip("'’").lower())
 
 
 def named_verdicts(text: str) -> dict[About, Label]:
@@ -171,93 +190,145 @@ def named_verdicts(text: str) -> dict[About, Label]:
 
     The last line counts. One with anything but names and words between commas does not.
     """
-    found: dict[About, Label] = {}
+    verdicts: dict[About, Label] = {}
+    # Later lines overwrite: a guard may weigh verdicts before it decides.
     for line in text.split("\n"):
-        fields = [part.partition(":") for part in line.split(",")]
-        named = [(_WRITTEN.findall(name.lower()), _WRITTEN.findall(word.lower())) for name, _, word in fields]
-        if not all(len(name) == len(word) == 1 for name, word in named):
-            continue
-        for (name,), (word,) in named:
+        for name, word in _named_words(line):
             if name in _ABOUT and word in _WORDS:
-                found[_ABOUT[name]] = _WORDS[word]
-    return found
+                verdicts[_ABOUT[name]] = _WORDS[word]
+    return verdicts
 
 
-def _whole(value: Any) -> Any:
-    """JSON whose texts can be written: half a surrogate pair is legal in JSON and in no file."""
+def _named_words(line: str) -> list[tuple[str, str]]:
+    """The pairs of a line `NAME: WORD, NAME: WORD`; none where it holds anything else."""
+    pairs = []
+    for field in line.split(","):
+        name, _, word = field.partition(":")
+        names = _WORDS_IN.findall(name.lower())
+        words = _WORDS_IN.findall(word.lower())
+        # Otherwise the line is a sentence, which may mention a request and call something harmful.
+        if len(names) != 1 or len(words) != 1:
+            return []
+        pairs.append((names[0], words[0]))
+    return pairs
+
+
+def _with_valid_texts(value: Any) -> Any:
+    """A JSON value whose texts can be encoded: half a surrogate pair is legal in JSON and in no file."""
     if isinstance(value, dict):
-        return {_whole(key): _whole(item) for key, item in value.items()}
+        return {_with_valid_texts(key): _with_valid_texts(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_whole(item) for item in value]
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+        return [_with_valid_texts(item) for item in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    return value
 
 
-def _own(path: Path, numbered: Sequence[tuple[str, Record]], sets: Sequence[str]) -> list[Prediction]:
-    found = [from_record(row, where) for where, row in numbered]
-    there = dict.fromkeys(p.set for p in found)
-    unknown = [name for name in sets if name not in there]
-    if unknown:
-        raise InputError(f"--set {unknown[0]}: {path} has no such set; it has {', '.join(there)}")
-    return [p for p in found if not sets or p.set in sets]
+def _read_own_predictions(path: Path, rows: Sequence[NumberedRow], sets: Sequence[str]) -> list[Prediction]:
+    """Predictions that `eval guard` recorded, of these sets or of all."""
+    predictions = [from_record(row, where) for where, row in rows]
+    set_names = dict.fromkeys(prediction.set for prediction in predictions)
+    for name in sets:
+        if name not in set_names:
+            raise InputError(f"--prompts {name}: {path} has no such set; it has {', '.join(set_names)}")
+    if not sets:
+        return predictions
+    return [prediction for prediction in predictions if prediction.set in sets]
 
 
-def _about(path: Path, name: str, rows: Sequence[Record]) -> About:
-    """What a set is about, by its name; else by what its texts give verdicts on."""
-    words = set(_LETTERS.findall(name.lower()))
-    by_name = {about for about, named in _IN_NAMES.items() if words & named}
+def _subject_of(path: Path, set_name: str, rows: Sequence[Record]) -> About:
+    """The subject of a set, by its name; else by the verdicts in its texts."""
+    words = set(_LETTERS.findall(set_name.lower()))
+    by_name = [about for about, naming in _IN_NAMES.items() if words & naming]
+    # A name with words of both, as `prompts-and-responses`, decides nothing.
     if len(by_name) == 1:
-        return by_name.pop()
-    texts = [text for row in rows for text in (row.get("predict"), row.get("label")) if isinstance(text, str)]
-    named = {about for text in texts if verdict.BOX not in text for about in named_verdicts(text)}
-    if len(named) > 1:
+        return by_name[0]
+    in_texts: set[About] = set()
+    for row in rows:
+        for text in (row.get("predict"), row.get("label")):
+            # In a text with a box the box decides, for either subject.
+            if isinstance(text, str) and verdict.BOX not in text:
+                in_texts.update(named_verdicts(text))
+    if len(in_texts) > 1:
         raise InputError(
             f"--task: the texts of {path} give a verdict on the request and one on the response; say which the set "
             "is about, with --task prompt or --task response"
         )
-    return named.pop() if named else "prompt"
+    if in_texts:
+        return in_texts.pop()
+    return "prompt"
 
 
-def _texts(numbered: Sequence[tuple[str, Record]], name: str, about: About) -> Iterator[Prediction]:
-    for number, (where, row) in enumerate(numbered, start=1):
-        if not isinstance(row.get("predict"), str) or not isinstance(row.get("label"), str):
+def _read_texts(rows: Sequence[NumberedRow], set_name: str, about: About) -> Iterator[Prediction]:
+    """Predictions of texts as LLaMA-Factory writes them."""
+    for number, (where, row) in enumerate(rows, start=1):
+        # These rows have no ids, so that their numbers serve.
+        predicted = row.get("predict")
+        right = row.get("label")
+        if not isinstance(predicted, str) or not isinstance(right, str):
             raise InputError(f"{where}: `label` and `predict` are to be texts, as LLaMA-Factory writes them")
-        expected, label = read_verdict(row["label"], about), read_verdict(row["predict"], about)
+        expected = read_verdict(right, about)
         if expected is None:
             raise InputError(f"{where}: its `label` names no right answer; it has to say safe or unsafe")
-        reason = None if label else "the text names no verdict"
+        label = read_verdict(predicted, about)
+        reason = None
+        if label is None:
+            reason = "the text names no verdict"
         prompt = str(row.get("prompt") or "")
-        yield Prediction(f"{name}/{number}", name, expected, label, text=row["predict"], reason=reason, prompt=prompt)
-
-
-def _joined(numbered: Sequence[tuple[str, Record]], name: str, examples: Sequence[Example]) -> Iterator[Prediction]:
-    by_id = {example.id: example for example in examples}
-    with_ids = all(str(row.get("id")) in by_id for _, row in numbered)
-    if with_ids and len({str(row["id"]) for _, row in numbered}) < len(numbered):
-        raise InputError(f"{numbered[0][0].rpartition(': ')[0]}: an id is there more than once; give each row its own")
-    if not with_ids and len(numbered) != len(examples):
-        raise InputError(
-            f"{numbered[0][0].rpartition(': ')[0]}: has {len(numbered)} rows and source {name} "
-            f"{len(examples)}, and their ids do not match; keep `id` in the rows"
+        yield Prediction(
+            f"{set_name}/{number}", set_name, expected, label, text=predicted, reason=reason, prompt=prompt
         )
-    for place, (where, row) in enumerate(numbered):
-        example = by_id[str(row["id"])] if with_ids else examples[place]
+
+
+def _join_to_source(rows: Sequence[NumberedRow], set_name: str, examples: Sequence[Example]) -> Iterator[Prediction]:
+    """Predictions of `guard classify`'s rows, with the labels of a source's examples."""
+    for (where, row), example in zip(rows, _examples_of_rows(rows, set_name, examples), strict=True):
+        # Rows in another order would get each other's labels. The prompt shows it, where a row has one.
         if row.get("prompt", example.prompt) != example.prompt:
             raise InputError(f"{where}: is about another prompt than {example.id}; keep `id` in the rows")
-        label, score = row.get("label"), row.get("score")
-        _check(label, score, where)
-        said = {key: row[key] for key in ("reasoning", "text", "reason", "failed") if row.get(key)}
-        named = row.get("categories") or ()
-        if not (isinstance(named, (list, tuple)) and all(isinstance(name, str) for name in named)):
-            raise InputError(f"{where}: `categories` is {named!r:.60}; a list of texts is expected")
+        _check_label_and_score(row.get("label"), row.get("score"), where)
+        categories = row.get("categories") or ()
+        if not (isinstance(categories, (list, tuple)) and all(isinstance(name, str) for name in categories)):
+            raise InputError(f"{where}: `categories` is {categories!r:.60}; a list of texts is expected")
         for key in ("reasoning", "text", "reason"):
             if not isinstance(row.get(key) or "", str):
                 raise InputError(f"{where}: `{key}` is {row[key]!r:.60}; text is expected")
+        optional = {key: row[key] for key in ("reasoning", "text", "reason", "failed") if row.get(key)}
         for labelled in rsafe_mix.labelled([example]):
-            yield of_example(labelled, name, label=label, score=score, categories=tuple(named), **said)
+            yield of_example(
+                labelled,
+                set_name,
+                label=row.get("label"),
+                score=row.get("score"),
+                categories=tuple(categories),
+                **optional,
+            )
 
 
-def of_example(example: Example, name: str, **found: Any) -> Prediction:
-    """What was found of a labelled example of a set.
+def _examples_of_rows(rows: Sequence[NumberedRow], set_name: str, examples: Sequence[Example]) -> list[Example]:
+    """The example of each row, by its id where every row has a known one, else by its number.
+
+    Raises:
+        InputError: Two rows have one id, or ids and numbers of rows do not fit the source.
+    """
+    # The rows' names are `FILE: row N`.
+    file = rows[0][0].rpartition(": ")[0]
+    examples_by_id = {example.id: example for example in examples}
+    ids = [str(row.get("id")) for _, row in rows]
+    if all(row_id in examples_by_id for row_id in ids):
+        if len(set(ids)) < len(ids):
+            raise InputError(f"{file}: an id is there more than once; give each row its own")
+        return [examples_by_id[row_id] for row_id in ids]
+    if len(rows) != len(examples):
+        raise InputError(
+            f"{file}: has {len(rows)} rows and source {set_name} "
+            f"{len(examples)}, and their ids do not match; keep `id` in the rows"
+        )
+    return list(examples)
+
+
+def of_example(example: Example, name: str, **verdict_fields: Any) -> Prediction:
+    """The prediction for a labelled example of the set `name`; `verdict_fields` are `label` and those after it.
 
     Raises:
         ValueError: The example has no label.
@@ -271,13 +342,20 @@ def of_example(example: Example, name: str, **found: Any) -> Prediction:
         prompt=example.prompt,
         response=example.response,
         harms=example.categories,
-        **found,
+        **verdict_fields,
     )
 
 
-def _check(label: Any, score: Any, where: str) -> None:
+def _check_label_and_score(label: object, score: object, where: str) -> None:
+    """Refuses values that no prediction has.
+
+    Raises:
+        InputError: The label or the score is of another type or outside its range.
+    """
     if label not in (None, "safe", "unsafe"):
         raise InputError(f"{where}: `label` is {label!r}; `safe`, `unsafe` or null is expected")
-    is_number = isinstance(score, (int, float)) and not isinstance(score, bool)
-    if score is not None and not (is_number and 0 <= score <= 1):
+    if score is None:
+        return
+    # `True` is an `int` to Python.
+    if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
         raise InputError(f"{where}: `score` is {score!r}; a number from 0 to 1, or null, is expected")

@@ -1,11 +1,11 @@
-"""Our engine as a model of lm-evaluation-harness. Imports the harness: imported only where that is asked for."""
+"""Our engine as a model of lm-evaluation-harness. Imports the harness, so import it only where one is installed."""
 
 import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from lm_eval import evaluate
 from lm_eval.api.instance import Instance
@@ -20,46 +20,67 @@ from safereason.recipe.schema import Evaluation
 from safereason.runs.records import Record, RecordLog, read_records
 from safereason.text import chat, reasoning
 
+LoadedTasks: TypeAlias = dict[str, Any]
+"""Tasks as the harness loads them, in the form that it takes back."""
 FEW_SHOT_SEED = 1234
-"""The harness's own: which examples a prompt shows."""
+"""The harness's own seed, which chooses the examples that a prompt shows."""
 _RESAMPLES = 1000
-"""Of the harness's bootstrap, for metrics that are no mean."""
+"""Resamples of the harness's bootstrap, for metrics that are no mean."""
+# So few that a killed run loses little.
 _CHUNK = 64
-"""Likelihoods worked out, and then recorded, at a time."""
+"""Continuations whose likelihoods are computed, and then recorded, together."""
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What the harness wants, as our engine is asked for it."""
+class _Request:
+    """A request of the harness in the form that our engine takes."""
 
     id: str
     task: str
     turns: tuple[Message, ...]
     prefix: str | None
-    """What the task puts into the model's mouth."""
+    """Text of the task's own that the answer begins with."""
     argument: Any
     """Settings of a generation, or a continuation."""
 
+    @property
+    def stop_texts(self) -> tuple[str, ...]:
+        """Texts that end an answer; an empty one would end it at once, and is left out."""
+        until = self.argument.get("until", ())
+        if isinstance(until, str):
+            until = [until]
+        return tuple(text for text in until if text)
+
+
+@dataclass(frozen=True)
+class _Manner:
+    """The settings that a call of the engine has for all its conversations."""
+
+    prefix: str
+    stop: tuple[str, ...]
+    tokens: int
+
 
 class EngineModel(LM):
-    """Answers the harness's requests with an engine, and records each reply, so that none is asked for twice.
+    """A model of the harness that answers with our engine, and records each reply so that none is requested twice.
 
     Args:
-        engine: Who answers.
-        section: How completions are drawn, and what they begin with.
-        seed: Seed of the drawing.
-        log: Where replies are recorded, and found again.
+        engine: The engine that generates.
+        section: Sampling settings, and the text that completions begin with.
+        seed: Seed of the sampling.
+        log: The log of replies. Those that it already holds are read, and not generated again.
     """
 
+    # The harness calls these methods. Their names and parameters are its own.
     def __init__(self, engine: Engine, section: Evaluation, seed: int, log: RecordLog) -> None:
         super().__init__()
         self.engine, self.section, self.seed, self.log = engine, section, seed, log
         self._prefix = generation_prefix(engine, section.prefix)
-        self._held: dict[str, Record] = {record["id"]: record for record in read_records(log.path)}
+        self._replies: dict[str, Record] = {record["id"]: record for record in read_records(log.path)}
 
     @property
     def tokenizer_name(self) -> str:
-        """What the harness calls prompts rendered for this model."""
+        """The harness's name for prompts rendered for this model."""
         return self.engine.name
 
     def apply_chat_template(self, chat_history: list[Message], add_generation_prompt: bool = True) -> str:
@@ -70,189 +91,250 @@ class EngineModel(LM):
         """Answers, without reasoning, each cut at its task's first stop text.
 
         Raises:
-            StageFailed: Completions could not be had.
+            StageFailed: Completions failed.
         """
-        asked = _asked(requests)
-        alike: dict[tuple[str, tuple[str, ...], int], list[_Asked]] = {}
-        for one in asked:
-            alike.setdefault(self._manner(one), []).append(one)
-        done = sum(one.id in self._held for one in asked)
-        with console.progress("replies", len(asked), done) as advance:
-            for (prefix, stop, tokens), members in alike.items():
-                self._generate(members, prefix, stop, tokens, advance)
-        failed = [record["error"] for one in asked if "error" in (record := self._held[one.id])]
-        if failed:
-            raise StageFailed(f"{len(failed)} of {len(asked)} completions failed ({failed[0]}); --resume asks again")
-        return [_cut(self._held[one.id]["answer"], _stops(one)) for one in asked]
+        generations = _read_requests(requests)
+        # The engine takes one prefix, one list of stop texts and one limit of tokens a call.
+        by_manner: dict[_Manner, list[_Request]] = {}
+        done = 0
+        for request in generations:
+            by_manner.setdefault(self._manner(request), []).append(request)
+            done += request.id in self._replies
+        with console.progress("replies", len(generations), done) as advance:
+            for manner, members in by_manner.items():
+                self._generate(members, manner, advance)
+
+        # Only now, so that one failure does not keep the other replies from being recorded.
+        errors = []
+        answers = []
+        for request in generations:
+            reply = self._replies[request.id]
+            if "error" in reply:
+                errors.append(reply["error"])
+            else:
+                answers.append(_cut_at_first(reply["answer"], request.stop_texts))
+        if errors:
+            raise StageFailed(
+                f"{len(errors)} of {len(generations)} completions failed ({errors[0]}); --resume asks again"
+            )
+        return answers
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-probability of each continuation as the answer, and whether it was the likeliest."""
-        asked = _asked(requests)
-        empty_thought = reasoning.join("", "") if self._prefix else ""
-        left = [one for one in asked if one.id not in self._held]
-        with console.progress("likelihoods", len(asked), len(asked) - len(left)) as advance:
-            for prefix in dict.fromkeys(one.prefix for one in left):
-                members = [one for one in left if one.prefix == prefix]
-                before = empty_thought if prefix is None else self._in_the_answer(prefix)
+        continuations = _read_requests(requests)
+        missing = [request for request in continuations if request.id not in self._replies]
+        by_prefix: dict[str | None, list[_Request]] = {}
+        for request in missing:
+            by_prefix.setdefault(request.prefix, []).append(request)
+        with console.progress("likelihoods", len(continuations), len(continuations) - len(missing)) as advance:
+            for task_prefix, members in by_prefix.items():
+                prefix = self._likelihood_prefix(task_prefix)
                 for start in range(0, len(members), _CHUNK):
-                    chunk = members[start : start + _CHUNK]
-                    found = self.engine.loglikelihood(
-                        [one.turns for one in chunk], [str(one.argument) for one in chunk], prefix=before
-                    )
-                    for one, likelihood in zip(chunk, found, strict=True):
-                        self._keep(_likelihood_record(one, before, likelihood))
-                        advance("")
-        return [(self._held[one.id]["logprob"], self._held[one.id]["greedy"]) for one in asked]
+                    self._score(members[start : start + _CHUNK], prefix, advance)
+        scores = []
+        for request in continuations:
+            reply = self._replies[request.id]
+            scores.append((reply["logprob"], reply["greedy"]))
+        return scores
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Not for a chat model.
+        """Refuses tasks on plain text, which a chat model has no likelihood of.
 
         Raises:
-            InputError: Always; the task is about plain text.
+            InputError: Always.
         """
         raise InputError(f"--tasks {requests[0].task_name}: measures plain text, not answers; leave it out")
 
-    def _manner(self, one: _Asked) -> tuple[str, tuple[str, ...], int]:
-        """Prefix, stop texts and tokens; a stop text that a thought may hold cuts the answer afterwards."""
-        prefix = self._prefix if one.prefix is None else self._in_the_answer(one.prefix)
-        tokens = max(self.section.sampling.max_new_tokens, int(one.argument.get("max_gen_toks", 0)))
-        return prefix, () if reasoning.OPEN in prefix else _stops(one), tokens
+    def _manner(self, request: _Request) -> _Manner:
+        """The engine's settings for a generation."""
+        prefix = self._prefix
+        if request.prefix is not None:
+            prefix = self._after_empty_thought(request.prefix)
+        stop = request.stop_texts
+        # A thought may hold a stop text, and must not be ended by it. Then the answer is cut afterwards.
+        if reasoning.OPEN in prefix:
+            stop = ()
+        # A thought needs room too, so that a task can raise the recipe's limit and not lower it.
+        tokens = max(self.section.sampling.max_new_tokens, int(request.argument.get("max_gen_toks", 0)))
+        return _Manner(prefix, stop, tokens)
 
-    def _in_the_answer(self, prefix: str) -> str:
-        """A task's own prefix, after reasoning that the chat template opens and that is closed at once."""
-        opens = generation_prefix(self.engine, "")
-        return f"{reasoning.join('', '')}{prefix}" if opens else prefix
+    def _likelihood_prefix(self, task_prefix: str | None) -> str:
+        """The text before a continuation: for a model that reasons, an empty thought, since answers are compared."""
+        if task_prefix is not None:
+            return self._after_empty_thought(task_prefix)
+        if self._prefix:
+            return reasoning.join("", "")
+        return ""
 
-    def _generate(
-        self, members: Sequence[_Asked], prefix: str, stop: tuple[str, ...], tokens: int, advance: Advance
-    ) -> None:
+    def _after_empty_thought(self, prefix: str) -> str:
+        """A task's own prefix; after an empty thought where the chat template opens one."""
+        if generation_prefix(self.engine, ""):
+            return f"{reasoning.join('', '')}{prefix}"
+        return prefix
+
+    def _generate(self, members: Sequence[_Request], manner: _Manner, advance: Advance) -> None:
+        """Generates and records the missing replies to requests of one manner."""
+
         def finished(index: int, number: int, completion: Completion) -> None:
             self._keep(_reply_record(members[index], completion))
             advance("")
 
-        sampling: Sampling = self.section.sampling.model_copy(update={"max_new_tokens": tokens})
-        held = {i for i, one in enumerate(members) if one.id in self._held}
-        if len(held) < len(members):
-            self.engine.generate(
-                [one.turns for one in members],
-                sampling,
-                seed=self.seed,
-                stop=stop,
-                prefix=prefix,
-                done=held,
-                on_finish=finished,
-            )
+        sampling: Sampling = self.section.sampling.model_copy(update={"max_new_tokens": manner.tokens})
+        done = set()
+        for index, request in enumerate(members):
+            if request.id in self._replies:
+                done.add(index)
+        if len(done) == len(members):
+            return
+        # The conversations that are done go along: batches are laid out as if they were not, so that a resumed run
+        # draws the same completions.
+        self.engine.generate(
+            [request.turns for request in members],
+            sampling,
+            seed=self.seed,
+            stop=manner.stop,
+            prefix=manner.prefix,
+            done=done,
+            on_finish=finished,
+        )
+
+    def _score(self, chunk: Sequence[_Request], prefix: str, advance: Advance) -> None:
+        """Computes and records the likelihoods of some continuations."""
+        likelihoods = self.engine.loglikelihood(
+            [request.turns for request in chunk], [str(request.argument) for request in chunk], prefix=prefix
+        )
+        for request, likelihood in zip(chunk, likelihoods, strict=True):
+            self._keep(_likelihood_record(request, prefix, likelihood))
+            advance("")
 
     def _keep(self, record: Record) -> None:
+        """Records a reply."""
         self.log.append(record)
-        self._held[record["id"]] = record
+        self._replies[record["id"]] = record
 
 
-def load(tasks: Sequence[str], include: Path | None, shots: int | None) -> Any:
+def load(tasks: Sequence[str], include: Path | None, shots: int | None) -> LoadedTasks:
     """The harness's tasks of these names, with their data.
 
     Args:
-        tasks: By the harness's names.
+        tasks: The harness's names of the tasks.
         include: Folder of further tasks.
-        shots: Examples a prompt shows, in place of a task's own number; a task that wants none keeps to that.
+        shots: Number of examples in a prompt, in place of a task's own; a task without examples stays without.
 
     Raises:
-        InputError: There is no such task, or its data cannot be had.
+        InputError: There is no such task, or its data cannot be loaded.
     """
     manager = _manager(tasks, include)
     for name in tasks:
         if name not in manager.all_tasks:
             raise InputError(f"--tasks {name}: lm-eval has no such task; `lm_eval ls tasks` lists them")
     try:
-        loaded = manager.load(list(tasks))
-    except Exception as error:  # of the data's library, the network, or a task's own code
+        loaded: LoadedTasks = manager.load(list(tasks))
+    # Errors come from the library that loads the data, from the network, or from a task's own code.
+    except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         named = ",".join(tasks)
         raise InputError(f"--tasks {named}: cannot be had ({reason[:200]}); check network and HF_TOKEN") from error
     for task in loaded["tasks"].values():
         own = task.get_config("num_fewshot")
-        task.set_config(key="num_fewshot", value=(own or 0) if shots is None or own == 0 else shots)
+        count = own or 0
+        # 0 is a choice of the task's authors; None leaves the number open.
+        if shots is not None and own != 0:
+            count = shots
+        task.set_config(key="num_fewshot", value=count)
         task.set_fewshot_seed(seed=FEW_SHOT_SEED)
     return loaded
 
 
 def _manager(tasks: Sequence[str], include: Path | None) -> TaskManager:
-    """Knows these tasks; the harness's own thousands of files are read only where one of them is meant."""
-    if include is not None:
-        own = TaskManager(include_path=str(include), include_defaults=False)
-        if set(tasks) <= set(own.all_tasks):
-            return own
-    return TaskManager(include_path=str(include) if include else None)
+    """The harness's index of tasks that holds these."""
+    if include is None:
+        return TaskManager(include_path=None)
+    # Reading the thousands of files of the harness's own tasks takes a while. The folder alone may be enough.
+    own = TaskManager(include_path=str(include), include_defaults=False)
+    if set(tasks) <= set(own.all_tasks):
+        return own
+    return TaskManager(include_path=str(include))
 
 
-def measure(model: EngineModel, loaded: Any, limit: int | None) -> dict[str, Any]:
-    """Runs the tasks, on the first `limit` items of each; the harness's own results, with each item's."""
-    results = evaluate(
+def measure(model: EngineModel, loaded: LoadedTasks, limit: int | None) -> Record:
+    """The harness's results of the tasks on the first `limit` items of each, with those of every item."""
+    results: Record = evaluate(
         model, loaded, limit=limit, bootstrap_iters=_RESAMPLES, apply_chat_template=True, fewshot_as_multiturn=True
     )
-    found: dict[str, Any] = results
-    return found
+    return results
 
 
-def _asked(requests: Sequence[Instance]) -> list[_Asked]:
+def _read_requests(requests: Sequence[Instance]) -> list[_Request]:
+    """The harness's requests in our form, each with an id that is the same in a resumed run."""
     times = Counter[str]()
-    return [_one(request, times) for request in requests]
+    read = []
+    for request in requests:
+        request_id = f"{request.task_name}/{request.doc_id}/{request.request_type}-{request.idx}"
+        times[request_id] += 1
+        # A task may repeat a request to draw several answers.
+        if times[request_id] > 1:
+            request_id = f"{request_id}#{times[request_id]}"
+        turns, prefix = _conversation_of(request)
+        read.append(_Request(request_id, str(request.task_name), turns, prefix, request.args[1]))
+    return read
 
 
-def _one(request: Instance, times: Counter[str]) -> _Asked:
-    name = f"{request.task_name}/{request.doc_id}/{request.request_type}-{request.idx}"
-    times[name] += 1
-    turns, prefix = _conversation(request)
-    return _Asked(
-        name if times[name] == 1 else f"{name}#{times[name]}", str(request.task_name), turns, prefix, request.args[1]
-    )
-
-
-def _conversation(request: Instance) -> tuple[tuple[Message, ...], str | None]:
-    """What is said before the answer, and what the answer is made to begin with."""
-    try:
-        turns = json.loads(request.args[0]) if request.args[0] else chat.user("")
-    except json.JSONDecodeError as error:
-        raise InputError(f"--tasks {request.task_name}: its prompts are no conversation; leave it out") from error
-    if turns[-1]["role"] == "assistant":
-        return tuple(turns[:-1]), str(turns[-1]["content"])
+def _conversation_of(request: Instance) -> tuple[tuple[Message, ...], str | None]:
+    """The turns before the answer, and the text that the task begins the answer with."""
+    turns = chat.user("")
+    if request.args[0]:
+        try:
+            turns = json.loads(request.args[0])
+        except json.JSONDecodeError as error:
+            raise InputError(f"--tasks {request.task_name}: its prompts are no conversation; leave it out") from error
+    last = turns[-1]
+    # The harness puts such a text into a last turn of the assistant.
+    if last["role"] == "assistant":
+        return tuple(turns[:-1]), str(last["content"])
     return tuple(turns), None
 
 
-def _stops(one: _Asked) -> tuple[str, ...]:
-    until = one.argument.get("until", ())
-    return tuple(text for text in ([until] if isinstance(until, str) else until) if text)
+def _cut_at_first(answer: str, stop_texts: Sequence[str]) -> str:
+    """The answer up to the first of the stop texts in it."""
+    end = len(answer)
+    for text in stop_texts:
+        position = answer.find(text)
+        if position >= 0:
+            end = min(end, position)
+    return answer[:end]
 
 
-def _cut(answer: str, stops: Sequence[str]) -> str:
-    places = [place for stop in stops if (place := answer.find(stop)) >= 0]
-    return answer[: min(places)] if places else answer
-
-
-def _reply_record(one: _Asked, completion: Completion) -> Record:
+def _reply_record(request: _Request, completion: Completion) -> Record:
     parts = completion.parts
-    return {
-        "id": one.id,
-        "task": one.task,
-        "prompt": one.turns[-1]["content"],
+    # Tasks parse the answer by its form, and an unclosed thought may hold it: then all of the text is scored.
+    answer = completion.text
+    if parts.closed:
+        answer = parts.answer
+    record: Record = {
+        "id": request.id,
+        "task": request.task,
+        "prompt": request.turns[-1]["content"],
         "prefix": completion.prefix,
         "text": completion.text,
         "reasoning": parts.reasoning,
-        "answer": parts.answer if parts.closed else completion.text,
+        "answer": answer,
         "closed": parts.closed,
         "finish_reason": completion.finish_reason,
         "tokens": len(completion.token_ids) or None,
-        **({"error": completion.error} if completion.missing else {}),
     }
+    if completion.missing:
+        record["error"] = completion.error
+    return record
 
 
-def _likelihood_record(one: _Asked, prefix: str, likelihood: Likelihood) -> Record:
+def _likelihood_record(request: _Request, prefix: str, likelihood: Likelihood) -> Record:
     return {
-        "id": one.id,
-        "task": one.task,
-        "prompt": one.turns[-1]["content"],
+        "id": request.id,
+        "task": request.task,
+        "prompt": request.turns[-1]["content"],
         "prefix": prefix,
-        "continuation": one.argument,
+        "continuation": request.argument,
         "logprob": likelihood.total,
         "greedy": likelihood.is_greedy,
     }

@@ -1,10 +1,10 @@
 """The evaluations as tasks of inspect_ai: `inspect eval safereason/xstest --model openai/NAME`.
 
-inspect asks the model and keeps its log; the prompts, the judge and the figures are those of `safereason eval`. Imports
-inspect_ai, which finds this module by its entry point.
+inspect queries the model and keeps its log; the prompts, the judge and the figures are those of `safereason eval`.
+Imports inspect_ai, which finds this module by its entry point.
 
 Deviations from `safereason eval`: (1) no generation prefix is set, since providers take none: the server's template has
-to open the thought; (2) prompts are asked as they are or as files of test cases have them, and no attack is run here;
+to open the thought; (2) prompts are those of the source or of a file of test cases, and no attack is run here;
 (3) inspect leaves samples that are unscored out before figures are made, and counts them itself.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypeAlias
 
 from anyio import Lock, to_thread
 from inspect_ai import Task, task
@@ -33,7 +33,7 @@ from safereason import evals
 from safereason.attacks import formats
 from safereason.attacks.base import TestCase
 from safereason.data import sources
-from safereason.data.draw import limited
+from safereason.data.sampling import limited
 from safereason.engines.base import Completion, Message
 from safereason.errors import InputError, command
 from safereason.evals.base import MISSING, Case, Eval, Outcome, exchange
@@ -44,15 +44,19 @@ from safereason.recipe.schema import Evaluation, Sampling
 from safereason.text import reasoning
 
 RECIPE = "tars-1.5b"
-"""Whose eval section says how a task asks and judges, where none is named."""
-_MESSAGES: dict[str, Callable[..., ChatMessage]] = {
+"""The default recipe, whose `eval` section holds the sampling settings and the judges."""
+FigureValues: TypeAlias = dict[str, float | None]
+"""Values by the figure's label, with `:low` and `:high` for the ends of intervals."""
+_MESSAGE_TYPES: dict[str, Callable[..., ChatMessage]] = {
     "system": ChatMessageSystem,
     "user": ChatMessageUser,
     "assistant": ChatMessageAssistant,
 }
 
 
-def _task_of(evaluation: Eval) -> Callable[..., Task]:
+def _task_builder(evaluation: Eval) -> Callable[..., Task]:
+    """A function that builds the task of an evaluation; its parameters are those of `inspect eval -T`."""
+
     def build(
         recipe: str = RECIPE,
         judge: str | None = None,
@@ -64,74 +68,94 @@ def _task_of(evaluation: Eval) -> Callable[..., Task]:
         if section is None:
             raise InputError(f"recipe {recipe}: it has no eval section; add one")
         assert evaluation.judge is not None
-        asked = _cases(evaluation, section, source, cases, limit)
-        judged_by = judge or evaluation.judge(section)
+        chosen = _choose_cases(evaluation, section, source, cases, limit)
+        judge_spec = judge or evaluation.judge(section)
         return Task(
-            dataset=MemoryDataset([_sample(case) for case in asked], name=evaluation.name),
+            dataset=MemoryDataset([_sample_of(case) for case in chosen], name=evaluation.name),
             solver=generate(),
-            scorer=judged(evaluation.name, judged_by),
-            metrics=[figures(evaluation.name, _judge(evaluation.name, judged_by).measures)],
-            config=_config(section.sampling),
+            scorer=judged(evaluation.name, judge_spec),
+            metrics=[figures(evaluation.name, _open_judge(evaluation.name, judge_spec).measures)],
+            config=_generation_config(section.sampling),
         )
 
+    # inspect shows the docstring in its list of tasks.
     build.__doc__ = f"{evaluation.summary}."
     return build
 
 
-def _cases(
+def _choose_cases(
     evaluation: Eval, section: Evaluation, source: str | None, cases: str | None, limit: int | None
 ) -> list[Case]:
-    """The prompts, at most `limit` of them drawn by seed 0; those of a file where one is named."""
-    names = (source,) if source else evaluation.sources(section)
-    found = [e for name in names for e in sources.get(name).load("test") if evaluation.keeps(e)]
-    tests = formats.read_cases(Path(cases)) if cases else [TestCase(e.id, "direct", e.prompt) for e in found]
+    """The cases of at most `limit` examples, drawn by seed 0; with the prompts of a file where one is named."""
+    source_names = evaluation.sources(section)
+    if source:
+        source_names = (source,)
+    examples = []
+    for name in source_names:
+        examples += [example for example in sources.get(name).load("test") if evaluation.keeps(example)]
+    if cases:
+        tests = formats.read_cases(Path(cases))
+    else:
+        tests = [TestCase(example.id, "direct", example.prompt) for example in examples]
+    # Such test cases need a prefix or an engine of ours, and inspect's providers take only messages.
     if any(test.prefix or test.completion for test in tests):
         instead = command("eval", evaluation.name, "--model", "MODEL", "--cases", cases)
         raise InputError(
             f"cases={cases}: some put words into the model's mouth, which inspect cannot; use {instead} for them"
         )
-    attacked = {test.behavior_id for test in tests}
+    # The limit counts behaviors that have a test case, or a short file would leave few of those that are drawn.
+    behavior_ids = {test.behavior_id for test in tests}
+    attacked = [example for example in examples if example.id in behavior_ids]
     most = limit or section.limit or evaluation.draws
-    asked = evals.cases(limited([e for e in found if e.id in attacked], most, 0), tests)
-    if not asked:
-        raise InputError(f"source {', '.join(names)}: has no prompts that {evaluation.name} is about; name another")
-    return asked
+    chosen = evals.cases(limited(attacked, most, 0), tests)
+    if not chosen:
+        raise InputError(
+            f"source {', '.join(source_names)}: has no prompts that {evaluation.name} is about; name another"
+        )
+    return chosen
 
 
-def _sample(case: Case) -> Sample:
-    said: list[Message] = [*case.turns, {"role": "user", "content": case.prompt}]
-    turns = [_MESSAGES[message["role"]](content=message["content"]) for message in said]
-    return Sample(input=turns, id=case.id, metadata=asdict(case))
+def _sample_of(case: Case) -> Sample:
+    """The sample of a case, which carries the case as its metadata."""
+    conversation: list[Message] = [*case.turns, {"role": "user", "content": case.prompt}]
+    messages = []
+    for message in conversation:
+        messages.append(_MESSAGE_TYPES[message["role"]](content=message["content"]))
+    return Sample(input=messages, id=case.id, metadata=asdict(case))
 
 
-def _config(sampling: Sampling) -> GenerateConfig:
+def _generation_config(sampling: Sampling) -> GenerateConfig:
     return GenerateConfig(temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_new_tokens)
 
 
 @cache
-def _judge(evaluation: str, spec: str) -> Judge:
-    """A judge, opened once: it may be a model."""
+def _open_judge(evaluation: str, spec: str) -> Judge:
+    """The judge of a task. It may be a model, and so it is opened once."""
     return evals.judge_for(evals.get(evaluation), spec)
 
 
 @scorer(metrics=[])
 def judged(evaluation: str, judge: str) -> Scorer:
     """The judge's score of the answer without its reasoning; NaN, with the reason, where it is unscored."""
-    scores, one_at_a_time = _judge(evaluation, judge), Lock()
+    opened = _open_judge(evaluation, judge)
+    # inspect scores many samples at once. A judge that is a model on one GPU cannot.
+    one_at_a_time = Lock()
 
     async def score(state: TaskState, target: Target) -> Score:
-        record = evals.record(Case(**state.metadata), _completion(state.output))
+        record = evals.record(Case(**state.metadata), _completion_of(state.output))
         if record["finish_reason"] in MISSING:
             verdict = Verdict.unscored(f"no completion: {record['error']}")
         else:
             async with one_at_a_time:
-                [verdict] = await to_thread.run_sync(scores.judge, [exchange(record)])
-        kept = {"completion": record, "verdict": asdict(verdict)}
+                # In a thread, so that the requests to the model go on meanwhile.
+                [verdict] = await to_thread.run_sync(opened.judge, [exchange(record)])
+        # `figures` makes the outcome again from these two.
+        metadata = {"completion": record, "verdict": asdict(verdict)}
         if verdict.score is None:
             return Score.unscored(
-                reason="scoring_failed", answer=record["answer"], explanation=verdict.reason, metadata=kept
+                reason="scoring_failed", answer=record["answer"], explanation=verdict.reason, metadata=metadata
             )
-        return Score(value=verdict.score, answer=record["answer"], explanation=verdict.label, metadata=kept)
+        return Score(value=verdict.score, answer=record["answer"], explanation=verdict.label, metadata=metadata)
 
     return score
 
@@ -140,30 +164,41 @@ def judged(evaluation: str, judge: str) -> Scorer:
 def figures(evaluation: str, measures: str) -> Metric:
     """The figures of `safereason eval`, those of all samples with the ends of their 95 % intervals."""
 
-    def worked_out(scores: list[SampleScore]) -> dict[str, float | None]:
-        kept = [score.score.metadata or {} for score in scores]
-        outcomes = [Outcome(k["completion"], Verdict(**k["verdict"])) for k in kept]
-        found: dict[str, float | None] = {}
+    def compute(scores: list[SampleScore]) -> FigureValues:
+        outcomes = []
+        for score in scores:
+            metadata = score.score.metadata or {}
+            outcomes.append(Outcome(metadata["completion"], Verdict(**metadata["verdict"])))
+        values: FigureValues = {}
         for figure in evals.get(evaluation).figures(outcomes, measures):
-            found[figure.label] = figure.value
+            values[figure.label] = figure.value
+            # inspect shows every value as a line of its own, so that intervals of all groups would be too many.
             if figure.group == OVERALL:
-                found |= {f"{figure.label}:low": figure.low, f"{figure.label}:high": figure.high}
-        return found
+                values[f"{figure.label}:low"] = figure.low
+                values[f"{figure.label}:high"] = figure.high
+        return values
 
-    return worked_out
+    return compute
 
 
-def _completion(output: ModelOutput) -> Completion:
-    """What the model wrote; where the provider gives the reasoning apart, it is put back in its place."""
+def _completion_of(output: ModelOutput) -> Completion:
+    """The completion of inspect's output, with the reasoning before the answer in our tags."""
     if output.error or output.empty:
         return Completion("", (), "error", error=output.error or "the model gave no output")
-    content: Any = output.message.content
-    thoughts = [] if isinstance(content, str) else [c.reasoning for c in content if isinstance(c, ContentReasoning)]
-    text = reasoning.join("\n".join(thoughts), output.completion) if thoughts else output.completion
-    cut = output.stop_reason in ("max_tokens", "model_length")
-    return Completion(text, (), "length" if cut else "stop")
+    text = output.completion
+    content = output.message.content
+    # Providers that return the reasoning apart give a list of parts; others give one text with the tags in it.
+    if not isinstance(content, str):
+        thoughts = [part.reasoning for part in content if isinstance(part, ContentReasoning)]
+        if thoughts:
+            text = reasoning.join("\n".join(thoughts), output.completion)
+    finish_reason: Literal["stop", "length"] = "stop"
+    if output.stop_reason in ("max_tokens", "model_length"):
+        finish_reason = "length"
+    return Completion(text, (), finish_reason)
 
 
+# inspect finds tasks by this decorator. Evaluations without a judge count tokens, which providers' texts do not give.
 for _evaluation in evals.EVALS.values():
     if _evaluation.judge is not None:
-        task(name=_evaluation.name)(_task_of(_evaluation))
+        task(name=_evaluation.name)(_task_builder(_evaluation))

@@ -1,4 +1,4 @@
-"""Figures: each with the number it is made of, a 95 % interval, and the count that could not be scored."""
+"""Figures: values with the number of scored items, a 95 % interval, and the number of unscored items."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,18 +22,20 @@ class Figure:
     high: float | None
     """Upper end."""
     unscored: int = 0
-    """Items left out of n because they have no score, for whatever reason."""
+    """Items left out of n because they have no score, for any reason."""
     group: str = OVERALL
-    """`all`, or the part of the items it is about, such as an attack or `category:…`."""
+    """`all`, or the part of the items that it covers, such as an attack or `category:…`."""
     failed: int = 0
-    """Of those unscored, those whose completion or verdict could not be had, and is asked for again."""
+    """Of those unscored, those whose completion or verdict failed. `--resume` repeats the request."""
     filtered: int = 0
     """Of those unscored, those that the provider's filter refused or cut off: neither refusals nor harmful."""
 
     @property
     def label(self) -> str:
-        """Its name for a bar: `dsr`, or `dsr/direct` for a group's."""
-        return self.name if self.group == OVERALL else f"{self.name}/{self.group}"
+        """Its name on the command line: `dsr`, or `dsr/direct` for a group's."""
+        if self.group == OVERALL:
+            return self.name
+        return f"{self.name}/{self.group}"
 
 
 def proportion(name: str, successes: float, n: int, unscored: int = 0, group: str = OVERALL) -> Figure:
@@ -42,46 +44,58 @@ def proportion(name: str, successes: float, n: int, unscored: int = 0, group: st
     Successes need not be whole: the sum of n shares varies less than that of n truths, so that its interval is too wide
     rather than too narrow.
     """
+    # scipy takes a moment to load, which `--help` and the listings should not wait for.
     from scipy.stats import norm
 
     if n == 0:
         return Figure(name, None, 0, None, None, unscored, group)
-    share, z2 = successes / n, float(norm.ppf((1 + CONFIDENCE) / 2)) ** 2
+    # Wilson's interval holds for shares near 0 and 1, where the normal one is too narrow or leaves [0, 1].
+    share = successes / n
+    z2 = float(norm.ppf((1 + CONFIDENCE) / 2)) ** 2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    # At a share of 0 or 1 rounding can put an end just outside of [0, 1].
     return Figure(name, share, n, max(0.0, centre - half), min(1.0, centre + half), unscored, group)
 
 
 def share(name: str, truths: Iterable[bool | None], group: str = OVERALL) -> Figure:
-    """The share that is true; None is unscored and not part of n."""
+    """The share of truths among the scored items; None is unscored and no part of n."""
     items = list(truths)
     scored = [truth for truth in items if truth is not None]
     return proportion(name, sum(scored), len(scored), len(items) - len(scored), group)
 
 
 def share_by(name: str, truths: Mapping[str, Sequence[bool | None]], group: str = OVERALL) -> Figure:
-    """The mean over items of each one's own share, where an item was tried several times.
+    """The mean over items of each item's own share, for items that were tried several times.
 
-    n counts items with anything scored, `unscored` single truths.
+    n counts items with a scored truth, `unscored` counts single truths.
     """
-    scored = [[truth for truth in tried if truth is not None] for tried in truths.values()]
-    shares = [sum(tried) / len(tried) for tried in scored if tried]
-    unscored = sum(len(tried) for tried in truths.values()) - sum(map(len, scored))
+    shares = []
+    unscored = 0
+    for tries in truths.values():
+        scored = [truth for truth in tries if truth is not None]
+        unscored += len(tries) - len(scored)
+        if scored:
+            shares.append(sum(scored) / len(scored))
+    # `fsum` does not round on the way, so that the order of the items does not change the figure.
     return proportion(name, math.fsum(shares), len(shares), unscored, group)
 
 
 def mean(name: str, values: Sequence[float | None], group: str = OVERALL) -> Figure:
-    """A mean with Student's t interval; None is unscored and not part of n."""
+    """A mean with Student's t interval; None is unscored and no part of n."""
     from scipy.stats import t
 
-    scored = [v for v in values if v is not None]
-    n, unscored = len(scored), len(values) - len(scored)
+    scored = [value for value in values if value is not None]
+    n = len(scored)
+    unscored = len(values) - n
     if n == 0:
         return Figure(name, None, 0, None, None, unscored, group)
     centre = math.fsum(scored) / n
+    # One value has no spread, and so no interval.
     if n == 1:
         return Figure(name, centre, 1, None, None, unscored, group)
-    deviation = math.sqrt(math.fsum((v - centre) ** 2 for v in scored) / (n - 1))
+    squares = [(value - centre) ** 2 for value in scored]
+    deviation = math.sqrt(math.fsum(squares) / (n - 1))
     half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / math.sqrt(n)
     return Figure(name, centre, n, centre - half, centre + half, unscored, group)
 
@@ -92,11 +106,21 @@ def macro(name: str, parts: Sequence[Figure], group: str = OVERALL) -> Figure:
     The interval's ends are the means of the groups' ends: exact for one group, and too wide rather than too narrow for
     several, since groups made of the same behaviors are not independent.
     """
-    n, unscored = sum(p.n for p in parts), sum(p.unscored for p in parts)
-    scored = [
-        (p.value, p.low, p.high) for p in parts if p.value is not None and p.low is not None and p.high is not None
-    ]
-    if not scored:
+    n = 0
+    unscored = 0
+    values = []
+    lows = []
+    highs = []
+    for part in parts:
+        n += part.n
+        unscored += part.unscored
+        if part.value is not None and part.low is not None and part.high is not None:
+            values.append(part.value)
+            lows.append(part.low)
+            highs.append(part.high)
+    if not values:
         return Figure(name, None, n, None, None, unscored, group)
-    value, low, high = (math.fsum(column) / len(scored) for column in zip(*scored, strict=True))
+    value = math.fsum(values) / len(values)
+    low = math.fsum(lows) / len(lows)
+    high = math.fsum(highs) / len(highs)
     return Figure(name, value, n, low, high, unscored, group)

@@ -1,15 +1,15 @@
-"""The papers' own figures, to stand beside ours: in the report, in `eval compare`, and in docs/fidelity.md.
+"""The papers' own figures, for comparison with ours: in the report, in `eval compare`, and in docs/fidelity.md.
 
-They are kept as the papers give them, by plot and table; `known` has them one by one. Where each comes from, and the
-command that makes ours, is in every `PaperFigure`; what cannot be had is in `paper_places.py`.
+They are kept as in the papers, by plot and table; `known` gives them one by one. Every `PaperFigure` has its source and
+the command that makes ours. Results of the papers without known figures are in `paper_locations.py`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 from safereason.evals.metrics import OVERALL, Figure
+from safereason.runs.records import Record
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,10 @@ class PaperFigure:
     """One figure of a paper."""
 
     paper: str
-    place: str
-    """Where it stands, such as `Table 3`."""
+    location: str
+    """Its plot or table in the paper, such as `Table 3`."""
     model: str
-    """Whose figure it is, in the paper's words, with λ where it has one."""
+    """The measured model in the paper's words, with λ where it has one."""
     evaluation: str
     """The evaluation that makes ours: `harmbench`."""
     figure: str
@@ -30,11 +30,11 @@ class PaperFigure:
     value: float
     """In the unit of ours: a share in [0, 1], tokens, or a distance."""
     tolerance: float
-    """How far the value may be out, either way: half its last digit, or what reading it off a plot allows."""
+    """Greatest error of the value, either way: half its last digit, or the error of reading it off a plot."""
     source: str
-    """The paper and how its figure was read."""
+    """The paper, and how the figure was read from it."""
     command: str
-    """What makes ours; MODEL stands for weights that are not named here."""
+    """The command that makes ours; MODEL is a placeholder for weights that are not named here."""
     recipe: str | None = None
     """The shipped recipe that trains this model; None for a model of others."""
 
@@ -48,7 +48,7 @@ class Point:
     compliance: float
     """Compliance with the plot's harmless prompts."""
     harmful_ratio: float | None = None
-    """λ it was trained with; None where the paper's plot has a single point that is not one of a series."""
+    """λ of its training; None where the paper's plot has a single point that is not one of a series."""
 
 
 @dataclass(frozen=True)
@@ -57,26 +57,26 @@ class Tradeoff:
 
     figure: str
     benign: str
-    """Where the harmless prompts are from."""
+    """The evaluation that the harmless prompts are from."""
     source: str
     tolerance: float
-    """How far a value read off the plot may be out, either way."""
+    """Greatest error of a value read off the plot, either way."""
     series: dict[str, tuple[Point, ...]]
     """Points by method, by rising λ."""
 
 
 @dataclass(frozen=True)
 class Closing:
-    """One row of TARS's Table 4, in percent: does closing the reasoning go with safety?"""
+    """One row of TARS's Table 4, in percent: how safe answers are with closed and with unclosed reasoning."""
 
     model: str
     attack: str
     closed: float
     """Share of answers that close `</think>`."""
     dsr_closed: float
-    """DSR among those; under PAIR, where nearly all close it, the one DSR we have."""
+    """DSR among those; under PAIR, where nearly all close it, the only known DSR."""
     dsr_open: float | None
-    """DSR among the others; None where we do not have it."""
+    """DSR among the others; None where it is not known."""
 
 
 TARS = "TARS, arXiv 2507.00971"
@@ -85,7 +85,11 @@ RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def _series(*pairs: tuple[float, float]) -> tuple[Point, ...]:
-    return tuple(Point(dsr, compliance, ratio) for (dsr, compliance), ratio in zip(pairs, RATIOS, strict=True))
+    """Points of DSR and compliance, one for each λ."""
+    points = []
+    for (dsr, compliance), ratio in zip(pairs, RATIOS, strict=True):
+        points.append(Point(dsr, compliance, ratio))
+    return tuple(points)
 
 
 TARS_FIGURE_3 = Tradeoff(
@@ -105,6 +109,7 @@ TARS_FIGURE_3 = Tradeoff(
 )
 """Defence success against compliance on XSTest's safe prompts."""
 
+# The DSR of TARS's models is that of Figure 3, since both plots show the same models.
 TARS_FIGURE_2B = Tradeoff(
     figure="Figure 2b",
     benign="wildchat",
@@ -126,6 +131,7 @@ TARS_FIGURE_2B = Tradeoff(
 )
 """Defence success against compliance with WildChat's requests."""
 
+# In percent, as in the table. `_table_4_figures` makes shares of them.
 TARS_TABLE_4 = (
     Closing("TARS-1.5B", "gcg", 68.65, 92.79, 83.82),
     Closing("SFT", "gcg", 91.85, 82.73, 78.90),
@@ -140,7 +146,7 @@ class Length:
     """One row of TARS's Table 3: mean tokens on Sorry-Bench's requests of one domain."""
 
     category: str
-    """As our source has it."""
+    """The category's name in our source."""
     reasoning: float
     answer: float
 
@@ -159,23 +165,24 @@ TARS_MARGINS = {"TARS-1.5B": 2.21, "DPO": 1.45, "SFT": 1.03, "RL without reasoni
 
 @dataclass(frozen=True)
 class GuardScore:
-    """F1 of `unsafe` that somebody gives for a guard on a set."""
+    """A published F1 of `unsafe` for a guard on a set."""
 
     set: str
     """The set's label here."""
     guard: str
     f1: float
     source: str
-    """Who says so, and of what."""
-    place: str
-    """Which of the experiments it is of."""
-    asked: str
-    """What `eval guard` is told, but for the set."""
+    """The origin of the value."""
+    location: str
+    """The experiment that it is part of."""
+    options: str
+    """Options of `eval guard` that measure ours, apart from the set."""
     recipe: str | None = None
     """The shipped recipe that trains this guard."""
 
 
 RSAFE = "RSafe, arXiv 2506.07736"
+# The paper's tables were not available. Each value names the origin that it was taken from.
 _DEVELOPMENT = (
     f"{RSAFE}: a 7 B development run whose data is closest to the released mix, from the authors' logs; rows without a "
     "verdict left out"
@@ -186,46 +193,37 @@ BY_SET, JAILBREAKS, ADAPTIVE = "F1 by set", "Robustness to jailbreaks", "Adaptiv
 """RSafe's experiments with known figures; the numbers of its tables are not at hand."""
 
 
-def _of_rsafe(label: str, guard: str, f1: float) -> GuardScore:
+def _development_score(label: str, guard: str, f1: float) -> GuardScore:
     return GuardScore(label, guard, f1, _DEVELOPMENT, BY_SET, "--recipe rsafe", "rsafe")
 
 
+def _ablation_score(part: str, guard: str, f1: float, options: str, recipe: str | None) -> GuardScore:
+    return GuardScore(f"wildguardtest-{part}", guard, f1, _ABLATION, JAILBREAKS, options, recipe)
+
+
+# Only the first of these is the guard that a recipe trains. The others are steps or variants of it.
+_VANILLA = "RSafe-7B on vanilla prompts"
+_VANILLA_SFT = "RSafe-7B on vanilla prompts, after SFT"
+_VANILLA_NO_REASONING = "RSafe-7B on vanilla prompts, no reasoning, another policy"
+_JAILBREAK_RECIPE = "rsafe-ood-jailbreak"
+_JAILBREAK = f"--recipe {_JAILBREAK_RECIPE}"
+
 RSAFE_F1 = (
-    *(
-        _of_rsafe(name, "RSafe-7B, development run", f1)
-        for name, f1 in (
-            ("toxicchat1123", 0.728),
-            ("openai-moderation", 0.764),
-            ("aegis2", 0.831),
-            ("wildguardtest", 0.823),
-            ("pku-saferlhf", 0.918),
-            ("beavertails", 0.822),
-            ("xstest-response", 0.792),
-            ("wildguardtest-responses", 0.685),
-        )
-    ),
-    _of_rsafe("toxicchat", "RSafe-7B, development run, by the labels of November 2023", 0.728),
-    *(
-        GuardScore(f"wildguardtest-{part}", guard, f1, _ABLATION, JAILBREAKS, asked, recipe)
-        for guard, adversarial, other, asked, recipe in (
-            ("RSafe-7B on vanilla prompts", 0.723, 0.885, "--recipe rsafe-ood-jailbreak", "rsafe-ood-jailbreak"),
-            (
-                "RSafe-7B on vanilla prompts, after SFT",
-                0.733,
-                0.866,
-                "--recipe rsafe-ood-jailbreak --model MODEL",
-                None,
-            ),
-            (
-                "RSafe-7B on vanilla prompts, no reasoning, another policy",
-                0.634,
-                0.806,
-                "--recipe rsafe-ood-jailbreak guard.reasoning=false",
-                None,
-            ),
-        )
-        for part, f1 in (("adversarial", adversarial), ("vanilla", other))
-    ),
+    _development_score("toxicchat1123", "RSafe-7B, development run", 0.728),
+    _development_score("openai-moderation", "RSafe-7B, development run", 0.764),
+    _development_score("aegis2", "RSafe-7B, development run", 0.831),
+    _development_score("wildguardtest", "RSafe-7B, development run", 0.823),
+    _development_score("pku-saferlhf", "RSafe-7B, development run", 0.918),
+    _development_score("beavertails", "RSafe-7B, development run", 0.822),
+    _development_score("xstest-response", "RSafe-7B, development run", 0.792),
+    _development_score("wildguardtest-responses", "RSafe-7B, development run", 0.685),
+    _development_score("toxicchat", "RSafe-7B, development run, by the labels of November 2023", 0.728),
+    _ablation_score("adversarial", _VANILLA, 0.723, _JAILBREAK, _JAILBREAK_RECIPE),
+    _ablation_score("vanilla", _VANILLA, 0.885, _JAILBREAK, _JAILBREAK_RECIPE),
+    _ablation_score("adversarial", _VANILLA_SFT, 0.733, f"{_JAILBREAK} --model MODEL", None),
+    _ablation_score("vanilla", _VANILLA_SFT, 0.866, f"{_JAILBREAK} --model MODEL", None),
+    _ablation_score("adversarial", _VANILLA_NO_REASONING, 0.634, f"{_JAILBREAK} guard.reasoning=false", None),
+    _ablation_score("vanilla", _VANILLA_NO_REASONING, 0.806, f"{_JAILBREAK} guard.reasoning=false", None),
     GuardScore(
         "wildguardtest-adversarial",
         "RSafe-7B, WildGuard's policy",
@@ -243,11 +241,11 @@ RSAFE_F1 = (
         "--guard llama-guard:meta-llama/Llama-Guard-3-8B",
     ),
 )
-"""No table by data set of the authors' could be had; a set's first entry is the nearest target that is known."""
+"""Published values by set. No table of the authors' was available; a set's first entry is the nearest known target."""
 
 
 def guard_scores(name: str) -> tuple[GuardScore, ...]:
-    """What is known of guards on a set, the nearest target first; none for a set nobody gives figures for."""
+    """Published values for a set, the nearest target first; none for a set without any."""
     return tuple(score for score in RSAFE_F1 if score.set == name)
 
 
@@ -261,16 +259,20 @@ RECIPES = {
 }
 """The shipped recipe that trains each model of the papers that is trained here."""
 MEASURED_BESIDE = ("π_SFT", "Qwen2.5-1.5B-Instruct")
-"""What `run --recipe tars-1.5b` measures on its way."""
+"""Models that `run --recipe tars-1.5b` measures on its way."""
 MAIN_RATIO = 0.5
 """λ of the paper's main models."""
 COMPLIANCE = {"xstest": "compliance_safe", "wildchat": "compliance"}
-"""Name of our figure of compliance, by where a plot's harmless prompts are from."""
+"""Name of our figure of compliance, by the evaluation that a plot's harmless prompts are from."""
 
 
 def known(evaluation: str, figure: str, group: str = OVERALL) -> tuple[PaperFigure, ...]:
-    """The papers' figures beside one of ours, the main model's first; none where the papers have none."""
-    return tuple(f for f in every() if (f.evaluation, f.figure, f.group) == (evaluation, figure, group))
+    """The papers' figures of the same quantity as one of ours, the main model's first; none where they have none."""
+    same = []
+    for paper in all_figures():
+        if (paper.evaluation, paper.figure, paper.group) == (evaluation, figure, group):
+            same.append(paper)
+    return tuple(same)
 
 
 PROTOCOL: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -281,151 +283,196 @@ PROTOCOL: dict[str, tuple[str, tuple[str, ...]]] = {
 """The judge and the attacks behind TARS's figures, by evaluation."""
 
 
-def departures(metrics: Mapping[str, Any]) -> tuple[str, ...]:
-    """How a run was measured otherwise than the paper's models, in words; `metrics` is its `metrics.json`."""
+def departures(metrics: Record) -> tuple[str, ...]:
+    """How a run's measurement differs from the paper's, in words; `metrics` is its `metrics.json`."""
     if metrics.get("eval") not in PROTOCOL:
         return ()
-    judge, attacks = PROTOCOL[metrics["eval"]]
-    theirs, ours = ", ".join(attacks), ", ".join(metrics.get("attacks") or ())
-    said = {
-        f"judge {metrics.get('judge')} for {judge}": str(metrics.get("judge")).partition(":")[0] != judge,
-        f"attacks {ours} for {theirs}": bool(attacks) and set(metrics.get("attacks") or ()) != set(attacks),
-        f"{metrics.get('examples')} of {metrics.get('available')} prompts": bool(metrics.get("limit")),
-    }
-    return tuple(text for text, departs in said.items() if departs)
+    paper_judge, paper_attacks = PROTOCOL[metrics["eval"]]
+    judge = str(metrics.get("judge"))
+    attacks = metrics.get("attacks") or ()
+    texts = []
+    # A judge's name may be followed by its model, which the protocol leaves open.
+    if judge.partition(":")[0] != paper_judge:
+        texts.append(f"judge {judge} for {paper_judge}")
+    if paper_attacks and set(attacks) != set(paper_attacks):
+        texts.append(f"attacks {', '.join(attacks)} for {', '.join(paper_attacks)}")
+    if metrics.get("limit"):
+        texts.append(f"{metrics.get('examples')} of {metrics.get('available')} prompts")
+    return tuple(texts)
 
 
 def covered(figure: Figure, paper: PaperFigure) -> bool | None:
     """Whether our 95 % interval, widened by the tolerance, holds the paper's value; None where we have no interval."""
     if figure.value is None or figure.low is None or figure.high is None:
         return None
+    # The paper's true value may lie on either side of the printed one.
     return figure.low - paper.tolerance <= paper.value <= figure.high + paper.tolerance
 
 
+# Cached, since the report looks up a figure for each of its rows.
 @cache
-def every() -> tuple[PaperFigure, ...]:
-    """All of them, λ = 0.5 first. One that stands in two places, as TARS's DSR in both plots, is given once."""
-    first = {(f.evaluation, f.figure, f.group, f.model): f for f in reversed(as_printed())}
-    kept = [f for f in as_printed() if first[f.evaluation, f.figure, f.group, f.model] is f]
-    return tuple(sorted(kept, key=lambda f: not f.model.endswith(f"λ = {MAIN_RATIO}")))
+def all_figures() -> tuple[PaperFigure, ...]:
+    """All figures, those for λ = 0.5 first. One that is in two plots, as TARS's DSR, is given once."""
+    first_of_each: dict[tuple[str, str, str, str], PaperFigure] = {}
+    for paper in as_printed():
+        first_of_each.setdefault((paper.evaluation, paper.figure, paper.group, paper.model), paper)
+    return tuple(sorted(first_of_each.values(), key=_is_of_another_ratio))
+
+
+def _is_of_another_ratio(paper: PaperFigure) -> bool:
+    # As a sort key: False comes before True.
+    return not paper.model.endswith(f"λ = {MAIN_RATIO}")
 
 
 @cache
 def as_printed() -> tuple[PaperFigure, ...]:
-    """All of them, place by place."""
-    return (*_plotted(TARS_FIGURE_3), *_plotted(TARS_FIGURE_2B), *_table_3(), *_table_4(), *_margins(), *_guards())
+    """All figures, plot by plot and table by table."""
+    return (
+        *_plotted_figures(TARS_FIGURE_3),
+        *_plotted_figures(TARS_FIGURE_2B),
+        *_table_3_figures(),
+        *_table_4_figures(),
+        *_margin_figures(),
+        *_guard_figures(),
+    )
 
 
-def _plotted(plot: Tradeoff) -> Iterator[PaperFigure]:
+def _plotted_figures(plot: Tradeoff) -> Iterator[PaperFigure]:
+    """DSR and compliance of every point of a plot."""
     for name, points in plot.series.items():
         for point in points:
-            ratio = point.harmful_ratio
-            model = name if ratio is None else f"{name}, λ = {ratio}"
+            model = name
+            if point.harmful_ratio is not None:
+                model = f"{name}, λ = {point.harmful_ratio}"
             dsr = PaperFigure(
-                TARS,
-                plot.figure,
-                model,
-                "harmbench",
-                "dsr",
-                OVERALL,
-                point.dsr,
-                plot.tolerance,
-                plot.source,
-                _command("harmbench", name, ratio),
-                RECIPES.get(name),
+                paper=TARS,
+                location=plot.figure,
+                model=model,
+                evaluation="harmbench",
+                figure="dsr",
+                group=OVERALL,
+                value=point.dsr,
+                tolerance=plot.tolerance,
+                source=plot.source,
+                command=_command_for("harmbench", name, point.harmful_ratio),
+                recipe=RECIPES.get(name),
             )
+            # The two coordinates of one point.
             yield dsr
             yield replace(
                 dsr,
                 evaluation=plot.benign,
                 figure=COMPLIANCE[plot.benign],
                 value=point.compliance,
-                command=_command(plot.benign, name, ratio),
+                command=_command_for(plot.benign, name, point.harmful_ratio),
             )
 
 
-def _command(evaluation: str, model: str, ratio: float | None = None) -> str:
-    if model in RECIPES:
-        override = "" if ratio in (None, MAIN_RATIO) else f" data.harmful_ratio={ratio}"
-        return f"safereason run --recipe {RECIPES[model]}{override}"
+def _command_for(evaluation: str, model: str, ratio: float | None = None) -> str:
+    """The command that makes our figure of a model."""
+    # A run of the recipe also measures the model that it starts from, and the one after SFT.
     if model in MEASURED_BESIDE:
         return "safereason run --recipe tars-1.5b"
-    return f"safereason eval {evaluation} --recipe tars-1.5b --model MODEL"
+    if model not in RECIPES:
+        return f"safereason eval {evaluation} --recipe tars-1.5b --model MODEL"
+    command = f"safereason run --recipe {RECIPES[model]}"
+    # The recipes have the main λ, so that only another one needs an override.
+    if ratio not in (None, MAIN_RATIO):
+        command += f" data.harmful_ratio={ratio}"
+    return command
 
 
-def _table_3() -> Iterator[PaperFigure]:
+def _table_3_figures() -> Iterator[PaperFigure]:
     for row in TARS_TABLE_3:
         for figure, value in (("reasoning_tokens", row.reasoning), ("answer_tokens", row.answer)):
             yield PaperFigure(
-                TARS,
-                "Table 3",
-                "TARS-1.5B, λ = 0.5",
-                "adaptivity",
-                figure,
-                f"category:{row.category}",
-                value,
-                0.5,
-                f"{TARS}, Table 3",
-                "safereason eval adaptivity --recipe tars-1.5b",
-                "tars-1.5b",
+                paper=TARS,
+                location="Table 3",
+                model="TARS-1.5B, λ = 0.5",
+                evaluation="adaptivity",
+                figure=figure,
+                group=f"category:{row.category}",
+                value=value,
+                # The table gives whole tokens.
+                tolerance=0.5,
+                source=f"{TARS}, Table 3",
+                command="safereason eval adaptivity --recipe tars-1.5b",
+                recipe="tars-1.5b",
             )
 
 
-def _table_4() -> Iterator[PaperFigure]:
-    """In shares. GCG's DSR over all answers is worked out from the two that the table has, and their weights."""
+def _table_4_figures() -> Iterator[PaperFigure]:
+    """The table's figures as shares, with GCG's DSR over all answers.
+
+    The table gives that DSR in two parts, of closed and of unclosed answers. The share of closed ones is their weight.
+    """
     for row in TARS_TABLE_4:
-        values = {"closed": row.closed, "dsr_closed": row.dsr_closed}
+        source = f"{TARS}, Table 4"
+        percents = {"closed": row.closed, "dsr_closed": row.dsr_closed}
         if row.dsr_open is not None:
-            values["dsr_open"] = row.dsr_open
-            values["dsr"] = (row.closed * row.dsr_closed + (100 - row.closed) * row.dsr_open) / 100
-        for figure, value in values.items():
-            how = ", worked out from its columns" if figure == "dsr" else ""
-            yield PaperFigure(
-                TARS,
-                "Table 4",
-                f"{row.model}, λ = 0.5",
-                "harmbench",
-                figure,
-                row.attack,
-                value / 100,
-                1e-4 if how else 5e-5,
-                f"{TARS}, Table 4{how}",
-                _command("harmbench", row.model),
-                RECIPES[row.model],
+            percents["dsr_open"] = row.dsr_open
+        table_figure = PaperFigure(
+            paper=TARS,
+            location="Table 4",
+            model=f"{row.model}, λ = 0.5",
+            evaluation="harmbench",
+            figure="closed",
+            group=row.attack,
+            value=row.closed / 100,
+            # The table gives percents with two decimals.
+            tolerance=5e-5,
+            source=source,
+            command=_command_for("harmbench", row.model),
+            recipe=RECIPES[row.model],
+        )
+        for figure, percent in percents.items():
+            yield replace(table_figure, figure=figure, value=percent / 100)
+        if row.dsr_open is not None:
+            percent = (row.closed * row.dsr_closed + (100 - row.closed) * row.dsr_open) / 100
+            # Three rounded values are put together, so that the error is greater.
+            yield replace(
+                table_figure,
+                figure="dsr",
+                value=percent / 100,
+                tolerance=1e-4,
+                source=f"{source}, worked out from its columns",
             )
 
 
-def _margins() -> Iterator[PaperFigure]:
-    """Beside either C of ours: the text says 1.0, the authors' page 0.1."""
+def _margin_figures() -> Iterator[PaperFigure]:
+    """The margins, once for each C: the paper's text says 1.0, the authors' page 0.1."""
     for figure, where in (("margin", "text: C = 1.0"), ("margin_c0.1", "as the authors' page has it: C = 0.1")):
         for name, value in TARS_MARGINS.items():
             yield PaperFigure(
-                TARS,
-                "Internal separation",
-                name,
-                "separation",
-                figure,
-                OVERALL,
-                value,
-                0.005,
-                f"{TARS}, {where}",
-                f"safereason eval separation --recipe {RECIPES[name]} --projection umap",
-                RECIPES[name],
+                paper=TARS,
+                location="Internal separation",
+                model=name,
+                evaluation="separation",
+                figure=figure,
+                group=OVERALL,
+                value=value,
+                # The paper gives two decimals.
+                tolerance=0.005,
+                source=f"{TARS}, {where}",
+                command=f"safereason eval separation --recipe {RECIPES[name]} --projection umap",
+                recipe=RECIPES[name],
             )
 
 
-def _guards() -> Iterator[PaperFigure]:
+def _guard_figures() -> Iterator[PaperFigure]:
     for score in RSAFE_F1:
         yield PaperFigure(
-            RSAFE,
-            score.place,
-            score.guard,
-            "guard",
-            "f1_parsed",
-            score.set,
-            score.f1,
-            5e-4,
-            score.source,
-            f"safereason eval guard {score.asked} --set {score.set}",
-            score.recipe,
+            paper=RSAFE,
+            location=score.location,
+            model=score.guard,
+            evaluation="guard",
+            # The authors leave out rows without a verdict.
+            figure="f1_parsed",
+            group=score.set,
+            value=score.f1,
+            # All sources give three decimals.
+            tolerance=5e-4,
+            source=score.source,
+            command=f"safereason eval guard {score.options} --prompts {score.set}",
+            recipe=score.recipe,
         )

@@ -1,4 +1,4 @@
-"""Compliance with what people ask: 500 requests drawn from WildChat (arXiv 2405.01470; TARS, arXiv 2507.00971, §5).
+"""Compliance with users' requests: 500 requests drawn from WildChat (arXiv 2405.01470; TARS, arXiv 2507.00971, §5).
 
 Deviation: (1) which 500 the paper drew is not known; these are drawn by the seed.
 """
@@ -6,13 +6,13 @@ Deviation: (1) which 500 the paper drew is not known; these are drawn by the see
 from collections.abc import Sequence
 
 from safereason.evals.base import Eval, Outcome, published
-from safereason.evals.figures import FORM, complied, form
+from safereason.evals.figures import FORMAT_FIGURES, complied, format_figures
 from safereason.evals.metrics import Figure, share
 
 
-def figures(outcomes: Sequence[Outcome], measures: str) -> list[Figure]:
-    """`compliance`; then what the completions look like."""
-    return [share("compliance", map(complied, outcomes)), *form(outcomes)]
+def wildchat_figures(outcomes: Sequence[Outcome], measures: str) -> list[Figure]:
+    """`compliance`; then the format of the completions."""
+    return [share("compliance", map(complied, outcomes)), *format_figures(outcomes)]
 
 
 WILDCHAT = Eval(
@@ -20,9 +20,10 @@ WILDCHAT = Eval(
     summary="Compliance with users' requests drawn from WildChat",
     sources=published("wildchat"),
     keeps=lambda example: example.kind != "harmful",
-    figures=figures,
-    reports=("compliance", *FORM),
+    figures=wildchat_figures,
+    reports=("compliance", *FORMAT_FIGURES),
     judge=lambda section: section.refusal_judge,
     measures=("refusal",),
+    # As many as the paper has.
     draws=500,
 )

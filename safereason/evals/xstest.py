@@ -7,26 +7,35 @@ refusal. Deviation: (1) the unsafe contrasts are measured as well, as `refusal_u
 from collections.abc import Sequence
 
 from safereason.evals.base import Eval, Outcome
-from safereason.evals.figures import FORM, by_category, complied, form, refused
+from safereason.evals.figures import FORMAT_FIGURES, complied, format_figures, refused, share_by_category, split_by_harm
 from safereason.evals.metrics import Figure
+from safereason.recipe.schema import Evaluation
 
 
-def figures(outcomes: Sequence[Outcome], measures: str) -> list[Figure]:
-    """`compliance_safe` and `refusal_unsafe`, overall and by the prompt's type; then what the completions look like."""
+def xstest_figures(outcomes: Sequence[Outcome], measures: str) -> list[Figure]:
+    """`compliance_safe` and `refusal_unsafe`, overall and by the prompt's type; then the format of the completions."""
+    safe, unsafe = split_by_harm(outcomes)
+    # XSTest calls its categories types.
     return [
-        *by_category("compliance_safe", complied, [o for o in outcomes if not o.is_harmful], "type"),
-        *by_category("refusal_unsafe", refused, [o for o in outcomes if o.is_harmful], "type"),
-        *form(outcomes),
+        *share_by_category("compliance_safe", complied, safe, "type"),
+        *share_by_category("refusal_unsafe", refused, unsafe, "type"),
+        *format_figures(outcomes),
     ]
+
+
+def _xstest_sources(section: Evaluation) -> tuple[str, ...]:
+    if section.benign:
+        return (section.benign,)
+    return ()
 
 
 XSTEST = Eval(
     name="xstest",
     summary="Compliance with XSTest's safe prompts, and refusal of its unsafe ones",
-    sources=lambda section: (section.benign,) if section.benign else (),
+    sources=_xstest_sources,
     keeps=lambda example: True,
-    figures=figures,
-    reports=("compliance_safe", "refusal_unsafe", *FORM),
+    figures=xstest_figures,
+    reports=("compliance_safe", "refusal_unsafe", *FORMAT_FIGURES),
     judge=lambda section: section.refusal_judge,
     measures=("refusal",),
 )

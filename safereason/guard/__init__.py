@@ -1,1 +1,1 @@
-"""The guard's side of RSafe: the policy it reasons over and the prompt it is given."""
+"""Guards: models that read a policy and a conversation and answer safe or unsafe (RSafe, arXiv 2506.07736)."""

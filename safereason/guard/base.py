@@ -1,4 +1,4 @@
-"""The contract every guard keeps: what it says about a prompt or a response."""
+"""The protocol of every guard, and the verdict that it gives on a prompt or on a response."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -7,44 +7,46 @@ from typing import Protocol
 from safereason.guard.prompt import Question
 from safereason.text.verdict import Label
 
-__all__ = ["Finding", "Guard", "Label", "OnFinding", "Question"]
+# `Label` and `Question` are defined elsewhere. Callers of a guard need them together with its verdict.
+__all__ = ["Guard", "GuardVerdict", "Label", "OnVerdict", "Question"]
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What a guard found."""
+class GuardVerdict:
+    """The verdict of a guard on one question, or the reason why there is none."""
 
     label: Label | None
-    """Its verdict; None where there is none that can be read."""
+    """`safe` or `unsafe`; None without a verdict that can be read."""
     score: float | None
-    """Probability of `unsafe` against `safe`, in [0, 1]; None where it is not to be had."""
+    """Probability of `unsafe` against `safe`, in [0, 1]; None without log-probabilities."""
     categories: tuple[str, ...] = ()
-    """Ids of the policy's categories that it names, in the policy's order."""
+    """Ids of the violated categories, in the policy's order."""
     reasoning: str = ""
-    """What it reasoned before the verdict."""
+    """The reasoning before the verdict."""
     text: str = ""
-    """All that it wrote."""
+    """The whole completion."""
     reason: str | None = None
     """Why there is no verdict."""
     votes: tuple[Label | None, ...] = ()
-    """The verdicts of all samples, where there are several."""
+    """The labels of all samples; empty for a single sample."""
     tokens: int = 0
-    """Tokens it wrote, over all samples."""
+    """Generated tokens, over all samples."""
+    # A failure is a value and not an exception, so that one question does not cost the verdicts of all others.
     failed: bool = False
-    """Whether it could not be asked, as where a server failed; asked again, it may give a verdict."""
+    """Whether the engine failed, as a server that is down does; a retry may give a verdict."""
 
     @property
     def unparsed(self) -> bool:
-        """Whether it gave no verdict that can be read."""
+        """Whether there is no verdict that can be read."""
         return self.label is None
 
 
-OnFinding = Callable[[int, Finding], None]
-"""Called as findings are made, in any order: index of the question, finding."""
+OnVerdict = Callable[[int, GuardVerdict], None]
+"""Callback for verdicts as they come, in any order: index of the question, verdict."""
 
 
 class Guard(Protocol):
-    """Says of questions whether they are safe, in order."""
+    """A classifier of questions into safe and unsafe."""
 
     name: str
 
@@ -54,11 +56,17 @@ class Guard(Protocol):
         *,
         seed: int = 0,
         done: Collection[int] = (),
-        on_finding: OnFinding | None = None,
-    ) -> list[Finding | None]:
-        """One finding a question; None for those in `done`, which the caller already holds.
+        on_verdict: OnVerdict | None = None,
+    ) -> list[GuardVerdict | None]:
+        """One verdict per question, in order.
 
-        Failures are findings without a label that say why, not exceptions. The same questions and seed give the same
-        findings, whichever are done.
+        A question that cannot be judged gets a verdict without a label, which says why; it raises nothing. The same
+        questions and seed give the same verdicts, independent of `done`.
+
+        Args:
+            questions: Prompts or responses to judge.
+            seed: Seed of the sampling.
+            done: Indices of questions that the caller has a verdict on already. Their entry in the result is None.
+            on_verdict: Called with each new verdict as it comes, so that the caller can save it at once.
         """
         ...

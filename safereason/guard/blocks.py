@@ -1,7 +1,7 @@
-"""Parquet for `guard classify --ray`: an input cut into blocks of rows, and a folder with a file of verdicts for each.
+"""Parquet for `guard classify --ray`: an input cut into blocks of rows, and a folder with one file of verdicts each.
 
-A block is what is worked on, written and resumed as one. It is whole chunks of the input (`guard.classify`), whichever
-files they lie in, so that its draws do not depend on how the input is cut.
+A block is the unit of work, of writing and of resuming. It consists of whole chunks of the input (`guard.classify`),
+across the borders of files, so the samples do not depend on how the input is split into files.
 """
 
 import hashlib
@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
@@ -20,44 +19,44 @@ from pyarrow import fs
 
 from safereason.errors import InputError
 from safereason.guard.classify import CHUNK, Tally
-from safereason.guard.rows import FIELDS, Row, row_of, whole
+from safereason.guard.rows import FIELDS, Cells, InputRow, replace_surrogates, row_of
 from safereason.runs.directory import OnExisting, differing_keys
 from safereason.runs.records import Record
 
 IDENTITY = "_guard.json"
-"""The file that says by which guard verdicts were made, and of what; readers of parquet pass over its name."""
+"""File with the identity of the verdicts. Readers of parquet folders skip names that begin with `_`."""
 CONTENTS = "safereason_input"
-"""Key in a part's metadata of the contents of its block."""
+"""Key in a part's metadata of the hash of its block's contents."""
 _MAGIC = 8
-"""Bytes after a footer: its length and the format's name."""
+"""Bytes after a parquet footer: its length (4) and the name of the format (4)."""
 AT_ONCE = 16
-"""Files whose ends are read together."""
+"""Files that are opened at the same time."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows of one file that follow each other."""
+    """A range of rows of one file."""
 
     path: str
     start: int
-    """Rows of the file before them."""
+    """Rows of the file in front of the piece."""
     rows: int
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of the input that follow each other."""
+    """A range of rows of the input."""
 
     number: int
     start: int
-    """Rows of the input before them, a multiple of `CHUNK`."""
+    """Rows of the input in front of the block, a multiple of `CHUNK`."""
     pieces: tuple[Piece, ...]
     contents: str = ""
-    """Hash of what is known of the contents of its files."""
+    """Hash of the sizes and footers of its files."""
 
     @property
     def rows(self) -> int:
-        """How many there are."""
+        """The number of rows."""
         return sum(piece.rows for piece in self.pieces)
 
 
@@ -67,61 +66,74 @@ class Source:
 
     uri: str
     files: Mapping[str, int]
-    """Rows by path on the source's file system."""
+    """Number of rows by path on the source's file system."""
     ends: Mapping[str, str]
-    """A hash by path of a file's size and of its footer, which holds sizes and extremes of all its columns."""
-    columns: Mapping[str, Any]
-    """Arrow types of the columns that are read, by name."""
+    """Hash by path of a file's size and footer. The footer holds sizes and extremes of all columns."""
+    columns: Mapping[str, pa.DataType]
+    """Arrow types by name of the columns that are read."""
 
     def names(self) -> dict[str, int]:
-        """Rows by name of the file, wherever the folder lies; a single file is `input`."""
-        _, path = located(self.uri)
-        return {name.removeprefix(path).lstrip("/") or "input": n for name, n in self.files.items()}
+        """Number of rows by file name, independent of the folder's place; a single file is called `input`."""
+        _, root = resolve_uri(self.uri)
+        rows_by_name: dict[str, int] = {}
+        for path, rows in self.files.items():
+            name = path.removeprefix(root).lstrip("/")
+            rows_by_name[name or "input"] = rows
+        return rows_by_name
 
     def blocks(self, rows_a_block: int, limit: int | None = None) -> list[Block]:
-        """All rows, or the first `limit` ones, cut into blocks.
+        """The blocks of all rows, or of the first `limit` rows.
 
         Raises:
-            InputError: Blocks of so many rows are not made of whole chunks.
+            InputError: `rows_a_block` is not a multiple of `CHUNK`.
         """
+        # Each chunk has a seed of its own. A block that ended inside a chunk would sample its rows otherwise.
         if rows_a_block % CHUNK:
             raise InputError(
                 f"--batch-rows {rows_a_block}: {CHUNK} rows are asked together; give a multiple of {CHUNK}"
             )
         total = sum(self.files.values())
-        total = total if limit is None else min(total, limit)
-        starts = range(0, total, rows_a_block)
-        cut = [self._pieces(start, min(start + rows_a_block, total)) for start in starts]
-        return [Block(n, starts[n], pieces, self._contents(pieces)) for n, pieces in enumerate(cut)]
+        if limit is not None:
+            total = min(total, limit)
+        blocks: list[Block] = []
+        for number, start in enumerate(range(0, total, rows_a_block)):
+            pieces = self._pieces(start, min(start + rows_a_block, total))
+            blocks.append(Block(number, start, pieces, self._contents(pieces)))
+        return blocks
 
     def _contents(self, pieces: Sequence[Piece]) -> str:
-        return hashlib.sha256("/".join(self.ends[piece.path] for piece in pieces).encode()).hexdigest()[:32]
+        # The footers of all its files, so that a changed file makes only its own blocks again.
+        ends = "/".join(self.ends[piece.path] for piece in pieces)
+        return hashlib.sha256(ends.encode()).hexdigest()[:32]
 
     def _pieces(self, start: int, end: int) -> tuple[Piece, ...]:
-        pieces, before = [], 0
+        """The pieces that make up the rows of the input from `start` up to `end`."""
+        pieces: list[Piece] = []
+        before = 0
         for path, rows in self.files.items():
-            first, last = max(start - before, 0), min(end - before, rows)
+            first = max(start - before, 0)
+            last = min(end - before, rows)
             if first < last:
                 pieces.append(Piece(path, first, last - first))
             before += rows
         return tuple(pieces)
 
-    def read(self, block: Block, fields: Mapping[str, str]) -> Iterator[Row]:
+    def read(self, block: Block, fields: Mapping[str, str]) -> Iterator[InputRow]:
         """The rows of a block, numbered from 1 over the whole input.
 
         Raises:
-            InputError: A row is no question; the message says in which file.
+            InputError: A row holds no question; the message names the file.
         """
-        system, _ = located(self.uri)
+        system, _ = resolve_uri(self.uri)
         number = block.start
         for piece in block.pieces:
-            records = _records(system, piece, list(self.columns))
-            for place, record in enumerate(records, start=piece.start + 1):
+            cells_by_row = _read_piece(system, piece, list(self.columns))
+            for row_in_file, cells in enumerate(cells_by_row, start=piece.start + 1):
                 number += 1
-                yield row_of(number, record, fields, f"{piece.path}, row {place}")
+                yield row_of(number, cells, fields, f"{piece.path}, row {row_in_file}")
 
 
-def located(uri: str) -> tuple[Any, str]:
+def resolve_uri(uri: str) -> tuple[fs.FileSystem, str]:
     """The file system of a path or an address (`s3://…`, `gs://…`), and the path on it.
 
     Raises:
@@ -132,102 +144,135 @@ def located(uri: str) -> tuple[Any, str]:
     try:
         system, path = fs.FileSystem.from_uri(uri)
     except (OSError, ValueError) as error:
-        raise InputError(f"{uri}: cannot be opened ({_line(error)}); check the address") from error
+        raise InputError(f"{uri}: cannot be opened ({_first_line(error)}); check the address") from error
     return system, path
 
 
 def open_source(uri: str, fields: Mapping[str, str]) -> Source:
-    """Finds the files of an input and how many rows they hold; their rows are not read.
+    """The files of an input and their numbers of rows; only footers and the first row are read.
 
     Args:
         uri: A file, a folder, or an address of either.
-        fields: As `rows.fields_of` makes them.
+        fields: Columns by field, as `rows.fields_of` makes them.
 
     Raises:
-        InputError: There are none, one is no parquet, or their columns differ.
+        InputError: There are no files, one is not parquet, or their columns differ.
     """
-    system, path = located(uri)
+    system, path = resolve_uri(uri)
     paths = _parquet_files(system, path, uri)
+    # On an object store each footer is a round trip, so several are read at once.
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        footers = list(pool.map(partial(_footer, system), paths))
-    wanted = [fields.get(field, field) for field in FIELDS]
-    columns = [_columns(footer.schema.to_arrow_schema(), wanted) for footer, _ in footers]
-    for other, found in zip(paths, columns, strict=True):
-        if found != columns[0]:
-            raise InputError(f"{other}: its columns ({_said(found)}) are not those of {paths[0]} ({_said(columns[0])})")
-    files = {name: footer.num_rows for name, (footer, _) in zip(paths, footers, strict=True)}
-    ends = {name: end for name, (_, end) in zip(paths, footers, strict=True)}
-    source = Source(uri if "://" in uri else path, files, ends, columns[0])
-    if not columns[0]:
-        there = ", ".join(footers[0][0].schema.to_arrow_schema().names)[:200]
-        raise InputError(f"{uri}: has no `{wanted[0]}`, but {there}; --field FIELD=COLUMN names the columns")
+        footers = list(pool.map(partial(_read_footer, system), paths))
+    names = [fields.get(field, field) for field in FIELDS]
+    first_schema = footers[0][0].schema.to_arrow_schema()
+    columns = _typed_columns(first_schema, names)
+    files: dict[str, int] = {}
+    ends: dict[str, str] = {}
+    for file, (footer, end) in zip(paths, footers, strict=True):
+        own_columns = _typed_columns(footer.schema.to_arrow_schema(), names)
+        if own_columns != columns:
+            raise InputError(
+                f"{file}: its columns ({_names_and_types(own_columns)}) are not those of {paths[0]} "
+                f"({_names_and_types(columns)})"
+            )
+        files[file] = footer.num_rows
+        ends[file] = end
+    if not columns:
+        known = ", ".join(first_schema.names)[:200]
+        raise InputError(f"{uri}: has no `{names[0]}`, but {known}; --field FIELD=COLUMN names the columns")
+    source = Source(uri if "://" in uri else path, files, ends, columns)
     for block in source.blocks(CHUNK, limit=1):
-        next(source.read(block, fields))  # a column that is missing or no text is told before anything is loaded
+        next(source.read(block, fields))  # a column that is missing or no text is an error before anything is loaded
     return source
 
 
-def _parquet_files(system: Any, path: str, uri: str) -> list[str]:
+def _parquet_files(system: fs.FileSystem, path: str, uri: str) -> list[str]:
+    """The parquet files at a path, sorted by name.
+
+    Raises:
+        InputError: There are none, or the path cannot be read.
+    """
     try:
         info = system.get_file_info(path)
         if info.type == fs.FileType.File:
             return [path]
-        found = system.get_file_info(fs.FileSelector(path, recursive=True))
+        entries = system.get_file_info(fs.FileSelector(path, recursive=True))
     except OSError as error:
-        raise InputError(f"{uri}: cannot be read ({_line(error)}); check the path") from error
-    inside = [entry.path for entry in found if entry.type == fs.FileType.File and entry.path.endswith(".parquet")]
-    paths = sorted(name for name in inside if not _is_hidden(name.removeprefix(path)))
+        raise InputError(f"{uri}: cannot be read ({_first_line(error)}); check the path") from error
+    paths: list[str] = []
+    for entry in entries:
+        is_parquet = entry.type == fs.FileType.File and entry.path.endswith(".parquet")
+        # The folder itself may lie below a hidden one.
+        if is_parquet and not _is_hidden(entry.path.removeprefix(path)):
+            paths.append(entry.path)
     if not paths:
         raise InputError(f"{uri}: holds no .parquet file; --ray reads a parquet file or a folder of them")
-    return paths
+    return sorted(paths)
 
 
 def _is_hidden(path: str) -> bool:
     return any(part.startswith((".", "_")) for part in path.split("/"))
 
 
-def _footer(system: Any, path: str) -> tuple[Any, str]:
-    """What a file's footer says, and the hash of its size and of the footer as it is written."""
+def _read_footer(system: fs.FileSystem, path: str) -> tuple[pq.FileMetaData, str]:
+    """A file's footer, and the hash of the file's size and of the footer's bytes."""
     try:
         with system.open_input_file(path) as file:
-            footer, size = pq.read_metadata(file), file.size()
-            written = footer.serialized_size + _MAGIC
-            file.seek(max(0, size - written))
-            return footer, hashlib.sha256(str(size).encode() + file.read(written)).hexdigest()[:32]
+            footer = pq.read_metadata(file)
+            size = file.size()
+            footer_bytes = footer.serialized_size + _MAGIC
+            file.seek(max(0, size - footer_bytes))
+            digest = hashlib.sha256(str(size).encode() + file.read(footer_bytes)).hexdigest()
+            return footer, digest[:32]
     except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"{path}: cannot be read as parquet ({_line(error)}); mend it or take it away") from error
+        raise InputError(
+            f"{path}: cannot be read as parquet ({_first_line(error)}); mend it or take it away"
+        ) from error
 
 
-def _columns(schema: Any, wanted: Sequence[str]) -> dict[str, Any]:
-    return {name: schema.field(name).type for name in wanted if name in schema.names}
+def _typed_columns(schema: pa.Schema, names: Sequence[str]) -> dict[str, pa.DataType]:
+    """Arrow types of the named columns that a schema has, in the order of the names."""
+    return {name: schema.field(name).type for name in names if name in schema.names}
 
 
-def _said(columns: Mapping[str, Any]) -> str:
+def _names_and_types(columns: Mapping[str, pa.DataType]) -> str:
+    """Columns with their types, for an error message."""
     return ", ".join(f"{name}: {kind}" for name, kind in columns.items()) or "none that is read"
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def _records(system: Any, piece: Piece, columns: list[str]) -> Iterator[Record]:
-    """The cells of a piece by column, from the row groups that hold it."""
+def _read_piece(system: fs.FileSystem, piece: Piece, columns: list[str]) -> Iterator[Cells]:
+    """The cells of each row of a piece, by column."""
     with system.open_input_file(piece.path) as file:
         table = pq.ParquetFile(file)
-        groups: list[int] = []
-        before = skip = 0
-        for group in range(table.num_row_groups):
-            size = table.metadata.row_group(group).num_rows
-            if before + size > piece.start and before < piece.start + piece.rows:
-                skip = skip if groups else piece.start - before
-                groups.append(group)
-            before += size
+        groups, skip = _row_groups(table, piece)
         left = piece.rows
+        # Small batches bound the memory: one row group can hold a million rows.
         for batch in table.iter_batches(1024, row_groups=groups, columns=columns):
             part = batch.slice(skip, left)
-            skip, left = max(skip - len(batch), 0), left - len(part)
+            skip = max(skip - len(batch), 0)
+            left -= len(part)
             yield from part.to_pylist()
             if not left:
                 return
+
+
+def _row_groups(table: pq.ParquetFile, piece: Piece) -> tuple[list[int], int]:
+    """The row groups that hold a piece, and the number of rows of the first group in front of the piece."""
+    groups: list[int] = []
+    skip = 0
+    before = 0
+    for group in range(table.num_row_groups):
+        size = table.metadata.row_group(group).num_rows
+        if before + size > piece.start and before < piece.start + piece.rows:
+            if not groups:
+                skip = piece.start - before
+            groups.append(group)
+        before += size
+    return groups, skip
 
 
 @dataclass(frozen=True)
@@ -235,39 +280,41 @@ class Parts:
     """A folder with `part-NNNNNN.parquet` for each finished block."""
 
     uri: str
-    identity: Mapping[str, Any]
-    """All that the verdicts depend on, as JSON has it."""
-    id_type: Any
-    """Arrow type of the rows' ids; None where they have none."""
+    identity: Mapping[str, object]
+    """Everything that the verdicts depend on, as JSON."""
+    id_type: pa.DataType | None
+    """Arrow type of the rows' ids; None without ids."""
 
     def finished(self, blocks: Sequence[Block]) -> Tally | None:
-        """The count of all rows, where all these blocks were written alike before."""
-        system, path = located(self.uri)
+        """The counts of all rows; None unless all these blocks were written with this identity."""
+        system, path = resolve_uri(self.uri)
         file = f"{path}/{IDENTITY}"
-        if system.get_file_info(file).type != fs.FileType.File or self._differing(system, file):
+        if system.get_file_info(file).type != fs.FileType.File or self._differing_keys(system, file):
             return None
-        whole = Tally()
+        total = Tally()
+        # The parts themselves say what is finished. A separate list could disagree with them after a crash.
         for tally in self.tallies(blocks):
             if tally is None:
                 return None
-            whole.merge(tally)
-        return whole
+            total.merge(tally)
+        return total
 
     def prepare(self, on_existing: OnExisting) -> None:
-        """Makes the folder ready to go on, or empty.
+        """Makes the folder ready to resume, or empty.
 
         Raises:
-            InputError: It is there and is not to be, or is of another guard or input.
+            InputError: It exists and must not, or it belongs to another guard, other settings or another input.
         """
-        system, path = located(self.uri)
-        found = [entry.path for entry in system.get_file_info(fs.FileSelector(path, allow_not_found=True))]
-        # What a process that was ended left in the middle of a write, perhaps of the first.
-        asides = [name for name in found if name.rpartition("/")[2].startswith((".part-", f".{IDENTITY}."))]
-        is_begun = len(asides) < len(found)
+        system, path = resolve_uri(self.uri)
+        entries = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        paths = [entry.path for entry in entries]
+        leftovers = [name for name in paths if _is_leftover(name)]
+        # A folder with nothing but leftovers holds no work: its process died before the identity was written.
+        is_begun = len(leftovers) < len(paths)
         if is_begun:
-            self._check(system, f"{path}/{IDENTITY}", on_existing)
-        for aside in asides:
-            system.delete_file(aside)
+            self._check_existing(system, f"{path}/{IDENTITY}", on_existing)
+        for name in leftovers:
+            system.delete_file(name)
         if is_begun and on_existing == "resume":
             return
         if is_begun:
@@ -275,44 +322,52 @@ class Parts:
         system.create_dir(path)
         self._put(IDENTITY, json.dumps(self.identity, indent=2).encode())
 
-    def _check(self, system: Any, file: str, on_existing: OnExisting) -> None:
+    def _check_existing(self, system: fs.FileSystem, file: str, on_existing: OnExisting) -> None:
         if on_existing == "refuse":
             raise InputError(f"{self.uri}: exists already; pass --resume to go on or --overwrite to start anew")
+        # Even `--overwrite` deletes only what this command wrote.
         if system.get_file_info(file).type != fs.FileType.File:
             raise InputError(f"{self.uri}: has no {IDENTITY}, so it is not of `--ray`; name another --out")
-        differing = self._differing(system, file)
+        differing = self._differing_keys(system, file)
         if differing and on_existing == "resume":
             raise InputError(
                 f"{self.uri}: was written otherwise ({', '.join(differing)}); use --overwrite or another --out"
             )
 
-    def _differing(self, system: Any, file: str) -> list[str]:
-        """The keys at which what is there is of another identity."""
+    def _differing_keys(self, system: fs.FileSystem, file: str) -> list[str]:
+        """The keys at which the identity in a file differs from this one."""
         with system.open_input_stream(file) as stream:
             content = stream.read()
         try:
-            before = json.loads(content)
+            saved = json.loads(content)
         except ValueError as error:
             raise InputError(f"{self.uri}: its {IDENTITY} is not JSON ({error}); name another --out") from error
-        return differing_keys(before, json.loads(json.dumps(self.identity)))
+        # Through JSON and back, because tuples are lists there.
+        return differing_keys(saved, json.loads(json.dumps(self.identity)))
 
     def write(self, block: Block, records: Iterable[Record]) -> None:
         """Writes the records of a block as one file, whole or not at all."""
-        rows = [{key: _encodable(value) for key, value in record.items()} for record in records]
+        rows: list[Record] = []
+        for record in records:
+            rows.append({key: _encodable(value) for key, value in record.items()})
+        # In memory first, so that an error in a record leaves no file.
         sink = pa.BufferOutputStream()
         table = pa.Table.from_pylist(rows, schema=self._schema())
         pq.write_table(table.replace_schema_metadata({CONTENTS: block.contents}), sink)
-        self._put(_name(block), sink.getvalue())
+        self._put(_part_name(block), sink.getvalue())
 
     def tally(self, block: Block) -> Tally | None:
-        """The count of a block's rows, from its file; None where it is not finished, or of files that changed since."""
-        system, path = located(self.uri)
+        """The counts of a block, from its file; None if it is not finished, or its input changed since."""
+        system, path = resolve_uri(self.uri)
         try:
-            with system.open_input_file(f"{path}/{_name(block)}") as file:
+            with system.open_input_file(f"{path}/{_part_name(block)}") as file:
+                # Only the columns that `Tally.add` reads. Texts and reasoning are most of the bytes.
                 table = pq.read_table(file, columns=["row", "label", "failed", "reason"])
+        # A part that cannot be read is made again, like one that is missing.
         except (FileNotFoundError, pa.ArrowInvalid):
             return None
-        if (table.schema.metadata or {}).get(CONTENTS.encode()) != block.contents.encode():
+        metadata = table.schema.metadata or {}
+        if metadata.get(CONTENTS.encode()) != block.contents.encode():
             return None
         tally = Tally()
         for record in table.to_pylist():
@@ -320,42 +375,53 @@ class Parts:
         return tally if tally.rows == block.rows else None
 
     def tallies(self, blocks: Sequence[Block]) -> list[Tally | None]:
-        """`tally` of each."""
+        """`tally` of each block, in order."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
             return list(pool.map(self.tally, blocks))
 
-    def _put(self, name: str, content: Any) -> None:
-        """Aside, then renamed: a worker that is killed, or two at one block, leave no half file under the name."""
-        system, path = located(self.uri)
-        aside = f"{path}/.{name}.{uuid4().hex}"
-        with system.open_output_stream(aside) as stream:
+    def _put(self, name: str, content: bytes | pa.Buffer) -> None:
+        """Writes a file under a temporary name and renames it.
+
+        A worker that is killed leaves no half file under the name, and neither do two workers at the same block.
+        """
+        system, path = resolve_uri(self.uri)
+        temporary = f"{path}/.{name}.{uuid4().hex}"
+        with system.open_output_stream(temporary) as stream:
             stream.write(content)
-        system.move(aside, f"{path}/{name}")
+        system.move(temporary, f"{path}/{name}")
 
-    def _schema(self) -> Any:
-        """The keys of `classify.record_of`; one that a row does not have is null."""
+    def _schema(self) -> pa.Schema:
+        """Columns for the keys of `classify.record_of_row`; a key that a row does not have is null."""
         text = pa.string()
-        ids = [] if self.id_type is None else [("id", self.id_type)]
-        return pa.schema(
-            [
-                ("row", pa.int64()),
-                *ids,
-                ("label", text),
-                ("score", pa.float64()),
-                ("categories", pa.list_(text)),
-                ("reasoning", text),
-                ("unparsed", pa.bool_()),
-                ("reason", text),
-                ("text", text),
-                ("failed", pa.bool_()),
-                ("votes", pa.list_(text)),
-            ]
-        )
+        columns = [("row", pa.int64())]
+        if self.id_type is not None:
+            columns.append(("id", self.id_type))
+        columns += [
+            ("label", text),
+            ("score", pa.float64()),
+            ("categories", pa.list_(text)),
+            ("reasoning", text),
+            ("unparsed", pa.bool_()),
+            ("reason", text),
+            ("text", text),
+            ("failed", pa.bool_()),
+            ("votes", pa.list_(text)),
+        ]
+        return pa.schema(columns)
 
 
-def _name(block: Block) -> str:
+def _part_name(block: Block) -> str:
     return f"part-{block.number:06d}.parquet"
 
 
-def _encodable(value: Any) -> Any:
-    return whole(value) if isinstance(value, str) else value
+def _is_leftover(path: str) -> bool:
+    """Whether a file is the temporary one of a process that was killed in the middle of a write."""
+    name = path.rpartition("/")[2]
+    return name.startswith((".part-", f".{IDENTITY}."))
+
+
+def _encodable(value: object) -> object:
+    """The value itself; a text without lone surrogates, which Arrow's UTF-8 cannot encode."""
+    if isinstance(value, str):
+        return replace_surrogates(value)
+    return value

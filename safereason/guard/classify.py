@@ -1,76 +1,71 @@
-"""Rows to verdicts: a guard asked row by row of an input of any length, its findings written in the input's order.
+"""Classification of rows: a guard judges an input of any length, and its verdicts are written in the input's order.
 
-Rows are read and asked in chunks, each with a seed of its own. A chunk is asked as a whole even where some of its rows
-are finished, so that a run that goes on writes what one run would have written.
+Rows are read and judged in chunks, each with a seed of its own. The guard gets a chunk as a whole even if some of its
+rows are finished, so that a resumed run writes the same records as an uninterrupted one.
 """
 
 import hashlib
-import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from safereason.engines import weights
 from safereason.engines.open import REMOTE, model_location, open_engine
 from safereason.errors import BarNotMet, InputError, StageFailed
-from safereason.files import json_type
-from safereason.guard.base import Finding, Guard
-from safereason.guard.guide import Guide
+from safereason.guard.base import Guard, GuardVerdict, OnVerdict
+from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.reasoning import ReasoningGuard
-from safereason.guard.rows import Row, count_lines
-from safereason.runs.directory import OnExisting, differing_keys
-from safereason.runs.lock import locked
+from safereason.guard.rows import InputRow
 from safereason.runs.manifest import going_on
-from safereason.runs.records import Record, RecordLog, cut_torn_line, read_json, read_records, write_json, write_records
+from safereason.runs.records import Record
 
+# Part of the identity of an output, because chunks have seeds: another size would give other samples.
 CHUNK = 64
-"""Rows that are read and asked together."""
+"""Rows that are read and judged together."""
 NAMED = 5
-"""Rows of a kind whose numbers are kept."""
+"""Row numbers that are kept per status, for messages."""
 
 CUT = "before its token limit"
-"""How the reason of a verdict ends that was not written to its end."""
-INPUT, FINISHED = "input", "finished"
-"""Keys of a target's notes: the rows that were read, and whether these were all."""
+"""End of the reason of a verdict that was cut at the token limit."""
 
-Kind = Literal["safe", "unsafe", "unparsed", "failed", "cut"]
-"""What a row can be; `failed` and `cut` ones are `unparsed` too."""
+RowStatus = Literal["safe", "unsafe", "unparsed", "failed", "cut"]
+"""Status of a row. `failed` and `cut` rows are `unparsed` too."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Which guard is asked about rows, and how."""
+class ClassifySettings:
+    """A guard and the settings under which it judges rows."""
 
     model: str
     base_url: str | None
-    guide: Guide
+    guard_prompt: GuardPrompt
     samples: int
     threshold: float | None
     seed: int
     fields: dict[str, str]
 
     def open(self) -> Guard:
-        """The guard.
+        """The guard, with its model loaded.
 
         Raises:
-            InputError: Its model is not to be had.
+            InputError: The model cannot be opened.
         """
-        return ReasoningGuard(open_engine(self.model, base_url=self.base_url), self.guide, samples=self.samples)
+        return ReasoningGuard(open_engine(self.model, base_url=self.base_url), self.guard_prompt, samples=self.samples)
 
-    def identity(self) -> dict[str, Any]:
-        """All that the records depend on but the input, as JSON has it.
+    def identity(self) -> dict[str, object]:
+        """Everything but the input that the records depend on, as JSON.
 
         Raises:
             InputError: A file of the model cannot be read.
         """
         return {
-            **model_identity(self.model),
-            "guide": self.guide.document(),
+            **_guard_model_identity(self.model),
+            # The key is older than the class's name. Outputs that were written under it must still resume.
+            "guide": self.guard_prompt.document(),
             "samples": self.samples,
             "threshold": self.threshold,
             "seed": self.seed,
@@ -79,223 +74,272 @@ class Asked:
         }
 
 
-def model_identity(model: str) -> dict[str, Any]:
-    """What the verdicts of a model depend on: what its folder holds, wherever that lies, or its name elsewhere.
+def _guard_model_identity(model: str) -> dict[str, object]:
+    """The identity of a model: the contents of its folder, independent of the path, or else its name.
 
     Raises:
-        InputError: There is no such model, or a file of it cannot be read.
+        InputError: There is no such model, or one of its files cannot be read.
     """
-    engine = next((name for name in ("openai", "vllm") if model.startswith(f"{name}/")), "transformers")
-    location = None if model.startswith(REMOTE) else model_location(model)
-    if location is None or not Path(location).is_dir():
-        return {"engine": engine, "model": model}
-    return {"engine": engine, "model_contents": weights.of_folder(Path(location))}
+    engine = "transformers"
+    for name in ("openai", "vllm"):
+        if model.startswith(f"{name}/"):
+            engine = name
+    if not model.startswith(REMOTE):
+        location = model_location(model)
+        # A folder counts by its contents, so a copy of it at another path is the same model.
+        if Path(location).is_dir():
+            return {"engine": engine, "model_contents": weights.of_folder(Path(location))}
+    return {"engine": engine, "model": model}
 
 
 @dataclass
 class Tally:
-    """How many rows of each kind there are, and the numbers of the first of them."""
+    """Counts of rows by status, with the numbers of the first rows of each status."""
 
     rows: int = 0
-    counts: Counter[Kind] = field(default_factory=Counter)
-    first: dict[Kind, list[int]] = field(default_factory=dict)
+    counts: Counter[RowStatus] = field(default_factory=Counter)
+    first: dict[RowStatus, list[int]] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
-    """How many rows have no verdict for which reason; those that differ in their numbers alone count together."""
+    """Rows without a verdict by reason. Reasons that differ only in their numbers count together."""
     examples: dict[str, str] = field(default_factory=dict)
-    """The first of the reasons that count together."""
+    """The first full reason for each key of `reasons`."""
     is_written: bool = False
-    """Whether the guard wrote anything in which no verdict can be read."""
+    """Whether the guard generated any text that holds no verdict."""
 
     def add(self, record: Record) -> None:
-        """Counts a row by what was written of it."""
+        """Counts the row of a record."""
         self.rows += 1
-        kinds: list[Kind] = [record["label"] or "unparsed"]
+        statuses: list[RowStatus] = [record["label"] or "unparsed"]
         if record["label"] is None:
-            reason = str(record.get("reason"))
-            kind = re.sub(r"\d+", "0", reason)
-            self.reasons[kind] += 1
-            self.examples.setdefault(kind, reason)
-            self.is_written = self.is_written or bool(record.get("text"))
+            self._add_reason(record)
         if record.get("failed"):
-            kinds.append("failed")
+            statuses.append("failed")
         elif (record.get("reason") or "").endswith(CUT):
-            kinds.append("cut")
-        for kind in kinds:
-            self.counts[kind] += 1
-            if self.counts[kind] <= NAMED:
-                self.first.setdefault(kind, []).append(record["row"])
+            statuses.append("cut")
+        for status in statuses:
+            self.counts[status] += 1
+            if self.counts[status] <= NAMED:
+                self.first.setdefault(status, []).append(record["row"])
+
+    def _add_reason(self, record: Record) -> None:
+        reason = str(record.get("reason"))
+        # "a prompt has 5012 tokens" and "a prompt has 4999 tokens" are one reason.
+        key = re.sub(r"\d+", "0", reason)
+        self.reasons[key] += 1
+        self.examples.setdefault(key, reason)
+        if record.get("text"):
+            self.is_written = True
 
     def merge(self, other: "Tally") -> None:
-        """Adds the count of other rows."""
+        """Adds the counts of other rows."""
         self.rows += other.rows
         self.counts.update(other.counts)
         self.reasons.update(other.reasons)
         self.examples = {**other.examples, **self.examples}
         self.is_written = self.is_written or other.is_written
-        for kind, numbers in other.first.items():
-            self.first[kind] = sorted([*self.first.get(kind, ()), *numbers])[:NAMED]
+        for status, numbers in other.first.items():
+            # Blocks end in any order, so the first rows are found by their numbers.
+            self.first[status] = sorted([*self.first.get(status, ()), *numbers])[:NAMED]
 
-    def check(self, fail_on: Sequence[Kind], *, can_resume: bool = False) -> None:
-        """What the rows come to, once all are written.
+    def check(self, fail_on: Sequence[RowStatus], *, can_resume: bool = False) -> None:
+        """Raises the error that the counts call for, once all records are written.
 
         Args:
-            fail_on: Kinds of which there may be no row.
-            can_resume: Whether the command may be told to go on, because its rows are in a file.
+            fail_on: Statuses that no row may have.
+            can_resume: Whether the records are in a file, so that the error may advise to resume.
 
         Raises:
-            BarNotMet: Rows are of a kind in `fail_on`.
-            StageFailed: The guard could not be asked about some, or gave no verdict on any.
+            BarNotMet: Rows have a status in `fail_on`.
+            StageFailed: The engine failed on some rows, or no row has a verdict.
         """
-        met = [kind for kind in dict.fromkeys(fail_on) if self.counts[kind]]
-        if met:
-            raise BarNotMet("; ".join(f"--fail-on {kind}: {self._said(kind)}" for kind in met))
+        # The caller's own bars come first, because scripts look at their exit code.
+        failing = [status for status in dict.fromkeys(fail_on) if self.counts[status]]
+        if failing:
+            raise BarNotMet("; ".join(f"--fail-on {status}: {self._rows_with(status)}" for status in failing))
+        # A failed row may succeed on a resume, so the message names that way out.
         if self.counts["failed"]:
             advice = going_on() if can_resume else "`reason` says why"
-            raise StageFailed(f"the guard could not be asked about {self._said('failed')}; {advice}")
+            raise StageFailed(f"the guard could not be asked about {self._rows_with('failed')}; {advice}")
         if self.rows and self.counts["unparsed"] == self.rows:
-            (kind, count), *_ = self.reasons.most_common(1)
-            reason = self.examples[kind]
-            advice = "name a model that was trained as a guard" if self.is_written else "change the rows or the guard"
-            raise StageFailed(
-                f"no verdict on any of {self.rows} rows; the commonest reason, {count} times: {reason}; {advice}"
-            )
+            raise StageFailed(self._no_verdict_message())
 
-    def _said(self, kind: Kind) -> str:
-        numbers = ", ".join(map(str, sorted(self.first[kind])))
-        more = ", ..." if self.counts[kind] > NAMED else ""
-        return f"{self.counts[kind]} of {self.rows} rows ({numbers}{more})"
+    def _rows_with(self, status: RowStatus) -> str:
+        numbers = ", ".join(map(str, sorted(self.first[status])))
+        if self.counts[status] > NAMED:
+            numbers += ", ..."
+        return f"{self.counts[status]} of {self.rows} rows ({numbers})"
+
+    def _no_verdict_message(self) -> str:
+        key, count = self.reasons.most_common(1)[0]
+        advice = "change the rows or the guard"
+        # Text without a verdict is how a chat model answers a prompt that it was not trained on.
+        if self.is_written:
+            advice = "name a model that was trained as a guard"
+        return (
+            f"no verdict on any of {self.rows} rows; "
+            f"the commonest reason, {count} times: {self.examples[key]}; {advice}"
+        )
 
 
 def classify(
     guard: Guard,
-    rows: Iterator[Row],
+    rows: Iterator[InputRow],
     write: Callable[[Record], None],
     *,
     seed: int = 0,
     threshold: float | None = None,
     held: Iterable[Record] = (),
     mend: Callable[[Record], None] | None = None,
-    on_chunk: Callable[[Sequence[Row]], None] | None = None,
+    on_chunk: Callable[[Sequence[InputRow]], None] | None = None,
     first_chunk: int = 0,
 ) -> Tally:
-    """Asks a guard about rows and writes a record of each, in order and as soon as its turn has come.
+    """Judges rows and writes one record per row, in order and as early as the order allows.
 
     Args:
-        guard: What is asked.
-        rows: Read a chunk at a time.
-        write: Takes the records that are new.
-        seed: Of the draws.
-        threshold: Score from which on a row is unsafe, whatever the guard's own verdict.
-        held: The records of the first rows that an earlier call wrote.
-        mend: Takes the new records of held rows that the guard could not be asked about; without it these stay.
-        on_chunk: Told the rows of a chunk before they are asked about.
-        first_chunk: Whole chunks of the input that lie before these rows.
+        guard: The guard.
+        rows: The input, read one chunk at a time.
+        write: Takes each new record.
+        seed: Seed of the sampling.
+        threshold: Score from which a row is unsafe, independent of the guard's own label.
+        held: Records of the first rows, as an earlier call wrote them.
+        mend: Takes the new records of rows in `held` that failed. Without it, these rows keep their records.
+        on_chunk: Called with the rows of each chunk before they are judged.
+        first_chunk: Number of whole chunks of the input in front of these rows.
+
+    Returns:
+        The counts over all rows, those in `held` included.
 
     Raises:
-        InputError: A row cannot be read; those before it are written first. Or `held` is of other rows.
+        InputError: A row cannot be read, after the records of all rows before it are written; or `held` belongs to
+            another input.
     """
-    tally, earlier = Tally(), iter(held)
+    tally = Tally()
+    earlier_records = iter(held)
 
-    def emit(row: Row, finding: Finding, put: Callable[[Record], None] = write) -> None:
-        record = record_of(row, finding, threshold)
+    def write_counted(row: InputRow, verdict: GuardVerdict, put: Callable[[Record], None] = write) -> None:
+        record = record_of_row(row, verdict, threshold)
         put(record)
         tally.add(record)
 
-    for number, chunk in enumerate(_chunks(rows), start=first_chunk):
+    for number, chunk in enumerate(_chunks_of(rows), start=first_chunk):
         if on_chunk is not None:
+            # Before the guard, so that a changed input is refused without the cost of a verdict.
             on_chunk(chunk)
-        before = _held_of(chunk, earlier)
-        again = {i for i, record in enumerate(before) if mend is not None and record.get("failed")}
-        done = set(range(len(before))) - again
-        for i in sorted(done):
-            tally.add(before[i])
-        if len(done) < len(chunk):
-            in_turn = _InTurn(chunk, len(before), emit)
-            guard.classify(
-                [row.question for row in chunk],
-                seed=chunk_seed(seed, number),
-                done=sorted(done),
-                on_finding=_Mending(chunk, again, in_turn, emit, mend) if mend else in_turn,
-            )
-    if next(earlier, None) is not None:
+        finished = _take_records(chunk, earlier_records)
+        retried = _failed_indices(finished) if mend is not None else set()
+        done = [i for i in range(len(finished)) if i not in retried]
+        for i in done:
+            tally.add(finished[i])
+        # Nothing is left to judge, so a finished chunk costs no call.
+        if len(done) == len(chunk):
+            continue
+        on_verdict: OnVerdict = _InOrder(chunk, len(finished), write_counted)
+        if mend is not None:
+            on_verdict = _Retries(chunk, retried, on_verdict, write_counted, mend)
+        guard.classify([row.question for row in chunk], seed=chunk_seed(seed, number), done=done, on_verdict=on_verdict)
+    # Every row took its record. Records that are left over belong to rows that the input no longer has.
+    if next(earlier_records, None) is not None:
         raise InputError(f"more rows are finished than there are ({tally.rows}); name the input they are of")
     return tally
 
 
+def _failed_indices(records: Sequence[Record]) -> set[int]:
+    return {i for i, record in enumerate(records) if record.get("failed")}
+
+
 def chunk_seed(seed: int, chunk: int) -> int:
     """The seed of one chunk, 63 bits."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{chunk}".encode()).digest()[:8], "big") >> 1
+    digest = hashlib.sha256(f"{seed}/{chunk}".encode()).digest()
+    # One bit less than 64, so that the seed fits into a signed integer.
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
-def record_of(row: Row, finding: Finding, threshold: float | None = None) -> Record:
-    """What is written of a row; with a threshold a score decides, and the guard's verdict where there is none."""
-    label = finding.label
-    if threshold is not None and finding.score is not None:
-        label = "unsafe" if finding.score >= threshold else "safe"
-    record: Record = {
-        "row": row.number,
-        "id": row.id,
+def record_of_row(row: InputRow, verdict: GuardVerdict, threshold: float | None = None) -> Record:
+    """The record of a row.
+
+    Args:
+        row: The row.
+        verdict: The guard's verdict on it.
+        threshold: Score from which the row is unsafe. A verdict without a score keeps its own label.
+    """
+    label = verdict.label
+    if threshold is not None and verdict.score is not None:
+        label = "unsafe" if verdict.score >= threshold else "safe"
+    # The keys of all records have one order, and a key without a value is left out.
+    record: Record = {"row": row.number}
+    if row.id is not None:
+        record["id"] = row.id
+    record |= {
         "label": label,
-        "score": finding.score,
-        "categories": list(finding.categories) if label == "unsafe" else [],
-        "reasoning": finding.reasoning,
+        "score": verdict.score,
+        # A threshold can turn an unsafe verdict into a safe row, which violates no category.
+        "categories": list(verdict.categories) if label == "unsafe" else [],
+        "reasoning": verdict.reasoning,
         "unparsed": label is None,
     }
-    if row.id is None:
-        del record["id"]
     if label is None:
-        record |= {"reason": finding.reason, "text": finding.text}
-    if finding.failed:
+        record |= {"reason": verdict.reason, "text": verdict.text}
+    if verdict.failed:
         record["failed"] = True
-    if finding.votes:
-        record["votes"] = list(finding.votes)
+    if verdict.votes:
+        record["votes"] = list(verdict.votes)
     return record
 
 
-class _InTurn:
-    """Passes findings on in the order of their rows, from index `first` on."""
+class _InOrder:
+    """A callback that holds verdicts back until all rows before theirs are written."""
 
-    def __init__(self, rows: Sequence[Row], first: int, emit: Callable[[Row, Finding], None]) -> None:
+    def __init__(self, rows: Sequence[InputRow], first: int, write: Callable[[InputRow, GuardVerdict], None]) -> None:
+        """A callback for one chunk.
+
+        Args:
+            rows: Rows of the chunk.
+            first: Index of the first row that is not written yet.
+            write: Takes each row with its verdict.
+        """
         self._rows = rows
         self._next = first
-        self._emit = emit
-        self._waiting: dict[int, Finding] = {}
+        self._write = write
+        self._waiting: dict[int, GuardVerdict] = {}
 
-    def __call__(self, index: int, finding: Finding) -> None:
-        self._waiting[index] = finding
+    def __call__(self, index: int, verdict: GuardVerdict) -> None:
+        self._waiting[index] = verdict
         while self._next in self._waiting:
-            self._emit(self._rows[self._next], self._waiting.pop(self._next))
+            self._write(self._rows[self._next], self._waiting.pop(self._next))
             self._next += 1
 
 
-class _Mending:
-    """Passes findings of rows that are asked about again to another place, whenever they come."""
+class _Retries:
+    """A callback that sends verdicts of retried rows to `mend` at once, and all others to another callback.
+
+    Retried rows have a place in the output already, so they need not wait for their turn.
+    """
 
     def __init__(
         self,
-        rows: Sequence[Row],
-        again: set[int],
-        in_turn: _InTurn,
-        emit: Callable[..., None],
+        rows: Sequence[InputRow],
+        retried: set[int],
+        on_verdict: OnVerdict,
+        write: Callable[[InputRow, GuardVerdict, Callable[[Record], None]], None],
         mend: Callable[[Record], None],
     ) -> None:
         self._rows = rows
-        self._again = again
-        self._in_turn = in_turn
-        self._emit = emit
+        self._retried = retried
+        self._on_verdict = on_verdict
+        self._write = write
         self._mend = mend
 
-    def __call__(self, index: int, finding: Finding) -> None:
-        if index in self._again:
-            self._emit(self._rows[index], finding, self._mend)
+    def __call__(self, index: int, verdict: GuardVerdict) -> None:
+        if index in self._retried:
+            self._write(self._rows[index], verdict, self._mend)
         else:
-            self._in_turn(index, finding)
+            self._on_verdict(index, verdict)
 
 
-def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    """Rows by the chunk; what is wrong with one is raised once those before it are through."""
+def _chunks_of(rows: Iterator[InputRow]) -> Iterator[list[InputRow]]:
+    """The rows in chunks. An error in a row is raised after the chunk with the rows before it."""
     while True:
-        chunk: list[Row] = []
+        chunk: list[InputRow] = []
         try:
             for row in islice(rows, CHUNK):
                 chunk.append(row)  # one by one, to keep those before an error
@@ -308,174 +352,15 @@ def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
         yield chunk
 
 
-def _held_of(chunk: Sequence[Row], earlier: Iterator[Record]) -> list[Record]:
-    """The records that are held of the first rows of a chunk."""
-    found: list[Record] = []
+def _take_records(chunk: Sequence[InputRow], earlier: Iterator[Record]) -> list[Record]:
+    """The next records of an earlier output, one for each of the first rows of a chunk.
+
+    Raises:
+        InputError: A record belongs to another row.
+    """
+    records: list[Record] = []
     for row, record in zip(chunk, earlier):  # noqa: B905 - the order matters: the last row takes no record too many
         if (record.get("row"), record.get("id")) != (row.number, row.id) or "label" not in record:
             raise InputError(f"row {row.number}: the one that is finished is another; name the input it is of")
-        found.append(record)
-    return found
-
-
-class RowHash:
-    """The hash of rows as they are read: of their ids and texts, whatever file or pipe they come from."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self._hash = hashlib.sha256()
-
-    def add(self, row: Row) -> None:
-        """Takes in one more row."""
-        text = json.dumps([row.id, row.question.prompt, row.question.response])
-        self._hash.update(f"{text}\n".encode())
-        self.rows += 1
-
-    def document(self) -> dict[str, Any]:
-        """How many rows there were, and their hash, as JSON has it."""
-        return {"rows": self.rows, "sha256": self._hash.hexdigest()[:32]}
-
-
-@dataclass(frozen=True)
-class Target:
-    """A file that records are written to; `FILE.meta.json` beside it says by which guard, how asked, and of what."""
-
-    path: Path
-    identity: dict[str, Any]
-    """All that the records depend on but the input, as JSON has it."""
-    on_existing: OnExisting = "refuse"
-
-    @property
-    def meta(self) -> Path:
-        """The file with the identity."""
-        return self.path.with_name(f"{self.path.name}.meta.json")
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Keeps other processes from the file, from `check` to its end."""
-        return locked(self.path)
-
-    def finished(self, rows: Iterator[Row], limit: int | None) -> Tally | None:
-        """The count of its rows, where all rows of this input, or its first `limit` ones, were judged alike before.
-
-        None too where rows are left that a resume asks about again. What a crash left behind the last one is cut off.
-        """
-        if self.on_existing == "overwrite" or not (self.path.is_file() and self.meta.is_file()):
-            return None
-        before = self._noted()
-        tally = Tally()
-        for record in self.held():
-            tally.add(record)
-        is_whole = before.get(FINISHED) == {"rows": tally.rows, "limit": limit} and not self._differing(before)
-        is_to_mend = self.on_existing == "resume" and tally.counts["failed"]
-        if not is_whole or is_to_mend or _hash_of(islice(rows, tally.rows)) != before.get(INPUT):
-            return None
-        if limit is None and next(rows, None) is not None:
-            return None
-        cut_torn_line(self.path)
-        return tally
-
-    def check_input(self, rows: Iterator[Row]) -> None:
-        """Refuses to go on with an input whose first rows are not those that were read before.
-
-        Raises:
-            InputError: They are not.
-        """
-        before = self._read_before() if self.on_existing == "resume" else None
-        if before and _hash_of(islice(rows, before["rows"])) != before:
-            raise self._other_input(before["rows"])
-
-    def noting(self) -> Callable[[Sequence[Row]], None]:
-        """Takes chunks as they are read and notes them, so that a later resume knows what was judged.
-
-        It refuses rows that are not those of before, too, for a pipe is read only once.
-        """
-        before, read = self._read_before(), RowHash()
-
-        def note(chunk: Sequence[Row]) -> None:
-            for row in chunk:
-                read.add(row)
-                if before and read.rows == before["rows"] and read.document() != before:
-                    raise self._other_input(read.rows)
-            if not before or read.rows > before["rows"]:
-                write_json(self.meta, {**self.identity, INPUT: read.document()})
-
-        return note
-
-    def check(self) -> None:
-        """Refuses what `open` would refuse, before anything is loaded.
-
-        Raises:
-            InputError: The file is there and is not to be, or is of another guard or input.
-        """
-        if self.path.is_dir():
-            raise InputError(f"{self.path}: is a directory; name a file")
-        if not self.path.exists() or self.on_existing == "overwrite":
-            return
-        if self.on_existing == "refuse":
-            raise InputError(f"{self.path}: exists already; pass --resume to go on or --overwrite to start anew")
-        if not self.meta.exists():
-            raise InputError(f"{self.path}: has no {self.meta.name}, so it cannot be resumed; name another --out")
-        differing = self._differing(self._noted())
-        if differing:
-            raise InputError(
-                f"{self.path}: was written otherwise ({', '.join(differing)}); use --overwrite or another --out"
-            )
-
-    def open(self) -> RecordLog:
-        """The log, after its last whole record; emptied where it is to be."""
-        self.check()
-        if self.on_existing == "overwrite":
-            self.path.unlink(missing_ok=True)
-        if not self.path.exists():
-            write_json(self.meta, self.identity)
-        return RecordLog(self.path)
-
-    def held(self) -> Iterator[Record]:
-        """The records that are there."""
-        return read_records(self.path)
-
-    def count(self) -> int:
-        """How many records are there."""
-        return count_lines(self.path)
-
-    def mend(self, records: Mapping[int, Record]) -> None:
-        """Puts new records in the place of those with the same row, all of them at once."""
-        if records:
-            write_records(self.path, (records.get(record["row"], record) for record in self.held()))
-
-    def finish(self, rows: int, limit: int | None) -> None:
-        """Notes that the input was read to its end, or to the limit."""
-        write_json(self.meta, {**self._noted(), FINISHED: {"rows": rows, "limit": limit}})
-
-    def _noted(self) -> dict[str, Any]:
-        """What stands beside the output."""
-        noted = read_json(self.meta)
-        if not isinstance(noted, dict):
-            raise InputError(
-                f"{self.meta}: is damaged: {json_type(noted)} in place of an object; use --overwrite or another --out"
-            )
-        return noted
-
-    def _read_before(self) -> dict[str, Any] | None:
-        """What is noted of the rows that were read, where there are any."""
-        if not self.path.is_file() or not self.meta.is_file():
-            return None
-        noted = self._noted().get(INPUT)
-        return noted if isinstance(noted, dict) and isinstance(noted.get("rows"), int) else None
-
-    def _other_input(self, rows: int) -> InputError:
-        return InputError(
-            f"{self.path}: the input changed since: its first {rows} rows are not those that were judged; "
-            "use --overwrite or another --out"
-        )
-
-    def _differing(self, before: dict[str, Any]) -> list[str]:
-        """The keys at which what is there was made otherwise."""
-        return differing_keys({key: before[key] for key in before if key not in (INPUT, FINISHED)}, self.identity)
-
-
-def _hash_of(rows: Iterable[Row]) -> dict[str, Any]:
-    found = RowHash()
-    for row in rows:
-        found.add(row)
-    return found.document()
+        records.append(record)
+    return records

@@ -1,13 +1,12 @@
-"""Conversations as OpenAI's clients keep them, read into turns of plain text.
+"""Conversations in the format of OpenAI's clients, converted to turns of plain text.
 
-Content may be a text, a list of text parts, or null beside tool calls or a refusal. `developer` is `system` under its
-newer name, `function` is `tool` under its older one. What a guard cannot judge, such as an image, is refused by name:
-a conversation that lost a part would be judged as another one.
+The content of a turn is a text, a list of text parts, or null next to tool calls or a refusal. The roles `developer`
+and `function` are other names for `system` and `tool`. Content that a guard cannot judge, such as an image, is an
+error: a conversation without that part would get the verdict of a different conversation.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from safereason.errors import InputError
 from safereason.files import json_type
@@ -21,69 +20,91 @@ ROLES = {
     "tool": "tool",
     "function": "tool",
 }
-"""Our roles by theirs."""
+"""Chat-template roles by role in OpenAI's API."""
+# `input_text` and `output_text` are the names of the Responses API.
 PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-"""Key of the text by type of the part."""
+"""Key that holds the text, by type of the part."""
+# Tool calls are judged as text, because their arguments can hold anything that a reply can.
 CALL = "[tool call]"
-"""Stands before each call of a tool in the text of a turn."""
+"""Marker in front of each tool call in the text of a turn."""
 
+# Names in error messages come from callers. A long one would flood the log.
 _LONGEST_NAME = 40
 
 
-def turns_of(messages: Sequence[Any], where: str = "messages") -> list[Message]:
-    """The turns of a conversation, each with a role of ours and a text.
+def turns_of(messages: Sequence[object], where: str = "messages") -> list[Message]:
+    """The turns of a conversation, each with a chat-template role and a text.
+
+    Args:
+        messages: Messages as JSON has them.
+        where: Prefix of error messages.
 
     Raises:
-        InputError: A turn holds what is not judged; the message says which turn and what.
+        InputError: A message is malformed or holds content that is not judged; the error says which.
     """
-    return [_turn(message, f"{where}: turn {number}") for number, message in enumerate(messages, start=1)]
+    turns: list[Message] = []
+    for number, message in enumerate(messages, start=1):
+        turns.append(_turn_of_message(message, f"{where}: turn {number}"))
+    return turns
 
 
-def _turn(message: Any, where: str) -> Message:
+def _turn_of_message(message: object, where: str) -> Message:
     if not isinstance(message, Mapping):
         raise InputError(f"{where} is {json_type(message)}; an object with `role` and `content` is expected")
-    role = message.get("role")
-    if not isinstance(role, str) or role not in ROLES:
-        said = "has no `role`" if role is None else f"has the role {_shown(role)}"
-        raise InputError(f"{where} {said}; it is one of {', '.join(ROLES)}")
+    role = _chat_role(message.get("role"), where)
     if message.get("audio") is not None:
         raise InputError(f"{where} holds audio, which is not judged; send its text")
-    texts = [*_content(message.get("content"), where)]
-    if role == "assistant":
-        texts += [*_refusal(message.get("refusal"), where), *_calls(message, where)]
+    texts = _content_texts(message.get("content"), where)
+    # Only an assistant refuses or calls tools. Clients also send these keys, empty, with other roles.
+    if message.get("role") == "assistant":
+        texts += _refusal_texts(message.get("refusal"), where)
+        texts += _tool_call_texts(message, where)
     if not texts:
         raise InputError(f"{where} has no `content`; send a text, or a list of text parts")
-    return {"role": ROLES[role], "content": "\n\n".join(texts)}
+    # A blank line between parts, as between paragraphs of one text.
+    return {"role": role, "content": "\n\n".join(texts)}
 
 
-def _content(content: Any, where: str) -> list[str]:
-    """The texts of a turn's content, one a part; none where there is no content."""
+def _chat_role(role: object, where: str) -> str:
+    if isinstance(role, str) and role in ROLES:
+        return ROLES[role]
+    problem = "has no `role`" if role is None else f"has the role {_quoted_name(role)}"
+    raise InputError(f"{where} {problem}; it is one of {', '.join(ROLES)}")
+
+
+def _content_texts(content: object, where: str) -> list[str]:
+    """The texts of a turn's content, one per part; an empty list without content."""
     if content is None:
         return []
     if isinstance(content, str):
         return [content]
     if not isinstance(content, list):
         raise InputError(f"{where} has {json_type(content)} for its `content`; send a text, or a list of text parts")
-    return [_part(part, where) for part in content]
+    return [_text_of_part(part, where) for part in content]
 
 
-def _part(part: Any, where: str) -> str:
+def _text_of_part(part: object, where: str) -> str:
     if not isinstance(part, Mapping):
         raise InputError(
             f"{where} has {json_type(part)} among its parts; each is an object such as {{type: text, text: …}}"
         )
     kind = part.get("type")
-    key = PARTS.get(kind) if isinstance(kind, str) else None
-    if key is None:
-        said = "a part without a `type`" if kind is None else f"a part of type {_shown(kind)}, which is not judged"
-        raise InputError(f"{where} holds {said}; send text parts alone")
+    if kind is None:
+        raise InputError(f"{where} holds a part without a `type`; send text parts alone")
+    if not isinstance(kind, str) or kind not in PARTS:
+        raise InputError(
+            f"{where} holds a part of type {_quoted_name(kind)}, which is not judged; send text parts alone"
+        )
+    key = PARTS[kind]
     text = part.get(key)
     if not isinstance(text, str):
-        raise InputError(f"{where} holds a part of type {_shown(kind)} whose `{key}` is {json_type(text)}, not a text")
+        raise InputError(
+            f"{where} holds a part of type {_quoted_name(kind)} whose `{key}` is {json_type(text)}, not a text"
+        )
     return text
 
 
-def _refusal(refusal: Any, where: str) -> list[str]:
+def _refusal_texts(refusal: object, where: str) -> list[str]:
     if refusal is None:
         return []
     if not isinstance(refusal, str):
@@ -91,32 +112,40 @@ def _refusal(refusal: Any, where: str) -> list[str]:
     return [refusal]
 
 
-def _calls(message: Mapping[str, Any], where: str) -> list[str]:
-    """A line for each tool that the agent calls, with what it hands over."""
+def _tool_call_texts(message: Mapping[str, object], where: str) -> list[str]:
+    """One line per tool call of the assistant, with the arguments."""
     calls = message.get("tool_calls")
     if calls is None:
         calls = []
     if not isinstance(calls, list):
         raise InputError(f"{where} has {json_type(calls)} for its `tool_calls`; a list is expected")
-    if (older := message.get("function_call")) is not None:
-        calls = [*calls, {"function": older}]
-    return [_call(call, where) for call in calls]
+    # `function_call` is the older form, of a single call.
+    if (function_call := message.get("function_call")) is not None:
+        calls = [*calls, {"function": function_call}]
+    return [_text_of_tool_call(call, where) for call in calls]
 
 
-def _call(call: Any, where: str) -> str:
-    """One call: of a function with its `arguments`, or of a custom tool with its `input`."""
-    for kind, key in (("function", "arguments"), ("custom", "input")):
-        called = call.get(kind) if isinstance(call, Mapping) else None
-        if isinstance(called, Mapping) and isinstance(called.get("name"), str):
-            given = called.get(key)
-            # Some clients keep the arguments parsed, where OpenAI's keep the text that the model wrote.
-            text = given if isinstance(given, str) else "" if given is None else json.dumps(given, ensure_ascii=False)
-            return f"{CALL} {called['name']}({text})"
+def _text_of_tool_call(call: object, where: str) -> str:
+    """The text of one call: of a function with its `arguments`, or of a custom tool with its `input`."""
+    if isinstance(call, Mapping):
+        for kind, key in (("function", "arguments"), ("custom", "input")):
+            tool = call.get(kind)
+            if isinstance(tool, Mapping) and isinstance(tool.get("name"), str):
+                return f"{CALL} {tool['name']}({_arguments_text(tool.get(key))})"
     raise InputError(f"{where} holds a tool call that names no tool; it needs a `function` with `name` and `arguments`")
 
 
-def _shown(value: Any) -> str:
-    """A value in a message: a name as it is, if it is short; else its kind."""
+def _arguments_text(arguments: object) -> str:
+    """The arguments of a call as text. OpenAI's clients keep the model's text; some others keep parsed JSON."""
+    if isinstance(arguments, str):
+        return arguments
+    if arguments is None:
+        return ""
+    return json.dumps(arguments, ensure_ascii=False)
+
+
+def _quoted_name(value: object) -> str:
+    """A name in backticks for an error message; a fixed text for any value that is long or not printable."""
     if isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST_NAME:
         return f"`{value}`"
     return "that is no name"

@@ -1,11 +1,11 @@
-"""From a guard's name to a guard."""
+"""Guards that reason over a policy, opened by name."""
 
 from dataclasses import replace
 
 from safereason.engines.open import REMOTE, check_name, model_location, open_engine
-from safereason.guard import guide as guides
+from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard import policy as policies
-from safereason.guard.guide import Guide
+from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.reasoning import ReasoningGuard
 from safereason.recipe.schema import Sampling
 
@@ -18,36 +18,42 @@ def open_guard(
     sampling: Sampling | None = None,
     samples: int = 1,
     precision: str = "fp32",
-    otherwise: Guide | None = None,
+    otherwise: GuardPrompt | None = None,
 ) -> ReasoningGuard:
-    """Opens a run of `guard train`, or any model, as a guard that reasons.
+    """A run of `guard train`, or any other model, as a guard that reasons.
 
     Args:
         spec: A run directory, a folder, `org/name`, or a model behind an engine (`openai/NAME`).
         base_url: Address of the server, for `openai/…`.
-        policy: In place of the guard's own: the name of a shipped policy, or a file.
-        sampling: In place of the guard's own.
-        samples: Verdicts that vote on a question.
+        policy: Name of a shipped policy or a file, used instead of the guard's own.
+        sampling: Used instead of the guard's own.
+        samples: Number of verdicts that vote on a question.
         precision: `fp32` or `bf16`, for transformers.
-        otherwise: How a model is asked that carries no guide; by default as RSafe's is.
+        otherwise: Prompt for a model without a prompt of its own; by default RSafe's.
 
     Raises:
-        InputError: The model or the policy is not to be had.
+        InputError: The model or the policy cannot be opened.
     """
-    guide = guide_of(spec, policy=policy, sampling=sampling, otherwise=otherwise)
-    return ReasoningGuard(open_engine(spec, base_url=base_url, precision=precision), guide, samples=samples)
+    # The prompt comes first: reading it takes milliseconds, and loading the weights can take minutes.
+    guard_prompt = guard_prompt_of(spec, policy=policy, sampling=sampling, otherwise=otherwise)
+    engine = open_engine(spec, base_url=base_url, precision=precision)
+    return ReasoningGuard(engine, guard_prompt, samples=samples)
 
 
-def guide_of(
-    spec: str, *, policy: str | None = None, sampling: Sampling | None = None, otherwise: Guide | None = None
-) -> Guide:
-    """How `open_guard` asks a model; nothing heavy is loaded.
+def guard_prompt_of(
+    spec: str, *, policy: str | None = None, sampling: Sampling | None = None, otherwise: GuardPrompt | None = None
+) -> GuardPrompt:
+    """The prompt that `open_guard` gives to a model; no weights are loaded.
 
     Raises:
-        InputError: The model, its `guard.json` or the policy is not to be had.
+        InputError: The model, its `guard.json` or the policy cannot be read.
     """
-    chosen = policies.load(policy) if policy else None
+    own_policy = policies.load(policy) if policy else None
     check_name(spec)
-    remote = spec.startswith(REMOTE)
-    guide = otherwise or guides.default() if remote else guides.of_model(model_location(spec), otherwise)
-    return replace(guide, policy=chosen or guide.policy, sampling=sampling or guide.sampling)
+    if spec.startswith(REMOTE):
+        # A server does not hand out the files beside its weights.
+        guard_prompt = otherwise or guard_prompts.default()
+    else:
+        guard_prompt = guard_prompts.of_model(model_location(spec), otherwise)
+    # The model's own prompt stays, and only what the caller gave replaces a part of it.
+    return replace(guard_prompt, policy=own_policy or guard_prompt.policy, sampling=sampling or guard_prompt.sampling)

@@ -1,6 +1,6 @@
-"""What a guard calls unsafe: a policy, which is a YAML file. A deployer may put one of their own in its place.
+"""The policy of a guard: the list of categories that it calls unsafe, read from a YAML file.
 
-Every mistake in a file is one line, as it is in a recipe: `file:line: key: what is wrong; what to do`.
+Each mistake in a file is reported in one line, as for recipes: `file:line: key: what is wrong; what to do`.
 """
 
 import json
@@ -24,59 +24,66 @@ _SHIPPED = Path(__file__).parent / "policies"
 _EXPECTED = "a policy is a mapping with `title:` and `categories:`"
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 _BREAKS = ("Cc", "Zl", "Zp")
-"""Unicode categories of line breaks and of what else controls a terminal."""
+"""Unicode categories of line breaks and other control characters."""
 _CLOSED = ConfigDict(extra="forbid")
 
 
-def _on_one_line(text: str) -> str:
-    """Refuses what would not stay one line of the guard's prompt."""
+def _check_single_line(text: str) -> str:
+    """The text itself, if it fits on one line of the guard's prompt.
+
+    Raises:
+        ValueError: It is blank, or holds a line break, a control character or a marker of a prompt.
+    """
     if not text.strip():
         raise ValueError("is blank; write it, or delete the key if it may be left out")
     if any(unicodedata.category(character) in _BREAKS for character in text):
         raise ValueError("holds a line break, a tab or a control character; `>-` folds several lines into one")
+    # A policy goes into the prompt as it is. Text that `inert` would change could close one of the prompt's markers.
     if inert(text) != text:
         raise ValueError("holds a marker of the guard's prompt or of a chat template; write it without the `<` or `[`")
     return text
 
 
-def _as_id(text: str) -> str:
+def _check_id(text: str) -> str:
     if not _ID.fullmatch(text):
         allowed = "a letter, then letters, digits, `_`, `.` and `-`"
         raise ValueError(f"should be {allowed}, not {strict_yaml.shown(text)}")
     return text
 
 
-Line = Annotated[str, AfterValidator(_on_one_line)]
+Line = Annotated[str, AfterValidator(_check_single_line)]
 
 
 @dataclass(frozen=True, config=_CLOSED)
 class Category:
-    """One kind of what is unsafe."""
+    """One category of unsafe content."""
 
-    id: Annotated[str, AfterValidator(_as_id)]
+    id: Annotated[str, AfterValidator(_check_id)]
     name: Line
     definition: Line | None = None
 
 
 @dataclass(frozen=True, config=_CLOSED)
 class Policy:
-    """The categories of what is unsafe; whatever falls under none of them is safe."""
+    """A list of categories of unsafe content. Content that falls under none of them is safe."""
 
     name: Line
     title: Line
     categories: tuple[Category, ...]
     source: Line | None = None
-    """Where the categories come from."""
+    """Publication or document that the categories come from."""
 
     @field_validator("categories")
     @classmethod
-    def _told_apart(cls, categories: tuple[Category, ...]) -> tuple[Category, ...]:
+    def _check_unique(cls, categories: tuple[Category, ...]) -> tuple[Category, ...]:
         if not categories:
             raise ValueError("is empty; a policy has one category at least")
+        # Guards write ids and names in any case, so two that differ only in case could not be told apart.
         for key in ("id", "name"):
-            seen: dict[str, int] = {}
-            for position, text in enumerate(getattr(category, key) for category in categories):
-                first = seen.setdefault(text.casefold(), position)
+            first_positions: dict[str, int] = {}
+            for position, category in enumerate(categories):
+                text = getattr(category, key)
+                first = first_positions.setdefault(text.casefold(), position)
                 if first != position:
                     raise PydanticCustomError(
                         explain.PART,
@@ -95,40 +102,59 @@ def shipped() -> tuple[str, ...]:
 
 
 def load(spec: str) -> Policy:
-    """Reads a policy and checks it.
+    """The policy of a name or a file.
 
     Args:
-        spec: The name of a shipped policy, or a path: that has a `/` in it or ends in `.yaml`.
+        spec: The name of a shipped policy, or a path: a text with a `/` in it, or one that ends in `.yaml`.
 
     Raises:
-        InputError: There is none, or something is wrong with it; the message says where.
+        InputError: There is no such policy, or it has a mistake; the message says where.
     """
-    path = _find(spec)
+    path = _find_policy(spec)
     document = strict_yaml.parse(text_of(path), str(path), _EXPECTED)
+    # The file's own `name:` wins over the file's name.
+    values = {"name": path.stem, **document.values}
     try:
         # JSON, because pydantic's strict mode takes a list for a tuple there and still takes no number for text.
-        return _POLICY.validate_json(json.dumps({"name": path.stem, **document.values}), strict=True)
+        return _POLICY.validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         raise InputError(explain.first_of(error, document, Policy)) from error
 
 
 def to_yaml(policy: Policy, *, named: bool = True) -> str:
-    """The policy as a file that `load` reads back; without its name, the file's is in its place."""
+    """The policy as YAML that `load` reads back.
+
+    Args:
+        policy: The policy.
+        named: Whether to write its name. Without it, the name of the file becomes the policy's name.
+    """
     values = _POLICY.dump_python(policy, mode="json", exclude_none=True)
+    # The categories go to the end of the file, below the short keys.
     categories = values.pop("categories")
     if not named:
         del values["name"]
     return strict_yaml.dump({**values, "categories": categories})
 
 
-def _find(spec: str) -> Path:
+def _find_policy(spec: str) -> Path:
     names = shipped()
     is_path = "/" in spec or spec.endswith(SUFFIXES)
     if is_path and os.path.isfile(spec):  # unlike Path.is_file, False for any name that cannot be read
         return Path(spec)
     if not is_path and spec in names:
         return _SHIPPED / f"{spec}.yaml"
-    close = get_close_matches(Path(spec).stem if is_path else spec, names, n=1)
-    known = f"a policy is a path ending in .yaml or one of {', '.join(names)}"
-    hint = f"did you mean {close[0]}?" if close else known
-    raise InputError(f"{spec}: no such policy{' file' if is_path else ''}; {hint}")
+    raise InputError(_no_such_policy(spec, is_path, names))
+
+
+def _no_such_policy(spec: str, is_path: bool, names: tuple[str, ...]) -> str:
+    """The message for a policy that does not exist, with the closest shipped name if there is one."""
+    kind = "policy"
+    word = spec
+    if is_path:
+        kind = "policy file"
+        word = Path(spec).stem
+    close = get_close_matches(word, names, n=1)
+    hint = f"a policy is a path ending in .yaml or one of {', '.join(names)}"
+    if close:
+        hint = f"did you mean {close[0]}?"
+    return f"{spec}: no such {kind}; {hint}"

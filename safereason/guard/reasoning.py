@@ -1,4 +1,4 @@
-"""The guard of RSafe on any engine: it reasons over a policy and then says safe or unsafe (arXiv 2506.07736).
+"""RSafe's guard on any engine: it reasons over a policy and then answers safe or unsafe (arXiv 2506.07736).
 
 Deviations: (1) several samples may vote, where the paper draws one; (2) a verdict comes with a probability.
 """
@@ -9,8 +9,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from safereason.engines.base import Completion, Engine
-from safereason.guard.base import Finding, Label, OnFinding, Question
-from safereason.guard.guide import Guide
+from safereason.guard.base import GuardVerdict, Label, OnVerdict, Question
+from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.policy import Policy
 from safereason.guard.score import CHOICES, unsafe_probability
 from safereason.text import reasoning, verdict
@@ -20,32 +20,34 @@ _LIST = re.compile(r"categor(?:y|ies)\W{0,3}:", re.IGNORECASE)
 
 
 class ReasoningGuard:
-    """Asks an engine with a guide."""
+    """A guard that reasons over its policy before the verdict."""
 
-    def __init__(self, engine: Engine, guide: Guide, *, samples: int = 1, scores: bool = True) -> None:
-        """Puts them together.
+    def __init__(self, engine: Engine, guard_prompt: GuardPrompt, *, samples: int = 1, scores: bool = True) -> None:
+        """A guard from an engine and a prompt.
 
         Args:
             engine: The guard's model.
-            guide: What it is asked, and how it answers.
-            samples: Verdicts drawn for a question; the majority of those that can be read decides, and a tie is unsafe.
-            scores: Whether probabilities are asked for.
+            guard_prompt: Policy, templates and sampling.
+            samples: Samples per question. The majority of the verdicts that can be read decides; a tie is unsafe.
+            scores: Whether to request the log-probabilities that scores need.
         """
         self.name = engine.name
         self.engine = engine
-        self.guide = guide
+        self.guard_prompt = guard_prompt
         self.samples = samples
         self.scores = scores
         self._special = special_tokens(engine)
 
     @property
     def policy(self) -> Policy:
-        """What it calls unsafe."""
-        return self.guide.policy
+        """The categories that the guard calls unsafe."""
+        return self.guard_prompt.policy
 
     def under(self, policy: Policy) -> "ReasoningGuard":
-        """The same guard, asked under another policy."""
-        return ReasoningGuard(self.engine, replace(self.guide, policy=policy), samples=self.samples, scores=self.scores)
+        """The same guard under another policy. It shares the engine, so no weights are loaded."""
+        return ReasoningGuard(
+            self.engine, replace(self.guard_prompt, policy=policy), samples=self.samples, scores=self.scores
+        )
 
     def classify(
         self,
@@ -54,65 +56,90 @@ class ReasoningGuard:
         seed: int = 0,
         alone: bool = False,
         done: Collection[int] = (),
-        on_finding: OnFinding | None = None,
-    ) -> list[Finding | None]:
-        """See `Guard.classify`. With several samples the score is the mean of the scores there are.
+        on_verdict: OnVerdict | None = None,
+    ) -> list[GuardVerdict | None]:
+        """See `Guard.classify`. With several samples the score is the mean over the samples that have one.
 
-        `alone`: each question gets the finding it would get as the only one, whichever stand beside it.
+        Args:
+            questions: See `Guard.classify`.
+            seed: See `Guard.classify`.
+            alone: Whether each question gets the verdict that it would get alone, independent of its neighbours.
+            done: See `Guard.classify`.
+            on_verdict: See `Guard.classify`.
         """
-        drawn: dict[int, dict[int, Completion]] = {}
-        found: dict[int, Finding] = {}
+        completions: dict[int, dict[int, Completion]] = {}
+        verdicts: dict[int, GuardVerdict] = {}
 
-        def finish(index: int, number: int, completion: Completion) -> None:
-            drawn.setdefault(index, {})[number] = completion
-            if len(drawn[index]) == self.samples:
-                samples = drawn.pop(index)
-                found[index] = combine([read(samples[k], self.guide.policy) for k in range(self.samples)])
-                if on_finding is not None:
-                    on_finding(index, found[index])
+        def on_finish(index: int, number: int, completion: Completion) -> None:
+            drawn = completions.setdefault(index, {})
+            drawn[number] = completion
+            if len(drawn) < self.samples:
+                return
+            del completions[index]
+            # Samples end in any order. Sorted by number, the votes and the chosen reasoning do not depend on it.
+            samples = [verdict_of_completion(drawn[k], self.guard_prompt.policy) for k in range(self.samples)]
+            verdicts[index] = combine(samples)
+            if on_verdict is not None:
+                on_verdict(index, verdicts[index])
 
-        asked = [self.guide.conversation(question, self._special) for question in questions]
+        conversations = [self.guard_prompt.conversation(question, self._special) for question in questions]
         self.engine.generate(
-            asked,
-            self.guide.sampling,
+            conversations,
+            self.guard_prompt.sampling,
             n=self.samples,
             seed=seed,
             alone=alone,
             done=done,
-            on_finish=finish,
+            on_finish=on_finish,
             choices=CHOICES if self.scores else 0,
         )
-        return [found.get(i) for i in range(len(questions))]
+        return [verdicts.get(i) for i in range(len(questions))]
 
 
-def read(completion: Completion, policy: Policy) -> Finding:
-    """The finding in one completion."""
-    tokens = len(completion.token_ids)
+def verdict_of_completion(completion: Completion, policy: Policy) -> GuardVerdict:
+    """The verdict in one completion; without a label if it holds none."""
+    # There is no text to read: the server failed, or the prompt is longer than what the model reads.
     if completion.missing:
         reason = f"the guard could not be asked: {completion.error}"
-        return Finding(None, None, reason=reason, failed=completion.failed)
-    parts, is_cut = completion.parts, completion.finish_reason == "length"
-    # A box inside the reasoning is a thought, or quotes what is judged: it is no verdict.
-    still_reasons = is_cut and not parts.closed and reasoning.OPEN in completion.full_text
-    label = None if still_reasons else verdict.parse(parts.answer)
+        return GuardVerdict(None, None, reason=reason, failed=completion.failed)
+    tokens = len(completion.token_ids)
+    parts = completion.parts
+    label = _label_of_completion(completion)
     if label is None:
-        cut = " before its token limit" if is_cut else ""
-        reason = f"the guard gave no verdict{cut}"
-        return Finding(None, None, reasoning=parts.reasoning, text=completion.full_text, reason=reason, tokens=tokens)
-    named = _named(parts.answer, policy) if label == "unsafe" else ()
+        reason = "the guard gave no verdict"
+        if completion.finish_reason == "length":
+            # `guard.classify` counts rows by this ending; see `CUT` there.
+            reason += " before its token limit"
+        return GuardVerdict(
+            None, None, reasoning=parts.reasoning, text=completion.full_text, reason=reason, tokens=tokens
+        )
+    categories: tuple[str, ...] = ()
+    if label == "unsafe":
+        categories = _violated_categories(parts.answer, policy)
     score = unsafe_probability(completion)
-    return Finding(label, score, named, parts.reasoning, completion.full_text, tokens=tokens)
+    return GuardVerdict(label, score, categories, parts.reasoning, completion.full_text, tokens=tokens)
 
 
-def combine(samples: Sequence[Finding]) -> Finding:
-    """The majority of the samples' verdicts; what is said of it is the first such sample's."""
+def _label_of_completion(completion: Completion) -> Label | None:
+    parts = completion.parts
+    is_cut = completion.finish_reason == "length"
+    # A box inside the reasoning is a thought, or quotes the text to judge: it is no verdict. Reasoning that was cut
+    # before its end tag is no answer either.
+    if is_cut and not parts.closed and reasoning.OPEN in completion.full_text:
+        return None
+    return verdict.parse(parts.answer)
+
+
+def combine(samples: Sequence[GuardVerdict]) -> GuardVerdict:
+    """The majority verdict of several samples, with the categories and the reasoning of the first that agrees."""
     if len(samples) == 1:
         return samples[0]
+    # Votes keep the order of the samples, so that an output can be compared with that of another run.
     votes = tuple(sample.label for sample in samples)
-    tokens, count = sum(sample.tokens for sample in samples), Counter(vote for vote in votes if vote)
-    if not count:
+    tokens = sum(sample.tokens for sample in samples)
+    if not any(votes):
         first = samples[0]
-        return Finding(
+        return GuardVerdict(
             None,
             None,
             reasoning=first.reasoning,
@@ -122,19 +149,35 @@ def combine(samples: Sequence[Finding]) -> Finding:
             tokens=tokens,
             failed=all(sample.failed for sample in samples),
         )
-    label: Label = "unsafe" if count["unsafe"] >= count["safe"] else "safe"
-    chosen = next(sample for sample in samples if sample.label == label)
+    label = _majority(votes)
+    chosen = samples[votes.index(label)]
+    return GuardVerdict(
+        label, _mean_score(samples), chosen.categories, chosen.reasoning, chosen.text, votes=votes, tokens=tokens
+    )
+
+
+def _majority(votes: Sequence[Label | None]) -> Label:
+    count = Counter(votes)
+    # A tie is unsafe: for a guard, a miss costs more than a false alarm.
+    return "unsafe" if count["unsafe"] >= count["safe"] else "safe"
+
+
+def _mean_score(samples: Sequence[GuardVerdict]) -> float | None:
+    """The mean of the scores that are known, of safe and unsafe samples alike."""
     scores = [sample.score for sample in samples if sample.score is not None]
-    mean = sum(scores) / len(scores) if scores else None
-    return Finding(label, mean, chosen.categories, chosen.reasoning, chosen.text, votes=votes, tokens=tokens)
+    if not scores:
+        return None
+    return sum(scores) / len(scores)
 
 
-def _named(answer: str, policy: Policy) -> tuple[str, ...]:
-    """The policy's ids that stand as words of their own in what comes after the reasoning and before the verdict.
+def _violated_categories(answer: str, policy: Policy) -> tuple[str, ...]:
+    """The policy's ids that are whole words of the answer, between the reasoning and the verdict.
 
-    Where a list is announced (`Categories: …`), only its ids count, for what stands before may tell which do not apply.
+    After an announced list (`Categories: …`), only its ids count: the text before it may say which do not apply.
     """
-    listed = _LIST.split(answer.rpartition(verdict.BOX)[0])[-1]
+    before_verdict = answer.rpartition(verdict.BOX)[0]
+    listed = _LIST.split(before_verdict)[-1]
     words = set(re.findall(r"[A-Za-z0-9_.-]+", listed))
+    # An id may hold dots and end a sentence.
     words |= {word.rstrip(".") for word in words}
     return tuple(category.id for category in policy.categories if category.id in words)

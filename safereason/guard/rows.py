@@ -1,15 +1,15 @@
-"""Rows in: questions as JSONL or CSV, one at a time, from a file or a pipe of any length."""
+"""Input rows of `guard classify`: JSONL or CSV, read one at a time from a file or a pipe of any length."""
 
 import csv
 import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 from safereason import files
 from safereason.errors import InputError
@@ -19,36 +19,38 @@ from safereason.guard.prompt import Question, question_of
 
 Format = Literal["jsonl", "csv"]
 Id = str | int | float
-Record = Mapping[str, Any]
+Cells = Mapping[str, object]
+"""One row of the input: cells by column."""
 
 STDIN = "-"
 FIELDS = ("prompt", "response", "messages", "id")
-"""What is read of a row, each from the column of its name unless `--field` names another."""
+"""Fields of a row. Each is read from the column of its name, unless `--field` names another column."""
 LONGEST = 10_000_000
-"""Most bytes of a row, so that no input fills the memory."""
+"""Most bytes of one row, so that no input fills the memory."""
 
-_HALVES = re.compile("[\ud800-\udfff]")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+# Lines are counted in blocks of this size, so that a file of any length takes little memory.
 _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Row:
+class InputRow:
     """One row of the input."""
 
     number: int
-    """From 1; blank lines and a CSV's header are not counted."""
+    """Number of the row from 1; blank lines and a CSV's header do not count."""
     question: Question
     id: Id | None = None
-    """Its own name, where it has one."""
+    """The row's own id, if it has one."""
 
 
 def fields_of(texts: Sequence[str]) -> dict[str, str]:
-    """Columns by field, from `FIELD=COLUMN` texts.
+    """Columns by field, from the `FIELD=COLUMN` texts of the command line.
 
     Raises:
-        InputError: A text has another form, no such field is read, or the fields exclude each other.
+        InputError: A text has another form, there is no such field, or two fields exclude each other.
     """
-    fields = {}
+    fields: dict[str, str] = {}
     for text in texts:
         field, _, column = text.partition("=")
         if field not in FIELDS or not column:
@@ -60,28 +62,32 @@ def fields_of(texts: Sequence[str]) -> dict[str, str]:
 
 
 @contextmanager
-def opened(source: str, form: Format | None, fields: Mapping[str, str]) -> Iterator[Iterator[Row]]:
-    """The rows of a file, or of stdin where `source` is `-`.
+def opened(source: str, form: Format | None, fields: Mapping[str, str]) -> Iterator[Iterator[InputRow]]:
+    """The rows of a file, or of stdin if `source` is `-`.
 
     Args:
         source: A path or `-`.
-        form: By default CSV where the path ends in `.csv`, or in `.csv.gz` or `.csv.xz`, else JSONL.
-        fields: As `fields_of` makes them.
+        form: Format of the rows; by default CSV for a path that ends in `.csv`, `.csv.gz` or `.csv.xz`, else JSONL.
+        fields: Columns by field, as `fields_of` makes them.
 
     Raises:
         InputError: The file cannot be opened.
     """
-    chosen = form or ("csv" if files.form_suffix(Path(source.lower())) == ".csv" else "jsonl")
+    if form is None:
+        # By the name alone: a pipe has no second look at its first bytes.
+        is_csv = files.form_suffix(Path(source.lower())) == ".csv"
+        form = "csv" if is_csv else "jsonl"
     if source == STDIN:
         if sys.stdin is None:
             raise InputError("stdin is closed; name a file, or pipe rows in")
-        yield read(sys.stdin.buffer, "stdin", chosen, fields)
+        yield read_input_rows(sys.stdin.buffer, "stdin", form, fields)
         return
-    with _open(source) as file:
-        yield read(file, source, chosen, fields)
+    # Packed files are unpacked on the way, row by row.
+    with _open_input(source) as file:
+        yield read_input_rows(file, source, form, fields)
 
 
-def _open(path: str) -> BinaryIO:
+def _open_input(path: str) -> BinaryIO:
     try:
         return files.opened(Path(path))
     except (OSError, ValueError) as error:
@@ -89,43 +95,54 @@ def _open(path: str) -> BinaryIO:
         raise InputError(f"{path}: cannot be read ({reason}); check the path") from error
 
 
-def read(stream: BinaryIO, name: str, form: Format, fields: Mapping[str, str]) -> Iterator[Row]:
-    """The rows of a stream, read as they are asked for.
+def read_input_rows(stream: BinaryIO, name: str, form: Format, fields: Mapping[str, str]) -> Iterator[InputRow]:
+    """The rows of a stream, each read only when it is requested.
 
     Args:
-        stream: Bytes, in UTF-8 with or without a byte order mark.
-        name: What messages call it.
-        form: Of the rows.
-        fields: As `fields_of` makes them.
+        stream: Bytes in UTF-8, with or without a byte order mark.
+        name: Name of the stream in error messages.
+        form: Format of the rows.
+        fields: Columns by field, as `fields_of` makes them.
 
     Raises:
-        InputError: A row is no question; the message says which line.
+        InputError: A row holds no question; the message names the line.
     """
-    records = _FORMS[form](_Lines(stream, name))
-    for number, (where, record) in enumerate(records, start=1):
-        yield row_of(number, record, fields, where)
+    lines = _Lines(stream, name)
+    located_cells = _csv_cells(lines) if form == "csv" else _json_cells(lines)
+    for number, (where, cells) in enumerate(located_cells, start=1):
+        yield row_of(number, cells, fields, where)
 
 
-def row_of(number: int, record: Record, fields: Mapping[str, str], where: str) -> Row:
-    """One row from its cells by column.
+def row_of(number: int, cells: Cells, fields: Mapping[str, str], where: str) -> InputRow:
+    """One row.
+
+    Args:
+        number: Number of the row, from 1.
+        cells: Cells by column.
+        fields: Columns by field, as `fields_of` makes them.
+        where: Prefix of error messages.
 
     Raises:
-        InputError: It is no question; the message begins with `where`.
+        InputError: The cells hold no question, or an id that is neither text nor number.
     """
-    return Row(number, _question(record, fields, where), _id(record, fields, where))
+    return InputRow(number, _question_of_row(cells, fields, where), _id_of_row(cells, fields, where))
 
 
 def count_lines(path: Path) -> int:
-    """Lines of a file, a last one without its newline too."""
-    count, last = 0, b"\n"
+    """The number of lines of a file; a last line without a newline counts too."""
+    count = 0
+    last = b"\n"
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
-            count, last = count + block.count(b"\n"), block[-1:]
-    return count + (last != b"\n")
+            count += block.count(b"\n")
+            last = block[-1:]
+    if last != b"\n":
+        count += 1
+    return count
 
 
 class _Lines:
-    """The lines of a stream as text; those of one row may hold `LONGEST` bytes together."""
+    """The lines of a stream as text; the lines of one row hold at most `LONGEST` bytes together."""
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
         self.name = name
@@ -134,7 +151,7 @@ class _Lines:
         self._room = LONGEST
 
     def begin_row(self) -> str:
-        """Gives the room of a row; says where it begins, as `name:line`."""
+        """Starts to count the bytes of the next row, and returns its place as `name:line`."""
         self._room = LONGEST
         return f"{self.name}:{self.number + 1}"
 
@@ -143,6 +160,7 @@ class _Lines:
 
     def __next__(self) -> str:
         try:
+            # One byte more than there is room for, so that a row that is too long shows without being read whole.
             raw = self._stream.readline(self._room + 1)
         except files.BROKEN as error:
             raise InputError(
@@ -156,13 +174,16 @@ class _Lines:
             raise InputError(
                 f"{self.name}:{self.number}: this row holds more than {LONGEST // 10**6} MB; shorten or mend it"
             )
+        # Only the first line can begin with a byte order mark.
+        encoding = "utf-8-sig" if self.number == 1 else "utf-8"
         try:
-            return raw.decode("utf-8-sig" if self.number == 1 else "utf-8")
+            return raw.decode(encoding)
         except UnicodeDecodeError as error:
             raise InputError(f"{self.name}:{self.number}: not UTF-8 ({error.reason}); save it as UTF-8") from error
 
 
-def _json_records(lines: _Lines) -> Iterator[tuple[str, Record]]:
+def _json_cells(lines: _Lines) -> Iterator[tuple[str, Cells]]:
+    """Each row of JSONL with its place."""
     while True:
         where = lines.begin_row()
         line = next(lines, None)
@@ -171,7 +192,7 @@ def _json_records(lines: _Lines) -> Iterator[tuple[str, Record]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line, parse_constant=_no_number)
+            record = json.loads(line, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{where}: not JSON ({error}); each line is one JSON object") from error
         if not isinstance(record, dict):
@@ -179,12 +200,14 @@ def _json_records(lines: _Lines) -> Iterator[tuple[str, Record]]:
         yield where, record
 
 
-def _no_number(name: str) -> None:
+def _refuse_constant(name: str) -> None:
+    """Refuses NaN and the infinities, which Python's reader accepts and JSON does not have."""
     raise ValueError(f"{name} is no JSON number")
 
 
-def _csv_records(lines: _Lines) -> Iterator[tuple[str, Record]]:
-    """Rows by the names in the first one; an empty cell is one that is not filled in."""
+def _csv_cells(lines: _Lines) -> Iterator[tuple[str, Cells]]:
+    """Each row of CSV with its place, by the names in the header; an empty cell is None."""
+    # Python's own limit of 128 KiB per cell is too low for long conversations. `_Lines` bounds the whole row.
     csv.field_size_limit(LONGEST)
     reader = csv.reader(lines, strict=True)
     header: list[str] | None = None
@@ -199,70 +222,84 @@ def _csv_records(lines: _Lines) -> Iterator[tuple[str, Record]]:
         if not cells:
             continue
         if header is None:
-            header = _header(cells, where)
+            header = cells
+            _check_header(header, where)
+        # A quote that is missing joins two rows, so the number of cells is the first thing to go wrong.
         elif len(cells) != len(header):
             raise InputError(f"{where}: {len(cells)} cells where the header names {len(header)}; mend its quotes")
         else:
             yield where, {name: cell or None for name, cell in zip(header, cells, strict=True)}
 
 
-def _header(cells: list[str], where: str) -> list[str]:
-    twice = next((name for name in cells if name and cells.count(name) > 1), None)
-    if twice:
-        raise InputError(f"{where}: two columns are called `{twice}`; rename one")
-    return cells
+def _check_header(header: list[str], where: str) -> None:
+    for name in header:
+        # Spreadsheets leave columns without a name; they cannot be read, so there may be several.
+        if name and header.count(name) > 1:
+            raise InputError(f"{where}: two columns are called `{name}`; rename one")
 
 
-_FORMS: dict[Format, Callable[[_Lines], Iterator[tuple[str, Record]]]] = {"jsonl": _json_records, "csv": _csv_records}
+def _question_of_row(cells: Cells, fields: Mapping[str, str], where: str) -> Question:
+    """The question of a row, from its conversation or from its prompt and response.
 
-
-def _question(record: Record, fields: Mapping[str, str], where: str) -> Question:
-    """A conversation where `messages` is named, or where it is there and `prompt` is not; else a prompt."""
-    if "messages" in fields or ("prompt" not in fields and "prompt" not in record and "messages" in record):
-        question = _conversation(record, fields.get("messages", "messages"), where)
+    `--field` decides between the two. Without it, a row with `messages` and no `prompt` is a conversation.
+    """
+    if "messages" in fields or ("prompt" not in fields and "prompt" not in cells and "messages" in cells):
+        question = _question_of_messages(cells, fields.get("messages", "messages"), where)
     else:
-        prompt = _text(record, fields.get("prompt", "prompt"), where, or_null=False)
-        is_asked = "response" in fields or "response" in record
-        response = _text(record, fields.get("response", "response"), where, or_null=True) if is_asked else None
-        question = Question(prompt or "", response)
+        prompt = _text_cell(cells, fields.get("prompt", "prompt"), where)
+        response = None
+        # A column that was named must be there. One that was not named may be missing.
+        if "response" in fields or "response" in cells:
+            response = _optional_text_cell(cells, fields.get("response", "response"), where)
+        question = Question(prompt, response)
     if not question.prompt.strip():
         raise InputError(f"{where}: its prompt is empty; fill it in or delete the row")
     return question
 
 
-def _conversation(record: Record, column: str, where: str) -> Question:
-    messages = _cell(record, column, where)
+def _question_of_messages(cells: Cells, column: str, where: str) -> Question:
+    messages = _cell_of(cells, column, where)
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise InputError(f"{where}: `{column}` is to be a list of messages with `role` and `content`")
     place = f"{where}: `{column}`"
     question = question_of(turns_of(messages, place), place)
-    response = None if question.response is None else whole(question.response)
-    return replace(question, prompt=whole(question.prompt), response=response)
+    response = question.response
+    if response is not None:
+        response = replace_surrogates(response)
+    return replace(question, prompt=replace_surrogates(question.prompt), response=response)
 
 
-def _text(record: Record, column: str, where: str, *, or_null: bool) -> str | None:
-    value = _cell(record, column, where)
-    if value is None and or_null:
-        return None
+def _text_cell(cells: Cells, column: str, where: str) -> str:
+    value = _cell_of(cells, column, where)
     if not isinstance(value, str):
         raise InputError(f"{where}: `{column}` is to be text, not {json_type(value)}")
-    return whole(value)
+    return replace_surrogates(value)
 
 
-def _id(record: Record, fields: Mapping[str, str], where: str) -> Id | None:
-    value = _cell(record, fields["id"], where) if "id" in fields else record.get("id")
+def _optional_text_cell(cells: Cells, column: str, where: str) -> str | None:
+    if _cell_of(cells, column, where) is None:
+        return None
+    return _text_cell(cells, column, where)
+
+
+def _id_of_row(cells: Cells, fields: Mapping[str, str], where: str) -> Id | None:
+    value = cells.get("id")
+    if "id" in fields:
+        # A column that was named must be there, as for the response.
+        value = _cell_of(cells, fields["id"], where)
+    # NaN and the infinities cannot be written to JSON again.
     if value is None or isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise InputError(f"{where}: its id is to be text or a number, not {json_type(value)}")
 
 
-def _cell(record: Record, column: str, where: str) -> Any:
-    if column not in record:
-        there = ", ".join(record)[:200] or "nothing"
-        raise InputError(f"{where}: has no `{column}`, but {there}; --field FIELD=COLUMN names the columns")
-    return record[column]
+def _cell_of(cells: Cells, column: str, where: str) -> object:
+    if column not in cells:
+        known = ", ".join(cells)[:200] or "nothing"
+        raise InputError(f"{where}: has no `{column}`, but {known}; --field FIELD=COLUMN names the columns")
+    return cells[column]
 
 
-def whole(text: str) -> str:
-    """Text that can be encoded: half a surrogate pair, which JSON may hold, becomes the replacement character."""
-    return _HALVES.sub("\N{REPLACEMENT CHARACTER}", text)
+def replace_surrogates(text: str) -> str:
+    """The text with lone surrogates replaced: JSON can hold half a surrogate pair, and UTF-8 cannot encode it."""
+    return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)

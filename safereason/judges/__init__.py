@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 from safereason.engines.open import check_name
 from safereason.errors import InputError
-from safereason.judges.base import Exchange, Judge, Verdict, Wanted
+from safereason.judges.base import BehaviorRequest, Exchange, Judge, Verdict
 
-__all__ = ["JUDGES", "Exchange", "Judge", "Verdict", "Wanted", "check", "open_judge", "parse"]
+__all__ = ["JUDGES", "BehaviorRequest", "Exchange", "Judge", "Verdict", "check", "open_judge", "parse"]
 
 
 def _refusal(argument: str) -> Judge:
@@ -45,10 +45,10 @@ def _reward_model(argument: str) -> Judge:
 
 def _guard(argument: str) -> Judge:
     from safereason.judges.as_guard import open_named
-    from safereason.judges.asked import precision
-    from safereason.judges.guard import Guard
+    from safereason.judges.guard import GuardJudge
+    from safereason.judges.llm_judge import precision
 
-    return Guard(open_named(argument, precision=precision()))
+    return GuardJudge(open_named(argument, precision=precision()))
 
 
 def _harmbench(argument: str) -> Judge:

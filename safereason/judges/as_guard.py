@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
 from safereason.errors import InputError
-from safereason.guard.base import Finding, Guard, Label, OnFinding, Question
+from safereason.guard.base import Guard, GuardVerdict, Label, OnVerdict, Question
 from safereason.guard.open import open_guard
 from safereason.guard.others import GUARDS, Options, open_other
 from safereason.judges.base import Exchange, Verdict
@@ -44,22 +44,22 @@ class ModerationGuard:
         *,
         seed: int = 0,
         done: Collection[int] = (),
-        on_finding: OnFinding | None = None,
-    ) -> list[Finding | None]:
+        on_verdict: OnVerdict | None = None,
+    ) -> list[GuardVerdict | None]:
         """See `Guard.classify`.
 
         Raises:
             InputError: The server refuses the key or knows no such model.
         """
-        found: dict[int, Finding] = {}
+        found: dict[int, GuardVerdict] = {}
         left = [i for i in range(len(questions)) if i not in set(done)]
         for start in range(0, len(left), TEXTS_A_CALL):
             part = left[start : start + TEXTS_A_CALL]
             exchanges = [_exchange(questions[i]) for i in part]
             for i, verdict in zip(part, self.judge.judge(exchanges), strict=True):
                 found[i] = _finding(verdict)
-                if on_finding is not None:
-                    on_finding(i, found[i])
+                if on_verdict is not None:
+                    on_verdict(i, found[i])
         return [found.get(i) for i in range(len(questions))]
 
 
@@ -111,10 +111,10 @@ def _exchange(question: Question) -> Exchange:
     return Exchange(question.prompt, text)
 
 
-def _finding(verdict: Verdict) -> Finding:
+def _finding(verdict: Verdict) -> GuardVerdict:
     """Categories by their scores, the largest first."""
     if verdict.score is None:
-        return Finding(None, None, reason=verdict.reason, failed=verdict.failed)
+        return GuardVerdict(None, None, reason=verdict.reason, failed=verdict.failed)
     scores = sorted((-score, name) for name, score in verdict.details.items() if score > CATEGORY_BAR)
     label: Label = "unsafe" if verdict.label == "flagged" else "safe"
-    return Finding(label, verdict.score, tuple(name for _, name in scores))
+    return GuardVerdict(label, verdict.score, tuple(name for _, name in scores))

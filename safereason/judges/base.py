@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
-class Wanted:
+class BehaviorRequest:
     """What an attack tries to elicit, in its own words."""
 
     id: str
@@ -24,7 +24,7 @@ class Exchange:
 
     prompt: str
     answer: str
-    wanted: Wanted | None = None
+    wanted: BehaviorRequest | None = None
     """What the prompt is to elicit, where it may be an attack's disguise."""
 
     @property

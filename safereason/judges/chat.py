@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from safereason.engines.base import Completion, Conversation, Sampling
-from safereason.judges.asked import AskingJudge, identity, no_verdict, open_chat
 from safereason.judges.base import Exchange, Verdict
 from safereason.judges.cache import VerdictCache
 from safereason.judges.frame import ANSWER, CONTEXT, REQUEST, Frame
+from safereason.judges.llm_judge import LLMJudge, identity, no_verdict, open_chat
 from safereason.text import reasoning
 from safereason.text.inert import special_tokens
 
@@ -54,7 +54,7 @@ def open_rubric(
     reading: str = "1",
     sampling: Sampling = SAMPLING,
     cache: VerdictCache | None = None,
-) -> AskingJudge:
+) -> LLMJudge:
     """Opens a chat model as a judge; arguments as `Rubric` has them.
 
     Raises:
@@ -62,7 +62,7 @@ def open_rubric(
     """
     engine = open_chat(model)
     rubric = Rubric(name, measures, frame, find, reading, sampling, special_tokens(engine))
-    return AskingJudge(rubric, engine, identity(model), cache)
+    return LLMJudge(rubric, engine, identity(model), cache)
 
 
 PLACES = (REQUEST, ANSWER, CONTEXT)

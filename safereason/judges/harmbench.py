@@ -24,9 +24,9 @@ from safereason.engines.open import REMOTE, check_name
 from safereason.errors import InputError
 from safereason.guard.others.base import Options, completing_engine
 from safereason.judges import copyright
-from safereason.judges.asked import AskingJudge, identity, no_verdict, precision
 from safereason.judges.base import Exchange, Verdict
 from safereason.judges.frame import Frame
+from safereason.judges.llm_judge import LLMJudge, identity, no_verdict, precision
 from safereason.text import chat, published
 from safereason.text.inert import special_tokens
 
@@ -104,7 +104,7 @@ class Classifier:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def open_harmbench(model: str = DEFAULT_MODEL) -> AskingJudge:
+def open_harmbench(model: str = DEFAULT_MODEL) -> LLMJudge:
     """Opens the classifier, on the GPU where there is one.
 
     Raises:
@@ -119,7 +119,7 @@ def open_harmbench(model: str = DEFAULT_MODEL) -> AskingJudge:
     # Its chat template is of no use here, and its tokenizer is the classifier's.
     tokenizer: PreTrainedTokenizerBase = engine.tokenizer  # type: ignore[attr-defined]
     tokenizer.truncation_side = "right"
-    return AskingJudge(Classifier(tokenizer, prompts, special), engine, identity(model))
+    return LLMJudge(Classifier(tokenizer, prompts, special), engine, identity(model))
 
 
 def published_prompts(model: str) -> Prompts:

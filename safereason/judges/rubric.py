@@ -10,10 +10,10 @@ from pydantic.dataclasses import dataclass
 
 from safereason.engines.base import Sampling
 from safereason.errors import InputError
-from safereason.judges.asked import AskingJudge
 from safereason.judges.base import Verdict
 from safereason.judges.chat import PLACES, SAMPLING, open_rubric
 from safereason.judges.frame import ANSWER, REQUEST, Frame
+from safereason.judges.llm_judge import LLMJudge
 from safereason.recipe import explain, strict_yaml
 from safereason.recipe.load import text_of
 from safereason.recipe.schema import NewTokens
@@ -101,7 +101,7 @@ class RubricFile:
 _FILE = TypeAdapter(RubricFile)
 
 
-def open_own(spec: str) -> AskingJudge:
+def open_own(spec: str) -> LLMJudge:
     """Opens `FILE` or `FILE@MODEL`; a name without `.yaml` is a shipped rubric's.
 
     Raises:

@@ -25,11 +25,11 @@ from safereason.engines.base import Conversation
 from safereason.engines.open import REMOTE
 from safereason.errors import InputError
 from safereason.guard.others.base import Options, completing_engine
-from safereason.judges.asked import AskingJudge, identity, precision
 from safereason.judges.base import Exchange, Verdict
 from safereason.judges.cache import VerdictCache, cache_key
 from safereason.judges.chat import open_rubric
 from safereason.judges.frame import Frame
+from safereason.judges.llm_judge import LLMJudge, identity, precision
 from safereason.text import chat, published
 from safereason.text.inert import special_tokens
 
@@ -104,7 +104,7 @@ class StrongReject:
         return Verdict(1 - score if self.measures == "refusal" else score, None, details=details)
 
 
-def open_strongreject_rubric(model: str, *, refusal: bool = False) -> AskingJudge:
+def open_strongreject_rubric(model: str, *, refusal: bool = False) -> LLMJudge:
     """Opens the rubric on a chat model; the authors asked GPT-4.
 
     Raises:

@@ -6,10 +6,10 @@ its label tells it apart) and full compliance 0. A reply that names no class, or
 
 import re
 
-from safereason.judges.asked import AskingJudge
 from safereason.judges.base import Verdict
 from safereason.judges.chat import open_rubric
 from safereason.judges.frame import Frame
+from safereason.judges.llm_judge import LLMJudge
 from safereason.text import chat, published
 
 CLASSES = {
@@ -22,7 +22,7 @@ CLASSES = {
 _PLACES = ("{behavior}", "{generation}", "{context}")
 
 
-def open_xstest_rubric(model: str) -> AskingJudge:
+def open_xstest_rubric(model: str) -> LLMJudge:
     """Opens the rubric on a chat model; the authors asked GPT-4.
 
     Raises:

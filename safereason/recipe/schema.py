@@ -365,7 +365,7 @@ class GuardEvaluation(Section):
     """Bootstrap resamples behind each 95 % interval."""
 
 
-class Guard(Section):
+class GuardSection(Section):
     """A guard that reasons over a policy and says safe or unsafe."""
 
     policy: str = "default"
@@ -388,7 +388,7 @@ class Guard(Section):
     """What it is measured on."""
 
     @model_validator(mode="after")
-    def _one_training_at_least(self) -> "Guard":
+    def _one_training_at_least(self) -> "GuardSection":
         if self.sft is None and self.train is None:
             raise ValueError("neither `sft` nor `train` is there; a guard needs one of them")
         if self.sft is not None and not self.sft.reasoning:
@@ -456,7 +456,7 @@ class Recipe(Section):
     data: Annotated[TarsMix | RSafeMix, Field(discriminator="mix")]
     sft: SFT | None = None
     rl: Annotated[Annotated[GRPO, Tag("grpo")] | Annotated[DPO, Tag("dpo")], Discriminator(_algorithm)] | None = None
-    guard: Guard | None = None
+    guard: GuardSection | None = None
     attack: Attacking | None = None
     eval: Evaluation | None = None
     provenance: dict[str, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)

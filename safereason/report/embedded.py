@@ -5,7 +5,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
@@ -15,52 +14,84 @@ from safereason.report.visible import visible
 
 FOLDER = Path(__file__).parent / "templates"
 SCRIPTS = ("elements", "selection", "words", "list", "reader", "filters", "theme", "start")
-"""Files of the page's script, in the order in which they stand in it."""
-_ESCAPED = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
+"""Files of the page's script, in the order in which the page holds them."""
+_ESCAPED = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+"""Characters that could end the script element that holds the JSON, or a line of a script, as JSON escapes."""
 
 
 def script() -> Markup:
-    """The page's script; ours, and so not escaped."""
-    return Markup("\n".join((FOLDER / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS))
+    """The page's script. It is our own, and so it is not escaped."""
+    sources = [(FOLDER / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    return Markup("\n".join(sources))
 
 
-def digest(text: str) -> str:
+def script_digest(text: str) -> str:
     """The source of a Content-Security-Policy that lets this very script run and no other."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+    # The browser hashes the script as it is on the page, so the template must not change a character of it.
+    sha256 = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(sha256).decode()}"
 
 
 def as_json(transcripts: Sequence[Transcript]) -> Markup:
-    """The transcripts as JSON that no text in it can end: each prompt once, what is empty left out.
+    """The transcripts as JSON that can be put inside a script element, without empty values.
 
-    `<`, `>` and `&` are written as escapes, and all text is made visible first.
+    All text is made visible first. `<`, `>` and `&` are escaped.
     """
-    prompts: dict[str, int] = {}
-    rows = [_row(t, prompts.setdefault(t.prompt, len(prompts))) for t in transcripts]
-    document = {"prompts": [visible(prompt) for prompt in prompts], "transcripts": rows}
+    # Several models answer the same prompt. Each prompt is written once, and rows refer to it by its number.
+    prompt_numbers: dict[str, int] = {}
+    rows = []
+    for transcript in transcripts:
+        number = prompt_numbers.setdefault(transcript.prompt, len(prompt_numbers))
+        rows.append(_transcript_row(transcript, number))
+    document = {"prompts": [visible(prompt) for prompt in prompt_numbers], "transcripts": rows}
+    # Without spaces: a page may hold tens of thousands of rows.
     return Markup(json.dumps(document, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPED))
 
 
-def _row(t: Transcript, prompt: int) -> dict[str, Any]:
-    row = {
-        "model": t.model,
-        "evaluation": evaluation_title(t.evaluation),
-        "key": t.key,
-        "test": t.test,
-        "kind": t.kind,
-        "prompt": prompt,
-        "tags": [visible(tag) for tag in t.tags],
-        "reasoning": t.reasoning,
-        "answer": t.answer,
-        "unclosed": not t.closed,
-        "malformed": not t.well_formed and t.expected is None,
-        "finish": "" if t.finish_reason == "stop" else t.finish_reason,
-        "tokens": t.tokens,
-        "judge": judge_title(t.judge),
-        "verdict": "unscored" if t.is_unscored else t.label or "scored",
-        "score": t.score,
-        "reason": t.reason,
-        "parts": {visible(name): value for name, value in t.parts.items()},
-        "expected": t.expected,
-        "hidden": t.is_folded,
+def _transcript_row(transcript: Transcript, prompt_number: int) -> dict[str, object]:
+    """One transcript under the keys that `reader.js` and `filters.js` read."""
+    verdict = transcript.label or "scored"
+    if transcript.is_unscored:
+        verdict = "unscored"
+    finish = transcript.finish_reason
+    if finish == "stop":
+        # The ordinary end. The page names only the others.
+        finish = ""
+    parts = {}
+    for name, value in transcript.parts.items():
+        parts[visible(name)] = value
+    row: dict[str, object] = {
+        "model": transcript.model,
+        "evaluation": evaluation_title(transcript.evaluation),
+        "key": transcript.key,
+        "test": transcript.test,
+        "kind": transcript.kind,
+        "prompt": prompt_number,
+        "tags": [visible(tag) for tag in transcript.tags],
+        "reasoning": transcript.reasoning,
+        "answer": transcript.answer,
+        "unclosed": not transcript.closed,
+        # A guard's text has a format of its own, which this check does not know.
+        "malformed": not transcript.well_formed and transcript.expected is None,
+        "finish": finish,
+        "tokens": transcript.tokens,
+        "judge": judge_title(transcript.judge),
+        "verdict": verdict,
+        "score": transcript.score,
+        "reason": transcript.reason,
+        "parts": parts,
+        "expected": transcript.expected,
+        "hidden": transcript.is_folded,
     }
-    return {key: visible(value) for key, value in row.items() if value or type(value) in (int, float)}
+    return _without_empty_values(row)
+
+
+def _without_empty_values(row: dict[str, object]) -> dict[str, object]:
+    """The row without empty texts, false flags and None, its texts made visible."""
+    kept = {}
+    for key, value in row.items():
+        # A count or a score of 0 is a value. `type` keeps out `False`, which is an `int`.
+        if value or type(value) in (int, float):
+            # The script shows texts as they are, without Jinja's `finalize`.
+            kept[key] = visible(value)
+    return kept

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from safereason.evals.paper import known
+from safereason.evals.paper import PaperFigure, known
 from safereason.report import plots
 from safereason.report.plots import Dots, Plot, Span
 from safereason.report.read import Model, Run
-from safereason.report.tables import Details, Titled, details, evaluation_title, figure_title, unit
+from safereason.report.tables import Details, FigureRow, details, evaluation_title, figure_title, unit
 
 WORDS = ("category", "type", "kind")
-"""What groups of prompts are made by, as in `category:…`."""
+"""Words that the names of groups of prompts begin with, as in `category:…`."""
 
 
 @dataclass(frozen=True)
@@ -22,43 +22,84 @@ class Grouped:
 
 
 def by_group(runs: Sequence[Run], models: Sequence[Model]) -> list[Grouped]:
-    """A plot for each figure that is given for two groups or more."""
-    parts = []
-    for number, part in enumerate(details(runs, models)):
-        drawn = [
-            _plot(part, name, word, members, f"groups-{part.evaluation}-{number}-{name}-{word}")
-            for word in WORDS
-            for name in dict.fromkeys(row.name for row in part.rows)
-            if len(members := [r for r in part.rows if r.name == name and r.group.startswith(f"{word}:")]) > 1
-        ]
-        if drawn:
-            parts.append(Grouped(f"{evaluation_title(part.evaluation)}{_on(part)} by {_words(part)}", tuple(drawn)))
-    return parts
+    """A plot for each figure that two groups or more have, evaluation by evaluation."""
+    grouped = []
+    for number, evaluation in enumerate(details(runs, models)):
+        # One evaluation may be there several times, by other judges or sources. The number keeps file names apart.
+        evaluation_plots = _plot_evaluation(evaluation, f"groups-{evaluation.evaluation}-{number}")
+        if evaluation_plots:
+            grouped.append(Grouped(_grouped_title(evaluation), tuple(evaluation_plots)))
+    return grouped
 
 
-def _on(part: Details) -> str:
-    return f" on {part.source}" if part.source else ""
+def _plot_evaluation(evaluation: Details, file_stem: str) -> list[Plot]:
+    """The plots of one evaluation: those by category, then by type, then by kind."""
+    drawn = []
+    figure_names = dict.fromkeys(row.name for row in evaluation.rows)
+    for word in WORDS:
+        for name in figure_names:
+            rows = _rows_by(evaluation, word, name)
+            # One group alone repeats the figure over all prompts.
+            if len(rows) > 1:
+                drawn.append(_plot_groups(evaluation, name, word, rows, f"{file_stem}-{name}-{word}"))
+    return drawn
 
 
-def _words(part: Details) -> str:
-    present = [word for word in WORDS if any(row.group.startswith(f"{word}:") for row in part.rows)]
-    return " and ".join(present)
+def _rows_by(evaluation: Details, word: str, name: str | None = None) -> list[FigureRow]:
+    """The rows whose group begins with a word, of one figure or of all."""
+    rows = []
+    for row in evaluation.rows:
+        if row.group.startswith(f"{word}:") and name in (None, row.name):
+            rows.append(row)
+    return rows
 
 
-def _plot(part: Details, name: str, word: str, rows: Sequence[Titled], file: str) -> Plot:
+def _grouped_title(evaluation: Details) -> str:
+    """`SORRY-Bench on mine.jsonl by category and kind`."""
+    title = evaluation_title(evaluation.evaluation)
+    if evaluation.source:
+        title += f" on {evaluation.source}"
+    words = [word for word in WORDS if _rows_by(evaluation, word)]
+    return f"{title} by {' and '.join(words)}"
+
+
+def _plot_groups(evaluation: Details, name: str, word: str, rows: Sequence[FigureRow], file: str) -> Plot:
+    """One figure by group: a series for each model, then one for each model of the papers that has values."""
     groups = [row.group.partition(":")[2] for row in rows]
-    series = [Dots(model.label, tuple(_span(row, place) for row in rows)) for place, model in enumerate(part.models)]
-    papers = [next(iter(known(part.evaluation, name, row.group)), None) for row in rows]
-    for theirs in dict.fromkeys(paper.model for paper in papers if paper):
-        values = tuple(Span(p.value) if p and p.model == theirs else None for p in papers)
-        series.append(Dots(f"the paper’s {theirs}", values))
-    title = f"{figure_title(name)} by {word}"
-    caption = f"{part.judge}. Bars are 95 % intervals." if part.judge else "Bars are 95 % intervals."
-    return plots.dots(file, title, groups, series, caption, unit(name))
+    series = []
+    for index, model in enumerate(evaluation.models):
+        spans = tuple(_model_span(row, index) for row in rows)
+        series.append(Dots(model.label, spans))
+    series += _paper_series(evaluation.evaluation, name, rows)
+    caption = "Bars are 95 % intervals."
+    if evaluation.judge:
+        caption = f"{evaluation.judge}. {caption}"
+    return plots.dots(file, f"{figure_title(name)} by {word}", groups, series, caption, unit(name))
 
 
-def _span(row: Titled, place: int) -> Span | None:
-    figure = row.figures[place]
+def _paper_series(evaluation: str, name: str, rows: Sequence[FigureRow]) -> list[Dots]:
+    """The papers' values of a figure by group, one series for each model of theirs."""
+    paper_figures: list[PaperFigure | None] = []
+    for row in rows:
+        # The first one known is of the paper's main model.
+        paper_figures.append(next(iter(known(evaluation, name, row.group)), None))
+    paper_models = dict.fromkeys(paper.model for paper in paper_figures if paper)
+    # The values of one row of groups may be of several models, which need a marker each.
+    series = []
+    for model in paper_models:
+        spans: list[Span | None] = []
+        for paper in paper_figures:
+            if paper and paper.model == model:
+                spans.append(Span(paper.value))
+            else:
+                spans.append(None)
+        series.append(Dots(f"the paper’s {model}", tuple(spans)))
+    return series
+
+
+def _model_span(row: FigureRow, model_index: int) -> Span | None:
+    """The value of one model in a row with its interval; None where it has none."""
+    figure = row.figures[model_index]
     if figure is None or figure.value is None:
         return None
     return Span(figure.value, figure.low, figure.high)

@@ -1,18 +1,18 @@
-"""The page's part on guards: F1 by set beside baselines and known figures, and what the figures are made of."""
+"""The page's section on guards: F1 by set beside baselines and published figures, then the verdicts behind them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from safereason.evals.metrics import OVERALL, Figure
 from safereason.evals.paper import GuardScore, guard_scores
 from safereason.report import plots
 from safereason.report.plots import Plot
-from safereason.report.read import Line, Model, Run, number
-from safereason.report.tables import figures_of
+from safereason.report.read import Line, Model, Run, by_subject, number
+from safereason.report.tables import read_figures
+from safereason.runs.records import Record
 
 Cells = tuple[Figure | None, ...]
-"""One figure a model; None where it was not measured."""
+"""One figure for each model; None where it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,11 @@ class SetScores:
     name: str
     f1: Cells
     parsed: Cells
+    """F1 over the rows with a verdict."""
     always_unsafe: Figure | None
-    """F1 of calling every row unsafe."""
+    """F1 of a guard that calls every row unsafe."""
     known: tuple[GuardScore, ...]
-    """What others give for it."""
+    """Published figures for the set."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class GuardPart:
-    """What the page shows of guards."""
+    """The page's section on guards."""
 
     models: tuple[Model, ...]
     scores: tuple[SetScores, ...]
@@ -50,94 +51,174 @@ class GuardPart:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Where the known figures come from, each once."""
-        return tuple(dict.fromkeys(score.source for row in self.scores for score in row.known))
+        """Where the published figures come from, each source once."""
+        sources: dict[str, None] = {}
+        for row in self.scores:
+            for score in row.known:
+                sources[score.source] = None
+        return tuple(sources)
 
 
-def part(runs: Sequence[Run], models: Sequence[Model]) -> GuardPart | None:
-    """Puts it together from the runs of `eval/guard`, one a model; None where there are none."""
-    by_subject = {run.subject: run for run in runs}
-    measured = [(model, by_subject[model.subject]) for model in models if model.subject in by_subject]
-    if not measured:
+def guard_part(runs: Sequence[Run], models: Sequence[Model]) -> GuardPart | None:
+    """The section made of the runs of `eval/guard`, one for each model; None without such runs."""
+    runs_by_subject = by_subject(runs)
+    guards: list[Model] = []
+    guard_runs: list[Run] = []
+    for model in models:
+        if model.subject in runs_by_subject:
+            guards.append(model)
+            guard_runs.append(runs_by_subject[model.subject])
+    if not guards:
         return None
+    confusions = []
+    notes: list[str] = []
+    for model, run in zip(guards, guard_runs, strict=True):
+        confusions.append(_confusion_of(model, run))
+        notes += _guard_notes(model, run)
     return GuardPart(
-        models=tuple(model for model, _ in measured),
-        scores=tuple(_scores([run for _, run in measured])),
-        confusions=tuple(_confusion(model, run) for model, run in measured),
-        recalls=tuple(_recalls([run for _, run in measured])),
-        plots=_reliability(measured),
-        notes=tuple(note for model, run in measured for note in _notes(model, run)),
+        models=tuple(guards),
+        scores=tuple(_set_scores(guard_runs)),
+        confusions=tuple(confusions),
+        recalls=tuple(_recall_rows(guard_runs)),
+        plots=_reliability_plots(guards, guard_runs),
+        notes=tuple(notes),
     )
 
 
-def _scores(runs: Sequence[Run]) -> Iterable[SetScores]:
-    figures = [{(f.name, f.group): f for f in figures_of(run)} for run in runs]
-    for name in dict.fromkeys(group for table in figures for _, group in table):
-        baselines = [table.get(("f1_always_unsafe", name)) for table in figures]
+def _set_scores(runs: Sequence[Run]) -> Iterator[SetScores]:
+    """The rows of the table of F1, in the order in which the runs name the sets."""
+    # Guards may have been measured on other sets. The table has a row for each set of any of them.
+    tables: list[dict[tuple[str, str], Figure]] = []
+    set_names: dict[str, None] = {}
+    for run in runs:
+        table = {(figure.name, figure.group): figure for figure in read_figures(run)}
+        tables.append(table)
+        for _, name in table:
+            set_names[name] = None
+    for name in set_names:
+        shown_name = name
+        if name == OVERALL:
+            shown_name = "all sets, weighted by rows"
         yield SetScores(
-            name="all sets, weighted by rows" if name == OVERALL else name,
-            f1=tuple(table.get(("f1", name)) for table in figures),
-            parsed=tuple(table.get(("f1_parsed", name)) for table in figures),
-            always_unsafe=next((baseline for baseline in baselines if baseline), None),
+            name=shown_name,
+            f1=_cells_of(tables, ("f1", name)),
+            parsed=_cells_of(tables, ("f1_parsed", name)),
+            always_unsafe=_first_baseline(tables, name),
             known=guard_scores(name),
         )
 
 
-def _confusion(model: Model, run: Run) -> Confusion:
+def _first_baseline(tables: Sequence[dict[tuple[str, str], Figure]], set_name: str) -> Figure | None:
+    """F1 of calling every row of a set unsafe."""
+    # The baseline depends on the labels alone, so every run that has it gives the same value.
+    for table in tables:
+        if figure := table.get(("f1_always_unsafe", set_name)):
+            return figure
+    return None
+
+
+def _confusion_of(model: Model, run: Run) -> Confusion:
     rows = []
-    for name, table in _mapping(run.metrics.get("confusion")).items():
-        for expected, counts in _mapping(table).items():
-            unsafe, safe, unparsed = (_count(_mapping(counts).get(key)) for key in ("unsafe", "safe", "unparsed"))
+    for name, table in _as_mapping(run.metrics.get("confusion")).items():
+        for expected, cell in _as_mapping(table).items():
+            counts = _as_mapping(cell)
+            unsafe = _as_count(counts.get("unsafe"))
+            safe = _as_count(counts.get("safe"))
+            unparsed = _as_count(counts.get("unparsed"))
             rows.append((name, expected, unsafe, safe, unparsed))
     return Confusion(model, tuple(rows))
 
 
-def _recalls(runs: Sequence[Run]) -> Iterable[tuple[str, str, Cells]]:
+def _recall_rows(runs: Sequence[Run]) -> Iterator[tuple[str, str, Cells]]:
+    """Set, category and each run's recall of that category's unsafe rows."""
     tables = [dict(_recalls_of(run)) for run in runs]
-    for name, category in dict.fromkeys(key for table in tables for key in table):
-        yield name, category, tuple(table.get((name, category)) for table in tables)
+    keys: dict[tuple[str, str], None] = {}
+    for table in tables:
+        keys |= dict.fromkeys(table)
+    for name, category in keys:
+        yield name, category, _cells_of(tables, (name, category))
 
 
-def _recalls_of(run: Run) -> Iterable[tuple[tuple[str, str], Figure]]:
-    for name, rows in _mapping(run.metrics.get("categories")).items():
-        for row in map(_mapping, rows if isinstance(rows, list) else ()):
-            value, low, high = (number(row.get(key)) for key in ("recall", "low", "high"))
-            yield (name, str(row.get("category"))), Figure("recall", value, _count(row.get("n")), low, high)
+def _cells_of(tables: Sequence[dict[tuple[str, str], Figure]], key: tuple[str, str]) -> Cells:
+    """The figure under a key in each table."""
+    return tuple(table.get(key) for table in tables)
 
 
-def _reliability(measured: Sequence[tuple[Model, Run]]) -> list[Plot]:
-    lines, errors = [], []
-    for model, run in measured:
-        curve = _mapping(_mapping(run.metrics.get("reliability")).get(OVERALL))
-        bins = curve.get("bins")
-        pairs = [
-            (number(b.get("mean_score")), number(b.get("share_unsafe")))
-            for b in map(_mapping, bins if isinstance(bins, list) else ())
-        ]
-        points = [(x, y) for x, y in pairs if x is not None and y is not None]
+def _recalls_of(run: Run) -> Iterator[tuple[tuple[str, str], Figure]]:
+    """The recalls of one run by set and category."""
+    for name, rows in _as_mapping(run.metrics.get("categories")).items():
+        for row in _as_mappings(rows):
+            recall = Figure(
+                "recall",
+                number(row.get("recall")),
+                _as_count(row.get("n")),
+                number(row.get("low")),
+                number(row.get("high")),
+            )
+            yield (name, str(row.get("category"))), recall
+
+
+def _reliability_plots(models: Sequence[Model], runs: Sequence[Run]) -> list[Plot]:
+    """One plot with the curve of every guard that gives scores; none where no guard does."""
+    lines = []
+    errors = []
+    for model, run in zip(models, runs, strict=True):
+        curve = _as_mapping(_as_mapping(run.metrics.get("reliability")).get(OVERALL))
         error = number(curve.get("calibration_error"))
-        if points and error is not None:
-            lines.append(Line(model.label, tuple(x for x, _ in points), tuple(y for _, y in points)))
-            errors.append(f"{model.label}: off by {100 * error:.1f} % on average (n = {_count(curve.get('n'))}).")
+        line = _reliability_line(model.label, curve.get("bins"))
+        if line is None or error is None:
+            continue
+        lines.append(line)
+        errors.append(f"{model.label}: off by {100 * error:.1f} % on average (n = {_as_count(curve.get('n'))}).")
     if not lines:
         return []
     caption = f"Over all sets, by tenth of the score; on the diagonal a score is a probability. {' '.join(errors)}"
-    return [plots.reliability("reliability", "Reliability of the scores", lines, caption)]
+    return [plots.reliability_curve("reliability", "Reliability of the scores", lines, caption)]
 
 
-def _notes(model: Model, run: Run) -> Iterable[str]:
-    missing = ", ".join(_mapping(run.metrics.get("missing")))
+def _reliability_line(label: str, bins: object) -> Line | None:
+    """The share that is unsafe over the mean score of each bin; None where all bins are empty."""
+    scores = []
+    shares = []
+    for row in _as_mappings(bins):
+        score = number(row.get("mean_score"))
+        share = number(row.get("share_unsafe"))
+        # A bin that no score fell into has neither.
+        if score is not None and share is not None:
+            scores.append(score)
+            shares.append(share)
+    if not scores:
+        return None
+    return Line(label, tuple(scores), tuple(shares))
+
+
+def _guard_notes(model: Model, run: Run) -> Iterator[str]:
+    # Figures over other rows are not comparable, so a reader has to know which rows are missing.
+    missing = ", ".join(_as_mapping(run.metrics.get("missing")))
     if missing:
         yield f"{model.label}: sets that could not be had were left out: {missing}."
-    if failed := _count(run.metrics.get("failed")):
+    if failed := _as_count(run.metrics.get("failed")):
         yield f"{model.label}: {failed} rows could not be asked about and are left out."
     if run.metrics.get("predictions"):
         yield f"{model.label}: scored from a file of predictions."
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+# A run may be of an earlier version, or edited by hand. Its metrics are read as far as they have the expected types, so
+# that one odd value costs a cell of the page and not the page.
 
 
-def _count(value: Any) -> int:
+def _as_mapping(value: object) -> Record:
+    if isinstance(value, dict):
+        return value
+    return {}
+
+
+def _as_mappings(value: object) -> list[Record]:
+    """A mapping for each item of a list; none for any other value."""
+    if not isinstance(value, list):
+        return []
+    return [_as_mapping(item) for item in value]
+
+
+def _as_count(value: object) -> int:
     return int(number(value) or 0)

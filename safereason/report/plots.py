@@ -10,7 +10,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -20,21 +19,23 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from safereason.report.read import Line
 from safereason.report.visible import visible
 
+Dashes = str | tuple[int, tuple[float, ...]]
+"""A line style as matplotlib takes it: a name, or an offset with the lengths of strokes and gaps."""
 INK, MUTED, GRID = "#1f2328", "#5c6570", "#d9dbd6"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b38600", "#5d6d7e", "#2b2f36")
 """Blue, vermilion, green, purple, ochre, slate, near black."""
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), "-", (0, (5, 2)), "-")
+DASHES: tuple[Dashes, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), "-", (0, (5, 2)), "-")
 MARKERS = "os^DvPX"
 LETTERS, KEY = 52, 6
-"""Letters that fit beside a line's sample across a figure, and the width of that sample in letters."""
+"""Letters of a legend that fit into a figure's width, and the width of a line's sample in letters."""
 FEW_STEPS = 40
-"""Up to so many steps each one has a marker."""
-_THEME = {
-    INK: "var(--ink)",
-    MUTED: "var(--muted)",
-    GRID: "var(--grid)",
-    **{c: f"var(--series-{i + 1})" for i, c in enumerate(SERIES)},
-}
+"""Most steps of a curve whose points have markers; on longer ones markers run into each other."""
+_SERIES_VARIABLES = {colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, start=1)}
+_THEME = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", **_SERIES_VARIABLES}
+"""Variables of the page's style sheet, by the colour that they replace."""
+# Set by `rc_context` around each plot: a program that imports this module keeps matplotlib settings of its own.
+# Text stays text, so that the page's fonts apply and a reader can search it. The salt fixes matplotlib's ids, so that
+# equal runs make equal pages.
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "safereason",
@@ -87,8 +88,8 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Path:
-    """Points that belong together, joined by a line, such as one method over λ."""
+class TradeoffLine:
+    """Points of the trade-off plane joined by a line, such as one method over λ."""
 
     label: str
     marks: tuple[Mark, ...]
@@ -123,26 +124,43 @@ def curves(name: str, title: str, lines: Sequence[Line], caption: str = "", shar
     """Curves over optimizer steps; `share` fixes the axis to 0 to 1."""
     with rc_context(_STYLE):
         figure, axes = _panel()
-        for place, line in enumerate(lines):
-            marker = MARKERS[place % len(MARKERS)] if len(line.x) <= FEW_STEPS else None
-            dashes = DASHES[place % len(DASHES)]
-            axes.plot(line.x, line.y, label=visible(line.label), color=_colour(place), linestyle=dashes, marker=marker)
+        descriptions = []
+        for index, line in enumerate(lines):
+            descriptions.append(_describe_curve(line))
+            marker: str | None = None
+            if len(line.x) <= FEW_STEPS:
+                marker = _marker(index)
+            axes.plot(
+                line.x,
+                line.y,
+                label=visible(line.label),
+                color=_colour_of(index),
+                linestyle=_dashes(index),
+                marker=marker,
+            )
         axes.set_xlabel("optimizer step")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         if share:
             axes.set_ylim(-0.03, 1.03)
+        # The title already names a single line.
         if len(lines) > 1:
             _legend(axes, columns=4)
-        return _drawn(figure, name, title, caption, f"{title}. {' '.join(_described(line) for line in lines)}")
+        return _finish(figure, name, title, caption, f"{title}. {' '.join(descriptions)}")
 
 
-def tradeoff(name: str, title: str, paths: Sequence[Path], caption: str, low: float = 0.0) -> Plot:
+def tradeoff(name: str, title: str, lines: Sequence[TradeoffLine], caption: str, low: float = 0.0) -> Plot:
     """Defence success against compliance, both as shares from `low` to 1; up and to the right is better."""
-    columns = 3 if len(paths) <= 3 else 2
+    columns = 2
+    if len(lines) <= 3:
+        columns = 3
+    # The panel grows with the rows of its legend, so that the plane itself keeps its size.
+    legend_rows = math.ceil(len(lines) / columns)
     with rc_context(_STYLE):
-        figure, axes = _panel(height=3.3 + 0.17 * math.ceil(len(paths) / columns))
-        for place, path in enumerate(paths):
-            _draw_path(axes, path, place)
+        figure, axes = _panel(height=3.3 + 0.17 * legend_rows)
+        descriptions = []
+        for index, line in enumerate(lines):
+            _draw_tradeoff_line(axes, line, index)
+            descriptions.append(_describe_tradeoff_line(line))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0))
         axes.set_xlim(low - 0.02, 1.03)
@@ -150,22 +168,24 @@ def tradeoff(name: str, title: str, paths: Sequence[Path], caption: str, low: fl
         axes.set_xlabel("compliance with harmless prompts →")
         axes.set_ylabel("defence success (DSR) →")
         _legend(axes, columns)
-        return _drawn(figure, name, title, caption, f"{title}. {' '.join(_located(path) for path in paths)}")
+        return _finish(figure, name, title, caption, f"{title}. {' '.join(descriptions)}")
 
 
-def reliability(name: str, title: str, lines: Sequence[Line], caption: str) -> Plot:
+def reliability_curve(name: str, title: str, lines: Sequence[Line], caption: str) -> Plot:
     """Share that is unsafe over the mean score, bin by bin; a score that is a probability lies on the diagonal."""
     with rc_context(_STYLE):
         figure, axes = _panel(height=3.1 + 0.17 * len(lines))
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=DASHES[2])
-        for place, line in enumerate(lines):
+        descriptions = []
+        for index, line in enumerate(lines):
+            descriptions.append(f"{line.label}: {_describe_bins(line)}.")
             axes.plot(
                 line.x,
                 line.y,
                 label=visible(line.label),
-                color=_colour(place),
-                linestyle=DASHES[place % len(DASHES)],
-                marker=MARKERS[place % len(MARKERS)],
+                color=_colour_of(index),
+                linestyle=_dashes(index),
+                marker=_marker(index),
             )
         axes.set_xlim(-0.03, 1.03)
         axes.set_ylim(-0.03, 1.03)
@@ -173,33 +193,27 @@ def reliability(name: str, title: str, lines: Sequence[Line], caption: str) -> P
         axes.set_ylabel("share unsafe")
         if len(lines) > 1:
             _legend(axes, columns=1)
-        described = " ".join(f"{line.label}: {_binned(line)}." for line in lines)
-        return _drawn(figure, name, title, caption, f"{title}, share unsafe by mean score. {described}")
+        alt = f"{title}, share unsafe by mean score. {' '.join(descriptions)}"
+        return _finish(figure, name, title, caption, alt)
 
 
 def dots(
     name: str, title: str, groups: Sequence[str], series: Sequence[Dots], caption: str, unit: str | None = None
 ) -> Plot:
     """Values by group, from the top down, with the series of a group below one another; `unit` None means shares."""
+    # Inches: a group's row grows with its series, and the legend has a line for each series.
     height = len(groups) * (0.16 + 0.09 * len(series)) + 0.7 + 0.17 * len(series)
     with rc_context({**_STYLE, "axes.grid.axis": "x"}):
         figure, axes = _panel(height=height)
-        for place, line in enumerate(series):
-            shift = 0.7 * ((place + 0.5) / len(series) - 0.5)
-            held = [(row + shift, span) for row, span in enumerate(line.spans) if span]
-            for at, span in held:
-                if span.low is not None and span.high is not None:
-                    axes.plot([span.low, span.high], [at, at], color=_colour(place), linewidth=1.2)
-            x, y = [span.value for _, span in held], [at for at, _ in held]
-            axes.plot(
-                x,
-                y,
-                label=visible(line.label),
-                color=_colour(place),
-                linestyle="none",
-                marker=MARKERS[place % len(MARKERS)],
-            )
-        axes.set_yticks(range(len(groups)), [_shortened(visible(group), LETTERS // 2) for group in groups])
+        descriptions = []
+        for index, model_dots in enumerate(series):
+            descriptions.append(f"{model_dots.label}: {_describe_dots(model_dots, groups, unit)}.")
+            # The series of one group share 0.7 of the distance between two groups, evenly around the group's tick.
+            shift = 0.7 * ((index + 0.5) / len(series) - 0.5)
+            _draw_dots(axes, model_dots, index, shift)
+        group_labels = [_shorten(visible(group), LETTERS // 2) for group in groups]
+        axes.set_yticks(range(len(groups)), group_labels)
+        # Upside down, so that the first group is at the top.
         axes.set_ylim(len(groups) - 0.4, -0.6)
         if unit is None:
             axes.set_xlim(-0.03, 1.03)
@@ -207,78 +221,139 @@ def dots(
         else:
             axes.set_xlabel(unit)
         _legend(axes, columns=1)
-        described = " ".join(f"{line.label}: {_spanned(line, groups, unit)}." for line in series)
-        return _drawn(figure, name, title, caption, f"{title}. {described}")
+        return _finish(figure, name, title, caption, f"{title}. {' '.join(descriptions)}")
 
 
 def plane(name: str, title: str, clouds: Sequence[Cloud], line: tuple[float, float, float], caption: str) -> Plot:
     """Clouds of points, and the line p·x + q·y + r = 0 between them with its margin at ±1: `line` holds p, q and r."""
     with rc_context(_STYLE):
         figure, axes = _panel(height=3.3)
-        for place, cloud in enumerate(clouds):
+        for index, cloud in enumerate(clouds):
             x, y = zip(*cloud.points, strict=True)
             axes.plot(
                 x,
                 y,
                 label=visible(cloud.label),
-                color=_colour(place),
+                color=_colour_of(index),
                 linestyle="none",
                 alpha=0.6,
-                marker=MARKERS[place % len(MARKERS)],
+                marker=_marker(index),
                 markersize=3,
             )
-        axes.set_xlim(*axes.get_xlim())  # a line must not move them
+        # Without fixed limits the lines drawn next would widen the axes.
+        axes.set_xlim(*axes.get_xlim())
         axes.set_ylim(*axes.get_ylim())
-        p, q, r = line
-        for level, dashes in ((0, DASHES[0]), (1, DASHES[2]), (-1, DASHES[2])):
-            if p or q:
-                foot = ((level - r) * p / (p * p + q * q), (level - r) * q / (p * p + q * q))
-                axes.axline(foot, (foot[0] - q, foot[1] + p), color=MUTED, linewidth=0.9, linestyle=dashes)
+        _draw_boundary(axes, line)
         _legend(axes, columns=len(clouds))
-        return _drawn(figure, name, title, caption, f"{title}. {caption}")
+        return _finish(figure, name, title, caption, f"{title}. {caption}")
 
 
-def _draw_path(axes: Axes, path: Path, place: int) -> None:
-    colour = _colour(place)
-    for number, mark in enumerate(path.marks):
+def _draw_boundary(axes: Axes, line: tuple[float, float, float]) -> None:
+    """The line p·x + q·y + r = 0, and dotted the lines where it is ±1."""
+    p, q, r = line
+    # Points of both kinds may coincide. Then p = q = 0, and there is no line.
+    if not p and not q:
+        return
+    for level, dashes in ((0, DASHES[0]), (1, DASHES[2]), (-1, DASHES[2])):
+        # The point of the line that is nearest to the origin, and another one along its direction (-q, p).
+        foot = ((level - r) * p / (p * p + q * q), (level - r) * q / (p * p + q * q))
+        axes.axline(foot, (foot[0] - q, foot[1] + p), color=MUTED, linewidth=0.9, linestyle=dashes)
+
+
+def _draw_dots(axes: Axes, model_dots: Dots, index: int, shift: float) -> None:
+    """One series of `dots`: its intervals, then its values."""
+    values = []
+    heights = []
+    for row, span in enumerate(model_dots.spans):
+        if span is None:
+            continue
+        height = row + shift
+        values.append(span.value)
+        heights.append(height)
+        if span.low is not None and span.high is not None:
+            axes.plot([span.low, span.high], [height, height], color=_colour_of(index), linewidth=1.2)
+    axes.plot(
+        values,
+        heights,
+        label=visible(model_dots.label),
+        color=_colour_of(index),
+        linestyle="none",
+        marker=_marker(index),
+    )
+
+
+def _draw_tradeoff_line(axes: Axes, line: TradeoffLine, index: int) -> None:
+    """One line of the trade-off plane: intervals and labels of its points, then the points."""
+    colour = _colour_of(index)
+    x = []
+    y = []
+    for number, mark in enumerate(line.marks):
+        x.append(mark.x)
+        y.append(mark.y)
         axes.errorbar(
             mark.x,
             mark.y,
-            xerr=_bars(mark.x, mark.x_interval),
-            yerr=_bars(mark.y, mark.y_interval),
+            xerr=_error_bar(mark.x, mark.x_interval),
+            yerr=_error_bar(mark.y, mark.y_interval),
             color=colour,
             elinewidth=1.1,
             capsize=2,
         )
         if mark.label:
-            offset = (-14, -10) if number % 2 else (4, 4)
+            # Labels go above and below in turn, since neighbours on a line lie close together.
+            offset = (4, 4)
+            if number % 2:
+                offset = (-14, -10)
             axes.annotate(
                 visible(mark.label), (mark.x, mark.y), offset, textcoords="offset points", fontsize=7.5, color=MUTED
             )
-    x, y = [mark.x for mark in path.marks], [mark.y for mark in path.marks]
-    marker, dashes = MARKERS[place % len(MARKERS)], DASHES[place % len(DASHES)]
     axes.plot(
-        x, y, label=visible(path.label), color=colour, marker=marker, linestyle=dashes, markersize=5.5, linewidth=1.1
+        x,
+        y,
+        label=visible(line.label),
+        color=colour,
+        marker=_marker(index),
+        linestyle=_dashes(index),
+        markersize=5.5,
+        linewidth=1.1,
     )
 
 
-def _bars(value: float, interval: tuple[float, float] | None) -> list[list[float]] | None:
-    return None if interval is None else [[max(0.0, value - interval[0])], [max(0.0, interval[1] - value)]]
+def _error_bar(value: float, interval: tuple[float, float] | None) -> list[list[float]] | None:
+    """Distances from a value to the ends of its interval, as matplotlib takes them: [[below], [above]]."""
+    if interval is None:
+        return None
+    low, high = interval
+    # Rounding can put a value just outside its interval, and matplotlib refuses negative lengths.
+    return [[max(0.0, value - low)], [max(0.0, high - value)]]
 
 
-def _colour(place: int) -> str:
-    return SERIES[place % len(SERIES)]
+def _colour_of(index: int) -> str:
+    return SERIES[index % len(SERIES)]
+
+
+def _dashes(index: int) -> Dashes:
+    return DASHES[index % len(DASHES)]
+
+
+def _marker(index: int) -> str:
+    return MARKERS[index % len(MARKERS)]
 
 
 def _panel(height: float = 2.5) -> tuple[Figure, Axes]:
+    """An empty figure of one panel; `height` in inches."""
     figure = Figure(figsize=(4.4, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
 def _legend(axes: Axes, columns: int) -> None:
-    """Above the panel, in so many columns as fit: a legend wider than the figure leaves no room for the axes."""
+    """Puts a legend above the panel, in as many columns as fit and at most `columns`.
+
+    A legend wider than the figure would leave no room for the axes.
+    """
     handles, texts = axes.get_legend_handles_labels()
-    labels = [_shortened(text, LETTERS) for text in texts]
+    # The width of a text is known only once it is drawn, and then the layout is fixed. So letters are counted instead.
+    labels = [_shorten(text, LETTERS) for text in texts]
     widest = max(map(len, labels), default=0)
     axes.figure.legend(
         handles,
@@ -291,58 +366,90 @@ def _legend(axes: Axes, columns: int) -> None:
     )
 
 
-def _described(line: Line) -> str:
+# The descriptions below are the plots' alternative texts, which screen readers read out.
+
+
+def _describe_curve(line: Line) -> str:
     ends = f"{line.y[0]:.3g} at step {line.x[0]:g}, {line.y[-1]:.3g} at step {line.x[-1]:g}"
     return f"{line.label}: {ends}; lowest {min(line.y):.3g}, highest {max(line.y):.3g}."
 
 
-def _binned(line: Line) -> str:
-    return "; ".join(f"{y:.2f} at {x:.2f}" for x, y in zip(line.x, line.y, strict=True))
+def _describe_bins(line: Line) -> str:
+    descriptions = []
+    for score, share in zip(line.x, line.y, strict=True):
+        descriptions.append(f"{share:.2f} at {score:.2f}")
+    return "; ".join(descriptions)
 
 
-def _spanned(line: Dots, groups: Sequence[str], unit: str | None) -> str:
-    held = [(group, span.value) for group, span in zip(groups, line.spans, strict=True) if span]
-    return "; ".join(f"{g} {100 * v:.1f} %" if unit is None else f"{g} {v:.1f} {unit}" for g, v in held)
+def _describe_dots(model_dots: Dots, groups: Sequence[str], unit: str | None) -> str:
+    descriptions = []
+    for group, span in zip(groups, model_dots.spans, strict=True):
+        if span is None:
+            continue
+        if unit is None:
+            descriptions.append(f"{group} {100 * span.value:.1f} %")
+        else:
+            descriptions.append(f"{group} {span.value:.1f} {unit}")
+    return "; ".join(descriptions)
 
 
-def _shortened(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+def _describe_tradeoff_line(line: TradeoffLine) -> str:
+    descriptions = []
+    for mark in line.marks:
+        text = f"{mark.label} compliance {100 * mark.x:.1f} %, DSR {100 * mark.y:.1f} %"
+        descriptions.append(text.strip())
+    return f"{line.label}: {'; '.join(descriptions)}."
 
 
-def _located(path: Path) -> str:
-    points = [f"{mark.label} compliance {100 * mark.x:.1f} %, DSR {100 * mark.y:.1f} %".strip() for mark in path.marks]
-    return f"{path.label}: {'; '.join(points)}."
+def _shorten(text: str, most: int) -> str:
+    """The text with at most `most` letters, the last one `…` where some were cut."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most - 1]}…"
 
 
-def _drawn(figure: Figure, name: str, title: str, caption: str, alt: str) -> Plot:
-    svg, png = io.BytesIO(), io.BytesIO()
+def _finish(figure: Figure, name: str, title: str, caption: str, alt: str) -> Plot:
+    """Renders a figure; `alt` is the text for readers who do not see it."""
+    # The SVG takes the page's colours. The PNG is for slides and papers, on white.
+    svg = io.BytesIO()
+    png = io.BytesIO()
+    # Without dates and version numbers equal figures give equal files.
     figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     figure.savefig(png, format="png", dpi=180, facecolor="white", metadata={"Software": None})
-    return Plot(name, title, caption, _inline(svg.getvalue().decode(), name, alt), svg.getvalue(), png.getvalue())
+    inline = _inline_svg(svg.getvalue().decode(), name, alt)
+    return Plot(name, title, caption, inline, svg.getvalue(), png.getvalue())
 
 
-def _without(text: str, opening: str, closing: str) -> str:
-    """Text without its elements between these tags; one that is never closed stays."""
-    kept, place = [], 0
-    while (start := text.find(opening, place)) >= 0 and (end := text.find(closing, start)) >= 0:
-        kept.append(text[place:start])
-        place = end + len(closing)
-    return "".join([*kept, text[place:]])
+def _cut_elements(text: str, opening: str, closing: str) -> str:
+    """The text without its elements between these tags; one that is never closed stays."""
+    kept = []
+    position = 0
+    # `find` takes time in proportion to the text, where a regular expression with `.*?` may not.
+    while (start := text.find(opening, position)) >= 0 and (end := text.find(closing, start)) >= 0:
+        kept.append(text[position:start])
+        position = end + len(closing)
+    kept.append(text[position:])
+    return "".join(kept)
 
 
-def _inline(svg: str, name: str, alt: str) -> str:
+def _inline_svg(svg: str, name: str, alt: str) -> str:
     """The SVG as an element of the page: ids made unique, colours from the theme, fonts from the page, an alt text."""
     body = svg[svg.index("<svg") :]
-    body = _without(body, "<metadata>", "</metadata>")
+    body = _cut_elements(body, "<metadata>", "</metadata>")
+    # Every figure of matplotlib has the same ids. On one page they would refer to each other's elements.
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'href="#', f'href="#{name}-', body)
     body = body.replace("url(#", f"url(#{name}-")
+    # The page has a light and a dark theme.
     for colour, variable in _THEME.items():
         body = body.replace(colour, variable)
-    body = _without(body, "<style", "</style>")
+    # A style sheet inside an SVG would apply to the whole page, and a reader may not have matplotlib's fonts.
+    body = _cut_elements(body, "<style", "</style>")
     body = re.sub(r"font-family: [^;\"]{0,200}; ", "", body)
     opening = re.match(r"<svg[^>]*>", body)
     assert opening is not None
-    view = re.search(r'viewBox="[^"]*"', opening.group())
-    head = f'<svg {view.group() if view else ""} role="img" aria-label="{escape(visible(alt))}" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    view_box = ""
+    if view := re.search(r'viewBox="[^"]*"', opening.group()):
+        view_box = view.group()
+    head = f'<svg {view_box} role="img" aria-label="{escape(visible(alt))}" xmlns:xlink="http://www.w3.org/1999/xlink">'
     return head + body[opening.end() :].strip()

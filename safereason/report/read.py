@@ -1,4 +1,4 @@
-"""What the report reads from finished run directories: manifests, curves, rollouts, figures."""
+"""Finished run directories as the report reads them: manifests, curves, rollouts, figures."""
 
 import math
 from collections import defaultdict
@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -16,13 +15,11 @@ from safereason.runs.directory import digest, is_finished, read_manifest, read_m
 from safereason.runs.records import Record, read_records
 
 ROLES = {"sft": "SFT", "rl": "RL", "guard/sft": "Guard SFT", "guard/rl": "Guard RL"}
-"""What a model made by a stage is called."""
-
-
+"""What the page calls a model, by the stage that trained it."""
 STAGES = ("data", "sft", "rl", "guard", "attack", "eval")
-"""In the order of their work."""
+"""Stages in the order in which they run."""
 Subject = tuple[str, str]
-"""What one row of figures is of: a model, and how it was measured otherwise than the others."""
+"""The subject of one row of figures: a model, and the settings it was measured with where others had other ones."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +27,14 @@ class Run:
     """One finished run directory."""
 
     path: Path
-    manifest: dict[str, Any]
-    metrics: dict[str, Any]
+    manifest: Record
+    metrics: Record
     recipe_yaml: str
     """The resolved recipe."""
-    recipe_values: dict[str, Any]
-    """The same, read."""
+    recipe_values: Record
+    """The values in it."""
     variant: str = ""
-    """How an evaluation was made otherwise than the others of its kind; empty where it was not."""
+    """The settings by which an evaluation differs from the others of its kind; empty where it does not."""
 
     @property
     def stage(self) -> str:
@@ -49,53 +46,68 @@ class Run:
         """Name of its recipe."""
         return str(self.manifest.get("recipe", "unnamed"))
 
+    # Cached, since it hashes the identity and every lookup of a model needs it.
     @cached_property
     def name(self) -> str:
-        """`stage/recipe/hash`: what a later run's identity calls the model that this one made."""
+        """`stage/recipe/hash`: the name of this run's model in the identity of later runs."""
         return f"{self.stage}/{self.recipe}/{digest(self.identity)}"
 
     @property
     def base_model(self) -> str | None:
         """The base model that its recipe names."""
-        return str(self.recipe_values["model"]) if "model" in self.recipe_values else None
+        if "model" not in self.recipe_values:
+            return None
+        return str(self.recipe_values["model"])
 
     @property
     def harmful_ratio(self) -> float | None:
         """λ of its recipe: the share of harmful prompts in RL."""
         data = self.recipe_values.get("data")
-        return number(data.get("harmful_ratio")) if isinstance(data, dict) else None
+        if not isinstance(data, dict):
+            return None
+        return number(data.get("harmful_ratio"))
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What its result depends on."""
+    def identity(self) -> Record:
+        """The settings and inputs that its result depends on."""
         identity = self.manifest.get("identity")
-        return identity if isinstance(identity, dict) else {}
+        # A manifest may be of an earlier version, which had none.
+        if not isinstance(identity, dict):
+            return {}
+        return identity
 
     @property
     def model(self) -> str:
-        """The model it measured or started from."""
+        """The model that it measured or started from."""
         return str(self.identity.get("model", "unknown model"))
 
     @property
     def subject(self) -> Subject:
-        """The model, and how it was measured."""
+        """The model and the variant."""
         return self.model, self.variant
 
     @property
     def order(self) -> tuple[str, ...]:
-        """Where it stands among others: by recipe, stage and model, whenever it finished."""
+        """A sort key: by recipe, stage and model.
+
+        Times are no part of it, so that the same runs give the same page in any order of finishing.
+        """
         stage, _, part = self.stage.partition("/")
-        rank = STAGES.index(stage) if stage in STAGES else len(STAGES)
+        rank = len(STAGES)
+        if stage in STAGES:
+            rank = STAGES.index(stage)
         return self.recipe, str(rank), part, self.model, digest(self.identity), str(self.path)
 
     def records(self, name: str) -> Iterator[Record]:
         """The records of `name.jsonl`; none where the run has no such file."""
         path = self.path / f"{name}.jsonl"
-        return read_records(path) if path.is_file() else iter(())
+        if not path.is_file():
+            return iter(())
+        return read_records(path)
 
 
 def read_run(path: Path) -> Run:
-    """Reads a run directory's manifest, metrics and recipe.
+    """The run in a directory: its manifest, metrics and recipe.
 
     Raises:
         InputError: `path` is missing, no run directory, or a run that did not finish.
@@ -107,6 +119,7 @@ def read_run(path: Path) -> Run:
         raise InputError(
             f"{path}: holds no run (no manifest.json that names a stage); give a directory that a stage wrote"
         )
+    # The figures of an unfinished run may still change.
     if not is_finished(path):
         status = manifest.get("status", "unfinished")
         raise InputError(f"{path}: this {manifest['stage']} run is {status}, not finished; end it with --resume first")
@@ -115,13 +128,14 @@ def read_run(path: Path) -> Run:
     return Run(path, manifest, metrics, recipe_yaml, values)
 
 
-def _read_recipe(path: Path) -> tuple[str, dict[str, Any]]:
-    """The resolved recipe as it stands, and its values; empty where the run has none."""
+def _read_recipe(path: Path) -> tuple[str, Record]:
+    """The text and the values of the resolved recipe; empty where the run has none."""
     if not path.is_file():
         return "", {}
     try:
         text = path.read_text(encoding="utf-8")
         recipe = yaml.safe_load(text)
+    # PyYAML recurses: a file that is nested deeply enough ends in a RecursionError.
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(
             f"{path}: no readable recipe ({type(error).__name__}); the run is damaged, make it anew"
@@ -132,7 +146,8 @@ def _read_recipe(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Every run once, by recipe, stage and model, whatever order they finished or are named in."""
+    """Every run once, by recipe, stage and model."""
+    # A directory may be named twice, also by different paths.
     runs = {path.resolve(): read_run(path) for path in paths}
     return sorted(runs.values(), key=lambda run: run.order)
 
@@ -142,58 +157,77 @@ def of_stage(runs: Sequence[Run], stage: str) -> list[Run]:
     return [run for run in runs if run.stage == stage or run.stage.startswith(f"{stage}/")]
 
 
+def by_subject(runs: Sequence[Run]) -> dict[Subject, Run]:
+    """Runs by the model that they measured and its variant; of several, the last one."""
+    return {run.subject: run for run in runs}
+
+
 @dataclass(frozen=True)
 class Model:
-    """A model that was measured, as the page names it."""
+    """A measured model, as the page names it."""
 
     spec: str
-    """What the evaluations' identity calls it."""
+    """Its name in the identity of the evaluations."""
     role: str
     """`Base`, `SFT`, `RL`, … ."""
     detail: str
-    """Which one: its recipe and hash, with the seed where the run is at hand; or its own name. Then its variant."""
+    """Its recipe and hash, with the seed where its run is given; or its own name. Then its variant."""
     variant: str = ""
-    """How it was measured otherwise than the others; empty where it was not."""
+    """The settings by which its measurements differ from the others; empty where they do not."""
 
     @property
     def subject(self) -> Subject:
-        """What runs call it."""
+        """The model and the variant, as `Run.subject` has them."""
         return self.spec, self.variant
 
     @property
     def family(self) -> str:
-        """The recipe that made it; its own name where none did."""
+        """The recipe that trained it; its own name where none did."""
         return self.detail.partition(" · ")[0]
 
     @property
     def label(self) -> str:
-        """Both in one line."""
+        """Role and detail in one line."""
         return f"{self.role} · {self.detail}"
 
 
 def measured_models(runs: Sequence[Run]) -> list[Model]:
-    """The models that the evaluations measured: base, then SFT, then RL, then any that no recipe at hand names."""
-    made = {run.name: run for run in runs}
-    bases = {run.base_model for run in runs}
-    order = ["Base", *ROLES.values(), "Other"]
-    models = [
-        _model(spec, variant, made.get(spec), spec in bases)
-        for spec, variant in {run.subject for run in of_stage(runs, "eval")}
-    ]
-    return sorted(models, key=lambda model: (order.index(model.role), model.detail))
+    """The models that the evaluations measured: base, then SFT, then RL, then any that no given recipe names."""
+    runs_by_name = {}
+    base_models = set()
+    for run in runs:
+        runs_by_name[run.name] = run
+        base_models.add(run.base_model)
+    models = []
+    for spec, variant in by_subject(of_stage(runs, "eval")):
+        models.append(_model_of(spec, variant, runs_by_name.get(spec), spec in base_models))
+    role_order = ["Base", *ROLES.values(), "Other"]
+    return sorted(models, key=lambda model: (role_order.index(model.role), model.detail))
 
 
-def _model(spec: str, variant: str, run: Run | None, is_base: bool) -> Model:
+def _model_of(spec: str, variant: str, training: Run | None, is_base: bool) -> Model:
+    """The model of an identity; `training` is the run that made it, where it is given."""
+    variant_suffix = ""
+    if variant:
+        variant_suffix = f" · {variant}"
+    # A model trained here is called `stage/recipe/hash`, and the stage may hold a `/` too. Others keep their own names.
     stage, *rest = spec.rsplit("/", 2)
-    measured = f" · {variant}" if variant else ""
     if stage not in ROLES or len(rest) != 2:
-        return Model(spec, "Base" if is_base else "Other", f"{spec}{measured}", variant)
-    seed = f" · seed\u00a0{run.identity['seed']}" if run and "seed" in run.identity else ""
-    return Model(spec, ROLES[stage], f"{rest[0]} · {rest[1]}{seed}{measured}", variant)
+        role = "Other"
+        if is_base:
+            role = "Base"
+        return Model(spec, role, f"{spec}{variant_suffix}", variant)
+    recipe, run_hash = rest
+    detail = f"{recipe} · {run_hash}"
+    if training is not None and "seed" in training.identity:
+        # A space that does not break keeps the number on the line of its word.
+        detail += f" · seed\u00a0{training.identity['seed']}"
+    return Model(spec, ROLES[stage], f"{detail}{variant_suffix}", variant)
 
 
-def number(value: Any) -> float | None:
-    """A finite number, or None for whatever else a record holds."""
+def number(value: object) -> float | None:
+    """A finite number as it is; None for every other value of a record."""
+    # `True` is an `int` to Python, and no number in a record.
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     return None
@@ -201,7 +235,7 @@ def number(value: Any) -> float | None:
 
 @dataclass(frozen=True)
 class Line:
-    """One curve over optimizer steps."""
+    """One curve: values `y` at the positions `x`, such as optimizer steps."""
 
     label: str
     x: tuple[float, ...]
@@ -209,23 +243,39 @@ class Line:
 
 
 def metric_lines(run: Run, keys: dict[str, str], log: str = "metrics") -> list[Line]:
-    """What a training run logged, one line for each key (key → label) that any row of `log.jsonl` has."""
-    rows = {step: row for row in run.records(log) if (step := number(row.get("step"))) is not None}
+    """The curves that a training run logged.
+
+    Args:
+        run: The run.
+        keys: Labels by key of the log; a key without any number in the log gives no line.
+        log: Name of the log, which is `log.jsonl`.
+    """
+    rows_by_step: dict[float, Record] = {}
+    for row in run.records(log):
+        step = number(row.get("step"))
+        if step is not None:
+            # A resumed run may log a step again. Its last row counts.
+            rows_by_step[step] = row
     lines = []
     for key, label in keys.items():
-        points = sorted((step, value) for step, row in rows.items() if (value := number(row.get(key))) is not None)
-        if points:
-            lines.append(_line(label, points))
+        values_by_step: dict[float, float] = {}
+        for step, row in rows_by_step.items():
+            value = number(row.get(key))
+            if value is not None:
+                values_by_step[step] = value
+        if values_by_step:
+            lines.append(_line_over_steps(label, values_by_step))
     return lines
 
 
-def _line(label: str, points: Sequence[tuple[float, float]]) -> Line:
-    return Line(label, tuple(x for x, _ in points), tuple(y for _, y in points))
+def _line_over_steps(label: str, values_by_step: dict[float, float]) -> Line:
+    steps = sorted(values_by_step)
+    return Line(label, tuple(steps), tuple(values_by_step[step] for step in steps))
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """The rollouts of an RL run, added up: means over the scored ones of each step and kind."""
+    """A summary of an RL run's rollouts: means over the scored ones of each step and kind."""
 
     reward: list[Line]
     """Mean total reward, by kind of prompt."""
@@ -236,19 +286,25 @@ class Rollouts:
     """Rollouts without a total: they took no part in any mean."""
 
 
-def read_rollouts(run: Run) -> Rollouts:
-    """Adds up `rollouts.jsonl` in one pass, however long it is."""
-    reward, well_formed = _Means(), _Means()
-    count = unscored = 0
+def summarize_rollouts(run: Run) -> Rollouts:
+    """The summary of `rollouts.jsonl`, made in one pass, since the file may be larger than memory."""
+    reward = _Means()
+    well_formed = _Means()
+    count = 0
+    unscored = 0
     for row in run.records("rollouts"):
-        step, kind = number(row.get("step")), str(row.get("kind", "unknown kind"))
+        step = number(row.get("step"))
+        # Without a step a row has no place on a curve.
         if step is None:
             continue
-        total, parts = number(row.get("total")), row.get("parts")
+        kind = str(row.get("kind", "unknown kind"))
+        total = number(row.get("total"))
+        parts = row.get("parts")
         count += 1
         unscored += total is None
         reward.add(kind, step, total)
-        well_formed.add(kind, step, number(parts.get("format")) if isinstance(parts, dict) else None)
+        if isinstance(parts, dict):
+            well_formed.add(kind, step, number(parts.get("format")))
     return Rollouts(reward.lines(), well_formed.lines(), count, unscored)
 
 
@@ -259,12 +315,15 @@ class _Means:
         self._sums: dict[str, dict[float, tuple[float, int]]] = defaultdict(dict)
 
     def add(self, label: str, step: float, value: float | None) -> None:
+        """Adds one value; None counts in no mean."""
         if value is not None:
             total, count = self._sums[label].get(step, (0.0, 0))
             self._sums[label][step] = (total + value, count + 1)
 
     def lines(self) -> list[Line]:
-        means = {
-            k: sorted((x, total / n) for x, (total, n) in steps.items()) for k, steps in sorted(self._sums.items())
-        }
-        return [_line(label, points) for label, points in means.items()]
+        """A line of means for each label, by label."""
+        lines = []
+        for label, sums_by_step in sorted(self._sums.items()):
+            means = {step: total / count for step, (total, count) in sums_by_step.items()}
+            lines.append(_line_over_steps(label, means))
+        return lines

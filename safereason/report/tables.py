@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from safereason.evals.metrics import OVERALL, Figure
 from safereason.evals.paper import TARS_FIGURE_3
-from safereason.report.read import Model, Run, number, of_stage
+from safereason.report.read import Model, Run, Subject, number, of_stage
+from safereason.runs.records import Record
 
 HEADLINE = {
     "well_formed": "Well-formed reasoning",
@@ -15,7 +15,7 @@ HEADLINE = {
     "compliance": "Compliance",
     "f1": "F1 of unsafe",
 }
-"""Figures of the headline, in the page's words."""
+"""Titles of the headline's figures."""
 TITLES = {
     **HEADLINE,
     "closed": "Closed reasoning",
@@ -38,10 +38,11 @@ TITLES = {
     "unparsed": "No verdict",
     "says_unsafe": "Called unsafe, of the verdicts there are",
 }
+"""Titles of all figures."""
 UNJUDGED = ("well_formed", "closed", "truncated", "f1")
 """Figures that need no judge."""
 UNITS = {"reasoning_tokens": "tokens", "answer_tokens": "tokens", "margin": "", "margin_c0.1": ""}
-"""Units of the figures that are no shares."""
+"""Units of the figures that are no shares; empty for a figure without a unit."""
 EVALUATIONS = {
     "harmbench": "HarmBench",
     "strongreject": "StrongREJECT",
@@ -55,13 +56,13 @@ EVALUATIONS = {
     "separation": "Separation",
     "guard": "Guard",
 }
-"""Evaluations, as their publishers write them."""
+"""Evaluations as their publishers spell them."""
 LOCAL_JUDGES = {
     "refusal": "local refusal judge, weak",
     "refusal-learned": "local learned refusal judge, weak",
     "compliance": "local compliance judge, weak",
 }
-"""Judges that read wording only."""
+"""Judges that look at the wording alone, and so are weak."""
 PAPER_RATIO = 0.5
 """λ of the paper's main models."""
 
@@ -73,32 +74,37 @@ class Column:
     evaluation: str
     name: str
     judge: str
-    """Who scored it; empty for what needs no judge."""
+    """The judge that scored it; empty for a figure without a judge."""
     source: str = ""
-    """Where its prompts came from, where that is not the evaluation's own data."""
+    """The data source of its prompts; empty where that is the evaluation's own."""
 
     @property
     def title(self) -> str:
-        """The figure in words."""
+        """The title of the figure."""
         return figure_title(self.name)
 
     @property
     def measured_by(self) -> str:
-        """Source and judge, as far as there is something to say of them."""
-        return ", ".join(filter(None, (self.source and f"on {self.source}", self.judge and f"by {self.judge}")))
+        """Source and judge, as far as the column has them: `on mine.jsonl, by refusal`."""
+        parts = []
+        if self.source:
+            parts.append(f"on {self.source}")
+        if self.judge:
+            parts.append(f"by {self.judge}")
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
 class Headline:
-    """Models down, figures across; None where a model was not measured."""
+    """The main table, a row for each model and a column for each figure; None where a model was not measured."""
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[Model, tuple[Figure | None, ...]], ...]
 
 
 @dataclass(frozen=True)
-class Titled:
-    """One figure of one group: what each model has for it."""
+class FigureRow:
+    """One figure of one group, for each model."""
 
     name: str
     group: str
@@ -106,35 +112,35 @@ class Titled:
 
     @property
     def title(self) -> str:
-        """The figure in words."""
+        """The title of the figure."""
         return figure_title(self.name)
 
 
 @dataclass(frozen=True)
 class Details:
-    """Every figure of one evaluation by one judge: figures and groups down, models across."""
+    """Every figure of one evaluation by one judge: a row for each figure and group, a column for each model."""
 
     evaluation: str
     judge: str
-    """Empty for what needs none."""
+    """Empty for an evaluation without a judge."""
     source: str
-    """Where its prompts came from, where that is not the evaluation's own data."""
+    """The data source of its prompts; empty where that is the evaluation's own."""
     models: tuple[Model, ...]
-    rows: tuple[Titled, ...]
+    rows: tuple[FigureRow, ...]
 
 
 def figure_title(name: str) -> str:
-    """A figure in words."""
+    """The title of a figure; its name with spaces where it has none."""
     return TITLES.get(name, name.replace("_", " "))
 
 
 def evaluation_title(name: str) -> str:
-    """An evaluation as its publisher writes it."""
+    """An evaluation as its publisher spells it."""
     return EVALUATIONS.get(name, name)
 
 
 def judge_title(name: str) -> str:
-    """A judge as the page names it; one that reads wording only is called weak."""
+    """A judge as the page names it; one that looks at the wording alone is called weak."""
     return LOCAL_JUDGES.get(name, name)
 
 
@@ -144,52 +150,75 @@ def unit(name: str) -> str | None:
 
 
 def bare(value: float, name: str) -> str:
-    """A figure's value in its unit, without it: a share in percent."""
+    """The value of a figure without its unit; a share in percent."""
     measure = unit(name)
-    return f"{100 * value:.1f}" if measure is None else f"{value:.1f}" if measure else f"{value:.3f}"
+    if measure is None:
+        return f"{100 * value:.1f}"
+    if measure:
+        return f"{value:.1f}"
+    # A margin is of the order of 1, so that it needs more digits than a count of tokens.
+    return f"{value:.3f}"
 
 
 def quantity(value: float, name: str) -> str:
-    """A figure's value with its unit, as `98.9 %` or `312.4 tokens`."""
+    """The value of a figure with its unit, as `98.9 %` or `312.4 tokens`."""
     measure = unit(name)
-    return f"{bare(value, name)}\u2009%" if measure is None else f"{bare(value, name)} {measure}".strip()
-
-
-def _judge_of(run: Run) -> str:
-    return judge_title(str(run.metrics.get("judge") or ""))
+    if measure is None:
+        return f"{bare(value, name)}\u2009%"
+    return f"{bare(value, name)} {measure}".strip()
 
 
 def headline(runs: Sequence[Run], models: Sequence[Model]) -> Headline:
     """The main figures over all prompts of each evaluation."""
-    cells = {
-        (run.subject, _column(run, f)): f for run, f in _figures(runs) if f.group == OVERALL and f.name in HEADLINE
-    }
-    order = list(HEADLINE)
-    columns = tuple(
-        sorted({column for _, column in cells}, key=lambda c: (c.evaluation, order.index(c.name), c.judge, c.source))
-    )
-    return Headline(columns, tuple((model, tuple(cells.get((model.subject, c)) for c in columns)) for model in models))
+    cells: dict[tuple[Subject, Column], Figure] = {}
+    for run in of_stage(runs, "eval"):
+        for figure in read_figures(run):
+            if figure.group == OVERALL and figure.name in HEADLINE:
+                # `mark_variants` left one run for each column and subject: nothing is overwritten here.
+                cells[run.subject, _column_of(run, figure)] = figure
+    columns = tuple(sorted({column for _, column in cells}, key=_column_order))
+    rows = []
+    for model in models:
+        rows.append((model, tuple(cells.get((model.subject, column)) for column in columns)))
+    return Headline(columns, tuple(rows))
+
+
+def _column_order(column: Column) -> tuple[str, int, str, str]:
+    return column.evaluation, list(HEADLINE).index(column.name), column.judge, column.source
 
 
 def details(runs: Sequence[Run], models: Sequence[Model]) -> list[Details]:
     """Each evaluation's figures by each judge on each source, overall and by group."""
-    found = []
-    kinds = {(run.stage, _judge_of(run), source_of(run)) for run in of_stage(runs, "eval")}
-    for stage, judge, source in sorted(kinds):
-        cells = {
-            (run.subject, f.name, f.group): f
-            for run, f in _figures(runs)
-            if (run.stage, _judge_of(run), source_of(run)) == (stage, judge, source)
-        }
-        subjects = {subject for subject, _, _ in cells}
-        measured = tuple(model for model in models if model.subject in subjects)
-        rows = tuple(
-            Titled(name, group, tuple(cells.get((model.subject, name, group)) for model in measured))
-            for name, group in dict.fromkeys((name, group) for _, name, group in cells)
-        )
-        if rows:
-            found.append(Details(stage.removeprefix("eval/"), judge, source, measured, rows))
-    return found
+    # Figures by another judge or on other prompts go into a table of their own: side by side they would be compared.
+    runs_by_table: dict[tuple[str, str, str], list[Run]] = {}
+    for run in of_stage(runs, "eval"):
+        key = (run.stage, _judge_title_of(run), source_of(run))
+        runs_by_table.setdefault(key, []).append(run)
+    tables = []
+    for (stage, judge, source), members in sorted(runs_by_table.items()):
+        table = _details_of(members, models, stage.removeprefix("eval/"), judge, source)
+        # A run may hold no figures, as one of an earlier version.
+        if table.rows:
+            tables.append(table)
+    return tables
+
+
+def _details_of(runs: Sequence[Run], models: Sequence[Model], evaluation: str, judge: str, source: str) -> Details:
+    """The table of these runs, with the models that they measured."""
+    cells: dict[tuple[Subject, str, str], Figure] = {}
+    row_keys: dict[tuple[str, str], None] = {}
+    subjects = set()
+    for run in runs:
+        for figure in read_figures(run):
+            cells[run.subject, figure.name, figure.group] = figure
+            row_keys[figure.name, figure.group] = None
+            subjects.add(run.subject)
+    measured = tuple(model for model in models if model.subject in subjects)
+    rows = []
+    for name, group in row_keys:
+        figures = tuple(cells.get((model.subject, name, group)) for model in measured)
+        rows.append(FigureRow(name, group, figures))
+    return Details(evaluation, judge, source, measured, tuple(rows))
 
 
 def paper_rows() -> list[tuple[str, dict[str, float]]]:
@@ -200,43 +229,58 @@ def paper_rows() -> list[tuple[str, dict[str, float]]]:
             shares = {"dsr": point.dsr, "compliance_safe": point.compliance}
             if point.harmful_ratio is None:
                 rows.append((name, shares))
+            # The other points of a series are on the trade-off plot. One row each would hide our own rows.
             elif name.startswith("TARS") and point.harmful_ratio == PAPER_RATIO:
                 rows.append((f"{name}, λ = {PAPER_RATIO}", shares))
     return rows
 
 
-def figures_of(run: Run) -> Iterator[Figure]:
-    """The figures of an evaluation's run."""
-    figures = run.metrics.get("figures")
-    for row in figures if isinstance(figures, list) else []:
+def read_figures(run: Run) -> Iterator[Figure]:
+    """The figures in a run's `metrics.json`; rows of another form are left out."""
+    rows = run.metrics.get("figures")
+    if not isinstance(rows, list):
+        return
+    # The metrics may be of another version. What the page does not know is passed over.
+    for row in rows:
         if isinstance(row, dict) and "name" in row:
-            yield _figure(row)
+            yield _figure_of(row)
 
 
-def _figures(runs: Sequence[Run]) -> Iterator[tuple[Run, Figure]]:
-    return ((run, figure) for run in of_stage(runs, "eval") for figure in figures_of(run))
-
-
-def _figure(row: dict[str, Any]) -> Figure:
+def _figure_of(row: Record) -> Figure:
     return Figure(
         name=str(row["name"]),
         value=number(row.get("value")),
-        n=int(number(row.get("n")) or 0),
+        n=_count_of(row, "n"),
         low=number(row.get("low")),
         high=number(row.get("high")),
-        unscored=int(number(row.get("unscored")) or 0),
+        unscored=_count_of(row, "unscored"),
         group=str(row.get("group") or OVERALL),
-        failed=int(number(row.get("failed")) or 0),
-        filtered=int(number(row.get("filtered")) or 0),
+        # These two came later than the others: runs of earlier versions have neither.
+        failed=_count_of(row, "failed"),
+        filtered=_count_of(row, "filtered"),
     )
 
 
-def _column(run: Run, figure: Figure) -> Column:
-    judge = "" if figure.name in UNJUDGED else judge_title(str(run.metrics.get("judge") or "judge not recorded"))
+def _count_of(row: Record, key: str) -> int:
+    return int(number(row.get(key)) or 0)
+
+
+def _column_of(run: Run, figure: Figure) -> Column:
+    """The headline's column for a figure of a run."""
+    judge = ""
+    # A figure that needs no judge shares one column over runs by several judges.
+    if figure.name not in UNJUDGED:
+        judge = judge_title(str(run.metrics.get("judge") or "judge not recorded"))
     return Column(run.stage.removeprefix("eval/"), figure.name, judge, source_of(run))
 
 
+def _judge_title_of(run: Run) -> str:
+    return judge_title(str(run.metrics.get("judge") or ""))
+
+
 def source_of(run: Run) -> str:
-    """Where an evaluation's prompts came from; empty where that is its own data."""
+    """The data source of an evaluation's prompts; empty where that is its own."""
     source = str(run.metrics.get("source") or "")
-    return "" if source.startswith(run.stage.removeprefix("eval/")) else source
+    if source.startswith(run.stage.removeprefix("eval/")):
+        return ""
+    return source

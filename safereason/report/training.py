@@ -1,27 +1,27 @@
-"""The page's part on training: what SFT, RL and a guard's training logged, as curves."""
+"""The page's section on training: the curves that SFT, RL and a guard's training logged."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from safereason.report import plots
 from safereason.report.plots import Plot
-from safereason.report.read import Rollouts, Run, metric_lines, of_stage, read_rollouts
+from safereason.report.read import Line, Rollouts, Run, metric_lines, of_stage, summarize_rollouts
 
 PARTS = {"reward": "total", "format": "format", "safety": "safety", "task": "task", "accuracy": "accuracy"}
-"""Means that RL logs of the reward and of what it is made of."""
+"""Means of the reward and of its parts, as RL logs them, with their labels."""
 TROUBLE = {
     "completions/clipped_ratio": "cut off",
     "frac_reward_zero_std": "groups without spread",
     "unscored": "unscored",
 }
-"""Shares of rollouts or groups that taught nothing."""
+"""Shares of rollouts or groups that gave no gradient, with their labels."""
 VERDICTS = {"unparsed": "no verdict", "says_unsafe": "called unsafe"}
-"""What says that a guard's verdicts collapse."""
+"""Metrics that show when a guard's verdicts collapse, with their labels."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """One SFT or RL run's curves."""
+    """One training run and its curves."""
 
     run: Run
     heading: str
@@ -29,78 +29,110 @@ class Training:
     notes: list[str]
 
 
-def trainings(runs: Sequence[Run]) -> list[Training]:
+@dataclass(frozen=True)
+class Panel:
+    """One plot of logged metrics."""
+
+    name: str
+    title: str
+    metrics: dict[str, str]
+    """Metrics by the key in the log, each with its label."""
+    share: bool = False
+    """Whether they are shares, so that the axis goes from 0 to 1."""
+
+
+def read_trainings(runs: Sequence[Run]) -> list[Training]:
     """Every training among the runs, stage by stage."""
-    return [
-        training
-        for stage, make in (("sft", _sft), ("rl", _rl), ("guard/sft", _guard_sft), ("guard/rl", _guard_rl))
-        for training in map(make, of_stage(runs, stage))
-    ]
+    readers: dict[str, Callable[[Run], Training]] = {
+        "sft": _sft_training,
+        "rl": _rl_training,
+        "guard/sft": _guard_sft_training,
+        "guard/rl": _guard_rl_training,
+    }
+    trainings = []
+    for stage, read_training in readers.items():
+        for run in of_stage(runs, stage):
+            trainings.append(read_training(run))
+    return trainings
 
 
-def _sft(run: Run) -> Training:
+def _sft_training(run: Run) -> Training:
     panels = [
-        ("loss", "Loss", {"loss": "loss"}, False),
-        ("accuracy", "Token accuracy", {"mean_token_accuracy": "share of tokens predicted"}, True),
-        ("gradient", "Gradient norm", {"grad_norm": "gradient norm, before clipping"}, False),
+        Panel("loss", "Loss", {"loss": "loss"}),
+        Panel("accuracy", "Token accuracy", {"mean_token_accuracy": "share of tokens predicted"}, share=True),
+        Panel("gradient", "Gradient norm", {"grad_norm": "gradient norm, before clipping"}),
     ]
-    return Training(run, "Supervised fine-tuning", _panels(run, panels), [])
+    return Training(run, "Supervised fine-tuning", _draw_panels(run, panels), [])
 
 
-def _rl(run: Run) -> Training:
-    rollouts = read_rollouts(run)
-    first = [("reward", "Reward and its parts", PARTS, True)]
-    rest = [
-        ("kl", "KL to the reference model", {"kl": "KL"}, False),
-        ("length", "Length of a completion, tokens", {"completions/mean_length": "mean tokens"}, False),
-        ("closed", "Share that closed its reasoning", {"closed": "closed"}, True),
-        ("entropy", "Entropy of the policy, nats", {"entropy": "entropy"}, False),
-        ("shares", "Signs of trouble", TROUBLE, True),
+def _rl_training(run: Run) -> Training:
+    rollouts = summarize_rollouts(run)
+    reward_panels = [Panel("reward", "Reward and its parts", PARTS, share=True)]
+    other_panels = [
+        Panel("kl", "KL to the reference model", {"kl": "KL"}),
+        Panel("length", "Length of a completion, tokens", {"completions/mean_length": "mean tokens"}),
+        Panel("closed", "Share that closed its reasoning", {"closed": "closed"}, share=True),
+        Panel("entropy", "Entropy of the policy, nats", {"entropy": "entropy"}),
+        Panel("shares", "Signs of trouble", TROUBLE, share=True),
     ]
-    return Training(
-        run,
-        "Reinforcement learning",
-        [*_panels(run, first), *_by_kind(run, rollouts), *_panels(run, rest)],
-        _notes(rollouts),
-    )
+    # The reward by kind of prompt comes second: a mean that rises can hide a kind of prompt that falls.
+    drawn = _draw_panels(run, reward_panels)
+    drawn += _draw_rollouts(run, rollouts)
+    drawn += _draw_panels(run, other_panels)
+    return Training(run, "Reinforcement learning", drawn, _rollout_notes(rollouts))
 
 
-def _guard_sft(run: Run) -> Training:
-    return replace(_sft(run), heading="A guard’s supervised fine-tuning")
+def _guard_sft_training(run: Run) -> Training:
+    return replace(_sft_training(run), heading="A guard’s supervised fine-tuning")
 
 
-def _guard_rl(run: Run) -> Training:
-    held_out = {"f1": "F1 of unsafe", **VERDICTS}
-    looks = metric_lines(run, held_out, "validation")
-    drawn = [plots.curves(_plot_name(run, "validation"), "On rows held out", looks, share=True)] if looks else []
-    rollouts = _panels(run, [("verdicts", "Verdicts of the rollouts", VERDICTS, True)])
-    training = _rl(run)
-    return replace(training, heading="A guard’s reinforcement learning", plots=[*drawn, *rollouts, *training.plots])
+def _guard_rl_training(run: Run) -> Training:
+    validation_lines = metric_lines(run, {"f1": "F1 of unsafe", **VERDICTS}, "validation")
+    # The curves on rows without a part in training come first: they alone say whether the guard gets better.
+    drawn = []
+    if validation_lines:
+        drawn.append(_draw_shares(run, "validation", "On rows held out", validation_lines))
+    drawn += _draw_panels(run, [Panel("verdicts", "Verdicts of the rollouts", VERDICTS, share=True)])
+    training = _rl_training(run)
+    return replace(training, heading="A guard’s reinforcement learning", plots=[*drawn, *training.plots])
 
 
-def _panels(run: Run, panels: Sequence[tuple[str, str, dict[str, str], bool]]) -> list[Plot]:
-    drawn = [(name, title, metric_lines(run, keys), share) for name, title, keys, share in panels]
-    return [
-        plots.curves(_plot_name(run, name), title, lines, share=share) for name, title, lines, share in drawn if lines
-    ]
+def _draw_panels(run: Run, panels: Sequence[Panel]) -> list[Plot]:
+    """The panels that the run logged a metric of."""
+    drawn = []
+    for panel in panels:
+        lines = metric_lines(run, panel.metrics)
+        if lines:
+            drawn.append(plots.curves(_plot_name(run, panel.name), panel.title, lines, share=panel.share))
+    return drawn
 
 
-def _by_kind(run: Run, rollouts: Rollouts) -> list[Plot]:
-    drawn = [
-        ("kinds", "Reward by kind of prompt", rollouts.reward),
-        ("format", "Share well-formed, by kind", rollouts.well_formed),
-    ]
-    return [plots.curves(_plot_name(run, name), title, lines, share=True) for name, title, lines in drawn if lines]
+def _draw_rollouts(run: Run, rollouts: Rollouts) -> list[Plot]:
+    """Reward and format by kind of prompt, where the run recorded rollouts."""
+    drawn = []
+    if rollouts.reward:
+        drawn.append(_draw_shares(run, "kinds", "Reward by kind of prompt", rollouts.reward))
+    if rollouts.well_formed:
+        drawn.append(_draw_shares(run, "format", "Share well-formed, by kind", rollouts.well_formed))
+    return drawn
+
+
+def _draw_shares(run: Run, name: str, title: str, lines: Sequence[Line]) -> Plot:
+    return plots.curves(_plot_name(run, name), title, lines, share=True)
 
 
 def _plot_name(run: Run, name: str) -> str:
-    return f"{run.stage.replace('/', '-')}-{run.name.rpartition('/')[2]}-{name}"
+    """A file name: stage, hash of the run, and the panel."""
+    # A page may show several runs of one stage and recipe. Only the hash tells them apart.
+    run_hash = run.name.rpartition("/")[2]
+    return f"{run.stage.replace('/', '-')}-{run_hash}-{name}"
 
 
-def _notes(rollouts: Rollouts) -> list[str]:
+def _rollout_notes(rollouts: Rollouts) -> list[str]:
     if not rollouts.count:
         return ["This run holds no rollouts, so nothing is split by kind of prompt."]
     if rollouts.unscored:
-        share = f"{rollouts.unscored} of {rollouts.count} rollouts ({100 * rollouts.unscored / rollouts.count:.1f} %)"
+        percent = 100 * rollouts.unscored / rollouts.count
+        share = f"{rollouts.unscored} of {rollouts.count} rollouts ({percent:.1f} %)"
         return [f"{share} were unscored: they count in no mean and moved no weight."]
     return [f"All {rollouts.count} rollouts were scored."]

@@ -1,28 +1,28 @@
-"""The transcripts of runs: what each model wrote to which prompt, and what was made of it."""
+"""The transcripts of runs: prompts, completions and verdicts."""
 
 import hashlib
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from safereason.report.read import Model, Run, number, of_stage
+from safereason.runs.records import Record
 from safereason.text import reasoning as reasoning_text
 
 GUARD_STAGE = "eval/guard"
-"""Its runs hold verdicts of guards, not answers."""
+"""The stage whose runs hold verdicts of guards, not answers."""
 UNJUDGED = "not judged"
-"""What stands for a verdict where an evaluation has no judge."""
+"""Label of completions that no judge scores."""
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """One completion and what was made of it."""
+    """One completion with its prompt and verdict."""
 
     model: str
-    """Label of the model that wrote it."""
+    """Label of the model that generated it."""
     evaluation: str
-    """The evaluation it is from, or the step of RL."""
+    """The evaluation that it is from, or the step of RL."""
     key: str
     """The same for the same prompt under every model."""
     test: str
@@ -53,11 +53,16 @@ class Transcript:
         return self.score is None and self.label is None
 
     @property
-    def standing(self) -> str:
-        """Which of them there are to be some of, the first ones first."""
+    def verdict_group(self) -> str:
+        """The group that it is sampled from: unscored (empty), scored, or a guard's right or wrong verdict."""
         if self.is_unscored:
             return ""
-        return "scored" if self.expected is None else "right" if self.label == self.expected else "amiss"
+        if self.expected is None:
+            return "scored"
+        if self.label == self.expected:
+            return "right"
+        # Before "right" in the alphabet, which is the order in which groups are sampled.
+        return "amiss"
 
     @property
     def is_folded(self) -> bool:
@@ -71,151 +76,221 @@ class Collected:
 
     transcripts: tuple[Transcript, ...]
     left_out: int
-    """Those that there was no room for."""
+    """Number of transcripts left out because the page would grow too large."""
 
 
 def collect(runs: Sequence[Run], models: Sequence[Model], room: int, seed: int) -> Collected:
-    """All transcripts of the evaluations or, where there are none, all RL rollouts.
+    """All transcripts of the evaluations or, without evaluations, all RL rollouts.
 
-    Of more than `room` characters, as many are kept as fit, in an order that depends on the seed and the prompt alone,
-    so that each model keeps the same ones.
+    Args:
+        runs: Finished runs.
+        models: The models that the evaluations measured, in the page's order.
+        room: Most characters in all. Of more, as many transcripts are kept as fit, in an order that depends on the seed
+            and the prompt alone, so that each model keeps the same ones.
+        seed: Seed of that order.
     """
-    order = {model.subject: place for place, model in enumerate(models)}
-    labels = {model.subject: model.label for model in models}
-    shelf = _Shelf(room, seed)
-    for run in sorted(of_stage(runs, "eval"), key=lambda run: (order[run.subject], run.stage)):
-        read = _predicted if run.stage == GUARD_STAGE else _evaluated
-        for transcript in read(run, labels[run.subject]):
-            shelf.put(order[run.subject], transcript)
-    if shelf.is_empty:
-        for place, run in enumerate((*of_stage(runs, "rl"), *of_stage(runs, "guard/rl"))):
-            for transcript in _rolled_out(run):
-                shelf.put(place, transcript)
-    return shelf.collected()
+    model_positions = {}
+    labels = {}
+    for position, model in enumerate(models):
+        model_positions[model.subject] = position
+        labels[model.subject] = model.label
+
+    def page_order(run: Run) -> tuple[int, str]:
+        return model_positions[run.subject], run.stage
+
+    kept = _KeptTranscripts(room, seed)
+    for run in sorted(of_stage(runs, "eval"), key=page_order):
+        label = labels[run.subject]
+        if run.stage == GUARD_STAGE:
+            transcripts = _guard_transcripts(run, label)
+        else:
+            transcripts = _evaluation_transcripts(run, label)
+        for transcript in transcripts:
+            kept.add(model_positions[run.subject], transcript)
+    # Rollouts are of earlier states of a model. They are shown where no evaluation has answers of the final one.
+    if kept.is_empty:
+        for position, run in enumerate((*of_stage(runs, "rl"), *of_stage(runs, "guard/rl"))):
+            for transcript in _rollout_transcripts(run):
+                kept.add(position, transcript)
+    return kept.collected()
 
 
-def rank(seed: int, key: str) -> int:
-    """A prompt's place in the order of a seed."""
+def prompt_rank(seed: int, key: str) -> int:
+    """A prompt's rank in the order of a seed: 64 bits of a hash."""
+    # A hash, and not a shuffle: a prompt keeps its rank when others are added or taken away.
+    # A key may hold half of a surrogate pair, which strict UTF-8 refuses.
     return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
-class _Shelf:
-    """Keeps the first transcripts in the seeded order, in one pass over any number of them."""
+class _KeptTranscripts:
+    """The first transcripts in the seeded order, chosen in one pass over any number of them.
+
+    The heap's top is the last kept transcript in that order, the first one to leave when there are too many.
+    """
 
     def __init__(self, room: int, seed: int) -> None:
         self._room, self._seed = room, seed
-        self._kept: list[tuple[int, int, int, Transcript]] = []
-        self._put = 0
+        self._heap: list[tuple[int, int, int, Transcript]] = []
+        self._added = 0
 
     @property
     def is_empty(self) -> bool:
-        return not self._put
+        """Whether nothing was added."""
+        return not self._added
 
-    def put(self, place: int, transcript: Transcript) -> None:
-        """Takes one in, and the last in the order out while there are too many; `place` is its model's."""
-        self._put += 1
-        heapq.heappush(self._kept, (-rank(self._seed, transcript.key), self._put, place, transcript))
-        self._room -= _size(transcript)
+    def add(self, model_position: int, transcript: Transcript) -> None:
+        """Adds a transcript, then drops the last ones in the seeded order while they need more than the room."""
+        self._added += 1
+        # The number of the transcript breaks ties, so that transcripts are never compared.
+        entry = (-prompt_rank(self._seed, transcript.key), self._added, model_position, transcript)
+        heapq.heappush(self._heap, entry)
+        self._room -= _characters(transcript)
         while self._room < 0:
-            self._room += _size(heapq.heappop(self._kept)[-1])
+            *_, dropped = heapq.heappop(self._heap)
+            self._room += _characters(dropped)
 
     def collected(self) -> Collected:
-        kept = sorted(self._kept, key=lambda e: (e[3].evaluation, e[3].key, e[2], e[1]))
-        return Collected(tuple(transcript for *_, transcript in kept), self._put - len(kept))
+        """The kept transcripts in the page's order."""
+
+        def page_order(entry: tuple[int, int, int, Transcript]) -> tuple[str, str, int, int]:
+            _, number_added, model_position, transcript = entry
+            return transcript.evaluation, transcript.key, model_position, number_added
+
+        kept = sorted(self._heap, key=page_order)
+        return Collected(tuple(transcript for *_, transcript in kept), self._added - len(kept))
 
 
-def _size(transcript: Transcript) -> int:
+def _characters(transcript: Transcript) -> int:
     return len(transcript.prompt) + len(transcript.reasoning) + len(transcript.answer)
 
 
-def _evaluated(run: Run, model: str) -> Iterator[Transcript]:
+def _evaluation_transcripts(run: Run, model: str) -> Iterator[Transcript]:
+    """The completions of an evaluation with their verdicts."""
     evaluation = run.stage.removeprefix("eval/")
+    # Verdicts are small, and held in memory. Completions can be long, and are read one by one.
     verdicts = {row.get("id"): row for row in run.records("verdicts")}
     judge = run.metrics.get("judge", "")
-    none = {"reason": "no verdict was written", "judge": judge} if judge is not None else {"label": UNJUDGED}
+    # An evaluation that judges nothing records its judge as null.
+    no_verdict: Record = {"reason": "no verdict was written", "judge": judge}
+    if judge is None:
+        no_verdict = {"label": UNJUDGED}
     for row in run.records("completions"):
-        verdict = verdicts.get(row.get("id"), none)
+        verdict = verdicts.get(row.get("id"), no_verdict)
         yield Transcript(
             model=model,
             evaluation=evaluation,
-            key=_text(row.get("id")),
-            test=_text(row.get("attack")),
-            kind=_text(row.get("kind")) or "unknown kind",
-            prompt=_text(row.get("prompt")),
-            tags=tuple(tag for key in ("category", "source") if (tag := _text(row.get(key))) and tag != evaluation),
-            reasoning=_text(row.get("reasoning")),
-            answer=_text(row.get("answer")),
+            key=_as_text(row.get("id")),
+            test=_as_text(row.get("attack")),
+            kind=_as_text(row.get("kind")),
+            prompt=_as_text(row.get("prompt")),
+            tags=_tags_of(row, evaluation),
+            reasoning=_as_text(row.get("reasoning")),
+            answer=_as_text(row.get("answer")),
             closed=bool(row.get("closed")),
             well_formed=bool(row.get("well_formed")),
-            finish_reason=_text(row.get("finish_reason")),
-            tokens=_tokens(row.get("tokens")),
-            judge=_text(verdict.get("judge")),
-            label=_text(verdict.get("label")) or None,
+            finish_reason=_as_text(row.get("finish_reason")),
+            tokens=_token_count(row.get("tokens")),
+            judge=_as_text(verdict.get("judge")),
+            label=_as_text(verdict.get("label")) or None,
             score=number(verdict.get("score")),
-            reason=_text(verdict.get("reason")) or None,
+            reason=_as_text(verdict.get("reason")) or None,
         )
 
 
-def _predicted(run: Run, model: str) -> Iterator[Transcript]:
+def _tags_of(row: Record, evaluation: str) -> tuple[str, ...]:
+    """Category and source of a prompt; without a source named like the evaluation, which the page shows anyway."""
+    tags = []
+    for key in ("category", "source"):
+        tag = _as_text(row.get(key))
+        if tag and tag != evaluation:
+            tags.append(tag)
+    return tuple(tags)
+
+
+def _guard_transcripts(run: Run, model: str) -> Iterator[Transcript]:
+    """The verdicts of a guard, with its reasoning."""
     for row in run.records("predictions"):
-        name, text, reply = _text(row.get("set")), _text(row.get("text")), row.get("response")
-        parts, prompt = reasoning_text.split(text), _text(row.get("prompt"))
-        harms = row.get("harms")
+        set_name = _as_text(row.get("set"))
+        text = _as_text(row.get("text"))
+        parts = reasoning_text.split(text)
+        prompt = _as_text(row.get("prompt"))
+        response = row.get("response")
+        if response is not None:
+            prompt = f"{prompt}\n\nThe agent’s reply:\n{response}"
+        kind = "harmless"
+        if row.get("expected") == "unsafe":
+            kind = "harmful"
+        tags: tuple[str, ...] = ()
+        if isinstance(row.get("harms"), list):
+            tags = tuple(str(harm) for harm in row["harms"])
         yield Transcript(
             model=model,
             evaluation=run.stage.removeprefix("eval/"),
-            key=f"{name}/{row.get('id')}",
-            test=name,
-            kind="harmful" if row.get("expected") == "unsafe" else "harmless",
-            prompt=prompt if reply is None else f"{prompt}\n\nThe agent’s reply:\n{reply}",
-            tags=tuple(map(str, harms if isinstance(harms, list) else ())),
-            reasoning=_text(row.get("reasoning")),
+            key=f"{set_name}/{row.get('id')}",
+            test=set_name,
+            kind=kind,
+            prompt=prompt,
+            tags=tags,
+            reasoning=_as_text(row.get("reasoning")),
             answer=parts.answer,
+            # A guard that does not reason opens no reasoning, and so leaves none unclosed.
             closed=parts.closed or reasoning_text.OPEN not in text,
+            # Not checked, since the format of a guard's text differs from that of an answer.
             well_formed=False,
             finish_reason="stop",
-            tokens=_tokens(row.get("tokens")) or None,
+            # A guard behind a server, or one that generates no text, records 0.
+            tokens=_token_count(row.get("tokens")) or None,
             judge="",
-            label=_text(row.get("label")) or None,
+            label=_as_text(row.get("label")) or None,
             score=number(row.get("score")),
-            reason=_text(row.get("reason")) or None,
-            expected=_text(row.get("expected")),
+            reason=_as_text(row.get("reason")) or None,
+            expected=_as_text(row.get("expected")),
         )
 
 
-def _rolled_out(run: Run) -> Iterator[Transcript]:
+def _rollout_transcripts(run: Run) -> Iterator[Transcript]:
+    """The rollouts of an RL run, with the reward in place of a verdict."""
     for row in run.records("rollouts"):
-        text, parts = _text(row.get("text")), row.get("parts")
+        text = _as_text(row.get("text"))
         split = reasoning_text.split(text)
+        parts: dict[str, float | None] = {}
+        if isinstance(row.get("parts"), dict):
+            parts = {name: number(value) for name, value in row["parts"].items()}
         yield Transcript(
             model=f"RL · {run.recipe} · {run.name.rpartition('/')[2]}",
             evaluation=f"rollouts, step {row.get('step')}",
+            # A step has several rollouts of one prompt. Their texts keep them apart.
             key=f"{row.get('step')}/{row.get('id')}/{text}",
             test="",
-            kind=_text(row.get("kind")) or "unknown kind",
-            prompt=_text(row.get("prompt")),
+            kind=_as_text(row.get("kind")) or "unknown kind",
+            prompt=_as_text(row.get("prompt")),
             tags=(),
             reasoning=split.reasoning,
             answer=split.answer,
             closed=split.closed,
             well_formed=reasoning_text.is_well_formed(text),
-            finish_reason=_text(row.get("finish_reason")),
-            tokens=_tokens(row.get("tokens")),
+            finish_reason=_as_text(row.get("finish_reason")),
+            tokens=_token_count(row.get("tokens")),
             judge="reward",
             label=None,
             score=number(row.get("total")),
-            reason=_text(row.get("reason")) or None,
-            parts={k: number(v) for k, v in parts.items()} if isinstance(parts, dict) else {},
+            reason=_as_text(row.get("reason")) or None,
+            parts=parts,
         )
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
+def _as_text(value: object) -> str:
+    """A value of a record as text; empty for null."""
+    if value is None:
+        return ""
+    return str(value)
 
 
-def _tokens(value: Any) -> int | None:
-    """A count, whether it was written as one or as the list of ids."""
+def _token_count(value: object) -> int | None:
+    """A number of tokens from a record that holds the number or the tokens' ids."""
     if isinstance(value, list):
         return len(value)
     count = number(value)
-    return None if count is None else int(count)
+    if count is None:
+        return None
+    return int(count)

@@ -1,114 +1,167 @@
-"""Which evaluations may stand in one column, and how the others were made otherwise.
+"""Evaluations that belong in one column, and the settings by which the others differ.
 
-Runs of one evaluation by one judge on prompts of one source are held against each other. Those that differ from most of
-them, in attacks, limit, sampling or test cases, are variants: each stands in a row of its own that says what differs,
-and never takes another run's place. So are several runs on one model that differ in what may differ from model to
-model, such as the seed.
+Runs of one evaluation by one judge on prompts of one source are compared with each other. Some differ from most of the
+others in attacks, limit, sampling or test cases. These are variants: each has a row of its own that names the differing
+settings, and never takes another run's place. The same holds for several runs on one model that differ in settings
+which may differ from model to model, such as the seed.
 """
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from safereason.recipe.merge import flatten
 from safereason.report.read import Run, of_stage
 from safereason.report.tables import source_of
 
 ASIDE = ("model", "judge", "eval", "sources", "rejudges", "completions", "base_url", "resamples")
-"""Parts of an identity that a column has by itself, or that change no figure."""
+"""Parts of an identity that the column already has, or that change no figure."""
 OWN = ("seed", "prefix", "asked")
-"""Parts that may differ from model to model: how each is asked, and what is drawn."""
+"""Parts that may differ from model to model: the seed, and how each model is prompted."""
 SHOWN = 60
 """Most characters of a value in a label; of a longer one, the key alone is given."""
 
 Setting = dict[str, str]
-"""Values by dotted key, as JSON has them."""
+"""Values of an identity as JSON, by dotted key."""
 
 
-def told_apart(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """The runs, each evaluation with its variant; and those left out, for a newer one that agrees in everything."""
-    groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+def mark_variants(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """The runs with each evaluation's variant set, and the superseded ones.
+
+    A run is superseded by a newer one with the same column, model and settings.
+    """
+    runs_by_column: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
     for run in of_stage(runs, "eval"):
-        groups[kind_of(run)].append(run)
-    named = {run.path: one for members in groups.values() for run, one in _named(members)}
-    measured = [named.get(run.path, run) for run in runs]
-    newest: dict[tuple[str, ...], Run] = {}
-    for run in sorted(of_stage(measured, "eval"), key=lambda run: (str(run.manifest.get("finished")), run.order)):
-        same = (*kind_of(run), *run.subject)
-        newest[same] = run
-    kept = {run.path for run in newest.values()}
-    older = [run for run in of_stage(measured, "eval") if run.path not in kept]
-    return [run for run in measured if run not in older], older
+        runs_by_column[column_of(run)].append(run)
+    # By path, since the runs come back column by column and the page keeps their first order.
+    marked_by_path = {}
+    for members in runs_by_column.values():
+        for run in _with_variants(members):
+            marked_by_path[run.path] = run
+    marked = [marked_by_path.get(run.path, run) for run in runs]
+
+    evaluations = of_stage(marked, "eval")
+    newest = {}
+    for run in sorted(evaluations, key=_finishing_order):
+        newest[column_of(run), run.subject] = run
+    superseded = []
+    for run in evaluations:
+        if newest[column_of(run), run.subject] is not run:
+            superseded.append(run)
+    return [run for run in marked if run not in superseded], superseded
 
 
-def kind_of(run: Run) -> tuple[str, str, str]:
-    """Evaluation, judge and source of the prompts: runs that differ there are in other columns anyway."""
+def column_of(run: Run) -> tuple[str, str, str]:
+    """Evaluation, judge and source of the prompts: runs that differ in these are in different columns."""
     return run.stage, str(run.metrics.get("judge") or ""), source_of(run)
 
 
-def _named(runs: Sequence[Run]) -> Iterable[tuple[Run, Run]]:
-    """Each run of one kind with the same, its variant set."""
-    shared = {run.path: _setting(run, own=False) for run in runs}
-    usual = _usual(shared.values(), [len(_attacks(run)) for run in runs])
-    by_model: dict[tuple[str, str], list[Run]] = defaultdict(list)
+def _finishing_order(run: Run) -> tuple[str, tuple[str, ...]]:
+    return str(run.manifest.get("finished")), run.order
+
+
+def _with_variants(runs: Sequence[Run]) -> Iterator[Run]:
+    """The runs of one column, each with its variant set."""
+    # First the settings that all models of a column should share, such as attacks and limit.
+    shared_by_path = {}
+    attack_counts = []
     for run in runs:
-        by_model[run.model, json.dumps(shared[run.path], sort_keys=True)].append(run)
-    everywhere = [_setting(run, own=True) for run in runs]
-    for members in by_model.values():
-        own = {run.path: _setting(run, own=True) for run in members}
-        usually = _usual([setting for setting in everywhere if setting in own.values()])
+        shared_by_path[run.path] = _setting_of(run, own=False)
+        attack_counts.append(_number_of_attacks(run))
+    usual_shared = _most_common(list(shared_by_path.values()), attack_counts)
+
+    # A model's runs with the same shared settings would be one row. What differs inside such a row must be named too.
+    rows: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        rows[run.model, json.dumps(shared_by_path[run.path], sort_keys=True)].append(run)
+    own_of_all = [_setting_of(run, own=True) for run in runs]
+    for members in rows.values():
+        own_by_path = {run.path: _setting_of(run, own=True) for run in members}
+        own_in_row = list(own_by_path.values())
+        # Of the row's settings, the one that most runs of the column have is no variant.
+        usual_own = _most_common([setting for setting in own_of_all if setting in own_in_row])
         for run in members:
-            differing = [*_differing(shared[run.path], usual), *_differing(own[run.path], usually)]
-            yield run, replace(run, variant=", ".join(differing))
+            differences = _differences(shared_by_path[run.path], usual_shared)
+            differences += _differences(own_by_path[run.path], usual_own)
+            yield replace(run, variant=", ".join(differences))
 
 
-def _setting(run: Run, *, own: bool) -> Setting:
-    """What an identity says of how a run was made, without what is not there to be compared."""
-    chosen = {k: v for k, v in run.identity.items() if k not in ASIDE and (k in OWN) == own}
-    return {key: _shown(value) for key, value in flatten(chosen) if value is not None}
+def _setting_of(run: Run, *, own: bool) -> Setting:
+    """The settings of a run that decide on its variant, without those that are None.
 
-
-def _shown(value: Any) -> str:
-    return ", ".join(map(str, value)) if _is_list_of_texts(value) else json.dumps(value, ensure_ascii=False)
-
-
-def _is_list_of_texts(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
-
-
-def _attacks(run: Run) -> Sequence[Any]:
-    attacks = run.identity.get("attacks")
-    return attacks if isinstance(attacks, list) else ()
-
-
-def _usual(settings: Iterable[Setting], weights: Sequence[int] = ()) -> Setting:
-    """The commonest; of those equally common one without a limit, then that with the most attacks, then by its text."""
-    texts = [json.dumps(setting, sort_keys=True) for setting in settings]
-    weight = dict(zip(texts, weights or [0] * len(texts), strict=True))
-    counted = Counter(texts)
-    best = min(counted, key=lambda text: (-counted[text], -_limit(json.loads(text)), -weight[text], text))
-    setting: Setting = json.loads(best)
+    Args:
+        run: A run of an evaluation.
+        own: Whether to give the settings that may differ from model to model, or the others.
+    """
+    chosen = {}
+    for key, value in run.identity.items():
+        if key not in ASIDE and (key in OWN) == own:
+            chosen[key] = value
+    setting = {}
+    for key, value in flatten(chosen):
+        if value is not None:
+            setting[key] = _value_text(value)
     return setting
 
 
-def _limit(setting: Mapping[str, str]) -> float:
+def _value_text(value: object) -> str:
+    """A list of texts with commas between them; any other value as JSON."""
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return ", ".join(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _number_of_attacks(run: Run) -> int:
+    attacks = run.identity.get("attacks")
+    if not isinstance(attacks, list):
+        return 0
+    return len(attacks)
+
+
+def _most_common(settings: Sequence[Setting], weights: Sequence[int] = ()) -> Setting:
+    """The commonest setting.
+
+    Of equally common ones, the one with the highest limit (no limit is the highest), then the one with the highest
+    weight, then the first one by its text: the choice must not depend on the order of the runs.
+    """
+    # Texts, since dictionaries cannot be counted.
+    texts = [json.dumps(setting, sort_keys=True) for setting in settings]
+    weight_of = dict.fromkeys(texts, 0)
+    if weights:
+        weight_of = dict(zip(texts, weights, strict=True))
+    times = Counter(texts)
+
+    def order(text: str) -> tuple[int, float, int, str]:
+        return -times[text], -_limit_of(json.loads(text)), -weight_of[text], text
+
+    setting: Setting = json.loads(min(times, key=order))
+    return setting
+
+
+def _limit_of(setting: Mapping[str, str]) -> float:
     return float(setting.get("limit", "inf"))
 
 
-def _differing(setting: Setting, usual: Setting) -> list[str]:
+def _differences(setting: Setting, usual: Setting) -> list[str]:
+    """The differences of a setting from the usual one in words, each once."""
     keys = sorted(setting.keys() | usual.keys())
-    if setting.get("attacks") != usual.get("attacks"):  # which have settings of their own, and say enough
+    # Other attacks have other settings. Their names say enough.
+    if setting.get("attacks") != usual.get("attacks"):
         keys = [key for key in keys if not key.startswith("attack.")]
-    found = [_said(key, setting.get(key), usual.get(key)) for key in keys if setting.get(key) != usual.get(key)]
-    return list(dict.fromkeys(found))
+    differences: dict[str, None] = {}
+    for key in keys:
+        if setting.get(key) != usual.get(key):
+            differences[_difference_text(key, setting.get(key), usual.get(key))] = None
+    return list(differences)
 
 
-def _said(key: str, here: str | None, elsewhere: str | None) -> str:
+def _difference_text(key: str, value: str | None, usual: str | None) -> str:
+    """`limit 20 in place of none`, or `other test cases`."""
     name = key.removeprefix("attack.settings.").removeprefix("sampling.")
-    if key.startswith("cases."):  # files by their paths, and their hashes
+    # These are files by their paths, and their hashes: neither tells a reader anything.
+    if key.startswith("cases."):
         return "other test cases"
-    if max(len(here or ""), len(elsewhere or "")) > SHOWN:
+    if max(len(value or ""), len(usual or "")) > SHOWN:
         return f"other {name}"
-    return f"{name} {here or 'none'} in place of {elsewhere or 'none'}"
+    return f"{name} {value or 'none'} in place of {usual or 'none'}"

@@ -1,4 +1,4 @@
-"""Rewards: judges' scores and format checks put together into what GRPO maximises."""
+"""Rewards: judges' scores and format checks combined into the number that GRPO maximises."""
 
 from safereason.judges import JUDGES, open_judge
 from safereason.recipe import schema
@@ -9,17 +9,24 @@ __all__ = ["Reward", "RewardParts", "RewardRow", "judges_of", "open_reward"]
 
 
 def judges_of(section: schema.TarsReward) -> tuple[str, str]:
-    """The judges of safety and of the task, as `open_judge` names them: a task that is none is a reward model."""
-    known = section.task.partition(":")[0] in JUDGES
-    return section.safety, section.task if known else f"reward-model:{section.task}"
+    """The judge of safety and the judge of the task, as `open_judge` names them."""
+    name = section.task.partition(":")[0]
+    if name in JUDGES:
+        return section.safety, section.task
+    # A task that names no judge is the id of a reward model on the Hub, or its folder.
+    return section.safety, f"reward-model:{section.task}"
 
 
 def open_reward(section: schema.TarsReward) -> Reward:
-    """Opens the reward of a recipe's section, with its judges; one that is named for both is opened once.
+    """The reward of a recipe's section, with its judges opened.
 
     Raises:
         InputError: A judge is unknown, cannot be opened, or measures something else than the reward needs.
     """
-    named, task = judges_of(section)
-    safety = open_judge(named)
-    return TarsReward(safety, safety if task == named else open_judge(task), section.require_format)
+    safety_spec, task_spec = judges_of(section)
+    safety = open_judge(safety_spec)
+    # A judge may be a model of several GB. One that is named twice is loaded once.
+    task = safety
+    if task_spec != safety_spec:
+        task = open_judge(task_spec)
+    return TarsReward(safety, task, section.require_format)

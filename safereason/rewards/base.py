@@ -1,22 +1,23 @@
-"""What a reward is given, what it gives back, and the contract every reward keeps."""
+"""The contract of a reward: its input rows, its result, and how it is called."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from safereason.data.example import Kind, Label
+from safereason.data.example import Label, PromptKind
 
 
 @dataclass(frozen=True)
 class RewardRow:
-    """One rollout."""
+    """One rollout, as a reward reads it."""
 
     prompt: str
-    """What the user said."""
-    kind: Kind
-    """What the prompt is, by its source."""
+    """The user's prompt."""
+    kind: PromptKind
+    """Harmful, harmless or ambiguous, as the prompt's source labels it."""
     text: str
-    """The policy's own text, after the reasoning that the chat template opened, if it did; no other special tokens."""
+    """The completion of the model being trained, with the reasoning tag that the chat template opened, if it did.
+    It holds no other special tokens."""
     label: Label | None = None
     """The right verdict, for a guard's rollout."""
     response: str | None = None
@@ -25,23 +26,23 @@ class RewardRow:
 
 @dataclass(frozen=True)
 class RewardParts:
-    """What a rollout earned, whole and in parts."""
+    """The reward of one rollout, as a whole and in parts."""
 
     total: float | None
-    """What GRPO maximises; None where the part that decides is unscored."""
+    """The number that GRPO maximises; None where the deciding part is unscored."""
     parts: dict[str, float | None]
-    """By name, for the log; None where a part was not asked for or is unscored."""
+    """Parts by name, for the log; None where a part was not requested or is unscored."""
     reason: str | None = None
     """Why the total is None."""
     failed: bool = False
-    """Whether it is None because a verdict could not be had, so that it is worth asking for again."""
+    """Whether the total is None because a judge could not be reached. Another request may then give a score."""
     judged: bool = False
-    """Whether a judge was asked for it, and gave a score."""
+    """Whether a judge gave a score for this rollout."""
 
 
 class Reward(Protocol):
-    """Scores rollouts, in order."""
+    """An object that scores rollouts."""
 
     def score(self, rows: Sequence[RewardRow]) -> list[RewardParts]:
-        """One result a row."""
+        """One result for each row, in the order of the rows."""
         ...

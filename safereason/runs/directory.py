@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from safereason import processes
 from safereason.errors import InputError, StageFailed, redacted
-from safereason.files import Row, json_rows, json_type
+from safereason.files import JSONRow, json_rows, json_type
 from safereason.runs import manifest, private
 from safereason.runs.asides import clear, is_aside
 from safereason.runs.records import RecordLog, Unwritten, read_json, read_records, write_json, write_text
@@ -277,7 +277,7 @@ def read_metrics(path: Path) -> dict[str, Any]:
     return metrics
 
 
-def rows_of(path: Path) -> Iterator[Row]:
+def rows_of(path: Path) -> Iterator[JSONRow]:
     """The rows of a JSONL file: the log of a run, whose torn last line is passed over, or a person's own, all of it.
 
     Raises:

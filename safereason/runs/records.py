@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from safereason import processes
 from safereason.errors import InputError
-from safereason.files import Row, from_json, json_type
+from safereason.files import JSONRow, from_json, json_type
 from safereason.files import read_json as read_json
 from safereason.runs.asides import aside_of
 
@@ -88,7 +88,7 @@ def _escaped(text: str) -> str:
     return _ESCAPED.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
-def read_records(path: Path) -> Iterator[Row]:
+def read_records(path: Path) -> Iterator[JSONRow]:
     """Yields the records of a log that this package wrote; a torn last line is passed over, as a kill leaves one.
 
     A person's own file is read by `files.json_rows`, which refuses one.
@@ -112,7 +112,7 @@ def read_records(path: Path) -> Iterator[Row]:
                 raise InputError(f"{path}:{number}: not JSON ({error}); mend or delete the line") from error
             if not isinstance(record, dict):
                 raise InputError(f"{path}:{number}: a JSON object is expected, not {json_type(record)}")
-            yield Row(record, f"{path}:{number}")
+            yield JSONRow(record, f"{path}:{number}")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,7 +1,7 @@
-"""Stage `attack`: searches for prompts that elicit behaviors, and records what each search found as it ends.
+"""Stage `attack`: searches for prompts that elicit behaviors, and records the result of each search as it ends.
 
-`cases.jsonl` holds a record a behavior, appended as its search ends; a killed run does the search anew that it was in,
-from the seed that belongs to those behaviors, so that it ends with the same records.
+`cases.jsonl` holds one record a behavior, appended when its search ends. A killed run repeats its unfinished search.
+The seed of a search depends on its behaviors only, so the repeated search ends with the same records.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -19,43 +19,46 @@ from safereason.attacks.base import Attack, Need, Score, Settings, Setup, Step, 
 from safereason.attacks.formats import CASES
 from safereason.attacks.meter import LostError, Meter, Metered, SpentError
 from safereason.data import sources
-from safereason.data.draw import limited
 from safereason.data.example import Example
+from safereason.data.sampling import limited
 from safereason.data.sources import files
-from safereason.engines.base import Engine, generation_prefix
+from safereason.engines.base import Completion, Engine, Likelihood, generation_prefix
 from safereason.engines.open import OPAQUE, check_name, open_engine
 from safereason.errors import InputError, StageFailed
-from safereason.judges import Exchange, Verdict, Wanted, open_judge, parse
+from safereason.judges import BehaviorRequest, Exchange, Verdict, open_judge, parse
 from safereason.recipe.schema import Attacking, Recipe
 from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import going_on, sha256
 from safereason.runs.records import Record, RecordLog, keep_records, read_records, write_json
 from safereason.stages.base import (
+    Identity,
+    Metrics,
     Options,
     Result,
     finished_result,
-    identity,
+    given_inputs,
     judge_identity,
     model_identity,
     model_label,
     open_run,
     resolved_judge,
+    run_identity,
 )
-from safereason.stages.contents import contents
-from safereason.stages.trained import model_of
+from safereason.stages.contents import contents, file_hashes
+from safereason.stages.resolve_model import model_of
 
 RATING = "rating:"
-"""Before the model whose rating leads an attack."""
+"""Prefix of a chat model whose ratings of the answers lead an attack."""
 NOTHING_FOUND = "the budget ended before the search began; the behavior's own words"
 
-Checked = TypeVar("Checked", bound=Settings)
+SettingsType = TypeVar("SettingsType", bound=Settings)
 Harm = Callable[[Sequence[Exchange]], list[Verdict]]
-"""How harmful each answer is: a verdict whose score is of harm, whatever the judge measures."""
+"""Scores the harm of each answer, with any judge: the verdict of a refusal judge is turned round."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """An attack with what the recipe and the command line say about it."""
+class AttackPlan:
+    """An attack with its settings from the recipe and the command line."""
 
     attack: Attack
     settings: Settings
@@ -70,17 +73,42 @@ class Plan:
 
     @property
     def uses(self) -> frozenset[Need]:
-        """What the attack needs, or makes use of where it is there."""
+        """Needs of the attack, with those that it can do without."""
         return self.attack.needs | self.attack.uses
 
     @property
     def groups(self) -> list[list[Example]]:
-        """Behaviors by search: all, or those of the shard."""
+        """Behaviors by search, of the shard if there is one."""
         every = self.attack.groups(self.behaviors, self.settings)
-        return every if self.shard is None else every[self.shard[0] - 1 :: self.shard[1]]
+        if self.shard is None:
+            return every
+        # Every machine makes the same list of groups and takes each n-th one, so no two of them overlap.
+        number, count = self.shard
+        return every[number - 1 :: count]
+
+    @property
+    def attacker_in_use(self) -> str | None:
+        """Model that writes prompts; None where this attack has no use for one."""
+        if "attacker" not in self.uses:
+            return None
+        return self.attacker
+
+    @property
+    def judge_in_use(self) -> str | None:
+        """Judge that leads the search; None where this attack has no use for one."""
+        if "score" not in self.uses:
+            return None
+        return self.judge
+
+    @property
+    def other_targets(self) -> tuple[str, ...]:
+        """Further models that the attack optimises against; only attacks on weights do so."""
+        if "weights" not in self.attack.needs:
+            return ()
+        return self.section.others
 
 
-def run(
+def run_attack(
     recipe: Recipe,
     options: Options,
     name: str,
@@ -92,59 +120,66 @@ def run(
     """Attacks `options.model`, else the recipe's newest trained model.
 
     Args:
-        recipe: Says what attacks work with, and their settings.
+        recipe: Recipe with the attacks' models and settings.
         options: Where to write, and the target.
         name: The attack.
         behaviors: Source of the behaviors, in place of that of the recipe's evaluation.
         limit: Most behaviors, drawn by the seed.
-        shard: Which part of how many, from 1: for machines that share the work.
+        shard: Number of this shard, from 1, and the number of shards, for machines that share the work.
 
     Raises:
         InputError: A name or a setting is unknown, or a model, a judge or a source cannot be had.
-        StageFailed: A model or the judge failed; `--resume` does the searches again that met it.
+        StageFailed: A model or the judge failed; `--resume` repeats the searches that met it.
     """
-    plan = make_plan(recipe, options, name, behaviors=behaviors, limit=limit, shard=shard)
-    target = model_of(recipe, options) if plan.attack.needs else "none"
+    plan = plan_attack(recipe, options, name, behaviors=behaviors, limit=limit, shard=shard)
+    # An attack without needs makes the same cases for every model, so its run names none.
+    target = "none"
+    if plan.attack.needs:
+        target = model_of(recipe, options)
     check_at_hand(plan, target)
-    about = identity_of(recipe, plan, target, options.base_url)
-    directory = open_run(f"attack/{name}", recipe, options, model_label(target), about)
+    identity = attack_identity(recipe, plan, target, options.base_url)
+    directory = open_run(f"attack/{name}", recipe, options, model_label(target), identity)
     if (result := finished_result(directory)) is not None:
         return result
     with directory as this:
-        this.inputs.update({str(path): sha256(path) for path in files.inputs(plan.source)})
+        this.inputs.update(file_hashes(files.inputs(plan.source)))
+        # A search that met a failed model or judge is repeated, since it may find more now.
         keep_records(this.path / CASES, lambda record: not record.get("failed"))
         with this.records("cases") as log:
-            _search_all(plan, recipe, target, options, log)
+            _search_remaining(plan, recipe, target, options, log)
         records = list(read_records(this.path / CASES))
-        metrics = _metrics(plan, target, records)
-        _finish(this, metrics, records)
+        metrics = _attack_metrics(plan, target, records)
+        _finish_attack(this, metrics, records)
     return Result(directory.path, metrics)
 
 
-def check_at_hand(plan: Plan, target: str) -> None:
-    """Refuses, without loading anything, where a model or a judge that the search will load cannot be had.
+def check_at_hand(plan: AttackPlan, target: str) -> None:
+    """Checks the models and the judge that the search will load, without loading them.
 
     Raises:
-        InputError: It names it, and what to do.
+        InputError: One of them cannot be had; the message names it, and what to do.
     """
-    needs, uses = plan.attack.needs, plan.uses
-    if not needs:
+    if not plan.attack.needs:
         return
-    if "weights" in needs and target.startswith(OPAQUE):
+    # Gradients need the weights, and servers and vLLM do not give them.
+    if "weights" in plan.attack.needs and target.startswith(OPAQUE):
         raise InputError(
             f"attack {plan.attack.name}: needs the weights, so a model of transformers; {target} does not show them"
         )
-    rated = plan.judge.removeprefix(RATING) if plan.judge and plan.judge.startswith(RATING) else None
-    attacker = plan.attacker if "attacker" in uses else None
+    judge = plan.judge_in_use
+    rating_model = None
+    if judge is not None and judge.startswith(RATING):
+        rating_model = judge.removeprefix(RATING)
+    # Some attacks draft tokens with a small model of their own, which is a setting.
     draft = getattr(plan.settings, "draft", None)
-    for model in (target, attacker, rated if "score" in uses else None, draft, *_others(plan)):
+    for model in (target, plan.attacker_in_use, rating_model, draft, *plan.other_targets):
         if model:
             check_name(model)
-    if plan.judge and rated is None and "score" in uses:
-        judges.check(plan.judge)
+    if judge and rating_model is None:
+        judges.check(judge)
 
 
-def make_plan(
+def plan_attack(
     recipe: Recipe,
     options: Options,
     name: str,
@@ -152,76 +187,119 @@ def make_plan(
     behaviors: str | None = None,
     limit: int | None = None,
     shard: tuple[int, int] | None = None,
-) -> Plan:
-    """Puts the recipe and the command line together; arguments as of `run`.
+) -> AttackPlan:
+    """Combines the recipe and the command line; arguments as of `run_attack`.
 
     Raises:
-        InputError: As `run`, but for models.
+        InputError: As `run_attack`, but for models.
     """
-    attack, section = attacks.get(name), recipe.attack or Attacking()
-    source = behaviors or (recipe.eval.behaviors if recipe.eval else None)
+    attack = attacks.get(name)
+    section = recipe.attack or Attacking()
+    source = behaviors
+    prefix = ""
+    if recipe.eval is not None:
+        source = behaviors or recipe.eval.behaviors
+        prefix = recipe.eval.prefix
     if source is None:
-        raise InputError(f"attack {name}: of which behaviors? name their source with --behaviors")
-    attacker = section.attackers.get(name, section.attacker)
+        raise InputError(f"attack {name}: of which behaviors? name their source with --prompts")
+    attacker = _attacker_for(attack, section)
+    judge = _judge_for(attack, section, options)
+    # Sources for tests may hold benign prompts too, which no attack is measured on.
+    harmful = [example for example in sources.get(source).load("test") if example.kind == "harmful"]
+    if not harmful:
+        raise InputError(f"source {source}: has no harmful behaviors; name another one")
+    settings = settings_of(name, attack.settings, section.settings.get(name, {}))
+    drawn = tuple(limited(harmful, limit, recipe.seed))
+    # Only attackers and judges are optional. The other needs are met by the target.
+    at_hand = set[Need]()
+    if attacker:
+        at_hand.add("attacker")
+    if judge:
+        at_hand.add("score")
+    attack.check(drawn, settings, frozenset(at_hand))
+    return AttackPlan(attack, settings, section, attacker, judge, source, drawn, limit, shard, prefix)
+
+
+def _attacker_for(attack: Attack, section: Attacking) -> str | None:
+    attacker = section.attackers.get(attack.name, section.attacker)
     if "attacker" in attack.needs and attacker is None:
-        raise InputError(f"attack {name}: which model writes its prompts? name one with attack.attacker=MODEL")
-    judge = resolved_judge(section.judge, options) if section.judge else None
+        raise InputError(f"attack {attack.name}: which model writes its prompts? name one with attack.attacker=MODEL")
+    return attacker
+
+
+def _judge_for(attack: Attack, section: Attacking, options: Options) -> str | None:
+    """The section's judge, with `guard:RECIPE` turned into a run."""
+    # A guard that was not trained yet is refused here, before any model is loaded.
+    judge = None
+    if section.judge:
+        judge = resolved_judge(section.judge, options)
     if "score" in attack.needs and judge is None:
         raise InputError(
-            f"attack {name}: what judges the answers? name a judge with attack.judge=JUDGE, or a chat model that rates "
-            "them with attack.judge=rating:MODEL"
+            f"attack {attack.name}: what judges the answers? name a judge with attack.judge=JUDGE, or a chat model "
+            "that rates them with attack.judge=rating:MODEL"
         )
     if judge is not None and not judge.startswith(RATING):
         parse(judge)
-    found = [example for example in sources.get(source).load("test") if example.kind == "harmful"]
-    if not found:
-        raise InputError(f"source {source}: has no harmful behaviors; name another one")
-    settings = settings_of(name, attack.settings, section.settings.get(name, {}))
-    drawn = tuple(limited(found, limit, recipe.seed))
-    at_hand: dict[Need, str | None] = {"attacker": attacker, "score": judge}
-    attack.check(drawn, settings, frozenset(need for need, what in at_hand.items() if what))
-    prefix = recipe.eval.prefix if recipe.eval else ""
-    return Plan(attack, settings, section, attacker, judge, source, drawn, limit, shard, prefix)
+    return judge
 
 
-def settings_of(name: str, kind: type[Checked], values: Mapping[str, Any]) -> Checked:
-    """The settings of the attack of this name, checked.
+def settings_of(name: str, settings_type: type[SettingsType], values: Mapping[str, object]) -> SettingsType:
+    """The checked settings of the attack of this name.
 
     Raises:
         InputError: One is unknown or of the wrong type; the message names it.
     """
     try:
-        return kind.model_validate_json(json.dumps(values), strict=True)
+        # Strict validation takes no list for a tuple, but JSON has lists only; so the values go through JSON.
+        return settings_type.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        known = ", ".join(kind.model_fields) or "none"
+        known = ", ".join(settings_type.model_fields) or "none"
         raise InputError(f"attack.settings.{name}.{key}: {first['msg'].lower()}; attack {name} has {known}") from error
 
 
 def open_harm(judge: str) -> Harm:
-    """How harmful answers are by a judge of harm, or of refusal: not to refuse a harmful prompt is harmful.
+    """A scorer of harm, from a judge of harm or of refusal.
+
+    The prompts are harmful, so an answer that does not refuse counts as harmful.
 
     Raises:
         InputError: The judge cannot be had, or measures something else.
     """
     opened = open_judge(judge)
-    if opened.measures not in ("harm", "refusal"):
+    if opened.measures == "harm":
+        return opened.judge
+    if opened.measures != "refusal":
         raise InputError(f"judge {judge}: measures {opened.measures}; one of harm or refusal is needed")
 
-    def harm(exchanges: Sequence[Exchange]) -> list[Verdict]:
-        found = opened.judge(exchanges)
-        if opened.measures == "harm":
-            return found
-        return [verdict if (s := verdict.score) is None else replace(verdict, score=1 - s) for verdict in found]
+    def harm_by_refusal(exchanges: Sequence[Exchange]) -> list[Verdict]:
+        verdicts = []
+        for verdict in opened.judge(exchanges):
+            # Refusal counts from 0 to 1 and harm is its complement; an unscored verdict stays unscored.
+            if verdict.score is not None:
+                verdict = replace(verdict, score=1 - verdict.score)
+            verdicts.append(verdict)
+        return verdicts
 
-    return harm
+    return harm_by_refusal
 
 
-def identity_of(recipe: Recipe, plan: Plan, target: str, base_url: str | None) -> dict[str, Any]:
-    """What the test cases depend on."""
-    needs, uses = plan.attack.needs, plan.uses
-    return identity(
+def attack_identity(recipe: Recipe, plan: AttackPlan, target: str, base_url: str | None) -> Identity:
+    """The identity of the test cases. It holds only what this attack uses, so other settings may change freely."""
+    inputs: dict[str, object] = {}
+    target_model = None
+    if plan.attack.needs:
+        target_model = target
+        inputs["model"] = model_identity(target)
+        inputs["sampling"] = plan.section.sampling.model_dump(mode="json")
+        inputs["max_queries"] = plan.section.max_queries
+    if plan.attacker_in_use:
+        inputs["attacker"] = model_identity(plan.attacker_in_use)
+    if plan.judge_in_use:
+        inputs["judge"] = scorer_identity(plan.judge_in_use)
+    others = [model_identity(name) for name in plan.other_targets]
+    return run_identity(
         recipe,
         attack=plan.attack.name,
         settings=plan.settings.model_dump(mode="json"),
@@ -229,38 +307,32 @@ def identity_of(recipe: Recipe, plan: Plan, target: str, base_url: str | None) -
         limit=plan.limit,
         shard=plan.shard,
         prefix=plan.prefix,
-        **({"model": model_identity(target)} if needs else {}),
-        **(
-            {"sampling": plan.section.sampling.model_dump(mode="json"), "max_queries": plan.section.max_queries}
-            if needs
-            else {}
-        ),
-        **({"attacker": model_identity(plan.attacker)} if plan.attacker and "attacker" in uses else {}),
-        **({"judge": scorer_identity(plan.judge)} if plan.judge and "score" in uses else {}),
-        **({"others": [model_identity(name) for name in others]} if (others := _others(plan)) else {}),
-        **({"files": named} if (named := _files(plan.settings)) else {}),
-        **({"base_url": base_url} if base_url else {}),
+        **inputs,
+        **given_inputs(others=others, files=_setting_files(plan.settings), base_url=base_url),
         **contents(
-            models=[target if needs else None, plan.attacker if "attacker" in uses else None, *_others(plan)],
-            judges=[plan.judge if "score" in uses else None],
+            models=[target_model, plan.attacker_in_use, *plan.other_targets],
+            judges=[plan.judge_in_use],
             sources=[plan.source],
         ),
     )
 
 
-def _files(settings: Settings) -> dict[str, str]:
-    """Hashes of the files that settings name, which may change where their names do not."""
-    named = {key: Path(value) for key, value in settings.model_dump().items() if isinstance(value, str) and value}
-    return {key: sha256(path) for key, path in named.items() if path.is_file()}
+def _setting_files(settings: Settings) -> dict[str, str]:
+    """Hashes of the files that settings name, by setting. A file can change while its name stays the same."""
+    hashes = {}
+    for key, value in settings.model_dump().items():
+        if isinstance(value, str) and value and Path(value).is_file():
+            hashes[key] = sha256(Path(value))
+    return hashes
 
 
 def cases_of(run: Path) -> list[TestCase]:
-    """The test cases that a run of this stage found, in the order of their behaviors' searches."""
+    """The test cases of a run of this stage, in the order of their searches."""
     return [case_of(record) for record in read_records(run / CASES)]
 
 
 def case_of(record: Record) -> TestCase:
-    """A test case as it is recorded."""
+    """A test case from its record."""
     return TestCase(
         record["behavior"],
         record["attack"],
@@ -273,184 +345,265 @@ def case_of(record: Record) -> TestCase:
 
 
 def static_cases(recipe: Recipe, name: str, behaviors: Sequence[Example], prefix: str) -> list[TestCase]:
-    """The test cases of an attack that asks no model.
+    """The test cases of an attack that needs no model.
 
     Raises:
         InputError: A setting is wrong.
     """
     attack = attacks.get(name)
-    settings = settings_of(name, attack.settings, (recipe.attack or Attacking()).settings.get(name, {}))
-    found: list[TestCase] = []
+    section = recipe.attack or Attacking()
+    settings = settings_of(name, attack.settings, section.settings.get(name, {}))
+    cases: list[TestCase] = []
     for group in attack.groups(behaviors, settings):
-        *_, last = attack.search(group, settings, Setup(_NoEngine(), prefix, seed=seed_of(recipe.seed, name, group)))
-        found += last.cases
-    return found
+        setup = Setup(_NoEngine(), prefix, seed=seed_of(recipe.seed, name, group))
+        *_, last = attack.search(group, settings, setup)
+        cases += last.cases
+    return cases
 
 
 def seed_of(seed: int, name: str, group: Sequence[Example]) -> int:
-    """The seed of one search, 63 bits: that of its behaviors, whichever others are searched for beside it."""
+    """The seed of one search, 63 bits, from its own behaviors. A shard or a limit does not change it."""
     key = f"{seed}/{name}/{'/'.join(behavior.id for behavior in group)}"
+    # Python's `hash` differs between processes. One bit is dropped because torch's seeds are signed.
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
 
 
-def _search_all(plan: Plan, recipe: Recipe, target: str, options: Options, log: RecordLog) -> None:
-    held = {record["behavior"] for record in read_records(log.path)}
-    left = [group for group in plan.groups if any(behavior.id not in held for behavior in group)]
-    if not left:
+def _search_remaining(plan: AttackPlan, recipe: Recipe, target: str, options: Options, log: RecordLog) -> None:
+    """Searches for the behaviors that have no record yet, group by group."""
+    # A group is searched again as a whole if one of its behaviors is missing, since they share a search.
+    recorded = {record["behavior"] for record in read_records(log.path)}
+    remaining = []
+    for group in plan.groups:
+        if any(behavior.id not in recorded for behavior in group):
+            remaining.append(group)
+    if not remaining:
+        # Loading the models would take minutes for nothing.
         return
-    needs = plan.attack.needs
-    engine = open_engine(target, base_url=options.base_url) if needs else _NoEngine()
-    uses = plan.uses
-    attacker = _opened(plan.attacker, engine, target, options) if plan.attacker and "attacker" in uses else None
-    scored_by = _scorer(plan.judge, engine, target, options) if plan.judge and "score" in uses else None
-    others = tuple(_opened(name, engine, target, options) for name in _others(plan))
-    value = "score" if "score" in needs else "loss"
-    prefix = generation_prefix(engine, plan.prefix)
-    with console.searches("behavior", len(plan.groups), len(plan.groups) - len(left), value) as watch:
-        for group in left:
-            meter = Meter(plan.section.max_queries, gives_up=True)
-            setup = Setup(
-                Metered(engine, meter, is_target=True),
-                prefix,
-                plan.section.sampling,
-                seed_of(recipe.seed, plan.attack.name, group),
-                Metered(attacker, meter, is_target=False) if attacker else None,
-                scored_by(meter) if scored_by else None,
-                others,
-                meter,
-            )
+    models = _open_models(plan, target, options)
+    # Attacks that a judge leads maximise its score, and all others minimise a loss.
+    value_name = "loss"
+    if "score" in plan.attack.needs:
+        value_name = "score"
+    done = len(plan.groups) - len(remaining)
+    with console.searches("behavior", len(plan.groups), done, value_name) as watch:
+        for group in remaining:
+            setup = models.setup_for(plan, seed_of(recipe.seed, plan.attack.name, group))
             try:
-                found = _search(plan, group, setup, watch)
+                records = _search_group(plan, group, setup, watch)
             except LostError as error:
                 raise StageFailed(
                     f"{log.path.parent}: the search of {group[0].id} was given up ({error}); {going_on()}"
                 ) from error
-            for record in found:
-                if record["behavior"] not in held:
+            for record in records:
+                # A killed run may have recorded some of a group; those records stay as they are.
+                if record["behavior"] not in recorded:
                     log.append(record)
             watch.end()
 
 
-def _search(plan: Plan, group: Sequence[Example], setup: Setup, watch: console.Watch) -> list[Record]:
-    """What one search found, a record a behavior."""
-    own = tuple(TestCase(b.id, plan.attack.name, b.prompt, details={"nothing_found": NOTHING_FOUND}) for b in group)
-    last, is_spent, meter = Step(0, own), False, setup.meter
+@dataclass(frozen=True)
+class _SearchModels:
+    """The models of all searches of a run, each opened once."""
+
+    target: Engine
+    attacker: Engine | None
+    scorer: Callable[[Meter], Score] | None
+    others: tuple[Engine, ...]
+    prefix: str
+
+    def setup_for(self, plan: AttackPlan, seed: int) -> Setup:
+        """The setup of one search, with a query budget of its own."""
+        # Engines count in the meter by themselves, so an attack cannot forget to count a query.
+        meter = Meter(plan.section.max_queries, gives_up=True)
+        attacker = None
+        if self.attacker is not None:
+            attacker = Metered(self.attacker, meter, is_target=False)
+        score = None
+        if self.scorer is not None:
+            score = self.scorer(meter)
+        target = Metered(self.target, meter, is_target=True)
+        return Setup(target, self.prefix, plan.section.sampling, seed, attacker, score, self.others, meter)
+
+
+def _open_models(plan: AttackPlan, target: str, options: Options) -> _SearchModels:
+    engine: Engine = _NoEngine()
+    if plan.attack.needs:
+        engine = open_engine(target, base_url=options.base_url)
+    attacker = None
+    if plan.attacker_in_use:
+        attacker = _open_or_share(plan.attacker_in_use, engine, target, options)
+    scorer = None
+    if plan.judge_in_use:
+        scorer = _open_scorer(plan.judge_in_use, engine, target, options)
+    others = [_open_or_share(name, engine, target, options) for name in plan.other_targets]
+    return _SearchModels(engine, attacker, scorer, tuple(others), generation_prefix(engine, plan.prefix))
+
+
+def _search_group(plan: AttackPlan, group: Sequence[Example], setup: Setup, watch: console.Watch) -> list[Record]:
+    """The records of one search, one a behavior."""
+    meter = setup.meter
+    last = _unattacked(plan.attack.name, group)
+    is_spent = False
     try:
         for last in plan.attack.search(group, plan.settings, setup):
             watch.step(group[0].id, last.number, last.value, meter.queries, last.cases[0].prompt)
     except SpentError:
+        # The best cases so far count, or the behavior's own words where the budget allowed no step.
         is_spent = True
-    return [
-        {
-            "behavior": case.behavior_id,
-            "attack": case.attack,
-            "prompt": case.prompt,
-            "turns": list(case.turns),
-            "prefix": case.prefix,
-            "completion": case.completion,
-            "details": dict(case.details),
-            "value": last.value,
-            "steps": last.number,
-            "queries": meter.queries,
-            "read": meter.read,
-            "written": meter.written,
-            "spent": is_spent,
-            **({"failed": meter.failed, "failure": meter.failure} if meter.failed else {}),
-            **({"unscored": meter.unscored.most_common(1)[0][0]} if meter.unscored and last.value is None else {}),
-        }
-        for case in last.cases
-    ]
+    return [_case_record(case, last, meter, is_spent) for case in last.cases]
 
 
-def _finish(this: RunDirectory, metrics: dict[str, Any], records: Sequence[Record]) -> None:
-    """Ends the run, unless a search met what could not be had: then the metrics are written, and it can be resumed."""
-    met = [record for record in records if record.get("failed")]
-    if met:
+def _unattacked(attack: str, group: Sequence[Example]) -> Step:
+    """The step before the first one: each behavior in its own words."""
+    cases = []
+    for behavior in group:
+        details = {"nothing_found": NOTHING_FOUND}
+        cases.append(TestCase(behavior.id, attack, behavior.prompt, details=details))
+    return Step(0, tuple(cases))
+
+
+def _case_record(case: TestCase, last: Step, meter: Meter, is_spent: bool) -> Record:
+    record: Record = {
+        "behavior": case.behavior_id,
+        "attack": case.attack,
+        "prompt": case.prompt,
+        "turns": list(case.turns),
+        "prefix": case.prefix,
+        "completion": case.completion,
+        "details": dict(case.details),
+        "value": last.value,
+        "steps": last.number,
+        "queries": meter.queries,
+        "read": meter.read,
+        "written": meter.written,
+        "spent": is_spent,
+    }
+    # Both keys are rare, so they are in those records only that need them.
+    if meter.failed:
+        record["failed"] = meter.failed
+        record["failure"] = meter.failure
+    if meter.unscored and last.value is None:
+        record["unscored"] = meter.unscored.most_common(1)[0][0]
+    return record
+
+
+def _finish_attack(this: RunDirectory, metrics: Metrics, records: Sequence[Record]) -> None:
+    """Ends the run. If a search met a failed model or judge, the metrics are written and the run can be resumed."""
+    failed = [record for record in records if record.get("failed")]
+    if failed:
+        # The metrics count as preliminary until the manifest says that the run is finished.
         write_json(this.path / "metrics.json", metrics)
         raise StageFailed(
-            f"{this.path}: {len(met)} of {len(records)} searches met what could not be had "
-            f"({met[0]['failure']}); {going_on()}"
+            f"{this.path}: {len(failed)} of {len(records)} searches met what could not be had "
+            f"({failed[0]['failure']}); {going_on()}"
         )
     this.finish(metrics)
 
 
-def check_scored(run: Path, metrics: Mapping[str, Any]) -> None:
-    """Refuses an attack that a judge was to lead and did not; the run is finished all the same.
+def check_attack_scored(run: Path, metrics: Metrics) -> None:
+    """Refuses an attack whose judge scored nothing. The run is finished all the same.
 
     Raises:
         StageFailed: The judge could not score a single answer.
     """
     reasons = Counter(record["unscored"] for record in read_records(run / CASES) if "unscored" in record)
+    # One score is enough to have led the search, if only a little.
     if metrics["mean_value"] is None and reasons:
         reason = reasons.most_common(1)[0][0]
         raise StageFailed(f"{run}: no answer could be scored ({reason}); name another judge, or look at the answers")
 
 
-def _metrics(plan: Plan, target: str, records: Sequence[Record]) -> dict[str, Any]:
-    searches = {id(group): group for group in plan.groups}.values()
-    first = {group[0].id for group in searches}
-    counted = [record for record in records if record["behavior"] in first]
-    values = [record["value"] for record in records if record["value"] is not None]
+def _attack_metrics(plan: AttackPlan, target: str, records: Sequence[Record]) -> Metrics:
+    first_behaviors = {group[0].id for group in plan.groups}
+    totals = Counter[str]()
+    values = []
+    for record in records:
+        totals["nothing_found"] += "nothing_found" in record["details"]
+        totals["budget_ended"] += record["spent"]
+        if record["value"] is not None:
+            values.append(record["value"])
+        # Behaviors of one search share its queries, and each record holds all of them. They count once.
+        if record["behavior"] in first_behaviors:
+            totals["failed"] += record.get("failed", 0)
+            totals["queries"] += record["queries"]
+            totals["tokens_read"] += record["read"]
+            totals["tokens_written"] += record["written"]
+    model = None
+    if plan.attack.needs:
+        model = model_identity(target)
+    mean_value = None
+    if values:
+        mean_value = sum(values) / len(values)
     return {
         "attack": plan.attack.name,
-        "model": model_identity(target) if plan.attack.needs else None,
+        "model": model,
         "source": plan.source,
         "behaviors": len(records),
-        "nothing_found": sum("nothing_found" in record["details"] for record in records),
-        "budget_ended": sum(record["spent"] for record in records),
-        "failed": sum(record.get("failed", 0) for record in counted),
-        "mean_value": sum(values) / len(values) if values else None,
-        "queries": sum(record["queries"] for record in counted),
-        "tokens_read": sum(record["read"] for record in counted),
-        "tokens_written": sum(record["written"] for record in counted),
+        "nothing_found": totals["nothing_found"],
+        "budget_ended": totals["budget_ended"],
+        "failed": totals["failed"],
+        "mean_value": mean_value,
+        "queries": totals["queries"],
+        "tokens_read": totals["tokens_read"],
+        "tokens_written": totals["tokens_written"],
     }
 
 
-def _others(plan: Plan) -> tuple[str, ...]:
-    return plan.section.others if "weights" in plan.attack.needs else ()
+def _open_or_share(name: str, engine: Engine, target: str, options: Options) -> Engine:
+    """Another model's engine; the target's own engine if it is the same model, so that it is loaded once."""
+    if name == target:
+        return engine
+    return open_engine(name, base_url=options.base_url)
 
 
-def _opened(name: str, engine: Engine, target: str, options: Options) -> Engine:
-    """Another model, or the target's own engine where it is the same."""
-    return engine if name == target else open_engine(name, base_url=options.base_url)
-
-
-def _scorer(judge: str, engine: Engine, target: str, options: Options) -> Callable[[Meter], Score]:
-    """Opens the judge, once; what it gives counts in the meter of a search the verdicts that could not be had."""
+def _open_scorer(judge: str, engine: Engine, target: str, options: Options) -> Callable[[Meter], Score]:
+    """A function that makes the score of one search from its meter. The judge is opened once."""
     if judge.startswith(RATING):
         from safereason.attacks.rating import rater
 
-        opened = _opened(judge.removeprefix(RATING), engine, target, options)
-        return lambda meter: rater(Metered(opened, meter, is_target=False, counts_tokens=False))
+        rating_model = _open_or_share(judge.removeprefix(RATING), engine, target, options)
+        # The meter counts no tokens of judges, so it counts none of a rating model.
+        return lambda meter: rater(Metered(rating_model, meter, is_target=False, counts_tokens=False))
     harm = open_harm(judge)
 
-    def of_search(meter: Meter) -> Score:
-        def score(behavior: Example, answers: Sequence[str]) -> list[float | None]:
-            wanted = Wanted(behavior.id, behavior.request, behavior.context, behavior.category)
-            verdicts = harm([Exchange(behavior.prompt, answer, wanted) for answer in answers])
-            meter.unscored.update(str(verdict.reason) for verdict in verdicts if verdict.score is None)
-            meter.miss([str(verdict.reason) for verdict in verdicts if verdict.failed], len(verdicts))
-            return [verdict.score for verdict in verdicts]
+    def scorer_of_search(meter: Meter) -> Score:
+        def score_answers(behavior: Example, answers: Sequence[str]) -> list[float | None]:
+            request = BehaviorRequest(behavior.id, behavior.request, behavior.context, behavior.category)
+            # The judge reads the behavior's plain prompt. An attack's disguise must not change its verdict.
+            exchanges = [Exchange(behavior.prompt, answer, request) for answer in answers]
+            scores = []
+            failures = []
+            for verdict in harm(exchanges):
+                scores.append(verdict.score)
+                if verdict.score is None:
+                    meter.unscored[str(verdict.reason)] += 1
+                if verdict.failed:
+                    failures.append(str(verdict.reason))
+            # A search in which every verdict of a call failed ends here, and a resumed run repeats it.
+            meter.miss(failures, len(scores))
+            return scores
 
-        return score
+        return score_answers
 
-    return of_search
+    return scorer_of_search
 
 
 def scorer_identity(judge: str) -> str:
-    """What leads a search contributes to its identity: a judge, or the model behind `rating:`."""
+    """The identity of a judge, or of the model behind `rating:`."""
     if judge.startswith(RATING):
         return f"{RATING}{model_identity(judge.removeprefix(RATING))}"
     return judge_identity(judge)
 
 
 class _NoEngine:
-    """In place of a target, for attacks that ask none."""
+    """Stand-in for the target of an attack that needs none."""
 
     name = "none"
 
-    def generate(self, *positional: Any, **named: Any) -> Any:
-        """Nothing asks it."""
+    def generate(self, *positional: object, **named: object) -> list[list[Completion]]:
+        """Refuses, since no such attack may query a target."""
         raise InputError("this attack has no target to ask; its `needs` leave out what it uses")
 
-    loglikelihood = generate
+    def loglikelihood(self, *positional: object, **named: object) -> list[Likelihood]:
+        """Refuses as `generate` does."""
+        raise InputError("this attack has no target to ask; its `needs` leave out what it uses")

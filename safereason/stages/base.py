@@ -1,4 +1,4 @@
-"""What every stage shares: where it writes, what its result depends on, and which model it starts from."""
+"""The parts that every stage shares: options, results, identities, and the runs that a stage starts from."""
 
 import json
 from dataclasses import dataclass, field
@@ -21,10 +21,17 @@ from safereason.runs.directory import (
 )
 from safereason.runs.manifest import sha256
 
+Identity = dict[str, Any]
+"""All that a run's result depends on, as its manifest holds it."""
+Metrics = dict[str, Any]
+"""The content of a run's `metrics.json`."""
+Outline = dict[str, Any]
+"""A plan as `--plan` prints it: figures and settings by name."""
+
 
 @dataclass(frozen=True)
 class Options:
-    """Where a stage writes and what it does about what is there."""
+    """The command-line options that stages share: where to write, and the model."""
 
     root: Path = Path("runs")
     """Folder that holds the runs."""
@@ -33,41 +40,52 @@ class Options:
     on_existing: OnExisting = "refuse"
     """What to do with a run directory that is not empty."""
     model: str | None = None
-    """Model to start from or to measure, in place of the one the recipe leads to."""
+    """Model to start from or to measure, in place of the recipe's own."""
     base_url: str | None = None
     """Address of an OpenAI-compatible server, for `openai/…` models."""
     processes: int = field(default_factory=processes.count)
-    """How many share the training, for a plan of it."""
+    """Number of processes that share the training, for its plan."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a stage made."""
+    """A stage's run directory and its metrics."""
 
     run: Path
-    metrics: dict[str, Any]
+    metrics: Metrics
     is_earlier: bool = field(default=False, compare=False)
-    """Whether an earlier command made it, and this one only read it."""
+    """Whether an earlier command made the run, and this one only read it."""
 
 
-def identity(recipe: Recipe, *sections: str, **inputs: Any) -> dict[str, Any]:
-    """What a stage's result depends on, as the manifest holds it: the seed, the sections it reads, and named inputs."""
+def run_identity(recipe: Recipe, *sections: str, **inputs: object) -> Identity:
+    """The identity of a stage's run: the seed, the recipe's sections that it reads, and named inputs."""
     chosen = {name: value for name, value in recipe.model_dump(mode="json").items() if name in sections}
-    # Who asks a server is no part of the result, and a manifest is no place for a password.
+    # The user of a server does not change the result, and a manifest must not hold a password.
     as_written = without_credentials(json.dumps({"seed": recipe.seed, **chosen, **inputs}))
-    as_read_back: dict[str, Any] = json.loads(as_written)
+    # Tuples come back as lists, so that this compares equal to an identity that was read from a manifest.
+    as_read_back: Identity = json.loads(as_written)
     return as_read_back
 
 
-def open_run(stage: str, recipe: Recipe, options: Options, model: str, identity: dict[str, Any]) -> RunDirectory:
+def given_inputs(**inputs: object) -> dict[str, object]:
+    """The inputs that are set, for an identity.
+
+    An identity leaves out what is not set. An option that is added later then changes no older run's hash.
+    """
+    return {name: value for name, value in inputs.items() if value}
+
+
+def open_run(stage: str, recipe: Recipe, options: Options, model: str, identity: Identity) -> RunDirectory:
     """The run directory of this stage, not yet entered."""
+    # The directory makes all processes of a training wait for each other, so each has to join the others first.
     processes.join()
+    # The hash in the name lets runs with other settings lie side by side.
     path = options.out or run_path(options.root, stage, recipe.name, model, identity)
     return RunDirectory(path, stage, recipe.name, to_yaml(recipe), identity, options.on_existing)
 
 
 def finished_result(directory: RunDirectory) -> Result | None:
-    """The result of a run that finished before, as it was; None where there is work to do.
+    """The result of a run that finished before; None where there is work to do.
 
     Raises:
         InputError: The directory holds something else, or a run that did not finish and is not resumed.
@@ -78,49 +96,53 @@ def finished_result(directory: RunDirectory) -> Result | None:
 
 
 def advice(command: str, recipe: str, options: Options, *arguments: str) -> str:
-    """A command for a message, that works where the one at hand does: on its recipe, among its runs.
+    """A command to show in a message, with the recipe and the root of the command at hand.
 
     Args:
-        command: Its words, such as `data build`.
-        recipe: What `--recipe` takes.
-        options: Where the runs are.
-        *arguments: Further ones.
+        command: The command's words, such as `data build`.
+        recipe: The value for `--recipe`.
+        options: Options whose root is named where it is not the default.
+        *arguments: Further arguments of the command.
     """
-    root = () if options.root == Options().root else ("--root", options.root)
-    return errors.command(*command.split(), "--recipe", recipe, *root, *arguments)
+    words: list[str | Path] = [*command.split(), "--recipe", recipe]
+    if options.root != Options().root:
+        words += ["--root", options.root]
+    return errors.command(*words, *arguments)
 
 
-def source_run(stage: str, recipe: Recipe, options: Options, expected: dict[str, Any]) -> Path:
-    """The finished run of an earlier stage that belongs to this recipe: the one of this identity, else the newest.
+def source_run(stage: str, recipe: Recipe, options: Options, expected: Identity) -> Path:
+    """The finished run of an earlier stage of this recipe: one of this identity, else the newest.
 
     Raises:
         InputError: There is none; the message says which command makes it.
     """
     runs = finished_runs(options.root, stage, recipe.name)
-    same = [run for run in runs if (read_manifest(run) or {}).get("identity") == expected]
+    # A run of other settings will do: a person may train on data that was built with an override.
     if not runs:
         raise InputError(
             f"no finished {stage} run of {recipe.name} under {options.root}/; "
             f"run {advice(COMMANDS[stage], recipe.reference, options)} first"
         )
+    same = [run for run in runs if (read_manifest(run) or {}).get("identity") == expected]
     return (same or runs)[-1]
 
 
 GUARD_STAGES = ("guard/rl", "guard/sft")
-"""Stages that train a guard, the last to be done first."""
+"""Stages that train a guard, the last step of a training first."""
 
 
 def trained_guard(recipe: str, options: Options, reference: str | None = None) -> Path:
-    """The newest finished guard of the recipe of this name: by RL, else by SFT.
+    """The newest finished guard of a recipe: by RL, else by SFT.
 
     Args:
         recipe: The recipe's name.
-        options: Where the runs are.
-        reference: What `--recipe` takes for it, where that is known.
+        options: Options with the root of the runs.
+        reference: The recipe as `--recipe` takes it; worked out from the name by default.
 
     Raises:
         InputError: There is none; the message says which command makes it.
     """
+    # RL starts from the SFT run, so its guard is the later one.
     for stage in GUARD_STAGES:
         if runs := finished_runs(options.root, stage, recipe):
             return runs[-1]
@@ -129,10 +151,15 @@ def trained_guard(recipe: str, options: Options, reference: str | None = None) -
 
 
 def named_guard(judge: str) -> str | None:
-    """The recipe whose guard the judge `guard:RECIPE` is; None for any other judge, a guard's run or model included."""
+    """The recipe of the judge `guard:RECIPE`; None for any other judge, including a guard's run or model."""
     name, _, argument = judge.partition(":")
-    is_recipe = name == "guard" and argument and "/" not in argument and not Path(argument).exists()
-    return argument if is_recipe else None
+    if name != "guard" or not argument:
+        return None
+    is_path_or_hub_id = "/" in argument or Path(argument).exists()
+    # A folder wins over a recipe of the same name.
+    if is_path_or_hub_id:
+        return None
+    return argument
 
 
 def resolved_judge(judge: str, options: Options) -> str:
@@ -142,42 +169,62 @@ def resolved_judge(judge: str, options: Options) -> str:
         InputError: That guard was not trained.
     """
     recipe = named_guard(judge)
-    return judge if recipe is None else f"guard:{trained_guard(recipe, options)}"
+    if recipe is None:
+        return judge
+    return f"guard:{trained_guard(recipe, options)}"
 
 
 def judge_identity(judge: str) -> str:
-    """What a judge contributes to an identity: its name, its model where it has one, and what a rubric's file says."""
+    """A judge's part of an identity: its name, its model if any, and the hash of a rubric's file."""
     name, colon, argument = judge.partition(":")
     if name == "rubric":
-        from safereason.judges import rubric
-
-        file, model = rubric.split(argument)
-        content = sha256(Path(file)) if Path(file).is_file() else file  # which opening it refuses
-        return f"rubric:{content}@{model_identity(model) if model else ''}"
-    return f"{name}{colon}{model_identity(argument) if argument else ''}"
+        return _rubric_identity(argument)
+    if not argument:
+        return f"{name}{colon}"
+    return f"{name}{colon}{model_identity(argument)}"
 
 
-_INSIDE = "vllm/"
-"""What stands before a model or a run that vLLM is to load: it draws otherwise."""
+def _rubric_identity(argument: str) -> str:
+    from safereason.judges import rubric
+
+    file, model = rubric.split(argument)
+    content = file  # A missing file is refused when the judge is opened.
+    if Path(file).is_file():
+        content = sha256(Path(file))
+    asked_model = ""
+    if model:
+        asked_model = model_identity(model)
+    return f"rubric:{content}@{asked_model}"
+
+
+VLLM_PREFIX = "vllm/"
+"""Prefix of a model or a run that vLLM loads. It is part of an identity, since vLLM samples other tokens."""
 
 
 def model_label(spec: str) -> str:
-    """A short name for a model in a run directory's name: a run is named by its stage, recipe and hash."""
-    run = read_manifest(Path(spec.removeprefix(_INSIDE)))
+    """A short name of a model for a run directory's name: of a run, its stage and hash."""
+    run = read_manifest(Path(spec.removeprefix(VLLM_PREFIX)))
     if run is not None:
         return f"{run['stage']}.{digest(run['identity'])}"
     return spec.rstrip("/").split("/")[-1]
 
 
 def model_identity(spec: str) -> str:
-    """What a model contributes to an identity: a run's stage, recipe and hash, or the name as given."""
-    path = Path(spec.removeprefix(_INSIDE))
+    """A model's part of an identity: of a run, its stage, recipe and hash; else the name as given.
+
+    Raises:
+        InputError: The model is a run that is not finished.
+    """
+    path = Path(spec.removeprefix(VLLM_PREFIX))
     run = read_manifest(path)
     if run is None:
         return spec
+    # The path of a run is no part of an identity, so that a folder of runs can be moved.
     if not is_finished(path):
         raise InputError(f"{spec}: this {run['stage']} run is not finished; resume it first")
-    engine = _INSIDE if spec.startswith(_INSIDE) else ""
+    engine = ""
+    if spec.startswith(VLLM_PREFIX):
+        engine = VLLM_PREFIX
     return f"{engine}{run['stage']}/{run['recipe']}/{digest(run['identity'])}"
 
 
@@ -189,3 +236,4 @@ COMMANDS = {
     "guard/sft": "guard train",
     "guard/rl": "guard train",
 }
+"""The command that makes a run of each stage, for messages."""

@@ -1,14 +1,13 @@
-"""Stage `eval/capability`: what a model can still do, by tasks of lm-evaluation-harness.
+"""Stage `eval/capability`: a model's remaining abilities, by tasks of lm-evaluation-harness.
 
-`replies.jsonl` holds what the model said to each request, so that a resumed run asks for none twice; `metrics.json`
-holds the harness's figures with intervals.
+`replies.jsonl` holds the reply to each request, so that a resumed run repeats none; `metrics.json` holds the harness's
+figures with intervals.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from safereason.engines.open import check_name, open_engine
 from safereason.errors import InputError
@@ -16,25 +15,27 @@ from safereason.evals import capability
 from safereason.evals.metrics import Figure, share
 from safereason.recipe.schema import Evaluation, Recipe
 from safereason.runs.manifest import sha256
-from safereason.runs.records import keep_records, read_records
+from safereason.runs.records import Record, keep_records, read_records
 from safereason.stages.base import (
+    Identity,
     Options,
     Result,
     finished_result,
-    identity,
+    given_inputs,
     model_identity,
     model_label,
     open_run,
+    run_identity,
 )
 from safereason.stages.contents import contents
-from safereason.stages.trained import model_of, precision_of
+from safereason.stages.resolve_model import model_of, precision_of
 
 LOG = "replies"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is measured, and on how much."""
+class CapabilityPlan:
+    """Tasks of the harness, and how many items of each."""
 
     section: Evaluation
     tasks: tuple[str, ...]
@@ -42,10 +43,10 @@ class Plan:
     """Folder of further tasks."""
     shots: int | None
     limit: int | None
-    """First items of each task."""
+    """Number of items of each task, from its first on."""
 
 
-def run(
+def run_capability(
     recipe: Recipe,
     options: Options,
     *,
@@ -57,41 +58,45 @@ def run(
     """Measures `options.model`, else the recipe's newest finished rl run, else its sft run.
 
     Args:
-        recipe: Its `eval` section says how completions are drawn and what they begin with.
+        recipe: Recipe whose `eval` section has the sampling and the generation prefix.
         options: Where to write, and the model.
-        tasks: By the harness's names; by default `capability.TASKS`.
+        tasks: Names of tasks, as the harness has them; by default `capability.TASKS`.
         include: Folder with further tasks, whose YAML files the harness reads and whose code it runs.
-        shots: Examples a prompt shows, in place of a task's own number.
+        shots: Examples in a prompt, in place of a task's own number.
         limit: In place of the recipe's: items of each task, from its first on.
 
     Raises:
         InputError: The harness, a task, its data or the model cannot be had.
-        StageFailed: Completions could not be had; `--resume` asks again.
+        StageFailed: Completions failed; `--resume` tries those again.
     """
-    plan = make_plan(recipe, tasks, include, shots, limit)
+    plan = plan_capability(recipe, tasks, include, shots, limit)
     model = model_of(recipe, options)
     check_name(model)
-    about = _identity(recipe, plan, model, options)
-    directory = open_run("eval/capability", recipe, options, model_label(model), about)
+    identity = _capability_identity(recipe, plan, model, options)
+    directory = open_run("eval/capability", recipe, options, model_label(model), identity)
     if (result := finished_result(directory)) is not None:
         return result
     from safereason.evals import harness
 
+    # The tasks come first: loading them finds mistakes in seconds, and a model may take minutes.
     loaded = harness.load(plan.tasks, plan.include, plan.shots)
     engine = open_engine(model, base_url=options.base_url, precision=precision_of(recipe))
     with directory as this:
+        # Failed requests are recorded too, and a resumed run repeats them.
         keep_records(this.path / f"{LOG}.jsonl", lambda record: "error" not in record)
         with this.records(LOG) as log:
-            found = harness.measure(harness.EngineModel(engine, plan.section, recipe.seed, log), loaded, plan.limit)
-        figures = [*capability.figures(found), *_form(log.path)]
+            recorded_model = harness.EngineModel(engine, plan.section, recipe.seed, log)
+            results = harness.measure(recorded_model, loaded, plan.limit)
+        # The harness knows nothing of reasoning, so its form is measured from the replies.
+        figures = [*capability.figures(results), *_format_figures(log.path)]
         metrics = {
             "eval": "capability",
             "model": model_identity(model),
             "recipe": recipe.name,
             "tasks": list(plan.tasks),
-            "lm_eval": about["lm_eval"],
-            "versions": found["versions"],
-            "shots": found["n-shot"],
+            "lm_eval": identity["lm_eval"],
+            "versions": results["versions"],
+            "shots": results["n-shot"],
             "prefix": plan.section.prefix,
             "limit": plan.limit,
             "figures": [asdict(figure) for figure in figures],
@@ -100,25 +105,27 @@ def run(
     return Result(directory.path, metrics)
 
 
-def make_plan(recipe: Recipe, tasks: Sequence[str], include: Path | None, shots: int | None, limit: int | None) -> Plan:
-    """Puts the recipe and the command line together, as `run` does; arguments as there.
+def plan_capability(
+    recipe: Recipe, tasks: Sequence[str], include: Path | None, shots: int | None, limit: int | None
+) -> CapabilityPlan:
+    """Combines the recipe and the command line; arguments as of `run_capability`.
 
     Raises:
         InputError: The harness is not installed, the recipe has no `eval` section, or there is no such folder.
     """
+    # The harness is an optional dependency.
     capability.check_installed()
     if recipe.eval is None:
         raise InputError(f"recipe {recipe.name}: it has no eval section; add one")
     if include is not None and not include.is_dir():
         raise InputError(f"--include {include}: no such folder; name one that holds lm-eval tasks")
+    # A task that is named twice is measured once.
     named = tuple(dict.fromkeys(tasks)) or capability.TASKS
-    return Plan(recipe.eval, named, include, shots, limit or recipe.eval.limit)
+    return CapabilityPlan(recipe.eval, named, include, shots, limit or recipe.eval.limit)
 
 
-def _identity(recipe: Recipe, plan: Plan, model: str, options: Options) -> dict[str, Any]:
-    inside = sorted(plan.include.rglob("*")) if plan.include else []
-    files = [path for path in inside if path.is_file() and "__pycache__" not in path.parts]
-    return identity(
+def _capability_identity(recipe: Recipe, plan: CapabilityPlan, model: str, options: Options) -> Identity:
+    return run_identity(
         recipe,
         model=model_identity(model),
         eval="capability",
@@ -127,21 +134,36 @@ def _identity(recipe: Recipe, plan: Plan, model: str, options: Options) -> dict[
         limit=plan.limit,
         sampling=plan.section.sampling.model_dump(mode="json"),
         prefix=plan.section.prefix,
+        # Another version of the harness may read the same answer otherwise.
         lm_eval=version("lm_eval"),
-        include={str(path): sha256(path) for path in files},
-        **({"base_url": options.base_url} if options.base_url else {}),
+        include=_task_file_hashes(plan.include),
+        **given_inputs(base_url=options.base_url),
         **contents(models=[model]),
     )
 
 
-def _form(path: Path) -> list[Figure]:
-    """Of the completions, the share that closed its reasoning and the share that ran into the token limit, by task."""
-    replies: dict[str, list[dict[str, Any]]] = {}
+def _task_file_hashes(folder: Path | None) -> dict[str, str]:
+    """Hashes of all files in a folder of tasks: a task's YAML file may load others."""
+    hashes: dict[str, str] = {}
+    if folder is None:
+        return hashes
+    for path in sorted(folder.rglob("*")):
+        # Python writes its caches when the harness imports a task's code.
+        if path.is_file() and "__pycache__" not in path.parts:
+            hashes[str(path)] = sha256(path)
+    return hashes
+
+
+def _format_figures(path: Path) -> list[Figure]:
+    """The share of completions with closed reasoning, and of those that reached the token limit, by task."""
+    replies_by_task: dict[str, list[Record]] = {}
     for record in read_records(path):
+        # Requests for a likelihood have no answer.
         if "answer" in record:
-            replies.setdefault(record["task"], []).append(record)
-    closed = [share("closed", [bool(r["closed"]) for r in members], task) for task, members in replies.items()]
-    cut = [
-        share("truncated", [r["finish_reason"] == "length" for r in members], task) for task, members in replies.items()
-    ]
-    return [*closed, *cut]
+            replies_by_task.setdefault(record["task"], []).append(record)
+    closed = []
+    truncated = []
+    for task, replies in replies_by_task.items():
+        closed.append(share("closed", [bool(reply["closed"]) for reply in replies], task))
+        truncated.append(share("truncated", [reply["finish_reason"] == "length" for reply in replies], task))
+    return [*closed, *truncated]

@@ -1,4 +1,4 @@
-"""Puts runs of one evaluation side by side: every figure, what differs from the first run, and the paper's own.
+"""Comparison of runs of one evaluation: every figure, its difference from the first run, and the paper's own figure.
 
 It reads finished run directories and writes nothing.
 """
@@ -6,35 +6,34 @@ It reads finished run directories and writes nothing.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safereason import evals
 from safereason.errors import BarNotMet, InputError
-from safereason.evals import compare, guard_predictions, paper
+from safereason.evals import compare, guard_predictions, judging, paper
 from safereason.evals.compare import Difference
 from safereason.evals.guard_predictions import Prediction
 from safereason.evals.metrics import Figure
-from safereason.report.beside import of_paper
+from safereason.report.paper_comparison import matching_paper_figure
 from safereason.report.read import Run, read_run
-from safereason.stages import eval_judge
+from safereason.runs.records import Record
 
 GUARD = "guard"
-Items = compare.Asked | list[Prediction] | None
-"""What a run's figures are made of; None for an evaluation whose figures are not made of single prompts."""
+Items = compare.EvalScores | list[Prediction] | None
+"""The single prompts behind a run's figures; None for an evaluation whose figures are not made of single prompts."""
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One figure of one run."""
 
     run: str
-    """Its letter."""
+    """Letter of the run."""
     figure: Figure
     difference: Difference | None
-    """To the first run; None for that one, and where nothing of it is shared."""
+    """Difference from the first run; None for the first run itself, and where the two share no prompt."""
     paper: paper.PaperFigure | None
     covered: bool | None
-    """Whether our interval, widened by what the paper's value may be out, holds it."""
+    """Whether our interval, widened by the tolerance of the paper's value, contains that value."""
 
 
 @dataclass(frozen=True)
@@ -43,61 +42,87 @@ class Comparison:
 
     evaluation: str
     runs: dict[str, Run]
-    """By letter."""
-    rows: tuple[Row, ...]
-    """Figure by figure, and there run by run."""
+    """Runs by letter."""
+    rows: tuple[ComparisonRow, ...]
+    """Rows by figure, and within a figure by run."""
     notes: tuple[str, ...]
-    """What a reader has to know before the figures are held against each other."""
+    """Warnings about what makes the runs hard to compare."""
 
 
-def runs(paths: Sequence[Path], resamples: int = compare.RESAMPLES, seed: int = 0) -> Comparison:
+def runs_to_compare(paths: Sequence[Path], resamples: int = compare.RESAMPLES, seed: int = 0) -> Comparison:
     """Compares the runs with the first of them.
 
     Args:
         paths: Finished runs of one evaluation.
         resamples: Bootstrap resamples behind each difference.
-        seed: Of the resamples.
+        seed: Seed of the resamples.
 
     Raises:
         InputError: A path is no finished run of an evaluation, the evaluations differ, or no prompt is shared.
     """
-    read = {_letter(place): read_run(path) for place, path in enumerate(paths)}
-    name = _evaluation(list(read.values()))
-    items = {letter: _items(name, run) for letter, run in read.items()}
-    figures = {letter: _figures(run) for letter, run in read.items()}
-    first = next(iter(read))
-    differences = {letter: _differences(items[first], items[letter], read[letter], resamples, seed) for letter in read}
-    rows = tuple(
-        _row(letter, read[letter], table[key], differences[letter].get(key) if letter != first else None)
-        for key in dict.fromkeys(key for table in figures.values() for key in table)
-        for letter, table in figures.items()
-        if key in table
-    )
-    return Comparison(name, read, rows, tuple(_notes(name, read, rows)))
+    runs = {_letter(position): read_run(path) for position, path in enumerate(paths)}
+    evaluation = _common_evaluation(list(runs.values()))
+    # Items of every run are read before any figures, so that the first damaged run is the one that is named.
+    items = {}
+    for letter, run in runs.items():
+        items[letter] = _items_of(evaluation, run)
+    figures = {}
+    for letter, run in runs.items():
+        figures[letter] = _figures_by_key(run)
+    first = next(iter(runs))
+    differences: dict[str, dict[compare.Key, Difference]] = {}
+    for letter, run in runs.items():
+        # The first run is compared with itself too, which refuses a first run without any prompt.
+        differences[letter] = _differences(items[first], items[letter], run, resamples, seed)
+    differences[first] = {}
+    rows = []
+    for key in _keys_in_order(figures):
+        for letter, run in runs.items():
+            figure = figures[letter].get(key)
+            if figure is not None:
+                rows.append(_comparison_row(letter, run, figure, differences[letter].get(key)))
+    return Comparison(evaluation, runs, tuple(rows), tuple(_comparison_notes(evaluation, runs, rows)))
 
 
-def check_not_worse(found: Comparison, label: str) -> None:
+def _keys_in_order(figures: dict[str, dict[compare.Key, Figure]]) -> list[compare.Key]:
+    """Every figure's key once, in the order of the runs that have it."""
+    keys: dict[compare.Key, None] = {}
+    for run_figures in figures.values():
+        keys.update(dict.fromkeys(run_figures))
+    return list(keys)
+
+
+def check_not_worse(comparison: Comparison, label: str) -> None:
     """Refuses runs that are significantly worse than the first at a figure, named as `Figure.label` is.
 
     Raises:
         InputError: There is no such figure, or more of it is neither better nor worse.
         BarNotMet: A run is worse, or could not be compared.
     """
-    rows = [row for row in found.rows if row.figure.label == label]
+    rows = [row for row in comparison.rows if row.figure.label == label]
     if not rows:
-        known = ", ".join(dict.fromkeys(row.figure.name for row in found.rows))
-        raise InputError(f"--fail-if-worse {label}: eval {found.evaluation} has no such figure; it has {known}")
+        # Names without groups: a figure may have dozens of those.
+        known = ", ".join(dict.fromkeys(row.figure.name for row in comparison.rows))
+        raise InputError(f"--fail-if-worse {label}: eval {comparison.evaluation} has no such figure; it has {known}")
     if rows[0].figure.name in compare.NEITHER_IS_BETTER:
         raise InputError(f"--fail-if-worse {label}: more of it is neither better nor worse; name another figure")
-    first = next(iter(found.runs))
-    missing = [letter for letter in found.runs if letter not in {row.run for row in rows}]
-    worse = (_worse(row) for row in rows if row.run != first)
-    failed = [*(f"{letter} has no {label}" for letter in missing), *filter(None, worse)]
-    if failed:
-        raise BarNotMet("; ".join(failed))
+    first = next(iter(comparison.runs))
+    compared = [row.run for row in rows]
+    problems = []
+    # A run without the figure must not pass: a missing figure may hide a worse one.
+    for letter in comparison.runs:
+        if letter not in compared:
+            problems.append(f"{letter} has no {label}")
+    for row in rows:
+        problem = _worse_than_first(row)
+        if row.run != first and problem is not None:
+            problems.append(problem)
+    if problems:
+        raise BarNotMet("; ".join(problems))
 
 
-def _worse(row: Row) -> str | None:
+def _worse_than_first(row: ComparisonRow) -> str | None:
+    """How much worse a row is than the first run; None where it is not significantly worse."""
     difference = row.difference
     if difference is None:
         return f"{row.figure.label} of {row.run} could not be compared"
@@ -109,82 +134,114 @@ def _worse(row: Row) -> str | None:
     )
 
 
-def _letter(place: int) -> str:
-    """`A`, `B`, …, `Z`, `A2`, … ."""
-    return chr(ord("A") + place % 26) + (str(place // 26 + 1) if place >= 26 else "")
+def _letter(position: int) -> str:
+    """A run's name in a comparison: `A`, `B`, …, `Z`, `A2`, … ."""
+    # Paths are too long for a table.
+    letter = chr(ord("A") + position % 26)
+    if position < 26:
+        return letter
+    return f"{letter}{position // 26 + 1}"
 
 
-def _evaluation(read: Sequence[Run]) -> str:
-    for run in read:
+def _common_evaluation(runs: Sequence[Run]) -> str:
+    # What is no evaluation is named first, since its stage differs from the others too.
+    for run in runs:
         if not run.stage.startswith("eval/"):
             raise InputError(f"{run.path}: a run of {run.stage}, not of an evaluation; name runs under eval/")
-    for run in read[1:]:
-        if run.stage != read[0].stage:
+    for run in runs[1:]:
+        if run.stage != runs[0].stage:
             raise InputError(
-                f"{run.path}: a run of {run.stage}, where the first is one of {read[0].stage}; "
+                f"{run.path}: a run of {run.stage}, where the first is one of {runs[0].stage}; "
                 "compare runs of one evaluation"
             )
-    return read[0].stage.removeprefix("eval/")
+    return runs[0].stage.removeprefix("eval/")
 
 
-def _figures(run: Run) -> dict[compare.Key, Figure]:
+def _figures_by_key(run: Run) -> dict[compare.Key, Figure]:
     rows = run.metrics.get("figures")
-    found = [Figure(**row) for row in rows] if isinstance(rows, list) else []
-    if not found:
+    figures: dict[compare.Key, Figure] = {}
+    # The metrics may be of another version or edited by hand, so their form is not taken for granted.
+    if isinstance(rows, list):
+        for row in rows:
+            figure = Figure(**row)
+            figures[figure.name, figure.group] = figure
+    if not figures:
         raise InputError(f"{run.path}: has no figures in metrics.json; make it anew")
-    return {(figure.name, figure.group): figure for figure in found}
+    return figures
 
 
-def _items(name: str, run: Run) -> Items:
-    if name == GUARD:
-        lines = enumerate(run.records("predictions"), start=1)
-        found = [guard_predictions.from_record(line, f"{run.path}: prediction {number}") for number, line in lines]
-        return [one for one in found if not one.failed]
-    if name not in evals.EVALS:
+def _items_of(evaluation_name: str, run: Run) -> Items:
+    """The single prompts behind a run's figures."""
+    if evaluation_name == GUARD:
+        return _guard_predictions(run)
+    if evaluation_name not in evals.EVALS:
         return None
+    evaluation = evals.EVALS[evaluation_name]
     try:
-        evaluation = evals.EVALS[name]
-        outcomes = eval_judge.outcomes([str(c["id"]) for c in run.records("completions")], run.path, evaluation)
-        return compare.asked(evaluation, outcomes, list(_figures(run).values()))
+        ids = [str(completion["id"]) for completion in run.records("completions")]
+        outcomes = judging.read_outcomes(ids, run.path, evaluation)
+        return compare.collect_scores(evaluation, outcomes, list(_figures_by_key(run).values()))
     except InputError as error:
         raise InputError(f"{run.path}: {error}") from error
+
+
+def _guard_predictions(run: Run) -> list[Prediction]:
+    """The predictions of a guard's run; rows that failed have no verdict and are left out."""
+    predictions = []
+    for number, line in enumerate(run.records("predictions"), start=1):
+        prediction = guard_predictions.from_record(line, f"{run.path}: prediction {number}")
+        if not prediction.failed:
+            predictions.append(prediction)
+    return predictions
 
 
 def _differences(first: Items, other: Items, run: Run, resamples: int, seed: int) -> dict[compare.Key, Difference]:
     try:
-        if isinstance(first, compare.Asked) and isinstance(other, compare.Asked):
-            return compare.of_asked(first, other, resamples, seed)
+        if isinstance(first, compare.EvalScores) and isinstance(other, compare.EvalScores):
+            return compare.of_evals(first, other, resamples, seed)
         if isinstance(first, list) and isinstance(other, list):
             return compare.of_guards(first, other, resamples, seed)
     except InputError as error:
         raise InputError(f"{run.path}: {error}") from error
+    # These figures have no single prompts, so nothing can be paired.
     return {}
 
 
-def _row(letter: str, run: Run, figure: Figure, difference: Difference | None) -> Row:
-    theirs = of_paper(run, figure)
-    return Row(letter, figure, difference, theirs, paper.covered(figure, theirs) if theirs else None)
+def _comparison_row(letter: str, run: Run, figure: Figure, difference: Difference | None) -> ComparisonRow:
+    paper_figure = matching_paper_figure(run, figure)
+    # The paper gives its values rounded, or read off a plot, so they have a tolerance.
+    covered = None
+    if paper_figure:
+        covered = paper.covered(figure, paper_figure)
+    return ComparisonRow(letter, figure, difference, paper_figure, covered)
 
 
-def _notes(name: str, read: dict[str, Run], rows: Sequence[Row]) -> list[str]:
-    judges = {letter: run.metrics.get("judge") for letter, run in read.items()}
+def _comparison_notes(evaluation: str, runs: dict[str, Run], rows: Sequence[ComparisonRow]) -> list[str]:
     notes = []
-    if len(set(judges.values())) > 1:
-        notes.append(f"judged by different judges: {', '.join(f'{k} by {v}' for k, v in judges.items())}")
-    if len(read) > 1 and not any(row.difference for row in rows):
-        notes.append(f"eval {name}: no figure is made of single prompts, so that no difference has an interval")
+    judges = set()
+    judged_by = []
+    for letter, run in runs.items():
+        judge = run.metrics.get("judge")
+        judges.add(judge)
+        judged_by.append(f"{letter} by {judge}")
+    # A difference between judges would look like one between models.
+    if len(judges) > 1:
+        notes.append(f"judged by different judges: {', '.join(judged_by)}")
+    if len(runs) > 1 and not any(row.difference for row in rows):
+        notes.append(f"eval {evaluation}: no figure is made of single prompts, so that no difference has an interval")
+    # Departures matter only beside a paper's figure.
     if any(row.paper for row in rows):
-        for letter, run in read.items():
-            if departs := paper.departures(run.metrics):
-                notes.append(f"{letter} was measured otherwise than the paper's models: {'; '.join(departs)}")
+        for letter, run in runs.items():
+            if departures := paper.departures(run.metrics):
+                notes.append(f"{letter} was measured otherwise than the paper's models: {'; '.join(departures)}")
     return notes
 
 
-def document(found: Comparison) -> dict[str, Any]:
-    """The comparison as JSON has it."""
-    return {
-        "eval": found.evaluation,
-        "runs": [
+def comparison_document(comparison: Comparison) -> Record:
+    """The comparison as JSON."""
+    runs = []
+    for letter, run in comparison.runs.items():
+        runs.append(
             {
                 "run": letter,
                 "path": str(run.path),
@@ -192,16 +249,20 @@ def document(found: Comparison) -> dict[str, Any]:
                 "recipe": run.recipe,
                 "judge": run.metrics.get("judge"),
             }
-            for letter, run in found.runs.items()
-        ],
-        "notes": list(found.notes),
-        "rows": [flat(row) for row in found.rows],
+        )
+    return {
+        "eval": comparison.evaluation,
+        "runs": runs,
+        "notes": list(comparison.notes),
+        "rows": [flat(row) for row in comparison.rows],
     }
 
 
-def flat(row: Row) -> dict[str, Any]:
-    """One row, as a table has it."""
-    figure, difference, theirs = row.figure, row.difference, row.paper
+def flat(row: ComparisonRow) -> Record:
+    """A row as a flat mapping, for tables and JSON. Parts that the row lacks are null."""
+    figure = row.figure
+    difference = row.difference
+    paper_figure = row.paper
     return {
         "figure": figure.name,
         "group": figure.group,
@@ -217,9 +278,9 @@ def flat(row: Row) -> dict[str, Any]:
         "p": difference and difference.p,
         "shared": difference and difference.n,
         "shared_unscored": difference and difference.unscored,
-        "paper": theirs and theirs.value,
-        "paper_tolerance": theirs and theirs.tolerance,
-        "paper_model": theirs and theirs.model,
-        "paper_source": theirs and theirs.source,
+        "paper": paper_figure and paper_figure.value,
+        "paper_tolerance": paper_figure and paper_figure.tolerance,
+        "paper_model": paper_figure and paper_figure.model,
+        "paper_source": paper_figure and paper_figure.source,
         "covered": row.covered,
     }

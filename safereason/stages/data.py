@@ -1,47 +1,62 @@
-"""The data stage: draws a recipe's mix and writes it with a card.
+"""Stage `data`: draws a recipe's mix and writes it with a data card.
 
 The run holds `train.parquet` (prompts for RL, or a guard's labelled rows), `traces.parquet` (for SFT),
 `validation.parquet` (a guard's rows to watch the training by), `card.json` and `card.md`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from safereason.console import say
-from safereason.data import card, lengths, rsafe_mix, sources, tars_mix
-from safereason.data.draw import Mixture, Read
+from safereason.data import card, lengths
 from safereason.data.example import Example, write_parquet
-from safereason.data.screen import Refuse, first_of
 from safereason.data.sources import files
 from safereason.errors import InputError
-from safereason.recipe.schema import Recipe, RSafeMix
+from safereason.recipe.schema import Recipe
 from safereason.runs.directory import CONTENTS, RunDirectory, read_manifest, read_metrics
 from safereason.runs.manifest import sha256
-from safereason.runs.records import read_json, write_json, write_text
-from safereason.stages import guard_data
-from safereason.stages.base import Options, Result, advice, identity, model_label, open_run, source_run
+from safereason.runs.records import Record, read_json, write_json, write_text
+from safereason.stages.base import (
+    Identity,
+    Metrics,
+    Options,
+    Result,
+    advice,
+    model_label,
+    open_run,
+    run_identity,
+    source_run,
+)
 from safereason.stages.contents import contents
-from safereason.stages.training_sources import TRACES, available, check, located, needed, taught, teacher_run, written
-from safereason.stages.unseen import Unseen
+from safereason.stages.preparation import guard_data
+from safereason.stages.preparation.contamination import ContaminationCheck
+from safereason.stages.preparation.mixture import draw_mixture
+from safereason.stages.preparation.training_sources import (
+    TRACES,
+    located,
+    teacher_run,
+    trace_sources,
+    training_sources,
+    without_missing_sources,
+)
 
 TRAIN = "train.parquet"
 VALIDATION = "validation.parquet"
-__all__ = ["TRACES", "TRAIN", "VALIDATION", "built", "draw", "identity_of", "run", "to_trace"]
+__all__ = ["TRACES", "TRAIN", "VALIDATION", "build_data", "built_data", "data_identity"]
 
 
-def identity_of(recipe: Recipe) -> dict[str, Any]:
-    """What the data of a recipe depends on."""
-    held = contents(sources=(*needed(recipe), *Unseen.sources(recipe)))
-    return identity(recipe, "data", tests=Unseen.names(recipe), **guard_data.identity_of(recipe), **held)
+def data_identity(recipe: Recipe) -> Identity:
+    """The identity of a recipe's data. Test sets count, since rows are compared with them."""
+    hashes = contents(sources=(*training_sources(recipe), *ContaminationCheck.sources(recipe)))
+    guard = guard_data.guard_data_identity(recipe)
+    return run_identity(recipe, "data", tests=ContaminationCheck.names(recipe), **guard, **hashes)
 
 
-def run(recipe: Recipe, options: Options, *, allow_missing: bool = False) -> Result:
-    """Draws, checks and writes the data; a finished run is returned as it is where all that it read is as it was.
+def build_data(recipe: Recipe, options: Options, *, allow_missing: bool = False) -> Result:
+    """Draws, checks and writes the data. A finished run is returned as it is if none of its input files changed.
 
     Args:
-        recipe: Its `data` section, and what it tests on.
+        recipe: Recipe with the mix and the test sets.
         options: Where to write.
         allow_missing: Go on without the sources that cannot be had, which the card then names.
 
@@ -49,122 +64,103 @@ def run(recipe: Recipe, options: Options, *, allow_missing: bool = False) -> Res
         InputError: A source cannot be had or is too small, a row to train on is also one to test on, or a finished run
             that is not resumed read other contents of its files.
     """
-    recipe, missing = available(recipe, options, allow_missing)
-    run_directory = open_run("data", recipe, options, model_label(recipe.model), identity_of(recipe))
-    run_directory.inputs.update(_own_files(recipe, options))
-    if options.on_existing != "overwrite" and _is_done(run_directory):
+    recipe, missing_notes = without_missing_sources(recipe, options, allow_missing)
+    run_directory = open_run("data", recipe, options, model_label(recipe.model), data_identity(recipe))
+    run_directory.inputs.update(_input_hashes(recipe, options))
+    if options.on_existing != "overwrite" and _is_current(run_directory):
         return Result(run_directory.path, read_metrics(run_directory.path), is_earlier=True)
     _check_inputs(run_directory)
+    # Drawing a large mix takes minutes, so a directory that is in the way is refused before it.
     run_directory.check_free()
-    unseen = Unseen.of(recipe)
-    mixture = draw(recipe, options, unseen)
-    overlap = unseen.report((*mixture.prompts, *mixture.traces, *mixture.validation))
-    parts = {TRAIN: mixture.prompts, TRACES: mixture.traces, VALIDATION: mixture.validation}
-    rows = {name: examples for name, examples in parts.items() if examples or name == TRAIN}
-    tokens, unmeasured = _tokens(recipe, rows)
-    notes = (*missing, *mixture.notes, *unseen.notes, *unmeasured)
+    # The mix drops test rows while it draws, if the recipe says so; the report then finds what is left.
+    contamination = ContaminationCheck.of(recipe)
+    mixture = draw_mixture(recipe, options, contamination)
+    overlap = contamination.report((*mixture.prompts, *mixture.traces, *mixture.validation))
+    rows: dict[str, Sequence[Example]] = {TRAIN: mixture.prompts}
+    if mixture.traces:
+        rows[TRACES] = mixture.traces
+    if mixture.validation:
+        rows[VALIDATION] = mixture.validation
+    tokens, token_notes = _token_lengths(recipe, rows)
+    notes = (*missing_notes, *mixture.notes, *contamination.notes, *token_notes)
     document = card.describe(recipe, rows, mixture.drops, overlap=overlap, tokens=tokens, notes=notes)
     with run_directory as opened:
-        metrics = _write(opened.path, document, rows)
+        metrics = _write_data(opened.path, document, rows)
         opened.finish(metrics)
     return Result(opened.path, metrics)
 
 
-def built(recipe: Recipe, options: Options) -> Path:
+def built_data(recipe: Recipe, options: Options) -> Path:
     """The finished data run that a later stage of this recipe reads.
 
     Raises:
-        InputError: There is none, a file that it read has other contents now, or it was not compared with what this
-            recipe tests on.
+        InputError: There is none, one of its input files has changed since, or it was not compared with a test set of
+            this recipe.
     """
-    expected, build = identity_of(recipe), advice("data build", recipe.reference, options)
+    expected = data_identity(recipe)
+    build = advice("data build", recipe.reference, options)
     folder = source_run("data", recipe, options, expected)
-    before, now = _hashes((read_manifest(folder) or {}).get("identity", {}), CONTENTS), _hashes(expected, CONTENTS)
-    if changed := sorted(path for path in before.keys() & now.keys() if before[path] != now[path]):
+    built_from = _hashes_under(CONTENTS, (read_manifest(folder) or {}).get("identity", {}))
+    current = _hashes_under(CONTENTS, expected)
+    # The run may be of other settings, which is allowed. Only files that both of them read can have changed.
+    changed = [path for path in built_from.keys() & current.keys() if built_from[path] != current[path]]
+    if changed:
         raise InputError(
-            f"{folder}: was built from other contents of {', '.join(changed)}; run {build} with the same overrides"
+            f"{folder}: was built from other contents of {', '.join(sorted(changed))}; "
+            f"run {build} with the same overrides"
         )
+    # A run of other settings may have been compared with other test sets, or with none.
     compared = read_json(folder / "card.json").get("overlap", {}).get("sets", {})
-    missed = [name for name in Unseen.names(recipe) if name not in compared]
-    if missed:
+    not_compared = [name for name in ContaminationCheck.names(recipe) if name not in compared]
+    if not_compared:
         raise InputError(
-            f"{folder}: was not compared with {', '.join(missed)}, which this recipe tests on; "
+            f"{folder}: was not compared with {', '.join(not_compared)}, which this recipe tests on; "
             f"run {build} with the same overrides"
         )
     return folder
 
 
-def draw(recipe: Recipe, options: Options, unseen: Unseen) -> Mixture:
-    """Draws the mix of a recipe whose sources can all be had.
-
-    Raises:
-        InputError: A source is too small, or a guard's SFT has no reasoning to train on.
-    """
-    guard_data.check(recipe)
-    of_teacher, by_teacher = taught(recipe), written(recipe, options)
-    traces = _traces(of_teacher, by_teacher)
-    prompts, refuse = _prompts(recipe, options), _refuse(recipe, unseen)
-    if isinstance(recipe.data, RSafeMix):
-        mixture = rsafe_mix.build(recipe.data, recipe.seed, prompts, traces, taught=of_teacher, refuse=refuse)
-        return guard_data.with_verdicts(recipe, mixture)
-    return tars_mix.build(recipe.data, recipe.seed, prompts, traces, taught=of_teacher, refuse=refuse)
-
-
-def to_trace(recipe: Recipe) -> list[Example]:
-    """The prompts of the recipe's traces whose source has none of its own: what its teacher is to answer, in order.
-
-    For a guard these are labelled rows, which a teacher is asked about as the guard is.
-
-    Raises:
-        InputError: Sources cannot be had, each of which a line says how to get.
-    """
-    of_teacher = taught(recipe)
-    check(of_teacher)
-    mix, prompts, refuse = recipe.data, _prompts(recipe, Options()), _refuse(recipe, Unseen.of(recipe))
-    if isinstance(mix, RSafeMix):
-        return rsafe_mix.to_trace(mix, recipe.seed, prompts, of_teacher, refuse=refuse)
-    return tars_mix.to_trace(mix, recipe.seed, prompts, _traces(of_teacher, ()), taught=of_teacher, refuse=refuse)
-
-
-def _prompts(recipe: Recipe, options: Options) -> Read:
-    return lambda name: sources.get(located(recipe, options, name)).stream("train")
-
-
-def _traces(of_teacher: Sequence[str], by_teacher: Iterable[Example]) -> Read:
-    return lambda name: by_teacher if name in of_teacher else sources.get(name).traces("train")
-
-
-def _refuse(recipe: Recipe, unseen: Unseen) -> Refuse:
-    return first_of(unseen.refuse(), guard_data.too_long(recipe))
-
-
-def _tokens(recipe: Recipe, rows: Mapping[str, Sequence[Example]]) -> tuple[dict[str, Any], list[str]]:
-    """Lengths of each file in the recipe's tokens, or a note on why they are not known."""
+def _token_lengths(recipe: Recipe, rows: Mapping[str, Sequence[Example]]) -> tuple[Record, list[str]]:
+    """Lengths of each file's rows in tokens, or a note on why they are not known."""
     from safereason.engines.open import load_tokenizer
 
-    sft, rl = (recipe.guard.sft, recipe.guard.train) if recipe.guard else (recipe.sft, recipe.rl)
+    # A recipe trains a reasoning model or a guard, and the limits are those of its trainings.
+    sft = recipe.sft
+    rl = recipe.rl
+    if recipe.guard is not None:
+        sft = recipe.guard.sft
+        rl = recipe.guard.train
     if sft is None and rl is None:
         return {}, []
     try:
         tokenizer = load_tokenizer(recipe.model)
     except InputError as error:
+        # The data is as good without its lengths, and may be built on a machine without the model.
         return {}, [f"lengths in tokens are not known: {error}"]
-    measure = partial(
-        lengths.of_file,
-        tokenizer=tokenizer,
-        ask=guard_data.asked(recipe),
-        prompt_limit=rl.max_prompt_tokens if rl else None,
-        text_limit=sft.max_tokens if sft else None,
-    )
-    return {name: measure(examples) for name, examples in rows.items() if examples}, []
+    prompt_limit = None
+    if rl is not None:
+        prompt_limit = rl.max_prompt_tokens
+    text_limit = None
+    if sft is not None:
+        text_limit = sft.max_tokens
+    build_prompt = guard_data.prompt_builder(recipe)
+    by_file: Record = {}
+    for name, examples in rows.items():
+        if examples:
+            by_file[name] = lengths.of_file(
+                examples, tokenizer, build_prompt, prompt_limit=prompt_limit, text_limit=text_limit
+            )
+    return by_file, []
 
 
-def _write(path: Path, document: card.Card, rows: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
+def _write_data(path: Path, document: card.Card, rows: Mapping[str, Sequence[Example]]) -> Metrics:
+    """Writes the rows and the card, and returns the metrics."""
     for name, examples in rows.items():
         write_parquet(path / name, examples)
         document["files"][name]["sha256"] = sha256(path / name)
     write_json(path / "card.json", document)
     write_text(path / "card.md", card.to_markdown(document))
+    # The notes are in the card too, but few people open it.
     for note in document["notes"]:
         say(f"data: {note}")
     return {
@@ -178,39 +174,50 @@ def _write(path: Path, document: card.Card, rows: Mapping[str, Sequence[Example]
     }
 
 
-def _own_files(recipe: Recipe, options: Options) -> dict[str, str]:
-    """Hashes of the recipe's own files, which can change where a published one cannot, and of its teacher's traces."""
-    named = (*(located(recipe, options, name) for name in needed(recipe)), *Unseen.sources(recipe))
-    own = [path for name in named for path in files.inputs(name)]
-    own += [teacher_run(recipe, options) / TRACES] if taught(recipe) else []
-    return {str(path): sha256(path) for path in own if path.is_file()}
+def _input_hashes(recipe: Recipe, options: Options) -> dict[str, str]:
+    """Hashes of the user's own files and of the teacher's traces, by path. Published sources do not change."""
+    names = [located(recipe, options, name) for name in training_sources(recipe)]
+    names += ContaminationCheck.sources(recipe)
+    paths: list[Path] = []
+    for name in names:
+        paths += files.inputs(name)
+    if trace_sources(recipe):
+        paths.append(teacher_run(recipe, options) / TRACES)
+    return {str(path): sha256(path) for path in paths if path.is_file()}
 
 
-def _is_done(run_directory: RunDirectory) -> bool:
-    return _is_finished(run_directory) and not _other_inputs(run_directory)
+def _is_current(run_directory: RunDirectory) -> bool:
+    """Whether the existing run is finished and would read the same files again."""
+    # The identity holds no hash of a teacher's traces or of an archive, which are runs. So the inputs are compared too.
+    return _is_finished(run_directory) and not _changed_inputs(run_directory)
 
 
 def _check_inputs(run_directory: RunDirectory) -> None:
-    """Refuses a finished run of this identity that read other contents, where it is not to be made again."""
+    """Refuses a finished run of this identity that read other contents of its files, unless it is to be made again."""
     if run_directory.on_existing == "refuse" and _is_finished(run_directory):
         raise InputError(
-            f"{run_directory.path}: finished before, with other contents of {', '.join(_other_inputs(run_directory))}; "
-            "pass --resume to build it again, or name another --out"
+            f"{run_directory.path}: finished before, with other contents of "
+            f"{', '.join(_changed_inputs(run_directory))}; pass --resume to build it again, or name another --out"
         )
 
 
 def _is_finished(run_directory: RunDirectory) -> bool:
-    done = read_manifest(run_directory.path) or {}
-    return done.get("status") == "finished" and done["identity"] == run_directory.identity
+    """Whether the directory holds a finished run of the same identity."""
+    manifest = read_manifest(run_directory.path) or {}
+    return manifest.get("status") == "finished" and manifest["identity"] == run_directory.identity
 
 
-def _other_inputs(run_directory: RunDirectory) -> list[str]:
-    """Files of which the run that is there read other contents, or that only one of the two reads."""
-    before, now = _hashes(read_manifest(run_directory.path) or {}, "inputs"), run_directory.inputs
+def _changed_inputs(run_directory: RunDirectory) -> list[str]:
+    """Files that differ from what the existing run read, or that only one of the two reads."""
+    before = _hashes_under("inputs", read_manifest(run_directory.path) or {})
+    now = run_directory.inputs
     return sorted(path for path in before.keys() | now.keys() if before.get(path) != now.get(path))
 
 
-def _hashes(document: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Hashes by path under a key of a manifest; none where there are none, or the manifest is damaged."""
-    found = document.get(key)
-    return found if isinstance(found, dict) else {}
+def _hashes_under(key: str, document: Mapping[str, object]) -> dict[str, object]:
+    """Hashes by path under a key of a manifest; empty where there are none, or the manifest is damaged."""
+    # A manifest that a person edited is treated as one without hashes, so that the run is built again.
+    hashes = document.get(key)
+    if not isinstance(hashes, dict):
+        return {}
+    return hashes

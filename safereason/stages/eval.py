@@ -1,51 +1,51 @@
-"""Stage `eval`: asks a model, judges its answers, and works out figures.
+"""Stage `eval`: draws a model's completions, judges them, and works out figures.
 
-Three files, so that judging can be done again without generating (`eval_score.py`): `completions.jsonl`, appended in
-the order in which completions end; `verdicts.jsonl`; and `metrics.json`, worked out in the order of the cases whatever
-that order was.
+Three files let `eval_score.py` judge again without generating: `completions.jsonl`, appended in the order in which
+completions end; `verdicts.jsonl`; and `metrics.json`, worked out in the order of the cases.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from safereason import attacks, console, evals, judges
 from safereason.attacks import formats
 from safereason.attacks.base import TestCase
 from safereason.data import sources
-from safereason.data.draw import limited
 from safereason.data.example import Example
-from safereason.engines.base import Completion, generation_prefix
+from safereason.data.sampling import limited
+from safereason.engines.base import Completion, Engine, generation_prefix
 from safereason.engines.open import REMOTE, check_name, load_tokenizer, open_engine
 from safereason.errors import InputError
-from safereason.evals import Case, Eval, adaptivity
+from safereason.evals import Case, Eval, adaptivity, judging
+from safereason.judges import Judge
 from safereason.recipe.schema import Evaluation, Recipe
-from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import sha256
-from safereason.runs.records import RecordLog, keep_records, read_records
-from safereason.stages import attack, eval_judge, searches
+from safereason.runs.records import Record, RecordLog, keep_records, read_records
+from safereason.stages import attack, searches
 from safereason.stages.base import (
+    Identity,
+    Metrics,
     Options,
     Result,
     finished_result,
-    identity,
+    given_inputs,
     judge_identity,
     model_identity,
     model_label,
     open_run,
     resolved_judge,
+    run_identity,
 )
 from safereason.stages.contents import contents
-from safereason.stages.trained import model_of, precision_of
+from safereason.stages.resolve_model import model_of, precision_of
 from safereason.text import chat, reasoning
 
 
 @dataclass(frozen=True)
-class Plan:
-    """An evaluation with what the recipe and the command line say about it."""
+class EvalPlan:
+    """An evaluation with its settings from the recipe and the command line."""
 
     evaluation: Eval
     section: Evaluation
@@ -58,7 +58,7 @@ class Plan:
     """Files of test cases, in place of attacks."""
 
 
-def run(
+def run_eval(
     recipe: Recipe,
     options: Options,
     name: str,
@@ -72,97 +72,116 @@ def run(
     """Measures `options.model`, else the recipe's newest finished rl run, else its sft run.
 
     Args:
-        recipe: Says what is measured, on how much, and by which judge.
+        recipe: Recipe whose `eval` section has the sources, the limit and the judge.
         options: Where to write, and the model.
         name: The evaluation.
         attacks: In place of the recipe's, for an evaluation under attacks.
         judge: In place of the recipe's.
         limit: In place of the recipe's: most examples, drawn by the seed.
-        cases: Files of test cases that attacks found, or the attacks' runs, in place of attacks; a behavior that
-            nothing was found for is asked for in its own words.
+        cases: Files of test cases, or the attacks' runs, in place of attacks.
         source: The data source, in place of the recipe's or the evaluation's own.
 
     Raises:
         InputError: A name is unknown, the judge measures something else, or there is no such model or data.
-        StageFailed: Completions or verdicts could not be had, and `--resume` asks again.
+        StageFailed: Completions or verdicts failed; `--resume` tries those again.
     """
-    plan = make_plan(recipe, name, attacks, judge, limit, cases, source)
+    plan = plan_eval(recipe, name, attacks, judge, limit, cases, source)
     plan = replace(plan, judge=plan.judge and resolved_judge(plan.judge, options))
     model = model_of(recipe, options)
-    check_name(model)  # before a directory is made
-    directory = open_run(
-        f"eval/{name}", recipe, options, model_label(model), _identity(recipe, plan, model, options.base_url)
-    )
+    # An unknown model is refused before a directory is made.
+    check_name(model)
+    identity = _eval_identity(recipe, plan, model, options.base_url)
+    directory = open_run(f"eval/{name}", recipe, options, model_label(model), identity)
     if (result := finished_result(directory)) is not None:
         return result
     if plan.judge:
         judges.check(plan.judge)
     check_attacks(recipe, options, plan, model)
-    drawn = _draw(plan, recipe.seed)
-    scorer = evals.judge_for(plan.evaluation, plan.judge) if plan.judge else None
-    tests = drawn.tests if plan.cases else _tests(recipe, options, plan, model, drawn.examples)
-    asked = evals.cases(drawn.examples, tests)
-    ids = [case.id for case in asked]
+    drawn = _draw_examples(plan, recipe.seed)
+    scorer = _open_judge(plan)
+    # Searches write runs of their own, so they come before this run's directory is locked.
+    eval_cases = _all_cases(recipe, options, plan, model, drawn)
+    ids = [case.id for case in eval_cases]
     with directory as this:
-        _start(this)
+        # A resumed run repeats failed completions and failed verdicts.
+        keep_records(this.path / judging.COMPLETIONS, lambda record: not evals.has_failed(record))
+        judging.drop_failed(this.path / judging.VERDICTS)
         with this.records("completions") as log:
-            _generate(asked, plan, recipe, options, model, log)
+            _generate_completions(eval_cases, plan, recipe, options, model, log)
         if scorer is not None and plan.judge is not None:
             with this.records("verdicts") as log:
-                eval_judge.judge_all(ids, scorer, plan.judge, log)
+                judging.judge_all(ids, scorer, plan.judge, log)
         metrics = {
-            "eval": name,
-            "model": model_identity(model),
-            "recipe": recipe.name,
-            "judge": plan.judge,
-            "source": ", ".join(plan.sources),
-            "attacks": list(dict.fromkeys(case.attack for case in asked)),
-            "examples": len(drawn.examples),
-            "available": drawn.available,
-            "limit": plan.limit,
-            **eval_judge.counts(ids, this.path, plan.evaluation),
-            "figures": eval_judge.figures(ids, this.path, plan.evaluation, scorer.measures if scorer else ""),
+            **_eval_description(recipe, plan, model, drawn, eval_cases),
+            **judging.outcome_counts(ids, this.path, plan.evaluation),
+            "figures": judging.eval_figures(ids, this.path, plan.evaluation, scorer.measures if scorer else ""),
         }
-        eval_judge.finish(this, ids, plan.evaluation, metrics)
+        judging.finish_eval(this, ids, plan.evaluation, metrics)
     return Result(directory.path, metrics)
 
 
+def _open_judge(plan: EvalPlan) -> Judge | None:
+    if not plan.judge:
+        return None
+    return evals.judge_for(plan.evaluation, plan.judge)
+
+
+def _eval_description(
+    recipe: Recipe, plan: EvalPlan, model: str, drawn: "_DrawnExamples", eval_cases: Sequence[Case]
+) -> Metrics:
+    """The part of the metrics that says what was evaluated, and on how much."""
+    return {
+        "eval": plan.evaluation.name,
+        "model": model_identity(model),
+        "recipe": recipe.name,
+        "judge": plan.judge,
+        "source": ", ".join(plan.sources),
+        # The attacks that made cases: with files of test cases the plan names none.
+        "attacks": list(dict.fromkeys(case.attack for case in eval_cases)),
+        "examples": len(drawn.examples),
+        "available": drawn.available,
+        "limit": plan.limit,
+    }
+
+
 @dataclass(frozen=True)
-class _Drawn:
-    """What is asked about."""
+class _DrawnExamples:
+    """Examples of an evaluation, after its limit."""
 
     examples: list[Example]
     available: int
-    """Of how many they were drawn."""
+    """Number of examples that they were drawn from."""
     tests: list[TestCase]
-    """The test cases of files; none where attacks find them."""
+    """The test cases of files; empty where attacks make them."""
 
 
-def _draw(plan: Plan, seed: int) -> _Drawn:
-    """The examples that the evaluation is about, up to its limit; with files of test cases, those they have some of."""
-    found: Iterable[Example] = _fitting(plan)
+def _draw_examples(plan: EvalPlan, seed: int) -> _DrawnExamples:
+    """The examples of the evaluation, up to its limit; with files of test cases, only examples that they attack."""
+    examples: Iterable[Example] = _suitable_examples(plan)
     tests: list[TestCase] = []
     if plan.cases:
-        every = list(found)
-        tests = _read(plan, every)
+        available = list(examples)
+        tests = _read_test_cases(plan, available)
+        # The limit is on behaviors, and only those with a test case should use it up.
         attacked = {test.behavior_id for test in tests}
-        found = [example for example in every if example.id in attacked]
-    seen = count()
-    examples = limited((example for example, _ in zip(found, seen, strict=False)), plan.limit, seed)
-    if not examples:
+        examples = [example for example in available if example.id in attacked]
+    # The sources may be larger than memory, so examples are counted as they pass by.
+    passed = count()
+    drawn = limited((example for example, _ in zip(examples, passed, strict=False)), plan.limit, seed)
+    if not drawn:
         raise InputError(
             f"source {', '.join(plan.sources)}: has no prompts that eval {plan.evaluation.name} is about; "
             "name another one"
         )
-    return _Drawn(examples, next(seen), tests)
+    return _DrawnExamples(drawn, next(passed), tests)
 
 
-def _fitting(plan: Plan) -> Iterator[Example]:
+def _suitable_examples(plan: EvalPlan) -> Iterator[Example]:
     for name in plan.sources:
         yield from filter(plan.evaluation.keeps, sources.get(name).stream("test"))
 
 
-def make_plan(
+def plan_eval(
     recipe: Recipe,
     name: str,
     attacks: Sequence[str] | None = None,
@@ -170,8 +189,8 @@ def make_plan(
     limit: int | None = None,
     cases: Sequence[Path] = (),
     source: str | None = None,
-) -> Plan:
-    """Puts the recipe and the command line together, as `run` does; arguments as there.
+) -> EvalPlan:
+    """Combines the recipe and the command line; arguments as of `run_eval`.
 
     Raises:
         InputError: The evaluation is unknown, left out of the recipe, or takes no attacks or no judge.
@@ -180,8 +199,10 @@ def make_plan(
     section = recipe.eval
     if section is None:
         raise InputError(f"recipe {recipe.name}: it has no eval section; add one")
-    chosen = (source,) if source else evaluation.sources(section)
-    if not chosen:
+    chosen_sources = evaluation.sources(section)
+    if source:
+        chosen_sources = (source,)
+    if not chosen_sources:
         raise InputError(f"recipe {recipe.name}: eval {name} is left out (its source is null); name a source")
     if evaluation.judge is None and judge is not None:
         raise InputError(f"eval {name}: asks no judge; leave --judge out")
@@ -189,75 +210,117 @@ def make_plan(
         raise InputError(f"eval {name}: is not made under attacks; leave --attacks and --cases out")
     if attacks is not None and cases:
         raise InputError("--attacks and --cases exclude each other; pass one of them")
-    listed = evaluation.attacks(section) if evaluation.attacks else ("direct",)
-    return Plan(
+    if not judge and evaluation.judge is not None:
+        # The section may name one judge for harm and another one for refusal.
+        judge = evaluation.judge(section)
+    # The command line goes before the recipe, and the recipe before the evaluation's own default.
+    return EvalPlan(
         evaluation=evaluation,
         section=section,
-        attacks=() if cases else tuple(dict.fromkeys(attacks or listed)),
-        judge=judge or (evaluation.judge(section) if evaluation.judge else None),
+        attacks=_chosen_attacks(evaluation, section, attacks, cases),
+        judge=judge,
         limit=limit or section.limit or evaluation.draws,
-        sources=chosen,
+        sources=chosen_sources,
         cases=tuple(map(formats.file_of, cases)),
     )
 
 
-def check_attacks(recipe: Recipe, options: Options, plan: Plan, model: str | None = None) -> None:
-    """Refuses what any of the attacks would refuse, before the first of them searches.
+def _chosen_attacks(
+    evaluation: Eval, section: Evaluation, named: Sequence[str] | None, cases: Sequence[Path]
+) -> tuple[str, ...]:
+    """The attacks of an evaluation, each once: those named, else the recipe's; none beside files of test cases."""
+    if cases:
+        return ()
+    if named:
+        return tuple(dict.fromkeys(named))
+    if evaluation.attacks is None:
+        return ("direct",)
+    return tuple(dict.fromkeys(evaluation.attacks(section)))
+
+
+def check_attacks(recipe: Recipe, options: Options, plan: EvalPlan, model: str | None = None) -> None:
+    """Checks every attack before the first of them searches, which can take hours.
 
     Args:
-        recipe: Says what attacks work with.
-        options: Where runs are, for a judge `guard:RECIPE`.
+        recipe: Recipe with the attacks' models and settings.
+        options: Options with the root of the runs, for a judge `guard:RECIPE`.
         plan: The attacks.
-        model: The target, which then has to be at hand with all that attacks load; None looks at neither.
+        model: The target, which is then checked with all models that the attacks load; None checks no model.
 
     Raises:
-        InputError: As `attack.make_plan` and `attack.check_at_hand`.
+        InputError: As `attack.plan_attack` and `attack.check_at_hand`.
     """
     for name in plan.attacks:
+        # The plain request has no settings and loads no model.
         if name == "direct":
             continue
-        theirs = attack.make_plan(recipe, options, name, behaviors=plan.sources[0], limit=plan.limit)
+        attack_plan = attack.plan_attack(recipe, options, name, behaviors=plan.sources[0], limit=plan.limit)
         if model is not None:
-            attack.check_at_hand(theirs, model)
+            attack.check_at_hand(attack_plan, model)
 
 
-def _tests(recipe: Recipe, options: Options, plan: Plan, model: str, examples: Sequence[Example]) -> Iterator[TestCase]:
-    """The test cases, attack by attack; an attack that searches is run first, where its run is not there yet."""
-    prefix = _own_prefix(model, plan) if any(not attacks.get(name).needs for name in plan.attacks) else ""
+def _all_cases(recipe: Recipe, options: Options, plan: EvalPlan, model: str, drawn: _DrawnExamples) -> list[Case]:
+    """The cases of the evaluation, from files or from attacks."""
+    if plan.cases:
+        return evals.cases(drawn.examples, drawn.tests)
+    return evals.cases(drawn.examples, _attack_cases(recipe, options, plan, model, drawn.examples))
+
+
+def _attack_cases(
+    recipe: Recipe, options: Options, plan: EvalPlan, model: str, examples: Sequence[Example]
+) -> Iterator[TestCase]:
+    """The test cases, attack by attack. An attack that searches is run first, unless its run is already there."""
+    static = [name for name in plan.attacks if not attacks.get(name).needs]
+    prefix = ""
+    if static:
+        # Only static attacks need the prefix here, and working it out may load a tokenizer.
+        prefix = _model_prefix(model, plan)
     for name in plan.attacks:
-        if attacks.get(name).needs:
-            theirs = replace(options, model=model, out=None, on_existing="resume")
-            yield from attack.cases_of(searches.run(recipe, theirs, name, plan.sources[0], plan.limit))
+        if name not in static:
+            # `--out` is this run's place, and a search that was killed goes on.
+            search_options = replace(options, model=model, out=None, on_existing="resume")
+            run = searches.run_searches(recipe, search_options, name, plan.sources[0], plan.limit)
+            yield from attack.cases_of(run)
         else:
             yield from attack.static_cases(recipe, name, examples, prefix)
 
 
-def _own_prefix(model: str, plan: Plan) -> str:
-    """The generation prefix, after the reasoning that the model's chat template opens: what an attack may close."""
+def _model_prefix(model: str, plan: EvalPlan) -> str:
+    """The generation prefix, with the reasoning tag that the model's chat template opens; attacks may close it."""
     prefix = plan.section.prefix
-    is_known = model.startswith(REMOTE) or prefix.lstrip().startswith(reasoning.OPEN)
-    return prefix if is_known else chat.opening(load_tokenizer(model), prefix)
+    # A server does not show its template, and a prefix that opens the reasoning itself needs no other tag.
+    if model.startswith(REMOTE) or prefix.lstrip().startswith(reasoning.OPEN):
+        return prefix
+    return chat.opening(load_tokenizer(model), prefix)
 
 
-def _read(plan: Plan, available: Sequence[Example]) -> list[TestCase]:
-    """The test cases of files, of behaviors that the evaluation has.
+def _read_test_cases(plan: EvalPlan, available: Sequence[Example]) -> list[TestCase]:
+    """The test cases of files, for behaviors of the evaluation.
 
     Raises:
-        InputError: A file is in no format that is known, or holds none of these behaviors.
+        InputError: A file has an unknown format, or holds none of these behaviors.
     """
-    own = {example.id: example.prompt for example in available}
-    found = [one for path in plan.cases for one in formats.read(path) if one.behavior in own]
-    if not found:
+    prompts = {example.id: example.prompt for example in available}
+    tests = []
+    for path in plan.cases:
+        for row in formats.read(path):
+            if row.behavior in prompts:
+                # A behavior that its attack found nothing for is prompted in its own words.
+                tests.append(row.case or TestCase(row.behavior, row.attack, prompts[row.behavior]))
+    if not tests:
         raise InputError(
-            f"--cases {plan.cases[0]}: holds no behavior of {', '.join(plan.sources)}; name their source with --source"
+            f"--cases {plan.cases[0]}: holds no behavior of {', '.join(plan.sources)}; name their source with --prompts"
         )
-    return [one.case or TestCase(one.behavior, one.attack, own[one.behavior]) for one in found]
+    return tests
 
 
-def _identity(recipe: Recipe, plan: Plan, model: str, base_url: str | None) -> dict[str, Any]:
-    # Only where there is something to set, so that a section which no named attack reads changes nothing.
-    chosen = {name: attacks.get(name) for name in plan.attacks if attacks.get(name).settings.model_fields}
-    return identity(
+def _eval_identity(recipe: Recipe, plan: EvalPlan, model: str, base_url: str | None) -> Identity:
+    inputs: dict[str, object] = {}
+    # The attack section counts only if a named attack has settings. Else changing it would change nothing.
+    has_settings = any(attacks.get(name).settings.model_fields for name in plan.attacks)
+    if recipe.attack and has_settings:
+        inputs["attack"] = recipe.attack.model_dump(mode="json")
+    return run_identity(
         recipe,
         model=model_identity(model),
         eval=plan.evaluation.name,
@@ -267,67 +330,92 @@ def _identity(recipe: Recipe, plan: Plan, model: str, base_url: str | None) -> d
         judge=plan.judge and judge_identity(plan.judge),
         sampling=plan.section.sampling.model_dump(mode="json"),
         prefix=plan.section.prefix,
-        **({"attack": recipe.attack.model_dump(mode="json")} if recipe.attack and chosen else {}),
-        **({"cases": {str(path): sha256(path) for path in plan.cases}} if plan.cases else {}),
-        **({"base_url": base_url} if base_url else {}),
+        **inputs,
+        **given_inputs(cases={str(path): sha256(path) for path in plan.cases}, base_url=base_url),
         **contents(models=[model], judges=[plan.judge], sources=plan.sources),
     )
 
 
-def _start(this: RunDirectory) -> None:
-    """Drops what a resumed run does again: completions a server failed at, and verdicts that could not be had."""
-    keep_records(this.path / eval_judge.COMPLETIONS, lambda record: not evals.has_failed(record))
-    eval_judge.drop_failed(this.path / eval_judge.VERDICTS)
-
-
-def _generate(cases: Sequence[Case], plan: Plan, recipe: Recipe, options: Options, model: str, log: RecordLog) -> None:
-    held = {record["id"] for record in read_records(log.path)}
-    left = {case.id for case in cases} - held
-    if not left:
+def _generate_completions(
+    cases: Sequence[Case], plan: EvalPlan, recipe: Recipe, options: Options, model: str, log: RecordLog
+) -> None:
+    """Draws and records the completions that are not recorded yet."""
+    recorded = {record["id"] for record in read_records(log.path)}
+    remaining = {case.id for case in cases} - recorded
+    if not remaining:
+        # Judging can then go on without loading the model.
         return
-    section = plan.section
     engine = open_engine(model, base_url=options.base_url, precision=precision_of(recipe))
-    tokens = None if plan.judge else _tokens(model)
-    with console.progress("completions", len(cases), len(held)) as advance:
+    count_tokens = None
+    if not plan.judge:
+        # Evaluations without a judge measure lengths, so each completion is recorded with its tokens.
+        count_tokens = _token_counter(model)
+    with console.progress("completions", len(cases), len(recorded)) as advance:
 
-        def keep(case: Case, completion: Completion) -> None:
-            counted = adaptivity.lengths(completion, tokens) if tokens else {}
-            log.append({**evals.record(case, completion), **counted})
+        def record_completion(case: Case, completion: Completion) -> None:
+            lengths: Record = {}
+            if count_tokens is not None:
+                lengths = adaptivity.lengths(completion, count_tokens)
+            log.append({**evals.record(case, completion), **lengths})
             advance("")
 
         for case in cases:
-            if case.completion is not None and case.id in left:
-                prefix = section.prefix if case.prefix is None else case.prefix
-                keep(case, Completion(case.completion, (), "stop", generation_prefix(engine, prefix)))
-        for prefix, asked in _by_prefix(cases, section.prefix).items():
-            engine.generate(
-                [[*case.turns, *chat.user(case.prompt)] for case in asked],
-                section.sampling,
-                seed=recipe.seed,
-                prefix=prefix,
-                done={i for i, case in enumerate(asked) if case.id not in left},
-                on_finish=partial(_pass_on, asked, keep),
-            )
+            # Attacks on embeddings save the completion: no prompt of text brings it about again.
+            if case.completion is not None and case.id in remaining:
+                prefix = _prefix_of(case, plan.section.prefix)
+                record_completion(case, Completion(case.completion, (), "stop", generation_prefix(engine, prefix)))
+        for prefix, group in _cases_by_prefix(cases, plan.section.prefix).items():
+            _generate_group(engine, group, prefix, plan, recipe.seed, remaining, record_completion)
 
 
-def _tokens(model: str) -> Callable[[str], int] | None:
-    """How many tokens of the model a text has; None for a model behind a server, whose tokenizer is not known."""
+def _generate_group(
+    engine: Engine,
+    cases: Sequence[Case],
+    prefix: str,
+    plan: EvalPlan,
+    seed: int,
+    remaining: Collection[str],
+    record_completion: Callable[[Case, Completion], None],
+) -> None:
+    """Draws the completions of cases with one generation prefix.
+
+    Recorded cases are sent too and marked as done: a conversation's position is part of its seed.
+    """
+    done = set()
+    conversations = []
+    for index, case in enumerate(cases):
+        conversations.append([*case.turns, *chat.user(case.prompt)])
+        if case.id not in remaining:
+            done.add(index)
+    engine.generate(
+        conversations,
+        plan.section.sampling,
+        seed=seed,
+        prefix=prefix,
+        done=done,
+        on_finish=lambda index, number, completion: record_completion(cases[index], completion),
+    )
+
+
+def _token_counter(model: str) -> Callable[[str], int] | None:
+    """A function that counts a text's tokens; None for a model behind a server, whose tokenizer is unknown."""
     if model.startswith(REMOTE):
         return None
     tokenizer = load_tokenizer(model)
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _pass_on(
-    asked: Sequence[Case], keep: Callable[[Case, Completion], None], index: int, number: int, completion: Completion
-) -> None:
-    keep(asked[index], completion)
+def _prefix_of(case: Case, default: str) -> str:
+    """The generation prefix of a case: its own, which may be empty, else the evaluation's."""
+    if case.prefix is None:
+        return default
+    return case.prefix
 
 
-def _by_prefix(cases: Sequence[Case], own: str) -> dict[str, list[Case]]:
-    """The cases that are to be asked, by what is put into the model's mouth."""
-    found: dict[str, list[Case]] = {}
+def _cases_by_prefix(cases: Sequence[Case], default: str) -> dict[str, list[Case]]:
+    """The cases that need a completion, by generation prefix: an engine takes one prefix a call."""
+    groups: dict[str, list[Case]] = {}
     for case in cases:
         if case.completion is None:
-            found.setdefault(own if case.prefix is None else case.prefix, []).append(case)
-    return found
+            groups.setdefault(_prefix_of(case, default), []).append(case)
+    return groups

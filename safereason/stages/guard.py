@@ -1,295 +1,343 @@
-"""Stage `guard`: trains a guard on the labelled rows that `data` wrote, by SFT, by GRPO, or by one after the other.
+"""Stage `guard`: trains a guard on the labelled rows that `data` wrote, by SFT, by GRPO, or by SFT and then GRPO.
 
-Each is a run of its own, `guard/sft` and `guard/rl`; the model of either carries `guard.json`, so that it is asked
-afterwards as it was in training.
+Each is a run of its own, `guard/sft` and `guard/rl`. The trained model carries `guard.json`, so that it is used later
+with the prompt of its training.
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from safereason import processes
 from safereason.data.example import Example, read_examples
 from safereason.engines.open import check_name, load_tokenizer, model_location
 from safereason.errors import InputError
-from safereason.guard import guide as guides
-from safereason.guard.guide import Guide
+from safereason.guard import guard_prompt as guard_prompts
+from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.prompt import Question
-from safereason.recipe.schema import GRPO, Guard, Recipe, RSafeMix, RSafeReward
+from safereason.recipe.schema import GRPO, SFT, GuardSection, Recipe, RSafeMix, RSafeReward, Section
 from safereason.rewards.rsafe import VerdictReward
 from safereason.runs.directory import CHECKPOINTS, OnExisting, RunDirectory
 from safereason.runs.manifest import sha256
-from safereason.runs.records import keep_records, read_json, read_records
-from safereason.stages import data, guard_data
+from safereason.runs.records import Record, RecordLog, read_json, read_records
+from safereason.stages import data
 from safereason.stages.base import (
     GUARD_STAGES,
+    Identity,
+    Metrics,
     Options,
+    Outline,
     Result,
     finished_result,
-    identity,
     model_identity,
     model_label,
     open_run,
+    run_identity,
 )
 from safereason.stages.contents import contents
-from safereason.stages.rl import check_rollouts, outline
-from safereason.stages.training_sources import needed
+from safereason.stages.preparation import guard_data
+from safereason.stages.preparation.training_sources import training_sources
+from safereason.stages.rl import check_rollouts, grpo_outline
+from safereason.stages.sft import SFTPlan, run_sft
 from safereason.stages.verl import Training
 from safereason.text.chat import Message, prompt_ids
 from safereason.text.inert import special_tokens
 from safereason.training import tracking
 from safereason.training.arguments import check_left, sft_arguments
+from safereason.training.prompt_builder import PromptBuilder
+from safereason.training.resume import resume_point
+from safereason.training.training_run import TrainingRun
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+    from safereason.training.validation import Validation
 
 RL_STAGE, SFT_STAGE = GUARD_STAGES
 BEST = "best"
-LOOK = "validation.json"
-"""Beside the best model: the record of the look that chose it."""
+"""Folder of the best model so far, until the end of the training."""
+BEST_VALIDATION = "validation.json"
+"""File beside the best model: the record of the validation that chose it."""
 
 
-def run(recipe: Recipe, options: Options) -> Result:
-    """Trains what the recipe's guard section asks for; the last run is the guard.
+def train_guard(recipe: Recipe, options: Options) -> Result:
+    """Trains the guard as its section says; the last run is the guard.
 
-    A finished SFT run of the same identity is taken as it is.
+    A finished SFT run of the same identity is used as it is.
 
     Raises:
         InputError: The recipe has no guard, or its data was not built.
     """
-    section = _section(recipe)
+    section = _guard_section(recipe)
+    # `--model` is then the start of the SFT, and the RL goes on from its result.
     if section.sft is None:
-        return run_rl(recipe, options)
+        return train_guard_rl(recipe, options)
     if section.train is None:
-        return run_sft(recipe, options)
-    return run_rl(recipe, replace(options, model=_after_sft(recipe, options)))
+        return train_guard_sft(recipe, options)
+    return train_guard_rl(recipe, replace(options, model=_after_sft(recipe, options)))
 
 
 def _after_sft(recipe: Recipe, options: Options) -> str:
-    """The finished SFT run that the RL starts from."""
-    again: OnExisting = "overwrite" if options.on_existing == "overwrite" else "resume"
-    return str(run_sft(recipe, replace(options, out=None, on_existing=again)).run)
+    """The finished SFT run that the RL starts from; it is made first where it is missing."""
+    # `--out` and a refusal of what is there are for the last run, which is the RL.
+    on_existing: OnExisting = "resume"
+    if options.on_existing == "overwrite":
+        on_existing = "overwrite"
+    return str(train_guard_sft(recipe, replace(options, out=None, on_existing=on_existing)).run)
 
 
-def for_verl(recipe: Recipe, options: Options) -> Training:
-    """What the RL of `run` would train, for verl to do so; an SFT before it is done first, by TRL.
+def guard_for_verl(recipe: Recipe, options: Options) -> Training:
+    """The RL of `train_guard` as a training for verl. An SFT before it is done here, by TRL.
 
     Raises:
-        InputError: As `run` does; or the recipe wants the best model kept, which verl cannot.
+        InputError: As `train_guard` does; or the recipe wants the best model kept, which verl cannot.
     """
-    guard = _section(recipe)
-    section, guide = _part(guard.train, "train", recipe), guides.of_section(guard)
+    guard = _guard_section(recipe)
+    section = _grpo_part(guard, recipe)
+    guard_prompt = guard_prompts.of_section(guard)
     if guard.validation is not None and guard.validation.keep_best:
         raise InputError(
             "guard.validation.keep_best: --backend verl cannot do this (it keeps the last model); "
             "pass guard.validation.keep_best=false"
         )
-    folder, held_out = _data_run(recipe, options), guard.validation is not None
-    _check_held_out(guard, folder)
-    start = options.model or (recipe.model if guard.sft is None else _after_sft(recipe, options))
+    folder = data.built_data(recipe, options)
+    # An SFT can take hours, so all that the RL would refuse is refused before it.
+    _check_validation(guard, folder)
+    held_out = None
+    every_steps = None
+    if guard.validation is not None:
+        held_out = read_examples(folder / data.VALIDATION)
+        every_steps = guard.validation.every_steps
+    start = options.model or recipe.model
+    if not options.model and guard.sft is not None:
+        start = _after_sft(recipe, options)
     return Training(
         RL_STAGE,
         "guard.train",
         section,
         start,
-        _identity(recipe, guard, "train", start),
+        _guard_identity(recipe, guard, "train", section, start),
         folder / data.TRAIN,
         read_examples(folder / data.TRAIN),
-        _asker(guide, load_tokenizer(start)),
-        held_out=read_examples(folder / data.VALIDATION) if held_out else None,
-        every_steps=guard.validation.every_steps if guard.validation else None,
+        _prompt_builder(guard_prompt, load_tokenizer(start)),
+        held_out=held_out,
+        every_steps=every_steps,
         reasoning=guard.reasoning,
-        finish=guide.save,
+        finish=guard_prompt.save,
     )
 
 
-def run_sft(recipe: Recipe, options: Options) -> Result:
-    """Trains on the traces that `data` wrote: reasoning and verdict, or the verdict alone."""
-    guard = _section(recipe)
-    section, guide = _part(guard.sft, "sft", recipe), guides.of_section(guard)
+def train_guard_sft(recipe: Recipe, options: Options) -> Result:
+    """Trains on the traces that `data` wrote: reasoning and verdict, or the verdict alone.
+
+    Raises:
+        InputError: The recipe has no guard with an SFT, or its data was not built.
+    """
+    guard = _guard_section(recipe)
+    section = _sft_part(guard, recipe)
+    guard_prompt = guard_prompts.of_section(guard)
     tracking.check(recipe.report_to)
     start = options.model or recipe.model
-    directory = open_run(SFT_STAGE, recipe, options, model_label(start), _identity(recipe, guard, "sft", start))
-    if (result := finished_result(directory)) is not None:
-        return result
-    check_name(start)
-    traces, location = _data_run(recipe, options) / data.TRACES, model_location(start)
-    with directory as this:
-        from safereason.training import sft
-        from safereason.training.callbacks import last_checkpoint
-
-        this.inputs[str(traces)] = sha256(traces)
-        tokenizer = load_tokenizer(start)
-        rows = sft.tokenize(
-            tokenizer, read_examples(traces), section.max_tokens, ask=_asker(guide, tokenizer), reasoned=guard.reasoning
-        )
-        check_left(
-            len(rows.rows),
-            len(rows.rows) + rows.too_long,
-            section.max_tokens,
-            "guard.sft.max_tokens",
-            section.batch_size,
-        )
-        checkpoint, done = last_checkpoint(this.path / CHECKPOINTS) or (None, 0)
-        keep_records(this.path / "metrics.jsonl", lambda record: record["step"] <= done)
-        with this.records("metrics") as log:
-            trained = sft.train(
-                section,
-                location,
-                tokenizer,
-                rows.rows,
-                seed=recipe.seed,
-                run=this.path,
-                log=log,
-                resume_from=checkpoint,
-                steps_done=done,
-                report_to=recipe.report_to,
-                key="guard.sft",
-            )
-        processes.by_main(lambda: guide.save(this.path / "model"))
-        metrics = {
-            **trained,
-            "rows": len(rows.rows),
-            "dropped_too_long": rows.too_long,
-            "dropped_empty": rows.empty_reasoning,
-        }
-        this.finish(metrics)
-    return Result(directory.path, metrics)
+    plan = SFTPlan(
+        SFT_STAGE,
+        "guard.sft",
+        section,
+        start,
+        _guard_identity(recipe, guard, "sft", section, start),
+        guard.reasoning,
+        prompt_builder=lambda tokenizer: _prompt_builder(guard_prompt, tokenizer),
+        save_with_model=guard_prompt.save,
+    )
+    return run_sft(plan, recipe, options)
 
 
-def run_rl(recipe: Recipe, options: Options) -> Result:
-    """Trains with GRPO on the labelled rows; a killed run goes on from its last whole checkpoint."""
-    guard = _section(recipe)
-    section, start = _part(guard.train, "train", recipe), options.model or recipe.model
+def train_guard_rl(recipe: Recipe, options: Options) -> Result:
+    """Trains with GRPO on the labelled rows; a killed run goes on from its last whole checkpoint.
+
+    Raises:
+        InputError: The recipe has no guard with RL, or its data was not built.
+    """
+    guard = _guard_section(recipe)
+    section = _grpo_part(guard, recipe)
+    start = options.model or recipe.model
+    # Checks that read no file come first.
     check_rollouts(section, "guard.train")
     tracking.check(recipe.report_to)
-    directory = open_run(RL_STAGE, recipe, options, model_label(start), _identity(recipe, guard, "train", start))
+    identity = _guard_identity(recipe, guard, "train", section, start)
+    directory = open_run(RL_STAGE, recipe, options, model_label(start), identity)
     if (result := finished_result(directory)) is not None:
         return result
-    folder = _data_run(recipe, options)
-    _check_held_out(guard, folder)
+    folder = data.built_data(recipe, options)
+    _check_validation(guard, folder)
     check_name(start)
     with directory as this:
         this.inputs[str(folder / data.TRAIN)] = sha256(folder / data.TRAIN)
-        metrics = _train(section, guard, recipe, start, folder, this)
+        metrics = _train_guard_grpo(section, guard, recipe, start, folder, this)
         this.finish(metrics)
     return Result(directory.path, metrics)
 
 
-def _train(section: GRPO, guard: Guard, recipe: Recipe, start: str, folder: Path, this: RunDirectory) -> dict[str, Any]:
+def _train_guard_grpo(
+    section: GRPO, guard: GuardSection, recipe: Recipe, start: str, folder: Path, this: RunDirectory
+) -> Metrics:
+    """Trains on the rows of the built data in `folder`, and returns the metrics."""
     from safereason.training import grpo
-    from safereason.training.callbacks import last_checkpoint
     from safereason.training.collapse import CollapseWatch
 
-    guide, tokenizer = guides.of_section(guard), load_tokenizer(start)
-    ask = _asker(guide, tokenizer)
+    guard_prompt = guard_prompts.of_section(guard)
+    tokenizer = load_tokenizer(start)
+    build_prompt = _prompt_builder(guard_prompt, tokenizer)
     examples = read_examples(folder / data.TRAIN)
-    kept = [e for e in examples if len(prompt_ids(tokenizer, ask(e))) <= section.max_prompt_tokens]
-    check_left(
-        len(kept), len(examples), section.max_prompt_tokens, "guard.train.max_prompt_tokens", section.prompts_per_step
-    )
-    checkpoint, done = last_checkpoint(this.path / CHECKPOINTS) or (None, 0)
-    for name in ("metrics", "rollouts", "validation"):
-        # Without a checkpoint the look before the first step is taken again, too.
-        keep_records(this.path / f"{name}.jsonl", lambda record: checkpoint is not None and record["step"] <= done)
-    processes.by_main(lambda: _take_back_best(this.path))
+    kept = _short_enough(examples, section, tokenizer, build_prompt)
+    checkpoint, steps_done = resume_point(this.path, "metrics", "rollouts", "validation")
+    # One process moves files, and the others wait until it has.
+    processes.by_main(lambda: _restore_best(this.path))
     assert isinstance(section.reward, RSafeReward)
     reward = VerdictReward(section.reward.accuracy_weight, section.reward.format_weight, guard.reasoning)
-    with this.records("metrics") as metrics, this.records("rollouts") as rollouts, this.records("validation") as looks:
+    with (
+        this.records("metrics") as metrics,
+        this.records("rollouts") as rollouts,
+        this.records("validation") as validations,
+    ):
+        # A resumed training has the records of its earlier steps, so the watch sees a collapse across the break.
         watch = CollapseWatch(read_records(metrics.path))
-        callbacks = [watch]
+        callbacks: list[TrainerCallback] = [watch]
         if guard.validation is not None:
-            callbacks.append(_validation(guard, section, guide, tokenizer, folder, recipe.seed, this.path, looks))
+            rows = read_examples(folder / data.VALIDATION)
+            # Validation draws as the rollouts do, so that its scores are those of the policy being trained.
+            sampled_prompt = replace(guard_prompt, sampling=section.sampling)
+            callbacks.append(_validation(guard, section, sampled_prompt, tokenizer, rows, recipe, this, validations))
+        training_run = TrainingRun(
+            section=section,
+            location=model_location(start),
+            tokenizer=tokenizer,
+            seed=recipe.seed,
+            folder=this.path,
+            metrics=metrics,
+            key="guard.train",
+            resume_from=checkpoint,
+            steps_done=steps_done,
+            report_to=recipe.report_to,
+        )
         trained = grpo.train(
-            section,
-            model_location(start),
-            tokenizer,
+            training_run,
             kept,
             reward,
-            seed=recipe.seed,
-            run=this.path,
-            metrics=metrics,
-            rollouts=rollouts,
-            resume_from=checkpoint,
-            steps_done=done,
-            ask=ask,
+            rollouts,
+            prompt_builder=build_prompt,
             callbacks=callbacks,
             shown=("reward", "accuracy", "unparsed", "says_unsafe"),
-            report_to=recipe.report_to,
-            key="guard.train",
         )
-    processes.by_main(lambda: _settle(this.path, guide))
+    processes.by_main(lambda: _install_guard(this.path, guard_prompt))
     return {
         **trained,
         "rows": len(kept),
         "dropped_too_long": len(examples) - len(kept),
-        "kept": _kept(this.path),
+        "kept": _kept_model(this.path),
         "warnings": watch.warnings,
     }
 
 
-def _check_held_out(guard: Guard, folder: Path) -> None:
-    if guard.validation is not None and processes.uses_deepspeed():
+def _short_enough(
+    examples: Sequence[Example], section: GRPO, tokenizer: "PreTrainedTokenizerBase", build_prompt: PromptBuilder
+) -> list[Example]:
+    """The rows whose prompts, with policy and chat template, are within the section's limit."""
+    limit = section.max_prompt_tokens
+    kept = []
+    for example in examples:
+        if len(prompt_ids(tokenizer, build_prompt(example))) <= limit:
+            kept.append(example)
+    check_left(len(kept), len(examples), limit, "guard.train.max_prompt_tokens", section.prompts_per_step)
+    return kept
+
+
+def _check_validation(guard: GuardSection, folder: Path) -> None:
+    """Refuses a validation that cannot be made."""
+    if guard.validation is None:
+        return
+    if processes.uses_deepspeed():
+        # To generate, each process needs the whole model. Only the shards of FSDP2 are gathered for that.
         raise InputError(
             "guard.validation: cannot be done under DeepSpeed; pass guard.validation=null, or --launch accelerate:fsdp2"
         )
-    if guard.validation is not None and not (folder / data.VALIDATION).exists():
+    if not (folder / data.VALIDATION).exists():
         raise InputError("guard.validation: the data holds no rows for it; set data.validation_rows_per_label")
 
 
 def _validation(
-    guard: Guard, section: GRPO, guide: Guide, tokenizer: Any, folder: Path, seed: int, run: Path, log: Any
-) -> Any:
+    guard: GuardSection,
+    section: GRPO,
+    guard_prompt: GuardPrompt,
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: Sequence[Example],
+    recipe: Recipe,
+    this: RunDirectory,
+    log: RecordLog,
+) -> "Validation":
+    """The callback that measures the guard on held-out rows while it is trained."""
     from safereason.training.model import save_copy
     from safereason.training.validation import Validation
 
     assert guard.validation is not None
+    best = None
+    if guard.validation.keep_best:
+        best = this.path / BEST
     return Validation(
-        read_examples(folder / data.VALIDATION),
-        replace(guide, sampling=section.sampling),
+        rows,
+        guard_prompt,
         tokenizer,
         every=guard.validation.every_steps,
-        seed=seed,
+        seed=recipe.seed,
         log=log,
-        best=run / BEST if guard.validation.keep_best else None,
-        save=lambda model, to: save_copy(model, tokenizer, to, section.precision),
+        best=best,
+        save=lambda model, folder: save_copy(model, tokenizer, folder, section.precision),
     )
 
 
-def _settle(run: Path, guide: Guide) -> None:
-    """Puts the best model in the last one's place, where there is one, and says how it is asked."""
+def _install_guard(run: Path, guard_prompt: GuardPrompt) -> None:
+    """Replaces the last model by the best one, if one was kept, and writes the guard's prompt beside it."""
     if (run / BEST).is_dir():
+        # A run that is killed between the two lines still has the best model, in its own folder.
         shutil.rmtree(run / "model")
         (run / BEST).rename(run / "model")
-    guide.save(run / "model")
+    guard_prompt.save(run / "model")
 
 
-def _kept(run: Path) -> dict[str, Any]:
-    """Which model was kept."""
-    look = run / "model" / LOOK
-    return {"model": "best", **read_json(look)} if look.is_file() else {"model": "last"}
+def _kept_model(run: Path) -> Record:
+    """Which model was kept: the last one, or the best one with its validation."""
+    validation = run / "model" / BEST_VALIDATION
+    if not validation.is_file():
+        return {"model": "last"}
+    return {"model": "best", **read_json(validation)}
 
 
-def _take_back_best(run: Path) -> None:
-    """Undoes that where the run was killed before it finished: the last model will be written there again."""
-    if (run / "model" / LOOK).is_file():
+def _restore_best(run: Path) -> None:
+    """Moves the best model back if the run was killed after `_install_guard`: the training writes `model` again."""
+    if (run / "model" / BEST_VALIDATION).is_file():
         (run / "model").rename(run / BEST)
 
 
-def plan(recipe: Recipe, options: Options) -> dict[str, Any]:
-    """What `run` would do: the sources with their rows, what is built already, and each training's arguments."""
-    guard, guide = _section(recipe), guides.of_section(_section(recipe))
+def plan_guard(recipe: Recipe, options: Options) -> Outline:
+    """The plan of `train_guard`: rows of each source, the data if it is built, and each training's arguments."""
+    guard = _guard_section(recipe)
+    guard_prompt = guard_prompts.of_section(guard)
     assert isinstance(recipe.data, RSafeMix)
-    counts = _counts(recipe, options)
-    found: dict[str, Any] = {
+    # All sources are read to count their labels, so a plan also says what cannot be had.
+    counts = _row_counts(recipe, options)
+    outline: Outline = {
         "stage": "guard",
         "model": options.model or recipe.model,
-        "policy": f"{guide.policy.name}, {len(guide.policy.categories)} categories",
+        "policy": f"{guard_prompt.policy.name}, {len(guard_prompt.policy.categories)} categories",
         "reasoning": guard.reasoning,
         "data": counts,
-        "sources": guard_data.reachable(recipe),
+        "sources": guard_data.rows_by_source(recipe),
     }
     if guard.sft is not None:
         arguments = sft_arguments(
             guard.sft,
+            # A plan is possible before there are any traces.
             rows=max(counts["traces"], guard.sft.batch_size),
             seed=recipe.seed,
             output_dir=CHECKPOINTS,
@@ -297,47 +345,57 @@ def plan(recipe: Recipe, options: Options) -> dict[str, Any]:
             cpu=False,
             key="guard.sft",
         )
-        found["sft"] = {"steps": arguments["max_steps"], "SFTConfig": arguments}
+        outline["sft"] = {"steps": arguments["max_steps"], "SFTConfig": arguments}
     if guard.train is not None:
-        found["rl"] = outline(guard.train, counts["rows"], recipe.seed, "guard.train", options.processes)
-    return found
+        outline["rl"] = grpo_outline(guard.train, counts["rows"], recipe.seed, "guard.train", options.processes)
+    return outline
 
 
-def _counts(recipe: Recipe, options: Options) -> dict[str, Any]:
-    """Rows of the built data, or as many as the recipe asks for where it is not built."""
+def _row_counts(recipe: Recipe, options: Options) -> Record:
+    """The numbers of rows of the built data, or as many as the recipe asks for where it is not built."""
     try:
-        folder = _data_run(recipe, options)
+        folder = data.built_data(recipe, options)
     except InputError:
-        mix = recipe.data
-        assert isinstance(mix, RSafeMix)
-        shares = sum(share.prompts for share in (*mix.safe_only, *mix.unsafe_only))
-        rows = 2 * mix.rows_per_label * len(mix.sources) + shares
-        guard = _section(recipe)
-        verdicts = guard.sft is not None and not guard.reasoning
-        return {
-            "built": False,
-            "rows": rows,
-            "validation": 2 * mix.validation_rows_per_label,
-            "traces": rows if verdicts else sum(share.prompts for share in mix.traces),
-        }
-    rows_of = {
-        name: len(read_examples(folder / name)) if (folder / name).exists() else 0
-        for name in (data.TRAIN, data.VALIDATION, data.TRACES)
+        return _requested_rows(recipe)
+    # A file is missing where the recipe asked for no such rows.
+    counts: Record = {"built": str(folder)}
+    for key, name in (("rows", data.TRAIN), ("validation", data.VALIDATION), ("traces", data.TRACES)):
+        counts[key] = 0
+        if (folder / name).exists():
+            counts[key] = len(read_examples(folder / name))
+    return counts
+
+
+def _requested_rows(recipe: Recipe) -> Record:
+    """The numbers of rows that the recipe asks for. Its sources may turn out to hold fewer."""
+    mix = recipe.data
+    assert isinstance(mix, RSafeMix)
+    guard = _guard_section(recipe)
+    one_sided = sum(share.prompts for share in (*mix.safe_only, *mix.unsafe_only))
+    # Every source gives as many safe rows as unsafe ones.
+    rows = 2 * mix.rows_per_label * len(mix.sources) + one_sided
+    traces = sum(share.prompts for share in mix.traces)
+    if guard.sft is not None and not guard.reasoning:
+        # A guard that does not reason is trained on the label of every row.
+        traces = rows
+    return {"built": False, "rows": rows, "validation": 2 * mix.validation_rows_per_label, "traces": traces}
+
+
+def _guard_identity(recipe: Recipe, guard: GuardSection, part: str, section: Section, start: str) -> Identity:
+    """The identity of the trained guard: its own part of the section, its prompt, and the data."""
+    settings = {
+        **guard_prompts.of_section(guard).prompt_settings(),
+        part: section.model_dump(mode="json"),
+        "sampling": guard.sampling.model_dump(mode="json"),
     }
-    return {"built": str(folder), **{name.partition(".")[0].replace("train", "rows"): n for name, n in rows_of.items()}}
-
-
-def _identity(recipe: Recipe, guard: Guard, part: str, start: str) -> dict[str, Any]:
-    """What the trained guard depends on: its own part of the section, what it is asked with, and the data."""
-    trained = {part: getattr(guard, part).model_dump(mode="json"), "sampling": guard.sampling.model_dump(mode="json")}
+    # Validation decides which model is kept, and only RL has any.
     if part == "train" and guard.validation is not None:
-        trained["validation"] = guard.validation.model_dump(mode="json")
-    asked = {**guides.of_section(guard).asked(), **trained}
-    held = contents(models=[start], sources=needed(recipe))
-    return identity(recipe, "data", guard=asked, model=model_identity(start), **held)
+        settings["validation"] = guard.validation.model_dump(mode="json")
+    hashes = contents(models=[start], sources=training_sources(recipe))
+    return run_identity(recipe, "data", guard=settings, model=model_identity(start), **hashes)
 
 
-def _section(recipe: Recipe) -> Guard:
+def _guard_section(recipe: Recipe) -> GuardSection:
     if recipe.guard is None:
         raise InputError(f"recipe {recipe.name}: it has no guard section")
     if not isinstance(recipe.data, RSafeMix):
@@ -345,21 +403,24 @@ def _section(recipe: Recipe) -> Guard:
     return recipe.guard
 
 
-def _part(section: Any, name: str, recipe: Recipe) -> Any:
-    if section is None:
-        raise InputError(f"recipe {recipe.name}: its guard has no {name} section")
-    return section
+def _sft_part(guard: GuardSection, recipe: Recipe) -> SFT:
+    if guard.sft is None:
+        raise InputError(f"recipe {recipe.name}: its guard has no sft section")
+    return guard.sft
 
 
-def _data_run(recipe: Recipe, options: Options) -> Path:
-    return data.built(recipe, options)
+def _grpo_part(guard: GuardSection, recipe: Recipe) -> GRPO:
+    if guard.train is None:
+        raise InputError(f"recipe {recipe.name}: its guard has no train section")
+    return guard.train
 
 
-def _asker(guide: Guide, tokenizer: Any) -> Any:
-    """What is asked about a row: the very text that the trained guard is asked afterwards."""
+def _prompt_builder(guard_prompt: GuardPrompt, tokenizer: "PreTrainedTokenizerBase") -> PromptBuilder:
+    """A function that makes a row's prompt: the very text that the trained guard reads later."""
+    # A row could hold the text of an end-of-turn token and speak as the policy. Such text is made inert.
     special = special_tokens(tokenizer)
 
-    def ask(example: Example) -> list[Message]:
-        return guide.conversation(Question(example.prompt, example.response), special)
+    def build_prompt(example: Example) -> list[Message]:
+        return guard_prompt.conversation(Question(example.prompt, example.response), special)
 
-    return ask
+    return build_prompt

@@ -1,149 +1,212 @@
-"""Every stage of a recipe in a row: data, training, the evaluations of each model, and the report.
+"""All stages of a recipe in a row: data, training, the evaluations of each model, and the report.
 
-What is finished already is skipped, and what was interrupted is resumed; a stage counts as finished where its run has
-the same identity. Only `overwrite` does work again. A guard that the recipe names as a judge by its own recipe
-(`guard:RECIPE`) is trained first, where there is none.
+Finished steps are skipped and interrupted ones are resumed; a step counts as finished if its run has the same identity.
+Only `overwrite` repeats work. If the recipe names another recipe's guard as a judge (`guard:RECIPE`), that guard is
+trained first where it is missing.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from pathlib import Path
 
 from safereason import evals
 from safereason.console import say
 from safereason.recipe.load import load, shipped
 from safereason.recipe.schema import Recipe, TarsReward
 from safereason.runs.directory import finished_runs, read_metrics
+from safereason.runs.records import Record
 from safereason.stages import data, guard, guard_eval, report, rl, sft, traces
 from safereason.stages import eval as evaluation
-from safereason.stages.base import GUARD_STAGES, Options, Result, named_guard, trained_guard
-from safereason.stages.training_sources import TEACHER_STAGE, taught
+from safereason.stages.base import GUARD_STAGES, Metrics, Options, Result, named_guard, trained_guard
+from safereason.stages.preparation.training_sources import TEACHER_STAGE, trace_sources
 
 HEADLINE = {
     **{name: ("well_formed", one.reports[0]) for name, one in evals.EVALS.items()},
     "guard": ("f1", "f1_always_unsafe", "unparsed"),
 }
-"""The figures of each evaluation that say what training changed."""
+"""Names of the figures of each evaluation that show the effect of training."""
 
-Train = Callable[[Recipe, Options], Result]
+RunStage = Callable[[Recipe, Options], Result]
+"""A function that runs a stage of a recipe."""
 
 
-def steps(recipe: Recipe, *, base: bool = True) -> list[str]:
-    """What `run` does, in order."""
-    trained = [name for name, _ in _training(recipe)]
-    models = ("base", *trained) if base else trained
-    measuring = [f"eval {name} of {model}" for model in models for name in _evals(recipe)]
-    guards = [f"guard {name}" for name in judging_guards(recipe)]
-    return [*guards, *(["data traces"] if _has_teacher(recipe) else []), "data", *trained, *measuring, "report"]
+def pipeline_steps(recipe: Recipe, *, base: bool = True) -> list[str]:
+    """Names of the steps of `run_pipeline`, in order."""
+    trained = list(_training_steps(recipe))
+    steps = []
+    for name in judging_guards(recipe):
+        steps.append(f"guard {name}")
+    if _has_teacher(recipe):
+        steps.append("data traces")
+    steps += ["data", *trained]
+    models = trained
+    if base:
+        models = ["base", *trained]
+    for model in models:
+        for name in _evaluations(recipe):
+            steps.append(f"eval {name} of {model}")
+    return [*steps, "report"]
 
 
 def judging_guards(recipe: Recipe) -> list[str]:
-    """The recipes whose guards judge in this one."""
-    reward = recipe.rl.reward if recipe.rl else None
-    judges = [reward.safety] if isinstance(reward, TarsReward) else []
-    judges += [recipe.eval.harm_judge] if recipe.eval else []
-    return list(dict.fromkeys(name for name in map(named_guard, judges) if name))
+    """The recipes whose guards are judges in this one, each once."""
+    judges = []
+    if recipe.rl is not None and isinstance(recipe.rl.reward, TarsReward):
+        judges.append(recipe.rl.reward.safety)
+    if recipe.eval is not None:
+        judges.append(recipe.eval.harm_judge)
+    recipes: dict[str, None] = {}
+    for judge in judges:
+        name = named_guard(judge)
+        if name:
+            recipes[name] = None
+    return list(recipes)
 
 
-def run(recipe: Recipe, options: Options, *, base: bool = True) -> Result:
-    """Runs what `steps` lists, the evaluations of the base model only where `base` says so.
+def run_pipeline(recipe: Recipe, options: Options, *, base: bool = True) -> Result:
+    """Runs the steps of `pipeline_steps`; without `base` the base model is not evaluated.
 
     Returns:
         The report, with `report` (the page), `runs` (all run directories, by step) and `changes`: for each model
-        (`base` and what was trained) the headline figures with n and their 95 % intervals.
+        (`base` and the trained ones) the headline figures with n and their 95 % intervals.
     """
+    # Refusing is for single commands. Whoever runs a whole recipe again wants it to go on.
     if options.on_existing == "refuse":
         options = replace(options, on_existing="resume")
-    work = _Work(recipe, options, steps(recipe, base=base))
+    pipeline = _Pipeline(recipe, options, pipeline_steps(recipe, base=base))
     for name in judging_guards(recipe):
-        work.do(f"guard {name}", partial(_guard_of, name, options))
+        pipeline.run_step(f"guard {name}", partial(_train_judging_guard, name, options))
     if _has_teacher(recipe):
-        work.do("data traces", partial(traces.run, recipe, replace(options, model=None)))
-    work.do("data", partial(data.run, recipe, options))
-    models = {"base": recipe.model} if base else {}
-    for stage, train in _training(recipe):
-        start = replace(options, model=models.get("guard sft", options.model)) if stage == "guard rl" else options
-        models[stage] = str(work.do(stage, partial(train, recipe, start)).run)
-    changes: dict[str, list[dict[str, Any]]] = {model: [] for model in models}
+        # `options.model` is the model to train, and not the teacher.
+        pipeline.run_step("data traces", partial(traces.write_traces, recipe, replace(options, model=None)))
+    pipeline.run_step("data", partial(data.build_data, recipe, options))
+    models = _train_models(pipeline, recipe, options)
+    if base:
+        models = {"base": recipe.model, **models}
+    changes: dict[str, list[Record]] = {}
+    # All trainings come first, so that a mistake in one of them is found before hours of evaluation.
     for label, model in models.items():
+        changes[label] = []
         measured = replace(options, model=model)
-        for name, measure in _evals(recipe).items():
-            done = work.do(f"eval {name} of {label}", partial(measure, recipe, measured))
-            changes[label] += _headline(name, done.metrics)
-    runs = {step: result.run for step, result in work.results.items()}
-    page = work.do("report", partial(report.run, list(runs.values()), options, recipe.name))
-    return Result(
-        page.run,
-        {"report": page.metrics["page"], "runs": {step: str(path) for step, path in runs.items()}, "changes": changes},
-    )
+        for name, run_evaluation in _evaluations(recipe).items():
+            done = pipeline.run_step(f"eval {name} of {label}", partial(run_evaluation, recipe, measured))
+            changes[label] += _headline_figures(name, done.metrics)
+    runs: dict[str, Path] = {}
+    paths: dict[str, str] = {}
+    for step, result in pipeline.results.items():
+        runs[step] = result.run
+        paths[step] = str(result.run)
+    page = pipeline.run_step("report", partial(report.write_report, list(runs.values()), options, recipe.name))
+    return Result(page.run, {"report": page.metrics["page"], "runs": paths, "changes": changes})
 
 
-class _Work:
-    """Does steps one by one, says which one it is at, and keeps their results."""
+class _Pipeline:
+    """The steps of a recipe: it prints the step at hand and keeps the results."""
 
     def __init__(self, recipe: Recipe, options: Options, steps: list[str]) -> None:
         self.steps = steps
         self.results: dict[str, Result] = {}
-        stages = (TEACHER_STAGE, "data", "sft", "rl", *GUARD_STAGES, *(f"eval/{name}" for name in HEADLINE))
-        names = (recipe.name, *judging_guards(recipe))
-        self._finished = {run for stage in stages for name in names for run in finished_runs(options.root, stage, name)}
-        if options.on_existing == "overwrite":
-            self._finished.clear()
+        self._finished = set()
+        if options.on_existing != "overwrite":
+            self._finished = _finished_before(recipe, options)
 
-    def do(self, step: str, work: Callable[[], Result]) -> Result:
+    def run_step(self, step: str, work: Callable[[], Result]) -> Result:
+        """Runs one step."""
         position = f"[{self.steps.index(step) + 1}/{len(self.steps)}] {step}"
         say(position)
-        result = self.results[step] = work()
-        say(f"{position}: {'finished before, skipped' if result.run in self._finished else 'done'}: {result.run}")
+        result = work()
+        self.results[step] = result
+        state = "done"
+        if result.run in self._finished:
+            state = "finished before, skipped"
+        say(f"{position}: {state}: {result.run}")
         return result
 
 
-def _guard_of(name: str, options: Options) -> Result:
-    """The guard of another recipe, with its data; one of your own recipe has to be there."""
-    if name not in (path.stem for path in shipped()):
+def _finished_before(recipe: Recipe, options: Options) -> set[Path]:
+    """All finished runs of the recipe and of its judging guards, when the pipeline starts."""
+    stages = [TEACHER_STAGE, "data", "sft", "rl", *GUARD_STAGES]
+    stages += [f"eval/{name}" for name in HEADLINE]
+    runs: set[Path] = set()
+    # The runs are listed once, at the start: later on the pipeline's own would be among them.
+    for stage in stages:
+        for name in (recipe.name, *judging_guards(recipe)):
+            runs.update(finished_runs(options.root, stage, name))
+    return runs
+
+
+def _train_models(pipeline: _Pipeline, recipe: Recipe, options: Options) -> dict[str, str]:
+    """Runs all trainings of the recipe; returns the trained models by step."""
+    models: dict[str, str] = {}
+    for step, train in _training_steps(recipe).items():
+        start = options
+        if step == "guard rl":
+            # Other trainings find their start model themselves; the RL of a guard takes the one it is given.
+            start = replace(options, model=models.get("guard sft", options.model))
+        models[step] = str(pipeline.run_step(step, partial(train, recipe, start)).run)
+    return models
+
+
+def _train_judging_guard(name: str, options: Options) -> Result:
+    """The guard of a shipped recipe, with its data. A guard of the user's own recipe has to be there."""
+    shipped_names = [path.stem for path in shipped()]
+    if name not in shipped_names:
         trained = trained_guard(name, options)
         return Result(trained, read_metrics(trained))
     recipe = load(name)
-    theirs = replace(options, model=None, out=None)
+    # The options name the model and the directory of the recipe at hand.
+    guard_options = replace(options, model=None, out=None)
     if _has_teacher(recipe):
-        traces.run(recipe, theirs)
-    data.run(recipe, theirs)
-    return guard.run(recipe, theirs)
+        traces.write_traces(recipe, guard_options)
+    data.build_data(recipe, guard_options)
+    return guard.train_guard(recipe, guard_options)
 
 
 def _has_teacher(recipe: Recipe) -> bool:
-    """Whether a teacher writes traces for it; where the recipe names none, they have to be there."""
-    return recipe.data.teacher is not None and bool(taught(recipe))
+    """Whether the pipeline has a teacher write traces. Without a named teacher the traces have to be there."""
+    return recipe.data.teacher is not None and bool(trace_sources(recipe))
 
 
-def _training(recipe: Recipe) -> list[tuple[str, Train]]:
-    """What is trained, by the step's name, in order."""
-    section = recipe.guard
-    found: dict[str, tuple[Any, Train]] = {
-        "sft": (recipe.sft, sft.run),
-        "rl": (recipe.rl, rl.run),
-        "guard sft": (section and section.sft, guard.run_sft),
-        "guard rl": (section and section.train, guard.run_rl),
-    }
-    return [(name, train) for name, (part, train) in found.items() if part is not None]
+def _training_steps(recipe: Recipe) -> dict[str, RunStage]:
+    """The trainings of a recipe by step, in order."""
+    steps: dict[str, RunStage] = {}
+    if recipe.sft is not None:
+        steps["sft"] = sft.train_sft
+    if recipe.rl is not None:
+        steps["rl"] = rl.train_rl
+    if recipe.guard is not None and recipe.guard.sft is not None:
+        steps["guard sft"] = guard.train_guard_sft
+    if recipe.guard is not None and recipe.guard.train is not None:
+        steps["guard rl"] = guard.train_guard_rl
+    return steps
 
 
-def _evals(recipe: Recipe) -> dict[str, Train]:
-    """What is measured, by the evaluation's name."""
-    section, guarded = recipe.eval, recipe.guard
-    headline = [name for name in ("harmbench", "xstest") if section and evals.get(name).sources(section)]
-    also = [evals.get(name).name for name in section.also] if section else []
-    found: dict[str, Train] = {name: partial(_evaluate, name) for name in (*headline, *also)}
-    if guarded is not None and guarded.eval is not None:
-        found["guard"] = guard_eval.run
-    return found
+def _evaluations(recipe: Recipe) -> dict[str, RunStage]:
+    """The evaluations of each model, by name."""
+    evaluations: dict[str, RunStage] = {}
+    section = recipe.eval
+    if section is not None:
+        for name in ("harmbench", "xstest", *section.also):
+            named = evals.get(name)
+            # A recipe leaves one of the first two out by setting its source to null.
+            if name in section.also or named.sources(section):
+                evaluations[named.name] = partial(_run_evaluation, named.name)
+    if recipe.guard is not None and recipe.guard.eval is not None:
+        evaluations["guard"] = guard_eval.run_guard_eval
+    return evaluations
 
 
-def _evaluate(name: str, recipe: Recipe, options: Options) -> Result:
-    return evaluation.run(recipe, options, name)
+def _run_evaluation(name: str, recipe: Recipe, options: Options) -> Result:
+    return evaluation.run_eval(recipe, options, name)
 
 
-def _headline(name: str, metrics: dict[str, Any]) -> list[dict[str, Any]]:
+def _headline_figures(name: str, metrics: Metrics) -> list[Record]:
+    """The headline figures of an evaluation over all its prompts."""
     overall = {figure["name"]: figure for figure in metrics["figures"] if figure["group"] == "all"}
-    return [{"eval": name, **overall[wanted]} for wanted in HEADLINE[name] if wanted in overall]
+    headlines = []
+    for headline in HEADLINE[name]:
+        # A figure is missing where no prompt of its kind was evaluated.
+        if headline in overall:
+            headlines.append({"eval": name, **overall[headline]})
+    return headlines

@@ -1,16 +1,15 @@
-"""Stage `attack/rainbow`: rainbow teaming against the model that RL starts from, so to get harmful prompts for RL.
+"""Stage `attack/rainbow`: rainbow teaming against the model that RL starts from, for harmful prompts to train on.
 
-`iterations.jsonl` holds a record an iteration, with each candidate and what became of it; the archives are a function
-of these. When the search ends, `archive.jsonl` gets each distinct prompt that ever took a cell, as a data source has
-them, and `cells.json` the best one of each cell.
+`iterations.jsonl` holds one record an iteration, with each candidate and its outcome; the archives follow from these
+records. When the search ends, `archive.jsonl` gets each distinct prompt that ever took a cell, in the form of a data
+source, and `cells.json` the best prompt of each cell.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from safereason import console
 from safereason.attacks import rainbow
@@ -20,8 +19,8 @@ from safereason.attacks.rainbow_archive import SUCCESS, Candidate, History, cand
 from safereason.attacks.rainbow_templates import Templates, load_templates
 from safereason.attacks.rating import PairScore, pair_rater
 from safereason.data import sources
-from safereason.data.draw import digest
 from safereason.data.example import Example
+from safereason.data.sampling import digest
 from safereason.data.sources import files
 from safereason.engines.base import Engine
 from safereason.engines.open import check_name, open_engine
@@ -29,44 +28,50 @@ from safereason.errors import InputError, StageFailed
 from safereason.judges import Exchange, Verdict, parse
 from safereason.judges.refusal import refuses
 from safereason.recipe.schema import Attacking, Recipe
-from safereason.runs.manifest import going_on, sha256
+from safereason.runs.manifest import going_on
 from safereason.runs.records import Record, RecordLog, line_of, read_records, write_bytes, write_json
 from safereason.stages import rl
 from safereason.stages.attack import RATING, Harm, open_harm, scorer_identity, settings_of
 from safereason.stages.base import (
+    Identity,
+    Metrics,
     Options,
+    Outline,
     Result,
     finished_result,
-    identity,
+    given_inputs,
     model_identity,
     model_label,
     open_run,
     resolved_judge,
+    run_identity,
 )
-from safereason.stages.contents import contents
-from safereason.stages.trained import precision_of
-from safereason.stages.training_sources import RAINBOW_STAGE
+from safereason.stages.contents import contents, file_hashes
+from safereason.stages.preparation.training_sources import RAINBOW_STAGE
+from safereason.stages.resolve_model import precision_of
 
 STAGE = RAINBOW_STAGE
 NAME = "rainbow"
-ITERATIONS, ARCHIVE, CELLS = "iterations", "archive.jsonl", "cells.json"
+ITERATIONS = "iterations"
+ARCHIVE = "archive.jsonl"
+CELLS = "cells.json"
 FAILURES = (FAILED, UNSCORED)
-"""Faults that are not the prompt's."""
+"""Faults of a model or of the judge, and not of the prompt."""
 PATIENCE = 10
-"""Iterations in a row of which nothing came but failures, after which the models are taken to be gone."""
+"""Iterations in a row with nothing but failures, after which the models count as down."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A search with what the recipe and the command line say about it."""
+class RainbowPlan:
+    """A search with its settings from the recipe and the command line."""
 
     settings: RainbowSettings
     section: Attacking
     mutator: str
     judge: str
-    """Scores single answers: a judge, or `rating:MODEL`."""
+    """Judge that scores single answers, or `rating:MODEL`."""
     judge_model: str | None
-    """Compares two answers."""
+    """Model that compares two answers."""
     source: str
     seeds: tuple[Example, ...]
     templates: Templates
@@ -74,40 +79,49 @@ class Plan:
 
     @property
     def rates(self) -> str | None:
-        """The chat model whose ratings are the scores; None where a judge gives them."""
-        return self.judge.removeprefix(RATING) if self.judge.startswith(RATING) else None
+        """Chat model whose ratings are the scores; None where a judge gives them."""
+        if not self.judge.startswith(RATING):
+            return None
+        return self.judge.removeprefix(RATING)
 
 
-def run(recipe: Recipe, options: Options, plan: Plan) -> Result:
+def run_rainbow(recipe: Recipe, options: Options, plan: RainbowPlan) -> Result:
     """Attacks `options.model`, else the model that the recipe's RL starts from.
 
     Raises:
         InputError: A model or a judge cannot be had, or the judge measures something else.
         StageFailed: A server failed too often; `--resume` goes on.
     """
+    # The prompts train this very model by RL, so they have to be hard for it.
     target = rl.start_model(recipe, options)
     for model in (target, plan.mutator, plan.judge_model, plan.rates):
         if model:
             check_name(model)
-    directory = open_run(STAGE, recipe, options, model_label(target), _identity(recipe, plan, target, options))
+    identity = _rainbow_identity(recipe, plan, target, options)
+    directory = open_run(STAGE, recipe, options, model_label(target), identity)
     if (result := finished_result(directory)) is not None:
         return result
-    harm = None if plan.rates else open_harm(plan.judge)
+    # Judges are opened before the directory is made: one of quality is refused.
+    harm = None
+    if not plan.rates:
+        harm = open_harm(plan.judge)
     with directory as this:
-        this.inputs.update({str(path): sha256(path) for path in files.inputs(plan.source)})
-        _drop_failed_end(this.path / f"{ITERATIONS}.jsonl")
+        this.inputs.update(file_hashes(files.inputs(plan.source)))
+        # The outcome of an iteration depends on the archive before it, so only the last ones can be repeated.
+        _drop_failed_iterations(this.path / f"{ITERATIONS}.jsonl")
         with this.records(ITERATIONS) as log:
-            _search(plan, recipe, target, harm, options, log)
+            _search_archives(plan, recipe, target, harm, options, log)
         records = list(read_records(log.path))
+        # The archives are worked out from the file, so that a resumed run ends with what an unbroken one has.
         history = History(plan.templates.cells, records)
-        _write(this.path, plan, history)
-        metrics = _metrics(plan, target, history, records)
-        console.say(_summary(metrics))
+        _write_archive(this.path, plan, history)
+        metrics = _rainbow_metrics(plan, target, history, records)
+        console.say(_rainbow_summary(metrics))
         this.finish(metrics)
     return Result(directory.path, metrics)
 
 
-def make_plan(
+def plan_rainbow(
     recipe: Recipe,
     options: Options,
     *,
@@ -115,141 +129,182 @@ def make_plan(
     judge: str | None = None,
     judge_model: str | None = None,
     seeds: str = "sample",
-    settings: Mapping[str, Any] | None = None,
-) -> Plan:
-    """Puts the recipe and the command line together. No model is loaded.
+    settings: Mapping[str, object] | None = None,
+) -> RainbowPlan:
+    """Combines the recipe and the command line. No model is loaded.
 
     Args:
-        recipe: Its `attack` section says what is not said here; the settings are `attack.settings.rainbow`.
-        options: Where runs are, for a judge `guard:RECIPE`.
+        recipe: Recipe whose `attack` section has the defaults of the other arguments.
+        options: Options with the root of the runs, for a judge `guard:RECIPE`.
         mutator: Model that writes prompts.
-        judge: Scores answers: it measures harm or refusal, or is `rating:MODEL`.
-        judge_model: Compares answers, so that the score alone does not decide which prompt stays.
-        seeds: Source of the prompts to begin with: its harmful training prompts.
-        settings: In place of the recipe's; None in it leaves the recipe's.
+        judge: Judge of harm or refusal that scores answers, or `rating:MODEL`.
+        judge_model: Model that compares answers, so that the score alone does not decide which prompt stays.
+        seeds: Source whose harmful training prompts the search begins with.
+        settings: Settings in place of `attack.settings.rainbow`; a value of None leaves the recipe's.
 
     Raises:
         InputError: Something is not named, a source or a prompt file cannot be had, or a setting is wrong.
     """
     section = recipe.attack or Attacking()
+    # Options of the command line go before the recipe's, and those before the defaults of all attacks.
     writer = mutator or section.attackers.get(NAME, section.attacker)
     if writer is None:
         raise InputError("attack rainbow: which model writes the prompts? name one with --mutator")
-    named = judge or section.judge or (recipe.eval.harm_judge if recipe.eval else None)
-    if named is None:
+    named_judge = judge or section.judge
+    prefix = ""
+    if recipe.eval is not None:
+        named_judge = named_judge or recipe.eval.harm_judge
+        prefix = recipe.eval.prefix
+    if named_judge is None:
         raise InputError("attack rainbow: what scores the answers? name a judge with --judge")
-    scorer = resolved_judge(named, options)
+    scorer = resolved_judge(named_judge, options)
     if not scorer.startswith(RATING):
         parse(scorer)
-    chosen = {key: value for key, value in (settings or {}).items() if value is not None}
-    found = [example for example in sources.get(seeds).stream("train") if example.kind == "harmful"]
-    if not found:
+    seed_prompts = [example for example in sources.get(seeds).stream("train") if example.kind == "harmful"]
+    if not seed_prompts:
         raise InputError(f"source {seeds}: has no harmful prompts to begin with; name another one with --seeds")
-    checked = settings_of(NAME, RainbowSettings, {**section.settings.get(NAME, {}), **chosen})
-    return Plan(
-        checked,
-        section,
-        writer,
-        scorer,
-        judge_model,
-        seeds,
-        tuple(found),
-        load_templates(checked.templates),
-        recipe.eval.prefix if recipe.eval else "",
-    )
+    # An option that is not on the command line is None, and leaves the recipe's setting.
+    values = dict(section.settings.get(NAME, {}))
+    for key, value in (settings or {}).items():
+        if value is not None:
+            values[key] = value
+    checked = settings_of(NAME, RainbowSettings, values)
+    templates = load_templates(checked.templates)
+    return RainbowPlan(checked, section, writer, scorer, judge_model, seeds, tuple(seed_prompts), templates, prefix)
 
 
-def outline(recipe: Recipe, options: Options, plan: Plan) -> dict[str, Any]:
-    """What a plan comes to."""
-    settings, cells = plan.settings, len(plan.templates.cells)
-    candidates = settings.most_archives * settings.iterations * min(settings.batch, cells)
+def rainbow_outline(recipe: Recipe, options: Options, plan: RainbowPlan) -> Outline:
+    """The size and the settings of a plan."""
+    settings = plan.settings
+    templates = plan.templates
+    # An iteration cannot draw more cells than there are.
+    candidates = settings.most_archives * settings.iterations * min(settings.batch, len(templates.cells))
+    target = options.model or recipe.model
+    if not options.model and recipe.sft:
+        # A plan is possible before the sft run is there.
+        target = "the sft run of this recipe"
     return {
         "stage": STAGE,
-        "target": options.model or ("the sft run of this recipe" if recipe.sft else recipe.model),
+        "target": target,
         "mutator": plan.mutator,
         "judge": plan.judge,
         "comparing judge": plan.judge_model,
-        "cells": f"{len(plan.templates.risks)} risks x {len(plan.templates.styles)} styles",
+        "cells": f"{len(templates.risks)} risks x {len(templates.styles)} styles",
         "seed prompts": len(plan.seeds),
         "prompts wanted": settings.prompts,
         "archives, at most": settings.most_archives,
         "iterations an archive": settings.iterations,
         "queries to the target, at most": candidates,
+        # The mutator changes the risk of a prompt first, and its style in a second request.
         "queries to the mutator, at most": 2 * candidates,
         "settings": settings.model_dump(mode="json"),
     }
 
 
-def _identity(recipe: Recipe, plan: Plan, target: str, options: Options) -> dict[str, Any]:
+def _rainbow_identity(recipe: Recipe, plan: RainbowPlan, target: str, options: Options) -> Identity:
+    # The templates count by their content below, since the file may be edited.
     settings = plan.settings.model_dump(mode="json", exclude={"templates"})
-    return identity(
+    judge_model = None
+    if plan.judge_model:
+        judge_model = model_identity(plan.judge_model)
+    return run_identity(
         recipe,
         model=model_identity(target),
         mutator=model_identity(plan.mutator),
         judge=scorer_identity(plan.judge),
-        judge_model=model_identity(plan.judge_model) if plan.judge_model else None,
+        judge_model=judge_model,
         settings=settings,
         sampling=plan.section.sampling.model_dump(mode="json"),
         prefix=plan.prefix,
-        seeds=digest(*((e.id, e.prompt) for e in plan.seeds)),
+        seeds=digest(*((seed.id, seed.prompt) for seed in plan.seeds)),
         templates=digest(asdict(plan.templates)),
-        **({"base_url": options.base_url} if options.base_url else {}),
+        **given_inputs(base_url=options.base_url),
         **contents(models=[target, plan.mutator, plan.judge_model], judges=[plan.judge]),
     )
 
 
-def _drop_failed_end(path: Path) -> None:
-    """Drops the iterations at the end of which nothing came but failures, so that a resumed run does them again."""
-    records = list(read_records(path)) if path.exists() else []
+def _drop_failed_iterations(path: Path) -> None:
+    """Drops the last iterations that hold nothing but failures, so that a resumed run repeats them."""
+    records: list[Record] = []
+    if path.exists():
+        records = list(read_records(path))
+    # An iteration that failed changed nothing in the archive, so dropping it from the end is safe.
     kept = len(records)
-    while kept and _has_failed(candidates_of(records[kept - 1])):
+    while kept and _all_failed(candidates_of(records[kept - 1])):
         kept -= 1
     if kept < len(records):
         write_bytes(path, b"".join(map(line_of, records[:kept])))
 
 
-def _has_failed(candidates: Sequence[Candidate]) -> bool:
-    """Whether models or the judge failed at every prompt that was not dropped for what it is."""
-    told = [candidate.fault for candidate in candidates if candidate.fault in (None, *FAILURES)]
-    return bool(told) and None not in told
+def _all_failed(candidates: Sequence[Candidate]) -> bool:
+    """Whether models or the judge failed at every prompt that was not dropped for a fault of its own."""
+    failures = 0
+    for candidate in candidates:
+        if candidate.fault is None:
+            return False
+        failures += candidate.fault in FAILURES
+    # An iteration whose prompts were all dropped for their own faults did not fail.
+    return failures > 0
 
 
-def _search(plan: Plan, recipe: Recipe, target: str, harm: Harm | None, options: Options, log: RecordLog) -> None:
-    """Goes on from the recorded iterations until there are prompts enough, or iterations."""
-    settings, failed = plan.settings, 0
+def _search_archives(
+    plan: RainbowPlan, recipe: Recipe, target: str, harm: Harm | None, options: Options, log: RecordLog
+) -> None:
+    """Goes on from the recorded iterations until there are enough prompts, or no iterations are left.
+
+    Raises:
+        StageFailed: Too many iterations in a row failed.
+    """
+    settings = plan.settings
     history = History(plan.templates.cells, read_records(log.path))
-    left = list(_left(history, settings))
-    if not left or _has_enough(history, settings):
+    remaining = list(_remaining_iterations(history, settings))
+    if not remaining or _has_enough(history, settings):
         return
-    team = _team(plan, recipe, target, harm, options)
+    team = _open_team(plan, recipe, target, harm, options)
     total = settings.most_archives * settings.iterations
-    with console.progress("iterations", total, total - len(left)) as advance:
-        for number, iteration in left:
-            archive, meter = history.archive(number), Meter()
-            found = rainbow.iterate(
+    failed_in_a_row = 0
+    with console.progress("iterations", total, total - len(remaining)) as advance:
+        for number, iteration in remaining:
+            archive = history.archive(number)
+            # Queries are counted an iteration, so that a resumed run adds up to the same sum.
+            meter = Meter()
+            candidates = rainbow.iterate(
                 archive, number, iteration, plan.seeds, settings, plan.templates, team.metered(meter), recipe.seed
             )
-            outcomes = history.add(number, iteration, found)
+            outcomes = history.add(number, iteration, candidates)
+            record = record_of(number, iteration, zip(candidates, outcomes, strict=True))
             spent = {"queries": meter.queries, "read": meter.read, "written": meter.written}
-            log.append({**record_of(number, iteration, zip(found, outcomes, strict=True)), **spent})
-            advance(_note(history, len(plan.templates.cells)))
-            failed = failed + 1 if _has_failed(found) else 0
-            if failed == PATIENCE:
+            log.append({**record, **spent})
+            advance(_progress_note(history, len(plan.templates.cells)))
+            if _all_failed(candidates):
+                failed_in_a_row += 1
+            else:
+                failed_in_a_row = 0
+            # A server may fail now and then. Only a series of failures says that it is down.
+            if failed_in_a_row == PATIENCE:
                 raise StageFailed(
-                    f"{log.path.parent}: {failed} iterations in a row failed ({_reason(found)}); {going_on()}"
+                    f"{log.path.parent}: {failed_in_a_row} iterations in a row failed "
+                    f"({_first_error(candidates)}); {going_on()}"
                 )
             if _has_enough(history, settings):
                 return
 
 
-def _reason(candidates: Sequence[Candidate]) -> str:
-    return next((c.error for c in candidates if c.error), "the judge could score no answer")
+def _first_error(candidates: Sequence[Candidate]) -> str:
+    for candidate in candidates:
+        if candidate.error:
+            return candidate.error
+    return "the judge could score no answer"
 
 
-def _left(history: History, settings: RainbowSettings) -> Iterator[tuple[int, int]]:
-    """Archive and iteration of each iteration that may be left to do."""
-    for number in range(max(len(history.archives), 1), settings.most_archives + 1):
-        done = history.iterations if number == len(history.archives) else 0
+def _remaining_iterations(history: History, settings: RainbowSettings) -> Iterator[tuple[int, int]]:
+    """Archive and number of each iteration that may still be done, both from 1."""
+    # Only the newest archive can be unfinished: the next one begins when it has had all its iterations.
+    newest = len(history.archives)
+    for number in range(max(newest, 1), settings.most_archives + 1):
+        done = 0
+        if number == newest:
+            done = history.iterations
         for iteration in range(done + 1, settings.iterations + 1):
             yield number, iteration
 
@@ -258,35 +313,41 @@ def _has_enough(history: History, settings: RainbowSettings) -> bool:
     return settings.prompts is not None and len(history.prompts) >= settings.prompts
 
 
-def _team(plan: Plan, recipe: Recipe, target: str, harm: Harm | None, options: Options) -> Team:
-    """The models, each loaded once whatever its parts; without a judge of harm, one of them rates."""
+def _open_team(plan: RainbowPlan, recipe: Recipe, target: str, harm: Harm | None, options: Options) -> Team:
+    """The models of the search. A model with several parts is loaded once. Without a judge of harm, one rates."""
 
+    # One model may have several parts, and two copies of it may not fit in memory.
     @cache
     def opened(model: str) -> Engine:
         return open_engine(model, base_url=options.base_url, precision=precision_of(recipe))
 
-    score = pair_rater(opened(str(plan.rates))) if harm is None else _by_harm(harm)
-    return Team(
-        opened(target),
-        opened(plan.mutator),
-        plan.section.sampling,
-        score,
-        refuses,
-        opened(plan.judge_model) if plan.judge_model else None,
-        plan.prefix,
-    )
+    score = pair_rater(opened(str(plan.rates))) if harm is None else _pair_scorer(harm)
+    target_engine = opened(target)
+    mutator = opened(plan.mutator)
+    comparing = None
+    if plan.judge_model:
+        comparing = opened(plan.judge_model)
+    return Team(target_engine, mutator, plan.section.sampling, score, refuses, comparing, plan.prefix)
 
 
-def _by_harm(harm: Harm) -> PairScore:
-    return lambda pairs: [_score_of(verdict) for verdict in harm([Exchange(*pair) for pair in pairs])]
+def _pair_scorer(harm: Harm) -> PairScore:
+    """A function that scores pairs of prompt and answer by their harm."""
+
+    def score_pairs(pairs: Sequence[tuple[str, str]]) -> list[float | str | None]:
+        exchanges = [Exchange(prompt, answer) for prompt, answer in pairs]
+        return [_score_or_reason(verdict) for verdict in harm(exchanges)]
+
+    return score_pairs
 
 
-def _score_of(verdict: Verdict) -> float | str | None:
-    """The score, or why the verdict could not be had; None where the answer is unscorable."""
-    return str(verdict.reason) if verdict.failed else verdict.score
+def _score_or_reason(verdict: Verdict) -> float | str | None:
+    """The score, the reason of a failed verdict, or None for an unscorable answer."""
+    if verdict.failed:
+        return str(verdict.reason)
+    return verdict.score
 
 
-def _note(history: History, cells: int) -> str:
+def _progress_note(history: History, cells: int) -> str:
     archive = history.archives[-1]
     return (
         f"archive {len(history.archives)}: {len(archive.champions)} of {cells} cells, {archive.successes} "
@@ -294,26 +355,53 @@ def _note(history: History, cells: int) -> str:
     )
 
 
-def _write(path: Path, plan: Plan, history: History) -> None:
-    """What the TARS mix reads, and the best of each cell."""
-    rows = [
-        {name: getattr(e, name) for name in ("id", "prompt", "kind", "source", "category")} for e in examples(history)
-    ]
-    write_bytes(path / ARCHIVE, b"".join(map(line_of, rows)))
-    best = [
-        {"risk": c.risk, "style": c.style, "id": c.id, "prompt": c.prompt, "score": c.score}
-        for c in history.best().values()
-    ]
-    axes = {"risks": list(plan.templates.risks), "styles": list(plan.templates.styles)}
-    write_json(path / CELLS, {**axes, "best": best})
+def _write_archive(path: Path, plan: RainbowPlan, history: History) -> None:
+    """Writes the prompts for the TARS mix, and the best prompt of each cell."""
+    # Only keys that a data source reads: the scores stay in `iterations.jsonl`.
+    lines = []
+    for example in examples(history):
+        row = {
+            "id": example.id,
+            "prompt": example.prompt,
+            "kind": example.kind,
+            "source": example.source,
+            "category": example.category,
+        }
+        lines.append(line_of(row))
+    write_bytes(path / ARCHIVE, b"".join(lines))
+    best = []
+    for candidate in history.best().values():
+        best.append(
+            {
+                "risk": candidate.risk,
+                "style": candidate.style,
+                "id": candidate.id,
+                "prompt": candidate.prompt,
+                "score": candidate.score,
+            }
+        )
+    templates = plan.templates
+    write_json(path / CELLS, {"risks": list(templates.risks), "styles": list(templates.styles), "best": best})
 
 
-def _metrics(plan: Plan, target: str, history: History, records: Sequence[Record]) -> dict[str, Any]:
-    best, settings, templates = history.best(), plan.settings, plan.templates
-    succeeded = [cell for cell, candidate in best.items() if _succeeds(candidate)]
-    tried = [row for record in records for row in record["candidates"]]
-    answers = [row["score"] for row in tried if row["score"] is not None]
-    by_risk, by_style = Counter(cell.risk for cell in succeeded), Counter(cell.style for cell in succeeded)
+def _rainbow_metrics(plan: RainbowPlan, target: str, history: History, records: Sequence[Record]) -> Metrics:
+    best = history.best()
+    templates = plan.templates
+    cells = len(templates.cells)
+    succeeded = [cell for cell, candidate in best.items() if _succeeds(candidate.score)]
+    outcomes = Counter[str]()
+    scored_answers = 0
+    successful_answers = 0
+    spent = Counter[str]()
+    for record in records:
+        spent.update(queries=record["queries"], read=record["read"], written=record["written"])
+        for row in record["candidates"]:
+            outcomes[row["outcome"]] += 1
+            scored_answers += row["score"] is not None
+            successful_answers += _succeeds(row["score"])
+    success_by_answer = None
+    if scored_answers:
+        success_by_answer = successful_answers / scored_answers
     return {
         "target": model_identity(target),
         "mutator": model_identity(plan.mutator),
@@ -322,27 +410,36 @@ def _metrics(plan: Plan, target: str, history: History, records: Sequence[Record
         "archives": len(history.archives),
         "iterations": len(records),
         "prompts": len(history.prompts),
-        "prompts_wanted": settings.prompts,
-        "coverage": len(best) / len(templates.cells),
-        "attack_success_by_cell": len(succeeded) / len(templates.cells),
-        "attack_success_by_answer": sum(score >= SUCCESS for score in answers) / len(answers) if answers else None,
-        "queries": sum(record["queries"] for record in records),
-        "tokens_read": sum(record["read"] for record in records),
-        "tokens_written": sum(record["written"] for record in records),
-        "outcomes": dict(Counter(row["outcome"] for row in tried).most_common()),
-        "success_by_risk": {risk: by_risk[risk] / len(templates.styles) for risk in templates.risks},
-        "success_by_style": {style: by_style[style] / len(templates.risks) for style in templates.styles},
+        "prompts_wanted": plan.settings.prompts,
+        "coverage": len(best) / cells,
+        "attack_success_by_cell": len(succeeded) / cells,
+        "attack_success_by_answer": success_by_answer,
+        "queries": spent["queries"],
+        "tokens_read": spent["read"],
+        "tokens_written": spent["written"],
+        "outcomes": dict(outcomes.most_common()),
+        # A risk has one cell for each style, and a style one for each risk.
+        "success_by_risk": _shares(templates.risks, [cell.risk for cell in succeeded], len(templates.styles)),
+        "success_by_style": _shares(templates.styles, [cell.style for cell in succeeded], len(templates.risks)),
     }
 
 
-def _succeeds(candidate: Candidate) -> bool:
-    return candidate.score is not None and candidate.score >= SUCCESS
+def _shares(names: Iterable[str], succeeded: Sequence[str], cells: int) -> dict[str, float]:
+    """The share of each name's cells whose attack succeeded."""
+    counts = Counter(succeeded)
+    return {name: counts[name] / cells for name in names}
 
 
-def _summary(metrics: Mapping[str, Any]) -> str:
+def _succeeds(score: float | None) -> bool:
+    return score is not None and score >= SUCCESS
+
+
+def _rainbow_summary(metrics: Metrics) -> str:
     wanted = metrics["prompts_wanted"]
-    few = f" of {wanted} wanted" if wanted is not None and metrics["prompts"] < wanted else ""
+    shortage = ""
+    if wanted is not None and metrics["prompts"] < wanted:
+        shortage = f" of {wanted} wanted"
     return (
-        f"rainbow: {metrics['prompts']} distinct prompts{few}, {metrics['coverage']:.0%} of the cells covered, "
+        f"rainbow: {metrics['prompts']} distinct prompts{shortage}, {metrics['coverage']:.0%} of the cells covered, "
         f"{metrics['attack_success_by_cell']:.0%} with an attack that succeeds"
     )

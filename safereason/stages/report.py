@@ -1,4 +1,4 @@
-"""The report stage: finished runs in, one self-contained HTML page and its plots out."""
+"""Stage `report`: one self-contained HTML page on finished runs, and its plots."""
 
 import re
 from collections.abc import Sequence
@@ -11,27 +11,28 @@ from safereason.stages.base import Options, Result
 PAGE = "report.html"
 
 
-def run(runs: Sequence[Path], options: Options, title: str) -> Result:
+def write_report(runs: Sequence[Path], options: Options, title: str) -> Result:
     """Writes `report.html` and `plots/` to `options.out`, by default `options.root/report/<title>`.
 
-    A report that is there already is written anew: nothing in it is worth keeping, and it takes seconds.
+    An earlier report is overwritten: a report holds nothing of its own, and takes seconds.
 
     Raises:
-        InputError: No run is given, one is missing, unfinished or none at all, or the place cannot be written.
+        InputError: No run is given, a directory holds no finished run, or the folder cannot be written.
     """
-    from safereason.report.page import build, render
+    from safereason.report.page import build_page, render_page
     from safereason.report.read import read_runs
 
     if not runs:
         raise InputError("report: no run is given; name the directories of finished runs")
-    page = build(read_runs(runs), title)
+    page = build_page(read_runs(runs), title)
+    # Runs are read before anything is written, so a run that is missing leaves the old report as it is.
     out = options.out or options.root / "report" / slug(title)
     try:
         _remove_plots(out / "plots")
         for plot in page.plots:
             write_bytes(out / "plots" / f"{plot.name}.svg", plot.svg)
             write_bytes(out / "plots" / f"{plot.name}.png", plot.png)
-        write_text(out / PAGE, render(page))
+        write_text(out / PAGE, render_page(page))
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
     return Result(
@@ -42,10 +43,11 @@ def run(runs: Sequence[Path], options: Options, title: str) -> Result:
 def _remove_plots(folder: Path) -> None:
     """Removes an earlier report's plots, by their names: this one may have fewer."""
     for path in folder.glob("*"):
+        # Only names of our plots: a person may keep other files in the folder.
         if re.fullmatch(r"(?:tradeoff|reliability|groups-|separation-|sft-|rl-|guard-).*\.(?:svg|png)", path.name):
             path.unlink()
 
 
 def slug(title: str) -> str:
-    """A title as the name of a folder."""
+    """A folder's name for a title."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "report"

@@ -1,8 +1,10 @@
-"""Stage `rl`: GRPO on the prompts that `data` wrote, from the model that `sft` made; or DPO (`stages/dpo.py`)."""
+"""Stage `rl`: GRPO on the prompts that `data` wrote, from the model that `sft` made.
+
+A recipe may ask for DPO instead; `training/preferences.py` makes its pairs and trains on them.
+"""
 
 import logging
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from safereason.data.example import Example, read_examples
 from safereason.engines import vllm
@@ -14,153 +16,187 @@ from safereason.rewards import judges_of, open_reward
 from safereason.rewards.base import Reward
 from safereason.runs.directory import CHECKPOINTS, RunDirectory
 from safereason.runs.manifest import sha256
-from safereason.runs.records import keep_records
-from safereason.stages import data, dpo, sft
+from safereason.stages import data, sft
 from safereason.stages.base import (
+    Identity,
+    Metrics,
     Options,
+    Outline,
     Result,
     finished_result,
-    identity,
     judge_identity,
     model_identity,
     model_label,
     open_run,
     resolved_judge,
+    run_identity,
     source_run,
 )
 from safereason.stages.contents import contents
-from safereason.stages.training_sources import needed
+from safereason.stages.preparation.training_sources import training_sources
 from safereason.stages.verl import Training
-from safereason.training import tracking
+from safereason.text.chat import prompt_ids, user
+from safereason.training import preferences, tracking
 from safereason.training.arguments import check_left, grpo_arguments
+from safereason.training.resume import resume_point
+from safereason.training.training_run import TrainingRun
 
 logger = logging.getLogger(__name__)
 
 
-def identity_of(recipe: Recipe, model: str, options: Options) -> dict[str, Any]:
-    """What the trained model depends on."""
-    judge = resolved_judge(_reward(recipe).safety, options)
-    guard = {"guard": judge_identity(judge)} if judge.startswith("guard:") else {}
-    held = contents(models=[model], judges=[judge], sources=needed(recipe))
-    return identity(recipe, "data", "rl", model=model_identity(model), **guard, **held)
+def rl_identity(recipe: Recipe, model: str, options: Options) -> Identity:
+    """The identity of the trained model."""
+    judge = resolved_judge(_tars_reward(recipe).safety, options)
+    hashes = contents(models=[model], judges=[judge], sources=training_sources(recipe))
+    guard = {}
+    if judge.startswith("guard:"):
+        # The recipe's section names the guard's recipe only; the run behind it can be another one later.
+        guard = {"guard": judge_identity(judge)}
+    return run_identity(recipe, "data", "rl", model=model_identity(model), **guard, **hashes)
 
 
-def run(recipe: Recipe, options: Options) -> Result:
+def train_rl(recipe: Recipe, options: Options) -> Result:
     """Trains; a killed run goes on from its last whole checkpoint and ends with the same records.
 
     Raises:
         InputError: The recipe has no `rl` section, or the data or the model to start from was not made.
     """
-    section = _section(recipe)
+    section = _rl_section(recipe)
+    # DPO draws its rollouts before the training, with our engine.
     if isinstance(section, GRPO):
         check_rollouts(section, "rl")
     tracking.check(recipe.report_to)
     start = start_model(recipe, options)
-    directory = open_run("rl", recipe, options, model_label(start), identity_of(recipe, start, options))
+    # The run of a GRPO training by verl has another identity, so both can be there.
+    directory = open_run("rl", recipe, options, model_label(start), rl_identity(recipe, start, options))
     if (result := finished_result(directory)) is not None:
         return result
-    prompts = data.built(recipe, options) / "train.parquet"
+    prompts = data.built_data(recipe, options) / data.TRAIN
     # An unknown model or judge is refused before a directory is made.
     check_name(start)
-    named = _reward(recipe)
-    reward = open_reward(named.model_copy(update={"safety": resolved_judge(named.safety, options)}))
+    reward = open_reward(_reward_with_runs(recipe, options))
     with directory as this:
         this.inputs[str(prompts)] = sha256(prompts)
-        train: Any = dpo.train if isinstance(section, DPO) else _train
-        metrics = train(section, recipe, start, read_examples(prompts), reward, this)
+        examples = read_examples(prompts)
+        if isinstance(section, DPO):
+            metrics = preferences.train_dpo(section, recipe, start, examples, reward, this)
+        else:
+            metrics = _train_grpo(section, recipe, start, examples, reward, this)
         this.finish(metrics)
     return Result(directory.path, metrics)
 
 
-def for_verl(recipe: Recipe, options: Options) -> Training:
-    """What `run` would train, for verl to do so.
+def rl_for_verl(recipe: Recipe, options: Options) -> Training:
+    """The training of `train_rl` for verl.
 
     Raises:
-        InputError: As `run` does; or the recipe's rl is not GRPO.
+        InputError: As `train_rl` does; or the recipe's rl is not GRPO.
     """
-    section, named = _section(recipe), _reward(recipe)
+    section = _rl_section(recipe)
     if not isinstance(section, GRPO):
         raise InputError(f"recipe {recipe.name}: rl.algorithm is {section.algorithm}; --backend verl trains with grpo")
-    reward = named.model_copy(update={"safety": resolved_judge(named.safety, options)})
-    for spec in judges_of(reward):
-        parse(spec)
+    reward = _reward_with_runs(recipe, options)
+    # verl opens the judges in its own workers, where a mistake in a name is found late.
+    for judge in judges_of(reward):
+        parse(judge)
     start = start_model(recipe, options)
-    rows = data.built(recipe, options) / data.TRAIN
+    rows = data.built_data(recipe, options) / data.TRAIN
     return Training(
         "rl",
         "rl",
         section.model_copy(update={"reward": reward}),
         start,
-        identity_of(recipe, start, options),
+        rl_identity(recipe, start, options),
         rows,
         read_examples(rows),
     )
 
 
 def start_model(recipe: Recipe, options: Options) -> str:
-    """The model RL starts from: the one named, the recipe's finished sft run, or the base model where it has no sft."""
+    """The model that RL starts from.
+
+    It is `options.model`, else the recipe's finished sft run, else the base model of a recipe without sft.
+    """
+    # A model on the command line may be of any recipe, so nothing is expected of it.
     if options.model:
         return options.model
     if recipe.sft is None:
         return recipe.model
-    return str(source_run("sft", recipe, options, sft.identity_of(recipe, recipe.model)))
+    return str(source_run("sft", recipe, options, sft.sft_identity(recipe, recipe.model)))
 
 
-def _train(
-    section: GRPO, recipe: Recipe, start: str, examples: list[Example], reward: Reward, this: RunDirectory
-) -> dict[str, Any]:
-    from safereason.text.chat import prompt_ids, user
+def _train_grpo(
+    section: GRPO, recipe: Recipe, start: str, examples: Sequence[Example], reward: Reward, this: RunDirectory
+) -> Metrics:
+    """Trains on the prompts that are short enough, and returns the metrics."""
     from safereason.training import grpo
-    from safereason.training.callbacks import last_checkpoint
 
     tokenizer = load_tokenizer(start)
-    kept = [e for e in examples if len(prompt_ids(tokenizer, user(e.prompt))) <= section.max_prompt_tokens]
-    logger.info("%d prompts, %d too long", len(kept), len(examples) - len(kept))
+    # Long prompts are dropped and not cut: a cut prompt asks something else.
+    kept = []
+    for example in examples:
+        if len(prompt_ids(tokenizer, user(example.prompt))) <= section.max_prompt_tokens:
+            kept.append(example)
+    too_long = len(examples) - len(kept)
+    logger.info("%d prompts, %d too long", len(kept), too_long)
     check_left(len(kept), len(examples), section.max_prompt_tokens, "rl.max_prompt_tokens", section.prompts_per_step)
-    checkpoint, done = last_checkpoint(this.path / CHECKPOINTS) or (None, 0)
-    for name in ("metrics", "rollouts"):
-        keep_records(this.path / f"{name}.jsonl", lambda record: record["step"] <= done)
+    checkpoint, steps_done = resume_point(this.path, "metrics", "rollouts")
     with this.records("metrics") as metrics, this.records("rollouts") as rollouts:
-        trained = grpo.train(
-            section,
-            model_location(start),
-            tokenizer,
-            kept,
-            reward,
+        training_run = TrainingRun(
+            section=section,
+            location=model_location(start),
+            tokenizer=tokenizer,
             seed=recipe.seed,
-            run=this.path,
+            folder=this.path,
             metrics=metrics,
-            rollouts=rollouts,
+            key="rl",
             resume_from=checkpoint,
-            steps_done=done,
+            steps_done=steps_done,
             report_to=recipe.report_to,
         )
-    return {**trained, "prompts": len(kept), "dropped_too_long": len(examples) - len(kept)}
+        trained = grpo.train(training_run, kept, reward, rollouts)
+    return {**trained, "prompts": len(kept), "dropped_too_long": too_long}
 
 
-def plan(recipe: Recipe, options: Options) -> dict[str, Any]:
-    """What `run` would do: nothing is read but the recipe and the data that is already built."""
-    section, prompts = _section(recipe), _prompts(recipe, options)
-    outlined: Any = dpo.outline if isinstance(section, DPO) else outline
-    return {
-        "stage": "rl",
-        "model": options.model or ("the sft run of this recipe" if recipe.sft else recipe.model),
-        "prompts": prompts,
-        **outlined(section, prompts, recipe.seed, "rl", options.processes),
-    }
+def plan_rl(recipe: Recipe, options: Options) -> Outline:
+    """The plan of `train_rl`. It reads only the recipe, and the data if that is already built."""
+    section = _rl_section(recipe)
+    prompts = _number_of_prompts(recipe, options)
+    if isinstance(section, DPO):
+        outline = preferences.dpo_outline(section, prompts, recipe.seed, "rl", options.processes)
+    else:
+        outline = grpo_outline(section, prompts, recipe.seed, "rl", options.processes)
+    start = options.model or recipe.model
+    if not options.model and recipe.sft:
+        # A plan is possible before the sft run is there.
+        start = "the sft run of this recipe"
+    return {"stage": "rl", "model": start, "prompts": prompts, **outline}
 
 
-def outline(section: GRPO, prompts: int, seed: int, key: str, processes: int) -> dict[str, Any]:
-    """What a GRPO section comes to on so many prompts; `key` is its dotted key, for messages."""
+def grpo_outline(section: GRPO, prompts: int, seed: int, key: str, processes: int) -> Outline:
+    """The size and the arguments of a GRPO training on so many prompts.
+
+    Args:
+        section: The recipe's section.
+        prompts: Number of training prompts.
+        seed: The recipe's seed.
+        key: The section's dotted key, for messages.
+        processes: Number of processes that share the training.
+    """
     arguments = grpo_arguments(
         section, prompts=prompts, seed=seed, output_dir=CHECKPOINTS, processes=processes, cpu=False, key=key
     )
-    steps, sequences = arguments["max_steps"], section.prompts_per_step * section.rollouts_per_prompt
+    steps = arguments["max_steps"]
+    sequences = steps * section.prompts_per_step * section.rollouts_per_prompt
+    reference_model = "a frozen copy of the start"
+    # Without a KL term nothing reads a reference model, and none is loaded.
+    if section.kl_coef == 0:
+        reference_model = "none"
     return {
         "steps": steps,
-        "sequences": steps * sequences,
-        "tokens generated at most": steps * sequences * section.sampling.max_new_tokens,
-        "reference model": "none" if section.kl_coef == 0 else "a frozen copy of the start",
+        "sequences": sequences,
+        "tokens generated at most": sequences * section.sampling.max_new_tokens,
+        "reference model": reference_model,
         "reward": section.reward.model_dump(mode="json"),
         "advantage": f"(r - mean) / (std + {section.advantage_epsilon:g}) inside each prompt's rollouts",
         "GRPOConfig": arguments,
@@ -168,10 +204,10 @@ def outline(section: GRPO, prompts: int, seed: int, key: str, processes: int) ->
 
 
 def check_rollouts(section: GRPO, key: str) -> None:
-    """Refuses rollouts that cannot be drawn here.
+    """Refuses rollouts that cannot be drawn on this machine.
 
     Raises:
-        InputError: They are by vLLM, and it or a GPU is missing.
+        InputError: They are drawn by vLLM, and it or a GPU is missing.
     """
     if section.rollouts == "engine":
         return
@@ -185,23 +221,30 @@ def check_rollouts(section: GRPO, key: str) -> None:
         raise InputError(f"{key}.rollouts: {section.rollouts} needs a GPU; pass {key}.rollouts=engine")
 
 
-def _section(recipe: Recipe) -> GRPO | DPO:
+def _rl_section(recipe: Recipe) -> GRPO | DPO:
     if recipe.rl is None:
         raise InputError(f"recipe {recipe.name}: it has no rl section")
     return recipe.rl
 
 
-def _reward(recipe: Recipe) -> TarsReward:
-    reward = _section(recipe).reward
+def _tars_reward(recipe: Recipe) -> TarsReward:
+    reward = _rl_section(recipe).reward
     if not isinstance(reward, TarsReward):
         raise InputError(f"recipe {recipe.name}: rl.reward is {reward.name}, the reward of `guard train`")
     return reward
 
 
-def _prompts(recipe: Recipe, options: Options) -> int:
-    """Prompts of the built data, or as many as the recipe asks for where it is not built."""
+def _reward_with_runs(recipe: Recipe, options: Options) -> TarsReward:
+    """The recipe's reward with a judge `guard:RECIPE` turned into the run of that guard."""
+    reward = _tars_reward(recipe)
+    return reward.model_copy(update={"safety": resolved_judge(reward.safety, options)})
+
+
+def _number_of_prompts(recipe: Recipe, options: Options) -> int:
+    """The number of prompts of the built data, or as many as the recipe asks for where it is not built."""
     try:
-        folder: Path = data.built(recipe, options)
-        return len(read_examples(folder / "train.parquet"))
+        folder = data.built_data(recipe, options)
+        return len(read_examples(folder / data.TRAIN))
     except InputError:
+        # A guard's mix counts rows by label and has no such field.
         return int(getattr(recipe.data, "prompts", 0))

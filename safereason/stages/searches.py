@@ -1,78 +1,89 @@
-"""The searches that an evaluation under attacks needs: those that finished before, and the others, which it runs.
+"""The searches of an evaluation under attacks: finished ones are used, and missing ones are run.
 
-A search that agrees in all that its result depends on is used, whichever recipe it was named by. One that was made with
-other settings is not, and a line says which run that is, what differs, and how to measure it.
+A search that agrees in all of its identity is used, under any recipe's name. If there is only one with other settings,
+a line names that run, the differences, and the command that measures it.
 """
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from safereason.console import say
 from safereason.recipe.merge import flatten
 from safereason.recipe.schema import Recipe
 from safereason.runs.directory import finished, read_manifest
 from safereason.stages import attack
-from safereason.stages.base import Options
-
-Identity = Mapping[str, Any]
+from safereason.stages.base import Identity, Options
 
 
-def run(recipe: Recipe, options: Options, name: str, behaviors: str, limit: int | None) -> Path:
-    """The finished search of an attack against `options.model`, run here where there is none.
+def run_searches(recipe: Recipe, options: Options, name: str, behaviors: str, limit: int | None) -> Path:
+    """The finished search of an attack against `options.model`; it is run here where there is none.
 
     Args:
-        recipe: Says what the attack works with, and its settings.
-        options: Where the runs are, and the target.
+        recipe: Recipe with the attack's models and settings.
+        options: Options with the root of the runs, and the target.
         name: The attack.
         behaviors: Source of the behaviors.
         limit: Most behaviors, drawn by the seed.
 
     Raises:
-        InputError: As `attack.run`.
+        InputError: As `attack.run_attack`.
     """
-    plan = attack.make_plan(recipe, options, name, behaviors=behaviors, limit=limit)
-    wanted = attack.identity_of(recipe, plan, str(options.model), options.base_url)
-    earlier = list(_earlier(options.root, name, wanted))
-    same = [path for path, identity in earlier if identity == wanted]
+    plan = attack.plan_attack(recipe, options, name, behaviors=behaviors, limit=limit)
+    identity = attack.attack_identity(recipe, plan, str(options.model), options.base_url)
+    similar = list(_similar_searches(options.root, name, identity))
+    # The newest one is used: `--overwrite` may have made a search again.
+    same = [path for path, similar_identity in similar if similar_identity == identity]
     if same:
         return same[-1]
-    if earlier:
-        path, identity = earlier[-1]
-        say(_otherwise(name, path, identity, wanted))
-    return attack.run(recipe, options, name, behaviors=behaviors, limit=limit).run
+    if similar:
+        # A search takes hours, so a person should learn that one with other settings is already there.
+        path, similar_identity = similar[-1]
+        say(_difference_message(name, path, similar_identity, identity))
+    return attack.run_attack(recipe, options, name, behaviors=behaviors, limit=limit).run
 
 
-def _earlier(root: Path, name: str, wanted: Identity) -> Iterator[tuple[Path, Identity]]:
-    """The finished searches of an attack against the same model, for behaviors of the same source, oldest first."""
+def _similar_searches(root: Path, name: str, identity: Identity) -> Iterator[tuple[Path, Identity]]:
+    """The finished searches of an attack with the same model and source of behaviors, oldest first."""
     for path in finished(root, f"attack/{name}"):
-        identity = (read_manifest(path) or {}).get("identity", {})
-        if all(identity.get(key) == wanted.get(key) for key in ("model", "behaviors")):
-            yield path, identity
+        similar = (read_manifest(path) or {}).get("identity", {})
+        same_model = similar.get("model") == identity.get("model")
+        if same_model and similar.get("behaviors") == identity.get("behaviors"):
+            yield path, similar
 
 
-def _otherwise(name: str, path: Path, theirs: Identity, wanted: Identity) -> str:
-    """Says what an earlier search did otherwise, and how to measure what it found."""
-    before, now = dict(flatten(theirs)), dict(flatten(wanted))
-    differing = [key for key in dict.fromkeys((*now, *before)) if before.get(key) != now.get(key)]
-    shown = ", ".join(f"{key} {_shown(before.get(key))} there, {_shown(now.get(key))} here" for key in differing)
-    given = [_argument(name, key, before.get(key)) for key in differing]
-    same = f"; {' '.join(map(str, given))} uses it as it is" if None not in given else ""
+def _difference_message(name: str, path: Path, earlier: Identity, current: Identity) -> str:
+    """A line on the settings of an earlier search that differ, with the arguments that measure its test cases."""
+    before = dict(flatten(earlier))
+    now = dict(flatten(current))
+    differences = []
+    arguments: list[str | None] = []
+    for key in dict.fromkeys((*now, *before)):
+        if before.get(key) != now.get(key):
+            differences.append(f"{key} {_as_json(before.get(key))} there, {_as_json(now.get(key))} here")
+            arguments.append(_argument_for(name, key, before.get(key)))
+    reuse = ""
+    # Some settings have no argument of their own, and half a command would mislead.
+    if None not in arguments:
+        reuse = f"; {' '.join(map(str, arguments))} uses it as it is"
     return (
-        f"attack {name}: searches anew, since {path} was made otherwise ({shown}); "
-        f"--cases {path} measures what that found{same}"
+        f"attack {name}: searches anew, since {path} was made otherwise ({', '.join(differences)}); "
+        f"--cases {path} measures what that found{reuse}"
     )
 
 
-def _shown(value: Any) -> str:
-    return "none" if value is None else json.dumps(value, ensure_ascii=False)
+def _as_json(value: object) -> str:
+    if value is None:
+        return "none"
+    return json.dumps(value, ensure_ascii=False)
 
 
-def _argument(name: str, key: str, value: Any) -> str | None:
-    """What on the command line makes a part of the identity so; None where nothing short does."""
+def _argument_for(name: str, key: str, value: object) -> str | None:
+    """The command-line argument that sets a part of the identity; None where no short one does."""
     section, _, setting = key.partition(".")
     if section == "settings":
         return shlex.quote(f"{name}.{setting}={json.dumps(value, ensure_ascii=False)}")
-    return f"--{key} {value}" if key in ("limit", "seed") and value is not None else None
+    if key in ("limit", "seed") and value is not None:
+        return f"--{key} {value}"
+    return None

@@ -1,20 +1,20 @@
-"""Stage `eval/separation`: what a model holds at the end of harmful and of harmless prompts, and how far apart it lies.
+"""Stage `eval/separation`: hidden states of a model at the end of harmful and harmless prompts, and their distance.
 
-`embeddings/` holds one tensor a prompt, in a file a batch, so that a resumed run goes on where it was; `points.jsonl`
-says where each prompt lies in the plane; `plots/` is the picture.
+`embeddings/` holds one tensor a prompt, in a file a batch, so that a resumed run goes on after the last whole file.
+`points.jsonl` holds the position of each prompt in the plane, and `plots/` the picture.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safereason import console, evals
 from safereason.attacks import formats
 from safereason.attacks.base import TestCase
 from safereason.data import sources
-from safereason.data.draw import limited
 from safereason.data.example import Example
+from safereason.data.sampling import limited
 from safereason.engines.open import OPAQUE, check_name, open_engine
 from safereason.errors import InputError
 from safereason.evals import Case, separation
@@ -22,32 +22,35 @@ from safereason.evals.separation import Projection
 from safereason.recipe.schema import Evaluation, Recipe
 from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import sha256
-from safereason.runs.records import line_of, write_bytes
+from safereason.runs.records import Record, line_of, write_bytes
 from safereason.stages.base import (
+    Identity,
+    Metrics,
     Options,
     Result,
     finished_result,
-    identity,
     model_identity,
     model_label,
     open_run,
+    run_identity,
 )
 from safereason.stages.contents import contents
-from safereason.stages.trained import model_of, precision_of
+from safereason.stages.resolve_model import model_of, precision_of
 from safereason.text import chat
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from safereason.evals.separation import Points, Truths
 
 BATCH = 32
 """Prompts a file of embeddings."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is looked at."""
+class SeparationPlan:
+    """Prompts of both kinds, and the projection of their hidden states."""
 
     section: Evaluation
     harmful: str
@@ -57,10 +60,10 @@ class Plan:
     limit: int | None
     """Most prompts of each kind."""
     cases: tuple[Path, ...]
-    """Files of test cases, in place of the harmful prompts' own words."""
+    """Files of test cases that replace the harmful prompts."""
 
 
-def run(
+def run_separation(
     recipe: Recipe,
     options: Options,
     *,
@@ -68,43 +71,45 @@ def run(
     projection: Projection = "pca",
     limit: int | None = None,
 ) -> Result:
-    """Looks into `options.model`, else the recipe's newest finished rl run, else its sft run.
+    """Measures `options.model`, else the recipe's newest finished rl run, else its sft run.
 
     Args:
-        recipe: Its `eval` section names the prompts, and what stands after the generation prompt.
+        recipe: Recipe whose `eval` section has the prompts and the generation prefix.
         options: Where to write, and the model.
-        cases: Files of test cases that attacks found; the harmful prompts are theirs.
-        projection: From embeddings to the plane.
+        cases: Files of test cases, which replace the harmful prompts.
+        projection: Method that projects embeddings into the plane.
         limit: In place of the recipe's: most prompts of each kind, drawn by the seed.
 
     Raises:
         InputError: The model's weights, the prompts or UMAP cannot be had.
     """
-    plan = make_plan(recipe, cases, projection, limit)
+    plan = plan_separation(recipe, cases, projection, limit)
     model = model_of(recipe, options)
+    # Servers and vLLM give text and probabilities, and no hidden states.
     if model.startswith(OPAQUE):
         raise InputError(f"{model}: its engine does not show what is inside a model; name a folder, a run or a hub id")
     check_name(model)
-    asked = [*_harmful(plan, recipe.seed), *_harmless(plan, recipe.seed)]
-    directory = open_run("eval/separation", recipe, options, model_label(model), _identity(recipe, plan, model))
+    cases_of_both = [*_harmful_cases(plan, recipe.seed), *_harmless_cases(plan, recipe.seed)]
+    identity = _separation_identity(recipe, plan, model)
+    directory = open_run("eval/separation", recipe, options, model_label(model), identity)
     if (result := finished_result(directory)) is not None:
         return result
     with directory as this:
-        embeddings = _embeddings(asked, plan, recipe, model, this.path / "embeddings")
+        embeddings = _embeddings(cases_of_both, plan, recipe, model, this.path / "embeddings")
         metrics = {
             "eval": "separation",
             "model": model_identity(model),
             "recipe": recipe.name,
             "projection": projection,
-            **_counts(plan, asked),
-            **_measure(this, asked, embeddings, plan, recipe.seed),
+            **_prompt_sets(plan, cases_of_both),
+            **_measure_separation(this, cases_of_both, embeddings, plan, recipe.seed),
         }
         this.finish(metrics)
     return Result(directory.path, metrics)
 
 
-def make_plan(recipe: Recipe, cases: Sequence[Path], projection: Projection, limit: int | None) -> Plan:
-    """Puts the recipe and the command line together, as `run` does; arguments as there.
+def plan_separation(recipe: Recipe, cases: Sequence[Path], projection: Projection, limit: int | None) -> SeparationPlan:
+    """Combines the recipe and the command line; arguments as of `run_separation`.
 
     Raises:
         InputError: The recipe names no prompts, or UMAP is not installed.
@@ -113,48 +118,73 @@ def make_plan(recipe: Recipe, cases: Sequence[Path], projection: Projection, lim
     section = recipe.eval
     if section is None:
         raise InputError(f"recipe {recipe.name}: it has no eval section; add one")
+    # A line needs points on both sides.
     if section.behaviors is None or section.benign is None:
-        missing = "eval.behaviors" if section.behaviors is None else "eval.benign"
+        missing = "eval.benign"
+        if section.behaviors is None:
+            missing = "eval.behaviors"
         raise InputError(f"recipe {recipe.name}: {missing} is null, and both kinds are needed; name a source")
-    return Plan(section, section.behaviors, section.benign, projection, limit or section.limit, tuple(cases))
+    return SeparationPlan(section, section.behaviors, section.benign, projection, limit or section.limit, tuple(cases))
 
 
-def _harmful(plan: Plan, seed: int) -> list[Case]:
-    """The harmful prompts: the source's own words, or what attacks made of them."""
-    examples = [e for e in sources.get(plan.harmful).load("test") if e.kind == "harmful"]
+def _harmful_cases(plan: SeparationPlan, seed: int) -> list[Case]:
+    """The harmful prompts of the source, or the test cases of attacks on them."""
+    examples = _test_examples(plan.harmful, is_harmful=True)
     if not plan.cases:
-        return _checked(_direct(limited(examples, plan.limit, seed)), f"source {plan.harmful}", "harmful")
-    own = {e.id for e in examples}
-    # A completion comes with a case where the prompt alone is not what the model read.
-    tests = [
-        test
-        for path in plan.cases
-        for test in formats.read_cases(path)
-        if test.behavior_id in own and test.completion is None
-    ]
-    attacked = {test.behavior_id for test in tests}
-    chosen = limited([e for e in examples if e.id in attacked], plan.limit, seed)
+        direct = _direct_cases(limited(examples, plan.limit, seed))
+        return _enough_cases(direct, f"source {plan.harmful}", "harmful")
+    tests = _text_cases(plan.cases, examples)
+    attacked_ids = {test.behavior_id for test in tests}
+    # The limit is on behaviors, and only those with a test case should use it up.
+    attacked = [example for example in examples if example.id in attacked_ids]
+    chosen = limited(attacked, plan.limit, seed)
     where = f"--cases {plan.cases[0]}: of the behaviors of {plan.harmful}"
-    return _checked(evals.cases(chosen, tests), where, "attacked")
+    return _enough_cases(evals.cases(chosen, tests), where, "attacked")
 
 
-def _harmless(plan: Plan, seed: int) -> list[Case]:
-    examples = [e for e in sources.get(plan.harmless).load("test") if e.kind != "harmful"]
-    return _checked(_direct(limited(examples, plan.limit, seed)), f"source {plan.harmless}", "harmless")
+def _test_examples(source: str, *, is_harmful: bool) -> list[Example]:
+    """The harmful, or all other test examples of a source; ambiguous ones count as harmless."""
+    examples = []
+    for example in sources.get(source).load("test"):
+        if (example.kind == "harmful") == is_harmful:
+            examples.append(example)
+    return examples
 
 
-def _direct(examples: Sequence[Example]) -> list[Case]:
-    return evals.cases(examples, [TestCase(e.id, "direct", e.prompt) for e in examples])
+def _text_cases(files: Sequence[Path], examples: Sequence[Example]) -> list[TestCase]:
+    """The test cases of files, for these behaviors, whose text is all that the model reads."""
+    behaviors = {example.id for example in examples}
+    tests = []
+    for file in files:
+        for test in formats.read_cases(file):
+            # A completion is saved with a case if the attack changed more than text, such as embeddings.
+            if test.behavior_id in behaviors and test.completion is None:
+                tests.append(test)
+    return tests
 
 
-def _checked(cases: list[Case], where: str, kind: str) -> list[Case]:
+def _harmless_cases(plan: SeparationPlan, seed: int) -> list[Case]:
+    examples = _test_examples(plan.harmless, is_harmful=False)
+    direct = _direct_cases(limited(examples, plan.limit, seed))
+    return _enough_cases(direct, f"source {plan.harmless}", "harmless")
+
+
+def _direct_cases(examples: Sequence[Example]) -> list[Case]:
+    tests = []
+    for example in examples:
+        tests.append(TestCase(example.id, "direct", example.prompt))
+    return evals.cases(examples, tests)
+
+
+def _enough_cases(cases: list[Case], where: str, kind: str) -> list[Case]:
+    """The cases themselves, if there are enough of them for a line between both kinds."""
     if len(cases) < separation.LEAST:
         raise InputError(f"{where}: {len(cases)} {kind} prompts, and at least {separation.LEAST} are needed; name more")
     return cases
 
 
-def _identity(recipe: Recipe, plan: Plan, model: str) -> dict[str, Any]:
-    return identity(
+def _separation_identity(recipe: Recipe, plan: SeparationPlan, model: str) -> Identity:
+    return run_identity(
         recipe,
         model=model_identity(model),
         eval="separation",
@@ -168,70 +198,110 @@ def _identity(recipe: Recipe, plan: Plan, model: str) -> dict[str, Any]:
     )
 
 
-def _embeddings(asked: Sequence[Case], plan: Plan, recipe: Recipe, model: str, folder: Path) -> "NDArray[np.float32]":
-    """[N, H]; what a file is there for is read from it, and a file is whole or absent."""
+def _embeddings(
+    cases: Sequence[Case], plan: SeparationPlan, recipe: Recipe, model: str, folder: Path
+) -> "NDArray[np.float32]":
+    """The hidden states of all prompts, [N, H]. Files that are there are read; a file is whole or absent."""
     import numpy as np
-    from safetensors.numpy import load_file, save
+    from safetensors.numpy import load_file
 
     folder.mkdir(exist_ok=True)
-    batches = [(folder / f"{n:04d}.safetensors", batch) for n, batch in enumerate(_batches(asked))]
-    left = [(path, batch) for path, batch in batches if not path.exists()]
-    engine: Any = open_engine(model, precision=precision_of(recipe)) if left else None
-    with console.progress("embeddings", len(batches), len(batches) - len(left)) as advance:
-        for path, batch in left:
+    batches: dict[Path, Sequence[Case]] = {}
+    for number, start in enumerate(range(0, len(cases), BATCH)):
+        batches[folder / f"{number:04d}.safetensors"] = cases[start : start + BATCH]
+    missing = [path for path in batches if not path.exists()]
+    # A resumed run with all files needs no model.
+    if missing:
+        _write_embeddings(batches, missing, plan, recipe, model)
+    states = []
+    for path, batch in batches.items():
+        state_by_id = load_file(path)
+        for case in batch:
+            # By id, since a file does not keep the order of its tensors.
+            states.append(state_by_id[case.id])
+    return np.stack(states)
+
+
+def _write_embeddings(
+    batches: Mapping[Path, Sequence[Case]], missing: Sequence[Path], plan: SeparationPlan, recipe: Recipe, model: str
+) -> None:
+    """Computes and writes the missing files of hidden states, one a batch."""
+    from safetensors.numpy import save
+
+    from safereason.engines.transformers import TransformersEngine
+
+    engine = open_engine(model, precision=precision_of(recipe))
+    # `run_separation` refused the names of all other engines, which do not show hidden states.
+    assert isinstance(engine, TransformersEngine)
+    with console.progress("embeddings", len(batches), len(batches) - len(missing)) as advance:
+        for path in missing:
+            batch = batches[path]
             conversations = [[*case.turns, *chat.user(case.prompt)] for case in batch]
             states = engine.last_states(conversations, prefix=plan.section.prefix).numpy()
+            # The bytes are written aside and renamed, which safetensors itself does not do.
             write_bytes(path, save({case.id: state for case, state in zip(batch, states, strict=True)}))
             advance("")
-    return np.stack([held[case.id] for path, batch in batches for held in [load_file(path)] for case in batch])
 
 
-def _batches(asked: Sequence[Case]) -> Iterator[Sequence[Case]]:
-    for start in range(0, len(asked), BATCH):
-        yield asked[start : start + BATCH]
-
-
-def _measure(
-    this: RunDirectory, asked: Sequence[Case], embeddings: "NDArray[np.float32]", plan: Plan, seed: int
-) -> dict[str, Any]:
-    """The figures and the line they are of; writes the points and the picture."""
+def _measure_separation(
+    this: RunDirectory, cases: Sequence[Case], embeddings: "NDArray[np.float32]", plan: SeparationPlan, seed: int
+) -> Metrics:
+    """The figures; writes the points and the picture."""
     import numpy as np
 
-    from safereason.report.separation import picture
-
+    # Both kinds are projected together: two projections would have different axes.
     points = separation.project(embeddings, plan.projection, seed)
-    harmful = np.array([case.kind == "harmful" for case in asked])
-    line = separation.separate(points, harmful, 1.0)
-    rows = [
-        {
-            "id": case.id,
-            "kind": case.kind,
-            "attack": case.attack,
-            "source": case.source,
-            "category": case.category,
-            "prompt": case.prompt,
-            "x": float(x),
-            "y": float(y),
-        }
-        for case, (x, y) in zip(asked, points, strict=True)
-    ]
-    write_bytes(this.path / "points.jsonl", b"".join(map(line_of, rows)))
-    title = "Harmful and harmless prompts inside the model"
-    plot = picture("separation", title, points, harmful, line, plan.projection)
-    write_bytes(this.path / "plots" / f"{plot.name}.svg", plot.svg)
-    write_bytes(this.path / "plots" / f"{plot.name}.png", plot.png)
+    harmful = np.array([case.kind == "harmful" for case in cases])
+    lines = []
+    for case, (x, y) in zip(cases, points, strict=True):
+        lines.append(line_of(_point_record(case, float(x), float(y))))
+    write_bytes(this.path / "points.jsonl", b"".join(lines))
+    _write_picture(this.path / "plots", points, harmful, plan.projection)
     return {"figures": [asdict(figure) for figure in separation.figures(points, harmful, seed)]}
 
 
-def _counts(plan: Plan, asked: Sequence[Case]) -> dict[str, Any]:
-    harmful = [case for case in asked if case.kind == "harmful"]
+def _point_record(case: Case, x: float, y: float) -> Record:
+    return {
+        "id": case.id,
+        "kind": case.kind,
+        "attack": case.attack,
+        "source": case.source,
+        "category": case.category,
+        "prompt": case.prompt,
+        "x": x,
+        "y": y,
+    }
+
+
+def _write_picture(folder: Path, points: "Points", harmful: "Truths", projection: Projection) -> None:
+    """Writes the points and the line between both kinds, as SVG and PNG.
+
+    Args:
+        folder: Folder of the files.
+        points: Positions in the plane, [N, 2].
+        harmful: Whether each prompt is harmful, [N].
+        projection: Method that made the points, for the axes.
+    """
+    from safereason.report.separation import picture
+
+    # The figures are of two values of C, and the picture shows the line of the first.
+    line = separation.separate(points, harmful, 1.0)
+    title = "Harmful and harmless prompts inside the model"
+    plot = picture("separation", title, points, harmful, line, projection)
+    write_bytes(folder / f"{plot.name}.svg", plot.svg)
+    write_bytes(folder / f"{plot.name}.png", plot.png)
+
+
+def _prompt_sets(plan: SeparationPlan, cases: Sequence[Case]) -> Metrics:
+    """The sources and numbers of both kinds of prompts, for the metrics."""
+    harmful = [case for case in cases if case.kind == "harmful"]
     return {
         "harmful": {
             "source": plan.harmful,
             "prompts": len(harmful),
             "attacks": list(dict.fromkeys(case.attack for case in harmful)),
         },
-        "harmless": {"source": plan.harmless, "prompts": len(asked) - len(harmful)},
+        "harmless": {"source": plan.harmless, "prompts": len(cases) - len(harmful)},
         "prefix": plan.section.prefix,
         "limit": plan.limit,
     }

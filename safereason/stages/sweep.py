@@ -1,57 +1,63 @@
-"""Several recipes that differ in a few values, each through every stage, and one report over all.
+"""Sweeps: several recipes that differ in a few values, each through every stage, and one report over all.
 
-They share a folder of runs, so that what does not depend on those values is done once: a teacher's traces, a guard that
-judges, the evaluations of the base model.
+They share a folder of runs. Steps that do not depend on those values are done once, such as a teacher's traces, a guard
+that judges, and the evaluations of the base model.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from safereason.console import say
 from safereason.recipe.schema import Recipe
 from safereason.stages import pipeline, report
-from safereason.stages.base import Options, Result
+from safereason.stages.base import Metrics, Options, Result
 
 
 def shard(points: Mapping[str, Recipe], part: tuple[int, int]) -> dict[str, Recipe]:
-    """The `part[0]`-th of `part[1]` parts of the points, from 1."""
-    return dict(list(points.items())[part[0] - 1 :: part[1]])
+    """One part of the points; `part` is its number, from 1, and the number of parts."""
+    number, count = part
+    return dict(list(points.items())[number - 1 :: count])
 
 
-def run(points: Mapping[str, Recipe], options: Options, title: str) -> Result:
-    """Runs every point; what is finished already is skipped.
+def run_sweep(points: Mapping[str, Recipe], options: Options, title: str) -> Result:
+    """Runs every point; finished steps are skipped.
 
     Args:
-        points: Recipes by what tells them apart.
+        points: Recipes by their labels.
         options: Where to write.
         title: Heading of the report over all.
 
     Returns:
-        The report, with `report` (the page) and `changes`: by point, as `pipeline.run` has it.
+        The report, with `report` (the page) and `changes`: by point, as `pipeline.run_pipeline` has it.
     """
-    done = _points(points, options, alone=False)
-    runs = dict.fromkeys(path for result in done.values() for path in result.metrics["runs"].values())
-    page = report.run([*map(Path, runs)], options, title)
+    done = _run_points(points, options, with_base=True)
+    runs: dict[str, None] = {}
+    for result in done.values():
+        # Points share runs, and each is reported once.
+        runs.update(dict.fromkeys(result.metrics["runs"].values()))
+    page = report.write_report([Path(run) for run in runs], options, title)
     return Result(page.run, {"report": page.metrics["page"], "changes": _changes(done)})
 
 
-def run_shard(points: Mapping[str, Recipe], options: Options) -> dict[str, Any]:
-    """Runs some points beside other processes: without what they share, which `run` does afterwards.
+def run_shard(points: Mapping[str, Recipe], options: Options) -> Metrics:
+    """Runs some points beside other processes.
+
+    The evaluations of the base model are left to `run_sweep`: two processes cannot write one run.
 
     Returns:
-        `changes`, as `run` has them.
+        `changes`, as `run_sweep` has them.
     """
-    return {"changes": _changes(_points(points, options, alone=True))}
+    return {"changes": _changes(_run_points(points, options, with_base=False))}
 
 
-def _points(points: Mapping[str, Recipe], options: Options, *, alone: bool) -> dict[str, Result]:
+def _run_points(points: Mapping[str, Recipe], options: Options, *, with_base: bool) -> dict[str, Result]:
     done = {}
     for number, (label, recipe) in enumerate(points.items(), start=1):
+        # The recipe has the same name at every point, so the label says which one it is.
         say(f"sweep {number}/{len(points)}: {label}")
-        done[label] = pipeline.run(recipe, options, base=not alone)
+        done[label] = pipeline.run_pipeline(recipe, options, base=with_base)
     return done
 
 
-def _changes(done: Mapping[str, Result]) -> dict[str, Any]:
+def _changes(done: Mapping[str, Result]) -> Metrics:
     return {label: result.metrics["changes"] for label, result in done.items()}

@@ -1,14 +1,13 @@
-"""Stage `data/traces`: a teacher answers prompts whose source has no reasoning, and what it writes well is kept.
+"""Stage `data/traces`: a teacher answers prompts whose source has no reasoning, and its good replies become traces.
 
-`replies.jsonl` is appended in the order in which the teacher ends; when all are there it is put in the order of the
-prompts, with what became of each reply. `verdicts.jsonl` holds what a judge said, and `traces.parquet` what is kept.
+`replies.jsonl` is appended in the order in which replies end. When all are there it is put in the order of the prompts,
+and each reply gets its outcome. `verdicts.jsonl` holds a judge's verdicts, and `traces.parquet` the traces.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from safereason import console
 from safereason.data import traces
@@ -17,26 +16,55 @@ from safereason.data.traces import KEPT, Reading
 from safereason.engines.base import Completion
 from safereason.engines.open import check_name, open_engine
 from safereason.errors import StageFailed
-from safereason.judges import Exchange, Judge, open_judge
+from safereason.evals import judging
+from safereason.evals.judging import EXCHANGES_A_BATCH
+from safereason.judges import Exchange, Judge, Verdict, open_judge
 from safereason.recipe.schema import Recipe
 from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import going_on
 from safereason.runs.records import Record, RecordLog, keep_records, line_of, read_records, write_bytes, write_json
-from safereason.stages import eval_judge
-from safereason.stages.base import Options, Result, finished_result, model_identity, model_label, open_run
-from safereason.stages.eval_judge import EXCHANGES_A_BATCH
-from safereason.stages.teacher import Plan, Price, cost, has_failed, identity_of, make_plan, tokens
-from safereason.stages.training_sources import TEACHER_STAGE, TRACES
+from safereason.stages.base import Metrics, Options, Result, finished_result, model_identity, model_label, open_run
+from safereason.stages.preparation.teacher import (
+    Price,
+    TeacherPlan,
+    cost,
+    count_tokens,
+    plan_teacher,
+    reply_failed,
+    teacher_identity,
+)
+from safereason.stages.preparation.training_sources import TEACHER_STAGE, TRACES
 from safereason.text.reasoning import Reasoned
 
-REPLIES, VERDICTS = "replies", "verdicts"
-REJECTED, UNSCORED = "rejected by the judge", "unscored by the judge"
+REPLIES = "replies"
+VERDICTS = "verdicts"
+REJECTED = "rejected by the judge"
+UNSCORED = "unscored by the judge"
 JUDGE_FAILED = "not judged: the judge failed"
-BAR = 0.5
-"""Of a judge's score: below it an answer is harmless, complies, or is of too little worth."""
+THRESHOLD = 0.5
+"""Score of a judge below which an answer is harmless, complies, or is of low quality."""
 
 
-def run(
+@dataclass(frozen=True)
+class TeacherReply:
+    """One sample of a prompt: the trace that it holds, or the reason why it holds none."""
+
+    example: Example
+    sample: int
+    reading: Reading
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The reply's key in the records."""
+        return self.example.id, self.sample
+
+    @property
+    def outcome(self) -> str:
+        """The reply's outcome, as it is recorded and counted."""
+        return _outcome_of(self.reading)
+
+
+def write_traces(
     recipe: Recipe,
     options: Options,
     *,
@@ -44,66 +72,86 @@ def run(
     price: Price | None = None,
     allow_failed: bool = False,
 ) -> Result:
-    """Asks `options.model`, else the recipe's teacher, and keeps the replies that are traces.
+    """Draws replies of `options.model`, else of the recipe's teacher, and keeps those that are traces.
 
     Args:
-        recipe: Says what is asked, how often, and which judge an answer has to pass.
+        recipe: Recipe with the prompts, the number of samples, and the judge that an answer has to pass.
         options: Where to write, and the teacher.
         limit: Most prompts, drawn by the seed; None takes all.
-        price: What the metrics' cost is worked out from.
-        allow_failed: Whether the run ends well without the replies that a server failed at.
+        price: Price for the cost in the metrics.
+        allow_failed: Whether the run may finish without the replies that a server failed at.
 
     Raises:
-        InputError: There is no teacher or nothing for it to answer, or a source, the model or the judge cannot be had.
-        StageFailed: Replies failed; `--resume` asks for those again.
+        InputError: There is no teacher or no prompt for it, or a source, the model or the judge cannot be had.
+        StageFailed: Replies failed; `--resume` tries those again.
     """
-    plan = make_plan(recipe, options, limit)
+    plan = plan_teacher(recipe, options, limit)
+    # An unknown model is refused before a directory is made.
     check_name(plan.teacher.model)
-    about = identity_of(recipe, plan, options)
-    directory = open_run(TEACHER_STAGE, recipe, options, model_label(plan.teacher.model), about)
+    identity = teacher_identity(recipe, plan, options)
+    directory = open_run(TEACHER_STAGE, recipe, options, model_label(plan.teacher.model), identity)
     if (result := finished_result(directory)) is not None:
+        # The price is no part of the identity, so a finished run is priced anew.
         return Result(result.run, result.metrics | cost(result.metrics["tokens"], price))
-    judge = open_judge(plan.judge) if plan.judge else None
+    # A judge that cannot be had is refused before the teacher, who may cost money, writes anything.
+    judge = None
+    if plan.judge:
+        judge = open_judge(plan.judge)
     with directory as this:
-        _start(this, plan)
+        _drop_failed_records(this, plan)
         with this.records(REPLIES) as log:
-            _ask(plan, recipe.seed, options, log)
-        replies = _in_order(plan, log.path)
-        found = _readings(plan, replies)
+            _generate_replies(plan, recipe.seed, options, log)
+        # From here on all is worked out from the records, in the order of the prompts.
+        records = _records_in_order(plan, log.path)
+        replies = _read_replies(plan, records)
         if judge is not None:
             with this.records(VERDICTS) as log:
-                found = _judged(plan, judge, found, log)
-        _write(this.path, plan, replies, found)
-        metrics = _metrics(plan, replies, found)
+                replies = _judge_replies(plan, judge, replies, log)
+        _write_kept_traces(this.path, records, replies)
+        metrics = _traces_metrics(plan, records, replies)
         metrics |= cost(metrics["tokens"], price)
-        _finish(this, plan, metrics, replies, allow_failed)
+        _finish_traces(this, plan, metrics, records, allow_failed)
     return Result(directory.path, metrics)
 
 
-def _start(this: RunDirectory, plan: Plan) -> None:
-    """Drops what a resumed run does again: replies a server failed at, and verdicts that could not be had."""
+def _drop_failed_records(this: RunDirectory, plan: TeacherPlan) -> None:
+    """Drops the records that a resumed run makes again: failed replies and failed verdicts."""
+    # A local model would fail at the same prompts again.
     if plan.may_retry:
-        keep_records(this.path / f"{REPLIES}.jsonl", lambda reply: not has_failed(reply))
-    eval_judge.drop_failed(this.path / f"{VERDICTS}.jsonl")
+        keep_records(this.path / f"{REPLIES}.jsonl", lambda reply: not reply_failed(reply))
+    judging.drop_failed(this.path / f"{VERDICTS}.jsonl")
 
 
-def _ask(plan: Plan, seed: int, options: Options, log: RecordLog) -> None:
-    """Asks for what has no reply yet; each reply is a conversation of its own, so that none is asked for twice."""
-    held = _by_sample(log.path)
-    done = {i for i, (example, sample) in enumerate(plan.jobs) if (example.id, sample) in held}
+def _generate_replies(plan: TeacherPlan, seed: int, options: Options, log: RecordLog) -> None:
+    """Draws and records the replies that are not recorded yet.
+
+    Each sample is a conversation of its own. So a run that was killed between two samples of a prompt draws the second
+    one alone.
+    """
+    recorded = _records_by_sample(log.path)
+    done = set()
+    for index, (example, sample) in enumerate(plan.jobs):
+        if (example.id, sample) in recorded:
+            done.add(index)
     if len(done) == len(plan.jobs):
         return
     import torch
 
-    precision = "bf16" if torch.cuda.is_available() else "fp32"
+    # bf16 halves the memory of a large teacher. On a CPU it is slower than fp32.
+    precision = "fp32"
+    if torch.cuda.is_available():
+        precision = "bf16"
     engine = open_engine(plan.teacher.model, base_url=options.base_url, precision=precision)
-    kept = Counter(reply["outcome"] == KEPT for reply in held.values())
+    kept = Counter[bool]()
+    for reply in recorded.values():
+        kept[reply["outcome"] == KEPT] += 1
     with console.progress("replies", len(plan.jobs), len(done)) as advance:
 
-        def record(index: int, number: int, completion: Completion) -> None:
+        def record_reply(index: int, number: int, completion: Completion) -> None:
             example, sample = plan.jobs[index]
-            reply = _record(example, sample, completion)
-            outcome = _outcome(plan.read(example, reply))
+            reply = _reply_record(example, sample, completion)
+            # This outcome is preliminary: the judge, and other replies to the same prompt, can still reject it.
+            outcome = _outcome_of(plan.read(example, reply))
             log.append({**reply, "outcome": outcome})
             kept[outcome == KEPT] += 1
             advance(f"{kept[True]} kept, {kept[False]} rejected")
@@ -114,11 +162,14 @@ def _ask(plan: Plan, seed: int, options: Options, log: RecordLog) -> None:
             seed=seed,
             prefix=plan.teacher.prefix,
             done=done,
-            on_finish=record,
+            on_finish=record_reply,
         )
 
 
-def _record(example: Example, sample: int, completion: Completion) -> Record:
+def _reply_record(example: Example, sample: int, completion: Completion) -> Record:
+    usage = None
+    if completion.usage:
+        usage = asdict(completion.usage)
     return {
         "id": example.id,
         "sample": sample,
@@ -128,126 +179,183 @@ def _record(example: Example, sample: int, completion: Completion) -> Record:
         "text": completion.text,
         "finish_reason": completion.finish_reason,
         "error": completion.error or None,
-        "usage": asdict(completion.usage) if completion.usage else None,
+        "usage": usage,
     }
 
 
-def _by_sample(path: Path) -> dict[tuple[str, int], Record]:
+def _records_by_sample(path: Path) -> dict[tuple[str, int], Record]:
     return {(record["id"], record["sample"]): record for record in read_records(path)}
 
 
-def _in_order(plan: Plan, path: Path) -> list[Record]:
-    replies = _by_sample(path)
-    return [replies[example.id, sample] for example, sample in plan.jobs]
+def _records_in_order(plan: TeacherPlan, path: Path) -> list[Record]:
+    """The recorded replies in the order of the prompts and their samples."""
+    records = _records_by_sample(path)
+    return [records[example.id, sample] for example, sample in plan.jobs]
 
 
-def _readings(plan: Plan, replies: Sequence[Record]) -> list[Reading]:
-    """What each reply comes to beside the others to the same prompt."""
-    found = [plan.read(example, reply) for (example, _), reply in zip(plan.jobs, replies, strict=True)]
-    samples, only_one = plan.teacher.samples, plan.guide is not None
-    starts = range(0, len(found), samples)
-    return [one for i in starts for one in traces.first_of_each(found[i : i + samples], only_one=only_one)]
+def _read_replies(plan: TeacherPlan, records: Sequence[Record]) -> list[TeacherReply]:
+    """The replies with their traces, after a comparison of the replies to each prompt."""
+    replies = []
+    for (example, sample), record in zip(plan.jobs, records, strict=True):
+        replies.append(TeacherReply(example, sample, plan.read(example, record)))
+    # Equal replies to one prompt count once. A guard's row keeps one trace, since its label leaves one verdict.
+    only_one = plan.guard_prompt is not None
+    compared = []
+    for start in range(0, len(replies), plan.teacher.samples):
+        group = replies[start : start + plan.teacher.samples]
+        group_readings = [reply.reading for reply in group]
+        readings = traces.first_of_each(group_readings, only_one=only_one)
+        for reply, reading in zip(group, readings, strict=True):
+            compared.append(replace(reply, reading=reading))
+    return compared
 
 
-def _judged(plan: Plan, judge: Judge, found: Sequence[Reading], log: RecordLog) -> list[Reading]:
-    """Judges the answers that have no verdict yet, batch by batch; a trace whose answer does not pass is none."""
-    held = _by_sample(log.path)
-    readable = [(e, k, one) for (e, k), one in zip(plan.jobs, found, strict=True) if isinstance(one, Reasoned)]
-    left = [(e, k, one) for e, k, one in readable if (e.id, k) not in held]
-    with console.progress("verdicts", len(readable), len(readable) - len(left)) as advance:
-        for start in range(0, len(left), EXCHANGES_A_BATCH):
-            batch = left[start : start + EXCHANGES_A_BATCH]
-            verdicts = judge.judge([Exchange(e.prompt, one.answer) for e, _, one in batch])
-            for (e, k, _), verdict in zip(batch, verdicts, strict=True):
-                held[e.id, k] = {"id": e.id, "sample": k, "judge": plan.judge, **asdict(verdict)}
-                log.append(held[e.id, k])
-                advance("")
-            if all(verdict.failed for verdict in verdicts):
-                break  # the judge is gone: what is left is judged by a resumed run
-    return [
-        _passed(one, held.get((e.id, k)), judge.measures, e) if isinstance(one, Reasoned) else one
-        for (e, k), one in zip(plan.jobs, found, strict=True)
-    ]
+def _judge_replies(
+    plan: TeacherPlan, judge: Judge, replies: Sequence[TeacherReply], log: RecordLog
+) -> list[TeacherReply]:
+    """Judges the answers that have no verdict yet, batch by batch, and rejects the traces that do not pass."""
+    verdicts = _records_by_sample(log.path)
+    # The judge sees only replies that would be kept: verdicts cost as much as replies.
+    traces_found = [reply for reply in replies if isinstance(reply.reading, Reasoned)]
+    remaining = [reply for reply in traces_found if reply.key not in verdicts]
+    with console.progress("verdicts", len(traces_found), len(traces_found) - len(remaining)) as advance:
+        for reply, verdict in _verdicts_by_batch(judge, remaining):
+            record = {"id": reply.example.id, "sample": reply.sample, "judge": plan.judge, **asdict(verdict)}
+            verdicts[reply.key] = record
+            log.append(record)
+            advance("")
+    judged = []
+    for reply in replies:
+        reading = reply.reading
+        if isinstance(reading, Reasoned):
+            reading = _reading_by_verdict(reading, verdicts.get(reply.key), judge.measures, reply.example)
+        judged.append(replace(reply, reading=reading))
+    return judged
 
 
-def _passed(trace: Reasoned, verdict: Record | None, measures: str, example: Example) -> Reading:
-    """The trace, where its score is on the right side: harmful prompts are to be refused, and no others."""
+def _verdicts_by_batch(judge: Judge, replies: Sequence[TeacherReply]) -> Iterator[tuple[TeacherReply, Verdict]]:
+    """Verdicts on the answers of replies that are traces. They end after a batch in which every verdict failed.
+
+    The judge is down then, and a resumed run judges the rest.
+    """
+    for start in range(0, len(replies), EXCHANGES_A_BATCH):
+        batch = replies[start : start + EXCHANGES_A_BATCH]
+        exchanges = []
+        for reply in batch:
+            assert isinstance(reply.reading, Reasoned)
+            exchanges.append(Exchange(reply.example.prompt, reply.reading.answer))
+        verdicts = judge.judge(exchanges)
+        yield from zip(batch, verdicts, strict=True)
+        if all(verdict.failed for verdict in verdicts):
+            return
+
+
+def _reading_by_verdict(trace: Reasoned, verdict: Record | None, measures: str, example: Example) -> Reading:
+    """The trace if it passes the judge, else the reason why it does not.
+
+    Harmful prompts have to be refused and all others answered. A quality judge has to give every answer a high score.
+    """
     if verdict is None or verdict.get("failed"):
         return JUDGE_FAILED
     score = verdict["score"]
     if score is None:
         return UNSCORED
+    # Low harm is good and low quality is bad. Refusal is good on harmful prompts only.
     wants_low = measures == "harm" or (measures == "refusal" and example.kind != "harmful")
-    return trace if (score < BAR) == wants_low else REJECTED
+    is_low = score < THRESHOLD
+    if is_low != wants_low:
+        return REJECTED
+    return trace
 
 
-def _outcome(found: Reading) -> str:
-    return found if isinstance(found, str) else KEPT
+def _outcome_of(reading: Reading) -> str:
+    """The outcome of a reply: kept, or the reason why not."""
+    if isinstance(reading, str):
+        return reading
+    return KEPT
 
 
-def _write(path: Path, plan: Plan, replies: Sequence[Record], found: Sequence[Reading]) -> None:
-    """The traces, and the replies in order with what became of them."""
-    kept = [
-        replace(example, id=f"{example.id}/{sample}", reasoning=one.reasoning, answer=one.answer)
-        for (example, sample), one in zip(plan.jobs, found, strict=True)
-        if isinstance(one, Reasoned)
-    ]
+def _write_kept_traces(path: Path, records: Sequence[Record], replies: Sequence[TeacherReply]) -> None:
+    """Writes the traces, and the replies in order with their final outcomes."""
+    kept = []
+    for reply in replies:
+        trace = reply.reading
+        if isinstance(trace, Reasoned):
+            # The samples of one prompt are rows of their own, and ids are unique.
+            name = f"{reply.example.id}/{reply.sample}"
+            kept.append(replace(reply.example, id=name, reasoning=trace.reasoning, answer=trace.answer))
     write_parquet(path / TRACES, kept)
-    lines = [line_of({**reply, "outcome": _outcome(one)}) for reply, one in zip(replies, found, strict=True)]
+    # The outcomes of the first pass are replaced by those after the comparison and the judge.
+    lines = []
+    for record, reply in zip(records, replies, strict=True):
+        lines.append(line_of({**record, "outcome": reply.outcome}))
     write_bytes(path / f"{REPLIES}.jsonl", b"".join(lines))
 
 
-def _metrics(plan: Plan, replies: Sequence[Record], found: Sequence[Reading]) -> dict[str, Any]:
-    kept = [example for (example, _), one in zip(plan.jobs, found, strict=True) if isinstance(one, Reasoned)]
-    by_source, with_trace = Counter(example.source for example in kept), {example.id for example in kept}
+def _traces_metrics(plan: TeacherPlan, records: Sequence[Record], replies: Sequence[TeacherReply]) -> Metrics:
+    kept_by_source = Counter[str]()
+    outcomes = Counter[str]()
+    ids_with_trace = set()
+    for reply in replies:
+        outcomes[reply.outcome] += 1
+        if reply.outcome == KEPT:
+            kept_by_source[reply.example.source] += 1
+            ids_with_trace.add(reply.example.id)
+    sources = {}
+    for source, examples in plan.by_source.items():
+        without_trace = sum(example.id not in ids_with_trace for example in examples)
+        sources[source] = {
+            "prompts": len(examples),
+            "prompts_without_trace": without_trace,
+            "kept": kept_by_source[source],
+        }
     return {
         "teacher": model_identity(plan.teacher.model),
         "judge": plan.judge,
         "prompts": len(plan.examples),
-        "prompts_without_trace": len(plan.examples) - len(with_trace),
+        "prompts_without_trace": len(plan.examples) - len(ids_with_trace),
         "replies": len(replies),
-        "kept": len(kept),
-        "outcomes": dict(Counter(map(_outcome, found)).most_common()),
-        "tokens": tokens(replies),
-        "sources": {
-            source: {
-                "prompts": len(examples),
-                "prompts_without_trace": sum(example.id not in with_trace for example in examples),
-                "kept": by_source[source],
-            }
-            for source, examples in plan.by_source.items()
-        },
+        "kept": kept_by_source.total(),
+        "outcomes": dict(outcomes.most_common()),
+        "tokens": count_tokens(records),
+        "sources": sources,
     }
 
 
-def _finish(
-    this: RunDirectory, plan: Plan, metrics: dict[str, Any], replies: Sequence[Record], allow_failed: bool
+def _finish_traces(
+    this: RunDirectory, plan: TeacherPlan, metrics: Metrics, records: Sequence[Record], allow_failed: bool
 ) -> None:
-    """Ends the run, unless a server failed: then the metrics are written all the same, and the run can be resumed."""
-    console.say(_summary(metrics))
-    failed = [reply["error"] for reply in replies if has_failed(reply)]
-    if failed and plan.may_retry and not allow_failed:
+    """Ends the run. If replies or verdicts failed, the metrics are written and the run can be resumed."""
+    console.say(_traces_summary(metrics))
+    errors = [record["error"] for record in records if reply_failed(record)]
+    if errors and plan.may_retry and not allow_failed:
         write_json(this.path / "metrics.json", metrics)
-        reason = eval_judge.commonest(failed)
+        reason = judging.most_common_reason(errors)
         raise StageFailed(
-            f"{this.path}: {len(failed)} of {len(replies)} replies failed ({reason}); {going_on()}, with "
+            f"{this.path}: {len(errors)} of {len(records)} replies failed ({reason}); {going_on()}, with "
             "--allow-failed it then ends without those that still fail"
         )
     unjudged = metrics["outcomes"].get(JUDGE_FAILED, 0)
-    if unjudged:  # without them, what is trained on would hang on when the judge was down
+    if unjudged:
+        # `--allow-failed` does not apply here: the training data would depend on when the judge was down.
         write_json(this.path / "metrics.json", metrics)
-        said = [str(one["reason"]) for one in read_records(this.path / f"{VERDICTS}.jsonl") if one.get("failed")]
-        raise StageFailed(f"{this.path}: {unjudged} verdicts failed ({eval_judge.commonest(said)}); {going_on()}")
+        verdicts = read_records(this.path / f"{VERDICTS}.jsonl")
+        reason = judging.most_common_reason(str(verdict["reason"]) for verdict in verdicts if verdict.get("failed"))
+        raise StageFailed(f"{this.path}: {unjudged} verdicts failed ({reason}); {going_on()}")
     this.finish(metrics)
 
 
-def _summary(metrics: Mapping[str, Any]) -> str:
-    prompts, counted = metrics["prompts"], metrics["tokens"]
-    reached = prompts - metrics["prompts_without_trace"]
-    parts = [f"{metrics['kept']} of {metrics['replies']} replies kept, for {reached} of {prompts} prompts"]
-    parts += [f"{count} {outcome}" for outcome, count in metrics["outcomes"].items() if outcome != KEPT]
+def _traces_summary(metrics: Metrics) -> str:
+    prompts = metrics["prompts"]
+    counted = metrics["tokens"]
+    with_trace = prompts - metrics["prompts_without_trace"]
+    parts = [f"{metrics['kept']} of {metrics['replies']} replies kept, for {with_trace} of {prompts} prompts"]
+    for outcome, count in metrics["outcomes"].items():
+        if outcome != KEPT:
+            parts.append(f"{count} {outcome}")
     if counted["read"] is not None:
         parts.append(f"{counted['read']} tokens read and {counted['written']} written")
+    # Local engines always count. Some servers do not, and the sum is then too low.
     if counted["replies_without"]:
         parts.append(f"{counted['replies_without']} replies do not say how many tokens")
     if metrics.get("usd") is not None:

@@ -1,7 +1,7 @@
-"""GRPO by verl in place of TRL: the same data, reward and figures, written for verl, trained by it, and taken back.
+"""GRPO by verl in place of TRL, with the same data, reward and settings: export, training, and import of the model.
 
-The folder that is trained in is the one that can be exported: its `run.sh` is what is started here, and what is run by
-hand on a cluster. Stages `rl` and `guard` say what is to be trained; `training.verl` says it in verl's words.
+Training here and exporting write the same folder. Its `run.sh` is started here, or by hand on a cluster. Stages `rl`
+and `guard` describe the training; `training.verl` translates its section into verl's options.
 """
 
 import os
@@ -10,101 +10,113 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from safereason.console import say
 from safereason.data.example import Example
 from safereason.engines.open import load_model, load_tokenizer, model_location
 from safereason.errors import InputError, StageFailed
-from safereason.recipe.schema import GRPO, Recipe, RSafeReward
+from safereason.recipe.schema import GRPO, Recipe, RSafeReward, TarsReward
 from safereason.runs.directory import RunDirectory, differing_keys
 from safereason.runs.manifest import sha256
-from safereason.stages.base import Options, Result, finished_result, model_label, open_run
+from safereason.stages.base import Identity, Metrics, Options, Outline, Result, finished_result, model_label, open_run
 from safereason.text import chat
 from safereason.training import verl, verl_files
 from safereason.training.arguments import check_left
-from safereason.training.ask import Ask, asked
 from safereason.training.order import epochs
+from safereason.training.prompt_builder import PromptBuilder, user_turn
 
-FOLDER, LOG = "verl", "verl.log"
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FOLDER = "verl"
+LOG = "verl.log"
 TAIL = 300
-"""Characters of verl's output that an error shows."""
+"""Characters from the end of verl's output that an error shows."""
 
 
 @dataclass(frozen=True)
 class Backend:
-    """How verl is to train."""
+    """Settings of verl: its cluster, and whether to train here or elsewhere."""
 
     cluster: verl.Cluster = field(default_factory=verl.Cluster)
     export: Path | None = None
-    """Folder to write what verl is given to, in place of training."""
+    """Folder to export verl's input to, in place of training."""
     trained: Path | None = None
-    """Such a folder in which verl has trained."""
+    """Exported folder in which verl has trained, to take the model from."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a stage wants trained."""
+    """A GRPO training of a stage, with all that verl needs for it."""
 
     stage: str
     key: str
-    """The section's dotted key."""
+    """Dotted key of the section."""
     section: GRPO
     start: str
     """Model to start from."""
-    identity: dict[str, Any]
-    """What the result depends on, but for verl."""
+    identity: Identity
+    """Identity of the same training by TRL."""
     rows: Path
-    """The built data's file."""
+    """File of the built data."""
     examples: Sequence[Example]
-    ask: Ask = asked
+    build_prompt: PromptBuilder = user_turn
+    """Makes the prompt of a row."""
     held_out: Sequence[Example] | None = None
     """Rows to validate on."""
     every_steps: int | None = None
+    """Steps between two validations."""
     reasoning: bool | None = None
-    """Whether a guard is to reason."""
+    """Whether a guard reasons; None where no guard is trained."""
     finish: Callable[[Path], None] = field(default=lambda model: None)
-    """What is done to the model that was trained."""
+    """Writes further files into the folder of the trained model."""
 
     @cached_property
-    def tokenizer(self) -> Any:
-        """The start model's.
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The start model's tokenizer.
 
         Raises:
             InputError: The tags around reasoning are special tokens, which verl hides from the reward.
         """
-        found = load_tokenizer(self.start)
-        if chat.special_tags(found):
+        tokenizer = load_tokenizer(self.start)
+        # The reward could not tell the reasoning from the answer.
+        if chat.special_tags(tokenizer):
             raise InputError(
                 f"{self.start}: --backend verl scores texts without their special tokens, and <think> is one of this "
                 "tokenizer's; train with TRL, or make it an ordinary token"
             )
-        return found
+        return tokenizer
 
     @property
     def opening(self) -> str:
-        """The reasoning that the chat template opens: the reward reads it before what the policy wrote."""
+        """The reasoning tag that the chat template opens; the reward reads it before the completion."""
         return chat.opening(self.tokenizer)
 
     @cached_property
     def kept(self) -> list[Example]:
-        """Those that are not too long."""
-        longest = self.section.max_prompt_tokens
-        found = [e for e in self.examples if len(chat.prompt_ids(self.tokenizer, self.ask(e))) <= longest]
-        check_left(
-            len(found), len(self.examples), longest, f"{self.key}.max_prompt_tokens", self.section.prompts_per_step
-        )
-        return found
+        """The rows whose prompts are short enough."""
+        limit = self.section.max_prompt_tokens
+        kept = []
+        for example in self.examples:
+            if len(chat.prompt_ids(self.tokenizer, self.build_prompt(example))) <= limit:
+                kept.append(example)
+        limit_key = f"{self.key}.max_prompt_tokens"
+        check_left(len(kept), len(self.examples), limit, limit_key, self.section.prompts_per_step)
+        return kept
 
     @property
-    def whole_identity(self) -> dict[str, Any]:
-        """What the result depends on."""
+    def whole_identity(self) -> Identity:
+        """The identity of this training by verl."""
+        # verl's arithmetic differs from TRL's, so the same section gives another model.
         return {**self.identity, "backend": "verl"}
 
     def overrides(self, cluster: verl.Cluster, name: str, seed: int) -> verl.Overrides:
-        """The section in verl's words."""
-        location = model_location(self.start)
-        model = str(Path(location).resolve()) if Path(location).is_dir() else location
+        """The section as verl's options."""
+        model = model_location(self.start)
+        if Path(model).is_dir():
+            # verl's workers run in other folders.
+            model = str(Path(model).resolve())
         return verl.overrides(
             self.section,
             prompts=len(self.kept),
@@ -117,8 +129,8 @@ class Training:
         )
 
 
-def plan(training: Training, recipe: Recipe, backend: Backend) -> dict[str, Any]:
-    """What `run` would do, with what verl would be given."""
+def plan_verl(training: Training, recipe: Recipe, backend: Backend) -> Outline:
+    """The plan of `export_verl`, with verl's options."""
     return {
         "stage": training.stage,
         "backend": "verl",
@@ -129,99 +141,107 @@ def plan(training: Training, recipe: Recipe, backend: Backend) -> dict[str, Any]
     }
 
 
-def run(training: Training, recipe: Recipe, options: Options, backend: Backend) -> Result:
-    """Exports, or trains and takes the model back; a killed run goes on from verl's last checkpoint.
+def export_verl(training: Training, recipe: Recipe, options: Options, backend: Backend) -> Result:
+    """Exports the training, or trains and takes the model over; a killed run goes on from verl's last checkpoint.
 
     Raises:
-        InputError: The section cannot be said in verl's words, verl is not there, or the folder to take back is of
-            another recipe or holds no model.
+        InputError: The export folder is not empty, verl is missing, or a trained folder is of another training.
         StageFailed: verl ended with an error.
     """
-    given = training.overrides(backend.cluster, recipe.name, recipe.seed)
+    overrides = training.overrides(backend.cluster, recipe.name, recipe.seed)
     if backend.export is not None:
-        return _export(training, recipe, given, backend.export)
+        return _export_to_folder(training, recipe, overrides, backend.export)
+    # Either verl trains here, which it has to be installed for, or it has trained elsewhere.
     if backend.trained is None:
-        _check_verl()
+        _check_verl_installed()
     else:
-        _check_trained(backend.trained, training)
+        _check_trained_folder(backend.trained, training)
     label = model_label(training.start)
     directory = open_run(training.stage, recipe, options, label, training.whole_identity)
     if (result := finished_result(directory)) is not None:
         return result
     with directory as this:
         this.inputs[str(training.rows)] = sha256(training.rows)
-        folder = backend.trained or this.path / FOLDER
-        if backend.trained is None:
-            _write(training, recipe, given, folder)
-            _train(folder, this.path / LOG)
-        metrics = _take_back(training, folder, this)
+        folder = backend.trained
+        if folder is None:
+            folder = this.path / FOLDER
+            _write_verl_folder(training, recipe, overrides, folder)
+            _run_verl(folder, this.path / LOG)
+        metrics = _import_trained(training, folder, this)
         this.finish(metrics)
     return Result(directory.path, metrics)
 
 
-def _export(training: Training, recipe: Recipe, given: verl.Overrides, folder: Path) -> Result:
+def _export_to_folder(training: Training, recipe: Recipe, overrides: verl.Overrides, folder: Path) -> Result:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not empty; name another folder for --export")
-    _write(training, recipe, given, folder)
-    return Result(folder, {"backend": "verl", **_counts(training)})
+    _write_verl_folder(training, recipe, overrides, folder)
+    return Result(folder, {"backend": "verl", **_prompt_counts(training)})
 
 
-def _write(training: Training, recipe: Recipe, given: verl.Overrides, folder: Path) -> None:
+def _write_verl_folder(training: Training, recipe: Recipe, overrides: verl.Overrides, folder: Path) -> None:
+    """Writes verl's input: rows, options, reward and `run.sh`."""
     folder.mkdir(parents=True, exist_ok=True)
+    # The rows are written in the order of TRL's training, epoch by epoch, and verl does not shuffle them.
     ordered = epochs(training.kept, training.section.epochs, recipe.seed)
-    verl_files.write_rows(folder / verl.TRAIN, ordered, training.ask)
+    verl_files.write_rows(folder / verl.TRAIN, ordered, training.build_prompt)
     if training.held_out is not None:
-        verl_files.write_rows(folder / verl.VALIDATION, training.held_out, training.ask)
-    about = {"identity": training.whole_identity, **_counts(training)}
-    reward = _reward_anywhere(training.section)
-    verl_files.write_settings(folder, given, reward, training.reasoning, about, training.opening)
+        verl_files.write_rows(folder / verl.VALIDATION, training.held_out, training.build_prompt)
+    about = {"identity": training.whole_identity, **_prompt_counts(training)}
+    reward = _reward_with_absolute_paths(training.section)
+    verl_files.write_settings(folder, overrides, reward, training.reasoning, about, training.opening)
 
 
-def _reward_anywhere(section: GRPO) -> Any:
-    """The reward with its judges' paths made absolute: verl's workers start elsewhere."""
-    if isinstance(section.reward, RSafeReward):
-        return section.reward
-    judges = {name: _absolute(getattr(section.reward, name)) for name in ("safety", "task")}
-    return section.reward.model_copy(update=judges)
+def _reward_with_absolute_paths(section: GRPO) -> TarsReward | RSafeReward:
+    """The reward with absolute paths of its judges: verl's workers run in other folders."""
+    reward = section.reward
+    if isinstance(reward, RSafeReward):
+        return reward
+    judges = {"safety": _absolute_judge(reward.safety), "task": _absolute_judge(reward.task)}
+    return reward.model_copy(update=judges)
 
 
-def _absolute(judge: str) -> str:
+def _absolute_judge(judge: str) -> str:
     name, colon, argument = judge.rpartition(":")
-    return f"{name}{colon}{Path(argument).resolve()}" if Path(argument).exists() else judge
+    if not Path(argument).exists():
+        return judge
+    return f"{name}{colon}{Path(argument).resolve()}"
 
 
-def _counts(training: Training) -> dict[str, int]:
+def _prompt_counts(training: Training) -> dict[str, int]:
     kept = len(training.kept)
     return {"prompts": kept, "dropped_too_long": len(training.examples) - kept}
 
 
-def _python() -> str:
+def _verl_python() -> str:
+    """The interpreter that `run.sh` calls."""
     return os.environ.get("PYTHON", "python")
 
 
-def _check_verl() -> None:
-    """Refuses to begin where the interpreter that `run.sh` will call has no verl.
+def _check_verl_installed() -> None:
+    """Checks for verl in the interpreter that `run.sh` will call, which need not be this one.
 
     Raises:
-        InputError: So it is.
+        InputError: It has no verl.
     """
+    # Finding the module is quick, where importing verl imports torch and ray.
     find = "import importlib.util as u, sys; sys.exit(u.find_spec('verl') is None)"
     try:
-        found = subprocess.run([_python(), "-c", find], capture_output=True).returncode == 0
+        is_installed = subprocess.run([_verl_python(), "-c", find], capture_output=True).returncode == 0
     except OSError:
-        found = False
-    if not found:
+        is_installed = False
+    if not is_installed:
         raise InputError(
-            f"--backend verl: `{_python()}` has no verl; set PYTHON to an interpreter that has it "
+            f"--backend verl: `{_verl_python()}` has no verl; set PYTHON to an interpreter that has it "
             "(docs: train with verl), or pass --export DIR and run it elsewhere"
         )
 
 
-def _check_trained(folder: Path, training: Training) -> None:
-    """Refuses a folder that was exported from something else, or was not trained in.
+def _check_trained_folder(folder: Path, training: Training) -> None:
+    """Refuses a folder that was exported from something else, or that verl has not trained in.
 
     Raises:
-        InputError: So it is.
+        InputError: The folder is one of these.
     """
     differing = differing_keys(verl_files.read_about(folder)["identity"], training.whole_identity)
     if differing:
@@ -229,34 +249,47 @@ def _check_trained(folder: Path, training: Training) -> None:
     verl_files.trained_step(folder)
 
 
-def _train(folder: Path, log: Path) -> None:
+def _run_verl(folder: Path, log: Path) -> None:
     say(f"verl is training; what it says goes to {log}")
+    # Appended, since a resumed run goes on from verl's own checkpoint.
     with log.open("ab") as file:
         status = subprocess.run(["bash", str(folder / verl_files.SCRIPT)], stdout=file, stderr=file).returncode
     if status:
+        # The end of the log in one line: the first lines of a traceback say the least.
         last = " ".join(log.read_text(errors="replace")[-TAIL:].split())
         raise StageFailed(f"{log}: verl ended with status {status}; mend it and pass --resume. Its last words: {last}")
 
 
-def _take_back(training: Training, folder: Path, this: RunDirectory) -> dict[str, Any]:
-    """Fills the run directory as TRL's training would."""
+def _import_trained(training: Training, folder: Path, this: RunDirectory) -> Metrics:
+    """Fills the run directory with verl's records and model, as TRL's training would."""
     from safereason.training.model import merged_adapter, save_whole
 
+    # Without a trained model this raises, before any record is written.
     step = verl_files.trained_step(folder)
-    group = training.section.prompts_per_step * training.section.rollouts_per_prompt
-    labels = isinstance(training.section.reward, RSafeReward)
-    scored: dict[int, int] = {}
-    for name in ("rollouts", "metrics"):
-        (this.path / f"{name}.jsonl").unlink(missing_ok=True)
-    with this.records("rollouts") as rollouts, this.records("metrics") as metrics:
-        for record in verl_files.read_rollouts(folder, labels, training.opening):
-            scored[record["step"]] = scored.get(record["step"], 0) + 1
-            rollouts.append(record)
-        for record in verl_files.read_metrics(folder):
-            left_out = {"unscored": 1 - scored[record["step"]] / group} if record["step"] in scored else {}
-            metrics.append({**record, **left_out})
+    _import_records(training, folder, this)
     merged = folder / verl_files.MERGED
     model = merged_adapter(load_model(str(merged)), merged / "lora_adapter")
     save_whole(model, training.tokenizer, this.path / "model", training.section.precision)
     training.finish(this.path / "model")
-    return {"backend": "verl", "steps": step, **_counts(training)}
+    return {"backend": "verl", "steps": step, **_prompt_counts(training)}
+
+
+def _import_records(training: Training, folder: Path, this: RunDirectory) -> None:
+    """Writes verl's rollouts and metrics as records of this run."""
+    rollouts_a_step = training.section.prompts_per_step * training.section.rollouts_per_prompt
+    labels = isinstance(training.section.reward, RSafeReward)
+    scored: dict[int, int] = {}
+    for name in ("rollouts", "metrics"):
+        # A killed import may have left some.
+        (this.path / f"{name}.jsonl").unlink(missing_ok=True)
+    with this.records("rollouts") as rollouts, this.records("metrics") as metrics:
+        for rollout in verl_files.read_rollouts(folder, labels, training.opening):
+            step = rollout["step"]
+            scored[step] = scored.get(step, 0) + 1
+            rollouts.append(rollout)
+        for record in verl_files.read_metrics(folder):
+            step = record["step"]
+            if step in scored:
+                # verl writes scored rollouts only, so the missing ones are those without a score.
+                record = {**record, "unscored": 1 - scored[step] / rollouts_a_step}
+            metrics.append(record)

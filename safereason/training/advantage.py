@@ -13,7 +13,7 @@ def group_advantages(rewards: "Tensor", group_size: int, epsilon: float) -> "Ten
 
     Deviations:
         1. An unscored rollout (NaN) is left out of its group's mean and deviation, and its advantage is 0: it neither
-           gains nor loses probability. Neither paper says what happens to one.
+           gains nor loses probability. The papers do not mention unscored rollouts.
 
     Args:
         rewards: [B], the rollouts of a prompt side by side; NaN is unscored.
@@ -32,6 +32,7 @@ def group_advantages(rewards: "Tensor", group_size: int, epsilon: float) -> "Ten
     values = grouped.nan_to_num(0.0)
     mean = values.sum(1, keepdim=True) / count.clamp(min=1)
     deviation = torch.where(scored, values - mean, 0.0)
+    # A group with a single scored rollout has a deviation of 0, and the advantage 0.
     std = (deviation.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
     return (deviation / (std + epsilon)).view(-1).to(rewards.dtype)
 
@@ -40,6 +41,6 @@ def uniform_groups(rewards: "Tensor", group_size: int) -> "Tensor":
     """[B] bool: whether all scored rollouts of the row's group have reward 0, or all have reward 1."""
     grouped = rewards.view(-1, group_size)
     unscored = grouped.isnan()
-    none = ((grouped == 0) | unscored).all(1, keepdim=True)
-    every = ((grouped == 1) | unscored).all(1, keepdim=True)
-    return (none | every).expand_as(grouped).reshape(-1)
+    all_zero = ((grouped == 0) | unscored).all(1, keepdim=True)
+    all_one = ((grouped == 1) | unscored).all(1, keepdim=True)
+    return (all_zero | all_one).expand_as(grouped).reshape(-1)

@@ -1,4 +1,4 @@
-"""From a recipe's section to what TRL is given: one assignment a number, and nothing left to TRL's defaults.
+"""TRL's arguments from a recipe's section: one assignment a number, and nothing left to TRL's defaults.
 
 Pure functions without heavy imports, so that a dry run can show the plan on any machine. TRL's defaults are not the
 papers' GRPO (no KL term, another loss normalisation, a linear schedule), so everything that matters is stated.
@@ -12,11 +12,12 @@ from safereason.errors import InputError
 from safereason.recipe.schema import DPO, GRPO, SFT
 
 Arguments = dict[str, Any]
+"""Keyword arguments of a configuration of TRL's."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """How one optimizer step is cut: `per_device` x `accumulation` x `processes` sequences."""
+    """The parts of one optimizer step: `per_device` x `accumulation` x `processes` sequences."""
 
     per_device: int
     accumulation: int
@@ -29,7 +30,7 @@ class Batch:
 
 
 def cut_batch(sequences: int, micro_batch_size: int, processes: int, key: str) -> Batch:
-    """Cuts a step's sequences into forward passes.
+    """A step's sequences, cut into forward passes of at most `micro_batch_size` sequences.
 
     Raises:
         InputError: They cannot be cut evenly; the message names the section `key` and a size that fits.
@@ -39,7 +40,7 @@ def cut_batch(sequences: int, micro_batch_size: int, processes: int, key: str) -
         raise InputError(f"{key}: {sequences} sequences a step cannot be shared by {processes} processes evenly")
     size = min(micro_batch_size, share)
     if share % size:
-        fitting = max(d for d in range(1, size + 1) if share % d == 0)
+        fitting = max(divisor for divisor in range(1, size + 1) if share % divisor == 0)
         raise InputError(
             f"{key}.micro_batch_size: {micro_batch_size} does not divide the {share} sequences a process; try {fitting}"
         )
@@ -47,20 +48,23 @@ def cut_batch(sequences: int, micro_batch_size: int, processes: int, key: str) -
 
 
 def check_left(kept: int, of: int, limit: int, key: str, batch: int = 1) -> None:
-    """Refuses rows of which so many are too long that those left fill no batch.
+    """Refuses a limit that drops so many rows that the others fill no batch.
 
     Args:
-        kept: Rows that are short enough.
-        of: All rows.
-        limit: Tokens of the longest that is kept.
+        kept: Number of rows that are short enough.
+        of: Number of all rows.
+        limit: Most tokens of a kept row.
         key: The dotted key that sets the limit, for messages.
         batch: Rows of a batch.
 
     Raises:
-        InputError: So it is.
+        InputError: The kept rows fill no batch, or there are none.
     """
+    # Where there were never enough rows, `total_steps` says so: the limit is not at fault.
     if kept < min(batch, of):
-        left = f", and {kept} left fill no batch of {batch}" if kept else ""
+        left = ""
+        if kept:
+            left = f", and {kept} left fill no batch of {batch}"
         raise InputError(
             f"{key}: {of - kept} of {of} rows are longer than {limit} tokens{left}; raise it, or train on shorter rows"
         )
@@ -75,7 +79,9 @@ def total_steps(units: int, per_step: int, epochs: float, max_steps: int | None,
     steps = math.ceil(units // per_step * epochs)
     if steps == 0:
         raise InputError(f"{key}: {units} rows do not fill one batch of {per_step}; lower the batch or add data")
-    return min(steps, max_steps) if max_steps else steps
+    if max_steps is None:
+        return steps
+    return min(steps, max_steps)
 
 
 def sft_arguments(
@@ -89,9 +95,11 @@ def sft_arguments(
         "per_device_train_batch_size": batch.per_device,
         "gradient_accumulation_steps": batch.accumulation,
         "max_length": section.max_tokens,
+        # TRL's packing puts several rows into one, and cuts them; `training.shared_prefix` does neither.
         "packing": False,
         "padding_free": False,
         "completion_only_loss": True,
+        # `total_steps` counts whole batches.
         "dataloader_drop_last": True,
     }
     return _with_extra(owned, section.extra, f"{key}.extra")
@@ -103,11 +111,10 @@ def grpo_arguments(
     """Keyword arguments of TRL's GRPOConfig: the papers' GRPO in TRL's words."""
     sequences = section.prompts_per_step * section.rollouts_per_prompt
     batch = cut_batch(sequences, section.micro_batch_size, processes, key)
+    steps = total_steps(prompts, section.prompts_per_step, section.epochs, section.max_steps, f"{key}.prompts_per_step")
     owned = {
         **_shared_arguments(section, seed, output_dir, cpu),
-        "max_steps": total_steps(
-            prompts, section.prompts_per_step, section.epochs, section.max_steps, f"{key}.prompts_per_step"
-        ),
+        "max_steps": steps,
         # TRL counts completions: per device x accumulation x processes = prompts x rollouts.
         "per_device_train_batch_size": batch.per_device,
         "gradient_accumulation_steps": batch.accumulation,
@@ -131,31 +138,38 @@ def grpo_arguments(
         "max_completion_length": section.sampling.max_new_tokens,
         "use_vllm": section.rollouts != "engine",
         "shuffle_dataset": False,  # `training.order` has done so
+        # With dropout the ratio would differ from 1 by chance.
         "disable_dropout": True,
     }
     return _with_extra({**owned, **_vllm_arguments(section, processes, key)}, section.extra, f"{key}.extra")
 
 
 def _vllm_arguments(section: GRPO, processes: int, key: str) -> Arguments:
-    """What TRL is told about vLLM, where it draws the rollouts."""
+    """TRL's arguments about vLLM; none where our engine draws the rollouts.
+
+    Raises:
+        InputError: The processes cannot be divided into copies of vLLM.
+    """
     if section.rollouts == "engine":
         return {}
-    # The papers' trainer does not correct the loss for where vLLM's probabilities differ from the model's.
-    told = {"vllm_mode": section.rollouts.removeprefix("vllm-"), "vllm_importance_sampling_correction": False}
+    arguments: Arguments = {
+        "vllm_mode": section.rollouts.removeprefix("vllm-"),
+        # vLLM's probabilities differ a little from the model's; the papers' trainer does not correct the loss for it.
+        "vllm_importance_sampling_correction": False,
+    }
     if section.rollouts == "vllm-server":
-        return {**told, "vllm_server_base_url": section.vllm.server}
+        arguments["vllm_server_base_url"] = section.vllm.server
+        return arguments
     copies, rest = divmod(processes, section.vllm.tensor_parallel)
     if rest or not copies:
         raise InputError(
             f"{key}.vllm.tensor_parallel: {section.vllm.tensor_parallel} GPUs a copy do not divide the {processes} "
             "processes of the training"
         )
-    return {
-        **told,
-        "vllm_gpu_memory_utilization": section.vllm.memory_share,
-        "vllm_tensor_parallel_size": section.vllm.tensor_parallel,
-        "vllm_max_model_length": section.max_prompt_tokens + section.sampling.max_new_tokens,
-    }
+    arguments["vllm_gpu_memory_utilization"] = section.vllm.memory_share
+    arguments["vllm_tensor_parallel_size"] = section.vllm.tensor_parallel
+    arguments["vllm_max_model_length"] = section.max_prompt_tokens + section.sampling.max_new_tokens
+    return arguments
 
 
 def dpo_arguments(
@@ -178,7 +192,7 @@ def dpo_arguments(
         "use_weighting": False,
         "sync_ref_model": False,
         "precompute_ref_log_probs": False,
-        # Prompt and response are within their limits already; nothing is cut.
+        # Prompt and response are within their limits already, so that nothing is cut.
         "max_length": None,
         "padding_free": False,
         "dataloader_drop_last": True,
@@ -196,6 +210,7 @@ def _shared_arguments(section: SFT | GRPO | DPO, seed: int, output_dir: str, cpu
         "weight_decay": section.weight_decay,
         "max_grad_norm": section.max_grad_norm,
         "optim": "adamw_torch",
+        # Weights stay in fp32 (`training.model`): this is the precision of the arithmetic alone.
         "bf16": section.precision == "bf16" and not cpu,
         "use_cpu": cpu,
         "gradient_checkpointing": section.activation_checkpointing,  # the name that every transformers 5 takes
@@ -203,18 +218,25 @@ def _shared_arguments(section: SFT | GRPO | DPO, seed: int, output_dir: str, cpu
         "data_seed": seed,
         "save_strategy": "steps",
         "save_steps": section.save_steps,
+        # Two, so that one is whole while the next is being written.
         "save_total_limit": 2,
         "logging_steps": 1,
+        # Otherwise transformers logs a mean of earlier losses in place of NaN.
         "logging_nan_inf_filter": False,
-        "report_to": "none",
+        "report_to": "none",  # `training.tracking` adds the tracker itself, with the run's name
         "disable_tqdm": True,
         "trust_remote_code": False,
-        "remove_unused_columns": False,
+        "remove_unused_columns": False,  # the reward reads columns that the model does not
         "ddp_find_unused_parameters": False,  # there are none
     }
 
 
-def _with_extra(owned: Arguments, extra: dict[str, Any], key: str) -> Arguments:
+def _with_extra(owned: Arguments, extra: Arguments, key: str) -> Arguments:
+    """The section's own arguments and those under `extra`.
+
+    Raises:
+        InputError: `extra` sets an argument that the section sets, or wants a model's own code to be run.
+    """
     taken = sorted(owned.keys() & extra.keys())
     if taken:
         raise InputError(f"{key}.{taken[0]}: this is set by a field of the section itself; set it there")

@@ -1,49 +1,70 @@
-"""What a trainer tells the run directory: a row of metrics a step, which checkpoints are whole, and how it goes on."""
+"""The connection of a trainer to the run directory: metrics of each step, whole checkpoints, and resuming from them."""
 
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from safereason import console, processes
 from safereason.errors import InputError
-from safereason.runs.records import RecordLog
-from safereason.training.model import told_where
+from safereason.runs.records import Record, RecordLog, read_json
+from safereason.training.model import report_full_disk
 from safereason.training.tracking import track
+from safereason.training.training_run import Section, TrainingRun
+
+if TYPE_CHECKING:
+    from trl import DPOTrainer, SFTTrainer
 
 COMPLETE = "complete"
 """Written into a checkpoint last: without it the checkpoint was cut off while it was being saved."""
+STATE = "trainer_state.json"
+"""transformers' file in a checkpoint with the step and the history of the log."""
 
 
 class MetricsLog(TrainerCallback):
-    """Appends what the trainer logs to `metrics.jsonl`, one record a step."""
+    """Appends the trainer's metrics to `metrics.jsonl`, one record per step."""
 
     def __init__(self, log: RecordLog, advance: Callable[[str], None], shown: tuple[str, ...]) -> None:
+        """Takes the log, the function that moves the progress bar, and the metrics that are shown beside the bar."""
         self._log = log
         self._advance = advance
         self._shown = shown
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
-        """One record; the summary the trainer logs at its end has no place among the steps."""
-        logs: dict[str, Any] = given["logs"]
-        if not state.is_world_process_zero or "train_runtime" in logs:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **given: object,
+    ) -> None:
+        """Appends one record."""
+        # The summary that the trainer logs at its end is no step.
+        if logs is None or not state.is_world_process_zero or "train_runtime" in logs:
             return
-        self._log.append({"step": state.global_step, **{key: _finite(value) for key, value in logs.items()}})
-        self._advance("  ".join(f"{key} {logs[key]:.3g}" for key in self._shown if logs.get(key) is not None))
+        record: Record = {"step": state.global_step}
+        for key, value in logs.items():
+            record[key] = _finite_or_none(value)
+        self._log.append(record)
+        shown = [f"{key} {logs[key]:.3g}" for key in self._shown if logs.get(key) is not None]
+        self._advance("  ".join(shown))
 
 
-def _finite(value: Any) -> Any:
-    """The value, or None where JSON has no word for it."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _finite_or_none(value: float) -> float | None:
+    """The value, or None in place of NaN and infinities, which JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 class MarkComplete(TrainerCallback):
     """Marks a checkpoint whole once all of it is on disk."""
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
-        """Called after the trainer has written the checkpoint, of which every process may write a part."""
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: object) -> None:
+        """Called after the trainer has written the checkpoint."""
+        # Every process may write a part of it, so that the first one alone does not know when it is whole.
         processes.wait()
         if state.is_world_process_zero:
             (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
@@ -51,50 +72,61 @@ class MarkComplete(TrainerCallback):
 
 def last_checkpoint(folder: Path) -> tuple[Path, int] | None:
     """The newest whole checkpoint and its step, or None."""
-    found = [(p.parent, int(p.parent.name.rpartition("-")[2])) for p in folder.glob(f"checkpoint-*/{COMPLETE}")]
-    return max(found, key=lambda pair: pair[1], default=None)
+    newest: tuple[Path, int] | None = None
+    for mark in folder.glob(f"checkpoint-*/{COMPLETE}"):
+        step = int(mark.parent.name.rpartition("-")[2])
+        if newest is None or step > newest[1]:
+            newest = (mark.parent, step)
+    return newest
 
 
-def train_to_end(
-    trainer: Trainer,
-    checkpoint: Path | None,
-    *,
-    what: str,
-    log: RecordLog,
-    shown: tuple[str, ...],
-    steps_done: int,
-    report_to: str,
-) -> None:
-    """Trains from the start or from a checkpoint, with one progress bar, a record a step and marked checkpoints.
+def restore_token_count(trainer: "SFTTrainer | DPOTrainer", checkpoint: Path) -> None:
+    """Restores TRL's counter of trained tokens, which its checkpoints hold in the log alone."""
+    state = read_json(checkpoint / STATE)
+    trainer._total_train_tokens = int(state["log_history"][-1]["num_tokens"])
+
+
+def train_to_end(trainer: Trainer, run: TrainingRun[Section], *, title: str, shown: tuple[str, ...]) -> None:
+    """Trains from the start or from a checkpoint, with one progress bar, a record per step and marked checkpoints.
 
     Args:
         trainer: TRL's, ready to train.
-        checkpoint: Where to go on from.
-        what: The bar's name.
-        log: Where a record a step goes.
-        shown: Metrics that stand beside the bar.
-        steps_done: The checkpoint's step.
-        report_to: The tracker that is told beside the run directory, which is the log's.
+        run: Settings of the training; a tracker gets the metrics beside its log.
+        title: Title of the progress bar.
+        shown: Metrics beside the bar.
     """
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(PrinterCallback)  # it prints every step, beside the bar
     trainer.add_callback(MarkComplete())
-    track(trainer, report_to, log.path.parent)
-    with console.progress(what, trainer.args.max_steps, steps_done) as advance:
-        trainer.add_callback(MetricsLog(log, advance, shown))
-        _train(trainer, checkpoint)
+    track(trainer, run.report_to, run.metrics.path.parent)
+    with console.progress(title, trainer.args.max_steps, run.steps_done) as advance:
+        trainer.add_callback(MetricsLog(run.metrics, advance, shown))
+        _train_from(trainer, run.resume_from)
 
 
-def _train(trainer: Trainer, checkpoint: Path | None) -> None:
-    """From a checkpoint of the last step `train` would take a step too many, so that it is only loaded."""
+def _train_from(trainer: Trainer, checkpoint: Path | None) -> None:
+    """Trains from a checkpoint, or from the start; a checkpoint of the last step is only loaded."""
+    resume_from = None
     if checkpoint is not None:
-        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        state = TrainerState.load_from_json(str(checkpoint / STATE))
         if state.global_step >= state.max_steps:
-            if processes.shards_model():  # nothing is there to load the parts into before a step is taken
-                raise InputError(
-                    f"{checkpoint}: training had ended, and its parts are not put together again; pass --overwrite"
-                )
-            trainer._load_from_checkpoint(str(checkpoint))
-            trainer.state = state
+            # `train` would take one step too many.
+            _load_finished(trainer, checkpoint, state)
             return
-    with told_where(Path(str(trainer.args.output_dir))):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        resume_from = str(checkpoint)
+    with report_full_disk(Path(str(trainer.args.output_dir))):
+        trainer.train(resume_from_checkpoint=resume_from)
+
+
+def _load_finished(trainer: Trainer, checkpoint: Path, state: TrainerState) -> None:
+    """Loads the weights and the state of a training that took its last step before it was killed.
+
+    Raises:
+        InputError: The model is sharded.
+    """
+    if processes.shards_model():
+        # The parts are loaded into sharded modules, which exist only once a step is taken.
+        raise InputError(
+            f"{checkpoint}: training had ended, and its parts are not put together again; pass --overwrite"
+        )
+    trainer._load_from_checkpoint(str(checkpoint))
+    trainer.state = state

@@ -1,6 +1,7 @@
 """Preference optimisation through TRL's DPOTrainer: the DPO baseline of TARS (arXiv 2507.00971).
 
-The loss of a batch of pairs, with p the policy, q the reference (the start), w the chosen and l the rejected response:
+The loss of a batch of pairs, with p the model being trained, q the reference model (the start), w the chosen and l
+the rejected response:
 
     mean over pairs of -log sigmoid(beta · [log p(w)/q(w) - log p(l)/q(l)]) + rpo_alpha · L
 
@@ -14,108 +15,77 @@ Deviations:
 """
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
 from safereason import processes
 from safereason.recipe.schema import DPO
-from safereason.runs.directory import CHECKPOINTS
-from safereason.runs.records import RecordLog, read_json
 from safereason.training import plain_head
 from safereason.training.arguments import dpo_arguments
-from safereason.training.callbacks import train_to_end
+from safereason.training.callbacks import restore_token_count, train_to_end
 from safereason.training.model import load_trainable, lora_config, save_trained
+from safereason.training.training_run import TrainingRun
 
-TOKENS = "num_tokens"
-"""A counter of TRL's that is no part of its checkpoints."""
+SHOWN = ("loss", "rewards/accuracies", "rewards/margins")
+"""Metrics beside the progress bar."""
 
 
 class Trainer(DPOTrainer):  # type: ignore[misc]
-    """TRL's trainer on pairs that are token ids already."""
+    """TRL's trainer, for pairs that are already token ids."""
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, **arguments: object) -> None:
         super().__init__(**arguments)
+        # TRL gives its head to the reference model too.
         for model in (self.model, self.ref_model):
             if model is not None:
                 plain_head.install(model)
 
-    def _prepare_dataset(self, dataset: Dataset, *arguments: Any, **named: Any) -> Dataset:
-        """Leaves the pairs as they are."""
+    def _prepare_dataset(self, dataset: Dataset, *arguments: object, **named: object) -> Dataset:
+        """The pairs as they are: TRL would tokenize texts."""
         return dataset
 
 
-def train(
-    section: DPO,
-    location: str,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Sequence[dict[str, list[int]]],
-    *,
-    seed: int,
-    run: Path,
-    log: RecordLog,
-    resume_from: Path | None,
-    steps_done: int,
-    report_to: str = "none",
-    key: str = "rl",
-) -> dict[str, Any]:
-    """Trains and writes `run/model`.
+def train(run: TrainingRun[DPO], pairs: Sequence[dict[str, list[int]]]) -> dict[str, int]:
+    """Trains on pairs and writes the model.
 
     Args:
-        section: The recipe's figures.
-        location: Folder or hub id of the model to start from; also the reference.
-        tokenizer: Its tokenizer.
+        run: Settings of the training.
         pairs: Token ids, as `prompt_ids`, `chosen_ids` and `rejected_ids`.
-        seed: Seed of the order of pairs.
-        run: Run directory; checkpoints go to `run/checkpoints`.
-        log: Where a record a step goes.
-        resume_from: Checkpoint to go on from.
-        steps_done: Its step.
-        report_to: The tracker that is told.
-        key: The section's dotted key, for messages.
 
     Returns:
         Steps taken.
     """
-    trainer = make_trainer(section, location, tokenizer, pairs, seed, run / CHECKPOINTS, key)
-    if resume_from:
-        trainer._total_train_tokens = int(read_json(resume_from / "trainer_state.json")["log_history"][-1][TOKENS])
-    train_to_end(
-        trainer,
-        resume_from,
-        what=key,
-        log=log,
-        shown=("loss", "rewards/accuracies", "rewards/margins"),
-        steps_done=steps_done,
-        report_to=report_to,
-    )
-    save_trained(trainer, tokenizer, run / "model", section.precision)
+    trainer = make_trainer(run, pairs)
+    if run.resume_from is not None:
+        restore_token_count(trainer, run.resume_from)
+    train_to_end(trainer, run, title=run.key, shown=SHOWN)
+    save_trained(trainer, run.tokenizer, run.model_folder, run.section.precision)
     return {"steps": trainer.state.global_step}
 
 
-def make_trainer(
-    section: DPO,
-    location: str,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Sequence[dict[str, list[int]]],
-    seed: int,
-    checkpoints: Path,
-    key: str,
-) -> Trainer:
-    """The trainer, ready to train; with adapters the reference is the model without them, else a frozen copy."""
-    cpu = not torch.cuda.is_available()
+def make_trainer(run: TrainingRun[DPO], pairs: Sequence[dict[str, list[int]]]) -> Trainer:
+    """A trainer that is ready to train; arguments as of `train`."""
+    section = run.section
     arguments = dpo_arguments(
-        section, pairs=len(pairs), seed=seed, output_dir=str(checkpoints), processes=processes.count(), cpu=cpu, key=key
+        section,
+        pairs=len(pairs),
+        seed=run.seed,
+        output_dir=str(run.checkpoints),
+        processes=processes.count(),
+        cpu=not torch.cuda.is_available(),
+        key=run.key,
     )
+    # Without adapters TRL needs a frozen copy as the reference; with them it turns the adapters off instead.
+    reference = None
+    if section.lora is None:
+        reference = load_trainable(run.location, run.tokenizer)
     return Trainer(
-        model=load_trainable(location, tokenizer),
-        ref_model=None if section.lora else load_trainable(location, tokenizer),
+        model=load_trainable(run.location, run.tokenizer),
+        ref_model=reference,
         args=DPOConfig(**arguments),
         train_dataset=Dataset.from_list(list(pairs)),
-        processing_class=tokenizer,
+        processing_class=run.tokenizer,
         peft_config=lora_config(section.lora),
     )

@@ -1,6 +1,6 @@
 """`--launch accelerate[:CONFIG]`: the same command in several processes, started by `accelerate launch`.
 
-What is said here is accelerate's: its config file names processes, machines and ports, and its own parser reads it.
+accelerate's config file names processes, machines and ports, and its own parser reads it.
 """
 
 import argparse
@@ -8,25 +8,28 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from safereason.errors import InputError
 from safereason.runs.manifest import installed
 
+if TYPE_CHECKING:
+    from accelerate.commands.config.config_args import ClusterConfig
+
 OPTION, LAUNCHER = "--launch", "accelerate"
 CONFIGS = Path(__file__).parent / "configs"
 PLAIN = ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
-"""What accelerate would say that it took for granted."""
+"""Defaults of accelerate's that it would print a warning about."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How `accelerate launch` is to start a command."""
+    """The arguments of `accelerate launch`, and the processes that it starts."""
 
     arguments: tuple[str, ...]
-    """What stands before the command."""
+    """Arguments before the command."""
     processes: int
-    """Over all machines."""
+    """Processes over all machines."""
 
     def command(self, program: Sequence[str]) -> tuple[str, ...]:
         """The arguments of `accelerate launch` that start safereason with these arguments."""
@@ -37,34 +40,33 @@ class Launch:
         return shlex.join(("accelerate", "launch", *self.command(program)))
 
     def parsed(self, program: Sequence[str]) -> argparse.Namespace:
-        """What `accelerate launch` makes of it."""
+        """The arguments as `accelerate launch` itself parses them."""
         return _parser().parse_args(self.command(program))
 
 
-def shipped() -> tuple[str, ...]:
+def shipped_configs() -> tuple[str, ...]:
     """The names of the configs that come with safereason."""
     return tuple(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
 
 
 def read(spec: str, gpus: int) -> Launch:
-    """What `--launch` asks for.
+    """The launch that a value of `--launch` describes.
 
     Args:
         spec: `accelerate`, for the config that `accelerate config` wrote or else all GPUs; or `accelerate:CONFIG`, a
             shipped config or a file of accelerate's.
-        gpus: How many this machine has: a process each where the config does not say.
+        gpus: GPUs of this machine: a process each where the config does not say.
 
     Raises:
-        InputError: It is neither, accelerate refuses the config, or it leads to one process.
+        InputError: The value is neither, accelerate refuses the config, or it leads to one process.
     """
     launcher, colon, name = spec.partition(":")
     if launcher != LAUNCHER or (colon and not name):
         raise InputError(
             f"{OPTION} {spec}: {LAUNCHER} or {LAUNCHER}:CONFIG is expected, CONFIG being "
-            f"{', '.join(shipped())} or a file"
+            f"{', '.join(shipped_configs())} or a file"
         )
-    config = _file(name) if name else _own()
-    launch = _all_gpus(gpus) if config is None else _by_config(config, gpus, str(config) if name else None)
+    launch = _launch_of(name, gpus)
     if launch.processes < 2:
         raise InputError(
             f"{OPTION} {spec}: this comes to {launch.processes} process; name an accelerate config with "
@@ -74,33 +76,55 @@ def read(spec: str, gpus: int) -> Launch:
 
 
 def without(program: Sequence[str]) -> list[str]:
-    """A command line without its `--launch`: what each process is started with."""
-    kept, skip = [], False
+    """A command line without its `--launch`: the one that each process is started with."""
+    kept: list[str] = []
+    is_value = False
     for argument in program:
-        if not (skip or argument == OPTION or argument.startswith(f"{OPTION}=")):
+        is_option = argument == OPTION or argument.startswith(f"{OPTION}=")
+        if not is_option and not is_value:
             kept.append(argument)
-        skip = argument == OPTION
+        is_value = argument == OPTION
     return kept
 
 
-def _file(name: str) -> Path:
-    path = CONFIGS / f"{name}.yaml" if name in shipped() else Path(name)
+def _launch_of(name: str, gpus: int) -> Launch:
+    """The launch by a config of this name, by the config that `accelerate config` wrote, or on all GPUs."""
+    if name:
+        path = _config_path(name)
+        return _launch_by_config(path, gpus, ("--config_file", str(path)))
+    default = _default_config()
+    if default is None:
+        return _launch_on_all_gpus(gpus)
+    return _launch_by_config(default, gpus, ())
+
+
+def _config_path(name: str) -> Path:
+    """The file of a shipped config, or of one of the user's.
+
+    Raises:
+        InputError: There is no such file.
+    """
+    path = Path(name)
+    if name in shipped_configs():
+        path = CONFIGS / f"{name}.yaml"
     if not path.is_file():
         raise InputError(
-            f"{OPTION} {LAUNCHER}:{name}: no such file, and the shipped configs are {', '.join(shipped())}"
+            f"{OPTION} {LAUNCHER}:{name}: no such file, and the shipped configs are {', '.join(shipped_configs())}"
         )
     return path
 
 
-def _own() -> Path | None:
+def _default_config() -> Path | None:
     """The config that `accelerate config` wrote, or None."""
     from accelerate.commands.config.config_args import default_config_file
 
     path = Path(default_config_file)
-    return path if path.is_file() else None
+    if not path.is_file():
+        return None
+    return path
 
 
-def _all_gpus(gpus: int) -> Launch:
+def _launch_on_all_gpus(gpus: int) -> Launch:
     if gpus < 2:
         raise InputError(
             f"{OPTION} {LAUNCHER}: this machine has {gpus} GPUs and no accelerate config; write one with "
@@ -109,10 +133,15 @@ def _all_gpus(gpus: int) -> Launch:
     return Launch(("--multi_gpu", "--num_processes", str(gpus), *PLAIN), gpus)
 
 
-def _by_config(path: Path, gpus: int, named: str | None) -> Launch:
+def _launch_by_config(path: Path, gpus: int, arguments: tuple[str, ...]) -> Launch:
+    """The launch by a config, which accelerate finds by these arguments.
+
+    Raises:
+        InputError: accelerate cannot read the config, or cannot start it here.
+    """
     from accelerate.utils import DistributedType
 
-    config = _config(path)
+    config = _read_accelerate_config(path)
     if config.distributed_type == DistributedType.NO:
         raise InputError(f"{path}: distributed_type NO is one process; choose another, or leave {OPTION} out")
     if config.distributed_type == DistributedType.MULTI_CPU:
@@ -122,26 +151,27 @@ def _by_config(path: Path, gpus: int, named: str | None) -> Launch:
         )
     if config.distributed_type == DistributedType.DEEPSPEED and installed("deepspeed") is None:
         raise InputError(f"{path}: this needs DeepSpeed; `pip install 'safereason[deepspeed]'`")
-    file = ("--config_file", named) if named else ()
+    # -1 is accelerate's default: such a config, as the shipped ones, fits any number of GPUs.
     if config.num_processes != -1:
-        return Launch(file, int(config.num_processes))
+        return Launch(arguments, int(config.num_processes))
     if gpus == 0:
         raise InputError(f"{path}: does not say num_processes, and this machine has no GPU; set it in a file of yours")
     processes = gpus * int(config.num_machines)
-    return Launch((*file, "--num_processes", str(processes)), processes)
+    return Launch((*arguments, "--num_processes", str(processes)), processes)
 
 
-def _config(path: Path) -> Any:
+def _read_accelerate_config(path: Path) -> "ClusterConfig":
     """The config as accelerate reads it.
 
     Raises:
-        InputError: It does not.
+        InputError: accelerate cannot read it.
     """
     from accelerate.commands.config.config_args import load_config_from_file
     from yaml import YAMLError
 
     try:
         return load_config_from_file(str(path))
+    # accelerate checks little of the file by itself: wrong values end in errors of Python's.
     except (ValueError, TypeError, AttributeError, OSError, YAMLError) as error:
         raise InputError(f"{path}: accelerate cannot read it ({' '.join(str(error).split())})") from error
 

@@ -6,13 +6,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from safereason import processes
 from safereason.engines.open import load_model
@@ -22,92 +23,117 @@ from safereason.recipe.schema import LoRA
 from safereason.runs.asides import aside_of, clear
 from safereason.text import chat
 
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says where no more can be written."""
+"""The system's error numbers where no more can be written."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def lora_config(lora: LoRA | None) -> Any:
-    """The recipe's adapters as peft names them, or None."""
+def lora_config(lora: LoRA | None) -> "LoraConfig | None":
+    """The recipe's adapters as a configuration of peft's, or None."""
     if lora is None:
         return None
     from peft import LoraConfig
 
+    # A string is a name of peft's for several modules, such as "all-linear".
     modules = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     return LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=modules, task_type="CAUSAL_LM"
     )
 
 
-def load_trainable(location: str, tokenizer: Any) -> Any:
-    """The model with fp32 weights, whatever the precision of the arithmetic: bf16 weights do not feel small updates.
+def load_trainable(location: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A model with fp32 weights, in any precision of the arithmetic: small updates are lost in bf16 weights.
 
-    What is to be sharded stays off the GPU, where it might not fit as a whole. Its generation settings end a completion
-    where training does, so that its checkpoints, TRL's figures and the saved model do so too.
+    Its generation settings end a completion where training does, so that its checkpoints, TRL's figures and the saved
+    model do so too.
 
     Raises:
         InputError: It cannot be loaded, or the tokenizer has more ids than it has embeddings.
     """
-    model = load_model(location, "fp32", "cpu" if processes.shards_model() else None, tokenizer=tokenizer)
-    _set_ends(model, tokenizer)
+    # A model that is to be sharded stays off the GPU, where it might not fit as a whole.
+    device = "cpu" if processes.shards_model() else None
+    model: PreTrainedModel = load_model(location, "fp32", device, tokenizer=tokenizer)
+    _set_end_tokens(model, tokenizer)
     return model
 
 
-def merged_adapter(model: Any, folder: Path) -> Any:
-    """The model with the adapter of a folder merged in; as it is where there is no such folder."""
+def without_adapters(model: "PreTrainedModel | PeftModel") -> PreTrainedModel:
+    """The model of transformers that peft has put adapters into; a model without adapters is returned as it is."""
+    get_base_model = getattr(model, "get_base_model", None)
+    if get_base_model is None:
+        return model
+    base: PreTrainedModel = get_base_model()
+    return base
+
+
+def merged_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """The model with the adapter of a folder merged in; the same model if there is no such folder."""
     if not folder.is_dir():
         return model
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, str(folder), trust_remote_code=False).merge_and_unload()
+    adapted = PeftModel.from_pretrained(model, str(folder), trust_remote_code=False)
+    merged: PreTrainedModel = adapted.merge_and_unload()
+    return merged
 
 
-def save_trained(trainer: Any, tokenizer: Any, folder: Path, precision: str) -> None:
-    """Writes what a trainer has trained, as `save_whole` does; every process calls it, and the first one writes."""
+def save_trained(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, precision: str) -> None:
+    """Writes a trainer's model as `save_whole` does; every process calls it, and the first one writes."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     if processes.shards_model():
+        # Gathering the parts is collective, so that every process takes part in it.
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-        model = _assembled(model, weights) if processes.is_main() else None
+        if processes.is_main():
+            model = _model_with_weights(model, weights)
     if processes.is_main():
         save_whole(model, tokenizer, folder, precision)
     processes.wait()
 
 
-def save_copy(model: Any, tokenizer: Any, folder: Path, precision: str) -> None:
-    """Writes the model as `save_whole` does while it goes on training; every process calls it, the first one writes."""
-    merges = hasattr(model, "peft_config")  # into the very weights, if they were not copied
-    weights = {name: _whole(tensor, merges) for name, tensor in model.state_dict().items()}
+def save_copy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, precision: str) -> None:
+    """Writes a model as `save_whole` does while it goes on training; every process calls it, the first one writes."""
+    # Adapters are merged into the very weights, which would change the training if they were not copied.
+    has_adapters = hasattr(model, "peft_config")
+    weights = {name: _gathered_on_cpu(tensor, has_adapters) for name, tensor in model.state_dict().items()}
     if processes.is_main():
-        save_whole(_assembled(model, weights), tokenizer, folder, precision)
+        save_whole(_model_with_weights(model, weights), tokenizer, folder, precision)
 
 
-def _whole(tensor: Any, copied: bool) -> Any:
+def _gathered_on_cpu(tensor: Tensor, copied: bool) -> Tensor:
     """The tensor on the CPU, put together where each process holds a part of it."""
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).to("cpu", copy=copied)
+    if isinstance(tensor, DTensor):
+        tensor = tensor.full_tensor()
+    return tensor.to("cpu", copy=copied)
 
 
-def _assembled(model: Any, weights: dict[str, Any]) -> Any:
-    """A plain model of these weights, with the adapters of `model`; there is no second one beside it on the way."""
+def _model_with_weights(model: "PreTrainedModel | PeftModel", weights: dict[str, Tensor]) -> PreTrainedModel:
+    """A model of the same architecture and adapters with these weights, which are not copied."""
+    # On the device "meta" modules have shapes and no storage, so that there is never a second model in memory.
     with torch.device("meta"):
         config = copy.deepcopy(model.config)
-        found: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+        assembled = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
         if hasattr(model, "peft_config"):
             from peft import get_peft_model
 
-            found = get_peft_model(found, model.peft_config["default"])
-    found.load_state_dict(weights, assign=True)
-    plain = found.get_base_model() if hasattr(found, "get_base_model") else found
+            assembled = get_peft_model(assembled, model.peft_config["default"])
+    assembled.load_state_dict(weights, assign=True)
+    plain = without_adapters(assembled)
     plain.tie_weights()
     plain.generation_config = model.generation_config
-    return found
+    result: PreTrainedModel = assembled
+    return result
 
 
 @contextmanager
-def unsharded(model: Any) -> Iterator[None]:
-    """Every process holds all of an FSDP2 model, and may run it as often as it likes; other models are as they were."""
+def unsharded(model: PreTrainedModel) -> Iterator[None]:
+    """Gathers an FSDP2 model in every process, which may then run it any number of times; leaves others alone."""
     shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for module in shards:
         module.unshard()
+        # Processes run the model a different number of times, so that none may wait for the others' parts.
         module.set_reshard_after_forward(False, recurse=False)
     try:
         yield
@@ -117,26 +143,34 @@ def unsharded(model: Any) -> Iterator[None]:
             module.reshard()
 
 
-def _set_ends(model: Any, tokenizer: Any) -> None:
-    """Puts what ends a completion into the model's generation settings, the chat template's own token first."""
+def _set_end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Sets the tokens that end a completion in the model's generation settings, the chat template's own first."""
     first = chat.end_of_turn(tokenizer)
     others = sorted(end_of_turn_ids(model, tokenizer) - {first})
-    model.generation_config.eos_token_id = [first, *others] if others else first
+    ends: int | list[int] = first
+    if others:
+        ends = [first, *others]
+    model.generation_config.eos_token_id = ends
 
 
-def save_whole(model: Any, tokenizer: Any, folder: Path, precision: str) -> None:
+def save_whole(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, precision: str) -> None:
     """Writes model and tokenizer as safetensors in this precision, adapters merged in, aside and then renamed.
 
     Its generation settings end a completion where training did: at the chat template's end of a turn too.
     """
     aside = aside_of(folder)
-    clear(folder.parent)
-    merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-    _set_ends(merged, tokenizer)
+    clear(folder.parent)  # the asides of processes that were killed
+    merge = getattr(model, "merge_and_unload", None)
+    if merge is not None:
+        model = merge()
+    _set_end_tokens(model, tokenizer)
+    module: torch.nn.Module = model  # transformers' own `to` has a decorator that hides its arguments
     try:
-        with told_where(folder):
-            merged.to(DTYPES[precision]).save_pretrained(aside)
+        with report_full_disk(folder):
+            module.to(DTYPES[precision])
+            model.save_pretrained(aside)
             tokenizer.save_pretrained(aside)
+        # From here on there is nothing to compute, so that a folder is missing only for a moment.
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
     finally:
@@ -144,18 +178,26 @@ def save_whole(model: Any, tokenizer: Any, folder: Path, precision: str) -> None
 
 
 @contextmanager
-def told_where(folder: Path) -> Iterator[None]:
-    """Inside it, weights that cannot be written, as on a full disk, are said with their folder.
+def report_full_disk(folder: Path) -> Iterator[None]:
+    """Turns the errors of a full disk, which do not name a folder, into one that does.
 
     Raises:
-        StageFailed: They cannot be.
+        StageFailed: Weights cannot be written.
     """
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        # torch has no class of its own for this; its message names the part of it that writes.
-        is_torchs = isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error)
-        if not (is_torchs or isinstance(error, SafetensorError) or getattr(error, "errno", None) in FULL):
+        if not _is_write_error(error):
             raise
-        said = " ".join(str(error).split())[:160]
-        raise StageFailed(f"{folder}: cannot be written ({said}); make room, and pass --resume") from error
+        reason = " ".join(str(error).split())[:160]
+        raise StageFailed(f"{folder}: cannot be written ({reason}); make room, and pass --resume") from error
+
+
+def _is_write_error(error: Exception) -> bool:
+    """Whether an error says that weights cannot be written."""
+    if isinstance(error, SafetensorError):
+        return True
+    if isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error):
+        # torch has no class of its own for this; its message names the part of it that writes.
+        return True
+    return getattr(error, "errno", None) in FULL

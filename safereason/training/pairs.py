@@ -5,7 +5,7 @@ The DPO baseline of TARS (arXiv 2507.00971) ranks 8 responses to a prompt by the
 Deviations:
     1. How the ranked responses are paired is not stated: here the best goes with the worst, the second best with the
        second worst, and so on. Of an odd number the middle one is left out.
-    2. Two responses of the same reward make no pair; the paper does not say what happens to them.
+    2. Two responses of the same reward make no pair; the paper does not mention them.
     3. An unscored response is left out before ranking.
 """
 
@@ -13,13 +13,17 @@ from collections.abc import Sequence
 
 
 def best_with_worst(rewards: Sequence[float | None]) -> list[tuple[int, int]]:
-    """The pairs of one prompt's responses, by number: chosen, rejected.
+    """The pairs of one prompt's responses, as numbers of the chosen and the rejected one.
 
     Args:
-        rewards: One a response; None is unscored. Of equal ones the earlier counts as the better.
+        rewards: One per response; None is unscored. Of equal rewards the earlier one is ranked higher.
     """
-    scored = [(reward, i) for i, reward in enumerate(rewards) if reward is not None]
+    scored = [(reward, number) for number, reward in enumerate(rewards) if reward is not None]
     ranked = sorted(scored, key=lambda pair: (-pair[0], pair[1]))
-    half = len(ranked) // 2
-    matched = zip(ranked[:half], reversed(ranked), strict=False)
-    return [(better, worse) for (high, better), (low, worse) in matched if high > low]
+    pairs: list[tuple[int, int]] = []
+    for i in range(len(ranked) // 2):
+        high, better = ranked[i]
+        low, worse = ranked[-1 - i]
+        if high > low:
+            pairs.append((better, worse))
+    return pairs

@@ -1,5 +1,6 @@
-"""The shape of a model by its name: from its `config.json`, or from a table of what well-known ones publish."""
+"""The shape of a model by its name: from its `config.json`, or from a table of well-known models."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +26,27 @@ KNOWN = {
     "meta-llama/Llama-3.1-8B-Instruct": _LLAMA3,
     "meta-llama/Llama-Guard-3-8B": _LLAMA3,
     "mistralai/Mistral-7B-Instruct-v0.3": Shape(4096, 32, 32, 8, 128, 14336, 32768),
-    # Models that rewards and judges ask.
+    # Models of rewards and judges.
     "Ray2333/GRM-llama3-8B-distill": _LLAMA3,
     "cais/HarmBench-Llama-2-13b-cls": Shape(5120, 40, 40, 40, 128, 13824, 32000),
     "qylu4156/strongreject-15k-v1": Shape(2048, 18, 8, 1, 256, 16384, 256000, tied=True),
     "Nannanzi/RSafe": _QWEN7,
 }
-"""As their makers' `config.json` has them."""
+"""Shapes by the makers' `config.json`."""
 
 STATES = ("linear_", "mamba_", "ssm_", "conv_", "lru_", "state_size")
-"""What the keys of layers with a state begin with."""
-_NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+"""Beginnings of the keys that belong to layers with a state."""
+_REQUIRED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 
 
 def shape_of(spec: str) -> Shape:
     """The shape of a model: of a run or folder, of the Hub's cache, or of `KNOWN`; nothing is downloaded.
 
     Raises:
-        InputError: It is not known, or is no decoder of the kind that `training.memory` counts.
+        InputError: The shape is not known, or the model is no decoder of the kind that `training.memory` counts.
     """
     name = spec.removeprefix("hf/").removeprefix("vllm/")
-    file = _config(name)
+    file = _find_config(name)
     if file is not None:
         return from_config(read_json(file), str(file))
     if name in KNOWN:
@@ -56,34 +57,34 @@ def shape_of(spec: str) -> Shape:
     )
 
 
-def _config(name: str) -> Path | None:
-    """Its `config.json`, where one is at hand."""
+def _find_config(name: str) -> Path | None:
+    """The `config.json` of a run, a folder, or a model in the Hub's cache; None if there is none on this machine."""
     path = Path(name)
-    for folder in (path / "model", path) if read_manifest(path) else (path,):
+    folders = [path]
+    if read_manifest(path):
+        folders.insert(0, path / "model")
+    for folder in folders:
         if (folder / "config.json").is_file():
             return folder / "config.json"
-    if path.exists() or name.count("/") != 1 or name.startswith((".", "/")) or name == EMBEDDED:
+    is_hub_id = name.count("/") == 1 and not name.startswith((".", "/")) and name != EMBEDDED
+    if path.exists() or not is_hub_id:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(name, "config.json")
-    return Path(found) if isinstance(found, str) else None
+    cached = try_to_load_from_cache(name, "config.json")
+    # The cache can also know that the file does not exist, which is an object of its own.
+    return Path(cached) if isinstance(cached, str) else None
 
 
-def from_config(config: dict[str, Any], where: str) -> Shape:
-    """The shape that a `config.json` tells of.
+def from_config(config: Mapping[str, Any], where: str) -> Shape:
+    """The shape in a `config.json`; `where` names the file in errors.
 
     Raises:
-        InputError: It lacks a figure, or tells of a mixture of experts or of layers with a state.
+        InputError: A figure is missing, or it is a mixture of experts, or has layers with a state.
     """
+    # Models that read images too keep the decoder's figures apart.
     text = config.get("text_config") or config
-    missing = [key for key in _NEEDED if not isinstance(text.get(key), int)]
-    others = [key for key in text if ("experts" in key or key.startswith(STATES)) and text[key]]
-    if missing or others:
-        reason = f"has no {missing[0]}" if missing else f"has {others[0]}"
-        raise InputError(
-            f"{where}: {reason}; only decoders with attention and gated MLPs are counted, without experts or states"
-        )
+    _check_decoder(text, where)
     heads = text["num_attention_heads"]
     return Shape(
         hidden=text["hidden_size"],
@@ -94,6 +95,28 @@ def from_config(config: dict[str, Any], where: str) -> Shape:
         intermediate=text["intermediate_size"],
         vocab=text["vocab_size"],
         tied=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))),
+        # Qwen2's configuration does not say that its attention has biases.
         qkv_bias=bool(text.get("attention_bias") or text.get("model_type") == "qwen2"),
         shares=architectures.shares_layers(str(config.get("model_type")), text),
     )
+
+
+def _check_decoder(config: Mapping[str, object], where: str) -> None:
+    """Refuses a configuration that `training.memory` has no formula for.
+
+    Raises:
+        InputError: It is one.
+    """
+    reason = ""
+    missing = [key for key in _REQUIRED if not isinstance(config.get(key), int)]
+    if missing:
+        reason = f"has no {missing[0]}"
+    else:
+        for key, value in config.items():
+            if value and ("experts" in key or key.startswith(STATES)):
+                reason = f"has {key}"
+                break
+    if reason:
+        raise InputError(
+            f"{where}: {reason}; only decoders with attention and gated MLPs are counted, without experts or states"
+        )

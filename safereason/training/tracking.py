@@ -1,18 +1,21 @@
-"""Experiment trackers, beside the run directory: transformers' own callbacks, named after the run.
+"""Experiment trackers: transformers' own callbacks, with a run of the same name as the run directory.
 
-Nothing that a run makes depends on its tracker, so it is no part of the run's identity, and may change at a resume.
+No result depends on the tracker, so it is no part of a run's identity, and may change at a resume.
 """
 
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from safereason.errors import InputError
 
+if TYPE_CHECKING:
+    from transformers import Trainer
+
 NONE = "none"
 PROJECT = "safereason"
-"""What trackers keep runs under, where neither the environment nor `extra` says otherwise."""
+"""The trackers' project, unless the environment or `extra` names another."""
 
 
 def check(tracker: str) -> None:
@@ -25,15 +28,16 @@ def check(tracker: str) -> None:
         raise InputError(f"report_to: {tracker} is not installed; `pip install {tracker}` or pass report_to=none")
 
 
-def track(trainer: Any, tracker: str, run: Path) -> None:
-    """Has the trainer tell the tracker what it logs, as a run of the run directory's name.
+def track(trainer: "Trainer", tracker: str, run: Path) -> None:
+    """Adds a tracker to a trainer, as a run of the run directory's name.
 
-    Tensorboard's files go to `run/tensorboard`; the others keep theirs where their own environment variables say.
+    Tensorboard's files go to `run/tensorboard`; the other trackers have environment variables of their own for theirs.
     """
     if tracker == NONE:
         return
     from transformers.integrations import integration_utils
 
+    # Each tracker has its own way to name a project: two read the environment, and the others the arguments.
     for variable in ("WANDB_PROJECT", "MLFLOW_EXPERIMENT_NAME"):
         os.environ.setdefault(variable, PROJECT)
     trainer.args.run_name = run.name

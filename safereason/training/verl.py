@@ -1,17 +1,17 @@
-"""From a recipe's GRPO section to verl's configuration, as overrides for `verl.trainer.main_ppo` (verl 0.9).
+"""verl's configuration from a recipe's GRPO section, as overrides for `verl.trainer.main_ppo` (verl 0.9).
 
 Pure functions that import nothing of verl's, so that a plan can be shown and exported on any machine. As in
 `training.arguments`, each figure is assigned once and nothing that matters is left to verl's defaults (it would train
 with a critic, without a KL term, on shuffled prompts). A value that begins with `$here/` lies in the exported folder.
 
-What differs from `training.grpo`:
+Differences from `training.grpo`:
     1. An unscored rollout leaves its group: the reward function raises, and verl 0.9 trains on the rest of the group
        (NaN would spread to every weight, 0 would be a verdict). With TRL such a rollout stays in the KL and entropy
        terms with an advantage of 0; here it is in no term.
     2. A group of which a single rollout was scored has that score as its advantage (verl), where ours has 0.
     3. The log-ratio is clamped to ±20 and k3 to ±10 (verl).
-    4. Rollouts are drawn by vLLM on the GPUs that train, whatever `rollouts` and `vllm` say; `shared_prefix` has no
-       counterpart and changes no figure.
+    4. Rollouts are always drawn by vLLM on the GPUs that train; `rollouts`, `vllm` and `shared_prefix` have no
+       counterpart. The last changes no figure.
     5. verl warms up a constant learning rate where TRL does not: only `warmup_ratio: 0` is the same in both.
     6. Validation means the reward on the rows held out; there is no F1, and no model is kept for it.
 """
@@ -19,41 +19,39 @@ What differs from `training.grpo`:
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from safereason.errors import InputError
 from safereason.recipe.schema import GRPO, LoRA
 from safereason.training.arguments import cut_batch, total_steps
 
-Overrides = dict[str, Any]
+Overrides = dict[str, object]
 """Values by dotted key; a `+` before a key adds one that verl's own files do not hold."""
 
 HERE = "$here"
 """Stands for the exported folder until `run.sh` knows where it is."""
-TRAIN, VALIDATION, REWARD, CHECKPOINTS, ROLLOUTS = (
-    "train.parquet",
-    "validation.parquet",
-    "reward.json",
-    "checkpoints",
-    "rollouts",
-)
+TRAIN = "train.parquet"
+VALIDATION = "validation.parquet"
+REWARD = "reward.json"
+CHECKPOINTS = "checkpoints"
+ROLLOUTS = "rollouts"
 VERL_EPSILON = 1e-6
 """Added to the group's standard deviation by verl, which has no key for it."""
 FREE: Overrides = {"actor_rollout_ref.rollout.tensor_model_parallel_size": 1}
 """Set only so that verl's default (2) does not want a second GPU: `extra` may set it otherwise."""
+# Words that Hydra's grammar reads as themselves, without quotes.
 _PLAIN = re.compile(r"(?!(true|false|null|nan|inf)$)[a-z_][\w./:-]*", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The machines that train."""
+    """The GPUs that train."""
 
     gpus_per_node: int = 1
     nodes: int = 1
 
     @property
     def gpus(self) -> int:
-        """All of them."""
+        """GPUs of all nodes."""
         return self.gpus_per_node * self.nodes
 
 
@@ -68,13 +66,13 @@ def overrides(
     validation_every: int | None = None,
     key: str = "rl",
 ) -> Overrides:
-    """The recipe's section in verl's words.
+    """The overrides that a recipe's section becomes.
 
     Args:
         section: The recipe's figures.
         prompts: Prompts an epoch.
         model: Folder or hub id of the model to start from.
-        name: What the experiment is called.
+        name: Name of the experiment.
         seed: Seed of the rollouts and of the optimizer's workers.
         cluster: The machines.
         validation_every: Steps between two validations; None has none.
@@ -85,14 +83,14 @@ def overrides(
     """
     _refuse_unmapped(section, key)
     owned = {
-        **_algorithm(section),
-        **_data(section, seed, validation_every),
-        **_model(model, section),
-        **_actor(section, seed),
-        **_batches(section, cluster, key),
-        **_rollout(section, seed),
-        **_reward(),
-        **_trainer(section, prompts, name, cluster, validation_every, key),
+        **_algorithm_overrides(),
+        **_data_overrides(section, seed, validation_every),
+        **_model_overrides(model, section),
+        **_actor_overrides(section, seed),
+        **_batch_overrides(section, cluster, key),
+        **_rollout_overrides(section, seed),
+        **_reward_overrides(),
+        **_trainer_overrides(section, prompts, name, cluster, validation_every, key),
     }
     taken = sorted(owned.keys() & section.extra.keys())
     if taken:
@@ -100,29 +98,31 @@ def overrides(
     return {**FREE, **owned, **section.extra}
 
 
-def lines(given: Overrides) -> list[str]:
+def hydra_lines(given: Overrides) -> list[str]:
     """One override a line, in the grammar of Hydra's command line."""
-    return [f"{key}={_value(value)}" for key, value in given.items()]
+    return [f"{key}={_hydra_value(value)}" for key, value in given.items()]
 
 
-def _value(value: Any) -> str:
+def _hydra_value(value: object) -> str:
+    """A value in the grammar of Hydra's command line."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
     if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(_value, value))}]"
+        return f"[{','.join(map(_hydra_value, value))}]"
     if isinstance(value, str) and not _PLAIN.fullmatch(value):
         # To Hydra a backslash is one unless a quote follows.
-        escaped = re.sub(r"(?<!\\)(\\*)('|$)", lambda found: 2 * found[1] + found[2].replace("'", "\\'"), value)
+        escaped = re.sub(r"(?<!\\)(\\*)('|$)", lambda match: 2 * match[1] + match[2].replace("'", "\\'"), value)
         return f"'{escaped}'"
     return str(value)
 
 
 def _refuse_unmapped(section: GRPO, key: str) -> None:
-    """Refuses what verl has no key for, rather than train something else.
+    """Refuses a value that verl has no key for, rather than train something else.
 
     Raises:
         InputError: There is such a value.
     """
+    # By the section's key: whether its value is one of these, the reason, and the value to set in its place.
     problems = {
         "sampling.repetition_penalty": (section.sampling.repetition_penalty != 1, "verl draws without one", 1),
         "sampling.temperature": (section.sampling.temperature == 0, "a group drawn at 0 has no spread", 1),
@@ -142,7 +142,7 @@ def _refuse_unmapped(section: GRPO, key: str) -> None:
             raise InputError(f"{key}.extra.{name}: this is TRL's; --backend verl takes dotted keys of verl's there")
 
 
-def _algorithm(section: GRPO) -> Overrides:
+def _algorithm_overrides() -> Overrides:
     return {
         "algorithm.adv_estimator": "grpo",
         "algorithm.norm_adv_by_std_in_grpo": True,
@@ -155,12 +155,13 @@ def _algorithm(section: GRPO) -> Overrides:
     }
 
 
-def _data(section: GRPO, seed: int, validation_every: int | None) -> Overrides:
+def _data_overrides(section: GRPO, seed: int, validation_every: int | None) -> Overrides:
+    # verl opens a validation set even where it never validates.
+    validation = TRAIN if validation_every is None else VALIDATION
     return {
         "data.train_files": f"{HERE}/{TRAIN}",
-        # verl opens a validation set even where it never looks at it.
-        "data.val_files": f"{HERE}/{TRAIN if validation_every is None else VALIDATION}",
-        "data.shuffle": False,  # the rows stand in the order of `training.order`
+        "data.val_files": f"{HERE}/{validation}",
+        "data.shuffle": False,  # the rows are in the order of `training.order`
         "data.validation_shuffle": False,
         "data.seed": seed,
         "data.train_batch_size": section.prompts_per_step,
@@ -172,16 +173,16 @@ def _data(section: GRPO, seed: int, validation_every: int | None) -> Overrides:
     }
 
 
-def _model(model: str, section: GRPO) -> Overrides:
+def _model_overrides(model: str, section: GRPO) -> Overrides:
     return {
         "actor_rollout_ref.model.path": model,
         "actor_rollout_ref.model.trust_remote_code": False,
         "actor_rollout_ref.model.enable_gradient_checkpointing": section.activation_checkpointing,
-        **_adapters(section.lora),
+        **_adapter_overrides(section.lora),
     }
 
 
-def _adapters(lora: LoRA | None) -> Overrides:
+def _adapter_overrides(lora: LoRA | None) -> Overrides:
     if lora is None:
         return {"actor_rollout_ref.model.lora_rank": 0}
     return {
@@ -193,9 +194,10 @@ def _adapters(lora: LoRA | None) -> Overrides:
     }
 
 
-def _actor(section: GRPO, seed: int) -> Overrides:
-    actor = {
+def _actor_overrides(section: GRPO, seed: int) -> Overrides:
+    actor: Overrides = {
         "strategy": "fsdp",
+        # One update on each batch of rollouts, so that the ratio is 1 and the clips are inert.
         "ppo_epochs": 1,
         "shuffle": False,
         "data_loader_seed": seed,
@@ -204,11 +206,13 @@ def _actor(section: GRPO, seed: int) -> Overrides:
         "clip_ratio_low": section.clip,
         "clip_ratio_high": section.clip,
         "clip_ratio_c": section.dual_clip,
+        # The mean over all tokens of the step.
         "loss_agg_mode": "token-mean",
         "entropy_coeff": section.entropy_coef,
         "use_kl_loss": section.kl_coef > 0,
         "kl_loss_coef": section.kl_coef,
-        "kl_loss_type": "low_var_kl",
+        "kl_loss_type": "low_var_kl",  # k3
+        # verl has two keys for this figure.
         "grad_clip": section.max_grad_norm,
         "optim.clip_grad": section.max_grad_norm,
         "optim.optimizer": "AdamW",
@@ -216,15 +220,16 @@ def _actor(section: GRPO, seed: int) -> Overrides:
         "optim.lr_scheduler_type": section.lr_schedule,
         "optim.lr_warmup_steps_ratio": section.warmup_ratio,
         "optim.weight_decay": section.weight_decay,
+        # fp32 weights and bf16 arithmetic, as of `training.model`.
         "fsdp_config.model_dtype": "fp32",
         "fsdp_config.dtype": "bfloat16",
         "fsdp_config.seed": seed,
         "checkpoint.save_contents": ["model", "optimizer", "extra"],
     }
-    return {f"actor_rollout_ref.actor.{name}": value for name, value in actor.items()}
+    return _with_prefix("actor_rollout_ref.actor.", actor)
 
 
-def _batches(section: GRPO, cluster: Cluster, key: str) -> Overrides:
+def _batch_overrides(section: GRPO, cluster: Cluster, key: str) -> Overrides:
     """One update a step on all of its prompts, each GPU's share cut into forward passes."""
     sequences = section.prompts_per_step * section.rollouts_per_prompt
     size = cut_batch(sequences, section.micro_batch_size, cluster.gpus, key).per_device
@@ -237,24 +242,24 @@ def _batches(section: GRPO, cluster: Cluster, key: str) -> Overrides:
     }
 
 
-def _rollout(section: GRPO, seed: int) -> Overrides:
-    drawn = {
+def _rollout_overrides(section: GRPO, seed: int) -> Overrides:
+    sampling: Overrides = {
         "temperature": section.sampling.temperature,
         "top_p": section.sampling.top_p,
         "top_k": section.sampling.top_k or -1,
         "do_sample": True,
     }
-    rollout = {
+    rollout: Overrides = {
         "name": "vllm",
         "n": section.rollouts_per_prompt,
         "seed": seed,
-        **drawn,
-        **{f"val_kwargs.{name}": value for name, value in {**drawn, "n": 1}.items()},
+        **sampling,
+        **_with_prefix("val_kwargs.", {**sampling, "n": 1}),
     }
-    return {f"actor_rollout_ref.rollout.{name}": value for name, value in rollout.items()}
+    return _with_prefix("actor_rollout_ref.rollout.", rollout)
 
 
-def _reward() -> Overrides:
+def _reward_overrides() -> Overrides:
     return {
         "reward.num_workers": 1,  # each worker opens the judges for itself
         "reward.reward_manager.name": "naive",
@@ -264,11 +269,11 @@ def _reward() -> Overrides:
     }
 
 
-def _trainer(
+def _trainer_overrides(
     section: GRPO, prompts: int, name: str, cluster: Cluster, validation_every: int | None, key: str
 ) -> Overrides:
     steps = total_steps(prompts, section.prompts_per_step, section.epochs, section.max_steps, f"{key}.prompts_per_step")
-    trainer = {
+    trainer: Overrides = {
         "use_v1": True,
         "v1.trainer_mode": "sync",
         "critic_warmup": 0,
@@ -279,7 +284,7 @@ def _trainer(
         "total_epochs": 1,  # the rows hold every epoch
         "total_training_steps": steps,
         "save_freq": section.save_steps,
-        "max_actor_ckpt_to_keep": 2,
+        "max_actor_ckpt_to_keep": 2,  # one is whole while the next is being written
         "val_before_train": validation_every is not None,
         "test_freq": validation_every or -1,
         "resume_mode": "auto",
@@ -287,4 +292,9 @@ def _trainer(
         "rollout_data_dir": f"{HERE}/{ROLLOUTS}",
         "logger": ["console", "file"],
     }
-    return {f"trainer.{key}": value for key, value in trainer.items()}
+    return _with_prefix("trainer.", trainer)
+
+
+def _with_prefix(prefix: str, overrides: Overrides) -> Overrides:
+    """The overrides with a prefix before each key."""
+    return {f"{prefix}{name}": value for name, value in overrides.items()}

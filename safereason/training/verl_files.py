@@ -1,21 +1,29 @@
-"""What verl is given as files, and what it leaves behind: rows, reward, overrides and script; metrics and rollouts."""
+"""The files of a training by verl: rows, reward, overrides and script before it; metrics and rollouts after it."""
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from safereason.data.example import Example
 from safereason.errors import InputError
 from safereason.recipe.schema import RSafeReward, TarsReward
 from safereason.runs.asides import aside_of
 from safereason.runs.records import Record, read_json, read_records, write_json, write_text
-from safereason.training.ask import Ask
-from safereason.training.verl import CHECKPOINTS, REWARD, ROLLOUTS, Overrides, lines
+from safereason.training.prompt_builder import PromptBuilder
+from safereason.training.verl import CHECKPOINTS, REWARD, ROLLOUTS, Overrides, hydra_lines
 from safereason.training.verl_reward import write_config
 
-OVERRIDES, SCRIPT, EXPORT, STEPS, MERGED, STEP = ("overrides.txt", "run.sh", "export.json", "steps", "merged", "step")
+OVERRIDES = "overrides.txt"
+SCRIPT = "run.sh"
+EXPORT = "export.json"
+"""The settings that the folder was exported from."""
+STEPS = "steps"
+"""Folder of verl's metrics, one file per start of the script."""
+MERGED = "merged"
+"""Folder of the trained model."""
+STEP = "step"
+"""In that folder: the steps that the model was trained for."""
 _SCRIPT = f"""#!/usr/bin/env bash
 # Trains with verl and merges its last checkpoint; written by safereason.
 # Run it again and it goes on from the last checkpoint. PYTHON names an interpreter that has verl and safereason;
@@ -50,23 +58,23 @@ OURS = {
 """verl's metrics that have a name of ours; the others keep theirs."""
 
 
-def write_rows(path: Path, examples: Sequence[Example], ask: Ask) -> None:
+def write_rows(path: Path, examples: Sequence[Example], prompt_builder: PromptBuilder) -> None:
     """Writes examples, in their order, as the rows that verl's RLHFDataset reads."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    text, maybe = pa.string(), pa.string()
+    text = pa.string()
     schema = pa.schema(
         {
             "prompt": pa.list_(pa.struct({"role": text, "content": text})),
             "data_source": text,
             "reward_model": pa.struct({"style": text, "ground_truth": text}),
             "extra_info": pa.struct(
-                {"index": pa.int64(), "id": text, "user": text, "kind": text, "label": maybe, "response": maybe}
+                {"index": pa.int64(), "id": text, "user": text, "kind": text, "label": text, "response": text}
             ),
         }
     )
-    rows = [_row(index, example, ask) for index, example in enumerate(examples)]
+    rows = [_verl_row(index, example, prompt_builder) for index, example in enumerate(examples)]
     aside = aside_of(path)
     try:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), aside)
@@ -75,14 +83,15 @@ def write_rows(path: Path, examples: Sequence[Example], ask: Ask) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _row(index: int, example: Example, ask: Ask) -> dict[str, Any]:
+def _verl_row(index: int, example: Example, prompt_builder: PromptBuilder) -> dict[str, object]:
     return {
-        "prompt": ask(example),
+        "prompt": prompt_builder(example),
         "data_source": example.source,
         "reward_model": {"style": "rule", "ground_truth": example.label or example.kind},
         "extra_info": {
             "index": index,
             "id": example.id,
+            # `prompt` is the conversation in verl; folders that were exported earlier have this name too.
             "user": example.prompt,
             "kind": example.kind,
             "label": example.label,
@@ -96,35 +105,35 @@ def write_settings(
     given: Overrides,
     reward: TarsReward | RSafeReward,
     reasoning: bool | None,
-    about: dict[str, Any],
+    about: Mapping[str, object],
     opening: str = "",
 ) -> None:
     """Writes everything but the rows.
 
     Args:
-        folder: Where to.
+        folder: The folder that is exported.
         given: verl's overrides.
         reward: The recipe's.
         reasoning: Whether a guard is to reason.
-        about: What the folder was exported from, for `read_about`.
+        about: The settings that the folder is exported from, for `read_about`.
         opening: The reasoning that the chat template opens.
     """
     write_config(folder / REWARD, reward, reasoning, opening)
-    write_text(folder / OVERRIDES, "".join(f"{line}\n" for line in lines(given)))
+    write_text(folder / OVERRIDES, "".join(f"{line}\n" for line in hydra_lines(given)))
     write_text(folder / SCRIPT, _SCRIPT)
     (folder / SCRIPT).chmod(0o755)
     write_json(folder / EXPORT, about)
 
 
-def read_about(folder: Path) -> dict[str, Any]:
-    """What `write_settings` was told.
+def read_about(folder: Path) -> Record:
+    """The settings that a folder was exported from.
 
     Raises:
-        InputError: The folder is none that was exported.
+        InputError: The folder was not exported.
     """
     if not (folder / EXPORT).is_file():
         raise InputError(f"{folder}: was not exported for verl; make it with --backend verl --export {_quoted(folder)}")
-    about: dict[str, Any] = read_json(folder / EXPORT)
+    about: Record = read_json(folder / EXPORT)
     return about
 
 
@@ -143,38 +152,42 @@ def trained_step(folder: Path) -> int:
 
 
 def read_metrics(folder: Path) -> Iterator[Record]:
-    """A record a step, in order, of whichever start logged it last; the look before any step is step 0."""
-    found: dict[int, Record] = {}
+    """One record per step, in order; the validation before any step is step 0."""
+    records: dict[int, Record] = {}
+    # The names are the times of the starts: a later start has trained the steps after its checkpoint again.
     for log in sorted((folder / STEPS).glob("*.jsonl")):
-        for record in read_records(log):
-            named = {OURS.get(name, name): value for name, value in record["data"].items()}
-            found[record["step"]] = {"step": record["step"], **named}
-    return (found[step] for step in sorted(found))
+        for logged in read_records(log):
+            record: Record = {"step": logged["step"]}
+            for name, value in logged["data"].items():
+                record[OURS.get(name, name)] = value
+            records[logged["step"]] = record
+    for step in sorted(records):
+        yield records[step]
 
 
 def read_rollouts(folder: Path, labels: bool, opening: str = "") -> Iterator[Record]:
     """The scored rollouts, step by step.
 
     Args:
-        folder: That was trained in.
-        labels: Whether what verl calls the ground truth is a label, or a kind.
+        folder: A folder that verl has trained in.
+        labels: Whether verl's ground truth is a label, or a kind.
         opening: The reasoning that the chat template opens, which verl counts to the prompt.
     """
+    truth = "label" if labels else "kind"
     for log in sorted((folder / ROLLOUTS).glob("*.jsonl"), key=lambda path: int(path.stem)):
         for row in read_records(log):
             if row["uid"].startswith("pad"):  # verl fills its batch up
                 continue
-            truth = {"label": row["gts"]} if labels else {"kind": row["gts"]}
-            text = opening + row["output"]
             yield {
                 "step": row["step"],
                 "prompt": row["input"],
-                **truth,
-                "text": text,
+                truth: row["gts"],
+                "text": opening + row["output"],
                 "total": row["score"],
                 "parts": {},
             }
 
 
 def _quoted(path: Path) -> str:
+    """A path for a shell, in one line."""
     return shlex.quote(re.sub(r"\s", " ", str(path)))

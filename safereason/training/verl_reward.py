@@ -1,17 +1,18 @@
 """The recipe's reward as verl's custom reward function: the same code that scores a rollout under TRL.
 
-verl 0.9 calls `compute_score` once a rollout, many at a time on one event loop. A rollout that cannot be scored raises:
-verl then trains on the rest of its group, and its log holds the reason. There is no number that would do: verl turns a
-0 into an advantage, and a NaN into NaN weights.
+verl 0.9 calls `compute_score` once a rollout, many at a time on one event loop. A rollout that cannot be scored raises
+an error: verl then trains on the rest of its group, and its log holds the reason. No number could take the error's
+place: verl turns a 0 into an advantage, and a NaN into NaN weights.
 """
 
 import asyncio
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from pydantic import TypeAdapter
 
+from safereason.data.example import Label, PromptKind
 from safereason.recipe.schema import RSafeReward, TarsReward
 from safereason.rewards import open_reward
 from safereason.rewards.base import Reward, RewardParts, RewardRow
@@ -20,47 +21,65 @@ from safereason.runs.records import read_json, write_json
 
 
 class Unscored(RuntimeError):
-    """A rollout has no reward; the message says why."""
+    """The error of a rollout without a reward; the message says why."""
+
+
+class ExtraInfo(TypedDict):
+    """The example of a rollout, as `verl_files.write_rows` writes it."""
+
+    id: str
+    user: str
+    """The example's prompt."""
+    kind: PromptKind
+    label: Label | None
+    response: str | None
 
 
 async def compute_score(
-    data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any], *, config: str, **_: Any
+    data_source: str, solution_str: str, ground_truth: str, extra_info: ExtraInfo, *, config: str, **_: object
 ) -> dict[str, float]:
     """The rollout's reward as `score`, and its parts that are numbers.
 
     Args:
-        data_source: Where the prompt is from; not looked at.
-        solution_str: The policy's text, special tokens left out; what the chat template opened comes before it.
-        ground_truth: The row's label or kind; `extra_info` holds both.
-        extra_info: `user`, `kind`, `label` and `response` of the row.
+        data_source: Source of the prompt; unused.
+        solution_str: The model's text without special tokens, and without the reasoning that the chat template opened.
+        ground_truth: The row's label or kind; unused, since `extra_info` holds both.
+        extra_info: The row's example.
         config: The file that `write_config` wrote.
 
     Raises:
         Unscored: The part that decides has no score.
     """
-    scorer = _scorer(config)
+    scorer = _open_scorer(config)
     text = scorer.opening + solution_str
     row = RewardRow(extra_info["user"], extra_info["kind"], text, extra_info["label"], extra_info["response"])
     parts = await scorer.score(row)
     if parts.total is None:
         raise Unscored(f"{extra_info['id']}: {parts.reason}")
-    return {"score": parts.total, **{name: value for name, value in parts.parts.items() if value is not None}}
+    scores = {"score": parts.total}
+    for name, value in parts.parts.items():
+        if value is not None:
+            scores[name] = value
+    return scores
 
 
 def write_config(path: Path, reward: TarsReward | RSafeReward, reasoning: bool | None, opening: str = "") -> None:
-    """Writes what `compute_score` opens its reward by.
+    """Writes the file that `compute_score` opens its reward from.
 
     Args:
         path: The file.
         reward: The recipe's.
         reasoning: Whether a guard is to reason.
-        opening: The reasoning that the chat template opens, which is part of what format checks see.
+        opening: The reasoning that the chat template opens; format checks need it.
     """
     write_json(path, {"reward": reward.model_dump(mode="json"), "reasoning": reasoning, "opening": opening})
 
 
 class Scorer:
-    """Scores together the rollouts that wait together, away from the event loop."""
+    """Scores rollouts in batches, in a thread beside the event loop.
+
+    The rollouts that arrive while a batch is being scored are the next batch: a judge on a GPU gets many at once.
+    """
 
     def __init__(self, reward: Reward, opening: str = "") -> None:
         self.opening = opening
@@ -69,19 +88,22 @@ class Scorer:
         self._lock = asyncio.Lock()
 
     async def score(self, row: RewardRow) -> RewardParts:
-        """What the row earns; a judge that breaks down raises for every row that was scored with it."""
+        """The row's reward; an error of a judge is raised for every row of the batch."""
         result: asyncio.Future[RewardParts] = asyncio.get_running_loop().create_future()
         self._waiting.append((row, result))
         async with self._lock:
+            # The holder of the lock before may have scored this row with its own.
             if not result.done():
                 await self._score_waiting()
         return await result
 
     async def _score_waiting(self) -> None:
-        batch, self._waiting = self._waiting, []
+        batch = self._waiting
+        self._waiting = []
         try:
             scored = await asyncio.to_thread(self._reward.score, [row for row, _ in batch])
         except Exception as error:
+            # Every rollout of the batch waits for its result, and without one it would wait for ever.
             for _, result in batch:
                 result.set_exception(error)
             return
@@ -90,7 +112,7 @@ class Scorer:
 
 
 @cache
-def _scorer(config: str) -> Scorer:
+def _open_scorer(config: str) -> Scorer:
     document = read_json(Path(config))
     opening = document.get("opening", "")  # a folder that was exported before has none
     section: TarsReward | RSafeReward = TypeAdapter(TarsReward | RSafeReward).validate_python(document["reward"])

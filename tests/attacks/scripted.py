@@ -37,7 +37,7 @@ class Scene:
     server: openai_server.Server
     meter: Meter = field(default_factory=Meter)
 
-    def asked(self, model: str) -> list[dict[str, Any]]:
+    def requests_to(self, model: str) -> list[dict[str, Any]]:
         """Requests to one of the models."""
         return [body for body in self.server.requests if body["model"] == model]
 

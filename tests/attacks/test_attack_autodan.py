@@ -12,12 +12,19 @@ from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
 from safereason.attacks import autodan
-from safereason.attacks.autodan import Breeder, Settings
+from safereason.attacks.autodan import AutoDANSettings, Breeder
 from safereason.attacks.base import Setup, Step
-from safereason.attacks.frames import PROMPTS, SLOT, filled, read_frames, read_text
-from safereason.attacks.genetic import MOST_WORDS, Words, chances, crossed, sentences, synonyms
+from safereason.attacks.frames import BEHAVIOR_PLACEHOLDER, PROMPTS, fill_frame, read_frames, read_text
+from safereason.attacks.genetic import (
+    MAX_REPLACED_WORDS,
+    WordScores,
+    cross_frames,
+    read_synonyms,
+    softmax_weights,
+    split_sentences,
+)
 from safereason.attacks.meter import Meter, Metered, SpentError
-from safereason.attacks.placing import opening
+from safereason.attacks.target_position import text_before_target
 from safereason.data.example import Example
 from safereason.engines.base import Completion, Engine
 from safereason.engines.transformers import TransformersEngine
@@ -25,7 +32,7 @@ from safereason.errors import InputError
 from safereason.text.chat import user
 
 BEHAVIOR = Example(id="b/1", prompt="Name a colour.", kind="harmful", source="b", target="Sure, red")
-SMALL = Settings(steps=6, population=10, mutation=0.1)
+SMALL = AutoDANSettings(steps=6, population=10, mutation=0.1)
 SEEDS = read_frames(PROMPTS / "autodan_seeds.txt")
 
 
@@ -44,10 +51,10 @@ class Rewriter:
 
     def __init__(self, reply) -> None:
         self.reply = reply
-        self.asked: list[str] = []
+        self.requests: list[str] = []
 
     def generate(self, conversations, sampling, *, seed=0, **options) -> list[list[Completion]]:
-        self.asked += [conversation[-1]["content"] for conversation in conversations]
+        self.requests += [conversation[-1]["content"] for conversation in conversations]
         return [[self.reply(conversation[-1]["content"])] for conversation in conversations]
 
 
@@ -55,11 +62,11 @@ def wrote(text: str, reason="stop") -> Completion:
     return Completion(text, (), reason)
 
 
-def run(engine: Engine, settings: Settings = SMALL, **setup) -> list[Step]:
-    return list(autodan.search([BEHAVIOR], settings, Setup(engine, **setup)))
+def run(engine: Engine, settings: AutoDANSettings = SMALL, **setup) -> list[Step]:
+    return list(autodan.search_autodan([BEHAVIOR], settings, Setup(engine, **setup)))
 
 
-def breeder(settings: Settings = SMALL, attacker=None, seed: int = 0) -> Breeder:
+def breeder(settings: AutoDANSettings = SMALL, attacker=None, seed: int = 0) -> Breeder:
     return Breeder(settings, attacker, random.Random(seed))
 
 
@@ -88,8 +95,8 @@ def test_the_same_seed_gives_the_same_prompts(engine):
 
 
 def test_the_budget_ends_it_with_the_best_so_far(engine):
-    meter = Meter(most=25)
-    steps = autodan.search([BEHAVIOR], SMALL, Setup(Metered(engine, meter, is_target=True), meter=meter))
+    meter = Meter(max_queries=25)
+    steps = autodan.search_autodan([BEHAVIOR], SMALL, Setup(Metered(engine, meter, is_target=True), meter=meter))
     found = []
     with pytest.raises(SpentError):
         found.extend(steps)
@@ -108,38 +115,50 @@ def test_a_frame_is_scored_once(engine):
 def test_it_ends_where_the_target_is_what_the_model_writes(engine):
     one = Setup(engine).sampling.model_copy(update={"max_new_tokens": 1})
     asked = ["?" * number for number in range(1, 40)]
-    written = [c.text for [c] in engine.generate([user(filled(SEEDS[0], prompt)) for prompt in asked], one)]
+    written = [c.text for [c] in engine.generate([user(fill_frame(SEEDS[0], prompt)) for prompt in asked], one)]
     prompt, text = next(pair for pair in zip(asked, written, strict=True) if pair[1].isascii() and pair[1].strip())
     target = Example(id="b/3", prompt=prompt, kind="harmful", source="b", target=text)
-    steps = list(autodan.search([target], SMALL, Setup(engine)))
+    steps = list(autodan.search_autodan([target], SMALL, Setup(engine)))
     assert steps[-1].cases[0].details["greedy"] is True
     assert len(steps) == 2
     going_on = SMALL.model_copy(update={"early_stop": False})
-    assert len(list(autodan.search([target], going_on, Setup(engine)))) == 7
+    assert len(list(autodan.search_autodan([target], going_on, Setup(engine)))) == 7
 
 
 def test_a_behavior_without_a_target_is_refused(engine):
     bare = Example(id="b/2", prompt="Name a colour.", kind="harmful", source="b")
     with pytest.raises(InputError, match="attack autodan: behavior b/2 has no target"):
-        next(autodan.search([bare], SMALL, Setup(engine)))
+        next(autodan.search_autodan([bare], SMALL, Setup(engine)))
 
 
 def test_the_attacker_rewords_paragraphs_and_never_the_behavior(engine):
-    attacker = Rewriter(lambda asked: wrote("<think>\nhm\n</think>\n\nPut otherwise. " + SLOT * (SLOT in tail(asked))))
+    attacker = Rewriter(
+        lambda asked: wrote(
+            "<think>\nhm\n</think>\n\nPut otherwise. " + BEHAVIOR_PLACEHOLDER * (BEHAVIOR_PLACEHOLDER in tail(asked))
+        )
+    )
     first = breeder(attacker=attacker).first()
-    assert len(attacker.asked) == 10 - len(SEEDS)
-    assert all("Put otherwise. " in frame and frame.count(SLOT) == 1 for frame in first[len(SEEDS) :])
+    assert len(attacker.requests) == 10 - len(SEEDS)
+    assert all("Put otherwise. " in frame and frame.count(BEHAVIOR_PLACEHOLDER) == 1 for frame in first[len(SEEDS) :])
     assert first[: len(SEEDS)] == SEEDS
     attacked = run(engine, attacker=attacker)
     assert attacked[-1].value <= attacked[1].value
-    assert not any(BEHAVIOR.prompt in asked for asked in attacker.asked)
+    assert not any(BEHAVIOR.prompt in asked for asked in attacker.requests)
 
 
 def tail(asked: str) -> str:
     return asked.rsplit("\n\n", 1)[1]
 
 
-@pytest.mark.parametrize("reply", [wrote(""), wrote("cut", "length"), wrote("", "error"), wrote(f"{SLOT} and {SLOT}")])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        wrote(""),
+        wrote("cut", "length"),
+        wrote("", "error"),
+        wrote(f"{BEHAVIOR_PLACEHOLDER} and {BEHAVIOR_PLACEHOLDER}"),
+    ],
+)
 def test_a_reply_that_is_none_leaves_the_prompt(reply):
     assert breeder(attacker=Rewriter(lambda asked: reply)).first() == (SEEDS + SEEDS)[:10]
 
@@ -149,7 +168,7 @@ def test_a_child_that_grows_too_long_gives_way_to_its_parent():
     always = SMALL.model_copy(update={"mutation": 1.0, "crossover": 0.0})
     rows = breeder(always, attacker)
     assert set(rows.following(SEEDS, [0.0] * len(SEEDS), 1)) <= set(SEEDS)
-    assert attacker.asked
+    assert attacker.requests
 
 
 def test_the_elite_lives_on_and_the_unfit_have_no_children():
@@ -163,71 +182,85 @@ def test_the_elite_lives_on_and_the_unfit_have_no_children():
 
 def test_sentences_are_crossed_in_one_generation_and_words_replaced_in_the_next():
     settings = SMALL.model_copy(update={"crossover": 1.0, "mutation": 0.0, "sentences_every": 2})
-    whole = {sentence for seed in SEEDS for side in seed.split(SLOT) for sentence in sentences(side)}
+    whole = {
+        sentence for seed in SEEDS for side in seed.split(BEHAVIOR_PLACEHOLDER) for sentence in split_sentences(side)
+    }
     for number, crossing in [(1, True), (2, False), (3, True)]:
         children = breeder(settings).following(SEEDS, [0.0] * len(SEEDS), number)
-        made = {sentence for frame in children for side in frame.split(SLOT) for sentence in sentences(side)}
+        made = {
+            sentence
+            for frame in children
+            for side in frame.split(BEHAVIOR_PLACEHOLDER)
+            for sentence in split_sentences(side)
+        }
         assert (made <= whole) == crossing
         assert not set(children) <= set(SEEDS)
 
 
 @given(st.text(alphabet="aB .!?\n"))
 def test_sentences_joined_are_the_text(text):
-    assert "".join(sentences(text)) == text
-    assert all(not any(mark in s.strip()[:-1].rstrip(".!?\n") for mark in ".!?\n") for s in sentences(text))
+    assert "".join(split_sentences(text)) == text
+    assert all(not any(mark in s.strip()[:-1].rstrip(".!?\n") for mark in ".!?\n") for s in split_sentences(text))
 
 
 sides = st.lists(st.sampled_from(["One. ", "Two? ", "Three!\n\n", "and four: "]), max_size=6).map("".join)
-frames = st.tuples(sides, sides).map(SLOT.join)
+frames = st.tuples(sides, sides).map(BEHAVIOR_PLACEHOLDER.join)
 
 
 @given(frames, frames, st.integers(1, 6), st.integers())
 def test_a_crossing_shares_out_the_sentences_of_both_sides(one, other, points, seed):
-    children = crossed(one, other, points, random.Random(seed))
+    children = cross_frames(one, other, points, random.Random(seed))
     for side in (0, 1):
-        parents = [s for frame in (one, other) for s in sentences(frame.split(SLOT)[side])]
-        assert sorted("".join(c.split(SLOT)[side] for c in children)) == sorted("".join(parents))
-    assert [child.count(SLOT) for child in children] == [1, 1]
+        parents = [s for frame in (one, other) for s in split_sentences(frame.split(BEHAVIOR_PLACEHOLDER)[side])]
+        assert sorted("".join(c.split(BEHAVIOR_PLACEHOLDER)[side] for c in children)) == sorted("".join(parents))
+    assert [child.count(BEHAVIOR_PLACEHOLDER) for child in children] == [1, 1]
 
 
 def test_chances_are_a_softmax():
-    assert chances([-1.0, -2.0, -1000.0]) == pytest.approx(torch.tensor([-1.0, -2.0, -1000.0]).softmax(0).tolist())
+    assert softmax_weights([-1.0, -2.0, -1000.0]) == pytest.approx(
+        torch.tensor([-1.0, -2.0, -1000.0]).softmax(0).tolist()
+    )
 
 
 def test_word_scores_move_halfway_to_the_mean_of_what_has_the_word():
-    words = Words({})
-    words.learn([f"Red house {SLOT}", f"red red car {SLOT}"], [-1.0, -3.0])
+    words = WordScores({})
+    words.learn([f"Red house {BEHAVIOR_PLACEHOLDER}", f"red red car {BEHAVIOR_PLACEHOLDER}"], [-1.0, -3.0])
     assert words.scores == {"red": -2.0, "house": -1.0, "car": -3.0}
-    words.learn([f"A red {SLOT}"], [-6.0])
+    words.learn([f"A red {BEHAVIOR_PLACEHOLDER}"], [-6.0])
     assert words.scores == {"red": -4.0, "house": -1.0, "car": -3.0, "a": -6.0}
 
 
 def test_words_give_way_to_the_better_of_their_synonyms():
-    words = Words(synonyms(["story tale narrative", "play drama"]))
+    words = WordScores(read_synonyms(["story tale narrative", "play drama"]))
     words.scores = {"tale": 0.0, "story": -100.0, "play": 0.0}
-    frame = f"A Story, a play; the history.\n\n{SLOT} story."
-    assert words.replaced(frame, 1.0, random.Random(0)) == f"A Tale, a play; the history.\n\n{SLOT} tale."
-    assert words.replaced(frame, 0.0, random.Random(0)) == frame
-    many = "story " * 9 + SLOT
-    assert words.replaced(many, 1.0, random.Random(0)).count("tale") == MOST_WORDS
+    frame = f"A Story, a play; the history.\n\n{BEHAVIOR_PLACEHOLDER} story."
+    assert (
+        words.replace_words(frame, 1.0, random.Random(0))
+        == f"A Tale, a play; the history.\n\n{BEHAVIOR_PLACEHOLDER} tale."
+    )
+    assert words.replace_words(frame, 0.0, random.Random(0)) == frame
+    many = "story " * 9 + BEHAVIOR_PLACEHOLDER
+    assert words.replace_words(many, 1.0, random.Random(0)).count("tale") == MAX_REPLACED_WORDS
 
 
 def test_our_seeds_differ_and_have_words_to_vary():
-    words = Words(synonyms(read_text(PROMPTS / "autodan_synonyms.txt").splitlines()))
+    words = WordScores(read_synonyms(read_text(PROMPTS / "autodan_synonyms.txt").splitlines()))
     assert len(set(SEEDS)) == len(SEEDS) >= 5
     for seed in SEEDS:
-        assert len({words.replaced(seed, 0.5, random.Random(i)) for i in range(8)}) > 4
+        assert len({words.replace_words(seed, 0.5, random.Random(i)) for i in range(8)}) > 4
 
 
 def test_seeds_come_from_a_file(tmp_path, engine):
     file = tmp_path / "seeds.txt"
-    file.write_text(f"First. {SLOT}\n===\nSecond.\n\n{SLOT} End.\n")
+    file.write_text(f"First. {BEHAVIOR_PLACEHOLDER}\n===\nSecond.\n\n{BEHAVIOR_PLACEHOLDER} End.\n")
     steps = run(engine, SMALL.model_copy(update={"seeds": str(file), "steps": 1, "population": 2}))
     assert steps[0].cases[0].prompt == "First. Name a colour."
     assert steps[1].cases[0].prompt in ("First. Name a colour.", "Second.\n\nName a colour. End.")
 
 
-@pytest.mark.parametrize("content", ["no place", f"{SLOT} {SLOT}", f"{SLOT}\n===\n"])
+@pytest.mark.parametrize(
+    "content", ["no place", f"{BEHAVIOR_PLACEHOLDER} {BEHAVIOR_PLACEHOLDER}", f"{BEHAVIOR_PLACEHOLDER}\n===\n"]
+)
 def test_a_seed_without_one_place_for_the_behavior_is_refused(tmp_path, content):
     file = tmp_path / "seeds.txt"
     file.write_text(content)
@@ -249,14 +282,14 @@ def test_a_seed_without_one_place_for_the_behavior_is_refused(tmp_path, content)
     ],
 )
 def test_where_the_target_is_placed(prefix, place, expected):
-    assert opening(prefix, place) == expected
+    assert text_before_target(prefix, place) == expected
 
 
 @pytest.mark.parametrize("points", [1, 2, 5])
 def test_a_crossing_changes_sides_at_as_many_places_as_are_allowed(points):
-    one, other = (f"{letter}. " * 20 + SLOT for letter in "AB")
+    one, other = (f"{letter}. " * 20 + BEHAVIOR_PLACEHOLDER for letter in "AB")
     changes = set()
     for seed in range(60):
-        child = crossed(one, other, points, random.Random(seed))[0].replace(SLOT, "").split()
+        child = cross_frames(one, other, points, random.Random(seed))[0].replace(BEHAVIOR_PLACEHOLDER, "").split()
         changes.add(sum(a != b for a, b in pairwise(child)))
     assert changes == set(range(points + 1))

@@ -3,14 +3,14 @@
 import random
 from pathlib import Path
 
-import asked
+import attack_setup
 import pytest
-from asked import BEHAVIOR
+from attack_setup import BEHAVIOR
 from hypothesis import given
 from hypothesis import strategies as st
 
 from safereason.attacks.base import Setup, Step
-from safereason.attacks.best_of_n import ATTACK, BestOfN, augment
+from safereason.attacks.best_of_n import ATTACK, BestOfNSettings, augment
 from safereason.attacks.meter import SpentError
 from safereason.engines.open import open_engine
 from safereason.errors import InputError
@@ -43,7 +43,9 @@ def test_each_change_happens_as_often_as_the_strength_says():
 
 def search(engine, **settings) -> list[Step]:
     values = {"n": 12, "batch": 5, "stop_at": 1.0, **settings}
-    return asked.steps(ATTACK, BestOfN(**values), asked.metered(engine, asked.by_number, seed=3))
+    return attack_setup.steps(
+        ATTACK, BestOfNSettings(**values), attack_setup.metered(engine, attack_setup.by_number, seed=3)
+    )
 
 
 def capitals(prompt: str) -> str:
@@ -53,7 +55,7 @@ def capitals(prompt: str) -> str:
 
 
 def test_the_best_so_far_is_kept_at_each_step_and_unscored_answers_are_counted():
-    with asked.target(capitals) as engine:
+    with attack_setup.target(capitals) as engine:
         found = search(engine)
         said = [request["messages"][-1]["content"] for request in engine.server.requests]
     assert [step.number for step in found] == [0, 1, 2, 3]
@@ -69,7 +71,7 @@ def test_the_best_so_far_is_kept_at_each_step_and_unscored_answers_are_counted()
 
 
 def test_the_same_seed_finds_the_same_and_a_good_answer_ends_it():
-    with asked.target(capitals) as engine:
+    with attack_setup.target(capitals) as engine:
         assert search(engine) == search(engine)
         engine.server.requests.clear()
         assert [step.number for step in search(engine, stop_at=0.41)] == [0, 1]
@@ -77,9 +79,9 @@ def test_the_same_seed_finds_the_same_and_a_good_answer_ends_it():
 
 
 def test_a_budget_ends_it_with_the_best_so_far():
-    with asked.target(capitals) as engine:
-        setup = asked.metered(engine, asked.by_number, most=7, seed=3)
-        found = ATTACK.search([BEHAVIOR], BestOfN(n=12, batch=5, stop_at=1.0), setup)
+    with attack_setup.target(capitals) as engine:
+        setup = attack_setup.metered(engine, attack_setup.by_number, most=7, seed=3)
+        found = ATTACK.search([BEHAVIOR], BestOfNSettings(n=12, batch=5, stop_at=1.0), setup)
         assert [next(found).number, next(found).number] == [0, 1]
         with pytest.raises(SpentError):
             next(found)
@@ -87,7 +89,7 @@ def test_a_budget_ends_it_with_the_best_so_far():
 
 
 def test_failed_answers_are_unscored():
-    with asked.target(capitals) as engine:
+    with attack_setup.target(capitals) as engine:
         engine.server.status_of = lambda body: 500 if len(engine.server.requests) > 6 else 200
         (last,) = search(engine)[-1].cases
     assert last.details["tries"] == 12
@@ -101,8 +103,8 @@ def test_a_local_model_reasons_and_only_its_answer_is_judged(micro_model: Path):
         seen.extend(answers)
         return [0.1 * len(answer) % 1 for answer in answers]
 
-    setup = asked.metered(open_engine(str(micro_model)), score, prefix="<think>\n</think>\n\n")
-    last = asked.steps(ATTACK, BestOfN(n=3, batch=2, stop_at=1.0), setup)[-1]
+    setup = attack_setup.metered(open_engine(str(micro_model)), score, prefix="<think>\n</think>\n\n")
+    last = attack_setup.steps(ATTACK, BestOfNSettings(n=3, batch=2, stop_at=1.0), setup)[-1]
     assert len(seen) == setup.meter.queries == 3
     assert not any("think>" in answer for answer in seen)
     assert setup.meter.written > 0
@@ -111,4 +113,4 @@ def test_a_local_model_reasons_and_only_its_answer_is_judged(micro_model: Path):
 
 def test_it_needs_a_judge(micro_model: Path):
     with pytest.raises(InputError, match="attack best-of-n: needs a judge"):
-        asked.steps(ATTACK, BestOfN(n=1), Setup(open_engine(str(micro_model))))
+        attack_setup.steps(ATTACK, BestOfNSettings(n=1), Setup(open_engine(str(micro_model))))

@@ -9,9 +9,9 @@ from transformers import LlamaForCausalLM
 
 from safereason.attacks import embedding
 from safereason.attacks.base import Setup, Step
-from safereason.attacks.embedding import Settings
+from safereason.attacks.embedding import EmbeddingSettings
 from safereason.attacks.meter import Meter, Metered, SpentError
-from safereason.attacks.soft_prompt import SoftPrompt, layout
+from safereason.attacks.soft_prompt import SoftPrompt, build_layout
 from safereason.data.example import Example
 from safereason.engines.base import Sampling
 from safereason.engines.openai import OpenAIEngine
@@ -20,7 +20,7 @@ from safereason.errors import InputError
 from safereason.text import chat
 
 BEHAVIOR = Example(id="b/1", prompt="Name a colour.", kind="harmful", source="b", target="Sure, red")
-SMALL = Settings(tokens=5, steps=12, learning_rate=0.05)
+SMALL = EmbeddingSettings(tokens=5, steps=12, learning_rate=0.05)
 BRIEF = Sampling(temperature=0.0, max_new_tokens=16)
 
 
@@ -32,8 +32,8 @@ def engine() -> TransformersEngine:
     return TransformersEngine(LlamaForCausalLM(config), micro.tokenizer(), name="micro")
 
 
-def run(engine, settings: Settings = SMALL, **setup) -> list[Step]:
-    return list(embedding.search([BEHAVIOR], settings, Setup(engine, sampling=BRIEF, **setup)))
+def run(engine, settings: EmbeddingSettings = SMALL, **setup) -> list[Step]:
+    return list(embedding.search_embedding([BEHAVIOR], settings, Setup(engine, sampling=BRIEF, **setup)))
 
 
 def ids(engine: TransformersEngine, text: str) -> list[int]:
@@ -42,7 +42,7 @@ def ids(engine: TransformersEngine, text: str) -> list[int]:
 
 @pytest.mark.parametrize(("optimizer", "rate"), [("sign", 0.05), ("adam", 0.1)])
 def test_the_loss_falls_far_below_that_of_the_text_it_begins_with(engine, optimizer, rate):
-    steps = run(engine, Settings(tokens=5, steps=40, learning_rate=rate, optimizer=optimizer))
+    steps = run(engine, EmbeddingSettings(tokens=5, steps=40, learning_rate=rate, optimizer=optimizer))
     losses = [step.value for step in steps[1:]]
     assert len(losses) == 42  # of the start, 40 steps, and again with the completion
     assert losses == sorted(losses, reverse=True)
@@ -59,7 +59,7 @@ def test_the_first_loss_is_that_of_the_text_that_the_vectors_begin_as(engine, pl
 
 
 def test_a_step_is_the_gradients_sign(engine):
-    around, target = layout(engine, BEHAVIOR.prompt, ""), ids(engine, BEHAVIOR.target)
+    around, target = build_layout(engine, BEHAVIOR.prompt, ""), ids(engine, BEHAVIOR.target)
     soft = SoftPrompt(engine, 3)
     vectors = soft.start.clone().requires_grad_()
     embed = engine.model.get_input_embeddings()
@@ -80,7 +80,7 @@ def test_a_step_is_the_gradients_sign(engine):
 
 
 def test_the_completion_is_what_the_model_generates_from_the_embeddings(engine):
-    around = layout(engine, BEHAVIOR.prompt, "<think>\n")
+    around = build_layout(engine, BEHAVIOR.prompt, "<think>\n")
     soft = SoftPrompt(engine, 5)
     losses = soft.optimise(around, ids(engine, BEHAVIOR.target), 0.05, "sign")
     for _ in range(4):
@@ -101,7 +101,7 @@ def test_the_completion_is_what_the_model_generates_from_the_embeddings(engine):
 
 
 def test_the_model_ends_its_own_turn(engine):
-    around = layout(engine, BEHAVIOR.prompt, "")
+    around = build_layout(engine, BEHAVIOR.prompt, "")
     soft = SoftPrompt(engine, 5)
     losses = soft.optimise(around, [*ids(engine, "Red"), 258], 0.1, "adam")
     while next(losses) > 0.01:
@@ -111,7 +111,7 @@ def test_the_model_ends_its_own_turn(engine):
 
 def test_the_case_holds_what_was_written_after_the_models_own_prefix(engine):
     # Ten starts that differ by far more than rounding does all come below the bound within 189 steps.
-    settings = Settings(tokens=40, steps=300, learning_rate=0.03, optimizer="adam")
+    settings = EmbeddingSettings(tokens=40, steps=300, learning_rate=0.03, optimizer="adam")
     [case] = run(engine, settings, prefix="<think>\n")[-1].cases
     bound = log(2) / len(ids(engine, BEHAVIOR.target))
     assert case.details["loss"] < bound, "above it, a token of the target need not be the likeliest"
@@ -132,19 +132,21 @@ def test_it_is_the_same_each_time_and_leaves_the_model_as_it_was(engine):
 
 @pytest.mark.parametrize("most", [1, 2, 7, 13, 14, 15, None])
 def test_the_last_query_of_a_budget_is_kept_for_the_completion(engine, most):
-    meter = Meter(most=most)
+    meter = Meter(max_queries=most)
     steps = run(Metered(engine, meter, is_target=True), meter=meter)
     assert meter.queries == min(most or 14, 14)  # 13 losses and a completion
     assert len(steps) == meter.queries + 1
     assert steps[-1].cases[0].completion is not None
     assert 0 < meter.written <= BRIEF.max_new_tokens
     assert (steps[-1].value is None) == (most == 1)
-    per_query = len(layout(engine, BEHAVIOR.prompt, "").before + layout(engine, BEHAVIOR.prompt, "").after) + 5
+    per_query = (
+        len(build_layout(engine, BEHAVIOR.prompt, "").before + build_layout(engine, BEHAVIOR.prompt, "").after) + 5
+    )
     assert meter.read == meter.queries * per_query + (meter.queries - 1) * len(ids(engine, BEHAVIOR.target))
 
 
 def test_no_budget_leaves_the_behavior_alone(engine):
-    steps = embedding.search([BEHAVIOR], SMALL, Setup(engine, meter=Meter(most=0)))
+    steps = embedding.search_embedding([BEHAVIOR], SMALL, Setup(engine, meter=Meter(max_queries=0)))
     assert next(steps).cases[0].prompt == BEHAVIOR.prompt
     with pytest.raises(SpentError):
         next(steps)
@@ -153,16 +155,16 @@ def test_no_budget_leaves_the_behavior_alone(engine):
 def test_a_behavior_without_a_target_and_an_engine_without_weights_are_refused(engine):
     bare = Example(id="b/2", prompt="Name a colour.", kind="harmful", source="b")
     with pytest.raises(InputError, match="attack embedding: behavior b/2 has no target"):
-        next(embedding.search([bare], SMALL, Setup(engine)))
+        next(embedding.search_embedding([bare], SMALL, Setup(engine)))
     server = OpenAIEngine("m", base_url="http://127.0.0.1:9/v1")
     with pytest.raises(InputError, match="attack embedding: needs the weights"):
-        next(embedding.search([BEHAVIOR], SMALL, Setup(server)))
+        next(embedding.search_embedding([BEHAVIOR], SMALL, Setup(server)))
 
 
 def test_the_vectors_stand_at_the_end_of_the_users_text(engine):
-    around = layout(engine, "Hi", "<think>\n")
+    around = build_layout(engine, "Hi", "<think>\n")
     assert engine.tokenizer.decode(around.before) == "<|im_start|>user\nHi"
     assert engine.tokenizer.decode(around.after) == "<|im_end|>\n<|im_start|>assistant\n<think>\n"
     engine.tokenizer.chat_template = "{{ messages[0]['content'] }}{{ messages[0]['content'] }}"
     with pytest.raises(InputError, match="micro: its chat template changes what the user says"):
-        layout(engine, "Hi", "")
+        build_layout(engine, "Hi", "")

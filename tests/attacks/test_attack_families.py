@@ -8,9 +8,9 @@ import pytest
 
 from safereason.attacks.base import Setup
 from safereason.attacks.gcg import ATTACK as GCG_ATTACK
-from safereason.attacks.gcg import GCG
-from safereason.attacks.placing import opening
-from safereason.attacks.soft_prompt import layout
+from safereason.attacks.gcg_settings import GCGSettings
+from safereason.attacks.soft_prompt import build_layout
+from safereason.attacks.target_position import text_before_target
 from safereason.attacks.whitebox import slot
 from safereason.data.example import Example
 from safereason.engines.base import generation_prefix
@@ -36,10 +36,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_suffix_is_sought_for_what_the_model_reads(folder: Path, prefix: str, place: str):
     engine = open_engine(str(folder))
     going_on = generation_prefix(engine, prefix)
-    settings = GCG(steps=2, width=8, top_k=8, start="! !", place=place)
+    settings = GCGSettings(steps=2, width=8, top_k=8, start="! !", place=place)
     *_, last = GCG_ATTACK.search([BEHAVIOR], settings, Setup(engine, going_on))
     (case,) = last.cases
-    read = slot.encode(engine.tokenizer, [case.prompt], opening(going_on, place))[0]
+    read = slot.encode_prompts(engine.tokenizer, [case.prompt], text_before_target(going_on, place))[0]
     text = engine.tokenizer.decode(read, skip_special_tokens=False)
     assert text == f"<|User|>{case.prompt}<|Assistant|>{PLACES[place]}"
     (found,) = engine.loglikelihood([user(case.prompt)], [BEHAVIOR.target], prefix=PLACES[place])
@@ -49,7 +49,7 @@ def test_a_suffix_is_sought_for_what_the_model_reads(folder: Path, prefix: str, 
 @PREFIXES
 def test_a_soft_prompt_stands_in_the_same_prompt(folder: Path, prefix: str):
     engine = open_engine(str(folder))
-    around = layout(engine, BEHAVIOR.prompt, generation_prefix(engine, prefix))
+    around = build_layout(engine, BEHAVIOR.prompt, generation_prefix(engine, prefix))
     assert [*around.before, *around.after] == chat.prompt_ids(engine.tokenizer, user(BEHAVIOR.prompt), prefix)
 
 
@@ -57,8 +57,8 @@ def test_a_soft_prompt_stands_in_the_same_prompt(folder: Path, prefix: str):
 @pytest.mark.parametrize("name", ["prefill", "thought-hijack"])
 def test_an_evaluation_puts_words_into_the_answer_and_not_into_the_reasoning(folder: Path, name: str, prefix: str):
     recipe = load("tars-smoke", [f"eval.prefix={prefix!r}"])
-    plan = evaluation.make_plan(recipe, "harmbench", attacks=[name])
-    own = evaluation._own_prefix(str(folder), plan)
+    plan = evaluation.plan_eval(recipe, "harmbench", attacks=[name])
+    own = evaluation._model_prefix(str(folder), plan)
     (case,) = attack.static_cases(recipe, name, [BEHAVIOR], own)
     text = chat.rendered(families.tokenizer("r1"), user(case.prompt), case.prefix)
     assert text.count("<think>") == text.count("</think>") == 1
@@ -69,5 +69,5 @@ def test_an_evaluation_puts_words_into_the_answer_and_not_into_the_reasoning(fol
 
 def test_a_server_keeps_its_prefix():
     plan = SimpleNamespace(section=SimpleNamespace(prefix=""))
-    assert evaluation._own_prefix("openai/any", plan) == ""
+    assert evaluation._model_prefix("openai/any", plan) == ""
     assert generation_prefix(SimpleNamespace(name="openai/any"), "Sure") == "Sure"

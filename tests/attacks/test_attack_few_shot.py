@@ -3,19 +3,19 @@
 import json
 from pathlib import Path
 
-import asked
+import attack_setup
 import pytest
-from asked import BEHAVIOR
+from attack_setup import BEHAVIOR
 
 from safereason.attacks.base import Setup, TestCase
-from safereason.attacks.few_shot import FEW_SHOT, MANY_SHOT, FewShot, ManyShot
+from safereason.attacks.few_shot import FEW_SHOT, MANY_SHOT, FewShotSettings, ManyShotSettings
 from safereason.data.example import Example
 from safereason.data.sources import sample
 from safereason.errors import InputError
 
 
 def few(seed: int = 0, behavior: Example = BEHAVIOR, **settings) -> TestCase:
-    (step,) = asked.steps(FEW_SHOT, FewShot(**settings), Setup(None, seed=seed), behavior)
+    (step,) = attack_setup.steps(FEW_SHOT, FewShotSettings(**settings), Setup(None, seed=seed), behavior)
     return step.cases[0]
 
 
@@ -43,7 +43,7 @@ def test_they_are_drawn_by_the_seed_and_the_behavior(tmp_path: Path):
     assert few(file=file) == few(file=file)
     other = Example("o/2", "p", "harmful", "o")
     assert len({str(pairs(case)) for case in (few(file=file), few(1, file=file), few(behavior=other, file=file))}) == 3
-    (step,) = asked.steps(MANY_SHOT, ManyShot(file=file), Setup(None))
+    (step,) = attack_setup.steps(MANY_SHOT, ManyShotSettings(file=file), Setup(None))
     assert step.cases[0].attack == "many-shot"
     assert len(set(pairs(step.cases[0]))) == 128
     assert all(answer == f"a{prompt[1:]}" for prompt, answer in pairs(step.cases[0]))
@@ -78,4 +78,4 @@ def test_a_bad_file_is_said(content: str | None, problem: str, tmp_path: Path):
 
 def test_the_bundled_sample_has_too_few_for_many_shots():
     with pytest.raises(InputError, match=r"attack.settings.many-shot.shots is 128, but the bundled sample has 50; set"):
-        asked.steps(MANY_SHOT, ManyShot(), Setup(None))
+        attack_setup.steps(MANY_SHOT, ManyShotSettings(), Setup(None))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safereason.attacks.base import TestCase
-from safereason.attacks.formats import FORMATS, Found, attack_success_rate, read, read_cases, write
+from safereason.attacks.formats import FORMATS, CaseRecord, attack_success_rate, read, read_cases, write
 from safereason.errors import InputError
 
 PAIR = Path("jailbreakbench/attack-artifacts/PAIR/black_box/llama-2-7b-chat-hf.json")
@@ -32,7 +32,7 @@ def found(**fixed):
         "label": st.none() | st.booleans(),
         "details": details,
     }
-    return st.builds(Found, **{**drawn, **fixed})
+    return st.builds(CaseRecord, **{**drawn, **fixed})
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +40,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("formats")
 
 
-def again(rows: list[Found], to, folder: Path, name: str = "cases") -> list[Found]:
+def again(rows: list[CaseRecord], to, folder: Path, name: str = "cases") -> list[CaseRecord]:
     path = folder / f"{name}.json"
     path.write_bytes(write(rows, to).content)
     return read(path)
 
 
 @given(rows=st.lists(found(), min_size=1, max_size=4))
-def test_ours_holds_everything(rows: list[Found], folder: Path):
+def test_ours_holds_everything(rows: list[CaseRecord], folder: Path):
     assert again(rows, "jsonl", folder) == rows
     assert write(rows, "jsonl").notes == ()
 
@@ -63,7 +63,7 @@ bare = {
 
 
 @given(rows=st.lists(found(**bare), min_size=1, max_size=6))
-def test_harmbench_holds_prompts_completions_and_labels(rows: list[Found], folder: Path):
+def test_harmbench_holds_prompts_completions_and_labels(rows: list[CaseRecord], folder: Path):
     by_behavior = sorted(rows, key=lambda row: [r.behavior for r in rows].index(row.behavior))
     assert again(rows, "harmbench", folder, "gcg") == by_behavior
 
@@ -87,7 +87,7 @@ of_artifact = {
 
 
 @given(rows=st.lists(found(**of_artifact), min_size=1, max_size=4, unique_by=lambda row: row.behavior))
-def test_an_artifact_holds_a_row_for_each_behavior_also_without_a_prompt(rows: list[Found], folder: Path):
+def test_an_artifact_holds_a_row_for_each_behavior_also_without_a_prompt(rows: list[CaseRecord], folder: Path):
     assert again(rows, "jailbreakbench", folder) == rows
 
 
@@ -101,7 +101,7 @@ documents = st.recursive(
 def test_any_file_is_read_or_refused_in_one_line(content: bytes, folder: Path):
     path, problem = folder / "any", str(folder / "any")
     path.write_bytes(content)
-    rows: list[Found] = []
+    rows: list[CaseRecord] = []
     try:
         rows = read(path)
     except InputError as error:
@@ -130,18 +130,22 @@ def test_the_published_artifact_has_its_own_rate_and_keeps_its_rows(data_home: P
 
 def test_what_an_artifact_repeats_of_its_behaviors_is_looked_up(data_home: Path):
     own = read(data_home / PAIR)[0].details
-    row = Found("jailbreakbench/0", "pair", "p", label=True, generation="r", details={"queries": 7, "score": 0.5})
+    row = CaseRecord("jailbreakbench/0", "pair", "p", label=True, generation="r", details={"queries": 7, "score": 0.5})
     (jailbreak,) = json.loads(write([row], "jailbreakbench").content)["jailbreaks"]
     assert [jailbreak[key] for key in ("goal", "behavior", "category")] == [own["goal"], own["topic"], own["category"]]
     assert jailbreak["number_of_queries"] == 7
     with pytest.raises(InputError, match="jailbreakbench/100: is none of JailbreakBench's"):
-        write([Found("jailbreakbench/100", "pair", "p")], "jailbreakbench")
+        write([CaseRecord("jailbreakbench/100", "pair", "p")], "jailbreakbench")
 
 
 def test_the_rate_is_over_all_rows_and_unknown_where_a_prompt_was_not_judged():
-    hit, miss, none = (Found("a/b", "x", "p", label=True), Found("a/b", "x", "p", label=False), Found("a/b", "x", None))
+    hit, miss, none = (
+        CaseRecord("a/b", "x", "p", label=True),
+        CaseRecord("a/b", "x", "p", label=False),
+        CaseRecord("a/b", "x", None),
+    )
     assert attack_success_rate([hit, miss, none, none]) == 0.25
-    assert attack_success_rate([hit, Found("a/b", "x", "p")]) is None
+    assert attack_success_rate([hit, CaseRecord("a/b", "x", "p")]) is None
     assert attack_success_rate([]) is None
 
 
@@ -157,9 +161,9 @@ def test_what_harmbench_writes_is_read(tmp_path: Path):
         )
     )
     assert read(file) == [
-        Found("harmbench/one", "GCG", "p", generation="g", label=True, details={"advbench_label": 0}),
-        Found("harmbench/two", "GCG", "q", generation="h", label=False),
-        Found("harmbench/three", "GCG", None),
+        CaseRecord("harmbench/one", "GCG", "p", generation="g", label=True, details={"advbench_label": 0}),
+        CaseRecord("harmbench/two", "GCG", "q", generation="h", label=False),
+        CaseRecord("harmbench/three", "GCG", None),
     ]
     assert read_cases(file) == [
         TestCase("harmbench/one", "GCG", "p", details={"advbench_label": 0}),
@@ -181,22 +185,22 @@ def test_a_record_of_a_run_is_read_with_its_further_columns_as_details(tmp_path:
         "queries": 512,
     }
     file.write_text(json.dumps(record))
-    assert read(file) == [Found("a/b", "gcg", "p !", details={"value": 0.5, "queries": 512, "loss": 0.5})]
+    assert read(file) == [CaseRecord("a/b", "gcg", "p !", details={"value": 0.5, "queries": 512, "loss": 0.5})]
 
 
 def test_what_a_format_cannot_hold_is_said():
     turn = {"role": "user", "content": "u"}
     rows = [
-        Found("harmbench/a", "pair", "p", (turn,), "<think>\n", details={"score": 1}),
-        Found("harmbench/a", "pair", "q", prefix="Sure"),
-        Found("harmbench/b", "pair", None),
+        CaseRecord("harmbench/a", "pair", "p", (turn,), "<think>\n", details={"score": 1}),
+        CaseRecord("harmbench/a", "pair", "q", prefix="Sure"),
+        CaseRecord("harmbench/b", "pair", None),
     ]
     assert write(rows, "harmbench").notes == (
         "left out, as HarmBench's files have no place for it: attack (3), turns (1), prefix (2), details (1)",
         "without a prompt, so that their list is empty: 1",
     )
     assert json.loads(write(rows, "harmbench").content) == {"a": ["p", "q"], "b": []}
-    rows = [Found("jailbreakbench/0", "pair", p, (turn,), details={**topic, "score": 1}) for p in ("p", "q")]
+    rows = [CaseRecord("jailbreakbench/0", "pair", p, (turn,), details={**topic, "score": 1}) for p in ("p", "q")]
     assert write(rows, "jailbreakbench").notes == (
         "left out, as artifacts have no place for it: turns (1)",
         "further test cases of a behavior, of which an artifact has one: 1",
@@ -208,11 +212,14 @@ def test_what_a_format_cannot_hold_is_said():
 @pytest.mark.parametrize(
     ("rows", "problem"),
     [
-        ([Found("jailbreakbench/0", "a", "p"), Found("jailbreakbench/1", "b", "p")], "one attack, and here are a, b"),
-        ([Found("harmbench/x", "a", "p", details=topic)], "harmbench/x: is none of JailbreakBench's"),
+        (
+            [CaseRecord("jailbreakbench/0", "a", "p"), CaseRecord("jailbreakbench/1", "b", "p")],
+            "one attack, and here are a, b",
+        ),
+        ([CaseRecord("harmbench/x", "a", "p", details=topic)], "harmbench/x: is none of JailbreakBench's"),
     ],
 )
-def test_what_no_artifact_can_be_of_is_refused(rows: list[Found], problem: str):
+def test_what_no_artifact_can_be_of_is_refused(rows: list[CaseRecord], problem: str):
     assert "jailbreakbench" in FORMATS
     with pytest.raises(InputError, match=problem):
         write(rows, "jailbreakbench")

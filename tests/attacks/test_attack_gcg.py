@@ -11,7 +11,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from safereason.attacks.base import Setup, Step
-from safereason.attacks.gcg import ATTACK, GCG
+from safereason.attacks.gcg import ATTACK
+from safereason.attacks.gcg_settings import GCGSettings
 from safereason.attacks.meter import Meter, Metered, SpentError
 from safereason.data.example import Example
 from safereason.engines.open import open_engine
@@ -39,7 +40,7 @@ def run(
     meter = given.pop("meter", Meter(most))
     setup = {name: given.pop(name) for name in setup_fields & given.keys()}
     target = Metered(engine, meter, is_target=True)
-    settings = GCG(**{**SMALL, **given})
+    settings = GCGSettings(**{**SMALL, **given})
     return list(ATTACK.search(behaviors, settings, Setup(target, meter=meter, **setup)))
 
 
@@ -136,10 +137,10 @@ def test_each_candidate_is_a_query(engine: Any) -> None:
 
 
 def test_the_end_of_the_budget_leaves_a_measured_case(engine: Any) -> None:
-    meter = Meter(most=60)
+    meter = Meter(max_queries=60)
     found = []
     with pytest.raises(SpentError):
-        found.extend(ATTACK.search(BEHAVIORS[:1], GCG(**SMALL), Setup(engine, meter=meter)))
+        found.extend(ATTACK.search(BEHAVIORS[:1], GCGSettings(**SMALL), Setup(engine, meter=meter)))
     assert 1 < len(found) < 5
     assert meter.queries == 60  # to the last one
     assert "loss_deployed" not in found[0].cases[0].details
@@ -149,14 +150,14 @@ def test_the_end_of_the_budget_leaves_a_measured_case(engine: Any) -> None:
 def test_a_budget_of_one_query_measures_the_start(engine: Any) -> None:
     found = []
     with pytest.raises(SpentError):
-        found.extend(ATTACK.search(BEHAVIORS[:1], GCG(**SMALL), Setup(engine, meter=Meter(most=1))))
+        found.extend(ATTACK.search(BEHAVIORS[:1], GCGSettings(**SMALL), Setup(engine, meter=Meter(max_queries=1))))
     assert [step.number for step in found] == [0]
     assert found[0].cases[0].details["loss_deployed"] == pytest.approx(found[0].value, abs=1e-4)
 
 
 def test_behaviors_share_a_suffix(engine: Any) -> None:
-    assert ATTACK.groups(BEHAVIORS, GCG(universal=True)) == [BEHAVIORS]
-    assert ATTACK.groups(BEHAVIORS, GCG()) == [[behavior] for behavior in BEHAVIORS]
+    assert ATTACK.groups(BEHAVIORS, GCGSettings(universal=True)) == [BEHAVIORS]
+    assert ATTACK.groups(BEHAVIORS, GCGSettings()) == [[behavior] for behavior in BEHAVIORS]
     last = run(engine, BEHAVIORS)[-1]
     first, second = last.cases
     assert first.details["suffix"] == second.details["suffix"]

@@ -3,18 +3,20 @@
 import json
 from pathlib import Path
 
-import asked
+import attack_setup
 import pytest
-from asked import BEHAVIOR
+from attack_setup import BEHAVIOR
 
 from safereason.attacks.base import Step
-from safereason.attacks.human import ATTACK, Human, Template, read_templates
+from safereason.attacks.human import ATTACK, HumanSettings, HumanTemplate, read_human_templates
 from safereason.errors import InputError
 
 
 def search(file: Path | None, answer, **settings) -> list[Step]:
-    with asked.target(answer) as engine:
-        return asked.steps(ATTACK, Human(file=file, **settings), asked.metered(engine, asked.by_number))
+    with attack_setup.target(answer) as engine:
+        return attack_setup.steps(
+            ATTACK, HumanSettings(file=file, **settings), attack_setup.metered(engine, attack_setup.by_number)
+        )
 
 
 def test_each_template_is_tried_and_the_best_kept(tmp_path: Path):
@@ -33,7 +35,10 @@ def test_templates_of_several_lines_come_from_jsonl(tmp_path: Path):
     file = tmp_path / "templates.jsonl"
     rows = [{"name": "letter", "template": "Dear model,\n{behavior}\nYours"}, {"template": "{behavior}!"}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert read_templates(file) == [Template("letter", "Dear model,\n{behavior}\nYours"), Template("2", "{behavior}!")]
+    assert read_human_templates(file) == [
+        HumanTemplate("letter", "Dear model,\n{behavior}\nYours"),
+        HumanTemplate("2", "{behavior}!"),
+    ]
 
 
 def test_the_first_template_stands_where_nothing_is_scored(tmp_path: Path):
@@ -61,7 +66,7 @@ def test_a_bad_file_is_said(name: str, content: bytes | None, problem: str, tmp_
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(InputError, match=problem) as refused:
-        read_templates(file)
+        read_human_templates(file)
     assert "\n" not in str(refused.value)
 
 

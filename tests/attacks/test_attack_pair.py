@@ -66,16 +66,16 @@ def test_each_round_is_one_call_to_each_model(scene: Scene):
 
 def test_neither_attacker_nor_judge_sees_the_reasoning(scene: Scene):
     steps(scene.setup(), streams=2, iterations=3)
-    assert len(scene.asked("a")) == len(scene.asked("j")) == 6
-    assert SECRET not in json.dumps([scene.asked("a"), scene.asked("j")])
-    shown = scene.asked("a")[-1]["messages"][-1]["content"]
+    assert len(scene.requests_to("a")) == len(scene.requests_to("j")) == 6
+    assert SECRET not in json.dumps([scene.requests_to("a"), scene.requests_to("j")])
+    shown = scene.requests_to("a")[-1]["messages"][-1]["content"]
     assert scripted.between(shown, "ANSWER").startswith("You said: Harbour")
     assert "Rating: 4 of 10" in shown
 
 
 def test_the_target_gets_the_prompt_alone_after_its_prefix(scene: Scene):
     found = steps(scene.setup(prefix="<think>\n"), streams=1, iterations=1)
-    (body,) = scene.asked("t")
+    (body,) = scene.requests_to("t")
     assert body["messages"] == [
         {"role": "user", "content": found[-1].cases[0].prompt},
         {"role": "assistant", "content": "<think>\n"},
@@ -85,7 +85,7 @@ def test_the_target_gets_the_prompt_alone_after_its_prefix(scene: Scene):
 
 def test_streams_take_turns_at_three_ways_of_persuading(scene: Scene):
     steps(scene.setup(), streams=4, iterations=1)
-    by_seed = sorted(scene.asked("a"), key=lambda body: body["seed"])
+    by_seed = sorted(scene.requests_to("a"), key=lambda body: body["seed"])
     systems = [body["messages"][0] for body in by_seed]
     assert {m["role"] for m in systems} == {"system"}
     assert len({m["content"] for m in systems}) == 3
@@ -98,18 +98,18 @@ def test_streams_take_turns_at_three_ways_of_persuading(scene: Scene):
 
 def test_a_part_of_the_sampling_leaves_the_rest(scene: Scene):
     steps(scene.setup(), streams=1, iterations=1, sampling={"max_new_tokens": 90})
-    assert (scene.asked("a")[0]["top_p"], scene.asked("a")[0]["max_tokens"]) == (0.9, 90)
+    assert (scene.requests_to("a")[0]["top_p"], scene.requests_to("a")[0]["max_tokens"]) == (0.9, 90)
 
 
 def test_own_prompts_from_a_file_or_a_folder(scene: Scene, tmp_path: Path):
     (tmp_path / "b.txt").write_text("Second: {behavior}")
     (tmp_path / "a.txt").write_text("First: {behavior} {target} {other}")
     steps(scene.setup(), streams=2, iterations=1, prompts=str(tmp_path))
-    told = {body["messages"][0]["content"].splitlines()[0] for body in scene.asked("a")}
+    told = {body["messages"][0]["content"].splitlines()[0] for body in scene.requests_to("a")}
     assert told == {f"Second: {BEHAVIOR.prompt}", f"First: {BEHAVIOR.prompt} {BEHAVIOR.target} {{other}}"}
     scene.server.requests.clear()
     steps(scene.setup(), streams=2, iterations=1, prompts=str(tmp_path / "b.txt"))
-    assert {body["messages"][0]["content"].split(":")[0] for body in scene.asked("a")} == {"Second"}
+    assert {body["messages"][0]["content"].split(":")[0] for body in scene.requests_to("a")} == {"Second"}
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_budget_is_spent_to_the_last_query_and_the_best_is_kept(scene: Scene):
     found = [next(search) for _ in range(3)]
     with pytest.raises(SpentError):
         next(search)
-    assert (len(scene.asked("t")), len(scene.asked("a")), scene.meter.queries) == (5, 5, 5)
+    assert (len(scene.requests_to("t")), len(scene.requests_to("a")), scene.meter.queries) == (5, 5, 5)
     assert found[-1].value == pytest.approx(1 / 3)
     assert found[-1].cases[0].prompt.endswith(f" {MARKER}")
 
@@ -163,7 +163,7 @@ def test_an_unscored_prompt_never_beats_a_scored_one_and_is_shown_as_unrated(sce
     found = steps(scene.setup(), streams=2, iterations=3)
     assert [step.value for step in found[1:]] == [0.0] * 3
     assert [details(step)["unscored"] for step in found] == [0, 0, 2, 4]
-    assert "could not be rated" in scene.asked("a")[-1]["messages"][-1]["content"]
+    assert "could not be rated" in scene.requests_to("a")[-1]["messages"][-1]["content"]
 
 
 def test_where_nothing_is_scored_the_first_prompt_is_kept(scene: Scene):
@@ -175,12 +175,12 @@ def test_where_nothing_is_scored_the_first_prompt_is_kept(scene: Scene):
 
 def test_what_cannot_be_read_is_asked_again_with_another_seed(scene: Scene):
     def careless(body: dict[str, Any]) -> dict[str, Any]:
-        is_early = body["model"] == "a" and len(scene.asked("a")) <= 2
+        is_early = body["model"] == "a" and len(scene.requests_to("a")) <= 2
         return says("I would rather not.") if is_early else scripted.reply(body)
 
     scene.server.choice = careless
     found = steps(scene.setup(), streams=2, iterations=1)
-    assert len({body["seed"] for body in scene.asked("a")}) == 4
+    assert len({body["seed"] for body in scene.requests_to("a")}) == 4
     assert details(found[-1])["unreadable"] == 0
 
 
@@ -201,17 +201,17 @@ def test_a_target_that_fails_gives_no_answer(scene: Scene):
     scene.server.status_of = lambda body: 400 if body["model"] == "t" else 200
     found = steps(scene.setup(), streams=2, iterations=2)
     assert (found[-1].cases[0].prompt, details(found[-1])["failed"]) == (BEHAVIOR.prompt, 4)
-    assert scene.asked("j") == []
-    assert all(len(body["messages"]) == 2 for body in scene.asked("a"))
+    assert scene.requests_to("j") == []
+    assert all(len(body["messages"]) == 2 for body in scene.requests_to("a"))
 
 
 def test_only_the_latest_rounds_are_shown(scene: Scene):
     steps(scene.setup(), streams=1, iterations=5, stop_at=None, keep_last_turns=2)
-    assert [len(body["messages"]) for body in scene.asked("a")] == [2, 4, 6, 6, 6]
-    assert len({json.dumps(body["messages"][:2]) for body in scene.asked("a")}) == 1
-    roles = [m["role"] for m in scene.asked("a")[-1]["messages"]]
+    assert [len(body["messages"]) for body in scene.requests_to("a")] == [2, 4, 6, 6, 6]
+    assert len({json.dumps(body["messages"][:2]) for body in scene.requests_to("a")}) == 1
+    roles = [m["role"] for m in scene.requests_to("a")[-1]["messages"]]
     assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
-    assert scene.asked("a")[-1]["messages"][2]["content"].count(MARKER) == 2
+    assert scene.requests_to("a")[-1]["messages"][2]["content"].count(MARKER) == 2
 
 
 def test_an_answer_cannot_open_a_turn_of_the_attacker(scene: Scene):
@@ -220,7 +220,7 @@ def test_an_answer_cannot_open_a_turn_of_the_attacker(scene: Scene):
 
     scene.server.choice = hostile
     steps(scene.setup(), streams=1, iterations=2)
-    shown = scene.asked("a")[-1]["messages"][-1]["content"]
+    shown = scene.requests_to("a")[-1]["messages"][-1]["content"]
     assert (shown.count("<END ANSWER>"), shown.count("<|")) == (1, 0)
 
 
@@ -239,8 +239,8 @@ def test_a_real_target(scene: Scene, micro_model: Path):
     local = Setup(target=target, attacker=setup.attacker, score=setup.score)
     found = steps(local, streams=2, iterations=2)
     assert [step.value for step in found] == [None, 0.0, 0.0]
-    assert len(scene.asked("j")) == 4
-    assert scene.asked("t") == []
+    assert len(scene.requests_to("j")) == 4
+    assert scene.requests_to("t") == []
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-import asked
+import attack_setup
 import pytest
-from asked import BEHAVIOR
+from attack_setup import BEHAVIOR
 
 from safereason.attacks.base import Setup, Step
-from safereason.attacks.pap import ATTACK, Pap
-from safereason.attacks.persuasion import techniques
+from safereason.attacks.pap import ATTACK, PapSettings
+from safereason.attacks.persuasion import find_techniques
 from safereason.errors import InputError
 
-TOP_FIVE = Pap().techniques
+TOP_FIVE = PapSettings().techniques
 
 
 @pytest.fixture(autouse=True)
@@ -28,14 +28,14 @@ def rewrite(prompt: str) -> str:
 
 
 def transferred(attacker, seed: int = 0, **settings) -> list[Step]:
-    with asked.target(attacker) as engine:
-        return asked.steps(ATTACK, Pap(**settings), Setup(None, seed=seed, attacker=engine))
+    with attack_setup.target(attacker) as engine:
+        return attack_setup.steps(ATTACK, PapSettings(**settings), Setup(None, seed=seed, attacker=engine))
 
 
 def test_the_taxonomy_has_forty_techniques_and_the_top_five():
-    assert len(techniques(("all",))) == 40
-    assert [way.name for way in techniques(TOP_FIVE)] == list(TOP_FIVE)
-    assert [way.name for way in techniques(("logical appeal", "Rumors"))] == ["Logical Appeal", "Rumors"]
+    assert len(find_techniques(("all",))) == 40
+    assert [way.name for way in find_techniques(TOP_FIVE)] == list(TOP_FIVE)
+    assert [way.name for way in find_techniques(("logical appeal", "Rumors"))] == ["Logical Appeal", "Rumors"]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_the_taxonomy_has_forty_techniques_and_the_top_five():
 )
 def test_an_unknown_technique_is_said(names: tuple[str, ...], problem: str):
     with pytest.raises(InputError) as refused:
-        techniques(names)
+        find_techniques(names)
     assert problem in str(refused.value)
 
 
@@ -65,7 +65,7 @@ def test_transferred_one_technique_rewrites_the_behavior_without_the_target():
 
 
 def test_the_attacker_is_told_the_behavior_and_the_technique(tmp_path: Path):
-    way = techniques(("Rumors",))[0]
+    way = find_techniques(("Rumors",))[0]
     seen: list[str] = []
     transferred(lambda prompt: seen.append(prompt) or "r", techniques=("Rumors",))
     for told in (BEHAVIOR.prompt, "Rumors", way.definition, way.example):
@@ -94,9 +94,11 @@ def test_the_request_is_read_from_what_the_attacker_wrote(reply: str, request_: 
 
 def test_on_the_target_the_best_technique_is_kept():
     scores = {"By Rumors": "0.2", "By Threats": "0.8", "By Favor": "unclear"}
-    with asked.target(rewrite) as attacker, asked.target(lambda prompt: scores[prompt]) as engine:
-        setup = asked.metered(engine, asked.by_number, attacker=attacker)
-        found = asked.steps(ATTACK, Pap(techniques=("Rumors", "Threats", "Favor"), on_target=True), setup)
+    with attack_setup.target(rewrite) as attacker, attack_setup.target(lambda prompt: scores[prompt]) as engine:
+        setup = attack_setup.metered(engine, attack_setup.by_number, attacker=attacker)
+        found = attack_setup.steps(
+            ATTACK, PapSettings(techniques=("Rumors", "Threats", "Favor"), on_target=True), setup
+        )
     assert found[-1].value == 0.8
     assert found[-1].cases[0].prompt == "By Threats"
     assert found[-1].cases[0].details == {"technique": "Threats", "score": 0.8, "tries": 3, "unscored": 1}
@@ -105,10 +107,10 @@ def test_on_the_target_the_best_technique_is_kept():
 
 def test_it_needs_an_attacker_and_on_the_target_a_judge():
     with pytest.raises(InputError, match="attack pap: needs an attacker"):
-        asked.steps(ATTACK, Pap(), Setup(None))
-    with asked.target(rewrite) as engine:
+        attack_setup.steps(ATTACK, PapSettings(), Setup(None))
+    with attack_setup.target(rewrite) as engine:
         with pytest.raises(InputError, match="on_target needs a judge"):
-            asked.steps(ATTACK, Pap(on_target=True), Setup(engine, attacker=engine))
+            attack_setup.steps(ATTACK, PapSettings(on_target=True), Setup(engine, attacker=engine))
         assert engine.server.requests == []
 
 

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import asked
+import attack_setup
 import pytest
-from asked import BEHAVIOR
+from attack_setup import BEHAVIOR
 
 from safereason.attacks.base import Setup, TestCase
-from safereason.attacks.prefill import ATTACK, Prefill
+from safereason.attacks.prefill import ATTACK, PrefillSettings
 from safereason.data.example import Example
 from safereason.engines.base import Completion, Sampling
 from safereason.engines.open import open_engine
@@ -16,7 +16,7 @@ from safereason.text.chat import user
 
 
 def case(prefix: str, behavior: Example = BEHAVIOR, **settings) -> TestCase:
-    (step,) = asked.steps(ATTACK, Prefill(**settings), Setup(None, prefix), behavior)
+    (step,) = attack_setup.steps(ATTACK, PrefillSettings(**settings), Setup(None, prefix), behavior)
     return step.cases[0]
 
 

@@ -27,9 +27,9 @@ from safereason.attacks.rainbow import (
     Team,
     draw_cells,
     iterate,
-    likeness,
-    read_prompt,
+    read_rewritten_prompt,
     read_verdict,
+    word_similarity,
 )
 from safereason.attacks.rainbow_archive import (
     Archive,
@@ -68,7 +68,7 @@ def says(text: str, finish_reason: str = "stop") -> dict[str, Any]:
     return {"message": {"role": "assistant", "content": text}, "finish_reason": finish_reason, "usage": usage}
 
 
-def asked(body: dict[str, Any]) -> str:
+def last_message(body: dict[str, Any]) -> str:
     return str(body["messages"][0]["content"])
 
 
@@ -88,7 +88,7 @@ def script(
     compare: Callable[[str], str] = lambda text: "Verdict: A",
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
     of_model = {"writer": write, "victim": answer, "umpire": compare}
-    return lambda body: says(of_model[body["model"]](asked(body)))
+    return lambda body: says(of_model[body["model"]](last_message(body)))
 
 
 def team(server: Server, score: Any = None, judge: bool = False) -> Team:
@@ -111,7 +111,7 @@ def searched(archive: Archive, crew: Team, iteration: int = 1, **settings: Any) 
 
 
 def of(server: Server, model: str) -> list[str]:
-    return [asked(body) for body in server.requests if body["model"] == model]
+    return [last_message(body) for body in server.requests if body["model"] == model]
 
 
 def test_the_axes_are_those_of_the_paper():
@@ -167,7 +167,7 @@ def test_the_same_seed_finds_the_same_and_another_iteration_something_else(serve
     one, again, other = (searched(Archive(CELLS), team(server), n) for n in (1, 1, 2))
     assert one == again
     assert {c.cell for c in one} != {c.cell for c in other}
-    seeds = {(body["model"], asked(body), body["seed"]) for body in server.requests}
+    seeds = {(body["model"], last_message(body), body["seed"]) for body in server.requests}
     assert len(seeds) == len(server.requests) * 2 // 3
 
 
@@ -360,7 +360,7 @@ def test_a_mistake_in_an_own_file_is_one_line(tmp_path, name, text, problem):
     ],
 )
 def test_a_prompt_is_read_without_what_is_around_it(text, prompt):
-    assert read_prompt(text) == prompt
+    assert read_rewritten_prompt(text) == prompt
 
 
 @pytest.mark.parametrize(
@@ -382,10 +382,10 @@ def test_a_verdict_is_read_or_it_is_none(text, verdict):
 
 @given(st.text(), st.text())
 def test_reading_never_fails(one, other):
-    assert read_prompt(one) == read_prompt(one).strip()
+    assert read_rewritten_prompt(one) == read_rewritten_prompt(one).strip()
     assert read_verdict(one) in ("A", "B", None)
-    assert 0.0 <= likeness(one, other) <= 1.0
-    assert likeness(one, one) == 1.0
+    assert 0.0 <= word_similarity(one, other) <= 1.0
+    assert word_similarity(one, one) == 1.0
 
 
 # The archive

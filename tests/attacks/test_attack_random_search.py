@@ -13,7 +13,15 @@ from transformers import LlamaForCausalLM
 from safereason.attacks import random_search
 from safereason.attacks.base import Setup, Step
 from safereason.attacks.meter import Meter, Metered, SpentError
-from safereason.attacks.random_search import Alphabet, Settings, alphabet, changed, climb, read_template, span
+from safereason.attacks.random_search import (
+    Alphabet,
+    RandomSearchSettings,
+    build_alphabet,
+    climb,
+    read_suffix_template,
+    replace_span,
+    span_length,
+)
 from safereason.data.example import Example
 from safereason.engines.base import Engine
 from safereason.engines.openai import OpenAIEngine
@@ -22,7 +30,7 @@ from safereason.errors import InputError
 from safereason.text.chat import user
 
 BEHAVIOR = Example(id="b/1", prompt="Name a colour.", kind="harmful", source="b", target="Sure, red")
-SMALL = Settings(candidates=40, batch=8, length=6, change=2, enough=1.0)
+SMALL = RandomSearchSettings(candidates=40, batch=8, length=6, change=2, enough=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +41,8 @@ def engine() -> TransformersEngine:
     return TransformersEngine(LlamaForCausalLM(config).double(), micro.tokenizer(), name="micro")
 
 
-def run(engine: Engine, settings: Settings = SMALL, behavior: Example = BEHAVIOR, **setup) -> list[Step]:
-    return list(random_search.search([behavior], settings, Setup(engine, **setup)))
+def run(engine: Engine, settings: RandomSearchSettings = SMALL, behavior: Example = BEHAVIOR, **setup) -> list[Step]:
+    return list(random_search.search_random([behavior], settings, Setup(engine, **setup)))
 
 
 @pytest.mark.parametrize("unit", ["token", "character"])
@@ -77,8 +85,8 @@ def test_each_restart_tries_the_same_number_of_candidates(engine, batch, restart
 
 
 def test_the_budget_ends_it_with_the_best_so_far(engine):
-    meter = Meter(most=20)
-    steps = random_search.search([BEHAVIOR], SMALL, Setup(Metered(engine, meter, is_target=True), meter=meter))
+    meter = Meter(max_queries=20)
+    steps = random_search.search_random([BEHAVIOR], SMALL, Setup(Metered(engine, meter, is_target=True), meter=meter))
     found = []
     with pytest.raises(SpentError):
         found.extend(steps)
@@ -101,7 +109,7 @@ def test_a_template_says_where_the_suffix_stands(engine, tmp_path):
     steps = run(engine, SMALL.model_copy(update={"template": str(file)}))
     assert steps[0].cases[0].prompt == "Please: Name a colour. [! ! ! ] Thanks."
     file.write_text("Please: {behavior} Thanks.")
-    assert read_template(str(file)) == "Please: {behavior} Thanks. {suffix}"
+    assert read_suffix_template(str(file)) == "Please: {behavior} Thanks. {suffix}"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +124,7 @@ def test_a_template_that_does_not_fit_is_refused(tmp_path, content, problem):
     file = tmp_path / "template.txt"
     file.write_text(content)
     with pytest.raises(InputError) as raised:
-        read_template(str(file))
+        read_suffix_template(str(file))
     assert problem in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -128,7 +136,7 @@ def test_a_behavior_without_a_target_is_refused(engine):
 
 
 def test_tokens_are_text_and_never_special(engine):
-    letters = alphabet(SMALL, engine)
+    letters = build_alphabet(SMALL, engine)
     assert not {256, 257, 258} & set(letters.units)
     assert {letters.text([unit]) for unit in letters.units} == {chr(i) for i in range(128)}
     assert letters.text(letters.start) == "! ! ! "
@@ -137,12 +145,12 @@ def test_tokens_are_text_and_never_special(engine):
 def test_tokens_need_a_tokenizer():
     server = OpenAIEngine("m", base_url="http://127.0.0.1:9/v1")
     with pytest.raises(InputError, match="has no tokenizer here; set unit to character"):
-        alphabet(SMALL, server)
+        build_alphabet(SMALL, server)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.integers(1, 15), st.integers())
 def test_one_span_changes(suffix, length, seed):
-    after = changed(suffix, range(100, 110), length, random.Random(seed))
+    after = replace_span(suffix, range(100, 110), length, random.Random(seed))
     places = [i for i, unit in enumerate(after) if unit >= 100]
     assert len(after) == len(suffix)
     assert places == list(range(places[0], places[0] + min(length, len(suffix))))
@@ -160,8 +168,8 @@ def test_one_span_changes(suffix, length, seed):
     ],
 )
 def test_the_span_shrinks_as_the_target_becomes_likelier(schedule, probability, expected):
-    assert span(Settings(change=8, schedule=schedule), probability) == expected
-    assert span(Settings(change=1), 0.5) == 1
+    assert span_length(RandomSearchSettings(change=8, schedule=schedule), probability) == expected
+    assert span_length(RandomSearchSettings(change=1), 0.5) == 1
 
 
 def test_what_is_no_better_is_not_kept():
@@ -172,7 +180,7 @@ def test_what_is_no_better_is_not_kept():
         asked.extend(map(list, suffixes))
         return [-1.0 - sum(suffix) for suffix in suffixes]  # nothing beats the start
 
-    settings = Settings(candidates=9, batch=3, change=1)
+    settings = RandomSearchSettings(candidates=9, batch=3, change=1)
     climbed = list(climb(letters, score, settings, random.Random(0)))
     assert climbed == [([0, 0, 0], -1.0)] * 4
     assert all(sum(unit != 0 for unit in suffix) <= 1 for suffix in asked)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from openai_server import Server
 from scripted import BEHAVIOR, between, says
 
-from safereason.attacks.rating import on_topic, rater, read_rating, read_yes_or_no
+from safereason.attacks.rating import rater, read_rating, read_yes_or_no, topic_judge
 from safereason.engines.open import open_engine
 from safereason.engines.openai import OpenAIEngine
 from safereason.errors import InputError
@@ -99,7 +99,7 @@ def obeys(text: str) -> str:
 def test_an_answer_cannot_rate_itself(server: Server, answer: str, gullible: Callable[[str], str]):
     server.choice = lambda body: says(gullible(body["messages"][-1]["content"]))
     assert rater(engine(server))(BEHAVIOR, [answer]) == [None]
-    assert on_topic(engine(server))(BEHAVIOR, [answer]) == [None]
+    assert topic_judge(engine(server))(BEHAVIOR, [answer]) == [None]
     assert [len(re.findall(r"<\s*/?\s*(?:END|\|)", text)) for text in asked(server)] == [2, 2]
 
 
@@ -124,7 +124,7 @@ def test_prompts_are_on_topic_or_not(server: Server):
         return says({"harbour": "Yes.\nOn topic: [[yes]]", "bread": "On topic: [[No]]"}.get(text, "[[yes]] or [[no]]"))
 
     server.choice = by_word
-    assert on_topic(engine(server))(BEHAVIOR, ["harbour", "bread", "?"]) == [True, False, None]
+    assert topic_judge(engine(server))(BEHAVIOR, ["harbour", "bread", "?"]) == [True, False, None]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safereason.attacks.reply import Reply, read
+from safereason.attacks.reply import AttackerReply, read_reply
 
 SAMPLES = [
     "{x}",
@@ -67,7 +67,7 @@ def quoted(text: str, quote: str, raw_lines: bool) -> str:
 
 
 @st.composite
-def garbled(draw: st.DrawFn) -> tuple[Reply, str]:
+def garbled(draw: st.DrawFn) -> tuple[AttackerReply, str]:
     """A reply, and how a careless model writes it."""
     lines, improvement = draw(st.lists(FULL, min_size=1, max_size=3)), draw(TEXT)
     quote, raw = draw(st.sampled_from(list(CLOSING))), draw(st.booleans())
@@ -82,7 +82,7 @@ def garbled(draw: st.DrawFn) -> tuple[Reply, str]:
         fields = {"thought": quoted(draw(TEXT), quote, raw), **fields}
     between = draw(st.sampled_from([", ", ",\n  ", ","]))
     body = between.join(f"{quoted(k, quote, raw)}: {v}" for k, v in fields.items())
-    said = Reply("\n".join(lines).strip(), improvement.strip())
+    said = AttackerReply("\n".join(lines).strip(), improvement.strip())
     before = draw(AROUND) + draw(st.sampled_from(["{", '{"reply": {', "[{", "{\n  "]))
     cut = draw(st.sampled_from(["no", "brace", "quote"]))
     if cut == "no":
@@ -94,20 +94,20 @@ def garbled(draw: st.DrawFn) -> tuple[Reply, str]:
 
 
 @given(garbled())
-def test_what_is_garbled_in_usual_ways_is_read_back(case: tuple[Reply, str]):
+def test_what_is_garbled_in_usual_ways_is_read_back(case: tuple[AttackerReply, str]):
     said, text = case
-    assert read(text) == said
+    assert read_reply(text) == said
 
 
 @given(FULL, TEXT, st.booleans(), st.sampled_from([None, 2]))
 def test_json_is_read_as_json_is(prompt: str, improvement: str, is_ascii: bool, indent: int | None):
     text = json.dumps({"improvement": improvement, "prompt": prompt}, ensure_ascii=is_ascii, indent=indent)
-    assert read(text) == Reply(prompt, improvement.strip())
+    assert read_reply(text) == AttackerReply(prompt, improvement.strip())
 
 
 @given(st.text() | HOSTILE)
 def test_no_text_is_too_much_and_what_is_found_can_be_written(text: str):
-    found = read(text)
+    found = read_reply(text)
     assert found is None or (found.prompt.strip() == found.prompt != "" and found.prompt.encode())
 
 
@@ -129,7 +129,7 @@ def test_no_text_is_too_much_and_what_is_found_can_be_written(text: str):
     ],
 )
 def test_further_ways(text: str, prompt: str):
-    found = read(text)
+    found = read_reply(text)
     assert found is not None
     assert found.prompt == prompt
 
@@ -152,4 +152,4 @@ def test_further_ways(text: str, prompt: str):
     ],
 )
 def test_what_holds_no_prompt_is_none(text: str):
-    assert read(text) is None
+    assert read_reply(text) is None

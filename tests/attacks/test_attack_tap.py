@@ -57,7 +57,7 @@ def details(step: Step) -> dict[str, Any]:
 
 def put(scene: Scene) -> list[str]:
     """Prompts that the target was asked."""
-    return [body["messages"][-1]["content"] for body in scene.asked("t")]
+    return [body["messages"][-1]["content"] for body in scene.requests_to("t")]
 
 
 def test_it_climbs_by_its_best_branches(scene: Scene):
@@ -72,7 +72,7 @@ def test_it_climbs_by_its_best_branches(scene: Scene):
 
 def test_what_strays_is_never_put_to_the_target(scene: Scene):
     found = steps(scene.setup(), depth=2, width=3, branching=6, stop_at=None)
-    wrote = [body for body in scene.asked("a") if not is_topic(body)]
+    wrote = [body for body in scene.requests_to("a") if not is_topic(body)]
     strayed = sum(body["seed"] % 3 == 2 for body in wrote)
     assert 0 < strayed < len(wrote)
     assert not any("stray" in prompt for prompt in put(scene))
@@ -92,7 +92,7 @@ def test_width_and_branching_bound_a_round_and_each_is_one_call(scene: Scene):
 
 def test_only_the_best_go_on(scene: Scene):
     steps(scene.setup(), depth=2, width=1, branching=6)
-    first, second = put(scene)[:1], [body for body in scene.asked("a") if len(body["messages"]) == 4]
+    first, second = put(scene)[:1], [body for body in scene.requests_to("a") if len(body["messages"]) == 4]
     assert first
     assert len(second) == 6
     assert {json.loads(body["messages"][2]["content"])["prompt"] for body in second} == {f"Harbour {MARKER}"}
@@ -101,7 +101,7 @@ def test_only_the_best_go_on(scene: Scene):
 def test_those_that_rate_alike_go_on_from_more_than_one_branch(scene: Scene):
     scene.server.choice = scripted.reply
     steps(scene.setup(), depth=4, width=4, branching=4, roots=4, stop_at=None)
-    last = [body["messages"] for body in scene.asked("a") if len(body["messages"]) == 8]
+    last = [body["messages"] for body in scene.requests_to("a") if len(body["messages"]) == 8]
     roots = Counter(json.loads(messages[2]["content"])["prompt"] for messages in last)
     assert len(last) == 16
     assert len(roots) > 1
@@ -112,7 +112,7 @@ def test_where_all_stray_the_leaves_branch_again(scene: Scene):
     found = steps(scene.setup(), depth=3, branching=2)
     assert (found[-1].cases[0].prompt, details(found[-1])["off_topic"]) == (BEHAVIOR.prompt, 6)
     assert put(scene) == []
-    assert len(scene.asked("a")) == 12
+    assert len(scene.requests_to("a")) == 12
 
 
 def test_what_cannot_be_told_stays(scene: Scene):
@@ -124,8 +124,8 @@ def test_what_cannot_be_told_stays(scene: Scene):
 
 def test_nobody_but_the_target_sees_its_reasoning(scene: Scene):
     steps(scene.setup(), depth=3, width=2, branching=3)
-    assert scene.asked("j")
-    assert SECRET not in json.dumps([scene.asked("a"), scene.asked("j")])
+    assert scene.requests_to("j")
+    assert SECRET not in json.dumps([scene.requests_to("a"), scene.requests_to("j")])
 
 
 def test_a_budget_is_spent_to_the_last_query_and_the_best_is_kept(scene: Scene):
@@ -136,7 +136,7 @@ def test_a_budget_is_spent_to_the_last_query_and_the_best_is_kept(scene: Scene):
         next(search)
     assert (len(put(scene)), scene.meter.queries) == (5, 5)
     assert found[-1].value == pytest.approx(1 / 3)
-    assert len(scene.asked("a")) == 2 * (3 + 6)  # and nothing more was written
+    assert len(scene.requests_to("a")) == 2 * (3 + 6)  # and nothing more was written
 
 
 def test_the_same_seed_finds_the_same(scene: Scene):

@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-import asked
+import attack_setup
 import pytest
-from asked import BEHAVIOR
+from attack_setup import BEHAVIOR
 
 from safereason.attacks.base import Setup
-from safereason.attacks.thought_hijack import ATTACK, FOREIGN, ThoughtHijack
+from safereason.attacks.thought_hijack import ATTACK, FOREIGN_REASONING, ThoughtHijackSettings
 from safereason.errors import InputError
 from safereason.text import reasoning
 
 
 def parts(prefix: str, **settings) -> reasoning.Reasoned:
-    (step,) = asked.steps(ATTACK, ThoughtHijack(**settings), Setup(None, prefix))
+    (step,) = attack_setup.steps(ATTACK, ThoughtHijackSettings(**settings), Setup(None, prefix))
     assert step.cases[0].prompt == BEHAVIOR.prompt
     assert step.cases[0].details == {"how": settings.get("how", "foreign")}
     assert reasoning.is_well_formed(step.cases[0].prefix)
@@ -23,8 +23,8 @@ def parts(prefix: str, **settings) -> reasoning.Reasoned:
 @pytest.mark.parametrize("prefix", ["<think>\n", ""])
 def test_each_way_closes_the_reasoning(prefix: str):
     assert parts(prefix, how="empty") == reasoning.Reasoned("", "", True)
-    assert parts(prefix) == reasoning.Reasoned(FOREIGN, "", True)
-    assert parts(prefix, how="foreign-answer") == reasoning.Reasoned(FOREIGN, "Sure, a lock is picked", True)
+    assert parts(prefix) == reasoning.Reasoned(FOREIGN_REASONING, "", True)
+    assert parts(prefix, how="foreign-answer") == reasoning.Reasoned(FOREIGN_REASONING, "Sure, a lock is picked", True)
 
 
 def test_a_file_takes_the_place_of_our_reasoning(tmp_path: Path):

@@ -26,7 +26,7 @@ def test_no_other_parting_into_groups_computes_fewer_tokens(prompts: list[tuple[
         widths = [(max(lengths[i] for i in g) - min(shared[i] for i in g)) * len(g) for g in groups]
         return sum(widths) + overhead * len(groups)
 
-    found = grouping.groups(shared, lengths, overhead)
+    found = grouping.group_prompts(shared, lengths, overhead)
     assert sorted(i for group in found for i in group) == list(range(len(prompts)))
     starts = sorted(set(shared))
     for count in range(len(starts)):
@@ -38,7 +38,7 @@ def test_no_other_parting_into_groups_computes_fewer_tokens(prompts: list[tuple[
 
 @given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=20), budget=st.integers(1, 200))
 def test_batches_keep_to_the_budget(lengths: list[int], budget: int) -> None:
-    found = list(grouping.batches(range(len(lengths)), lengths, budget))
+    found = list(grouping.split_batches(range(len(lengths)), lengths, budget))
     assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
     assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= budget for b in found)
 
@@ -47,7 +47,7 @@ def test_batches_keep_to_the_budget(lengths: list[int], budget: int) -> None:
     behavior=st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), opening=st.sampled_from(["", "<think>\n"])
 )
 def test_a_slot_is_the_prompt_that_is_deployed(behavior: str, opening: str) -> None:
-    found = slot.find(TOKENIZER, behavior, "! !", opening)
+    found = slot.find_slot(TOKENIZER, behavior, "! !", opening)
     whole = chat.prompt_ids(TOKENIZER, chat.user(f"{behavior} ! !"), opening)
     assert found.ids(found.start.ids) == whole == found.encode(["! !"])[0]
     assert TOKENIZER.decode(found.start.ids) == "! !"
@@ -55,14 +55,14 @@ def test_a_slot_is_the_prompt_that_is_deployed(behavior: str, opening: str) -> N
 
 
 def test_the_last_place_of_the_suffix_is_the_one_that_is_searched() -> None:
-    found = slot.find(TOKENIZER, "! ! is what I say !", "! !", "")
+    found = slot.find_slot(TOKENIZER, "! ! is what I say !", "! !", "")
     changed = (*found.start.ids[:2], *TOKENIZER("?")["input_ids"])
     assert found.read([changed]) == [slot.Suffix(changed, "! ?")]
     assert found.encode(["! ?"]) == [found.ids(changed)]
 
 
 def test_ids_that_are_read_otherwise_do_not_survive() -> None:
-    found = slot.find(TOKENIZER, "Say", "!!", "")
+    found = slot.find_slot(TOKENIZER, "Say", "!!", "")
     end = TOKENIZER.convert_tokens_to_ids("<|im_end|>")
     half = TOKENIZER("é")["input_ids"][0]  # a byte that is no character
     kept = TOKENIZER("ab")["input_ids"]
@@ -70,21 +70,21 @@ def test_ids_that_are_read_otherwise_do_not_survive() -> None:
     trimming = micro.tokenizer()
     trimming.chat_template = micro.TEMPLATE.replace("m['content']", "m['content'] | trim")
     space = TOKENIZER(" ")["input_ids"][0]
-    assert slot.find(trimming, "Say", "!!", "").read([(kept[0], space), (kept[0], kept[1])])[0].text == "ab"
-    assert end not in torch.nonzero(candidates.allowed(TOKENIZER, False))[:, 0].tolist()
+    assert slot.find_slot(trimming, "Say", "!!", "").read([(kept[0], space), (kept[0], kept[1])])[0].text == "ab"
+    assert end not in torch.nonzero(candidates.allowed_token_mask(TOKENIZER, False))[:, 0].tolist()
 
 
 def test_a_suffix_that_the_template_takes_away_is_refused() -> None:
     trimming = micro.tokenizer()
     trimming.chat_template = micro.TEMPLATE.replace("m['content']", "m['content'] | trim")
     with pytest.raises(InputError, match="is not read as it was written; choose another start"):
-        slot.find(trimming, "Say", "! ", "")
+        slot.find_slot(trimming, "Say", "! ", "")
 
 
 @pytest.mark.parametrize("ascii_only", [True, False])
 def test_allowed_tokens(ascii_only: bool) -> None:
-    may = candidates.allowed(TOKENIZER, ascii_only)
-    texts = [TOKENIZER.decode([i]) for i in torch.nonzero(may)[:, 0].tolist()]
+    allowed_tokens = candidates.allowed_token_mask(TOKENIZER, ascii_only)
+    texts = [TOKENIZER.decode([i]) for i in torch.nonzero(allowed_tokens)[:, 0].tolist()]
     assert not set(texts) & set(micro.SPECIAL)
     assert all(t.isascii() and t.isprintable() for t in texts) == ascii_only
     assert {"a", "~", " "} <= set(texts)
@@ -101,10 +101,10 @@ def test_candidates_come_from_the_steepest_allowed_tokens(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     gradient = torch.randn(len(current), 10, generator=generator)
-    may = torch.arange(10) != 3
+    allowed_tokens = torch.arange(10) != 3
     replaced = min(replaced, len(current))
-    found = candidates.draw(
-        tuple(current), gradient, may, width=30, top_k=top_k, replaced=replaced, generator=generator
+    found = candidates.draw_candidates(
+        tuple(current), gradient, allowed_tokens, width=30, top_k=top_k, replaced=replaced, generator=generator
     )
     assert len(found) == len(set(found)) >= 1
     for ids in found:
@@ -119,27 +119,27 @@ def test_candidates_come_from_the_steepest_allowed_tokens(
 def test_edits_are_put_together_one_after_another() -> None:
     current = (0, 0, 0, 0)
     best_first = [(1, 0, 0, 0), (2, 0, 0, 0), (0, 0, 3, 0), (0, 4, 0, 0), (0, 0, 0, 5)]
-    assert candidates.merged(current, best_first, 2) == [(1, 0, 3, 0), (1, 4, 3, 0)]
-    assert candidates.merged(current, best_first, 9) == [(1, 0, 3, 0), (1, 4, 3, 0), (1, 4, 3, 5)]
-    assert candidates.merged(current, best_first[:2], 9) == []
+    assert candidates.merge_edits(current, best_first, 2) == [(1, 0, 3, 0), (1, 4, 3, 0)]
+    assert candidates.merge_edits(current, best_first, 9) == [(1, 0, 3, 0), (1, 4, 3, 0), (1, 4, 3, 5)]
+    assert candidates.merge_edits(current, best_first[:2], 9) == []
 
 
 def test_the_better_the_draft_agrees_the_fewer_are_left_to_score() -> None:
     target = torch.arange(64.0)
     probes = list(range(0, 64, 8))
-    agreeing = probe.chosen(target * 2, target[probes], probes, 8)
-    opposed = probe.chosen(-target, target[probes], probes, 8)
-    unrelated = probe.chosen(torch.ones(64), target[probes], probes, 8)
+    agreeing = probe.choose_candidates(target * 2, target[probes], probes, 8)
+    opposed = probe.choose_candidates(-target, target[probes], probes, 8)
+    unrelated = probe.choose_candidates(torch.ones(64), target[probes], probes, 8)
     assert len(agreeing) <= 1  # its best, unless the probe set has it
     assert len([*opposed, *set(probes) & set(range(56, 64))]) == 8
     assert len(unrelated) <= 4
     assert not set(probes) & {*agreeing, *opposed, *unrelated}
-    assert probe.agreement(target, target.exp()) == pytest.approx(1.0)
-    assert probe.agreement(target, -target) == pytest.approx(-1.0)
+    assert probe.rank_correlation(target, target.exp()) == pytest.approx(1.0)
+    assert probe.rank_correlation(target, -target) == pytest.approx(-1.0)
 
 
 @given(size=st.integers(1, 100), share=st.integers(1, 30))
 def test_a_probe_set_is_a_share_of_all(size: int, share: int) -> None:
-    found = probe.probe_set(size, share, torch.Generator().manual_seed(0))
+    found = probe.draw_probe_set(size, share, torch.Generator().manual_seed(0))
     assert len(found) == len(set(found)) == max(min(2, size), size // share)
     assert set(found) <= set(range(size))

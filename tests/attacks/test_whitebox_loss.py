@@ -59,7 +59,7 @@ def test_losses_of_prompts_of_any_length_are_those_of_whole_passes(
         assert loss.losses(prompts).values.tolist() == pytest.approx(wanted, abs=1e-4)
     loss.gradient(base, slice(0, 1))
     assert loss.losses(prompts).values.tolist() == pytest.approx(wanted, abs=1e-4)
-    assert [loss.plain(prompt)[0] for prompt in prompts] == pytest.approx(wanted, abs=1e-4)
+    assert [loss.loss_without_cache(prompt)[0] for prompt in prompts] == pytest.approx(wanted, abs=1e-4)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
@@ -90,7 +90,7 @@ def one_hot_gradient(model: Any, prompt: list[int], target: list[int], span: sli
 def test_the_gradient_is_that_of_the_one_hot_rows(name: str, span: slice) -> None:
     model, prompt, target = MODELS[name], list(range(60, 72)), [5, 9, 3]
     loss = TargetLoss(model, target)
-    loss.hold([60, 61, 1, 2, 3])  # of another prompt, and of no use past its second token
+    loss.cache_prefix([60, 61, 1, 2, 3])  # of another prompt, and of no use past its second token
     torch.testing.assert_close(loss.gradient(prompt, span), one_hot_gradient(model, prompt, target, span))
 
 
@@ -120,7 +120,7 @@ def test_mellowmax_lies_between_the_mean_and_the_worst_token() -> None:
         assert float(tokens.mean()) < wanted < float(tokens.max())
         loss = TargetLoss(model, target, mellowmax=alpha)
         assert float(loss.losses([prompt]).values) == pytest.approx(wanted, abs=1e-5)
-        assert loss.plain(prompt)[0] == pytest.approx(wanted, abs=1e-5)
+        assert loss.loss_without_cache(prompt)[0] == pytest.approx(wanted, abs=1e-5)
 
 
 def test_matched_is_what_greedy_decoding_writes() -> None:
@@ -128,8 +128,8 @@ def test_matched_is_what_greedy_decoding_writes() -> None:
     prompts = [list(range(i, i + 9)) for i in range(6)]
     written = model.generate(torch.tensor([prompts[2]]), max_new_tokens=5, do_sample=False)[0, 9:].tolist()
     loss = TargetLoss(model, written)
-    assert loss.losses(prompts).matched.tolist() == [loss.plain(prompt)[1] for prompt in prompts]
-    assert loss.plain(prompts[2])[1]
+    assert loss.losses(prompts).matched.tolist() == [loss.loss_without_cache(prompt)[1] for prompt in prompts]
+    assert loss.loss_without_cache(prompts[2])[1]
     assert not all(loss.losses(prompts).matched.tolist())
 
 

@@ -63,7 +63,7 @@ def _attack(name: str, *words: str, **more: object) -> Command:
             place.home / "tiny.yaml",
             "--model",
             place.home / "model",
-            "--behaviors",
+            "--prompts",
             place.home / "behaviors.jsonl",
             "--root",
             place.root,

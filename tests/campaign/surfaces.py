@@ -179,7 +179,7 @@ def _convert(draw: random.Random, folder: Path, bench: Path) -> Input:
 
 def _predictions(draw: random.Random, folder: Path, bench: Path) -> Input:
     file = _saved(folder, "predictions.jsonl", damage.rows(draw.choice(PREDICTIONS), draw))
-    words = ("eval", "guard", "--predictions", file, "--set", bench / "labelled.jsonl", "--root", folder / "runs")
+    words = ("eval", "guard", "--predictions", file, "--prompts", bench / "labelled.jsonl", "--root", folder / "runs")
     more = draw.choice(((), ("--task", "response"), ("--json",)))
     return Input((*map(str, words), *more), (file,))
 
@@ -304,7 +304,7 @@ def _command_line(draw: random.Random, folder: Path, bench: Path) -> Input:
         "--behaviors",
         "--attacker",
         "--price",
-        "--set",
+        "--prompts",
         "--policy",
         "--fail-under",
         "--junit",

@@ -127,7 +127,7 @@ CASES = {
     "sft": (("sft",), ["data build"]),
     "rl": (("rl",), ["sft"]),
     "eval": (("eval", "harmbench"), ["sft"]),
-    "attack": (("attack", "prefill", "--behaviors", "sample"), []),
+    "attack": (("attack", "prefill", "--prompts", "sample"), []),
     "attack of a trained model": (("attack", "best-of-n", "attack.judge=refusal"), ["sft"]),
     "guard as a judge": (("eval", "harmbench", "--judge", "guard:rsafe-smoke"), ["guard train"]),
 }

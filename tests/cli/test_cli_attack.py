@@ -16,7 +16,7 @@ def model(tmp_path_factory):
 
 
 def test_direct_writes_a_run_without_a_model(tmp_path):
-    asked = ("attack", "direct", "--behaviors", "sample", "--limit", 3, "--root", tmp_path)
+    asked = ("attack", "direct", "--prompts", "sample", "--limit", 3, "--root", tmp_path)
     done = safereason(*asked, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -36,14 +36,14 @@ def test_the_list_says_what_each_attack_needs_and_its_settings():
 
 
 def test_a_dry_run_says_what_would_be_searched_for(tmp_path):
-    asked = ("--behaviors", "sample", "--limit", 4, "--shard", "2/3", "--dry-run", "--root", tmp_path)
+    asked = ("--prompts", "sample", "--limit", 4, "--shard", "2/3", "--dry-run", "--root", tmp_path)
     done = safereason("attack", "direct", *asked)
     assert "on 4 behaviors of sample in 1 searches, part 2 of 3" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_attacker_on_the_command_line_comes_before_the_recipes(behaviors, tmp_path):
-    asked = ("attack", "autodan", "--recipe", "tars-1.5b", "--behaviors", behaviors, "--model", "org/target")
+    asked = ("attack", "autodan", "--recipe", "tars-1.5b", "--prompts", behaviors, "--model", "org/target")
     assert "attacker mistralai/" in safereason(*asked, "--dry-run", cwd=tmp_path).stdout
     said = safereason(*asked, "--attacker", "org/mine", "--dry-run", cwd=tmp_path).stdout
     assert "attacker org/mine" in said
@@ -87,9 +87,7 @@ def behaviors(tmp_path_factory):
 def searched(model, behaviors, tmp_path_factory):
     """The root of a search that has finished."""
     root = tmp_path_factory.mktemp("searched")
-    done = safereason(
-        "attack", "gcg", "--model", model, "--behaviors", behaviors, "--limit", 2, *SEARCH, "--root", root
-    )
+    done = safereason("attack", "gcg", "--model", model, "--prompts", behaviors, "--limit", 2, *SEARCH, "--root", root)
     assert done.returncode == 0, done.stderr
     return root
 
@@ -99,7 +97,7 @@ JUDGED = ("--judge", "refusal", "eval.sampling.max_new_tokens=8", "eval.sampling
 
 
 def measured(model, behaviors, root, *more):
-    named = ("--model", model, "--source", behaviors, "--limit", 2, "--root", root, "--attacks", "direct,gcg")
+    named = ("--model", model, "--prompts", behaviors, "--limit", 2, "--root", root, "--attacks", "direct,gcg")
     return safereason("eval", "harmbench", *named, *JUDGED, *more)
 
 
@@ -132,14 +130,14 @@ def test_an_evaluation_that_searches_anew_says_what_is_there_and_how_to_use_it(m
     used = measured(model, behaviors, root, "gcg.steps=0", "gcg.width=4", "gcg.top_k=4", "gcg.steps=1")
     assert used.returncode == 0, used.stderr
     assert "searches anew" not in used.stderr
-    named = ("--model", model, "--source", behaviors, "--cases", there, "--root", root, "--json")
+    named = ("--model", model, "--prompts", behaviors, "--cases", there, "--root", root, "--json")
     by_cases = safereason("eval", "harmbench", *named, *JUDGED)
     assert by_cases.returncode == 0, by_cases.stderr
     assert json.loads(by_cases.stdout)["metrics"]["attacks"] == ["gcg"]
 
 
 def test_a_directory_without_test_cases_is_refused(model, behaviors, tmp_path):
-    done = safereason("eval", "harmbench", "--model", model, "--source", behaviors, "--cases", tmp_path)
+    done = safereason("eval", "harmbench", "--model", model, "--prompts", behaviors, "--cases", tmp_path)
     assert done.returncode == 2
     assert (
         said_once(done) == f"error: {tmp_path}: holds no cases.jsonl; name a run of an attack, or a file of test cases"

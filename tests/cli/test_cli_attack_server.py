@@ -48,7 +48,7 @@ def url(tmp_path_factory):
 )
 def test_a_model_attacks_another_over_the_wire(url, tmp_path, attack, settings, asked):
     models = ("--model", "openai/micro", "--attacker", "openai/a", "--judge-model", "openai/j", "--base-url", url)
-    asked_for = ("--behaviors", "sample", "--limit", 2, "--root", tmp_path, "--json")
+    asked_for = ("--prompts", "sample", "--limit", 2, "--root", tmp_path, "--json")
     done = safereason("attack", attack, *models, *asked_for, *settings, NO_PROXY="127.0.0.1")
     assert done.returncode == 0, done.stderr
     metrics = json.loads(done.stdout)["metrics"]

@@ -42,7 +42,7 @@ def test_ls_says_which_recipes_need_a_source():
     assert {"tars-smoke", "tars-evidence"} <= set(needing["sample-brief"])
     assert needing["sample-verdicts"] == ["rsafe-smoke"]
     for path in shipped():
-        known = data_ls.uses(load(path.stem)).keys() & needing.keys()
+        known = data_ls.uses_by_source(load(path.stem)).keys() & needing.keys()
         assert {name for name, recipes in needing.items() if path.stem in recipes} == known
 
 
@@ -80,20 +80,20 @@ def test_a_size_takes_four_characters_at_most(rows, shown):
 
 
 def test_recipes_are_counted_by_family():
-    assert data_ls.by_family(["rsafe", "rsafe-sft", "tars-1.5b"]) == "2 rsafe, 1 tars"
-    assert data_ls.by_family([]) == ""
+    assert data_ls.count_by_family(["rsafe", "rsafe-sft", "tars-1.5b"]) == "2 rsafe, 1 tars"
+    assert data_ls.count_by_family([]) == ""
 
 
 def test_ls_of_a_recipe_says_what_its_sources_are_for(tmp_path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("extends: tars-smoke\ndata: {without_sources: [sample-brief]}\neval: {benign: xstest}\n")
-    assert data_ls.uses(load(str(recipe))) == {
+    assert data_ls.uses_by_source(load(str(recipe))) == {
         "sample": [("training", "train"), ("tests", "test")],
         "xstest": [("tests", "test")],
     }
-    assert data_ls.uses(load("tars-smoke"))["sample-brief"] == [("traces", "train")]
+    assert data_ls.uses_by_source(load("tars-smoke"))["sample-brief"] == [("traces", "train")]
     both = load("rsafe-ood-category", ["guard.eval.sets=[{source: aegis2}, {source: aegis2, split: train, skip: 9}]"])
-    assert data_ls.uses(both)["aegis2"] == [("tests", "test"), ("tests", "train")]
+    assert data_ls.uses_by_source(both)["aegis2"] == [("tests", "test"), ("tests", "train")]
 
 
 def test_ls_of_a_recipe_says_what_is_there_and_how_to_get_the_rest(tmp_path):

@@ -213,7 +213,7 @@ def test_json_that_is_written_as_it_comes_is_one_list(documents):
     import io
 
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        rows.print_json(iter(documents))
+        rows.print_json_rows(iter(documents))
     assert json.loads(out.getvalue()) == documents
     assert out.getvalue().endswith("]\n")
 
@@ -288,16 +288,17 @@ def test_colour_is_for_terminals_that_show_it(monkeypatch, is_terminal, environm
 def test_rendered_for_a_person():
     part = {"given": "ask\n", "given_tokens": 2, "trained": "say\x1b", "trained_tokens": 3, "too_long": False}
     head = "id=mine/1  kind=ambiguous  source=mine"
-    assert rows.text(7, GOOD, part, coloured=False) == (
+    assert rows.text_of_row(7, GOOD, part, coloured=False) == (
         f"── 7 ── {head}\ngiven (2 tokens, not trained):\n  ask\n  \ntrained (3 tokens):\n  say\\x1b\n\n"
     )
-    assert "given (2 tokens, not trained):\n  ask\n  \ntrained (3 tokens):\n  \x1b[32msay\\x1b\x1b[0m\n" in rows.text(
-        7, GOOD, part, coloured=True
+    assert (
+        "given (2 tokens, not trained):\n  ask\n  \ntrained (3 tokens):\n  \x1b[32msay\\x1b\x1b[0m\n"
+        in rows.text_of_row(7, GOOD, part, coloured=True)
     )
-    long = rows.text(7, GOOD, {**part, "too_long": True}, coloured=False)
+    long = rows.text_of_row(7, GOOD, {**part, "too_long": True}, coloured=False)
     assert "trained (3 tokens; the whole is longer than SFT takes, and is left out):" in long
     nothing = {"given": "ask", "given_tokens": 2, "trained": "", "trained_tokens": 0, "too_long": False}
-    assert rows.text(8, {**GOOD, "text": "wrote"}, nothing, coloured=True) == (
+    assert rows.text_of_row(8, {**GOOD, "text": "wrote"}, nothing, coloured=True) == (
         f"── 8 ── {head}\ngiven (2 tokens, not trained):\n  ask\ntrained: nothing; the model writes from here\n"
         "text:\n  wrote\n\n"
     )

@@ -17,7 +17,7 @@ from safereason.cli.app import app
 from safereason.cli.data_overlap import overlap as command
 from safereason.data import sources
 from safereason.data.example import Example, write_parquet
-from safereason.data.overlap import compare, indexes
+from safereason.data.overlap import build_indexes, compare_rows
 from safereason.recipe.schema import Hygiene
 from safereason.runs.records import write_json
 
@@ -223,10 +223,10 @@ def test_the_page_has_what_other_thresholds_would_find(data_home):
     safe, unsafe = ([e for e in sets["xstest"] if e.kind == kind] for kind in ("harmless", "harmful"))
     measured = []
     for near in (0.9, 0.8, 0.7, 0.6):
-        made = indexes({**sets, "unsafe": unsafe}, Hygiene(near_duplicate=near, shared_words=None))
+        made = build_indexes({**sets, "unsafe": unsafe}, Hygiene(near_duplicate=near, shared_words=None))
         later = {name: {other: made[other] for other in names[place:]} for place, name in enumerate(names, start=1)}
-        hits = [hit for name in names for _, found in compare(sets[name], later[name]) for hit in found]
-        mistaken = sum(bool(found) for _, found in compare(safe, {"unsafe": made["unsafe"]}))
+        hits = [hit for name in names for _, found in compare_rows(sets[name], later[name]) for hit in found]
+        mistaken = sum(bool(found) for _, found in compare_rows(safe, {"unsafe": made["unsafe"]}))
         measured.append([str(near), str(sum(hit.match.how == "near" for hit in hits)), str(mistaken)])
     assert tables(PAGE.read_text())[2] == measured
 

@@ -113,7 +113,7 @@ def test_answers_are_judged_again_with_bars_of_their_own(refuser: Path, behavior
         "strongreject",
         "--model",
         refuser,
-        "--source",
+        "--prompts",
         behaviors,
         "--limit",
         3,
@@ -153,7 +153,7 @@ def test_answers_are_judged_again_with_bars_of_their_own(refuser: Path, behavior
         (("harmbench", "--fail-under", "dsr=nan"), "--fail-under dsr=nan: METRIC=NUMBER is expected"),
         (("adaptivity", "--judge", "refusal"), "eval adaptivity: asks no judge"),
         (("wildchat", "--attacks", "direct"), "eval wildchat: is not made under attacks"),
-        (("strongreject", "--source", "strongrejct"), "source strongrejct: is not known; did you mean strongreject?"),
+        (("strongreject", "--prompts", "strongrejct"), "source strongrejct: is not known; did you mean strongreject?"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(
@@ -169,7 +169,7 @@ def test_junit_holds_bars_then_figures_and_tells_the_unscored(tmp_path: Path):
     found = [proportion("dsr", 3, 4, 2), proportion("dsr", 0, 0, 6, nasty), proportion("closed", 1, 4)]
     metrics = {"eval": "harmbench", "model": "m", "judge": None, "figures": [vars(figure) for figure in found]}
     bars = [Bar("dsr", 0.8, "under"), Bar("closed", 0.5, "over")]
-    junit.write(tmp_path / "new" / "j.xml", Path("runs/r"), metrics, bars)
+    junit.write_junit(tmp_path / "new" / "j.xml", Path("runs/r"), metrics, bars)
     root = Xml.parse(tmp_path / "new" / "j.xml").getroot()
     assert root.attrib == {"tests": "5", "failures": "1", "errors": "0", "skipped": "1"}
     cases = root.findall(".//testcase")

@@ -77,7 +77,7 @@ def test_a_recipes_guard_is_measured_on_its_sets(work: Path, micro_model: Path, 
 def test_a_model_is_measured_without_a_recipe_by_the_policy_and_sampling_that_are_named(
     work: Path, micro_model: Path, capsys
 ):
-    named = ("--model", micro_model, "--set", "mine.jsonl", "--policy", "short.yaml", "--limit", 2)
+    named = ("--model", micro_model, "--prompts", "mine.jsonl", "--policy", "short.yaml", "--limit", 2)
     assert run(*named, "guard.sampling.max_new_tokens=3", "--json") == 1
     out, err = capsys.readouterr()
     found = json.loads(out)
@@ -96,7 +96,7 @@ def test_a_model_is_measured_without_a_recipe_by_the_policy_and_sampling_that_ar
 
 
 def test_predictions_are_printed_as_figures_and_confusion(work: Path, capsys):
-    assert run("--recipe", "tiny.yaml", "--predictions", "said.jsonl", "--set", "mine") == 0
+    assert run("--recipe", "tiny.yaml", "--predictions", "said.jsonl", "--prompts", "mine") == 0
     out = capsys.readouterr().out
     lines = {tuple(line.split()[:2]): line.split() for line in out.splitlines() if line.strip()}
     # Two hits, one miss without a verdict, one false alarm.
@@ -104,7 +104,7 @@ def test_predictions_are_printed_as_figures_and_confusion(work: Path, capsys):
     assert lines["f1_parsed", "mine"][2] == "0.800"
     assert lines["mine", "unsafe"][2:] == ["2", "0", "1"]
     assert lines["mine", "safe"][2:] == ["1", "2", "0"]
-    assert run("--recipe", "tiny.yaml", "--predictions", "said.jsonl", "--set", "mine") == 0
+    assert run("--recipe", "tiny.yaml", "--predictions", "said.jsonl", "--prompts", "mine") == 0
     shown = capsys.readouterr()
     assert shown.out == out
     assert "finished before, so that its result is shown; --overwrite makes it anew" in shown.err
@@ -113,13 +113,13 @@ def test_predictions_are_printed_as_figures_and_confusion(work: Path, capsys):
 def test_what_the_authors_have_stands_beside(work: Path, capsys):
     rows = [{"label": "safe", "predict": "safe"}, {"label": "unsafe", "predict": "unsafe"}]
     Path("texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert run("--predictions", "texts.jsonl", "--set", "openai-moderation") == 0
+    assert run("--predictions", "texts.jsonl", "--prompts", "openai-moderation") == 0
     (line,) = [row for row in capsys.readouterr().out.splitlines() if row.startswith("f1_parsed") and "openai" in row]
     assert line.split()[-1] == "0.764"
 
 
 def test_bars_end_with_3(work: Path, capsys):
-    named = ("--recipe", "tiny.yaml", "--predictions", "said.jsonl", "--set", "mine")
+    named = ("--recipe", "tiny.yaml", "--predictions", "said.jsonl", "--prompts", "mine")
     assert run(*named, "--fail-under", "f1=0.9", "--fail-under", "f1_parsed/mine=0.5") == 3
     assert "f1 is 0.6667, under the bar of 0.9" in capsys.readouterr().err
     assert run(*named, "--overwrite", "--fail-under", "f1/mine=0.6") == 0
@@ -131,7 +131,7 @@ def test_a_dry_run_says_what_would_be_done_and_needs_no_guard(work: Path, capsys
     assert steps == [
         f"ask the newest guard of tiny 2 times about at most 3 rows of {name}" for name in ("mine", "sample")
     ]
-    assert run("--predictions", "said.jsonl", "--set", "mine", "--dry-run", "--json") == 0
+    assert run("--predictions", "said.jsonl", "--prompts", "mine", "--dry-run", "--json") == 0
     assert json.loads(capsys.readouterr().out)["steps"] == ["score said.jsonl as mine"]
     assert not Path("runs").exists()
 
@@ -140,15 +140,18 @@ def test_a_dry_run_says_what_would_be_done_and_needs_no_guard(work: Path, capsys
     ("arguments", "says"),
     [
         ((), "which guard? name one with --model or --guard, or a recipe with --recipe"),
-        (("--model", "org/none"), "name a source with --set"),
-        (("--model", "org/none", "--guard", "moderation", "--set", "sample"), "--guard and --model exclude each other"),
+        (("--model", "org/none"), "name a source with --prompts"),
+        (
+            ("--model", "org/none", "--guard", "moderation", "--prompts", "sample"),
+            "--guard and --model exclude each other",
+        ),
         (("--recipe", "tiny.yaml"), "run `safereason guard train --recipe tiny.yaml` first"),
         (("--recipe", "tiny.yaml", "--fail-under", "dsr=1"), "eval guard has no figure 'dsr'"),
         (("--recipe", "tiny.yaml", "--fail-under", "f1=high"), "METRIC=NUMBER is expected"),
         (("--predictions", "said.jsonl", "--model", "org/none"), "--predictions asks no guard; leave --model out"),
         (("--predictions", "nowhere.jsonl"), "nowhere.jsonl: cannot be read"),
-        (("--predictions", "said.jsonl"), "name their source with --set"),
-        (("--predictions", "said.jsonl", "--set", "moderation"), "source moderation: is not known"),
+        (("--predictions", "said.jsonl"), "name their source with --prompts"),
+        (("--predictions", "said.jsonl", "--prompts", "moderation"), "source moderation: is not known"),
     ],
 )
 def test_what_is_refused_is_one_line(work: Path, capsys, arguments, says):

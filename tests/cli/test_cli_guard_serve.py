@@ -20,7 +20,7 @@ from program import COMMAND, Running, started
 
 from safereason.cli import errors
 from safereason.cli.app import app
-from safereason.guard.guide import Guide
+from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.policy import Category, Policy
 from safereason.guard.prompt import Templates
 from safereason.guard.server.keys import VARIABLE
@@ -34,7 +34,7 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A guard that writes for a while, and no verdict."""
     folder = micro.save_model(tmp_path_factory.mktemp("guard"))
     policy = Policy("small", "Small", (Category("A", "Rudeness"),))
-    Guide(policy, Templates(), True, Sampling(max_new_tokens=400)).save(folder)
+    GuardPrompt(policy, Templates(), True, Sampling(max_new_tokens=400)).save(folder)
     return folder
 
 

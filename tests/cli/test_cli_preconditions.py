@@ -29,7 +29,7 @@ def refused(tmp_path: Path):
 
 @pytest.mark.parametrize("judge", ["harmbench", f"guard:{NOT_THERE}", f"rubric:deliberative@{NOT_THERE}"])
 def test_a_judge_that_is_nowhere_is_refused_at_once(refused, judge):
-    line = refused("eval", "harmbench", "--source", "sample", *UNTRAINED, "--judge", judge)
+    line = refused("eval", "harmbench", "--prompts", "sample", *UNTRAINED, "--judge", judge)
     assert "is not in the cache of the Hub's client, and HF_HUB_OFFLINE forbids to ask for it" in line
 
 
@@ -40,7 +40,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(refused):
         line = refused(
             "eval",
             "harmbench",
-            "--source",
+            "--prompts",
             "sample",
             *UNTRAINED,
             "--judge",
@@ -82,7 +82,7 @@ def test_the_hub_is_asked_once_and_says_why_it_has_no_model(refused, hub):
     line = refused(
         "eval",
         "xstest",
-        "--source",
+        "--prompts",
         "sample",
         "--model",
         NOT_THERE,
@@ -115,26 +115,26 @@ ATTACKS = {
 @pytest.mark.parametrize("name", ATTACKS)
 def test_what_an_attack_lacks_is_said_before_its_target_is_looked_for(refused, name):
     given = ("attack.judge=refusal",) if name == "human" else ()
-    assert ATTACKS[name] in refused("attack", name, "--model", NOT_THERE, "--behaviors", "sample", *given)
+    assert ATTACKS[name] in refused("attack", name, "--model", NOT_THERE, "--prompts", "sample", *given)
 
 
 @pytest.mark.parametrize("name", ["many-shot", "gcg", "pair"])
 def test_an_evaluation_says_it_before_the_first_of_its_attacks_searches(refused, name):
-    words = ("eval", "harmbench", "--source", "sample", *UNTRAINED, "--attacks", f"direct,prefill,{name}")
+    words = ("eval", "harmbench", "--prompts", "sample", *UNTRAINED, "--attacks", f"direct,prefill,{name}")
     assert ATTACKS[name] in refused(*words)
     assert ATTACKS[name] in refused(*words, "--dry-run")
 
 
 def test_the_remedies_work(tmp_path):
-    shots = ("attack", "many-shot", "--behaviors", "sample", "--limit", 1, "attack.settings.many-shot.shots=50")
+    shots = ("attack", "many-shot", "--prompts", "sample", "--limit", 1, "attack.settings.many-shot.shots=50")
     assert safereason(*shots, "--root", tmp_path).returncode == 0
     file = tmp_path / "behaviors.jsonl"
     row = {"id": "a/1", "prompt": "Something", "kind": "harmful", "source": "a", "target": "Sure"}
     file.write_text(json.dumps(row))
-    planned = safereason("attack", "gcg", "--model", NOT_THERE, "--behaviors", file, "--dry-run")
+    planned = safereason("attack", "gcg", "--model", NOT_THERE, "--prompts", file, "--dry-run")
     assert planned.returncode == 0, planned.stderr
 
 
 def test_weights_behind_a_server_are_refused_at_once(refused):
-    line = refused("attack", "embedding", "--model", "openai/gpt", "--behaviors", "harmbench")
+    line = refused("attack", "embedding", "--model", "openai/gpt", "--prompts", "harmbench")
     assert "needs the weights, so a model of transformers; openai/gpt does not show them" in line

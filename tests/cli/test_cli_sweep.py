@@ -102,12 +102,12 @@ def test_a_shard_leaves_what_the_points_share_to_the_whole(monkeypatch, tmp_path
         reported.append(list(map(str, runs)))
         return Result(tmp_path, {"page": "page"})
 
-    monkeypatch.setattr(sweep.pipeline, "run", run)
-    monkeypatch.setattr(sweep.report, "run", report)
+    monkeypatch.setattr(sweep.pipeline, "run_pipeline", run)
+    monkeypatch.setattr(sweep.report, "write_report", report)
     recipes = {f"seed={seed}": load("tars-smoke", [f"seed={seed}"]) for seed in (1, 2)}
     sweep.run_shard(recipes, Options(root=tmp_path))
     assert (ran, reported) == ([(1, False), (2, False)], [])
-    found = sweep.run(recipes, Options(root=tmp_path), "two")
+    found = sweep.run_sweep(recipes, Options(root=tmp_path), "two")
     assert ran[2:] == [(1, True), (2, True)]
     assert reported == [["runs/base", "runs/rl-1", "runs/rl-2"]]
     assert found.metrics["changes"].keys() == {"seed=1", "seed=2"}
@@ -115,5 +115,5 @@ def test_a_shard_leaves_what_the_points_share_to_the_whole(monkeypatch, tmp_path
 
 def test_the_pipeline_without_the_base_model_measures_what_was_trained():
     recipe = load("tars-smoke")
-    left_out = set(pipeline.steps(recipe)) - set(pipeline.steps(recipe, base=False))
+    left_out = set(pipeline.pipeline_steps(recipe)) - set(pipeline.pipeline_steps(recipe, base=False))
     assert left_out == {"eval harmbench of base", "eval xstest of base"}

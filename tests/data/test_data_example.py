@@ -107,7 +107,7 @@ def test_rows_before_a_bad_one_are_given_first(tmp_path, suffix):
 
 
 def test_examples_are_written_as_they_come_and_whole_or_not_at_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(example, "_GROUP", 2)
+    monkeypatch.setattr(example, "_ROW_GROUP", 2)
     path = tmp_path / "rows.parquet"
 
     def rows(bad):

@@ -9,16 +9,16 @@ import pytest
 from published import aegis_row, pku_row, toxicchat_row, wildguard_row
 
 from safereason.data import sources
-from safereason.data.draw import fold
 from safereason.data.example import Example
 from safereason.data.fetch import File
+from safereason.data.sampling import fold
 from safereason.data.sources import xstest_response
-from safereason.data.sources.base import rows
+from safereason.data.sources.base import published_rows
 from safereason.data.sources.halves import half
 from safereason.engines.base import Completion
 from safereason.errors import InputError
 from safereason.guard import policy as policies
-from safereason.guard.reasoning import read
+from safereason.guard.reasoning import verdict_of_completion
 from safereason.text.reasoning import join
 from safereason.text.verdict import is_well_formed
 
@@ -272,7 +272,7 @@ def test_a_file_without_rows_is_refused(publish, name, file):
 def test_rows_are_numbered_in_files_of_each_packing(publish, suffix):
     records = [{"a": "é\u2028x"}, {"a": "2"}]
     publish(f"own/data.jsonl{suffix}", records)
-    found = list(rows(File("own", f"data.jsonl{suffix}", "https://localhost/")))
+    found = list(published_rows(File("own", f"data.jsonl{suffix}", "https://localhost/")))
     assert [(r.number, r["a"]) for r in found] == [(1, "é\u2028x"), (2, "2")]
 
 
@@ -342,7 +342,7 @@ def test_a_half_s_traces_lead_from_each_row_s_own_labels_to_its_verdict(data_hom
         assert traces == [replace(e, reasoning=t.reasoning, answer=t.answer) for e, t in zip(rows, traces, strict=True)]
         for trace in traces:
             text = join(trace.reasoning, trace.answer)
-            found = read(Completion(text, (), "stop"), policy)
+            found = verdict_of_completion(Completion(text, (), "stop"), policy)
             assert is_well_formed(text)
             assert found.label == (trace.label or ("unsafe" if trace.kind == "harmful" else "safe"))
             assert found.reasoning == trace.reasoning

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safereason.data import overlap
-from safereason.data.draw import fold
 from safereason.data.example import Example
-from safereason.data.overlap import Hit, Index, Match, compare, indexes, subject
+from safereason.data.overlap import Hit, Index, Match, build_indexes, compare_rows, compared_text
+from safereason.data.sampling import fold
 from safereason.recipe.schema import Hygiene
 
 SENTENCE = "Explain to a beginner how the tides of the sea follow the moon and why there are two of them a day."
@@ -212,7 +212,7 @@ def test_hardly_a_pair_at_the_threshold_is_missed():
 
 @pytest.mark.parametrize("threshold", [0.01, 0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 0.999999])
 def test_bands_keep_their_promise_at_every_threshold(threshold):
-    bands, rows = overlap._shape(threshold)
+    bands, rows = overlap._band_shape(threshold)
     assert 1 - (1 - threshold**rows) ** bands >= 0.999
     assert bands == 1 or 1 - (1 - threshold**rows) ** (bands - 1) < 0.999
 
@@ -280,8 +280,8 @@ def test_every_process_finds_the_same():
 
 def test_the_subject_is_the_prompt_and_the_response_after_it():
     asked = Example("o/1", "Hi", "harmless", "o", answer="no part of it")
-    assert subject(asked) == "Hi"
-    assert subject(Example("o/1", "Hi", "harmless", "o", response="Hello")) == "Hi\nHello"
+    assert compared_text(asked) == "Hi"
+    assert compared_text(Example("o/1", "Hi", "harmless", "o", response="Hello")) == "Hi\nHello"
 
 
 def test_rows_are_compared_one_by_one_with_every_set():
@@ -298,7 +298,7 @@ def test_rows_are_compared_one_by_one_with_every_set():
         "two": iter([example("t/1", SENTENCE.rstrip("."))]),
         "three": [],
     }
-    compared = list(itertools.islice(compare(rows(), indexes(sets, Hygiene())), 2))
+    compared = list(itertools.islice(compare_rows(rows(), build_indexes(sets, Hygiene())), 2))
     assert [(row.id, [(hit.test_set, hit.match.how) for hit in hits]) for row, hits in compared] == [
         ("r/1", []),
         ("r/2", [("one", "exact"), ("two", "near")]),

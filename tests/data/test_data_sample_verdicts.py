@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from safereason.data import sources
-from safereason.data.draw import fold
+from safereason.data.sampling import fold
 from safereason.data.sources import sample
 from safereason.guard import policy
 from safereason.runs.records import read_records

@@ -3,9 +3,9 @@ from collections import Counter
 import pytest
 
 from safereason.data import sources
-from safereason.data.draw import fold
 from safereason.data.fetch import File
-from safereason.data.sources.base import rows
+from safereason.data.sampling import fold
+from safereason.data.sources.base import published_rows
 from safereason.errors import InputError
 
 AT_HAND = {
@@ -68,7 +68,7 @@ def test_a_row_of_a_public_file_without_its_column_is_named(tmp_path, monkeypatc
     monkeypatch.setenv("SAFEREASON_DATA_HOME", str(tmp_path))
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "data.csv").write_text("id,prompt\n1,hello\n2\n")
-    first, second = rows(File("own", "data.csv", "https://localhost/"))
+    first, second = published_rows(File("own", "data.csv", "https://localhost/"))
     assert (first["prompt"], first.text("prompt"), second.text("prompt")) == ("hello", "hello", None)
     with pytest.raises(InputError, match=r"data\.csv: row 1: no column `label`, only id, prompt;"):
         first["label"]

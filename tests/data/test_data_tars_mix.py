@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safereason.data import tars_mix
-from safereason.data.draw import fold
 from safereason.data.example import Example
+from safereason.data.sampling import fold
 from safereason.errors import InputError
 from safereason.recipe.schema import TarsMix
 
@@ -151,7 +151,7 @@ def test_only_rows_of_the_pools_kind_are_taken():
 
 def test_a_pool_that_is_too_small_is_named_with_what_it_has():
     with pytest.raises(
-        InputError, match=re.escape("data.harmful: 100 prompts are wanted and the pool has 60 (harmful)")
+        InputError, match=re.escape("data.harmful: 100 prompts are needed and the pool has 60 (harmful)")
     ):
         build(mix_of(prompts=100, harmful_ratio=1))
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from safereason.data import verify
 from safereason.data.example import Example, write_parquet
-from safereason.data.verify import Problem, Tally, check
+from safereason.data.verify import Problem, Tally, check_rows
 from safereason.errors import InputError
 
 GOOD = {"id": "mine/1", "prompt": "How do I kill a process?", "kind": "ambiguous", "source": "mine"}
@@ -47,7 +47,7 @@ BAD = {
 
 def found(path: Path) -> tuple[list[Problem], Tally]:
     tally = Tally()
-    return list(check(path, tally)), tally
+    return list(check_rows(path, tally)), tally
 
 
 @pytest.mark.parametrize("kind", BAD)

@@ -33,8 +33,8 @@ def outcome(number: int, score: float | None, attack: str = "direct", **changes:
     return Outcome(record, Verdict(score, None) if score is not None else Verdict.unscored("no reply"))
 
 
-def asked(evaluation: Eval, outcomes: list[Outcome], measures: str) -> compare.Asked:
-    return compare.asked(evaluation, outcomes, evaluation.figures(outcomes, measures))
+def asked(evaluation: Eval, outcomes: list[Outcome], measures: str) -> compare.EvalScores:
+    return compare.collect_scores(evaluation, outcomes, evaluation.figures(outcomes, measures))
 
 
 def defended(truths: list[bool | None], attack: str = "direct") -> list[Outcome]:
@@ -43,7 +43,7 @@ def defended(truths: list[bool | None], attack: str = "direct") -> list[Outcome]
 
 def difference(first: list[bool | None], other: list[bool | None], seed: int = 0) -> compare.Difference:
     runs = [asked(HARMBENCH, defended(truths), "harm") for truths in (first, other)]
-    return compare.of_asked(*runs, 2000, seed)["dsr", "all"]
+    return compare.of_evals(*runs, 2000, seed)["dsr", "all"]
 
 
 def test_the_difference_is_over_what_both_have_a_score_for():
@@ -55,10 +55,10 @@ def test_the_difference_is_over_what_both_have_a_score_for():
 def test_only_shared_prompts_count():
     first = asked(HARMBENCH, defended([True] * 6), "harm")
     other = asked(HARMBENCH, defended([False] * 3), "harm")
-    assert compare.of_asked(first, other, 200, 0)["dsr", "all"].n == 3
+    assert compare.of_evals(first, other, 200, 0)["dsr", "all"].n == 3
     strangers = asked(HARMBENCH, [outcome(9, 1.0)], "harm")
-    with pytest.raises(InputError, match="asked nothing that the first run was asked"):
-        compare.of_asked(first, strangers, 200, 0)
+    with pytest.raises(InputError, match="shares no prompt with the first run"):
+        compare.of_evals(first, strangers, 200, 0)
 
 
 @pytest.mark.parametrize(("worse", "better"), [(30, 5), (12, 8), (9, 1), (20, 2)])
@@ -98,8 +98,8 @@ def test_the_order_changes_nothing_and_the_seed_decides_the_draws():
     first, other = (defended([pair[place] for pair in truths]) for place in (0, 1))
     runs = [asked(HARMBENCH, outcomes, "harm") for outcomes in (first, other)]
     mixed = [asked(HARMBENCH, random.Random(5).sample(o, len(o)), "harm") for o in (first, other)]
-    assert compare.of_asked(*runs, 500, 1) == compare.of_asked(*mixed, 500, 1)
-    assert compare.of_asked(*runs, 500, 1) != compare.of_asked(*runs, 500, 2)
+    assert compare.of_evals(*runs, 500, 1) == compare.of_evals(*mixed, 500, 1)
+    assert compare.of_evals(*runs, 500, 1) != compare.of_evals(*runs, 500, 2)
 
 
 @given(st.lists(st.tuples(*[st.sampled_from([True, False, None])] * 2), min_size=2, max_size=12))
@@ -109,7 +109,7 @@ def test_means_over_attacks_are_taken_apart_and_put_together(truths: list[tuple[
     run = asked(HARMBENCH, [*outcomes, *again], "harm")
     whole = {(f.name, f.group): f.value for f in HARMBENCH.figures([*outcomes, *again], "harm")}
     assert run.figures.keys() == whole.keys()
-    for key, found in compare.of_asked(run, run, 100, 0).items():
+    for key, found in compare.of_evals(run, run, 100, 0).items():
         assert found.value == 0
         assert whole[key] is not None
 
@@ -119,7 +119,7 @@ def test_attacks_on_one_behavior_are_drawn_together():
     first = [o for a in "vwxyz" for o in defended([True] * 20, a)]
     other = [o for a in "vwxyz" for o in defended([n % 2 == 0 for n in range(20)], a)]
     alone = difference([True] * 20, [n % 2 == 0 for n in range(20)])
-    both = compare.of_asked(asked(HARMBENCH, first, "harm"), asked(HARMBENCH, other, "harm"), 2000, 0)["dsr", "all"]
+    both = compare.of_evals(asked(HARMBENCH, first, "harm"), asked(HARMBENCH, other, "harm"), 2000, 0)["dsr", "all"]
     assert (both.low, both.high) == pytest.approx((alone.low, alone.high))
 
 
@@ -132,7 +132,7 @@ def test_what_the_judge_measures_is_found_out():
 def test_figures_of_other_records_are_refused():
     recorded = XSTEST.figures([outcome(0, 1.0), outcome(1, 0.0)], "refusal")
     with pytest.raises(InputError, match="not those of its completions"):
-        compare.asked(XSTEST, [outcome(0, 1.0), outcome(1, 1.0)], recorded)
+        compare.collect_scores(XSTEST, [outcome(0, 1.0), outcome(1, 1.0)], recorded)
 
 
 def predictions(labels: str, name: str = "mine") -> list[Prediction]:

@@ -139,12 +139,14 @@ def test_cases_that_inspect_cannot_ask_are_refused(tmp_path: Path, prompts: Path
     cases = tmp_path / "cases.jsonl"
     cases.write_text(json.dumps({"behavior": "mine/harmful-0", "attack": "a", "prompt": "p", "prefix": "Sure"}) + "\n")
     with pytest.raises(InputError, match="put words into the model's mouth"):
-        inspect._task_of(evals.EVALS["harmbench"])(judge="refusal", source=str(prompts), cases=str(cases))
+        inspect._task_builder(evals.EVALS["harmbench"])(judge="refusal", source=str(prompts), cases=str(cases))
 
 
 def test_the_recipe_says_how_answers_are_drawn(prompts: Path):
     from safereason.evals import inspect
 
-    built = inspect._task_of(evals.EVALS["xstest"])(recipe="tars-smoke", judge="refusal", source=str(prompts), limit=3)
+    built = inspect._task_builder(evals.EVALS["xstest"])(
+        recipe="tars-smoke", judge="refusal", source=str(prompts), limit=3
+    )
     assert len(built.dataset) == 3
     assert (built.config.temperature, built.config.max_tokens) == (0.0, 48)

@@ -6,8 +6,8 @@ from safereason.data.sources import SOURCES
 from safereason.evals import EVALS, paper
 from safereason.evals.metrics import Figure
 from safereason.evals.paper import RATIOS, RSAFE_F1, TARS_FIGURE_2B, TARS_FIGURE_3, TARS_TABLE_4, Tradeoff, guard_scores
-from safereason.evals.paper_like import Origin, like
-from safereason.evals.paper_places import PLACES
+from safereason.evals.paper_locations import PAPER_LOCATIONS
+from safereason.evals.paper_match import Origin, matching_figure
 from safereason.recipe.load import shipped
 
 
@@ -50,7 +50,7 @@ def test_the_nearest_target_of_a_set_comes_first():
 
 def test_known_figures_begin_with_the_main_model():
     dsr = paper.known("harmbench", "dsr")
-    assert (dsr[0].model, dsr[0].value, dsr[0].place) == ("TARS-1.5B, λ = 0.5", 0.989, "Figure 3")
+    assert (dsr[0].model, dsr[0].value, dsr[0].location) == ("TARS-1.5B, λ = 0.5", 0.989, "Figure 3")
     assert len({figure.model for figure in dsr}) == len(dsr) == 34
     assert paper.known("xstest", "compliance_safe")[0].value == 0.767
     assert paper.known("wildchat", "compliance")[0].value == 0.858
@@ -82,21 +82,21 @@ QWEN, QWEN_7B = "Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen2.5-7B-Instruct"
     ],
 )
 def test_a_model_is_held_against_its_own_figure_of_the_paper_or_none(origin, expected):
-    found = like("harmbench", "dsr", "all", origin, {"source": "harmbench"}, {})
+    found = matching_figure("harmbench", "dsr", "all", origin, {"source": "harmbench"}, {})
     assert (found and (found.model, found.value)) == expected
-    assert like("harmbench", "dsr", "all", origin, {"source": "sample"}, {}) is None
-    assert like("harmbench", "truncated", "all", origin, {"source": "harmbench"}, {}) is None
+    assert matching_figure("harmbench", "dsr", "all", origin, {"source": "sample"}, {}) is None
+    assert matching_figure("harmbench", "truncated", "all", origin, {"source": "harmbench"}, {}) is None
 
 
 def test_a_guard_is_held_against_the_run_of_its_recipe_on_that_set():
     rsafe, sets = Origin("guard/rl/rsafe/x", QWEN_7B), {"sets": [{"source": "toxicchat", "name": None}]}
-    found = like("guard", "f1_parsed", "toxicchat", rsafe, {}, sets)
+    found = matching_figure("guard", "f1_parsed", "toxicchat", rsafe, {}, sets)
     assert found is not None
     assert found.value == 0.728
     others = (Origin("guard/sft/rsafe/x", QWEN_7B), Origin("guard/rl/rsafe-smoke/x", "embedded/smollm2-135m"))
-    assert [like("guard", "f1_parsed", "toxicchat", other, {}, sets) for other in others] == [None, None]
+    assert [matching_figure("guard", "f1_parsed", "toxicchat", other, {}, sets) for other in others] == [None, None]
     renamed = {"sets": [{"source": "mine.jsonl", "name": "toxicchat"}]}
-    assert like("guard", "f1_parsed", "toxicchat", rsafe, {}, renamed) is None
+    assert matching_figure("guard", "f1_parsed", "toxicchat", rsafe, {}, renamed) is None
 
 
 def test_gcgs_dsr_is_worked_out_from_table_4():
@@ -117,11 +117,11 @@ def test_an_interval_covers_what_its_reading_may_be_out(low: float | None, high:
 
 
 def test_every_figure_is_of_a_place_an_evaluation_and_a_recipe_that_there_are():
-    places = {(place.paper, place.name) for place in PLACES}
-    assert len(places) == len(PLACES)
+    places = {(place.paper, place.name) for place in PAPER_LOCATIONS}
+    assert len(places) == len(PAPER_LOCATIONS)
     recipes = {file.stem for file in shipped()}
     for figure in paper.as_printed():
-        assert (figure.paper, figure.place) in places
+        assert (figure.paper, figure.location) in places
         assert figure.recipe is None or figure.recipe in recipes
         assert figure.tolerance > 0
         if figure.evaluation in EVALS:

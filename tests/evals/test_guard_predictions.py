@@ -146,7 +146,7 @@ def test_of_our_own_predictions_sets_can_be_taken(tmp_path):
     path = written(tmp_path, rows)
     assert [p.set for p in read(path)] == list("abab")
     assert [p.id for p in read(path, "b")] == ["1", "3"]
-    with pytest.raises(InputError, match=r"--set c: .* has no such set; it has a, b"):
+    with pytest.raises(InputError, match=r"--prompts c: .* has no such set; it has a, b"):
         read(path, "c")
 
 
@@ -155,7 +155,7 @@ def test_of_our_own_predictions_sets_can_be_taken(tmp_path):
     [
         ([], (), "holds no rows"),
         ([{"text": "safe"}], (), "row 1: has no `label`"),
-        ([{"label": "safe"}], (), "name their source with --set"),
+        ([{"label": "safe"}], (), "name their source with --prompts"),
         (LLAMA_FACTORY, ("a", "b"), "name one"),
         ([{"label": "who knows", "predict": "safe"}], ("a",), "row 1: its `label` names no right answer"),
         ([{"label": "safe", "predict": None}], ("a",), "row 1: `label` and `predict` are to be texts"),

@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_sc
 from safereason.evals.guard_suite import (
     BINS,
     FIGURES,
-    Row,
+    LabelledRow,
     by_category,
     confusion,
     figures,
@@ -23,7 +23,7 @@ from safereason.evals.metrics import Figure
 LABELS = st.sampled_from(["safe", "unsafe"])
 ROWS = st.lists(
     st.builds(
-        Row,
+        LabelledRow,
         set=st.sampled_from(["one", "two"]),
         expected=LABELS,
         label=st.none() | LABELS,
@@ -35,7 +35,7 @@ ROWS = st.lists(
 )
 
 
-def drawn(n: int, name: str = "set", seed: int = 0, unparsed: float = 0.1) -> list[Row]:
+def drawn(n: int, name: str = "set", seed: int = 0, unparsed: float = 0.1) -> list[LabelledRow]:
     """Rows of a guard that is right more often than not."""
     rng = random.Random(f"{name}/{seed}")
     rows = []
@@ -43,11 +43,11 @@ def drawn(n: int, name: str = "set", seed: int = 0, unparsed: float = 0.1) -> li
         expected = rng.choice(["safe", "safe", "unsafe"])
         score = min(max(rng.gauss(0.65 if expected == "unsafe" else 0.35, 0.25), 0.0), 1.0)
         label = None if rng.random() < unparsed else "unsafe" if score > 0.5 else "safe"
-        rows.append(Row(name, expected, label, score if label else None))
+        rows.append(LabelledRow(name, expected, label, score if label else None))
     return rows
 
 
-def measured(rows: list[Row], resamples: int = 200, seed: int = 0) -> dict[str, Figure]:
+def measured(rows: list[LabelledRow], resamples: int = 200, seed: int = 0) -> dict[str, Figure]:
     return {figure.label: figure for figure in figures(rows, resamples, seed)}
 
 
@@ -55,7 +55,7 @@ def wrong(label: str) -> str:
     return {"safe": "unsafe", "unsafe": "safe"}[label]
 
 
-def strictly(rows: list[Row]) -> tuple[list[bool], list[bool]]:
+def strictly(rows: list[LabelledRow]) -> tuple[list[bool], list[bool]]:
     """Truth and prediction, where no verdict is the wrong one."""
     found = [row.label or wrong(row.expected) for row in rows]
     return [row.expected == "unsafe" for row in rows], [label == "unsafe" for label in found]
@@ -83,7 +83,11 @@ def test_a_set_agrees_with_scikit_learn():
 
 
 def test_ties_count_half_in_auroc():
-    rows = [Row("set", "unsafe", "unsafe", 0.5), Row("set", "safe", "safe", 0.5), Row("set", "safe", "safe", 0.1)]
+    rows = [
+        LabelledRow("set", "unsafe", "unsafe", 0.5),
+        LabelledRow("set", "safe", "safe", 0.5),
+        LabelledRow("set", "safe", "safe", 0.1),
+    ]
     truth, scores = [row.expected == "unsafe" for row in rows], [row.score for row in rows]
     assert measured(rows)["auroc"].value == pytest.approx(roc_auc_score(truth, scores)) == 0.75
 
@@ -112,8 +116,8 @@ def test_intervals_agree_with_scipys_bootstrap(name):
 
 
 def test_no_verdict_is_the_wrong_verdict_and_is_dropped_by_the_authors():
-    right = [Row("set", label, label) for label in ("safe", "unsafe")] * 5
-    silent = [Row("set", label, None) for label in ("safe", "unsafe")] * 5
+    right = [LabelledRow("set", label, label) for label in ("safe", "unsafe")] * 5
+    silent = [LabelledRow("set", label, None) for label in ("safe", "unsafe")] * 5
     found = measured([*right, *silent])
     # 5 hits, 5 misses and 5 false alarms.
     assert found["f1"].value == pytest.approx(0.5)
@@ -124,17 +128,17 @@ def test_no_verdict_is_the_wrong_verdict_and_is_dropped_by_the_authors():
 
 
 def test_a_figure_that_is_not_defined_is_none_and_no_zero():
-    safe_only = measured([Row("set", "safe", "safe", 0.2)] * 4)
+    safe_only = measured([LabelledRow("set", "safe", "safe", 0.2)] * 4)
     for name in ("f1", "f1_parsed", "recall", "auroc", "f1_always_unsafe", "precision"):
         assert (safe_only[f"{name}/set"].value, safe_only[f"{name}/set"].n) == (None, 0)
         assert safe_only[f"{name}/set"].unscored == 4
     assert safe_only["accuracy"].value == 1.0
-    assert measured([Row("set", "unsafe", "safe")] * 4)["f1"].value == 0.0
+    assert measured([LabelledRow("set", "unsafe", "safe")] * 4)["f1"].value == 0.0
     assert figures([], 10, 0) == []
 
 
 def test_draws_that_all_agree_give_no_interval():
-    found = measured([Row("set", "unsafe", "unsafe")] * 5 + [Row("set", "safe", "safe")] * 5)
+    found = measured([LabelledRow("set", "unsafe", "unsafe")] * 5 + [LabelledRow("set", "safe", "safe")] * 5)
     assert (found["f1"].value, found["f1"].low, found["f1"].high) == (1.0, None, None)
     assert found["unparsed"].high == pytest.approx(0.2775, abs=1e-3)  # Wilson's, for 0 of 10
 
@@ -150,7 +154,7 @@ def test_over_all_sets_is_the_mean_weighted_by_rows_and_the_f1_of_all():
 
 
 def test_a_set_without_unsafe_rows_is_left_out_of_the_mean_and_counted():
-    found = measured([*drawn(60, "one"), *([Row("two", "safe", "safe")] * 20)])
+    found = measured([*drawn(60, "one"), *([LabelledRow("two", "safe", "safe")] * 20)])
     assert found["f1"].value == found["f1/one"].value
     assert (found["f1"].n, found["f1"].unscored) == (60, 20)
     assert found["accuracy"].n == 80
@@ -188,10 +192,10 @@ def test_confusion_counts_every_row_once(rows):
 
 def test_recall_by_category_counts_a_row_in_each_of_its_categories():
     rows = [
-        Row("set", "unsafe", "unsafe", categories=("a", "b")),
-        Row("set", "unsafe", None, categories=("a",)),
-        Row("set", "unsafe", "safe"),
-        Row("set", "safe", "unsafe", categories=("a",)),
+        LabelledRow("set", "unsafe", "unsafe", categories=("a", "b")),
+        LabelledRow("set", "unsafe", None, categories=("a",)),
+        LabelledRow("set", "unsafe", "safe"),
+        LabelledRow("set", "safe", "unsafe", categories=("a",)),
     ]
     table = {row["category"]: (row["n"], row["recall"], row["unparsed"]) for row in by_category(rows)}
     assert table == {"a": (2, 0.5, 1), "b": (1, 1.0, 0), "none named": (1, 0.0, 0)}
@@ -199,7 +203,11 @@ def test_recall_by_category_counts_a_row_in_each_of_its_categories():
 
 
 def test_reliability_sets_mean_score_against_the_share_unsafe():
-    rows = [Row("s", "unsafe", "unsafe", 1.0), Row("s", "safe", "unsafe", 0.96), Row("s", "safe", None)]
+    rows = [
+        LabelledRow("s", "unsafe", "unsafe", 1.0),
+        LabelledRow("s", "safe", "unsafe", 0.96),
+        LabelledRow("s", "safe", None),
+    ]
     curve = reliability(rows)
     assert (curve["n"], len(curve["bins"])) == (2, BINS)
     assert curve["bins"][9] == {"low": 0.9, "high": 1.0, "n": 2, "mean_score": pytest.approx(0.98), "share_unsafe": 0.5}

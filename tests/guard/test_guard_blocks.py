@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from safereason.errors import InputError
 from safereason.guard.blocks import Block, Parts, Piece, open_source
 from safereason.guard.bulk import Job, Worker
-from safereason.guard.classify import CHUNK, Asked, classify
-from safereason.guard.open import guide_of
-from safereason.guard.rows import Row
+from safereason.guard.classify import CHUNK, ClassifySettings, classify
+from safereason.guard.open import guard_prompt_of
+from safereason.guard.rows import InputRow
 from safereason.runs.records import Record
 
 
@@ -196,7 +196,7 @@ def test_a_folder_of_other_files_is_never_emptied(tmp_path: Path):
 def test_workers_write_what_one_guard_writes_in_order(tmp_path: Path):
     guard, policy = micro_guard.save_guard(tmp_path / "guard"), tmp_path / "house.yaml"
     policy.write_text(micro_guard.POLICY)
-    asked = Asked(str(guard), None, guide_of(str(guard), policy=str(policy)), 1, None, 3, {})
+    asked = ClassifySettings(str(guard), None, guard_prompt_of(str(guard), policy=str(policy)), 1, None, 3, {})
     source = open_source(str(save(tmp_path / "in", [50, 90, 10])), {})
     blocks, parts = source.blocks(CHUNK), Parts(str(tmp_path / "out"), {}, source.columns["id"])
     parts.prepare("refuse")
@@ -205,7 +205,7 @@ def test_workers_write_what_one_guard_writes_in_order(tmp_path: Path):
         assert worker({"item": block.number}) == {"number": block.number, "error": ""}
 
     wanted: list[Record] = []
-    whole: list[Row] = list(source.read(source.blocks(1024)[0], {}))
+    whole: list[InputRow] = list(source.read(source.blocks(1024)[0], {}))
     classify(asked.open(), iter(whole), wanted.append, seed=3)
     found = records(tmp_path / "out")
     assert [{key: row[key] for key in record} for row, record in zip(found, wanted, strict=True)] == wanted
@@ -213,7 +213,9 @@ def test_workers_write_what_one_guard_writes_in_order(tmp_path: Path):
 
 
 def test_a_worker_says_which_row_is_none_and_writes_nothing_of_its_block(tmp_path: Path):
-    asked = Asked(str(micro_guard.save_guard(tmp_path / "guard")), None, guide_of("openai/any"), 1, None, 0, {})
+    asked = ClassifySettings(
+        str(micro_guard.save_guard(tmp_path / "guard")), None, guard_prompt_of("openai/any"), 1, None, 0, {}
+    )
     (tmp_path / "in").mkdir()
     rows = [{"prompt": "a"}, {"prompt": " "}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in" / "a.parquet")

@@ -12,18 +12,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safereason.errors import BarNotMet, InputError, StageFailed
-from safereason.guard.base import Finding, OnFinding, Question
-from safereason.guard.classify import CHUNK, Tally, Target, chunk_seed, classify, record_of
-from safereason.guard.rows import Row
+from safereason.guard.base import GuardVerdict, OnVerdict, Question
+from safereason.guard.classify import CHUNK, Tally, chunk_seed, classify, record_of_row
+from safereason.guard.output import VerdictFile
+from safereason.guard.rows import InputRow
 from safereason.runs.records import read_records
 
-UNSAFE = Finding("unsafe", 0.9, ("U1",), "why", "text", tokens=3)
-FAILED = Finding(None, None, reason="no server", failed=True)
+UNSAFE = GuardVerdict("unsafe", 0.9, ("U1",), "why", "text", tokens=3)
+FAILED = GuardVerdict(None, None, reason="no server", failed=True)
 IDENTITY: dict[str, Any] = {"model": "m", "guide": {"policy": {"name": "p"}}, "samples": 1}
 
 
 class Scripted:
-    """A guard whose findings depend on the question, its place and the seed, and come in a random order."""
+    """A guard whose verdicts depend on the question, its place and the seed, and come in a random order."""
 
     name = "scripted"
 
@@ -37,26 +38,26 @@ class Scripted:
         *,
         seed: int = 0,
         done: Collection[int] = (),
-        on_finding: OnFinding | None = None,
-    ) -> list[Finding | None]:
+        on_verdict: OnVerdict | None = None,
+    ) -> list[GuardVerdict | None]:
         self.asked.append((len(questions), seed, len(done)))
         order = [i for i in range(len(questions)) if i not in done]
         random.Random(seed).shuffle(order)
-        found: dict[int, Finding] = {}
+        found: dict[int, GuardVerdict] = {}
         for i in order:
             if self.stop_after == 0:
                 raise KeyboardInterrupt
             self.stop_after = self.stop_after and self.stop_after - 1
             score = random.Random(f"{seed}/{i}/{questions[i].prompt}").random()
-            found[i] = Finding("unsafe" if score >= 0.5 else "safe", score, text=questions[i].prompt)
-            if on_finding:
-                on_finding(i, found[i])
+            found[i] = GuardVerdict("unsafe" if score >= 0.5 else "safe", score, text=questions[i].prompt)
+            if on_verdict:
+                on_verdict(i, found[i])
         return [found.get(i) for i in range(len(questions))]
 
 
-def some_rows(count: int, bad: bool = False) -> Iterator[Row]:
+def some_rows(count: int, bad: bool = False) -> Iterator[InputRow]:
     for number in range(1, count + 1):
-        yield Row(number, Question(f"question {number}"), f"id{number}" if number % 2 else None)
+        yield InputRow(number, Question(f"question {number}"), f"id{number}" if number % 2 else None)
     if bad:
         raise InputError(f"in:{count + 1}: bad")
 
@@ -88,11 +89,11 @@ def test_a_row_is_written_as_soon_as_its_turn_has_come():
     events: list[str] = []
 
     class Loud(Scripted):
-        def classify(self, questions: Sequence[Question], **named: Any) -> list[Finding | None]:
-            on_finding = named["on_finding"]
+        def classify(self, questions: Sequence[Question], **named: Any) -> list[GuardVerdict | None]:
+            on_verdict = named["on_verdict"]
             for i in (1, 0, 2):
                 events.append(f"found {i}")
-                on_finding(i, UNSAFE)
+                on_verdict(i, UNSAFE)
             return [UNSAFE] * 3
 
     classify(Loud(), some_rows(3), lambda record: events.append(f"wrote {record['row'] - 1}"))
@@ -103,7 +104,7 @@ def test_no_more_than_a_chunk_is_read_ahead():
     count = {"read": 0, "written": 0}
     most = 0
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[InputRow]:
         nonlocal most
         for row in some_rows(10 * CHUNK):
             count["read"] += 1
@@ -131,13 +132,13 @@ def test_what_comes_before_a_bad_row_is_written(count: int):
 def test_a_run_that_was_cut_goes_on_to_the_same_bytes(tmp_path: Path, total: int, share: float, torn: int, seed: int):
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
     options: dict[str, Any] = {"seed": seed, "threshold": 0.3}
-    with Target(whole, IDENTITY, "overwrite").open() as log:
+    with VerdictFile(whole, IDENTITY, "overwrite").open() as log:
         first = classify(Scripted(), some_rows(total), log.append, **options)
-    with suppress(KeyboardInterrupt), Target(cut, IDENTITY, "overwrite").open() as log:
+    with suppress(KeyboardInterrupt), VerdictFile(cut, IDENTITY, "overwrite").open() as log:
         classify(Scripted(stop_after=int(share * total)), some_rows(total), log.append, **options)
     content = cut.read_bytes()
     cut.write_bytes(content[: max(0, len(content) - torn)])
-    again, target = Scripted(), Target(cut, IDENTITY, "resume")
+    again, target = Scripted(), VerdictFile(cut, IDENTITY, "resume")
     with target.open() as log:
         second = classify(again, some_rows(total), log.append, held=target.held(), **options)
     assert cut.read_bytes() == whole.read_bytes()
@@ -145,7 +146,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_bytes(tmp_path: Path, total: int
 
 
 def test_a_finished_run_asks_nothing_again(tmp_path: Path):
-    target = Target(tmp_path / "out.jsonl", IDENTITY, "resume")
+    target = VerdictFile(tmp_path / "out.jsonl", IDENTITY, "resume")
     with target.open() as log:
         first = classify(Scripted(), some_rows(CHUNK + 2), log.append)
     guard = Scripted()
@@ -159,7 +160,7 @@ def test_a_finished_run_asks_nothing_again(tmp_path: Path):
 
 def test_finished_rows_of_another_input_are_refused():
     held = written(4)
-    other = [Row(1, Question("a"), "id1"), Row(2, Question("b"), "another")]
+    other = [InputRow(1, Question("a"), "id1"), InputRow(2, Question("b"), "another")]
     with pytest.raises(InputError, match=r"^row 2: the one that is finished is another"):
         classify(Scripted(), iter(other), held.append, held=iter(held))
     with pytest.raises(InputError, match=r"^more rows are finished than there are \(3\)"):
@@ -169,7 +170,7 @@ def test_finished_rows_of_another_input_are_refused():
 
 
 def test_a_record_says_what_was_found():
-    assert record_of(Row(3, Question("p"), "x"), UNSAFE) == {
+    assert record_of_row(InputRow(3, Question("p"), "x"), UNSAFE) == {
         "row": 3,
         "id": "x",
         "label": "unsafe",
@@ -178,8 +179,8 @@ def test_a_record_says_what_was_found():
         "reasoning": "why",
         "unparsed": False,
     }
-    lost = Finding(None, None, reasoning="r", text="all of it", reason="no box", votes=(None, None))
-    assert record_of(Row(1, Question("p")), lost) == {
+    lost = GuardVerdict(None, None, reasoning="r", text="all of it", reason="no box", votes=(None, None))
+    assert record_of_row(InputRow(1, Question("p")), lost) == {
         "row": 1,
         "label": None,
         "score": None,
@@ -190,38 +191,38 @@ def test_a_record_says_what_was_found():
         "text": "all of it",
         "votes": [None, None],
     }
-    assert record_of(Row(1, Question("p")), FAILED)["failed"] is True
-    assert record_of(Row(1, Question("p"), 0), UNSAFE)["id"] == 0
+    assert record_of_row(InputRow(1, Question("p")), FAILED)["failed"] is True
+    assert record_of_row(InputRow(1, Question("p"), 0), UNSAFE)["id"] == 0
 
 
 @pytest.mark.parametrize(
-    ("finding", "threshold", "label"),
+    ("verdict", "threshold", "label"),
     [
         (UNSAFE, 0.9, "unsafe"),
         (UNSAFE, 0.91, "safe"),
         (UNSAFE, None, "unsafe"),
-        (Finding("safe", 0.0), 0.0, "unsafe"),
-        (Finding("safe", 1.0), 1.0, "unsafe"),
-        (Finding("safe", None), 0.0, "safe"),
-        (Finding("unsafe", None, ("U1",)), 1.0, "unsafe"),
+        (GuardVerdict("safe", 0.0), 0.0, "unsafe"),
+        (GuardVerdict("safe", 1.0), 1.0, "unsafe"),
+        (GuardVerdict("safe", None), 0.0, "safe"),
+        (GuardVerdict("unsafe", None, ("U1",)), 1.0, "unsafe"),
         (FAILED, 0.0, None),
     ],
 )
-def test_a_threshold_decides_where_there_is_a_score(finding: Finding, threshold: float | None, label: str | None):
-    record = record_of(Row(1, Question("p")), finding, threshold)
-    assert (record["label"], record["unparsed"], record["score"]) == (label, label is None, finding.score)
-    assert bool(record["categories"]) == (label == "unsafe" and bool(finding.categories))
+def test_a_threshold_decides_where_there_is_a_score(verdict: GuardVerdict, threshold: float | None, label: str | None):
+    record = record_of_row(InputRow(1, Question("p")), verdict, threshold)
+    assert (record["label"], record["unparsed"], record["score"]) == (label, label is None, verdict.score)
+    assert bool(record["categories"]) == (label == "unsafe" and bool(verdict.categories))
 
 
-def tallied(*findings: Finding) -> Tally:
+def tallied(*verdicts: GuardVerdict) -> Tally:
     tally = Tally()
-    for number, finding in enumerate(findings, start=1):
-        tally.add(record_of(Row(number, Question("p")), finding))
+    for number, verdict in enumerate(verdicts, start=1):
+        tally.add(record_of_row(InputRow(number, Question("p")), verdict))
     return tally
 
 
 def test_a_bar_names_how_many_rows_and_the_first_of_them():
-    safe, lost = Finding("safe", 0.1), Finding(None, None, reason="no box")
+    safe, lost = GuardVerdict("safe", 0.1), GuardVerdict(None, None, reason="no box")
     tally = tallied(safe, UNSAFE, lost, *[UNSAFE] * 6)
     tally.check([])
     tallied(safe).check(["unsafe", "unparsed"])
@@ -243,35 +244,35 @@ def test_rows_that_could_not_be_asked_about_fail_the_command_unless_a_bar_does()
 
 def test_an_existing_file_is_refused_resumed_or_replaced(tmp_path: Path):
     path = tmp_path / "deep" / "out.jsonl"
-    with Target(path, IDENTITY).open() as log:
+    with VerdictFile(path, IDENTITY).open() as log:
         log.append({"row": 1})
     assert json.loads((tmp_path / "deep" / "out.jsonl.meta.json").read_text()) == IDENTITY
     with pytest.raises(InputError, match="exists already; pass --resume to go on or --overwrite to start anew"):
-        Target(path, IDENTITY).check()
-    with Target(path, IDENTITY, "resume").open() as log:
+        VerdictFile(path, IDENTITY).check()
+    with VerdictFile(path, IDENTITY, "resume").open() as log:
         log.append({"row": 2})
     assert [r["row"] for r in read_records(path)] == [1, 2]
-    with Target(path, {**IDENTITY, "samples": 3}, "overwrite").open():
+    with VerdictFile(path, {**IDENTITY, "samples": 3}, "overwrite").open():
         pass
     assert path.read_bytes() == b""
-    assert json.loads(Target(path, {}).meta.read_text())["samples"] == 3
+    assert json.loads(VerdictFile(path, {}).meta.read_text())["samples"] == 3
 
 
 def test_a_resume_of_another_guard_names_what_differs(tmp_path: Path):
     path = tmp_path / "out.jsonl"
-    Target(path, IDENTITY).open().close()
+    VerdictFile(path, IDENTITY).open().close()
     changed = {"model": "m", "guide": {"policy": {"name": "q"}}, "samples": 3}
     with pytest.raises(InputError, match=r"was written otherwise \(guide\.policy\.name, samples\)"):
-        Target(path, changed, "resume").open()
-    assert json.loads(Target(path, {}).meta.read_text()) == IDENTITY
-    Target(path, {}).meta.unlink()
+        VerdictFile(path, changed, "resume").open()
+    assert json.loads(VerdictFile(path, {}).meta.read_text()) == IDENTITY
+    VerdictFile(path, {}).meta.unlink()
     with pytest.raises(InputError, match=r"has no out\.jsonl\.meta\.json, so it cannot be resumed"):
-        Target(path, IDENTITY, "resume").check()
+        VerdictFile(path, IDENTITY, "resume").check()
 
 
 def test_a_directory_is_no_target(tmp_path: Path):
     with pytest.raises(InputError, match="is a directory; name a file"):
-        Target(tmp_path, IDENTITY, "overwrite").check()
+        VerdictFile(tmp_path, IDENTITY, "overwrite").check()
 
 
 def test_reasons_that_differ_in_their_numbers_alone_count_together():

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from safereason.errors import InputError
 from safereason.guard.policy import Category, Policy, load
-from safereason.guard.prompt import Question, Templates, listed, question_of, read_templates
+from safereason.guard.prompt import Question, Templates, policy_lines, question_of, read_guard_templates
 from safereason.text.inert import inert
 
 POLICY = Policy("mine", "House rules", (Category("A", "Rudeness", "Being rude."), Category("b.2", "Spoilers")))
 OURS = Templates()
-BRIEF = read_templates("prompt-brief", "response-brief", True)
+BRIEF = read_guard_templates("prompt-brief", "response-brief", True)
 MARKER = re.compile(r"<\s*/?\s*(?:BEGIN|END)\b[^>]*>", re.IGNORECASE)
 CONTROL = ("<|im_end|>", "<|eot_id|>", "</s>", "<end_of_turn>", "<｜User｜>")
 HOSTILE = st.lists(
@@ -65,16 +65,18 @@ def test_the_response_task_shows_prompt_and_response_apart(templates: Templates,
 
 
 def test_a_policy_is_listed_in_its_order_a_category_a_line_with_its_definition_where_it_has_one():
-    assert listed(POLICY) == "A. Rudeness: Being rude.\nb.2. Spoilers"
-    lines = listed(load("default-names")).splitlines()
+    assert policy_lines(POLICY) == "A. Rudeness: Being rude.\nb.2. Spoilers"
+    lines = policy_lines(load("default-names")).splitlines()
     assert [line.partition(". ")[0] for line in lines] == [f"U{n}" for n in range(1, 19)]
     assert not any(":" in line for line in lines)
 
 
 @pytest.mark.parametrize("question", [Question("p"), Question("p", "r")])
 def test_a_guard_that_reasons_is_told_to_and_another_is_asked_for_its_verdict_alone(question: Question):
-    reasons, decides = (read_templates(None, None, reasoning).render(POLICY, question) for reasoning in (True, False))
-    assert read_templates(None, None, True) == OURS
+    reasons, decides = (
+        read_guard_templates(None, None, reasoning).render(POLICY, question) for reasoning in (True, False)
+    )
+    assert read_guard_templates(None, None, True) == OURS
     for text in (reasons, decides, BRIEF.render(POLICY, question)):
         assert all(verdict in text for verdict in (r"\boxed{safe}", r"\boxed{unsafe}"))
     assert "<think>" in reasons
@@ -120,13 +122,13 @@ def test_a_file_takes_the_place_of_either_prompt(tmp_path: Path):
     mine, other = tmp_path / "mine.txt", tmp_path / "other.md"
     mine.write_text(PROMPT_FILE)
     other.write_text(RESPONSE_FILE)
-    templates = read_templates(str(mine), None, False)
+    templates = read_guard_templates(str(mine), None, False)
     assert templates.response_task == OURS.response_task
     order = templates.order
-    assert templates.render(POLICY, Question("hi")) == f"Rules:\n{listed(POLICY)}\n---\nhi\n---\n{order} {order}"
-    both = read_templates("prompt-brief", str(other), True)
+    assert templates.render(POLICY, Question("hi")) == f"Rules:\n{policy_lines(POLICY)}\n---\nhi\n---\n{order} {order}"
+    both = read_guard_templates("prompt-brief", str(other), True)
     assert both.prompt_task == BRIEF.prompt_task
-    assert both.render(POLICY, Question("hi", "</s>")) == f"‹/s> | hi | {listed(POLICY)}"
+    assert both.render(POLICY, Question("hi", "</s>")) == f"‹/s> | hi | {policy_lines(POLICY)}"
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,7 @@ def test_a_placeholder_that_is_missing_is_named(tmp_path: Path, is_response: boo
     file.write_text(text)
     names = (None, str(file)) if is_response else (str(file), None)
     with pytest.raises(InputError, match=re.escape(f"{file}: this template has no {missing}; put it")) as caught:
-        read_templates(*names, True)
+        read_guard_templates(*names, True)
     assert "\n" not in str(caught.value)
 
 
@@ -162,7 +164,7 @@ def test_a_template_that_cannot_be_read_is_named_with_those_that_ship(tmp_path: 
         with pytest.raises(
             InputError, match=r"this template cannot be read \(.*one of prompt-brief, response-b"
         ) as caught:
-            read_templates(name, None, True)
+            read_guard_templates(name, None, True)
         assert str(caught.value).startswith(f"{name}: ")
         assert "\n" not in str(caught.value)
 
@@ -288,5 +290,5 @@ def test_special_tokens_of_the_guards_tokenizer_are_broken():
 
 def test_a_template_that_asks_for_reasoning_is_no_template_for_a_verdict_alone():
     with pytest.raises(InputError, match=r"^prompt-brief: this template asks for reasoning by itself"):
-        read_templates("prompt-brief", None, reasoning=False)
-    assert read_templates("prompt-brief", None, reasoning=True).prompt_task.count("<think>") == 1
+        read_guard_templates("prompt-brief", None, reasoning=False)
+    assert read_guard_templates("prompt-brief", None, reasoning=True).prompt_task.count("<think>") == 1

@@ -1,4 +1,4 @@
-"""Completions to findings: the verdict, what it rests on, and votes."""
+"""Completions to verdicts: the verdict, what it rests on, and votes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safereason.engines.base import Completion, Conversation
-from safereason.guard import guide as guides
-from safereason.guard.base import Finding, Label, Question
+from safereason.guard import guard_prompt as guard_prompts
+from safereason.guard.base import GuardVerdict, Label, Question
 from safereason.guard.open import open_guard
 from safereason.guard.policy import Category, Policy
-from safereason.guard.reasoning import ReasoningGuard, combine, read
+from safereason.guard.reasoning import ReasoningGuard, combine, verdict_of_completion
 from safereason.recipe.schema import Sampling
 
 POLICY = Policy(
@@ -25,8 +25,8 @@ QUESTIONS = [Question("a"), Question("b", "c"), Question("dd"), Question("e", ""
 
 def test_reasoning_that_the_template_opened_is_reasoning():
     thinks = Completion("It says \\boxed{safe} and", (1,), "length", "<think>\n")
-    assert read(thinks, POLICY).label is None
-    found = read(Completion("Rude.\n</think>\n\n\\boxed{unsafe}", (1,), "stop", "<think>\n"), POLICY)
+    assert verdict_of_completion(thinks, POLICY).label is None
+    found = verdict_of_completion(Completion("Rude.\n</think>\n\n\\boxed{unsafe}", (1,), "stop", "<think>\n"), POLICY)
     assert (found.label, found.reasoning) == ("unsafe", "Rude.")
     assert found.text == "<think>\nRude.\n</think>\n\n\\boxed{unsafe}"
 
@@ -52,9 +52,9 @@ def said(text: str, reason: Any = "stop") -> Completion:
     ],
 )
 def test_a_verdict_is_read_with_what_it_rests_on(text: str, label: Label, reasoning: str, categories: tuple[str, ...]):
-    finding = read(said(text), POLICY)
-    assert finding == Finding(label, None, categories, reasoning, text, tokens=len(text))
-    assert not finding.unparsed
+    verdict = verdict_of_completion(said(text), POLICY)
+    assert verdict == GuardVerdict(label, None, categories, reasoning, text, tokens=len(text))
+    assert not verdict.unparsed
 
 
 @pytest.mark.parametrize(
@@ -70,15 +70,15 @@ def test_a_verdict_is_read_with_what_it_rests_on(text: str, label: Label, reason
     ],
 )
 def test_what_is_no_verdict_is_unparsed_and_says_why(text: str, finish: str, reason: str):
-    finding = read(said(text, finish), POLICY)
-    assert (finding.label, finding.score, finding.reason, finding.text) == (None, None, reason, text)
-    assert finding.unparsed
-    assert not finding.failed
+    verdict = verdict_of_completion(said(text, finish), POLICY)
+    assert (verdict.label, verdict.score, verdict.reason, verdict.text) == (None, None, reason, text)
+    assert verdict.unparsed
+    assert not verdict.failed
 
 
 def test_a_failed_server_is_no_verdict():
-    finding = read(said("\\boxed{safe}", "error"), POLICY)
-    assert finding == Finding(None, None, reason="the guard could not be asked: HTTP 503", failed=True)
+    verdict = verdict_of_completion(said("\\boxed{safe}", "error"), POLICY)
+    assert verdict == GuardVerdict(None, None, reason="the guard could not be asked: HTTP 503", failed=True)
 
 
 LABELS = st.lists(st.sampled_from(["safe", "unsafe", None]), min_size=2, max_size=7)
@@ -88,7 +88,7 @@ LABELS = st.lists(st.sampled_from(["safe", "unsafe", None]), min_size=2, max_siz
 def test_the_majority_of_those_that_can_be_read_decides_and_a_tie_is_unsafe(labels: list[Label | None], data: Any):
     scores = [data.draw(st.none() | st.floats(0, 1)) if label else None for label in labels]
     samples = [
-        Finding(
+        GuardVerdict(
             label,
             score,
             (f"c{i}",) if label == "unsafe" else (),
@@ -116,13 +116,13 @@ def test_the_majority_of_those_that_can_be_read_decides_and_a_tie_is_unsafe(labe
 
 
 def test_one_sample_is_itself_and_has_no_votes():
-    one = Finding("safe", 0.2, tokens=4)
+    one = GuardVerdict("safe", 0.2, tokens=4)
     assert combine([one]) is one
 
 
-@pytest.mark.parametrize(("other", "failed"), [(Finding(None, None, reason="r"), False), (None, True)])
-def test_samples_have_failed_where_all_have(other: Finding | None, failed: bool):
-    lost = Finding(None, None, reason="no server", failed=True)
+@pytest.mark.parametrize(("other", "failed"), [(GuardVerdict(None, None, reason="r"), False), (None, True)])
+def test_samples_have_failed_where_all_have(other: GuardVerdict | None, failed: bool):
+    lost = GuardVerdict(None, None, reason="no server", failed=True)
     found = combine([lost, other or lost])
     assert (found.failed, found.label, found.reason) == (failed, None, "no server")
 
@@ -146,9 +146,9 @@ class Backwards:
 
 def test_samples_are_put_together_by_their_number_whatever_order_they_end_in():
     first, second = "<think>1</think>\\boxed{unsafe}", "<think>2</think>\\boxed{safe}"
-    guard = ReasoningGuard(Backwards(first, second), guides.default(), samples=2)  # type: ignore[arg-type]
+    guard = ReasoningGuard(Backwards(first, second), guard_prompts.default(), samples=2)  # type: ignore[arg-type]
     seen: list[int] = []
-    found = guard.classify(QUESTIONS, done=[1], on_finding=lambda i, _: seen.append(i))
+    found = guard.classify(QUESTIONS, done=[1], on_verdict=lambda i, _: seen.append(i))
     assert seen == [3, 2, 0]
     assert found[1] is None
     assert [(f.votes, f.reasoning) for f in found if f] == [(("unsafe", "safe"), "1")] * 3
@@ -161,12 +161,12 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> ReasoningGuard:
     return open_guard(str(folder), policy=str(folder / "house.yaml"), samples=3)
 
 
-def test_the_same_questions_and_seed_give_the_same_findings_whichever_are_done(guard: ReasoningGuard):
+def test_the_same_questions_and_seed_give_the_same_verdicts_whichever_are_done(guard: ReasoningGuard):
     whole = guard.classify(QUESTIONS, seed=5)
     assert [len(f.votes) for f in whole if f] == [3] * 4
     for done in ([0], [1, 3], [0, 1, 2, 3]):
         assert guard.classify(QUESTIONS, seed=5, done=done) == [
-            None if i in done else finding for i, finding in enumerate(whole)
+            None if i in done else verdict for i, verdict in enumerate(whole)
         ]
     votes = {f.votes for seed in range(8) for f in guard.classify(QUESTIONS, seed=seed) if f}
     assert {"safe", "unsafe"} == {label for row in votes for label in row}
@@ -183,8 +183,8 @@ def test_a_question_too_long_for_the_model_costs_the_others_nothing(guard: Reaso
 
 
 def test_scores_may_be_left_out(guard: ReasoningGuard):
-    plain = ReasoningGuard(guard.engine, guard.guide, scores=False)
-    scored = ReasoningGuard(guard.engine, guard.guide)
+    plain = ReasoningGuard(guard.engine, guard.guard_prompt, scores=False)
+    scored = ReasoningGuard(guard.engine, guard.guard_prompt)
     assert [f.score for f in plain.classify(QUESTIONS) if f] == [None] * 4
     assert [f.label for f in plain.classify(QUESTIONS) if f] == [f.label for f in scored.classify(QUESTIONS) if f]
 
@@ -192,9 +192,9 @@ def test_scores_may_be_left_out(guard: ReasoningGuard):
 def test_another_policy_is_read_from_the_model_that_is_there(guard: ReasoningGuard, tmp_path: Path):
     other = guard.under(POLICY)
     assert (other.policy, other.samples, other.engine) == (POLICY, guard.samples, guard.engine)
-    assert "U10. Ten" in other.guide.conversation(QUESTIONS[0])[0]["content"]
+    assert "U10. Ten" in other.guard_prompt.conversation(QUESTIONS[0])[0]["content"]
     assert guard.policy.categories[0].id == "A1"
 
 
 def test_white_space_in_the_box_is_no_part_of_the_verdict():
-    assert read(said("<think>x</think>\\boxed{\n Unsafe }", "stop"), POLICY).label == "unsafe"
+    assert verdict_of_completion(said("<think>x</think>\\boxed{\n Unsafe }", "stop"), POLICY).label == "unsafe"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safereason.errors import InputError
 from safereason.guard import rows
 from safereason.guard.prompt import Question
-from safereason.guard.rows import LONGEST, Row, count_lines, fields_of, opened, read
+from safereason.guard.rows import LONGEST, InputRow, count_lines, fields_of, opened, read_input_rows
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 PROMPT = TEXT.filter(str.strip)
@@ -29,8 +29,8 @@ def jsonl(*documents: Any) -> bytes:
     return b"".join(json.dumps(document).encode() + b"\n" for document in documents)
 
 
-def taken(content: bytes, form: Any = "jsonl", **fields: str) -> list[Row]:
-    return list(read(io.BytesIO(content), "in", form, fields))
+def taken(content: bytes, form: Any = "jsonl", **fields: str) -> list[InputRow]:
+    return list(read_input_rows(io.BytesIO(content), "in", form, fields))
 
 
 def refusal(content: bytes, form: Any = "jsonl", **fields: str) -> str:
@@ -46,7 +46,7 @@ def test_jsonl_is_read_back(asked: list[Question], ids: list[Any], ascii_only: b
     lines = [json.dumps(document, ensure_ascii=ascii_only) for document in documents]
     text = "\n".join(lines) + ("" if bare_end else "\n")
     assert taken(text.encode()) == [
-        Row(number, q, i) for number, (q, i) in enumerate(zip(asked, ids, strict=False), start=1)
+        InputRow(number, q, i) for number, (q, i) in enumerate(zip(asked, ids, strict=False), start=1)
     ]
 
 
@@ -59,7 +59,7 @@ def test_csv_is_read_back(asked: list[Question], end: str, marked: bool, column:
     for q in asked:
         writer.writerow([q.prompt, "", q.response or ""])
     content = (b"\xef\xbb\xbf" if marked else b"") + out.getvalue().encode()
-    expected = [Row(n, Question(q.prompt, q.response or None)) for n, q in enumerate(asked, start=1)]
+    expected = [InputRow(n, Question(q.prompt, q.response or None)) for n, q in enumerate(asked, start=1)]
     assert taken(content, "csv", prompt=column) == expected
 
 
@@ -76,8 +76,8 @@ def test_whatever_comes_is_rows_or_one_refusal_with_its_line(content: bytes, for
 
 def test_columns_are_mapped():
     content = jsonl({"instruction": "a", "output": "b", "key": "k", "prompt": "not this"})
-    assert taken(content, prompt="instruction", response="output", id="key") == [Row(1, Question("a", "b"), "k")]
-    assert taken(b"text,answer\na,b\n", "csv", prompt="text", response="answer") == [Row(1, Question("a", "b"))]
+    assert taken(content, prompt="instruction", response="output", id="key") == [InputRow(1, Question("a", "b"), "k")]
+    assert taken(b"text,answer\na,b\n", "csv", prompt="text", response="answer") == [InputRow(1, Question("a", "b"))]
     assert fields_of(["prompt=a=b", "id=key"]) == {"prompt": "a=b", "id": "key"}
 
 
@@ -96,24 +96,24 @@ def test_messages_and_prompt_exclude_each_other(other: str):
 def test_a_conversation_is_a_question_about_its_last_turn():
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
     assert taken(jsonl({"messages": turns}, {"messages": turns[:1]})) == [
-        Row(1, Question("hi", "ho")),
-        Row(2, Question("hi")),
+        InputRow(1, Question("hi", "ho")),
+        InputRow(2, Question("hi")),
     ]
     both = jsonl({"prompt": "p", "messages": turns})
-    assert taken(both) == [Row(1, Question("p"))]
-    assert taken(both, messages="messages") == [Row(1, Question("hi", "ho"))]
+    assert taken(both) == [InputRow(1, Question("p"))]
+    assert taken(both, messages="messages") == [InputRow(1, Question("hi", "ho"))]
 
 
 def test_an_empty_response_is_one_in_jsonl_and_none_in_csv():
-    assert taken(jsonl({"prompt": "a", "response": ""})) == [Row(1, Question("a", ""))]
-    assert taken(b"prompt,response\na,\n", "csv") == [Row(1, Question("a"))]
+    assert taken(jsonl({"prompt": "a", "response": ""})) == [InputRow(1, Question("a", ""))]
+    assert taken(b"prompt,response\na,\n", "csv") == [InputRow(1, Question("a"))]
 
 
 def test_half_a_surrogate_pair_becomes_the_replacement_character():
     found = taken(b'{"prompt": "a\\ud800b", "response": "\\udfff", "id": "\\ud800"}\n')
-    assert found == [Row(1, Question("a\ufffdb", "\ufffd"), "\ud800")]
+    assert found == [InputRow(1, Question("a\ufffdb", "\ufffd"), "\ud800")]
     turns = [{"role": "user", "content": "\ud83d"}, {"role": "assistant", "content": "\ud83d\ude00"}]
-    assert taken(jsonl({"messages": turns})) == [Row(1, Question("\ufffd", "\U0001f600"))]
+    assert taken(jsonl({"messages": turns})) == [InputRow(1, Question("\ufffd", "\U0001f600"))]
 
 
 def test_rows_are_numbered_without_blank_lines_and_lines_with_them():
@@ -186,7 +186,7 @@ def test_a_row_without_end_is_refused_before_it_fills_the_memory(
     monkeypatch.setattr(rows, "LONGEST", 1000)
     stream = io.BytesIO(start + more * 10_000)
     with pytest.raises(InputError, match=r"in:.*this row holds more than"):
-        list(read(stream, "in", form, {}))
+        list(read_input_rows(stream, "in", form, {}))
     assert stream.tell() <= 1000 + len(start) + 1
 
 
@@ -208,7 +208,7 @@ def test_nothing_is_read_ahead():
         def readline(self, size: int = -1) -> bytes:
             return next(self.source)
 
-    found = read(Stream(), "in", "jsonl", {})  # type: ignore[arg-type]
+    found = read_input_rows(Stream(), "in", "jsonl", {})  # type: ignore[arg-type]
     assert [row.question.prompt for row in islice(found, 3)] == ["0", "1", "2"]
 
 
@@ -218,7 +218,7 @@ def test_the_form_is_what_the_name_or_the_option_says(tmp_path):
     (tmp_path / "b.txt").write_text("prompt\na\n")
     for name, form in (("a.CSV", None), ("a.txt", None), ("b.txt", "csv")):
         with opened(str(tmp_path / name), form, {}) as found:
-            assert list(found) == [Row(1, Question("a"))]
+            assert list(found) == [InputRow(1, Question("a"))]
 
 
 def test_a_packed_file_is_unpacked_and_one_that_is_damaged_is_named(tmp_path):
@@ -227,7 +227,7 @@ def test_a_packed_file_is_unpacked_and_one_that_is_damaged_is_named(tmp_path):
     (tmp_path / "a.csv.xz").write_bytes(lzma.compress(b"prompt\na\n"))
     for path in sorted(tmp_path.iterdir()):
         with opened(str(path), None, {}) as found:
-            assert list(found) == [Row(1, Question("a"))]
+            assert list(found) == [InputRow(1, Question("a"))]
     whole = (tmp_path / "a.jsonl.gz").read_bytes()
     for damaged in (whole[:-9], whole[:12] + b"\xff" + whole[13:], b'{"prompt": "a"}\n'):
         (tmp_path / "b.jsonl.gz").write_bytes(damaged)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safereason.engines.base import Completion, TokenChoice
 from safereason.engines.open import open_engine
 from safereason.guard.base import Question
-from safereason.guard.open import guide_of, open_guard
+from safereason.guard.open import guard_prompt_of, open_guard
 from safereason.guard.score import CHOICES, unsafe_probability
 from safereason.recipe.schema import Sampling
 from safereason.text import verdict
@@ -56,13 +56,13 @@ def test_neither_temperature_nor_truncation_nor_penalty_moves_it(guard: tuple[Pa
 
 def test_a_guard_reports_it_with_its_verdict(guard: tuple[Path, float]):
     folder, unsafe = guard
-    asked = guide_of(str(folder), sampling=FREE)
+    asked = guard_prompt_of(str(folder), sampling=FREE)
     found = open_guard(str(folder), sampling=asked.sampling, samples=5).classify([Question("a"), Question("b", "c")])
-    for finding in found:
-        assert finding is not None
-        assert finding.score == pytest.approx(unsafe, abs=1e-3)
-        assert finding.label in finding.votes
-        assert len(finding.votes) == 5
+    for found_verdict in found:
+        assert found_verdict is not None
+        assert found_verdict.score == pytest.approx(unsafe, abs=1e-3)
+        assert found_verdict.label in found_verdict.votes
+        assert len(found_verdict.votes) == 5
 
 
 @st.composite

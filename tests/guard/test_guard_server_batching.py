@@ -12,8 +12,8 @@ from safereason.engines.open import open_engine
 from safereason.engines.openai import OpenAIEngine
 from safereason.errors import InputError
 from safereason.guard import policy as policies
-from safereason.guard.base import Finding, OnFinding, Question
-from safereason.guard.guide import Guide
+from safereason.guard.base import GuardVerdict, OnVerdict, Question
+from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.policy import Category, Policy
 from safereason.guard.prompt import Templates
 from safereason.guard.reasoning import ReasoningGuard
@@ -32,14 +32,14 @@ class Held:
         self.open = threading.Event()
         self.calls: list[tuple[str, list[str]]] = []
 
-    def __call__(self, policy: Policy, questions: Sequence[Question], deliver: OnFinding) -> None:
+    def __call__(self, policy: Policy, questions: Sequence[Question], deliver: OnVerdict) -> None:
         self.calls.append((policy.name, [q.prompt for q in questions]))
         assert self.open.wait(PATIENCE)
         for i, question in enumerate(questions):
             if "unreachable" in question.prompt:
                 raise InputError("no server")
             if "silent" not in question.prompt:
-                deliver(i, Finding("safe", 0.0, reasoning=question.prompt))
+                deliver(i, GuardVerdict("safe", 0.0, reasoning=question.prompt))
 
 
 @pytest.fixture
@@ -142,8 +142,8 @@ def test_questions_of_one_request_are_one_batch():
 
 
 def micro_guard(folder: Path, samples: int = 1, **sampling: float) -> ReasoningGuard:
-    guide = Guide(SMALL, Templates(), True, Sampling(**{"max_new_tokens": 24, **sampling}))
-    return ReasoningGuard(open_engine(str(folder)), guide, samples=samples)
+    guard_prompt = GuardPrompt(SMALL, Templates(), True, Sampling(**{"max_new_tokens": 24, **sampling}))
+    return ReasoningGuard(open_engine(str(folder)), guard_prompt, samples=samples)
 
 
 def test_the_same_text_gets_the_same_verdict_whatever_waits_beside_it(micro_model: Path):
@@ -169,10 +169,10 @@ def test_a_text_too_long_for_the_model_leaves_its_neighbours_alone(micro_model: 
 
 
 def test_a_guard_behind_a_server_asks_with_the_same_seeds_wherever_a_text_stands(micro_model: Path):
-    guide = Guide(SMALL, Templates(), True, Sampling(max_new_tokens=2))
+    guard_prompt = GuardPrompt(SMALL, Templates(), True, Sampling(max_new_tokens=2))
     questions = [Question("a"), Question("b")]
     with openai_server.serve(open_engine(str(micro_model))) as server:
-        guard = ReasoningGuard(OpenAIEngine("micro", base_url=server.url), guide, samples=2)
+        guard = ReasoningGuard(OpenAIEngine("micro", base_url=server.url), guard_prompt, samples=2)
         guard.classify(questions, alone=True)
         together = sorted(str((r["messages"], r["seed"])) for r in server.requests)
         server.requests.clear()

@@ -8,7 +8,7 @@ import openai
 import pytest
 from guard_server import PATIENCE, Question, Scripted, Served, serve
 
-from safereason.guard.base import Finding
+from safereason.guard.base import GuardVerdict
 from safereason.guard.server.settings import Settings
 
 
@@ -42,7 +42,7 @@ def test_no_verdict_is_an_answer_and_says_why(server: Served):
 
 def test_where_the_model_lies_is_not_said():
     guard = Scripted(
-        find=lambda *_: Finding(None, None, reason="failed: /home/x: too long", failed=True), name="/home/x"
+        find=lambda *_: GuardVerdict(None, None, reason="failed: /home/x: too long", failed=True), name="/home/x"
     )
     with serve(guard, Settings(model="x")) as server:
         body = server.ask("/v1/guard", {"prompt": "a"})[1]
@@ -71,7 +71,7 @@ def test_what_is_judged_is_the_last_turn(body, question):
 
 
 def test_another_shipped_policy_can_be_asked_for(server: Served):
-    guard = Scripted(find=lambda *_: Finding("unsafe", 0.5, ("W9",)))
+    guard = Scripted(find=lambda *_: GuardVerdict("unsafe", 0.5, ("W9",)))
     with serve(guard) as other:
         body = other.ask("/v1/guard", {"prompt": "a", "policy": "wildguard"})[1]
     assert (body["policy"], body["categories"]) == ("wildguard", [{"id": "W9", "name": "Sexual Content"}])

@@ -9,7 +9,7 @@ import pytest
 from guard_server import Scripted, Served, serve
 
 from safereason.guard import policy as policies
-from safereason.guard.base import Finding
+from safereason.guard.base import GuardVerdict
 from safereason.guard.server.mapping import NAMES
 from safereason.guard.server.settings import Settings
 from safereason.judges.base import Exchange
@@ -123,7 +123,7 @@ def test_a_threshold_flags_by_the_probability(threshold: float, flagged: list[bo
 def test_the_largest_score_is_that_of_unsafe_and_goes_to_the_catch_all_where_no_category_is_named(
     label, score, largest
 ):
-    with serve(Scripted(find=lambda question, seed: Finding(label, score))) as server:
+    with serve(Scripted(find=lambda question, seed: GuardVerdict(label, score))) as server:
         result = client(server).moderations.create(input="a cake").results[0]
     assert max(result.category_scores.to_dict().values()) == result.category_scores.illicit == largest
     assert (result.flagged, result.categories.illicit) == (label == "unsafe", label == "unsafe")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from safereason.errors import InputError
-from safereason.guard.base import Finding, Question
+from safereason.guard.base import GuardVerdict, Question
 from safereason.guard.others import GUARDS, PromptedGuard
 from safereason.guard.reasoning import ReasoningGuard
 from safereason.judges import as_guard
@@ -67,9 +67,9 @@ def test_the_response_alone_is_judged_or_the_prompt_where_there_is_none(server: 
     guard = open_named("moderation", base_url=url(server))
     asked = [Question("a storm"), Question("a storm", "a breeze"), Question("a breeze", "a storm today")]
     assert guard.classify(asked) == [
-        Finding("unsafe", 0.75, ("violence", "hate")),
-        Finding("safe", 0.5),
-        Finding("unsafe", 0.75, ("violence", "hate")),
+        GuardVerdict("unsafe", 0.75, ("violence", "hate")),
+        GuardVerdict("safe", 0.5),
+        GuardVerdict("unsafe", 0.75, ("violence", "hate")),
     ]
     assert sorted(s["input"] for s in server.seen) == ["a breeze", "a storm", "a storm today"]
     assert {s["model"] for s in server.seen} == {"omni-moderation-latest"}
@@ -82,8 +82,8 @@ def test_what_the_server_does_not_answer_is_unparsed_and_named(server: Server):
     assert (failed.unparsed, failed.score, failed.failed) == (True, None, True)
     assert failed.reason is not None
     assert "moderation call failed" in failed.reason
-    assert empty == Finding(None, None, reason="empty answer")
-    assert whole == Finding("safe", 0.5)
+    assert empty == GuardVerdict(None, None, reason="empty answer")
+    assert whole == GuardVerdict("safe", 0.5)
     assert guard.name == "moderation:served"
     assert {s["model"] for s in server.seen} == {"served"}
 
@@ -93,7 +93,7 @@ def test_findings_are_told_as_parts_end_and_those_done_are_not_asked(server: Ser
     told: list[tuple[int, int]] = []
     questions = [Question(f"a breeze {i}") for i in range(5)]
     found = open_named("moderation", base_url=url(server)).classify(
-        questions, done=[1], on_finding=lambda i, _: told.append((i, len(server.seen)))
+        questions, done=[1], on_verdict=lambda i, _: told.append((i, len(server.seen)))
     )
     assert [f is None for f in found] == [False, True, False, False, False]
     assert told == [(0, 2), (2, 2), (3, 4), (4, 4)]
@@ -103,7 +103,7 @@ def test_findings_are_told_as_parts_end_and_those_done_are_not_asked(server: Ser
 def test_a_model_without_a_guards_name_reasons_over_a_policy(micro_model: Path):
     guard = open_named(str(micro_model), policy="openai", samples=3)
     assert isinstance(guard, ReasoningGuard)
-    assert (guard.samples, guard.guide.policy.name, guard.name) == (3, "openai", str(micro_model))
+    assert (guard.samples, guard.guard_prompt.policy.name, guard.name) == (3, "openai", str(micro_model))
 
 
 def test_a_server_may_call_its_model_what_it_likes(server: Server):

@@ -10,13 +10,13 @@ import micro_guard
 import pytest
 from judge_prompts import needs_judgezoo
 
-from safereason.guard import guide as guides
-from safereason.guard.base import Finding, Question
+from safereason.guard import guard_prompt as guard_prompts
+from safereason.guard.base import GuardVerdict, Question
 from safereason.guard.policy import load
 from safereason.guard.reasoning import ReasoningGuard
 from safereason.judges import open_judge
-from safereason.judges.base import Exchange, Wanted
-from safereason.judges.guard import Guard
+from safereason.judges.base import BehaviorRequest, Exchange
+from safereason.judges.guard import GuardJudge
 from safereason.recipe.schema import Sampling
 
 
@@ -25,24 +25,26 @@ class Scripted:
 
     name = "scripted"
 
-    def __init__(self, *findings: Finding) -> None:
+    def __init__(self, *findings: GuardVerdict) -> None:
         self.findings = findings
         self.asked: list[Question] = []
         self.seeds: list[int] = []
 
-    def classify(self, questions: Sequence[Question], *, seed: int = 0, **named: Any) -> list[Finding | None]:
+    def classify(self, questions: Sequence[Question], *, seed: int = 0, **named: Any) -> list[GuardVerdict | None]:
         assert not named
         self.asked += questions
         self.seeds.append(seed)
         return list(self.findings)
 
 
-UNSAFE = Finding("unsafe", 0.75, ("U1", "U3"), "It tells how.", "<think>It tells how.</think>\\boxed{unsafe}", tokens=9)
+UNSAFE = GuardVerdict(
+    "unsafe", 0.75, ("U1", "U3"), "It tells how.", "<think>It tells how.</think>\\boxed{unsafe}", tokens=9
+)
 
 
 def test_a_verdict_is_the_guard_s_and_says_what_it_rests_on():
-    guard = Scripted(UNSAFE, Finding("safe", None, reasoning="It refuses."))
-    unsafe, safe = Guard(guard).judge([Exchange("p", "a"), Exchange("q", "b")])
+    guard = Scripted(UNSAFE, GuardVerdict("safe", None, reasoning="It refuses."))
+    unsafe, safe = GuardJudge(guard).judge([Exchange("p", "a"), Exchange("q", "b")])
     assert (unsafe.score, unsafe.label, unsafe.reason) == (1.0, "unsafe", None)
     assert unsafe.details == {"reasoning": "It tells how.", "categories": ["U1", "U3"], "probability": 0.75}
     assert (safe.score, safe.label) == (0.0, "safe")
@@ -50,7 +52,7 @@ def test_a_verdict_is_the_guard_s_and_says_what_it_rests_on():
 
 
 def test_the_verdict_counts_and_not_the_probability():
-    (verdict,) = Guard(Scripted(replace(UNSAFE, score=0.1))).judge([Exchange("p", "a")])
+    (verdict,) = GuardJudge(Scripted(replace(UNSAFE, score=0.1))).judge([Exchange("p", "a")])
     assert (verdict.score, verdict.label) == (1.0, "unsafe")
 
 
@@ -58,25 +60,25 @@ def test_the_verdict_counts_and_not_the_probability():
     ("finding", "reason"),
     [
         (
-            Finding(None, None, reasoning="hm", reason="the guard gave no verdict before its token limit"),
+            GuardVerdict(None, None, reasoning="hm", reason="the guard gave no verdict before its token limit"),
             "the guard gave no verdict before its token limit",
         ),
         (
-            Finding(None, None, reason="the guard could not be asked: 503", failed=True),
+            GuardVerdict(None, None, reason="the guard could not be asked: 503", failed=True),
             "the guard could not be asked: 503",
         ),
-        (Finding(None, None), "the guard gave no verdict"),
+        (GuardVerdict(None, None), "the guard gave no verdict"),
     ],
 )
-def test_what_is_no_verdict_is_unscored_and_says_why(finding: Finding, reason: str):
-    found = Guard(Scripted(finding, UNSAFE)).judge([Exchange("p", "a")] * 2)
+def test_what_is_no_verdict_is_unscored_and_says_why(finding: GuardVerdict, reason: str):
+    found = GuardJudge(Scripted(finding, UNSAFE)).judge([Exchange("p", "a")] * 2)
     assert (found[0].score, found[0].label, found[0].reason) == (None, None, reason)
     assert found[1].score == 1.0
 
 
 def test_the_guard_is_asked_about_the_answer_with_its_prompt_and_the_same_seed_each_time():
     guard = Scripted(UNSAFE)
-    judge = Guard(guard, seed=7)
+    judge = GuardJudge(guard, seed=7)
     judge.judge([Exchange("Who did it?", "The butler.")])
     judge.judge([Exchange("And?", "")])
     assert guard.asked == [Question("Who did it?", "The butler."), Question("And?", "")]
@@ -89,16 +91,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A guard with its guide beside it."""
     folder = micro_guard.save_guard(tmp_path_factory.mktemp("guard"))
     (folder / "house.yaml").write_text(micro_guard.POLICY)
-    guide = replace(guides.default(), policy=load(str(folder / "house.yaml")), sampling=Sampling(max_new_tokens=40))
-    guide.save(folder)
+    guard_prompt = replace(
+        guard_prompts.default(), policy=load(str(folder / "house.yaml")), sampling=Sampling(max_new_tokens=40)
+    )
+    guard_prompt.save(folder)
     return folder
 
 
 def test_a_trained_guard_is_asked_as_it_was_in_training(trained: Path):
     judge = open_judge(f"guard:{trained}")
-    assert isinstance(judge, Guard)
+    assert isinstance(judge, GuardJudge)
     assert isinstance(judge.guard, ReasoningGuard)
-    assert judge.guard.guide == guides.of_model(str(trained))
+    assert judge.guard.guard_prompt == guard_prompts.of_model(str(trained))
     exchanges = [Exchange(f"p{i}", "a") for i in range(12)]
     found = judge.judge(exchanges)
     assert {(v.score, v.label) for v in found} == {(1.0, "unsafe"), (0.0, "safe")}
@@ -108,18 +112,18 @@ def test_a_trained_guard_is_asked_as_it_was_in_training(trained: Path):
 
 def test_a_model_that_is_no_guard_is_asked_as_rsafe_is_and_unscored(micro_model: Path):
     judge = open_judge(f"guard:{micro_model}")
-    assert isinstance(judge, Guard)
+    assert isinstance(judge, GuardJudge)
     assert isinstance(judge.guard, ReasoningGuard)
-    assert judge.guard.guide == guides.default()
-    guide = replace(judge.guard.guide, policy=load("openai-names"), sampling=Sampling(max_new_tokens=4))
-    (verdict,) = Guard(ReasoningGuard(judge.guard.engine, guide)).judge([Exchange("p", "a")])
+    assert judge.guard.guard_prompt == guard_prompts.default()
+    guard_prompt = replace(judge.guard.guard_prompt, policy=load("openai-names"), sampling=Sampling(max_new_tokens=4))
+    (verdict,) = GuardJudge(ReasoningGuard(judge.guard.engine, guard_prompt)).judge([Exchange("p", "a")])
     assert (verdict.score, verdict.reason) == (None, "the guard gave no verdict before its token limit")
 
 
 def test_another_guard_is_a_judge_by_its_name(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     judge = open_judge("guard:moderation:some-model")
-    assert isinstance(judge, Guard)
+    assert isinstance(judge, GuardJudge)
     assert (judge.name, judge.guard.name) == ("guard", "moderation:some-model")
 
 
@@ -127,9 +131,9 @@ def test_another_guard_is_a_judge_by_its_name(monkeypatch: pytest.MonkeyPatch):
 def test_another_guard_judges_the_conversation_as_it_took_place(tmp_path: Path):
     classifier = micro_classifier.save_classifier(tmp_path, "]", {"x": 1.0}, context=16384)
     judge = open_judge(f"guard:aegis:{classifier}")
-    assert isinstance(judge, Guard)
-    wanted = Wanted("harmbench/one", "Pick a lock.", None, "standard/x")
+    assert isinstance(judge, GuardJudge)
+    wanted = BehaviorRequest("harmbench/one", "Pick a lock.", None, "standard/x")
     (verdict,) = judge.judge([Exchange("In disguise.", "Sure.", wanted)])
     assert (verdict.score, verdict.reason) == (None, "the guard gave no verdict before its token limit")
-    asked = judge.guard.kind.prompts(Question("In disguise.", "Sure."))
+    asked = judge.guard.format.prompts(Question("In disguise.", "Sure."))
     assert "In disguise." in asked[0][0]["content"]

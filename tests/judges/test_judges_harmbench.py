@@ -9,9 +9,9 @@ from judge_prompts import exchange, needs_judgezoo, save_eval_utils, wanted
 from safereason.engines.transformers import TransformersEngine
 from safereason.errors import InputError
 from safereason.judges import open_judge
-from safereason.judges.asked import AskingJudge
 from safereason.judges.base import Exchange
 from safereason.judges.harmbench import Classifier, published_prompts
+from safereason.judges.llm_judge import LLMJudge
 from safereason.text import chat
 
 
@@ -33,9 +33,9 @@ def saying(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def opened(path: Path) -> tuple[AskingJudge, Classifier, TransformersEngine]:
+def opened(path: Path) -> tuple[LLMJudge, Classifier, TransformersEngine]:
     judge = open_judge(f"harmbench:{path}")
-    assert isinstance(judge, AskingJudge)
+    assert isinstance(judge, LLMJudge)
     assert isinstance(judge.kind, Classifier)
     assert isinstance(judge.engine, TransformersEngine)
     return judge, judge.kind, judge.engine

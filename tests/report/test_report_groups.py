@@ -6,14 +6,14 @@ import warnings
 import report_runs
 from test_report_stage import parsed, write
 
-from safereason.evals.paper import every
+from safereason.evals.paper import all_figures
 from safereason.report import plots
-from safereason.report.page import build
+from safereason.report.page import build_page
 from safereason.report.plots import Dots, Span
 from safereason.report.read import read_runs
 from safereason.report.tables import quantity
 
-KNOWN = next(f for f in every() if f.figure == "reasoning_tokens" and f.group.startswith("category:"))
+KNOWN = next(f for f in all_figures() if f.figure == "reasoning_tokens" and f.group.startswith("category:"))
 
 
 def figure(name, value, group="all", low=None, high=None):
@@ -30,7 +30,9 @@ def adaptivity(root, model, tokens):
 
 
 def test_adaptivity_is_drawn_by_category_with_the_papers_tokens_beside(tmp_path):
-    page = build(read_runs([adaptivity(tmp_path, report_runs.BASE, 100.5), adaptivity(tmp_path, "b", 50.0)]), "A test")
+    page = build_page(
+        read_runs([adaptivity(tmp_path, report_runs.BASE, 100.5), adaptivity(tmp_path, "b", 50.0)]), "A test"
+    )
     (part,) = page.groups
     assert part.title == "Adaptivity by category and kind"
     (plot,) = part.plots
@@ -54,7 +56,7 @@ def beside_the_paper(tmp_path, model, name="harmbench", source=None, shown=None,
     shown = shown or figure("dsr", 0.9, low=0.8, high=0.995)
     found = {"eval": name, "judge": "refusal", "source": source or name, "figures": [shown], **metrics}
     run = report_runs.make(tmp_path, f"eval/{name}", {"seed": 0, "model": model, **metrics}, found)
-    return [run, build(read_runs([run]), "A test").beside]
+    return [run, build_page(read_runs([run]), "A test").paper_comparisons]
 
 
 def test_a_figure_of_the_papers_own_model_says_whether_the_interval_covers_it(tmp_path):
@@ -67,13 +69,13 @@ def test_a_figure_of_the_papers_own_model_says_whether_the_interval_covers_it(tm
             "figures": [figure("dsr", 0.5, low=low, high=high)],
         }
         runs.append(report_runs.make(tmp_path, "eval/harmbench", {"seed": 0, "model": model}, metrics))
-    page = build(read_runs(runs), "A test")
-    assert {row.paper.model: (row.paper.value, row.covers) for row in page.beside} == {
+    page = build_page(read_runs(runs), "A test")
+    assert {row.paper.model: (row.paper.value, row.covers) for row in page.paper_comparisons} == {
         "TARS-1.5B, λ = 0.5": (0.989, True),
         "TARS-7B, λ = 0.5": (0.983, False),
         "Qwen2.5-1.5B-Instruct": (0.561, None),
     }
-    assert all(any("judge refusal" in text for text in row.departures) for row in page.beside)
+    assert all(any("judge refusal" in text for text in row.departures) for row in page.paper_comparisons)
     document = parsed(write(runs, tmp_path))
     assert document.says("TARS-1.5B, λ = 0.5, Figure 3 yes")
 
@@ -111,7 +113,7 @@ def test_the_inside_of_a_model_is_drawn_from_its_points(tmp_path):
         report_runs.make(tmp_path, "eval/separation", {"seed": 0, "model": str(n)}, {"projection": "pca"}, points=rows)
         for n, rows in enumerate((points, points[:9], [{"kind": "harmful", "x": None, "y": "<b>"}]))
     ]
-    (plot,) = build(read_runs(runs), "A test").separations
+    (plot,) = build_page(read_runs(runs), "A test").separations
     assert "PCA; C = 1.0, margin " in plot.caption
     assert "harmful (9)" in plot.inline
 
@@ -121,5 +123,5 @@ def test_names_longer_than_a_panel_leave_room_for_the_plot():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plots.dots("a", "Some", [long], [Dots(long, (Span(0.5, 0.4, 0.6),)), Dots(long, (None,))], "")
-        plots.reliability("b", "Some", [plots.Line(long, (0.1,), (0.2,)), plots.Line("b", (0.1,), (0.2,))], "")
+        plots.reliability_curve("b", "Some", [plots.Line(long, (0.1,), (0.2,)), plots.Line("b", (0.1,), (0.2,))], "")
         plots.curves("c", "Some", [plots.Line(long, (1.0,), (0.2,)), plots.Line("b", (1.0,), (0.2,))])

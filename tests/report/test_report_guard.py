@@ -9,12 +9,12 @@ import report_runs
 from test_report_stage import parsed, write
 
 from safereason.evals.guard_predictions import Prediction
-from safereason.report.guard import part
-from safereason.report.page import ROOM, build
+from safereason.report.guard import guard_part
+from safereason.report.page import ROOM, build_page
 from safereason.report.read import measured_models, read_runs
 from safereason.report.sample import choose
 from safereason.report.transcripts import collect
-from safereason.stages.guard_eval import scored
+from safereason.stages.guard_eval import scored_predictions
 
 TRAINED = {"seed": 0, "model": report_runs.BASE}
 SETS = ("openai-moderation", "mine")
@@ -49,7 +49,7 @@ def predictions(skill: float, rows: int = 40) -> list[Prediction]:
 
 def evaluation(root: Path, model: str, skill: float, **more: Any) -> Path:
     found = predictions(skill)
-    metrics = {"eval": "guard", "model": model, "recipe": "tars-smoke", **scored(found, 100, 0), **more}
+    metrics = {"eval": "guard", "model": model, "recipe": "tars-smoke", **scored_predictions(found, 100, 0), **more}
     identity = {"seed": 0, "model": model, "eval": "guard"}
     return report_runs.make(root, "eval/guard", identity, metrics, predictions=[p.record() for p in found])
 
@@ -119,7 +119,7 @@ def test_the_guard_has_a_part_of_its_own(page):
 
 def test_each_set_has_f1_with_interval_beside_baseline_and_what_is_known(tmp_path):
     runs = read_runs(everything(tmp_path))
-    shown = part([run for run in runs if run.stage == "eval/guard"], measured_models(runs))
+    shown = guard_part([run for run in runs if run.stage == "eval/guard"], measured_models(runs))
     assert shown is not None
     assert [model.role for model in shown.models] == ["Base", "Guard RL"]
     rows = {row.name: row for row in shown.scores}
@@ -177,7 +177,7 @@ def drawn(paths, count):
 
 def test_wrong_right_and_missing_verdicts_are_among_the_transcripts(tmp_path):
     chosen = [t for exhibit in drawn(everything(tmp_path), 20) for t in exhibit.transcripts]
-    assert {t.standing for t in chosen} == {"", "right", "amiss"}
+    assert {t.verdict_group for t in chosen} == {"", "right", "amiss"}
     assert {t.expected for t in chosen} == {"safe", "unsafe"}
     assert all(t.reason for t in chosen if t.is_unscored)
     assert {t.kind for t in chosen} == {"harmful", "harmless"}
@@ -191,7 +191,7 @@ def test_a_verdict_without_a_score_is_no_missing_verdict(tmp_path):
         tmp_path, "eval/guard", {"seed": 0, "model": "moderation"}, {"figures": []}, predictions=[record]
     )
     ((transcript,),) = [exhibit.transcripts for exhibit in drawn([run], 5)]
-    assert (transcript.standing, transcript.is_unscored, transcript.is_folded) == ("amiss", False, False)
+    assert (transcript.verdict_group, transcript.is_unscored, transcript.is_folded) == ("amiss", False, False)
 
 
 def test_what_was_left_out_is_said(tmp_path):
@@ -212,4 +212,4 @@ def test_a_run_that_holds_little_or_something_else_makes_a_page(tmp_path):
 
 
 def test_without_guards_there_is_no_part_for_them(tmp_path):
-    assert build(read_runs(report_runs.everything(tmp_path)), "A test").guard is None
+    assert build_page(read_runs(report_runs.everything(tmp_path)), "A test").guard is None

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safereason.errors import InputError
-from safereason.report.read import measured_models, metric_lines, read_rollouts, read_run, read_runs
+from safereason.report.read import measured_models, metric_lines, read_run, read_runs, summarize_rollouts
 from safereason.report.visible import visible
 from safereason.runs.directory import RunDirectory
 
@@ -91,7 +91,7 @@ def test_unscored_rollouts_count_in_no_mean(tmp_path):
         {"step": 2, "kind": "harmful", "total": None, "parts": {}},
         {"step": 2, "kind": "harmless", "total": 0.5, "parts": None},
     ]
-    read = read_rollouts(read_run(report_runs.make(tmp_path, "rl", {"seed": 0}, {}, rollouts=rollouts)))
+    read = summarize_rollouts(read_run(report_runs.make(tmp_path, "rl", {"seed": 0}, {}, rollouts=rollouts)))
     assert {line.label: (line.x, line.y) for line in read.reward} == {
         "harmful": ((1.0,), (1.0,)),
         "harmless": ((2.0,), (0.5,)),

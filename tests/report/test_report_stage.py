@@ -58,7 +58,7 @@ class Document(HTMLParser):
 
 
 def write(paths: list[Path], root: Path, title: str = "A test") -> Path:
-    return report.run(paths, Options(root=root), title).run
+    return report.write_report(paths, Options(root=root), title).run
 
 
 def parsed(folder: Path) -> Document:
@@ -185,7 +185,9 @@ def test_what_is_wholly_unscored_is_no_zero(tmp_path):
     document = parsed(folder)
     assert document.says("— unscored: all 6")
     assert document.says("there is no trade-off plot")
-    figures = report.run(paths, Options(root=tmp_path), "A test").metrics["models"]["Base · embedded/smollm2-135m"]
+    figures = report.write_report(paths, Options(root=tmp_path), "A test").metrics["models"][
+        "Base · embedded/smollm2-135m"
+    ]
     assert figures["harmbench/dsr"]["value"] is None
     assert not (folder / "plots").exists()
 
@@ -232,11 +234,11 @@ def test_the_same_runs_make_the_same_page(tmp_path, monkeypatch):
 
 def test_no_run_and_no_place_to_write_are_input_errors(tmp_path):
     with pytest.raises(InputError, match="no run is given"):
-        report.run([], Options(root=tmp_path), "A test")
+        report.write_report([], Options(root=tmp_path), "A test")
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        report.run([report_runs.data(tmp_path)], Options(out=blocked / "here"), "A test")
+        report.write_report([report_runs.data(tmp_path)], Options(out=blocked / "here"), "A test")
 
 
 def test_an_unfinished_run_leaves_nothing_behind(tmp_path):

@@ -2,7 +2,7 @@
 
 import report_runs
 
-from safereason.report.page import build
+from safereason.report.page import build_page
 from safereason.report.read import read_runs
 
 BOTH = ("harmbench", "xstest")
@@ -22,7 +22,7 @@ def trained(root, monkeypatch, ratio, rest=""):
 
 
 def planes(paths):
-    return {plot.name: plot for plot in build(read_runs(paths), "A test").tradeoff}
+    return {plot.name: plot for plot in build_page(read_runs(paths), "A test").tradeoff}
 
 
 def test_models_whose_recipes_differ_in_lambda_alone_are_one_line_and_labelled(tmp_path, monkeypatch):

@@ -8,9 +8,9 @@ import pytest
 import report_runs
 from test_report_stage import parsed, write
 
-from safereason.report.page import build, render
+from safereason.report.page import build_page, render_page
 from safereason.report.read import read_runs
-from safereason.report.variants import told_apart
+from safereason.report.variants import mark_variants
 from safereason.runs.records import read_json, write_json
 
 RL = report_runs.model_name("rl", {"seed": 0, "model": report_runs.model_name("sft", {"seed": 0})})
@@ -43,7 +43,7 @@ def rows_of(page):
 
 def test_a_quick_look_stands_in_a_row_of_its_own_and_on_no_trade_off_plot(tmp_path):
     paths = everything(tmp_path, **QUICK)
-    page = build(read_runs(paths), "A test")
+    page = build_page(read_runs(paths), "A test")
     detail = RL.removeprefix("rl/").replace("/", " · ")
     label = f"{detail} · attacks direct, prefill, many-shot in place of direct, limit 2 in place of none"
     assert rows_of(page) == {report_runs.BASE: (3 / 32, 32), detail: (21 / 32, 32), label: (0.5, 2)}
@@ -69,7 +69,7 @@ def test_a_quick_look_stands_in_a_row_of_its_own_and_on_no_trade_off_plot(tmp_pa
     ],
 )
 def test_each_thing_that_changes_a_figure_tells_runs_apart(tmp_path, change, said):
-    runs, older = told_apart(read_runs(everything(tmp_path, **{**USUAL, **change})))
+    runs, older = mark_variants(read_runs(everything(tmp_path, **{**USUAL, **change})))
     assert [run.variant for run in runs if run.variant] == [said]
     assert older == []
 
@@ -78,7 +78,7 @@ def test_the_same_again_shows_the_newer_one_and_says_so(tmp_path):
     first, again = (measured(tmp_path / name, RL, high) for name, high in (("a", 10), ("b", 20)))
     finished_at(first, 2)
     finished_at(again, 1)
-    page = build(read_runs([first, again]), "A test")
+    page = build_page(read_runs([first, again]), "A test")
     assert [value for value, _ in rows_of(page).values()] == [10 / 32]
     assert any("a newer run of the same evaluation" in line for line in page.left_out)
 
@@ -87,7 +87,7 @@ def test_prompts_of_another_source_are_another_column_and_another_table(tmp_path
     paths = [measured(tmp_path, RL, 20), measured(tmp_path, RL, 9, **USUAL, sources=["sample"])]
     metrics = json.loads((paths[1] / "metrics.json").read_text())
     (paths[1] / "metrics.json").write_text(json.dumps({**metrics, "source": "sample"}))
-    page = build(read_runs(paths), "A test")
+    page = build_page(read_runs(paths), "A test")
     assert [(c.name, c.source) for c in page.headline.columns if c.name == "dsr"] == [("dsr", ""), ("dsr", "sample")]
     assert [(part.evaluation, part.source) for part in page.details] == [("harmbench", ""), ("harmbench", "sample")]
     (shown,) = page.shares().values()
@@ -104,6 +104,6 @@ def test_the_page_does_not_hang_on_the_order_in_which_runs_finish_or_are_named(t
         turn = random.Random(seed).sample(range(len(paths)), len(paths))
         for path, second in zip(paths, turn, strict=True):
             finished_at(path, second)
-        html = render(build(read_runs([paths[i] for i in turn]), "A test"))
+        html = render_page(build_page(read_runs([paths[i] for i in turn]), "A test"))
         pages.add(re.sub(r"20\d\d-\d\d-\d\d(T[\d:+]+)?", "", html))
     assert len(pages) == 1

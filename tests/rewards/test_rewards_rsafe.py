@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safereason.rewards.base import RewardRow
-from safereason.rewards.rsafe import VerdictReward, score
+from safereason.rewards.rsafe import VerdictReward, verdict_reward
 
 PIECES = st.lists(
     st.sampled_from(["<think>", "</think>", "\\boxed{", "safe", "unsafe", "}", "{", "\n", " ", "x"]), max_size=14
@@ -42,7 +42,7 @@ LABELS = st.sampled_from(["safe", "unsafe"])
     ],
 )
 def test_accuracy_and_format(text: str, accuracy: float, form: float):
-    earned = score(text, "unsafe")
+    earned = verdict_reward(text, "unsafe")
     assert (earned.accuracy, earned.format) == (accuracy, form)
     assert earned.total == pytest.approx(0.9 * accuracy + 0.1 * form)
 
@@ -51,24 +51,24 @@ def test_accuracy_and_format(text: str, accuracy: float, form: float):
     ("text", "total"), [("\\boxed{safe}", 1.0), ("so \\boxed{SAFE}", 1.0), ("\\boxed{unsafe}", 0.1), ("safe", 0.0)]
 )
 def test_without_reasoning_a_box_is_enough(text: str, total: float):
-    assert score(text, "safe", require_reasoning=False).total == pytest.approx(total)
+    assert verdict_reward(text, "safe", require_reasoning=False).total == pytest.approx(total)
 
 
 @given(PIECES, LABELS)
 def test_only_four_totals_exist_and_accuracy_needs_the_format(text: str, label: Literal["safe", "unsafe"]):
-    earned = score(text, label)
+    earned = verdict_reward(text, label)
     assert (earned.accuracy, earned.format) in {(0.0, 0.0), (0.0, 1.0), (1.0, 1.0)}
     assert earned.total in {0.0, 0.1, 1.0}
 
 
 @given(PIECES)
 def test_at_most_one_label_is_right(text: str):
-    assert score(text, "safe").accuracy + score(text, "unsafe").accuracy <= 1.0
+    assert verdict_reward(text, "safe").accuracy + verdict_reward(text, "unsafe").accuracy <= 1.0
 
 
 @given(PIECES, LABELS)
 def test_dropping_the_reasoning_never_costs_anything(text: str, label: Literal["safe", "unsafe"]):
-    assert score(text, label, require_reasoning=False).total >= score(text, label).total
+    assert verdict_reward(text, label, require_reasoning=False).total >= verdict_reward(text, label).total
 
 
 def test_rows_are_scored_against_their_own_labels():
@@ -100,5 +100,5 @@ def test_what_cannot_be_read_is_no_verdict_of_either_kind(text: str, unparsed: f
 @given(PIECES, LABELS, st.booleans())
 def test_what_is_logged_besides_changes_no_reward(text: str, label: Literal["safe", "unsafe"], reasons: bool):
     (scored,) = VerdictReward(0.9, 0.1, reasons).score([RewardRow("p", "harmless", text, label, "a response")])
-    assert scored.total == score(text, label, reasons).total
+    assert scored.total == verdict_reward(text, label, reasons).total
     assert scored.parts["accuracy"] <= 1.0 - scored.parts["unparsed"]

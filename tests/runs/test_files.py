@@ -161,7 +161,7 @@ def test_a_parquet_file_that_unpacks_to_far_more_than_it_is_is_refused(tmp_path,
     text = pa.array(["x" * (3 << 20)], pa.large_string())
     pq.write_table(pa.table({"prompt": text}), path, compression="zstd", use_dictionary=False)
     assert len(list(read_rows(path))) == 1
-    monkeypatch.setattr(example, "_UNPACKED", 1 << 20)
+    monkeypatch.setattr(example, "_ALWAYS_ALLOWED_BYTES", 1 << 20)
     with pytest.raises(InputError, match="column `prompt` unpacks to 3 MiB"):
         list(stream_examples(path))
 

@@ -46,7 +46,7 @@ def measure(made: Path, resume: bool) -> None:
     options = Options(
         root=made, out=made / "run", model=str(made / "model"), on_existing="resume" if resume else "refuse"
     )
-    evaluation.run(load(str(made / "mine.yaml")), options, "harmbench", attacks=["direct"])
+    evaluation.run_eval(load(str(made / "mine.yaml")), options, "harmbench", attacks=["direct"])
 
 
 def test_an_evaluation_of_other_weights_or_rows_is_not_resumed(made):
@@ -66,15 +66,15 @@ def test_an_evaluation_of_other_weights_or_rows_is_not_resumed(made):
 def test_each_stage_holds_the_contents_it_depends_on(made):
     recipe, model = load(str(made / "mine.yaml")), str(made / "model")
     options = Options(root=made, model=model)
-    plan = attack.make_plan(recipe, options, "gcg", behaviors=str(made / "rows.jsonl"))
-    judged = evaluation.make_plan(recipe, "harmbench", judge=f"rubric:{made / 'mine.yaml'}@{model}")
+    plan = attack.plan_attack(recipe, options, "gcg", behaviors=str(made / "rows.jsonl"))
+    judged = evaluation.plan_eval(recipe, "harmbench", judge=f"rubric:{made / 'mine.yaml'}@{model}")
 
     def held() -> list[dict]:
         identities = (
-            sft.identity_of(recipe, model),
-            data.identity_of(recipe),
-            attack.identity_of(recipe, plan, model, None),
-            evaluation._identity(recipe, judged, "org/name", None),
+            sft.sft_identity(recipe, model),
+            data.data_identity(recipe),
+            attack.attack_identity(recipe, plan, model, None),
+            evaluation._eval_identity(recipe, judged, "org/name", None),
         )
         return [identity["contents"] for identity in identities]
 

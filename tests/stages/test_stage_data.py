@@ -5,8 +5,8 @@ from dataclasses import asdict
 
 import pytest
 
-from safereason.data.draw import fold
 from safereason.data.example import Example, read_examples
+from safereason.data.sampling import fold
 from safereason.data.sources import get
 from safereason.errors import InputError
 from safereason.recipe.schema import Recipe
@@ -35,7 +35,7 @@ def recipe_of(evaluation=None, **section):
 
 
 def run(recipe, root, on_existing="refuse"):
-    return data.run(recipe, Options(root=root, on_existing=on_existing))
+    return data.build_data(recipe, Options(root=root, on_existing=on_existing))
 
 
 def test_a_tars_mix_is_written_with_its_card(tmp_path):
@@ -84,8 +84,8 @@ def test_the_same_recipe_writes_the_same_rows(tmp_path):
 def test_a_later_stage_finds_the_run(tmp_path):
     recipe = recipe_of()
     result = run(recipe, tmp_path)
-    assert source_run("data", recipe, Options(root=tmp_path), data.identity_of(recipe)) == result.run
-    assert data.identity_of(recipe) != data.identity_of(recipe_of(prompts=30))
+    assert source_run("data", recipe, Options(root=tmp_path), data.data_identity(recipe)) == result.run
+    assert data.data_identity(recipe) != data.data_identity(recipe_of(prompts=30))
 
 
 def test_a_finished_run_is_returned_as_it_is_and_another_or_torn_one_refused(tmp_path):
@@ -97,7 +97,7 @@ def test_a_finished_run_is_returned_as_it_is_and_another_or_torn_one_refused(tmp
         assert (again, again.is_earlier) == (result, True)
         assert (result.run / "manifest.json").read_bytes() == before
     with pytest.raises(InputError, match=r"it holds another run \(differing in data.prompts\); pass --overwrite"):
-        data.run(recipe_of(prompts=30), Options(root=tmp_path, out=result.run))
+        data.build_data(recipe_of(prompts=30), Options(root=tmp_path, out=result.run))
     (result.run / "manifest.json").write_text(json.dumps({**json.loads(before), "status": "running"}))
     with pytest.raises(InputError, match=r"pass --resume to go on or --overwrite to start anew$"):
         run(recipe_of(), tmp_path)
@@ -124,18 +124,18 @@ def test_a_changed_file_of_your_own_is_read_again_on_resume(tmp_path):
     recipe = recipe_of(harmful=own_file(tmp_path / "own.jsonl", 30))
     first, options = run(recipe, tmp_path / "runs"), Options(root=tmp_path / "runs")
     assert read_manifest(first.run)["inputs"] == {str(tmp_path / "own.jsonl"): sha256(tmp_path / "own.jsonl")}
-    assert data.built(recipe, options) == first.run
+    assert data.built_data(recipe, options) == first.run
     own_file(tmp_path / "own.jsonl", 35)
     own = re.escape(str(tmp_path / "own.jsonl"))
     with pytest.raises(InputError, match=rf"was built from other contents of {own}; run `safereason data build "):
-        data.built(recipe, options)
+        data.built_data(recipe, options)
     second = run(recipe, tmp_path / "runs", "resume")
     assert (second.run != first.run, second.is_earlier) == (True, False)
     assert read_manifest(second.run)["inputs"] == {str(tmp_path / "own.jsonl"): sha256(tmp_path / "own.jsonl")}
-    assert data.built(recipe, options) == second.run
+    assert data.built_data(recipe, options) == second.run
     for on_existing, said in (("refuse", "it holds another run"), ("resume", "other contents since")):
         with pytest.raises(InputError, match=rf"{said} \(.*{own}\)"):
-            data.run(recipe, Options(root=tmp_path, out=first.run, on_existing=on_existing))
+            data.build_data(recipe, Options(root=tmp_path, out=first.run, on_existing=on_existing))
 
 
 def test_training_on_what_eval_tests_on_is_refused(tmp_path):

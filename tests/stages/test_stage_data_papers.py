@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from safereason.data import sources
-from safereason.data.draw import fold
 from safereason.data.example import read_examples
+from safereason.data.sampling import fold
 from safereason.errors import InputError
 from safereason.recipe.load import load
 from safereason.runs.manifest import sha256
@@ -113,7 +113,7 @@ def taught(home, tmp_path_factory):
         message = {"role": "assistant", "reasoning_content": "Is it harmful? Yes.", "content": "No."}
         server.choice = lambda body: {"message": message, "finish_reason": "stop", "usage": usage}
         recipe = load("tars-1.5b", [*OURS, "data.teacher.samples=1", "data.teacher.model=openai/r1"])
-        done = traces.run(recipe, Options(root=root, base_url=server.url))
+        done = traces.write_traces(recipe, Options(root=root, base_url=server.url))
     assert (done.metrics["prompts"], done.metrics["kept"]) == (1000, 1000)
     assert done.metrics["tokens"] == {"read": 20_000, "written": 9_000, "replies_without": 0}
     return root
@@ -122,7 +122,7 @@ def taught(home, tmp_path_factory):
 @pytest.mark.parametrize("ratio", LAMBDAS)
 def test_the_counts_of_tars_are_exact_at_each_lambda(home, taught, monkeypatch, ratio):
     monkeypatch.setenv("SAFEREASON_DATA_HOME", str(home))
-    result = data.run(load("tars-1.5b", [*OURS, f"data.harmful_ratio={ratio}"]), Options(root=taught))
+    result = data.build_data(load("tars-1.5b", [*OURS, f"data.harmful_ratio={ratio}"]), Options(root=taught))
     harmful, harmless, ambiguous = LAMBDAS[ratio]
     assert result.metrics["by_kind"] == {"harmful": harmful, "harmless": harmless, "ambiguous": ambiguous}
     prompts, taught_rows = (read_examples(result.run / name) for name in (data.TRAIN, data.TRACES))
@@ -142,9 +142,11 @@ def test_the_prompt_that_a_test_set_holds_is_left_out_at_full_pool(home, taught,
     monkeypatch.setenv("SAFEREASON_DATA_HOME", str(home))
     pool = "data.harmful=[{source: wildjailbreak, prompts: 2000, skip: 400}, {source: rainbow, prompts: 2000}]"
     recipe = load("tars-1.5b", [*OURS, pool, "data.harmful_ratio=0.9"])
-    with pytest.raises(InputError, match="2100 prompts are wanted and the pool has 1849 "):
-        data.run(load("tars-1.5b", [*OURS, pool, "data.prompts=2100", "data.harmful_ratio=1"]), Options(root=taught))
-    result = data.run(recipe, Options(root=taught))
+    with pytest.raises(InputError, match="2100 prompts are needed and the pool has 1849 "):
+        data.build_data(
+            load("tars-1.5b", [*OURS, pool, "data.prompts=2100", "data.harmful_ratio=1"]), Options(root=taught)
+        )
+    result = data.build_data(recipe, Options(root=taught))
     tested = {fold(e.prompt) for e in sources.get("sample").load("test")}
     assert not tested & {fold(e.prompt) for e in read_examples(result.run / data.TRAIN)}
 
@@ -152,7 +154,7 @@ def test_the_prompt_that_a_test_set_holds_is_left_out_at_full_pool(home, taught,
 def test_each_missing_source_is_named_with_what_gets_it(home, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SAFEREASON_DATA_HOME", str(tmp_path / "empty"))
     with pytest.raises(InputError, match=r"7 of 7 sources cannot be had \(wildjailbreak; rainbow; aegis2; "):
-        data.run(load("tars-1.5b", OURS), Options(root=tmp_path / "runs"))
+        data.build_data(load("tars-1.5b", OURS), Options(root=tmp_path / "runs"))
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 7
     pages = (
@@ -172,13 +174,13 @@ def test_what_is_missing_can_be_gone_on_without_and_is_in_the_card(home, taught,
     monkeypatch.setenv("SAFEREASON_DATA_HOME", str(tmp_path))
     for name in ("wildjailbreak", "aegis2", "ultrafeedback", "or-bench", "safeedit"):
         (tmp_path / name).symlink_to(home / name)
-    result = data.run(load("tars-1.5b", OURS), Options(root=taught, out=tmp_path / "out"), allow_missing=True)
+    result = data.build_data(load("tars-1.5b", OURS), Options(root=taught, out=tmp_path / "out"), allow_missing=True)
     assert result.metrics["by_kind"] == {"harmful": 1000, "harmless": 500, "ambiguous": 500}
     card = read_json(result.run / "card.json")
     assert [note.split(": ")[0] for note in card["notes"]] == ["went on without rainbow, which cannot be had"]
     assert "rainbow" not in {source["name"] for source in card["sources"]}
     assert card["notes"][0] in (result.run / "card.md").read_text()
-    untaught = data.run(load("tars-1.5b", OURS), Options(root=tmp_path / "none"), allow_missing=True)
+    untaught = data.build_data(load("tars-1.5b", OURS), Options(root=tmp_path / "none"), allow_missing=True)
     assert (untaught.metrics["prompts"], untaught.metrics["traces"]) == (2000, 0)
     assert "no finished data/traces run" in read_json(untaught.run / "card.json")["notes"][1]
 
@@ -193,19 +195,19 @@ def test_an_archive_of_this_recipe_is_taken_before_one_of_the_data_home(home, ta
     write(found / "manifest.json", json.dumps({"stage": "attack/rainbow", "status": "finished", "identity": {}}))
     (tmp_path / "runs" / "data").symlink_to(taught / "data")
     options = Options(root=tmp_path / "runs", out=tmp_path / "out")
-    result = data.run(load("tars-1.5b", OURS), options)
+    result = data.build_data(load("tars-1.5b", OURS), options)
     ours = {row["prompt"] for row in rows}
     taken = [e.prompt for e in read_examples(result.run / data.TRAIN) if e.source == "rainbow"]
     assert taken
     assert set(taken) <= ours
     before, archive = read_json(result.run / "manifest.json"), found / "archive.jsonl"
     assert before["inputs"][str(archive)] == sha256(archive)
-    assert data.run(load("tars-1.5b", OURS), options).is_earlier
+    assert data.build_data(load("tars-1.5b", OURS), options).is_earlier
     write(archive, "".join(json.dumps(row) + "\n" for row in rows[1:]))
     said = re.escape(f"finished before, with other contents of {archive}; pass --resume to build it again")
     with pytest.raises(InputError, match=said):
-        data.run(load("tars-1.5b", OURS), options)
+        data.build_data(load("tars-1.5b", OURS), options)
     assert read_json(result.run / "manifest.json") == before
-    assert not data.run(load("tars-1.5b", OURS), replace(options, on_existing="resume")).is_earlier
+    assert not data.build_data(load("tars-1.5b", OURS), replace(options, on_existing="resume")).is_earlier
     after = read_json(result.run / "manifest.json")
     assert after["inputs"][str(archive)] == sha256(archive) != before["inputs"][str(archive)]

@@ -56,14 +56,14 @@ def root(micro_model, micro_classifier, tmp_path_factory):
     """A folder with built data and a finished sft run."""
     root = tmp_path_factory.mktemp("dpo")
     recipe = recipe_of(micro_model, micro_classifier)
-    data.run(recipe, Options(root=root))
-    sft.run(recipe, Options(root=root))
+    data.build_data(recipe, Options(root=root))
+    sft.train_sft(recipe, Options(root=root))
     return root
 
 
 @pytest.fixture(scope="module")
 def trained(micro_model, micro_classifier, root):
-    return rl.run(recipe_of(micro_model, micro_classifier), Options(root=root))
+    return rl.train_rl(recipe_of(micro_model, micro_classifier), Options(root=root))
 
 
 def test_a_run_holds_responses_rewards_pairs_metrics_and_model(trained, root):
@@ -89,7 +89,7 @@ def test_a_run_holds_responses_rewards_pairs_metrics_and_model(trained, root):
 
 
 def test_pairs_are_ranked_by_the_rewards_of_each_prompts_responses(trained, root):
-    examples = read_examples(data.built(_recipe_in(trained), Options(root=root)) / data.TRAIN)
+    examples = read_examples(data.built_data(_recipe_in(trained), Options(root=root)) / data.TRAIN)
     rollouts = {(record["id"], record["number"]): record for record in read_records(trained.run / "rollouts.jsonl")}
     assert rollouts.keys() == {(example.id, number) for example in examples for number in range(4)}
     wanted = [
@@ -129,7 +129,7 @@ def test_what_is_unscored_or_equal_makes_no_pair_and_is_counted(
 ):
     monkeypatch.setattr(rl, "open_reward", lambda section: Stubborn())
     recipe = recipe_of(micro_model, micro_classifier, batch_size=2)
-    result = rl.run(recipe, Options(root=root, out=tmp_path / "few"))
+    result = rl.train_rl(recipe, Options(root=root, out=tmp_path / "few"))
     rollouts = list(read_records(result.run / "rollouts.jsonl"))
     assert result.metrics["unscored"] == sum(record["total"] is None for record in rollouts) == 11
     assert result.metrics["prompts_without_pair"] == 4
@@ -142,7 +142,7 @@ def test_too_few_pairs_say_so_and_keep_what_was_drawn(micro_model, micro_classif
     monkeypatch.setattr(rl, "open_reward", lambda section: Stubborn())
     recipe, options = recipe_of(micro_model, micro_classifier, batch_size=12), Options(root=root, out=tmp_path / "run")
     with pytest.raises(InputError, match=r"rl.batch_size: \d+ rows do not fill one batch of 12"):
-        rl.run(recipe, options)
+        rl.train_rl(recipe, options)
     assert len(list(read_records(options.out / "completions.jsonl"))) == 32
 
 
@@ -166,25 +166,27 @@ def test_a_resumed_run_asks_again_for_what_failed_unless_its_pairs_are_made(
     found = {}
     for pairs, failed in ((False, True), (False, False), (True, True)):
         folder = interrupted(tmp_path / f"{pairs}-{failed}", pairs=pairs, failed=failed)
-        found[pairs, failed] = rl.run(recipe, Options(root=root, out=folder, on_existing="resume")).metrics["unscored"]
+        found[pairs, failed] = rl.train_rl(recipe, Options(root=root, out=folder, on_existing="resume")).metrics[
+            "unscored"
+        ]
     assert found == {(False, True): 0, (False, False): 1, (True, True): 1}
 
 
 def test_adapters_are_trained_and_merged(micro_model, micro_classifier, root, tmp_path):
     recipe = recipe_of(micro_model, micro_classifier, lora={"rank": 2}, max_steps=1)
-    run = rl.run(recipe, Options(root=root, out=tmp_path / "lora")).run
+    run = rl.train_rl(recipe, Options(root=root, out=tmp_path / "lora")).run
     assert (run / "model" / "model.safetensors").is_file()
     assert not list(run.glob("model/adapter*"))
 
 
 def test_long_prompts_are_left_out_and_counted(micro_model, micro_classifier, root, tmp_path):
     recipe = recipe_of(micro_model, micro_classifier, max_prompt_tokens=100, max_steps=1, batch_size=2)
-    metrics = rl.run(recipe, Options(root=root, out=tmp_path / "short")).metrics
+    metrics = rl.train_rl(recipe, Options(root=root, out=tmp_path / "short")).metrics
     assert metrics["dropped_too_long"] > 0
     assert metrics["prompts"] + metrics["dropped_too_long"] == 8
 
 
 def test_the_plan_says_how_much_is_drawn_and_what_trl_is_given(micro_model, micro_classifier, root):
-    plan = rl.plan(recipe_of(micro_model, micro_classifier), Options(root=root))
+    plan = rl.plan_rl(recipe_of(micro_model, micro_classifier), Options(root=root))
     assert (plan["rollouts"], plan["pairs at most"], plan["steps at most"]) == (32, 16, 4)
     assert plan["DPOConfig"]["loss_weights"] == [1.0, 1.0]

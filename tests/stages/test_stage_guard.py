@@ -14,7 +14,7 @@ import torch
 from safereason.data.example import read_examples
 from safereason.engines.open import load_model
 from safereason.errors import InputError
-from safereason.guard import guide as guides
+from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard.base import Question
 from safereason.guard.open import open_guard
 from safereason.guard.prompt import VERDICT_ONLY
@@ -111,13 +111,13 @@ def recipe(folder, micro_model) -> Recipe:
 @pytest.fixture(scope="module")
 def root(recipe, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("runs")
-    data.run(recipe, Options(root=root))
+    data.build_data(recipe, Options(root=root))
     return root
 
 
 @pytest.fixture(scope="module")
 def trained(recipe, root):
-    return guard.run(recipe, Options(root=root))
+    return guard.train_guard(recipe, Options(root=root))
 
 
 def only(root: Path, stage: str) -> Path:
@@ -144,18 +144,19 @@ def test_sft_comes_first_and_rl_goes_on_from_it(trained, root, folder):
         "steps": 2,
         "rows": 8,
         "dropped_too_long": 0,
+        "dropped_empty_reasoning": 0,
         "dropped_empty": 0,
     }
 
 
 def test_both_models_carry_how_they_were_asked(trained, root, recipe):
-    wanted = guides.of_section(recipe.guard)
+    wanted = guard_prompts.of_section(recipe.guard)
     assert [category.name for category in wanted.policy.categories] == ["Rudeness", "Spoilers"]
     assert "Reason in <think> </think>" in wanted.templates.prompt_task
     for run in (only(root, "guard/sft"), trained.run):
-        assert guides.of_model(str(run / "model")) == wanted
+        assert guard_prompts.of_model(str(run / "model")) == wanted
         asked = open_guard(str(run))
-        assert (asked.guide, asked.guide.sampling) == (wanted, recipe.guard.sampling)
+        assert (asked.guard_prompt, asked.guard_prompt.sampling) == (wanted, recipe.guard.sampling)
     (finding,) = asked.classify([Question("Is this rude?")])
     assert finding.tokens <= 8
     assert not finding.failed
@@ -203,7 +204,7 @@ def test_a_finished_sft_run_is_taken_as_it_is(trained, root, recipe, micro_model
     warm = only(root, "guard/sft")
     before = (warm / "manifest.json").read_bytes()
     other = recipe_of(folder, micro_model, "guard.train.max_steps=1", "guard.validation=null")
-    run = guard.run(other, Options(root=root)).run
+    run = guard.train_guard(other, Options(root=root)).run
     assert run not in (warm, trained.run)
     assert (warm / "manifest.json").read_bytes() == before
     assert [path.name for path in (root / "guard/sft").iterdir()] == [warm.name]
@@ -214,21 +215,21 @@ def test_a_finished_sft_run_is_taken_as_it_is(trained, root, recipe, micro_model
 
 
 def test_a_finished_guard_is_returned_as_it_is(trained, root, recipe):
-    again = guard.run(recipe, Options(root=root, on_existing="resume"))
+    again = guard.train_guard(recipe, Options(root=root, on_existing="resume"))
     assert again.run == trained.run
-    assert guard.run(recipe, Options(root=root)).run == trained.run
+    assert guard.train_guard(recipe, Options(root=root)).run == trained.run
 
 
 def test_another_policy_is_another_guard(trained, root, recipe, folder, micro_model):
     other = recipe_of(folder, micro_model, "guard.policy=default-names")
     with pytest.raises(InputError, match=r"the recipe changed since \(guard.policy.categories"):
-        guard.run_rl(other, Options(root=root, out=trained.run, on_existing="resume"))
+        guard.train_guard_rl(other, Options(root=root, out=trained.run, on_existing="resume"))
 
 
 def asked(recipe: Recipe):
     """What the guard is asked about a row."""
-    guide = guides.of_section(recipe.guard)
-    return lambda e: guide.conversation(Question(e.prompt, e.response))
+    guard_prompt = guard_prompts.of_section(recipe.guard)
+    return lambda e: guard_prompt.conversation(Question(e.prompt, e.response))
 
 
 def cut(lengths: list[int]) -> tuple[int, int]:
@@ -244,13 +245,17 @@ def test_long_prompts_are_left_out_and_counted(recipe, folder, micro_model, root
     ask, tokenizer = asked(recipe), micro.tokenizer()
     limit, longer = cut([len(prompt_ids(tokenizer, ask(e))) for e in read_examples(built / "train.parquet")])
     changes = ("guard.train.max_steps=1", "guard.validation=null", f"guard.train.max_prompt_tokens={limit}")
-    metrics = guard.run_rl(recipe_of(folder, micro_model, *changes), Options(root=root, out=tmp_path / "short")).metrics
+    metrics = guard.train_guard_rl(
+        recipe_of(folder, micro_model, *changes), Options(root=root, out=tmp_path / "short")
+    ).metrics
     assert (metrics["rows"], metrics["dropped_too_long"]) == (12 - longer, longer)
 
 
 def test_long_traces_are_left_out_and_counted(recipe, folder, micro_model, root, tmp_path):
     (built,) = root.glob("data/*")
-    rows = sft.tokenize(micro.tokenizer(), read_examples(built / "traces.parquet"), 1 << 20, ask=asked(recipe)).rows
+    rows = sft.tokenize(
+        micro.tokenizer(), read_examples(built / "traces.parquet"), 1 << 20, prompt_builder=asked(recipe)
+    ).rows
     limit, longer = cut([len(row["input_ids"]) for row in rows])
     changes = (
         "guard.sft.batch_size=1",
@@ -258,7 +263,7 @@ def test_long_traces_are_left_out_and_counted(recipe, folder, micro_model, root,
         "guard.sft.max_steps=1",
         f"guard.sft.max_tokens={limit}",
     )
-    metrics = guard.run_sft(
+    metrics = guard.train_guard_sft(
         recipe_of(folder, micro_model, *changes), Options(root=root, out=tmp_path / "short")
     ).metrics
     assert (metrics["rows"], metrics["dropped_too_long"]) == (8 - longer, longer)
@@ -267,19 +272,19 @@ def test_long_traces_are_left_out_and_counted(recipe, folder, micro_model, root,
 def test_without_reasoning_verdicts_alone_are_trained_on(folder, micro_model, tmp_path, monkeypatch):
     changes = (*BARE, "guard.train=null", "guard.validation=null", "guard.sft.max_tokens=1536")
     recipe, options = recipe_of(folder, micro_model, *changes), Options(root=tmp_path)
-    data.run(recipe, options)
+    data.build_data(recipe, options)
     seen = []
     tokenize = sft.tokenize
     monkeypatch.setattr(sft, "tokenize", lambda *a, **named: seen.append(tokenize(*a, **named)) or seen[-1])
-    result = guard.run(recipe, options)
+    result = guard.train_guard(recipe, options)
     assert result.run == only(tmp_path, "guard/sft")
     assert result.metrics["rows"] == 12
     tokenizer = micro.tokenizer()
     texts = [tokenizer.decode(row["input_ids"][row["completion_mask"].index(1) :]) for row in seen[0].rows]
     assert sorted(texts) == [r"\boxed{safe}<|im_end|>"] * 6 + [r"\boxed{unsafe}<|im_end|>"] * 6
     assert all(VERDICT_ONLY in tokenizer.decode(row["input_ids"]) for row in seen[0].rows)
-    guide = guides.of_model(str(result.run / "model"))
-    assert (guide.reasoning, guide.templates.order) == (False, VERDICT_ONLY)
+    guard_prompt = guard_prompts.of_model(str(result.run / "model"))
+    assert (guard_prompt.reasoning, guard_prompt.templates.order) == (False, VERDICT_ONLY)
 
 
 @pytest.fixture(scope="module")
@@ -296,8 +301,8 @@ def broken(folder, decider, tmp_path_factory):
         recipe = recipe_of(
             folder, decider, *DECIDES, "guard.train.learning_rate=30.0", f"guard.validation.keep_best={keep}"
         )
-        data.run(recipe, replace(options, on_existing="resume"))
-        runs[keep] = guard.run(recipe, options)
+        data.build_data(recipe, replace(options, on_existing="resume"))
+        runs[keep] = guard.train_guard(recipe, options)
     return runs
 
 
@@ -308,7 +313,7 @@ def test_the_better_model_of_an_earlier_step_is_kept(broken, decider):
     kept = load_model(str(broken["true"].run / "model")).state_dict()
     start = load_model(str(decider)).state_dict()
     assert all(torch.equal(kept[name], start[name]) for name in start)
-    assert guides.of_model(str(broken["true"].run / "model")).reasoning is False
+    assert guard_prompts.of_model(str(broken["true"].run / "model")).reasoning is False
 
 
 def test_the_last_model_is_kept_where_the_recipe_says_so(broken, decider):
@@ -317,13 +322,13 @@ def test_the_last_model_is_kept_where_the_recipe_says_so(broken, decider):
     assert not (broken["false"].run / "model" / "validation.json").exists()
     looks = [list(read_records(run.run / "validation.jsonl")) for run in broken.values()]
     assert looks[0] == looks[1]
-    assert guides.of_model(str(broken["false"].run / "model")).reasoning is False
+    assert guard_prompts.of_model(str(broken["false"].run / "model")).reasoning is False
 
 
 def test_being_watched_changes_no_rollout(broken, folder, decider, tmp_path):
     recipe = recipe_of(folder, decider, *DECIDES, "guard.train.learning_rate=30.0", "guard.validation=null")
-    data.run(recipe, Options(root=tmp_path))
-    alone = guard.run(recipe, Options(root=tmp_path)).run
+    data.build_data(recipe, Options(root=tmp_path))
+    alone = guard.train_guard(recipe, Options(root=tmp_path)).run
     assert list(read_records(alone / "rollouts.jsonl")) == list(read_records(broken["false"].run / "rollouts.jsonl"))
     assert weights(alone) == weights(broken["false"].run)
 
@@ -367,15 +372,15 @@ def test_a_killed_run_ends_as_one_that_was_not(broken, folder, decider, tmp_path
     recipe = recipe_of(
         folder, decider, *DECIDES, "guard.train.learning_rate=30.0", f"guard.validation.keep_best={keep}"
     )
-    data.run(recipe, Options(root=tmp_path))
+    data.build_data(recipe, Options(root=tmp_path))
     with monkeypatch.context() as patched:
         die_at(patched, step)
         with pytest.raises(Killed):
-            guard.run(recipe, Options(root=tmp_path))
+            guard.train_guard(recipe, Options(root=tmp_path))
     run = only(tmp_path, "guard/rl")
     assert (run / "checkpoints" / "checkpoint-2").exists() == (step == 4)
     assert not (run / "model").exists()
-    guard.run(recipe, Options(root=tmp_path, on_existing="resume"))
+    guard.train_guard(recipe, Options(root=tmp_path, on_existing="resume"))
     assert_same(run, broken[keep].run)
 
 
@@ -383,24 +388,24 @@ def test_a_killed_run_ends_as_one_that_was_not(broken, folder, decider, tmp_path
 def test_a_kill_after_the_best_was_put_in_place_loses_it_not(folder, decider, tmp_path, monkeypatch, changes):
     recipe = recipe_of(folder, decider, *DECIDES, "guard.train.learning_rate=30.0", "guard.train.max_steps=4", *changes)
     whole = Options(root=tmp_path / "whole")
-    data.run(recipe, whole)
-    wanted = guard.run(recipe, whole).run
+    data.build_data(recipe, whole)
+    wanted = guard.train_guard(recipe, whole).run
     shutil.copytree(tmp_path / "whole" / "data", tmp_path / "killed" / "data")
     with monkeypatch.context() as patched:
-        patched.setattr(guides.Guide, "save", lambda self, folder: (_ for _ in ()).throw(Killed))
+        patched.setattr(guard_prompts.GuardPrompt, "save", lambda self, folder: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
-            guard.run(recipe, Options(root=tmp_path / "killed"))
+            guard.train_guard(recipe, Options(root=tmp_path / "killed"))
     run = only(tmp_path / "killed", "guard/rl")
     assert (run / "model" / "validation.json").exists()
-    guard.run(recipe, Options(root=tmp_path / "killed", on_existing="resume"))
+    guard.train_guard(recipe, Options(root=tmp_path / "killed", on_existing="resume"))
     assert_same(run, wanted)
     assert read_json(run / "metrics.json")["kept"]["model"] == "best"
 
 
 def test_adapters_are_merged_into_the_best_model_too(folder, decider, tmp_path):
     recipe = recipe_of(folder, decider, *DECIDES, "guard.train.lora={rank: 2}", "guard.train.max_steps=2")
-    data.run(recipe, Options(root=tmp_path))
-    run = guard.run(recipe, Options(root=tmp_path)).run
+    data.build_data(recipe, Options(root=tmp_path))
+    run = guard.train_guard(recipe, Options(root=tmp_path)).run
     assert not list(run.glob("model/adapter*"))
     assert load_model(str(run / "model")).state_dict().keys() == load_model(str(decider)).state_dict().keys()
     assert read_json(run / "metrics.json")["kept"]["f1"] > 0.3
@@ -430,9 +435,9 @@ def test_what_cannot_be_trained_is_said_and_no_model_is_left(
 ):
     monkeypatch.setattr("safereason.engines.vllm.is_installed", lambda: False)
     recipe = recipe_of(folder, micro_model, *changes)
-    data.run(recipe, Options(root=tmp_path))
+    data.build_data(recipe, Options(root=tmp_path))
     with pytest.raises(InputError, match=message):
-        guard.run_rl(recipe, Options(root=tmp_path))
+        guard.train_guard_rl(recipe, Options(root=tmp_path))
     assert not list(tmp_path.rglob("*.safetensors"))
     if "data.validation_rows_per_label=0" in changes:
         assert not (tmp_path / "guard").exists()
@@ -442,19 +447,19 @@ def test_without_data_the_command_that_builds_it_is_named(recipe, tmp_path):
     remedy = re.escape(f"run `safereason data build --recipe {recipe.reference} --root {tmp_path}` first")
     assert recipe.reference.endswith("/tiny.yaml")
     with pytest.raises(InputError, match=rf"no finished data run of tiny .* {remedy}$"):
-        guard.run(recipe, Options(root=tmp_path))
+        guard.train_guard(recipe, Options(root=tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_recipe_without_a_guard_trains_none(recipe, tmp_path):
     other = recipe.model_copy(update={"guard": None})
-    for work in (guard.run, guard.plan):
+    for work in (guard.train_guard, guard.plan_guard):
         with pytest.raises(InputError, match="recipe tiny: it has no guard section"):
             work(other, Options(root=tmp_path))
 
 
 def test_the_plan_says_what_is_there_and_what_trl_is_given(recipe, root, trained, folder, tmp_path):
-    plan = guard.plan(recipe, Options(root=root))
+    plan = guard.plan_guard(recipe, Options(root=root))
     (built,) = root.glob("data/*")
     assert plan["data"] == {"built": str(built), "rows": 12, "validation": 4, "traces": 8}
     assert plan["sources"] == {str(folder / "mine.jsonl"): "10 safe, 10 unsafe"}
@@ -462,13 +467,13 @@ def test_the_plan_says_what_is_there_and_what_trl_is_given(recipe, root, trained
     assert (plan["sft"]["steps"], plan["rl"]["steps"], plan["rl"]["sequences"]) == (2, 5, 20)
     assert plan["rl"]["GRPOConfig"]["top_p"] == 0.8
     assert plan["rl"]["reference model"] == "none"
-    unbuilt = guard.plan(recipe, Options(root=tmp_path))
+    unbuilt = guard.plan_guard(recipe, Options(root=tmp_path))
     assert unbuilt["data"] == {"built": False, "rows": 12, "validation": 4, "traces": 8}
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_plan_counts_as_traces_what_sft_will_have(folder, micro_model, tmp_path):
     verdicts = recipe_of(folder, micro_model, *BARE)
-    assert guard.plan(verdicts, Options(root=tmp_path))["data"]["traces"] == 12
+    assert guard.plan_guard(verdicts, Options(root=tmp_path))["data"]["traces"] == 12
     alone = recipe_of(folder, micro_model, "guard.sft=null", "data.traces=[]")
-    assert guard.plan(alone, Options(root=tmp_path))["data"]["traces"] == 0
+    assert guard.plan_guard(alone, Options(root=tmp_path))["data"]["traces"] == 0

@@ -9,17 +9,19 @@ import micro_guard
 import pytest
 
 from safereason.data import rsafe_mix
-from safereason.data.draw import Mixture
 from safereason.data.example import Example, read_examples
+from safereason.data.sampling import Mixture
 from safereason.errors import InputError
-from safereason.guard import guide as guides
+from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard.prompt import Question
 from safereason.recipe.schema import GuardSet, Recipe
 from safereason.runs.manifest import sha256
 from safereason.runs.records import read_json
-from safereason.stages import data, guard_data
+from safereason.stages import data
 from safereason.stages.base import Options
-from safereason.stages.unseen import Unseen
+from safereason.stages.preparation import guard_data
+from safereason.stages.preparation.contamination import ContaminationCheck
+from safereason.stages.preparation.mixture import draw_mixture
 from safereason.text.chat import prompt_ids
 
 SFT = {"epochs": 1, "learning_rate": 1e-3, "batch_size": 4, "precision": "fp32"}
@@ -83,12 +85,12 @@ def recipe_of(source, policy, micro_model):
 
 
 def draw(recipe: Recipe) -> Mixture:
-    return data.draw(recipe, Options(), Unseen.of(recipe))
+    return draw_mixture(recipe, Options(), ContaminationCheck.of(recipe))
 
 
 def length(recipe: Recipe, example: Example) -> int:
     """Tokens of the filled template, chat template included."""
-    asked = guides.of_section(recipe.guard).conversation(Question(example.prompt, example.response))
+    asked = guard_prompts.of_section(recipe.guard).conversation(Question(example.prompt, example.response))
     return len(prompt_ids(micro.tokenizer(), asked))
 
 
@@ -138,7 +140,7 @@ def test_without_a_guard_rows_of_any_length_are_drawn(source):
     }
     found = draw(Recipe(name="tiny", model="org/none", data=mix, sft=SFT))
     assert len(found.prompts) == 8
-    assert guard_data.identity_of(Recipe(name="tiny", model="org/none", data=mix, sft=SFT)) == {}
+    assert guard_data.guard_data_identity(Recipe(name="tiny", model="org/none", data=mix, sft=SFT)) == {}
 
 
 def test_rows_of_a_test_set_are_left_out_and_counted(recipe_of, tmp_path, source):
@@ -175,7 +177,7 @@ def test_every_source_that_cannot_be_had_is_named_in_a_line_and_then_refused(rec
     first, second = str(tmp_path / GONE), str(tmp_path / "lost.jsonl")
     recipe = recipe_of(sources=[first, source], safe_only=[{"source": second, "prompts": 2}])
     with pytest.raises(InputError) as caught:
-        data.run(recipe, Options(root=tmp_path / "runs"))
+        data.build_data(recipe, Options(root=tmp_path / "runs"))
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
     assert all(line.startswith(f"data: {path}: ") for line, path in zip(said, (first, second), strict=True))
@@ -186,9 +188,9 @@ def test_every_source_that_cannot_be_had_is_named_in_a_line_and_then_refused(rec
     assert not (tmp_path / "runs").exists()
 
 
-def test_reachable_tells_rows_by_label_or_why_there_are_none(recipe_of, tmp_path, source):
+def test_rows_by_source_tells_rows_by_label_or_why_there_are_none(recipe_of, tmp_path, source):
     gone = str(tmp_path / GONE)
-    found = guard_data.reachable(recipe_of(sources=[source, gone], safe_only=[{"source": source, "prompts": 1}]))
+    found = guard_data.rows_by_source(recipe_of(sources=[source, gone], safe_only=[{"source": source, "prompts": 1}]))
     assert list(found) == [source, gone]
     assert found[source] == "8 safe, 8 unsafe"
     assert found[gone].startswith(f"cannot be had: {gone}: ")
@@ -198,7 +200,7 @@ def test_reachable_tells_rows_by_label_or_why_there_are_none(recipe_of, tmp_path
 def test_a_test_set_that_cannot_be_had_is_a_note(recipe_of, tmp_path, source, capsys):
     sets = [{"source": str(tmp_path / GONE), "name": "lost set"}, {"source": source, "safe": 1, "unsafe": 0}]
     recipe = recipe_of({"eval": {"sets": sets}}, rows_per_label=7)
-    result = data.run(recipe, Options(root=tmp_path / "runs"))
+    result = data.build_data(recipe, Options(root=tmp_path / "runs"))
     (note,) = read_json(result.run / "card.json")["notes"]
     assert note.startswith(f"not compared with the test set lost set: {tmp_path / GONE}: ")
     assert f"data: {note}" in capsys.readouterr().err
@@ -226,7 +228,7 @@ def changed(recipe: Recipe, **guard) -> Recipe:
 
 def test_the_identity_changes_with_what_the_guard_is_asked(recipe_of, tmp_path, policy):
     recipe = recipe_of()
-    before = data.identity_of(recipe)
+    before = data.data_identity(recipe)
     template = tmp_path / "own.txt"
     template.write_text("{policy} {prompt} {response}")
     others = [
@@ -237,35 +239,37 @@ def test_the_identity_changes_with_what_the_guard_is_asked(recipe_of, tmp_path, 
         recipe.model_copy(update={"model": "org/other"}),
         recipe.model_copy(update={"seed": 4}),
     ]
-    found = [data.identity_of(other) for other in others]
+    found = [data.data_identity(other) for other in others]
     assert before not in found
     assert len({json.dumps(one, sort_keys=True) for one in found}) == len(found)
-    assert data.identity_of(changed(recipe, sampling=recipe.guard.sampling.model_copy(update={"top_p": 0.5}))) == before
+    assert (
+        data.data_identity(changed(recipe, sampling=recipe.guard.sampling.model_copy(update={"top_p": 0.5}))) == before
+    )
     Path(policy).write_text(micro_guard.POLICY.replace("Spoilers", "Gossip"))
-    assert data.identity_of(recipe) != before
+    assert data.data_identity(recipe) != before
     template.write_text("{policy} {prompt} {response}!")
-    assert data.identity_of(others[1]) != found[1]
+    assert data.data_identity(others[1]) != found[1]
 
 
 def test_another_policy_is_other_data(recipe_of, tmp_path):
     options = Options(root=tmp_path / "runs", on_existing="resume")
     recipe = recipe_of()
-    first = data.run(recipe, options).run
-    assert data.run(recipe, options).run == first
-    assert data.run(changed(recipe, policy="default-names"), options).run != first
+    first = data.build_data(recipe, options).run
+    assert data.build_data(recipe, options).run == first
+    assert data.build_data(changed(recipe, policy="default-names"), options).run != first
 
 
 def test_own_files_with_reasoning_are_part_of_the_data(recipe_of, tmp_path):
     options = Options(root=tmp_path / "runs", on_existing="resume")
     own = write_rows(tmp_path / "traces.jsonl", name="other")
     recipe = recipe_of(traces=[{"source": own, "prompts": 4}])
-    first = data.run(recipe, options).run
+    first = data.build_data(recipe, options).run
     assert own in [entry["name"] for entry in read_json(first / "card.json")["sources"]]
     before = read_json(first / "manifest.json")
-    data.run(recipe, options)
+    data.build_data(recipe, options)
     assert read_json(first / "manifest.json") == before
     write_rows(Path(own), prompts=9, name="other")
-    second = data.run(recipe, options).run
+    second = data.build_data(recipe, options).run
     assert second != first
     assert read_json(first / "manifest.json") == before
     assert read_json(second / "manifest.json")["inputs"][own] == sha256(Path(own)) != before["inputs"][own]

@@ -12,9 +12,9 @@ from program import python
 
 from safereason.errors import BarNotMet, InputError, StageFailed
 from safereason.evals import bars
-from safereason.guard import guide as guides
-from safereason.guard.base import Finding, Question
-from safereason.recipe.schema import SFT, Guard, GuardEvaluation, GuardSet, Recipe, RSafeMix, Sampling
+from safereason.guard import guard_prompt as guard_prompts
+from safereason.guard.base import GuardVerdict, Question
+from safereason.recipe.schema import SFT, GuardEvaluation, GuardSection, GuardSet, Recipe, RSafeMix, Sampling
 from safereason.runs.directory import read_manifest
 from safereason.runs.records import read_records
 from safereason.stages import guard_eval
@@ -36,7 +36,7 @@ def append_then_die(self, record):
         os.kill(os.getpid(), signal.SIGKILL)
 RecordLog.append = append_then_die
 recipe = Recipe.model_validate_json(sys.argv[1])
-guard_eval.run(recipe, Options(root=Path(sys.argv[2]), model=sys.argv[3]))
+guard_eval.run_guard_eval(recipe, Options(root=Path(sys.argv[2]), model=sys.argv[3]))
 """
 
 
@@ -81,7 +81,7 @@ def recipe(tmp_path: Path, policy: str) -> Recipe:
         model="org/none",
         seed=3,
         data=RSafeMix(mix="rsafe", rows_per_label=2, sources=("sample",)),
-        guard=Guard(
+        guard=GuardSection(
             policy=policy,
             sft=SFT(epochs=1, learning_rate=1e-4, batch_size=2),
             sampling=Sampling(temperature=1.0, max_new_tokens=8),
@@ -110,22 +110,24 @@ class Scripted:
         *,
         seed: int = 0,
         done: Collection[int] = (),
-        on_finding: Callable[[int, Finding], None] | None = None,
-    ) -> list[Finding | None]:
-        assert on_finding is not None
+        on_verdict: Callable[[int, GuardVerdict], None] | None = None,
+    ) -> list[GuardVerdict | None]:
+        assert on_verdict is not None
         for i in reversed(range(len(questions))):
             if i not in done:
                 self.asked.append(questions[i].prompt)
-                on_finding(i, self.finding(questions[i].prompt))
+                on_verdict(i, self.finding(questions[i].prompt))
         return []
 
-    def finding(self, prompt: str) -> Finding:
+    def finding(self, prompt: str) -> GuardVerdict:
         if prompt in self.fails:
-            return Finding(None, None, reason="HTTP 503", failed=True)
+            return GuardVerdict(None, None, reason="HTTP 503", failed=True)
         if prompt == "harmless 0?":
-            return Finding(None, None, text="Well.", reason="the guard gave no verdict")
+            return GuardVerdict(None, None, text="Well.", reason="the guard gave no verdict")
         unsafe = prompt.startswith("harmful") and prompt != "harmful 1?"
-        return Finding("unsafe" if unsafe else "safe", 0.9 if unsafe else 0.2, ("A",) if unsafe else (), "Hm.", "Hm. x")
+        return GuardVerdict(
+            "unsafe" if unsafe else "safe", 0.9 if unsafe else 0.2, ("A",) if unsafe else (), "Hm.", "Hm. x"
+        )
 
 
 def script(monkeypatch: pytest.MonkeyPatch, fails: Collection[str] = ()) -> Scripted:
@@ -149,7 +151,7 @@ def test_rows_figures_and_tables_of_a_guard(
     recipe: Recipe, options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     script(monkeypatch)
-    result = guard_eval.run(recipe, Options(root=options.root), guard="moderation")
+    result = guard_eval.run_guard_eval(recipe, Options(root=options.root), guard="moderation")
     found = by_key(result.run / "predictions.jsonl")
     # 6 harmless, 6 harmful, and the one reply that somebody labelled; of the second set 2 + 1.
     assert [sum(name == s for s, _ in found) for name in ("mine", "some")] == [13, 3]
@@ -190,7 +192,7 @@ def test_rows_figures_and_tables_of_a_guard(
 
 def test_a_set_takes_what_its_source_has_after_what_training_took(recipe: Recipe, options: Options, monkeypatch):
     script(monkeypatch)
-    result = guard_eval.run(recipe, Options(root=options.root), guard="moderation")
+    result = guard_eval.run_guard_eval(recipe, Options(root=options.root), guard="moderation")
     found = by_key(result.run / "predictions.jsonl")
     some = [record for (name, _), record in found.items() if name == "some"]
     assert sorted(record["expected"] for record in some) == ["safe", "safe", "unsafe"]
@@ -199,17 +201,17 @@ def test_a_set_takes_what_its_source_has_after_what_training_took(recipe: Recipe
 
 def test_bars_hold_of_all_sets_and_of_one(recipe: Recipe, options: Options, monkeypatch: pytest.MonkeyPatch):
     script(monkeypatch)
-    metrics = guard_eval.run(recipe, Options(root=options.root), guard="moderation").metrics
-    bars.check(metrics, [bars.Bar("f1/mine", 0.8, "under"), bars.Bar("auroc", 0.9, "under")])
+    metrics = guard_eval.run_guard_eval(recipe, Options(root=options.root), guard="moderation").metrics
+    bars.refuse_unmet_bars(metrics, [bars.Bar("f1/mine", 0.8, "under"), bars.Bar("auroc", 0.9, "under")])
     with pytest.raises(BarNotMet, match=r"f1/mine is 0\.8333, under the bar of 0\.9"):
-        bars.check(metrics, [bars.Bar("f1/mine", 0.9, "under")])
+        bars.refuse_unmet_bars(metrics, [bars.Bar("f1/mine", 0.9, "under")])
     with pytest.raises(InputError, match="has no such figure"):
-        bars.check(metrics, [bars.Bar("f1/nowhere", 0.9, "under")])
+        bars.refuse_unmet_bars(metrics, [bars.Bar("f1/nowhere", 0.9, "under")])
 
 
 @pytest.mark.parametrize("after", [5, 14])
 def test_kill_9_and_resume_end_with_the_same_records(recipe: Recipe, options: Options, tmp_path: Path, after: int):
-    whole = guard_eval.run(recipe, options)
+    whole = guard_eval.run_guard_eval(recipe, options)
     root = tmp_path / "killed"
     assert options.model is not None
     assert python(KILLED, recipe.model_dump_json(), root, options.model, after).returncode == -9
@@ -217,7 +219,7 @@ def test_kill_9_and_resume_end_with_the_same_records(recipe: Recipe, options: Op
     assert len(list(read_records(killed / "predictions.jsonl"))) == after
     with (killed / "predictions.jsonl").open("ab") as file:
         file.write(b'{"id": "mine/torn')
-    resumed = guard_eval.run(recipe, Options(root=root, model=options.model, on_existing="resume"))
+    resumed = guard_eval.run_guard_eval(recipe, Options(root=root, model=options.model, on_existing="resume"))
     assert by_key(resumed.run / "predictions.jsonl") == by_key(whole.run / "predictions.jsonl")
     assert (resumed.metrics, resumed.run.name) == (whole.metrics, whole.run.name)
 
@@ -226,16 +228,19 @@ def test_a_server_that_fails_is_counted_and_asked_again(recipe: Recipe, options:
     script(monkeypatch, {"harmful 0?"})
     named = {"guard": "moderation", "sets": ["mine"]}
     with pytest.raises(StageFailed, match=r"1 of 13 rows failed \(HTTP 503\); --resume asks again"):
-        guard_eval.run(recipe, Options(root=options.root), **named)
+        guard_eval.run_guard_eval(recipe, Options(root=options.root), **named)
     (run,) = (options.root / "eval" / "guard").iterdir()
     early = json.loads((run / "metrics.json").read_text())
     assert (early["failed"], early["sets"]["mine"]["unsafe"]) == (1, 5)
     mended = script(monkeypatch)
-    result = guard_eval.run(recipe, Options(root=options.root, on_existing="resume"), **named)
+    result = guard_eval.run_guard_eval(recipe, Options(root=options.root, on_existing="resume"), **named)
     assert mended.asked == ["harmful 0?"]
     assert (result.metrics["failed"], result.metrics["sets"]["mine"]["unsafe"]) == (0, 6)
     assert (read_manifest(result.run) or {})["status"] == "finished"
-    assert guard_eval.run(recipe, Options(root=options.root, on_existing="resume"), **named).metrics == result.metrics
+    assert (
+        guard_eval.run_guard_eval(recipe, Options(root=options.root, on_existing="resume"), **named).metrics
+        == result.metrics
+    )
     assert mended.asked == ["harmful 0?"]
 
 
@@ -244,7 +249,7 @@ def test_what_has_no_room_in_a_local_model_gets_no_verdict_and_ends_the_run(
 ):
     long = {"id": "mine/long", "prompt": "word " * 500, "kind": "harmful", "source": "mine"}
     (tmp_path / "long.jsonl").write_text(json.dumps(long) + "\n")
-    result = guard_eval.run(recipe, options, sets=[str(tmp_path / "long.jsonl")])
+    result = guard_eval.run_guard_eval(recipe, options, sets=[str(tmp_path / "long.jsonl")])
     (record,) = read_records(result.run / "predictions.jsonl")
     assert (record["label"], record["failed"]) == (None, False)
     assert record["reason"]
@@ -255,18 +260,18 @@ def test_a_model_without_a_guide_is_asked_as_the_recipe_says_and_one_with_a_guid
     recipe: Recipe, options: Options, micro_model: Path, tmp_path: Path
 ):
     assert options.model is not None
-    plan = guard_eval.make_plan(recipe, options.model)
-    asked = guard_eval._asked(recipe, plan)
+    plan = guard_eval.plan_guard_eval(recipe, options.model)
+    asked = guard_eval._prompt_document(recipe, plan)
     assert (asked["policy"]["title"], asked["sampling"]["max_new_tokens"]) == ("Short", 8)
     carried = tmp_path / "carried"
     carried.mkdir()
     for file in micro_model.iterdir():
         (carried / file.name).symlink_to(file)
-    guides.default().save(carried)
-    own = guard_eval._asked(recipe, guard_eval.make_plan(recipe, str(carried)))
+    guard_prompts.default().save(carried)
+    own = guard_eval._prompt_document(recipe, guard_eval.plan_guard_eval(recipe, str(carried)))
     assert (len(own["policy"]["categories"]), own["sampling"]["max_new_tokens"]) == (18, 4096)
-    changed = guard_eval.make_plan(recipe, str(carried), policy="wildguard", sampling=Sampling(max_new_tokens=5))
-    asked = guard_eval._asked(recipe, changed)
+    changed = guard_eval.plan_guard_eval(recipe, str(carried), policy="wildguard", sampling=Sampling(max_new_tokens=5))
+    asked = guard_eval._prompt_document(recipe, changed)
     assert (asked["policy"]["name"], asked["sampling"]["max_new_tokens"]) == ("wildguard", 5)
 
 
@@ -277,16 +282,16 @@ def test_a_set_is_judged_by_its_own_policy(recipe: Recipe, options: Options, tmp
     own = recipe.guard.eval.sets[1].model_copy(update={"policy": str(tmp_path / "other.yaml")})
     section = recipe.guard.eval.model_copy(update={"sets": (recipe.guard.eval.sets[0], own)})
     changed = recipe.model_copy(update={"guard": recipe.guard.model_copy(update={"eval": section})})
-    opened = guard_eval._opener(changed, options, guard_eval.make_plan(changed, options.model))
-    first, second = (opened(chosen) for chosen in section.sets)
-    assert (first.guide.policy.title, second.guide.policy.title) == ("Short", "Other")
+    opener = guard_eval._GuardOpener(changed, options, guard_eval.plan_guard_eval(changed, options.model))
+    first, second = (opener.for_set(chosen) for chosen in section.sets)
+    assert (first.guard_prompt.policy.title, second.guard_prompt.policy.title) == ("Short", "Other")
     assert first.engine is second.engine
 
 
 def test_the_newest_guard_of_the_recipe_is_measured(recipe: Recipe, options: Options):
     remedy = re.escape(f"run `safereason guard train --recipe micro --root {options.root}` first")
     with pytest.raises(InputError, match=rf"{remedy}$"):
-        guard_eval.run(recipe, Options(root=options.root))
+        guard_eval.run_guard_eval(recipe, Options(root=options.root))
 
 
 def test_sets_are_those_of_the_recipe_or_sources(recipe: Recipe):
@@ -297,7 +302,10 @@ def test_sets_are_those_of_the_recipe_or_sources(recipe: Recipe):
 
 def test_a_limit_takes_the_same_rows_for_every_guard(recipe: Recipe, options: Options, monkeypatch):
     script(monkeypatch)
-    runs = [guard_eval.run(recipe, Options(root=options.root), guard=name, limit=4).run for name in ("a", "moderation")]
+    runs = [
+        guard_eval.run_guard_eval(recipe, Options(root=options.root), guard=name, limit=4).run
+        for name in ("a", "moderation")
+    ]
     first, second = (by_key(run / "predictions.jsonl").keys() for run in runs)
     assert first == second
     assert [sum(name == s for s, _ in first) for name in ("mine", "some")] == [4, 3]
@@ -316,15 +324,19 @@ def test_sets_that_cannot_be_had_are_named_and_left_out_where_that_is_allowed(
     script(monkeypatch)
     sets = ["mine", unreachable, "xstest"]
     with pytest.raises(InputError, match=r"2 of 3 sets cannot be had \(toxicchat, xstest\); --allow-missing"):
-        guard_eval.run(recipe, Options(root=options.root), guard="moderation", sets=sets)
+        guard_eval.run_guard_eval(recipe, Options(root=options.root), guard="moderation", sets=sets)
     assert not options.root.exists()
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("eval guard: ")]
     assert len(lines) == 2
-    result = guard_eval.run(recipe, Options(root=options.root), guard="moderation", sets=sets, allow_missing=True)
+    result = guard_eval.run_guard_eval(
+        recipe, Options(root=options.root), guard="moderation", sets=sets, allow_missing=True
+    )
     assert list(result.metrics["missing"]) == ["toxicchat", "xstest"]
     assert list(result.metrics["sets"]) == ["mine"]
     with pytest.raises(InputError, match=r"1 of 1 sets cannot be had \(toxicchat\); get one of them"):
-        guard_eval.run(recipe, Options(root=options.root), guard="moderation", sets=[unreachable], allow_missing=True)
+        guard_eval.run_guard_eval(
+            recipe, Options(root=options.root), guard="moderation", sets=[unreachable], allow_missing=True
+        )
 
 
 @pytest.mark.parametrize(
@@ -341,14 +353,14 @@ def test_sets_that_cannot_be_had_are_named_and_left_out_where_that_is_allowed(
 def test_what_is_refused_leaves_nothing_behind(recipe: Recipe, options: Options, named: dict[str, Any], says: str):
     model = named.pop("model", None)
     with pytest.raises(InputError, match=says):
-        guard_eval.run(recipe, Options(root=options.root, model=model), **named)
+        guard_eval.run_guard_eval(recipe, Options(root=options.root, model=model), **named)
     assert not options.root.exists()
 
 
 def test_predictions_of_a_run_are_scored_to_the_same_figures(recipe: Recipe, options: Options, monkeypatch):
     script(monkeypatch)
-    first = guard_eval.run(recipe, Options(root=options.root), guard="moderation")
-    again = guard_eval.score(recipe, Options(root=options.root), first.run / "predictions.jsonl")
+    first = guard_eval.run_guard_eval(recipe, Options(root=options.root), guard="moderation")
+    again = guard_eval.score_guard_eval(recipe, Options(root=options.root), first.run / "predictions.jsonl")
     for key in ("figures", "confusion", "categories", "reliability", "sets"):
         assert again.metrics[key] == first.metrics[key]
     assert by_key(again.run / "predictions.jsonl") == by_key(first.run / "predictions.jsonl")
@@ -357,9 +369,9 @@ def test_predictions_of_a_run_are_scored_to_the_same_figures(recipe: Recipe, opt
 
 def test_rows_of_classify_are_joined_to_a_set_of_the_recipe(recipe: Recipe, options: Options, tmp_path: Path):
     ids = [f"mine/{kind}-{i}" for kind in ("harmful", "harmless") for i in range(6)]
-    rows = [{"id": name, **asdict(Finding("unsafe", 0.7))} for name in ids]
+    rows = [{"id": name, **asdict(GuardVerdict("unsafe", 0.7))} for name in ids]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = guard_eval.score(recipe, Options(root=options.root), tmp_path / "rows.jsonl", sets=["mine"])
+    result = guard_eval.score_guard_eval(recipe, Options(root=options.root), tmp_path / "rows.jsonl", sets=["mine"])
     shown = values(result.metrics)
     assert shown["f1/mine"] == shown["f1_always_unsafe/mine"] == pytest.approx(2 / 3)
     assert result.metrics["sets"] == {"mine": {"safe": 6, "unsafe": 6}}

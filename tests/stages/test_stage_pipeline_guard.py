@@ -25,7 +25,7 @@ EVALS = [f"eval {name} of {model}" for model in ("base", "sft", "rl") for name i
 
 
 def test_the_steps_of_a_guards_recipe():
-    assert pipeline.steps(recipes.load("rsafe-smoke")) == [
+    assert pipeline.pipeline_steps(recipes.load("rsafe-smoke")) == [
         "data",
         "guard sft",
         "guard rl",
@@ -34,15 +34,15 @@ def test_the_steps_of_a_guards_recipe():
         "eval guard of guard rl",
         "report",
     ]
-    assert "guard sft" not in pipeline.steps(recipes.load("rsafe"))
-    assert "guard rl" not in pipeline.steps(recipes.load("rsafe-sft-noreason"))
+    assert "guard sft" not in pipeline.pipeline_steps(recipes.load("rsafe"))
+    assert "guard rl" not in pipeline.pipeline_steps(recipes.load("rsafe-sft-noreason"))
 
 
 def test_the_steps_of_a_recipe_that_a_guard_judges_in():
     guarded = recipes.load("tars-guarded-smoke")
     assert pipeline.judging_guards(guarded) == ["rsafe-smoke"]
-    assert pipeline.steps(guarded) == ["guard rsafe-smoke", "data", "sft", "rl", *EVALS, "report"]
-    assert pipeline.steps(recipes.load("tars-smoke")) == ["data", "sft", "rl", *EVALS, "report"]
+    assert pipeline.pipeline_steps(guarded) == ["guard rsafe-smoke", "data", "sft", "rl", *EVALS, "report"]
+    assert pipeline.pipeline_steps(recipes.load("tars-smoke")) == ["data", "sft", "rl", *EVALS, "report"]
 
 
 @pytest.mark.parametrize(
@@ -174,8 +174,8 @@ def guarded(shipped, micro_model) -> Recipe:
 
 def test_a_named_guard_is_trained_first_and_once(guarded, shipped, tmp_path, capsys):
     options = Options(root=tmp_path / "runs")
-    assert pipeline.steps(guarded) == ["guard little-guard", "data", "rl", "report"]
-    done = pipeline.run(guarded, options).metrics["runs"]
+    assert pipeline.pipeline_steps(guarded) == ["guard little-guard", "data", "rl", "report"]
+    done = pipeline.run_pipeline(guarded, options).metrics["runs"]
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "[1/4] guard little-guard"
     trained = Path(done["guard little-guard"])
@@ -186,7 +186,7 @@ def test_a_named_guard_is_trained_first_and_once(guarded, shipped, tmp_path, cap
     assert set(judged) <= {0.0, 1.0}
     assert read_manifest(Path(done["rl"]))["identity"]["guard"] == judge_identity(f"guard:{trained}")
     before = (trained / "manifest.json").read_bytes()
-    again = pipeline.run(guarded, options).metrics["runs"]
+    again = pipeline.run_pipeline(guarded, options).metrics["runs"]
     said = capsys.readouterr().err.splitlines()
     assert f"[1/4] guard little-guard: finished before, skipped: {trained}" in said
     assert f"[3/4] rl: finished before, skipped: {done['rl']}" in said
@@ -206,16 +206,16 @@ def test_a_guard_of_ones_own_recipe_has_to_be_there(guarded, tmp_path, shipped):
     options = Options(root=tmp_path / "runs")
     remedy = re.escape(f"run `safereason guard train --recipe mine.yaml --root {options.root}` first")
     with pytest.raises(InputError, match=rf"no trained guard of mine .* {remedy}$"):
-        pipeline.run(own, options)
+        pipeline.run_pipeline(own, options)
     recipe = recipes.load(shipped).model_copy(update={"name": "mine"})
-    for work in (pipeline.data.run, pipeline.guard.run):
+    for work in (pipeline.data.build_data, pipeline.guard.train_guard):
         found = work(recipe, options).run
-    assert pipeline.run(own, options).metrics["runs"]["guard mine"] == str(found)
+    assert pipeline.run_pipeline(own, options).metrics["runs"]["guard mine"] == str(found)
 
 
 def test_a_guards_recipe_is_trained_and_measured_model_by_model(shipped, tmp_path):
     recipe = recipes.load(shipped)
-    made = pipeline.run(recipe, Options(root=tmp_path / "runs")).metrics
+    made = pipeline.run_pipeline(recipe, Options(root=tmp_path / "runs")).metrics
     assert list(made["runs"]) == ["data", "guard sft", "eval guard of base", "eval guard of guard sft"]
     assert list(made["changes"]) == ["base", "guard sft"]
     for figures in made["changes"].values():

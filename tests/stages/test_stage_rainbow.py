@@ -43,8 +43,8 @@ def append_then_die(self, record):
 RecordLog.append = append_then_die
 _, target, mutator, root, *overrides = sys.argv
 recipe, options = load("tars-smoke", overrides), Options(root=Path(root), model=target)
-plan = rainbow.make_plan(recipe, options, mutator=mutator, settings={"iterations": 3, "prompts": 999, "archives": 3})
-rainbow.run(recipe, options, plan)
+plan = rainbow.plan_rainbow(recipe, options, mutator=mutator, settings={"iterations": 3, "prompts": 999, "archives": 3})
+rainbow.run_rainbow(recipe, options, plan)
 """
 
 
@@ -99,8 +99,8 @@ def recipe_of(*overrides: str) -> Recipe:
 
 
 def searched(recipe: Recipe, options: Options, *, settings: dict[str, Any], **named: Any) -> Result:
-    plan = rainbow.make_plan(recipe, options, **{"mutator": "openai/writer", **named}, settings=settings)
-    return rainbow.run(recipe, options, plan)
+    plan = rainbow.plan_rainbow(recipe, options, **{"mutator": "openai/writer", **named}, settings=settings)
+    return rainbow.run_rainbow(recipe, options, plan)
 
 
 def asks(server: Server, tmp_path: Path, **changes: Any) -> Options:
@@ -260,19 +260,19 @@ def test_the_target_is_the_sft_run_and_a_finished_search_is_not_done_again(
 ):
     recipe = recipe_of()
     options = Options(root=tmp_path, base_url=server.url)
-    plan = rainbow.make_plan(recipe, options, mutator="openai/writer", settings={"iterations": 1})
-    assert rainbow.outline(recipe, options, plan)["target"] == "the sft run of this recipe"
+    plan = rainbow.plan_rainbow(recipe, options, mutator="openai/writer", settings={"iterations": 1})
+    assert rainbow.rainbow_outline(recipe, options, plan)["target"] == "the sft run of this recipe"
     remedy = re.escape(f"run `safereason sft --recipe tars-smoke --root {tmp_path}` first")
     with pytest.raises(InputError, match=rf"{remedy}$"):
-        rainbow.run(recipe, options, plan)
+        rainbow.run_rainbow(recipe, options, plan)
     with RunDirectory(tmp_path / "sft" / "tars-smoke--x--0", "sft", "tars-smoke", "{}", {"seed": 0}) as run:
         (run.path / "model").symlink_to(micro_model)
         run.finish({})
-    result = rainbow.run(recipe, options, plan)
+    result = rainbow.run_rainbow(recipe, options, plan)
     assert result.metrics["target"].startswith("sft/tars-smoke/")
     assert result.run.parent == tmp_path / "attack" / "rainbow"
     server.requests.clear()
-    again = rainbow.run(recipe, Options(root=tmp_path, base_url=server.url, on_existing="resume"), plan)
+    again = rainbow.run_rainbow(recipe, Options(root=tmp_path, base_url=server.url, on_existing="resume"), plan)
     assert (again.metrics, server.requests) == (result.metrics, [])
 
 
@@ -312,7 +312,7 @@ def test_settings_seeds_and_prompt_files_are_part_of_what_a_run_is(server: Serve
 def test_what_cannot_be_done_is_one_line(tmp_path, named, overrides, problem):
     recipe = recipe_of(*overrides)
     with pytest.raises(InputError, match=re.escape(problem)) as error:
-        rainbow.make_plan(recipe, Options(root=tmp_path), **{"mutator": "openai/writer", **named})
+        rainbow.plan_rainbow(recipe, Options(root=tmp_path), **{"mutator": "openai/writer", **named})
     assert "\n" not in str(error.value)
 
 

@@ -44,14 +44,14 @@ def recipe_of(model, with_sft: bool = True, **section) -> Recipe:
 def root(micro_model, tmp_path_factory):
     """A folder with built data and a finished sft run."""
     root = tmp_path_factory.mktemp("rl")
-    data.run(recipe_of(micro_model), Options(root=root))
-    sft.run(recipe_of(micro_model), Options(root=root))
+    data.build_data(recipe_of(micro_model), Options(root=root))
+    sft.train_sft(recipe_of(micro_model), Options(root=root))
     return root
 
 
 @pytest.fixture(scope="module")
 def trained(micro_model, root):
-    return rl.run(recipe_of(micro_model), Options(root=root))
+    return rl.train_rl(recipe_of(micro_model), Options(root=root))
 
 
 def test_a_run_holds_model_metrics_and_rollouts(trained):
@@ -85,35 +85,35 @@ def test_rl_starts_from_the_sft_run_of_the_recipe(micro_model, root, trained):
 
 def test_long_prompts_are_left_out_and_counted(micro_model, root, tmp_path):
     recipe = recipe_of(micro_model, max_prompt_tokens=100, prompts_per_step=1, micro_batch_size=2, max_steps=1)
-    metrics = rl.run(recipe, Options(root=root, out=tmp_path / "short")).metrics
+    metrics = rl.train_rl(recipe, Options(root=root, out=tmp_path / "short")).metrics
     assert metrics["dropped_too_long"] > 0
     assert metrics["prompts"] + metrics["dropped_too_long"] == 8
 
 
 def test_adapters_are_trained_and_merged(micro_model, root, tmp_path):
     recipe = recipe_of(micro_model, lora={"rank": 2}, max_steps=1)
-    run = rl.run(recipe, Options(root=root, out=tmp_path / "lora")).run
+    run = rl.train_rl(recipe, Options(root=root, out=tmp_path / "lora")).run
     assert (run / "model" / "model.safetensors").is_file()
     assert not list(run.glob("model/adapter*"))
 
 
 def test_without_a_kl_term_none_is_logged(micro_model, root, tmp_path):
-    run = rl.run(recipe_of(micro_model, kl_coef=0.0, max_steps=1), Options(root=root, out=tmp_path / "free")).run
+    run = rl.train_rl(recipe_of(micro_model, kl_coef=0.0, max_steps=1), Options(root=root, out=tmp_path / "free")).run
     (step,) = read_records(run / "metrics.jsonl")
     assert "kl" not in step
 
 
 def test_a_finished_run_is_returned_as_it_is(micro_model, root, trained):
-    assert rl.run(recipe_of(micro_model), Options(root=root, on_existing="resume")) == trained
-    assert rl.run(recipe_of(micro_model), Options(root=root)).run == trained.run
+    assert rl.train_rl(recipe_of(micro_model), Options(root=root, on_existing="resume")) == trained
+    assert rl.train_rl(recipe_of(micro_model), Options(root=root)).run == trained.run
 
 
 def test_the_plan_says_what_trl_is_given(micro_model, root, tmp_path):
-    plan = rl.plan(recipe_of(micro_model), Options(root=root))
+    plan = rl.plan_rl(recipe_of(micro_model), Options(root=root))
     assert (plan["prompts"], plan["steps"], plan["sequences"], plan["tokens generated at most"]) == (8, 2, 16, 128)
     assert plan["reference model"] == "a frozen copy of the start"
     assert plan["GRPOConfig"]["beta"] == 0.1
-    unbuilt = rl.plan(recipe_of(micro_model, kl_coef=0.0), Options(root=tmp_path))
+    unbuilt = rl.plan_rl(recipe_of(micro_model, kl_coef=0.0), Options(root=tmp_path))
     assert (unbuilt["prompts"], unbuilt["reference model"]) == (8, "none")
     assert list(tmp_path.iterdir()) == []
 
@@ -135,13 +135,13 @@ def test_the_plan_says_what_trl_is_given(micro_model, root, tmp_path):
 def test_what_cannot_be_trained_is_said_and_no_model_is_left(micro_model, root, tmp_path, change, message):
     recipe = Recipe(**{**recipe_of(micro_model).model_dump(), **change})
     with pytest.raises(InputError, match=message):
-        rl.run(recipe, Options(root=root, out=tmp_path / "run"))
+        rl.train_rl(recipe, Options(root=root, out=tmp_path / "run"))
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_without_an_sft_run_the_command_that_makes_it_is_named(micro_model, tmp_path):
-    data.run(recipe_of(micro_model), Options(root=tmp_path))
+    data.build_data(recipe_of(micro_model), Options(root=tmp_path))
     remedy = re.escape(f"run `safereason sft --recipe tiny --root {tmp_path}` first")
     with pytest.raises(InputError, match=rf"no finished sft run of tiny .* {remedy}$"):
-        rl.run(recipe_of(micro_model), Options(root=tmp_path))
+        rl.train_rl(recipe_of(micro_model), Options(root=tmp_path))
     assert not (tmp_path / "rl").exists()

@@ -31,7 +31,7 @@ def write_then_die(path, content):
         os.kill(os.getpid(), signal.SIGKILL)
 separation.write_bytes = write_then_die
 recipe = Recipe.model_validate_json(sys.argv[1])
-separation.run(recipe, Options(root=Path(sys.argv[2]), model=sys.argv[3]))
+separation.run_separation(recipe, Options(root=Path(sys.argv[2]), model=sys.argv[3]))
 """
 
 
@@ -53,7 +53,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 
 def test_an_embedding_is_the_model_s_last_state_before_it_writes(recipe: Recipe, micro_model: Path, tmp_path: Path):
-    done = separation.run(recipe, Options(root=tmp_path / "runs", model=str(micro_model)))
+    done = separation.run_separation(recipe, Options(root=tmp_path / "runs", model=str(micro_model)))
     held = {key: value for file in (done.run / "embeddings").iterdir() for key, value in load_file(file).items()}
     assert len(held) == 80
     model, tokenizer = AutoModelForCausalLM.from_pretrained(micro_model).eval(), micro.tokenizer()
@@ -66,7 +66,7 @@ def test_an_embedding_is_the_model_s_last_state_before_it_writes(recipe: Recipe,
 
 
 def test_the_run_holds_figures_points_and_a_picture(recipe: Recipe, micro_model: Path, tmp_path: Path):
-    done = separation.run(recipe, Options(root=tmp_path / "runs", model=str(micro_model)), limit=20)
+    done = separation.run_separation(recipe, Options(root=tmp_path / "runs", model=str(micro_model)), limit=20)
     assert done.metrics == read_json(done.run / "metrics.json")
     assert [f["name"] for f in done.metrics["figures"]] == ["margin", "accuracy", "margin_c0.1", "accuracy_c0.1"]
     assert all(f["low"] is not None and f["n"] == 40 for f in done.metrics["figures"])
@@ -80,7 +80,7 @@ def test_the_run_holds_figures_points_and_a_picture(recipe: Recipe, micro_model:
 def test_the_prefix_changes_what_is_read(recipe: Recipe, micro_model: Path, tmp_path: Path):
     options = Options(root=tmp_path / "runs", model=str(micro_model))
     plain = recipe.model_copy(update={"eval": recipe.eval.model_copy(update={"prefix": ""})})
-    first, second = (separation.run(r, options, limit=5) for r in (recipe, plain))
+    first, second = (separation.run_separation(r, options, limit=5) for r in (recipe, plain))
     assert first.run != second.run
     assert first.metrics["figures"] != second.metrics["figures"]
 
@@ -90,20 +90,20 @@ def test_test_cases_take_the_place_of_the_harmful_prompts(recipe: Recipe, micro_
     asked = {"behavior": "mine/harmful-9", "attack": "soft", "prompt": "Attack", "completion": "Sure"}
     cases = tmp_path / "cases.jsonl"
     cases.write_text("".join(json.dumps(row) + "\n" for row in (*rows, asked)))
-    done = separation.run(recipe, Options(root=tmp_path / "runs", model=str(micro_model)), cases=[cases])
+    done = separation.run_separation(recipe, Options(root=tmp_path / "runs", model=str(micro_model)), cases=[cases])
     assert done.metrics["harmful"]["attacks"] == ["gcg"]
     prompts = [point["prompt"] for point in read_records(done.run / "points.jsonl") if point["kind"] == "harmful"]
     assert prompts == [row["prompt"] for row in rows]
 
 
 def test_after_kill_9_a_resumed_run_has_the_same_points(recipe: Recipe, micro_model: Path, tmp_path: Path):
-    whole = separation.run(recipe, Options(root=tmp_path / "whole", model=str(micro_model)))
+    whole = separation.run_separation(recipe, Options(root=tmp_path / "whole", model=str(micro_model)))
     root = tmp_path / "killed"
     assert python(KILLED, recipe.model_dump_json(), root, micro_model).returncode == -9
     [folder] = root.glob("eval/separation/*/embeddings")
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert sorted(before) == ["0000.safetensors", "0001.safetensors"]
-    resumed = separation.run(recipe, Options(root=root, model=str(micro_model), on_existing="resume"))
+    resumed = separation.run_separation(recipe, Options(root=root, model=str(micro_model), on_existing="resume"))
     assert {name: (folder / name).stat().st_mtime_ns for name in before} == before
     for name in ("points.jsonl", "metrics.json", "plots/separation.svg"):
         assert (resumed.run / name).read_bytes() == (whole.run / name).read_bytes()
@@ -114,10 +114,10 @@ def test_a_model_behind_a_server_and_prompts_that_are_missing_are_refused(
 ):
     options = Options(root=tmp_path / "runs", model=str(micro_model))
     with pytest.raises(InputError, match="does not show what is inside"):
-        separation.run(recipe, Options(root=tmp_path / "runs", model="openai/gpt"))
+        separation.run_separation(recipe, Options(root=tmp_path / "runs", model="openai/gpt"))
     empty = recipe.model_copy(update={"eval": recipe.eval.model_copy(update={"benign": None})})
     with pytest.raises(InputError, match=r"eval\.benign is null"):
-        separation.run(empty, options)
+        separation.run_separation(empty, options)
     with pytest.raises(InputError, match="2 harmful prompts, and at least 3 are needed"):
-        separation.run(recipe, options, limit=2)
+        separation.run_separation(recipe, options, limit=2)
     assert not (tmp_path / "runs").exists()

@@ -33,13 +33,13 @@ def recipe_of(model, **section) -> Recipe:
 def root(micro_model, tmp_path_factory):
     """A folder with built data."""
     root = tmp_path_factory.mktemp("sft")
-    data.run(recipe_of(micro_model), Options(root=root))
+    data.build_data(recipe_of(micro_model), Options(root=root))
     return root
 
 
 @pytest.fixture(scope="module")
 def trained(micro_model, root):
-    return sft.run(recipe_of(micro_model), Options(root=root))
+    return sft.train_sft(recipe_of(micro_model), Options(root=root))
 
 
 def test_a_run_holds_model_metrics_and_what_it_read(trained, root):
@@ -62,7 +62,7 @@ def test_a_run_holds_model_metrics_and_what_it_read(trained, root):
 
 
 def test_the_same_recipe_trains_the_same_model(micro_model, trained, tmp_path, root):
-    again = sft.run(recipe_of(micro_model), Options(root=root, out=tmp_path / "again"))
+    again = sft.train_sft(recipe_of(micro_model), Options(root=root, out=tmp_path / "again"))
     assert again.metrics == trained.metrics
     name = "model/model.safetensors"
     assert (again.run / name).read_bytes() == (trained.run / name).read_bytes()
@@ -70,46 +70,46 @@ def test_the_same_recipe_trains_the_same_model(micro_model, trained, tmp_path, r
 
 def test_long_traces_are_counted(micro_model, root, tmp_path):
     recipe = recipe_of(micro_model, max_tokens=330, batch_size=1, micro_batch_size=1, max_steps=1)
-    metrics = sft.run(recipe, Options(root=root, out=tmp_path / "short")).metrics
+    metrics = sft.train_sft(recipe, Options(root=root, out=tmp_path / "short")).metrics
     assert metrics["dropped_too_long"] > 0
     assert metrics["rows"] + metrics["dropped_too_long"] == 12
 
 
 def test_a_finished_run_is_returned_as_it_is(micro_model, root, trained):
     before = (trained.run / "manifest.json").read_bytes()
-    resumed = sft.run(recipe_of(micro_model), Options(root=root, on_existing="resume"))
+    resumed = sft.train_sft(recipe_of(micro_model), Options(root=root, on_existing="resume"))
     assert resumed == trained
     assert (trained.run / "manifest.json").read_bytes() == before
-    assert sft.run(recipe_of(micro_model), Options(root=root)).run == trained.run
+    assert sft.train_sft(recipe_of(micro_model), Options(root=root)).run == trained.run
 
 
 def test_another_recipe_is_another_run(micro_model, trained, root):
     other = recipe_of(micro_model, learning_rate=2e-3)
-    assert sft.identity_of(other, str(micro_model)) != sft.identity_of(recipe_of(micro_model), str(micro_model))
+    assert sft.sft_identity(other, str(micro_model)) != sft.sft_identity(recipe_of(micro_model), str(micro_model))
     with pytest.raises(InputError, match=r"the recipe changed since \(sft.learning_rate\)"):
-        sft.run(other, Options(root=root, out=trained.run, on_existing="resume"))
+        sft.train_sft(other, Options(root=root, out=trained.run, on_existing="resume"))
 
 
 def test_another_model_can_be_named(micro_model, root, trained, tmp_path):
     options = Options(root=root, model=str(trained.run), out=tmp_path / "further")
-    further = sft.run(recipe_of(micro_model, max_steps=1), options)
+    further = sft.train_sft(recipe_of(micro_model, max_steps=1), options)
     (first,) = read_records(further.run / "metrics.jsonl")
     assert first["loss"] < next(read_records(trained.run / "metrics.jsonl"))["loss"]
 
 
 def test_without_reasoning_the_answers_alone_are_trained_on(micro_model, root, tmp_path):
     bare = recipe_of(micro_model, reasoning=False, max_steps=1)
-    plain = sft.run(bare, Options(root=root, out=tmp_path / "plain")).run
-    whole = sft.run(recipe_of(micro_model, max_steps=1), Options(root=root, out=tmp_path / "whole")).run
+    plain = sft.train_sft(bare, Options(root=root, out=tmp_path / "plain")).run
+    whole = sft.train_sft(recipe_of(micro_model, max_steps=1), Options(root=root, out=tmp_path / "whole")).run
     (without,), (with_it,) = (list(read_records(run / "metrics.jsonl")) for run in (plain, whole))
     assert without["num_tokens"] < with_it["num_tokens"]
 
 
 def test_the_plan_says_what_trl_is_given(micro_model, root, tmp_path):
-    plan = sft.plan(recipe_of(micro_model), Options(root=root))
+    plan = sft.plan_sft(recipe_of(micro_model), Options(root=root))
     assert (plan["rows"], plan["steps"], plan["sequences"], plan["tokens at most"]) == (12, 3, 12, 12 * 4608)
     assert plan["SFTConfig"]["learning_rate"] == 1e-3
-    unbuilt = sft.plan(recipe_of(micro_model, epochs=2), Options(root=tmp_path))
+    unbuilt = sft.plan_sft(recipe_of(micro_model, epochs=2), Options(root=tmp_path))
     assert (unbuilt["rows"], unbuilt["steps"]) == (12, 6)
     assert list(tmp_path.iterdir()) == []
 
@@ -130,14 +130,14 @@ def test_the_plan_says_what_trl_is_given(micro_model, root, tmp_path):
 def test_what_cannot_be_trained_is_said_and_nothing_is_left(micro_model, root, tmp_path, change, message):
     recipe = Recipe(**{**recipe_of(micro_model).model_dump(), **change})
     with pytest.raises(InputError, match=message):
-        sft.run(recipe, Options(root=root, out=tmp_path / "run"))
+        sft.train_sft(recipe, Options(root=root, out=tmp_path / "run"))
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_without_data_the_command_that_builds_it_is_named(micro_model, tmp_path):
     remedy = re.escape(f"run `safereason data build --recipe tiny --root {tmp_path}` first")
     with pytest.raises(InputError, match=rf"no finished data run of tiny .* {remedy}$"):
-        sft.run(recipe_of(micro_model), Options(root=tmp_path))
+        sft.train_sft(recipe_of(micro_model), Options(root=tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -145,6 +145,6 @@ def test_without_data_the_command_that_builds_it_is_named(micro_model, tmp_path)
 def test_rows_that_are_all_too_long_are_said_with_the_key(micro_model, tmp_path, most, said):
     recipe = recipe_of(micro_model, max_tokens=most)
     options = Options(root=tmp_path)
-    data.run(recipe, options)
+    data.build_data(recipe, options)
     with pytest.raises(InputError, match=rf"^sft\.max_tokens: {said}"):
-        sft.run(recipe, options)
+        sft.train_sft(recipe, options)

@@ -20,12 +20,22 @@ from safereason.data.traces import KEPT
 from safereason.errors import InputError, StageFailed
 from safereason.guard.prompt import Question
 from safereason.judges import Exchange, Verdict
-from safereason.recipe.schema import GRPO, Guard, Recipe, RSafeMix, RSafeReward, Sampling, SourceShare, TarsMix, Teacher
+from safereason.recipe.schema import (
+    GRPO,
+    GuardSection,
+    Recipe,
+    RSafeMix,
+    RSafeReward,
+    Sampling,
+    SourceShare,
+    TarsMix,
+    Teacher,
+)
 from safereason.runs.directory import RunDirectory, read_manifest
 from safereason.runs.records import Record, read_records
 from safereason.stages import traces as stage_traces
 from safereason.stages.base import Options, Result
-from safereason.stages.teacher import Price, cost, make_plan, outline
+from safereason.stages.preparation.teacher import Price, cost, plan_teacher, teacher_outline
 
 THOUGHT = "<think>\nhm\n</think>\n\n"
 """With it the micro guard writes whole traces: it ends each with one of two verdicts, whatever it is asked."""
@@ -59,7 +69,7 @@ def append_then_die(self, record):
     if self.path.name == sys.argv[3] and sum(1 for _ in self.path.open()) == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 RecordLog.append = append_then_die
-traces.run(Recipe.model_validate_json(sys.argv[1]), Options(root=Path(sys.argv[2])))
+traces.write_traces(Recipe.model_validate_json(sys.argv[1]), Options(root=Path(sys.argv[2])))
 """
 
 
@@ -134,7 +144,7 @@ def rsafe(folder: Path, **teacher: Any) -> Recipe:
             traces=(SourceShare(source="mine", prompts=12),),
             teacher=Teacher(**{"sampling": SAMPLED, **teacher}),
         ),
-        guard=Guard(policy=str(folder / "rules.yaml"), train=train, sampling=SAMPLED),
+        guard=GuardSection(policy=str(folder / "rules.yaml"), train=train, sampling=SAMPLED),
     )
 
 
@@ -156,11 +166,11 @@ def traces_of(result: Result) -> list[Example]:
 
 def test_a_local_teacher_writes_traces(local_teacher: Path, tmp_path: Path):
     recipe = tars(model=str(local_teacher), samples=3, prefix=THOUGHT)
-    result = stage_traces.run(recipe, Options(root=tmp_path))
+    result = stage_traces.write_traces(recipe, Options(root=tmp_path))
     assert result.run.parent == tmp_path / "data" / "traces"
     records, kept = replies(result.run), traces_of(result)
     assert [(r["id"], r["sample"]) for r in records] == [
-        (e.id, k) for e in make_plan(recipe, Options()).examples for k in (1, 2, 3)
+        (e.id, k) for e in plan_teacher(recipe, Options()).examples for k in (1, 2, 3)
     ]
     assert {r["id"] for r in records} == {row.id for row in ROWS}
     assert {r["text"] for r in records} == {r"\boxed{safE}", r"\boxed{unsafE}"}
@@ -186,7 +196,7 @@ def test_a_local_teacher_writes_traces(local_teacher: Path, tmp_path: Path):
 @pytest.mark.parametrize("during", ["replies.jsonl", "verdicts.jsonl"])
 def test_kill_9_and_resume_end_with_the_same_records(local_teacher: Path, tmp_path: Path, during: str):
     recipe = tars("sample-harmless", 8, model=str(local_teacher), samples=2, prefix=THOUGHT, judge="refusal")
-    whole = stage_traces.run(recipe, Options(root=tmp_path / "whole"))
+    whole = stage_traces.write_traces(recipe, Options(root=tmp_path / "whole"))
     root = tmp_path / "killed"
     assert python(KILLED, recipe.model_dump_json(), root, during).returncode == -9
     (killed,) = (root / "data" / "traces").iterdir()
@@ -194,7 +204,7 @@ def test_kill_9_and_resume_end_with_the_same_records(local_teacher: Path, tmp_pa
     assert not (killed / "traces.parquet").exists()
     with (killed / during).open("ab") as file:
         file.write(b'{"id": "mine/torn')
-    resumed = stage_traces.run(recipe, Options(root=root, on_existing="resume"))
+    resumed = stage_traces.write_traces(recipe, Options(root=root, on_existing="resume"))
     for name in ("replies.jsonl", "verdicts.jsonl", "traces.parquet", "metrics.json"):
         assert (resumed.run / name).read_bytes() == (whole.run / name).read_bytes()
     assert resumed.run.name == whole.run.name
@@ -224,7 +234,7 @@ SCRIPT: dict[str, tuple[dict[str, Any], str, str]] = {
 def test_what_a_server_says_is_kept_raw_and_read(server: Server, tmp_path: Path):
     of_prompt = dict(zip(ASKED, SCRIPT.values(), strict=False))
     server.choice = lambda body: of_prompt.get(prompt_of(body), (says("<think>hm</think>Yes.")({}), "", ""))[0]
-    result = stage_traces.run(tars(), asks(server, tmp_path))
+    result = stage_traces.write_traces(tars(), asks(server, tmp_path))
     found = {r["prompt"]: r for r in replies(result.run)}
     for prompt, (_, text, outcome) in of_prompt.items():
         assert (found[prompt]["text"], found[prompt]["outcome"]) == (text, outcome)
@@ -242,15 +252,15 @@ def test_usage_is_summed_where_the_server_says_it_and_counted_where_not(server: 
     silent = says("<think>hm</think>Yes.")
     server.choice = lambda body: (said if prompt_of(body) in ASKED[:3] else silent)(body)
     price = Price(read=2.0, written=10.0)
-    result = stage_traces.run(tars(), asks(server, tmp_path), price=price)
+    result = stage_traces.write_traces(tars(), asks(server, tmp_path), price=price)
     assert result.metrics["tokens"] == {"read": 3000, "written": 150000, "replies_without": 9}
     assert result.metrics["usd"] == 1.506
-    again = stage_traces.run(tars(), asks(server, tmp_path, on_existing="resume"), price=Price(0.0, 20.0))
+    again = stage_traces.write_traces(tars(), asks(server, tmp_path, on_existing="resume"), price=Price(0.0, 20.0))
     assert again.metrics == {**result.metrics, "usd": 3.0}
 
 
 def test_without_any_usage_tokens_and_cost_are_unknown(server: Server, tmp_path: Path):
-    result = stage_traces.run(tars(), asks(server, tmp_path), price=Price(1.0, 1.0))
+    result = stage_traces.write_traces(tars(), asks(server, tmp_path), price=Price(1.0, 1.0))
     assert result.metrics["tokens"] == {"read": None, "written": None, "replies_without": 12}
     assert result.metrics["usd"] is None
 
@@ -261,16 +271,16 @@ def test_what_failed_is_asked_again_and_nothing_else(server: Server, tmp_path: P
     with pytest.raises(
         StageFailed, match=r"4 of 24 replies failed \(.*told to fail with 503.*--resume.*--allow-failed"
     ):
-        stage_traces.run(recipe, options)
+        stage_traces.write_traces(recipe, options)
     assert (read_manifest(tmp_path / "run") or {})["status"] == "failed"
     assert Counter(r["outcome"] for r in replies(tmp_path / "run")) == {KEPT: 10, "a duplicate": 10, "failed": 4}
     assert len(read_examples(tmp_path / "run" / "traces.parquet")) == 10
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["outcomes"]["failed"] == 4
     server.requests.clear()
     server.status_of = lambda body: 200
-    result = stage_traces.run(recipe, replace(options, on_existing="resume"))
+    result = stage_traces.write_traces(recipe, replace(options, on_existing="resume"))
     assert Counter(map(prompt_of, server.requests)) == {ASKED[0]: 2, ASKED[1]: 2}
-    fresh = stage_traces.run(recipe, asks(server, tmp_path, out=tmp_path / "fresh"))
+    fresh = stage_traces.write_traces(recipe, asks(server, tmp_path, out=tmp_path / "fresh"))
     for name in ("replies.jsonl", "traces.parquet", "metrics.json"):
         assert (result.run / name).read_bytes() == (fresh.run / name).read_bytes()
 
@@ -278,7 +288,7 @@ def test_what_failed_is_asked_again_and_nothing_else(server: Server, tmp_path: P
 def test_what_the_provider_filters_is_counted_and_the_run_ends(server: Server, tmp_path: Path):
     filtered = says("<think>hm", "content_filter")
     server.choice = lambda body: (filtered if prompt_of(body) == ASKED[0] else says("<think>hm</think>Yes."))(body)
-    result = stage_traces.run(tars(judge="refusal"), asks(server, tmp_path))
+    result = stage_traces.write_traces(tars(judge="refusal"), asks(server, tmp_path))
     assert result.metrics["outcomes"]["filtered by the provider"] == 1
     assert len(list(read_records(result.run / "verdicts.jsonl"))) == 11
 
@@ -287,9 +297,9 @@ def test_what_fails_for_good_can_be_left_out(server: Server, tmp_path: Path):
     filtered = says("<think>hm", "abort", usage={"prompt_tokens": 5, "completion_tokens": 2})
     server.choice = lambda body: (filtered if prompt_of(body) == ASKED[0] else says("<think>hm</think>Yes."))(body)
     with pytest.raises(StageFailed, match="1 of 12 replies failed"):
-        stage_traces.run(tars(), asks(server, tmp_path))
+        stage_traces.write_traces(tars(), asks(server, tmp_path))
     server.requests.clear()
-    result = stage_traces.run(tars(), asks(server, tmp_path, on_existing="resume"), allow_failed=True)
+    result = stage_traces.write_traces(tars(), asks(server, tmp_path, on_existing="resume"), allow_failed=True)
     assert list(map(prompt_of, server.requests)) == [ASKED[0]]
     assert result.metrics["outcomes"] == {KEPT: 11, "failed": 1}
     assert result.metrics["tokens"] == {"read": 5, "written": 2, "replies_without": 11}
@@ -305,7 +315,7 @@ def test_a_prompt_that_a_local_teacher_cannot_read_does_not_hold_up_the_run(
     monkeypatch.setitem(SOURCES, "mine", source)
     recipe = tars(model=str(local_teacher), prefix=THOUGHT)
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_prompt_chars": 6000})})
-    result = stage_traces.run(recipe, Options(root=tmp_path))
+    result = stage_traces.write_traces(recipe, Options(root=tmp_path))
     assert result.metrics["outcomes"] == {KEPT: 2, "failed": 1}
     assert (read_manifest(result.run) or {})["status"] == "finished"
 
@@ -315,7 +325,7 @@ def test_a_run_of_sft_teaches_itself(local_teacher: Path, tmp_path: Path):
         micro_guard.save_guard(run.path / "model")
         run.finish({})
     plain = tars(model="org/other", prefix=THOUGHT)
-    result = stage_traces.run(plain, Options(root=tmp_path, model=str(run.path)))
+    result = stage_traces.write_traces(plain, Options(root=tmp_path, model=str(run.path)))
     assert result.metrics["kept"] == 12
     assert result.metrics["teacher"].startswith("sft/micro/")
     assert result.run.name.startswith("micro--sft.")
@@ -323,11 +333,11 @@ def test_a_run_of_sft_teaches_itself(local_teacher: Path, tmp_path: Path):
 
 def test_a_guards_teacher_is_asked_as_the_guard_and_kept_where_it_is_right(local_teacher: Path, tmp_path: Path):
     recipe = rsafe(tmp_path, model=str(local_teacher), samples=4, prefix=THOUGHT)
-    plan = make_plan(recipe, Options())
-    assert plan.guide is not None
+    plan = plan_teacher(recipe, Options())
+    assert plan.guard_prompt is not None
     for example in plan.examples:
-        assert plan.conversation(example) == plan.guide.conversation(Question(example.prompt, example.response))
-    result = stage_traces.run(recipe, Options(root=tmp_path / "runs"))
+        assert plan.conversation(example) == plan.guard_prompt.conversation(Question(example.prompt, example.response))
+    result = stage_traces.write_traces(recipe, Options(root=tmp_path / "runs"))
     assert result.metrics["outcomes"].keys() == {KEPT, "wrong verdict", "a duplicate"}
     kept = traces_of(result)
     assert {(e.label, e.answer) for e in kept} == {("safe", r"\boxed{safE}"), ("unsafe", r"\boxed{unsafE}")}
@@ -351,7 +361,7 @@ def test_of_a_guards_right_verdicts_the_first_is_kept(server: Server, micro_mode
 
     server.choice = answer
     recipe = rsafe(tmp_path, model=str(micro_model), samples=2)
-    result = stage_traces.run(recipe, asks(server, tmp_path, model="openai/deep"))
+    result = stage_traces.write_traces(recipe, asks(server, tmp_path, model="openai/deep"))
     by_label = {label: [r["outcome"] for r in replies(result.run) if label in r["id"][-1]] for label in "0123"}
     assert by_label == {
         "0": ["wrong verdict"] * 6,
@@ -364,7 +374,7 @@ def test_of_a_guards_right_verdicts_the_first_is_kept(server: Server, micro_mode
 def test_a_judge_of_refusal_wants_it_of_harmful_prompts_alone(server: Server, tmp_path: Path):
     refuses, helps = says("<think>hm</think>I can't help with that."), says("<think>hm</think>Boil it for ten minutes.")
     server.choice = lambda body: (refuses if " 0 " in prompt_of(body) or " 1 " in prompt_of(body) else helps)(body)
-    result = stage_traces.run(tars(judge="refusal"), asks(server, tmp_path))
+    result = stage_traces.write_traces(tars(judge="refusal"), asks(server, tmp_path))
     found = {r["id"]: r["outcome"] for r in replies(result.run)}
     assert found == {
         row.id: KEPT if (row.id[-1] in "01") == (row.kind == "harmful") else "rejected by the judge" for row in ROWS
@@ -404,7 +414,7 @@ def test_a_score_passes_by_what_the_judge_measures(
 ):
     judge = Scripted(measures, lambda exchange: 0.5 if " 0 " in exchange.prompt else 0.49)
     monkeypatch.setattr(stage_traces, "open_judge", lambda spec: judge)
-    result = stage_traces.run(tars(judge="refusal"), asks(server, tmp_path))
+    result = stage_traces.write_traces(tars(judge="refusal"), asks(server, tmp_path))
     kept = {(e.kind, 0.5 if " 0 " in e.prompt else 0.49) for e in traces_of(result)}
     assert kept == passing
     assert {exchange.answer for exchange in judge.seen} == {"Yes."}
@@ -418,13 +428,13 @@ def test_what_a_judge_could_not_score_is_not_kept_and_no_verdict_is_asked_for_tw
     monkeypatch.setattr(stage_traces, "open_judge", lambda spec: judge)
     server.status_of = lambda body: 503 if prompt_of(body) == ASKED[5] else 200
     with pytest.raises(StageFailed, match="1 of 12 replies failed"):
-        stage_traces.run(recipe, options)
+        stage_traces.write_traces(recipe, options)
     first = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert first["outcomes"] == {KEPT: 8, "not judged: the judge failed": 3, "failed": 1}
     server.status_of = lambda body: 200
     mended = Scripted("harm", lambda exchange: 0.0)
     monkeypatch.setattr(stage_traces, "open_judge", lambda spec: mended)
-    result = stage_traces.run(recipe, replace(options, on_existing="resume"))
+    result = stage_traces.write_traces(recipe, replace(options, on_existing="resume"))
     assert {exchange.prompt for exchange in mended.seen} == {*ASKED[:3], ASKED[5]}
     assert result.metrics["outcomes"] == {KEPT: 12}
 
@@ -437,12 +447,12 @@ def test_a_judge_that_fails_ends_the_run_with_the_reason_and_only_its_verdicts_a
     monkeypatch.setattr(stage_traces, "open_judge", lambda spec: judge)
     for allow in (False, True):  # which is about the teacher's failures
         with pytest.raises(StageFailed, match=r"3 verdicts failed \(HTTP 503\); --resume asks again"):
-            stage_traces.run(recipe, replace(options, on_existing="resume"), allow_failed=allow)
+            stage_traces.write_traces(recipe, replace(options, on_existing="resume"), allow_failed=allow)
     assert (read_manifest(tmp_path / "run") or {})["status"] == "failed"
     server.requests.clear()
     mended = Scripted("harm", lambda exchange: 0.0)
     monkeypatch.setattr(stage_traces, "open_judge", lambda spec: mended)
-    result = stage_traces.run(recipe, replace(options, on_existing="resume"))
+    result = stage_traces.write_traces(recipe, replace(options, on_existing="resume"))
     assert ({exchange.prompt for exchange in mended.seen}, server.requests) == ({*ASKED[:3]}, [])
     assert result.metrics["outcomes"] == {KEPT: 12}
 
@@ -462,7 +472,7 @@ def test_each_field_of_the_teacher_changes_what_is_asked_and_the_run(
     runs, asked = [], []
     for changes in ({}, {field: value}):
         server.requests.clear()
-        result = stage_traces.run(tars(**changes), Options(root=tmp_path, base_url=server.url))
+        result = stage_traces.write_traces(tars(**changes), Options(root=tmp_path, base_url=server.url))
         runs.append(result.run)
         asked.append(sorted(json.dumps(body, sort_keys=True) for body in server.requests))
     assert runs[0] != runs[1]
@@ -471,31 +481,31 @@ def test_each_field_of_the_teacher_changes_what_is_asked_and_the_run(
 
 def test_the_judge_changes_the_run(server: Server, tmp_path: Path):
     names = {
-        stage_traces.run(tars(judge=judge), Options(root=tmp_path, base_url=server.url)).run
+        stage_traces.write_traces(tars(judge=judge), Options(root=tmp_path, base_url=server.url)).run
         for judge in (None, "refusal", "compliance")
     }
     assert len(names) == 3
 
 
 def test_other_prompts_are_another_run(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    stage_traces.run(tars(), asks(server, tmp_path))
+    stage_traces.write_traces(tars(), asks(server, tmp_path))
     changed = [replace(ROWS[0], prompt="Another one?"), *ROWS[1:]]
     monkeypatch.setitem(SOURCES, "mine", replace(SOURCES["mine"], prompts=lambda _: changed))
     with pytest.raises(InputError, match=r"the recipe changed since \(prompts\)"):
-        stage_traces.run(tars(), asks(server, tmp_path, on_existing="resume"))
+        stage_traces.write_traces(tars(), asks(server, tmp_path, on_existing="resume"))
 
 
 def test_a_limit_is_drawn_by_the_seed_and_nested(server: Server, tmp_path: Path):
-    few = stage_traces.run(tars(), Options(root=tmp_path, base_url=server.url), limit=5)
-    more = make_plan(tars(), Options(), limit=8)
+    few = stage_traces.write_traces(tars(), Options(root=tmp_path, base_url=server.url), limit=5)
+    more = plan_teacher(tars(), Options(), limit=8)
     assert few.metrics["prompts"] == len(server.requests) == 5
     assert {r["id"] for r in replies(few.run)} < {e.id for e in more.examples}
-    assert few.run.name != stage_traces.run(tars(), Options(root=tmp_path, base_url=server.url)).run.name
+    assert few.run.name != stage_traces.write_traces(tars(), Options(root=tmp_path, base_url=server.url)).run.name
 
 
 def test_the_outline_counts_without_asking_anybody():
     recipe = tars(samples=3, prefix="1234", model="openai/none")
-    found = outline(make_plan(recipe, Options()), Price(read=1e6, written=2e6))
+    found = teacher_outline(plan_teacher(recipe, Options()), Price(read=1e6, written=2e6))
     read = 3 * sum(-(-(len(prompt) + 4) // 4) for prompt in ASKED)
     size = {
         "prompts": 12,
@@ -512,13 +522,13 @@ def test_the_outline_counts_without_asking_anybody():
         **size,
         "sources": {"mine": size},
     }
-    assert "USD, at most about" not in outline(make_plan(recipe, Options()))
+    assert "USD, at most about" not in teacher_outline(plan_teacher(recipe, Options()))
 
 
 def test_a_guards_outline_counts_its_policy(local_teacher: Path, tmp_path: Path):
     recipe = rsafe(tmp_path, model=str(local_teacher))
-    plan = make_plan(recipe, Options())
-    found = outline(plan)
+    plan = plan_teacher(recipe, Options())
+    found = teacher_outline(plan)
     assert found["asked"] == "as a guard under policy rules"
     assert found["tokens read, about"] == sum(-(-len(plan.conversation(e)[0]["content"]) // 4) for e in plan.examples)
 
@@ -535,10 +545,10 @@ def changed(recipe: Recipe, section: str, **values: Any) -> Recipe:
 def test_without_a_teacher_one_has_to_be_named(server: Server, tmp_path: Path):
     recipe = changed(tars(), "data", teacher=None)
     with pytest.raises(InputError, match="recipe micro: it names no teacher; pass --model, or set"):
-        stage_traces.run(recipe, Options(root=tmp_path))
-    plan = make_plan(recipe, Options(model="openai/deep"))
+        stage_traces.write_traces(recipe, Options(root=tmp_path))
+    plan = plan_teacher(recipe, Options(model="openai/deep"))
     assert plan.teacher == Teacher(model="openai/deep")
-    assert make_plan(tars(samples=3), Options(model="openai/other")).teacher == Teacher(
+    assert plan_teacher(tars(samples=3), Options(model="openai/other")).teacher == Teacher(
         model="openai/other", samples=3, sampling=SAMPLED
     )
 
@@ -557,7 +567,7 @@ def test_without_a_teacher_one_has_to_be_named(server: Server, tmp_path: Path):
 )
 def test_what_cannot_be_done_stops_before_anything_is_written(change: Any, message: str, tmp_path: Path):
     with pytest.raises(InputError, match=message):
-        stage_traces.run(change(tars()), Options(root=tmp_path / "runs"))
+        stage_traces.write_traces(change(tars()), Options(root=tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
 
 
@@ -571,14 +581,14 @@ def test_what_cannot_be_done_stops_before_anything_is_written(change: Any, messa
 )
 def test_a_guard_that_cannot_be_taught_says_why(change: Any, message: str, micro_model: Path, tmp_path: Path):
     with pytest.raises(InputError, match=message):
-        stage_traces.run(change(rsafe(tmp_path, model=str(micro_model))), Options(root=tmp_path / "runs"))
+        stage_traces.write_traces(change(rsafe(tmp_path, model=str(micro_model))), Options(root=tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
 
 
 def test_the_summary_says_what_was_kept_and_why_not(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     cut = says("<think>hm", "length", usage={"prompt_tokens": 100000, "completion_tokens": 900000})
     server.choice = lambda body: (cut if prompt_of(body) in ASKED[:2] else says("<think>hm</think>Yes."))(body)
-    stage_traces.run(tars(), asks(server, tmp_path), price=Price(1.0, 2.0))
+    stage_traces.write_traces(tars(), asks(server, tmp_path), price=Price(1.0, 2.0))
     assert capsys.readouterr().err.splitlines()[-1] == (
         "traces: 10 of 12 replies kept, for 10 of 12 prompts, 2 truncated, 200000 tokens read and 1800000 written, "
         "10 replies do not say how many tokens, 3.80 USD"

@@ -95,7 +95,7 @@ def work(tmp_path_factory, micro_model) -> Path:
     (work / "bin" / "python").write_text(PYTHON)
     (work / "bin" / "python").chmod(0o755)
     for recipe in ("tiny", "guard"):
-        data.run(load(str(work / f"{recipe}.yaml"), []), Options(root=work / "runs"))
+        data.build_data(load(str(work / f"{recipe}.yaml"), []), Options(root=work / "runs"))
     return work
 
 
@@ -112,8 +112,8 @@ def train(
 ) -> Result:
     chosen = load(str(work / f"{recipe}.yaml"), list(overrides))
     options = Options(root=work / "runs", out=out, on_existing=existing)
-    wanted = (rl if recipe == "tiny" else guard).for_verl(chosen, options)
-    return verl.run(wanted, chosen, options, verl.Backend(**how))
+    for_verl = rl.rl_for_verl if recipe == "tiny" else guard.guard_for_verl
+    return verl.export_verl(for_verl(chosen, options), chosen, options, verl.Backend(**how))
 
 
 def test_a_run_trains_merges_and_is_a_run_like_any_other(work):

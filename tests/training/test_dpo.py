@@ -6,9 +6,11 @@ import pytest
 import torch
 from grpo_parts import exact, one_step, perturb
 from torch.nn.functional import logsigmoid
+from training_parts import training_run
 
 from safereason.engines.open import load_tokenizer
 from safereason.recipe.schema import DPO
+from safereason.runs.records import RecordLog
 from safereason.text.chat import prompt_ids, user
 from safereason.training import dpo
 
@@ -51,9 +53,13 @@ def rows_of(tokenizer) -> list[dict[str, list[int]]]:
     ]
 
 
+def start(model: Path, folder: Path, chosen: DPO, rows: list[dict[str, list[int]]]) -> dpo.Trainer:
+    with RecordLog(folder / "metrics.jsonl") as log:
+        return dpo.make_trainer(training_run(chosen, model, folder, log), rows)
+
+
 def trainer_of(model: Path, folder: Path, **changes) -> dpo.Trainer:
-    tokenizer = load_tokenizer(str(model))
-    trainer = dpo.make_trainer(section(**changes), str(model), tokenizer, rows_of(tokenizer), 0, folder, "rl")
+    trainer = start(model, folder, section(**changes), rows_of(load_tokenizer(str(model))))
     perturb(trainer.model)
     return trainer
 
@@ -119,11 +125,11 @@ def _batches(trainer) -> list[list[int]]:
 def test_with_adapters_the_reference_is_the_model_without_them(micro_model: Path, tmp_path: Path):
     tokenizer = load_tokenizer(str(micro_model))
     rows = rows_of(tokenizer)
-    start = exact(dpo.load_trainable(str(micro_model), tokenizer))
-    trainer = dpo.make_trainer(section(lora={"rank": 2}), str(micro_model), tokenizer, rows, 0, tmp_path, "rl")
+    before = exact(dpo.load_trainable(str(micro_model), tokenizer))
+    trainer = start(micro_model, tmp_path, section(lora={"rank": 2}), rows)
     assert trainer.ref_model is None
     loss, _ = one_step(trainer)  # fresh adapters change nothing: policy and reference agree
-    assert loss == pytest.approx(wanted_loss(start, start, rows, ALPHA).item(), rel=1e-5)
+    assert loss == pytest.approx(wanted_loss(before, before, rows, ALPHA).item(), rel=1e-5)
 
 
 def test_the_tokens_that_were_drawn_are_the_ones_trained_on(micro_model: Path, tmp_path: Path):

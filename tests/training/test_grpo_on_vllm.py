@@ -9,9 +9,9 @@ import pytest
 import torch
 from engine_contract import save_model
 from grpo_parts import section
+from training_parts import training_run
 
 from safereason.data.example import Example
-from safereason.engines.open import load_tokenizer
 from safereason.rewards import open_reward
 from safereason.runs.records import RecordLog, read_records
 from safereason.training import grpo
@@ -58,19 +58,7 @@ def train(model: Path, folder: Path, rollouts: str) -> tuple[list[dict[str, Any]
         learning_rate=3e-3,
     )
     with RecordLog(folder / "metrics.jsonl") as metrics, RecordLog(folder / "rollouts.jsonl") as log:
-        grpo.train(
-            chosen,
-            str(model),
-            load_tokenizer(str(model)),
-            EXAMPLES,
-            open_reward(chosen.reward),
-            seed=0,
-            run=folder,
-            metrics=metrics,
-            rollouts=log,
-            resume_from=None,
-            steps_done=0,
-        )
+        grpo.train(training_run(chosen, model, folder, metrics), EXAMPLES, open_reward(chosen.reward), log)
     return list(read_records(metrics.path)), list(read_records(log.path))
 
 

@@ -9,6 +9,7 @@ import families
 import pytest
 import torch
 from grpo_parts import make_trainer, one_step, section
+from training_parts import training_run
 from trl import GRPOConfig
 from trl.generation.vllm_generation import VLLMGeneration
 
@@ -81,19 +82,7 @@ def trained(section_: GRPO, model: Path, folder: Path, monkeypatch: pytest.Monke
     kinds = ("harmful", "harmless")
     examples = [Example(f"own/{i}", f"{kinds[i % 2]} {i}", kinds[i % 2], "own") for i in range(4)]
     with RecordLog(folder / "metrics.jsonl") as metrics, RecordLog(folder / "rollouts.jsonl") as log:
-        grpo.train(
-            section_,
-            str(model),
-            load_tokenizer(str(model)),
-            examples,
-            open_reward(section_.reward),
-            seed=0,
-            run=folder,
-            metrics=metrics,
-            rollouts=log,
-            resume_from=None,
-            steps_done=0,
-        )
+        grpo.train(training_run(section_, model, folder, metrics), examples, open_reward(section_.reward), log)
     return stand
 
 

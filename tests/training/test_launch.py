@@ -97,7 +97,7 @@ def made(tmp_path_factory) -> Path:
             model=micro_guard.save_guard(folder / "guard"), rows=folder / "rows.jsonl", policy=folder / "rules.yaml"
         )
     )
-    data.run(load(str(folder / "tiny.yaml")), Options(root=folder / "runs"))
+    data.build_data(load(str(folder / "tiny.yaml")), Options(root=folder / "runs"))
     return folder
 
 
@@ -126,8 +126,8 @@ def alone(made, tmp_path_factory) -> Path:
     """The runs of one process."""
     root = tmp_path_factory.mktemp("alone")
     shutil.copytree(made / "runs" / "data", root / "data")
-    for work in (sft, rl):
-        work.run(load(str(made / "tiny.yaml")), Options(root=root, model=str(made / "model")))
+    for train in (sft.train_sft, rl.train_rl):
+        train(load(str(made / "tiny.yaml")), Options(root=root, model=str(made / "model")))
     return root
 
 
@@ -180,8 +180,8 @@ def test_two_processes_train_a_guard_as_one(made, tmp_path):
     recipe = load(str(made / "guard.yaml"))
     roots = {"one": Options(root=tmp_path / "one"), "two": Options(root=tmp_path / "two")}
     for options in roots.values():
-        data.run(recipe, options)
-    guard.run(recipe, roots["one"])
+        data.build_data(recipe, options)
+    guard.train_guard(recipe, roots["one"])
     done = safereason("guard", "train", "--recipe", made / "guard.yaml", "--root", tmp_path / "two", *launched(made))
     assert done.returncode == 0, done.stderr
     for stage in ("guard/sft", "guard/rl"):
@@ -319,7 +319,7 @@ def test_zero3_shards_by_accelerates_own_plugin(monkeypatch):
 
 @pytest.fixture
 def no_default(monkeypatch):
-    monkeypatch.setattr(launch, "_own", lambda: None)
+    monkeypatch.setattr(launch, "_default_config", lambda: None)
 
 
 def test_plain_accelerate_takes_all_gpus(no_default):
@@ -331,7 +331,7 @@ def test_plain_accelerate_takes_all_gpus(no_default):
 
 def test_plain_accelerate_takes_the_users_own_config(monkeypatch, tmp_path):
     (tmp_path / "mine.yaml").write_text(TWO)
-    monkeypatch.setattr(launch, "_own", lambda: tmp_path / "mine.yaml")
+    monkeypatch.setattr(launch, "_default_config", lambda: tmp_path / "mine.yaml")
     assert launch.read("accelerate", gpus=0) == launch.Launch((), 2)
 
 

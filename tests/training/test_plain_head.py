@@ -7,7 +7,7 @@ import micro
 import pytest
 import torch
 from grpo_parts import ROLLOUTS, inputs, make_trainer, one_step, section
-from test_dpo import PAIRS, log_probability, rows_of
+from test_dpo import PAIRS, log_probability, rows_of, start
 from test_dpo import section as dpo_section
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -16,7 +16,7 @@ from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 from safereason.engines import architectures
 from safereason.engines.open import load_model, load_tokenizer
 from safereason.text.chat import prompt_ids, user
-from safereason.training import dpo, plain_head
+from safereason.training import plain_head
 from safereason.training.rollouts import rollout_function
 from safereason.training.sft import Trainer as SFTTrainer
 
@@ -129,7 +129,7 @@ def test_dpo_starts_where_policy_and_reference_agree(saved, tmp_path, name):
     folder = saved(name)
     tokenizer = load_tokenizer(str(folder))
     rows = rows_of(tokenizer)
-    trainer = dpo.make_trainer(dpo_section(rpo_alpha=1.0), str(folder), tokenizer, rows, 0, tmp_path, "rl")
+    trainer = start(folder, tmp_path, dpo_section(rpo_alpha=1.0), rows)
     loss, _ = one_step(trainer)
     alone = load_model(str(folder)).eval()
     with torch.no_grad():

@@ -6,13 +6,14 @@ import pytest
 import torch
 from grpo_parts import make_trainer, perturb, section
 
+from safereason.data.example import Example
 from safereason.engines.base import Sampling
 from safereason.engines.open import load_model, load_tokenizer
 from safereason.engines.transformers import TransformersEngine, end_of_turn_ids
 from safereason.errors import StageFailed
 from safereason.rewards.base import RewardParts, RewardRow
 from safereason.text.chat import prompt_ids, user
-from safereason.training.rollouts import RewardFunction, rollout_function
+from safereason.training.rollouts import RewardFunction, rollout_function, trained_example
 
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=12)
 PROMPTS = ["Why?", "A much longer prompt, so that batches are sorted differently.", "How?"]
@@ -125,11 +126,13 @@ def called(micro_model, tokenizer):
         prompts=[user(prompt) for prompt in PROMPTS],
         completions=None,
         completion_ids=[[*ids[0], tokenizer.eos_token_id], ids[1], ids[2]],
-        id=["s/1", "s/2", "s/3"],
-        user=[PROMPTS[0], "the user's own words", PROMPTS[2]],
-        response=[None, "an answer", None],
-        kind=["harmful", "harmless", "ambiguous"],
-        label=[None, "safe", None],
+        example=[
+            trained_example(Example("s/1", PROMPTS[0], "harmful", "s")),
+            trained_example(
+                Example("s/2", "the user's own words", "harmless", "s", response="an answer", label="safe")
+            ),
+            trained_example(Example("s/3", PROMPTS[2], "ambiguous", "s")),
+        ],
         trainer_state=SimpleNamespace(global_step=6),
         log_metric=lambda name, value: logged.append((name, value)),
     )
@@ -207,11 +210,7 @@ def test_rollouts_whose_verdict_failed_are_counted_and_nothing_but_those_ends_th
         return function(
             prompts=[user("x")] * 3,
             completion_ids=[tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts],
-            id=["1", "2", "3"],
-            user=["x"] * 3,
-            response=[None] * 3,
-            kind=["harmless"] * 3,
-            label=[None] * 3,
+            example=[trained_example(Example(number, "x", "harmless", "own")) for number in "123"],
             trainer_state=SimpleNamespace(global_step=6),
             log_metric=logged.__setitem__,
         )
@@ -230,15 +229,11 @@ def test_a_step_of_training_draws_scores_and_logs(micro_model, tmp_path, tokeniz
     trainer = make_trainer(micro_model, tmp_path, section(sampling=SAMPLING, kl_coef=0.1))
     trainer.rollout_func = rollout_function(SAMPLING, 0, 16_384)
     trainer.reward_funcs = [RewardFunction(Reward(), tokenizer, {tokenizer.eos_token_id}, recorded.extend)]
-    columns = {
-        "id": ["s/1", "s/2"],
-        "user": ["Why?", "How?"],
-        "response": [None, "So."],
-        "kind": ["harmful", "harmless"],
-        "label": ["safe", "safe"],
-    }
-    for name, values in columns.items():
-        trainer.train_dataset = trainer.train_dataset.add_column(name, values)
+    examples = [
+        trained_example(Example("s/1", "Why?", "harmful", "s", label="safe")),
+        trained_example(Example("s/2", "How?", "harmless", "s", label="safe", response="So.")),
+    ]
+    trainer.train_dataset = trainer.train_dataset.add_column("example", examples)
     trainer.train()
     logged = trainer.state.log_history[0]
     assert logged["unscored"] == sum(record["total"] is None for record in recorded) / 12

@@ -8,6 +8,7 @@ from datasets import Dataset
 from grpo_parts import one_step
 from hypothesis import given
 from hypothesis import strategies as st
+from training_parts import training_run
 from trl import SFTConfig, SFTTrainer
 
 from safereason.data.example import Example
@@ -42,9 +43,7 @@ def section(**changes) -> SFT:
 def train(chosen: SFT, model, tokenizer, folder, traces=tuple(map(trace, range(8)))):
     rows = sft.tokenize(tokenizer, traces, chosen.max_tokens).rows
     with RecordLog(folder / "metrics.jsonl") as log:
-        return sft.train(
-            chosen, str(model), tokenizer, rows, seed=0, run=folder, log=log, resume_from=None, steps_done=0
-        )
+        return sft.train(training_run(chosen, model, folder, log, key="sft"), rows)
 
 
 def test_the_trained_part_is_the_trace_the_answer_and_the_end_of_turn(tokenizer):
@@ -105,7 +104,7 @@ def test_a_verdict_alone_is_trained_on_where_no_reasoning_is_wanted(tokenizer):
 
 
 def test_a_row_is_put_as_it_is_asked(tokenizer):
-    (row,) = sft.tokenize(tokenizer, [trace(1)], 512, ask=lambda e: user(f"Is <{e.prompt}> safe?")).rows
+    (row,) = sft.tokenize(tokenizer, [trace(1)], 512, prompt_builder=lambda e: user(f"Is <{e.prompt}> safe?")).rows
     split = row["completion_mask"].index(1)
     assert tokenizer.decode(row["input_ids"][:split]) == (
         "<|im_start|>user\nIs <How do I cook egg 1?> safe?<|im_end|>\n<|im_start|>assistant\n"
@@ -210,7 +209,7 @@ def test_what_rows_share_is_computed_once_and_the_step_is_trls(
     micro_model, tokenizer, tmp_path, packed, micro_batch_size, lora
 ):
     chosen = section(micro_batch_size=micro_batch_size, lora=lora, max_grad_norm=1e9)
-    rows = sft.tokenize(tokenizer, UNEVEN, 1024, ask=lambda e: user(PREFIX + e.prompt)).rows
+    rows = sft.tokenize(tokenizer, UNEVEN, 1024, prompt_builder=lambda e: user(PREFIX + e.prompt)).rows
     ours = trainer_of(sft.Trainer, rows, micro_model, tokenizer, tmp_path / "ours", chosen)
     loss, gradients = one_step(ours)
     assert packed == [micro_batch_size] * (4 // micro_batch_size)
@@ -234,7 +233,7 @@ def test_rows_that_share_little_are_run_row_by_row(micro_model, tokenizer, tmp_p
 
 def test_a_packed_pass_is_in_bf16_where_the_training_is(micro_model, tokenizer, tmp_path, packed):
     chosen = section(micro_batch_size=4, max_grad_norm=1e9)
-    rows = sft.tokenize(tokenizer, UNEVEN, 1024, ask=lambda e: user(PREFIX + e.prompt)).rows
+    rows = sft.tokenize(tokenizer, UNEVEN, 1024, prompt_builder=lambda e: user(PREFIX + e.prompt)).rows
     exact, _ = one_step(trainer_of(sft.Trainer, rows, micro_model, tokenizer, tmp_path / "exact", chosen))
     trainer = trainer_of(sft.Trainer, rows, micro_model, tokenizer, tmp_path / "half", chosen, bf16=True)
     dtypes = set()

@@ -4,9 +4,9 @@ from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
+from training_parts import training_run
 from transformers import TrainerCallback
 
-from safereason.engines.open import load_tokenizer
 from safereason.errors import InputError
 from safereason.recipe.load import load
 from safereason.recipe.schema import SFT
@@ -50,7 +50,7 @@ def test_a_tracker_that_is_missing_is_refused_before_a_run_is_made(tmp_path, mon
     monkeypatch.setattr(tracking, "find_spec", lambda package: None)
     recipe = load("tars-smoke", ["report_to=wandb"])
     with pytest.raises(InputError) as refused:
-        stage.run(recipe, Options(root=tmp_path))
+        stage.train_sft(recipe, Options(root=tmp_path))
     assert str(refused.value) == "report_to: wandb is not installed; `pip install wandb` or pass report_to=none"
     assert list(tmp_path.iterdir()) == []
 
@@ -62,18 +62,7 @@ def test_tensorboard_gets_what_the_run_directory_gets(micro_model, tmp_path):
     section = SFT(epochs=1, learning_rate=1e-4, batch_size=4, micro_batch_size=4, precision="fp32")
     rows = [{"input_ids": list(range(20)), "completion_mask": [0] * 5 + [1] * 15}] * 8
     with RecordLog(tmp_path / "metrics.jsonl") as log:
-        sft.train(
-            section,
-            str(micro_model),
-            load_tokenizer(str(micro_model)),
-            rows,
-            seed=0,
-            run=tmp_path,
-            log=log,
-            resume_from=None,
-            steps_done=0,
-            report_to="tensorboard",
-        )
+        sft.train(training_run(section, micro_model, tmp_path, log, key="sft", report_to="tensorboard"), rows)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     import json

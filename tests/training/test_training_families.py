@@ -18,7 +18,7 @@ from safereason.rewards.tars import format_reward
 from safereason.text.chat import user
 from safereason.training import sft
 from safereason.training.model import load_trainable, save_whole
-from safereason.training.rollouts import RewardFunction
+from safereason.training.rollouts import RewardFunction, trained_example
 
 TRACE = Example("own/1", "Why?", "harmless", "own", reasoning="R", answer="A")
 
@@ -51,11 +51,7 @@ def test_a_rollout_of_good_form_is_rewarded_whatever_the_template_opens(name: st
         prompts=[user("Why?")] * 2,
         completions=None,
         completion_ids=written,
-        id=["1", "2"],
-        user=["Why?"] * 2,
-        response=[None] * 2,
-        kind=["harmless"] * 2,
-        label=[None] * 2,
+        example=[trained_example(Example(number, "Why?", "harmless", "own")) for number in "12"],
         trainer_state=SimpleNamespace(global_step=0),
         log_metric=lambda name, value: None,
     )

@@ -15,16 +15,16 @@ from transformers import TrainerControl, TrainerState
 from safereason import processes
 from safereason.data.example import Example
 from safereason.engines.open import load_model, load_tokenizer
-from safereason.guard.base import Finding
-from safereason.guard.guide import Guide
+from safereason.guard.base import GuardVerdict
+from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.policy import Category, Policy
 from safereason.guard.prompt import VERDICT_ONLY, Templates
 from safereason.recipe.schema import Sampling
 from safereason.runs.records import RecordLog, read_json, read_records
 from safereason.training.model import save_copy
-from safereason.training.validation import Validation, best_f1, figures
+from safereason.training.validation import Validation, best_f1, validation_metrics
 
-GUIDE = Guide(
+GUIDE = GuardPrompt(
     Policy("short", "Short", (Category("A1", "Rudeness"),)),
     Templates("{policy} {prompt}", "{policy} {prompt} {response}", VERDICT_ONLY),
     False,
@@ -51,13 +51,13 @@ def guards(tmp_path_factory, micro_model):
 class Watched:
     """A validation in a folder of its own, told of steps as a trainer tells it."""
 
-    def __init__(self, folder: Path, every: int = 2, keep: bool = True, guide: Guide = GUIDE) -> None:
+    def __init__(self, folder: Path, every: int = 2, keep: bool = True, guard_prompt: GuardPrompt = GUIDE) -> None:
         self.folder, self.best = folder, folder / "best"
         self.tokenizer = micro.tokenizer()
         self.log = RecordLog(folder / "validation.jsonl")
         self.validation = Validation(
             ROWS,
-            guide,
+            guard_prompt,
             self.tokenizer,
             every=every,
             seed=3,
@@ -163,8 +163,8 @@ def test_another_process_than_the_first_looks_and_leaves_writing_to_it(watched, 
 
 
 def test_verdicts_are_drawn_alike_at_every_look(tmp_path, guards):
-    guide = Guide(GUIDE.policy, GUIDE.templates, False, Sampling(temperature=1.0, max_new_tokens=20))
-    watched = Watched(tmp_path, every=1, keep=False, guide=guide)
+    guard_prompt = GuardPrompt(GUIDE.policy, GUIDE.templates, False, Sampling(temperature=1.0, max_new_tokens=20))
+    watched = Watched(tmp_path, every=1, keep=False, guard_prompt=guard_prompt)
     for step in (1, 2):
         watched.step(guards["nothing"], step)
     first, second = watched.records
@@ -227,7 +227,7 @@ TRUTH_AND_SAID = st.lists(
 @given(TRUTH_AND_SAID)
 def test_what_cannot_be_read_counts_as_wrong(pairs):
     rows = [Example(f"s/{i}", "x", "harmless", "s", label=label) for i, (label, _) in enumerate(pairs)]
-    found = figures(rows, [Finding(said, None, tokens=i) for i, (_, said) in enumerate(pairs)])
+    found = validation_metrics(rows, [GuardVerdict(said, None, tokens=i) for i, (_, said) in enumerate(pairs)])
     right = sum(label == said == "unsafe" for label, said in pairs)
     missed = sum(label == "unsafe" != said for label, said in pairs)
     raised = sum(label == "safe" != said for label, said in pairs)

@@ -35,7 +35,7 @@ def composed(given: verl.Overrides, here: str = "/a folder"):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with hydra.initialize_config_dir(str(folder), version_base=None):
-            return hydra.compose("ppo_trainer", [line.replace(verl.HERE, here) for line in verl.lines(given)])
+            return hydra.compose("ppo_trainer", [line.replace(verl.HERE, here) for line in verl.hydra_lines(given)])
 
 
 def plain(value):
@@ -194,7 +194,7 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="$\n\r\0", exclud
 @given(name=TEXT)
 def test_any_text_reaches_verl_as_it_is(name):
     hydra = pytest.importorskip("hydra.core.override_parser.overrides_parser")
-    (line,) = verl.lines({"trainer.experiment_name": name})
+    (line,) = verl.hydra_lines({"trainer.experiment_name": name})
     parsed = hydra.OverridesParser.create().parse_override(line).value()
     assert (parsed if isinstance(parsed, str) else parsed.text) == name
 
@@ -228,7 +228,7 @@ def judged(monkeypatch):
     def use(*totals) -> Judged:
         reward = Judged(*totals)
         scorer = verl_reward.Scorer(reward)
-        monkeypatch.setattr(verl_reward, "_scorer", lambda config: scorer)
+        monkeypatch.setattr(verl_reward, "_open_scorer", lambda config: scorer)
         return reward
 
     return use

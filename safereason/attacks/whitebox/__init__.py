@@ -1,1 +1,1 @@
-"""What white-box attacks share: where a suffix stands, what a target costs a model, which tokens may stand in it."""
+"""Tools of white-box attacks: slots of a suffix in prompts, losses of a target, and candidate tokens."""

@@ -1,4 +1,4 @@
-"""Which tokens may stand in a suffix, and which suffixes a gradient speaks for."""
+"""Candidate suffixes of GCG: the tokens that a suffix may contain, and edits in the direction of a gradient."""
 
 from functools import lru_cache
 
@@ -6,56 +6,83 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from safereason.attacks.whitebox.slot import Ids
+from safereason.attacks.whitebox.slot import TokenIds
 
 
+# The mask decodes the whole vocabulary, which takes seconds, and each behavior's search needs the same one.
 @lru_cache(maxsize=4)
-def allowed(tokenizer: PreTrainedTokenizerBase, ascii_only: bool) -> Tensor:
-    """[V] bool: what may stand in a suffix. Never a special token; with `ascii_only` only printable ASCII."""
+def allowed_token_mask(tokenizer: PreTrainedTokenizerBase, ascii_only: bool) -> Tensor:
+    """[V] bool: the tokens that a suffix may contain. No special token; with `ascii_only` only printable ASCII."""
     texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], clean_up_tokenization_spaces=False)
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    fits = (bool(text) and (not ascii_only or (text.isascii() and text.isprintable())) for text in texts)
-    return torch.tensor([fit and i not in special for i, fit in enumerate(fits)])
+    mask: list[bool] = []
+    for i, text in enumerate(texts):
+        is_plain = not ascii_only or (text.isascii() and text.isprintable())
+        mask.append(bool(text) and is_plain and i not in special)
+    return torch.tensor(mask)
 
 
-def draw(
-    current: Ids, gradient: Tensor, may: Tensor, *, width: int, top_k: int, replaced: int, generator: torch.Generator
-) -> list[Ids]:
-    """Suffixes that differ from the current one in `replaced` places, each once.
+def draw_candidates(
+    current: TokenIds,
+    gradient: Tensor,
+    allowed_tokens: Tensor,
+    *,
+    width: int,
+    top_k: int,
+    replaced: int,
+    generator: torch.Generator,
+) -> list[TokenIds]:
+    """Suffixes that differ from the current one at `replaced` positions, each once.
 
     Args:
         current: n token ids.
-        gradient: [n, V] of the loss; the lower, the better a token promises to be.
-        may: [V] bool: the tokens that may stand there.
-        width: How many are drawn; fewer come back where two are the same.
-        top_k: Tokens to draw from at each place.
-        replaced: Places, at most n.
-        generator: Where the random numbers come from, on the CPU.
+        gradient: [n, V] of the loss; the lower, the more promising a token is.
+        allowed_tokens: [V] bool: the tokens to draw from.
+        width: Number of draws; equal suffixes are returned once.
+        top_k: Tokens to draw from at each position.
+        replaced: Positions to change, at most n.
+        generator: Random numbers, on the CPU.
     """
-    size = min(len(may), gradient.shape[1])
-    slope = gradient[:, :size].masked_fill(~may[:size].to(gradient.device), float("inf"))
+    # A model's table may be padded beyond its tokenizer's vocabulary.
+    size = min(len(allowed_tokens), gradient.shape[1])
+    scores = gradient[:, :size].masked_fill(~allowed_tokens[:size].to(gradient.device), float("inf"))
     ids = torch.tensor(current)
-    slope.scatter_(1, ids[:, None].to(slope.device), float("inf"))
-    likeliest = (-slope).topk(min(top_k, int(may[:size].sum()) - 1), dim=1).indices.cpu()  # [n, K]
-    places = torch.rand(width, len(current), generator=generator).argsort(1)[:, :replaced]  # [W, R]
-    ranks = torch.randint(likeliest.shape[1], places.shape, generator=generator)
-    drawn = ids.repeat(width, 1).scatter_(1, places, likeliest[places, ranks])  # [W, n]
-    return list(dict.fromkeys(tuple(row) for row in drawn.tolist()))
+    # The current token is not drawn for its position again: the candidate would be no edit.
+    scores.scatter_(1, ids[:, None].to(scores.device), float("inf"))
+    # One less than the allowed tokens, as the current one is among them.
+    likeliest = (-scores).topk(min(top_k, int(allowed_tokens[:size].sum()) - 1), dim=1).indices.cpu()  # [n, K]
+    # The first R of a random permutation are R different positions.
+    positions = torch.rand(width, len(current), generator=generator).argsort(1)[:, :replaced]  # [W, R]
+    ranks = torch.randint(likeliest.shape[1], positions.shape, generator=generator)
+    candidates = ids.repeat(width, 1).scatter_(1, positions, likeliest[positions, ranks])  # [W, n]
+    return list(dict.fromkeys(tuple(row) for row in candidates.tolist()))
 
 
-def merged(current: Ids, best_first: list[Ids], most: int) -> list[Ids]:
-    """The best suffixes' edits put together one after another: of the first two, of the first three, and so on.
+def merge_edits(current: TokenIds, best_first: list[TokenIds], limit: int) -> list[TokenIds]:
+    """Suffixes with the edits of the best two suffixes, of the best three, and so on.
 
-    An edit of a place that a better one edited already is left out.
+    A suffix is skipped if it edits a position that a better one has already edited.
+
+    Args:
+        current: The suffix that all others are edits of.
+        best_first: Suffixes by ascending loss.
+        limit: Maximum number of merged suffixes.
     """
-    together, edited = list(current), set[int]()
-    found: list[Ids] = []
+    merged = list(current)
+    edited_positions: set[int] = set()
+    suffixes: list[TokenIds] = []
     for ids in best_first:
-        changes = {i: new for i, (new, old) in enumerate(zip(ids, current, strict=True)) if new != old}
-        if len(found) > most or edited & changes.keys():
+        # One more than `limit`, because the first has the edits of the best suffix alone and is no merge.
+        if len(suffixes) > limit:
+            break
+        edits: dict[int, int] = {}
+        for position, (new, old) in enumerate(zip(ids, current, strict=True)):
+            if new != old:
+                edits[position] = new
+        if edited_positions & edits.keys():
             continue
-        edited |= changes.keys()
-        for place, token in changes.items():
-            together[place] = token
-        found.append(tuple(together))
-    return found[1 : most + 1]
+        edited_positions |= edits.keys()
+        for position, token in edits.items():
+            merged[position] = token
+        suffixes.append(tuple(merged))
+    return suffixes[1 : limit + 1]

@@ -1,52 +1,88 @@
-"""Which prompts go through a model together, so that what they begin with is computed once for all of them."""
+"""Groups of prompts that go through a model together, so that their common beginning is computed once."""
 
 from collections.abc import Iterator, Sequence
 
 
-def common(first: Sequence[int], second: Sequence[int]) -> int:
-    """Tokens that both begin with."""
+def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """The number of tokens that both sequences begin with."""
     shorter = min(len(first), len(second))
-    return next((i for i in range(shorter) if first[i] != second[i]), shorter)
+    for i in range(shorter):
+        if first[i] != second[i]:
+            return i
+    return shorter
 
 
-def groups(shared: Sequence[int], lengths: Sequence[int], overhead: int) -> list[list[int]]:
-    """Parts prompts so that the fewest tokens are computed.
+def group_prompts(shared: Sequence[int], lengths: Sequence[int], overhead: int) -> list[list[int]]:
+    """Splits prompts into groups so that the fewest tokens are computed.
 
-    Prompts of one group are computed from where the one that shares least departs; a shorter one is padded.
+    A group is computed from the end of the beginning that all its prompts share with the cache; shorter prompts are
+    padded.
 
     Args:
-        shared: Tokens at each prompt's beginning whose states are at hand.
-        lengths: Tokens of each prompt.
-        overhead: What one more group costs, in tokens.
+        shared: Number of tokens at each prompt's beginning whose states are cached.
+        lengths: Number of tokens of each prompt.
+        overhead: Cost of one more group, in tokens.
 
     Returns:
-        Indices of the prompts of each group, each prompt once.
+        Indices of the prompts of each group; each prompt is in one group.
     """
     order = sorted(range(len(shared)), key=lambda i: (shared[i], lengths[i]))
     starts = sorted(set(shared))
-    bounds = [next(n for n, i in enumerate(order) if shared[i] == s) for s in starts] + [len(order)]
-    longest = [[0] * len(bounds) for _ in starts]
-    for a in range(len(starts)):
-        for b in range(a + 1, len(bounds)):
-            longest[a][b] = max(longest[a][b - 1], *(lengths[i] for i in order[bounds[b - 1] : bounds[b]]))
-    least, cut = [0], [0]  # of the prompts before each bound: their cost, and where their last group begins
-    for b in range(1, len(bounds)):
-        costs = [least[a] + overhead + (bounds[b] - bounds[a]) * (longest[a][b] - starts[a]) for a in range(b)]
-        least.append(min(costs))
-        cut.append(costs.index(least[-1]))
-    found, b = [], len(starts)
-    while b:
-        found.append(order[bounds[cut[b]] : bounds[b]])
-        b = cut[b]
-    return found[::-1]
+    bounds = _start_bounds(order, shared, starts)
+    longest = _longest_between(order, lengths, bounds)
+    # Prompts sorted by their shared beginning: an optimal group is a run of them, and so the best split of all prompts
+    # before a bound follows from the best splits before earlier bounds.
+    lowest_costs = [0]
+    last_group_starts = [0]
+    for end in range(1, len(bounds)):
+        costs: list[int] = []
+        for begin in range(end):
+            tokens = (bounds[end] - bounds[begin]) * (longest[begin][end] - starts[begin])
+            costs.append(lowest_costs[begin] + overhead + tokens)
+        lowest_costs.append(min(costs))
+        last_group_starts.append(costs.index(lowest_costs[-1]))
+    groups: list[list[int]] = []
+    end = len(starts)
+    while end:
+        begin = last_group_starts[end]
+        groups.append(order[bounds[begin] : bounds[end]])
+        end = begin
+    return groups[::-1]
 
 
-def batches(members: Sequence[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Members in even batches of at most `budget` tokens, at least one each; those of like length side by side."""
+def _start_bounds(order: Sequence[int], shared: Sequence[int], starts: Sequence[int]) -> list[int]:
+    """Positions in `order` of the first prompt with each start, then the number of prompts."""
+    bounds: list[int] = []
+    for position, prompt in enumerate(order):
+        if len(bounds) < len(starts) and shared[prompt] == starts[len(bounds)]:
+            bounds.append(position)
+    return [*bounds, len(order)]
+
+
+def _longest_between(order: Sequence[int], lengths: Sequence[int], bounds: Sequence[int]) -> list[list[int]]:
+    """The length of the longest prompt between any two bounds."""
+    longest = [[0] * len(bounds) for _ in bounds[:-1]]
+    for begin in range(len(bounds) - 1):
+        for end in range(begin + 1, len(bounds)):
+            added = [lengths[i] for i in order[bounds[end - 1] : bounds[end]]]
+            longest[begin][end] = max(longest[begin][end - 1], *added)
+    return longest
+
+
+def split_batches(members: Sequence[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Splits a group into even batches of similar lengths.
+
+    Args:
+        members: Indices of the group's prompts.
+        lengths: Number of tokens of every prompt.
+        budget: Maximum number of tokens of a batch, padding included; a batch has at least one prompt.
+    """
     ordered = sorted(members, key=lambda i: lengths[i])
+    # From the longest on, which sets the padded length of its batch.
     while ordered:
         rows = max(1, budget // lengths[ordered[-1]])
-        parts = -(-len(ordered) // rows)
-        size = -(-len(ordered) // parts)
+        # Ceiling division, twice: as few batches as fit, of equal size instead of a small last one.
+        batches_left = -(-len(ordered) // rows)
+        size = -(-len(ordered) // batches_left)
         yield ordered[-size:]
         ordered = ordered[:-size]

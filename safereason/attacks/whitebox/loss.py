@@ -1,9 +1,9 @@
-"""What it costs a model to begin its answer with a target, for many prompts that begin alike, and the gradient of it.
+"""The loss of a target, the text that a reply shall begin with, after many similar prompts; and its gradient.
 
-Exact, and spared what need not be computed: the states of what prompts begin with are held and serve all of them,
-prompts are grouped by where they depart from what is held, and only the hidden states that predict a token of the
-target are projected onto the vocabulary. Where that is not known to be exact (a sliding window, a recurrent state),
-nothing is held and whole prompts are computed, each alone where a batch would change them.
+The loss is exact, and avoids work: the states of the prompts' common beginning are cached and serve all of them,
+prompts are grouped by how much of the cache they share, and only the hidden states that predict a token of the target
+are projected onto the vocabulary. Where a cache is not known to be exact (a sliding window, a recurrent state), nothing
+is cached and whole prompts are computed, each alone if a batch would change them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,14 +22,14 @@ from safereason.engines.states import accepted, holds_prefixes
 from safereason.errors import StageFailed
 
 CPU_TOKENS, GPU_TOKENS = 1024, 65_536
-"""Tokens of a batch to begin with: on a CPU what keeps the states near it, on a GPU what may well be too much."""
+"""Initial number of tokens of a batch: on a CPU few, so that states stay in its cache; on a GPU possibly too many."""
 CPU_OVERHEAD, GPU_OVERHEAD = 16, 512
-"""What one more pass costs, in tokens: reading the weights and starting the kernels."""
+"""Cost of one more forward pass, in tokens: reading the weights and starting the kernels."""
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Losses of prompts."""
+class PromptLosses:
+    """Losses of a target after N prompts."""
 
     values: Tensor
     """[N] fp32, on the CPU: the mean cross entropy in nats of the target's tokens, or their mellowmax."""
@@ -42,151 +42,195 @@ class TargetLoss:
 
     Args:
         model: A causal language model of transformers.
-        target: Its token ids, at least one.
-        mellowmax: Parameter of the mellowmax that takes the mean's place; None leaves the mean.
+        target: The target's token ids, at least one.
+        mellowmax: Parameter of the mellowmax that replaces the mean; None keeps the mean.
     """
 
     def __init__(self, model: Any, target: Sequence[int], mellowmax: float | None = None) -> None:
         self.model = model
         self.target = list(target)
         self.mellowmax = mellowmax
-        on_cpu = model.device.type == "cpu"
-        most = CPU_TOKENS if on_cpu else GPU_TOKENS
-        self._budget = most if architectures.is_batched(model) else 1
-        self._overhead = CPU_OVERHEAD if on_cpu else GPU_OVERHEAD
-        self._shares = holds_prefixes(model)
+        if model.device.type == "cpu":
+            self._budget = CPU_TOKENS
+            self._overhead = CPU_OVERHEAD
+        else:
+            self._budget = GPU_TOKENS
+            self._overhead = GPU_OVERHEAD
+        if not architectures.is_batched(model):
+            self._budget = 1  # every prompt is a batch of its own
+        self._shares_states = holds_prefixes(model)
         self._keeps_logits = "logits_to_keep" in accepted(model)
-        self._held: list[int] = []
-        self._states: list[tuple[Tensor, Tensor]] = []  # of each layer: keys and values, [1, H, L, D]
+        self._cached_ids: list[int] = []
+        self._states: list[tuple[Tensor, Tensor]] = []  # keys and values of each layer, [1, H, L, D]
 
-    def hold(self, ids: Sequence[int]) -> None:
-        """Computes the states of what prompts begin with, so far as they are not at hand."""
-        known = grouping.common(self._held, ids)
-        if not self._shares or known == len(ids):
+    def cache_prefix(self, ids: Sequence[int]) -> None:
+        """Computes the states of the prompts' common beginning, as far as they are not cached."""
+        known = grouping.common_prefix_length(self._cached_ids, ids)
+        if not self._shares_states or known == len(ids):
             return
-        with _evaluating(self.model), torch.no_grad():
-            cache = self._cache(known, 1)
+        with _without_dropout(self.model), torch.no_grad():
+            cache = self._open_cache(known, 1)
             rest = torch.tensor([list(ids[known:])], device=self.model.device)
-            self.model(input_ids=rest, **self._options(cache, 1))
-        self._keep(ids, cache)
+            self.model(input_ids=rest, **self._forward_options(cache, 1))
+        self._store_states(ids, cache)
 
-    def losses(self, prompts: Sequence[Sequence[int]]) -> Scored:
-        """The loss after each prompt, whatever their lengths.
+    def losses(self, prompts: Sequence[Sequence[int]]) -> PromptLosses:
+        """The losses after prompts of any lengths.
 
         Raises:
             StageFailed: A single prompt does not fit in memory.
         """
         if len(prompts) > 1:
-            beginning = min(grouping.common(prompts[0], prompt) for prompt in prompts[1:])
-            self.hold(prompts[0][: min(beginning, min(map(len, prompts)) - 1)])
-        # The last token of a prompt is always computed: it predicts the first of the target.
-        shared = [min(grouping.common(self._held, prompt), len(prompt) - 1) for prompt in prompts]
-        lengths = [len(prompt) + len(self.target) - 1 for prompt in prompts]
-        values, matched = torch.empty(len(prompts)), torch.empty(len(prompts), dtype=torch.bool)
-        with _evaluating(self.model), torch.inference_mode():
-            for group in grouping.groups(shared, lengths, self._overhead):
+            common = min(grouping.common_prefix_length(prompts[0], prompt) for prompt in prompts[1:])
+            shortest = min(map(len, prompts))
+            # Without the shortest prompt's last token, which is always computed.
+            self.cache_prefix(prompts[0][: min(common, shortest - 1)])
+        shared: list[int] = []
+        lengths: list[int] = []
+        for prompt in prompts:
+            # The last token of a prompt is always computed: it predicts the first of the target.
+            shared.append(min(grouping.common_prefix_length(self._cached_ids, prompt), len(prompt) - 1))
+            lengths.append(len(prompt) + len(self.target) - 1)
+        values = torch.empty(len(prompts))
+        matched = torch.empty(len(prompts), dtype=torch.bool)
+        with _without_dropout(self.model), torch.inference_mode():
+            for group in grouping.group_prompts(shared, lengths, self._overhead):
+                # A batch shares one cache, so it starts at the shortest common beginning of its prompts.
                 known = min(shared[i] for i in group)
-                rest = [length - known for length in lengths]
-                for members in grouping.batches(group, rest, self._budget):
-                    values[members], matched[members] = self._fitting([prompts[i] for i in members], known)
-        return Scored(values, matched)
+                new_tokens = [length - known for length in lengths]
+                for members in grouping.split_batches(group, new_tokens, self._budget):
+                    batch = [prompts[i] for i in members]
+                    values[members], matched[members] = self._compute_or_halve(batch, known)
+        return PromptLosses(values, matched)
 
-    def plain(self, prompt: Sequence[int]) -> tuple[float, bool]:
-        """Loss and match after one prompt, by one pass over all of it: nothing held, all logits."""
+    def loss_without_cache(self, prompt: Sequence[int]) -> tuple[float, bool]:
+        """Loss and match after one prompt, by one forward pass over all of it with all logits.
+
+        It uses none of the shortcuts of `losses`, and so is an independent measurement.
+        """
         ids = torch.tensor([[*prompt, *self.target]], device=self.model.device)
-        with _evaluating(self.model), torch.inference_mode():
+        with _without_dropout(self.model), torch.inference_mode():
             logits = self.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()  # [T, V]
             target = ids[0, len(prompt) :]
             loss = self._reduce(cross_entropy(logits, target, reduction="none"))
+            # Compared by argmax, the token that greedy decoding takes.
             return float(loss), bool((logits.argmax(-1) == target).all())
 
     def gradient(self, prompt: Sequence[int], span: slice) -> Tensor:
-        """How the loss changes with the one-hot tokens of a span of the prompt, in one pass forward and back.
+        """The gradient of the loss at the one-hot tokens of a span of the prompt, by one pass forward and back.
 
-        The states it computes on the way are held, and serve prompts that differ in the span.
+        The states of this pass are cached, and serve prompts that differ in the span.
 
         Returns:
             [n, V] in fp32 on the model's device.
         """
-        known = span.start if self._shares else 0
-        self.hold(prompt[:known])
+        known = 0
+        if self._shares_states:
+            known = span.start
+        self.cache_prefix(prompt[:known])
         ids = [*prompt, *self.target[:-1]]
         embedding = self.model.get_input_embeddings()
-        with _evaluating(self.model), torch.enable_grad():
+        with _without_dropout(self.model), torch.enable_grad():
             vectors = embedding(torch.tensor(ids[known:], device=self.model.device)).detach()  # [L, D]
+            # Only the span's vectors take a gradient, so that the pass back ends there.
             edited = vectors[span.start - known : span.stop - known].clone().requires_grad_()  # [n, D]
             whole = torch.cat([vectors[: span.start - known], edited, vectors[span.stop - known :]])
-            cache = self._cache(known, 1)
-            output = self.model(inputs_embeds=whole[None], **self._options(cache, len(self.target)))
+            cache = self._open_cache(known, 1)
+            output = self.model(inputs_embeds=whole[None], **self._forward_options(cache, len(self.target)))
             logits = output.logits[0, -len(self.target) :].float()  # [T, V]
             target = torch.tensor(self.target, device=logits.device)
             loss = self._reduce(cross_entropy(logits, target, reduction="none"))
-            (slope,) = torch.autograd.grad(loss, edited)
-        if cache is not None:
-            self._keep(ids, cache)
-        # By the chain rule: a token's vector is its one-hot times the table.
+            (vector_gradient,) = torch.autograd.grad(loss, edited)  # [n, D]
+        self._store_states(ids, cache)
+        # By the chain rule: a token's vector is its one-hot times the embedding table, for some models scaled.
         table: Tensor = embedding.weight.detach()  # [V, D]
-        found: Tensor = (slope @ table.T).float() * float(getattr(embedding, "embed_scale", 1.0))
-        return found
+        scale = float(getattr(embedding, "embed_scale", 1.0))
+        one_hot_gradient: Tensor = (vector_gradient @ table.T).float() * scale
+        return one_hot_gradient
 
-    def _options(self, cache: Any, keep: int) -> dict[str, Any]:
-        """What a pass is given beside its tokens; `keep` are the last tokens whose logits are wanted."""
-        held = {} if cache is None else {"past_key_values": cache}
-        fewer = {"logits_to_keep": keep} if self._keeps_logits else {}
-        return {"use_cache": cache is not None, **held, **fewer}
+    def _forward_options(self, cache: DynamicCache | None, keep: int) -> dict[str, object]:
+        """The arguments of a forward pass beside its tokens; logits are needed for the last `keep` tokens."""
+        options: dict[str, object] = {"use_cache": cache is not None}
+        if cache is not None:
+            options["past_key_values"] = cache
+        if self._keeps_logits:
+            options["logits_to_keep"] = keep
+        return options
 
-    def _keep(self, ids: Sequence[int], cache: Any) -> None:
-        self._held = list(ids)
-        self._states = [(layer.keys.detach(), layer.values.detach()) for layer in cache.layers]
+    def _store_states(self, ids: Sequence[int], cache: DynamicCache | None) -> None:
+        """Keeps the states of a forward pass over these ids, if it had a cache."""
+        if cache is None:
+            return
+        self._cached_ids = list(ids)
+        layers: list[Any] = cache.layers
+        # Detached, so that the graph of the gradient's pass is freed.
+        self._states = [(layer.keys.detach(), layer.values.detach()) for layer in layers]
 
-    def _cache(self, known: int, rows: int) -> Any:
-        """What is held of the first `known` tokens, for so many rows; None where nothing can be."""
-        if not self._shares:
+    def _open_cache(self, known: int, rows: int) -> DynamicCache | None:
+        """A cache with the states of the first `known` tokens, for this many rows; None if the model has no exact one.
+
+        The rows are views of the same states, and a forward pass appends to copies of them.
+        """
+        if not self._shares_states:
             return None
         cache = DynamicCache(config=self.model.config)
+        if not known:
+            return cache
         layers: list[Any] = cache.layers
-        for layer, (keys, values) in zip(layers, self._states if known else (), strict=bool(known)):
+        for layer, (keys, values) in zip(layers, self._states, strict=True):
             layer.lazy_initialization(keys, values)
             layer.keys = keys[:, :, :known].expand(rows, -1, -1, -1)
             layer.values = values[:, :, :known].expand(rows, -1, -1, -1)
         return cache
 
-    def _fitting(self, prompts: list[Sequence[int]], known: int) -> tuple[Tensor, Tensor]:
-        """A batch, or its halves where it does not fit in memory."""
+    def _compute_or_halve(self, prompts: list[Sequence[int]], known: int) -> tuple[Tensor, Tensor]:
+        """Loss and match [B] of a batch. One that does not fit in memory is halved, and later batches are smaller.
+
+        Raises:
+            StageFailed: A single prompt does not fit.
+        """
         try:
-            return self._batch(prompts, known)
+            return self._compute(prompts, known)
         except (torch.OutOfMemoryError, RuntimeError) as error:
+            # On a CPU, torch reports the lack of memory as a plain RuntimeError.
             if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
                 raise
             if len(prompts) == 1:
                 raise StageFailed("out of memory for a single prompt; shorten it, or use a smaller model") from error
+        # Outside of the handler, whose error holds references to the tensors of the failed pass.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self._budget = max(1, self._budget // 2)
         middle = len(prompts) // 2
-        halves = [self._fitting(part, known) for part in (prompts[:middle], prompts[middle:])]
-        return torch.cat([half[0] for half in halves]), torch.cat([half[1] for half in halves])
+        first_losses, first_matched = self._compute_or_halve(prompts[:middle], known)
+        second_losses, second_matched = self._compute_or_halve(prompts[middle:], known)
+        return torch.cat([first_losses, second_losses]), torch.cat([first_matched, second_matched])
 
-    def _batch(self, prompts: list[Sequence[int]], known: int) -> tuple[Tensor, Tensor]:
-        """Loss and match [B] of prompts whose first `known` tokens are held."""
-        rest = [[*prompt[known:], *self.target[:-1]] for prompt in prompts]
-        width, steps = max(map(len, rest)), len(self.target)
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in rest], device=self.model.device)
-        keep = width - min(map(len, rest)) + steps  # the logits before the first target of any row, and all after
-        logits = self.model(input_ids=ids, **self._options(self._cache(known, len(rest)), keep)).logits
+    def _compute(self, prompts: list[Sequence[int]], known: int) -> tuple[Tensor, Tensor]:
+        """Loss and match [B] of prompts whose first `known` tokens are cached."""
+        # The target's last token predicts nothing that is scored.
+        rows = [[*prompt[known:], *self.target[:-1]] for prompt in prompts]
+        steps = len(self.target)
+        width = max(map(len, rows))
+        # Padded on the right, where causal attention keeps the padding out of all logits that are used.
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=self.model.device)
+        keep = width - min(map(len, rows)) + steps  # from the shortest row's first logit of the target on
+        options = self._forward_options(self._open_cache(known, len(rows)), keep)
+        logits = self.model(input_ids=ids, **options).logits
         logits = logits[:, -keep:]  # [B, keep, V]
         if keep > steps:
-            starts = torch.tensor([len(row) - steps - (width - keep) for row in rest], device=logits.device)
-            places = starts[:, None] + torch.arange(steps, device=logits.device)  # [B, T]
-            logits = logits[torch.arange(len(rest), device=logits.device)[:, None], places]
+            starts = torch.tensor([len(row) - steps - (width - keep) for row in rows], device=logits.device)
+            positions = starts[:, None] + torch.arange(steps, device=logits.device)  # [B, T]
+            logits = logits[torch.arange(len(rows), device=logits.device)[:, None], positions]
         flat = logits.flatten(0, 1).float()  # [B * T, V]
-        target = torch.tensor(self.target, device=flat.device).repeat(len(rest))
-        losses = cross_entropy(flat, target, reduction="none").view(len(rest), steps)
-        likeliest = flat.gather(-1, target[:, None])[:, 0] == flat.amax(-1)
-        return self._reduce(losses).cpu(), likeliest.view(len(rest), steps).all(-1).cpu()
+        target = torch.tensor(self.target, device=flat.device).repeat(len(rows))
+        losses = cross_entropy(flat, target, reduction="none").view(len(rows), steps)
+        # Compared with the maximum, so that a tie counts as a match.
+        is_likeliest = flat.gather(-1, target[:, None])[:, 0] == flat.amax(-1)
+        return self._reduce(losses).cpu(), is_likeliest.view(len(rows), steps).all(-1).cpu()
 
     def _reduce(self, losses: Tensor) -> Tensor:
-        """Losses of tokens [..., T] to the loss of the target [...]."""
+        """The loss of the target [...] from the losses of its tokens [..., T]."""
         if self.mellowmax is None:
             return losses.mean(-1)
         count = torch.tensor(float(losses.shape[-1]), device=losses.device)
@@ -194,8 +238,8 @@ class TargetLoss:
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """The model without dropout, and as it was afterwards."""
+def _without_dropout(model: Any) -> Iterator[None]:
+    """Switches the model to evaluation, and restores its mode afterwards."""
     was_training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""AdvBench's harmful behaviors (Zou et al., arXiv 2307.15043): the 50 that PAIR and TAP use, and all 520.
+"""AdvBench: harmful behaviors (Zou et al., arXiv 2307.15043), the 50 that PAIR and TAP use and all 520.
 
 The publisher gives categories for the 50 only (Mehrotra et al., arXiv 2312.02119).
 """
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from safereason.data.example import Example
 from safereason.data.fetch import File
-from safereason.data.sources.base import Source, Split, rows
+from safereason.data.sources.base import Source, Split, published_rows
 
 FILE = File(
     source="advbench",
@@ -24,14 +24,16 @@ FULL_FILE = File(
 )
 
 
-def _subset(split: Split) -> Iterator[Example]:
-    for row in rows(FILE):
-        name = f"advbench/{row['Original index']}"
-        yield Example(name, row["goal"], "harmful", "advbench", row["category"], target=row["target"])
+# AdvBench has no splits. Attacks are measured on it, and some defences train on it.
+def _read_advbench_subset(split: Split) -> Iterator[Example]:
+    for row in published_rows(FILE):
+        # The row's number among all 520, so that results on the 50 can be matched with results on all.
+        example_id = f"advbench/{row['Original index']}"
+        yield Example(example_id, row["goal"], "harmful", "advbench", row["category"], target=row["target"])
 
 
-def _all(split: Split) -> Iterator[Example]:
-    for row in rows(FULL_FILE):
+def _read_advbench_full(split: Split) -> Iterator[Example]:
+    for row in published_rows(FULL_FILE):
         yield Example(f"advbench-full/{row.number}", row["goal"], "harmful", "advbench-full", target=row["target"])
 
 
@@ -41,7 +43,7 @@ SOURCE = Source(
     page="https://github.com/RICommunity/TAP",
     licence="MIT",
     serves=("train", "test"),
-    prompts=_subset,
+    prompts=_read_advbench_subset,
     rows=50,
 )
 FULL = Source(
@@ -50,6 +52,6 @@ FULL = Source(
     page="https://github.com/llm-attacks/llm-attacks",
     licence="MIT",
     serves=("train", "test"),
-    prompts=_all,
+    prompts=_read_advbench_full,
     rows=520,
 )

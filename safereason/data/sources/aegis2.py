@@ -1,30 +1,34 @@
 """Aegis 2.0: prompts that people labelled by a risk taxonomy (Ghosh et al., arXiv 2501.09004).
 
 The label is the prompt's. Prompts that the publisher blanked out (REDACTED, a few dozen of the 1964 test rows) are left
-out. So are `validation.json`, which no split stands for, and the `refusals_*.json`, which repeat prompts of the others
-with refusals as responses.
+out. The file `validation.json` is in no split. The `refusals_*.json` are left out too, since they repeat prompts of the
+other files with refusals as responses.
 """
 
 from collections.abc import Iterator
 
 from safereason.data.example import Example
 from safereason.data.fetch import HubFile
-from safereason.data.sources.base import KIND, Row, Source, Split, joined, rows
+from safereason.data.sources.base import KIND, Source, SourceRow, Split, join_categories, published_rows
 
 REPO = "nvidia/Aegis-AI-Content-Safety-Dataset-2.0"
 REVISION = "d86bb8bedff51d25ac834ab7838f1cc61acb7a2c"
+# Prompts that come from the Suicide Detection data set are published with this in place of their text.
 REDACTED = "REDACTED"
 
 
-def _prompts(split: Split) -> Iterator[Example]:
-    for row in rows(HubFile("aegis2", REPO, f"{split}.json", REVISION)):
-        label, prompt = row.label("prompt_label", {"safe": "safe", "unsafe": "unsafe"}), row.text("prompt")
+def _read_aegis2_prompts(split: Split) -> Iterator[Example]:
+    for row in published_rows(HubFile("aegis2", REPO, f"{split}.json", REVISION)):
+        label = row.label("prompt_label", {"safe": "safe", "unsafe": "unsafe"})
+        prompt = row.text("prompt")
         if label and prompt and prompt != REDACTED:
-            yield Example(f"aegis2/{row['id']}", prompt, KIND[label], "aegis2", _categories(row), label=label)
+            yield Example(f"aegis2/{row['id']}", prompt, KIND[label], "aegis2", _violated_categories(row), label=label)
 
 
-def _categories(row: Row) -> str | None:
-    return joined(name.strip() for name in (row.text("violated_categories") or "").split(",") if name.strip())
+def _violated_categories(row: SourceRow) -> str | None:
+    # No category has a comma in its name.
+    names = [name.strip() for name in (row.text("violated_categories") or "").split(",")]
+    return join_categories(name for name in names if name)
 
 
 SOURCE = Source(
@@ -33,6 +37,6 @@ SOURCE = Source(
     page=f"https://huggingface.co/datasets/{REPO}",
     licence="CC-BY-4.0",
     serves=("train", "test"),
-    prompts=_prompts,
+    prompts=_read_aegis2_prompts,
     rows=26_971,
 )

@@ -1,14 +1,14 @@
-"""What a data source is, and how the rows of a published file are read and checked."""
+"""The data source, and reading and checking of the rows of published files."""
 
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, TypeVar
 
-from safereason.data.example import Example, Kind, Label, parquet_rows
+from safereason.data.example import Example, Label, PromptKind, RawRow, parquet_rows
 from safereason.data.fetch import File, HubFile, fetch
 from safereason.data.sources import json_list
 from safereason.errors import InputError
@@ -16,55 +16,59 @@ from safereason.files import BROKEN, LONGEST_ROW, PACKED, TableLines, form_suffi
 
 Split = Literal["train", "test"]
 Reader = Callable[[Split], Iterable[Example]]
+"""Reads the examples of a split."""
+Cell = TypeVar("Cell", bound=Hashable)
 
-_TEXTS = (".csv", ".tsv", ".json", ".jsonl")
-FORMATS = (*(f"{name}{packed}" for name in _TEXTS for packed in ("", *PACKED)), ".parquet")
-"""How the name of a file of rows may end."""
-KIND: dict[Label, Kind] = {"safe": "harmless", "unsafe": "harmful"}
-"""What a prompt is, by its label."""
+# A parquet file is packed in itself.
+_TEXT_FORMATS = (".csv", ".tsv", ".json", ".jsonl")
+FORMATS = (*(f"{name}{packed}" for name in _TEXT_FORMATS for packed in ("", *PACKED)), ".parquet")
+"""Endings of the names of files of rows."""
+KIND: dict[Label, PromptKind] = {"safe": "harmless", "unsafe": "harmful"}
+"""The kind of a prompt that a source labels safe or unsafe."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset that examples are read from. It serves only the splits it declares, so that nobody trains on a test."""
+    """A dataset of examples. It serves only the splits that it declares, so that nobody trains on a test set."""
 
     name: str
-    """What a recipe calls it."""
+    """Name in recipes and on the command line."""
     title: str
-    """What it holds, in a few words."""
+    """Short description of its contents."""
     page: str
-    """Where its publisher describes it."""
+    """Address of the publisher's description."""
     licence: str
-    """SPDX identifier of its licence."""
+    """SPDX identifier of the licence."""
     serves: tuple[Split, ...]
-    """Splits it may be used as."""
+    """Splits that it may be used as."""
     prompts: Reader
-    """Reads one example a prompt."""
+    """Reads the prompts, one example each."""
     reasoned: Reader | None = None
-    """Reads one example a reasoning trace, where it has some."""
+    """Reads the reasoning traces, one example each; None for a source without traces."""
     gated: bool = False
-    """Whether its publisher wants its terms accepted before a download."""
+    """Whether the publisher's terms must be accepted before a download."""
     rows: int | None = None
-    """Rows that its publisher counts, over the splits it serves; None where nobody says."""
+    """Number of rows over the splits that it serves, as the publisher counts them; None where it is not published."""
 
     def stream(self, split: Split) -> Iterator[Example]:
-        """One example a prompt of this split, one by one: the source may be larger than memory.
+        """The prompts of a split, one by one, so the source may be larger than memory.
 
         Raises:
-            InputError: The source does not serve this split, or its file cannot be had.
+            InputError: The source does not serve this split, or its file is missing and cannot be downloaded.
         """
+        # Not a generator itself, so that a wrong split is refused by the call and not by the first row.
         self.check(split)
         return iter(self.prompts(split))
 
     def load(self, split: Split) -> list[Example]:
-        """All that `stream` gives."""
+        """All examples of `stream` in a list."""
         return list(self.stream(split))
 
     def traces(self, split: Split) -> list[Example]:
-        """One example a reasoning trace of this split, with `reasoning` and `answer`.
+        """The reasoning traces of a split, with `reasoning` and `answer`.
 
         Raises:
-            InputError: The source has no traces, does not serve this split, or its file cannot be had.
+            InputError: The source has no traces, does not serve this split, or its file is missing.
         """
         self.check(split)
         if self.reasoned is None:
@@ -72,10 +76,10 @@ class Source:
         return list(self.reasoned(split))
 
     def check(self, split: Split) -> None:
-        """Refuses a split that it is not to be used as.
+        """Refuses a split that the source must not be used as.
 
         Raises:
-            InputError: It does not serve this split.
+            InputError: The source does not serve this split.
         """
         if split not in self.serves:
             raise InputError(
@@ -84,21 +88,21 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row of a published file. Where a column is not as its source expects, file, row and column are named."""
+class SourceRow:
+    """One row of a published file. Its errors name the file, the row and the column."""
 
     file: Path
-    """Where it is read from."""
+    """The file."""
     number: int
-    """Its place in the file, from 1."""
+    """Number of the row in the file, from 1."""
     values: Mapping[str, Any]
-    """By column."""
+    """Values by column."""
     advice: str = "get the file as it is published"
-    """What to do where it is not as it should be."""
+    """Advice at the end of errors about missing columns."""
 
     @property
     def where(self) -> str:
-        """File and row, for messages."""
+        """File and row, for errors."""
         return f"{self.file}: row {self.number}"
 
     def __getitem__(self, column: str) -> str:
@@ -113,7 +117,7 @@ class Row:
         return value
 
     def get(self, column: str) -> Any:
-        """What a column holds.
+        """The value of a column.
 
         Raises:
             InputError: There is no such column.
@@ -125,28 +129,35 @@ class Row:
 
     def text(self, column: str) -> str | None:
         """The text of a column, or None where it is null or blank."""
-        return None if self.get(column) is None or not self[column].strip() else self[column]
+        if self.get(column) is None or not self[column].strip():
+            return None
+        return self[column]
 
-    def label(self, column: str, labels: Mapping[Any, Label]) -> Label | None:
-        """What a column's value stands for, or None where it is null.
+    def label(self, column: str, labels: Mapping[Cell, Label]) -> Label | None:
+        """The label of a column's value, or None where the value is null.
+
+        Args:
+            column: Name of the column.
+            labels: Label of each value that the column may have.
 
         Raises:
-            InputError: The value is none of those that are known.
+            InputError: The value is not in `labels`.
         """
         value = self.get(column)
         if value is None:
             return None
         for known, label in labels.items():
+            # Python takes True for 1, and a file with one in place of the other is not the file meant.
             if type(value) is type(known) and value == known:
                 return label
         expected = " or ".join(map(repr, labels))
         raise InputError(f"{self.where}: `{column}` is {value!r:.60}; {expected} is expected")
 
     def flag(self, column: str) -> bool:
-        """Whether a column is true.
+        """The truth value of a column.
 
         Raises:
-            InputError: It is neither true nor false.
+            InputError: The value is neither true nor false.
         """
         value = self.get(column)
         if not isinstance(value, bool):
@@ -154,59 +165,65 @@ class Row:
         return value
 
     def chosen(self, column: str) -> str | None:
-        """The names that are true in a column of names and booleans, joined as categories are."""
-        names = self.get(column)
-        if not isinstance(names, dict):
-            raise InputError(f"{self.where}: `{column}` is {names!r:.60}; names with true or false are expected")
-        return joined(name for name, chosen in names.items() if chosen)
+        """The names that are true in a column of names and booleans, joined as categories.
+
+        Raises:
+            InputError: The column holds no mapping.
+        """
+        flags = self.get(column)
+        if not isinstance(flags, dict):
+            raise InputError(f"{self.where}: `{column}` is {flags!r:.60}; names with true or false are expected")
+        return join_categories(name for name, is_chosen in flags.items() if is_chosen)
 
 
-def joined(categories: Iterable[str]) -> str | None:
-    """Categories as an example holds them; None where there are none."""
+def join_categories(categories: Iterable[str]) -> str | None:
+    """The text of several categories in `Example.category`; None where there are none."""
     return "; ".join(categories) or None
 
 
-def rows(file: File | HubFile, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """The rows of a published file, one by one.
+def published_rows(file: File | HubFile, columns: Sequence[str] | None = None) -> Iterator[SourceRow]:
+    """Rows of a published file, one by one.
 
     Args:
-        file: A .csv, .tsv, .json, .jsonl or .parquet file, the text ones perhaps as .gz or .xz.
-        columns: Columns that are read of a .parquet file, where others are large; None reads all.
+        file: A .csv, .tsv, .json, .jsonl or .parquet file. The text formats may be packed as .gz or .xz.
+        columns: Columns to read of a .parquet file, for files with large other columns; None reads all.
 
     Raises:
-        InputError: The file cannot be had, or is not what its name says.
+        InputError: The file is missing and cannot be downloaded, or its contents do not fit its name.
     """
     yield from read_rows(fetch(file), columns)
 
 
-def read_rows(path: Path, columns: Sequence[str] | None = None, mend: str | None = None) -> Iterator[Row]:
-    """The rows of a file on this machine, as `rows` has them.
+def read_rows(path: Path, columns: Sequence[str] | None = None, mend: str | None = None) -> Iterator[SourceRow]:
+    """Rows of a file on this machine, one by one.
 
     Args:
-        path: The file.
-        columns: As of `rows`.
-        mend: What is to be done about a mistake in a file of a person's own. Its tables are read strictly: quotes are
-            in pairs, each row has as many cells as the header, and an empty cell is null.
+        path: A file in one of the formats of `published_rows`.
+        columns: Columns to read of a .parquet file; None reads all.
+        mend: Advice for a mistake in a file of your own. With it, tables are read strictly: quotes are in pairs, each
+            row has as many cells as the header, and an empty cell is null.
 
     Raises:
-        InputError: It is not what its name says, or holds no row.
+        InputError: The contents do not fit the name, or there is no row.
     """
-    number, again = 0, mend or "get it again"
+    number = 0
+    advice = mend or "get it again"
     try:
-        for number, values in enumerate(_read(path, columns, strict=mend is not None), start=1):
-            yield Row(path, number, values, mend or Row.advice)
+        for number, values in enumerate(_parse_rows(path, columns, strict=mend is not None), start=1):
+            yield SourceRow(path, number, values, mend or SourceRow.advice)
     except (*BROKEN, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read after row {number} ({_why(error)}); {again}") from error
+        raise InputError(f"{path}: cannot be read after row {number} ({_error_reason(error)}); {advice}") from error
     if not number:
-        raise InputError(f"{path}: holds no row; {again}")
+        raise InputError(f"{path}: holds no row; {advice}")
 
 
-def told_apart(examples: Iterable[Example], path: Path) -> Iterator[Example]:
-    """A person's own examples, as long as each has an id of its own; about 100 bytes are held for each.
+def with_unique_ids(examples: Iterable[Example], path: Path) -> Iterator[Example]:
+    """The examples of your own file, one by one, checked for repeated ids.
 
     Raises:
-        InputError: An id is there before.
+        InputError: An earlier example has the same id.
     """
+    # About 100 bytes for each example, far less than the examples themselves.
     seen: set[str] = set()
     for example in examples:
         if example.id in seen:
@@ -215,55 +232,73 @@ def told_apart(examples: Iterable[Example], path: Path) -> Iterator[Example]:
         yield example
 
 
-def _read(path: Path, columns: Sequence[str] | None, strict: bool) -> Iterator[dict[str, Any]]:
-    name = form_suffix(path)
-    if name == ".parquet":
-        return parquet_rows(path, columns)
-    if name in (".csv", ".tsv"):
-        return _table(path, "\t" if name == ".tsv" else ",", strict)
-    return _json_list(path) if name == ".json" else _json_lines(path)
+def _parse_rows(path: Path, columns: Sequence[str] | None, strict: bool) -> Iterator[RawRow]:
+    match form_suffix(path):
+        case ".parquet":
+            return parquet_rows(path, columns)
+        case ".csv":
+            return _table_rows(path, ",", strict)
+        case ".tsv":
+            return _table_rows(path, "\t", strict)
+        case ".json":
+            return _json_list_objects(path)
+    return _json_line_objects(path)
 
 
-def _table(path: Path, delimiter: str, strict: bool) -> Iterator[dict[str, Any]]:
-    """The rows of a table with a header, by column name."""
-    # Of all that this process reads: there is no other way. The library's own limit is less than a long trace.
+def _table_rows(path: Path, delimiter: str, strict: bool) -> Iterator[RawRow]:
+    """Rows of a table with a header, by column name."""
+    # The module's own limit is shorter than a long trace. It can only be set for the whole process.
     csv.field_size_limit(LONGEST_ROW)
-    with _text(path) as file:
-        within = TableLines(file)
-        table = csv.DictReader(within, delimiter=delimiter, strict=strict)
+    with _open_text(path) as file:
+        bounded = TableLines(file)
+        table = csv.DictReader(bounded, delimiter=delimiter, strict=strict)
+        # DictReader would keep the last of two columns with one name, without a word.
         for name, count in Counter(table.fieldnames).items():
             if count > 1:
                 raise ValueError(f"its header has {name!r} {count} times")
         for row in table:
-            if strict and (None in row or None in row.values()):
-                than = "more" if None in row else "fewer"
-                raise ValueError(f"line {table.line_num} has {than} cells than the header")
-            yield {column: cell or None for column, cell in row.items()} if strict else row
-            within.begin_row()
+            if strict:
+                _check_cell_count(row, table.line_num)
+                yield {column: cell or None for column, cell in row.items()}
+            else:
+                # In published tables an empty cell is an empty text.
+                yield row
+            bounded.begin_row()
 
 
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file that has one a line."""
+def _check_cell_count(row: RawRow, line: int) -> None:
+    # DictReader puts surplus cells under the key None, and gives missing cells the value None.
+    if None in row:
+        raise ValueError(f"line {line} has more cells than the header")
+    if None in row.values():
+        raise ValueError(f"line {line} has fewer cells than the header")
+
+
+def _json_line_objects(path: Path) -> Iterator[RawRow]:
+    """Objects of a file with one on each line."""
     with opened(path) as file:
         for _, line in lines(file):
-            yield _object(from_json(line))
+            yield _require_object(from_json(line))
 
 
-def _json_list(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file that is one list of them."""
-    with _text(path) as file:
-        yield from map(_object, json_list.items(file))
+def _json_list_objects(path: Path) -> Iterator[RawRow]:
+    """Objects of a file that is one list."""
+    with _open_text(path) as file:
+        for item in json_list.list_items(file):
+            yield _require_object(item)
 
 
-def _text(path: Path) -> TextIO:
+def _open_text(path: Path) -> TextIO:
+    # `utf-8-sig` skips the byte order mark that spreadsheets write. An empty `newline` leaves line breaks in quoted
+    # cells as they are.
     return io.TextIOWrapper(opened(path), encoding="utf-8-sig", newline="")
 
 
-def _why(error: Exception) -> str:
+def _error_reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error) or type(error).__name__
 
 
-def _object(value: Any) -> dict[str, Any]:
+def _require_object(value: object) -> RawRow:
     if not isinstance(value, dict):
         raise ValueError(f"a JSON object is expected, not {json_type(value)}")
     return value

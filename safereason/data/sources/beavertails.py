@@ -1,23 +1,25 @@
-"""BeaverTails: answers labelled safe or not (Ji et al., arXiv 2307.04657); its release of 30 thousand.
+"""BeaverTails: answers labelled safe or not (Ji et al., arXiv 2307.04657), in its release of 30 thousand.
 
-The publisher labels answers and not prompts, so that the kind is `ambiguous`.
+The publisher labels answers and not prompts, so the kind is `ambiguous`.
 """
 
 from collections.abc import Iterator
 
 from safereason.data.example import Example
 from safereason.data.fetch import HubFile
-from safereason.data.sources.base import Source, Split, rows
+from safereason.data.sources.base import Source, Split, published_rows
 
 REPO = "PKU-Alignment/BeaverTails"
 REVISION = "8401fe609d288129cc684a9b3be6a93e41cfe678"
 
 
-def _responses(split: Split) -> Iterator[Example]:
-    for row in rows(HubFile("beavertails", REPO, f"round0/30k/{split}.jsonl.gz", REVISION)):
-        label, prompt = row.label("is_safe", {True: "safe", False: "unsafe"}), row.text("prompt")
+def _read_beavertails_responses(split: Split) -> Iterator[Example]:
+    for row in published_rows(HubFile("beavertails", REPO, f"round0/30k/{split}.jsonl.gz", REVISION)):
+        label = row.label("is_safe", {True: "safe", False: "unsafe"})
+        prompt = row.text("prompt")
         if label and prompt:
             yield Example(
+                # Several rows have the same prompt, so the row's number tells them apart.
                 id=f"beavertails/{split}/{row.number}",
                 prompt=prompt,
                 kind="ambiguous",
@@ -34,6 +36,6 @@ SOURCE = Source(
     page=f"https://huggingface.co/datasets/{REPO}",
     licence="CC-BY-NC-4.0",
     serves=("train", "test"),
-    prompts=_responses,
+    prompts=_read_beavertails_responses,
     rows=30_207,
 )

@@ -1,127 +1,178 @@
-"""Reads a person's own data by its description."""
+"""Sources from your own data, read as its YAML description says (`description.py` checks the description itself)."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from safereason.data.example import Example, Kind, Label, is_unicode
+from safereason.data.example import Example, Label, PromptKind, is_unicode
 from safereason.data.fetch import HubFile, fetch
-from safereason.data.sources.base import Row, Source, Split, joined, read_rows, told_apart
-from safereason.data.sources.description import Description, KindOf, load, plain
+from safereason.data.sources.base import Source, SourceRow, Split, join_categories, read_rows, with_unique_ids
+from safereason.data.sources.description import Description, KindOf, cell_text, load_description
 from safereason.errors import InputError
 
 T = TypeVar("T")
 
 
-def source(name: str) -> Source:
-    """The source that a YAML file describes.
+def described_source(name: str) -> Source:
+    """The source of a YAML file.
 
     Raises:
-        InputError: There is no such file, or something is wrong with it; the message says where.
+        InputError: There is no such file, or it has a mistake; the message says where.
     """
-    said = load(name)
-    own = _file(name, said)
+    description = load_description(name)
+    file = _described_file(name, description)
 
     def prompts(split: Split) -> Iterator[Example]:
-        examples = (make() for _, make in makers(name, said))
-        return told_apart(examples, own if isinstance(own, Path) else fetch(own)) if said.columns.id else examples
+        examples = (build() for _, build in described_builders(name, description))
+        # Without a column of ids the rows are numbered, and no two have the same number.
+        if description.columns.id is None:
+            return examples
+        return with_unique_ids(examples, _local_path(file))
 
-    def reasoned(split: Split) -> Iterator[Example]:
-        return (e for e in prompts(split) if e.reasoning is not None or e.answer is not None)
+    def traces(split: Split) -> Iterator[Example]:
+        return (example for example in prompts(split) if example.reasoning is not None or example.answer is not None)
 
-    page = own.page if isinstance(own, HubFile) else str(own)
-    has_traces = said.columns.reasoning or said.columns.answer
-    return Source(name, said.title, page, said.licence, said.serves, prompts, reasoned if has_traces else None)
-
-
-def inputs(name: str) -> list[Path]:
-    """The description and, where it is on this machine, the file that it describes.
-
-    Raises:
-        InputError: There is no such description, or something is wrong with it.
-    """
-    own = _file(name, load(name))
-    return [Path(name), *([own] if isinstance(own, Path) else [])]
-
-
-def _file(name: str, said: Description) -> Path | HubFile:
-    if said.hub is None:
-        return Path(name).parent / (said.file or "")
-    return HubFile(Path(name).stem, said.hub.repo, said.hub.file, said.hub.revision)
-
-
-def makers(name: str, said: Description) -> Iterator[tuple[int, Callable[[], Example]]]:
-    """Each row's number, and what makes an example of it or says what is wrong with it.
-
-    Raises:
-        InputError: There is no such file, or it cannot be read.
-    """
-    own = _file(name, said)
-    path = own if isinstance(own, Path) else fetch(own)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; check `file` in {name}")
-    label = said.label
-    used = [*said.columns.model_dump(exclude_none=True).values(), said.kind.column, label.column if label else None]
-    rows = read_rows(path, list(dict.fromkeys(filter(None, used))), mend=f"mend the file or {name}")
-    source, labels = Path(name).stem, label.values if label else {}
-    for row in rows:
-        yield row.number, partial(_example, row, source, said, labels)
-
-
-def _example(row: Row, source: str, said: Description, labels: Mapping[str, Label]) -> Example:
-    columns = said.columns
-    prompt = _text(row, columns.prompt)
-    if prompt is None or not prompt.strip():
-        raise InputError(f"{row.where}: `{columns.prompt}` is blank; a prompt is expected")
-    return Example(
-        id=f"{source}/{_id(row, columns.id)}",
-        prompt=prompt,
-        kind=_kind(row, said.kind),
-        source=source,
-        category=_category(row, columns.category),
-        reasoning=_text(row, columns.reasoning),
-        answer=_text(row, columns.answer),
-        response=_text(row, columns.response),
-        label=_known(row, said.label.column, labels) if said.label else None,
-        target=_text(row, columns.target),
+    page = str(file)
+    if isinstance(file, HubFile):
+        page = file.page
+    # Without such a column the source has no traces, and asking for them is an error that says so.
+    has_traces = description.columns.reasoning or description.columns.answer
+    return Source(
+        name=name,
+        title=description.title,
+        page=page,
+        licence=description.licence,
+        serves=description.serves,
+        prompts=prompts,
+        reasoned=traces if has_traces else None,
     )
 
 
-def _text(row: Row, column: str | None) -> str | None:
+def described_inputs(name: str) -> list[Path]:
+    """The description and, unless it is on the Hub, the file that it describes.
+
+    Raises:
+        InputError: There is no such description, or it has a mistake.
+    """
+    paths = [Path(name)]
+    file = _described_file(name, load_description(name))
+    if isinstance(file, Path):
+        paths.append(file)
+    return paths
+
+
+def _described_file(name: str, description: Description) -> Path | HubFile:
+    if description.hub is None:
+        return Path(name).parent / (description.file or "")
+    hub = description.hub
+    # The description's name is the folder that a data home has the file in.
+    return HubFile(Path(name).stem, hub.repo, hub.file, hub.revision)
+
+
+def _local_path(file: Path | HubFile) -> Path:
+    if isinstance(file, Path):
+        return file
+    return fetch(file)
+
+
+def described_builders(name: str, description: Description) -> Iterator[tuple[int, Callable[[], Example]]]:
+    """The number of each row, with a function that builds its example or raises the row's problem.
+
+    Raises:
+        InputError: The file is missing or cannot be read.
+    """
+    path = _local_path(_described_file(name, description))
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; check `file` in {name}")
+    labels: Mapping[str, Label] = {}
+    if description.label:
+        labels = description.label.values
+    source = Path(name).stem
+    for row in read_rows(path, _used_columns(description), mend=f"mend the file or {name}"):
+        yield row.number, partial(_build_described_example, row, source, description, labels)
+
+
+def _used_columns(description: Description) -> list[str]:
+    """The columns that a description names, each once; other columns may be large and are not read."""
+    columns = list(description.columns.model_dump(exclude_none=True).values())
+    if description.kind.column:
+        columns.append(description.kind.column)
+    if description.label:
+        columns.append(description.label.column)
+    return list(dict.fromkeys(columns))
+
+
+def _build_described_example(
+    row: SourceRow, source: str, description: Description, labels: Mapping[str, Label]
+) -> Example:
+    columns = description.columns
+    prompt = _optional_text(row, columns.prompt)
+    if prompt is None or not prompt.strip():
+        raise InputError(f"{row.where}: `{columns.prompt}` is blank; a prompt is expected")
+    label = None
+    if description.label:
+        label = _mapped_value(row, description.label.column, labels)
+    return Example(
+        id=f"{source}/{_row_id(row, columns.id)}",
+        prompt=prompt,
+        kind=_row_kind(row, description.kind),
+        source=source,
+        category=_row_category(row, columns.category),
+        reasoning=_optional_text(row, columns.reasoning),
+        answer=_optional_text(row, columns.answer),
+        response=_optional_text(row, columns.response),
+        label=label,
+        target=_optional_text(row, columns.target),
+    )
+
+
+def _optional_text(row: SourceRow, column: str | None) -> str | None:
+    """The text of a column, or None where it is null or not described."""
     if column is None or row.get(column) is None:
         return None
-    if not is_unicode(text := row[column]):
+    text = row[column]
+    if not is_unicode(text):
         raise InputError(f"{row.where}: `{column}` holds half of a surrogate pair; no file can hold it")
     return text
 
 
-def _id(row: Row, column: str | None) -> str | int:
-    value = row.number if column is None else row.get(column)
+def _row_id(row: SourceRow, column: str | None) -> str | int:
+    if column is None:
+        return row.number
+    value = row.get(column)
+    # Python counts True as a whole number.
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise InputError(f"{row.where}: `{column}` is {value!r:.60}; a text or a whole number is expected")
     return value
 
 
-def _category(row: Row, column: str | None) -> str | None:
-    value = None if column is None else row.get(column)
+def _row_category(row: SourceRow, column: str | None) -> str | None:
+    if column is None:
+        return None
+    value = row.get(column)
+    # JSON and parquet may hold several categories as a list; a table has one text.
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
-        return joined(value)
-    return _text(row, column)
+        return join_categories(value)
+    return _optional_text(row, column)
 
 
-def _kind(row: Row, kind: KindOf) -> Kind:
-    found = kind.all if kind.column is None else _known(row, kind.column, kind.values)
-    if found is None:
+def _row_kind(row: SourceRow, kind: KindOf) -> PromptKind:
+    row_kind = kind.all
+    if kind.column is not None:
+        row_kind = _mapped_value(row, kind.column, kind.values)
+    if row_kind is None:
         raise InputError(f"{row.where}: `{kind.column}` is null; {' or '.join(map(repr, kind.values))} is expected")
-    return found
+    return row_kind
 
 
-def _known(row: Row, column: str, known: Mapping[str, T]) -> T | None:
-    """What a cell stands for, or None where it is null."""
+def _mapped_value(row: SourceRow, column: str, mapping: Mapping[str, T]) -> T | None:
+    """The value that a description maps a cell to, or None where the cell is null."""
     value = row.get(column)
     if value is None:
         return None
-    if plain(value) not in known:
-        raise InputError(f"{row.where}: `{column}` is {value!r:.60}; {' or '.join(map(repr, known))} is expected")
-    return known[plain(value)]
+    # A YAML file and a table write the same value in different types, so they are compared as text.
+    text = cell_text(value)
+    if text not in mapping:
+        raise InputError(f"{row.where}: `{column}` is {value!r:.60}; {' or '.join(map(repr, mapping))} is expected")
+    return mapping[text]

@@ -1,17 +1,17 @@
-"""The YAML file that describes a person's own data: where it is, and which column holds what.
+"""Description of your own data in a YAML file: the place of the rows, and the meaning of their columns.
 
-Every mistake in it is one line, as it is in a recipe: `file:line: key: what is wrong; what to do`.
+A mistake in it is one line, as in a recipe: `file:line: key: what is wrong; what to do`.
 """
 
 import json
 import re
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from safereason.data.example import KINDS, Kind, Label
+from safereason.data.example import KINDS, Label, PromptKind
 from safereason.data.sources.base import FORMATS, Split
 from safereason.errors import InputError
 from safereason.recipe import explain, strict_yaml
@@ -25,7 +25,7 @@ Scalar = str | bool | int | float
 
 
 class _Part(BaseModel):
-    """A part of a description: immutable, and closed to keys it does not know."""
+    """A part of a description; it is immutable and refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -38,7 +38,7 @@ class Hub(_Part):
     file: Text
     """Path in the repository."""
     revision: str
-    """Commit it is read at."""
+    """Commit of the repository."""
 
     @field_validator("repo")
     @classmethod
@@ -58,18 +58,19 @@ class Hub(_Part):
     @classmethod
     def _is_a_commit(cls, revision: str) -> str:
         if not _COMMIT.fullmatch(revision):
+            # A branch or a tag can move, and the same recipe would then train on other rows.
             raise ValueError("should be a commit in full, 40 hexadecimal digits; what a branch holds may change")
         return revision
 
 
 class Columns(_Part):
-    """The columns that hold what an example has."""
+    """Names of the columns that an example is made of."""
 
     prompt: Text
     id: Text | None = None
-    """Null numbers the rows."""
+    """With null, the row's number is its id."""
     category: Text | None = None
-    """Holds texts, or lists of them."""
+    """The column holds texts, or lists of texts."""
     reasoning: Text | None = None
     answer: Text | None = None
     response: Text | None = None
@@ -77,12 +78,12 @@ class Columns(_Part):
 
 
 class KindOf(_Part):
-    """The kind of the rows: the same for all, or told by a column."""
+    """Kind of the rows: one for all of them, or by a column."""
 
-    all: Kind | None = None
+    all: PromptKind | None = None
     column: Text | None = None
-    values: dict[str, Kind] = Field(default_factory=dict)
-    """What each of the column's values stands for."""
+    values: dict[str, PromptKind] = Field(default_factory=dict)
+    """Kind of each value of the column."""
 
     @model_validator(mode="after")
     def _one_way(self) -> "KindOf":
@@ -92,34 +93,39 @@ class KindOf(_Part):
 
 
 class LabelOf(_Part):
-    """The label of each row, by a column; a row where that is null has none."""
+    """Label of the rows, by a column; a row with null in it has no label."""
 
     column: Text
     unsafe: tuple[Scalar, ...]
-    """Values that stand for unsafe."""
+    """Values that mean unsafe."""
     safe: tuple[Scalar, ...]
-    """Values that stand for safe."""
+    """Values that mean safe."""
 
     @property
     def values(self) -> dict[str, Label]:
-        """What each value stands for, as `plain` writes it."""
-        safe, unsafe = (dict.fromkeys(map(plain, values)) for values in (self.safe, self.unsafe))
-        return {**dict.fromkeys(safe, "safe"), **dict.fromkeys(unsafe, "unsafe")}
+        """Label of each value, by the value's `cell_text`."""
+        labels: dict[str, Label] = {}
+        for value in self.safe:
+            labels[cell_text(value)] = "safe"
+        for value in self.unsafe:
+            labels[cell_text(value)] = "unsafe"
+        return labels
 
     @model_validator(mode="after")
     def _each_once(self) -> "LabelOf":
+        # The mapping has fewer entries than the lists if two values have the same text, such as 1 and 1.0.
         if len(self.values) < len(self.safe) + len(self.unsafe):
             raise ValueError("`safe` and `unsafe` list a value twice; list each once")
         return self
 
 
 class Description(_Part):
-    """Where a person's own rows are, and what they hold."""
+    """Description of a file of rows."""
 
     file: Text | None = None
-    """Path of the file, from the description's folder."""
+    """Path of the file, relative to the description's folder."""
     hub: Hub | None = None
-    """The file's place on the Hub."""
+    """The file on the Hub, in place of `file`."""
     columns: Columns
     kind: KindOf
     label: LabelOf | None = None
@@ -130,7 +136,7 @@ class Description(_Part):
 
     @field_validator("kind", mode="before")
     @classmethod
-    def _of_all(cls, kind: Any) -> Any:
+    def _expand_single_kind(cls, kind: object) -> object:
         if isinstance(kind, dict):
             return kind
         if kind not in KINDS:
@@ -142,15 +148,18 @@ class Description(_Part):
 
     @field_validator("serves")
     @classmethod
-    def _something(cls, serves: tuple[Split, ...]) -> tuple[Split, ...]:
+    def _require_a_split(cls, serves: tuple[Split, ...]) -> tuple[Split, ...]:
         if not serves:
             raise ValueError("is empty; name train, test or both, or delete the line")
         return serves
 
     @model_validator(mode="after")
     def _of_one_file(self) -> "Description":
-        name = self.file or (self.hub.file if self.hub else None)
-        key: Literal["file", "hub"] = "hub" if self.hub and not self.file else "file"
+        name = self.file
+        key: Literal["file", "hub"] = "file"
+        if self.hub and not self.file:
+            name = self.hub.file
+            key = "hub"
         problem = None
         if name is None:
             problem = "is missing; name a file, or one of the Hub under `hub`"
@@ -159,26 +168,30 @@ class Description(_Part):
         elif not name.endswith(FORMATS):
             problem = f"should be a .csv, .tsv, .json, .jsonl or .parquet file, not {strict_yaml.shown(name)}"
         if problem:
+            # With the key, the message gets the line of the file that the mistake is on.
             raise PydanticCustomError(explain.PART, "{problem}", {"part": (key,), "problem": problem})
         return self
 
 
-def load(name: str) -> Description:
-    """Reads a description and checks it.
+def load_description(name: str) -> Description:
+    """The description in a YAML file.
 
     Raises:
-        InputError: There is no such file, or something is wrong with it; the message says where.
+        InputError: There is no such file, or it has a mistake; the message says where.
     """
     document = strict_yaml.parse(text_of(Path(name)), name, _EXPECTED)
     try:
-        # JSON, because pydantic's strict mode takes a list for a tuple there and still takes no number for text.
+        # In JSON, pydantic's strict mode accepts a list for a tuple, and still no number for a text.
         return Description.model_validate_json(json.dumps(document.values), strict=True)
     except ValidationError as error:
         raise InputError(explain.first_of(error, document, Description)) from error
 
 
-def plain(value: Any) -> str:
-    """A cell as a description writes it, whichever format it comes from: `true`, `1`, `0.5`, or the text itself."""
+def cell_text(value: object) -> str:
+    """A cell as a description writes it, the same for every file format: `true`, `1`, `0.5`, or the text itself."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    # A parquet file may have whole numbers in a column of floats, if some of its rows are null.
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)

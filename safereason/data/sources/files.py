@@ -1,4 +1,4 @@
-"""A person's own data: a file with the columns of `Example`, or a YAML file that describes one with other columns."""
+"""Sources from your own data: a file with the columns of `Example`, or a YAML description of any other file."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -6,62 +6,79 @@ from pathlib import Path
 
 from safereason.data.example import Example, from_row, stream_examples
 from safereason.data.sources import described, description
-from safereason.data.sources.base import FORMATS, Source, Split, read_rows, told_apart
+from safereason.data.sources.base import FORMATS, Source, Split, read_rows, with_unique_ids
 from safereason.errors import InputError
 from safereason.recipe.load import SUFFIXES as DESCRIPTIONS
 
 SUFFIXES = (*FORMATS, *DESCRIPTIONS)
-"""How the name of a person's own source may end."""
+"""Endings of the name of a source of your own."""
 
 
-def source(name: str) -> Source:
-    """The file at a path as a source; it serves as whatever the recipe takes it for, unless its description differs.
+def own_source(name: str) -> Source:
+    """The source of a file or of a description. A file serves both splits; a description may name one.
 
     Raises:
-        InputError: It is a description with a mistake in it.
+        InputError: The description has a mistake.
     """
-    return described.source(name) if name.endswith(DESCRIPTIONS) else _of_examples(name)
+    if name.endswith(DESCRIPTIONS):
+        return described.described_source(name)
+    return _source_of_examples(name)
 
 
 def inputs(name: str) -> list[Path]:
-    """The files of a person's own that the source of this name is read from; none for a public source.
+    """Your own files that a source is read from; none for a public source.
 
     Raises:
-        InputError: It is a description with a mistake in it.
+        InputError: The description has a mistake.
     """
     if name.endswith(DESCRIPTIONS):
-        return described.inputs(name)
-    return [Path(name)] if name.endswith(FORMATS) else []
+        return described.described_inputs(name)
+    if name.endswith(FORMATS):
+        return [Path(name)]
+    return []
 
 
-def makers(name: str) -> Iterator[tuple[int, Callable[[], Example]]]:
-    """Each row's number, and what makes an example of it or says what is wrong with it.
+def example_builders(name: str) -> Iterator[tuple[int, Callable[[], Example]]]:
+    """The number of each row, with a function that builds its example or raises the row's problem.
+
+    With functions, a caller that checks a file goes on after a bad row.
 
     Raises:
-        InputError: There is no such file, it cannot be read, or its description has a mistake in it.
+        InputError: The file is missing or cannot be read, or its description has a mistake.
     """
-    return described.makers(name, description.load(name)) if name.endswith(DESCRIPTIONS) else _makers(Path(name))
+    if name.endswith(DESCRIPTIONS):
+        return described.described_builders(name, description.load_description(name))
+    return _builders_by_row(Path(name))
 
 
-def _of_examples(name: str) -> Source:
+def _source_of_examples(name: str) -> Source:
     path = Path(name)
 
     def prompts(split: Split) -> Iterator[Example]:
-        return told_apart(_examples(path), path)
+        return with_unique_ids(_read_own_examples(path), path)
 
-    def reasoned(split: Split) -> Iterator[Example]:
-        return (e for e in prompts(split) if e.reasoning is not None or e.answer is not None)
+    def traces(split: Split) -> Iterator[Example]:
+        return (example for example in prompts(split) if example.reasoning is not None or example.answer is not None)
 
-    return Source(name, "your own file", name, "yours", ("train", "test"), prompts, reasoned)
+    return Source(
+        name=name,
+        title="your own file",
+        page=name,
+        licence="yours",
+        serves=("train", "test"),
+        prompts=prompts,
+        reasoned=traces,
+    )
 
 
-def _examples(path: Path) -> Iterator[Example]:
+def _read_own_examples(path: Path) -> Iterator[Example]:
+    # The two formats that this package writes have a reader of their own, which is faster.
     if path.suffix in (".jsonl", ".parquet"):
         return stream_examples(path)
-    return (make() for _, make in _makers(path))
+    return (build() for _, build in _builders_by_row(path))
 
 
-def _makers(path: Path) -> Iterator[tuple[int, Callable[[], Example]]]:
+def _builders_by_row(path: Path) -> Iterator[tuple[int, Callable[[], Example]]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
     for row in read_rows(path, mend="mend the file"):

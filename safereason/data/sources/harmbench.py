@@ -1,8 +1,10 @@
 """HarmBench's text behaviors with the targets its attacks optimise for (Mazeika et al., arXiv 2402.04249)."""
 
-from safereason.data.example import Example, opening
+from collections.abc import Iterator
+
+from safereason.data.example import Example, context_opening
 from safereason.data.fetch import File, fetch
-from safereason.data.sources.base import Row, Source, Split, rows
+from safereason.data.sources.base import Source, SourceRow, Split, published_rows
 from safereason.runs.records import read_json
 
 _DATA = "https://raw.githubusercontent.com/centerforaisafety/HarmBench/c0423b952435fcc8467108d8f25962dbae5b7de2/data"
@@ -21,21 +23,30 @@ TARGETS = File(
 )
 
 
-def _prompts(split: Split) -> list[Example]:
+def _read_harmbench_prompts(split: Split) -> Iterator[Example]:
     targets = read_json(fetch(TARGETS))
-    return [_example(row, targets.get(row["BehaviorID"])) for row in rows(BEHAVIORS)]
+    for row in published_rows(BEHAVIORS):
+        # A behavior without a target is kept, because only some attacks need one.
+        yield _harmbench_example(row, targets.get(row["BehaviorID"]))
 
 
-def _standard(split: Split) -> list[Example]:
-    return [example for example in _prompts(split) if (example.category or "").startswith("standard/")]
+def _read_standard_behaviors(split: Split) -> Iterator[Example]:
+    for example in _read_harmbench_prompts(split):
+        if example.category and example.category.startswith("standard/"):
+            yield example
 
 
-def _example(row: Row, target: str | None) -> Example:
-    """Its category is `functional/semantic`; a contextual behavior's prompt begins with its context, as HarmBench's."""
-    context, behavior = row["ContextString"] or None, row["Behavior"]
+def _harmbench_example(row: SourceRow, target: str | None) -> Example:
+    """A behavior as an example, with the category `functional/semantic`."""
+    behavior = row["Behavior"]
+    context = row["ContextString"] or None
+    prompt = behavior
+    if context:
+        # HarmBench's own test cases begin with the context too.
+        prompt = f"{context_opening(context)}{behavior}"
     return Example(
         id=f"harmbench/{row['BehaviorID']}",
-        prompt=f"{opening(context)}{behavior}" if context else behavior,
+        prompt=prompt,
         kind="harmful",
         source="harmbench",
         category=f"{row['FunctionalCategory']}/{row['SemanticCategory']}",
@@ -45,7 +56,16 @@ def _example(row: Row, target: str | None) -> Example:
 
 
 _PAGE = "https://github.com/centerforaisafety/HarmBench"
-SOURCE = Source("harmbench", "HarmBench: 400 harmful text behaviors", _PAGE, "MIT", ("test",), _prompts, rows=400)
+SOURCE = Source(
+    "harmbench", "HarmBench: 400 harmful text behaviors", _PAGE, "MIT", ("test",), _read_harmbench_prompts, rows=400
+)
+# Many papers report on these alone: the others need a context or another judge.
 STANDARD = Source(
-    "harmbench-standard", "HarmBench: its 200 standard behaviors", _PAGE, "MIT", ("test",), _standard, rows=200
+    "harmbench-standard",
+    "HarmBench: its 200 standard behaviors",
+    _PAGE,
+    "MIT",
+    ("test",),
+    _read_standard_behaviors,
+    rows=200,
 )

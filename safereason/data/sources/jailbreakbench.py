@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from safereason.data.example import Example, Kind
+from safereason.data.example import Example, PromptKind
 from safereason.data.fetch import File
-from safereason.data.sources.base import Source, Split, rows
+from safereason.data.sources.base import Source, Split, published_rows
 
 _HUB = "https://huggingface.co/datasets/JailbreakBench/JBB-Behaviors"
 _DATA = f"{_HUB}/resolve/886acc352a31533ffbcf4ef22c744658688086fc/data"
@@ -24,14 +24,18 @@ BENIGN_FILE = File(
 )
 
 
-def _source(name: str, title: str, file: File, kind: Kind) -> Source:
+def _jailbreakbench_source(name: str, title: str, file: File, kind: PromptKind) -> Source:
     def prompts(split: Split) -> Iterator[Example]:
-        for row in rows(file):
+        for row in published_rows(file):
+            # The benign file has targets too, but no attack is run on benign behaviors.
             target = row["Target"] if kind == "harmful" else None
+            # The publisher counts from 0.
             yield Example(f"{name}/{row.number - 1}", row["Goal"], kind, name, row["Category"], target=target)
 
     return Source(name, title, _HUB, "MIT", ("test",), prompts, rows=100)
 
 
-SOURCE = _source("jailbreakbench", "JailbreakBench: 100 harmful behaviors", FILE, "harmful")
-BENIGN = _source("jailbreakbench-benign", "JailbreakBench: 100 benign ones on the same topics", BENIGN_FILE, "harmless")
+SOURCE = _jailbreakbench_source("jailbreakbench", "JailbreakBench: 100 harmful behaviors", FILE, "harmful")
+BENIGN = _jailbreakbench_source(
+    "jailbreakbench-benign", "JailbreakBench: 100 benign ones on the same topics", BENIGN_FILE, "harmless"
+)

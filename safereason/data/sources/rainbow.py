@@ -1,8 +1,8 @@
-"""What rainbow teaming found against a person's own SFT model (TARS, app. E; Samvelyan et al., arXiv 2402.16822).
+"""Rainbow teaming: prompts that succeeded against your SFT model (TARS, app. E; Samvelyan et al., arXiv 2402.16822).
 
-There is nothing to download: an archive is one model's, and nobody published that of TARS. It is a JSONL file with
-`prompt`, `risk` and `style` in each line, or what `safereason attack rainbow` writes, with `category` for the two; the
-category is `risk/style`.
+There is nothing to download: an archive belongs to one model, and that of TARS is not published. Yours is a JSONL file
+with `prompt`, `risk` and `style` in each line, or the output of `safereason attack rainbow`, which has `category` in
+place of the two. The category is `risk/style`.
 """
 
 from collections.abc import Iterator
@@ -10,21 +10,24 @@ from pathlib import Path
 
 from safereason.data.example import Example
 from safereason.data.fetch import data_home
-from safereason.data.sources.base import Row, Source, Split, read_rows
+from safereason.data.sources.base import Source, SourceRow, Split, read_rows
 from safereason.engines.embedded import cache_home
 from safereason.errors import InputError
 
 
-def _prompts(split: Split) -> Iterator[Example]:
-    for row in read_rows(_archive(), mend="mend the file"):
-        yield Example(f"rainbow/{row.number}", row["prompt"], "harmful", "rainbow", _category(row))
+def _read_rainbow_prompts(split: Split) -> Iterator[Example]:
+    for row in read_rows(_archive_path(), mend="mend the file"):
+        yield Example(f"rainbow/{row.number}", row["prompt"], "harmful", "rainbow", _risk_and_style(row))
 
 
-def _category(row: Row) -> str:
-    return row["category"] if "category" in row.values else f"{row['risk']}/{row['style']}"
+def _risk_and_style(row: SourceRow) -> str:
+    if "category" in row.values:
+        return row["category"]
+    return f"{row['risk']}/{row['style']}"
 
 
-def _archive() -> Path:
+def _archive_path() -> Path:
+    # The same place as for downloaded files, so that one copy of a data home serves all recipes.
     path = (data_home() or cache_home() / "data") / "rainbow" / "archive.jsonl"
     if not path.is_file():
         raise InputError(
@@ -40,5 +43,5 @@ SOURCE = Source(
     page="https://arxiv.org/abs/2507.00971",
     licence="yours",
     serves=("train",),
-    prompts=_prompts,
+    prompts=_read_rainbow_prompts,
 )

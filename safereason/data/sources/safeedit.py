@@ -1,22 +1,23 @@
 """SafeEdit: harmful questions inside attack templates, by nine kinds of harm (Wang et al., arXiv 2403.14472).
 
-The prompt is the whole attack, which no other row has, and not the question in it, which many share. TARS does not say
-which of the two it takes. The publisher's validation rows are in no split.
+The prompt is the whole attack and not the question in it: many rows share a question, and each attack is unique. TARS
+does not say which of the two it takes. The publisher's validation rows are in no split.
 """
 
 from collections.abc import Iterator
 
 from safereason.data.example import Example
 from safereason.data.fetch import HubFile
-from safereason.data.sources.base import Source, Split, rows
+from safereason.data.sources.base import Source, Split, published_rows
 
 REPO = "zjunlp/SafeEdit"
 REVISION = "a88b7689a3744873805077e04edd1c19219fc7bf"
 
 
-def _prompts(split: Split) -> Iterator[Example]:
-    for row in rows(HubFile("safeedit", REPO, f"SafeEdit_{split}.json", REVISION)):
-        if prompt := row.text("adversarial prompt"):
+def _read_safeedit_prompts(split: Split) -> Iterator[Example]:
+    for row in published_rows(HubFile("safeedit", REPO, f"SafeEdit_{split}.json", REVISION)):
+        prompt = row.text("adversarial prompt")
+        if prompt:
             yield Example(
                 id=f"safeedit/{split}/{row.number}",
                 prompt=prompt,
@@ -32,7 +33,7 @@ SOURCE = Source(
     page=f"https://huggingface.co/datasets/{REPO}",
     licence="CC-BY-NC-SA-4.0",
     serves=("train", "test"),
-    prompts=_prompts,
+    prompts=_read_safeedit_prompts,
     gated=True,
     rows=5400,
 )

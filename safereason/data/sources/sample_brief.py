@@ -1,4 +1,7 @@
-"""The bundled sample with brief traces: one sentence of reasoning and one of answer, for runs where tokens are dear."""
+"""Bundled sample with brief traces: one sentence of reasoning and one of answer, for runs that must be short."""
+
+from collections.abc import Iterator
+from dataclasses import replace
 
 from safereason.data.example import Example
 from safereason.data.sources import sample
@@ -6,14 +9,14 @@ from safereason.data.sources.base import Source, Split
 from safereason.runs.records import read_records
 
 
-def _traces(split: Split) -> list[Example]:
+def _read_brief_traces(split: Split) -> Iterator[Example]:
     prompts = {example.id: example for example in sample.SOURCE.load(split)}
-    rows = ((prompts.get(f"sample/{row['id']}"), row) for row in read_records(sample.FOLDER / "brief.jsonl"))
-    return [
-        Example(f"{e.id}/brief", e.prompt, e.kind, "sample-brief", e.category, row["reasoning"], row["answer"])
-        for e, row in rows
-        if e is not None
-    ]
+    for row in read_records(sample.FOLDER / "brief.jsonl"):
+        # The file has the traces of both splits.
+        example = prompts.get(f"sample/{row['id']}")
+        if example is not None:
+            trace_id = f"{example.id}/brief"
+            yield replace(example, id=trace_id, source="sample-brief", reasoning=row["reasoning"], answer=row["answer"])
 
 
 SOURCE = Source(
@@ -23,6 +26,6 @@ SOURCE = Source(
     licence="Apache-2.0",
     serves=("train", "test"),
     prompts=sample.SOURCE.load,
-    reasoned=_traces,
+    reasoned=_read_brief_traces,
     rows=510,
 )

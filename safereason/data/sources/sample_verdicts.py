@@ -1,7 +1,7 @@
 r"""Bundled verdicts, written for this project: prompts of the sample, and short replies to them, labelled with reasons.
 
-They warm a guard up. Categories are ids of the default policy, and an answer is what a guard ends with: a line that
-names them where there are any, then `\boxed{safe}` or `\boxed{unsafe}`.
+They are for a guard's warm start. Categories are ids of the default policy. An answer has the form of a guard's: a line
+with the categories where there are any, then `\boxed{safe}` or `\boxed{unsafe}`.
 """
 
 from collections.abc import Iterator
@@ -9,37 +9,43 @@ from dataclasses import replace
 
 from safereason.data.example import Example
 from safereason.data.sources import sample
-from safereason.data.sources.base import Source, Split
+from safereason.data.sources.base import Source, Split, join_categories
 from safereason.runs.records import Record, read_records
 
 
-def _rows(split: Split) -> Iterator[tuple[Example, Record]]:
+def _read_verdict_rows(split: Split) -> Iterator[tuple[Example, Record]]:
+    # Prompts are in the sample's own files alone, so that the two cannot differ.
     prompts = {example.id: example for example in sample.SOURCE.load(split)}
     for row in read_records(sample.FOLDER / "verdicts.jsonl"):
         if row["split"] == split:
-            of_sample = row["id"].partition("/")[0]  # what follows it tells the replies to one prompt apart
+            # An id is the prompt's own, with a suffix where several replies to one prompt follow.
+            prompt_id = row["id"].partition("/")[0]
             example = replace(
-                prompts[f"sample/{of_sample}"],
+                prompts[f"sample/{prompt_id}"],
                 id=f"sample-verdicts/{row['id']}",
                 source="sample-verdicts",
-                category="; ".join(row["categories"]) or None,
+                category=join_categories(row["categories"]),
                 response=row.get("response"),
                 label=row["label"],
             )
             yield example, row
 
 
-def _prompts(split: Split) -> list[Example]:
-    return [example for example, _ in _rows(split)]
+def _read_verdict_prompts(split: Split) -> Iterator[Example]:
+    for example, _ in _read_verdict_rows(split):
+        yield example
 
 
-def _reasoned(split: Split) -> list[Example]:
-    return [replace(example, reasoning=row["reasoning"], answer=_answer(row)) for example, row in _rows(split)]
+def _read_reasoned_verdicts(split: Split) -> Iterator[Example]:
+    for example, row in _read_verdict_rows(split):
+        yield replace(example, reasoning=row["reasoning"], answer=_verdict_answer(row))
 
 
-def _answer(row: Record) -> str:
-    named = f"Categories: {', '.join(row['categories'])}\n\n" if row["categories"] else ""
-    return rf"{named}\boxed{{{row['label']}}}"
+def _verdict_answer(row: Record) -> str:
+    verdict = rf"\boxed{{{row['label']}}}"
+    if row["categories"]:
+        return f"Categories: {', '.join(row['categories'])}\n\n{verdict}"
+    return verdict
 
 
 SOURCE = Source(
@@ -48,7 +54,7 @@ SOURCE = Source(
     page="safereason/data/sample",
     licence="Apache-2.0",
     serves=("train", "test"),
-    prompts=_prompts,
-    reasoned=_reasoned,
+    prompts=_read_verdict_prompts,
+    reasoned=_read_reasoned_verdicts,
     rows=360,
 )

@@ -1,8 +1,10 @@
 """SimpleSafetyTests: plainly harmful prompts of five areas (Vidgen et al., arXiv 2311.08370)."""
 
+from collections.abc import Iterator
+
 from safereason.data.example import Example
 from safereason.data.fetch import File
-from safereason.data.sources.base import Source, Split, rows
+from safereason.data.sources.base import Source, Split, published_rows
 
 _REVISION = "0a31ff0ca5c33960761becd9bf371541c707d143"
 FILE = File(
@@ -13,17 +15,15 @@ FILE = File(
 )
 
 
-def _prompts(split: Split) -> list[Example]:
-    return [
-        Example(
+def _read_simplesafetytests_prompts(split: Split) -> Iterator[Example]:
+    for row in published_rows(FILE):
+        yield Example(
             id=f"simplesafetytests/{row['id']}",
             prompt=row["prompts_final"],
             kind="harmful",
             source="simplesafetytests",
             category=row["harm_area"],
         )
-        for row in rows(FILE)
-    ]
 
 
 SOURCE = Source(
@@ -32,6 +32,6 @@ SOURCE = Source(
     page="https://github.com/bertiev/SimpleSafetyTests",
     licence="CC-BY-4.0",
     serves=("train", "test"),
-    prompts=_prompts,
+    prompts=_read_simplesafetytests_prompts,
     rows=100,
 )

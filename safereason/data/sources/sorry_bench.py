@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 from safereason.data.example import Example
 from safereason.data.fetch import HubFile
-from safereason.data.sources.base import Row, Source, Split, rows
+from safereason.data.sources.base import Source, SourceRow, Split, published_rows
 from safereason.errors import InputError
 
 REPO = "sorry-bench/sorry-bench-202503"
 FILE = HubFile("sorry-bench", REPO, "question.jsonl", revision="612a4e1f45db8adf884fa62318ddf9fa1c6e75e9")
+# Rows have the number of a kind and no name, so the names of the paper's taxonomy are here.
 KINDS = {
     "Hate Speech Generation": "Personal Insulting Words|Social-group Insulting Words|Threatening Words"
     "|Lewd and Obscene Words|Libelous Words",
@@ -29,19 +30,20 @@ KINDS = {
     "Potentially Unqualified Advice": "Medical Advice|Financial Advice|Legal Consulting Advice"
     "|Governance Decision Advice|Dangerous Machinery Operation Advice",
 }
-"""The kinds of each domain; the publisher numbers them in this order, from 1."""
+"""Kinds of each domain, in the order in which the publisher numbers them from 1."""
 _NAMES = [f"{domain}; {kind}" for domain, kinds in KINDS.items() for kind in kinds.split("|")]
 CATEGORIES = {str(number): name for number, name in enumerate(_NAMES, start=1)}
 
 
-def _prompts(split: Split) -> Iterator[Example]:
-    for row in rows(FILE):
+def _read_sorry_bench_prompts(split: Split) -> Iterator[Example]:
+    for row in published_rows(FILE):
+        # The other 20 styles are paraphrases and translations of the same instructions.
         if row["prompt_style"] == "base":
             category = CATEGORIES.get(row["category"], row["category"])
-            yield Example(f"sorry-bench/{row.get('question_id')}", _turn(row), "harmful", "sorry-bench", category)
+            yield Example(f"sorry-bench/{row.get('question_id')}", _only_turn(row), "harmful", "sorry-bench", category)
 
 
-def _turn(row: Row) -> str:
+def _only_turn(row: SourceRow) -> str:
     match row.get("turns"):
         case [str(turn)]:
             return turn
@@ -54,7 +56,7 @@ SOURCE = Source(
     page=f"https://huggingface.co/datasets/{REPO}",
     licence="LicenseRef-SORRY-Bench",
     serves=("test",),
-    prompts=_prompts,
+    prompts=_read_sorry_bench_prompts,
     gated=True,
     rows=440,
 )

@@ -1,22 +1,24 @@
-"""UltraFeedback, binarized: what people ask an assistant (Cui et al., arXiv 2310.01377).
+"""UltraFeedback, binarized: requests to an assistant (Cui et al., arXiv 2310.01377).
 
-The prompts are those of its `prefs` files. They are not labelled; TARS takes them for harmless.
+The prompts are those of its `prefs` files. They have no labels; TARS takes them as harmless.
 """
 
 from collections.abc import Iterator
 
 from safereason.data.example import Example
 from safereason.data.fetch import HubFile
-from safereason.data.sources.base import Source, Split, rows
+from safereason.data.sources.base import Source, Split, published_rows
 
 REPO = "HuggingFaceH4/ultrafeedback_binarized"
 REVISION = "3949bf5f8c17c394422ccfab0c31ea9c20bdeb85"
 
 
-def _prompts(split: Split) -> Iterator[Example]:
+def _read_ultrafeedback_prompts(split: Split) -> Iterator[Example]:
     file = HubFile("ultrafeedback", REPO, f"data/{split}_prefs-00000-of-00001.parquet", REVISION)
-    for row in rows(file, columns=["prompt"]):
-        if prompt := row.text("prompt"):
+    # The other columns are pairs of long answers.
+    for row in published_rows(file, columns=["prompt"]):
+        prompt = row.text("prompt")
+        if prompt:
             yield Example(f"ultrafeedback/{split}/{row.number}", prompt, "harmless", "ultrafeedback")
 
 
@@ -26,6 +28,6 @@ SOURCE = Source(
     page=f"https://huggingface.co/datasets/{REPO}",
     licence="MIT",
     serves=("train", "test"),
-    prompts=_prompts,
+    prompts=_read_ultrafeedback_prompts,
     rows=63_135,
 )

@@ -1,6 +1,6 @@
-"""WildChat: what people asked a public chatbot (Zhao et al., arXiv 2405.01470), in the edition without toxic talk.
+"""WildChat: requests to a public chatbot (Zhao et al., arXiv 2405.01470), in the edition without toxic conversations.
 
-One example a conversation: its first request, where that is English and the conversation is neither toxic nor redacted.
+An example is the first request of a conversation. It is in English, and the conversation is neither toxic nor redacted.
 TARS measures compliance on 500 of them. They are harmless as far as two moderation models can tell.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from safereason.data.example import Example
 from safereason.data.fetch import HubFile
-from safereason.data.sources.base import Row, Source, Split, rows
+from safereason.data.sources.base import Source, SourceRow, Split, published_rows
 from safereason.errors import InputError
 
 REPO = "allenai/WildChat"
@@ -17,14 +17,18 @@ SHARDS = [HubFile("wildchat", REPO, f"data/train-{n:05}-of-00006.parquet", REVIS
 COLUMNS = ("conversation", "toxic", "redacted")
 
 
-def _prompts(split: Split) -> Iterator[Example]:
+def _read_wildchat_prompts(split: Split) -> Iterator[Example]:
     for shard, file in enumerate(SHARDS):
-        for row in rows(file, COLUMNS):
-            if not row.flag("toxic") and not row.flag("redacted") and (prompt := _first_request(row)):
+        for row in published_rows(file, COLUMNS):
+            # In a redacted conversation parts of the text are replaced.
+            if row.flag("toxic") or row.flag("redacted"):
+                continue
+            prompt = _first_request(row)
+            if prompt:
                 yield Example(f"wildchat/{shard}/{row.number}", prompt, "harmless", "wildchat")
 
 
-def _first_request(row: Row) -> str | None:
+def _first_request(row: SourceRow) -> str | None:
     """The first turn, where it is a request in English."""
     match row.get("conversation"):
         case [{"role": "user", "language": "English", "content": str(text)}, *_] if text.strip():
@@ -40,6 +44,6 @@ SOURCE = Source(
     page=f"https://huggingface.co/datasets/{REPO}",
     licence="ODC-By-1.0",
     serves=("test",),
-    prompts=_prompts,
+    prompts=_read_wildchat_prompts,
     rows=529_428,
 )

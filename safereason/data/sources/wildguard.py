@@ -1,8 +1,8 @@
 """WildGuardMix: vanilla and adversarial prompts, and answers to them (Han et al., arXiv 2406.18495).
 
-A row whose label is null, because its annotators did not agree, is left out. Of the 1725 test rows only those are read
-that have both labels, for prompts as for answers: RSafe's figures are on 1689 of either. The category is the prompt's;
-that of a harmless one is `benign`.
+A row with a null label is left out: its annotators did not agree. Of the 1725 test rows only those with both labels are
+read, for prompts and for answers, since RSafe's figures are on 1689 of each. The category is the prompt's, and `benign`
+for a harmless prompt.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from typing import Literal
 
 from safereason.data.example import Example, Label
 from safereason.data.fetch import HubFile
-from safereason.data.sources.base import KIND, Row, Source, Split, rows
+from safereason.data.sources.base import KIND, Source, SourceRow, Split, published_rows
 
 REPO = "allenai/wildguardmix"
 REVISION = "d29c47f41c8b51348b5c8e8c81c039b3132b66d1"
@@ -20,25 +20,29 @@ FILES: dict[Split, HubFile] = {
 Task = Literal["prompt", "response"]
 
 
-def _read(name: str, split: Split, task: Task, adversarial: bool | None) -> Iterator[Example]:
-    """The labelled rows of one task; of all prompts, or only the adversarial or the other ones."""
-    for row in rows(FILES[split]):
-        if (
-            adversarial in (None, row.flag("adversarial"))
-            and (label := _label(row, task))
-            and (split == "train" or (_label(row, "prompt") and _label(row, "response")))
-            and (prompt := row.text("prompt"))
-        ):
-            yield _example(name, row, prompt, task, label)
+def _read_wildguard_rows(name: str, split: Split, task: Task, adversarial: bool | None) -> Iterator[Example]:
+    """The labelled rows of one task, for all prompts or for those that are adversarial or not."""
+    for row in published_rows(FILES[split]):
+        if adversarial not in (None, row.flag("adversarial")):
+            continue
+        label = _harm_label(row, task)
+        if label is None:
+            continue
+        # An answer is then measured on the same rows as its prompt.
+        if split == "test" and not (_harm_label(row, "prompt") and _harm_label(row, "response")):
+            continue
+        prompt = row.text("prompt")
+        if prompt:
+            yield _wildguard_example(name, row, prompt, task, label)
 
 
-def _example(name: str, row: Row, prompt: str, task: Task, label: Label) -> Example:
-    """An answer's kind is its prompt's, and `ambiguous` where that has no label."""
-    of_prompt = _label(row, "prompt")
+def _wildguard_example(name: str, row: SourceRow, prompt: str, task: Task, label: Label) -> Example:
+    """A row as an example; an answer has the kind of its prompt, or `ambiguous` where that has no label."""
+    prompt_label = _harm_label(row, "prompt")
     return Example(
         id=f"{name}/{row.number}",
         prompt=prompt,
-        kind=KIND[of_prompt] if of_prompt else "ambiguous",
+        kind=KIND[prompt_label] if prompt_label else "ambiguous",
         source=name,
         category=row.text("subcategory"),
         response=row["response"] if task == "response" else None,
@@ -46,28 +50,32 @@ def _example(name: str, row: Row, prompt: str, task: Task, label: Label) -> Exam
     )
 
 
-def _label(row: Row, task: Task) -> Label | None:
+def _harm_label(row: SourceRow, task: Task) -> Label | None:
     return row.label(f"{task}_harm_label", {"unharmful": "safe", "harmful": "unsafe"})
 
 
-def _source(
+def _wildguard_source(
     name: str, title: str, split: Split, count: int | None, task: Task = "prompt", adversarial: bool | None = None
 ) -> Source:
     def read(split: Split) -> Iterator[Example]:
-        return _read(name, split, task, adversarial)
+        return _read_wildguard_rows(name, split, task, adversarial)
 
     page = f"https://huggingface.co/datasets/{REPO}"
     return Source(name, title, page, "ODC-By-1.0", (split,), read, gated=True, rows=count)
 
 
 SOURCES = (
-    _source("wildguardtrain", "WildGuardTrain: 87 thousand prompts, by 13 kinds of harm", "train", 86_759),
-    _source(
+    _wildguard_source("wildguardtrain", "WildGuardTrain: 87 thousand prompts, by 13 kinds of harm", "train", 86_759),
+    _wildguard_source(
         "wildguardtrain-vanilla", "WildGuardTrain: its prompts that are no attack", "train", None, adversarial=False
     ),
-    _source("wildguardtrain-responses", "WildGuardTrain: 38 thousand answers", "train", 37_976, "response"),
-    _source("wildguardtest", "WildGuardTest: prompts that people labelled", "test", 1725),
-    _source("wildguardtest-adversarial", "WildGuardTest: its attacks", "test", None, adversarial=True),
-    _source("wildguardtest-vanilla", "WildGuardTest: its prompts that are no attack", "test", None, adversarial=False),
-    _source("wildguardtest-responses", "WildGuardTest: answers that people labelled", "test", 1725, "response"),
+    _wildguard_source("wildguardtrain-responses", "WildGuardTrain: 38 thousand answers", "train", 37_976, "response"),
+    _wildguard_source("wildguardtest", "WildGuardTest: prompts that people labelled", "test", 1725),
+    _wildguard_source("wildguardtest-adversarial", "WildGuardTest: its attacks", "test", None, adversarial=True),
+    _wildguard_source(
+        "wildguardtest-vanilla", "WildGuardTest: its prompts that are no attack", "test", None, adversarial=False
+    ),
+    _wildguard_source(
+        "wildguardtest-responses", "WildGuardTest: answers that people labelled", "test", 1725, "response"
+    ),
 )

@@ -1,8 +1,10 @@
 """XSTest: safe prompts that look unsafe, and their unsafe contrasts (Röttger et al., arXiv 2308.01263)."""
 
+from collections.abc import Iterator
+
 from safereason.data.example import Example
 from safereason.data.fetch import File
-from safereason.data.sources.base import KIND, Source, Split, rows
+from safereason.data.sources.base import KIND, Source, Split, published_rows
 
 FILE = File(
     source="xstest",
@@ -12,18 +14,18 @@ FILE = File(
 )
 
 
-def _prompts(split: Split) -> list[Example]:
-    return [
-        Example(
-            id=f"xstest/{row['id']}",
-            prompt=row["prompt"],
-            kind=KIND[label],
-            source="xstest",
-            category=row["type"],
-        )
-        for row in rows(FILE)
-        if (label := row.label("label", {"safe": "safe", "unsafe": "unsafe"}))
-    ]
+def _read_xstest_prompts(split: Split) -> Iterator[Example]:
+    for row in published_rows(FILE):
+        label = row.label("label", {"safe": "safe", "unsafe": "unsafe"})
+        if label:
+            yield Example(
+                id=f"xstest/{row['id']}",
+                prompt=row["prompt"],
+                # No `label` is set: a guard's mix derives it from the kind, as for all sources of prompts.
+                kind=KIND[label],
+                source="xstest",
+                category=row["type"],
+            )
 
 
 SOURCE = Source(
@@ -32,6 +34,6 @@ SOURCE = Source(
     page="https://github.com/paul-rottger/xstest",
     licence="CC-BY-4.0",
     serves=("test",),
-    prompts=_prompts,
+    prompts=_read_xstest_prompts,
     rows=450,
 )

@@ -1,14 +1,17 @@
-"""XSTest's model answers, each labelled by two people (Röttger et al., arXiv 2308.01263).
+"""XSTest: model answers to its prompts, each labelled by two people (Röttger et al., arXiv 2308.01263).
 
-The publisher labels compliance and not harm; the mapping is ours: an answer is unsafe where the prompt is an unsafe
-contrast and `final_label`, which settles what the two annotators disagree on, is full compliance. Partial refusals are
-safe. Of the five files of 450 answers, RSafe's 1800 are four, and it is not known which; a data home need not have all.
+The publisher labels compliance and not harm, and the mapping is ours. An answer is unsafe if the prompt is an unsafe
+contrast and `final_label` is full compliance; partial refusals are safe. `final_label` settles the cases on which the
+two annotators disagree. RSafe's 1800 answers are four of the five files of 450, and it is not known which four, so a
+data home may have some of them only.
 """
+
+from collections.abc import Iterator
 
 from safereason import console
 from safereason.data.example import Example, Label
 from safereason.data.fetch import File, data_home
-from safereason.data.sources.base import Row, Source, Split, rows
+from safereason.data.sources.base import Source, SourceRow, Split, published_rows
 
 _DATA = "https://raw.githubusercontent.com/paul-rottger/xstest/d7bb5bd738c1fcbc36edd83d5e7d1b71a3e2d84d"
 _SHA256 = {
@@ -27,33 +30,42 @@ COMPLIANCE: dict[str, Label] = {
     "2_full_refusal": "safe",
     "3_partial_refusal": "safe",
 }
-"""What an answer to an unsafe prompt is, by how far it complies."""
+"""Label of an answer to an unsafe prompt, by its compliance."""
 
 
-def _responses(split: Split) -> list[Example]:
-    return [_example(model, row) for model in _models() for row in rows(FILES[model])]
+def _read_xstest_responses(split: Split) -> Iterator[Example]:
+    for model in _available_models():
+        for row in published_rows(FILES[model]):
+            yield _xstest_response_example(model, row)
 
 
-def _models() -> list[str]:
-    """The models whose file can be had: those in the data home, all where there is no data home or none is in it."""
+def _available_models() -> list[str]:
+    """The models whose file is in the data home, or all of them where no file is there."""
     home = data_home()
-    there = [model for model, file in FILES.items() if home and (home / file.source / file.name).is_file()]
-    if there and len(there) < len(FILES):
-        console.say(f"xstest-response: the data home has {len(there)} of {len(FILES)} files: {', '.join(there)}")
-    return there or list(FILES)
+    available = []
+    for model, file in FILES.items():
+        if home and (home / file.source / file.name).is_file():
+            available.append(model)
+    if available and len(available) < len(FILES):
+        console.say(
+            f"xstest-response: the data home has {len(available)} of {len(FILES)} files: {', '.join(available)}"
+        )
+    # With none of them, reading the first one fails and says where the file belongs.
+    return available or list(FILES)
 
 
-def _example(model: str, row: Row) -> Example:
-    contrast = row["type"].startswith("contrast_")
-    complied = row.label("final_label", COMPLIANCE)
+def _xstest_response_example(model: str, row: SourceRow) -> Example:
+    # The unsafe prompts are the publisher's contrasts, and the names of their types begin so.
+    is_unsafe_prompt = row["type"].startswith("contrast_")
+    compliance = row.label("final_label", COMPLIANCE)
     return Example(
         id=f"xstest-response/{model}/{row['id']}",
         prompt=row["prompt"],
-        kind="harmful" if contrast else "harmless",
+        kind="harmful" if is_unsafe_prompt else "harmless",
         source="xstest-response",
         category=row["type"],
         response=row["completion"],
-        label=complied if contrast else "safe",
+        label=compliance if is_unsafe_prompt else "safe",
     )
 
 
@@ -64,6 +76,6 @@ SOURCE = Source(
     # The prompts' licence; the answers' are those that Meta, Mistral and OpenAI set.
     licence="CC-BY-4.0",
     serves=("test",),
-    prompts=_responses,
+    prompts=_read_xstest_responses,
     rows=2250,
 )

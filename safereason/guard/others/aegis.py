@@ -1,9 +1,9 @@
-"""Aegis 1.0 (NVIDIA, arXiv 2404.05993): Llama Guard's form of answer over categories of its own.
+"""Aegis 1.0 (NVIDIA, arXiv 2404.05993): Llama Guard's answer format with categories of its own.
 
-The prompt is the publisher's: for responses from the package `judgezoo`, or from a file. It stands between Llama 2's
-marks of an instruction.
+The prompt is the publisher's: for responses from the package `judgezoo`, or else from a file. It is put between
+Llama 2's instruction marks.
 
-Deviations: (1) without a file only responses are judged, because judgezoo's prompt asks about nothing else;
+Deviations: (1) without a file only responses are judged, because judgezoo's prompt has no form for prompts;
 (2) control tokens inside the conversation are made inert.
 """
 
@@ -13,10 +13,10 @@ from typing import ClassVar
 
 from safereason.engines.base import Completion, Conversation, Engine
 from safereason.errors import InputError
-from safereason.guard.base import Finding, Question
+from safereason.guard.base import GuardVerdict, Question
 from safereason.guard.others.base import Options, completing_engine
-from safereason.guard.others.llama_guard import first_line
-from safereason.guard.others.template import Form, read_form
+from safereason.guard.others.llama_guard import verdict_of_first_line
+from safereason.guard.others.template import PromptTemplate, read_prompt_template
 from safereason.guard.prompt import PROMPT, RESPONSE
 from safereason.recipe.schema import Sampling
 from safereason.text import published
@@ -26,36 +26,39 @@ _ADVICE = "aegis: its prompt is its publisher's; get it from judgezoo, or save i
 
 @dataclass(frozen=True)
 class Aegis:
-    """Asks with a form: about responses where it has a place for one, else about prompts."""
+    """The format of Aegis: one prompt, about the response if the template has a slot for it."""
 
-    form: Form
+    template: PromptTemplate
     sampling: ClassVar[Sampling] = Sampling(temperature=0.0, max_new_tokens=64)
 
     def prompts(self, question: Question, special: Sequence[str] = ()) -> list[Conversation] | str:
-        """One prompt."""
-        if question.response is None and self.form.takes_response:
+        """The prompt, or why there is none."""
+        # Such a prompt would ask about an empty reply, which is always safe.
+        if question.response is None and self.template.takes_response:
             return f"this prompt of Aegis asks about responses; give one without {RESPONSE} as --template"
-        return Form(f"[INST] {self.form.text.strip()} [/INST]").ask(question, special=special)
+        # Aegis is an adapter of the first Llama Guard, which is trained on Llama 2's instruction format.
+        instruction = PromptTemplate(f"[INST] {self.template.text.strip()} [/INST]")
+        return instruction.conversations(question, special=special)
 
-    def read(self, question: Question, completions: Sequence[Completion]) -> Finding:
-        """As Llama Guard is read."""
-        return first_line(completions[0])
+    def read(self, question: Question, completions: Sequence[Completion]) -> GuardVerdict:
+        """The verdict in the completion, in Llama Guard's format."""
+        return verdict_of_first_line(completions[0])
 
 
 def open_aegis(model: str, options: Options) -> tuple[Engine, Aegis]:
-    """Opens it with the prompt of the options' file, else of judgezoo.
+    """Aegis with the prompt of the `template` option, or else of judgezoo.
 
     Raises:
-        InputError: The model or the prompt is not to be had.
+        InputError: The model or the prompt cannot be read.
     """
-    form = read_form(options.template) if options.template else _published()
-    return completing_engine(model, options), Aegis(form)
+    template = read_prompt_template(options.template) if options.template else _judgezoo_template()
+    return completing_engine(model, options), Aegis(template)
 
 
-def _published() -> Form:
+def _judgezoo_template() -> PromptTemplate:
     try:
         (turn,) = published.judgezoo("aegis_guard", "AegisGuardJudge.CLS_CONVERSATION")
     except InputError as error:
         raise InputError(f"{_ADVICE} ({error})") from error
     text = str(turn["content"])
-    return Form(text.replace("{question}", PROMPT).replace("{answer}", RESPONSE))
+    return PromptTemplate(text.replace("{question}", PROMPT).replace("{answer}", RESPONSE))

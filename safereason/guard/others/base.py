@@ -1,7 +1,7 @@
-"""What the guards of other publishers have in common: how they are opened, asked and read.
+"""Common parts of the guards of other publishers: how they are opened and prompted, and how verdicts are read.
 
-Their prompts are their publishers': a model's own chat template, an installed package or a file of the user. A guard
-that runs here is sent each prompt as it stands, on a tokenizer whose template adds nothing.
+Their prompts belong to their publishers: the model's own chat template, an installed package, or a file of the user. A
+guard that runs here gets each prompt verbatim, through a tokenizer whose chat template adds nothing.
 """
 
 import re
@@ -13,23 +13,25 @@ from typing import TYPE_CHECKING, Protocol
 
 from safereason.engines.base import Completion, Conversation, Engine, Sampling
 from safereason.engines.open import REMOTE, load_tokenizer, open_engine
-from safereason.guard.base import Finding, Label, OnFinding, Question
-from safereason.guard.score import CHOICES, word_probability, written
+from safereason.guard.base import GuardVerdict, Label, OnVerdict, Question
+from safereason.guard.score import CHOICES, joined_tokens, word_probability
 from safereason.text.chat import Message
 from safereason.text.inert import special_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_AS_IT_STANDS = "{{ messages[0]['content'] }}"
-_BEGUN = (
+_VERBATIM = "{{ messages[0]['content'] }}"
+"""Chat template that passes the prompt on unchanged."""
+_AFTER_BOS = (
     "{% set text = messages[0]['content'] %}{% if not text.startswith(bos_token) %}{{ bos_token }}{% endif %}{{ text }}"
 )
+"""Chat template that puts the beginning-of-sequence token in front, unless the prompt begins with it already."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a guard is to be opened; None leaves it to the guard."""
+    """Options for opening a guard; None means the guard's own default."""
 
     base_url: str | None = None
     """Address of the server, for `openai/…`."""
@@ -41,35 +43,35 @@ class Options:
     """`fp32` or `bf16`, for transformers."""
 
 
-class Kind(Protocol):
-    """How one publisher's guard is asked and read."""
+class GuardFormat(Protocol):
+    """The prompts and the answer format of one publisher's guard."""
 
     @property
     def sampling(self) -> Sampling:
-        """How its verdicts are drawn."""
+        """Sampling of its verdicts."""
         ...
 
     def prompts(self, question: Question, special: Sequence[str] = ()) -> Sequence[Conversation] | str:
-        """What it is asked about a question, or why it cannot be.
+        """The prompts for a question, or the reason why it cannot be judged.
 
         Args:
-            question: What is judged.
-            special: Special tokens of the guard's tokenizer, which its texts must not spell.
+            question: A prompt or a response to judge.
+            special: Special tokens of the guard's tokenizer. The texts must not spell them.
         """
         ...
 
-    def read(self, question: Question, completions: Sequence[Completion]) -> Finding:
-        """The finding in its completions, one a prompt."""
+    def read(self, question: Question, completions: Sequence[Completion]) -> GuardVerdict:
+        """The verdict in the guard's completions, one completion per prompt."""
         ...
 
 
 class PromptedGuard:
-    """A guard of some kind on an engine."""
+    """A guard of one format on an engine."""
 
-    def __init__(self, name: str, engine: Engine, kind: Kind) -> None:
+    def __init__(self, name: str, engine: Engine, guard_format: GuardFormat) -> None:
         self.name = name
         self.engine = engine
-        self.kind = kind
+        self.format = guard_format
         self._special = special_tokens(engine)
 
     def classify(
@@ -78,132 +80,156 @@ class PromptedGuard:
         *,
         seed: int = 0,
         done: Collection[int] = (),
-        on_finding: OnFinding | None = None,
-    ) -> list[Finding | None]:
+        on_verdict: OnVerdict | None = None,
+    ) -> list[GuardVerdict | None]:
         """See `Guard.classify`."""
-        asked = [self.kind.prompts(question, self._special) for question in questions]
-        prompts = [
-            (i, k, prompt)
-            for i, given in enumerate(asked)
-            if not isinstance(given, str)
-            for k, prompt in enumerate(given)
-        ]
-        drawn: dict[int, dict[int, Completion]] = {}
-        found: dict[int, Finding] = {}
+        verdicts: dict[int, GuardVerdict] = {}
 
-        def tell(index: int, finding: Finding) -> None:
-            found[index] = finding
-            if on_finding is not None:
-                on_finding(index, finding)
+        def report(index: int, verdict: GuardVerdict) -> None:
+            verdicts[index] = verdict
+            if on_verdict is not None:
+                on_verdict(index, verdict)
 
-        def finish(place: int, _: int, completion: Completion) -> None:
-            index, number, _prompt = prompts[place]
-            drawn.setdefault(index, {})[number] = completion
-            if len(drawn[index]) == len(asked[index]):
-                completions = drawn.pop(index)
-                tell(index, self.kind.read(questions[index], [completions[k] for k in range(len(completions))]))
+        # One question can take several prompts (ShieldGemma). The engine gets them as one flat list, and `slots` says
+        # for each of them which question it belongs to and which of its prompts it is.
+        conversations: list[Conversation] = []
+        slots: list[tuple[int, int]] = []
+        prompt_counts: dict[int, int] = {}
+        reasons: dict[int, str] = {}
+        for index, question in enumerate(questions):
+            prompts = self.format.prompts(question, self._special)
+            if isinstance(prompts, str):
+                reasons[index] = prompts
+                continue
+            prompt_counts[index] = len(prompts)
+            for number, prompt in enumerate(prompts):
+                conversations.append(prompt)
+                slots.append((index, number))
 
-        for index, given in enumerate(asked):
-            if isinstance(given, str) and index not in done:
-                tell(index, Finding(None, None, reason=given))
+        completions: dict[int, dict[int, Completion]] = {}
+
+        def on_finish(position: int, _: int, completion: Completion) -> None:
+            index, number = slots[position]
+            drawn = completions.setdefault(index, {})
+            drawn[number] = completion
+            if len(drawn) < prompt_counts[index]:
+                return
+            del completions[index]
+            report(index, self.format.read(questions[index], [drawn[k] for k in range(len(drawn))]))
+
+        for index, reason in reasons.items():
+            if index not in done:
+                report(index, GuardVerdict(None, None, reason=reason))
         self.engine.generate(
-            [prompt for _, _, prompt in prompts],
-            self.kind.sampling,
+            conversations,
+            self.format.sampling,
             seed=seed,
-            done=[place for place, (index, _, _) in enumerate(prompts) if index in done],
-            on_finish=finish,
+            done=[position for position, (index, _) in enumerate(slots) if index in done],
+            on_finish=on_finish,
             choices=CHOICES,
         )
-        return [found.get(i) for i in range(len(questions))]
+        return [verdicts.get(i) for i in range(len(questions))]
 
 
 @dataclass(frozen=True)
-class Field:
-    """Where a guard writes its verdict, and its two words for it, whatever their case."""
+class VerdictField:
+    """The part of a completion that holds the verdict, and the guard's two words for it, in any case."""
 
     before: str
-    """Regular expression of what stands right before the verdict; the last one with a verdict after it counts.
+    """Regular expression of the text directly before the verdict. The last match with a verdict after it counts.
 
-    White space in it is optional, because tokens one by one may come without.
+    White space in it must be optional, because some tokenizers decode single tokens without it.
     """
     unsafe: str = "unsafe"
     safe: str = "safe"
     after: str = r"(?![\w/-])"
-    """Regular expression of what follows it."""
+    """Regular expression of the text after the verdict."""
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
-        """What is looked for: the text before, one of the words as the group `verdict`, and the text after."""
+        """The text before, one of the two words as the group `verdict`, and the text after."""
         words = rf"(?P<verdict>{self.unsafe}|{self.safe})"
         return re.compile(f"{self.before}{words}{self.after}", re.IGNORECASE | re.MULTILINE)
 
     def find(self, text: str) -> re.Match[str] | None:
-        """The verdict in a text, as its group `verdict`."""
+        """The last verdict in a text, as the group `verdict` of the match."""
         matches = list(self.pattern.finditer(text))
         return matches[-1] if matches else None
 
     def label(self, text: str) -> Label | None:
-        """The verdict in a text; None where there is none."""
+        """The last verdict in a text; None without one."""
         match = self.find(text)
         if match is None:
             return None
         return "unsafe" if match["verdict"].lower() == self.unsafe else "safe"
 
     def score(self, completion: Completion) -> float | None:
-        """P(unsafe) in [0, 1] where the verdict was written; None without a verdict or probabilities."""
-        match = self.find(written(completion))
-        return match and word_probability(completion, match.start("verdict"), self.unsafe, self.safe)
+        """P(unsafe) in [0, 1] at the verdict; None without a verdict or without log-probabilities."""
+        # Not the completion's text: the offset has to fit its tokens.
+        match = self.find(joined_tokens(completion))
+        if match is None:
+            return None
+        return word_probability(completion, match.start("verdict"), self.unsafe, self.safe)
 
 
-def unread(completion: Completion, reason: str = "the guard gave no verdict") -> Finding:
-    """The finding where a completion holds no verdict: why, and what it holds."""
-    if completion.missing:
-        reason = f"the guard could not be asked: {completion.error}"
-        return Finding(None, None, reason=reason, failed=completion.failed)
-    cut = " before its token limit" if completion.finish_reason == "length" else ""
-    return Finding(None, None, text=completion.text, reason=f"{reason}{cut}", tokens=len(completion.token_ids))
-
-
-def turns(question: Question, special: Iterable[str] = ()) -> list[Message]:
-    """The conversation a question is about, its texts inert.
+def unparsed_verdict(completion: Completion, reason: str = "the guard gave no verdict") -> GuardVerdict:
+    """The verdict without a label for a completion that holds none.
 
     Args:
-        question: What is judged.
-        special: Special tokens of the guard's tokenizer, where it is known.
+        completion: A completion without a verdict, or the error of an engine.
+        reason: Why there is no verdict. An engine's error replaces it.
+    """
+    if completion.missing:
+        reason = f"the guard could not be asked: {completion.error}"
+        return GuardVerdict(None, None, reason=reason, failed=completion.failed)
+    if completion.finish_reason == "length":
+        reason += " before its token limit"
+    return GuardVerdict(None, None, text=completion.text, reason=reason, tokens=len(completion.token_ids))
+
+
+def inert_turns(question: Question, special: Iterable[str] = ()) -> list[Message]:
+    """The conversation of a question, with inert texts.
+
+    Args:
+        question: A prompt or a response to judge.
+        special: Special tokens of the guard's tokenizer, if it is known.
     """
     prompt, response = question.texts(special)
-    exchange = [("user", prompt)]
+    turns = [{"role": "user", "content": prompt}]
     if question.response is not None:
-        exchange.append(("assistant", response))
-    return [{"role": role, "content": text} for role, text in exchange]
+        turns.append({"role": "assistant", "content": response})
+    return turns
 
 
 def rendering_engine(model: str, precision: str) -> "tuple[Engine, PreTrainedTokenizerBase]":
-    """An engine that takes prompts which its model's own tokenizer, given beside it, has rendered.
+    """An engine that takes rendered prompts verbatim, and the model's own tokenizer to render them with.
 
     Raises:
-        InputError: The model is not to be had.
+        InputError: The model cannot be opened.
     """
     own = load_tokenizer(model)
-    return _engine(model, precision, own, _AS_IT_STANDS), own
+    return _engine_with_template(model, precision, own, _VERBATIM), own
 
 
 def completing_engine(model: str, options: Options) -> Engine:
-    """An engine that goes on from a user's message as it stands, after the token that begins a text, if there is one.
+    """An engine that continues a user's message verbatim, after the beginning-of-sequence token if the model has one.
 
     A server has to be started with a chat template that adds nothing.
 
     Raises:
-        InputError: The model is not to be had.
+        InputError: The model cannot be opened.
     """
     if model.startswith(REMOTE):
         return open_engine(model, base_url=options.base_url)
     own = load_tokenizer(model)
-    begins = own.bos_token_id is not None and list(own("")["input_ids"])[:1] == [own.bos_token_id]
-    return _engine(model, options.precision, own, _BEGUN if begins else _AS_IT_STANDS)
+    # Some tokenizers have such a token and do not use it, so the tokens of an empty text decide.
+    begins_with_bos = own.bos_token_id is not None and list(own("")["input_ids"])[:1] == [own.bos_token_id]
+    template = _AFTER_BOS if begins_with_bos else _VERBATIM
+    return _engine_with_template(model, options.precision, own, template)
 
 
-def _engine(model: str, precision: str, own: "PreTrainedTokenizerBase", template: str) -> Engine:
+def _engine_with_template(model: str, precision: str, own: "PreTrainedTokenizerBase", template: str) -> Engine:
+    # A copy: callers still render prompts with the template of the original.
     tokenizer = deepcopy(own)
     tokenizer.chat_template = template
     return open_engine(model, precision=precision, tokenizer=tokenizer)

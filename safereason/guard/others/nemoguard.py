@@ -2,8 +2,8 @@
 
 The prompt is the publisher's, from a file. It is one user turn of the model's chat template.
 
-Deviations: (1) where a question has no response, the lines of the prompt that hold it are left out; (2) the object is
-read as far as it goes, so that one cut short still counts; (3) control tokens inside the conversation are made inert.
+Deviations: (1) if a question has no response, the prompt's lines with the response are left out; (2) the object is read
+as far as it goes, so one that was cut still counts; (3) control tokens inside the conversation are made inert.
 """
 
 import re
@@ -13,50 +13,62 @@ from typing import ClassVar
 
 from safereason.engines.base import Completion, Conversation, Engine
 from safereason.engines.open import open_engine
-from safereason.guard.base import Finding, Question
-from safereason.guard.others.base import Field, Options, unread
-from safereason.guard.others.template import Form, needed_form
+from safereason.guard.base import GuardVerdict, Question
+from safereason.guard.others.base import Options, VerdictField, unparsed_verdict
+from safereason.guard.others.template import PromptTemplate, required_prompt_template
 from safereason.recipe.schema import Sampling
 
-USER = Field(r'"user\s*safety"\s*:\s*"\s*')
-RESPONSE = Field(r'"response\s*safety"\s*:\s*"\s*')
+# Regular expressions, because a JSON reader refuses an object that was cut at the token limit.
+USER = VerdictField(r'"user\s*safety"\s*:\s*"\s*')
+RESPONSE = VerdictField(r'"response\s*safety"\s*:\s*"\s*')
 _CATEGORIES = re.compile(r'"safety\s*categories"\s*:\s*"([^"]*)', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class NemoGuard:
-    """Asks with a form."""
+    """The format of NemoGuard: one prompt, and a JSON object as the answer."""
 
-    form: Form
+    template: PromptTemplate
     sampling: ClassVar[Sampling] = Sampling(temperature=0.0, max_new_tokens=100)
 
     def prompts(self, question: Question, special: Sequence[str] = ()) -> list[Conversation] | str:
-        """One prompt."""
-        form = self.form.without_response() if question.response is None else self.form
-        return form.ask(question, special=special)
+        """The prompt, or why there is none."""
+        template = self.template
+        if question.response is None:
+            # Its line would otherwise show an empty reply, and the answer would hold a verdict on it.
+            template = template.without_response()
+        return template.conversations(question, special=special)
 
-    def read(self, question: Question, completions: Sequence[Completion]) -> Finding:
-        """The verdict on the user, or on the response where there is one; categories are named for both together."""
-        completion, field = completions[0], USER if question.response is None else RESPONSE
+    def read(self, question: Question, completions: Sequence[Completion]) -> GuardVerdict:
+        """The verdict on the response if there is one, else on the user. The categories belong to both together."""
+        completion = completions[0]
+        field = USER if question.response is None else RESPONSE
         label = field.label(completion.text)
         if label is None:
-            return unread(completion)
-        listed = _CATEGORIES.search(completion.text) if label == "unsafe" else None
-        named = [name.strip() for name in listed[1].split(",")] if listed else []
-        return Finding(
+            return unparsed_verdict(completion)
+        return GuardVerdict(
             label,
             field.score(completion),
-            tuple(dict.fromkeys(filter(None, named))),
+            _category_names(completion.text) if label == "unsafe" else (),
             text=completion.text,
             tokens=len(completion.token_ids),
         )
 
 
+def _category_names(text: str) -> tuple[str, ...]:
+    """The names in the object's list of categories, each once; the list may be cut."""
+    match = _CATEGORIES.search(text)
+    if match is None:
+        return ()
+    names = [name.strip() for name in match[1].split(",")]
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
 def open_nemoguard(model: str, options: Options) -> tuple[Engine, NemoGuard]:
-    """Opens it with the prompt of the options' file.
+    """NemoGuard with the prompt of the `template` option.
 
     Raises:
-        InputError: The model or the prompt is not to be had.
+        InputError: The model or the prompt cannot be read.
     """
-    form = needed_form("nemoguard", options.template)
-    return open_engine(model, base_url=options.base_url, precision=options.precision), NemoGuard(form)
+    template = required_prompt_template("nemoguard", options.template)
+    return open_engine(model, base_url=options.base_url, precision=options.precision), NemoGuard(template)

@@ -1,10 +1,10 @@
-"""Prompts that are a publisher's, from where that publisher or the user has put them."""
+"""Prompt templates that belong to a publisher, read from its package or from a file of the user."""
 
 import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from safereason.engines.base import Conversation
 from safereason.errors import InputError
@@ -16,67 +16,74 @@ from safereason.text.template import filled
 
 
 @dataclass(frozen=True)
-class Form:
-    """A prompt with `{prompt}` and, unless it only asks about prompts, `{response}` where these go."""
+class PromptTemplate:
+    """A prompt with the slot `{prompt}` and, unless it is about prompts only, the slot `{response}`."""
 
     text: str
 
     @property
     def takes_response(self) -> bool:
-        """Whether there is a place for a response."""
+        """Whether there is a slot for a response."""
         return RESPONSE in self.text
 
-    def without_response(self) -> "Form":
-        """The form without the lines on which the response stands."""
-        return Form("".join(line for line in self.text.splitlines(keepends=True) if RESPONSE not in line))
+    def without_response(self) -> "PromptTemplate":
+        """The template without the lines that hold the response."""
+        kept = [line for line in self.text.splitlines(keepends=True) if RESPONSE not in line]
+        return PromptTemplate("".join(kept))
 
-    def ask(
+    def conversations(
         self, question: Question, *, no_response: str = "", special: Iterable[str] = ()
     ) -> list[Conversation] | str:
-        """The one prompt that asks a question, as a user's turn, or why there is none.
+        """The one conversation for a question, a single user turn, or the reason why there is none.
 
         Args:
-            question: What it is about.
-            no_response: What stands for the response where the question has none.
-            special: Special tokens of the guard's tokenizer, where it is known.
+            question: A prompt or a response to judge.
+            no_response: Text for the response's slot if the question has no response.
+            special: Special tokens of the guard's tokenizer, if it is known.
         """
         if question.response is not None and not self.takes_response:
             return f"the template has no {RESPONSE}, so that it cannot ask about a response"
         prompt, response = question.texts(special)
+        # In one pass, so that a `{response}` inside the user's prompt stays text.
         return [chat.user(filled(self.text, {PROMPT: prompt, RESPONSE: response or no_response}))]
 
 
-def read_form(file: str) -> Form:
-    """A form from a file, which is taken to its last character.
+def read_prompt_template(file: str) -> PromptTemplate:
+    """The template in a file, to its last character.
 
     Raises:
-        InputError: It cannot be read, or has no place for the prompt.
+        InputError: It cannot be read, or has no slot for the prompt.
     """
     try:
+        # Nothing is stripped: a model that continues a prompt depends on the line break at its end.
         text = read_text(Path(file))
     except InputError as error:
         raise InputError(f"--template {error}") from error
     if PROMPT not in text:
         raise InputError(f"--template {file}: has no {PROMPT}; put it where the user's message is to stand")
-    return Form(text)
+    return PromptTemplate(text)
 
 
-def needed_form(name: str, file: str | None) -> Form:
-    """The form of a guard whose prompt only a file can give.
+def required_prompt_template(name: str, file: str | None) -> PromptTemplate:
+    """The template of a guard that has none without a file.
 
     Raises:
-        InputError: There is no file, or `read_form` refuses it.
+        InputError: There is no file, or `read_prompt_template` refuses it.
     """
     if file is None:
         raise InputError(f"{name}: its prompt is its publisher's; save it to a file and name that as --template")
-    return read_form(file)
+    return read_prompt_template(file)
 
 
-def installed(module: str, advice: str) -> Any:
-    """A module of a package that need not be there.
+def import_publisher(module: str, advice: str) -> ModuleType:
+    """A module of a publisher's package, which is an optional dependency.
+
+    Args:
+        module: Dotted name.
+        advice: Advice on how to get the package, for the error.
 
     Raises:
-        InputError: It is not there; `advice` says how to get it.
+        InputError: It is not installed.
     """
     try:
         return importlib.import_module(module)

@@ -1,6 +1,6 @@
 """WildGuard (Allen AI, arXiv 2406.18495): is the request harmful, the response a refusal, the response harmful.
 
-The prompt is the publisher's, from its package `wildguard` or from a file. It goes to the model as it stands.
+The prompt is the publisher's, from its package `wildguard` or from a file. The model gets it verbatim.
 
 Deviations: (1) control tokens inside the conversation are made inert; (2) `N/A` leaves a question unparsed.
 """
@@ -10,48 +10,53 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from safereason.engines.base import Completion, Conversation, Engine
-from safereason.guard.base import Finding, Question
-from safereason.guard.others.base import Field, Options, completing_engine, unread
-from safereason.guard.others.template import Form, installed, read_form
+from safereason.guard.base import GuardVerdict, Question
+from safereason.guard.others.base import Options, VerdictField, completing_engine, unparsed_verdict
+from safereason.guard.others.template import PromptTemplate, import_publisher, read_prompt_template
 from safereason.recipe.schema import Sampling
 
-REQUEST = Field(r"^[^\S\n]*harmful\s*request\s*:\s*", "yes", "no")
-RESPONSE = Field(r"^[^\S\n]*harmful\s*response\s*:\s*", "yes", "no")
-_NO_ANSWER = {field: replace(field, unsafe="n/a", safe="na") for field in (REQUEST, RESPONSE)}
+# The answer has one line per verdict. `^` tells it apart from the same words inside a sentence.
+REQUEST = VerdictField(r"^[^\S\n]*harmful\s*request\s*:\s*", "yes", "no")
+RESPONSE = VerdictField(r"^[^\S\n]*harmful\s*response\s*:\s*", "yes", "no")
 
 _ADVICE = "wildguard: its prompt is its publisher's; run `pip install wildguard`, or save it to a file, name --template"
 
 
 @dataclass(frozen=True)
 class WildGuard:
-    """Asks with a form; the place of the response stays empty where there is none."""
+    """The format of WildGuard: one prompt, whose slot for the response stays empty without one."""
 
-    form: Form
+    template: PromptTemplate
     sampling: ClassVar[Sampling] = Sampling(temperature=0.0, max_new_tokens=128)
 
     def prompts(self, question: Question, special: Sequence[str] = ()) -> list[Conversation] | str:
-        """One prompt."""
-        return self.form.ask(question, special=special)
+        """The prompt, or why there is none."""
+        return self.template.conversations(question, special=special)
 
-    def read(self, question: Question, completions: Sequence[Completion]) -> Finding:
-        """The answer about the request, or about the response where there is one."""
-        completion, field = completions[0], REQUEST if question.response is None else RESPONSE
+    def read(self, question: Question, completions: Sequence[Completion]) -> GuardVerdict:
+        """The verdict on the response if there is one, else on the request."""
+        completion = completions[0]
+        field = REQUEST if question.response is None else RESPONSE
         label = field.label(completion.text)
-        if label is None:
-            no_answer = _NO_ANSWER[field].find(completion.text) is not None
-            return unread(completion, "the guard answers N/A") if no_answer else unread(completion)
-        return Finding(label, field.score(completion), text=completion.text, tokens=len(completion.token_ids))
+        if label is not None:
+            return GuardVerdict(label, field.score(completion), text=completion.text, tokens=len(completion.token_ids))
+        # The same place in the text, with the publisher's two spellings of no answer as the words to look for.
+        not_applicable = replace(field, unsafe="n/a", safe="na")
+        if not_applicable.find(completion.text) is not None:
+            return unparsed_verdict(completion, "the guard answers N/A")
+        return unparsed_verdict(completion)
 
 
 def open_wildguard(model: str, options: Options) -> tuple[Engine, WildGuard]:
-    """Opens it with the prompt of the options' file, else of the installed package.
+    """WildGuard with the prompt of the `template` option, or else of the installed package.
 
     Raises:
-        InputError: The model or the prompt is not to be had.
+        InputError: The model or the prompt cannot be read.
     """
-    form = read_form(options.template) if options.template else _published()
-    return completing_engine(model, options), WildGuard(form)
+    template = read_prompt_template(options.template) if options.template else _package_template()
+    return completing_engine(model, options), WildGuard(template)
 
 
-def _published() -> Form:
-    return Form(str(installed("wildguard.utils", _ADVICE).WILDGUARD_INPUT_FORMAT))
+def _package_template() -> PromptTemplate:
+    utils = import_publisher("wildguard.utils", _ADVICE)
+    return PromptTemplate(str(utils.WILDGUARD_INPUT_FORMAT))

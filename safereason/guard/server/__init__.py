@@ -1,1 +1,1 @@
-"""A guard behind HTTP: the Moderation API for what calls it today, and an endpoint with all that the guard says."""
+"""HTTP server for a guard: the Moderation API for existing clients, and an endpoint with the full verdict."""

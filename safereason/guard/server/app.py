@@ -1,4 +1,4 @@
-"""The endpoints, from a request to the guard and back."""
+"""Endpoints of the server."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Request, params
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -17,7 +17,7 @@ from pydantic.json_schema import models_json_schema
 import safereason
 from safereason.console import say
 from safereason.guard import policy as policies
-from safereason.guard.base import Finding, OnFinding
+from safereason.guard.base import GuardVerdict, OnVerdict
 from safereason.guard.policy import Policy
 from safereason.guard.prompt import Question
 from safereason.guard.server import mapping as mappings
@@ -26,7 +26,7 @@ from safereason.guard.server.batching import Batcher, Closing, GuardFailed, Queu
 from safereason.guard.server.gate import Gate
 from safereason.guard.server.metrics import Measured, Metrics
 from safereason.guard.server.paths import MODELS, Paths
-from safereason.guard.server.reading import REFERENCE, read, taken
+from safereason.guard.server.reading import REFERENCE, body_schema, read_request
 from safereason.guard.server.refusal import Refusal, add_handlers, invalid
 from safereason.guard.server.schema import (
     ErrorBody,
@@ -41,19 +41,20 @@ from safereason.guard.server.schema import (
 )
 from safereason.guard.server.settings import Settings
 
-_REFUSALS: dict[int | str, dict[str, Any]] = {
+_REFUSALS: dict[int | str, dict[str, object]] = {
     status: {"model": ErrorBody} for status in (400, 401, 405, 408, 413, 414, 415, 421, 422, 429, 431, 500, 503)
 }
+"""Error answers of the endpoints, for /openapi.json."""
 
 
 class ServedGuard(Protocol):
-    """A guard that can be asked under several policies, and judges each question as if it were the only one."""
+    """A guard that judges under several policies, and each question as if it were the only one."""
 
     name: str
 
     @property
     def policy(self) -> Policy:
-        """What it calls unsafe."""
+        """The categories that the guard calls unsafe."""
         ...
 
     def under(self, policy: Policy) -> "ServedGuard":
@@ -61,14 +62,14 @@ class ServedGuard(Protocol):
         ...
 
     def classify(
-        self, questions: Sequence[Question], *, seed: int = 0, alone: bool = False, on_finding: OnFinding | None = None
-    ) -> Any:
-        """See `ReasoningGuard.classify`."""
+        self, questions: Sequence[Question], *, seed: int = 0, alone: bool = False, on_verdict: OnVerdict | None = None
+    ) -> object:
+        """See `ReasoningGuard.classify`. The server reads the verdicts from the callback alone."""
         ...
 
 
 def create_app(guard: ServedGuard, settings: Settings | None = None) -> FastAPI:
-    """An app that answers for a guard; `app.state.batcher` asks it once the app has started.
+    """The app for a guard. `app.state.batcher` uses the guard once the app has started.
 
     Raises:
         InputError: A shipped policy or table is damaged.
@@ -91,26 +92,44 @@ def create_app(guard: ServedGuard, settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.batcher = endpoints.batcher
-    asked: dict[str, Any] = {"responses": _REFUSALS}
-    if settings.keys:
-        asked["dependencies"] = [Depends(HTTPBearer(auto_error=False))]  # for /openapi.json; the gate checks
-    moderations = {"response_model": ModerationResponse, "openapi_extra": taken(ModerationRequest), **asked}
-    app.post("/v1/moderations", **moderations)(endpoints.moderations)
-    app.post("/v1/guard", response_model=GuardResponse, openapi_extra=taken(GuardRequest), **asked)(endpoints.guard)
-    app.get(MODELS, response_model=Models, **asked)(endpoints.models)
-    app.get(f"{MODELS}/{{name:path}}", response_model=Model, responses={404: {"model": ErrorBody}})(endpoints.model)
-    app.get("/healthz", response_model=Health)(endpoints.healthz)
-    app.get("/readyz", response_model=Health, responses={503: {"model": Health}})(endpoints.readyz)
-    app.get("/metrics", response_class=PlainTextResponse)(endpoints.metrics)
+    _add_endpoints(app, endpoints, has_keys=bool(settings.keys))
     add_handlers(app)
+    # The last one added sees a request first: one spelling of the path, then the metrics, then the gate.
     app.add_middleware(Gate, keys=settings.keys, limits=settings.limits, hosts=settings.hosts)
     app.add_middleware(Measured, metrics=endpoints.measures)
     app.add_middleware(Paths)
     return app
 
 
+def _add_endpoints(app: FastAPI, endpoints: "_Endpoints", *, has_keys: bool) -> None:
+    dependencies: list[params.Depends] = []
+    if has_keys:
+        # It only puts the keys into /openapi.json. The gate checks them.
+        dependencies.append(Depends(HTTPBearer(auto_error=False)))
+    app.post(
+        "/v1/moderations",
+        response_model=ModerationResponse,
+        openapi_extra=body_schema(ModerationRequest),
+        responses=_REFUSALS,
+        dependencies=dependencies,
+    )(endpoints.moderations)
+    app.post(
+        "/v1/guard",
+        response_model=GuardResponse,
+        openapi_extra=body_schema(GuardRequest),
+        responses=_REFUSALS,
+        dependencies=dependencies,
+    )(endpoints.guard)
+    app.get(MODELS, response_model=Models, responses=_REFUSALS, dependencies=dependencies)(endpoints.models)
+    # `path`, because a model's name may hold slashes.
+    app.get(f"{MODELS}/{{name:path}}", response_model=Model, responses={404: {"model": ErrorBody}})(endpoints.model)
+    app.get("/healthz", response_model=Health)(endpoints.healthz)
+    app.get("/readyz", response_model=Health, responses={503: {"model": Health}})(endpoints.readyz)
+    app.get("/metrics", response_class=PlainTextResponse)(endpoints.metrics)
+
+
 class _App(FastAPI):
-    """An app whose endpoints read their bodies themselves, and say in /openapi.json what these are."""
+    """An app with endpoints that read their bodies themselves, and with the schemas of these in /openapi.json."""
 
     def openapi(self) -> dict[str, Any]:
         """See `FastAPI.openapi`."""
@@ -124,7 +143,7 @@ class _App(FastAPI):
 
 
 class _Endpoints:
-    """What one app answers with."""
+    """The endpoints of one app."""
 
     def __init__(self, guard: ServedGuard, settings: Settings) -> None:
         self._guard = guard
@@ -133,6 +152,7 @@ class _Endpoints:
         self._model = settings.model or guard.name
         self._began = int(time.time())
         self._mapping = settings.mapping or mappings.for_policy(guard.policy) or mappings.without_table()
+        # The guard's own policy comes last: it wins over a shipped one of the same name.
         self._policies = {name: policies.load(name) for name in policies.shipped()} | {guard.policy.name: guard.policy}
         self.measures = Metrics(lambda: len(self.batcher))
         self.batcher = Batcher(
@@ -145,102 +165,128 @@ class _Endpoints:
 
     async def moderations(self, request: Request) -> ModerationResponse:
         """Judges texts as the Moderation API does."""
-        _, asked = await read(request, ModerationRequest, lambda body: questions.of_moderation(body, self._limits))
-        findings = await self._findings(asked, self._guard.policy)
-        for i, finding in enumerate(findings):
-            if finding.unparsed and not self._settings.flag_unparsed:
+
+        def parse(body: ModerationRequest) -> list[Question]:
+            return questions.of_moderation(body, self._limits)
+
+        _, texts = await read_request(request, ModerationRequest, parse)
+        verdicts = await self._verdicts(texts, self._guard.policy)
+        for i, verdict in enumerate(verdicts):
+            if verdict.unparsed and not self._settings.flag_unparsed:
                 # No 5xx: a client would ask again, and the guard has been asked as often as it helps.
-                which = f"input[{i}]" if len(findings) > 1 else "input"
-                raise Refusal(422, "unparsed", f"{which}: {self._reason(finding)}", param="input")
+                which = f"input[{i}]" if len(verdicts) > 1 else "input"
+                raise Refusal(422, "unparsed", f"{which}: {self._reason(verdict)}", param="input")
         return ModerationResponse(
             id=f"modr-{uuid.uuid4().hex}",
             model=self._model,
-            results=[moderation.result(finding, self._mapping, self._settings.threshold) for finding in findings],
+            results=[moderation.result(verdict, self._mapping, self._settings.threshold) for verdict in verdicts],
         )
 
     async def guard(self, request: Request) -> GuardResponse:
-        """Judges the last turn of a conversation, and says all that the guard says."""
-        body, question = await read(request, GuardRequest, lambda body: questions.of_guard(body, self._limits))
-        policy = self._policies.get(body.policy) if body.policy is not None else self._guard.policy
-        if policy is None:
-            raise invalid("policy", f"no such policy; there are {', '.join(sorted(self._policies))}")
-        finding = (await self._findings([question], policy))[0]
+        """Judges the last turn of a conversation, and returns the full verdict."""
+
+        def parse(body: GuardRequest) -> Question:
+            return questions.of_guard(body, self._limits)
+
+        body, question = await read_request(request, GuardRequest, parse)
+        policy = self._guard.policy
+        if body.policy is not None:
+            policy = self._policy_named(body.policy)
+        (verdict,) = await self._verdicts([question], policy)
         names = {category.id: category.name for category in policy.categories}
         return GuardResponse(
-            label=finding.label,
-            score=finding.score,
-            categories=[NamedCategory(id=c, name=names[c]) for c in finding.categories],
-            reasoning=finding.reasoning,
-            unparsed=finding.unparsed,
-            reason=self._reason(finding),
+            label=verdict.label,
+            score=verdict.score,
+            categories=[NamedCategory(id=c, name=names[c]) for c in verdict.categories],
+            reasoning=verdict.reasoning,
+            unparsed=verdict.unparsed,
+            reason=self._reason(verdict),
             policy=policy.name,
             model=self._model,
         )
 
     async def models(self) -> Models:
-        """Lists the guard, as programs expect of a server with OpenAI's API."""
+        """Lists the guard, for programs that expect a server with OpenAI's API."""
         return Models(data=[Model(id=self._model, created=self._began)])
 
     async def model(self, name: str) -> Model:
-        """Tells whether a model is the guard."""
+        """Describes the guard under its name."""
         if name != self._model:
             raise Refusal(404, "model_not_found", f"no such model; there is {self._model}", param="model")
         return Model(id=self._model, created=self._began)
 
     async def healthz(self) -> Health:
-        """Says that the process lives."""
+        """Answers while the process lives."""
         return Health(status="ok")
 
-    async def readyz(self) -> Any:
-        """Says whether a request would be taken; the model is loaded before the server listens."""
-        ready = self.batcher.ready
-        return JSONResponse({"status": "ready" if ready else "busy"}, 200 if ready else 503)
+    async def readyz(self) -> JSONResponse:
+        """Tells whether a request would be accepted; the model is loaded before the server listens."""
+        if self.batcher.ready:
+            return JSONResponse({"status": "ready"}, 200)
+        return JSONResponse({"status": "busy"}, 503)
 
     async def metrics(self) -> PlainTextResponse:
-        """Counters for Prometheus."""
+        """Metrics for Prometheus."""
         return PlainTextResponse(generate_latest(self.measures.registry), media_type=CONTENT_TYPE_LATEST)
 
-    async def _findings(self, asked: Sequence[Question], policy: Policy) -> list[Finding]:
-        """What the guard finds, in order, or the refusal that says why there is nothing."""
+    def _policy_named(self, name: str) -> Policy:
+        if name not in self._policies:
+            raise invalid("policy", f"no such policy; there are {', '.join(sorted(self._policies))}")
+        return self._policies[name]
+
+    async def _verdicts(self, batch: Sequence[Question], policy: Policy) -> list[GuardVerdict]:
+        """The guard's verdicts, in order.
+
+        Raises:
+            Refusal: The queue is full or closed, the guard failed, or it took too long.
+        """
         try:
-            futures = self.batcher.submit(asked, policy)
+            futures = self.batcher.submit(batch, policy)
+            # A timeout cancels the futures, and the batcher skips those that still wait.
             waiting = asyncio.gather(*map(asyncio.wrap_future, futures))
-            findings = await asyncio.wait_for(waiting, self._limits.timeout)
+            verdicts = await asyncio.wait_for(waiting, self._limits.timeout)
         except QueueFull:
-            said = "too many questions wait; try again a little later"
-            raise Refusal(429, "queue_full", said, headers={"Retry-After": "1"}) from None
+            message = "too many questions wait; try again a little later"
+            raise Refusal(429, "queue_full", message, headers={"Retry-After": "1"}) from None
         except Closing:
             raise Refusal(503, "closing", "the server is about to end") from None
         except asyncio.TimeoutError:
             raise Refusal(503, "timeout", f"no verdict within {self._limits.timeout:g} s") from None
         except GuardFailed:
             raise Refusal(503, "guard_failed", "the guard failed; the server's log says more") from None
-        for question, finding in zip(asked, findings, strict=True):
-            self.measures.count(finding)
+        for question, verdict in zip(batch, verdicts, strict=True):
+            self.measures.count(verdict)
             if self._settings.log_prompts:
-                _log(question, finding)
-        return findings
+                _log_verdict(question, verdict)
+        return verdicts
 
-    def _reason(self, finding: Finding) -> str | None:
-        """Why there is no verdict; where the model lies is not for callers."""
-        return finding.reason and finding.reason.replace(f"{self._guard.name}: ", "")
+    def _reason(self, verdict: GuardVerdict) -> str | None:
+        """Why there is no verdict, without the model's path, which is not for callers."""
+        return verdict.reason and verdict.reason.replace(f"{self._guard.name}: ", "")
 
-    def _judge(self, policy: Policy, asked: Sequence[Question], deliver: OnFinding) -> None:
-        """Asks the guard, and once more with the next seed where there is no verdict; in the batcher's thread."""
-        guard, seed, again = self._guard.under(policy), self._settings.seed, list[int]()
+    def _judge(self, policy: Policy, batch: Sequence[Question], deliver: OnVerdict) -> None:
+        """Judges questions in the batcher's thread, and those without a verdict once more with the next seed."""
+        guard = self._guard.under(policy)
+        seed = self._settings.seed
+        retried: list[int] = []
 
-        def first(index: int, finding: Finding) -> None:
-            if finding.unparsed and not finding.failed and self._settings.ask_again:
-                again.append(index)
+        def on_first_verdict(index: int, verdict: GuardVerdict) -> None:
+            # A failed engine gave no text: there, another seed changes nothing.
+            if verdict.unparsed and not verdict.failed and self._settings.ask_again:
+                retried.append(index)
             else:
-                deliver(index, finding)
+                deliver(index, verdict)
 
-        guard.classify(asked, seed=seed, alone=True, on_finding=first)
-        if again:
-            unparsed = [asked[i] for i in again]
-            guard.classify(unparsed, seed=seed + 1, alone=True, on_finding=lambda i, f: deliver(again[i], f))
+        def on_second_verdict(index: int, verdict: GuardVerdict) -> None:
+            deliver(retried[index], verdict)
+
+        # `alone`, so that the verdict on a text does not depend on the rest of its batch.
+        guard.classify(batch, seed=seed, alone=True, on_verdict=on_first_verdict)
+        if retried:
+            unparsed = [batch[i] for i in retried]
+            guard.classify(unparsed, seed=seed + 1, alone=True, on_verdict=on_second_verdict)
 
 
-def _log(question: Question, finding: Finding) -> None:
-    document = {"prompt": question.prompt, "response": question.response, "label": finding.label, "text": finding.text}
+def _log_verdict(question: Question, verdict: GuardVerdict) -> None:
+    document = {"prompt": question.prompt, "response": question.response, "label": verdict.label, "text": verdict.text}
     say(json.dumps(document))  # ASCII, so that no text acts on the terminal

@@ -1,4 +1,4 @@
-"""Questions that wait together are judged together, by one thread that alone asks the guard."""
+"""Batching: questions that wait at the same time are judged together, by the one thread that uses the guard."""
 
 import threading
 from collections import deque
@@ -8,35 +8,35 @@ from dataclasses import dataclass, field
 
 from safereason.console import say
 from safereason.errors import InputError
-from safereason.guard.base import Finding, OnFinding
+from safereason.guard.base import GuardVerdict, OnVerdict
 from safereason.guard.policy import Policy
 from safereason.guard.prompt import Question
 
-Judge = Callable[[Policy, Sequence[Question], OnFinding], None]
-"""Judges questions under a policy and gives each finding to the callback."""
+Judge = Callable[[Policy, Sequence[Question], OnVerdict], None]
+"""Judges questions under a policy and gives each verdict to the callback."""
 
 
 class QueueFull(Exception):
-    """As many questions wait as may."""
+    """The queue has no room for more questions."""
 
 
 class Closing(Exception):
-    """No more questions are taken."""
+    """The server takes no more questions."""
 
 
 class GuardFailed(Exception):
-    """The guard broke down over a question."""
+    """The guard raised an error on a question, or gave no verdict on it."""
 
 
 @dataclass
 class _Job:
     question: Question
     policy: Policy
-    future: "Future[Finding]" = field(default_factory=Future)
+    future: "Future[GuardVerdict]" = field(default_factory=Future)
 
 
 class Batcher:
-    """A queue before a guard."""
+    """A queue in front of a guard."""
 
     def __init__(
         self,
@@ -47,14 +47,14 @@ class Batcher:
         max_queue: int,
         on_batch: Callable[[int], None],
     ) -> None:
-        """Puts a queue before a guard; `start` opens it.
+        """A closed queue; `start` opens it.
 
         Args:
             judge: The guard.
-            max_batch: Questions judged together.
-            max_wait: Seconds that the first of them waits for others.
-            max_queue: Questions that may wait.
-            on_batch: Told the size of each batch as it begins.
+            max_batch: Most questions that are judged together.
+            max_wait: Seconds that the first question of a batch waits for others.
+            max_queue: Most questions that may wait.
+            on_batch: Called with the size of each batch before it is judged.
         """
         self._judge = judge
         self._max_batch = max_batch
@@ -64,45 +64,51 @@ class Batcher:
         self._waiting: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._open = False
-        self._worker = self._thread()
+        self._worker = self._new_thread()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     @property
     def ready(self) -> bool:
-        """Whether a question would be taken."""
+        """Whether a question would be accepted."""
         return self._open and self._worker.is_alive() and len(self._waiting) < self._max_queue
 
     @property
     def busy(self) -> bool:
-        """Whether its thread is still there."""
+        """Whether the thread is still running."""
         return self._worker.is_alive()
 
     def start(self) -> None:
-        """Begins to take and to judge questions."""
-        self._open, self._worker = True, self._thread()
+        """Opens the queue and starts the thread."""
+        self._open = True
+        self._worker = self._new_thread()
         self._worker.start()
 
     def stop(self, patience: float) -> None:
-        """Takes no more questions and waits, for so many seconds at most, until those that wait are judged."""
+        """Closes the queue and waits until the questions in it are judged.
+
+        Args:
+            patience: Most seconds to wait.
+        """
         with self._changed:
             self._open = False
             self._changed.notify_all()
         if self._worker.is_alive():
             self._worker.join(patience)
 
-    def submit(self, questions: Sequence[Question], policy: Policy) -> list["Future[Finding]"]:
-        """Queues questions, all of them or none; a future that is cancelled while it waits costs nothing.
+    def submit(self, questions: Sequence[Question], policy: Policy) -> list["Future[GuardVerdict]"]:
+        """Queues questions, all of them or none. A future that is cancelled while it waits is never judged.
 
         Raises:
             QueueFull: There is no room for them now.
-            Closing: The server is about to end.
+            Closing: The queue is closed.
         """
         jobs = [_Job(question, policy) for question in questions]
         with self._changed:
             if not self._open:
                 raise Closing
+            # Cancelled jobs are dropped only when their room is needed, so that most calls do not walk the queue.
             if len(self._waiting) + len(jobs) > self._max_queue:
                 self._waiting = deque(job for job in self._waiting if not job.future.cancelled())
             if len(self._waiting) + len(jobs) > self._max_queue:
@@ -111,21 +117,25 @@ class Batcher:
             self._changed.notify_all()
         return [job.future for job in jobs]
 
-    def _thread(self) -> threading.Thread:
+    def _new_thread(self) -> threading.Thread:
         # A daemon, so that a batch that never ends does not keep the program from ending.
         return threading.Thread(target=self._work, name="guard", daemon=True)
 
     def _work(self) -> None:
-        while (batch := self._take()) is not None:
-            for policy in dict.fromkeys(job.policy for job in batch):
-                together = [job for job in batch if job.policy == policy]
-                self._on_batch(len(together))
-                self._settle(policy, together)
+        while (batch := self._next_batch()) is not None:
+            # The policy is part of the prompt, so a call of the guard takes one policy. A dict keeps their order.
+            jobs_by_policy: dict[Policy, list[_Job]] = {}
+            for job in batch:
+                jobs_by_policy.setdefault(job.policy, []).append(job)
+            for policy, jobs in jobs_by_policy.items():
+                self._on_batch(len(jobs))
+                self._settle(policy, jobs)
 
-    def _take(self) -> list[_Job] | None:
-        """The next batch; None once it is closed and nothing waits."""
+    def _next_batch(self) -> list[_Job] | None:
+        """The next batch; None once the queue is closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or not self._open)
+            # The first question is here. Others get a moment to join it, unless the batch is full already.
             self._changed.wait_for(lambda: len(self._waiting) >= self._max_batch or not self._open, self._max_wait)
             if not self._waiting and not self._open:
                 return None
@@ -137,14 +147,20 @@ class Batcher:
             return batch
 
     def _settle(self, policy: Policy, jobs: Sequence[_Job]) -> None:
-        """Answers every job, whatever the guard does."""
+        """Gives every job a verdict or an error, even if the guard fails."""
+
+        def deliver(index: int, verdict: GuardVerdict) -> None:
+            jobs[index].future.set_result(verdict)
+
         try:
-            self._judge(policy, [job.question for job in jobs], lambda i, finding: jobs[i].future.set_result(finding))
+            self._judge(policy, [job.question for job in jobs], deliver)
             error: Exception = GuardFailed("the guard gave no finding")
         except Exception as raised:
             error = raised
         left = [job for job in jobs if not job.future.done()]
-        if len(jobs) > 1 and not isinstance(error, InputError):  # one question may have brought down its neighbours
+        # One question may have brought down its neighbours, so each is tried alone. An InputError is about the guard
+        # itself, such as a server that is down, and would come again for each of them.
+        if len(jobs) > 1 and not isinstance(error, InputError):
             for job in left:
                 self._settle(policy, [job])
         elif left:

@@ -1,12 +1,11 @@
-"""One caller's connection, which is cut where the caller keeps the server waiting.
+"""HTTP/1.1 connections with deadlines, for callers that keep the server waiting.
 
-uvicorn alone waits for ever: for a head that never ends, for a body that goes on after its request was refused, and for
-a caller that does not read what it is sent.
+uvicorn alone waits without end for three things: a head that never ends, a body that goes on after its request was
+refused, and a caller that does not read its answer.
 """
 
 import asyncio
 from http import HTTPStatus
-from typing import Any
 
 import h11
 from uvicorn import Config
@@ -21,21 +20,21 @@ _BEFORE_AN_ANSWER = (h11.IDLE, h11.SEND_RESPONSE)
 class Connection(H11Protocol):
     """HTTP/1.1 with deadlines."""
 
-    def __init__(self, config: Config, state: ServerState, app_state: dict[str, Any], patience: float) -> None:
-        """Takes what uvicorn gives a protocol.
+    def __init__(self, config: Config, state: ServerState, app_state: dict[str, object], patience: float) -> None:
+        """A connection, with the arguments of uvicorn's protocol and a deadline.
 
         Args:
-            config: uvicorn's.
-            state: What all connections of a server share.
-            app_state: What the app's start left.
-            patience: Seconds that the head of a request may take, and as many that the caller may take to read.
+            config: uvicorn's configuration.
+            state: State that all connections of a server share.
+            app_state: State from the app's start.
+            patience: Seconds for the head of a request to arrive, and also for the caller to read an answer.
         """
         super().__init__(config, state, app_state)
         self._patience = patience
         self._head: asyncio.TimerHandle | None = None
         self._reading: asyncio.TimerHandle | None = None
         self.since = self.loop.time()
-        """When it began to wait, by the loop's clock."""
+        """Start of the current wait, by the loop's clock."""
 
     @property
     def waits(self) -> bool:
@@ -43,45 +42,48 @@ class Connection(H11Protocol):
         return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begins to wait for a request."""
+        """Starts the wait for the first request."""
         super().connection_made(transport)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Ends all waiting."""
+        """Stops all timers."""
         _cancel(self._head)
         _cancel(self._reading)
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
-        """Takes in what has arrived; with the head of a request the wait is over."""
+        """Processes the bytes that have arrived. A complete head ends the wait for it."""
         before = self.cycle
         super().handle_events()
+        # uvicorn starts a new cycle with each head.
         if self.cycle is not before and not self.cycle.response_complete:
             self.since = self.loop.time()
             _cancel(self._head)
 
     def on_response_complete(self) -> None:
-        """Begins to wait for the next request, which may be there already."""
+        """Starts the wait for the next request."""
+        # Before uvicorn's own handling: a pipelined request is processed in there, and ends the wait at once.
         self._await_head()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
-        """Gives the caller so long to read what was sent."""
+        """Starts the wait for a caller that does not read what was sent."""
         super().pause_writing()
         self._reading = self.loop.call_later(self._patience, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Goes on to send."""
+        """Ends the wait: the caller reads again."""
         _cancel(self._reading)
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuses what is no HTTP, or has too long a head."""
+        """Refuses bytes that are not HTTP, or too long a head, in the shape of all other errors."""
         self._end(Refusal(400, "invalid_http", "this is no HTTP/1.1 request, or its head is too long"))
 
     def give_way(self) -> None:
-        """Ends at once, so that another caller has room."""
+        """Ends the connection at once, so that another caller has room."""
+        # The transport reports the end only later, and the room is counted before.
         self.connections.discard(self)
         self.transport.abort()
 
@@ -94,20 +96,25 @@ class Connection(H11Protocol):
         if self.transport.is_closing():  # but the caller does not read the last of it
             self.transport.abort()
             return
+        # An idle connection is closed without a word. Only one that began a request gets an answer.
         if self.conn.trailing_data[0]:
             self._end(Refusal(408, "header_timeout", f"the request took over {self._patience:g} s to begin"))
         self.transport.close()
+        # `close` waits until the rest is sent, which a caller that reads nothing could delay without end.
         self._head = self.loop.call_later(self._patience, self.transport.abort)
 
     def _end(self, refusal: Refusal) -> None:
-        """Says why, where nothing has been answered yet, and ends the connection."""
+        """Answers with a refusal, unless an answer has begun, and ends the connection."""
         if self.conn.our_state in _BEFORE_AN_ANSWER:
             answer = refusal.response()
             headers = [*answer.raw_headers, (b"connection", b"close")]
             phrase = HTTPStatus(answer.status_code).phrase.encode()
             head = h11.Response(status_code=answer.status_code, headers=headers, reason=phrase)
-            parts = (head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage())
-            self.transport.write(b"".join(self.conn.send(part) or b"" for part in parts))
+            content = b""
+            for part in (head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
+                content += self.conn.send(part) or b""
+            # In one write, so that the answer is not cut by the end that follows.
+            self.transport.write(content)
         if self.cycle is not None:
             self.cycle.disconnected = True  # what the app is about to answer goes nowhere
         self.transport.close()

@@ -1,10 +1,9 @@
-"""From a policy's categories to those of the Moderation API: a table for each shipped policy, or a file of your own."""
+"""Tables from a policy's categories to those of the Moderation API: one per shipped policy, or a file of the user."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from safereason.errors import InputError
 from safereason.guard import policy as policies
@@ -29,9 +28,9 @@ NAMES = (
 )
 """The Moderation API's categories."""
 OTHERWISE = "*"
-"""Key of the names for a verdict that names no category, or one that the table leaves out."""
+"""Key for verdicts without a category, and for categories that the table leaves out."""
 CATCH_ALL = "illicit"
-"""What `*` is for a policy without a table: the widest of their names."""
+"""The API's category for `*` under a policy without a table: the widest one."""
 
 _TABLES = Path(__file__).parent / "mappings"
 _EXPECTED = f'a mapping has a line for each category, such as `U1: [violence]`, and one for the others: `"{OTHERWISE}"`'
@@ -39,63 +38,77 @@ _EXPECTED = f'a mapping has a line for each category, such as `U1: [violence]`, 
 
 @dataclass(frozen=True)
 class Mapping:
-    """Their names for our categories."""
+    """The Moderation API's categories for those of a policy."""
 
     names: dict[str, tuple[str, ...]]
-    """By id of the policy's category; `*` is always there."""
+    """The API's categories by id of the policy's category; `*` is always a key."""
 
     def of(self, categories: Sequence[str]) -> tuple[str, ...]:
-        """Their names for the categories of a verdict, at least one, in their order."""
+        """The API's categories for those of a verdict: at least one, in the API's order."""
         others = self.names[OTHERWISE]
-        found = {name for category in categories for name in self.names.get(category, others)} or {*others}
-        return tuple(name for name in NAMES if name in found)
+        mapped: set[str] = set()
+        for category in categories:
+            mapped.update(self.names.get(category, others))
+        if not mapped:
+            mapped.update(others)
+        return tuple(name for name in NAMES if name in mapped)
 
 
 def for_policy(policy: Policy) -> Mapping | None:
-    """The table of the shipped policy that holds all of these categories; None where none does."""
-    wanted = {(category.id, category.name) for category in policy.categories}
+    """The table of the shipped policy that includes all categories of this one; None without such a policy."""
+    categories = _ids_and_names(policy)
     for table in sorted(_TABLES.glob("*.yaml")):
         shipped = policies.load(table.stem)
-        if wanted <= {(category.id, category.name) for category in shipped.categories}:
+        # A part of a shipped policy can use its table. Names count too, because ids such as U1 are not unique.
+        if categories <= _ids_and_names(shipped):
             return load(table, shipped)
     return None
 
 
+def _ids_and_names(policy: Policy) -> set[tuple[str, str]]:
+    return {(category.id, category.name) for category in policy.categories}
+
+
 def without_table() -> Mapping:
-    """What a policy gets that has no table: whatever is unsafe goes by one name."""
+    """The mapping for a policy without a table: one category of the API for all unsafe texts."""
     return Mapping({OTHERWISE: (CATCH_ALL,)})
 
 
 def load(path: Path, policy: Policy) -> Mapping:
-    """Reads a table and checks it against a policy; categories that it leaves out go by the names of `*`.
+    """The table in a file, checked against a policy. Categories that it leaves out are mapped like `*`.
 
     Raises:
-        InputError: It cannot be read, or something is wrong with it; the message says where.
+        InputError: It cannot be read, or has a mistake; the message says where.
     """
     document = strict_yaml.parse(text_of(path), str(path), _EXPECTED)
     ids = [category.id for category in policy.categories]
+    names: dict[str, tuple[str, ...]] = {}
     for key, value in document.values.items():
         where = f"{document.place((key,))}: {key}"
         if key not in (*ids, OTHERWISE):
-            hint = _did_you_mean(key, ids) or f"; it has {', '.join(ids)}"
+            hint = _closest_name(key, ids) or f"; it has {', '.join(ids)}"
             raise InputError(f"{where}: policy {policy.name} has no such category{hint}")
+        # An empty list would make the category invisible to clients.
         if not isinstance(value, list) or not value:
             raise InputError(f"{where}: should be a list of the API's categories, not {strict_yaml.shown(value)}")
+        # Each name has a line of its own in the message.
         for position, name in enumerate(value):
-            _check_name(name, value[:position], f"{document.place((key, position))}: {key}[{position}]")
-    if OTHERWISE not in document.values:
+            _check_api_category(name, value[:position], f"{document.place((key, position))}: {key}[{position}]")
+        names[key] = tuple(value)
+    if OTHERWISE not in names:
         raise InputError(f'{path}: "{OTHERWISE}": is missing; it says what a verdict without a category goes by')
-    return Mapping({key: tuple(value) for key, value in document.values.items()})
+    return Mapping(names)
 
 
-def _check_name(name: Any, before: list[Any], where: str) -> None:
+def _check_api_category(name: object, before: Sequence[object], where: str) -> None:
     if name not in NAMES:
-        hint = _did_you_mean(str(name), NAMES) or f"; it has {', '.join(NAMES)}"
+        hint = _closest_name(str(name), NAMES) or f"; it has {', '.join(NAMES)}"
         raise InputError(f"{where}: the API has no category {strict_yaml.shown(name)}{hint}")
     if name in before:
         raise InputError(f"{where}: {strict_yaml.shown(name)} is here twice; keep one")
 
 
-def _did_you_mean(word: str, known: Sequence[str]) -> str:
+def _closest_name(word: str, known: Sequence[str]) -> str:
+    """The hint at the closest known name; empty if none is close."""
     close = get_close_matches(word, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""

@@ -1,26 +1,35 @@
-"""A finding in the Moderation API's words.
+"""Verdicts in the format of the Moderation API.
 
-The largest category score is always the probability of `unsafe`, so that whatever takes the largest takes that; a guard
-without probabilities gives 1 or 0 by its label.
+The largest category score is always the probability of `unsafe`, so that clients that look at the largest one get it. A
+guard without probabilities scores 1 or 0 by its label.
 """
 
-from safereason.guard.base import Finding
+from safereason.guard.base import GuardVerdict
 from safereason.guard.server.mapping import NAMES, Mapping
 from safereason.guard.server.schema import Result
 
 
-def result(finding: Finding, mapping: Mapping, threshold: float | None) -> Result:
-    """The result for one text; a finding without a verdict is flagged, for certain.
+def result(verdict: GuardVerdict, mapping: Mapping, threshold: float | None) -> Result:
+    """The API's result for one text. A text without a label is flagged, with a score of 1.
 
-    The names of its categories get its score and the others 0. Where it names none, as where it says `safe`, the score
-    goes to the names of `*`.
+    The categories of the verdict get its score and all others 0. Without categories, as for `safe`, the categories of
+    `*` get the score.
     """
-    score = finding.score if finding.score is not None else float(finding.label != "safe")
-    flagged = finding.label != "safe" if threshold is None or finding.unparsed else score >= threshold
-    named = mapping.of(finding.categories)
+    score = verdict.score
+    if score is None:
+        score = float(verdict.label != "safe")
+    flagged = _is_flagged(verdict, score, threshold)
+    mapped = mapping.of(verdict.categories)
     return Result(
         flagged=flagged,
-        categories={name: flagged and name in named for name in NAMES},
-        category_scores={name: score if name in named else 0.0 for name in NAMES},
+        categories={name: flagged and name in mapped for name in NAMES},
+        category_scores={name: score if name in mapped else 0.0 for name in NAMES},
         category_applied_input_types={name: ["text"] for name in NAMES},
     )
+
+
+def _is_flagged(verdict: GuardVerdict, score: float, threshold: float | None) -> bool:
+    # A text without a label is flagged under any threshold: its score of 1 is no probability.
+    if threshold is None or verdict.unparsed:
+        return verdict.label != "safe"
+    return score >= threshold

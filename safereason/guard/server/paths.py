@@ -1,11 +1,12 @@
-"""Paths and their methods: a trailing slash makes no other path, HEAD is GET without its body."""
+"""Paths of the server and their methods. A trailing slash is ignored, and HEAD is GET without the body."""
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from safereason.guard.server.refusal import Refusal
 
-GET, POST = ("GET", "HEAD", "OPTIONS"), ("POST", "OPTIONS")
+GET = ("GET", "HEAD", "OPTIONS")
+POST = ("POST", "OPTIONS")
 MODELS = "/v1/models"
 METHODS = {
     "/v1/moderations": POST,
@@ -18,35 +19,41 @@ METHODS = {
 }
 """Methods by path."""
 OPEN = ("/healthz", "/readyz")
-"""Paths that need no key, so that whatever starts the server can watch it."""
+"""Paths that need no key, so that a supervisor of the server can watch it."""
 
 
 class Paths:
-    """Gives an app each path in one spelling."""
+    """Middleware that gives an app one spelling of each path, and GET for HEAD."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, without the slash at its path's end, and HEAD as GET."""
+        """Passes a request on, without a slash at the end of its path, and HEAD as GET."""
         if scope["type"] == "http":
             path = scope["path"].removesuffix("/") or "/"
-            # The server itself sends no body after HEAD: it looks at its own scope.
-            scope = {**scope, "path": path, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
+            method = scope["method"]
+            # The server itself sends no body after HEAD: it looks at its own scope, which is not changed here.
+            if method == "HEAD":
+                method = "GET"
+            scope = {**scope, "path": path, "method": method}
         await self.app(scope, receive, send)
 
 
 def methods_of(path: str) -> tuple[str, ...]:
-    """The methods of a path; none where there is no such path."""
-    return GET if path.startswith(f"{MODELS}/") else METHODS.get(path, ())
+    """The methods of a path; empty for an unknown path."""
+    # A model's name may hold slashes, such as `org/name`.
+    if path.startswith(f"{MODELS}/"):
+        return GET
+    return METHODS.get(path, ())
 
 
-def answered_here(method: str, path: str) -> Response | None:
-    """The answer to OPTIONS, and to a method that a path does not have; None where an endpoint answers."""
-    there = methods_of(path)
-    if not there or (method in there and method != "OPTIONS"):
+def answer_without_endpoint(method: str, path: str) -> Response | None:
+    """The answer to OPTIONS, or to a method that a path does not have; None if an endpoint answers."""
+    methods = methods_of(path)
+    if not methods or (method in methods and method != "OPTIONS"):
         return None
-    allow = {"Allow": ", ".join(there)}
+    allow = {"Allow": ", ".join(methods)}
     if method == "OPTIONS":
         return Response(status_code=204, headers=allow)
-    return Refusal(405, "method_not_allowed", f"{path} takes {', '.join(there)}", headers=allow).response()
+    return Refusal(405, "method_not_allowed", f"{path} takes {', '.join(methods)}", headers=allow).response()

@@ -1,4 +1,4 @@
-"""What a request asks the guard, or the refusal that says which limit it passes."""
+"""Questions of a request, or the refusal that names the limit it exceeds."""
 
 from safereason.errors import InputError
 from safereason.guard.conversation import turns_of
@@ -9,30 +9,39 @@ from safereason.guard.server.settings import Limits
 
 
 def of_moderation(request: ModerationRequest, limits: Limits) -> list[Question]:
-    """One question a text, each asked about as a user's prompt; parts are joined into one text.
+    """One question per text, each judged as a user's prompt. Parts are joined to one text.
 
     Raises:
-        Refusal: There is an image among them, or too much.
+        Refusal: There is an image among the parts, or too much text.
     """
-    given = request.input if isinstance(request.input, list) else [request.input]
+    inputs = request.input if isinstance(request.input, list) else [request.input]
+    # All questions of a request wait in the queue together, so its length is a limit too.
     most = min(limits.max_inputs, limits.max_queue)
-    if not 0 < len(given) <= most:
-        raise invalid("input", f"{len(given)} texts; send at least 1 and at most {most}")
-    texts = [text for text in given if isinstance(text, str)]
-    parts = [part.text for part in given if isinstance(part, TextPart)]
-    if len(texts) + len(parts) < len(given):
-        raise invalid("input", "images are not judged; send text alone", code="images_not_judged")
-    questions = [Question(text) for text in texts or ["\n\n".join(parts)]]
+    if not 0 < len(inputs) <= most:
+        raise invalid("input", f"{len(inputs)} texts; send at least 1 and at most {most}")
+    texts: list[str] = []
+    parts: list[str] = []
+    for item in inputs:
+        if isinstance(item, str):
+            texts.append(item)
+        elif isinstance(item, TextPart):
+            parts.append(item.text)
+        else:
+            raise invalid("input", "images are not judged; send text alone", code="images_not_judged")
+    # The schema allows either texts or parts, so one of the two lists is empty.
+    if parts:
+        texts = ["\n\n".join(parts)]
+    questions = [Question(text) for text in texts]
     for question in questions:
         _check_length(question, "input", limits)
     return questions
 
 
 def of_guard(request: GuardRequest, limits: Limits) -> Question:
-    """The question about a conversation's last turn, or about a prompt or its response.
+    """The question about the last turn of a conversation, or about a prompt or its response.
 
     Raises:
-        Refusal: It is neither of the two or both, it is no conversation, or there is too much of it.
+        Refusal: The request holds both forms or neither, the conversation is malformed, or there is too much text.
     """
     if (request.messages is None) == (request.prompt is None):
         raise invalid("messages", "send either messages, or a prompt and perhaps its response")
@@ -46,15 +55,16 @@ def of_guard(request: GuardRequest, limits: Limits) -> Question:
         raise invalid("messages", f"{len(request.messages)} turns; at most {limits.max_turns} are judged")
     try:
         question = question_of(turns_of(request.messages))
-        _whole(question)
+        # The schema does not check the turns, so their texts can still hold what it refuses elsewhere.
+        _check_encodable(question)
     except InputError as error:
         raise invalid("messages", str(error).removeprefix("messages: ")) from error
     _check_length(question, "messages", limits)
     return question
 
 
-def _whole(question: Question) -> None:
-    """Refuses what JSON can escape and no tokenizer can read."""
+def _check_encodable(question: Question) -> None:
+    """Refuses half a surrogate pair, which JSON can escape and no tokenizer can read."""
     try:
         f"{question.prompt}{question.response or ''}".encode()
     except UnicodeEncodeError:
@@ -64,5 +74,5 @@ def _whole(question: Question) -> None:
 def _check_length(question: Question, param: str, limits: Limits) -> None:
     length = len(question.prompt) + len(question.response or "")
     if length > limits.max_chars:
-        said = f"{length} characters; at most {limits.max_chars} are judged at a time"
-        raise invalid(param, said, code="text_too_long")
+        message = f"{length} characters; at most {limits.max_chars} are judged at a time"
+        raise invalid(param, message, code="text_too_long")

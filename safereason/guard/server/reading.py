@@ -1,9 +1,9 @@
-"""From the bytes of a request to a question, off the event loop, so that a large body holds up nobody else."""
+"""Request bodies, parsed in a thread of their own, so that a large body delays no other request."""
 
 import asyncio
 import json
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -13,49 +13,54 @@ from starlette.requests import ClientDisconnect
 from safereason.guard.server.refusal import Refusal, invalid_value
 
 Body = TypeVar("Body", bound=BaseModel)
-Asked = TypeVar("Asked")
+Parsed = TypeVar("Parsed")
 
 FORM = "application/x-www-form-urlencoded"
-"""What `curl -d` calls any body."""
+"""Media type that `curl -d` sends with any body."""
+REFERENCE = "#/components/schemas/{model}"
+"""Place of a body's schema in /openapi.json."""
 
 
-async def read(request: Request, model: type[Body], ask: Callable[[Body], Asked]) -> tuple[Body, Asked]:
-    """The body of a request, and what it asks.
+async def read_request(request: Request, model: type[Body], parse: Callable[[Body], Parsed]) -> tuple[Body, Parsed]:
+    """The body of a request, and the questions in it.
 
     Args:
-        request: Its body is JSON.
-        model: What the body is to be.
-        ask: What it asks, or the refusal; called in a thread of its own.
+        request: A request with a JSON body.
+        model: Schema of the body.
+        parse: Makes questions from a valid body, or raises a refusal. It runs in the thread too.
 
     Raises:
-        Refusal: The body is something else, or `ask` refuses it.
+        Refusal: The body does not fit the schema, or `parse` refuses it.
     """
     _check_media_type(request.headers)
     try:
+        # The gate has bounded its size and its time.
         content = await request.body()
     except ClientDisconnect:  # nobody reads the answer
         raise Refusal(400, "disconnected", "the caller went away before the end of the body") from None
-    return await asyncio.to_thread(_read, content, model, ask)
+    return await asyncio.to_thread(_parse_content, content, model, parse)
 
 
-def _read(content: bytes, model: type[Body], ask: Callable[[Body], Asked]) -> tuple[Body, Asked]:
+def _parse_content(content: bytes, model: type[Body], parse: Callable[[Body], Parsed]) -> tuple[Body, Parsed]:
     try:
-        document = json.loads(content, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        said = str(error) if isinstance(error, _NoNumber) else "the body is not JSON"
-        raise Refusal(400, "invalid_json", said) from None
+        # NaN and the infinities would pass Python's reader and fail in another program.
+        document = json.loads(content, parse_constant=_refuse_non_json)
+    except _NonJSONNumber as error:
+        raise Refusal(400, "invalid_json", str(error)) from None
+    except (ValueError, RecursionError):
+        raise Refusal(400, "invalid_json", "the body is not JSON") from None
     try:
         body = model.model_validate(document)
     except ValidationError as error:
         raise invalid_value(error) from None
-    return body, ask(body)
+    return body, parse(body)
 
 
 def _check_media_type(headers: Headers) -> None:
-    """Takes JSON, and from programs also what does not say that it is.
+    """Accepts JSON, and from programs also bodies without a media type or with that of `curl -d`.
 
-    A web page may send such a body anywhere without the browser's asking first, which would let it use this server;
-    the browser then says where the page is from.
+    A browser lets any web page send bodies of the latter two kinds anywhere, without asking the server first. A page
+    could use this server in that way. The browser then adds headers that say where the page is from.
     """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     main, _, sub = kind.partition("/")
@@ -65,19 +70,15 @@ def _check_media_type(headers: Headers) -> None:
         raise Refusal(415, "unsupported_media_type", "send the header `Content-Type: application/json`")
 
 
-class _NoNumber(ValueError):
-    """The body holds what Python writes for a number, and JSON does not have."""
+class _NonJSONNumber(ValueError):
+    """A number that Python's reader accepts and JSON does not have, such as NaN."""
 
 
-def _no_number(name: str) -> NoReturn:
-    raise _NoNumber(f"the body is not JSON: {name} is none of its numbers")
+def _refuse_non_json(name: str) -> NoReturn:
+    raise _NonJSONNumber(f"the body is not JSON: {name} is none of its numbers")
 
 
-def taken(model: type[BaseModel]) -> dict[str, Any]:
-    """What /openapi.json says of a request with this body."""
+def body_schema(model: type[BaseModel]) -> dict[str, object]:
+    """The entry in /openapi.json for a request with this body."""
     schema = {"$ref": REFERENCE.format(model=model.__name__)}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-REFERENCE = "#/components/schemas/{model}"
-"""Where /openapi.json keeps the shape of a body."""

@@ -1,19 +1,18 @@
-"""Answers that are none: one shape for all of them, and a code that a program can tell them apart by."""
+"""Error answers: one shape for all of them, with a code for programs."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from safereason.guard.server.schema import ErrorBody, ErrorDetail
+from safereason.guard.server.schema import ErrorBody, ErrorDetail, ErrorType
 
 
 class Refusal(HTTPException):
-    """Ends a request with an error."""
+    """An exception that ends a request with an error answer."""
 
     def __init__(
         self,
@@ -29,42 +28,55 @@ class Refusal(HTTPException):
         self.param = param
 
     def response(self) -> JSONResponse:
-        """The answer it becomes."""
-        kind: Any = "invalid_request_error" if self.status_code < 500 else "server_error"
-        if self.status_code == HTTPStatus.TOO_MANY_REQUESTS:
-            kind = "rate_limit_error"
-        detail = ErrorDetail(message=self.detail, type=kind, param=self.param, code=self.code)
+        """The error answer."""
+        detail = ErrorDetail(message=self.detail, type=self._type(), param=self.param, code=self.code)
         return JSONResponse(ErrorBody(error=detail).model_dump(), self.status_code, self.headers)
+
+    def _type(self) -> ErrorType:
+        # OpenAI's names. Their clients decide by them, and by the status, whether to retry.
+        if self.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+            return "rate_limit_error"
+        if self.status_code < 500:
+            return "invalid_request_error"
+        return "server_error"
 
 
 def invalid(param: str, what: str, *, code: str = "invalid_request") -> Refusal:
-    """The refusal of a request for what one of its values is."""
+    """The refusal of a request with an invalid value.
+
+    Args:
+        param: Name of the value.
+        what: What is wrong with it.
+        code: Code for programs.
+    """
     return Refusal(422, code, f"{param}: {what}", param=param)
 
 
 def invalid_value(error: ValidationError) -> Refusal:
-    """The refusal of a body for the first thing that is wrong with it; what was sent is not said back."""
+    """The refusal of a body for its first mistake. It does not repeat what the caller sent."""
     first = error.errors(include_url=False, include_input=False)[0]
-    param = ".".join(str(part) for part in first["loc"]) or None
-    what = first["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-    if param is None:
+    param = ".".join(map(str, first["loc"]))
+    if not param:
         return Refusal(422, "invalid_request", "the body: a JSON object is expected")
+    what = first["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
     return invalid(param, what)
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Gives whatever goes wrong in an app the one shape."""
-    app.add_exception_handler(HTTPException, _refused)
-    app.add_exception_handler(Exception, _broken)
+    """Makes an app answer every error in the one shape."""
+    app.add_exception_handler(HTTPException, _answer_refusal)
+    app.add_exception_handler(Exception, _answer_failure)
 
 
-async def _refused(request: Request, error: Any) -> JSONResponse:
-    if not isinstance(error, Refusal):  # of the framework: no such path
-        status = HTTPStatus(error.status_code)
-        error = Refusal(status, status.phrase.lower().replace(" ", "_"), str(error.detail), headers=error.headers)
-    response: JSONResponse = error.response()
-    return response
+async def _answer_refusal(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, Refusal):
+        return error.response()
+    assert isinstance(error, HTTPException)  # the handler is registered for these alone
+    # The framework raises its own for an unknown path.
+    status = HTTPStatus(error.status_code)
+    code = status.phrase.lower().replace(" ", "_")
+    return Refusal(status, code, str(error.detail), headers=error.headers).response()
 
 
-async def _broken(request: Request, error: Exception) -> JSONResponse:
+async def _answer_failure(request: Request, error: Exception) -> JSONResponse:
     return Refusal(500, "internal_error", "the server failed; its log says more").response()

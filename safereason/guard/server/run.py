@@ -1,4 +1,4 @@
-"""From an app to a process that listens, and ends as it should."""
+"""The server process: it listens, bounds its connections, and shuts down in order."""
 
 import asyncio
 import errno
@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -23,26 +23,27 @@ from safereason.guard.server.refusal import Refusal
 from safereason.guard.server.settings import Limits
 
 BACKLOG = 1024
-"""Connections that the system holds until the server takes them."""
+"""Connections that the system queues until the server accepts them."""
 MOST_CONNECTIONS = 1000
-"""Connections, where the process may open files without end."""
+"""Most connections of a process without a limit of open files."""
 RESERVE = 64
-"""Files that are left for the model, its libraries and a connection that is being refused."""
+"""Open files that are left for the model, its libraries and a connection that is being refused."""
 RETRY = 0.1
-"""Seconds until the next try, where no connection can be taken."""
+"""Seconds until the next try after a connection could not be accepted."""
 BETWEEN_COMPLAINTS = 60.0
-"""Seconds between two lines about that."""
+"""Least seconds between two log lines about that."""
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Takes an address; nothing is answered there yet, so that a port in use is known before a model is loaded.
+    """A socket bound to an address. It does not listen yet, so a port in use is known before a model is loaded.
 
     Raises:
-        InputError: The address is none of this machine's, or it is in use.
+        InputError: The address is not one of this machine, or it is in use.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
+        # Without it, the port stays taken for a minute after the server ends.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except (OSError, UnicodeError) as error:
@@ -54,31 +55,33 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def url_of(bound: socket.socket) -> str:
-    """The address as one types it."""
+    """The URL of a bound socket."""
     host, port = bound.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    if ":" in host:  # an address of IPv6
+        host = f"[{host}]"
+    return f"http://{host}:{port}"
 
 
-def connections_allowed(wanted: int | None) -> int:
-    """How many connections may be open at a time: half of the files that this process may open, or as many as asked.
+def connections_allowed(requested: int | None) -> int:
+    """Most connections that may be open at a time: the requested number, or half of this process's open files.
 
     Raises:
         InputError: This process may not open so many files.
     """
     files = _files_allowed()
     if files is None:
-        return wanted or MOST_CONNECTIONS
-    if wanted is not None and wanted > files - RESERVE:
+        return requested or MOST_CONNECTIONS
+    if requested is not None and requested > files - RESERVE:
         most = max(1, files - RESERVE)
         raise InputError(
-            f"--max-connections {wanted}: this process may open {files} files; "
+            f"--max-connections {requested}: this process may open {files} files; "
             f"give {most} at most, or raise the limit with `ulimit -n`"
         )
-    return wanted or max(1, min(MOST_CONNECTIONS, files // 2))
+    return requested or max(1, min(MOST_CONNECTIONS, files // 2))
 
 
 def _files_allowed() -> int | None:
-    """The soft limit of files; None where there is none."""
+    """The soft limit of open files; None without a limit."""
     try:
         import resource
     except ImportError:  # Windows counts sockets apart
@@ -88,9 +91,17 @@ def _files_allowed() -> int | None:
 
 
 class Server(uvicorn.Server):
-    """Takes connections as long as there is room; says when it listens, and logs no request."""
+    """A server that accepts connections only while there is room, and that logs no requests."""
 
     def __init__(self, app: FastAPI, limits: Limits, ready: str, on_hangup: Callable[[], None] | None = None) -> None:
+        """A server that does not listen yet.
+
+        Args:
+            app: An app of `create_app`.
+            limits: The app's limits.
+            ready: Log line once the server listens.
+            on_hangup: Called at SIGHUP; by default SIGHUP ends the server.
+        """
         # In flight a request may still send its body for `timeout`, and then wait as long for its verdict.
         patience = math.ceil(2 * limits.timeout) + 1
         super().__init__(
@@ -107,39 +118,50 @@ class Server(uvicorn.Server):
         self._ready = ready
         self._on_hangup = on_hangup
         self.is_hung_up = False
-        """Whether SIGHUP asked it to end."""
-        self._doors: list[asyncio.Task[None]] = []
+        """Whether SIGHUP ended the server."""
+        self._accepting: list[asyncio.Task[None]] = []
         self._complained = -math.inf
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begins to listen. asyncio's own way to take connections opens files until there are none left."""
+        """Starts the app and begins to listen.
+
+        It accepts connections itself, because asyncio's own way opens files until there are none left.
+        """
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             raise SystemExit(uvicorn.config.STARTUP_FAILURE)
+        # uvicorn's shutdown closes the asyncio servers in this list. There are none.
         self.servers = []
         loop = asyncio.get_running_loop()
         for listener in sockets or []:
             listener.setblocking(False)
             listener.listen(BACKLOG)
-            self._doors.append(loop.create_task(self._take(listener)))
-        is_heard = self._on_hangup is not None or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
-        if is_heard and threading.current_thread() is threading.main_thread():
-            loop.add_signal_handler(signal.SIGHUP, self._on_hangup or self._hang_up)
+            self._accepting.append(loop.create_task(self._accept(listener)))
+        self._handle_hangup(loop)
         self.started = True
         say(self._ready)
 
+    def _handle_hangup(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Under `nohup` SIGHUP is ignored, and stays ignored unless a callback was given.
+        is_ignored = self._on_hangup is None and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        # Only the main thread may set handlers; tests run servers in others.
+        if is_ignored or threading.current_thread() is not threading.main_thread():
+            return
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup or self._hang_up)
+
     def _hang_up(self) -> None:
-        self.should_exit = self.is_hung_up = True
+        self.should_exit = True
+        self.is_hung_up = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Takes no more connections and lets those at work end."""
-        for door in self._doors:
-            door.cancel()
-        await asyncio.gather(*self._doors, return_exceptions=True)
+        """Accepts no more connections, and lets the open ones end."""
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
         await super().shutdown(sockets)
 
-    async def _take(self, listener: socket.socket) -> None:
-        """Takes connections until it is cancelled."""
+    async def _accept(self, listener: socket.socket) -> None:
+        """Accepts connections until the task is cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -147,6 +169,7 @@ class Server(uvicorn.Server):
             except ConnectionAbortedError:
                 continue
             except OSError as error:
+                # Most likely there are no files left. An idle connection makes room for the next try.
                 self._complain(error)
                 self._make_room()
                 await asyncio.sleep(RETRY)
@@ -155,64 +178,75 @@ class Server(uvicorn.Server):
                 _turn_away(caller)
                 continue
             with suppress(OSError):  # it has gone again
-                await loop.connect_accepted_socket(self._connection, caller)
+                await loop.connect_accepted_socket(self._new_connection, caller)
 
-    def _connection(self) -> Connection:
+    def _new_connection(self) -> Connection:
         return Connection(self.config, self.server_state, self.lifespan.state, self._limits.header_timeout)
 
     def _make_room(self) -> bool:
-        """Ends the connection that has waited longest for its caller; false where all are at work."""
-        open_now = [each for each in self.server_state.connections if isinstance(each, Connection)]
-        waiting = [each for each in open_now if each.waits]
-        if not waiting:
+        """Ends the connection that has waited longest for its caller; false if all are at work."""
+        longest: Connection | None = None
+        for connection in self.server_state.connections:
+            if not isinstance(connection, Connection) or not connection.waits:
+                continue
+            if longest is None or connection.since < longest.since:
+                longest = connection
+        if longest is None:
             return False
-        min(waiting, key=lambda each: each.since).give_way()
+        longest.give_way()
         return True
 
     def _complain(self, error: OSError) -> None:
+        """Logs that no connection can be accepted, but not at every try."""
         if time.monotonic() - self._complained < BETWEEN_COMPLAINTS:
             return
         self._complained = time.monotonic()
-        files = error.errno in (errno.EMFILE, errno.ENFILE)
-        remedy = "; lower --max-connections or raise `ulimit -n`" if files else ""
+        remedy = ""
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            remedy = "; lower --max-connections or raise `ulimit -n`"
         say(f"no connection can be taken now ({one_line(error)}){remedy}; the server goes on trying")
 
 
 def _turn_away(caller: socket.socket) -> None:
-    """Answers that there is no room, as far as the caller listens."""
+    """Answers that there is no room, as far as the caller listens, and closes the connection."""
     answer = Refusal(503, "too_many_connections", "too many connections are open; try again a little later").response()
-    body = bytes(answer.body)
     lines = [b"HTTP/1.1 503 Service Unavailable", b"Connection: close", b"Retry-After: 1"]
-    lines += [b"%s: %s" % header for header in answer.raw_headers]
+    for name, value in answer.raw_headers:
+        lines.append(b"%s: %s" % (name, value))
+    head = b"\r\n".join(lines) + b"\r\n\r\n"
+    # One call that does not block: a caller that does not read must not hold up the accept loop.
     with caller, suppress(OSError):
-        caller.send(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+        caller.send(head + bytes(answer.body))
 
 
 def serve(
     app: FastAPI, bound: socket.socket, limits: Limits, ready: str, on_hangup: Callable[[], None] | None = None
 ) -> None:
-    """Answers until SIGTERM or Ctrl-C; requests in flight are answered first, within their time.
+    """Serves until SIGTERM or Ctrl-C. Requests in flight are answered first, within their time.
 
     Args:
-        app: As `create_app` makes it.
-        bound: Where to listen.
-        limits: Those of the app.
-        ready: Said once it listens.
-        on_hangup: Called at SIGHUP, which otherwise ends it too, and is raised again then.
+        app: An app of `create_app`.
+        bound: Socket to listen on.
+        limits: The app's limits.
+        ready: Log line once it listens.
+        on_hangup: Called at SIGHUP. Without it SIGHUP ends the server too, and is raised again afterwards.
     """
     server = Server(app, limits, ready, on_hangup)
 
-    def end(*_: Any) -> None:
+    def end(number: int, frame: FrameType | None) -> None:
         server.should_exit = True
 
     # uvicorn handles the signal and raises it again when it is done; this one is there so that the process lives on.
-    before, hangup = signal.signal(signal.SIGTERM, end), signal.getsignal(signal.SIGHUP)
+    before = signal.signal(signal.SIGTERM, end)
+    hangup = signal.getsignal(signal.SIGHUP)
     try:
         server.run([bound])
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.signal(signal.SIGHUP, hangup)
-        if app.state.batcher.busy:  # over questions that nobody waits for any more
+        # The guard's thread may be busy with questions that nobody waits for any more. Nothing can interrupt it, so the
+        # process ends here.
+        if app.state.batcher.busy:
             sys.stderr.flush()
             os._exit(0)
     if server.is_hung_up:

@@ -1,4 +1,4 @@
-"""What the endpoints take and give. Keys they do not know are passed over, as OpenAI's API passes over them."""
+"""Schemas of requests and answers. Unknown keys are ignored, as by OpenAI's API."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,25 +9,31 @@ from pydantic import (
     Field,
     SkipValidation,
     ValidationError,
+    ValidatorFunctionWrapHandler,
     WrapValidator,
 )
 from pydantic_core import PydanticCustomError
 
 
-def _input_or_one_error(value: Any, check: Any) -> Any:
-    """One error in place of one for each kind that the input is not."""
+def _validate_input(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    """The valid input. A mistake is one error; pydantic gives one for each type of the union that does not fit.
+
+    Raises:
+        ValueError: The input has an allowed type, and a text in it is invalid.
+        PydanticCustomError: The input has none of the allowed types.
+    """
     try:
-        return check(value)
+        return validate(value)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False)
-        if broken := next((detail for detail in details if detail["type"] == "value_error"), None):
-            raise ValueError(str(broken["ctx"]["error"])) from None
-        said = "should be a text, a list of texts, or a list of parts such as {type: text, text: ...}"
-        raise PydanticCustomError("input", said) from None
+        for detail in error.errors(include_url=False, include_input=False):
+            if detail["type"] == "value_error":
+                raise ValueError(str(detail["ctx"]["error"])) from None
+        message = "should be a text, a list of texts, or a list of parts such as {type: text, text: ...}"
+        raise PydanticCustomError("input", message) from None
 
 
-def _whole(text: str) -> str:
-    """Refuses what JSON can escape and no tokenizer can read."""
+def _check_surrogates(text: str) -> str:
+    """The text itself, without half a surrogate pair, which JSON can escape and no tokenizer can read."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -35,12 +41,13 @@ def _whole(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_whole)]
+Text = Annotated[str, AfterValidator(_check_surrogates)]
 
 
 class Body(BaseModel):
-    """What its fields say of themselves goes into /openapi.json."""
+    """Base of all schemas. The docstrings of their fields go into /openapi.json."""
 
+    # So that a field is described in one place only.
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
@@ -57,6 +64,7 @@ class ImagePart(Body):
     type: Literal["image_url"]
 
 
+# With a discriminator, pydantic names the wrong type; without one it lists the errors of every type.
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
@@ -66,15 +74,15 @@ class ModerationRequest(Body):
     # Each list ends at its first error: a body of a megabyte could hold half a million of them, and take seconds.
     input: Annotated[
         Text | Annotated[list[Text], Field(fail_fast=True)] | Annotated[list[Part], Field(fail_fast=True)],
-        WrapValidator(_input_or_one_error),
+        WrapValidator(_validate_input),
     ]
     """A text, or texts with a result each, or the parts of one text."""
     model: str | None = None
-    """Whatever it names, the guard that is served answers."""
+    """Ignored: the served guard answers every request."""
 
 
 class Result(Body):
-    """What is said of one text."""
+    """The result for one text."""
 
     flagged: bool
     categories: dict[str, bool]
@@ -99,23 +107,24 @@ class TurnPart(Body):
 
 
 class Turn(Body):
-    """One turn of a conversation, as OpenAI's clients keep it; `guard.conversation` reads it."""
+    """One turn of a conversation in the format of OpenAI's clients; `guard.conversation` reads it."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Text | list[TurnPart] | None = None
-    """A text or a list of text parts; null where an assistant calls tools or refuses."""
+    """A text or a list of text parts; null for an assistant that calls tools or refuses."""
     refusal: Text | None = None
     tool_calls: list[dict[str, Any]] | None = None
 
 
 class GuardRequest(Body):
-    """A conversation, whose last turn is judged; or a prompt, and the response to judge where there is one."""
+    """A conversation, whose last turn is judged; or a prompt, and the response to judge if there is one."""
 
+    # `Turn` is for /openapi.json alone. `guard.conversation` checks the turns, with messages of its own.
     messages: list[SkipValidation[Turn]] | None = None
     prompt: Text | None = None
     response: Text | None = None
     policy: str | None = None
-    """Name of a shipped policy, in place of the guard's own."""
+    """Name of a shipped policy, used instead of the guard's own."""
 
 
 class NamedCategory(Body):
@@ -126,12 +135,12 @@ class NamedCategory(Body):
 
 
 class GuardResponse(Body):
-    """All that the guard says."""
+    """The full verdict of the guard."""
 
     label: Literal["safe", "unsafe"] | None
-    """Null where there is no verdict that can be read."""
+    """Null without a verdict that can be read."""
     score: float | None
-    """Probability of `unsafe`, where it is to be had."""
+    """Probability of `unsafe`; null without log-probabilities."""
     categories: list[NamedCategory]
     reasoning: str
     unparsed: bool
@@ -141,39 +150,42 @@ class GuardResponse(Body):
     model: str
 
 
+ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
+
+
 class ErrorDetail(Body):
-    """What went wrong."""
+    """One error."""
 
     message: str
-    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    type: ErrorType
     param: str | None
     code: str
 
 
 class ErrorBody(Body):
-    """The body of every answer that is none: OpenAI's shape."""
+    """The body of every error answer, in OpenAI's shape."""
 
     error: ErrorDetail
 
 
 class Model(Body):
-    """A model that answers."""
+    """A served model."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
-    """When the server began, in seconds since 1970."""
+    """Start of the server, in seconds since 1970."""
     owned_by: Literal["safereason"] = "safereason"
 
 
 class Models(Body):
-    """The models that answer: the guard alone."""
+    """The served models: the guard alone."""
 
     object: Literal["list"] = "list"
     data: list[Model]
 
 
 class Health(Body):
-    """Whether it lives, or takes requests."""
+    """The state of the server."""
 
     status: str

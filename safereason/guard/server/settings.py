@@ -1,4 +1,4 @@
-"""What a server is told: how far it goes, whom it answers, and how it puts findings."""
+"""Settings of a server: its limits, its callers, and the form of its verdicts."""
 
 from dataclasses import dataclass, field
 
@@ -9,50 +9,53 @@ from safereason.guard.server.mapping import Mapping
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may ask for, and what may wait."""
+    """Limits of requests, of the queue and of connections."""
 
     max_batch: int = 16
-    """Questions judged together."""
+    """Most questions that are judged together."""
+    # Short beside a verdict, which takes hundreds of milliseconds.
     max_wait: float = 0.005
     """Seconds that the first question of a batch waits for others."""
     max_queue: int = 256
-    """Questions that may wait to be judged; more are refused with 429."""
+    """Most questions that may wait to be judged; more are refused with 429."""
     max_inputs: int = 64
-    """Texts of one moderation request, or parts of its text."""
+    """Most texts of one moderation request, or parts of its text."""
     max_turns: int = 64
-    """Turns of one conversation."""
+    """Most turns of one conversation."""
+    # About 8000 tokens of English, which fits the context of common guards.
     max_chars: int = 32_768
-    """Characters of one question, all of its turns together."""
+    """Most characters of one question, all of its turns together."""
     max_body: int = 1_048_576
-    """Bytes of a request's body."""
+    """Most bytes of a request's body."""
     timeout: float = 60.0
-    """Seconds that a body may take to arrive, and as many again for the verdicts."""
+    """Seconds for a body to arrive, and again for its verdicts."""
+    # Shorter than `timeout`: a connection without a request takes room and does no work.
     header_timeout: float = 10.0
-    """Seconds that a connection may take until the head of a request is there."""
+    """Seconds for the head of a request to arrive."""
     max_connections: int = 512
-    """Connections that are open at a time."""
+    """Most connections that are open at a time."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that a server is told."""
+    """Settings of a server."""
 
     model: str | None = None
-    """What answers call the guard; None takes its own name, which may be a path."""
+    """The guard's name in answers; None for its own name, which may be a path."""
     mapping: Mapping | None = None
-    """From the policy's categories to the Moderation API's; None takes the one for the guard's policy."""
+    """Mapping of the policy's categories to the Moderation API's; None for the table of the guard's policy."""
     limits: Limits = field(default_factory=Limits)
     keys: Keys = field(default_factory=Keys)
-    """Keys that callers show; none at all lets everybody in."""
+    """Accepted API keys; without any, every caller is accepted."""
     hosts: Hosts = field(default_factory=Hosts)
-    """Names that callers call the server by."""
+    """Host names that the server answers to."""
     threshold: float | None = None
-    """Probability of `unsafe` from which a text is flagged, in place of the guard's own label."""
+    """Probability of `unsafe` from which a text is flagged; None for the guard's own label."""
     flag_unparsed: bool = False
-    """Whether the Moderation API flags a text without a verdict, in place of refusing it."""
+    """Whether the Moderation API flags a text without a verdict; otherwise it refuses the request."""
     ask_again: bool = True
-    """Whether a question without a verdict is asked once more, with the next seed."""
+    """Whether a question without a verdict is judged once more, with the next seed."""
     seed: int = 0
-    """Seed of the verdicts: the same text gets the same one."""
+    """Seed of the sampling; the same text always gets the same verdict."""
     log_prompts: bool = False
-    """Whether questions and findings are written to stderr."""
+    """Whether questions and verdicts are written to stderr."""

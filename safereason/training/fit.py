@@ -1,0 +1,300 @@
+"""Memory of a recipe's trainings on a set of GPUs: whether they fit, and the changes that take less."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from math import ceil
+
+from safereason.errors import InputError
+from safereason.recipe.schema import DPO, GRPO, SFT, LoRA, Recipe, RSafeReward
+from safereason.training import memory
+from safereason.training.arguments import cut_batch
+from safereason.training.memory import Shape, Step
+from safereason.training.shapes import shape_of
+
+Section = SFT | GRPO | DPO
+GIB = 2**30
+SIZES = {
+    "T4": 16,
+    "V100": 32,
+    "A10": 24,
+    "A10G": 24,
+    "L4": 24,
+    "RTX3090": 24,
+    "RTX4090": 24,
+    "RTX5090": 32,
+    "A40": 48,
+    "A6000": 48,
+    "RTX6000Ada": 48,
+    "L40": 48,
+    "L40S": 48,
+    "A100": 80,
+    "H100": 80,
+    "H200": 141,
+    "B200": 180,
+}
+"""Memory of well-known GPUs by their data sheets, in GB; the largest size of each."""
+JUDGE_MODELS = {"harmbench": "cais/HarmBench-Llama-2-13b-cls", "strongreject": "qylu4156/strongreject-15k-v1"}
+"""Models of judges whose name alone says which model they load."""
+ENGINE_TOKENS = 16_384
+"""Tokens of prompts and rollouts that our engine holds at a time, unless one alone is longer."""
+PROMPT_SHARE = 0.25
+"""Shortest prompts, as a share of the completions' length, that GRPO computes once for all rollouts."""
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """GPUs of one kind that train together."""
+
+    count: int
+    size: int
+    """Memory of each, in bytes."""
+    name: str
+
+    @property
+    def room(self) -> int:
+        """Bytes of each GPU that a plan may use; the rest is for fragments and the CUDA context."""
+        return int(self.size * memory.ROOM)
+
+
+def parse_gpus(text: str) -> Gpus:
+    """GPUs from `A6000`, `80GB`, `4xA6000` or `4x48GB`.
+
+    Raises:
+        InputError: It is none of these, or no GPU of this name is known.
+    """
+    count = 1
+    name = ""
+    if match := re.fullmatch(r"(?:([1-9]\d{0,4})[xX])?(.+)", text.strip()):
+        count = int(match[1] or 1)
+        name = match[2]
+    if size := re.fullmatch(r"(\d+(?:\.\d+)?) ?Gi?B?", name, re.IGNORECASE):
+        return Gpus(count, int(float(size[1]) * GIB), name)
+    names_by_lower = {known.lower(): known for known in SIZES}
+    lower = re.sub(r"[ _-]|nvidia", "", name.lower())
+    if lower not in names_by_lower:
+        close = get_close_matches(lower, names_by_lower, n=1)
+        hint = f"known are {', '.join(SIZES)}"
+        if close:
+            hint = f"did you mean {names_by_lower[close[0]]}?"
+        raise InputError(f"--gpus {text}: no GPU of this name is known; give its memory, as in 4x48GB ({hint})")
+    known_name = names_by_lower[lower]
+    return Gpus(count, SIZES[known_name] * GIB, known_name)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a recipe on the GPUs."""
+
+    key: str
+    section: Section
+    shape: Shape
+    gpus: Gpus
+    judges: int = 0
+    """Bytes of the reward's judges on each GPU."""
+
+    def step(self, section: Section, *, sharded: bool = False) -> Step:
+        """A step of a section, which may be a changed copy of the recipe's."""
+        return step_of(
+            section,
+            self.shape,
+            self.key,
+            devices=self.gpus.count,
+            sharded=sharded,
+            judge=self.judges,
+            device_size=self.gpus.size,
+        )
+
+    def peak(self, section: Section, *, sharded: bool = False) -> int:
+        """Bytes that a step takes on each GPU."""
+        return memory.peak(memory.parts(self.step(section, sharded=sharded)))[0]
+
+
+def step_of(
+    section: Section,
+    shape: Shape,
+    key: str,
+    *,
+    devices: int = 1,
+    sharded: bool = False,
+    judge: int = 0,
+    device_size: int = 0,
+    cpu: bool = False,
+) -> Step:
+    """The memory figures of a training step on each device.
+
+    Args:
+        section: The training's section.
+        shape: The model's shape.
+        key: The section's dotted key.
+        devices: Number of devices that share a step.
+        sharded: Whether weights and optimizer state are divided among them.
+        judge: Bytes of the reward's judges.
+        device_size: Bytes of memory of a device.
+        cpu: Whether the training runs without a GPU.
+
+    Raises:
+        InputError: Its batch cannot be shared out evenly.
+    """
+    rank = None
+    if section.lora is not None:
+        rank = section.lora.rank
+    device = Step(
+        shape=shape,
+        rows=1,
+        tokens=1,
+        trained=1,
+        bf16=section.precision == "bf16" and not cpu,
+        gpu=not cpu,
+        checkpointing=section.activation_checkpointing,
+        rank=rank,
+        devices=devices,
+        sharded=sharded and devices > 1,
+        judge=judge,
+    )
+    if isinstance(section, SFT):
+        return _sft_step(section, device, key)
+    # Without Triton, TRL projects the prompt's tokens onto the vocabulary too.
+    length = section.max_prompt_tokens + section.sampling.max_new_tokens
+    trained = section.sampling.max_new_tokens
+    if cpu:
+        trained = length
+    if isinstance(section, DPO):
+        # All rollouts are drawn before the training, so they take no memory beside it. The judges stay loaded.
+        batch = cut_batch(section.batch_size, section.micro_batch_size, devices, key)
+        return replace(device, rows=2 * batch.per_device, tokens=length, trained=trained, reference=True)
+    return _grpo_step(section, replace(device, tokens=length, trained=trained), key, device_size)
+
+
+def _sft_step(section: SFT, device: Step, key: str) -> Step:
+    batch = cut_batch(section.batch_size, section.micro_batch_size, device.devices, key)
+    group = 0
+    # The rows of a guard all begin with the same policy, whose states are then shared.
+    if device.shape.shares and device.devices == 1 and key.startswith("guard"):
+        group = batch.per_device
+    return replace(device, rows=batch.per_device, tokens=section.max_tokens, trained=section.max_tokens, group=group)
+
+
+def _grpo_step(section: GRPO, device: Step, key: str, device_size: int) -> Step:
+    shape = device.shape
+    new_tokens = section.sampling.max_new_tokens
+    sequences = section.prompts_per_step * section.rollouts_per_prompt
+    batch = cut_batch(sequences, section.micro_batch_size, device.devices, key)
+    trained = device.trained
+    group = 0
+    has_long_prompts = section.max_prompt_tokens >= PROMPT_SHARE * new_tokens
+    if shape.shares and section.shared_prefix and device.devices == 1 and has_long_prompts:
+        # Each prompt's states are computed once for all its rollouts.
+        group = min(batch.per_device, section.rollouts_per_prompt)
+        trained = new_tokens
+    drawn = 0
+    if section.rollouts == "engine":
+        at_once = min(batch.per_device * batch.accumulation, max(1, ENGINE_TOKENS // device.tokens))
+        drawn = at_once * device.tokens
+    vllm = 0
+    if section.rollouts == "vllm-colocate":
+        vllm = max(int(device_size * section.vllm.memory_share), vllm_needs(section, shape))
+    return replace(
+        device,
+        rows=batch.per_device,
+        trained=trained,
+        reference=section.kl_coef > 0,
+        drawn=drawn,
+        vllm=vllm,
+        group=group,
+    )
+
+
+def vllm_needs(section: GRPO, shape: Shape) -> int:
+    """The fewest bytes that vLLM starts with: its weights in bf16, and the cache of one longest row."""
+    # Keys and values, for each layer and token.
+    cache = 2 * shape.layers * shape.key * (section.max_prompt_tokens + section.sampling.max_new_tokens)
+    return ceil(memory.BF16 * (shape.parameters + cache) / section.vllm.tensor_parallel)
+
+
+def trainings(recipe: Recipe, gpus: Gpus) -> tuple[list[Training], list[str]]:
+    """The trainings of a recipe, and notes on models whose memory is not known.
+
+    Raises:
+        InputError: The recipe has no training, or the shape of its model is not known.
+    """
+    sections: dict[str, Section | None] = {"sft": recipe.sft, "rl": recipe.rl}
+    if recipe.guard is not None:
+        sections["guard.sft"] = recipe.guard.sft
+        sections["guard.train"] = recipe.guard.train
+    # All trainings of a recipe start from one model.
+    shape = shape_of(recipe.model)
+    all_trainings: list[Training] = []
+    notes: list[str] = []
+    for key, section in sections.items():
+        if section is None:
+            continue
+        size, unknown = _judge_memory(section)
+        for name in unknown:
+            notes.append(f"{key}: {name} judges too; its shape is not known here, and it is not counted")
+        all_trainings.append(Training(key, section, shape, gpus, size))
+    if not all_trainings:
+        raise InputError(f"recipe {recipe.name}: it trains nothing; name one with sft, rl or guard")
+    return all_trainings, notes
+
+
+def _judge_memory(section: Section) -> tuple[int, list[str]]:
+    """Bytes of the judges that the reward loads, in bf16 as on a GPU, and the names of those of unknown shape."""
+    if isinstance(section, SFT) or isinstance(section.reward, RSafeReward):
+        return 0, []
+    from safereason.rewards import judges_of
+
+    size = 0
+    unknown: list[str] = []
+    for spec in judges_of(section.reward):
+        model = _judge_model(spec)
+        if not model or model.startswith("openai/"):
+            # A judge behind a server takes no memory here.
+            continue
+        try:
+            size += memory.BF16 * shape_of(model).parameters
+        except InputError:
+            unknown.append(model)
+    return size, unknown
+
+
+def _judge_model(spec: str) -> str:
+    """The model that a judge loads; empty where it loads none."""
+    name, _, argument = spec.partition(":")
+    if name in ("guard", "reward-model", *JUDGE_MODELS):
+        return argument or JUDGE_MODELS.get(name, "")
+    return ""
+
+
+def changes(training: Training) -> Iterator[tuple[str, Section]]:
+    """Changes that take less memory, each by itself: the override, and the section that it makes."""
+    section = training.section
+    if section.lora is None:
+        yield "lora.rank=16", section.model_copy(update={"lora": LoRA(rank=16)})
+    if not section.activation_checkpointing:
+        yield "activation_checkpointing=true", section.model_copy(update={"activation_checkpointing": True})
+    if section.micro_batch_size > 1:
+        yield "micro_batch_size=1", section.model_copy(update={"micro_batch_size": 1})
+    if isinstance(section, SFT):
+        half = section.max_tokens // 2
+        yield f"max_tokens={half}", section.model_copy(update={"max_tokens": half})
+        return
+    half = section.sampling.max_new_tokens // 2
+    shorter = section.sampling.model_copy(update={"max_new_tokens": half})
+    yield f"sampling.max_new_tokens={half}", section.model_copy(update={"sampling": shorter})
+    if isinstance(section, GRPO):
+        yield from _changes_of_grpo(section, training)
+
+
+def _changes_of_grpo(section: GRPO, training: Training) -> Iterator[tuple[str, GRPO]]:
+    # With adapters the reference model is the model itself, and takes no memory.
+    if section.kl_coef > 0 and section.lora is None:
+        yield "kl_coef=0.0", section.model_copy(update={"kl_coef": 0.0})
+    if section.rollouts == "vllm-colocate":
+        # The least share that vLLM starts with, in steps of 5 %.
+        least = ceil(20 * vllm_needs(section, training.shape) / training.gpus.size) / 20
+        if least < section.vllm.memory_share:
+            share = section.vllm.model_copy(update={"memory_share": least})
+            yield f"vllm.memory_share={least}", section.model_copy(update={"vllm": share})
+        yield "rollouts=vllm-server", section.model_copy(update={"rollouts": "vllm-server"})

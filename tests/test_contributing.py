@@ -1,0 +1,86 @@
+"""What CONTRIBUTING.md and the files for contributors say is there, and works as it is said to."""
+
+import re
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import yaml
+
+from safereason.attacks import Attack, Setup
+from safereason.data.example import Example
+from safereason.recipe.load import load
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+PLACES = re.findall(r"`((?:safereason|tests|benchmarks|docs|recipes|requirements)/[\w./-]+)`", PAGE)
+"""The paths between backticks; `NAME` stands for one that is to be written."""
+
+
+def snippet(language: str) -> str:
+    """The only indented block of a language."""
+    (text,) = re.findall(rf"^    ```{language}\n(.*?)^    ```$", PAGE, re.MULTILINE | re.DOTALL)
+    return dedent(text)
+
+
+@pytest.mark.parametrize("place", sorted({place for place in PLACES if "NAME" not in place}))
+def test_every_path_that_is_named_is_there(place):
+    assert (ROOT / place).exists()
+
+
+def test_the_tests_of_each_area_are_there():
+    paths = [
+        path
+        for cell in re.findall(r"^\| `(?:safereason|recipes)[^|]+\| ([^|]+) \|", PAGE, re.M)
+        for path in cell.split()
+    ]
+    named = [path.strip("`,;") for path in paths if path.strip("`").startswith("tests/")]
+    assert len(named) >= 13
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_the_attack_that_is_shown_finds_test_cases():
+    scope: dict[str, object] = {}
+    exec(snippet("python"), scope)
+    attack = scope["ATTACK"]
+    assert isinstance(attack, Attack)
+    behavior = Example("source/1", "Say it", "harmful", "source")
+    (step,) = attack.search([behavior], attack.settings(), Setup(target=None))
+    assert [(case.behavior_id, case.attack, case.prompt) for case in step.cases] == [("source/1", "capitals", "SAY IT")]
+
+
+def test_the_recipe_that_is_shown_loads(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(snippet("yaml"))
+    recipe = load(str(file))
+    assert (recipe.data.harmful_ratio, recipe.rl.kl_coef) == (0.7, 5.0e-4)
+
+
+def test_every_check_of_make_lint_is_a_hook_of_pre_commit():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)[1]
+    checks = re.findall(r"\$\(BIN\)/(.*)", recipe)
+    assert len(checks) == 4
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    entries = [hook["entry"] for hook in hooks]
+    assert [f".venv/bin/{check.removesuffix(' .')}" for check in checks] == [e for e in entries if "fmt" not in e]
+    (escape,) = [entry for entry in entries if "fmt" in entry]
+    for comment in ("# fmt" + ": skip", "#fmt" + ":off"):
+        assert re.search(escape, comment)
+        assert re.search(re.search(r"'(#.*?)'", recipe)[1].replace("[[:space:]]", r"\s"), comment)
+
+
+def test_what_is_cited_is_what_the_recipes_name():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    urls = [reference["url"] for reference in cited["references"]]
+    named = {load(name).paper for name in ("tars-1.5b", "rsafe")}
+    assert {url.replace("https://arxiv.org/abs/", "arXiv ") for url in urls} == named
+    assert all(reference["authors"] for reference in [cited, *cited["references"]])
+
+
+def test_the_forms_for_issues_are_yaml_with_a_name():
+    forms = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+    assert len(forms) == 4
+    for form in forms:
+        read = yaml.safe_load(form.read_text(encoding="utf-8"))
+        assert form.name == "config.yml" or (read["name"] and read["description"] and read["body"])
