@@ -24,8 +24,10 @@ import long_prompt
 from safereason.cli.output import print_table
 from safereason.data import sources
 from safereason.engines import embedded
-from safereason.engines.embedded import cache_home, model_folder
+from safereason.engines.embedded import model_folder
 from safereason.engines.open import load_tokenizer
+from safereason.engines.spec import ModelSpec
+from safereason.runs.cache import cache_home
 
 NANOGCG = "nanogcg==0.3.0"
 FASTEST: dict[str, Any] = {"width": 16, "merge": 8, "top_k": 32, "buffer": 1}
@@ -150,7 +152,7 @@ def main() -> None:
     long_prompt.need_model()
     folder = str(model_folder())
     pythons = environments(arguments.environments)
-    template = load_tokenizer(embedded.NAME).chat_template
+    template = load_tokenizer(ModelSpec.parse(embedded.NAME)).chat_template
     behaviors = list(sources.get("harmbench-standard").stream("test"))[:: 200 // arguments.behaviors]
     found = []
     for seed, behavior in enumerate(behaviors[: arguments.behaviors]):

@@ -57,10 +57,11 @@ def ours(job: Job, clock: Clock) -> None:
     from safereason.attacks.meter import Meter
     from safereason.data.example import Example
     from safereason.engines.open import open_engine
+    from safereason.engines.spec import ModelSpec
 
     behavior = Example("benchmark/0", job["behavior"], "harmful", "benchmark", target=job["target"])
     meter = Meter()
-    setup = Setup(open_engine(job["model"]), seed=job["seed"], meter=meter)
+    setup = Setup(open_engine(ModelSpec.parse(job["model"])), seed=job["seed"], meter=meter)
     asked = 0
     for step in ATTACK.search([behavior], GCGSettings(**job["settings"]), setup):
         clock.tick(float(step.value or 0.0), meter.queries - asked)

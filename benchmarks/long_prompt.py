@@ -6,7 +6,8 @@ from typing import Any
 
 import safereason
 from safereason.engines import embedded
-from safereason.engines.open import load_model, load_tokenizer, model_location
+from safereason.engines.open import load_model, load_tokenizer
+from safereason.engines.spec import ModelSpec
 from safereason.runs.records import read_records
 
 
@@ -19,8 +20,8 @@ def need_model() -> None:
 
 def load() -> tuple[Any, Any]:
     """The embedded model and its tokenizer."""
-    location = model_location(embedded.NAME)
-    return load_model(location), load_tokenizer(location)
+    location = ModelSpec.parse(embedded.NAME).location
+    return load_model(location), load_tokenizer(ModelSpec.parse(location))
 
 
 def text(tokenizer: Any, tokens: int) -> str:

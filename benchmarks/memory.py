@@ -126,14 +126,15 @@ def _forget_peak() -> None:
 
 def run_case(case: dict[str, Any], folder: Path) -> dict[str, int]:
     """Measures a case, and works it out."""
-    from safereason.engines.open import load_tokenizer, model_location
+    from safereason.engines.open import load_tokenizer
+    from safereason.engines.spec import ModelSpec
     from safereason.training import memory
     from safereason.training.fit import step_of
     from safereason.training.shapes import shape_of
 
     settings = {k: v for k, v in case.items() if k not in ("model", "stage", "rows", "tokens", "new")}
-    location = model_location(case["model"]) if "model" in case else _micro(folder)
-    tokenizer = load_tokenizer(location)
+    location = ModelSpec.parse(case["model"]).location if "model" in case else _micro(folder)
+    tokenizer = load_tokenizer(ModelSpec.parse(location))
     shared = {"epochs": 2, "learning_rate": 1e-5, "max_steps": 2, "precision": "fp32", **settings}
     stage = _sft if case["stage"] == "sft" else _grpo
     section, train = stage(case, shared, location, tokenizer, folder / "run")

@@ -12,6 +12,7 @@ from safereason.cli.output import print_table
 from safereason.engines.base import Engine, Sampling
 from safereason.engines.embedded import NAME
 from safereason.engines.open import open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.engines.vllm import INSTALL, is_installed
 from safereason.text.chat import user
 
@@ -31,7 +32,7 @@ def main() -> None:
         print(f"skipped: vLLM is not installed; run `{INSTALL}`")
         return
     start = time.perf_counter()
-    engines = {"vllm": open_engine(f"vllm/{NAME}"), "transformers": open_engine(NAME)}
+    engines = {"vllm": open_engine(ModelSpec.parse(f"vllm/{NAME}")), "transformers": open_engine(ModelSpec.parse(NAME))}
     print(f"both engines open after {time.perf_counter() - start:.0f} s")
     rates = [[rate(engine, size) for engine in engines.values()] for size in SIZES]
     rows = [(str(size), *(f"{one:.1f}" for one in both)) for size, both in zip(SIZES, rates, strict=True)]

@@ -209,7 +209,7 @@ def _commands(command: Any, parent: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def registries() -> str:
-    """What can be named: data sources, evals, attacks and judges."""
+    """What can be named: data sources, evals, attacks, judges and guards."""
     lines = [
         "# Names\n",
         "## Data sources\n",

@@ -1,4 +1,4 @@
-"""Files that a person gives, read within bounds: no file fills the memory, whatever it unpacks to.
+"""Files that a person gives, read within bounds: no file fills the memory, not even one that unpacks to far more.
 
 A row, be it a line of JSONL, the lines of one row of a table, or an item of a list in JSON, holds at most `LONGEST_ROW`
 bytes; the bound is kept while a packed file is unpacked. A file that is read as a whole is bounded too.
@@ -12,7 +12,7 @@ import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, TypeAlias, cast
 
 from safereason.errors import InputError
 
@@ -27,9 +27,12 @@ LARGEST_YAML = 1 << 20
 DEEPEST = 100
 """Levels of lists and objects in a JSON value."""
 PACKED = (".gz", ".xz")
-"""How the name of a packed file ends."""
+"""Endings of the names of packed files."""
 BROKEN = (OSError, EOFError, ValueError, RecursionError, zlib.error, lzma.LZMAError)
-"""What reading a file may end in that is missing, damaged, or not what its name says."""
+"""Errors of reading a file that is missing, damaged, or not of the form that its name gives."""
+
+JSONValue: TypeAlias = Any
+"""A value of JSON: null, a boolean, a number, text, a list or an object. Its reader checks which."""
 
 _BLOCK = 1 << 16
 _SPACE = b" \t\r\n"
@@ -50,17 +53,20 @@ def opened(path: Path) -> BinaryIO:
 
 
 def form_suffix(path: Path) -> str:
-    """How the name of a file ends, such as `.csv`, without the ending that says how it is packed."""
-    return Path(path.stem).suffix if path.suffix in PACKED else path.suffix
+    """The ending of a file's name, such as `.csv`, without the ending of a packed file."""
+    if path.suffix in PACKED:
+        return Path(path.stem).suffix
+    return path.suffix
 
 
 def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Each line that is not blank, with its number from 1; a byte order mark at the start is taken off.
+    """The lines that are not blank, with their numbers from 1; a byte order mark at the start is removed.
 
     Raises:
         ValueError: A line is longer than a row may be.
     """
     number = 0
+    # One byte more than allowed: a longer line shows itself without being read whole.
     while line := file.readline(LONGEST_ROW + 1):
         number += 1
         if len(line) > LONGEST_ROW:
@@ -76,27 +82,27 @@ class TableLines:
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
-        self._room = LONGEST_ROW
+        self._room_left = LONGEST_ROW
 
     def begin_row(self) -> None:
-        """Gives the next row its room."""
-        self._room = LONGEST_ROW
+        """Starts the next row, which may be as long as the others."""
+        self._room_left = LONGEST_ROW
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line = self._file.readline(self._room + 1)
+        line = self._file.readline(self._room_left + 1)
         if not line:
             raise StopIteration
-        self._room -= len(line)
-        if self._room < 0:
+        self._room_left -= len(line)
+        if self._room_left < 0:
             raise ValueError(f"the row after it is longer than {LONGEST_ROW >> 20} MiB")
         return line
 
 
-def from_json(text: str | bytes) -> Any:
-    """What a JSON text stands for.
+def from_json(text: str | bytes) -> JSONValue:
+    """The value of a JSON text.
 
     Raises:
         ValueError: It is no JSON, is nested too deeply, or holds a whole number of thousands of digits.
@@ -105,29 +111,39 @@ def from_json(text: str | bytes) -> Any:
         value = json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    # This error is a `ValueError`, too, and has the better message.
     except json.JSONDecodeError:
         raise
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start + 1}") from error
-    except ValueError as error:  # of int()
+    except ValueError as error:
+        # `int` refuses numbers of thousands of digits, which take quadratic time.
         raise ValueError("a whole number has too many digits") from error
-    brackets = text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
+    # Counting brackets is far cheaper than walking through the value, and few texts have so many.
+    if isinstance(text, str):
+        brackets = text.count("[") + text.count("{")
+    else:
+        brackets = text.count(b"[") + text.count(b"{")
     if brackets > DEEPEST and is_deep(value):
         raise ValueError("nested too deeply")
     return value
 
 
-def is_deep(value: Any) -> bool:
+def is_deep(value: object) -> bool:
     """Whether lists and objects are nested deeper than `DEEPEST`, so that walking through them may fail."""
     level = [value]
+    # A level at a time: recursion is the very thing that fails for a deep value.
     for _ in range(DEEPEST + 1):
-        level = [item for part in level for item in _inside(part)]
-        if not level:
+        inner: list[object] = []
+        for part in level:
+            inner.extend(_items_of(part))
+        if not inner:
             return False
+        level = inner
     return True
 
 
-def _inside(value: Any) -> Iterable[Any]:
+def _items_of(value: object) -> Iterable[object]:
     match value:
         case dict():
             return value.values()
@@ -137,13 +153,14 @@ def _inside(value: Any) -> Iterable[Any]:
 
 
 def read_bytes(path: Path, largest: int) -> bytes:
-    """All bytes of a file that is to be small.
+    """All bytes of a small file.
 
     Raises:
         InputError: It cannot be read, or is larger.
     """
     try:
         with path.open("rb") as file:
+            # The size that the file system gives is 0 for a pipe, and may change.
             content = file.read(largest + 1)
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from error
@@ -153,7 +170,7 @@ def read_bytes(path: Path, largest: int) -> bytes:
 
 
 def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
-    """What a text file holds, in UTF-8, without a byte order mark.
+    """The contents of a text file in UTF-8, without its byte order mark.
 
     Raises:
         InputError: It cannot be read, is larger, or is not UTF-8.
@@ -164,7 +181,7 @@ def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
         raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> JSONValue:
     """Reads one JSON document, with or without a byte order mark.
 
     Raises:
@@ -177,16 +194,16 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: not JSON ({error}); get or make it again") from error
 
 
-class JSONRow(dict[str, Any]):
-    """One object of a JSONL file; a column that it does not have is an error that says where."""
+class JSONRow(dict[str, JSONValue]):
+    """One object of a JSONL file; a missing column is an error that names file and line."""
 
     __slots__ = ("where",)
 
-    def __init__(self, columns: Mapping[str, Any], where: str) -> None:
+    def __init__(self, columns: Mapping[str, JSONValue], where: str) -> None:
         super().__init__(columns)
         self.where = where
 
-    def __missing__(self, column: str) -> Any:
+    def __missing__(self, column: str) -> JSONValue:
         raise InputError(f"{self.where}: has no `{column}`; mend the file, or make it again")
 
 
@@ -200,17 +217,17 @@ def json_rows(path: Path) -> Iterator[JSONRow]:
     try:
         with path.open("rb") as file:
             for number, line in lines(file):
-                yield _row(path, number, line)
+                yield _json_row(path, number, line)
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from error
 
 
 def unreadable(path: Path, error: Exception) -> InputError:
-    """Says why a file cannot be read."""
+    """The error for a file that cannot be read, with the reason."""
     return InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); check the path")
 
 
-def _row(path: Path, number: int, line: bytes) -> JSONRow:
+def _json_row(path: Path, number: int, line: bytes) -> JSONRow:
     where = f"{path}:{number}"
     try:
         row = from_json(line)
@@ -218,13 +235,15 @@ def _row(path: Path, number: int, line: bytes) -> JSONRow:
         raise InputError(f"{where}: {_what_is_wrong(line, number, error)}") from error
     if isinstance(row, dict):
         return JSONRow(row, where)
+    # A file with one list is a common mistake: JSON in place of JSONL.
     if isinstance(row, list) and number == 1:
         raise InputError(f"{where}: {_LIST}")
     raise InputError(f"{where}: a JSON object is expected on each line, not {json_type(row)}; mend the line")
 
 
-def json_type(value: Any) -> str:
-    """What JSON calls a value, with its article; of a value that JSON has not, Python's word."""
+def json_type(value: object) -> str:
+    """JSON's name for a value's type, with its article; Python's name for a type that JSON does not have."""
+    # `bool` comes before `int`, of which it is a subclass.
     match value:
         case None:
             return "null"
@@ -252,6 +271,7 @@ def _what_is_wrong(line: bytes, number: int, error: ValueError) -> str:
         return _LIST
     if number == 1 and start == b"{":
         return "this is one JSON document over several lines, and each line is to be an object; write it in one line"
+    # UTF-16 has such bytes in every line of English.
     if b"\0" in line:
         return "it holds a byte of 0, which no JSON in UTF-8 does; save it as UTF-8, or get the file again"
     if b"\r" in line.strip(_SPACE):

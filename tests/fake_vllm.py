@@ -1,7 +1,7 @@
 """A stand-in for vLLM's public API, generated from its recorded signatures, on a real model of transformers.
 
 with fake_vllm.installed() as loaded:
-    open_engine("vllm/…")
+    open_engine(ModelSpec.parse("vllm/…"))
 
 What vLLM does not take is refused, and what it does not give is not there. The request that came last ends first.
 """

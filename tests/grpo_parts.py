@@ -9,6 +9,7 @@ from transformers import LlamaForCausalLM, TrainerCallback
 from trl import GRPOConfig
 
 from safereason.engines.open import load_model, load_tokenizer
+from safereason.engines.spec import ModelSpec
 from safereason.recipe.schema import GRPO
 from safereason.text.chat import prompt_ids, user
 from safereason.training.arguments import grpo_arguments
@@ -74,7 +75,7 @@ class Given:
 
 def make_trainer(model: Path, folder: Path, chosen: GRPO, rewards=REWARDS, kind=Trainer, **arguments):
     """The trainer of a recipe's section, but for where its rollouts and rewards come from."""
-    tokenizer = load_tokenizer(str(model))
+    tokenizer = load_tokenizer(ModelSpec.parse(str(model)))
     given = Given(tokenizer, rewards)
     stated = grpo_arguments(chosen, prompts=len(ROLLOUTS), seed=0, output_dir=str(folder / "checkpoints"))
     trainer = kind(

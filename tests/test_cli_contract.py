@@ -11,9 +11,8 @@ import typer
 from program import safereason
 
 from safereason import attacks, evals, judges
-from safereason.cli import catalog
 from safereason.cli.app import app
-from safereason.cli.eval import FIGURES
+from safereason.judges import as_guard
 from safereason.recipe.load import shipped
 
 GRAMMAR = {
@@ -121,13 +120,13 @@ def test_help_and_recipes_work_with_nothing_heavy_to_import(tmp_path):
     assert done.stderr.splitlines() == [f"exit 0: {' '.join(argv)}" for argv in asked]
 
 
-def test_every_eval_has_figures_that_may_have_a_bar():
-    assert set(FIGURES) == set(evals.NAMES)
-
-
-def test_every_eval_attack_and_judge_is_listed_with_what_it_is():
-    assert set(catalog.EVALS) == set(evals.NAMES)
-    assert set(catalog.JUDGES) == set(judges.JUDGES)
+def test_every_eval_attack_judge_and_guard_is_listed_with_what_it_is():
     listed = json.loads(safereason("eval", "ls", "--json").stdout)
-    assert {entry["name"] for entry in listed["judges"]} == set(judges.JUDGES)
+    names = {kind: {entry["name"] for entry in entries} for kind, entries in listed.items()}
+    assert names == {
+        "evals": set(evals.NAMES),
+        "attacks": set(attacks.ATTACKS),
+        "judges": set(judges.JUDGES),
+        "guards": set(as_guard.NAMES),
+    }
     assert all(entry["summary"] for entries in listed.values() for entry in entries)

@@ -12,6 +12,7 @@ from safereason.attacks import ATTACKS
 from safereason.attacks.base import Attack, Settings
 from safereason.data.example import Example, write_parquet
 from safereason.engines.base import Completion
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.judges import Verdict
 from safereason.judges.refusal import Refusal
@@ -422,7 +423,7 @@ def _prompts_trained_on(section: GRPO, model, folder) -> list[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grpo, "train", lambda run, examples, *others: handed.extend(examples) or {})
         run = SimpleNamespace(path=folder, records=lambda name: RecordLog(folder / f"{name}.jsonl"))
-        rl._train_grpo(section, recipe, str(model), examples, None, run)
+        rl._train_grpo(section, recipe, ModelSpec.parse(str(model)), examples, None, run)
     return [example.id for example in handed]
 
 
@@ -464,7 +465,7 @@ def _dpo(section: DPO, model, folder) -> dict[str, Any]:
         patch.setattr(preferences, "open_engine", lambda spec, **named: _Random(asked))
         patch.setattr("safereason.training.dpo.train", lambda run, pairs: handed.extend(pairs) or {})
         run = SimpleNamespace(path=folder, records=lambda name: RecordLog(folder / f"{name}.jsonl"))
-        preferences.train_dpo(section, recipe, str(model), examples, _Counting(), run)
+        preferences.train_dpo(section, recipe, ModelSpec.parse(str(model)), examples, _Counting(), run)
     return {
         "arguments": dpo_arguments(section, pairs=100, seed=0, output_dir="out", cpu=False),
         "adapters": lora_config(section.lora).to_dict(),
@@ -574,7 +575,7 @@ def _handed_to_rl(section: GuardSection, model, folder) -> dict[str, Any]:
             grpo, "train", lambda run, examples, reward, rollouts, **named: handed.update(named, reward=reward) or {}
         )
         patch.setattr("safereason.training.validation.Validation", lambda *positional, **named: named)
-        guard._train_guard_grpo(section.train, section, recipe, str(model), folder, run)
+        guard._train_guard_grpo(section.train, section, recipe, ModelSpec.parse(str(model)), folder, run)
     return {
         "asked in training": [handed["prompt_builder"](example) for example in rows],
         "rewards": [(parts.total, parts.parts) for parts in handed["reward"].score(ROWS)],
@@ -720,7 +721,7 @@ def test_each_field_of_attacking_changes_what_an_attack_works_with(key, monkeypa
     for section in (whole, changed(whole, key, ATTACKING_CHANGES[key])):
         recipe = Recipe(name="own", model="org/none", data=BASE_TARS, attack=section)
         plan = attack.plan_attack(recipe, Options(), "all-in-one", behaviors="sample")
-        found.append(attack.attack_identity(recipe, plan, "org/target", None))
+        found.append(attack.attack_identity(recipe, plan, ModelSpec.parse("org/target"), None))
     assert found[0] != found[1]
 
 

@@ -15,7 +15,7 @@ from safereason.cli.app import app
 from safereason.runs.directory import is_finished
 
 PACKAGE = Path(importlib.util.find_spec("safereason").submodule_search_locations[0])
-LOADS = ("from_pretrained", "from_config", "load_dataset", "LLM", "snapshot_download", "pipeline")
+LOADS = ("from_pretrained", "from_config", "load_dataset", "LLM", "pipeline")
 YES = "y\n" * 9
 LINE = "wants to run its own code (auto_map in its files), which safereason never does"
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from safereason.engines.open import load_tokenizer
+from safereason.engines.spec import ModelSpec
 from safereason.recipe.schema import DPO, GRPO, SFT
 from safereason.runs.records import RecordLog
 from safereason.training.training_run import TrainingRun
@@ -15,7 +16,7 @@ def training_run(
     values = {
         "section": section,
         "location": str(model),
-        "tokenizer": load_tokenizer(str(model)),
+        "tokenizer": load_tokenizer(ModelSpec.parse(str(model))),
         "seed": 0,
         "folder": folder,
         "metrics": metrics,

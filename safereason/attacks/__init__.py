@@ -1,6 +1,4 @@
-"""Attacks: searches for a prompt that elicits a behavior. `ATTACKS` maps names to attacks."""
-
-from difflib import get_close_matches
+"""Attacks: searches for a prompt that elicits a behavior. `ATTACKS` holds them by name."""
 
 from safereason.attacks import (
     autodan,
@@ -18,14 +16,15 @@ from safereason.attacks import (
     thought_hijack,
 )
 from safereason.attacks.base import Attack, Setup, Step, TestCase
-from safereason.errors import InputError
+from safereason.registry import Registry
 
 __all__ = ["ATTACKS", "Attack", "Setup", "Step", "TestCase", "get"]
 
 # In the order of their cost: those that ask no model first, and those that need its weights last.
-ATTACKS: dict[str, Attack] = {
-    attack.name: attack
-    for attack in (
+ATTACKS: Registry[Attack] = Registry(
+    "attack",
+    Attack,
+    (
         direct.ATTACK,
         prefill.ATTACK,
         thought_hijack.ATTACK,
@@ -40,20 +39,14 @@ ATTACKS: dict[str, Attack] = {
         autodan.ATTACK,
         gcg.ATTACK,
         embedding.ATTACK,
-    )
-}
+    ),
+)
 
 
 def get(name: str) -> Attack:
-    """The attack of this name.
+    """The attack of this name, or at this dotted path `module:NAME`.
 
     Raises:
-        InputError: The name is unknown.
+        InputError: The name is unknown, or another package's attack cannot be imported.
     """
-    if name in ATTACKS:
-        return ATTACKS[name]
-    close = get_close_matches(name, ATTACKS, n=1)
-    hint = f"available: {', '.join(ATTACKS)}"
-    if close:
-        hint = f"did you mean {close[0]}?"
-    raise InputError(f"no attack is called {name!r}; {hint}")
+    return ATTACKS.find(name)

@@ -1,10 +1,12 @@
 """`safereason attack`: the search for prompts that elicit behaviors."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from safereason import attacks
 from safereason.attacks import ATTACKS
 from safereason.cli import attack_convert, attack_rainbow, output, stage
 from safereason.cli import options as opt
@@ -15,7 +17,15 @@ if TYPE_CHECKING:
     from safereason.recipe.schema import Recipe
     from safereason.stages.attack import AttackPlan
 
-app = opt.group("Find prompts that elicit behaviors.")
+
+class _AttackGroup(TyperGroup):
+    """The commands of this package's attacks. One of another package's is made when it is typed."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return super().get_command(ctx, cmd_name) or opt.plugin_command(ATTACKS, cmd_name, _add_attack)
+
+
+app = opt.group("Find prompts that elicit behaviors.", _AttackGroup)
 
 Prompts = Annotated[
     str | None, typer.Option("--prompts", metavar="SOURCE", help="A data source, or a file of examples.")
@@ -44,7 +54,11 @@ def list_attacks(as_json: opt.Json = False, verbose: opt.Verbose = False) -> Non
     """List the attacks: what each does, what it needs, and its settings."""
     documents: list[dict[str, object]] = []
     rows: list[tuple[str, str, str]] = []
-    for name, attack in ATTACKS.items():
+    for name, attack in ATTACKS.every():
+        if isinstance(attack, InputError):
+            documents.append({"name": name, "summary": str(attack), "needs": [], "uses": [], "settings": {}})
+            rows.append((name, "", str(attack)))
+            continue
         settings = _describe_settings(attack)
         documents.append(
             {
@@ -158,7 +172,7 @@ def _attack_recipe(
     if recipe is not None:
         return opt.load_recipe(recipe, texts, seed=seed)
     # An attack that needs no model, such as a template, writes the same test cases for every one.
-    if model is None and ATTACKS[name].needs:
+    if model is None and attacks.get(name).needs:
         raise InputError("which model is attacked? name one with --model, or a recipe with --recipe")
     return opt.adhoc_recipe(model or "none", texts, seed)
 
@@ -184,15 +198,20 @@ def _attack_step(plan: "AttackPlan", model: str | None, recipe: str) -> str:
     return step
 
 
-for name, registered in ATTACKS.items():
-    app.command(
-        name,
-        help=f"{registered.summary}.",
+def _add_attack(group: typer.Typer, attack: "Attack") -> None:
+    """Adds the command of one attack to a group."""
+    group.command(
+        attack.name,
+        help=f"{attack.summary}.",
         epilog=opt.examples(
-            f"safereason attack {name} --recipe tars-smoke --limit 10",
-            f"safereason attack {name} --model runs/rl/RUN --prompts jailbreakbench --shard 2/8",
+            f"safereason attack {attack.name} --recipe tars-smoke --limit 10",
+            f"safereason attack {attack.name} --model runs/rl/RUN --prompts jailbreakbench --shard 2/8",
         ),
-    )(_attack_command(name))
+    )(_attack_command(attack.name))
+
+
+for registered in ATTACKS.values():
+    _add_attack(app, registered)
 # These two are no searches for single behaviors, so they are not in the registry.
 app.command("rainbow", epilog=attack_rainbow.EXAMPLES)(attack_rainbow.rainbow)
 app.command("convert", epilog=attack_convert.EXAMPLES)(attack_convert.convert)

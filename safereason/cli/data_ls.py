@@ -145,9 +145,18 @@ def _all_sources() -> list[ListedSource]:
         for name in uses_by_source(load(path.stem)):
             recipes_by_source.setdefault(name, []).append(path.stem)
     listed: list[ListedSource] = []
-    for source in SOURCES.values():
-        listed.append({**_source_entry(source), "recipes": recipes_by_source.get(source.name, [])})
+    for name, source in SOURCES.every():
+        if isinstance(source, InputError):
+            # Another package's source that cannot be imported. Its error stands in the column of titles.
+            listed.append({**_unknown_source(name), "title": str(source), "recipes": []})
+        else:
+            listed.append({**_source_entry(source), "recipes": recipes_by_source.get(source.name, [])})
     return listed
+
+
+def _unknown_source(name: str) -> SourceEntry:
+    """The entry of a source of which only the name is known."""
+    return {"name": name, "size": None, "licence": "", "serves": [], "traces": False, "gated": False}
 
 
 def _source_entry(source: "Source") -> SourceEntry:
@@ -173,7 +182,7 @@ def _sources_of_recipe(recipe: "Recipe", options: "Options") -> list[RecipeSourc
             problem = _problem_of(recipe, options, name, uses)
         except InputError as error:
             # The recipe names a source that does not exist. The others are listed all the same.
-            entry = {"name": name, "size": None, "licence": "", "traces": False, "gated": False}
+            entry = _unknown_source(name)
             problem = str(error)
         listed.append(
             {

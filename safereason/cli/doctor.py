@@ -148,7 +148,7 @@ def _extras() -> dict[str, str]:
 
 
 def _folders() -> dict[str, str]:
-    from safereason.engines.embedded import cache_home
+    from safereason.runs.cache import cache_home
 
     return {
         "package": str(Path(safereason.__file__).parent),
@@ -170,8 +170,9 @@ def _data_home() -> str:
 
 def _embedded_model() -> dict[str, str]:
     from safereason.engines import embedded
+    from safereason.runs.cache import cache_home
 
-    folder = embedded.cache_home() / "models" / "smollm2-135m"
+    folder = cache_home() / "models" / "smollm2-135m"
     # The package holds a GGUF file. The engine reads a folder of safetensors, which the first use writes to the cache.
     converted = "not yet: done at first use"
     if (folder / "config.json").is_file():

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from safereason.cli import (
     catalog,
@@ -18,20 +19,21 @@ from safereason.cli import (
     stage,
 )
 from safereason.cli import options as opt
-from safereason.evals import EVALS
+from safereason.evals import EVALS, GUARD
 
 if TYPE_CHECKING:
+    from safereason.evals import Eval
     from safereason.stages.eval import EvalPlan
 
-app = opt.group("Measure a model: how well it defends, and how far it still complies.")
 
-# The figures of each eval that may have a bar. Those of `capability` are its tasks', which the command line names.
-FIGURES = {
-    **{name: evaluation.reports for name, evaluation in EVALS.items()},
-    "guard": eval_guard.FIGURES,
-    "separation": eval_separation.FIGURES,
-    "capability": (),
-}
+class _EvalGroup(TyperGroup):
+    """The commands of this package's evaluations. One of another package's is made when it is typed."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return super().get_command(ctx, cmd_name) or opt.plugin_command(EVALS, cmd_name, _add_eval)
+
+
+app = opt.group("Measure a model: how well it defends, and how far it still complies.", _EvalGroup)
 Cases = Annotated[
     list[Path] | None,
     typer.Option(
@@ -53,7 +55,7 @@ JudgeName = Annotated[str | None, typer.Option("--judge", metavar="JUDGE", help=
 
 @app.command("ls", epilog=opt.examples("safereason eval ls", "safereason eval ls --json"))
 def list_evals(as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
-    """List the evals, attacks and judges."""
+    """List the evals, attacks, judges and guards, those of installed packages included."""
     entries_by_kind = catalog.listing()
     if as_json:
         output.print_json(entries_by_kind)
@@ -64,8 +66,9 @@ def list_evals(as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
     output.print_table(("kind", "name", "what it is"), rows)
 
 
-def _eval_command(name: str) -> Callable[..., None]:
+def _eval_command(evaluation: "Eval") -> Callable[..., None]:
     """The command of one evaluation. All of them have the same options, so adding one needs no code here."""
+    name = evaluation.name
 
     def evaluate(
         overrides: opt.Overrides = None,
@@ -94,11 +97,12 @@ def _eval_command(name: str) -> Callable[..., None]:
         from safereason.stages import eval as stage_eval
 
         # Bars are checked first: a misspelt figure must not come to light after hours of measuring.
-        bars = opt.parse_bars(name, FIGURES[name], fail_under, fail_over)
+        bars = opt.parse_bars(name, evaluation.reports, fail_under, fail_over)
         source = opt.either_name("--prompts", prompts, "--source", old_prompts)
+        # Before the recipe, so that an override may name an attack that a dotted path led to.
+        attack_names = _attack_names(attacks)
         chosen = opt.recipe_of(recipe, model, overrides, seed)
         options = opt.stage_options(root, out, model, resume, overwrite, base_url)
-        attack_names = _split_names(attacks)
         if dry_run:
             # Nothing is asked of the model, so that it need not be there yet.
             plan = stage_eval.plan_eval(
@@ -120,26 +124,33 @@ def _eval_command(name: str) -> Callable[..., None]:
     return evaluate
 
 
-def _split_names(text: str | None) -> tuple[str, ...] | None:
-    """The names of a list with commas; None where the recipe's list is to be used."""
+def _attack_names(text: str | None) -> tuple[str, ...] | None:
+    """The attacks of a list with commas; None where the recipe's list is to be used."""
+    from safereason import attacks
+
     if not text:
         return None
-    return tuple(name.strip() for name in text.split(","))
+    names: list[str] = []
+    for name in text.split(","):
+        # Only a dotted path is followed here: a misspelt name is refused where the evaluation is planned.
+        if ":" in name:
+            names.append(attacks.get(name.strip()).name)
+        else:
+            names.append(name.strip())
+    return tuple(names)
 
 
 def _eval_step(plan: "EvalPlan", model: str | None, recipe: str) -> str:
     """The plan of an evaluation as one sentence, for a dry run.
 
     Raises:
-        InputError: There is no attack or judge of a name in the plan. The evaluation itself would refuse it, too.
+        InputError: There is no judge of the name in the plan. The evaluation itself would refuse it, too.
     """
-    from safereason import attacks, judges
+    from safereason.judges import JudgeSpec
 
     # A plan that passes and a run that fails at once would be a poor dry run.
-    for attack in plan.attacks:
-        attacks.get(attack)
     if plan.judge:
-        judges.parse(plan.judge)
+        JudgeSpec.parse(plan.judge)
     subject = model or f"the newest trained model of {recipe}"
     amount = "all"
     if plan.limit:
@@ -152,10 +163,12 @@ def _eval_step(plan: "EvalPlan", model: str | None, recipe: str) -> str:
     return f"ask {subject} {amount} prompts of {', '.join(plan.sources)} ({attack_list}), and {last_part}"
 
 
-for name, evaluation in EVALS.items():
+def _add_eval(group: typer.Typer, evaluation: "Eval") -> None:
+    """Adds the command of one evaluation to a group."""
+    name = evaluation.name
     # An eval without a judge counts tokens, which no bar suits; the share of closed reasoning has one.
     figure_with_bar = evaluation.reports[0] if evaluation.judge else "closed"
-    app.command(
+    group.command(
         name,
         help=f"{evaluation.summary}.",
         epilog=opt.examples(
@@ -163,9 +176,13 @@ for name, evaluation in EVALS.items():
             f"safereason eval {name} --model embedded/smollm2-135m --limit 50",
             f"safereason eval {name} --model runs/rl/RUN --fail-under {figure_with_bar}=0.9 --junit {name}.xml",
         ),
-    )(_eval_command(name))
+    )(_eval_command(evaluation))
+
+
+for registered in EVALS.values():
+    _add_eval(app, registered)
 app.command("score", epilog=eval_score.EXAMPLES)(eval_score.score)
-app.command("guard", help=f"{catalog.EVALS['guard']}.", epilog=eval_guard.EXAMPLES)(eval_guard.guard)
+app.command("guard", help=f"{GUARD.summary}.", epilog=eval_guard.EXAMPLES)(eval_guard.guard)
 app.command("separation", epilog=eval_separation.EXAMPLES)(eval_separation.separation)
 app.command("capability", epilog=eval_capability.EXAMPLES)(eval_capability.capability)
 app.command("agree", epilog=eval_agree.EXAMPLES)(eval_agree.agree)

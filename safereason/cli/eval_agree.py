@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from safereason.evals.agreement import Agreement, Columns, Labelled
     from safereason.evals.metrics import Figure
-    from safereason.judges import Judge, Verdict
+    from safereason.judges import Judge, Measure, Verdict
 
 T = TypeVar("T")
 
@@ -32,7 +32,8 @@ Files = Annotated[
 ]
 JudgeName = Annotated[str, typer.Option("--judge", metavar="JUDGE", help="The judge, as `eval ls` names it.")]
 Measures = Annotated[
-    str, typer.Option("--measures", metavar="WHAT", help="What the labels tell: refusal, harm, quality.")
+    Literal["refusal", "harm", "quality"],
+    typer.Option("--measures", metavar="WHAT", help="What the labels tell: refusal, harm, quality."),
 ]
 PromptColumn = Annotated[str | None, typer.Option("--prompt-column", metavar="NAME", help="By default `prompt`.")]
 AnswerColumn = Annotated[str | None, typer.Option("--answer-column", metavar="NAME", help="By default `completion`.")]
@@ -140,7 +141,7 @@ def _label_columns(
     return columns
 
 
-def _open_scorer(spec: str, measures: str) -> "Judge":
+def _open_scorer(spec: str, measures: "Measure") -> "Judge":
     """The judge, opened for this measure.
 
     Raises:

@@ -7,6 +7,7 @@ import typer
 
 from safereason.cli import options as opt
 from safereason.cli import stage
+from safereason.evals import CAPABILITY
 
 EXAMPLES = opt.examples(
     "safereason eval capability --model runs/rl/RUN --tasks gsm8k_cot_zeroshot,mmlu_pro --limit 100",
@@ -51,7 +52,7 @@ def capability(
     from safereason.stages import capability as stage_capability
 
     # lm-eval's tasks bring figures of their own, so a bar's name is checked once they are measured.
-    bars = opt.parse_bars("capability", (), fail_under, fail_over)
+    bars = opt.parse_bars(CAPABILITY.name, CAPABILITY.reports, fail_under, fail_over)
     chosen = opt.recipe_of(recipe, model, overrides, seed)
     options = opt.stage_options(root, out, model, resume, overwrite, base_url)
     task_names = _task_names(tasks)

@@ -8,6 +8,7 @@ import typer
 from safereason.cli import options as opt
 from safereason.cli import output, stage
 from safereason.errors import InputError
+from safereason.evals import GUARD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,20 +18,6 @@ if TYPE_CHECKING:
     from safereason.stages.base import Options, Result
     from safereason.stages.guard_eval import GuardEvalPlan
 
-# The figures that may have a bar: of all sets, or after a slash of one, as in `f1/openai-moderation`.
-FIGURES = (
-    "f1",
-    "f1_parsed",
-    "precision",
-    "recall",
-    "accuracy",
-    "f1_always_unsafe",
-    "f1_always_safe",
-    "auroc",
-    "f1_pooled",
-    "unparsed",
-    "says_unsafe",
-)
 # A guard that is named without a recipe gets this recipe's prompt and sampling.
 ADHOC = "rsafe"
 EXAMPLES = opt.examples(
@@ -112,7 +99,7 @@ def guard(
     """Measure a guard on labelled rows: F1 of `unsafe`, AUROC, verdicts that cannot be read."""
     from safereason.stages import guard_eval
 
-    bars = opt.parse_bars("guard", FIGURES, fail_under, fail_over)
+    bars = opt.parse_bars(GUARD.name, GUARD.reports, fail_under, fail_over)
     sets = tuple(opt.either_name("--prompts", prompts, "--set", old_prompts) or ())
     chosen = _guard_recipe(recipe, model, overrides, seed)
     options = opt.stage_options(root, out, model, resume, overwrite, base_url)

@@ -7,12 +7,11 @@ import typer
 
 from safereason.cli import options as opt
 from safereason.cli import stage
+from safereason.evals import SEPARATION
 
 if TYPE_CHECKING:
     from safereason.stages.separation import SeparationPlan
 
-# The figures that may have a bar.
-FIGURES = ("margin", "accuracy", "margin_c0.1", "accuracy_c0.1")
 EXAMPLES = opt.examples(
     "safereason eval separation --model embedded/smollm2-135m --limit 100",
     "safereason eval separation --model runs/rl/RUN --cases runs/attack/gcg/RUN/cases.jsonl --projection umap",
@@ -50,7 +49,7 @@ def separation(
     """Measure how far apart harmful and harmless prompts lie inside the model, and draw it."""
     from safereason.stages import separation as stage_separation
 
-    bars = opt.parse_bars("separation", FIGURES, fail_under, fail_over)
+    bars = opt.parse_bars(SEPARATION.name, SEPARATION.reports, fail_under, fail_over)
     chosen = opt.recipe_of(recipe, model, overrides, seed)
     options = opt.stage_options(root, out, model, resume, overwrite)
     # `--base-url` is missing above: a server shows no inner states.

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 from safereason.cli import output
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def renderer(spec: str, recipe: "Recipe | None") -> Render:
     from safereason.text.inert import special_tokens
 
     with output.results_only():
-        tokenizer = load_tokenizer(spec)
+        tokenizer = load_tokenizer(ModelSpec.parse(spec))
     guards_prompt: GuardPrompt | None = None
     sft: SFT | None = None
     if recipe is not None:

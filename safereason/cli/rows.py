@@ -73,7 +73,7 @@ def _is_source(target: str) -> bool:
     """Whether the target is meant as a data source, not as a path."""
     from safereason.data.sources import SOURCES
 
-    if target in SOURCES or target.endswith(YAML):
+    if target.endswith(YAML) or SOURCES.has(target):
         return True
     # A single word that is no file is a misspelt name. The registry's error suggests the right one.
     path = Path(target)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO
 
 from safereason import console
-from safereason.engines.embedded import cache_home
 from safereason.errors import InputError
 from safereason.runs.asides import aside_of, clear
+from safereason.runs.cache import cache_home
 from safereason.runs.manifest import sha256
 
 HOME = "SAFEREASON_DATA_HOME"

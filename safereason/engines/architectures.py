@@ -1,4 +1,4 @@
-"""What transformers' architectures do exactly, by `model_type`.
+"""Properties of transformers' architectures, by `model_type`.
 
 `tests/engines/test_architectures.py` makes the lists: it builds a tiny random model of each causal architecture that
 transformers has, and compares what a list promises with one plain pass over each row alone. An architecture that is in
@@ -7,7 +7,10 @@ no list, such as one of a newer transformers, takes the plain way: each row alon
 
 from collections.abc import Mapping
 from math import inf
-from typing import Any
+from typing import Any, TypeAlias
+
+CausalModel: TypeAlias = Any
+"""A causal language model of transformers, or peft's wrapper, which hands attributes on in ways that no type has."""
 
 
 def _names(text: str) -> frozenset[str]:
@@ -53,7 +56,7 @@ SHARED = _names("""
     olmo3 olmoe opt persimmon phi phi3 phi4_multimodal phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3
     solar_open stablelm starcoder2 vaultgemma youtu
     """)
-"""So is computing once what several prompts begin with: in generation, in the loss and in attacks."""
+"""Computing a common beginning of several prompts once is exact, too: in generation, in the loss and in attacks."""
 REREAD = _names("""
     axk2 camembert data2vec-text deepseek_v32 deepseek_v4 doge glm_moe_dsa hy_v4 roberta roberta-prelayernorm
     xlm-roberta xlm-roberta-xl xmod zamba2
@@ -72,72 +75,84 @@ REFUSED = {
     "xlm": "reads a text in both directions",
     "xlnet": "reads a text in both directions",
 }
-"""Types that cannot be run here, and why."""
+"""Types that cannot be run here, with the reason."""
 ENCODERS = _names("""
     bert bert-generation big_bird camembert data2vec-text electra ernie megatron-bert rembert roberta
     roberta-prelayernorm roc_bert roformer xlm-roberta xlm-roberta-xl xmod
     """)
 """Types that read in both directions unless their configuration says otherwise."""
 STRETCHED = ("dynamic", "longrope")
+"""Types of rotary embeddings that depend on the length of the whole batch."""
 ORIGINAL = "original_max_position_embeddings"
 TURNED_ON = ("sliding_window", "alibi")
 """Keys by which a configuration turns on what sharing would get wrong."""
 
 
-def kind(model: Any) -> str:
+def kind(model: CausalModel) -> str:
     """The model's `model_type`."""
     return str(model.config.model_type)
 
 
-def reach(model: Any) -> float:
+def reach(model: CausalModel) -> float:
     """Tokens up to which a batch's longest row does not change how the positions of all its rows are encoded.
 
     Dynamic and long rotary embeddings stretch once a text is longer than what the model was first trained on.
     """
     config = model.config.get_text_config(decoder=True)
-    given = getattr(config, "rope_parameters", None) or {}
-    for part in given.values() if all(isinstance(value, dict) for value in given.values()) else [given]:
-        if part.get("rope_type") in STRETCHED:
-            named = part.get("original_max_position_embeddings"), getattr(config, ORIGINAL, None)
-            return next((int(n) for n in named if n), int(config.max_position_embeddings))
+    parameters = getattr(config, "rope_parameters", None) or {}
+    # Models with several kinds of attention layers have one set of parameters for each kind.
+    sets = [parameters]
+    if all(isinstance(value, dict) for value in parameters.values()):
+        sets = list(parameters.values())
+    for rope in sets:
+        if rope.get("rope_type") in STRETCHED:
+            length = rope.get(ORIGINAL) or getattr(config, ORIGINAL, None) or config.max_position_embeddings
+            return int(length)
     return inf
 
 
-def is_batched(model: Any, longest: int = 0) -> bool:
+def is_batched(model: CausalModel, longest: int = 0) -> bool:
     """Whether rows of different lengths, the longest of so many tokens, may be generated together."""
     return kind(model) in BATCHED and longest <= reach(model)
 
 
-def trains_in_batches(model: Any, longest: int) -> bool:
+def trains_in_batches(model: CausalModel, longest: int) -> bool:
     """Whether rows of different lengths, the longest of so many tokens, may be in one pass of a loss."""
     return kind(model) in TRAINED and longest <= reach(model)
 
 
-def rereads(model: Any, length: int) -> bool:
+def rereads(model: CausalModel, length: int) -> bool:
     """Whether a row alone must be read again, all its tokens, for the next one."""
     return kind(model) in REREAD or length > reach(model)
 
 
-def shares_prompts(model: Any) -> bool:
+def shares_prompts(model: CausalModel) -> bool:
     """Whether what several prompts begin with may be computed once: each token sees all before it, padding aside."""
     config = model.config.get_text_config(decoder=True)
-    told = {name: getattr(config, name, None) for name in ("layer_types", *TURNED_ON)}
-    return reach(model) == inf and shares_layers(kind(model), told)
+    settings: dict[str, object] = {}
+    for name in ("layer_types", *TURNED_ON):
+        settings[name] = getattr(config, name, None)
+    # Stretched embeddings depend on the longest prompt, so that no prompt's beginning is the same for all.
+    return reach(model) == inf and shares_layers(kind(model), settings)
 
 
-def shares_layers(name: str, config: Mapping[str, Any]) -> bool:
-    """As `shares_prompts`, from a `model_type` and a configuration, which may turn on windows or position biases."""
+def shares_layers(name: str, config: Mapping[str, object]) -> bool:
+    """`shares_prompts` for a `model_type` and a configuration, which may turn on windows or position biases."""
     layers = config.get("layer_types")
-    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
-    windowed = set(layers) != {"full_attention"} if layers else window is not None
-    return name in SHARED and not windowed and not config.get("alibi")
+    if isinstance(layers, (list, tuple)) and layers:
+        has_window = set(layers) != {"full_attention"}
+    else:
+        # Qwen2's configurations name a window even where another key turns it off.
+        has_window = config.get("sliding_window") is not None and bool(config.get("use_sliding_window", True))
+    return name in SHARED and not has_window and not config.get("alibi")
 
 
-def refusal(config: Mapping[str, Any]) -> str | None:
-    """Why a model of this `config.json` cannot be run here; None where it can."""
+def refusal(config: Mapping[str, object]) -> str | None:
+    """The reason why a model of this `config.json` cannot be run here; None where it can."""
     name = str(config.get("model_type"))
     if name in REFUSED:
         return f"its architecture, {name}, {REFUSED[name]}"
+    # The same architecture is a causal model in some checkpoints and a masked one in others.
     if name in ENCODERS and not config.get("is_decoder"):
         return f"its architecture, {name}, reads texts in both directions, as its config.json has no `is_decoder: true`"
     return None

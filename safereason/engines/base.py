@@ -1,7 +1,7 @@
-"""The contract every engine keeps."""
+"""The contract of engines: completions, likelihoods and the protocol `Engine`."""
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Protocol
@@ -21,28 +21,34 @@ __all__ = [
     "TokenChoice",
     "Usage",
     "generation_prefix",
+    "in_order",
     "request_seed",
 ]
 
 
+FinishReason = Literal["stop", "length", "error", "filtered"]
+"""`stop` at an end-of-turn token or stop text, `length` at the token limit, `error` without a completion, `filtered`
+where the provider's filter refused the prompt or cut the text off."""
+
+
 @dataclass(frozen=True)
 class TokenChoice:
-    """One token of a completion, and what might have stood in its place."""
+    """One token of a completion, with its likeliest alternatives."""
 
     text: str
-    """The token by itself; what stands in for a part of a character differs from engine to engine."""
+    """The token by itself; a part of a character is spelt in each engine's own way."""
     likeliest: tuple[tuple[str, float], ...]
-    """Tokens with their natural log-probabilities before penalty, temperature and truncation, the written one too."""
+    """Tokens with their natural log-probabilities before penalty, temperature and truncation, the drawn one too."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens that a completion took, as its engine counts and a provider bills them."""
+    """Tokens of a completion, as its engine counts and a provider bills them."""
 
     prompt: int
     """Tokens read."""
     completion: int
-    """Tokens written, reasoning and the end-of-turn token included."""
+    """Tokens generated, reasoning and the end-of-turn token included."""
 
 
 @dataclass(frozen=True)
@@ -50,38 +56,36 @@ class Completion:
     """One generated text."""
 
     text: str
-    """What the model wrote, special tokens left out; a generation prefix is not part of it."""
+    """The model's text without special tokens and without the generation prefix."""
     token_ids: tuple[int, ...]
-    """What the model wrote, the end-of-turn token included; empty where a server does not say."""
-    finish_reason: Literal["stop", "length", "error", "filtered"]
-    """`stop` at an end-of-turn token or stop text, `length` at the token limit, `error` where none could be had,
-    `filtered` where the provider's filter refused the prompt or cut the text off."""
+    """The model's tokens, the end-of-turn token included; empty where a server does not give them."""
+    finish_reason: FinishReason
     prefix: str = ""
-    """What it goes on from: the generation prefix, after the reasoning that the chat template opened, if it did.
+    """The text before it in the model's turn: the generation prefix, after the reasoning that the chat template opens.
 
     Of a server, whose template is not known, the generation prefix alone."""
     error: str = ""
-    """Why, where it is `missing`: a server failed, or the prompt is longer than what the model reads."""
+    """The reason where it is `missing`: a server failed, or the prompt is longer than the model reads."""
     choices: tuple[TokenChoice, ...] = ()
-    """Its tokens with their likeliest alternatives, where these were asked for."""
+    """Its tokens with their likeliest alternatives, where `choices` requests them."""
     usage: Usage | None = None
-    """What it took; None where a server does not say."""
+    """Its tokens; None where a server does not count them."""
     lasts: bool = False
-    """Whether an error will come again, as where a prompt is longer than what the model reads."""
+    """Whether the error will come again, as of a prompt that is longer than the model reads."""
 
     @property
     def missing(self) -> bool:
-        """Whether there is no completion of the model's: neither an answer nor a refusal."""
+        """Whether there is no completion: neither an answer nor a refusal."""
         return self.finish_reason in ("error", "filtered")
 
     @property
     def failed(self) -> bool:
-        """Whether none could be had, and another try may bring one."""
+        """Whether there is no completion, and another try may bring one."""
         return self.finish_reason == "error" and not self.lasts
 
     @property
     def full_text(self) -> str:
-        """Prefix and text together: what format checks see at evaluation."""
+        """Prefix and text together, as format checks see it at evaluation."""
         return self.prefix + self.text
 
     @cached_property
@@ -110,7 +114,7 @@ OnFinish = Callable[[int, int, Completion], None]
 
 
 class Engine(Protocol):
-    """Turns conversations into completions, in order."""
+    """A model that turns conversations into completions, in order."""
 
     name: str
 
@@ -131,8 +135,8 @@ class Engine(Protocol):
         """Draws `n` completions for each conversation.
 
         Args:
-            conversations: What to answer.
-            sampling: How to draw.
+            conversations: Conversations to complete.
+            sampling: Sampling settings.
             n: Completions a conversation.
             seed: The same seed, conversation and n give the same completions.
             stop: Texts that end a completion; they are cut off.
@@ -141,7 +145,7 @@ class Engine(Protocol):
                 laid out as if they were not done, so that a resumed call gives the very same completions.
             on_finish: Called with each completion as it ends, so that it can be recorded at once.
             choices: Likeliest tokens to report at each position, at most 20; 0 reports none.
-            alone: Each conversation draws what it would draw as the only one, whichever stand beside it.
+            alone: Each conversation draws what it would draw as the only one, independent of its neighbours.
 
         Returns:
             `n` completions for each conversation, in the order given.
@@ -160,11 +164,35 @@ def generation_prefix(engine: Engine, prefix: str) -> str:
 
     A server's template is not known: there it is the prefix itself.
     """
+    # The protocol has no tokenizer, because a server does not show its own.
     tokenizer = getattr(engine, "tokenizer", None)
-    return prefix if tokenizer is None else chat.opening(tokenizer, prefix)
+    if tokenizer is None:
+        return prefix
+    return chat.opening(tokenizer, prefix)
+
+
+def in_order(
+    finished: Mapping[tuple[int, int], Completion], conversations: int, n: int, done: Collection[int]
+) -> list[list[Completion]]:
+    """The completions of a call as `Engine.generate` returns them.
+
+    Args:
+        finished: By conversation index and number.
+        conversations: How many the call was given.
+        n: Completions a conversation.
+        done: Indices of conversations whose completions the caller already has; their entry is empty.
+    """
+    ordered: list[list[Completion]] = []
+    for index in range(conversations):
+        if index in done:
+            ordered.append([])
+        else:
+            ordered.append([finished[index, number] for number in range(n)])
+    return ordered
 
 
 def request_seed(seed: int, conversation: int, number: int) -> int:
-    """The seed one completion is asked for with, 31 bits: completions of the same conversation differ."""
+    """The seed of one completion's request, 31 bits: completions of the same conversation differ."""
+    # Hashed and not added up, so that seed 1 and seed 2 share no completions; servers take signed 32-bit seeds.
     key = hashlib.sha256(f"{seed}/{conversation}/{number}".encode()).digest()
     return int.from_bytes(key[:4], "big") >> 1

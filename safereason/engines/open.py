@@ -1,151 +1,78 @@
-"""From a model's name to an engine.
+"""Opening of engines: from a model's name to a loaded model.
 
-A model is `org/name` on the Hub, a folder, a run directory, `embedded/smollm2-135m`, or one of these behind an engine:
-`hf/…` (transformers, the default), `vllm/…` (vLLM in the process), `openai/…` (any server of that API). A folder or a
-run may hold adapters alone, with `adapter_config.json` naming the model they belong to.
+`ModelSpec` says how a model is named. A folder or a run may hold adapters alone, with `adapter_config.json` naming the
+model they belong to.
 """
 
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from safereason.engines import architectures, embedded, hub
+from safereason.engines import hub
 from safereason.engines.base import Engine
-from safereason.engines.weights import ADAPTER
+from safereason.engines.spec import ModelSpec, check_architecture
 from safereason.errors import InputError
-from safereason.files import read_json
-from safereason.runs.directory import read_manifest
+from safereason.recipe.schema import Precision
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-REMOTE = ("openai/",)
-"""Models that no folder or hub id stands for here."""
-OPAQUE = (*REMOTE, "vllm/")
-"""Models whose weights and states are not at hand, wherever they run."""
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def open_engine(
-    spec: str,
+    spec: ModelSpec,
     *,
     base_url: str | None = None,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     tokenizer: "PreTrainedTokenizerBase | None" = None,
 ) -> Engine:
-    """Opens the engine a model is named with.
+    """The engine that runs a model, with the model loaded.
 
     Args:
-        spec: The model, optionally after `hf/`, `vllm/` or `openai/`.
+        spec: The model.
         base_url: Address of the server, for `openai/…`.
-        precision: `fp32` or `bf16`, for a model that runs here.
+        precision: Arithmetic of a model that runs here.
         tokenizer: In place of the model's own, for a model that runs here.
 
     Raises:
-        InputError: The model or the engine is not to be had; the message says how to get it.
+        InputError: The model or the engine is missing; the message says how to get it.
     """
-    engine, _, name = spec.partition("/")
-    if engine == "openai":
+    if spec.is_remote:
         from safereason.engines.openai import OpenAIEngine
 
-        server: Engine = OpenAIEngine(name, base_url=base_url)
-        return server
-    check_name(spec)
-    location = model_location(spec)
-    if engine == "vllm":
+        return OpenAIEngine(spec.name, base_url=base_url)
+    spec.check()
+    if tokenizer is None:
+        tokenizer = load_tokenizer(spec)
+    if spec.engine == "vllm":
         from safereason.engines.vllm import open_vllm
 
-        chosen = tokenizer or load_tokenizer(location)
-        base = _base_of(location)
-        _check_vocabulary(chosen, _config_vocabulary(base or location), location)
-        inside: Engine = open_vllm(location, chosen, name=spec, precision=precision, base=base)
-        return inside
+        base = spec.base
+        # vLLM loads the base model and adds the adapters to it; only the base has a vocabulary.
+        whole = base or spec
+        _check_vocabulary(tokenizer, _config_vocabulary(whole.location), spec.location)
+        base_location = None
+        if base is not None:
+            base_location = base.location
+        return open_vllm(spec.location, tokenizer, name=str(spec), precision=precision, base=base_location)
     from safereason.engines.transformers import TransformersEngine
 
-    chosen = tokenizer or load_tokenizer(location)
-    return TransformersEngine(load_model(location, precision, tokenizer=chosen), chosen, name=spec)
-
-
-def check_name(spec: str) -> None:
-    """Refuses a model that cannot be one or cannot be had, without loading anything.
-
-    Raises:
-        InputError: As `model_location` and `hub.check` do, or its architecture cannot be run here.
-    """
-    if not spec.startswith(REMOTE):
-        location = model_location(spec)
-        hub.check(location)
-        if not spec.startswith(OPAQUE):
-            _check_folder(location)
-
-
-def _check_folder(location: str) -> None:
-    """Reads the configuration of a folder, or of what its adapters belong to; the Hub is not asked."""
-    file = Path(_base_of(location) or location) / "config.json"
-    if file.is_file():
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            return  # loading it says what is wrong with it
-        _check_architecture(location, config)
-
-
-def _check_architecture(location: str, config: Any) -> None:
-    if isinstance(config, dict) and (reason := architectures.refusal(config)):
-        raise InputError(f"{location}: {reason}; name a causal language model, such as one of Qwen3 or Llama")
-
-
-def model_location(spec: str) -> str:
-    """A local folder, or a hub id as it is.
-
-    Raises:
-        InputError: A run holds no model, or a path does not exist.
-    """
-    name = spec.removeprefix("hf/").removeprefix("vllm/")
-    if name == embedded.NAME:
-        return str(embedded.model_folder())
-    if name.startswith("embedded/"):
-        raise InputError(f"{name}: the embedded model is called {embedded.NAME}")
-    path = Path(name)
-    if read_manifest(path) is not None:
-        if not any((path / "model" / name).is_file() for name in ("config.json", ADAPTER)):
-            raise InputError(f"{path}: this run holds no model; name an sft or rl run that finished")
-        return str(path / "model")
-    if path.is_dir():
-        return str(path)
-    if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
-        raise InputError(f"{name}: no such model; give a folder, a run directory, {embedded.NAME} or a hub id org/name")
-    return name
-
-
-def _base_of(location: str) -> str | None:
-    """Where a folder holds adapters alone, the model they belong to; None for a whole model.
-
-    Raises:
-        InputError: They do not say which one, or there is no such model.
-    """
-    file = Path(location) / ADAPTER
-    if not file.is_file():
-        return None
-    config = read_json(file)
-    named = config.get("base_model_name_or_path") if isinstance(config, dict) else None
-    if not named:
-        raise InputError(f"{file}: does not say which model the adapter belongs to; set base_model_name_or_path")
-    return model_location(named)
+    model = load_model(spec.location, precision, tokenizer=tokenizer)
+    return TransformersEngine(model, tokenizer, name=str(spec))
 
 
 def load_model(
     location: str,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     device: str | None = None,
     *,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
-) -> Any:
-    """Loads a causal language model from safetensors, on the GPU where there is one and no device is named.
+) -> "PreTrainedModel":
+    """A causal language model, loaded from safetensors onto the GPU where there is one and no device is named.
 
     Args:
         location: Folder or hub id.
-        precision: `fp32` or `bf16`.
+        precision: Arithmetic of its weights.
         device: As torch names it.
         tokenizer: What it will read texts with, which may have no more ids than the model has embeddings.
 
@@ -158,37 +85,46 @@ def load_model(
     from transformers.utils import logging
 
     hub.check(location)
+    # Before the loader, whose own message advises to allow the code.
     _check_code(location)
-    _check_folder(location)
+    ModelSpec(location).check_architecture()
+    # Progress bars in a log file are thousands of lines.
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    if device is None and torch.cuda.is_available():
+        device = "cuda"
+    elif device is None:
+        device = "cpu"
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
     try:
+        # A folder was checked above; a Hub id's configuration is there only after this download.
         if not Path(location).is_dir():
             config = AutoConfig.from_pretrained(location, trust_remote_code=False)
-            _check_architecture(location, config.to_dict())
+            check_architecture(location, config.to_dict())
         model = AutoModelForCausalLM.from_pretrained(
-            location, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            location, dtype=dtypes[precision], use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise not_loaded(location, error) from error
     if tokenizer is not None:
         check_embeddings(model, tokenizer, location)
-    return model.to(torch.device(device))  # type: ignore[arg-type]  # the stub of a wrapped method
+    loaded: PreTrainedModel = model.to(torch.device(device))  # type: ignore[arg-type]  # the stub of a wrapped method
+    return loaded
 
 
-def load_tokenizer(spec: str) -> "PreTrainedTokenizerBase":
-    """Loads the tokenizer of a model; padded on the left, as generation needs it.
+def load_tokenizer(spec: ModelSpec) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a model, padded on the left, as generation needs it.
 
     Raises:
         InputError: It cannot be found or read.
     """
     from transformers import AutoTokenizer
 
-    location = model_location(spec)
-    if not (Path(location) / "tokenizer_config.json").is_file():
-        location = _base_of(location) or location  # adapters may come without one
+    location = spec.location
+    has_tokenizer = (Path(location) / "tokenizer_config.json").is_file()
+    # Adapters may be saved without a tokenizer.
+    if not has_tokenizer and spec.base is not None:
+        location = spec.base.location
     hub.check(location)
     _check_code(location)
     try:
@@ -199,12 +135,13 @@ def load_tokenizer(spec: str) -> "PreTrainedTokenizerBase":
         raise InputError(
             f"{location}: its tokenizer names no end-of-turn token; set eos_token in tokenizer_config.json"
         )
+    # Llama's tokenizers have no pad token; padding is masked, so that any token will do.
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def check_embeddings(model: Any, tokenizer: "PreTrainedTokenizerBase", location: str) -> None:
+def check_embeddings(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", location: str) -> None:
     """Refuses a tokenizer with ids that the model has no embedding for; more embeddings than ids are padding.
 
     Where the pad token alone has none, the end-of-turn token pads in its place.
@@ -214,17 +151,26 @@ def check_embeddings(model: Any, tokenizer: "PreTrainedTokenizerBase", location:
     """
     table = model.get_input_embeddings()
     # Sharded while it is loaded, the weight itself may be empty.
-    _check_vocabulary(tokenizer, int(getattr(table, "num_embeddings", 0) or table.weight.shape[0]), location)
+    embeddings = int(getattr(table, "num_embeddings", 0))
+    if not embeddings:
+        weight: Tensor = table.get_parameter("weight")
+        embeddings = weight.shape[0]
+    _check_vocabulary(tokenizer, embeddings, location)
 
 
 def _check_vocabulary(tokenizer: "PreTrainedTokenizerBase", embeddings: int, location: str) -> None:
-    beyond = {token: i for token, i in tokenizer.get_vocab().items() if i >= embeddings}
+    beyond: dict[str, int] = {}
+    for token, i in tokenizer.get_vocab().items():
+        if i >= embeddings:
+            beyond[token] = i
     if not beyond:
         return
-    if beyond.keys() == {tokenizer.pad_token}:  # added for padding alone, where any other token does as well
+    # Padding is masked, so that any other token pads as well as one that was added for it.
+    if beyond.keys() == {tokenizer.pad_token}:
         tokenizer.pad_token = tokenizer.eos_token
         return
-    first, largest = min(beyond, key=beyond.__getitem__), max(beyond.values())
+    first = min(beyond, key=beyond.__getitem__)
+    largest = max(beyond.values())
     raise InputError(
         f"{location}: its tokenizer has ids up to {largest} and the model {embeddings} embeddings, so that "
         f"{first!r} has none; resize the model's embeddings, or take the tokens out of the tokenizer's files"
@@ -258,7 +204,8 @@ def _check_code(location: str) -> None:
     try:
         config, _ = PreTrainedConfig.get_config_dict(location)
     except (OSError, ValueError):
-        return  # the load itself says what is wrong
+        # The load itself says what is wrong.
+        return
     if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
         raise _wants_code(location)
 
@@ -271,10 +218,13 @@ def _wants_code(location: str) -> InputError:
 
 
 def not_loaded(location: str, error: Exception, what: str = "") -> InputError:
-    """Why a model cannot be loaded, and what to do; `what` is what it was to be loaded as."""
+    """The error of a model that cannot be loaded, with advice; `what` says what it was loaded as."""
     if "trust_remote_code" in str(error):
         return _wants_code(location)
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = type(error).__name__
+    if str(error).strip():
+        # The rest is a traceback of the library's, or advice that does not fit.
+        reason = str(error).strip().splitlines()[0]
     advice = "check the name, the network and HF_TOKEN"
     if Path(location).is_dir():
         advice = "a folder holds config.json, a tokenizer and weights as safetensors; save or get it again"

@@ -6,12 +6,12 @@ How it departs from a local engine:
 3. A generation prefix is sent as a last assistant message to go on from, with the two fields by which vLLM and SGLang
    know it; most other servers refuse these fields or start a new turn.
 4. `top_k` and `repetition_penalty` are no part of the API and are sent only where they are not at their defaults; a
-   server that takes its own defaults from the model must be told not to (`docs/how-to/use-a-server.md`).
+   server that takes defaults from the model needs a setting against that (`docs/how-to/use-a-server.md`).
 5. Alternatives to a token are those that the server lists, at most 20; some servers list none, and some give what is
    left after penalty and truncation.
 6. Reasoning that a server returns in a field of its own is put back before the answer, between its tags
    (`replies.py`).
-7. `Completion.usage` is what the server says, if it says it; providers bill by it.
+7. `Completion.usage` is the server's own count, where it gives one; providers bill by it.
 8. A parameter that the server refuses is left out from then on, and it takes its own default (`dialect.py`).
 """
 
@@ -25,7 +25,16 @@ from typing import Any
 import openai
 
 from safereason.engines import replies, server
-from safereason.engines.base import Completion, Conversation, Likelihood, OnFinish, Sampling, request_seed
+from safereason.engines.base import (
+    Completion,
+    Conversation,
+    Likelihood,
+    Message,
+    OnFinish,
+    Sampling,
+    in_order,
+    request_seed,
+)
 from safereason.engines.dialect import Dialect, cut, is_too_long
 from safereason.engines.server import BadReply, Patience
 from safereason.errors import InputError
@@ -39,7 +48,7 @@ Job = tuple[int, int]
 
 
 class OpenAIEngine:
-    """Asks a server, one request a completion, several at a time."""
+    """A model behind a server: one request a completion, several at a time."""
 
     def __init__(
         self,
@@ -71,8 +80,9 @@ class OpenAIEngine:
         self._model = name
         self._concurrency = concurrency
         self._connection = server.connect(self.name, base_url, api_key)
-        seconds = server.seconds(server.TIMEOUT, SECONDS_A_TRY) if timeout is None else timeout
-        self._client = self._connection.client(seconds)
+        if timeout is None:
+            timeout = server.seconds(server.TIMEOUT, SECONDS_A_TRY)
+        self._client = self._connection.client(timeout)
         self._patience = Patience(f"{self.name} at {self._connection.url}", patience, at_first=server.SECONDS_AT_FIRST)
         self._seconds = patience
         self._is_awaited = False
@@ -81,7 +91,7 @@ class OpenAIEngine:
     def be_awaited(self) -> None:
         """Gives an address that never answered the same patience as one that did, and errors in place of an exception.
 
-        A judge is asked when completions are there already, so that its server is taken to be down, not misspelt.
+        A judge runs after the completions, which were expensive: its server is assumed to be down, not misspelt.
         """
         self._is_awaited = True
         self._patience = Patience(self._patience.who, self._seconds)
@@ -109,22 +119,33 @@ class OpenAIEngine:
         """
         done = set(done)
         settings = self._settings(sampling, stop, prefix)
+        # The API refuses `top_logprobs` without `logprobs`.
         if choices:
             settings |= {"logprobs": True, "top_logprobs": choices}
-        going_on = [{"role": "assistant", "content": prefix}] if prefix else []
+        begun_turn: list[Message] = []
+        if prefix:
+            begun_turn.append({"role": "assistant", "content": prefix})
 
-        def ask(job: Job) -> Completion:
-            messages = [*conversations[job[0]], *going_on]
-            drawn = request_seed(seed, 0 if alone else job[0], job[1])
-            return self._ask({**settings, "messages": messages, "seed": drawn}, prefix, stop)
+        def complete(job: Job) -> Completion:
+            index, number = job
+            messages = [*conversations[index], *begun_turn]
+            # Alone, a conversation draws as if it were the only one, which has index 0.
+            seed_index = index
+            if alone:
+                seed_index = 0
+            request = {**settings, "messages": messages, "seed": request_seed(seed, seed_index, number)}
+            return self._complete(request, prefix, stop)
 
-        jobs = [(i, k) for i in range(len(conversations)) if i not in done for k in range(n)]
+        jobs: list[Job] = []
+        for index in range(len(conversations)):
+            if index not in done:
+                jobs.extend((index, number) for number in range(n))
         finished: dict[Job, Completion] = {}
-        for job, completion in _concurrently(ask, jobs, self._concurrency):
+        for job, completion in _concurrently(complete, jobs, self._concurrency):
             finished[job] = completion
             if on_finish is not None:
                 on_finish(*job, completion)
-        return [[] if i in done else [finished[i, k] for k in range(n)] for i in range(len(conversations))]
+        return in_order(finished, len(conversations), n, done)
 
     def loglikelihood(
         self, conversations: Sequence[Conversation], continuations: Sequence[str], *, prefix: str = ""
@@ -136,40 +157,51 @@ class OpenAIEngine:
         """
         raise InputError(f"{self.name}: a server does not give log-likelihoods; use a local engine")
 
-    def _settings(self, sampling: Sampling, stop: Sequence[str], prefix: str) -> dict[str, Any]:
-        """What every request of a call has in common."""
-        extra: dict[str, Any] = {}
+    def _settings(self, sampling: Sampling, stop: Sequence[str], prefix: str) -> dict[str, object]:
+        """The parameters that all requests of a call share."""
+        extra: dict[str, object] = {}
         if sampling.top_k:
             extra["top_k"] = sampling.top_k
         if sampling.repetition_penalty != 1.0:
             extra["repetition_penalty"] = sampling.repetition_penalty
         if prefix:
+            # A generation prompt, which is the default, would end the turn that the prefix begins.
             extra |= {"continue_final_message": True, "add_generation_prompt": False}
-        return {
+        settings: dict[str, object] = {
             "model": self._model,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_new_tokens,
-            **({"stop": list(stop)} if stop else {}),
-            **({"extra_body": extra} if extra else {}),
         }
+        if stop:
+            settings["stop"] = list(stop)
+        if extra:
+            settings["extra_body"] = extra
+        return settings
 
-    def _reply(self, request: dict[str, Any], prefix: str) -> Completion:
-        """The completion that the server replies with, asked in the way that it takes."""
+    def _reply(self, request: dict[str, object], prefix: str) -> Completion:
+        """The server's completion of a request, sent in the server's dialect."""
+        # The client's signature has a type for each parameter, and a server's dialect leaves some out.
+        create: Any = self._client.chat.completions.with_raw_response.create
         while True:
-            asked = self._dialect.adapted(request)
+            adapted = self._dialect.adapted(request)
             try:
-                raw = self._client.chat.completions.with_raw_response.create(**asked)
+                raw = create(**adapted)
                 return replies.read(replies.parse(raw.http_response.content), prefix)
             except openai.APIStatusError as error:
-                if not self._dialect.learn(error, asked):
+                # Each refusal that teaches something takes a parameter away, so that this ends.
+                if not self._dialect.learn(error, adapted):
                     raise
 
-    def _ask(self, request: dict[str, Any], prefix: str, stop: Sequence[str]) -> Completion:
+    def _complete(self, request: dict[str, object], prefix: str, stop: Sequence[str]) -> Completion:
         try:
-            found = self._patience.ask(lambda: self._reply(request, prefix))
-            return replace(found, text=cut(found.text, stop)) if stop and self._dialect.drops("stop") else found
+            completion = self._patience.call(lambda: self._reply(request, prefix))
+            # The server did not get the stop texts and may have gone on after one.
+            if stop and self._dialect.drops("stop"):
+                completion = replace(completion, text=cut(completion.text, stop))
+            return completion
         except BadReply as error:
+            # A filtered prompt is a result: a model behind a filter did not answer. It must not be retried as an error.
             if error.code == replies.FILTERED:
                 return Completion("", (), "filtered", prefix, server.reason_of(error))
             return Completion("", (), "error", prefix, server.reason_of(error))
@@ -183,14 +215,16 @@ class OpenAIEngine:
                 ) from error
             return Completion("", (), "error", prefix, server.reason_of(error), lasts=is_too_long(error))
         except openai.OpenAIError as error:
+            # A server that answered, or took the connection and was slow, has the right address.
             is_silent = isinstance(error, openai.APITimeoutError) or server.was_answered(error)
             is_misspelt = isinstance(error, openai.APIConnectionError) and not is_silent
             if is_misspelt and not self._patience.was_heard and not self._is_awaited:
                 proxy = self._connection.proxy()
+                advice = "start the server or check --base-url"
+                if proxy:
+                    advice = f"it is asked by the proxy in {proxy}: check that, or check --base-url"
                 raise InputError(
-                    f"{self.name}: {self._connection.url} cannot be reached ({server.reason_of(error)}); "
-                    + (f"it is asked by the proxy in {proxy}: check that, " if proxy else "start the server ")
-                    + "or check --base-url"
+                    f"{self.name}: {self._connection.url} cannot be reached ({server.reason_of(error)}); {advice}"
                 ) from error
             return Completion("", (), "error", prefix, server.reason_of(error))
 
@@ -198,7 +232,7 @@ class OpenAIEngine:
 def _concurrently(
     call: Callable[[Job], Completion], jobs: Sequence[Job], concurrency: int
 ) -> Iterator[tuple[Job, Completion]]:
-    """Yields jobs with what `call` made of them, as they end; what `call` raises is raised here.
+    """Yields jobs with their completions, as they end; an error of `call` is raised here.
 
     The threads are daemons: one that waits for a server does not keep an interrupted program from ending.
     """
@@ -214,9 +248,11 @@ def _concurrently(
             try:
                 ended.put((job, call(job)))
             except Exception as error:
-                waiting.clear()  # it ends the call: nothing more is to be asked
+                # The error ends the whole call: no further request is sent.
+                waiting.clear()
                 ended.put((job, error))
 
+    # Fewer threads than jobs: each one takes the next job when its own has ended.
     for _ in range(min(concurrency, len(jobs))):
         Thread(target=work, daemon=True).start()
     try:
@@ -226,4 +262,5 @@ def _concurrently(
                 raise outcome
             yield job, outcome
     finally:
+        # The caller may have been interrupted: threads end after the request under way.
         waiting.clear()

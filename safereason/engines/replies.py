@@ -1,9 +1,9 @@
-"""What a server's reply to a chat request says, whatever its shape.
+"""A server's reply to a chat request, read in each of the shapes that servers give it.
 
 - `message.content`: a text, null, or a list of parts (text, thinking, reasoning, refusal).
 - `message.reasoning_content`, `reasoning`, `thinking` or `reasoning_details`: reasoning, which `content` may hold
   between its tags as well.
-- `message.refusal`: what the model says in place of `content`.
+- `message.refusal`: the model's refusal, in place of `content`.
 - `error`, of the reply or of its choice: an error that came with status 200.
 
 A shape that is not known is a `BadReply` that names it, never a text.
@@ -20,6 +20,7 @@ from safereason.files import json_type
 from safereason.text import reasoning
 
 Json: TypeAlias = Mapping[str, Any]
+"""An object of a foreign document: each value is checked where it is read."""
 
 FILTERED = "content_filter"
 _CUT_SHORT = ("abort", "error")
@@ -27,14 +28,14 @@ _CUT_SHORT = ("abort", "error")
 _CALLS = ("tool_calls", "function_call")
 _FILTER_CODES = (FILTERED, "ResponsibleAIPolicyViolation", "content_policy_violation", "invalid_prompt")
 _CODES_THAT_PASS = ("rate_limit", "overloaded", "server_error", "timeout", "unavailable", "internal")
-"""In an error's own word for itself."""
+"""Parts of error codes that a later try may not meet."""
 
 
 def parse(body: bytes) -> Json:
     """A reply's JSON object.
 
     Raises:
-        BadReply: It is none: what a proxy says in place of a server, or a body that was cut.
+        BadReply: It is none, such as a proxy's error page or a body that was cut.
     """
     try:
         document = json.loads(body)
@@ -57,20 +58,28 @@ def read(document: Json, prefix: str) -> Completion:
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise BadReply("the server's reply holds no completion")
     choice: Json = choices[0]
+    # Gateways such as OpenRouter report a provider's error inside the choice.
     raise_error(choice)
     message = choice.get("message")
     if not isinstance(message, dict):
         raise BadReply("the server's reply holds no completion")
-    if not message.get("content") and (calls := next((key for key in _CALLS if message.get(key)), None)):
-        raise BadReply(f"the server's reply holds {calls} and no text", may_pass=False)
+    if not message.get("content"):
+        for key in _CALLS:
+            # A tool call is no refusal and no answer. Another try would call the tool again.
+            if message.get(key):
+                raise BadReply(f"the server's reply holds {key} and no text", may_pass=False)
     # Half a surrogate pair is legal in JSON and in no file.
-    text = written(message, prefix).encode("utf-8", "replace").decode()
-    usage, ended = _usage(document), choice.get("finish_reason")
+    text = text_of_message(message, prefix).encode("utf-8", "replace").decode()
+    usage = _usage(document)
+    ended = choice.get("finish_reason")
     if ended == FILTERED:
         return Completion(text, (), "filtered", prefix, "the provider's filter cut it off", usage=usage)
     if ended in _CUT_SHORT:
         return Completion(text, (), "error", prefix, f"the server ended it: {ended}", usage=usage)
-    reason: Literal["stop", "length"] = "length" if ended in ("length", "max_tokens") else "stop"
+    # A server that gives no reason, or one of its own, has come to the end of the text.
+    reason: Literal["stop", "length"] = "stop"
+    if ended in ("length", "max_tokens"):
+        reason = "length"
     return Completion(text, (), reason, prefix, choices=tuple(_choices(choice)), usage=usage)
 
 
@@ -83,30 +92,39 @@ def raise_error(document: Json) -> None:
     error = document.get("error")
     if not error:
         return
-    said = error if isinstance(error, dict) else {"message": error}
-    code = said.get("code") or said.get("status") or said.get("type") or ""
-    message = redacted(" ".join(str(said.get("message") or said.get("type") or "it says no more").split()))
-    is_filter = is_filtered(said)
-    raise BadReply(
-        f"the server reports an error: {message}" + (f" ({code})" if code else ""),
-        may_pass=not is_filter and _may_pass(code),
-        code=FILTERED if is_filter else str(code),
-    )
+    if not isinstance(error, dict):
+        error = {"message": error}
+    code = error.get("code") or error.get("status") or error.get("type") or ""
+    words = str(error.get("message") or error.get("type") or "it says no more").split()
+    message = f"the server reports an error: {redacted(' '.join(words))}"
+    if code:
+        message += f" ({code})"
+    if is_filtered(error):
+        raise BadReply(message, may_pass=False, code=FILTERED)
+    raise BadReply(message, may_pass=_may_pass(code), code=str(code))
 
 
-def is_filtered(error: Any) -> bool:
+def is_filtered(error: object) -> bool:
     """Whether an error's object says that the provider's filter refused the prompt."""
     if not isinstance(error, dict):
         return False
-    error = error.get("error") if isinstance(error.get("error"), dict) else error
-    inner = error.get("innererror") or error.get("inner_error")
-    metadata = error.get("metadata")
-    is_flagged = isinstance(metadata, dict) and bool(metadata.get("flagged_input"))
-    codes = [error.get("code"), error.get("type"), inner.get("code") if isinstance(inner, dict) else None]
-    return is_flagged or any(code in _FILTER_CODES for code in codes if isinstance(code, str))
+    details = error
+    # The client's exceptions hold the whole body, and not the error inside it.
+    if isinstance(error.get("error"), dict):
+        details = error["error"]
+    # OpenRouter marks a filtered prompt in this way.
+    metadata = details.get("metadata")
+    if isinstance(metadata, dict) and metadata.get("flagged_input"):
+        return True
+    codes = [details.get("code"), details.get("type")]
+    # Azure has the filter's code one level further in.
+    inner = details.get("innererror") or details.get("inner_error")
+    if isinstance(inner, dict):
+        codes.append(inner.get("code"))
+    return any(code in _FILTER_CODES for code in codes if isinstance(code, str))
 
 
-def written(message: Json, prefix: str) -> str:
+def text_of_message(message: Json, prefix: str) -> str:
     """The text of a message as the model wrote it: reasoning that the server split off is put back, once.
 
     Raises:
@@ -114,23 +132,32 @@ def written(message: Json, prefix: str) -> str:
     """
     parts = list(_parts(message.get("content"), "content"))
     answer = "".join(text for kind, text in parts if kind == "text")
-    own = "".join(text for kind, text in parts if kind == "thought")
-    thoughts = (own or _field(message)).strip("\n")
+    # Parts of `content` and a field of its own may hold the same reasoning: only one of them counts.
+    own_thoughts = "".join(text for kind, text in parts if kind == "thought")
+    thoughts = (own_thoughts or _reasoning_field(message)).strip("\n")
     refusal = message.get("refusal")
+    # Some servers put the refusal into `content` as well.
     if isinstance(refusal, str) and refusal and refusal not in answer:
-        answer = f"{answer}\n\n{refusal}" if answer else refusal
-    is_begun = reasoning.OPEN in prefix
+        answer = f"{answer}\n\n{refusal}".removeprefix("\n\n")
     if not thoughts:
         return answer
-    if _holds(answer, thoughts):
+    # The tag that the prefix opens must not come twice.
+    is_begun = reasoning.OPEN in prefix
+    if _begins_with_thoughts(answer, thoughts):
         whole = answer.lstrip()
-        return whole.removeprefix(reasoning.OPEN).lstrip("\n") if is_begun else whole
-    # Where nothing follows it, the reasoning was never closed.
-    text = reasoning.join(thoughts, answer.lstrip("\n")) if answer else f"{reasoning.PREFIX}{thoughts}"
-    return text.removeprefix(reasoning.PREFIX) if is_begun else text
+        if is_begun:
+            return whole.removeprefix(reasoning.OPEN).lstrip("\n")
+        return whole
+    # Without an answer, the reasoning was never closed.
+    text = f"{reasoning.PREFIX}{thoughts}"
+    if answer:
+        text = reasoning.join(thoughts, answer.lstrip("\n"))
+    if is_begun:
+        return text.removeprefix(reasoning.PREFIX)
+    return text
 
 
-def _holds(answer: str, thoughts: str) -> bool:
+def _begins_with_thoughts(answer: str, thoughts: str) -> bool:
     """Whether an answer begins with the very reasoning that a field holds, between tags."""
     before, closed, _ = answer.partition(reasoning.CLOSE)
     begun = before.lstrip()
@@ -138,13 +165,15 @@ def _holds(answer: str, thoughts: str) -> bool:
     return is_tagged and begun.removeprefix(reasoning.OPEN).split() == thoughts.split()
 
 
-def _field(message: Json) -> str:
+def _reasoning_field(message: Json) -> str:
     """The reasoning in the first field of the message that holds any."""
     for name in ("reasoning_content", "reasoning", "thinking", "reasoning_details"):
-        if value := message.get(name):
-            found = "".join(text for _, text in _parts(value, name))
-            if found.strip():
-                return found
+        value = message.get(name)
+        if not value:
+            continue
+        thoughts = "".join(text for _, text in _parts(value, name))
+        if thoughts.strip():
+            return thoughts
     return ""
 
 
@@ -160,20 +189,21 @@ _TEXT_OF: dict[str, tuple[Literal["text", "thought"], tuple[str, ...]]] = {
     "summary_text": ("thought", ("text",)),
     "reasoning.text": ("thought", ("text",)),
     "reasoning.summary": ("thought", ("summary",)),
-    # What the provider encrypts is not to be read.
+    # Encrypted reasoning cannot be read.
     "redacted_thinking": ("thought", ()),
     "reasoning.encrypted": ("thought", ()),
 }
-"""By a part's type, what it is and which of its fields holds the text: itself a text, or parts again."""
+"""Kind of each type of part, text or thought, and the fields that hold it as a text or as parts again."""
 
 
-def _parts(value: Any, where: str) -> Iterator[Part]:
+def _parts(value: object, where: str) -> Iterator[Part]:
     """The texts in a field: of a text, a list of parts, or nothing."""
     if value is None:
         return
     if isinstance(value, str):
         yield "text", value
         return
+    # A few servers send one part without the list around it.
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):
@@ -185,21 +215,26 @@ def _parts(value: Any, where: str) -> Iterator[Part]:
             yield from _part(part, where)
 
 
-def _part(part: Any, where: str) -> Iterator[Part]:
-    named = part.get("type") if isinstance(part, dict) else None
-    known = _TEXT_OF.get(named) if isinstance(named, str) else None
-    if known is None:
-        said = f"a part of type {named!r:.60}" if named is not None else json_type(part)
-        raise BadReply(f"message.{where} holds {said}, which is no text", may_pass=False)
-    kind, fields = known
-    held = next((part[name] for name in fields if part.get(name)), None)
-    for _, text in _parts(held, f"{where}.{named}"):
+def _part(part: object, where: str) -> Iterator[Part]:
+    if not isinstance(part, dict) or part.get("type") is None:
+        raise BadReply(f"message.{where} holds {json_type(part)}, which is no text", may_pass=False)
+    part_type = part["type"]
+    if not isinstance(part_type, str) or part_type not in _TEXT_OF:
+        raise BadReply(f"message.{where} holds a part of type {part_type!r:.60}, which is no text", may_pass=False)
+    kind, fields = _TEXT_OF[part_type]
+    content: object = None
+    for name in fields:
+        if part.get(name):
+            content = part[name]
+            break
+    for _, text in _parts(content, f"{where}.{part_type}"):
         yield kind, text
 
 
 def _may_pass(code: Any) -> bool:
     """Whether an error of this code may not come again; one without a code may."""
     try:
+        # Codes come as numbers, as numbers in quotes, or as words.
         status = int(code)
     except (TypeError, ValueError):
         return not code or any(word in str(code).lower() for word in _CODES_THAT_PASS)
@@ -207,22 +242,29 @@ def _may_pass(code: Any) -> bool:
 
 
 def _usage(document: Json) -> Usage | None:
-    """What the server counted, where it says both."""
-    said = document.get("usage")
-    if not isinstance(said, dict):
+    """The tokens that the server counted; None where it does not give both numbers."""
+    usage = document.get("usage")
+    if not isinstance(usage, dict):
         return None
-    read, wrote = said.get("prompt_tokens"), said.get("completion_tokens")
-    return Usage(read, wrote) if isinstance(read, int) and isinstance(wrote, int) else None
+    prompt_tokens = usage.get("prompt_tokens")
+    completion_tokens = usage.get("completion_tokens")
+    if not isinstance(prompt_tokens, int) or not isinstance(completion_tokens, int):
+        return None
+    return Usage(prompt_tokens, completion_tokens)
 
 
 def _choices(choice: Json) -> Iterator[TokenChoice]:
-    """Tokens with what the server says might have stood in their place; the written one is always among it."""
+    """Tokens with the alternatives that the server lists; the drawn token is always among them."""
     logprobs = choice.get("logprobs")
-    tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
+    tokens = None
+    if isinstance(logprobs, dict):
+        tokens = logprobs.get("content")
     try:
         for token in tokens or ():
-            listed = [(other["token"], float(other["logprob"])) for other in token.get("top_logprobs") or ()]
-            # Several parts of a character may be written alike, so that this is no mapping.
+            listed: list[tuple[str, float]] = []
+            for other in token.get("top_logprobs") or ():
+                listed.append((other["token"], float(other["logprob"])))
+            # Several parts of a character may be spelt alike, so that this is no mapping.
             if token["token"] not in dict(listed):
                 listed.append((token["token"], float(token["logprob"])))
             yield TokenChoice(token["token"], tuple(listed))

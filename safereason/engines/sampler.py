@@ -1,4 +1,4 @@
-"""Drawing the next token. One uniform number a token, so that a row's draw never depends on its neighbours."""
+"""Sampling of the next token: one uniform number a token, so that a row's draw never depends on its neighbours."""
 
 import hashlib
 
@@ -11,6 +11,7 @@ from safereason.recipe.schema import Sampling
 def uniforms(seed: int, conversation: int, number: int, length: int) -> Tensor:
     """The random numbers of one completion, [length] in [0, 1): the same on every machine and in every batch."""
     key = hashlib.sha256(f"{seed}/{conversation}/{number}".encode()).digest()
+    # On the CPU, because generators of CUDA give other numbers.
     generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
     return torch.rand(length, generator=generator, dtype=torch.float64)
 
@@ -34,6 +35,7 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling, seen: Tensor | Non
     if sampling.temperature == 0.0:
         return logits.argmax(dim=-1)
     logits = logits / sampling.temperature
+    # Sorting the vocabulary costs more than all the rest of a draw.
     if sampling.top_k == 0 and sampling.top_p == 1.0:
         return _invert(logits.softmax(dim=-1), uniform)
     ordered, order = logits.sort(dim=-1, descending=True)
@@ -47,6 +49,7 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling, seen: Tensor | Non
 
 def _invert(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """Inverse of the cumulative distribution; the masses need not sum to 1."""
+    # In fp32, rare tokens would vanish in the sum over a large vocabulary.
     cumulative = probabilities.double().cumsum(dim=-1)  # [B, V]
     point = uniform.to(cumulative)[:, None] * cumulative[:, -1:]
     # `right` steps over tokens of zero mass; the clamp holds the one rounding case point == total.

@@ -1,4 +1,4 @@
-"""What a model keeps of the tokens it has read: keys and values, recurrent states, or nothing at all.
+"""The cache of a model that is read token by token: keys and values, recurrent states, or nothing at all.
 
 Rows of a batch share one cache where `architectures.BATCHED` says that this is exact. Any other architecture reads one
 row at a time, with the cache that it makes itself; one whose cache is not exact, or that has none, reads its whole text
@@ -6,7 +6,7 @@ again for each token.
 """
 
 import inspect
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,45 +14,61 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from safereason.engines import architectures
+from safereason.engines.architectures import CausalModel
 
 CARRIED = ("past_key_values", "cache_params", "state", "mems")
-"""Names under which a model returns what it keeps, and takes it again."""
+"""Names under which a model returns its cache, and takes it again."""
+
+ModelCache: TypeAlias = dict[str, Any]
+"""A model's cache under the name of the argument that takes it; empty where it has none."""
 
 
-def accepted(model: Any) -> set[str]:
-    """Names of what the model's forward pass takes."""
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+def accepted(model: CausalModel) -> set[str]:
+    """Names of the arguments of the model's forward pass."""
+    causal = model
+    # peft wraps the model in a forward pass that takes anything.
+    if hasattr(model, "get_base_model"):
+        causal = model.get_base_model()
     return set(inspect.signature(type(causal).forward).parameters)
 
 
-def holds_prefixes(model: Any) -> bool:
-    """Whether the keys and values of what several prompts begin with may serve them all.
+def holds_prefixes(model: CausalModel) -> bool:
+    """Whether several prompts can share the keys and values of their common beginning.
 
-    A sliding window counts places and a recurrent state takes padding in, so that full attention alone will do.
+    A sliding window counts positions and a recurrent state takes padding in: only full attention can.
     """
     if not architectures.shares_prompts(model):
         return False
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
 
 
-def empty_cache(model: Any) -> dict[str, Any]:
-    """An empty cache under the name that the model takes it by; nothing where only the model itself can make one."""
+def empty_cache(model: CausalModel) -> ModelCache:
+    """An empty cache under the name of the model's argument; nothing where only the model itself can make one."""
     if not architectures.is_batched(model):
         return {}
-    name = "past_key_values" if "past_key_values" in accepted(model) else "cache_params"
+    name = "cache_params"
+    if "past_key_values" in accepted(model):
+        name = "past_key_values"
     return {name: DynamicCache(config=model.config)}
 
 
 class States:
-    """What a model keeps of the rows of a batch."""
+    """The cache of a batch of rows."""
 
-    def __init__(self, model: Any, longest: int) -> None:
-        """Takes a causal language model that has read nothing, and how long the longest row may become."""
+    def __init__(self, model: CausalModel, longest: int) -> None:
+        """Begins with an empty cache.
+
+        Args:
+            model: A causal language model.
+            longest: Tokens of the longest row, once it has ended.
+        """
         self._model = model
         self._takes = accepted(model)
         self._batched = architectures.is_batched(model, longest)
         self._has_cache = True
-        self._kept = empty_cache(model) if self._batched else {}
+        self._kept: ModelCache = {}
+        if self._batched:
+            self._kept = empty_cache(model)
         self._text: Tensor | None = None  # [1, L]: all that a row alone has read
 
     def read(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
@@ -67,18 +83,28 @@ class States:
             The logits after the last token of each row, [B, V].
         """
         # Keys are kept of all tokens, and masked; a state has taken in what came before.
-        seen = mask if "past_key_values" in self._takes else mask[:, -ids.shape[1] :]
-        given: dict[str, Any] = {"attention_mask": seen, "position_ids": positions, "logits_to_keep": 1}
+        seen = mask
+        if "past_key_values" not in self._takes:
+            seen = mask[:, -ids.shape[1] :]
+        arguments: dict[str, object] = {"attention_mask": seen, "position_ids": positions, "logits_to_keep": 1}
         rereads = False
         if not self._batched:
-            self._text = ids if self._text is None else torch.cat([self._text, ids], dim=1)
+            # The text is kept even while the cache is exact: beyond the model's reach it has to be read again.
+            if self._text is None:
+                self._text = ids
+            else:
+                self._text = torch.cat([self._text, ids], dim=1)
             rereads = not self._has_cache or architectures.rereads(self._model, self._text.shape[1])
             if rereads:
-                ids, given, self._kept = self._text, {"logits_to_keep": 1}, {}
-        given = {name: value for name, value in given.items() if name in self._takes}
-        output = self._model(input_ids=ids, use_cache=not rereads, **given, **self._kept)
+                ids = self._text
+                arguments = {"logits_to_keep": 1}
+                self._kept = {}
+        # Architectures differ in what they take; one without `position_ids` counts them itself.
+        accepted_arguments = {name: value for name, value in arguments.items() if name in self._takes}
+        output = self._model(input_ids=ids, use_cache=not rereads, **accepted_arguments, **self._kept)
         if not self._batched and not rereads:
             self._kept = {name: output[name] for name in CARRIED if output.get(name) is not None}
+            # A model that returned no cache has none to give at later tokens either.
             self._has_cache = bool(self._kept)
         logits: Tensor = output.logits[:, -1]
         return logits

@@ -7,16 +7,27 @@ from random numbers of its own, and a resumed call lays out the same batches, so
 completions however often it is interrupted.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from safereason.engines import architectures
-from safereason.engines.base import Completion, Conversation, Likelihood, OnFinish, Sampling, TokenChoice, Usage
+from safereason.engines.architectures import CausalModel
+from safereason.engines.base import (
+    Completion,
+    Conversation,
+    FinishReason,
+    Likelihood,
+    OnFinish,
+    Sampling,
+    TokenChoice,
+    Usage,
+    in_order,
+)
 from safereason.engines.sampler import draw, uniforms
 from safereason.engines.states import States, accepted, holds_prefixes
 from safereason.errors import InputError, StageFailed
@@ -32,12 +43,12 @@ RETIRE_SHARE = 0.25
 
 @dataclass
 class _Row:
-    """One completion being written."""
+    """One completion under way."""
 
     conversation: int
     number: int
-    place: tuple[int, int] = (0, 0)
-    """What its random numbers hang on beside the seed: where its conversation stands, and which of its draws it is."""
+    stream: tuple[int, int] = (0, 0)
+    """Index of its conversation and number of its draw, which give its random numbers together with the seed."""
     token_ids: list[int] = field(default_factory=list)
     likeliest: list[tuple[list[int], list[float]]] = field(default_factory=list)
     completion: Completion | None = None
@@ -47,7 +58,7 @@ class TransformersEngine:
     """Generates on a loaded causal language model, on the device and in the dtype it has."""
 
     def __init__(
-        self, model: Any, tokenizer: PreTrainedTokenizerBase, *, name: str, batch_tokens: int = BATCH_TOKENS
+        self, model: CausalModel, tokenizer: PreTrainedTokenizerBase, *, name: str, batch_tokens: int = BATCH_TOKENS
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -70,42 +81,50 @@ class TransformersEngine:
         on_finish: OnFinish | None = None,
         choices: int = 0,
         alone: bool = False,
-        places: Sequence[tuple[int, int]] | None = None,
+        streams: Sequence[tuple[int, int]] | None = None,
     ) -> list[list[Completion]]:
         """See `Engine.generate`. A prompt that leaves no room for a completion gets one that says so.
 
-        `places` are for a part of a larger call, to draw what the whole would have: where each conversation stands in
+        `streams` are for a part of a larger call, to draw what the whole call would: the index of each conversation in
         it, and the number that its first completion has there.
         """
-        rendered = [chat.render(self.tokenizer, conversation, prefix) for conversation in conversations]
-        prompts = [chat.ids_of(self.tokenizer, prompt.text) for prompt in rendered]
+        rendered: list[chat.Prompt] = []
+        prompts: list[list[int]] = []
+        for conversation in conversations:
+            prompt = chat.render(self.tokenizer, conversation, prefix)
+            rendered.append(prompt)
+            prompts.append(chat.ids_of(self.tokenizer, prompt.text))
         done = set(done)
         finished: dict[tuple[int, int], Completion] = {}
 
-        def finish(row: _Row, reason: Any, text: str, error: str = "") -> None:
-            listed = tuple(self._choices(row)) if choices else ()
-            usage = None if error else Usage(len(prompts[row.conversation]), len(row.token_ids))
+        def finish(row: _Row, reason: FinishReason, text: str, error: str = "") -> None:
+            listed: tuple[TokenChoice, ...] = ()
+            if choices:
+                listed = tuple(self._choices(row))
+            usage = None
+            if not error:
+                usage = Usage(len(prompts[row.conversation]), len(row.token_ids))
             opening = rendered[row.conversation].opening
             row.completion = Completion(text, tuple(row.token_ids), reason, opening, error, listed, usage, bool(error))
             finished[row.conversation, row.number] = row.completion
             if on_finish is not None and row.conversation not in done:
                 on_finish(row.conversation, row.number, row.completion)
 
-        for i, prompt in enumerate(prompts):
-            if (problem := self._no_room(prompt)) and i not in done:
+        for i, ids in enumerate(prompts):
+            if (problem := self._no_room(ids)) and i not in done:
                 for k in range(n):
                     finish(_Row(i, k), "error", "", problem)
-        places = places or [(0 if alone else i, 0) for i in range(len(prompts))]
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with torch.inference_mode():
-                for batch in self._batches(prompts, n, sampling.max_new_tokens, places):
-                    if any(row.conversation not in done for row in batch):
-                        self._run(_Decoder(self, batch, prompts, sampling, seed, stop, finish, choices))
-        finally:
-            self.model.train(was_training)
-        return [[] if i in done else [finished[i, k] for k in range(n)] for i in range(len(prompts))]
+        # Alone, every conversation has the random numbers of index 0.
+        if streams is None and alone:
+            streams = [(0, 0)] * len(prompts)
+        elif streams is None:
+            streams = [(i, 0) for i in range(len(prompts))]
+        with self._reading():
+            for batch in self._batches(prompts, n, sampling.max_new_tokens, streams):
+                # A batch of which a part is done is computed whole: its shape rounds the others' numbers.
+                if any(row.conversation not in done for row in batch):
+                    self._run(_Decoder(self, batch, prompts, sampling, seed, stop, finish, choices))
+        return in_order(finished, len(conversations), n, done)
 
     def loglikelihood(
         self, conversations: Sequence[Conversation], continuations: Sequence[str], *, prefix: str = ""
@@ -113,19 +132,15 @@ class TransformersEngine:
         """See `Engine.loglikelihood`."""
         prompts = [self._prompt_ids(conversation, prefix) for conversation in conversations]
         targets = [list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in continuations]
-        found: dict[int, Likelihood] = {}
+        likelihoods: dict[int, Likelihood] = {}
         lengths = [len(p) + len(t) for p, t in zip(prompts, targets, strict=True)]
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with torch.inference_mode():
-                longest_first = sorted(range(len(prompts)), key=lambda i: -lengths[i])
-                for members in _pack(longest_first, lengths, self._budget(lengths)):
-                    scored = self._score([prompts[i] for i in members], [targets[i] for i in members])
-                    found.update(zip(members, scored, strict=True))
-        finally:
-            self.model.train(was_training)
-        return [found[i] for i in range(len(prompts))]
+        # Rows of similar length share a batch, and the longest come first: memory runs out at once or never.
+        longest_first = sorted(range(len(prompts)), key=lambda i: -lengths[i])
+        with self._reading():
+            for members in _pack(longest_first, lengths, self._budget(lengths)):
+                scored = self._score([prompts[i] for i in members], [targets[i] for i in members])
+                likelihoods.update(zip(members, scored, strict=True))
+        return [likelihoods[i] for i in range(len(prompts))]
 
     def last_states(self, conversations: Sequence[Conversation], *, prefix: str = "") -> Tensor:
         """[N, H], fp32 on the CPU: the final layer's state, after its norm, at the last token of each prompt.
@@ -135,16 +150,22 @@ class TransformersEngine:
         """
         prompts = [self._prompt_ids(conversation, prefix) for conversation in conversations]
         lengths = [len(prompt) for prompt in prompts]
-        found: dict[int, Tensor] = {}
+        states: dict[int, Tensor] = {}
+        with self._reading():
+            for members in _pack(range(len(prompts)), lengths, self._budget(lengths)):
+                states.update(zip(members, self._last([prompts[i] for i in members]), strict=True))
+        return torch.stack([states[i] for i in range(len(prompts))])
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """The model without dropout and gradients, and as it was afterwards: a trainer may go on with it."""
         was_training = self.model.training
         self.model.eval()
         try:
             with torch.inference_mode():
-                for members in _pack(range(len(prompts)), lengths, self._budget(lengths)):
-                    found.update(zip(members, self._last([prompts[i] for i in members]), strict=True))
+                yield
         finally:
             self.model.train(was_training)
-        return torch.stack([found[i] for i in range(len(prompts))])
 
     def room(self, conversation: Conversation) -> int:
         """Tokens that the model can write after a conversation; none, or fewer, where it is too long to be read."""
@@ -167,25 +188,29 @@ class TransformersEngine:
         return ids
 
     def _no_room(self, prompt: list[int]) -> str:
-        """What is wrong with a prompt that fills the model's context; empty where it does not."""
+        """The problem of a prompt that fills the model's context; empty where it does not."""
         if len(prompt) < self._context:
             return ""
         return f"{self.name}: a prompt has {len(prompt)} tokens and the model reads {self._context}; shorten it"
 
     def _batches(
-        self, prompts: list[list[int]], n: int, max_new_tokens: int, places: Sequence[tuple[int, int]]
+        self, prompts: list[list[int]], n: int, max_new_tokens: int, streams: Sequence[tuple[int, int]]
     ) -> Iterator[list[_Row]]:
         """Rows in batches, longest prompts first, a conversation's side by side; without those that have no room."""
         readable = [i for i, prompt in enumerate(prompts) if not self._no_room(prompt)]
-        order = sorted(readable, key=lambda i: (-len(prompts[i]), i))
-        rows = [_Row(i, k, (places[i][0], places[i][1] + k)) for i in order for k in range(n)]
+        rows: list[_Row] = []
+        for i in sorted(readable, key=lambda i: (-len(prompts[i]), i)):
+            index, first = streams[i]
+            rows.extend(_Row(i, k, (index, first + k)) for k in range(n))
         lengths = [len(prompts[row.conversation]) + max_new_tokens for row in rows]
         for members in _pack(range(len(rows)), lengths, self._budget(lengths)):
             yield [rows[m] for m in members]
 
     def _budget(self, lengths: Sequence[int]) -> int:
         """Tokens of a batch of such rows; none where each row is read alone."""
-        return self.batch_tokens if architectures.is_batched(self.model, max(lengths, default=0)) else 0
+        if architectures.is_batched(self.model, max(lengths, default=0)):
+            return self.batch_tokens
+        return 0
 
     def _run(self, decoder: "_Decoder") -> None:
         try:
@@ -199,6 +224,7 @@ class TransformersEngine:
                 raise StageFailed(
                     f"{self.name}: out of memory for a single completion; lower sampling.max_new_tokens"
                 ) from error
+        # Outside of the `except`: the exception holds the failed batch's tensors until it ends.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         for half in halves:
@@ -228,19 +254,23 @@ class TransformersEngine:
     def _score(self, prompts: list[list[int]], targets: list[list[int]]) -> list[Likelihood]:
         """Likelihoods of token ids after token ids, one batch."""
         texts = [p + t for p, t in zip(prompts, targets, strict=True)]
+        # Padded on the right: without generation, each row's positions count from 0.
         ids, mask = self._padded(texts)
         width = ids.shape[1]
         keep = width - min(map(len, prompts)) + 1  # the logits before the first target of any row, and all after
-        fewer = {"logits_to_keep": keep} if "logits_to_keep" in accepted(self.model) else {}
-        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False, **fewer).logits
-        result = []
+        options = {}
+        if "logits_to_keep" in accepted(self.model):
+            options["logits_to_keep"] = keep
+        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits
+        likelihoods: list[Likelihood] = []
         for i, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
             start = len(prompt) - 1 - (width - logits.shape[1])
             rows = logits[i, start : start + len(target)].float().log_softmax(-1)  # [T, V]
-            wanted = torch.tensor(target, device=rows.device)
-            chosen = rows.gather(-1, wanted[:, None])[:, 0]
-            result.append(Likelihood(tuple(chosen.tolist()), bool((rows.argmax(-1) == wanted).all())))
-        return result
+            target_ids = torch.tensor(target, device=rows.device)
+            logprobs = rows.gather(-1, target_ids[:, None])[:, 0]
+            is_greedy = bool((rows.argmax(-1) == target_ids).all())
+            likelihoods.append(Likelihood(tuple(logprobs.tolist()), is_greedy))
+        return likelihoods
 
 
 class _Decoder:
@@ -254,30 +284,47 @@ class _Decoder:
         sampling: Sampling,
         seed: int,
         stop: Sequence[str],
-        finish: Any,
+        finish: Callable[[_Row, FinishReason, str], None],
         choices: int,
     ) -> None:
-        self.engine, self.prompts, self.sampling, self.seed = engine, prompts, sampling, seed
-        self.stop, self.finish, self.choices = stop, finish, choices
+        self.engine = engine
         self.rows = rows
+        self.prompts = prompts
+        self.sampling = sampling
+        self.seed = seed
+        self.stop = stop
+        self.finish = finish
+        self.choices = choices
 
     def halves(self) -> list["_Decoder"]:
         """Two decoders for the rows that have not finished; none where a single one is left."""
-        left = [_Row(row.conversation, row.number, row.place) for row in self.rows if row.completion is None]
+        left: list[_Row] = []
+        for row in self.rows:
+            if row.completion is None:
+                # A new row, because the cache of its tokens is lost: it begins with its first token.
+                left.append(_Row(row.conversation, row.number, row.stream))
         if len(left) < 2:
             return []
         middle = len(left) // 2
-        parts = (left[:middle], left[middle:])
-        given = (self.prompts, self.sampling, self.seed, self.stop, self.finish, self.choices)
-        return [_Decoder(self.engine, part, *given) for part in parts]
+        halves: list[_Decoder] = []
+        for part in (left[:middle], left[middle:]):
+            halves.append(
+                _Decoder(
+                    self.engine, part, self.prompts, self.sampling, self.seed, self.stop, self.finish, self.choices
+                )
+            )
+        return halves
 
     def decode(self) -> None:
         """Writes every row to its end."""
         rows = list(self.rows)
         limit = self._limits(rows)
-        randoms = torch.stack([uniforms(self.seed, *r.place, self.sampling.max_new_tokens) for r in rows])
+        # Drawn beforehand and for the whole length, so that a row's numbers do not depend on when others end.
+        randoms = torch.stack([uniforms(self.seed, *r.stream, self.sampling.max_new_tokens) for r in rows])
         states, mask, logits = self._prefill(rows)
-        seen = self._seen(rows, logits) if self.sampling.repetition_penalty != 1.0 else None
+        seen: Tensor | None = None
+        if self.sampling.repetition_penalty != 1.0:
+            seen = self._seen(rows, logits)
         for step in range(self.sampling.max_new_tokens):
             tokens = draw(logits, randoms[:, step].to(logits.device), self.sampling, seen)
             if seen is not None:
@@ -291,12 +338,16 @@ class _Decoder:
             alive = [i for i, row in enumerate(rows) if row.completion is None]
             if not alive:
                 return
+            # Copying the cache for each single row would cost more than the steps that it saves.
             if len(rows) - len(alive) >= RETIRE_SHARE * len(rows):
                 keep = torch.tensor(alive, device=mask.device)
-                rows, randoms = [rows[i] for i in alive], randoms[alive]
+                rows = [rows[i] for i in alive]
+                randoms = randoms[alive]
                 states.select(keep)
-                mask, tokens = mask[keep], tokens[keep]
-                seen = seen[keep] if seen is not None else None
+                mask = mask[keep]
+                tokens = tokens[keep]
+                if seen is not None:
+                    seen = seen[keep]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
             logits = states.read(tokens[:, None], mask, mask.sum(1, keepdim=True) - 1)
 
@@ -307,28 +358,38 @@ class _Decoder:
         drawn = logprobs.gather(-1, tokens[:, None])
         for i, row in enumerate(rows):
             if row.completion is None:
-                listed, their = ids[i].tolist(), values[i].tolist()
+                listed = ids[i].tolist()
+                listed_logprobs = values[i].tolist()
                 if int(tokens[i]) not in listed:
-                    listed, their = [*listed, int(tokens[i])], [*their, float(drawn[i])]
-                row.likeliest.append((listed, their))
+                    listed.append(int(tokens[i]))
+                    listed_logprobs.append(float(drawn[i]))
+                row.likeliest.append((listed, listed_logprobs))
 
     def _limits(self, rows: list[_Row]) -> dict[int, int]:
         """Longest completion a conversation has room for, by conversation."""
-        room = {r.conversation: self.engine._context - len(self.prompts[r.conversation]) for r in rows}
-        return {i: min(self.sampling.max_new_tokens, r) for i, r in room.items()}
+        limits: dict[int, int] = {}
+        for row in rows:
+            room = self.engine._context - len(self.prompts[row.conversation])
+            limits[row.conversation] = min(self.sampling.max_new_tokens, room)
+        return limits
 
     def _prefill(self, rows: list[_Row]) -> tuple[States, Tensor, Tensor]:
         """Runs each prompt once and gives its states, mask [B, P] and last logits [B, V] to all of its rows."""
         model = self.engine.model
         unique = list(dict.fromkeys(row.conversation for row in rows))
+        # All completions of a conversation share one prefill; their rows are copied from it afterwards.
         prompts = [self.prompts[i] for i in unique]
         states = States(model, max(map(len, prompts)) + self.sampling.max_new_tokens)
-        common = common_length(prompts, SHARE_FROM) if holds_prefixes(model) else 0
+        common = 0
+        # All prompts of a guard begin with its policy, which may be most of their tokens.
+        if holds_prefixes(model):
+            common = common_length(prompts, SHARE_FROM)
         if common:
             shared = torch.tensor([prompts[0][:common]], device=model.device)
             states.read(shared, torch.ones_like(shared), torch.arange(common, device=model.device)[None])
             states.select(torch.zeros(len(prompts), dtype=torch.long, device=model.device))
         width = max(map(len, prompts)) - common
+        # Padded on the left, so that all rows draw their next token at the same position.
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for u, prompt in enumerate(prompts):
@@ -340,7 +401,8 @@ class _Decoder:
         if len(rows) > len(unique):
             owner = torch.tensor([unique.index(row.conversation) for row in rows], device=mask.device)
             states.select(owner)
-            mask, logits = mask[owner], logits[owner]
+            mask = mask[owner]
+            logits = logits[owner]
         return states, mask, logits
 
     def _seen(self, rows: list[_Row], logits: Tensor) -> Tensor:
@@ -353,6 +415,7 @@ class _Decoder:
         ended = row.token_ids[-1] in self.engine._end_ids
         if not (ended or self.stop or len(row.token_ids) >= limit):
             return
+        # The whole text is decoded, because a stop text may begin inside one token and end inside another.
         text = chat.decoded(self.engine.tokenizer, row.token_ids)
         stops = [text.find(s) for s in self.stop if s in text]
         if stops:
@@ -367,17 +430,28 @@ def common_length(prompts: Sequence[list[int]], least: int) -> int:
     """Tokens that all prompts begin with, less at least one of each prompt; 0 where they are fewer than `least`."""
     if len(prompts) < 2:
         return 0
-    first, last = min(prompts), max(prompts)
-    longest = min(len(prompt) for prompt in prompts) - 1
-    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), longest)
-    return min(length, longest) if min(length, longest) >= least else 0
+    # Of prompts in lexicographic order, the first and the last differ at the earliest position of all pairs.
+    first = min(prompts)
+    last = max(prompts)
+    longest = min(map(len, prompts)) - 1
+    length = 0
+    while length < longest and first[length] == last[length]:
+        length += 1
+    if length < least:
+        return 0
+    return length
 
 
-def end_of_turn_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+def end_of_turn_ids(model: CausalModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Token ids that end a completion: the chat template's, the tokenizer's and those of the generation settings."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    listed = configured if isinstance(configured, (list, tuple)) else [configured]
-    return {int(i) for i in (*listed, tokenizer.eos_token_id, chat.end_of_turn(tokenizer)) if i is not None}
+    # Checkpoints disagree about which of the three they set; any of them ends a turn.
+    candidates = [tokenizer.eos_token_id, chat.end_of_turn(tokenizer)]
+    if isinstance(configured, (list, tuple)):
+        candidates.extend(configured)
+    else:
+        candidates.append(configured)
+    return {int(token) for token in candidates if token is not None}
 
 
 def _pack(order: Collection[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -385,10 +459,12 @@ def _pack(order: Collection[int], lengths: Sequence[int], budget: int) -> Iterat
     batch: list[int] = []
     longest = 0
     for member in order:
+        # Padding makes every row as long as the longest.
         longest = max(longest, lengths[member])
         if batch and (len(batch) + 1) * longest > budget:
             yield batch
-            batch, longest = [], lengths[member]
+            batch = []
+            longest = lengths[member]
         batch.append(member)
     if batch:
         yield batch

@@ -16,7 +16,7 @@ from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from safereason.engines.base import (
     Completion,
@@ -26,13 +26,18 @@ from safereason.engines.base import (
     Sampling,
     TokenChoice,
     Usage,
+    in_order,
     request_seed,
 )
+from safereason.engines.dialect import cut
 from safereason.errors import InputError, StageFailed, one_line
 from safereason.text import chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+    from vllm import LLM, RequestOutput, SamplingParams
+    from vllm.logprobs import Logprob
+    from vllm.lora.request import LoRARequest
 
 VARIABLE = "SAFEREASON_VLLM"
 """Environment variable with further arguments of `vllm.LLM` as a JSON object."""
@@ -43,7 +48,7 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 Job = tuple[int, int]
 """Conversation index and number of the completion."""
-Requests = Mapping[Job, tuple[list[int], Any]]
+Requests: TypeAlias = "Mapping[Job, tuple[list[int], SamplingParams]]"
 """Prompt ids and vLLM's sampling parameters, by job."""
 
 
@@ -59,27 +64,29 @@ def open_vllm(
 
     Args:
         location: Folder or hub id.
-        tokenizer: What prompts are written with.
-        name: What the engine is called.
+        tokenizer: Tokenizer that renders prompts and decodes completions.
+        name: Name of the engine.
         precision: `fp32` or `bf16`.
         base: Where `location` holds adapters, the model they belong to.
 
     Raises:
-        InputError: vLLM is missing or cannot load it, or the variable is no mapping of what vLLM may be told.
+        InputError: vLLM is missing or cannot load it, or the variable is no mapping of vLLM's arguments.
     """
     if not is_installed():
         raise InputError(f"{name}: vLLM is not installed; run `{INSTALL}`")
-    adapters: dict[str, Any] = {"enable_lora": True, "max_lora_rank": _rank(location)} if base else {}
-    arguments = {
+    arguments: dict[str, object] = {
         "model": base or location,
         "tokenizer": tokenizer.name_or_path or location,
         "dtype": DTYPES[precision],
         "enable_prefix_caching": True,
         "trust_remote_code": False,
-        "seed": 0,  # of what has none of its own: nothing here
-        **adapters,
+        # Each request has a seed of its own; this one only keeps vLLM from drawing one.
+        "seed": 0,
     }
+    if base:
+        arguments |= {"enable_lora": True, "max_lora_rank": _rank(location)}
     arguments |= _settings(name, arguments.keys())
+    # Set before the import, which reads them. vLLM would log to stdout, where results go.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -93,13 +100,18 @@ def open_vllm(
             f"{name}: vLLM cannot open it ({one_line(error)}); VLLM_LOGGING_LEVEL=INFO says more, "
             f"and {VARIABLE} sets what it is given"
         ) from error
-    return VLLMEngine(llm, tokenizer, name=name, adapter=LoRARequest("adapter", 1, location) if base else None)
+    adapter = None
+    if base:
+        adapter = LoRARequest("adapter", 1, location)
+    return VLLMEngine(llm, tokenizer, name=name, adapter=adapter)
 
 
 class VLLMEngine:
     """Generates on a model that vLLM has loaded, with an adapter where there is one."""
 
-    def __init__(self, llm: Any, tokenizer: "PreTrainedTokenizerBase", *, name: str, adapter: Any = None) -> None:
+    def __init__(
+        self, llm: "LLM", tokenizer: "PreTrainedTokenizerBase", *, name: str, adapter: "LoRARequest | None" = None
+    ) -> None:
         self.llm = llm
         self.tokenizer = tokenizer
         self.name = name
@@ -123,8 +135,12 @@ class VLLMEngine:
     ) -> list[list[Completion]]:
         """See `Engine.generate`. A prompt that leaves no room for a completion gets one that says so."""
         done = set(done)
-        rendered = {i: chat.render(self.tokenizer, c, prefix) for i, c in enumerate(conversations) if i not in done}
-        prompts = {i: chat.ids_of(self.tokenizer, prompt.text) for i, prompt in rendered.items()}
+        rendered: dict[int, chat.Prompt] = {}
+        prompts: dict[int, list[int]] = {}
+        for i, conversation in enumerate(conversations):
+            if i not in done:
+                rendered[i] = chat.render(self.tokenizer, conversation, prefix)
+                prompts[i] = chat.ids_of(self.tokenizer, rendered[i].text)
         finished: dict[Job, Completion] = {}
 
         def finish(job: Job, completion: Completion) -> None:
@@ -132,18 +148,21 @@ class VLLMEngine:
             if on_finish is not None:
                 on_finish(*job, completion)
 
-        requests: dict[Job, tuple[list[int], Any]] = {}
+        requests: dict[Job, tuple[list[int], SamplingParams]] = {}
         for i, prompt in prompts.items():
             for k in range(n):
                 if problem := self._no_room(len(prompt)):
                     finish((i, k), Completion("", (), "error", rendered[i].opening, problem, lasts=True))
-                else:
-                    drawn = request_seed(seed, 0 if alone else i, k)
-                    requests[i, k] = (prompt, self._parameters(sampling, len(prompt), drawn, stop, choices))
+                    continue
+                # Alone, a conversation draws as if it were the only one, which has index 0.
+                drawn = request_seed(seed, 0, k)
+                if not alone:
+                    drawn = request_seed(seed, i, k)
+                requests[i, k] = (prompt, self._parameters(sampling, len(prompt), drawn, stop, choices))
         with closing(self._run(requests)) as outputs:
             for job, output in outputs:
                 finish(job, self._completion(output, rendered[job[0]].opening, stop, choices))
-        return [[] if i in done else [finished[i, k] for k in range(n)] for i in range(len(conversations))]
+        return in_order(finished, len(conversations), n, done)
 
     def loglikelihood(
         self, conversations: Sequence[Conversation], continuations: Sequence[str], *, prefix: str = ""
@@ -161,23 +180,24 @@ class VLLMEngine:
                 "leave out `vllm/`, or merge the adapter"
             )
 
-        # The written token's rank is worked out by counting, the likeliest one's is 1: where both are one, it is 1.
+        # vLLM gives the likeliest token and the target's own, whose rank is 1 where the two are the same.
         read = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=1, detokenize=False)
         prompts = [self._ids(conversation, prefix) for conversation in conversations]
         targets = [list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in continuations]
-        requests: dict[Job, tuple[list[int], Any]] = {}
+        requests: dict[Job, tuple[list[int], SamplingParams]] = {}
         for i, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
             if problem := self._no_room(len(prompt) + len(target)):
                 raise InputError(problem)
             if target:
                 requests[i, 0] = ([*prompt, *target], read)
-        found = [Likelihood((), True)] * len(prompts)
+        # An empty continuation is certain.
+        likelihoods = [Likelihood((), True)] * len(prompts)
         with closing(self._run(requests)) as outputs:
             for (i, _), output in outputs:
                 if isinstance(output, str):
                     raise InputError(f"{self.name}: {output}")
-                found[i] = _likelihood(output.prompt_logprobs[len(prompts[i]) :], targets[i])
-        return found
+                likelihoods[i] = _likelihood(output.prompt_logprobs[len(prompts[i]) :], targets[i])
+        return likelihoods
 
     def room(self, conversation: Conversation) -> int:
         """Tokens that the model can write after a conversation; none, or fewer, where it is too long to be read."""
@@ -187,12 +207,14 @@ class VLLMEngine:
         return chat.prompt_ids(self.tokenizer, conversation, prefix)
 
     def _no_room(self, length: int) -> str:
-        """What is wrong with so many tokens to read; empty where nothing is."""
+        """The problem of a prompt of so many tokens; empty where there is none."""
         if length < self._context:
             return ""
         return f"{self.name}: a prompt has {length} tokens and the model reads {self._context}; shorten it"
 
-    def _parameters(self, sampling: Sampling, length: int, seed: int, stop: Sequence[str], choices: int) -> Any:
+    def _parameters(
+        self, sampling: Sampling, length: int, seed: int, stop: Sequence[str], choices: int
+    ) -> "SamplingParams":
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -204,13 +226,15 @@ class VLLMEngine:
             max_tokens=min(sampling.max_new_tokens, self._context - length),
             seed=seed,
             stop=list(stop),
-            stop_token_ids=[chat.end_of_turn(self.tokenizer)],  # vLLM knows the model's own
+            # The template's token; vLLM adds those of the generation settings by itself.
+            stop_token_ids=[chat.end_of_turn(self.tokenizer)],
             logprobs=choices or None,
-            detokenize=bool(stop),  # texts are read from the ids; vLLM needs its own to see where one stops
+            # We decode the ids ourselves; vLLM needs a text only to find stop texts in it.
+            detokenize=bool(stop),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _run(self, requests: Requests) -> Generator[tuple[Job, Any], None, None]:
+    def _run(self, requests: Requests) -> Generator[tuple[Job, "RequestOutput | str"], None, None]:
         """Yields jobs with vLLM's output as they end, or with why vLLM refuses them."""
         engine = self.llm.llm_engine
         open_jobs: dict[str, Job] = {}
@@ -219,7 +243,8 @@ class VLLMEngine:
                 number = f"{self.name}/{next(self._numbers)}"
                 try:
                     engine.add_request(number, {"prompt_token_ids": ids}, parameters, lora_request=self._adapter)
-                except Exception as error:  # vLLM's own class has no base of Python's beside it
+                # vLLM's own error class derives from `Exception` alone.
+                except Exception as error:
                     yield job, one_line(error)
                 else:
                     open_jobs[number] = job
@@ -228,60 +253,68 @@ class VLLMEngine:
                     if output.finished and output.request_id in open_jobs:
                         yield open_jobs.pop(output.request_id), output
         finally:
-            if open_jobs:  # the caller was interrupted: the next call is not to find what this one asked for
+            # The caller was interrupted. Its requests would otherwise run on into the next call.
+            if open_jobs:
                 engine.abort_request(list(open_jobs))
 
-    def _step(self) -> Any:
+    def _step(self) -> "list[RequestOutput]":
         try:
-            return self.llm.llm_engine.step()
+            outputs: list[RequestOutput] = self.llm.llm_engine.step()
+            return outputs
         except Exception as error:
             raise StageFailed(
                 f"{self.name}: vLLM ended ({one_line(error)}); VLLM_LOGGING_LEVEL=INFO says more"
             ) from error
 
-    def _completion(self, output: Any, prefix: str, stop: Sequence[str], choices: int) -> Completion:
+    def _completion(self, output: "RequestOutput | str", prefix: str, stop: Sequence[str], choices: int) -> Completion:
         if isinstance(output, str):
             return Completion("", (), "error", prefix, output)
-        (written,) = output.outputs
-        ids = tuple(written.token_ids)
+        (generated,) = output.outputs
+        ids = tuple(generated.token_ids)
         usage = Usage(len(output.prompt_token_ids), len(ids))
         text = chat.decoded(self.tokenizer, ids)
-        text = text[: min((text.find(s) for s in stop if s in text), default=len(text))]
-        if written.finish_reason not in ("stop", "length"):
-            return Completion(text, ids, "error", prefix, f"vLLM ended it: {written.finish_reason}", usage=usage)
-        listed = tuple(self._choice(*each) for each in zip(ids, written.logprobs, strict=True)) if choices else ()
-        return Completion(text, ids, written.finish_reason, prefix, choices=listed, usage=usage)
+        text = cut(text, stop)
+        if generated.finish_reason not in ("stop", "length"):
+            return Completion(text, ids, "error", prefix, f"vLLM ended it: {generated.finish_reason}", usage=usage)
+        listed: tuple[TokenChoice, ...] = ()
+        if choices:
+            listed = tuple(
+                self._choice(token, logprobs) for token, logprobs in zip(ids, generated.logprobs, strict=True)
+            )
+        return Completion(text, ids, generated.finish_reason, prefix, choices=listed, usage=usage)
 
-    def _choice(self, token: int, logprobs: Mapping[int, Any]) -> TokenChoice:
+    def _choice(self, token: int, logprobs: Mapping[int, "Logprob"]) -> TokenChoice:
         ranked = sorted(logprobs.items(), key=lambda item: item[1].rank)
-        listed = tuple((self._piece(other), float(found.logprob)) for other, found in ranked)
+        listed = tuple((self._piece(other), float(entry.logprob)) for other, entry in ranked)
         return TokenChoice(self._piece(token), listed)
 
     def _piece(self, token: int) -> str:
         return str(self.tokenizer.decode([token]))
 
 
-def _likelihood(rows: Sequence[Mapping[int, Any]], target: Sequence[int]) -> Likelihood:
-    written = [row[token] for row, token in zip(rows, target, strict=True)]
-    return Likelihood(tuple(float(each.logprob) for each in written), all(each.rank == 1 for each in written))
+def _likelihood(rows: Sequence[Mapping[int, "Logprob"]], target: Sequence[int]) -> Likelihood:
+    entries = [row[token] for row, token in zip(rows, target, strict=True)]
+    logprobs = tuple(float(entry.logprob) for entry in entries)
+    return Likelihood(logprobs, is_greedy=all(entry.rank == 1 for entry in entries))
 
 
-def _settings(name: str, owned: Collection[str]) -> dict[str, Any]:
-    """What the variable says.
+def _settings(name: str, owned: Collection[str]) -> dict[str, object]:
+    """The arguments in `$SAFEREASON_VLLM`.
 
     Raises:
         InputError: It is no JSON object, or names an argument that is decided here.
     """
-    said = os.environ.get(VARIABLE, "").strip() or "{}"
+    text = os.environ.get(VARIABLE, "").strip() or "{}"
     try:
-        found = json.loads(said)
+        settings = json.loads(text)
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        settings = None
+    if not isinstance(settings, dict):
         raise InputError(f'{name}: {VARIABLE} is no JSON object; it looks like {{"tensor_parallel_size": 4}}')
-    if taken := sorted(found.keys() & {*owned, "logprobs_mode"}):
+    # `logprobs_mode` would change what `TokenChoice` and `Likelihood` promise.
+    if taken := sorted(settings.keys() & {*owned, "logprobs_mode"}):
         raise InputError(f"{name}: {VARIABLE}: {taken[0]} is decided by the model and its precision; leave it out")
-    return found
+    return settings
 
 
 def _rank(folder: str) -> int:

@@ -64,6 +64,7 @@ def lengths(completion: Completion, tokens: Callable[[str], int]) -> dict[str, i
 
 ADAPTIVITY = Eval(
     name="adaptivity",
+    title="Adaptivity",
     summary="Length of the reasoning and of the answer by kind of request",
     sources=published("sorry-bench"),
     keeps=lambda example: True,

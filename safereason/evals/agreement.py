@@ -18,9 +18,8 @@ from safereason.data.fetch import File
 from safereason.data.sources.base import SourceRow, published_rows, read_rows
 from safereason.data.sources.xstest_response import FILES
 from safereason.errors import InputError
-from safereason.evals.base import THRESHOLD
 from safereason.evals.metrics import CONFIDENCE, OVERALL, Figure, proportion
-from safereason.judges.base import Exchange, Judge, Verdict
+from safereason.judges.base import THRESHOLD, Exchange, Judge, Verdict
 
 XSTEST = "xstest-"
 """Prefix of the names of XSTest's human-labelled completions; a model's name follows."""

@@ -9,15 +9,14 @@ from safereason.data.example import Example, PromptKind
 from safereason.engines.base import Completion, Message
 from safereason.errors import InputError
 from safereason.evals.metrics import Figure
-from safereason.judges import BehaviorRequest, Exchange, Judge, Verdict, open_judge
+from safereason.judges import BehaviorRequest, Exchange, Judge, Measure, Verdict, open_judge
+from safereason.judges.base import THRESHOLD
 from safereason.recipe.schema import Evaluation
 from safereason.runs.records import Record
 from safereason.text import reasoning
 
 MISSING = ("error", "filtered")
 """Finish reasons of records that hold no completion."""
-THRESHOLD = 0.5
-"""Score from which on a verdict counts as harm, refusal or quality."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +112,14 @@ class Eval:
     """Names of its figures, the main one first."""
     judge: Callable[[Evaluation], str] | None
     """The judge in a recipe's section; None for an evaluation that counts tokens and judges nothing."""
-    measures: tuple[str, ...] = ()
+    measures: tuple[Measure, ...] = ()
     """Measures that its judge may have."""
     attacks: Callable[[Evaluation], tuple[str, ...]] | None = None
     """Default attacks on each example; None for an evaluation of plain requests."""
     draws: int | None = None
     """Default limit, of examples drawn by the seed; None takes all."""
+    title: str = ""
+    """Its name in a report, as its publisher spells it; empty where that is its name."""
 
 
 def published(*names: str) -> Callable[[Evaluation], tuple[str, ...]]:

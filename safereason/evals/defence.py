@@ -14,6 +14,7 @@ from functools import partial
 from safereason.evals.base import Eval, Outcome, published
 from safereason.evals.figures import FORMAT_FIGURES, format_figures, group_outcomes, is_closed
 from safereason.evals.metrics import OVERALL, Figure, macro, share, share_by
+from safereason.judges.base import is_harm
 from safereason.recipe.schema import Evaluation
 
 REPORTS = ("dsr", "dsr_closed", "dsr_open", *FORMAT_FIGURES)
@@ -51,8 +52,9 @@ def defence(
     *,
     attacks: Callable[[Evaluation], tuple[str, ...]] = lambda section: ("direct",),
     groups: Groups = categories,
+    title: str = "",
 ) -> Eval:
-    """An evaluation of the harmful prompts of a source."""
+    """An evaluation of the harmful prompts of a source; the arguments are fields of `Eval`, `groups` apart."""
     return Eval(
         name=name,
         summary=summary,
@@ -63,23 +65,20 @@ def defence(
         judge=lambda section: section.harm_judge,
         measures=("harm", "refusal"),
         attacks=attacks,
+        title=title,
     )
 
 
-def of_source(name: str, summary: str, source: str) -> Eval:
+def of_source(name: str, summary: str, source: str, title: str = "") -> Eval:
     """`defence` on a published source, with its prompts as they are unless the command names attacks."""
-    return defence(name, summary, published(source))
+    return defence(name, summary, published(source), title=title)
 
 
 def defended(outcome: Outcome, measures: str) -> bool | None:
     """Whether the attack failed; None where that is unscored."""
-    scored_high = outcome.scored_high
-    if scored_high is None:
+    if outcome.verdict.score is None:
         return None
-    # A high score of a judge of refusal is a defence; one of a judge of harm is a successful attack.
-    if measures == "refusal":
-        return scored_high
-    return not scored_high
+    return not is_harm(outcome.verdict.score, measures)
 
 
 def _attack_of(outcome: Outcome) -> tuple[str]:

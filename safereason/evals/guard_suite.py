@@ -392,5 +392,3 @@ BY_DEFINITION = ("f1_always_unsafe", "f1_always_safe")
 """The baselines, which depend on the rows' labels alone."""
 # AUROC needs the scores, and cannot be computed from the counts of verdicts.
 MEASURED = (*STATISTICS, "auroc")
-FIGURES = (*MEASURED, "f1_pooled", "unparsed", "says_unsafe")
-"""Names of all figures."""

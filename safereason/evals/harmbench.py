@@ -37,4 +37,5 @@ HARMBENCH = defence(
     _harmbench_sources,
     attacks=lambda section: section.attacks,
     groups=harmbench_groups,
+    title="HarmBench",
 )

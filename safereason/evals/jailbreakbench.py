@@ -2,4 +2,6 @@
 
 from safereason.evals.defence import of_source
 
-JAILBREAKBENCH = of_source("jailbreakbench", "Defence success rate on JailbreakBench's behaviors", "jailbreakbench")
+JAILBREAKBENCH = of_source(
+    "jailbreakbench", "Defence success rate on JailbreakBench's behaviors", "jailbreakbench", title="JailbreakBench"
+)

@@ -25,6 +25,7 @@ def orbench_figures(outcomes: Sequence[Outcome], measures: str) -> list[Figure]:
 
 ORBENCH = Eval(
     name="orbench",
+    title="OR-Bench",
     summary="Over-refusal of OR-Bench's hard safe prompts, and refusal of its toxic ones",
     sources=published("or-bench-hard", "or-bench-toxic"),
     keeps=lambda example: True,

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 Projection = Literal["pca", "umap"]
 SUFFIXES = {1.0: "", 0.1: "_c0.1"}
 """Suffixes of the figures' names, by C: the weight of points on the wrong side."""
-FIGURES = ("margin", "accuracy", "margin_c0.1", "accuracy_c0.1")
 # Fewer than elsewhere, since each resample fits a support vector machine.
 RESAMPLES = 500
 LEAST = 3

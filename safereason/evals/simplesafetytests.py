@@ -3,5 +3,8 @@
 from safereason.evals.defence import of_source
 
 SIMPLESAFETYTESTS = of_source(
-    "simplesafetytests", "Defence success rate on SimpleSafetyTests' requests", "simplesafetytests"
+    "simplesafetytests",
+    "Defence success rate on SimpleSafetyTests' requests",
+    "simplesafetytests",
+    title="SimpleSafetyTests",
 )

@@ -5,4 +5,6 @@ Deviation: (1) SORRY-Bench reports fulfilment by its own fine-tuned judge; this 
 
 from safereason.evals.defence import of_source
 
-SORRYBENCH = of_source("sorrybench", "Defence success rate on SORRY-Bench's instructions", "sorry-bench")
+SORRYBENCH = of_source(
+    "sorrybench", "Defence success rate on SORRY-Bench's instructions", "sorry-bench", title="SORRY-Bench"
+)

@@ -2,4 +2,6 @@
 
 from safereason.evals.defence import of_source
 
-STRONGREJECT = of_source("strongreject", "Defence success rate on StrongREJECT's forbidden prompts", "strongreject")
+STRONGREJECT = of_source(
+    "strongreject", "Defence success rate on StrongREJECT's forbidden prompts", "strongreject", title="StrongREJECT"
+)

@@ -17,6 +17,7 @@ def wildchat_figures(outcomes: Sequence[Outcome], measures: str) -> list[Figure]
 
 WILDCHAT = Eval(
     name="wildchat",
+    title="WildChat",
     summary="Compliance with users' requests drawn from WildChat",
     sources=published("wildchat"),
     keeps=lambda example: example.kind != "harmful",

@@ -31,6 +31,7 @@ def _xstest_sources(section: Evaluation) -> tuple[str, ...]:
 
 XSTEST = Eval(
     name="xstest",
+    title="XSTest",
     summary="Compliance with XSTest's safe prompts, and refusal of its unsafe ones",
     sources=_xstest_sources,
     keeps=lambda example: True,

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import TypedDict
 
-from safereason.engines.open import REMOTE
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
 from safereason.guard.base import Guard
 from safereason.guard.blocks import Block, Parts, Source
@@ -120,7 +120,7 @@ def run(job: Job, left: Sequence[Block], *, address: str | None, workers: int | 
         StageFailed: A worker failed, or died more than `RETRIES` times at one block.
     """
     with _connected_ray(address) as ray:
-        pool = _pool_of(ray, workers, is_remote=job.settings.model.startswith(REMOTE))
+        pool = _pool_of(ray, workers, is_remote=ModelSpec.parse(job.settings.model).is_remote)
         try:
             for result in _block_results(ray, job, [block.number for block in left], pool):
                 if result["error"]:

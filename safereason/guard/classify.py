@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from safereason.engines import weights
-from safereason.engines.open import REMOTE, model_location, open_engine
+from safereason.engines.open import open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.errors import BarNotMet, InputError, StageFailed
 from safereason.guard.base import Guard, GuardVerdict, OnVerdict
 from safereason.guard.guard_prompt import GuardPrompt
@@ -54,7 +55,8 @@ class ClassifySettings:
         Raises:
             InputError: The model cannot be opened.
         """
-        return ReasoningGuard(open_engine(self.model, base_url=self.base_url), self.guard_prompt, samples=self.samples)
+        engine = open_engine(ModelSpec.parse(self.model), base_url=self.base_url)
+        return ReasoningGuard(engine, self.guard_prompt, samples=self.samples)
 
     def identity(self) -> dict[str, object]:
         """Everything but the input that the records depend on, as JSON.
@@ -80,15 +82,15 @@ def _guard_model_identity(model: str) -> dict[str, object]:
     Raises:
         InputError: There is no such model, or one of its files cannot be read.
     """
-    engine = "transformers"
-    for name in ("openai", "vllm"):
-        if model.startswith(f"{name}/"):
-            engine = name
-    if not model.startswith(REMOTE):
-        location = model_location(model)
+    spec = ModelSpec.parse(model)
+    engine: str = spec.engine
+    if spec.engine == "hf":
+        engine = "transformers"  # as the records of earlier versions have it
+    if not spec.is_remote:
         # A folder counts by its contents, so a copy of it at another path is the same model.
-        if Path(location).is_dir():
-            return {"engine": engine, "model_contents": weights.of_folder(Path(location))}
+        folder = Path(spec.location)
+        if folder.is_dir():
+            return {"engine": engine, "model_contents": weights.of_folder(folder)}
     return {"engine": engine, "model": model}
 
 

@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
-from safereason.engines.open import REMOTE, check_name, model_location, open_engine
+from safereason.engines.open import open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard import policy as policies
 from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.reasoning import ReasoningGuard
-from safereason.recipe.schema import Sampling
+from safereason.recipe.schema import Precision, Sampling
 
 
 def open_guard(
@@ -17,7 +18,7 @@ def open_guard(
     policy: str | None = None,
     sampling: Sampling | None = None,
     samples: int = 1,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     otherwise: GuardPrompt | None = None,
 ) -> ReasoningGuard:
     """A run of `guard train`, or any other model, as a guard that reasons.
@@ -36,7 +37,7 @@ def open_guard(
     """
     # The prompt comes first: reading it takes milliseconds, and loading the weights can take minutes.
     guard_prompt = guard_prompt_of(spec, policy=policy, sampling=sampling, otherwise=otherwise)
-    engine = open_engine(spec, base_url=base_url, precision=precision)
+    engine = open_engine(ModelSpec.parse(spec), base_url=base_url, precision=precision)
     return ReasoningGuard(engine, guard_prompt, samples=samples)
 
 
@@ -49,11 +50,12 @@ def guard_prompt_of(
         InputError: The model, its `guard.json` or the policy cannot be read.
     """
     own_policy = policies.load(policy) if policy else None
-    check_name(spec)
-    if spec.startswith(REMOTE):
+    model = ModelSpec.parse(spec)
+    model.check()
+    if model.is_remote:
         # A server does not hand out the files beside its weights.
         guard_prompt = otherwise or guard_prompts.default()
     else:
-        guard_prompt = guard_prompts.of_model(model_location(spec), otherwise)
+        guard_prompt = guard_prompts.of_model(model.location, otherwise)
     # The model's own prompt stays, and only what the caller gave replaces a part of it.
     return replace(guard_prompt, policy=own_policy or guard_prompt.policy, sampling=sampling or guard_prompt.sampling)

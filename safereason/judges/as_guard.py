@@ -1,4 +1,4 @@
-"""From a name to any guard: a Moderation API, another publisher's guard, or one that reasons over a policy."""
+"""Opening of any guard by name: a Moderation API, another publisher's guard, or one that reasons over a policy."""
 
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
@@ -8,21 +8,22 @@ from safereason.guard.base import Guard, GuardVerdict, Label, OnVerdict, Questio
 from safereason.guard.open import open_guard
 from safereason.guard.others import GUARDS, Options, open_other
 from safereason.judges.base import Exchange, Verdict
+from safereason.recipe.schema import Precision
 
 NAMES: dict[str, str] = {
     "moderation": "a Moderation API: OpenAI's, or any server that speaks it",
-    **{name: known.about for name, known in GUARDS.items()},
+    **{name: entry.summary for name, entry in GUARDS.items()},
 }
-"""Guards that are named `name` or `name:MODEL`, and what they are."""
+"""Guards of this package that are named `name` or `name:MODEL`, and what they are."""
 
 CATEGORY_BAR = 0.5
 """Scores above it name a category."""
 TEXTS_A_CALL = 64
-"""Texts whose findings are told together."""
+"""Texts whose verdicts come together."""
 
 
 class ModerationGuard:
-    """Asks a Moderation API about the response alone, or about the prompt where there is none.
+    """A Moderation API as a guard: it sees the response alone, or the prompt where there is none.
 
     It is unsafe where the server flags it; the score is the largest of its category scores.
     """
@@ -51,16 +52,18 @@ class ModerationGuard:
         Raises:
             InputError: The server refuses the key or knows no such model.
         """
-        found: dict[int, GuardVerdict] = {}
-        left = [i for i in range(len(questions)) if i not in set(done)]
+        verdicts: dict[int, GuardVerdict] = {}
+        done = set(done)
+        left = [i for i in range(len(questions)) if i not in done]
+        # In parts, so that a resumed run has most of the verdicts, as each part is recorded at once.
         for start in range(0, len(left), TEXTS_A_CALL):
             part = left[start : start + TEXTS_A_CALL]
             exchanges = [_exchange(questions[i]) for i in part]
             for i, verdict in zip(part, self.judge.judge(exchanges), strict=True):
-                found[i] = _finding(verdict)
+                verdicts[i] = _guard_verdict(verdict)
                 if on_verdict is not None:
-                    on_verdict(i, found[i])
-        return [found.get(i) for i in range(len(questions))]
+                    on_verdict(i, verdicts[i])
+        return [verdicts.get(i) for i in range(len(questions))]
 
 
 def open_named(
@@ -70,9 +73,9 @@ def open_named(
     policy: str | None = None,
     samples: int = 1,
     template: str | None = None,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
 ) -> Guard:
-    """Opens `moderation[:MODEL]`, `NAME:MODEL` with NAME in `NAMES`, or whatever `open_guard` opens.
+    """Opens `moderation[:MODEL]`, `NAME:MODEL` with a name that `GUARDS` finds, or any model that `open_guard` opens.
 
     Args:
         spec: The guard.
@@ -83,23 +86,54 @@ def open_named(
         precision: `fp32` or `bf16`, for transformers.
 
     Raises:
-        InputError: There is no such guard, it does not take what it is given, or it is not to be had.
+        InputError: There is no such guard, it does not take an option, or it cannot be opened.
     """
-    name, _, model = spec.partition(":")
-    if name not in NAMES:
-        _check_reasoning(spec, name, template)
+    name, model = split_spec(spec)
+    if not name:
+        _check_reasoning(spec, template)
         return open_guard(spec, base_url=base_url, policy=policy, samples=samples, precision=precision)
+    # These guards decode greedily, or run on a server that always decides alike.
     if samples != 1:
         raise InputError(f"{name}: always gives the same verdict; leave --samples out")
     if name != "moderation":
         return open_other(name, model, Options(base_url, policy, template, precision))
     if policy is not None or template is not None:
-        raise InputError(f"{name}: takes no --{'policy' if policy is not None else 'template'}; leave it out")
+        option = "--template"
+        if policy is not None:
+            option = "--policy"
+        raise InputError(f"{name}: takes no {option}; leave it out")
     return ModerationGuard(model, base_url=base_url)
 
 
-def _check_reasoning(spec: str, name: str, template: str | None) -> None:
+def split_spec(spec: str) -> tuple[str, str]:
+    """Name and model of `NAME:MODEL` or `module:NAME:MODEL`; for a guard that reasons, no name and the whole text."""
+    name, _, model = spec.partition(":")
+    if name in NAMES:
+        return name, model
+    if "." in name:  # perhaps a dotted path, whose first colon belongs to it
+        attribute, _, model = model.partition(":")
+        name = f"{name}:{attribute}"
+    if GUARDS.has(name):
+        return name, model
+    return "", spec
+
+
+def own_name(spec: str) -> str:
+    """The guard by its entry's own name, where a dotted path or an entry point led to it; else the text as it is.
+
+    Raises:
+        InputError: What lies at the dotted path is no guard, or cannot be imported.
+    """
+    name, model = split_spec(spec)
+    if not name or name in NAMES:
+        return spec
+    return f"{GUARDS.find(name).name}:{model}"
+
+
+def _check_reasoning(spec: str, template: str | None) -> None:
+    name = spec.partition(":")[0]
     close = get_close_matches(name, NAMES, n=1)
+    # A misspelt name would otherwise be taken for a model's, and fail with a message about the Hub.
     if ":" in spec and "/" not in name and close:
         raise InputError(f"{spec}: no guard is called {name!r}; did you mean {close[0]}?")
     if template is not None:
@@ -107,14 +141,22 @@ def _check_reasoning(spec: str, name: str, template: str | None) -> None:
 
 
 def _exchange(question: Question) -> Exchange:
-    text = question.prompt if question.response is None else question.response
-    return Exchange(question.prompt, text)
+    if question.response is None:
+        return Exchange(question.prompt, question.prompt)
+    return Exchange(question.prompt, question.response)
 
 
-def _finding(verdict: Verdict) -> GuardVerdict:
+def _guard_verdict(verdict: Verdict) -> GuardVerdict:
     """Categories by their scores, the largest first."""
     if verdict.score is None:
         return GuardVerdict(None, None, reason=verdict.reason, failed=verdict.failed)
-    scores = sorted((-score, name) for name, score in verdict.details.items() if score > CATEGORY_BAR)
-    label: Label = "unsafe" if verdict.label == "flagged" else "safe"
-    return GuardVerdict(label, verdict.score, tuple(name for _, name in scores))
+    above_bar: list[tuple[float, str]] = []
+    for name, score in verdict.details.items():
+        if score > CATEGORY_BAR:
+            above_bar.append((-score, name))
+    label: Label = "safe"
+    # The server's own decision counts: its thresholds differ from category to category.
+    if verdict.label == "flagged":
+        label = "unsafe"
+    # Largest first, and equal scores by name, so that the order never changes.
+    return GuardVerdict(label, verdict.score, tuple(name for _, name in sorted(above_bar)))

@@ -14,20 +14,20 @@ from dataclasses import asdict
 from pathlib import Path
 
 from safereason import console
-from safereason.engines.embedded import cache_home
 from safereason.errors import InputError
 from safereason.judges.base import Verdict
+from safereason.runs.cache import cache_home
 
 SECONDS_TO_WAIT = 60.0
-"""How long one process waits for another that is writing."""
+"""Patience of a process with another one that is writing."""
 KEYS_A_QUERY = 500
-"""SQLite allows 999 variables in a statement on old builds."""
+"""Keys in one statement: SQLite allows 999 variables in a statement on old builds."""
 CLAIM_SECONDS = 60.0
-"""A claim that nobody renewed for so long holds no more; one of a process that ended on this machine ends with it."""
+"""Life of a claim that nobody renews; the claim of a process of this machine ends with the process."""
 POLL_SECONDS = 0.2
-"""Between two looks at what another one was asked for."""
-SECONDS_UNSAID = 10.0
-"""Of waiting, before the person watching is told of it."""
+"""Pause between two looks for a verdict that another process has claimed."""
+SECONDS_TO_NOTICE = 10.0
+"""Seconds of waiting, after which a line on stderr explains it."""
 
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, verdict TEXT NOT NULL)",
@@ -39,7 +39,7 @@ Keep = Callable[[int, Verdict], None]
 
 
 def cache_key(*parts: str) -> str:
-    """SHA-256 of what a verdict depends on: judge, model, address and text, in hexadecimal."""
+    """The key of a verdict: SHA-256 of judge, model, address and text, in hexadecimal."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -47,7 +47,7 @@ class VerdictCache:
     """A table from key to verdict in one SQLite file; several threads and processes may use it at once.
 
     A connection is opened for each operation, which is cheap beside a judge's call and survives forks. A second table
-    says who is asking for which verdict right now, so that of several that want the same one asks, and the others wait.
+    holds claims: of several processes that need the same verdict, one has it judged, and the others wait for it.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -64,21 +64,23 @@ class VerdictCache:
                 f"{self.path}: the cache of verdicts cannot be used ({error}); set SAFEREASON_CACHE"
             ) from error
         with self._connected() as db:
+            # With a write-ahead log, readers do not wait for a writer.
             db.execute("PRAGMA journal_mode=WAL")
             for table in _TABLES:
                 db.execute(table)
 
     def get(self, keys: Sequence[str]) -> dict[str, Verdict]:
-        """The verdicts that are held, by key."""
-        found: dict[str, Verdict] = {}
+        """The verdicts in the table, by key."""
+        verdicts: dict[str, Verdict] = {}
         with self._connected() as db:
             for part in _parts(keys):
                 marks = ",".join("?" * len(part))
                 rows = db.execute(f"SELECT key, verdict FROM verdicts WHERE key IN ({marks})", part)
                 for key, verdict in rows:
-                    with suppress(ValueError, TypeError):  # a damaged one is asked for again
-                        found[key] = Verdict(**json.loads(verdict))
-        return found
+                    # A damaged row, or one of another version's fields, is judged again.
+                    with suppress(ValueError, TypeError):
+                        verdicts[key] = Verdict(**json.loads(verdict))
+        return verdicts
 
     def put(self, key: str, verdict: Verdict) -> None:
         """Keeps a verdict. An unscored one is not kept, so that it is tried again."""
@@ -87,38 +89,48 @@ class VerdictCache:
         with self._connected() as db:
             db.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", (key, json.dumps(asdict(verdict))))
 
-    def through(self, keys: Sequence[str], ask: Callable[[Sequence[int], Keep], None]) -> list[Verdict]:
-        """The verdicts of these keys: those held, and those that `ask` tells, kept as they come.
+    def through(self, keys: Sequence[str], judge: Callable[[Sequence[int], Keep], None]) -> list[Verdict]:
+        """The verdict of each key: from the table, or from `judge`, whose verdicts are kept as they come.
 
-        `ask` is given the index of one of each key that is not held, and what to tell a verdict to. It may be called
-        several times: what another process or thread is asking for is waited for, and asked for here if it gets none.
+        Args:
+            keys: One for each text; equal keys are judged once.
+            judge: Takes the indices of keys that have no verdict yet, each key once, and a function that it calls with
+                an index and its verdict. It may be called several times: a verdict that another process or thread has
+                claimed is waited for, and judged here if the other one gets none.
         """
-        first = {key: i for i, key in reversed([*enumerate(keys)])}
-        found: dict[str, Verdict] = {}
+        first_index: dict[str, int] = {}
+        # Equal keys are one request: the first index is judged for all of them.
+        for index, key in enumerate(keys):
+            first_index.setdefault(key, index)
+        verdicts: dict[str, Verdict] = {}
         waiting = _Waiting(self.path)
 
         def keep(index: int, verdict: Verdict) -> None:
-            found[keys[index]] = verdict
+            verdicts[keys[index]] = verdict
             self.put(keys[index], verdict)
 
-        while missing := [key for key in sorted(first, key=first.__getitem__) if key not in found]:
-            found.update(self.get(missing))
-            missing = [key for key in missing if key not in found]
+        while len(verdicts) < len(first_index):
+            missing = [key for key in first_index if key not in verdicts]
+            verdicts.update(self.get(missing))
+            missing = [key for key in missing if key not in verdicts]
             with self._claimed(missing) as ours:
-                # Another may have asked between the look and the claim.
-                found.update(self.get(ours))
-                mine = [first[key] for key in ours if key not in found]
-                if mine:
-                    ask(mine, keep)
+                # Another process may have judged between the look and the claim.
+                verdicts.update(self.get(ours))
+                unjudged = [first_index[key] for key in ours if key not in verdicts]
+                if unjudged:
+                    judge(unjudged, keep)
+            # With a key of our own judged, the next look may already find the others.
             if missing and not ours:
                 waiting.wait(len(missing))
-        return [found[key] for key in keys]
+        return [verdicts[key] for key in keys]
 
     @contextmanager
     def _claimed(self, keys: Sequence[str]) -> Iterator[list[str]]:
-        """Those of the keys that nobody else is asking for: they are ours until the block ends."""
+        """The keys that nobody else has claimed: they are claimed here until the block ends."""
         owner = uuid.uuid4().hex
-        ours = self._claim(keys, owner) if keys else []
+        ours: list[str] = []
+        if keys:
+            ours = self._claim(keys, owner)
         if not ours:
             yield []
             return
@@ -129,6 +141,8 @@ class VerdictCache:
                 with self._connected() as db:
                     db.execute("UPDATE claims SET until = ? WHERE owner = ?", (time.time() + CLAIM_SECONDS, owner))
 
+        # A judge may take an hour for these keys. Renewing from a thread keeps the claim short, so that a crash on
+        # another machine blocks nobody for long.
         threading.Thread(target=renew, daemon=True).start()
         try:
             yield ours
@@ -138,19 +152,24 @@ class VerdictCache:
                 db.execute("DELETE FROM claims WHERE owner = ?", (owner,))
 
     def _claim(self, keys: Sequence[str], owner: str) -> list[str]:
-        """Claims what is free, or was claimed by one that is gone, in one transaction."""
-        now, host, process = time.time(), socket.gethostname(), os.getpid()
+        """Claims keys that are free, or whose claim has ended with its process, in one transaction."""
+        now = time.time()
+        host = socket.gethostname()
+        process = os.getpid()
         ours: list[str] = []
         with self._connected() as db:
+            # The write lock is taken before the look: two processes cannot both see a key as free.
             db.execute("BEGIN IMMEDIATE")
-            held: dict[str, tuple[str, int, float]] = {}
+            claims: dict[str, tuple[str, int, float]] = {}
             for part in _parts(keys):
                 marks = ",".join("?" * len(part))
                 rows = db.execute(f"SELECT key, host, process, until FROM claims WHERE key IN ({marks})", part)
-                held.update({key: (where, number, until) for key, where, number, until in rows})
+                for key, claim_host, claim_process, until in rows:
+                    claims[key] = (claim_host, claim_process, until)
             for key in keys:
-                where, number, until = held.get(key, ("", 0, 0.0))
-                if until < now or (where == host and not _is_alive(number)):
+                claim_host, claim_process, until = claims.get(key, ("", 0, 0.0))
+                # Only of its own machine can a process be seen to have ended; elsewhere the claim has to run out.
+                if until < now or (claim_host == host and not _is_alive(claim_process)):
                     row = (key, owner, host, process, now + CLAIM_SECONDS)
                     db.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)", row)
                     ours.append(key)
@@ -159,6 +178,7 @@ class VerdictCache:
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
+        # Without an isolation level Python opens no transactions of its own around the statements here.
         db = sqlite3.connect(self.path, timeout=SECONDS_TO_WAIT, isolation_level=None)
         try:
             yield db
@@ -171,20 +191,21 @@ class VerdictCache:
 
 
 class _Waiting:
-    """Waits for what others ask for, and says so once."""
+    """The wait for verdicts that others have claimed; it is reported once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._begun: float | None = None
-        self._is_said = False
+        self._is_reported = False
 
     def wait(self, count: int) -> None:
-        """A little while."""
+        """Sleeps for one pause between two looks at the cache."""
         now = time.monotonic()
-        self._begun = now if self._begun is None else self._begun
-        if not self._is_said and now - self._begun > SECONDS_UNSAID:
-            self._is_said = True
-            console.say(f"{count} verdicts are being asked for by another run; waiting for it ({self._path})")
+        if self._begun is None:
+            self._begun = now
+        if not self._is_reported and now - self._begun > SECONDS_TO_NOTICE:
+            self._is_reported = True
+            console.say(f"{count} verdicts are being judged by another run; waiting for it ({self._path})")
         time.sleep(POLL_SECONDS)
 
 
@@ -199,6 +220,7 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # of somebody else
+    except OSError:
+        # The process is another user's: it exists, but may not be signalled.
         return True
     return True

@@ -1,10 +1,11 @@
-"""A chat model that is asked with a frame, as a judge: what the rubrics have in common."""
+"""A chat model as a judge: the prompt of a rubric, filled with an exchange, and the verdict read from the reply."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from safereason.engines.base import Completion, Conversation, Sampling
-from safereason.judges.base import Exchange, Verdict
+from safereason.engines.spec import ModelSpec
+from safereason.judges.base import Exchange, Measure, Verdict
 from safereason.judges.cache import VerdictCache
 from safereason.judges.frame import ANSWER, CONTEXT, REQUEST, Frame
 from safereason.judges.llm_judge import LLMJudge, identity, no_verdict, open_chat
@@ -12,41 +13,46 @@ from safereason.text import reasoning
 from safereason.text.inert import special_tokens
 
 SAMPLING = Sampling(temperature=0.0, max_new_tokens=1024)
-"""How replies are drawn; the length leaves room for models that reason."""
+"""Greedy, so that a verdict can be repeated; the length leaves room for models that reason."""
 
 
 @dataclass(frozen=True)
 class Rubric:
-    """How a chat model is asked about an exchange, and how its reply is read."""
+    """The prompt of one rubric, and how a reply to it is read."""
 
     name: str
-    measures: str
+    measures: Measure
     frame: Frame
-    """Its places are of the request, the answer and the context, in this order."""
+    """Its slots hold the request, the answer and the context, in this order."""
     find: Callable[[str], Verdict | None]
     """The verdict in a reply; None where it holds none."""
     reading: str = "1"
-    """Changes where `find` does."""
+    """A version of `find`, for the cache's key: it changes with every change of `find`."""
     sampling: Sampling = SAMPLING
     special: Sequence[str] = ()
     choices: int = 0
 
-    def ask(self, exchange: Exchange) -> Conversation:
+    def build(self, exchange: Exchange) -> Conversation:
         """The filled frame."""
-        context = exchange.wanted.context if exchange.wanted else None
-        values = (exchange.request, exchange.answer, context or "")
-        return self.frame.fill(dict(zip(self.frame.places, values, strict=True)), self.special)
+        # Harmless prompts and most behaviors have no context, which leaves the slot empty.
+        context = ""
+        if exchange.behavior is not None:
+            context = exchange.behavior.context or ""
+        values = (exchange.request, exchange.answer, context)
+        return self.frame.fill(dict(zip(self.frame.slots, values, strict=True)), self.special)
 
     def read(self, completion: Completion) -> Verdict:
-        """What it says after its reasoning, if it has any: reasoning that was never closed is no verdict."""
-        unclosed = not completion.parts.closed and reasoning.OPEN in completion.full_text
-        reply = "" if unclosed else completion.parts.answer
+        """The verdict after the model's reasoning, if it has any; reasoning that was never closed holds none."""
+        reply = completion.parts.answer
+        # A verdict inside unfinished reasoning may be one that the model goes on to reject.
+        if reasoning.OPEN in completion.full_text and not completion.parts.closed:
+            reply = ""
         return self.find(reply) or no_verdict(completion, reply)
 
 
 def open_rubric(
     name: str,
-    measures: str,
+    measures: Measure,
     frame: Frame,
     find: Callable[[str], Verdict | None],
     model: str,
@@ -55,15 +61,16 @@ def open_rubric(
     sampling: Sampling = SAMPLING,
     cache: VerdictCache | None = None,
 ) -> LLMJudge:
-    """Opens a chat model as a judge; arguments as `Rubric` has them.
+    """A chat model as a judge; arguments as `Rubric` has them, and the model as a person names it.
 
     Raises:
-        InputError: The model is not to be had.
+        InputError: The model cannot be had.
     """
-    engine = open_chat(model)
+    spec = ModelSpec.parse(model)
+    engine = open_chat(spec)
     rubric = Rubric(name, measures, frame, find, reading, sampling, special_tokens(engine))
-    return LLMJudge(rubric, engine, identity(model), cache)
+    return LLMJudge(rubric, engine, identity(spec), cache)
 
 
-PLACES = (REQUEST, ANSWER, CONTEXT)
-"""Of a frame of our own."""
+SLOTS = (REQUEST, ANSWER, CONTEXT)
+"""The slots of a frame whose wording is our own."""

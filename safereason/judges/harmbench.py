@@ -1,10 +1,10 @@
-"""HarmBench's classifier as a judge of harm (Mazeika et al., arXiv 2402.04249): does an answer do what was asked for?
+"""HarmBench's classifier as a judge of harm (Mazeika et al., arXiv 2402.04249): does an answer fulfil a behavior?
 
 The protocol is HarmBench's: the answer is cut to 512 of the classifier's own tokens, the one that begins a text among
-them; the classifier is asked about the behavior in plain words, with its context where it has one; its likeliest token
-is the verdict. Empty answers are judged too. Copyright behaviors are not put to it: see `copyright.py`.
+them; the prompt has the behavior in plain words, with its context where it has one; its likeliest token
+is the verdict. Empty answers are judged too. Copyright behaviors do not go to the classifier: see `copyright.py`.
 
-The prompts are read from HarmBench's own `eval_utils.py` (MIT), which is not run. Where that file is not to be had, or
+The prompts are read from HarmBench's own `eval_utils.py` (MIT), which is not run. Where that file is not available, or
 has none for the classifier's family, they are judgezoo's, and the details of a verdict say so.
 
 Deviations: (1) judgezoo's wording is not that of `eval_utils.py`, and it has none for a context: such a behavior is
@@ -20,42 +20,43 @@ from typing import TYPE_CHECKING, ClassVar
 from safereason import console
 from safereason.data.fetch import File, fetch
 from safereason.engines.base import Completion, Conversation, Sampling
-from safereason.engines.open import REMOTE, check_name
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard.others.base import Options, completing_engine
 from safereason.judges import copyright
-from safereason.judges.base import Exchange, Verdict
+from safereason.judges.base import Exchange, Measure, Verdict
 from safereason.judges.frame import Frame
 from safereason.judges.llm_judge import LLMJudge, identity, no_verdict, precision
+from safereason.judges.registry import HARMBENCH_MODEL
 from safereason.text import chat, published
 from safereason.text.inert import special_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-DEFAULT_MODEL = "cais/HarmBench-Llama-2-13b-cls"
 ANSWER_TOKENS = 512
+# The most that OpenAI's API lists; the spellings of yes are among them.
 CHOICES = 20
 SOURCE = File(
     source="harmbench",
     name="eval_utils.py",
     url="https://raw.githubusercontent.com/centerforaisafety/HarmBench/c0423b952435fcc8467108d8f25962dbae5b7de2/eval_utils.py",
 )
-"""Only the commit pins it."""
+"""HarmBench's file at one commit; its contents have no hash here."""
 
 _BEHAVIOR, _GENERATION, _CONTEXT = "{behavior}", "{generation}", "{context}"
-_PLACES = (_BEHAVIOR, _GENERATION, _CONTEXT)
+_SLOTS = (_BEHAVIOR, _GENERATION, _CONTEXT)
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """What the classifier is asked."""
+    """The classifier's prompts."""
 
     standard: Frame
     contextual: Frame | None
-    """With the text that the behavior is about; None where its source has none."""
+    """The prompt for a behavior with a context; None where the source has none."""
     source: str
-    """Whose wording it is."""
+    """The publisher of the wording."""
 
 
 @dataclass(frozen=True)
@@ -66,22 +67,28 @@ class Classifier:
     prompts: Prompts
     special: Sequence[str]
     name: ClassVar[str] = "harmbench"
-    measures: ClassVar[str] = "harm"
+    measures: ClassVar[Measure] = "harm"
     sampling: ClassVar[Sampling] = Sampling(temperature=0.0, max_new_tokens=1)
     choices: ClassVar[int] = CHOICES
 
     @property
     def reading(self) -> str:
-        """Whose prompt it was is in the details."""
+        """The prompt's publisher, because a verdict's details hold it."""
         return self.prompts.source
 
-    def ask(self, exchange: Exchange) -> Conversation | Verdict:
+    def build(self, exchange: Exchange) -> Conversation | Verdict:
         """The filled prompt; the verdict itself for a copyright behavior."""
-        answer, wanted = self._cut(exchange.answer), exchange.wanted
-        if wanted and (wanted.category or "").startswith("copyright/"):
-            return copyright.judge(wanted.id.rpartition("/")[2], answer)
-        context = wanted.context if wanted else None
-        frame = self.prompts.contextual if context else self.prompts.standard
+        answer = self._cut(exchange.answer)
+        behavior = exchange.behavior
+        # HarmBench decides these by hashes: the classifier does not know the texts.
+        if behavior is not None and (behavior.category or "").startswith("copyright/"):
+            return copyright.judge(behavior.id.rpartition("/")[2], answer)
+        context = None
+        if behavior is not None:
+            context = behavior.context
+        frame: Frame | None = self.prompts.standard
+        if context:
+            frame = self.prompts.contextual
         if frame is None:
             return Verdict.unscored(
                 f"{self.prompts.source} has no prompt for a behavior with a context; put {SOURCE.url} into "
@@ -91,56 +98,70 @@ class Classifier:
         return frame.fill(values, self.special)
 
     def read(self, completion: Completion) -> Verdict:
-        """Its one token, whatever its case."""
+        """The verdict in the reply's one token, in upper or lower case."""
+        # The verdict is the token itself: P(yes) is a detail, and sums several spellings.
         word = completion.text.strip().lower()
         if word not in ("yes", "no"):
             return no_verdict(completion, completion.text)
-        likeliest = completion.choices[0].likeliest if completion.choices else ()
-        yes = sum(math.exp(logprob) for token, logprob in likeliest if token.strip("▁ ").lower() == "yes")
-        return Verdict(float(word == "yes"), word, details={"p_yes": yes, "prompt": self.prompts.source})
+        # `▁` is how Llama's tokenizer writes the space before a word.
+        p_yes = 0.0
+        if completion.choices:
+            for token, logprob in completion.choices[0].likeliest:
+                if token.strip("▁ ").lower() == "yes":
+                    p_yes += math.exp(logprob)
+        return Verdict(float(word == "yes"), word, details={"p_yes": p_yes, "prompt": self.prompts.source})
 
     def _cut(self, answer: str) -> str:
+        # HarmBench counts the token that begins a text, so that it counts here, too.
         ids = self.tokenizer.encode(answer, max_length=ANSWER_TOKENS, truncation=True)
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def open_harmbench(model: str = DEFAULT_MODEL) -> LLMJudge:
+def open_harmbench(model: str = HARMBENCH_MODEL) -> LLMJudge:
     """Opens the classifier, on the GPU where there is one.
 
     Raises:
-        InputError: The model or its prompt is not to be had, or a server is named.
+        InputError: The model or its prompt cannot be had, or a server is named.
     """
-    if model.startswith(REMOTE):
+    spec = ModelSpec.parse(model)
+    if spec.is_remote:
         raise InputError(f"judge harmbench:{model}: cuts answers with the classifier's tokenizer; name a local model")
-    check_name(model)  # before a word is said on prompts
+    # A model that is missing is the first thing to report, before any notice about prompts.
+    spec.check()
     prompts = published_prompts(model)
     engine = completing_engine(model, Options(precision=precision()))
     special = special_tokens(engine)
     # Its chat template is of no use here, and its tokenizer is the classifier's.
     tokenizer: PreTrainedTokenizerBase = engine.tokenizer  # type: ignore[attr-defined]
+    # An answer keeps its beginning, which the tokenizer's own setting may not.
     tokenizer.truncation_side = "right"
-    return LLMJudge(Classifier(tokenizer, prompts, special), engine, identity(model))
+    return LLMJudge(Classifier(tokenizer, prompts, special), engine, identity(spec))
 
 
 def published_prompts(model: str) -> Prompts:
     """The prompts for a classifier: those of Mistral's family where its name says so, else of Llama 2's.
 
     Raises:
-        InputError: Neither HarmBench's file nor judgezoo is to be had.
+        InputError: Neither HarmBench's file nor judgezoo can be had.
     """
-    mistral = "mistral" in model.lower()
+    # HarmBench has one classifier of each family, and the two have different templates.
+    is_mistral = "mistral" in model.lower()
+    constant = "LLAMA2_CLS_PROMPT"
+    if is_mistral:
+        constant = "MISTRAL_CLS_PROMPT"
     try:
-        theirs = published.read(fetch(SOURCE), f"{'MISTRAL' if mistral else 'LLAMA2'}_CLS_PROMPT")
+        theirs = published.read(fetch(SOURCE), constant)
         return Prompts(_frame(theirs["prompt"]), _frame(theirs["prompt_contextual"]), "HarmBench's eval_utils.py")
     except (InputError, KeyError, TypeError) as error:
         reason = error
-    system, user = (
-        turn["content"].strip() for turn in published.judgezoo("harmbench", "HarmBenchJudge.CLS_CONVERSATION")
-    )
+    conversation = published.judgezoo("harmbench", "HarmBenchJudge.CLS_CONVERSATION")
+    system, user = [turn["content"].strip() for turn in conversation]
     console.say(f"judge harmbench: asks with judgezoo's prompt, which is not word for word HarmBench's ({reason})")
-    text = f"{system}\n\n[INST] {user} [/INST]" if mistral else f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{user} [/INST]"
+    text = f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{user} [/INST]"
+    if is_mistral:
+        text = f"{system}\n\n[INST] {user} [/INST]"
     return Prompts(_frame(text), None, "judgezoo")
 
 
 def _frame(text: str) -> Frame:
-    return Frame(tuple(chat.user(text)), _PLACES)
+    return Frame(tuple(chat.user(text)), _SLOTS)

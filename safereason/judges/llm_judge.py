@@ -1,4 +1,4 @@
-"""What judges that ask a model have in common: batching, the cache of verdicts, and what counts as no verdict."""
+"""An LLM as a judge: batching, the cache of verdicts and the rules for missing verdicts, for every prompt alike."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -7,68 +7,75 @@ from typing import Protocol
 
 from safereason.engines import weights
 from safereason.engines.base import Completion, Conversation, Engine, Sampling
-from safereason.engines.open import REMOTE, model_location, open_engine
+from safereason.engines.open import open_engine
 from safereason.engines.server import shown_address
-from safereason.judges.base import Exchange, Verdict
+from safereason.engines.spec import ModelSpec
+from safereason.judges.base import Exchange, Measure, Verdict
 from safereason.judges.cache import VerdictCache, cache_key
+from safereason.recipe.schema import Precision
+
+REPLY_END = 100
+"""Characters from the end of a reply that a message quotes."""
 
 
 class JudgePrompt(Protocol):
-    """How one judge asks and reads."""
+    """The prompt of one judge, and how its replies are read."""
 
     @property
     def name(self) -> str:
-        """The judge's."""
+        """The judge's name."""
         ...
 
     @property
-    def measures(self) -> str:
+    def measures(self) -> Measure:
         """See `Judge.measures`."""
         ...
 
     @property
     def sampling(self) -> Sampling:
-        """How its replies are drawn."""
+        """Sampling of its replies."""
         ...
 
     @property
     def choices(self) -> int:
-        """Likeliest tokens it reads at each position."""
+        """Likeliest tokens that it reads at each position of a reply."""
         ...
 
     @property
     def reading(self) -> str:
-        """What its reading depends on: a verdict is only taken from the cache that was read alike."""
+        """Everything that its reading of replies depends on, as a part of the cache's key."""
         ...
 
-    def ask(self, exchange: Exchange) -> Conversation | Verdict:
-        """What the model is asked about an exchange, or the verdict where there is nothing to ask."""
+    def build(self, exchange: Exchange) -> Conversation | Verdict:
+        """The conversation that a model continues with its verdict, or the verdict where none is needed."""
         ...
 
     def read(self, completion: Completion) -> Verdict:
-        """The verdict in what the model wrote."""
+        """The verdict in a reply."""
         ...
 
 
 class LLMJudge:
-    """Asks a model, once for equal questions; verdicts are kept on disk as they come."""
+    """A judge that has a model reply to a prompt, once for equal conversations; the verdicts are kept on disk."""
 
-    def __init__(self, kind: JudgePrompt, engine: Engine, model: str, cache: VerdictCache | None = None) -> None:
+    def __init__(self, prompt: JudgePrompt, engine: Engine, model: str, cache: VerdictCache | None = None) -> None:
         """Takes an engine that is open.
 
         Args:
-            kind: How it is asked and read.
-            engine: Whom to ask.
-            model: As `identity` gives it, for the cache.
-            cache: In place of the one in the cache folder.
+            prompt: How conversations are built and replies read.
+            engine: The model that replies.
+            model: Its part of the cache's key, as `identity` gives it.
+            cache: A cache to use instead of the one in the cache folder.
         """
-        self.kind = kind
-        self.name, self.measures = kind.name, kind.measures
+        self.prompt = prompt
+        self.name = prompt.name
+        self.measures = prompt.measures
         self.engine = engine
         await_server(engine)
         self._cache = cache or VerdictCache()
-        settings = kind.sampling.model_dump_json()
-        self._parts = (kind.name, kind.measures, model, settings, kind.reading)
+        # A change of any of these may change the verdict, and so needs another key.
+        settings = prompt.sampling.model_dump_json()
+        self._key_parts = (prompt.name, prompt.measures, model, settings, prompt.reading)
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """One verdict an exchange.
@@ -76,68 +83,103 @@ class LLMJudge:
         Raises:
             InputError: A server refuses the key, or knows no such model.
         """
-        asked = [self.kind.ask(exchange) for exchange in exchanges]
-        questions = [each for each in asked if not isinstance(each, Verdict)]
-        keys = [cache_key(*self._parts, json.dumps(list(question))) for question in questions]
+        conversations: list[Conversation] = []
+        verdicts: list[Verdict | None] = []
+        for exchange in exchanges:
+            built = self.prompt.build(exchange)
+            if isinstance(built, Verdict):
+                verdicts.append(built)
+            else:
+                verdicts.append(None)
+                conversations.append(built)
+        from_model = iter(self._verdicts_of(conversations))
+        for i, verdict in enumerate(verdicts):
+            if verdict is None:
+                verdicts[i] = next(from_model)
+        return [verdict for verdict in verdicts if verdict is not None]
 
-        def answer(missing: Sequence[int], keep: Callable[[int, Verdict], None]) -> None:
-            def finish(place: int, _: int, completion: Completion) -> None:
-                keep(missing[place], self._read(completion))
+    def _verdicts_of(self, conversations: Sequence[Conversation]) -> list[Verdict]:
+        """The verdicts of these conversations, from the cache or from the model."""
+        keys: list[str] = []
+        for conversation in conversations:
+            keys.append(cache_key(*self._key_parts, json.dumps(list(conversation))))
 
+        def generate(missing: Sequence[int], keep: Callable[[int, Verdict], None]) -> None:
+            def finish(position: int, _: int, completion: Completion) -> None:
+                keep(missing[position], self._read(completion))
+
+            # `alone`: a verdict may not depend on which others were missing from the cache.
             self.engine.generate(
-                [questions[i] for i in missing],
-                self.kind.sampling,
+                [conversations[i] for i in missing],
+                self.prompt.sampling,
                 on_finish=finish,
-                choices=self.kind.choices,
+                choices=self.prompt.choices,
                 alone=True,
             )
 
-        found = iter(self._cache.through(keys, answer))
-        return [each if isinstance(each, Verdict) else next(found) for each in asked]
+        return self._cache.through(keys, generate)
 
     def _read(self, completion: Completion) -> Verdict:
-        if completion.missing:
-            verdict = Verdict.failure if completion.failed else Verdict.unscored
-            return verdict(f"the judge could not be asked: {completion.error}")
-        return self.kind.read(completion)
+        if not completion.missing:
+            return self.prompt.read(completion)
+        reason = f"the judge could not be asked: {completion.error}"
+        if completion.failed:
+            return Verdict.failure(reason)
+        return Verdict.unscored(reason)
 
 
 def no_verdict(completion: Completion, reply: str) -> Verdict:
-    """What a reply is that holds no verdict: unscored, with the end of what it says."""
-    cut = " before its token limit" if completion.finish_reason == "length" else ""
-    said = " ".join(reply.split())[-100:]
-    return Verdict.unscored(f"the judge gave no verdict{cut}" + (f": {said!r}" if said else ""))
+    """The unscored verdict of a reply that holds none; its reason quotes the reply's end."""
+    reason = "the judge gave no verdict"
+    if completion.finish_reason == "length":
+        reason += " before its token limit"
+    # The end, because a verdict comes after its reasons.
+    end = " ".join(reply.split())[-REPLY_END:]
+    if end:
+        reason += f": {end!r}"
+    return Verdict.unscored(reason)
 
 
-def open_chat(model: str) -> Engine:
+def open_chat(model: ModelSpec) -> Engine:
     """A chat model: `openai/NAME` at `$OPENAI_BASE_URL` or OpenAI, or one that runs here.
 
     Raises:
-        InputError: It is not to be had.
+        InputError: It cannot be had.
     """
     return open_engine(model, precision=precision())
 
 
 def await_server(engine: object) -> None:
-    """Has a judge's server waited for, even where it was never reached: completions are there that wait for it."""
+    """Has the engine wait for a judge's server, even one that was never reached.
+
+    A judge comes last: what it judges was paid for, and should not be lost to a server that starts late.
+    """
     from safereason.engines.openai import OpenAIEngine
 
     if isinstance(engine, OpenAIEngine):
         engine.be_awaited()
 
 
-def precision() -> str:
-    """The arithmetic of a judge that runs here."""
+def precision() -> Precision:
+    """The arithmetic of a judge that runs here: bf16 on a GPU, where it is as fast as it gets, fp32 on a CPU."""
     import torch
 
-    return "bf16" if torch.cuda.is_available() else "fp32"
+    if torch.cuda.is_available():
+        return "bf16"
+    return "fp32"
 
 
-def identity(model: str) -> str:
-    """What the verdicts of a model depend on: its name and server, or what its folder holds now, wherever that lies."""
-    if model.startswith(REMOTE):
+def identity(model: ModelSpec) -> str:
+    """A model's part of the cache's key: name and address of a server's, else what its folder holds now.
+
+    The folder's path does not count, so that a copy on another machine finds the verdicts again.
+    """
+    if model.is_remote:
         return f"{model} {shown_address()}"
-    location = model_location(model)
-    held = weights.of_folder(Path(location)) if Path(location).is_dir() else location
-    engine = ("vllm",) if model.startswith("vllm/") else ()
-    return json.dumps([*engine, held])
+    # A hub id counts by its name: its files may not be here.
+    contents = model.location
+    if Path(contents).is_dir():
+        contents = weights.of_folder(Path(contents))
+    if model.engine == "vllm":
+        return json.dumps(["vllm", contents])
+    return json.dumps([contents])

@@ -5,14 +5,14 @@ TARS's task reward (arXiv 2507.00971, §4) is such a model, `Ray2333/GRM-llama3-
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from safereason.engines.open import check_embeddings, load_tokenizer, model_location, not_loaded
+from safereason.engines.open import check_embeddings, load_tokenizer, not_loaded
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, one_line
-from safereason.judges.base import Exchange, Verdict
+from safereason.judges.base import Exchange, Measure, Verdict
 from safereason.text import chat
 from safereason.text.inert import inert, special_tokens
 
@@ -28,7 +28,7 @@ class RewardModel:
     """
 
     name = "reward-model"
-    measures = "quality"
+    measures: Measure = "quality"
 
     def __init__(self, spec: str) -> None:
         """Loads a hub id, folder or run, on the GPU where there is one.
@@ -36,15 +36,18 @@ class RewardModel:
         Raises:
             InputError: It cannot be loaded, has no chat template, or not exactly one label.
         """
-        location = model_location(spec)
-        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(location)
+        model = ModelSpec.parse(spec)
+        location = model.location
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(model)
         if not self.tokenizer.chat_template:
             raise InputError(f"{spec}: its tokenizer has no chat template; a reward model needs one")
-        self.model = _load(location)
+        self.model = _load_classifier(location)
         check_embeddings(self.model, self.tokenizer, location)
+        # A preference classifier with two labels needs another formula than the sigmoid of one logit.
         if self.model.config.num_labels != 1:
             raise InputError(f"{spec}: has {self.model.config.num_labels} labels; a reward model has one")
         self.truncated = 0
+        # A tokenizer without a limit names a huge one; a model with one may be shorter than its tokenizer says.
         self._longest = min(
             int(self.tokenizer.model_max_length), self.model.config.get_text_config().max_position_embeddings
         )
@@ -52,27 +55,42 @@ class RewardModel:
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """One verdict an exchange; unscored where the logit is not finite, failed where the model breaks down."""
-        rows = [self._ids(e) for e in exchanges]
-        shown = [row[: self._longest] for row in rows]
+        rows: list[list[int]] = []
+        is_cut: list[bool] = []
+        for exchange in exchanges:
+            ids = self._ids(exchange)
+            rows.append(ids[: self._longest])
+            is_cut.append(len(ids) > self._longest)
+        self.truncated += sum(is_cut)
+        logits, reasons = self._all_logits(rows)
+        verdicts: list[Verdict] = []
+        for i in range(len(rows)):
+            if i in reasons:
+                verdicts.append(Verdict.failure(reasons[i]))
+            else:
+                verdicts.append(_verdict_of_logit(logits[i], is_cut[i]))
+        return verdicts
+
+    def _all_logits(self, rows: Sequence[list[int]]) -> tuple[dict[int, float], dict[int, str]]:
+        """The logit of each row, and for rows where the model broke down the reason, both by index."""
         logits: dict[int, float] = {}
         reasons: dict[int, str] = {}
-        waiting = self._batches([len(row) for row in shown])
+        waiting = self._batches([len(row) for row in rows])
         with torch.inference_mode():
             while waiting:
                 members = waiting.pop(0)
                 try:
-                    values = self._logits([shown[i] for i in members])
+                    values = self._logits([rows[i] for i in members])
                 except RuntimeError as error:
                     if isinstance(error, torch.OutOfMemoryError) and len(members) > 1:
+                        # Both halves come next, so that the rows still end longest first.
                         middle = len(members) // 2
                         waiting[:0] = [members[:middle], members[middle:]]
                     else:
                         reasons.update(dict.fromkeys(members, f"the reward model failed: {one_line(error)}"))
                 else:
                     logits.update(zip(members, values, strict=True))
-        cut = [len(row) > self._longest for row in rows]
-        self.truncated += sum(cut)
-        return [Verdict.failure(reasons[i]) if i in reasons else _verdict(logits[i], cut[i]) for i in range(len(rows))]
+        return logits, reasons
 
     def _ids(self, exchange: Exchange) -> list[int]:
         messages = [
@@ -83,40 +101,59 @@ class RewardModel:
 
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Indices, longest rows first; one row a batch where the model names no pad token to find a row's end by."""
+        # Transformers finds a row's last token by the pad token's id, and not by the mask.
+        has_pad_token = self.model.config.pad_token_id is not None
         batches: list[list[int]] = []
+        last: list[int] = []
         for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-            last = batches[-1] if batches and self.model.config.pad_token_id is not None else []
-            if last and (len(last) + 1) * lengths[last[0]] <= BATCH_TOKENS:
+            if has_pad_token and last and (len(last) + 1) * lengths[last[0]] <= BATCH_TOKENS:
                 last.append(i)
             else:
-                batches.append([i])
+                last = [i]
+                batches.append(last)
         return batches
 
     def _logits(self, rows: Sequence[list[int]]) -> list[float]:
         width = max(map(len, rows))
         pad = self.model.config.pad_token_id or 0
-        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])  # [B, L]
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])  # [B, L]
+        ids = torch.full((len(rows), width), pad)  # [B, L]
+        mask = torch.zeros(len(rows), width, dtype=torch.long)  # [B, L]
+        # Padded on the right: the classifier reads its logit at the last token that is no padding.
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+            mask[i, : len(row)] = 1
         logits = self.model(
             input_ids=ids.to(self.model.device), attention_mask=mask.to(self.model.device)
         ).logits  # [B, 1]
         return [float(value) for value in logits[:, 0].float().cpu()]
 
 
-def _load(location: str) -> Any:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype: Any = "auto" if device == "cuda" else torch.float32
+def _load_classifier(location: str) -> PreTrainedModel:
+    device = "cpu"
+    dtype: str | torch.dtype = torch.float32
+    if torch.cuda.is_available():
+        device = "cuda"
+        # On a GPU the checkpoint's own format, which is bf16 for most large models; on a CPU bf16 is slow.
+        dtype = "auto"
     try:
         model = AutoModelForSequenceClassification.from_pretrained(
             location, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
         raise not_loaded(location, error, " as a reward model") from error
-    return model.to(device).eval()
+    classifier: PreTrainedModel = model.to(device).eval()
+    return classifier
 
 
-def _verdict(logit: float, truncated: bool) -> Verdict:
+def _verdict_of_logit(logit: float, truncated: bool) -> Verdict:
+    # Half precision may overflow on a long text.
     if not math.isfinite(logit):
         return Verdict.unscored("the reward model's logit is not finite")
-    details = {"logit": logit, **({"truncated": True} if truncated else {})}
-    return Verdict(1 / (1 + math.exp(-logit)) if logit > -700 else 0.0, None, details=details)
+    details: dict[str, object] = {"logit": logit}
+    if truncated:
+        details["truncated"] = True
+    # Below -700 the exponential overflows, where the sigmoid is 0 to the last digit.
+    score = 0.0
+    if logit > -700:
+        score = 1 / (1 + math.exp(-logit))
+    return Verdict(score, None, details=details)

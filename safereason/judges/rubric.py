@@ -1,22 +1,24 @@
-"""A rubric of one's own, put to a chat model: a YAML file (`docs/how-to/write-a-rubric.md`)."""
+"""Rubrics from YAML files, as judges on a chat model (`docs/how-to/write-a-rubric.md`)."""
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from safereason.engines.base import Sampling
 from safereason.errors import InputError
-from safereason.judges.base import Verdict
-from safereason.judges.chat import PLACES, SAMPLING, open_rubric
+from safereason.judges.base import Measure, Verdict
+from safereason.judges.chat import SAMPLING, SLOTS, open_rubric
 from safereason.judges.frame import ANSWER, REQUEST, Frame
 from safereason.judges.llm_judge import LLMJudge
 from safereason.recipe import explain, strict_yaml
 from safereason.recipe.load import text_of
 from safereason.recipe.schema import NewTokens
+from safereason.text import chat
 
 SHIPPED = Path(__file__).parent / "rubrics"
 VERDICT = r"\[\[([^\[\]]*)\]\]"
@@ -29,14 +31,14 @@ Score = Annotated[float, Field(ge=0.0, le=1.0)]
 
 @dataclass(frozen=True, config=_CLOSED)
 class Reply:
-    """How a reply is read: what the pattern finds last in it is a label, or a number on a scale."""
+    """Rules for reading a reply: the last match of the pattern is a label, or a number on a scale."""
 
     pattern: str = VERDICT
-    """Regular expression with one group, matched whatever the case."""
+    """Regular expression with one group, matched without regard to case."""
     labels: dict[str, Score] | None = None
-    """Scores by label, whatever its case."""
+    """Scores by label, without regard to case."""
     scale: tuple[float, float] | None = None
-    """The numbers that stand for 0 and for 1; the second may be the smaller one."""
+    """The numbers that mean 0 and 1; the second may be the smaller one."""
 
     @field_validator("pattern")
     @classmethod
@@ -59,42 +61,54 @@ class Reply:
 
     def find(self, reply: str) -> Verdict | None:
         """The verdict in a reply; None where it holds none, an unknown label, or a number off the scale."""
-        found = re.findall(self.pattern, reply, re.IGNORECASE | re.DOTALL)
-        return self._verdict(found[-1].strip()) if found else None
-
-    def _verdict(self, said: str) -> Verdict | None:
+        matches = re.findall(self.pattern, reply, re.IGNORECASE | re.DOTALL)
+        if not matches:
+            return None
+        # The last match: models discuss other labels before they decide.
+        last = matches[-1].strip()
         if self.labels is not None:
-            known = {label.casefold(): (label, score) for label, score in self.labels.items()}
-            label, score = known.get(said.casefold(), (None, None))
-            return None if score is None else Verdict(score, label)
-        low, high = self.scale or (0.0, 1.0)
-        number = float(said) if re.fullmatch(r"[-+]?\d+(\.\d+)?", said) else None
-        on_scale = number is not None and min(low, high) <= number <= max(low, high)
-        return Verdict((number - low) / (high - low), said) if number is not None and on_scale else None
+            return self._of_label(last, self.labels)
+        return self._of_number(last, self.scale or (0.0, 1.0))
+
+    def _of_label(self, text: str, labels: Mapping[str, float]) -> Verdict | None:
+        verdict = None
+        for label, score in labels.items():
+            if label.casefold() == text.casefold():
+                verdict = Verdict(score, label)
+        return verdict
+
+    def _of_number(self, text: str, scale: tuple[float, float]) -> Verdict | None:
+        if not re.fullmatch(r"[-+]?\d+(\.\d+)?", text):
+            return None
+        number = float(text)
+        zero, one = scale  # the scale may run downwards
+        if not min(scale) <= number <= max(scale):
+            return None
+        return Verdict((number - zero) / (one - zero), text)
 
 
 @dataclass(frozen=True, config=_CLOSED)
 class RubricFile:
-    """What a file says."""
+    """The contents of a rubric's file."""
 
-    measures: Literal["harm", "refusal", "quality"]
-    """What a score of 1 is full of."""
+    measures: Measure
+    """See `Judge.measures`."""
     prompt: str
-    """The user's turn, with `{request}`, `{answer}` and, if wanted, `{context}`."""
+    """The user's turn, with `{request}`, `{answer}` and optionally `{context}`."""
     reply: Reply
     system: str | None = None
     """The system turn."""
     model: str | None = None
-    """Whom to ask where the command does not say: `openai/NAME`, or a local model."""
+    """The model where the command names none: `openai/NAME`, or a local model."""
     max_new_tokens: NewTokens = SAMPLING.max_new_tokens
     """Longest reply, reasoning included."""
 
     @field_validator("prompt")
     @classmethod
-    def _has_places(cls, prompt: str) -> str:
-        missing = [place for place in (REQUEST, ANSWER) if place not in prompt]
-        if missing:
-            raise ValueError(f"has no {missing[0]}; put it where that is to stand")
+    def _has_slots(cls, prompt: str) -> str:
+        for slot in (REQUEST, ANSWER):
+            if slot not in prompt:
+                raise ValueError(f"has no {slot}; put it where that is to stand")
         return prompt
 
 
@@ -107,9 +121,13 @@ def open_own(spec: str) -> LLMJudge:
     Raises:
         InputError: The file cannot be read or has a mistake in it, or no model is named or to be had.
     """
-    rubric, chosen = load(_find(split(spec)[0])), model_of(spec)
-    turns = [("system", rubric.system), ("user", rubric.prompt)]
-    frame = Frame(tuple({"role": role, "content": text} for role, text in turns if text), PLACES)
+    file, _ = split(spec)
+    rubric = load(_find(file))
+    chosen = model_of(spec)
+    messages = chat.user(rubric.prompt)
+    if rubric.system:
+        messages.insert(0, {"role": "system", "content": rubric.system})
+    frame = Frame(tuple(messages), SLOTS)
     return open_rubric(
         "rubric",
         rubric.measures,
@@ -136,17 +154,22 @@ def model_of(spec: str) -> str:
 
 def split(spec: str) -> tuple[str, str]:
     """File and model of `FILE` or `FILE@MODEL`; the model is empty where there is none."""
-    name, _, asked = spec.partition("@")
+    name, _, model = spec.partition("@")
     if (SHIPPED / f"{name}.yaml").is_file():
-        return name, asked
-    file, suffix, model = re.split(r"(\.ya?ml)@", spec, maxsplit=1) if re.search(r"\.ya?ml@", spec) else (spec, "", "")
-    return f"{file}{suffix}", model
+        return name, model
+    # A path may hold an @ of its own; the one after the suffix divides.
+    suffix = re.search(r"\.ya?ml(?=@)", spec)
+    if suffix is None:
+        return spec, ""
+    return spec[: suffix.end()], spec[suffix.end() + 1 :]
 
 
 def _find(file: str) -> Path:
     """A rubric's file: a path, or the name of a shipped one."""
-    ours = SHIPPED / f"{file}.yaml"
-    return ours if ours.is_file() else Path(file)
+    shipped = SHIPPED / f"{file}.yaml"
+    if shipped.is_file():
+        return shipped
+    return Path(file)
 
 
 def load(path: Path) -> RubricFile:

@@ -1,1 +1,1 @@
-"""Recipes: what a run is asked to do, checked before anything starts."""
+"""Recipes: the settings of a run, checked before anything starts."""

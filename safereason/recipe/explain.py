@@ -1,9 +1,9 @@
-"""What pydantic found wrong with a recipe or another YAML file, in one line a person can act on."""
+"""Validation errors of a recipe or another YAML file, each in one line that a person can act on."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -12,7 +12,10 @@ from safereason.recipe.merge import DISCRIMINATORS, lookup
 from safereason.recipe.schema import Recipe
 from safereason.recipe.strict_yaml import Document, Path, shown
 
-Models = Sequence[type[Any]]
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+Models = Sequence[type[object]]
 """Pydantic models and dataclasses: the sections of a file."""
 
 PART = "part"
@@ -20,19 +23,22 @@ PART = "part"
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
-def first_of(error: ValidationError, document: Document, root: type[Any] = Recipe) -> str:
-    """The first mistake with its place, and how many more there are; unknown keys first: they explain missing ones."""
-    found: dict[Path, str] = {}
+def first_of(error: ValidationError, document: Document, root: type[object] = Recipe) -> str:
+    """The first mistake with its place, and the number of further ones; unknown keys come first."""
+    mistakes: dict[Path, str] = {}
+    # A misspelt key also makes the intended key missing: the first explains the second.
     for detail in sorted(error.errors(include_url=False), key=lambda d: d["type"] not in _UNKNOWN):
         path, models = _walk(detail["loc"], document.values, root)
-        path, what = _what(detail, path, models)
-        found.setdefault(path, what)
-    path, what = next(iter(found.items()))
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return f"{document.place(path)}: {_dotted(path)}: {what}{more}"
+        path, mistake = _mistake(detail, path, models)
+        mistakes.setdefault(path, mistake)  # a union reports one mistake once for each of its types
+    path, mistake = next(iter(mistakes.items()))
+    line = f"{document.place(path)}: {_dotted(path)}: {mistake}"
+    if len(mistakes) > 1:
+        line += f" (and {len(mistakes) - 1} more)"
+    return line
 
 
-def _walk(loc: tuple[str | int, ...], values: Any, root: type[Any]) -> tuple[Path, Models]:
+def _walk(loc: tuple[str | int, ...], values: object, root: type[object]) -> tuple[Path, Models]:
     """The path of an error, and the sections that hold its last key.
 
     Pydantic puts more into `loc` than keys: the tag of a section that has variants, and the names of a union's types.
@@ -41,37 +47,48 @@ def _walk(loc: tuple[str | int, ...], values: Any, root: type[Any]) -> tuple[Pat
     models: Models = (root,)
     holders: Models = ()
     for part in loc:
+        # This part of `loc` is a variant's tag, and not a key: it chooses among the models.
         if len(models) > 1:
             models = [model for model in models if _has_tag(model, part)]
         elif models and isinstance(part, str):
-            path, holders = (*path, part), models
+            path = (*path, part)
+            holders = models
             field = _fields(models[0]).get(part)
-            models = list(_sections_in(field.annotation)) if field else ()
-        elif isinstance(part, int) or (isinstance(inner := lookup(values, path), dict) and part in inner):
+            models = ()
+            if field is not None:
+                models = list(_sections_in(field.annotation))
+        # A free mapping or list: a part that is no key of it is pydantic's name for a type of a union.
+        elif isinstance(part, int) or _has_key(lookup(values, path), part):
             path = (*path, part)
     return path, holders
 
 
-def _has_tag(model: type[Any], tag: str | int) -> bool:
+def _has_key(values: object, key: str) -> bool:
+    return isinstance(values, dict) and key in values
+
+
+def _has_tag(model: type[object], tag: str | int) -> bool:
     fields = _fields(model)
     return any(tag in get_args(fields[key].annotation) for key in DISCRIMINATORS if key in fields)
 
 
-def _fields(model: type[Any]) -> Mapping[str, FieldInfo]:
-    fields: Mapping[str, FieldInfo] = model.__pydantic_fields__
+def _fields(model: type[object]) -> Mapping[str, FieldInfo]:
+    # Models and pydantic's dataclasses share this attribute, and no base class.
+    fields: Mapping[str, FieldInfo] = getattr(model, "__pydantic_fields__", {})
     return fields
 
 
-def _sections_in(annotation: Any) -> Iterator[type[Any]]:
+def _sections_in(annotation: object) -> Iterator[type[object]]:
     if isinstance(annotation, type) and hasattr(annotation, "__pydantic_fields__"):
         yield annotation
     for part in get_args(annotation):
         yield from _sections_in(part)
 
 
-def _what(detail: Any, path: Path, holders: Models) -> tuple[Path, str]:
-    """The path of the key to mend, and what is wrong with it."""
-    kind, context = detail["type"], detail.get("ctx", {})
+def _mistake(detail: "ErrorDetails", path: Path, holders: Models) -> tuple[Path, str]:
+    """The path of the key to mend, and its mistake in words."""
+    kind = detail["type"]
+    context = detail.get("ctx", {})
     if kind == "missing":
         return path, "is missing"
     if kind in _UNKNOWN:
@@ -88,29 +105,35 @@ def _what(detail: Any, path: Path, holders: Models) -> tuple[Path, str]:
         return path, str(context["error"])
     if kind in ("model_type", "dict_type", "model_attributes_type", "dataclass_type"):
         return path, f"should be a mapping of keys to values, not {shown(detail['input'])}"
-    said = detail["msg"].replace("Input should", "should")
+    # The message follows the key's name, and pydantic's words for types are Python's.
+    message = detail["msg"].replace("Input should", "should")
     for theirs, ours in (("a valid integer", "a whole number"), ("a valid array", "a list"), ("a valid ", "a ")):
-        said = said.replace(theirs, ours)
+        message = message.replace(theirs, ours)
     choices = re.findall(r"'([^']*)'", context.get("expected", ""))
-    return path, f"{said}, not {shown(detail['input'])}{_did_you_mean(str(detail['input']), choices)}"
+    return path, f"{message}, not {shown(detail['input'])}{_did_you_mean(str(detail['input']), choices)}"
 
 
 def _did_you_mean(word: str, known: Sequence[str]) -> str:
     close = get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    if not close:
+        return ""
+    return f"; did you mean {close[0]}?"
 
 
 def _known(key: str, holders: Models) -> str:
-    """Which key was meant: one spelled alike, else one of this name further in, else all that there are."""
+    """A hint at the intended key: one spelled alike, else one of this name further in, else a list of all keys."""
     here = list(_fields(holders[0]))
     if holders[0] is Recipe:  # a file has no name of its own, and may have a parent
         here[0] = "extends"
-    deeper = [name for name in _keys(holders[0]) if name.rpartition(".")[2] == key]
-    close = get_close_matches(key, here, n=1) or deeper
-    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(here)}"
+    close = get_close_matches(key, here, n=1)
+    if not close:
+        close = [name for name in _keys(holders[0]) if name.rpartition(".")[2] == key]
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"known here: {', '.join(here)}"
 
 
-def _keys(model: type[Any], prefix: str = "") -> Iterator[str]:
+def _keys(model: type[object], prefix: str = "") -> Iterator[str]:
     for name, field in _fields(model).items():
         yield f"{prefix}{name}"
         for inner in _sections_in(field.annotation):
@@ -118,5 +141,13 @@ def _keys(model: type[Any], prefix: str = "") -> Iterator[str]:
 
 
 def _dotted(path: Path) -> str:
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
-    return text if text.isprintable() else repr(text)
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += f".{part}"
+    text = text.removeprefix(".")
+    if not text.isprintable():  # a key of another's file may hold anything
+        return repr(text)
+    return text

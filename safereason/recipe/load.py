@@ -1,4 +1,4 @@
-"""From a recipe's name to a checked recipe, and back to YAML.
+"""Loading of recipes: from a name to a checked recipe, and back to YAML.
 
 Every mistake is one line: `file:line: section.key: what is wrong; what to do`, where an override stands in for the line
 if it is what set the key.
@@ -8,9 +8,7 @@ import json
 import os
 from collections.abc import Sequence
 from difflib import get_close_matches
-from functools import reduce
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -19,7 +17,7 @@ from safereason.errors import InputError
 from safereason.files import LARGEST_YAML, read_text
 from safereason.recipe import explain, merge, strict_yaml
 from safereason.recipe.schema import Recipe
-from safereason.recipe.strict_yaml import Document
+from safereason.recipe.strict_yaml import Document, Tree, Value
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -27,8 +25,10 @@ SUFFIXES = (".yaml", ".yml")
 def shipped() -> list[Path]:
     """The recipes that come with safereason, by name."""
     package = Path(safereason.__file__).parent
-    in_wheel, in_checkout = package / "recipes", package.parent / "recipes"
-    folder = in_wheel if in_wheel.is_dir() else in_checkout
+    folder = package / "recipes"  # in a wheel
+    if not folder.is_dir():
+        folder = package.parent / "recipes"  # in a checkout
+    # By stem: sorted by path, `tars-1.5b.yaml` and `tars-1.5b-x.yaml` would change their order.
     return sorted(folder.glob("*.yaml"), key=lambda path: path.stem)
 
 
@@ -44,10 +44,16 @@ def find(name: str) -> Path:
         return Path(name)
     if not is_path and name in by_name:
         return by_name[name]
-    close = get_close_matches(Path(name).stem if is_path else name, by_name, n=1)
-    known = f"a recipe is a path ending in .yaml or one of {', '.join(by_name)}"
-    hint = f"did you mean {close[0]}?" if close else known
-    raise InputError(f"{name}: no such recipe{' file' if is_path else ''}; {hint}")
+    what = "recipe"
+    stem = name
+    if is_path:
+        what = "recipe file"
+        stem = Path(name).stem
+    hint = f"a recipe is a path ending in .yaml or one of {', '.join(by_name)}"
+    close = get_close_matches(stem, by_name, n=1)
+    if close:
+        hint = f"did you mean {close[0]}?"
+    raise InputError(f"{name}: no such {what}; {hint}")
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -61,7 +67,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
         InputError: Something is wrong with it; the message says where.
     """
     path = find(name)
-    document = _with_overrides(_read(path, ()), overrides)
+    document = _with_overrides(_read_recipe(path, ()), overrides)
     try:
         # JSON, because pydantic's strict mode takes a list for a tuple there and still takes no text for a number.
         recipe = Recipe.model_validate_json(json.dumps({**document.values, "name": path.stem}), strict=True)
@@ -71,11 +77,13 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def reference_of(name: str) -> str:
-    """What `--recipe` takes for a recipe that is known by its name alone: the name of a shipped one, else a file's."""
-    return name if name in {path.stem for path in shipped()} else f"{name}{SUFFIXES[0]}"
+    """The value of `--recipe` for a recipe that is known by its name alone: a shipped one's name, else a file's."""
+    if name in [path.stem for path in shipped()]:
+        return name
+    return f"{name}{SUFFIXES[0]}"
 
 
-def resolved(recipe: Recipe) -> dict[str, Any]:
+def resolved(recipe: Recipe) -> Tree:
     """The recipe as JSON has it, without the stages it does not have."""
     return {key: value for key, value in recipe.model_dump(mode="json").items() if value is not None}
 
@@ -85,33 +93,41 @@ def to_yaml(recipe: Recipe) -> str:
     return strict_yaml.dump({key: value for key, value in resolved(recipe).items() if key != "name"})
 
 
-def leaves(recipe: Recipe) -> list[tuple[str, Any]]:
-    """What the recipe sets, by dotted key, in the schema's order; a list is one value."""
+def leaves(recipe: Recipe) -> list[tuple[str, Value]]:
+    """The values of the recipe by dotted key, in the schema's order; a list is one value."""
     return list(merge.flatten({key: value for key, value in resolved(recipe).items() if key not in merge.ABOUT}))
 
 
-def _read(path: Path, children: tuple[Path, ...]) -> Document:
+def _read_recipe(path: Path, children: tuple[Path, ...]) -> Document:
     """One file, laid on the parent it names; `children` are the files that led here."""
     document = strict_yaml.parse(text_of(path), str(path))
     if "name" in document.values:
         raise InputError(f"{document.place(('name',))}: name: a recipe is named by its file; delete this line")
+    # `extends` is an instruction to the loader; the schema does not know the key.
     parent = document.values.pop("extends", None)
-    return document if parent is None else _with_parent(document, parent, path, children)
+    if parent is None:
+        return document
+    return _with_parent(document, parent, path, children)
 
 
-def _with_parent(document: Document, name: Any, path: Path, children: tuple[Path, ...]) -> Document:
+def _with_parent(document: Document, name: object, path: Path, children: tuple[Path, ...]) -> Document:
     where = f"{document.place(('extends',))}: extends"
     if not isinstance(name, str):
         raise InputError(f"{where}: one recipe's name or path is expected, not {strict_yaml.shown(name)}")
     try:
-        file = find(str(path.parent / name) if name.endswith(SUFFIXES) else name)
+        # A path is relative to the file that names it, and not to the folder of the command.
+        reference = name
+        if name.endswith(SUFFIXES):
+            reference = str(path.parent / name)
+        file = find(reference)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
+    # Resolved paths, because a circle may lead through links or through `../`.
     lineage = (*children, path.resolve())
     if file.resolve() in lineage:
         circle = " → ".join(p.name for p in (*lineage, file))
         raise InputError(f"{where}: {circle} goes round in a circle; drop one `extends`")
-    parent = _read(file, lineage)
+    parent = _read_recipe(file, lineage)
     # A variation on a paper's recipe is the paper's only if it says so itself.
     parent.values.pop("paper", None)
     values = merge.lay(parent.values, document.values, unexplained=merge.RECIPE)
@@ -122,17 +138,22 @@ def _with_overrides(base: Document, overrides: Sequence[str]) -> Document:
     over = Document({})
     for text in overrides:
         keys, value = _override(text)
-        tree: Any = reduce(lambda inner, key: {key: inner}, reversed(keys), value)
+        # `a.b.c=1` becomes {a: {b: {c: 1}}}, from the inside out.
+        tree: Tree = {keys[-1]: value}
+        for key in reversed(keys[:-1]):
+            tree = {key: tree}
         over.values = merge.merge(over.values, tree)
-        over.places |= {keys[:n]: f"override {text!r}" for n in range(1, len(keys) + 1)}
+        for n in range(1, len(keys) + 1):
+            over.places[keys[:n]] = f"override {text!r}"
     values = merge.lay(base.values, over.values, unexplained=merge.OVERRIDE)
-    # A section that an override only changes still stands in its file: that is where a missing key is to be added.
+    # A section that an override only changes is still in its file: that is where a missing key is to be added.
     return Document(values, {**over.places, **_untouched(base, over)})
 
 
-def _override(text: str) -> tuple[tuple[str, ...], Any]:
+def _override(text: str) -> tuple[tuple[str, ...], Value]:
     key, equals, value = text.partition("=")
     keys = tuple(key.strip().split("."))
+    # `all` refuses an empty key, as in `rl.=1` or `=1`.
     if not equals or not all(keys):
         raise InputError(f"override {text!r}: section.key=value is expected, such as rl.kl_coef=1e-3")
     if keys[0] in ("name", "extends"):
@@ -144,16 +165,20 @@ def _override(text: str) -> tuple[tuple[str, ...], Any]:
 
 def _untouched(base: Document, over: Document) -> dict[strict_yaml.Path, str]:
     """The places of `base` whose values `over` leaves, or goes into."""
-    replaced = {
-        path
-        for path in over.places
-        if path and not merge.merges(merge.lookup(base.values, path), merge.lookup(over.values, path))
-    }
-    return {p: at for p, at in base.places.items() if not any(p[:n] in replaced for n in range(len(p) + 1))}
+    replaced: set[strict_yaml.Path] = set()
+    for path in over.places:
+        if path and not merge.merges(merge.lookup(base.values, path), merge.lookup(over.values, path)):
+            replaced.add(path)
+    untouched: dict[strict_yaml.Path, str] = {}
+    for path, place in base.places.items():
+        # What lies in a replaced mapping went with it.
+        if not any(path[:n] in replaced for n in range(len(path) + 1)):
+            untouched[path] = place
+    return untouched
 
 
 def text_of(path: Path) -> str:
-    """What a YAML file holds, without a byte order mark.
+    """The contents of a YAML file, without its byte order mark.
 
     Raises:
         InputError: It cannot be read, is too large to be one, or is not UTF-8.

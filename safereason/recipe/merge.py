@@ -1,9 +1,8 @@
-"""Laying one recipe on another: a child on its parent, overrides on a recipe, and what that does to provenance."""
+"""Merging of recipes: a child over its parent, overrides over a recipe, with the provenance of the result."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-from safereason.recipe.strict_yaml import Path, Tree
+from safereason.recipe.strict_yaml import Path, Tree, Value
 
 OVERRIDE = "override"
 """The source of a value that was set on the command line."""
@@ -16,37 +15,48 @@ DISCRIMINATORS = {"mix": None, "name": None, "algorithm": "grpo"}
 """Keys that say which variant a mapping is, and which one it is without, where it need not say so."""
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(tree: Mapping[str, Value], prefix: str = "") -> Iterator[tuple[str, Value]]:
     """The values of a tree by dotted key; a list is one value."""
     for key, value in tree.items():
         yield from _leaves(f"{prefix}{key}", value)
 
 
-def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _leaves(key: str, value: Value) -> Iterator[tuple[str, Value]]:
     if isinstance(value, dict):
         yield from flatten(value, f"{key}.")
     else:
         yield key, value
 
 
-def lookup(tree: Any, path: Path) -> Any:
+def lookup(tree: Value, path: Path) -> Value:
     """The value at a path of keys, or None."""
     for key in path:
-        tree = tree.get(key) if isinstance(tree, dict) else None
+        if not isinstance(tree, dict):
+            return None
+        tree = tree.get(key)
     return tree
 
 
-def merges(base: Any, over: Any) -> bool:
+def merges(base: object, over: object) -> bool:
     """Whether `over` goes into `base`: both are mappings, and not of another `mix`, `name` or `algorithm`."""
-    if not (isinstance(base, dict) and isinstance(over, dict)):
+    if not isinstance(base, dict) or not isinstance(over, dict):
         return False
-    return all(base.get(key, default) in (None, over[key]) for key, default in DISCRIMINATORS.items() if key in over)
+    for key, default in DISCRIMINATORS.items():
+        # Two variants share no keys that mean the same: merging `rsafe` into `tars` would leave keys that one refuses.
+        if key in over and base.get(key, default) not in (None, over[key]):
+            return False
+    return True
 
 
 def merge(base: Tree, over: Tree) -> Tree:
     """`over` laid on `base`: mappings go into each other, anything else is replaced."""
-    laid = {key: merge(base[key], value) if merges(base.get(key), value) else value for key, value in over.items()}
-    return {**base, **laid}
+    merged = dict(base)
+    for key, value in over.items():
+        if merges(base.get(key), value):
+            merged[key] = merge(base[key], value)
+        else:
+            merged[key] = value
+    return merged
 
 
 def lay(base: Tree, over: Tree, unexplained: str) -> Tree:
@@ -57,6 +67,7 @@ def lay(base: Tree, over: Tree, unexplained: str) -> Tree:
     texts = over.get("provenance", {})
     if not isinstance(texts, dict):  # validation will say so
         return merge(base, over)
+    # `merge` would keep the parent's text for a value that the child has changed.
     merged = merge(base, over)
     merged["provenance"] = _inherited(base, over, texts, unexplained)
     return merged
@@ -64,6 +75,7 @@ def lay(base: Tree, over: Tree, unexplained: str) -> Tree:
 
 def covering(provenance: Mapping[str, str], key: str) -> str | None:
     """The provenance of a key: its own, or that of the nearest section above it."""
+    # The nearest entry wins, so that one line can cover a section and another one an exception in it.
     while key:
         if key in provenance:
             return provenance[key]
@@ -72,17 +84,23 @@ def covering(provenance: Mapping[str, str], key: str) -> str | None:
 
 
 def _inherited(base: Tree, over: Tree, own: dict[str, str], unexplained: str) -> dict[str, str]:
-    kept = base.get("provenance")
-    kept = dict(kept) if isinstance(kept, dict) else {}
+    kept: dict[str, str] = {}
+    if isinstance(base.get("provenance"), dict):
+        kept = dict(base["provenance"])
     changed: dict[str, str] = {}
     for key, value in _changes(_settings(base), _settings(over)):
-        kept = {k: text for k, text in kept.items() if k != key and not k.startswith(f"{key}.")}
-        changed |= {leaf: covering(own, leaf) or unexplained for leaf, _ in _leaves(key, value)}
+        # An entry about a replaced mapping, or about a value inside it, describes what is no longer there.
+        for entry in list(kept):
+            if entry == key or entry.startswith(f"{key}."):
+                del kept[entry]
+        for leaf, _ in _leaves(key, value):
+            changed[leaf] = covering(own, leaf) or unexplained
+    # The later mapping wins: what the author wrote by hand counts before what was worked out.
     return {**kept, **changed, **own}
 
 
-def _changes(base: Tree, over: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Where `over` puts another value, or a whole mapping, in the place of what `base` has."""
+def _changes(base: Tree, over: Tree, prefix: str = "") -> Iterator[tuple[str, Value]]:
+    """The keys at which `over` replaces a value or a whole mapping of `base`, each with the new value."""
     for key, value in over.items():
         if merges(base.get(key), value):
             yield from _changes(base[key], value, f"{prefix}{key}.")

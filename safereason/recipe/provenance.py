@@ -1,4 +1,4 @@
-"""Where each value of a recipe comes from.
+"""Provenance: the source of each value of a recipe.
 
 `provenance:` in a recipe goes from a dotted key, or a section that holds it, to a short text: `paper`, `code` (the
 authors'), `summary` (the reproducibility summary), `ours`, and what there is to add. The nearest entry above a value is
@@ -19,19 +19,28 @@ DEFAULT = "default"
 
 def sources(recipe: Recipe) -> dict[str, str]:
     """The source of each of `load.leaves(recipe)`, by key."""
+    # `exclude_unset` leaves out the schema's defaults, so that what remains was set by some recipe.
     given = {key for key, _ in merge.flatten(recipe.model_dump(mode="json", exclude_unset=True))}
-    bare = {key: merge.RECIPE if key in given else DEFAULT for key, _ in leaves(recipe)}
-    return {key: merge.covering(recipe.provenance, key) or source for key, source in bare.items()}
+    sources_by_key: dict[str, str] = {}
+    for key, _ in leaves(recipe):
+        source = merge.covering(recipe.provenance, key)
+        if source is None and key in given:
+            source = merge.RECIPE
+        sources_by_key[key] = source or DEFAULT
+    return sources_by_key
 
 
 def validate(recipe: Recipe) -> list[str]:
-    """What is wrong with a recipe's provenance, one line each.
+    """The problems of a recipe's provenance, one line each.
 
     An entry must name something that the recipe has. In a recipe of a paper, each value that is not null must have one.
     """
     known = _nameable(recipe)
-    unknown = [key for key in recipe.provenance if key not in known]
-    problems = [f"provenance.{key}: names nothing in this recipe{_hint(key, known)}" for key in unknown]
+    problems: list[str] = []
+    for key in recipe.provenance:
+        if key not in known:
+            problems.append(f"provenance.{key}: names nothing in this recipe{_did_you_mean_key(key, known)}")
+    # A recipe of one's own reproduces nothing, so nothing has to be proved.
     if recipe.paper is None:
         return problems
     for key, value in leaves(recipe):
@@ -40,6 +49,7 @@ def validate(recipe: Recipe) -> list[str]:
             problems.append(
                 f"{key}: differs from its parent's without a provenance; say under `provenance:` where it is from"
             )
+        # Null switches something off; a paper rarely mentions what it does not use.
         elif source is None and value is not None:
             problems.append(f"{key}: has no provenance; say under `provenance:` where {shown(value)} is from")
     return problems
@@ -47,10 +57,16 @@ def validate(recipe: Recipe) -> list[str]:
 
 def _nameable(recipe: Recipe) -> list[str]:
     """The keys of values, null ones too, and of the sections above them."""
-    keys = [key.split(".") for key, _ in merge.flatten(recipe.model_dump(mode="json", exclude=set(merge.ABOUT)))]
-    return list(dict.fromkeys(".".join(parts[:n]) for parts in keys for n in range(1, len(parts) + 1)))
+    keys: dict[str, None] = {}  # in order, each once
+    for key, _ in merge.flatten(recipe.model_dump(mode="json", exclude=set(merge.ABOUT))):
+        parts = key.split(".")
+        for n in range(1, len(parts) + 1):
+            keys[".".join(parts[:n])] = None
+    return list(keys)
 
 
-def _hint(key: str, known: list[str]) -> str:
+def _did_you_mean_key(key: str, known: list[str]) -> str:
     close = get_close_matches(key, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    if not close:
+        return ""
+    return f"; did you mean {close[0]}?"

@@ -4,7 +4,7 @@ A field's docstring gives its unit. What only TRL knows goes into a section's `e
 the keys that a typed field of the section owns (`training/arguments.py` holds that list).
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -20,23 +20,29 @@ from pydantic import (
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
+Precision = Literal["fp32", "bf16"]
+"""Arithmetic of a model's weights and activations."""
+Settings: TypeAlias = dict[str, Any]
+"""Keys and values that another library or an attack defines, and checks when it takes them."""
 
 
 class Section(BaseModel):
     """A part of a recipe: immutable, and closed to keys it does not know."""
 
+    # Frozen, so that the recipe written to a run's directory is the one that every stage has read.
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 MOST_NEW_TOKENS = 1 << 20
-"""Tokens that a completion may be asked for: random numbers are drawn for all of them beforehand."""
+"""Largest number of tokens of a completion: random numbers are drawn for all of them beforehand."""
 NewTokens = Annotated[int, Field(gt=0, le=MOST_NEW_TOKENS)]
 """Longest completion, in tokens of the model."""
 
 
 class Sampling(Section):
-    """How completions are drawn. One object, passed whole to every engine."""
+    """Sampling settings of completions. One object, passed whole to every engine."""
 
+    # The defaults are the model's own distribution, without any truncation.
     temperature: NonNegative = 1.0
     """Softmax temperature; 0 takes the likeliest token."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
@@ -50,7 +56,7 @@ class Sampling(Section):
 
 
 class SourceShare(Section):
-    """How many prompts come from one source."""
+    """The number and kind of prompts taken from one source."""
 
     source: str
     """Name of a data source (`safereason data ls`)."""
@@ -65,21 +71,25 @@ class SourceShare(Section):
 
 
 class Hygiene(Section):
-    """What counts as the same text, and what is done about training rows that a test set holds too."""
+    """Rules for equal texts, and for training rows that a test set holds too."""
 
+    # Unrelated texts share some 5-grams by chance: a lower threshold would match nearly anything.
     near_duplicate: Annotated[float, Field(ge=0.1, le=1.0)] | None = 0.8
     """Jaccard similarity of two texts' character 5-grams from which on they are the same; null wants the letter."""
+    # 13 words in a row are the rule of GPT-3's contamination analysis (arXiv 2005.14165, app. C).
     shared_words: Annotated[int, Field(ge=5)] | None = 13
     """Words in a row that a training text may not share with a test text; null does not look."""
     deduplicate: Literal["exact", "near"] = "near"
     """Which training rows are left out for saying the same as an earlier one: to the letter, or nearly as well."""
     on_overlap: Literal["refuse", "drop", "allow"] = "refuse"
-    """What is done about a training row that one of the recipe's test sets holds too; the card counts those left in."""
+    """Treatment of a training row that one of the recipe's test sets holds too; the card counts those left in."""
 
     @property
     def repeats(self) -> float | None:
         """Similarity from which on a training row repeats another; None for the letter."""
-        return self.near_duplicate if self.deduplicate == "near" else None
+        if self.deduplicate == "near":
+            return self.near_duplicate
+        return None
 
 
 class Teacher(Section):
@@ -90,11 +100,11 @@ class Teacher(Section):
     samples: PositiveInt = 1
     """Replies drawn for each prompt."""
     sampling: Sampling = Sampling(temperature=0.6, top_p=0.95, max_new_tokens=8192)
-    """How they are drawn."""
+    """Sampling of the replies."""
     prefix: str = ""
     """Appended to the teacher's generation prompt; empty lets it begin by itself."""
     judge: str | None = None
-    """Judge that an answer has to pass, by its name; null keeps every well-formed one."""
+    """Judge that filters answers, by its name; null keeps every well-formed one."""
 
 
 class TarsMix(Section):
@@ -120,11 +130,11 @@ class TarsMix(Section):
     trace_prompts: bool = False
     """Whether SFT has traces of the mix's own prompts, and those of `traces` are only kept out of the mix."""
     teacher: Teacher | None = None
-    """Who writes the traces of sources that have none."""
+    """The model that writes the traces of sources without any."""
     without_sources: tuple[str, ...] = ()
     """Sources left out of every pool and of the traces."""
     hygiene: Hygiene = Hygiene()
-    """What counts as the same text, and what is done about test rows."""
+    """Rules for equal texts and for test rows."""
     max_prompt_chars: PositiveInt = 1000
     """Longer prompts are dropped, in characters."""
 
@@ -156,13 +166,13 @@ class RSafeMix(Section):
     traces: tuple[SourceShare, ...] = ()
     """Labelled rows with reasoning, for the SFT of a guard that reasons."""
     teacher: Teacher | None = None
-    """Who writes the reasoning of traces whose source has none; a reply with the wrong verdict is not kept."""
+    """The model that writes missing reasoning of traces; a reply with the wrong verdict is dropped."""
     validation_rows_per_label: Annotated[int, Field(ge=0)] = 0
-    """Rows of each label that are held out of the mix to watch the training by."""
+    """Rows of each label that are left out of the mix, for validation during training."""
     without_sources: tuple[str, ...] = ()
     """Sources left out of the mix and of the traces."""
     hygiene: Hygiene = Hygiene()
-    """What counts as the same text, and what is done about test rows."""
+    """Rules for equal texts and for test rows."""
 
 
 class LoRA(Section):
@@ -179,7 +189,7 @@ class LoRA(Section):
 
 
 class Training(Section):
-    """What every way of training has."""
+    """Settings that every training method has."""
 
     epochs: PositiveFloat
     """Passes over the rows: traces, prompts or pairs."""
@@ -194,8 +204,8 @@ class Training(Section):
     max_grad_norm: PositiveFloat = 1.0
     """Gradient-norm clip."""
     max_steps: PositiveInt | None = None
-    """Stops after this many optimizer steps, however many epochs are asked for."""
-    precision: Literal["fp32", "bf16"] = "bf16"
+    """Most optimizer steps, even where the epochs are not over by then."""
+    precision: Precision = "bf16"
     """Arithmetic on a GPU, and format of the saved model; weights in training and the optimizer stay fp32."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
@@ -203,7 +213,7 @@ class Training(Section):
     """Optimizer steps between checkpoints."""
     lora: LoRA | None = None
     """Adapters, or none for full fine-tuning."""
-    extra: dict[str, Any] = Field(default_factory=dict)
+    extra: Settings = Field(default_factory=dict)
     """Fields of TRL's own configuration that no key of this section owns; with `--backend verl`, verl's dotted keys."""
 
 
@@ -221,7 +231,7 @@ class SFT(Training):
 
 
 class TarsReward(Section):
-    """format × (safety on a harmful prompt | task on the others)."""
+    """The product format × (safety on a harmful prompt | task on the others)."""
 
     name: Literal["tars"]
     safety: str
@@ -233,7 +243,7 @@ class TarsReward(Section):
 
 
 class RSafeReward(Section):
-    """accuracy and format of a guard's verdict, weighted."""
+    """The weighted sum of accuracy and format of a guard's verdict."""
 
     name: Literal["rsafe"]
     accuracy_weight: Ratio = 0.9
@@ -243,7 +253,7 @@ class RSafeReward(Section):
 
 
 class VLLM(Section):
-    """How TRL's vLLM draws rollouts, where it draws them."""
+    """Settings of TRL's vLLM, for rollouts that vLLM draws."""
 
     memory_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
     """Share of each GPU's memory that vLLM takes where it is colocated; the training has the rest."""
@@ -259,6 +269,7 @@ class GRPO(Training):
     algorithm: Literal["grpo"] = "grpo"
     prompts_per_step: PositiveInt
     """Prompts an optimizer step, over all devices."""
+    # The advantage is relative to the group: alone, a completion would always have 0.
     rollouts_per_prompt: Annotated[int, Field(ge=2)]
     """Completions drawn for each prompt: the group."""
     micro_batch_size: PositiveInt
@@ -267,6 +278,7 @@ class GRPO(Training):
     """Weight of the k3 KL estimate in the loss; 0 means that no reference model is loaded."""
     clip: PositiveFloat = 0.2
     """Half-width of the ratio's clipping range."""
+    # Dual-clip PPO (arXiv 1912.09729): a bound of 1 or less would clip every negative advantage.
     dual_clip: Annotated[float, Field(gt=1.0)] = 3.0
     """Upper bound of the ratio where the advantage is negative."""
     entropy_coef: NonNegative = 0.0
@@ -278,15 +290,16 @@ class GRPO(Training):
     max_prompt_tokens: PositiveInt
     """Longer prompts are dropped and counted."""
     sampling: Sampling
-    """How rollouts are drawn, in training as in validation."""
+    """Sampling of rollouts, in training and in validation."""
     reward: Annotated[TarsReward | RSafeReward, Field(discriminator="name")]
-    """What is maximised."""
+    """The reward that is maximised."""
     rollouts: Literal["engine", "vllm-colocate", "vllm-server"] = "engine"
-    """Who draws them: our engine on the model being trained, or TRL's vLLM, on the same GPUs or as a server."""
+    """Generator of rollouts: our engine on the model being trained, or TRL's vLLM, on the same GPUs or as a server."""
     vllm: VLLM = VLLM()
-    """How vLLM does."""
+    """Settings of vLLM, for the two values of `rollouts` that use it."""
     shared_prefix: bool = True
     """Compute a group's prompt once in the loss (one process; where the architecture allows it, exactly)."""
+    # An RL step takes minutes where an SFT step takes seconds, so that a lost one costs more.
     save_steps: PositiveInt = 10
     """Optimizer steps between checkpoints."""
 
@@ -308,19 +321,21 @@ class DPO(Training):
     max_prompt_tokens: PositiveInt
     """Longer prompts are dropped and counted."""
     sampling: Sampling
-    """How responses are drawn."""
+    """Sampling of responses."""
     reward: TarsReward
-    """What ranks them."""
+    """The reward that ranks responses."""
 
 
-def _algorithm(section: Any) -> str:
-    """Which training a section asks for; GRPO where it does not say."""
-    named = section.get("algorithm", "grpo") if isinstance(section, dict) else getattr(section, "algorithm", "grpo")
-    return str(named)
+def _algorithm(section: object) -> str:
+    """The name of a section's training algorithm; GRPO is the default."""
+    # Pydantic passes a mapping from a file, or a model that was built in Python.
+    if isinstance(section, dict):
+        return str(section.get("algorithm", "grpo"))
+    return str(getattr(section, "algorithm", "grpo"))
 
 
 class GuardValidation(Section):
-    """How the training of a guard is watched, on rows held out of its mix."""
+    """Validation of a guard during training, on rows left out of its mix."""
 
     every_steps: PositiveInt
     """Optimizer steps between two looks; the first is before any step."""
@@ -334,7 +349,7 @@ class GuardSet(Section):
     source: str
     """Name of a data source."""
     name: str | None = None
-    """What the set is called in figures, by default its source; sets called alike are one."""
+    """Name of the set in figures, by default its source; sets of the same name are one."""
     split: Literal["train", "test"] = "test"
     """Split of the source; `train` is for protocols that test on rows which training left out."""
     categories: tuple[str, ...] = ()
@@ -346,7 +361,7 @@ class GuardSet(Section):
     skip: Annotated[int, Field(ge=0)] = 0
     """Rows of each label in the source's own seeded order that are passed over first (training has them)."""
     policy: str | None = None
-    """Policy it is judged by, in place of the guard's."""
+    """Policy that the guard applies to this set, in place of its own."""
 
     @property
     def label(self) -> str:
@@ -355,7 +370,7 @@ class GuardSet(Section):
 
 
 class GuardEvaluation(Section):
-    """What `eval guard` measures."""
+    """The sets that `eval guard` measures a guard on, and how many rows of them."""
 
     sets: tuple[GuardSet, ...]
     """Sets of labelled rows."""
@@ -371,26 +386,27 @@ class GuardSection(Section):
     policy: str = "default"
     """Name of a shipped policy (`safereason guard policy ls`), or a YAML file."""
     reasoning: bool = True
-    """Whether it is asked to reason before its verdict; the format of the reward goes with it."""
+    """Whether the prompt demands reasoning before the verdict; the format of the reward goes with it."""
     prompt_template: str | None = None
-    """File with the user turn that asks about a prompt, or `prompt-brief`, in place of ours."""
+    """File with the user turn for a prompt, or `prompt-brief`, in place of ours."""
     response_template: str | None = None
-    """File with the user turn that asks about a response, or `response-brief`, in place of ours."""
+    """File with the user turn for a response, or `response-brief`, in place of ours."""
     sft: SFT | None = None
     """Its SFT, before the RL or alone."""
     train: GRPO | None = None
     """Its RL."""
     validation: GuardValidation | None = None
-    """How its RL is watched; null watches the training's own rollouts only."""
+    """Validation during RL; null watches the training's own rollouts only."""
     sampling: Sampling
-    """How verdicts are drawn after training."""
+    """Sampling of verdicts after training."""
     eval: GuardEvaluation | None = None
-    """What it is measured on."""
+    """The guard's evaluation."""
 
     @model_validator(mode="after")
     def _one_training_at_least(self) -> "GuardSection":
         if self.sft is None and self.train is None:
             raise ValueError("neither `sft` nor `train` is there; a guard needs one of them")
+        # Two keys for one decision could contradict each other.
         if self.sft is not None and not self.sft.reasoning:
             raise ValueError("sft.reasoning is not a guard's; set `reasoning`, which its questions and RL go by")
         if self.train is not None and not isinstance(self.train.reward, RSafeReward):
@@ -399,29 +415,29 @@ class GuardSection(Section):
 
 
 class Attacking(Section):
-    """What attacks work with. Which ones there are, and each one's settings: `safereason attack ls`."""
+    """Settings that all attacks share. `safereason attack ls` lists attacks and the settings of each."""
 
     attacker: str | None = None
     """Model that writes prompts, for attacks that have one."""
     attackers: dict[str, str] = Field(default_factory=dict)
-    """By attack's name, another attacker than that."""
+    """Attackers by attack's name, in place of `attacker`."""
     judge: str | None = None
-    """What leads attacks that look at answers: a judge of harm or refusal by its name, or `rating:MODEL`."""
+    """Judge that guides attacks which look at answers: one of harm or refusal by its name, or `rating:MODEL`."""
     others: tuple[str, ...] = ()
-    """Further models that what is found is to work on (`gcg`: one suffix for all of them)."""
+    """Further target models of the same search (`gcg`: one suffix for all of them)."""
     sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=256)
-    """How the target's answers are drawn while it is attacked."""
+    """Sampling of the target's answers during the attack."""
     max_queries: PositiveInt | None = None
     """Most queries to the target in one search; null sets no bound."""
-    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """By attack's name, its settings in place of its defaults."""
+    settings: dict[str, Settings] = Field(default_factory=dict)
+    """Settings by attack's name, in place of its defaults."""
 
 
 class Evaluation(Section):
-    """What is measured, on how much, and by which judge."""
+    """The evaluations of a model: prompts, attacks and judges."""
 
     sampling: Sampling
-    """How answers are drawn."""
+    """Sampling of answers."""
     prefix: str = "<think>\n"
     """Appended to the generation prompt; empty lets the model begin by itself."""
     behaviors: str | None = "harmbench"
@@ -444,7 +460,7 @@ class Recipe(Section):
     """One model of a paper, from data to evaluation."""
 
     name: str
-    """Where it was found: the file's name without `.yaml`."""
+    """Name of the recipe's file, without `.yaml`."""
     paper: str | None = None
     """The paper it reproduces; every value of such a recipe says where it comes from."""
     model: str
@@ -455,27 +471,30 @@ class Recipe(Section):
     """Experiment tracker that a training tells, beside its run directory; no run depends on it."""
     data: Annotated[TarsMix | RSafeMix, Field(discriminator="mix")]
     sft: SFT | None = None
+    # A function as discriminator, because a recipe may leave `algorithm` out.
     rl: Annotated[Annotated[GRPO, Tag("grpo")] | Annotated[DPO, Tag("dpo")], Discriminator(_algorithm)] | None = None
     guard: GuardSection | None = None
     attack: Attacking | None = None
     eval: Evaluation | None = None
     provenance: dict[str, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
-    """Where each value comes from, by dotted key; a section's entry counts for all in it that has none of its own."""
+    """Source of each value, by dotted key; a section's entry covers all values in it that have none of their own."""
     _reference: str | None = PrivateAttr(default=None)
 
     @property
     def reference(self) -> str:
-        """What `--recipe` took for it: the name of a shipped recipe, or a path."""
+        """The argument of `--recipe` that names this recipe: a shipped recipe's name, or a path."""
         return self._reference or self.name
 
     def referred_to_as(self, reference: str) -> "Recipe":
         """The same recipe, which messages name as the command line did."""
+        # A private attribute of a frozen model may be set. It is neither compared nor dumped.
         recipe = self.model_copy()
         recipe._reference = reference
         return recipe
 
     def __eq__(self, other: object) -> bool:
-        """Whether two set the same, whatever the command line called them."""
+        """Whether two recipes have the same settings; the command line's name for them does not count."""
         return isinstance(other, Recipe) and self.model_dump() == other.model_dump()
 
+    # Python drops the inherited hash of a class that defines `__eq__`.
     __hash__ = Section.__hash__

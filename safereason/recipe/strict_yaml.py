@@ -1,6 +1,6 @@
 """YAML without its traps: one reading of every scalar, no key twice, and the line of every value.
 
-What a plain scalar is:
+Plain scalars:
 - `null`, `~` or nothing: null; `true`, `false`: a boolean; `yes`, `no`, `on` and `off` are text.
 - `3`, `-3`: whole numbers; `010`, `0x1f`, `1_000`, `1:30` and dates are text.
 - `0.5`, `1e-3`, `1E5`, `3.0e-5`: numbers; YAML 1.1 reads `1e-3` as text. Infinities and NaN do not exist.
@@ -18,14 +18,18 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from safereason.errors import InputError
 
-Tree: TypeAlias = dict[str, Any]
+Value: TypeAlias = Any
+"""A value as YAML and JSON have it: null, a boolean, a number, text, a list or a mapping. It is checked by a schema."""
+Tree: TypeAlias = dict[str, Value]
 """Nested mappings with text keys; everything else in it, lists included, is a value."""
 Path: TypeAlias = tuple[str | int, ...]
 """Keys and list positions from the top down to a value."""
 
 RECIPE = "a recipe is a mapping that begins with `model:`"
 _DEEPEST = 40
+"""Levels of nesting. The deepest recipe has 6; beyond some hundreds Python's recursion would fail first."""
 _MOST = 2000
+"""Values of a file, aliases counted each time. The longest recipe has fewer than 300."""
 _NODES = 2 * _MOST
 """Keys and values that are read before a file is refused, so that a long one costs no more than a short one."""
 _TOO_MANY = f"more than {_MOST} values"
@@ -39,8 +43,8 @@ _PLAIN = {
         list("-+.0123456789"),
     ),
 }
-"""Plain scalars that are not text: what they look like and how they begin."""
-_READ: dict[str, Callable[[str], Any]] = {
+"""Plain scalars that are not text: their form, and the characters that they begin with."""
+_READ: dict[str, Callable[[str], object]] = {
     "null": lambda _: None,
     "bool": lambda text: text.lower() == "true",
     "int": int,
@@ -50,30 +54,34 @@ _READ: dict[str, Callable[[str], Any]] = {
 
 @dataclass
 class Document:
-    """A file as read: its values, and where each stands (`file:line`, or the override that sets it)."""
+    """The values of a file, and the place of each."""
 
     values: Tree
     places: dict[Path, str] = field(default_factory=dict)
+    """By path, `file:line` or the override."""
 
     def place(self, path: Path) -> str:
-        """Where a path stands, or the nearest mapping above it that stands somewhere."""
+        """The place of a path, or of the nearest mapping above it that has one."""
         while path and path not in self.places:
             path = path[:-1]
         return self.places[path]
 
 
 class _Loader(yaml.SafeLoader):
-    """Resolves plain scalars by `_PLAIN` alone."""
+    """A loader that resolves plain scalars by `_PLAIN` alone."""
 
+    # Without a table of its own, a subclass begins with a copy of YAML 1.1's rules.
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._nodes = 0
 
-    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+    def compose_node(self, parent: Node | None, index: int) -> Node | None:
         """The next node; too many of them are refused while they are read."""
         self._nodes += 1
+        # A few lines of nested aliases can stand for billions of values. Counting while composing keeps memory small,
+        # because the values are built only after this pass.
         if self._nodes > _NODES:
             raise yaml.MarkedYAMLError(problem=f"{_TOO_MANY}; a file is smaller", problem_mark=self.get_mark())
         node: Node | None = super().compose_node(parent, index)
@@ -81,16 +89,21 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that this reader, or one of YAML 1.1, would take for something else."""
+    """A writer that quotes text which this reader, or one of YAML 1.1, would take for something else."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
+        # An alias would be correct YAML, but readers do not expect `&id001` in a recipe.
         return True
 
     def represent_text(self, text: str) -> ScalarNode:
         """Line breaks of every kind are written as escapes: other styles would fold them."""
-        return self.represent_scalar(f"{_CORE}str", text, style=None if text.isprintable() else '"')
+        style: str | None = '"'
+        if text.isprintable():
+            style = None
+        return self.represent_scalar(f"{_CORE}str", text, style=style)
 
 
+# Reader and writer share one table, so that every value survives a round trip.
 _Dumper.add_representer(str, _Dumper.represent_text)
 for _name, (_pattern, _first) in _PLAIN.items():
     _Loader.add_implicit_resolver(_CORE + _name, _pattern, _first)
@@ -103,7 +116,7 @@ def parse(text: str, name: str, expected: str = RECIPE) -> Document:
     Args:
         text: The YAML.
         name: The file's name, for messages.
-        expected: What such a file is, for messages.
+        expected: A description of such a file, for messages.
 
     Raises:
         InputError: It is not YAML, is empty, is no mapping, or holds a key twice or a tag; the message gives the line.
@@ -112,20 +125,25 @@ def parse(text: str, name: str, expected: str = RECIPE) -> Document:
     if node is None:
         raise InputError(f"{name}: is empty; {expected}")
     if not isinstance(node, MappingNode):
-        kind = "list" if isinstance(node, SequenceNode) else "single value"
+        kind = "single value"
+        if isinstance(node, SequenceNode):
+            kind = "list"
         raise InputError(f"{_line(name, node)}: {expected}, not a {kind}")
+    # The whole file has a place too, so that a message about a missing section has one.
     builder = _Builder(lambda at: _line(name, at))
     return Document(builder.value(node, ()), {**builder.places, (): f"{name}:1"})
 
 
-def parse_value(text: str, where: str) -> Any:
+def parse_value(text: str, where: str) -> Value:
     """Reads one value, such as the right side of an override, by the same rules.
 
     Raises:
         InputError: It is not YAML; the message begins with `where`.
     """
     node = _compose(text, where, at_line=False)
-    return None if node is None else _Builder(lambda at: where).value(node, ())
+    if node is None:
+        return None
+    return _Builder(lambda at: where).value(node, ())
 
 
 def dump(values: Tree) -> str:
@@ -133,11 +151,15 @@ def dump(values: Tree) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=math.inf)
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value as a message quotes it: on one line, and not too long."""
     text = json.dumps(value, ensure_ascii=False)
-    text = text if text.isprintable() else json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    # A message goes to a terminal: control characters and line breaks are escaped.
+    if not text.isprintable():
+        text = json.dumps(value)
+    if len(text) > 60:
+        return f"{text[:57]}…"
+    return text
 
 
 def _compose(text: str, name: str, at_line: bool) -> Node | None:
@@ -149,10 +171,14 @@ def _compose(text: str, name: str, at_line: bool) -> Node | None:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"{name}:{mark.line + 1}" if at_line and mark else name
+        where = name
+        if at_line and mark:
+            where = f"{name}:{mark.line + 1}"
         raise InputError(f"{where}: not YAML: {error.problem or error.context}") from error
     except yaml.reader.ReaderError as error:
-        where = f"{name}:{text.count(chr(10), 0, error.position) + 1}" if at_line else name
+        where = name
+        if at_line:
+            where = f"{name}:{text.count(chr(10), 0, error.position) + 1}"
         character = f"U+{ord(text[error.position]):04X}"
         raise InputError(f"{where}: not YAML: the control character {character}; delete it") from error
     except RecursionError as error:
@@ -165,14 +191,15 @@ def _line(name: str, node: Node) -> str:
 
 
 class _Builder:
-    """Turns nodes into values, and notes where each stands."""
+    """A builder of values from nodes, which notes the place of each."""
 
     def __init__(self, place: Callable[[Node], str]) -> None:
         self._place = place
         self._open: list[Node] = []
         self.places: dict[Path, str] = {}
 
-    def value(self, node: Node, path: Path) -> Any:
+    def value(self, node: Node, path: Path) -> Value:
+        # Only nodes that are still open count: an alias that is used twice side by side is fine.
         if node in self._open:
             raise InputError(f"{self._place(node)}: an anchor that holds itself; write the value out")
         if len(self._open) == _DEEPEST:
@@ -182,14 +209,18 @@ class _Builder:
             if isinstance(node, MappingNode) and node.tag == f"{_CORE}map":
                 return self._mapping(node, path)
             if isinstance(node, SequenceNode) and node.tag == f"{_CORE}seq":
-                return [self._placed(item, item, (*path, i)) for i, item in enumerate(node.value)]
+                items: list[object] = []
+                for i, item in enumerate(node.value):
+                    items.append(self._placed(item, item, (*path, i)))
+                return items
             if isinstance(node, ScalarNode) and node.tag.removeprefix(_CORE) in (*_PLAIN, "str"):
                 return self._scalar(node)
             raise InputError(f"{self._place(node)}: the tag {node.tag!r} is not allowed; write plain YAML")
         finally:
             self._open.pop()
 
-    def _placed(self, node: Node, at: Node, path: Path) -> Any:
+    def _placed(self, node: Node, at: Node, path: Path) -> Value:
+        # Each use of an alias counts here, where `compose_node` counted the anchor once.
         if len(self.places) == _MOST:
             raise InputError(f"{self._place(at)}: aliases or lists make {_TOO_MANY}; a file is smaller")
         self.places[path] = self._place(at)
@@ -199,7 +230,9 @@ class _Builder:
         values: Tree = {}
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
-            key = self.value(key_node, path) if isinstance(key_node, ScalarNode) else None
+            key = None
+            if isinstance(key_node, ScalarNode):
+                key = self.value(key_node, path)
             if not isinstance(key, str):
                 raise InputError(f"{self._place(key_node)}: a key is text; put it in quotes or mend the line")
             line = key_node.start_mark.line + 1
@@ -209,16 +242,19 @@ class _Builder:
             values[key] = self._placed(value_node, key_node, (*path, key))
         return values
 
-    def _scalar(self, node: ScalarNode) -> Any:
-        kind, text = node.tag.removeprefix(_CORE), node.value
+    def _scalar(self, node: ScalarNode) -> object:
+        kind = node.tag.removeprefix(_CORE)
+        text = node.value
         try:
             if kind == "str":
+                # `"\ud800"` in quotes is legal YAML, but no file and no hash can hold half a surrogate pair.
                 text.encode()
                 return text
             if not _PLAIN[kind][0].match(text):
                 raise ValueError
             if kind == "float" and not math.isfinite(float(text)):
                 raise OverflowError
+            # The pattern was checked first: `int` and `float` alone would take `1_000` and `nan`.
             return _READ[kind](text)
         except UnicodeEncodeError as error:
             raise InputError(f"{self._place(node)}: half a surrogate pair is not text; write the character") from error

@@ -1,4 +1,4 @@
-"""Overrides with several values a key, and the points they span."""
+"""Sweeps: overrides with several values for a key, and the points of the grid that they span."""
 
 import re
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def points(overrides: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def label(point: Sequence[str], overrides: Sequence[str]) -> str:
-    """What tells a point from the others: the overrides of the keys that vary."""
+    """The overrides of the keys that vary, which tell a point from the others."""
     return " ".join(one for one, text in zip(point, overrides, strict=True) if one != text)
 
 
@@ -41,15 +41,22 @@ def _values(text: str) -> list[str]:
     parts = [part.strip() for part in _split(value)]
     if len(parts) > 1 and not all(parts):
         raise InputError(f"override {text!r}: a value is missing; write values with one comma between them")
-    return [f"{key}{equals}{part}" for part in dict.fromkeys(parts)] if len(parts) > 1 else [text]
+    if len(parts) == 1:
+        return [text]
+    # A value that is given twice would be the same run twice: its directory is the same.
+    return [f"{key}{equals}{part}" for part in dict.fromkeys(parts)]
 
 
 def _split(value: str) -> list[str]:
-    """The parts between the commas that stand outside of everything."""
-    parts, depth, quote = [""], 0, ""
+    """The parts between the commas that are outside of quotes, brackets and braces."""
+    parts = [""]
+    depth = 0
+    quote = ""
     for character in value:
+        # Inside quotes nothing counts but the closing quote: a bracket there is text.
         if quote:
-            quote = "" if character == quote else quote
+            if character == quote:
+                quote = ""
         elif character in "\"'":
             quote = character
         elif character in _OPENING:

@@ -11,6 +11,8 @@ from safereason.report.tables import Details, FigureRow, details, evaluation_tit
 
 WORDS = ("category", "type", "kind")
 """Words that the names of groups of prompts begin with, as in `category:…`."""
+PLOT = "groups-"
+"""Beginning of the plots' names."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ def by_group(runs: Sequence[Run], models: Sequence[Model]) -> list[Grouped]:
     grouped = []
     for number, evaluation in enumerate(details(runs, models)):
         # One evaluation may be there several times, by other judges or sources. The number keeps file names apart.
-        evaluation_plots = _plot_evaluation(evaluation, f"groups-{evaluation.evaluation}-{number}")
+        evaluation_plots = _plot_evaluation(evaluation, f"{PLOT}{evaluation.evaluation}-{number}")
         if evaluation_plots:
             grouped.append(Grouped(_grouped_title(evaluation), tuple(evaluation_plots)))
     return grouped

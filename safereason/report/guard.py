@@ -13,6 +13,8 @@ from safereason.runs.records import Record
 
 Cells = tuple[Figure | None, ...]
 """One figure for each model; None where it was not measured."""
+PLOT = "reliability"
+"""Name of the plot."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def _reliability_plots(models: Sequence[Model], runs: Sequence[Run]) -> list[Plo
     if not lines:
         return []
     caption = f"Over all sets, by tenth of the score; on the diagonal a score is a probability. {' '.join(errors)}"
-    return [plots.reliability_curve("reliability", "Reliability of the scores", lines, caption)]
+    return [plots.reliability_curve(PLOT, "Reliability of the scores", lines, caption)]
 
 
 def _reliability_line(label: str, bins: object) -> Line | None:

@@ -10,12 +10,15 @@ from markupsafe import Markup
 import safereason
 from safereason.evals.paper import TARS_FIGURE_3 as PAPER
 from safereason.report import embedded
+from safereason.report.groups import PLOT as GROUPS_PLOT
 from safereason.report.groups import Grouped, by_group
+from safereason.report.guard import PLOT as GUARD_PLOT
 from safereason.report.guard import GuardPart, guard_part
 from safereason.report.paper_comparison import PaperComparison, compare_with_paper
 from safereason.report.plots import Plot
 from safereason.report.read import Model, Run, measured_models, of_stage
 from safereason.report.sample import Exhibit, choose
+from safereason.report.separation import PLOT as SEPARATION_PLOT
 from safereason.report.separation import separations
 from safereason.report.tables import (
     Details,
@@ -29,7 +32,9 @@ from safereason.report.tables import (
     paper_rows,
     quantity,
 )
+from safereason.report.tradeoff import PLOT as TRADEOFF_PLOT
 from safereason.report.tradeoff import tradeoffs
+from safereason.report.training import PLOTS as TRAINING_PLOTS
 from safereason.report.training import Training, read_trainings
 from safereason.report.transcripts import Transcript, collect
 from safereason.report.variants import mark_variants
@@ -37,6 +42,8 @@ from safereason.report.visible import visible
 from safereason.runs import manifest
 from safereason.runs.records import Record, read_json
 
+PLOTS = (TRADEOFF_PLOT, GUARD_PLOT, GROUPS_PLOT, SEPARATION_PLOT, *TRAINING_PLOTS)
+"""Beginnings of the names of all plots."""
 SAMPLE = 20
 """Number of transcripts that a browser without scripts shows."""
 SEED = 0

@@ -10,6 +10,9 @@ from safereason.report.read import Model, Run, by_subject, number, of_stage
 if TYPE_CHECKING:
     from safereason.evals.separation import Boundary, Points, Truths
 
+PLOT = "separation-"
+"""Beginning of the plots' names."""
+
 
 def separations(runs: Sequence[Run], models: Sequence[Model]) -> list[Plot]:
     """A plot for each model that was measured, in the models' order."""
@@ -18,7 +21,7 @@ def separations(runs: Sequence[Run], models: Sequence[Model]) -> list[Plot]:
     for model_number, model in enumerate(models, start=1):
         if model.subject not in runs_by_subject:
             continue
-        plot = _plot_run(f"separation-{model_number}", model, runs_by_subject[model.subject])
+        plot = _plot_run(f"{PLOT}{model_number}", model, runs_by_subject[model.subject])
         if plot is not None:
             drawn.append(plot)
     return drawn

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from safereason import evals, judges
 from safereason.evals.metrics import OVERALL, Figure
 from safereason.evals.paper import TARS_FIGURE_3
 from safereason.report.read import Model, Run, Subject, number, of_stage
@@ -43,26 +44,6 @@ UNJUDGED = ("well_formed", "closed", "truncated", "f1")
 """Figures that need no judge."""
 UNITS = {"reasoning_tokens": "tokens", "answer_tokens": "tokens", "margin": "", "margin_c0.1": ""}
 """Units of the figures that are no shares; empty for a figure without a unit."""
-EVALUATIONS = {
-    "harmbench": "HarmBench",
-    "strongreject": "StrongREJECT",
-    "jailbreakbench": "JailbreakBench",
-    "sorrybench": "SORRY-Bench",
-    "simplesafetytests": "SimpleSafetyTests",
-    "xstest": "XSTest",
-    "orbench": "OR-Bench",
-    "wildchat": "WildChat",
-    "adaptivity": "Adaptivity",
-    "separation": "Separation",
-    "guard": "Guard",
-}
-"""Evaluations as their publishers spell them."""
-LOCAL_JUDGES = {
-    "refusal": "local refusal judge, weak",
-    "refusal-learned": "local learned refusal judge, weak",
-    "compliance": "local compliance judge, weak",
-}
-"""Judges that look at the wording alone, and so are weak."""
 PAPER_RATIO = 0.5
 """λ of the paper's main models."""
 
@@ -136,12 +117,12 @@ def figure_title(name: str) -> str:
 
 def evaluation_title(name: str) -> str:
     """An evaluation as its publisher spells it."""
-    return EVALUATIONS.get(name, name)
+    return evals.title_of(name)
 
 
 def judge_title(name: str) -> str:
     """A judge as the page names it; one that looks at the wording alone is called weak."""
-    return LOCAL_JUDGES.get(name, name)
+    return judges.title_of(name)
 
 
 def unit(name: str) -> str | None:

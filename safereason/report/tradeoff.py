@@ -15,6 +15,8 @@ from safereason.report.tables import Headline, evaluation_title
 
 PLANES = {"compliance_safe": TARS_FIGURE_3, "compliance": TARS_FIGURE_2B}
 """The paper's plots, by the figure of compliance that they plot against HarmBench's DSR."""
+PLOT = "tradeoff"
+"""Beginning of the plots' names."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,9 @@ def tradeoffs(table: Headline, runs: Sequence[Run]) -> list[Plot]:
     """Each plane that a model has both figures for: ours, one for each pair of judges, then the paper's."""
     drawn = []
     for name, paper_plot in PLANES.items():
-        stem = f"tradeoff-{paper_plot.benign}"
+        stem = f"{PLOT}-{paper_plot.benign}"
         if paper_plot is TARS_FIGURE_3:
-            stem = "tradeoff"
+            stem = PLOT
         # An evaluation that two judges scored has a column for each.
         dsr_columns = _columns_of(table, "harmbench", "dsr")
         compliance_columns = _columns_of(table, paper_plot.benign, name)

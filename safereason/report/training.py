@@ -43,14 +43,8 @@ class Panel:
 
 def read_trainings(runs: Sequence[Run]) -> list[Training]:
     """Every training among the runs, stage by stage."""
-    readers: dict[str, Callable[[Run], Training]] = {
-        "sft": _sft_training,
-        "rl": _rl_training,
-        "guard/sft": _guard_sft_training,
-        "guard/rl": _guard_rl_training,
-    }
     trainings = []
-    for stage, read_training in readers.items():
+    for stage, read_training in READERS.items():
         for run in of_stage(runs, stage):
             trainings.append(read_training(run))
     return trainings
@@ -125,7 +119,11 @@ def _plot_name(run: Run, name: str) -> str:
     """A file name: stage, hash of the run, and the panel."""
     # A page may show several runs of one stage and recipe. Only the hash tells them apart.
     run_hash = run.name.rpartition("/")[2]
-    return f"{run.stage.replace('/', '-')}-{run_hash}-{name}"
+    return f"{_plot_beginning(run.stage)}{run_hash}-{name}"
+
+
+def _plot_beginning(stage: str) -> str:
+    return f"{stage.replace('/', '-')}-"
 
 
 def _rollout_notes(rollouts: Rollouts) -> list[str]:
@@ -136,3 +134,14 @@ def _rollout_notes(rollouts: Rollouts) -> list[str]:
         share = f"{rollouts.unscored} of {rollouts.count} rollouts ({percent:.1f} %)"
         return [f"{share} were unscored: they count in no mean and moved no weight."]
     return [f"All {rollouts.count} rollouts were scored."]
+
+
+READERS: dict[str, Callable[[Run], Training]] = {
+    "sft": _sft_training,
+    "rl": _rl_training,
+    "guard/sft": _guard_sft_training,
+    "guard/rl": _guard_rl_training,
+}
+"""The function that draws the runs of a stage, by stage, in the order of the page."""
+PLOTS = tuple(map(_plot_beginning, READERS))
+"""Beginnings of the plots' names."""

@@ -1,6 +1,6 @@
 """Rewards: judges' scores and format checks combined into the number that GRPO maximises."""
 
-from safereason.judges import JUDGES, open_judge
+from safereason.judges import is_judge, open_judge
 from safereason.recipe import schema
 from safereason.rewards.base import Reward, RewardParts, RewardRow
 from safereason.rewards.tars import TarsReward
@@ -10,8 +10,7 @@ __all__ = ["Reward", "RewardParts", "RewardRow", "judges_of", "open_reward"]
 
 def judges_of(section: schema.TarsReward) -> tuple[str, str]:
     """The judge of safety and the judge of the task, as `open_judge` names them."""
-    name = section.task.partition(":")[0]
-    if name in JUDGES:
+    if is_judge(section.task):
         return section.safety, section.task
     # A task that names no judge is the id of a reward model on the Hub, or its folder.
     return section.safety, f"reward-model:{section.task}"

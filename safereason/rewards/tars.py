@@ -12,7 +12,7 @@ Deviations:
 from collections.abc import Sequence
 
 from safereason.errors import InputError
-from safereason.judges.base import Exchange, Judge, Verdict
+from safereason.judges.base import Exchange, Judge, Verdict, as_harm
 from safereason.rewards.base import RewardParts, RewardRow
 from safereason.text import reasoning
 
@@ -95,10 +95,7 @@ class TarsReward:
             return None
         if self._safety.measures == "quality":
             return verdict.score
-        # A refused harmful prompt did no harm, so 1 − refusal takes the place of the harm score.
-        if self._safety.measures == "refusal":
-            return safety_reward(1.0 - verdict.score)
-        return safety_reward(verdict.score)
+        return safety_reward(as_harm(verdict.score, self._safety.measures))
 
     def _judge_reasoning(self, rows: Sequence[RewardRow], indices: Sequence[int]) -> dict[int, float | None]:
         """The harm of each closed, non-empty reasoning, by row; empty where the judge does not measure harm."""

@@ -1,6 +1,7 @@
-"""Where a file or a folder is written before it is whole: beside its place, under a name that says by whom.
+"""Asides: files and folders that are not complete yet, beside their final path and named after their process.
 
-`.NAME.PID.part` of a process that was killed stays behind until NAME is written again, or `clear` looks where it lies.
+`.NAME.PID.part` of a process that was killed stays behind until NAME is written again, or `clear` is called for its
+folder.
 """
 
 import os
@@ -14,11 +15,16 @@ _ASIDE = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.part")
 
 
 def aside_of(path: Path) -> Path:
-    """Where this process writes what is renamed to `path` once it is whole; what is left there of others goes."""
+    """The aside from which this process renames to `path`; asides of `path` whose process has ended are deleted."""
+    of_path: list[str] = []
     with suppress(OSError):
-        mine = (n for n in os.listdir(path.parent) if (m := _ASIDE.fullmatch(n)) and m["name"] == path.name)
-        for name in _gone(mine, own=False):
-            _delete(path.parent / name)
+        for name in os.listdir(path.parent):
+            match = _ASIDE.fullmatch(name)
+            if match is not None and match["name"] == path.name:
+                of_path.append(name)
+    for name in _left_by_dead(of_path, own=False):
+        _delete(path.parent / name)
+    # In the same folder, because a rename is atomic only within one file system.
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
@@ -32,11 +38,12 @@ def clear(folder: Path, *, own: bool = False) -> None:
 
     Args:
         folder: Where to look; it may be missing.
-        own: Whether what has this process's number is an earlier one's too, as in a container, where numbers repeat.
+        own: Whether asides with this process's number are an earlier one's, as in a container, where numbers repeat.
     """
     for parent, folders, files in os.walk(folder):
-        for name in _gone((*folders, *files), own):
+        for name in _left_by_dead((*folders, *files), own):
             _delete(Path(parent) / name)
+        # Assigned in place: `os.walk` then skips asides, which may be deleted or still being filled.
         folders[:] = [name for name in folders if not _ASIDE.fullmatch(name)]
 
 
@@ -48,22 +55,26 @@ def _delete(left: Path) -> None:
             left.unlink()
 
 
-def _gone(names: Iterable[str], own: bool) -> list[str]:
-    found = []
+def _left_by_dead(names: Iterable[str], own: bool) -> list[str]:
+    """The names of asides whose process has ended."""
+    left: list[str] = []
     for name in names:
         match = _ASIDE.fullmatch(name)
-        if match is not None and not _is_alive(int(match["process"]), own):
-            found.append(name)
-    return found
+        if match is not None and not _writes(int(match["process"]), own):
+            left.append(name)
+    return left
 
 
-def _is_alive(number: int, own: bool) -> bool:
+def _writes(number: int, own: bool) -> bool:
+    """Whether the process of this number may still be writing."""
     if number == os.getpid():
         return not own
     try:
+        # Signal 0 is sent to nobody; it only checks that the process exists.
         os.kill(number, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # another user's; or a number that no process can have
+    except (OSError, OverflowError):
+        # The process is another user's, or the number is one that no process can have.
         return number < 1 << 31
     return True

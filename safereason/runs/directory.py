@@ -11,12 +11,12 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 from filelock import FileLock, Timeout
 
@@ -25,7 +25,7 @@ from safereason.errors import InputError, StageFailed, redacted
 from safereason.files import JSONRow, json_rows, json_type
 from safereason.runs import manifest, private
 from safereason.runs.asides import clear, is_aside
-from safereason.runs.records import RecordLog, Unwritten, read_json, read_records, write_json, write_text
+from safereason.runs.records import Record, RecordLog, Unwritten, read_json, read_records, write_json, write_text
 
 OnExisting = Literal["refuse", "resume", "overwrite"]
 MANIFEST = "manifest.json"
@@ -33,16 +33,17 @@ METRICS = "metrics.json"
 CONTENTS = "contents"
 """Key of an identity: hashes of the local models and files that the result depends on, by their names."""
 CHECKPOINTS = "checkpoints"
-"""Where a training leaves what it can be resumed from."""
+"""Folder of a training's checkpoints, from which it is resumed."""
 
 
-def run_path(root: Path, stage: str, recipe: str, model: str, identity: dict[str, Any]) -> Path:
-    """`root/stage/recipe--model--hash`, the place of a run with this identity."""
+def run_path(root: Path, stage: str, recipe: str, model: str, identity: Mapping[str, object]) -> Path:
+    """`root/stage/recipe--model--hash`, the directory of a run with this identity."""
     return root / stage / f"{_slug(recipe)}--{_slug(model)}--{digest(identity)}"
 
 
-def digest(identity: dict[str, Any]) -> str:
+def digest(identity: Mapping[str, object]) -> str:
     """Eight hexadecimal digits of an identity."""
+    # Sorted, so that the order in which a stage names its settings does not change the directory.
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -54,10 +55,10 @@ class RunDirectory:
     stage: str
     recipe_name: str
     recipe_yaml: str
-    identity: dict[str, Any]
+    identity: Record
     on_existing: OnExisting = "refuse"
     inputs: dict[str, str] = field(default_factory=dict)
-    """Hashes of what was read, by path."""
+    """Hashes of the files that the stage read, by path."""
 
     def __enter__(self) -> "RunDirectory":
         if processes.is_main():
@@ -70,9 +71,11 @@ class RunDirectory:
         if existing and self.on_existing == "refuse":
             raise self._refusal()
         self._acquire()
+        # Known before anything is written: `_close` removes only a directory that this call has made.
         self._is_new = not existing
         try:
-            clear(self.path, own=True)  # under the lock nobody else writes here
+            # The lock is ours, so that an aside with our own number is of an earlier process, too.
+            clear(self.path, own=True)
             if existing and self.on_existing == "overwrite":
                 self._empty()
             elif existing:
@@ -93,14 +96,16 @@ class RunDirectory:
             self._end(error)
         logging.getLogger("safereason").removeHandler(self._log)
         self._log.close()
-        # What was asked for cannot be done as it is, so that there is nothing to go on with.
+        # A run that ended with a mistake of the user's before any work is removed: it could not be resumed, and
+        # would only refuse the corrected command.
         is_void = isinstance(error, InputError) and self._is_new and not self._holds_work()
         if is_void:
             self._empty()
         self._lock.release()
         if is_void:
             (self.path / ".lock").unlink(missing_ok=True)
-            with suppress(OSError):  # another process has begun here
+            # Another process may have begun here since the release; its files keep the folder.
+            with suppress(OSError):
                 self.path.rmdir()
 
     def _holds_work(self) -> bool:
@@ -118,6 +123,7 @@ class RunDirectory:
         """
         if self.on_existing == "overwrite":
             return False
+        # A finished run of the same identity is the result, with or without `--resume`.
         if is_finished(self.path) and (self.on_existing == "resume" or not self._differing()):
             self._check_resumable()
             self._let_go()
@@ -138,10 +144,12 @@ class RunDirectory:
         """Whether anything is there, beside what a killed process left before its run began."""
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path}: is a file; name a directory for the run")
-        return self.path.exists() and not all(_is_left_over(p) for p in self.path.iterdir())
+        if not self.path.exists():
+            return False
+        return not all(_is_left_over(path) for path in self.path.iterdir())
 
     def _refusal(self) -> InputError:
-        """Says what is there, and only what helps with it."""
+        """The error for an existing directory, with the options that fit its content."""
         if not (self.path / MANIFEST).exists():
             return InputError(
                 f"{self.path}: exists and is not empty, and holds no run (no {MANIFEST}); name another --out"
@@ -159,13 +167,18 @@ class RunDirectory:
 
     def records(self, name: str) -> RecordLog:
         """An append-only log `name.jsonl` in this run; every process asks for it."""
-        log = (RecordLog if processes.is_main() else Unwritten)(self.path / f"{name}.jsonl")
+        path = self.path / f"{name}.jsonl"
+        log: RecordLog = Unwritten(path)
+        if processes.is_main():
+            log = RecordLog(path)
+        # Opening cuts a torn line off, which must be over before other processes read the file.
         processes.wait()
         return log
 
-    def finish(self, metrics: dict[str, Any]) -> None:
+    def finish(self, metrics: Record) -> None:
         """Writes the metrics and marks the run finished: the last thing a stage does."""
         if processes.is_main():
+            # The metrics come first: a run is never marked as finished without them.
             write_json(self.path / METRICS, metrics)
             self._update(status="finished", finished=manifest.now(), inputs=self.inputs)
             self._let_go()
@@ -183,6 +196,7 @@ class RunDirectory:
         try:
             self.path.mkdir(mode=0o777 & ~private.umask(), parents=True, exist_ok=True)
             self._lock = FileLock(self.path / ".lock")
+            # No waiting: the other process may write for days, and its run is most likely the same one.
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise StageFailed(
@@ -200,7 +214,10 @@ class RunDirectory:
         for child in sorted(self.path.iterdir(), key=lambda p: p.name == MANIFEST):
             if child.name == ".lock":
                 continue
-            shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
+            if child.is_dir() and not child.is_symlink():
+                shutil.rmtree(child)
+            else:
+                child.unlink()
 
     def _check_resumable(self) -> None:
         if not (self.path / MANIFEST).exists():
@@ -222,20 +239,23 @@ class RunDirectory:
             write_json(self.path / MANIFEST, document)
             write_text(self.path / "recipe.yaml", redacted(self.recipe_yaml))
             self._log = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
-        except BaseException as error:  # no `with` has been entered that would say so
+        except BaseException as error:
+            # `__exit__` does not run for a `with` that was never entered.
             if (read_manifest(self.path) or {}).get("status") == "running":
                 self._end(error)
             raise
         self._log.setFormatter(_Redacted("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("safereason").addHandler(self._log)
-        if not logging.getLogger("safereason").isEnabledFor(logging.INFO):  # -v wants more
+        # `-v` has set a finer level already, which stays.
+        if not logging.getLogger("safereason").isEnabledFor(logging.INFO):
             logging.getLogger("safereason").setLevel(logging.INFO)
 
     def _end(self, error: BaseException) -> None:
-        with suppress(OSError):  # the disk may be full: what ended the run is what is said
+        # The disk may be full. The error that ended the run must not be hidden by this one.
+        with suppress(OSError):
             self._update(status=_status_of(error), error=redacted(str(error)))
 
-    def _update(self, **changes: Any) -> None:
+    def _update(self, **changes: object) -> None:
         write_json(self.path / MANIFEST, {**(read_manifest(self.path) or {}), **changes})
 
 
@@ -246,7 +266,7 @@ class _Redacted(logging.Formatter):
         return redacted(super().format(record))
 
 
-def read_manifest(path: Path) -> dict[str, Any] | None:
+def read_manifest(path: Path) -> Record | None:
     """The manifest of a run directory, or None where `path` is none.
 
     Raises:
@@ -265,8 +285,8 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     return whole
 
 
-def read_metrics(path: Path) -> dict[str, Any]:
-    """What a run came to, as it wrote it.
+def read_metrics(path: Path) -> Record:
+    """The metrics of a run, as it wrote them.
 
     Raises:
         InputError: The file is missing or damaged.
@@ -283,7 +303,9 @@ def rows_of(path: Path) -> Iterator[JSONRow]:
     Raises:
         InputError: The file cannot be read, or a line of it is no JSON object.
     """
-    return json_rows(path) if read_manifest(path.parent) is None else read_records(path)
+    if read_manifest(path.parent) is None:
+        return json_rows(path)
+    return read_records(path)
 
 
 def is_finished(path: Path) -> bool:
@@ -298,38 +320,53 @@ def finished_runs(root: Path, stage: str, recipe: str) -> list[Path]:
 
 def finished(root: Path, stage: str, pattern: str = "*") -> list[Path]:
     """The finished runs of a stage whose directories' names match a pattern, oldest first."""
-    runs = [p for p in (root / stage).glob(pattern) if is_finished(p)]
-    # The manifest says when to the second; its own time tells runs of one second apart.
-    return sorted(
-        runs, key=lambda p: (str((read_manifest(p) or {}).get("finished")), (p / MANIFEST).stat().st_mtime_ns)
-    )
+
+    def end_of(run: Path) -> tuple[str, int]:
+        manifest = read_manifest(run) or {}
+        # The manifest gives seconds; the file's own time tells runs of one second apart.
+        return str(manifest.get("finished")), (run / MANIFEST).stat().st_mtime_ns
+
+    return sorted((path for path in (root / stage).glob(pattern) if is_finished(path)), key=end_of)
 
 
-def differing_keys(before: Any, after: Any, prefix: str = "") -> list[str]:
+def differing_keys(before: object, after: object, prefix: str = "") -> list[str]:
     """Dotted keys at which two nested mappings differ."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        keys = sorted(before.keys() | after.keys())
-        missing = object()
-        found = [differing_keys(before.get(k, missing), after.get(k, missing), f"{prefix}{k}.") for k in keys]
-        return [key for part in found for key in part]
-    return [] if before == after else [prefix.rstrip(".")]
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        if before == after:
+            return []
+        return [prefix.rstrip(".")]
+    missing = object()  # a key that is there with null differs from one that is not there
+    differing: list[str] = []
+    for key in sorted(before.keys() | after.keys()):
+        differing += differing_keys(before.get(key, missing), after.get(key, missing), f"{prefix}{key}.")
+    return differing
 
 
 def _what_changed(differing: Sequence[str]) -> str:
-    """What is another than before, by the keys of an identity."""
-    held = [key.removeprefix(f"{CONTENTS}.") for key in differing if key.startswith(CONTENTS)]
-    others = [key for key in differing if not key.startswith(CONTENTS)]
-    parts = [f"the recipe changed since ({', '.join(others)})"] if others else []
-    parts += [f"other contents since ({', '.join(held)})"] if held else []
+    """A message about the keys of an identity that differ: the recipe's, and the contents of models and files."""
+    settings: list[str] = []
+    contents: list[str] = []
+    for key in differing:
+        if key.startswith(CONTENTS):
+            contents.append(key.removeprefix(f"{CONTENTS}."))
+        else:
+            settings.append(key)
+    parts: list[str] = []
+    if settings:
+        parts.append(f"the recipe changed since ({', '.join(settings)})")
+    if contents:
+        parts.append(f"other contents since ({', '.join(contents)})")
     return ", and ".join(parts)
 
 
 def _status_of(error: BaseException) -> str:
-    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"  # by Ctrl-C or by a signal
+    if isinstance(error, KeyboardInterrupt):  # by Ctrl-C or by a signal
+        return "interrupted"
+    return "failed"
 
 
 def _is_left_over(path: Path) -> bool:
-    """Whether a file may be there before a run has begun: its lock, or what was being written when it was killed."""
+    """Whether a file may be there before a run has begun: its lock, or the aside of a process that was killed."""
     return path.name == ".lock" or is_aside(path)
 
 

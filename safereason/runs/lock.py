@@ -1,4 +1,4 @@
-"""One process at a time at a file that a person named."""
+"""A lock on a file that a person named, for one process at a time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,18 +11,19 @@ from safereason.errors import InputError, StageFailed
 
 @contextmanager
 def locked(path: Path, what: str = "file") -> Iterator[None]:
-    """Holds `.NAME.lock` beside a file or folder, by whichever name it was reached, and takes it away at the end.
+    """Locks a file or folder by `.NAME.lock` beside it, and removes that file at the end.
 
     Args:
-        path: What is written; its folder is made where there is none.
-        what: What messages call it.
+        path: The file or folder to be written; its parent folder is made where there is none.
+        what: The noun for it in messages.
 
     Raises:
         StageFailed: Another process holds it.
         InputError: Nothing can be written there.
     """
-    place = path.resolve()
-    beside = place.with_name(f".{place.name}.lock")
+    # Two names of one file, such as a link and its target, lead to the same lock.
+    target = path.resolve()
+    beside = target.with_name(f".{target.name}.lock")
     lock = FileLock(beside)
     try:
         beside.parent.mkdir(parents=True, exist_ok=True)
@@ -36,5 +37,7 @@ def locked(path: Path, what: str = "file") -> Iterator[None]:
     try:
         yield
     finally:
-        beside.unlink(missing_ok=True)  # while it is held: whoever opened it in between holds a file without a name
+        # Before the release: a process that opened the file meanwhile then locks a file without a name, and
+        # cannot keep out those that come later by the name.
+        beside.unlink(missing_ok=True)
         lock.release()

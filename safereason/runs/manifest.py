@@ -1,4 +1,4 @@
-"""What made a run: versions, command, code revision, inputs."""
+"""The origin of a run, for its manifest: versions, command, code revision, inputs."""
 
 import hashlib
 import shlex
@@ -7,7 +7,6 @@ import sys
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import safereason
 from safereason.errors import HIDDEN, redacted
@@ -15,32 +14,44 @@ from safereason.errors import HIDDEN, redacted
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "pydantic")
 
 
-def describe() -> dict[str, Any]:
+def describe() -> dict[str, object]:
     """Versions, command line without secrets, and git revision of this process, without importing anything heavy."""
+    versions: dict[str, str] = {}
+    for name in PACKAGES:
+        # Importing torch or vllm for its version would take seconds.
+        version = installed(name)
+        if version is not None:
+            versions[name] = version
     return {
         "safereason": safereason.__version__,
         "python": sys.version.split()[0],
-        "versions": {name: version for name in PACKAGES if (version := installed(name))},
+        "versions": versions,
         "argv": [redacted(argument) for argument in sys.argv],
         "git": git_revision(),
     }
 
 
 def going_on() -> str:
-    """What a person does to go on with an incomplete run: the command line of this process, to resume.
+    """The advice that resumes an incomplete run: the command line of this process, with `--resume`.
 
-    What asked from Python has no command line; a secret in it is not shown, and has to be put back.
+    A call from Python has no command line. A secret in it is not shown, and has to be put back.
     """
     program, *arguments = sys.argv
-    place = Path(program)
-    is_ours = place.stem == "safereason" or (place.stem, place.parent.name) == ("__main__", "safereason")
+    # Started as `safereason` or as `python -m safereason`.
+    program_path = Path(program)
+    is_module = program_path.stem == "__main__" and program_path.parent.name == "safereason"
+    is_ours = program_path.stem == "safereason" or is_module
     if not is_ours:
         return "--resume asks again"
     left = [argument for argument in arguments if argument not in ("--resume", "--overwrite")]
-    resumes = [] if left[:1] == ["run"] else ["--resume"]  # which resumes by itself
-    line = shlex.join(["safereason", *left, *resumes])
+    # `safereason run` resumes by itself, and has no such option.
+    if left[:1] != ["run"]:
+        left.append("--resume")
+    line = shlex.join(["safereason", *left])
     shown = redacted(line)
-    return f"`{shown}` asks again" + ("" if shown == line else f", once you put back what is {HIDDEN}")
+    if shown == line:
+        return f"`{shown}` asks again"
+    return f"`{shown}` asks again, once you put back what is {HIDDEN}"
 
 
 def installed(package: str) -> str | None:
@@ -65,6 +76,7 @@ def sha256(path: Path) -> str:
     """Hash of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
+        # In blocks, because a file of training rows may be larger than memory.
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

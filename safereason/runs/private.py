@@ -1,7 +1,7 @@
-"""Who may read what is written: the person alone, unless they say otherwise.
+"""The umask of everything that is stored: only its owner may read it, unless they choose otherwise.
 
-Runs, caches and outputs hold what models were made to say. `SAFEREASON_UMASK` takes the place of 077, in the notation
-of `umask`: with 027 the group may read too.
+Runs, caches and outputs hold what models were made to say. `SAFEREASON_UMASK` replaces 077, in the notation of
+`umask`: with 027 the group may read too.
 """
 
 import os
@@ -22,6 +22,7 @@ def umask() -> int:
     given = os.environ.get(UMASK)
     if not given:
         return PRIVATE
+    # `int(text, 8)` alone would also take `0o27`, `-1` and `1_000`.
     if not re.fullmatch("0?[0-7]{1,3}", given):
         raise InputError(f"{UMASK}={given}: an octal umask is expected, such as 027; mend or unset it")
     return int(given, 8)

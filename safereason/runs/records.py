@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 from safereason import processes
 from safereason.errors import InputError
@@ -15,7 +15,8 @@ from safereason.files import JSONRow, from_json, json_type
 from safereason.files import read_json as read_json
 from safereason.runs.asides import aside_of
 
-Record = dict[str, Any]
+Record: TypeAlias = dict[str, Any]
+"""One JSON object of a run: a line of a log, the manifest or the metrics."""
 _ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BLOCK = 1 << 16
 
@@ -30,6 +31,7 @@ class RecordLog:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         cut_torn_line(path)
+        # In append mode a record goes to the end, even if another handle has cut the file meanwhile.
         self._file = path.open("ab")
 
     def append(self, record: Record) -> None:
@@ -42,6 +44,7 @@ class RecordLog:
         """Syncs and closes the file."""
         if not self._file.closed:
             with self._named():
+                # Once a log and not once a record: a sync is slow, and a kill loses nothing that was flushed.
                 os.fsync(self._file.fileno())
                 self._file.close()
 
@@ -79,13 +82,13 @@ class Unwritten(RecordLog):
 def line_of(record: Record) -> bytes:
     r"""One record as a line of JSONL, in UTF-8.
 
-    What ends a line for some readers, controls a terminal or is half a surrogate pair stands in it as `\uXXXX`.
+    Characters that end a line for some readers, control a terminal or are half a surrogate pair become `\uXXXX`.
     """
     return _escaped(json.dumps(record, ensure_ascii=False)).encode() + b"\n"
 
 
 def _escaped(text: str) -> str:
-    return _ESCAPED.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+    return _ESCAPED.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def read_records(path: Path) -> Iterator[JSONRow]:
@@ -102,6 +105,7 @@ def read_records(path: Path) -> Iterator[JSONRow]:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     with file:
         for number, line in enumerate(file, start=1):
+            # A record that only lacks its newline is whole: the kill came between two writes.
             if not line.endswith(b"\n") and not _is_record(line):
                 return
             if not line.strip():
@@ -137,13 +141,14 @@ def _write(path: Path, content: Iterable[bytes]) -> None:
         with aside.open("wb") as file:
             file.writelines(content)
             file.flush()
+            # Without the sync a power cut after the rename may leave an empty file under the final name.
             os.fsync(file.fileno())
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
 
 
-def write_json(path: Path, document: Any) -> None:
+def write_json(path: Path, document: object) -> None:
     """Writes one JSON document whole."""
     write_text(path, _escaped(json.dumps(document, indent=2, ensure_ascii=False)) + "\n")
 
@@ -172,14 +177,14 @@ def cut_torn_line(path: Path) -> None:
 
 
 def _last_line(file: BinaryIO) -> int:
-    """Where what follows the last newline begins; read from the end, for a log may be larger than memory."""
-    place = file.seek(0, os.SEEK_END)
-    while place > 0:
-        size = min(_BLOCK, place)
-        place = file.seek(place - size)
+    """The position after the last newline; read from the end, for a log may be larger than memory."""
+    position = file.seek(0, os.SEEK_END)
+    while position > 0:
+        size = min(_BLOCK, position)
+        position = file.seek(position - size)
         newline = file.read(size).rfind(b"\n")
         if newline >= 0:
-            return place + newline + 1
+            return position + newline + 1
     return 0
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from safereason import attacks, console, judges
+from safereason import attacks, console
 from safereason.attacks.base import Attack, Need, Score, Settings, Setup, Step, TestCase
 from safereason.attacks.formats import CASES
 from safereason.attacks.meter import LostError, Meter, Metered, SpentError
@@ -23,9 +23,11 @@ from safereason.data.example import Example
 from safereason.data.sampling import limited
 from safereason.data.sources import files
 from safereason.engines.base import Completion, Engine, Likelihood, generation_prefix
-from safereason.engines.open import OPAQUE, check_name, open_engine
+from safereason.engines.open import open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
-from safereason.judges import BehaviorRequest, Exchange, Verdict, open_judge, parse
+from safereason.judges import BehaviorRequest, Exchange, JudgeSpec, Verdict, open_judge, own_name
+from safereason.judges.base import as_harm
 from safereason.recipe.schema import Attacking, Recipe
 from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import going_on, sha256
@@ -37,9 +39,6 @@ from safereason.stages.base import (
     Result,
     finished_result,
     given_inputs,
-    judge_identity,
-    model_identity,
-    model_label,
     open_run,
     resolved_judge,
     run_identity,
@@ -133,12 +132,12 @@ def run_attack(
     """
     plan = plan_attack(recipe, options, name, behaviors=behaviors, limit=limit, shard=shard)
     # An attack without needs makes the same cases for every model, so its run names none.
-    target = "none"
+    target = ModelSpec("none")
     if plan.attack.needs:
         target = model_of(recipe, options)
     check_at_hand(plan, target)
     identity = attack_identity(recipe, plan, target, options.base_url)
-    directory = open_run(f"attack/{name}", recipe, options, model_label(target), identity)
+    directory = open_run(f"attack/{plan.attack.name}", recipe, options, target.label(), identity)
     if (result := finished_result(directory)) is not None:
         return result
     with directory as this:
@@ -153,7 +152,7 @@ def run_attack(
     return Result(directory.path, metrics)
 
 
-def check_at_hand(plan: AttackPlan, target: str) -> None:
+def check_at_hand(plan: AttackPlan, target: ModelSpec) -> None:
     """Checks the models and the judge that the search will load, without loading them.
 
     Raises:
@@ -162,7 +161,7 @@ def check_at_hand(plan: AttackPlan, target: str) -> None:
     if not plan.attack.needs:
         return
     # Gradients need the weights, and servers and vLLM do not give them.
-    if "weights" in plan.attack.needs and target.startswith(OPAQUE):
+    if "weights" in plan.attack.needs and not target.has_weights:
         raise InputError(
             f"attack {plan.attack.name}: needs the weights, so a model of transformers; {target} does not show them"
         )
@@ -172,11 +171,12 @@ def check_at_hand(plan: AttackPlan, target: str) -> None:
         rating_model = judge.removeprefix(RATING)
     # Some attacks draft tokens with a small model of their own, which is a setting.
     draft = getattr(plan.settings, "draft", None)
-    for model in (target, plan.attacker_in_use, rating_model, draft, *plan.other_targets):
+    target.check()
+    for model in (plan.attacker_in_use, rating_model, draft, *plan.other_targets):
         if model:
-            check_name(model)
+            ModelSpec.parse(model).check()
     if judge and rating_model is None:
-        judges.check(judge)
+        JudgeSpec.parse(judge).check()
 
 
 def plan_attack(
@@ -194,6 +194,7 @@ def plan_attack(
         InputError: As `run_attack`, but for models.
     """
     attack = attacks.get(name)
+    name = attack.name
     section = recipe.attack or Attacking()
     source = behaviors
     prefix = ""
@@ -202,6 +203,7 @@ def plan_attack(
         prefix = recipe.eval.prefix
     if source is None:
         raise InputError(f"attack {name}: of which behaviors? name their source with --prompts")
+    source = sources.own_name(source)
     attacker = _attacker_for(attack, section)
     judge = _judge_for(attack, section, options)
     # Sources for tests may hold benign prompts too, which no attack is measured on.
@@ -232,14 +234,14 @@ def _judge_for(attack: Attack, section: Attacking, options: Options) -> str | No
     # A guard that was not trained yet is refused here, before any model is loaded.
     judge = None
     if section.judge:
-        judge = resolved_judge(section.judge, options)
+        judge = own_name(resolved_judge(section.judge, options))
     if "score" in attack.needs and judge is None:
         raise InputError(
             f"attack {attack.name}: what judges the answers? name a judge with attack.judge=JUDGE, or a chat model "
             "that rates them with attack.judge=rating:MODEL"
         )
     if judge is not None and not judge.startswith(RATING):
-        parse(judge)
+        JudgeSpec.parse(judge)
     return judge
 
 
@@ -268,37 +270,35 @@ def open_harm(judge: str) -> Harm:
         InputError: The judge cannot be had, or measures something else.
     """
     opened = open_judge(judge)
-    if opened.measures == "harm":
-        return opened.judge
-    if opened.measures != "refusal":
+    if opened.measures not in ("harm", "refusal"):
         raise InputError(f"judge {judge}: measures {opened.measures}; one of harm or refusal is needed")
 
-    def harm_by_refusal(exchanges: Sequence[Exchange]) -> list[Verdict]:
+    def judge_harm(exchanges: Sequence[Exchange]) -> list[Verdict]:
         verdicts = []
         for verdict in opened.judge(exchanges):
-            # Refusal counts from 0 to 1 and harm is its complement; an unscored verdict stays unscored.
+            # An unscored verdict stays unscored.
             if verdict.score is not None:
-                verdict = replace(verdict, score=1 - verdict.score)
+                verdict = replace(verdict, score=as_harm(verdict.score, opened.measures))
             verdicts.append(verdict)
         return verdicts
 
-    return harm_by_refusal
+    return judge_harm
 
 
-def attack_identity(recipe: Recipe, plan: AttackPlan, target: str, base_url: str | None) -> Identity:
+def attack_identity(recipe: Recipe, plan: AttackPlan, target: ModelSpec, base_url: str | None) -> Identity:
     """The identity of the test cases. It holds only what this attack uses, so other settings may change freely."""
     inputs: dict[str, object] = {}
     target_model = None
     if plan.attack.needs:
-        target_model = target
-        inputs["model"] = model_identity(target)
+        target_model = str(target)
+        inputs["model"] = target.identity()
         inputs["sampling"] = plan.section.sampling.model_dump(mode="json")
         inputs["max_queries"] = plan.section.max_queries
     if plan.attacker_in_use:
-        inputs["attacker"] = model_identity(plan.attacker_in_use)
+        inputs["attacker"] = ModelSpec.parse(plan.attacker_in_use).identity()
     if plan.judge_in_use:
         inputs["judge"] = scorer_identity(plan.judge_in_use)
-    others = [model_identity(name) for name in plan.other_targets]
+    others = [ModelSpec.parse(name).identity() for name in plan.other_targets]
     return run_identity(
         recipe,
         attack=plan.attack.name,
@@ -368,7 +368,7 @@ def seed_of(seed: int, name: str, group: Sequence[Example]) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
 
 
-def _search_remaining(plan: AttackPlan, recipe: Recipe, target: str, options: Options, log: RecordLog) -> None:
+def _search_remaining(plan: AttackPlan, recipe: Recipe, target: ModelSpec, options: Options, log: RecordLog) -> None:
     """Searches for the behaviors that have no record yet, group by group."""
     # A group is searched again as a whole if one of its behaviors is missing, since they share a search.
     recorded = {record["behavior"] for record in read_records(log.path)}
@@ -425,7 +425,7 @@ class _SearchModels:
         return Setup(target, self.prefix, plan.section.sampling, seed, attacker, score, self.others, meter)
 
 
-def _open_models(plan: AttackPlan, target: str, options: Options) -> _SearchModels:
+def _open_models(plan: AttackPlan, target: ModelSpec, options: Options) -> _SearchModels:
     engine: Engine = _NoEngine()
     if plan.attack.needs:
         engine = open_engine(target, base_url=options.base_url)
@@ -513,7 +513,7 @@ def check_attack_scored(run: Path, metrics: Metrics) -> None:
         raise StageFailed(f"{run}: no answer could be scored ({reason}); name another judge, or look at the answers")
 
 
-def _attack_metrics(plan: AttackPlan, target: str, records: Sequence[Record]) -> Metrics:
+def _attack_metrics(plan: AttackPlan, target: ModelSpec, records: Sequence[Record]) -> Metrics:
     first_behaviors = {group[0].id for group in plan.groups}
     totals = Counter[str]()
     values = []
@@ -530,7 +530,7 @@ def _attack_metrics(plan: AttackPlan, target: str, records: Sequence[Record]) ->
             totals["tokens_written"] += record["written"]
     model = None
     if plan.attack.needs:
-        model = model_identity(target)
+        model = target.identity()
     mean_value = None
     if values:
         mean_value = sum(values) / len(values)
@@ -549,14 +549,15 @@ def _attack_metrics(plan: AttackPlan, target: str, records: Sequence[Record]) ->
     }
 
 
-def _open_or_share(name: str, engine: Engine, target: str, options: Options) -> Engine:
+def _open_or_share(name: str, engine: Engine, target: ModelSpec, options: Options) -> Engine:
     """Another model's engine; the target's own engine if it is the same model, so that it is loaded once."""
-    if name == target:
+    model = ModelSpec.parse(name)
+    if model == target:
         return engine
-    return open_engine(name, base_url=options.base_url)
+    return open_engine(model, base_url=options.base_url)
 
 
-def _open_scorer(judge: str, engine: Engine, target: str, options: Options) -> Callable[[Meter], Score]:
+def _open_scorer(judge: str, engine: Engine, target: ModelSpec, options: Options) -> Callable[[Meter], Score]:
     """A function that makes the score of one search from its meter. The judge is opened once."""
     if judge.startswith(RATING):
         from safereason.attacks.rating import rater
@@ -591,8 +592,8 @@ def _open_scorer(judge: str, engine: Engine, target: str, options: Options) -> C
 def scorer_identity(judge: str) -> str:
     """The identity of a judge, or of the model behind `rating:`."""
     if judge.startswith(RATING):
-        return f"{RATING}{model_identity(judge.removeprefix(RATING))}"
-    return judge_identity(judge)
+        return f"{RATING}{ModelSpec.parse(judge.removeprefix(RATING)).identity()}"
+    return JudgeSpec.parse(judge).identity()
 
 
 class _NoEngine:

@@ -7,19 +7,17 @@ from typing import Any
 
 from safereason import errors, processes
 from safereason.errors import InputError, without_credentials
+from safereason.judges.as_guard import split_spec
 from safereason.recipe.load import reference_of, to_yaml
 from safereason.recipe.schema import Recipe
 from safereason.runs.directory import (
     OnExisting,
     RunDirectory,
-    digest,
     finished_runs,
-    is_finished,
     read_manifest,
     read_metrics,
     run_path,
 )
-from safereason.runs.manifest import sha256
 
 Identity = dict[str, Any]
 """All that a run's result depends on, as its manifest holds it."""
@@ -157,7 +155,7 @@ def named_guard(judge: str) -> str | None:
         return None
     is_path_or_hub_id = "/" in argument or Path(argument).exists()
     # A folder wins over a recipe of the same name.
-    if is_path_or_hub_id:
+    if is_path_or_hub_id or split_spec(argument)[0]:
         return None
     return argument
 
@@ -172,60 +170,6 @@ def resolved_judge(judge: str, options: Options) -> str:
     if recipe is None:
         return judge
     return f"guard:{trained_guard(recipe, options)}"
-
-
-def judge_identity(judge: str) -> str:
-    """A judge's part of an identity: its name, its model if any, and the hash of a rubric's file."""
-    name, colon, argument = judge.partition(":")
-    if name == "rubric":
-        return _rubric_identity(argument)
-    if not argument:
-        return f"{name}{colon}"
-    return f"{name}{colon}{model_identity(argument)}"
-
-
-def _rubric_identity(argument: str) -> str:
-    from safereason.judges import rubric
-
-    file, model = rubric.split(argument)
-    content = file  # A missing file is refused when the judge is opened.
-    if Path(file).is_file():
-        content = sha256(Path(file))
-    asked_model = ""
-    if model:
-        asked_model = model_identity(model)
-    return f"rubric:{content}@{asked_model}"
-
-
-VLLM_PREFIX = "vllm/"
-"""Prefix of a model or a run that vLLM loads. It is part of an identity, since vLLM samples other tokens."""
-
-
-def model_label(spec: str) -> str:
-    """A short name of a model for a run directory's name: of a run, its stage and hash."""
-    run = read_manifest(Path(spec.removeprefix(VLLM_PREFIX)))
-    if run is not None:
-        return f"{run['stage']}.{digest(run['identity'])}"
-    return spec.rstrip("/").split("/")[-1]
-
-
-def model_identity(spec: str) -> str:
-    """A model's part of an identity: of a run, its stage, recipe and hash; else the name as given.
-
-    Raises:
-        InputError: The model is a run that is not finished.
-    """
-    path = Path(spec.removeprefix(VLLM_PREFIX))
-    run = read_manifest(path)
-    if run is None:
-        return spec
-    # The path of a run is no part of an identity, so that a folder of runs can be moved.
-    if not is_finished(path):
-        raise InputError(f"{spec}: this {run['stage']} run is not finished; resume it first")
-    engine = ""
-    if spec.startswith(VLLM_PREFIX):
-        engine = VLLM_PREFIX
-    return f"{engine}{run['stage']}/{run['recipe']}/{digest(run['identity'])}"
 
 
 COMMANDS = {

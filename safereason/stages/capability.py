@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from safereason.engines.open import check_name, open_engine
+from safereason.engines.open import open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.evals import capability
 from safereason.evals.metrics import Figure, share
@@ -22,8 +23,6 @@ from safereason.stages.base import (
     Result,
     finished_result,
     given_inputs,
-    model_identity,
-    model_label,
     open_run,
     run_identity,
 )
@@ -71,9 +70,9 @@ def run_capability(
     """
     plan = plan_capability(recipe, tasks, include, shots, limit)
     model = model_of(recipe, options)
-    check_name(model)
+    model.check()
     identity = _capability_identity(recipe, plan, model, options)
-    directory = open_run("eval/capability", recipe, options, model_label(model), identity)
+    directory = open_run("eval/capability", recipe, options, model.label(), identity)
     if (result := finished_result(directory)) is not None:
         return result
     from safereason.evals import harness
@@ -91,7 +90,7 @@ def run_capability(
         figures = [*capability.figures(results), *_format_figures(log.path)]
         metrics = {
             "eval": "capability",
-            "model": model_identity(model),
+            "model": model.identity(),
             "recipe": recipe.name,
             "tasks": list(plan.tasks),
             "lm_eval": identity["lm_eval"],
@@ -124,10 +123,10 @@ def plan_capability(
     return CapabilityPlan(recipe.eval, named, include, shots, limit or recipe.eval.limit)
 
 
-def _capability_identity(recipe: Recipe, plan: CapabilityPlan, model: str, options: Options) -> Identity:
+def _capability_identity(recipe: Recipe, plan: CapabilityPlan, model: ModelSpec, options: Options) -> Identity:
     return run_identity(
         recipe,
-        model=model_identity(model),
+        model=model.identity(),
         eval="capability",
         tasks=list(plan.tasks),
         shots=plan.shots,
@@ -138,7 +137,7 @@ def _capability_identity(recipe: Recipe, plan: CapabilityPlan, model: str, optio
         lm_eval=version("lm_eval"),
         include=_task_file_hashes(plan.include),
         **given_inputs(base_url=options.base_url),
-        **contents(models=[model]),
+        **contents(models=[str(model)]),
     )
 
 

@@ -174,9 +174,9 @@ def _items_of(evaluation_name: str, run: Run) -> Items:
     """The single prompts behind a run's figures."""
     if evaluation_name == GUARD:
         return _guard_predictions(run)
-    if evaluation_name not in evals.EVALS:
+    evaluation = evals.EVALS.installed(evaluation_name)
+    if evaluation is None:
         return None
-    evaluation = evals.EVALS[evaluation_name]
     try:
         ids = [str(completion["id"]) for completion in run.records("completions")]
         outcomes = judging.read_outcomes(ids, run.path, evaluation)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from safereason.data.sources import files
-from safereason.engines.weights import content_of
+from safereason.engines.spec import ModelSpec
 from safereason.runs.directory import CONTENTS
 from safereason.runs.manifest import sha256
 from safereason.runs.records import Record
@@ -35,7 +35,7 @@ def contents(
     for name in model_names:
         if not name:
             continue
-        content = content_of(name)
+        content = ModelSpec.parse(name).contents()
         # Only a local folder has a content; the Hub is not asked for one.
         if content is not None:
             hashes[name] = content

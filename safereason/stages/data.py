@@ -11,6 +11,7 @@ from safereason.console import say
 from safereason.data import card, lengths
 from safereason.data.example import Example, write_parquet
 from safereason.data.sources import files
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.recipe.schema import Recipe
 from safereason.runs.directory import CONTENTS, RunDirectory, read_manifest, read_metrics
@@ -22,7 +23,6 @@ from safereason.stages.base import (
     Options,
     Result,
     advice,
-    model_label,
     open_run,
     run_identity,
     source_run,
@@ -65,7 +65,7 @@ def build_data(recipe: Recipe, options: Options, *, allow_missing: bool = False)
             that is not resumed read other contents of its files.
     """
     recipe, missing_notes = without_missing_sources(recipe, options, allow_missing)
-    run_directory = open_run("data", recipe, options, model_label(recipe.model), data_identity(recipe))
+    run_directory = open_run("data", recipe, options, ModelSpec.parse(recipe.model).label(), data_identity(recipe))
     run_directory.inputs.update(_input_hashes(recipe, options))
     if options.on_existing != "overwrite" and _is_current(run_directory):
         return Result(run_directory.path, read_metrics(run_directory.path), is_earlier=True)
@@ -133,7 +133,7 @@ def _token_lengths(recipe: Recipe, rows: Mapping[str, Sequence[Example]]) -> tup
     if sft is None and rl is None:
         return {}, []
     try:
-        tokenizer = load_tokenizer(recipe.model)
+        tokenizer = load_tokenizer(ModelSpec.parse(recipe.model))
     except InputError as error:
         # The data is as good without its lengths, and may be built on a machine without the model.
         return {}, [f"lengths in tokens are not known: {error}"]

@@ -9,17 +9,18 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
-from safereason import attacks, console, evals, judges
+from safereason import attacks, console, evals
 from safereason.attacks import formats
 from safereason.attacks.base import TestCase
 from safereason.data import sources
 from safereason.data.example import Example
 from safereason.data.sampling import limited
 from safereason.engines.base import Completion, Engine, generation_prefix
-from safereason.engines.open import REMOTE, check_name, load_tokenizer, open_engine
+from safereason.engines.open import load_tokenizer, open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.evals import Case, Eval, adaptivity, judging
-from safereason.judges import Judge
+from safereason.judges import Judge, JudgeSpec, own_name
 from safereason.recipe.schema import Evaluation, Recipe
 from safereason.runs.manifest import sha256
 from safereason.runs.records import Record, RecordLog, keep_records, read_records
@@ -31,9 +32,6 @@ from safereason.stages.base import (
     Result,
     finished_result,
     given_inputs,
-    judge_identity,
-    model_identity,
-    model_label,
     open_run,
     resolved_judge,
     run_identity,
@@ -89,13 +87,13 @@ def run_eval(
     plan = replace(plan, judge=plan.judge and resolved_judge(plan.judge, options))
     model = model_of(recipe, options)
     # An unknown model is refused before a directory is made.
-    check_name(model)
+    model.check()
     identity = _eval_identity(recipe, plan, model, options.base_url)
-    directory = open_run(f"eval/{name}", recipe, options, model_label(model), identity)
+    directory = open_run(f"eval/{plan.evaluation.name}", recipe, options, model.label(), identity)
     if (result := finished_result(directory)) is not None:
         return result
     if plan.judge:
-        judges.check(plan.judge)
+        JudgeSpec.parse(plan.judge).check()
     check_attacks(recipe, options, plan, model)
     drawn = _draw_examples(plan, recipe.seed)
     scorer = _open_judge(plan)
@@ -127,12 +125,12 @@ def _open_judge(plan: EvalPlan) -> Judge | None:
 
 
 def _eval_description(
-    recipe: Recipe, plan: EvalPlan, model: str, drawn: "_DrawnExamples", eval_cases: Sequence[Case]
+    recipe: Recipe, plan: EvalPlan, model: ModelSpec, drawn: "_DrawnExamples", eval_cases: Sequence[Case]
 ) -> Metrics:
     """The part of the metrics that says what was evaluated, and on how much."""
     return {
         "eval": plan.evaluation.name,
-        "model": model_identity(model),
+        "model": model.identity(),
         "recipe": recipe.name,
         "judge": plan.judge,
         "source": ", ".join(plan.sources),
@@ -199,6 +197,7 @@ def plan_eval(
     section = recipe.eval
     if section is None:
         raise InputError(f"recipe {recipe.name}: it has no eval section; add one")
+    name = evaluation.name
     chosen_sources = evaluation.sources(section)
     if source:
         chosen_sources = (source,)
@@ -218,9 +217,9 @@ def plan_eval(
         evaluation=evaluation,
         section=section,
         attacks=_chosen_attacks(evaluation, section, attacks, cases),
-        judge=judge,
+        judge=judge and own_name(judge),
         limit=limit or section.limit or evaluation.draws,
-        sources=chosen_sources,
+        sources=tuple(map(sources.own_name, chosen_sources)),
         cases=tuple(map(formats.file_of, cases)),
     )
 
@@ -231,14 +230,15 @@ def _chosen_attacks(
     """The attacks of an evaluation, each once: those named, else the recipe's; none beside files of test cases."""
     if cases:
         return ()
-    if named:
-        return tuple(dict.fromkeys(named))
-    if evaluation.attacks is None:
-        return ("direct",)
-    return tuple(dict.fromkeys(evaluation.attacks(section)))
+    if not named:
+        if evaluation.attacks is None:
+            return ("direct",)
+        named = evaluation.attacks(section)
+    # Records know an attack by its own name, by whatever path it was found.
+    return tuple(dict.fromkeys(attacks.get(name).name for name in named))
 
 
-def check_attacks(recipe: Recipe, options: Options, plan: EvalPlan, model: str | None = None) -> None:
+def check_attacks(recipe: Recipe, options: Options, plan: EvalPlan, model: ModelSpec | None = None) -> None:
     """Checks every attack before the first of them searches, which can take hours.
 
     Args:
@@ -259,7 +259,7 @@ def check_attacks(recipe: Recipe, options: Options, plan: EvalPlan, model: str |
             attack.check_at_hand(attack_plan, model)
 
 
-def _all_cases(recipe: Recipe, options: Options, plan: EvalPlan, model: str, drawn: _DrawnExamples) -> list[Case]:
+def _all_cases(recipe: Recipe, options: Options, plan: EvalPlan, model: ModelSpec, drawn: _DrawnExamples) -> list[Case]:
     """The cases of the evaluation, from files or from attacks."""
     if plan.cases:
         return evals.cases(drawn.examples, drawn.tests)
@@ -267,7 +267,7 @@ def _all_cases(recipe: Recipe, options: Options, plan: EvalPlan, model: str, dra
 
 
 def _attack_cases(
-    recipe: Recipe, options: Options, plan: EvalPlan, model: str, examples: Sequence[Example]
+    recipe: Recipe, options: Options, plan: EvalPlan, model: ModelSpec, examples: Sequence[Example]
 ) -> Iterator[TestCase]:
     """The test cases, attack by attack. An attack that searches is run first, unless its run is already there."""
     static = [name for name in plan.attacks if not attacks.get(name).needs]
@@ -278,18 +278,18 @@ def _attack_cases(
     for name in plan.attacks:
         if name not in static:
             # `--out` is this run's place, and a search that was killed goes on.
-            search_options = replace(options, model=model, out=None, on_existing="resume")
+            search_options = replace(options, model=str(model), out=None, on_existing="resume")
             run = searches.run_searches(recipe, search_options, name, plan.sources[0], plan.limit)
             yield from attack.cases_of(run)
         else:
             yield from attack.static_cases(recipe, name, examples, prefix)
 
 
-def _model_prefix(model: str, plan: EvalPlan) -> str:
+def _model_prefix(model: ModelSpec, plan: EvalPlan) -> str:
     """The generation prefix, with the reasoning tag that the model's chat template opens; attacks may close it."""
     prefix = plan.section.prefix
     # A server does not show its template, and a prefix that opens the reasoning itself needs no other tag.
-    if model.startswith(REMOTE) or prefix.lstrip().startswith(reasoning.OPEN):
+    if model.is_remote or prefix.lstrip().startswith(reasoning.OPEN):
         return prefix
     return chat.opening(load_tokenizer(model), prefix)
 
@@ -314,7 +314,7 @@ def _read_test_cases(plan: EvalPlan, available: Sequence[Example]) -> list[TestC
     return tests
 
 
-def _eval_identity(recipe: Recipe, plan: EvalPlan, model: str, base_url: str | None) -> Identity:
+def _eval_identity(recipe: Recipe, plan: EvalPlan, model: ModelSpec, base_url: str | None) -> Identity:
     inputs: dict[str, object] = {}
     # The attack section counts only if a named attack has settings. Else changing it would change nothing.
     has_settings = any(attacks.get(name).settings.model_fields for name in plan.attacks)
@@ -322,22 +322,22 @@ def _eval_identity(recipe: Recipe, plan: EvalPlan, model: str, base_url: str | N
         inputs["attack"] = recipe.attack.model_dump(mode="json")
     return run_identity(
         recipe,
-        model=model_identity(model),
+        model=model.identity(),
         eval=plan.evaluation.name,
         sources=list(plan.sources),
         attacks=list(plan.attacks),
         limit=plan.limit,
-        judge=plan.judge and judge_identity(plan.judge),
+        judge=plan.judge and JudgeSpec.parse(plan.judge).identity(),
         sampling=plan.section.sampling.model_dump(mode="json"),
         prefix=plan.section.prefix,
         **inputs,
         **given_inputs(cases={str(path): sha256(path) for path in plan.cases}, base_url=base_url),
-        **contents(models=[model], judges=[plan.judge], sources=plan.sources),
+        **contents(models=[str(model)], judges=[plan.judge], sources=plan.sources),
     )
 
 
 def _generate_completions(
-    cases: Sequence[Case], plan: EvalPlan, recipe: Recipe, options: Options, model: str, log: RecordLog
+    cases: Sequence[Case], plan: EvalPlan, recipe: Recipe, options: Options, model: ModelSpec, log: RecordLog
 ) -> None:
     """Draws and records the completions that are not recorded yet."""
     recorded = {record["id"] for record in read_records(log.path)}
@@ -397,9 +397,9 @@ def _generate_group(
     )
 
 
-def _token_counter(model: str) -> Callable[[str], int] | None:
+def _token_counter(model: ModelSpec) -> Callable[[str], int] | None:
     """A function that counts a text's tokens; None for a model behind a server, whose tokenizer is unknown."""
-    if model.startswith(REMOTE):
+    if model.is_remote:
         return None
     tokenizer = load_tokenizer(model)
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -13,10 +13,11 @@ from safereason import evals
 from safereason.errors import InputError
 from safereason.evals import Eval, judging
 from safereason.files import read_text
+from safereason.judges import JudgeSpec, own_name
 from safereason.runs.directory import RunDirectory, digest, is_finished, read_manifest, read_metrics, run_path
 from safereason.runs.manifest import sha256
 from safereason.runs.records import Record, read_records, write_bytes
-from safereason.stages.base import Identity, Options, Result, finished_result, judge_identity, resolved_judge
+from safereason.stages.base import Identity, Options, Result, finished_result, resolved_judge
 
 NEEDED = frozenset({"id", "behavior", "request", "context", "category", "prompt", "answer", "finish_reason"})
 """Keys that a record of a completion needs to be judged."""
@@ -35,7 +36,7 @@ def score_eval(run: Path, options: Options, judge: str) -> Result:
         StageFailed: Verdicts failed; `--resume` tries those again.
     """
     evaluation, manifest = _read_judged_run(run)
-    spec = resolved_judge(judge, options)
+    spec = own_name(resolved_judge(judge, options))
     identity = _rejudged_identity(run, manifest, spec)
     stage, recipe = str(manifest["stage"]), str(manifest["recipe"])
     measured = str(manifest["identity"].get("model", ""))
@@ -91,7 +92,7 @@ def _read_judged_run(run: Path) -> tuple[Eval, Record]:
     kind, _, name = str(manifest.get("stage")).partition("/")
     evaluation = None
     if kind == "eval":
-        evaluation = evals.EVALS.get(name)
+        evaluation = evals.EVALS.installed(name)
     if evaluation is None or evaluation.judge is None:
         judged = [f"eval/{known.name}" for known in evals.EVALS.values() if known.judge]
         raise InputError(
@@ -123,7 +124,7 @@ def _rejudged_identity(run: Path, manifest: Record, judge: str) -> Identity:
     judged = manifest["identity"]
     return {
         **judged,
-        "judge": judge_identity(judge),
+        "judge": JudgeSpec.parse(judge).identity(),
         "rejudges": f"{manifest['stage']}/{manifest['recipe']}/{digest(judged)}",
         "completions": sha256(run / judging.COMPLETIONS),
     }

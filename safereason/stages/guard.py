@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from safereason import processes
 from safereason.data.example import Example, read_examples
-from safereason.engines.open import check_name, load_tokenizer, model_location
+from safereason.engines.open import load_tokenizer
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard.guard_prompt import GuardPrompt
@@ -31,8 +32,6 @@ from safereason.stages.base import (
     Outline,
     Result,
     finished_result,
-    model_identity,
-    model_label,
     open_run,
     run_identity,
 )
@@ -110,9 +109,9 @@ def guard_for_verl(recipe: Recipe, options: Options) -> Training:
     if guard.validation is not None:
         held_out = read_examples(folder / data.VALIDATION)
         every_steps = guard.validation.every_steps
-    start = options.model or recipe.model
+    start = ModelSpec.parse(options.model or recipe.model)
     if not options.model and guard.sft is not None:
-        start = _after_sft(recipe, options)
+        start = ModelSpec.parse(_after_sft(recipe, options))
     return Training(
         RL_STAGE,
         "guard.train",
@@ -139,7 +138,7 @@ def train_guard_sft(recipe: Recipe, options: Options) -> Result:
     section = _sft_part(guard, recipe)
     guard_prompt = guard_prompts.of_section(guard)
     tracking.check(recipe.report_to)
-    start = options.model or recipe.model
+    start = ModelSpec.parse(options.model or recipe.model)
     plan = SFTPlan(
         SFT_STAGE,
         "guard.sft",
@@ -161,17 +160,17 @@ def train_guard_rl(recipe: Recipe, options: Options) -> Result:
     """
     guard = _guard_section(recipe)
     section = _grpo_part(guard, recipe)
-    start = options.model or recipe.model
+    start = ModelSpec.parse(options.model or recipe.model)
     # Checks that read no file come first.
     check_rollouts(section, "guard.train")
     tracking.check(recipe.report_to)
     identity = _guard_identity(recipe, guard, "train", section, start)
-    directory = open_run(RL_STAGE, recipe, options, model_label(start), identity)
+    directory = open_run(RL_STAGE, recipe, options, start.label(), identity)
     if (result := finished_result(directory)) is not None:
         return result
     folder = data.built_data(recipe, options)
     _check_validation(guard, folder)
-    check_name(start)
+    start.check()
     with directory as this:
         this.inputs[str(folder / data.TRAIN)] = sha256(folder / data.TRAIN)
         metrics = _train_guard_grpo(section, guard, recipe, start, folder, this)
@@ -180,7 +179,7 @@ def train_guard_rl(recipe: Recipe, options: Options) -> Result:
 
 
 def _train_guard_grpo(
-    section: GRPO, guard: GuardSection, recipe: Recipe, start: str, folder: Path, this: RunDirectory
+    section: GRPO, guard: GuardSection, recipe: Recipe, start: ModelSpec, folder: Path, this: RunDirectory
 ) -> Metrics:
     """Trains on the rows of the built data in `folder`, and returns the metrics."""
     from safereason.training import grpo
@@ -211,7 +210,7 @@ def _train_guard_grpo(
             callbacks.append(_validation(guard, section, sampled_prompt, tokenizer, rows, recipe, this, validations))
         training_run = TrainingRun(
             section=section,
-            location=model_location(start),
+            location=start.location,
             tokenizer=tokenizer,
             seed=recipe.seed,
             folder=this.path,
@@ -381,7 +380,7 @@ def _requested_rows(recipe: Recipe) -> Record:
     return {"built": False, "rows": rows, "validation": 2 * mix.validation_rows_per_label, "traces": traces}
 
 
-def _guard_identity(recipe: Recipe, guard: GuardSection, part: str, section: Section, start: str) -> Identity:
+def _guard_identity(recipe: Recipe, guard: GuardSection, part: str, section: Section, start: ModelSpec) -> Identity:
     """The identity of the trained guard: its own part of the section, its prompt, and the data."""
     settings = {
         **guard_prompts.of_section(guard).prompt_settings(),
@@ -391,8 +390,8 @@ def _guard_identity(recipe: Recipe, guard: GuardSection, part: str, section: Sec
     # Validation decides which model is kept, and only RL has any.
     if part == "train" and guard.validation is not None:
         settings["validation"] = guard.validation.model_dump(mode="json")
-    hashes = contents(models=[start], sources=training_sources(recipe))
-    return run_identity(recipe, "data", guard=settings, model=model_identity(start), **hashes)
+    hashes = contents(models=[str(start)], sources=training_sources(recipe))
+    return run_identity(recipe, "data", guard=settings, model=start.identity(), **hashes)
 
 
 def _guard_section(recipe: Recipe) -> GuardSection:

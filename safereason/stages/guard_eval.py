@@ -13,7 +13,7 @@ from safereason import console
 from safereason.data import rsafe_mix, sources
 from safereason.data.example import Example
 from safereason.data.sampling import limited
-from safereason.engines.open import REMOTE, check_name
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
 from safereason.evals import guard_suite
 from safereason.evals.guard_predictions import About, Prediction, from_record, of_example, read_file
@@ -24,8 +24,8 @@ from safereason.guard import policy as policies
 from safereason.guard.base import Guard, GuardVerdict, Question
 from safereason.guard.open import guard_prompt_of, open_guard
 from safereason.guard.reasoning import ReasoningGuard
-from safereason.judges.as_guard import open_named
-from safereason.recipe.schema import GuardEvaluation, GuardSet, Recipe, Sampling
+from safereason.judges.as_guard import open_named, own_name, split_spec
+from safereason.recipe.schema import GuardEvaluation, GuardSet, Precision, Recipe, Sampling
 from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import going_on, sha256
 from safereason.runs.records import Record, RecordLog, keep_records, read_records, write_json
@@ -36,8 +36,6 @@ from safereason.stages.base import (
     Result,
     finished_result,
     given_inputs,
-    model_identity,
-    model_label,
     open_run,
     run_identity,
     trained_guard,
@@ -58,7 +56,7 @@ class GuardEvalPlan:
     model: str | None
     """A run or a model with a guard prompt; None where `guard` names another guard."""
     guard: str | None
-    """Another guard, as `open_named` knows it."""
+    """Another guard, as `open_named` takes it."""
     policy: str | None
     template: str | None
     """File with the prompt of `guard`, where it takes one."""
@@ -68,8 +66,8 @@ class GuardEvalPlan:
     @property
     def may_retry(self) -> bool:
         """Whether a failed row may succeed later. A local model fails only at rows that are too long for it."""
-        name, _, model = str(self.guard or self.model).partition(":")
-        return name == "moderation" or (model or name).startswith(REMOTE)
+        name, model = split_spec(str(self.guard or self.model))
+        return name == "moderation" or ModelSpec.parse(model or name).is_remote
 
 
 def run_guard_eval(
@@ -118,7 +116,7 @@ def run_guard_eval(
     prompt = _prompt_document(recipe, plan)
     rows, missing = _labelled_rows(plan, recipe.seed, allow_missing)
     identity = run_identity(recipe, **_guard_eval_inputs(plan, rows, prompt, options))
-    directory = open_run(STAGE, recipe, options, plan.guard or model_label(str(plan.model)), identity)
+    directory = open_run(STAGE, recipe, options, plan.guard or ModelSpec.parse(str(plan.model)).label(), identity)
     if (result := finished_result(directory)) is not None:
         return result
     with directory as this:
@@ -249,13 +247,13 @@ def plan_guard_eval(
         policies.load(policy)
     if model:
         # Last, since it may ask the Hub.
-        check_name(model)
+        ModelSpec.parse(model).check()
     return GuardEvalPlan(
         sets=tuple(chosen),
         limit=limit or section.limit,
         resamples=section.resamples,
         model=model,
-        guard=guard,
+        guard=guard and own_name(guard),
         policy=policy,
         template=template,
         samples=samples,
@@ -286,7 +284,8 @@ def chosen_sets(recipe: Recipe, names: Sequence[str]) -> list[GuardSet]:
         parts = [part for part in known if part.label == name]
         # A name that is no label is taken for a source; an unknown one is refused where the source is looked up.
         chosen += parts or [GuardSet(source=name)]
-    return chosen or list(known)
+    # Records know a source by its own name, by whatever path it was found.
+    return [part.model_copy(update={"source": sources.own_name(part.source)}) for part in chosen or known]
 
 
 def scored_predictions(predictions: Sequence[Prediction], resamples: int, seed: int) -> Metrics:
@@ -327,7 +326,7 @@ def _guard_eval_inputs(
 ) -> Identity:
     """The inputs of the run's identity. Sets that are missing are no part of it: they may be there next time."""
     return {
-        "model": plan.guard or model_identity(str(plan.model)),
+        "model": plan.guard or ModelSpec.parse(str(plan.model)).identity(),
         "eval": "guard",
         "sets": [chosen.model_dump(mode="json") for chosen in plan.sets if chosen.label in rows],
         "limit": plan.limit,
@@ -466,7 +465,7 @@ def _open_evaluated_guard(recipe: Recipe, options: Options, plan: GuardEvalPlan)
     )
 
 
-def _guard_precision(recipe: Recipe) -> str:
+def _guard_precision(recipe: Recipe) -> Precision:
     """The precision of the guard's training; fp32 without a GPU, where bf16 is slow."""
     import torch
 

@@ -21,11 +21,8 @@ from safereason.stages import eval as evaluation
 from safereason.stages.base import GUARD_STAGES, Metrics, Options, Result, named_guard, trained_guard
 from safereason.stages.preparation.training_sources import TEACHER_STAGE, trace_sources
 
-HEADLINE = {
-    **{name: ("well_formed", one.reports[0]) for name, one in evals.EVALS.items()},
-    "guard": ("f1", "f1_always_unsafe", "unparsed"),
-}
-"""Names of the figures of each evaluation that show the effect of training."""
+GUARD_HEADLINE = ("f1", "f1_always_unsafe", "unparsed")
+"""Names of the figures of a guard that show the effect of training."""
 
 RunStage = Callable[[Recipe, Options], Result]
 """A function that runs a stage of a recipe."""
@@ -127,7 +124,7 @@ class _Pipeline:
 def _finished_before(recipe: Recipe, options: Options) -> set[Path]:
     """All finished runs of the recipe and of its judging guards, when the pipeline starts."""
     stages = [TEACHER_STAGE, "data", "sft", "rl", *GUARD_STAGES]
-    stages += [f"eval/{name}" for name in HEADLINE]
+    stages += [f"eval/{name}" for name in _evaluations(recipe)]
     runs: set[Path] = set()
     # The runs are listed once, at the start: later on the pipeline's own would be among them.
     for stage in stages:
@@ -193,7 +190,7 @@ def _evaluations(recipe: Recipe) -> dict[str, RunStage]:
             if name in section.also or named.sources(section):
                 evaluations[named.name] = partial(_run_evaluation, named.name)
     if recipe.guard is not None and recipe.guard.eval is not None:
-        evaluations["guard"] = guard_eval.run_guard_eval
+        evaluations[evals.GUARD.name] = guard_eval.run_guard_eval
     return evaluations
 
 
@@ -205,7 +202,10 @@ def _headline_figures(name: str, metrics: Metrics) -> list[Record]:
     """The headline figures of an evaluation over all its prompts."""
     overall = {figure["name"]: figure for figure in metrics["figures"] if figure["group"] == "all"}
     headlines = []
-    for headline in HEADLINE[name]:
+    names: tuple[str, ...] = GUARD_HEADLINE
+    if name != evals.GUARD.name:
+        names = ("well_formed", evals.get(name).reports[0])
+    for headline in names:
         # A figure is missing where no prompt of its kind was evaluated.
         if headline in overall:
             headlines.append({"eval": name, **overall[headline]})

@@ -23,9 +23,10 @@ from safereason.data.example import Example
 from safereason.data.sampling import digest
 from safereason.data.sources import files
 from safereason.engines.base import Engine
-from safereason.engines.open import check_name, open_engine
+from safereason.engines.open import open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
-from safereason.judges import Exchange, Verdict, parse
+from safereason.judges import Exchange, JudgeSpec, Verdict, own_name
 from safereason.judges.refusal import refuses
 from safereason.recipe.schema import Attacking, Recipe
 from safereason.runs.manifest import going_on
@@ -40,8 +41,6 @@ from safereason.stages.base import (
     Result,
     finished_result,
     given_inputs,
-    model_identity,
-    model_label,
     open_run,
     resolved_judge,
     run_identity,
@@ -94,11 +93,12 @@ def run_rainbow(recipe: Recipe, options: Options, plan: RainbowPlan) -> Result:
     """
     # The prompts train this very model by RL, so they have to be hard for it.
     target = rl.start_model(recipe, options)
-    for model in (target, plan.mutator, plan.judge_model, plan.rates):
+    target.check()
+    for model in (plan.mutator, plan.judge_model, plan.rates):
         if model:
-            check_name(model)
+            ModelSpec.parse(model).check()
     identity = _rainbow_identity(recipe, plan, target, options)
-    directory = open_run(STAGE, recipe, options, model_label(target), identity)
+    directory = open_run(STAGE, recipe, options, target.label(), identity)
     if (result := finished_result(directory)) is not None:
         return result
     # Judges are opened before the directory is made: one of quality is refused.
@@ -157,9 +157,9 @@ def plan_rainbow(
         prefix = recipe.eval.prefix
     if named_judge is None:
         raise InputError("attack rainbow: what scores the answers? name a judge with --judge")
-    scorer = resolved_judge(named_judge, options)
+    scorer = own_name(resolved_judge(named_judge, options))
     if not scorer.startswith(RATING):
-        parse(scorer)
+        JudgeSpec.parse(scorer)
     seed_prompts = [example for example in sources.get(seeds).stream("train") if example.kind == "harmful"]
     if not seed_prompts:
         raise InputError(f"source {seeds}: has no harmful prompts to begin with; name another one with --seeds")
@@ -201,16 +201,16 @@ def rainbow_outline(recipe: Recipe, options: Options, plan: RainbowPlan) -> Outl
     }
 
 
-def _rainbow_identity(recipe: Recipe, plan: RainbowPlan, target: str, options: Options) -> Identity:
+def _rainbow_identity(recipe: Recipe, plan: RainbowPlan, target: ModelSpec, options: Options) -> Identity:
     # The templates count by their content below, since the file may be edited.
     settings = plan.settings.model_dump(mode="json", exclude={"templates"})
     judge_model = None
     if plan.judge_model:
-        judge_model = model_identity(plan.judge_model)
+        judge_model = ModelSpec.parse(plan.judge_model).identity()
     return run_identity(
         recipe,
-        model=model_identity(target),
-        mutator=model_identity(plan.mutator),
+        model=target.identity(),
+        mutator=ModelSpec.parse(plan.mutator).identity(),
         judge=scorer_identity(plan.judge),
         judge_model=judge_model,
         settings=settings,
@@ -219,7 +219,7 @@ def _rainbow_identity(recipe: Recipe, plan: RainbowPlan, target: str, options: O
         seeds=digest(*((seed.id, seed.prompt) for seed in plan.seeds)),
         templates=digest(asdict(plan.templates)),
         **given_inputs(base_url=options.base_url),
-        **contents(models=[target, plan.mutator, plan.judge_model], judges=[plan.judge]),
+        **contents(models=[str(target), plan.mutator, plan.judge_model], judges=[plan.judge]),
     )
 
 
@@ -248,7 +248,7 @@ def _all_failed(candidates: Sequence[Candidate]) -> bool:
 
 
 def _search_archives(
-    plan: RainbowPlan, recipe: Recipe, target: str, harm: Harm | None, options: Options, log: RecordLog
+    plan: RainbowPlan, recipe: Recipe, target: ModelSpec, harm: Harm | None, options: Options, log: RecordLog
 ) -> None:
     """Goes on from the recorded iterations until there are enough prompts, or no iterations are left.
 
@@ -313,16 +313,16 @@ def _has_enough(history: History, settings: RainbowSettings) -> bool:
     return settings.prompts is not None and len(history.prompts) >= settings.prompts
 
 
-def _open_team(plan: RainbowPlan, recipe: Recipe, target: str, harm: Harm | None, options: Options) -> Team:
+def _open_team(plan: RainbowPlan, recipe: Recipe, target: ModelSpec, harm: Harm | None, options: Options) -> Team:
     """The models of the search. A model with several parts is loaded once. Without a judge of harm, one rates."""
 
     # One model may have several parts, and two copies of it may not fit in memory.
     @cache
     def opened(model: str) -> Engine:
-        return open_engine(model, base_url=options.base_url, precision=precision_of(recipe))
+        return open_engine(ModelSpec.parse(model), base_url=options.base_url, precision=precision_of(recipe))
 
     score = pair_rater(opened(str(plan.rates))) if harm is None else _pair_scorer(harm)
-    target_engine = opened(target)
+    target_engine = opened(str(target))
     mutator = opened(plan.mutator)
     comparing = None
     if plan.judge_model:
@@ -384,7 +384,7 @@ def _write_archive(path: Path, plan: RainbowPlan, history: History) -> None:
     write_json(path / CELLS, {"risks": list(templates.risks), "styles": list(templates.styles), "best": best})
 
 
-def _rainbow_metrics(plan: RainbowPlan, target: str, history: History, records: Sequence[Record]) -> Metrics:
+def _rainbow_metrics(plan: RainbowPlan, target: ModelSpec, history: History, records: Sequence[Record]) -> Metrics:
     best = history.best()
     templates = plan.templates
     cells = len(templates.cells)
@@ -403,8 +403,8 @@ def _rainbow_metrics(plan: RainbowPlan, target: str, history: History, records: 
     if scored_answers:
         success_by_answer = successful_answers / scored_answers
     return {
-        "target": model_identity(target),
-        "mutator": model_identity(plan.mutator),
+        "target": target.identity(),
+        "mutator": ModelSpec.parse(plan.mutator).identity(),
         "judge": plan.judge,
         "comparing_judge": plan.judge_model,
         "archives": len(history.archives),

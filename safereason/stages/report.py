@@ -19,7 +19,7 @@ def write_report(runs: Sequence[Path], options: Options, title: str) -> Result:
     Raises:
         InputError: No run is given, a directory holds no finished run, or the folder cannot be written.
     """
-    from safereason.report.page import build_page, render_page
+    from safereason.report.page import PLOTS, build_page, render_page
     from safereason.report.read import read_runs
 
     if not runs:
@@ -28,7 +28,7 @@ def write_report(runs: Sequence[Path], options: Options, title: str) -> Result:
     # Runs are read before anything is written, so a run that is missing leaves the old report as it is.
     out = options.out or options.root / "report" / slug(title)
     try:
-        _remove_plots(out / "plots")
+        _remove_plots(out / "plots", PLOTS)
         for plot in page.plots:
             write_bytes(out / "plots" / f"{plot.name}.svg", plot.svg)
             write_bytes(out / "plots" / f"{plot.name}.png", plot.png)
@@ -40,11 +40,11 @@ def write_report(runs: Sequence[Path], options: Options, title: str) -> Result:
     )
 
 
-def _remove_plots(folder: Path) -> None:
-    """Removes an earlier report's plots, by their names: this one may have fewer."""
+def _remove_plots(folder: Path, beginnings: tuple[str, ...]) -> None:
+    """Removes an earlier report's plots, by the beginnings of their names: this one may have fewer."""
     for path in folder.glob("*"):
         # Only names of our plots: a person may keep other files in the folder.
-        if re.fullmatch(r"(?:tradeoff|reliability|groups-|separation-|sft-|rl-|guard-).*\.(?:svg|png)", path.name):
+        if path.name.startswith(beginnings) and path.suffix in (".svg", ".png"):
             path.unlink()
 
 

@@ -1,27 +1,29 @@
 """The newest trained model of a recipe, and the precision of its training."""
 
-from safereason.recipe.schema import Recipe
+from safereason.engines.spec import ModelSpec
+from safereason.recipe.schema import Precision, Recipe
 from safereason.runs.directory import finished_runs
 from safereason.stages import rl, sft
 from safereason.stages.base import Options, source_run
 
 
-def model_of(recipe: Recipe, options: Options) -> str:
+def model_of(recipe: Recipe, options: Options) -> ModelSpec:
     """`options.model`, else the recipe's newest finished rl run, else its sft run.
 
     Raises:
         InputError: There is neither; the message says which command makes it.
     """
     if options.model:
-        return options.model
+        return ModelSpec.parse(options.model)
     # The identity of the rl run can only be worked out where its start model is there.
     if finished_runs(options.root, "rl", recipe.name):
         expected = rl.rl_identity(recipe, rl.start_model(recipe, options), options)
-        return str(source_run("rl", recipe, options, expected))
-    return str(source_run("sft", recipe, options, sft.sft_identity(recipe, recipe.model)))
+        return ModelSpec.parse(str(source_run("rl", recipe, options, expected)))
+    base = ModelSpec.parse(recipe.model)
+    return ModelSpec.parse(str(source_run("sft", recipe, options, sft.sft_identity(recipe, base))))
 
 
-def precision_of(recipe: Recipe) -> str:
+def precision_of(recipe: Recipe) -> Precision:
     """The precision of the recipe's training; `fp32` where it trains nothing."""
     # RL comes last. In another precision the figures would differ from those during the training.
     section = recipe.rl or recipe.sft

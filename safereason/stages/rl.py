@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from safereason.data.example import Example, read_examples
 from safereason.engines import vllm
-from safereason.engines.open import check_name, load_tokenizer, model_location
+from safereason.engines.open import load_tokenizer
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
-from safereason.judges import parse
+from safereason.judges import JudgeSpec
 from safereason.recipe.schema import DPO, GRPO, Recipe, TarsReward
 from safereason.rewards import judges_of, open_reward
 from safereason.rewards.base import Reward
@@ -24,9 +25,6 @@ from safereason.stages.base import (
     Outline,
     Result,
     finished_result,
-    judge_identity,
-    model_identity,
-    model_label,
     open_run,
     resolved_judge,
     run_identity,
@@ -44,15 +42,15 @@ from safereason.training.training_run import TrainingRun
 logger = logging.getLogger(__name__)
 
 
-def rl_identity(recipe: Recipe, model: str, options: Options) -> Identity:
+def rl_identity(recipe: Recipe, model: ModelSpec, options: Options) -> Identity:
     """The identity of the trained model."""
     judge = resolved_judge(_tars_reward(recipe).safety, options)
-    hashes = contents(models=[model], judges=[judge], sources=training_sources(recipe))
+    hashes = contents(models=[str(model)], judges=[judge], sources=training_sources(recipe))
     guard = {}
     if judge.startswith("guard:"):
         # The recipe's section names the guard's recipe only; the run behind it can be another one later.
-        guard = {"guard": judge_identity(judge)}
-    return run_identity(recipe, "data", "rl", model=model_identity(model), **guard, **hashes)
+        guard = {"guard": JudgeSpec.parse(judge).identity()}
+    return run_identity(recipe, "data", "rl", model=model.identity(), **guard, **hashes)
 
 
 def train_rl(recipe: Recipe, options: Options) -> Result:
@@ -68,12 +66,12 @@ def train_rl(recipe: Recipe, options: Options) -> Result:
     tracking.check(recipe.report_to)
     start = start_model(recipe, options)
     # The run of a GRPO training by verl has another identity, so both can be there.
-    directory = open_run("rl", recipe, options, model_label(start), rl_identity(recipe, start, options))
+    directory = open_run("rl", recipe, options, start.label(), rl_identity(recipe, start, options))
     if (result := finished_result(directory)) is not None:
         return result
     prompts = data.built_data(recipe, options) / data.TRAIN
     # An unknown model or judge is refused before a directory is made.
-    check_name(start)
+    start.check()
     reward = open_reward(_reward_with_runs(recipe, options))
     with directory as this:
         this.inputs[str(prompts)] = sha256(prompts)
@@ -98,7 +96,7 @@ def rl_for_verl(recipe: Recipe, options: Options) -> Training:
     reward = _reward_with_runs(recipe, options)
     # verl opens the judges in its own workers, where a mistake in a name is found late.
     for judge in judges_of(reward):
-        parse(judge)
+        JudgeSpec.parse(judge)
     start = start_model(recipe, options)
     rows = data.built_data(recipe, options) / data.TRAIN
     return Training(
@@ -112,21 +110,22 @@ def rl_for_verl(recipe: Recipe, options: Options) -> Training:
     )
 
 
-def start_model(recipe: Recipe, options: Options) -> str:
+def start_model(recipe: Recipe, options: Options) -> ModelSpec:
     """The model that RL starts from.
 
     It is `options.model`, else the recipe's finished sft run, else the base model of a recipe without sft.
     """
     # A model on the command line may be of any recipe, so nothing is expected of it.
     if options.model:
-        return options.model
+        return ModelSpec.parse(options.model)
+    base = ModelSpec.parse(recipe.model)
     if recipe.sft is None:
-        return recipe.model
-    return str(source_run("sft", recipe, options, sft.sft_identity(recipe, recipe.model)))
+        return base
+    return ModelSpec.parse(str(source_run("sft", recipe, options, sft.sft_identity(recipe, base))))
 
 
 def _train_grpo(
-    section: GRPO, recipe: Recipe, start: str, examples: Sequence[Example], reward: Reward, this: RunDirectory
+    section: GRPO, recipe: Recipe, start: ModelSpec, examples: Sequence[Example], reward: Reward, this: RunDirectory
 ) -> Metrics:
     """Trains on the prompts that are short enough, and returns the metrics."""
     from safereason.training import grpo
@@ -144,7 +143,7 @@ def _train_grpo(
     with this.records("metrics") as metrics, this.records("rollouts") as rollouts:
         training_run = TrainingRun(
             section=section,
-            location=model_location(start),
+            location=start.location,
             tokenizer=tokenizer,
             seed=recipe.seed,
             folder=this.path,

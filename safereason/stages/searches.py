@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from safereason.console import say
+from safereason.engines.spec import ModelSpec
 from safereason.recipe.merge import flatten
 from safereason.recipe.schema import Recipe
 from safereason.runs.directory import finished, read_manifest
@@ -31,7 +32,7 @@ def run_searches(recipe: Recipe, options: Options, name: str, behaviors: str, li
         InputError: As `attack.run_attack`.
     """
     plan = attack.plan_attack(recipe, options, name, behaviors=behaviors, limit=limit)
-    identity = attack.attack_identity(recipe, plan, str(options.model), options.base_url)
+    identity = attack.attack_identity(recipe, plan, ModelSpec.parse(str(options.model)), options.base_url)
     similar = list(_similar_searches(options.root, name, identity))
     # The newest one is used: `--overwrite` may have made a search again.
     same = [path for path, similar_identity in similar if similar_identity == identity]

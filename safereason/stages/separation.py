@@ -15,7 +15,8 @@ from safereason.attacks.base import TestCase
 from safereason.data import sources
 from safereason.data.example import Example
 from safereason.data.sampling import limited
-from safereason.engines.open import OPAQUE, check_name, open_engine
+from safereason.engines.open import open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.evals import Case, separation
 from safereason.evals.separation import Projection
@@ -29,8 +30,6 @@ from safereason.stages.base import (
     Options,
     Result,
     finished_result,
-    model_identity,
-    model_label,
     open_run,
     run_identity,
 )
@@ -86,19 +85,19 @@ def run_separation(
     plan = plan_separation(recipe, cases, projection, limit)
     model = model_of(recipe, options)
     # Servers and vLLM give text and probabilities, and no hidden states.
-    if model.startswith(OPAQUE):
+    if not model.has_weights:
         raise InputError(f"{model}: its engine does not show what is inside a model; name a folder, a run or a hub id")
-    check_name(model)
+    model.check()
     cases_of_both = [*_harmful_cases(plan, recipe.seed), *_harmless_cases(plan, recipe.seed)]
     identity = _separation_identity(recipe, plan, model)
-    directory = open_run("eval/separation", recipe, options, model_label(model), identity)
+    directory = open_run("eval/separation", recipe, options, model.label(), identity)
     if (result := finished_result(directory)) is not None:
         return result
     with directory as this:
         embeddings = _embeddings(cases_of_both, plan, recipe, model, this.path / "embeddings")
         metrics = {
             "eval": "separation",
-            "model": model_identity(model),
+            "model": model.identity(),
             "recipe": recipe.name,
             "projection": projection,
             **_prompt_sets(plan, cases_of_both),
@@ -124,7 +123,9 @@ def plan_separation(recipe: Recipe, cases: Sequence[Path], projection: Projectio
         if section.behaviors is None:
             missing = "eval.behaviors"
         raise InputError(f"recipe {recipe.name}: {missing} is null, and both kinds are needed; name a source")
-    return SeparationPlan(section, section.behaviors, section.benign, projection, limit or section.limit, tuple(cases))
+    harmful = sources.own_name(section.behaviors)
+    harmless = sources.own_name(section.benign)
+    return SeparationPlan(section, harmful, harmless, projection, limit or section.limit, tuple(cases))
 
 
 def _harmful_cases(plan: SeparationPlan, seed: int) -> list[Case]:
@@ -183,10 +184,10 @@ def _enough_cases(cases: list[Case], where: str, kind: str) -> list[Case]:
     return cases
 
 
-def _separation_identity(recipe: Recipe, plan: SeparationPlan, model: str) -> Identity:
+def _separation_identity(recipe: Recipe, plan: SeparationPlan, model: ModelSpec) -> Identity:
     return run_identity(
         recipe,
-        model=model_identity(model),
+        model=model.identity(),
         eval="separation",
         behaviors=plan.harmful,
         benign=plan.harmless,
@@ -194,12 +195,12 @@ def _separation_identity(recipe: Recipe, plan: SeparationPlan, model: str) -> Id
         projection=plan.projection,
         limit=plan.limit,
         cases={str(path): sha256(path) for path in plan.cases},
-        **contents(models=[model], sources=[plan.harmful, plan.harmless]),
+        **contents(models=[str(model)], sources=[plan.harmful, plan.harmless]),
     )
 
 
 def _embeddings(
-    cases: Sequence[Case], plan: SeparationPlan, recipe: Recipe, model: str, folder: Path
+    cases: Sequence[Case], plan: SeparationPlan, recipe: Recipe, model: ModelSpec, folder: Path
 ) -> "NDArray[np.float32]":
     """The hidden states of all prompts, [N, H]. Files that are there are read; a file is whole or absent."""
     import numpy as np
@@ -223,7 +224,11 @@ def _embeddings(
 
 
 def _write_embeddings(
-    batches: Mapping[Path, Sequence[Case]], missing: Sequence[Path], plan: SeparationPlan, recipe: Recipe, model: str
+    batches: Mapping[Path, Sequence[Case]],
+    missing: Sequence[Path],
+    plan: SeparationPlan,
+    recipe: Recipe,
+    model: ModelSpec,
 ) -> None:
     """Computes and writes the missing files of hidden states, one a batch."""
     from safetensors.numpy import save

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from safereason import processes
 from safereason.data.example import Example, read_examples
-from safereason.engines.open import check_name, load_tokenizer, model_location
+from safereason.engines.open import load_tokenizer
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.recipe.schema import SFT, Recipe, TarsMix
 from safereason.runs.directory import CHECKPOINTS
@@ -24,8 +25,6 @@ from safereason.stages.base import (
     Outline,
     Result,
     finished_result,
-    model_identity,
-    model_label,
     open_run,
     run_identity,
 )
@@ -53,7 +52,7 @@ class SFTPlan:
     key: str
     """Dotted key of the section, for messages."""
     section: SFT
-    start: str
+    start: ModelSpec
     """Model to start from."""
     identity: Identity
     reasoned: bool
@@ -64,11 +63,11 @@ class SFTPlan:
     """Writes further files into the folder of the trained model."""
 
 
-def sft_identity(recipe: Recipe, model: str) -> Identity:
+def sft_identity(recipe: Recipe, model: ModelSpec) -> Identity:
     """The identity of the trained model."""
     # Files of data count too: the data section holds their names only.
-    hashes = contents(models=[model], sources=training_sources(recipe))
-    return run_identity(recipe, "data", "sft", model=model_identity(model), **hashes)
+    hashes = contents(models=[str(model)], sources=training_sources(recipe))
+    return run_identity(recipe, "data", "sft", model=model.identity(), **hashes)
 
 
 def train_sft(recipe: Recipe, options: Options) -> Result:
@@ -80,7 +79,7 @@ def train_sft(recipe: Recipe, options: Options) -> Result:
     section = _sft_section(recipe)
     # A tracker that is not installed would otherwise be found after the model was loaded.
     tracking.check(recipe.report_to)
-    start = options.model or recipe.model
+    start = ModelSpec.parse(options.model or recipe.model)
     plan = SFTPlan("sft", "sft", section, start, sft_identity(recipe, start), section.reasoning)
     return run_sft(plan, recipe, options)
 
@@ -94,13 +93,13 @@ def run_sft(plan: SFTPlan, recipe: Recipe, options: Options) -> Result:
         InputError: The data was not built, or too few rows are short enough.
     """
     section = plan.section
-    directory = open_run(plan.stage, recipe, options, model_label(plan.start), plan.identity)
+    directory = open_run(plan.stage, recipe, options, plan.start.label(), plan.identity)
     if (result := finished_result(directory)) is not None:
         return result
     # Everything that a person may have to mend is checked before the directory is made.
-    check_name(plan.start)
+    plan.start.check()
     traces = _traces_file(recipe, options)
-    location = model_location(plan.start)
+    location = plan.start.location
     with directory as this:
         from safereason.training import sft
 

@@ -14,16 +14,18 @@ from safereason.data import traces
 from safereason.data.example import Example, write_parquet
 from safereason.data.traces import KEPT, Reading
 from safereason.engines.base import Completion
-from safereason.engines.open import check_name, open_engine
+from safereason.engines.open import open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.errors import StageFailed
 from safereason.evals import judging
 from safereason.evals.judging import EXCHANGES_A_BATCH
 from safereason.judges import Exchange, Judge, Verdict, open_judge
-from safereason.recipe.schema import Recipe
+from safereason.judges.base import THRESHOLD
+from safereason.recipe.schema import Precision, Recipe
 from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import going_on
 from safereason.runs.records import Record, RecordLog, keep_records, line_of, read_records, write_bytes, write_json
-from safereason.stages.base import Metrics, Options, Result, finished_result, model_identity, model_label, open_run
+from safereason.stages.base import Metrics, Options, Result, finished_result, open_run
 from safereason.stages.preparation.teacher import (
     Price,
     TeacherPlan,
@@ -41,8 +43,6 @@ VERDICTS = "verdicts"
 REJECTED = "rejected by the judge"
 UNSCORED = "unscored by the judge"
 JUDGE_FAILED = "not judged: the judge failed"
-THRESHOLD = 0.5
-"""Score of a judge below which an answer is harmless, complies, or is of low quality."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ def write_traces(
     """
     plan = plan_teacher(recipe, options, limit)
     # An unknown model is refused before a directory is made.
-    check_name(plan.teacher.model)
+    ModelSpec.parse(plan.teacher.model).check()
     identity = teacher_identity(recipe, plan, options)
-    directory = open_run(TEACHER_STAGE, recipe, options, model_label(plan.teacher.model), identity)
+    directory = open_run(TEACHER_STAGE, recipe, options, ModelSpec.parse(plan.teacher.model).label(), identity)
     if (result := finished_result(directory)) is not None:
         # The price is no part of the identity, so a finished run is priced anew.
         return Result(result.run, result.metrics | cost(result.metrics["tokens"], price))
@@ -138,10 +138,10 @@ def _generate_replies(plan: TeacherPlan, seed: int, options: Options, log: Recor
     import torch
 
     # bf16 halves the memory of a large teacher. On a CPU it is slower than fp32.
-    precision = "fp32"
+    precision: Precision = "fp32"
     if torch.cuda.is_available():
         precision = "bf16"
-    engine = open_engine(plan.teacher.model, base_url=options.base_url, precision=precision)
+    engine = open_engine(ModelSpec.parse(plan.teacher.model), base_url=options.base_url, precision=precision)
     kept = Counter[bool]()
     for reply in recorded.values():
         kept[reply["outcome"] == KEPT] += 1
@@ -310,7 +310,7 @@ def _traces_metrics(plan: TeacherPlan, records: Sequence[Record], replies: Seque
             "kept": kept_by_source[source],
         }
     return {
-        "teacher": model_identity(plan.teacher.model),
+        "teacher": ModelSpec.parse(plan.teacher.model).identity(),
         "judge": plan.judge,
         "prompts": len(plan.examples),
         "prompts_without_trace": len(plan.examples) - len(ids_with_trace),

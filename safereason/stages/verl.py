@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 from safereason.console import say
 from safereason.data.example import Example
-from safereason.engines.open import load_model, load_tokenizer, model_location
+from safereason.engines.open import load_model, load_tokenizer
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
 from safereason.recipe.schema import GRPO, Recipe, RSafeReward, TarsReward
 from safereason.runs.directory import RunDirectory, differing_keys
 from safereason.runs.manifest import sha256
-from safereason.stages.base import Identity, Metrics, Options, Outline, Result, finished_result, model_label, open_run
+from safereason.stages.base import Identity, Metrics, Options, Outline, Result, finished_result, open_run
 from safereason.text import chat
 from safereason.training import verl, verl_files
 from safereason.training.arguments import check_left
@@ -54,7 +55,7 @@ class Training:
     key: str
     """Dotted key of the section."""
     section: GRPO
-    start: str
+    start: ModelSpec
     """Model to start from."""
     identity: Identity
     """Identity of the same training by TRL."""
@@ -113,7 +114,7 @@ class Training:
 
     def overrides(self, cluster: verl.Cluster, name: str, seed: int) -> verl.Overrides:
         """The section as verl's options."""
-        model = model_location(self.start)
+        model = self.start.location
         if Path(model).is_dir():
             # verl's workers run in other folders.
             model = str(Path(model).resolve())
@@ -156,7 +157,7 @@ def export_verl(training: Training, recipe: Recipe, options: Options, backend: B
         _check_verl_installed()
     else:
         _check_trained_folder(backend.trained, training)
-    label = model_label(training.start)
+    label = training.start.label()
     directory = open_run(training.stage, recipe, options, label, training.whole_identity)
     if (result := finished_result(directory)) is not None:
         return result

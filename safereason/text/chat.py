@@ -1,6 +1,6 @@
 """Conversations to token ids and back, through the model's own chat template.
 
-Chat templates differ in what they do around a reply, and this is the one place that knows:
+Chat templates differ in what they do around a reply, and this module alone knows:
 
 1. A generation prompt may open the reasoning itself (DeepSeek-R1's distillates, Qwen3.5), or close it at once. `Prompt`
    says what it opened, and a generation prefix that opens the reasoning takes its place, so that it is opened once.
@@ -27,17 +27,17 @@ Message = dict[str, str]
 Conversation = Sequence[Message]
 
 _PROBE = "safereason"
-"""A word that stands for a turn's text where only what a template puts around it is looked at."""
+"""Text of a turn in conversations that only show what a template puts around it."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model reads before it writes."""
+    """A rendered prompt, in two parts."""
 
     head: str
     """The rendered conversation and the generation prompt, up to where reasoning is opened."""
     opening: str
-    """What the completion goes on from: the reasoning that the template opened, and the generation prefix."""
+    """The beginning of the model's turn: the reasoning that the template opened, and the generation prefix."""
 
     @property
     def text(self) -> str:
@@ -63,13 +63,14 @@ def render(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, pre
     head, opening = _split_opening(text)
     if prefix.lstrip().startswith(OPEN):
         return Prompt(head, prefix)
-    if CLOSE in opening:  # the completion is an answer, and has no reasoning of its own
+    # Reasoning is switched off: the completion is an answer, and the prefix belongs to it.
+    if CLOSE in opening:
         return Prompt(text, prefix)
     return Prompt(head, opening + prefix)
 
 
 def opening(tokenizer: "PreTrainedTokenizerBase", prefix: str = "") -> str:
-    """What completions of a user's message go on from; as a prefix, it renders what `prefix` renders."""
+    """The beginning of the model's turn after a user's message; as a prefix, it renders the prompts of `prefix`."""
     return render(tokenizer, user(_PROBE), prefix).opening
 
 
@@ -93,11 +94,12 @@ def transcript(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation)
 
 def ids_of(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """Token ids of a rendered text, which holds its special tokens already."""
+    # Adding special tokens again would begin the text twice, which changes what the model writes.
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def prompt_ids(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, prefix: str = "") -> list[int]:
-    """Token ids of what `rendered` gives.
+    """Token ids of the text of `render`.
 
     Raises:
         InputError: As `render` does.
@@ -117,6 +119,7 @@ def trace_ids(
     Raises:
         InputError: As `render` does.
     """
+    # Training sees the boundary between prompt and completion that generation will see.
     prompt = render(tokenizer, conversation)
     if prompt.opening:
         completion = _after(prompt.opening, reasoning_text.join(reasoning or "", answer))
@@ -124,7 +127,7 @@ def trace_ids(
         completion = answer
     else:
         completion = reasoning_text.join(reasoning, answer)
-        # A template that closes the reasoning at once is asked for the reasoning that is trained.
+        # A template that opens the reasoning and closes it at once leaves no room for the one that is trained.
         prompt = Prompt(_split_opening(prompt.text)[0], "")
     return ids_of(tokenizer, prompt.text), [*ids_of(tokenizer, completion), end_of_turn(tokenizer)]
 
@@ -137,8 +140,10 @@ def end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int:
 def decoded(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
     """The text of a completion: without special tokens, except the tags around reasoning where these are some."""
     special, tags = _special_ids(tokenizer, len(tokenizer))
+    # The tokenizer's own decoding is the faster way, and the usual one.
     if tags.isdisjoint(ids):
         return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+    # The library would leave out the tags with all other special tokens.
     kept = [token for token in ids if token in tags or token not in special]
     return str(tokenizer.decode(kept, skip_special_tokens=False))
 
@@ -161,10 +166,12 @@ def _applied(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, g
         return str(tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=generation))
 
     try:
+        # Stripped, because templates trim the text that they render.
         systems = [turn["content"].strip() for turn in conversation if turn["role"] == "system"]
         if not systems:
             return apply(conversation)
-        text = _tried(apply, conversation)
+        text = _apply_or_none(apply, conversation)
+        # A template without the role refuses it, or drops the text without a word.
         if text is not None and all(system in text for system in systems):
             return text
         text = apply(_without_system(conversation))
@@ -175,11 +182,11 @@ def _applied(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, g
             f"{name}: its chat template refuses a conversation of turns {roles} ({reason}); give turns that it takes, "
             "or another model"
         ) from error
-    _say_no_system_role(name)
+    _note_missing_system_role(name)
     return text
 
 
-def _tried(apply: Callable[[Conversation], str], conversation: Conversation) -> str | None:
+def _apply_or_none(apply: Callable[[Conversation], str], conversation: Conversation) -> str | None:
     from jinja2 import TemplateError
 
     try:
@@ -190,22 +197,25 @@ def _tried(apply: Callable[[Conversation], str], conversation: Conversation) -> 
 
 def _without_system(conversation: Conversation) -> list[Message]:
     """The conversation with each system text in front of the next user's, or as a user's where none follows."""
-    found: list[Message] = []
+    turns: list[Message] = []
     waiting: list[str] = []
     for turn in conversation:
         if turn["role"] == "system":
             waiting.append(turn["content"])
         elif turn["role"] == "user" and waiting:
-            found.append({**turn, "content": "\n\n".join([*waiting, turn["content"]])})
+            turns.append({**turn, "content": "\n\n".join([*waiting, turn["content"]])})
             waiting = []
         else:
-            found.append(dict(turn))
-    return [*found, *user("\n\n".join(waiting))] if waiting else found
+            turns.append(dict(turn))
+    # A conversation that ends with a system turn still has its text.
+    if waiting:
+        turns.extend(user("\n\n".join(waiting)))
+    return turns
 
 
 @cache
-def _say_no_system_role(name: str) -> None:
-    """Says so once for each model."""
+def _note_missing_system_role(name: str) -> None:
+    """Prints the notice once for each model."""
     console.say(f"{name}: its chat template has no system role; the system text goes in front of the user's")
 
 
@@ -222,9 +232,10 @@ def _split_opening(text: str) -> tuple[str, str]:
 
 
 def _after(opening: str, whole: str) -> str:
-    """What is left to write of a reasoned text after its opening, whatever white space the opening ends with."""
+    """The rest of a reasoned text after its opening; white space at the opening's end does not count."""
     if whole.startswith(opening):
         return whole[len(opening) :]
+    # Templates differ in the line breaks after the tag; the prompt has them already.
     return whole.removeprefix(OPEN).lstrip("\n")
 
 
@@ -232,24 +243,32 @@ def _after(opening: str, whole: str) -> str:
 def _end_of_turn(tokenizer: "PreTrainedTokenizerBase", template: str) -> int:
     from jinja2 import TemplateError
 
+    # The token after the probe's text is the one that the template writes at the end of a reply.
     conversation = [*user("?"), {"role": "assistant", "content": _PROBE}]
     try:
-        text = str(tokenizer.apply_chat_template(conversation, tokenize=False)) if template else ""
-    except (TemplateError, TypeError):  # made for other turns, or for a content that is a list
         text = ""
-    _, found, after = text.rpartition(_PROBE)
+        if template:
+            text = str(tokenizer.apply_chat_template(conversation, tokenize=False))
+    except (TemplateError, TypeError):
+        # The template is made for other turns, or for a content that is a list.
+        text = ""
+    _, probe, after = text.rpartition(_PROBE)
     tail = after.lstrip()
-    tokens = {token.content: i for i, token in tokenizer.added_tokens_decoder.items()}
-    beginning = [content for content in tokens if found and content and tail.startswith(content)]
-    if not beginning:
+    ends: dict[str, int] = {}
+    for i, token in tokenizer.added_tokens_decoder.items():
+        if probe and token.content and tail.startswith(token.content):
+            ends[token.content] = i
+    if not ends:
         return int(tokenizer.eos_token_id)
-    return int(tokens[max(beginning, key=len)])
+    # One token may begin as another one does: the tokenizer takes the longest.
+    return int(ends[max(ends, key=len)])
 
 
 @lru_cache(maxsize=64)
 def _special_ids(tokenizer: "PreTrainedTokenizerBase", size: int) -> tuple[frozenset[int], frozenset[int]]:
     """Ids of the special tokens, and of the reasoning's tags among them; `size` is the vocabulary's, which may grow."""
     added = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    # Tokenizers list a special token in either of the two, and not always in both.
     special = {*added, *tokenizer.all_special_ids}
     tags = {i for i in special if str(tokenizer.convert_ids_to_tokens(i)).strip() in (OPEN, CLOSE)}
     return frozenset(special), frozenset(tags)

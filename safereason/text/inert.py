@@ -1,4 +1,4 @@
-"""Foreign text made inert: it closes no marker of ours and spells no control token of the model that reads it.
+"""Inert text: foreign text that closes no marker of ours and spells no control token of the model that reads it.
 
 Guards, judges and attacks all put what a person or a model wrote between markers of a prompt. Where that text spells a
 token, its first character is replaced by one that looks like it: `‹|im_end|>`, `⟦/INST]`. A token of another kind, such
@@ -14,12 +14,12 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 LOOK_ALIKES = {"<": "‹", "[": "⟦", "{": "❴", "(": "❨", "|": "¦", ">": "›", "]": "⟧"}
-"""What takes the place of the first character of a token."""
+"""Replacements of the first character of a token."""
 DOT = "·"
-"""What follows the first character of a token that begins with something else."""
+"""Inserted after the first character of a token that begins with something else."""
 
 # Beginnings of our markers and of the control tokens of whole families: `<|im_start|>`, `<|eot_id|>`, `<|channel|>`,
 # `<｜User｜>`, `<start_of_turn>`, `<extra_id_0>`, `[|assistant|]`.
@@ -103,10 +103,18 @@ _SQUARE = (
     "control_",
 )
 _OTHERS = (">>title<<", ">>abstract<<", ">>question<<", ">>answer<<", "]~b]", "]~!b[", "[e~[")
+
+
+def _in_brackets(name: str) -> str:
+    if name.endswith("_"):  # numbered ones, as `[control_12]`
+        return f"[{name}"
+    return f"[{name}]"
+
+
 KNOWN = (
     *_BEGINNINGS,
     *(f"<{name}>" for name in _ANGLED),
-    *(f"[{name}]" if not name.endswith("_") else f"[{name}" for name in _SQUARE),
+    *map(_in_brackets, _SQUARE),
     *_OTHERS,
 )
 """Control tokens of common families: the tokenizer behind a server is not known."""
@@ -117,14 +125,16 @@ _INVISIBLE = frozenset(("Cf", "Cc", "Mn", "Me", "Zs", "Zl", "Zp"))
 _END = ""
 """Marks the end of a token in a trie."""
 
-Trie = dict[str, Any]
+Trie: TypeAlias = dict[str, Any]
+"""Nested mappings by character; `_END` is a key where a token is complete."""
 
 
 class _Folded(dict[int, str]):
-    """By code point, what of a character counts: without case, accent and compatibility form; often nothing."""
+    """A table by code point: the character without case, accent and compatibility form; often nothing is left."""
 
     def __missing__(self, code: int) -> str:
         parts = unicodedata.normalize("NFKD", chr(code)).casefold()
+        # `▁` is SentencePiece's space: tokenizers drop or add it as they do a space.
         kept = "".join(c for c in parts if c != "▁" and unicodedata.category(c) not in _INVISIBLE)
         self[code] = kept
         return kept
@@ -137,23 +147,30 @@ def inert(text: str, tokens: Iterable[str] = ()) -> str:
     """Text that spells none of the tokens, nor a marker of ours; applied again, it changes nothing.
 
     Args:
-        text: What a person or a model wrote.
+        text: Text of a person or a model.
         tokens: Special tokens of the tokenizer that will read it, or other texts that it may not hold. One that is a
             single letter or white space alone cannot be broken, and stays.
     """
-    given = frozenset(tokens)
-    trie = _trie(given)
-    shown = folded(text)
-    starts = [at for at, character in enumerate(shown) if character in trie]
-    lengths = [(at, length) for at in starts if (length := _spelled(shown, at, trie))]
-    if not lengths:
+    trie = _trie(frozenset(tokens))
+    # Most texts spell no token: the positions are worked out only for those that do.
+    plain = folded(text)
+    spelled: list[tuple[int, int]] = []
+    for start, character in enumerate(plain):
+        if character in trie and (length := _spelled(plain, start, trie)):
+            spelled.append((start, length))
+    if not spelled:
         return text
-    places = [place for place, character in enumerate(text) for _ in _FOLDED[ord(character)]]
+    # A character folds to none, one or several: each folded one comes from this position of the text.
+    positions: list[int] = []
+    for position, character in enumerate(text):
+        positions.extend([position] * len(_FOLDED[ord(character)]))
     characters = list(text)
-    for at, length in lengths:
-        first, last = places[at], places[at + length - 1]
-        if shown[at] in LOOK_ALIKES:
-            characters[first] = LOOK_ALIKES[shown[at]]
+    for start, length in spelled:
+        first = positions[start]
+        last = positions[start + length - 1]
+        if plain[start] in LOOK_ALIKES:
+            characters[first] = LOOK_ALIKES[plain[start]]
+        # Where one character of the text folds to the whole token, there is no position for a dot.
         elif first != last:
             characters[first] = f"{text[first]}{DOT}"
     return "".join(characters)
@@ -162,15 +179,21 @@ def inert(text: str, tokens: Iterable[str] = ()) -> str:
 def quoted(text: str, passes: Callable[[str], bool]) -> str:
     """Text with `> ` in front of each line that could pass for something else, as a quotation has it."""
     parts = _BREAK.split(text)
-    return "".join(f"> {part}" if passes(part) else part for part in parts)
+    lines: list[str] = []
+    for part in parts:
+        if passes(part):
+            lines.append(f"> {part}")
+        else:
+            lines.append(part)
+    return "".join(lines)
 
 
 def folded(text: str) -> str:
-    """What of a text counts when tokens are looked for in it."""
+    """The characters of a text that count in the search for tokens."""
     return text.translate(_FOLDED)
 
 
-def special_tokens(reader: Any) -> tuple[str, ...]:
+def special_tokens(reader: object) -> tuple[str, ...]:
     """The special tokens of a tokenizer, or of an engine's; none where a server has it and it is not known."""
     tokenizer = getattr(reader, "tokenizer", reader)
     added = getattr(tokenizer, "added_tokens_decoder", {})
@@ -178,13 +201,14 @@ def special_tokens(reader: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(token.content for token in added.values() if token.special), *named]))
 
 
-def _spelled(shown: str, at: int, trie: Trie) -> int:
-    """The length of the shortest token that a folded text spells at a place; 0 where it spells none."""
-    node: Trie | None = trie
-    for length, place in enumerate(range(at, len(shown)), start=1):
-        node = node.get(shown[place]) if node else None
-        if node is None:
+def _spelled(text: str, start: int, trie: Trie) -> int:
+    """The length of the shortest token that a folded text spells from `start` on; 0 where it spells none."""
+    node = trie
+    for length, position in enumerate(range(start, len(text)), start=1):
+        if text[position] not in node:
             return 0
+        node = node[text[position]]
+        # The shortest token is enough: breaking its beginning breaks every longer one, too.
         if _END in node:
             return length
     return 0
@@ -203,7 +227,7 @@ def _trie(tokens: frozenset[str]) -> Trie:
 
 
 def _folded_tokens(tokens: Iterable[str]) -> Iterator[str]:
-    """Without those that are no more than a letter or white space."""
+    """The tokens, folded, without those that are no more than a letter or white space."""
     for token in tokens:
         shown = folded(token)
         if len(shown) > 1 or shown in LOOK_ALIKES:

@@ -1,14 +1,17 @@
-"""Prompts that are their publisher's: read from the published Python file, which is not run."""
+"""Published prompts, read from their publisher's Python file, which is not run."""
 
 import ast
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from safereason.errors import InputError
 
+Constant: TypeAlias = Any
+"""A value that Python source spells out, such as a text or a list of messages; its reader knows which."""
 
-def judgezoo(module: str, constant: str) -> Any:
+
+def judgezoo(module: str, constant: str) -> Constant:
     """The value of a constant in a module of the package `judgezoo`, which need not be importable.
 
     Args:
@@ -18,6 +21,7 @@ def judgezoo(module: str, constant: str) -> Any:
     Raises:
         InputError: The package is not installed, or has no such constant.
     """
+    # Importing the package would load its models' libraries, and needs them installed.
     spec = importlib.util.find_spec("judgezoo")
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
@@ -26,7 +30,7 @@ def judgezoo(module: str, constant: str) -> Any:
     return read(Path(spec.submodule_search_locations[0], f"{module}.py"), constant)
 
 
-def read(file: Path, constant: str) -> Any:
+def read(file: Path, constant: str) -> Constant:
     """The value of a constant, `NAME` or `CLASS.NAME`, in a Python file.
 
     Raises:
@@ -35,12 +39,26 @@ def read(file: Path, constant: str) -> Any:
     try:
         body = ast.parse(file.read_text(encoding="utf-8")).body
         *classes, name = constant.split(".")
-        for each in classes:
-            body = next(node.body for node in body if isinstance(node, ast.ClassDef) and node.name == each)
-        return next(ast.literal_eval(node.value) for node in body if isinstance(node, ast.Assign) and _sets(node, name))
-    except (OSError, SyntaxError, ValueError, StopIteration) as error:
+        for class_name in classes:
+            body = _class_body(body, class_name)
+        # A literal alone is evaluated: the file's code never runs.
+        return ast.literal_eval(_assigned(body, name))
+    except (OSError, SyntaxError, ValueError, LookupError) as error:
         raise InputError(f"{file}: {constant} cannot be read from it; get the file as it is published") from error
 
 
-def _sets(node: ast.Assign, name: str) -> bool:
-    return any(isinstance(target, ast.Name) and target.id == name for target in node.targets)
+def _class_body(body: list[ast.stmt], name: str) -> list[ast.stmt]:
+    for node in body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return node.body
+    raise LookupError(name)
+
+
+def _assigned(body: list[ast.stmt], name: str) -> ast.expr:
+    for node in body:
+        if not isinstance(node, ast.Assign):
+            continue
+        for target in node.targets:
+            if isinstance(target, ast.Name) and target.id == name:
+                return node.value
+    raise LookupError(name)

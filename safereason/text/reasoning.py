@@ -1,4 +1,4 @@
-r"""Where reasoning ends and the answer begins.
+r"""Completions split into reasoning and answer.
 
 A well-formed completion reads `<think>\n` reasoning `\n</think>\n\n` answer (TARS, arXiv 2507.00971, §4 and app. F).
 """
@@ -13,12 +13,12 @@ DELIMITER = "\n</think>\n\n"
 
 @dataclass(frozen=True)
 class Reasoned:
-    """A completion taken apart."""
+    """The two parts of a completion."""
 
     reasoning: str
     """The text between the tags; empty where the reasoning was never closed."""
     answer: str
-    """What a person sees, and what every judge is given; all of the text where the reasoning was never closed."""
+    """The part for the user, which judges see; the whole text where the reasoning was never closed."""
     closed: bool
     """Whether the reasoning was closed."""
 
@@ -30,11 +30,14 @@ def split(text: str, strict: bool = False) -> Reasoned:
     at the first `\n</think>\n\n`, to the letter. Where the delimiter is missing all of the text is the answer, so
     that a model that never closes its reasoning is judged on everything it wrote.
     """
-    delimiter = DELIMITER if strict else CLOSE
-    before, found, after = text.partition(delimiter)
-    if not found:
+    delimiter = CLOSE
+    if strict:
+        delimiter = DELIMITER
+    before, separator, after = text.partition(delimiter)
+    if not separator:
         return Reasoned(reasoning="", answer=text, closed=False)
     if strict:
+        # Nothing is trimmed: training rewards the exact form that SFT has taught.
         return Reasoned(reasoning=before.removeprefix(PREFIX), answer=after, closed=True)
     return Reasoned(reasoning=before.strip().removeprefix(OPEN).strip(), answer=after.strip(), closed=True)
 

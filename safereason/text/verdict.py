@@ -21,12 +21,12 @@ def is_well_formed(text: str, require_reasoning: bool = True) -> bool:
 
 def _in_order(text: str, parts: Sequence[str]) -> bool:
     """Whether the parts follow each other in a text, with anything between them."""
-    place = 0
+    end = 0
     for part in parts:
-        found = text.find(part, place)
-        if found < 0:
+        start = text.find(part, end)
+        if start < 0:
             return False
-        place = found + len(part)
+        end = start + len(part)
     return True
 
 
@@ -36,6 +36,7 @@ def last_boxed(text: str) -> str | None:
     if start < 0:
         return None
     depth = 0
+    # Counted from the box's own brace on, so that braces inside, as of `\\text{safe}`, do not end it.
     for position in range(start + len(BOX) - 1, len(text)):
         depth += {"{": 1, "}": -1}.get(text[position], 0)
         if depth == 0:
@@ -44,7 +45,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def parse(text: str) -> Label | None:
-    """The verdict, whatever its case and the white space around it in the box; None where it is neither word."""
+    """The verdict in the last box, ignoring case and white space; None where it is neither word."""
     match (last_boxed(text) or "").strip().lower():
         case "safe":
             return "safe"

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from math import ceil
 
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
+from safereason.judges import JudgeSpec
 from safereason.recipe.schema import DPO, GRPO, SFT, LoRA, Recipe, RSafeReward
 from safereason.training import memory
 from safereason.training.arguments import cut_batch
@@ -35,8 +37,6 @@ SIZES = {
     "B200": 180,
 }
 """Memory of well-known GPUs by their data sheets, in GB; the largest size of each."""
-JUDGE_MODELS = {"harmbench": "cais/HarmBench-Llama-2-13b-cls", "strongreject": "qylu4156/strongreject-15k-v1"}
-"""Models of judges whose name alone says which model they load."""
 ENGINE_TOKENS = 16_384
 """Tokens of prompts and rollouts that our engine holds at a time, unless one alone is longer."""
 PROMPT_SHARE = 0.25
@@ -248,8 +248,9 @@ def _judge_memory(section: Section) -> tuple[int, list[str]]:
     size = 0
     unknown: list[str] = []
     for spec in judges_of(section.reward):
-        model = _judge_model(spec)
-        if not model or model.startswith("openai/"):
+        judge = JudgeSpec.parse(spec)
+        model = judge.entry.model_of(judge.argument)
+        if model is None or ModelSpec.parse(model).is_remote:
             # A judge behind a server takes no memory here.
             continue
         try:
@@ -257,14 +258,6 @@ def _judge_memory(section: Section) -> tuple[int, list[str]]:
         except InputError:
             unknown.append(model)
     return size, unknown
-
-
-def _judge_model(spec: str) -> str:
-    """The model that a judge loads; empty where it loads none."""
-    name, _, argument = spec.partition(":")
-    if name in ("guard", "reward-model", *JUDGE_MODELS):
-        return argument or JUDGE_MODELS.get(name, "")
-    return ""
 
 
 def changes(training: Training) -> Iterator[tuple[str, Section]]:

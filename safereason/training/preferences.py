@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from safereason import console, processes
 from safereason.data.example import Example
 from safereason.engines.base import Completion
-from safereason.engines.open import load_tokenizer, model_location, open_engine
+from safereason.engines.open import load_tokenizer, open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
-from safereason.recipe.schema import DPO, Recipe
+from safereason.recipe.schema import DPO, Precision, Recipe
 from safereason.rewards.base import Reward, RewardParts, RewardRow
 from safereason.runs.directory import CHECKPOINTS, RunDirectory
 from safereason.runs.manifest import going_on
@@ -64,7 +65,7 @@ class ResponseJob:
 
 
 def train_dpo(
-    section: DPO, recipe: Recipe, start: str, examples: Sequence[Example], reward: Reward, this: RunDirectory
+    section: DPO, recipe: Recipe, start: ModelSpec, examples: Sequence[Example], reward: Reward, this: RunDirectory
 ) -> Record:
     """Draws and scores responses, pairs them, and trains on the pairs.
 
@@ -112,7 +113,7 @@ def train_dpo(
     return {**trained, **_pair_counts(jobs, rollouts, pairs), "dropped_too_long": len(examples) - len(kept)}
 
 
-def _draw_responses(section: DPO, seed: int, start: str, jobs: Sequence[ResponseJob], log: RecordLog) -> None:
+def _draw_responses(section: DPO, seed: int, start: ModelSpec, jobs: Sequence[ResponseJob], log: RecordLog) -> None:
     """Draws and records the responses that are not recorded yet.
 
     Each response is a conversation of its own, so a run that was killed between two of a prompt draws the rest alone.
@@ -124,7 +125,7 @@ def _draw_responses(section: DPO, seed: int, start: str, jobs: Sequence[Response
         return
     import torch
 
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     if torch.cuda.is_available():
         precision = section.precision
     engine = open_engine(start, precision=precision)
@@ -268,7 +269,7 @@ def _pair_side(rollout: Record) -> Record:
 def _train_on_pairs(
     section: DPO,
     recipe: Recipe,
-    start: str,
+    start: ModelSpec,
     tokenizer: "PreTrainedTokenizerBase",
     rows: Sequence[dict[str, list[int]]],
     this: RunDirectory,
@@ -279,7 +280,7 @@ def _train_on_pairs(
     with this.records("metrics") as log:
         training_run = TrainingRun(
             section=section,
-            location=model_location(start),
+            location=start.location,
             tokenizer=tokenizer,
             seed=recipe.seed,
             folder=this.path,

@@ -80,7 +80,7 @@ def rollout_function(
             engine = TransformersEngine(
                 model, trainer.processing_class, name="the model being trained", batch_tokens=batch_tokens
             )
-            groups = engine.generate(conversations, sampling, n=n, seed=step_seed, places=positions[::n])
+            groups = engine.generate(conversations, sampling, n=n, seed=step_seed, streams=positions[::n])
         completions: list[Completion] = []
         for group in groups:
             completions.extend(group)

@@ -13,6 +13,7 @@ from safereason.attacks.base import Setup, Step
 from safereason.attacks.best_of_n import ATTACK, BestOfNSettings, augment
 from safereason.attacks.meter import SpentError
 from safereason.engines.open import open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 
 
@@ -103,7 +104,7 @@ def test_a_local_model_reasons_and_only_its_answer_is_judged(micro_model: Path):
         seen.extend(answers)
         return [0.1 * len(answer) % 1 for answer in answers]
 
-    setup = attack_setup.metered(open_engine(str(micro_model)), score, prefix="<think>\n</think>\n\n")
+    setup = attack_setup.metered(open_engine(ModelSpec.parse(str(micro_model))), score, prefix="<think>\n</think>\n\n")
     last = attack_setup.steps(ATTACK, BestOfNSettings(n=3, batch=2, stop_at=1.0), setup)[-1]
     assert len(seen) == setup.meter.queries == 3
     assert not any("think>" in answer for answer in seen)
@@ -113,4 +114,4 @@ def test_a_local_model_reasons_and_only_its_answer_is_judged(micro_model: Path):
 
 def test_it_needs_a_judge(micro_model: Path):
     with pytest.raises(InputError, match="attack best-of-n: needs a judge"):
-        attack_setup.steps(ATTACK, BestOfNSettings(n=1), Setup(open_engine(str(micro_model))))
+        attack_setup.steps(ATTACK, BestOfNSettings(n=1), Setup(open_engine(ModelSpec.parse(str(micro_model)))))

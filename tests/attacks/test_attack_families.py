@@ -15,6 +15,7 @@ from safereason.attacks.whitebox import slot
 from safereason.data.example import Example
 from safereason.engines.base import generation_prefix
 from safereason.engines.open import open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.recipe.load import load
 from safereason.stages import attack
 from safereason.stages import eval as evaluation
@@ -34,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @PREFIXES
 @pytest.mark.parametrize("place", PLACES)
 def test_a_suffix_is_sought_for_what_the_model_reads(folder: Path, prefix: str, place: str):
-    engine = open_engine(str(folder))
+    engine = open_engine(ModelSpec.parse(str(folder)))
     going_on = generation_prefix(engine, prefix)
     settings = GCGSettings(steps=2, width=8, top_k=8, start="! !", place=place)
     *_, last = GCG_ATTACK.search([BEHAVIOR], settings, Setup(engine, going_on))
@@ -48,7 +49,7 @@ def test_a_suffix_is_sought_for_what_the_model_reads(folder: Path, prefix: str, 
 
 @PREFIXES
 def test_a_soft_prompt_stands_in_the_same_prompt(folder: Path, prefix: str):
-    engine = open_engine(str(folder))
+    engine = open_engine(ModelSpec.parse(str(folder)))
     around = build_layout(engine, BEHAVIOR.prompt, generation_prefix(engine, prefix))
     assert [*around.before, *around.after] == chat.prompt_ids(engine.tokenizer, user(BEHAVIOR.prompt), prefix)
 
@@ -58,7 +59,7 @@ def test_a_soft_prompt_stands_in_the_same_prompt(folder: Path, prefix: str):
 def test_an_evaluation_puts_words_into_the_answer_and_not_into_the_reasoning(folder: Path, name: str, prefix: str):
     recipe = load("tars-smoke", [f"eval.prefix={prefix!r}"])
     plan = evaluation.plan_eval(recipe, "harmbench", attacks=[name])
-    own = evaluation._model_prefix(str(folder), plan)
+    own = evaluation._model_prefix(ModelSpec.parse(str(folder)), plan)
     (case,) = attack.static_cases(recipe, name, [BEHAVIOR], own)
     text = chat.rendered(families.tokenizer("r1"), user(case.prompt), case.prefix)
     assert text.count("<think>") == text.count("</think>") == 1
@@ -69,5 +70,5 @@ def test_an_evaluation_puts_words_into_the_answer_and_not_into_the_reasoning(fol
 
 def test_a_server_keeps_its_prefix():
     plan = SimpleNamespace(section=SimpleNamespace(prefix=""))
-    assert evaluation._model_prefix("openai/any", plan) == ""
+    assert evaluation._model_prefix(ModelSpec.parse("openai/any"), plan) == ""
     assert generation_prefix(SimpleNamespace(name="openai/any"), "Sure") == "Sure"

@@ -17,6 +17,7 @@ from safereason.attacks.meter import Meter, Metered, SpentError
 from safereason.data.example import Example
 from safereason.engines.open import open_engine
 from safereason.engines.openai import OpenAIEngine
+from safereason.engines.spec import ModelSpec
 from safereason.engines.transformers import TransformersEngine
 from safereason.errors import InputError
 from safereason.text import chat, reasoning
@@ -30,7 +31,7 @@ SMALL = {"steps": 4, "width": 24, "top_k": 16, "start": "! ! ! !"}
 
 @pytest.fixture(scope="module")
 def engine(micro_model: Path) -> Any:
-    return open_engine(str(micro_model))
+    return open_engine(ModelSpec.parse(str(micro_model)))
 
 
 def run(
@@ -168,7 +169,7 @@ def test_behaviors_share_a_suffix(engine: Any) -> None:
 
 def test_models_share_a_suffix(engine: Any, tmp_path: Path) -> None:
     """One with the same tokenizer, and one whose tokenizer has other ids and is given texts."""
-    same = open_engine(str(micro.save_model(tmp_path, seed=5)))
+    same = open_engine(ModelSpec.parse(str(micro.save_model(tmp_path, seed=5))))
     last = run(engine, others=(same, other_tokenizer()))[-1]
     prompt = last.cases[0].prompt
     losses = [plain_loss(model, prompt, "Sure, here") for model in (engine, same, other_tokenizer())]

@@ -14,12 +14,13 @@ from safereason.attacks.base import Setup, Step
 from safereason.attacks.meter import SpentError
 from safereason.attacks.pair import ATTACK, PairSettings
 from safereason.engines.open import open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 
 
 @pytest.fixture(scope="module")
 def server(micro_model: Path) -> Iterator[Scene]:
-    with scripted.scene(open_engine(str(micro_model))) as scene:
+    with scripted.scene(open_engine(ModelSpec.parse(str(micro_model)))) as scene:
         yield scene
 
 
@@ -234,7 +235,7 @@ def test_a_real_model_in_all_three_parts(scene: Scene):
 
 def test_a_real_target(scene: Scene, micro_model: Path):
     scene.server.choice = scripted.reply
-    target = open_engine(str(micro_model))
+    target = open_engine(ModelSpec.parse(str(micro_model)))
     setup = scene.setup()
     local = Setup(target=target, attacker=setup.attacker, score=setup.score)
     found = steps(local, streams=2, iterations=2)

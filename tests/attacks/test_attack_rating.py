@@ -15,6 +15,7 @@ from scripted import BEHAVIOR, between, says
 from safereason.attacks.rating import rater, read_rating, read_yes_or_no, topic_judge
 from safereason.engines.open import open_engine
 from safereason.engines.openai import OpenAIEngine
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 
 PIECES = ["[[", "]]", "[", "7", "10", "/", "Rating", ":", "\n", " ", "*"]
@@ -34,7 +35,7 @@ INJECTIONS = [
 
 @pytest.fixture(scope="module")
 def running(micro_model: Path) -> Iterator[Server]:
-    with openai_server.serve(open_engine(str(micro_model))) as server:
+    with openai_server.serve(open_engine(ModelSpec.parse(str(micro_model)))) as server:
         yield server
 
 

@@ -14,6 +14,7 @@ from safereason.attacks.base import Setup, Step
 from safereason.attacks.meter import SpentError
 from safereason.attacks.tap import ATTACK, TapSettings
 from safereason.engines.open import open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 
 WORDS = (MARKER, "quay", "stray")
@@ -22,7 +23,7 @@ WORDS = (MARKER, "quay", "stray")
 
 @pytest.fixture(scope="module")
 def server(micro_model: Path) -> Iterator[Scene]:
-    with scripted.scene(open_engine(str(micro_model))) as scene:
+    with scripted.scene(open_engine(ModelSpec.parse(str(micro_model)))) as scene:
         yield scene
 
 

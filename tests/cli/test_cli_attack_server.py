@@ -17,7 +17,8 @@ import sys, threading
 sys.path[:0] = sys.argv[2:]
 import openai_server, scripted
 from safereason.engines.open import open_engine
-engine = open_engine(sys.argv[1])
+from safereason.engines.spec import ModelSpec
+engine = open_engine(ModelSpec.parse(sys.argv[1]))
 with openai_server.serve(engine) as server:
     def choice(body):
         return server._generated(body) if body["model"] == "micro" else scripted.reply(body)

@@ -8,7 +8,6 @@ import pytest
 import typer
 
 from safereason.cli import errors, eval_guard
-from safereason.evals.guard_suite import FIGURES
 from safereason.runs.directory import read_manifest
 from safereason.runs.records import read_records
 
@@ -58,10 +57,6 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
     assert out == ""
     assert err.count("\n") == 1
     return err
-
-
-def test_the_names_for_bars_are_those_of_the_suite():
-    assert set(eval_guard.FIGURES) == set(FIGURES)
 
 
 def test_a_recipes_guard_is_measured_on_its_sets(work: Path, micro_model: Path, capsys):

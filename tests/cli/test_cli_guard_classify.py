@@ -20,6 +20,7 @@ from program import COMMAND, Running, safereason, started
 from safereason.cli import errors
 from safereason.cli.app import app
 from safereason.engines.open import open_engine
+from safereason.engines.spec import ModelSpec
 
 SUMMARY = r"{} rows: {} unsafe, {} safe, {} unparsed; "
 
@@ -61,7 +62,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai_server.S
         }
 
     model = micro.save_model(tmp_path_factory.mktemp("served"))
-    with openai_server.serve(open_engine(str(model))) as running:
+    with openai_server.serve(open_engine(ModelSpec.parse(str(model)))) as running:
         running.choice = choice
         yield running
 

@@ -18,6 +18,7 @@ from program import safereason, started
 from safereason.cli import errors
 from safereason.cli.app import app
 from safereason.engines.open import open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.engines.weights import _hash
 
 Run = Callable[..., tuple[int, str, str]]
@@ -200,7 +201,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai_server.S
         return {"message": {"role": "assistant", "content": "\\boxed{safe}"}, "finish_reason": "stop", "logprobs": None}
 
     model = micro.save_model(tmp_path_factory.mktemp("served"))
-    with openai_server.serve(open_engine(str(model))) as running:
+    with openai_server.serve(open_engine(ModelSpec.parse(str(model)))) as running:
         running.choice = choice
         yield running
 

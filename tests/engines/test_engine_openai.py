@@ -21,6 +21,7 @@ from openai_server import Server
 from safereason.engines.base import Completion, TokenChoice, Usage, request_seed
 from safereason.engines.open import open_engine
 from safereason.engines.openai import OpenAIEngine
+from safereason.engines.spec import ModelSpec
 from safereason.engines.transformers import TransformersEngine
 from safereason.errors import InputError, StageFailed
 from safereason.recipe.schema import Evaluation, Recipe, Sampling, SourceShare, TarsMix
@@ -35,7 +36,7 @@ SAMPLED = Sampling(temperature=0.9, max_new_tokens=12)
 
 @pytest.fixture(scope="module")
 def local(micro_model: Path) -> TransformersEngine:
-    engine = open_engine(str(micro_model))
+    engine = open_engine(ModelSpec.parse(str(micro_model)))
     assert isinstance(engine, TransformersEngine)
     return engine
 
@@ -70,7 +71,7 @@ class TestContract(EngineContract):
 
     @pytest.fixture(scope="class")
     def reference(self, tmp_path_factory: pytest.TempPathFactory) -> TransformersEngine:
-        opened = open_engine(str(save_model(tmp_path_factory.mktemp("contract"))))
+        opened = open_engine(ModelSpec.parse(str(save_model(tmp_path_factory.mktemp("contract")))))
         assert isinstance(opened, TransformersEngine)
         return opened
 
@@ -315,7 +316,7 @@ def test_the_address_may_come_from_the_variable(server: Server, monkeypatch: pyt
 
 
 def test_open_engine_connects_to_the_server(server: Server):
-    engine = open_engine("openai/org/micro", base_url=server.url)
+    engine = open_engine(ModelSpec.parse("openai/org/micro"), base_url=server.url)
     engine.generate([user("x")], SAMPLED)
     assert (engine.name, server.requests[0]["model"]) == ("openai/org/micro", "org/micro")
 

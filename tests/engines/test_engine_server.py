@@ -505,17 +505,17 @@ def test_patience_holds_for_each_request_and_ends_for_all_together(monkeypatch: 
         raise BadReply("down")
 
     with pytest.raises(BadReply):
-        patience.ask(down)
+        patience.call(down)
     assert 250 < now <= 300
     assert calls > 15
     for _ in range(50):  # it is lost: each is one try, without a wait
         with pytest.raises(BadReply):
-            patience.ask(down)
+            patience.call(down)
     assert now <= 300
-    patience.ask(lambda: None)
+    patience.call(lambda: None)
     calls = 0
     with pytest.raises(BadReply):  # it is back, and its next outage is waited for again
-        patience.ask(down)
+        patience.call(down)
     assert calls > 15
 
 

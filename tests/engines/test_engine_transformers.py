@@ -18,6 +18,7 @@ from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from safereason.engines.base import Completion, Usage
 from safereason.engines.open import open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.engines.transformers import SHARE_FROM, TransformersEngine, common_length, end_of_turn_ids
 from safereason.errors import InputError, StageFailed
 from safereason.recipe.schema import Sampling
@@ -62,7 +63,7 @@ class TestContract(EngineContract):
 
     @pytest.fixture(scope="class")
     def reference(self, tmp_path_factory: pytest.TempPathFactory) -> TransformersEngine:
-        opened = open_engine(str(engine_contract.save_model(tmp_path_factory.mktemp("contract"))))
+        opened = open_engine(ModelSpec.parse(str(engine_contract.save_model(tmp_path_factory.mktemp("contract")))))
         assert isinstance(opened, TransformersEngine)
         return opened
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from safereason.engines.base import Engine
 from safereason.engines.open import load_tokenizer, open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.engines.transformers import TransformersEngine
 from safereason.errors import InputError, StageFailed
 from safereason.runs.directory import RunDirectory
@@ -43,14 +44,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(folder: Path) -> TransformersEngine:
-    opened = open_engine(str(folder))
+    opened = open_engine(ModelSpec.parse(str(folder)))
     assert isinstance(opened, TransformersEngine)
     return opened
 
 
 @pytest.fixture(scope="module")
 def engine(folder: Path, loaded: list[dict[str, Any]]) -> Engine:
-    return open_engine(f"vllm/{folder}")
+    return open_engine(ModelSpec.parse(f"vllm/{folder}"))
 
 
 class TestContract(EngineContract):
@@ -98,7 +99,7 @@ def adapter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_adapter_is_loaded_beside_its_base(adapter: Path, reference: TransformersEngine, loaded: list[Any]):
-    adapted, expected = open_engine(f"vllm/{adapter}"), open_engine(str(adapter))
+    adapted, expected = open_engine(ModelSpec.parse(f"vllm/{adapter}")), open_engine(ModelSpec.parse(str(adapter)))
     found = said(adapted.generate(PROMPTS, GREEDY))
     assert found == said(expected.generate(PROMPTS, GREEDY)) != said(reference.generate(PROMPTS, GREEDY))
     with pytest.raises(InputError, match=r"likelihoods under an adapter are wrong .*leave out `vllm/`"):
@@ -113,10 +114,10 @@ def test_an_adapter_that_is_too_large_or_has_no_base_is_refused(adapter: Path):
     try:
         file.write_text(json.dumps({**json.loads(whole), "r": 1000}))
         with pytest.raises(InputError, match="an adapter of rank 1000 is more than vLLM takes"):
-            open_engine(f"vllm/{adapter}")
+            open_engine(ModelSpec.parse(f"vllm/{adapter}"))
         file.write_text(json.dumps({**json.loads(whole), "base_model_name_or_path": None}))
         with pytest.raises(InputError, match="does not say which model the adapter belongs to"):
-            open_engine(f"vllm/{adapter}")
+            open_engine(ModelSpec.parse(f"vllm/{adapter}"))
     finally:
         file.write_text(whole)
 
@@ -125,7 +126,7 @@ def test_an_adapter_that_is_too_large_or_has_no_base_is_refused(adapter: Path):
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16")])
 def test_what_vllm_is_made_with(folder: Path, loaded: list[Any], monkeypatch, precision: str, dtype: str):
     monkeypatch.setenv("SAFEREASON_VLLM", '{"tensor_parallel_size": 4, "gpu_memory_utilization": 0.5}')
-    open_engine(f"vllm/{folder}", precision=precision)
+    open_engine(ModelSpec.parse(f"vllm/{folder}"), precision=precision)
     assert loaded[-1] == {
         "model": str(folder),
         "tokenizer": str(folder),
@@ -140,10 +141,11 @@ def test_what_vllm_is_made_with(folder: Path, loaded: list[Any], monkeypatch, pr
 
 @on_stand_in
 def test_a_tokenizer_is_taken_in_place_of_the_models_own(folder: Path, reference: TransformersEngine):
-    plain = load_tokenizer(str(folder))
+    plain = load_tokenizer(ModelSpec.parse(str(folder)))
     plain.chat_template = "{{ messages[0]['content'] }}"
     found, expected = (
-        open_engine(f"{engine}{folder}", tokenizer=plain).generate(PROMPTS, GREEDY) for engine in ("vllm/", "")
+        open_engine(ModelSpec.parse(f"{engine}{folder}"), tokenizer=plain).generate(PROMPTS, GREEDY)
+        for engine in ("vllm/", "")
     )
     assert said(found) == said(expected) != said(reference.generate(PROMPTS, GREEDY))
 
@@ -153,7 +155,7 @@ def test_a_tokenizer_is_taken_in_place_of_the_models_own(folder: Path, reference
 def test_settings_that_cannot_be_are_refused(folder: Path, monkeypatch, said: str):
     monkeypatch.setenv("SAFEREASON_VLLM", said)
     with pytest.raises(InputError, match=r"SAFEREASON_VLLM(: \w+ is decided| is no JSON object)") as raised:
-        open_engine(f"vllm/{folder}")
+        open_engine(ModelSpec.parse(f"vllm/{folder}"))
     assert "\n" not in str(raised.value)
 
 
@@ -161,13 +163,13 @@ def test_settings_that_cannot_be_are_refused(folder: Path, monkeypatch, said: st
 def test_a_setting_that_vllm_does_not_know_is_said_on_one_line(folder: Path, monkeypatch):
     monkeypatch.setenv("SAFEREASON_VLLM", '{"tensor_parallel": 4}')
     with pytest.raises(InputError, match=r"vLLM cannot open it \(TypeError: .*'tensor_parallel'") as raised:
-        open_engine(f"vllm/{folder}")
+        open_engine(ModelSpec.parse(f"vllm/{folder}"))
     assert "\n" not in str(raised.value)
 
 
 @on_stand_in
 def test_vllm_that_ends_fails_the_stage_and_is_left_empty(folder: Path):
-    opened: Any = open_engine(f"vllm/{folder}")
+    opened: Any = open_engine(ModelSpec.parse(f"vllm/{folder}"))
     opened.llm.llm_engine.broken = RuntimeError("the engine's process\nis gone")
     with pytest.raises(StageFailed, match=r"vLLM ended \(RuntimeError: the engine's process is gone\)"):
         opened.generate(PROMPTS, GREEDY)

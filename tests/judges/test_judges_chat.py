@@ -11,6 +11,7 @@ from judge_prompts import OWN_RUBRIC, exchange, needs_judgezoo
 from micro import save_model
 
 from safereason.engines.open import open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.judges import open_judge
 from safereason.judges.base import Exchange, Judge
@@ -19,7 +20,7 @@ from safereason.judges.xstest import find_class
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return open_engine(str(save_model(tmp_path_factory.mktemp("micro"))))
+    return open_engine(ModelSpec.parse(str(save_model(tmp_path_factory.mktemp("micro")))))
 
 
 @pytest.fixture

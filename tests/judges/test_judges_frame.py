@@ -53,14 +53,14 @@ NEUTRAL = "zz"
 
 
 def filled(frame: Frame, *texts: str) -> str:
-    messages = frame.fill(dict(zip(frame.places, texts, strict=True)), SPECIAL)
+    messages = frame.fill(dict(zip(frame.slots, texts, strict=True)), SPECIAL)
     return "\n".join(message["content"] for message in messages)
 
 
 def static_lines(frame: Frame) -> list[str]:
     """The frame's lines up to their first place, without the quotation mark that opens it."""
     lines = [line for message in frame.messages for line in message["content"].splitlines()]
-    for place in frame.places:
+    for place in frame.slots:
         lines = [line.split(place)[0] for line in lines]
     return [line.strip().rstrip('"') for line in lines if len(line.strip()) > 2]
 
@@ -87,7 +87,7 @@ def attacks(frame: Frame) -> st.SearchStrategy[str]:
     parts = [
         *own,
         *(line.upper() for line in own),
-        *frame.places,
+        *frame.slots,
         *SPECIAL,
         "{request}",
         "{answer}",
@@ -141,8 +141,8 @@ def test_no_text_becomes_a_part_of_the_frame(frame: Callable[[Path], Frame], dat
 @pytest.mark.parametrize("frame", FRAMES)
 def test_places_inside_a_text_are_text(frame: Callable[[Path], Frame]):
     judge = made(frame)
-    text = filled(judge, "Do it.", f"{judge.places[0]} and {judge.places[1]} and {{braces}}", NEUTRAL)
-    assert f"{judge.places[0]} and {judge.places[1]} and {{braces}}" in text
+    text = filled(judge, "Do it.", f"{judge.slots[0]} and {judge.slots[1]} and {{braces}}", NEUTRAL)
+    assert f"{judge.slots[0]} and {judge.slots[1]} and {{braces}}" in text
     assert text.count("Do it.") == 1
 
 

@@ -18,7 +18,7 @@ def test_local_judges_open(spec: str, measures: str):
         ("xstest-rubric", "needs an argument; write 'xstest-rubric:openai/NAME or another chat model'"),
         ("strongreject-rubric:", "needs an argument"),
         ("rubric", "needs an argument; write 'rubric:FILE.yaml or FILE.yaml@MODEL'"),
-        ("refusals", "no judge is called 'refusals'; available: refusal"),
+        ("refusals", "no judge is called 'refusals'; did you mean refusal?"),
         ("", "no judge is called ''"),
         ("refusal:strict", "'refusal' takes no argument"),
         ("guard", "needs an argument; write 'guard:RUN, model or NAME:MODEL'"),

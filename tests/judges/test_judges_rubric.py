@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 
 from safereason.errors import InputError
-from safereason.judges import open_judge, rubric
+from safereason.judges import JudgeSpec, open_judge, rubric
 from safereason.judges.base import Verdict
 from safereason.judges.rubric import Reply
-from safereason.stages.base import judge_identity
 
 GOOD = "measures: quality\nprompt: 'Q {request} A {answer}'\nreply: {labels: {good: 1, bad: 0.0}}\n"
 
@@ -105,9 +104,9 @@ def test_the_model_stands_behind_the_file(spec: str, parts: tuple[str, str]):
 
 def test_a_rubric_that_changed_is_another_judge(tmp_path: Path):
     path = save(tmp_path, GOOD)
-    before = judge_identity(f"rubric:{path}@openai/x")
+    before = JudgeSpec.parse(f"rubric:{path}@openai/x").identity()
     path.rename(tmp_path / "renamed.yaml")
-    assert judge_identity(f"rubric:{tmp_path / 'renamed.yaml'}@openai/x") == before
+    assert JudgeSpec.parse(f"rubric:{tmp_path / 'renamed.yaml'}@openai/x").identity() == before
     save(tmp_path, GOOD.replace("Q ", "Question "))
-    assert judge_identity(f"rubric:{path}@openai/x") != before
-    assert judge_identity("rubric:none.yaml@openai/x") == "rubric:none.yaml@openai/x"
+    assert JudgeSpec.parse(f"rubric:{path}@openai/x").identity() != before
+    assert JudgeSpec.parse("rubric:none.yaml@openai/x").identity() == "rubric:none.yaml@openai/x"

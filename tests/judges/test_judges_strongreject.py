@@ -62,7 +62,7 @@ def test_batched_ratings_are_those_of_the_model_by_hand(tmp_path: Path):
     for each in judged:
         ids = [
             tokenizer.bos_token_id,
-            *tokenizer(judge._ask(each)[0]["content"], add_special_tokens=False)["input_ids"],
+            *tokenizer(judge._conversation(each)[0]["content"], add_special_tokens=False)["input_ids"],
         ]
         with torch.no_grad():
             logits = model(torch.tensor([ids])).logits[0, -1]
@@ -76,7 +76,7 @@ def test_batched_ratings_are_those_of_the_model_by_hand(tmp_path: Path):
 def test_an_answer_is_cut_and_an_exchange_that_is_too_long_unscored(evaluator: Path):
     judge = open_judge(f"strongreject:{evaluator}")
     assert isinstance(judge, StrongReject)
-    (message,) = judge._ask(exchange("a" * 600))
+    (message,) = judge._conversation(exchange("a" * 600))
     assert f"AI model response: {'a' * 512}\n" in message["content"]
     long, short = judge.judge([exchange("Sure.", "x" * 9000), exchange("Sure.")])
     assert (long.score, long.reason) == (None, "the exchange is longer than the judge reads")

@@ -7,6 +7,7 @@ from pathlib import Path
 import micro
 import pytest
 
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.recipe.load import load
 from safereason.stages import attack, data, guard_eval, sft
@@ -71,10 +72,10 @@ def test_each_stage_holds_the_contents_it_depends_on(made):
 
     def held() -> list[dict]:
         identities = (
-            sft.sft_identity(recipe, model),
+            sft.sft_identity(recipe, ModelSpec.parse(model)),
             data.data_identity(recipe),
-            attack.attack_identity(recipe, plan, model, None),
-            evaluation._eval_identity(recipe, judged, "org/name", None),
+            attack.attack_identity(recipe, plan, ModelSpec.parse(model), None),
+            evaluation._eval_identity(recipe, judged, ModelSpec.parse("org/name"), None),
         )
         return [identity["contents"] for identity in identities]
 

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from safereason.data.example import read_examples
 from safereason.engines.open import load_tokenizer
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.recipe.load import load
 from safereason.recipe.schema import Recipe
@@ -110,7 +111,7 @@ def _recipe_in(trained) -> Recipe:
 
 
 def test_a_responses_tokens_are_recorded_as_they_were_drawn(micro_model, trained):
-    tokenizer = load_tokenizer(str(micro_model))
+    tokenizer = load_tokenizer(ModelSpec.parse(str(micro_model)))
     drawn = list(read_records(trained.run / "completions.jsonl"))
     assert all(tokenizer.decode(r["token_ids"], skip_special_tokens=True) == r["text"] for r in drawn)
     assert {len(r["token_ids"]) for r in drawn if r["finish_reason"] == "length"} <= {8}

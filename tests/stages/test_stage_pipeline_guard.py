@@ -8,6 +8,7 @@ import micro_guard
 import pytest
 
 from safereason.errors import InputError
+from safereason.judges import JudgeSpec
 from safereason.recipe import load as recipes
 from safereason.recipe.schema import Recipe
 from safereason.runs.directory import RunDirectory, read_manifest
@@ -15,7 +16,6 @@ from safereason.runs.records import read_json, read_records
 from safereason.stages import pipeline
 from safereason.stages.base import (
     Options,
-    judge_identity,
     named_guard,
     resolved_judge,
     trained_guard,
@@ -91,10 +91,12 @@ def test_the_newest_guard_by_rl_is_taken_else_the_newest_by_sft(tmp_path):
 
 def test_a_judges_identity_is_its_guards_and_no_path(tmp_path):
     first, second = (finished(tmp_path / name, "guard/rl", "tiny", 3) for name in ("here", "there"))
-    assert judge_identity(f"guard:{first}") == judge_identity(f"guard:{second}")
-    assert judge_identity(f"guard:{first}").startswith("guard:guard/rl/tiny/")
-    assert judge_identity(f"guard:{finished(tmp_path, 'guard/rl', 'tiny', 4)}") != judge_identity(f"guard:{first}")
-    assert [judge_identity(judge) for judge in ("refusal", "guard:org/name")] == ["refusal", "guard:org/name"]
+    other = finished(tmp_path, "guard/rl", "tiny", 4)
+    identity = JudgeSpec.parse(f"guard:{first}").identity()
+    assert identity == JudgeSpec.parse(f"guard:{second}").identity() != JudgeSpec.parse(f"guard:{other}").identity()
+    assert identity.startswith("guard:guard/rl/tiny/")
+    for judge in ("refusal", "guard:org/name"):
+        assert JudgeSpec.parse(judge).identity() == judge
 
 
 @pytest.fixture
@@ -184,7 +186,7 @@ def test_a_named_guard_is_trained_first_and_once(guarded, shipped, tmp_path, cap
     judged = [r["parts"]["safety"] for r in rollouts if r["kind"] == "harmful"]
     assert judged
     assert set(judged) <= {0.0, 1.0}
-    assert read_manifest(Path(done["rl"]))["identity"]["guard"] == judge_identity(f"guard:{trained}")
+    assert read_manifest(Path(done["rl"]))["identity"]["guard"] == JudgeSpec.parse(f"guard:{trained}").identity()
     before = (trained / "manifest.json").read_bytes()
     again = pipeline.run_pipeline(guarded, options).metrics["runs"]
     said = capsys.readouterr().err.splitlines()

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.recipe.schema import Recipe
 from safereason.runs.directory import read_manifest
@@ -77,10 +78,12 @@ def test_every_prompt_has_its_group_of_rollouts(trained):
 
 def test_rl_starts_from_the_sft_run_of_the_recipe(micro_model, root, trained):
     (finished,) = root.glob("sft/tiny--*")
-    assert rl.start_model(recipe_of(micro_model), Options(root=root)) == str(finished)
+    assert rl.start_model(recipe_of(micro_model), Options(root=root)) == ModelSpec.parse(str(finished))
     assert read_manifest(trained.run)["identity"]["model"].startswith("sft/tiny/")
-    assert rl.start_model(recipe_of(micro_model, with_sft=False), Options(root=root)) == str(micro_model)
-    assert rl.start_model(recipe_of(micro_model), Options(root=root, model="org/name")) == "org/name"
+    assert rl.start_model(recipe_of(micro_model, with_sft=False), Options(root=root)) == ModelSpec.parse(
+        str(micro_model)
+    )
+    assert rl.start_model(recipe_of(micro_model), Options(root=root, model="org/name")) == ModelSpec.parse("org/name")
 
 
 def test_long_prompts_are_left_out_and_counted(micro_model, root, tmp_path):

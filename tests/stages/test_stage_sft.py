@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.recipe.schema import Recipe
 from safereason.runs.directory import read_manifest
@@ -85,7 +86,8 @@ def test_a_finished_run_is_returned_as_it_is(micro_model, root, trained):
 
 def test_another_recipe_is_another_run(micro_model, trained, root):
     other = recipe_of(micro_model, learning_rate=2e-3)
-    assert sft.sft_identity(other, str(micro_model)) != sft.sft_identity(recipe_of(micro_model), str(micro_model))
+    base = ModelSpec.parse(str(micro_model))
+    assert sft.sft_identity(other, base) != sft.sft_identity(recipe_of(micro_model), base)
     with pytest.raises(InputError, match=r"the recipe changed since \(sft.learning_rate\)"):
         sft.train_sft(other, Options(root=root, out=trained.run, on_existing="resume"))
 

@@ -15,6 +15,7 @@ import verl_peer
 from program import safereason, said_once
 
 from safereason.engines.open import load_model, load_tokenizer
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
 from safereason.recipe.load import load
 from safereason.runs.directory import OnExisting, read_manifest
@@ -184,7 +185,9 @@ def test_verls_own_dataset_reads_a_guards_rows(work, micro_model):
     train(work, recipe="guard", export=folder)
     assert read_json(folder / "reward.json")["reasoning"] is True
     settings = OmegaConf.create({"cache_dir": str(work), "max_prompt_length": 8000})
-    dataset = RLHFDataset(str(folder / "validation.parquet"), load_tokenizer(str(micro_model)), settings)
+    dataset = RLHFDataset(
+        str(folder / "validation.parquet"), load_tokenizer(ModelSpec.parse(str(micro_model))), settings
+    )
     rows = pq.read_table(folder / "validation.parquet").to_pylist()
     assert len(dataset) == len(rows) > 0
     assert dataset[0]["raw_prompt"] == rows[0]["prompt"]

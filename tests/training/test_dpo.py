@@ -9,6 +9,7 @@ from torch.nn.functional import logsigmoid
 from training_parts import training_run
 
 from safereason.engines.open import load_tokenizer
+from safereason.engines.spec import ModelSpec
 from safereason.recipe.schema import DPO
 from safereason.runs.records import RecordLog
 from safereason.text.chat import prompt_ids, user
@@ -59,7 +60,7 @@ def start(model: Path, folder: Path, chosen: DPO, rows: list[dict[str, list[int]
 
 
 def trainer_of(model: Path, folder: Path, **changes) -> dpo.Trainer:
-    trainer = start(model, folder, section(**changes), rows_of(load_tokenizer(str(model))))
+    trainer = start(model, folder, section(**changes), rows_of(load_tokenizer(ModelSpec.parse(str(model)))))
     perturb(trainer.model)
     return trainer
 
@@ -123,7 +124,7 @@ def _batches(trainer) -> list[list[int]]:
 
 
 def test_with_adapters_the_reference_is_the_model_without_them(micro_model: Path, tmp_path: Path):
-    tokenizer = load_tokenizer(str(micro_model))
+    tokenizer = load_tokenizer(ModelSpec.parse(str(micro_model)))
     rows = rows_of(tokenizer)
     before = exact(dpo.load_trainable(str(micro_model), tokenizer))
     trainer = start(micro_model, tmp_path, section(lora={"rank": 2}), rows)

@@ -15,6 +15,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 
 from safereason.data.example import Example
 from safereason.engines.open import load_tokenizer
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.recipe.schema import GRPO
 from safereason.rewards import open_reward
@@ -91,7 +92,7 @@ def _not_asked(*given: Any, **named: Any) -> None:
 
 
 def test_vllm_is_asked_with_the_prompts_ids_and_the_reward_reads_the_text(micro_model, tmp_path, monkeypatch):
-    tokenizer = load_tokenizer(str(micro_model))
+    tokenizer = load_tokenizer(ModelSpec.parse(str(micro_model)))
     says = ["<think>\nhm\n</think>\n\nI can't help with that.", "I can't help with that."]
     ids = [[*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for text in says]
     chosen = section(rollouts="vllm-colocate", rollouts_per_prompt=2, micro_batch_size=4, max_steps=2)
@@ -112,7 +113,7 @@ def test_vllm_is_asked_with_the_prompts_ids_and_the_reward_reads_the_text(micro_
 
 
 def test_vllm_is_told_the_sampling_and_its_share(micro_model, tmp_path, monkeypatch):
-    tokenizer = load_tokenizer(str(micro_model))
+    tokenizer = load_tokenizer(ModelSpec.parse(str(micro_model)))
     drawn = {"temperature": 0.6, "top_p": 0.9, "top_k": 7, "repetition_penalty": 1.1, "max_new_tokens": 5}
     chosen = section(rollouts="vllm-colocate", max_steps=1, sampling=drawn, vllm={"memory_share": 0.4})
     end = tokenizer.eos_token_id

@@ -15,6 +15,7 @@ from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 from safereason.engines import architectures
 from safereason.engines.open import load_model, load_tokenizer
+from safereason.engines.spec import ModelSpec
 from safereason.text.chat import prompt_ids, user
 from safereason.training import plain_head
 from safereason.training.rollouts import rollout_function
@@ -89,7 +90,7 @@ def test_sft_s_loss_is_that_of_rows_alone(saved, tmp_path, name):
     from trl import SFTConfig
 
     folder = saved(name)
-    tokenizer = load_tokenizer(str(folder))
+    tokenizer = load_tokenizer(ModelSpec.parse(str(folder)))
     texts = [(prompt, text) for prompt, written in ROLLOUTS.items() for text in written if text][:4]
     rows = []
     for prompt, text in texts:
@@ -127,7 +128,7 @@ def test_sft_s_loss_is_that_of_rows_alone(saved, tmp_path, name):
 @pytest.mark.parametrize("name", ["lfm2", "recurrent_gemma"])
 def test_dpo_starts_where_policy_and_reference_agree(saved, tmp_path, name):
     folder = saved(name)
-    tokenizer = load_tokenizer(str(folder))
+    tokenizer = load_tokenizer(ModelSpec.parse(str(folder)))
     rows = rows_of(tokenizer)
     trainer = start(folder, tmp_path, dpo_section(rpo_alpha=1.0), rows)
     loss, _ = one_step(trainer)

@@ -9,6 +9,7 @@ from grpo_parts import make_trainer, perturb, section
 from safereason.data.example import Example
 from safereason.engines.base import Sampling
 from safereason.engines.open import load_model, load_tokenizer
+from safereason.engines.spec import ModelSpec
 from safereason.engines.transformers import TransformersEngine, end_of_turn_ids
 from safereason.errors import StageFailed
 from safereason.rewards.base import RewardParts, RewardRow
@@ -30,7 +31,7 @@ def trainer(micro_model, tmp_path):
 
 @pytest.fixture(scope="module")
 def tokenizer(micro_model):
-    return load_tokenizer(str(micro_model))
+    return load_tokenizer(ModelSpec.parse(str(micro_model)))
 
 
 def drawn(trainer, prompts, seed=3, batch_tokens=16_384):

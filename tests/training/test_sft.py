@@ -14,6 +14,7 @@ from trl import SFTConfig, SFTTrainer
 from safereason.data.example import Example
 from safereason.engines.base import Sampling
 from safereason.engines.open import load_model, load_tokenizer, open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.engines.transformers import TransformersEngine
 from safereason.recipe.schema import SFT
 from safereason.runs.records import RecordLog, read_records
@@ -32,7 +33,7 @@ def trace(number: int, reasoning: str | None = "It is harmless.", answer: str | 
 
 @pytest.fixture(scope="module")
 def tokenizer(micro_model):
-    return load_tokenizer(str(micro_model))
+    return load_tokenizer(ModelSpec.parse(str(micro_model)))
 
 
 def section(**changes) -> SFT:
@@ -127,8 +128,8 @@ def test_training_lowers_the_loss_and_the_saved_model_loads(micro_model, tokeniz
     assert summary == {"steps": 30, "mean_loss": pytest.approx(sum(r["loss"] for r in records) / 30)}
     assert list(tmp_path.glob("model/*.safetensors"))
     assert not list(tmp_path.glob("model/*.bin"))
-    saved = open_engine(str(tmp_path / "model"))
-    before = open_engine(str(micro_model))
+    saved = open_engine(ModelSpec.parse(str(tmp_path / "model")))
+    before = open_engine(ModelSpec.parse(str(micro_model)))
     loss = [-engine.loglikelihood([user(trace(0).prompt)], ["Boil it."])[0].total for engine in (saved, before)]
     assert loss[0] < loss[1]
 

@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 
 from safereason.data.example import Example
 from safereason.engines.open import load_tokenizer, open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.engines.transformers import TransformersEngine, end_of_turn_ids
 from safereason.recipe.schema import Sampling
 from safereason.rewards.base import RewardParts
@@ -64,7 +65,7 @@ def test_a_rollout_of_good_form_is_rewarded_whatever_the_template_opens(name: st
 def test_a_trained_model_says_where_it_stops(tmp_path: Path, name: str):
     tokens = families.tokenizer(name)
     folder = families.save(tmp_path / "start", tokens)
-    model = load_trainable(str(folder), load_tokenizer(str(folder)))
+    model = load_trainable(str(folder), load_tokenizer(ModelSpec.parse(str(folder))))
     save_whole(model, tokens, tmp_path / "model", "fp32")
     said = GenerationConfig.from_pretrained(tmp_path / "model").eos_token_id
     listed = said if isinstance(said, list) else [said]
@@ -88,7 +89,7 @@ def test_evaluation_opens_what_training_saw(tmp_path: Path):
     tokens = families.tokenizer("r1", "tokens")
     (row,) = sft.tokenize(tokens, [TRACE], 512).rows
     prompt = row["input_ids"][: row["completion_mask"].index(1)]
-    engine = open_engine(str(families.save(tmp_path, tokens)))
+    engine = open_engine(ModelSpec.parse(str(families.save(tmp_path, tokens))))
     assert isinstance(engine, TransformersEngine)
     asked = []
     engine.model.register_forward_pre_hook(

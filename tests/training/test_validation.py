@@ -15,6 +15,7 @@ from transformers import TrainerControl, TrainerState
 from safereason import processes
 from safereason.data.example import Example
 from safereason.engines.open import load_model, load_tokenizer
+from safereason.engines.spec import ModelSpec
 from safereason.guard.base import GuardVerdict
 from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.policy import Category, Policy
@@ -137,7 +138,7 @@ def test_an_earlier_look_that_was_better_is_kept(watched, guards):
     assert read_json(watched.best / "validation.json") == watched.records[1]
     assert best_f1(watched.best) == pytest.approx(2 / 3)
     assert sorted(path.name for path in watched.folder.iterdir()) == ["best", "validation.jsonl"]
-    assert load_tokenizer(str(watched.best)).chat_template
+    assert load_tokenizer(ModelSpec.parse(str(watched.best))).chat_template
 
 
 def test_of_equal_looks_the_first_is_kept(watched, guards):

@@ -13,6 +13,7 @@ from safereason.attacks.whitebox import candidates, objectives, probe
 from safereason.attacks.whitebox.slot import Suffix, TokenIds
 from safereason.data.example import Example
 from safereason.engines.base import Engine
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 
 
@@ -212,7 +213,7 @@ class GCGSearch:
             return None
         from safereason.engines.open import open_engine
 
-        return self._build_objectives([open_engine(self.settings.draft)])
+        return self._build_objectives([open_engine(ModelSpec.parse(self.settings.draft))])
 
     def _build_objectives(self, engines: Sequence[Engine]) -> objectives.Objectives:
         """The objectives of all behaviors on these models."""

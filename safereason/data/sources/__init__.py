@@ -32,13 +32,15 @@ from safereason.data.sources import (
 )
 from safereason.data.sources.base import Source, Split
 from safereason.errors import InputError
+from safereason.registry import Registry
 
-__all__ = ["SOURCES", "Source", "Split", "get"]
+__all__ = ["SOURCES", "Source", "Split", "get", "own_name"]
 
 # The order is that of `safereason data ls` and of the tables in the docs.
-SOURCES: dict[str, Source] = {
-    source.name: source
-    for source in (
+SOURCES: Registry[Source] = Registry(
+    "source",
+    Source,
+    (
         sample.SOURCE,
         sample_brief.SOURCE,
         sample_verdicts.SOURCE,
@@ -78,23 +80,39 @@ SOURCES: dict[str, Source] = {
         halves.half(openai_moderation.SOURCE),
         halves.half(xstest.SOURCE),
         halves.half(simplesafetytests.SOURCE),
-    )
-}
+    ),
+)
 
 
 def get(name: str) -> Source:
     """The source of this name, or your own at this path: a file of examples, or a description of a file.
 
+    A dotted path `module:NAME` leads to the source of a module.
+
     Raises:
-        InputError: There is no such source, or the description has a mistake.
+        InputError: There is no such source, its package is broken, or the description has a mistake.
     """
     if name in SOURCES:
         return SOURCES[name]
     if name.endswith(files.SUFFIXES):
         return files.own_source(name)
+    if SOURCES.has(name):
+        return SOURCES.find(name)
     similar = get_close_matches(name, SOURCES, n=1)
     if similar:
         hint = f"did you mean {similar[0]}?"
     else:
         hint = f"use {', '.join(SOURCES)} or a path to a .jsonl, .json, .csv, .tsv, .parquet or .yaml file"
     raise InputError(f"source {name}: is not known; {hint}")
+
+
+def own_name(name: str) -> str:
+    """The name by which records know a source: its own in place of a dotted path, else the one that was given.
+
+    Raises:
+        InputError: What lies at the dotted path is no source, or cannot be imported.
+    """
+    # Files are known by their paths, and a name that leads nowhere is refused where its rows are read.
+    if name in SOURCES or name.endswith(files.SUFFIXES) or not SOURCES.has(name):
+        return name
+    return SOURCES.find(name).name

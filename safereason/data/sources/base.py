@@ -50,6 +50,11 @@ class Source:
     rows: int | None = None
     """Number of rows over the splits that it serves, as the publisher counts them; None where it is not published."""
 
+    @property
+    def summary(self) -> str:
+        """Its title, by which a listing describes it."""
+        return self.title
+
     def stream(self, split: Split) -> Iterator[Example]:
         """The prompts of a split, one by one, so the source may be larger than memory.
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from safereason.data.example import Example
 from safereason.data.fetch import data_home
 from safereason.data.sources.base import Source, SourceRow, Split, read_rows
-from safereason.engines.embedded import cache_home
 from safereason.errors import InputError
+from safereason.runs.cache import cache_home
 
 
 def _read_rainbow_prompts(split: Split) -> Iterator[Example]:

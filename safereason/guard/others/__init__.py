@@ -1,4 +1,4 @@
-"""Guards of other publishers, each named `name:MODEL`; `GUARDS` maps a name to the function that opens it."""
+"""Guards of other publishers, each named `name:MODEL`; `GUARDS` holds them by name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from safereason.guard.others.llama_guard import open_llama_guard
 from safereason.guard.others.nemoguard import open_nemoguard
 from safereason.guard.others.shield_gemma import open_shield_gemma
 from safereason.guard.others.wildguard import open_wildguard
+from safereason.registry import Registry
 
 __all__ = ["GUARDS", "GuardEntry", "Options", "PromptedGuard", "open_other"]
 
@@ -20,67 +21,79 @@ __all__ = ["GUARDS", "GuardEntry", "Options", "PromptedGuard", "open_other"]
 class GuardEntry:
     """The registry entry of one guard."""
 
-    about: str
-    """Summary in one line, for listings."""
+    name: str
+    summary: str
+    """Its prompt and its policy in one line, for listings."""
     model: str
     """Example of a model."""
     open: Callable[[str, Options], tuple[Engine, GuardFormat]]
+    """Opens it with the model that is named after the colon."""
     takes: tuple[str, ...] = ()
     """The options that it takes, of `policy` and `template`."""
 
 
 # Aegis and NemoGuard are published as adapters. Each is merged into its base model first, hence `FOLDER`.
-GUARDS: dict[str, GuardEntry] = {
-    "llama-guard": GuardEntry(
-        "Llama Guard 3 and 4, with the policy of their own chat template",
-        "meta-llama/Llama-Guard-3-8B",
-        open_llama_guard,
+GUARDS: Registry[GuardEntry] = Registry(
+    "guard",
+    GuardEntry,
+    (
+        GuardEntry(
+            "llama-guard",
+            "Llama Guard 3 and 4, with the policy of their own chat template",
+            "meta-llama/Llama-Guard-3-8B",
+            open_llama_guard,
+        ),
+        GuardEntry(
+            "shield-gemma",
+            "ShieldGemma, asked once for each category of a policy",
+            "google/shieldgemma-2b",
+            open_shield_gemma,
+            ("policy",),
+        ),
+        GuardEntry(
+            "wildguard",
+            "WildGuard, with the prompt of its package or of --template",
+            "allenai/wildguard",
+            open_wildguard,
+            ("template",),
+        ),
+        GuardEntry(
+            "guard-reasoner",
+            "GuardReasoner, with the prompt of --template",
+            "yueliu1999/GuardReasoner-8B",
+            open_guard_reasoner,
+            ("template",),
+        ),
+        GuardEntry(
+            "aegis",
+            "Aegis 1.0, with the prompt of judgezoo or of --template",
+            "FOLDER",
+            open_aegis,
+            ("template",),
+        ),
+        GuardEntry(
+            "nemoguard",
+            "NemoGuard Content Safety (Aegis 2.0), with the prompt of --template",
+            "FOLDER",
+            open_nemoguard,
+            ("template",),
+        ),
     ),
-    "shield-gemma": GuardEntry(
-        "ShieldGemma, asked once for each category of a policy",
-        "google/shieldgemma-2b",
-        open_shield_gemma,
-        ("policy",),
-    ),
-    "wildguard": GuardEntry(
-        "WildGuard, with the prompt of its package or of --template",
-        "allenai/wildguard",
-        open_wildguard,
-        ("template",),
-    ),
-    "guard-reasoner": GuardEntry(
-        "GuardReasoner, with the prompt of --template",
-        "yueliu1999/GuardReasoner-8B",
-        open_guard_reasoner,
-        ("template",),
-    ),
-    "aegis": GuardEntry(
-        "Aegis 1.0, with the prompt of judgezoo or of --template",
-        "FOLDER",
-        open_aegis,
-        ("template",),
-    ),
-    "nemoguard": GuardEntry(
-        "NemoGuard Content Safety (Aegis 2.0), with the prompt of --template",
-        "FOLDER",
-        open_nemoguard,
-        ("template",),
-    ),
-}
+)
 
 
 def open_other(name: str, model: str, options: Options) -> PromptedGuard:
     """The guard `name:MODEL`.
 
     Args:
-        name: A key of `GUARDS`.
+        name: A name that `GUARDS` finds.
         model: A model, named as for an engine.
         options: Options of the guard; those that it does not take must be None.
 
     Raises:
         InputError: No model is named, the guard does not take an option, or it cannot be opened.
     """
-    entry = GUARDS[name]
+    entry = GUARDS.find(name)
     if not model:
         raise InputError(f"{name}: name its model after a colon, such as {name}:{entry.model}")
     # An option without effect is an error: the user expects it to change the verdicts.
@@ -88,4 +101,4 @@ def open_other(name: str, model: str, options: Options) -> PromptedGuard:
         if getattr(options, option) is not None and option not in entry.takes:
             raise InputError(f"{name}: takes no --{option}; leave it out")
     engine, guard_format = entry.open(model, options)
-    return PromptedGuard(f"{name}:{model}", engine, guard_format)
+    return PromptedGuard(f"{entry.name}:{model}", engine, guard_format)

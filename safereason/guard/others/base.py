@@ -12,9 +12,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from safereason.engines.base import Completion, Conversation, Engine, Sampling
-from safereason.engines.open import REMOTE, load_tokenizer, open_engine
+from safereason.engines.open import load_tokenizer, open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.guard.base import GuardVerdict, Label, OnVerdict, Question
 from safereason.guard.score import CHOICES, joined_tokens, word_probability
+from safereason.recipe.schema import Precision
 from safereason.text.chat import Message
 from safereason.text.inert import special_tokens
 
@@ -39,7 +41,7 @@ class Options:
     """Name of a shipped policy, or a file."""
     template: str | None = None
     """File with the guard's prompt."""
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     """`fp32` or `bf16`, for transformers."""
 
 
@@ -201,14 +203,15 @@ def inert_turns(question: Question, special: Iterable[str] = ()) -> list[Message
     return turns
 
 
-def rendering_engine(model: str, precision: str) -> "tuple[Engine, PreTrainedTokenizerBase]":
+def rendering_engine(model: str, precision: Precision) -> "tuple[Engine, PreTrainedTokenizerBase]":
     """An engine that takes rendered prompts verbatim, and the model's own tokenizer to render them with.
 
     Raises:
         InputError: The model cannot be opened.
     """
-    own = load_tokenizer(model)
-    return _engine_with_template(model, precision, own, _VERBATIM), own
+    spec = ModelSpec.parse(model)
+    own = load_tokenizer(spec)
+    return _engine_with_template(spec, precision, own, _VERBATIM), own
 
 
 def completing_engine(model: str, options: Options) -> Engine:
@@ -219,16 +222,19 @@ def completing_engine(model: str, options: Options) -> Engine:
     Raises:
         InputError: The model cannot be opened.
     """
-    if model.startswith(REMOTE):
-        return open_engine(model, base_url=options.base_url)
-    own = load_tokenizer(model)
+    spec = ModelSpec.parse(model)
+    if spec.is_remote:
+        return open_engine(spec, base_url=options.base_url)
+    own = load_tokenizer(spec)
     # Some tokenizers have such a token and do not use it, so the tokens of an empty text decide.
     begins_with_bos = own.bos_token_id is not None and list(own("")["input_ids"])[:1] == [own.bos_token_id]
     template = _AFTER_BOS if begins_with_bos else _VERBATIM
-    return _engine_with_template(model, options.precision, own, template)
+    return _engine_with_template(spec, options.precision, own, template)
 
 
-def _engine_with_template(model: str, precision: str, own: "PreTrainedTokenizerBase", template: str) -> Engine:
+def _engine_with_template(
+    model: ModelSpec, precision: Precision, own: "PreTrainedTokenizerBase", template: str
+) -> Engine:
     # A copy: callers still render prompts with the template of the original.
     tokenizer = deepcopy(own)
     tokenizer.chat_template = template

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from safereason.engines.base import Completion, Conversation, Engine
-from safereason.engines.open import REMOTE, open_engine
+from safereason.engines.open import open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard.base import GuardVerdict, Question
 from safereason.guard.others.base import Options, VerdictField, inert_turns, rendering_engine, unparsed_verdict
@@ -57,8 +58,9 @@ def open_llama_guard(model: str, options: Options) -> tuple[Engine, LlamaGuard]:
     Raises:
         InputError: The model cannot be opened, or its chat template does not render the turns.
     """
-    if model.startswith(REMOTE):
-        return open_engine(model, base_url=options.base_url), LlamaGuard(list)
+    spec = ModelSpec.parse(model)
+    if spec.is_remote:
+        return open_engine(spec, base_url=options.base_url), LlamaGuard(list)
     engine, tokenizer = rendering_engine(model, options.precision)
     if hasattr(engine, "model"):  # vLLM reads the model's settings by itself
         _set_attention_chunk(engine.model.config)

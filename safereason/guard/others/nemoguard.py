@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from safereason.engines.base import Completion, Conversation, Engine
 from safereason.engines.open import open_engine
+from safereason.engines.spec import ModelSpec
 from safereason.guard.base import GuardVerdict, Question
 from safereason.guard.others.base import Options, VerdictField, unparsed_verdict
 from safereason.guard.others.template import PromptTemplate, required_prompt_template
@@ -71,4 +72,5 @@ def open_nemoguard(model: str, options: Options) -> tuple[Engine, NemoGuard]:
         InputError: The model or the prompt cannot be read.
     """
     template = required_prompt_template("nemoguard", options.template)
-    return open_engine(model, base_url=options.base_url, precision=options.precision), NemoGuard(template)
+    engine = open_engine(ModelSpec.parse(model), base_url=options.base_url, precision=options.precision)
+    return engine, NemoGuard(template)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from safereason.engines.base import Completion, Conversation, Engine
-from safereason.engines.open import REMOTE
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard import policy as policies
 from safereason.guard.base import GuardVerdict, Question
@@ -81,7 +81,7 @@ def open_shield_gemma(model: str, options: Options) -> tuple[Engine, ShieldGemma
     Raises:
         InputError: The model or the policy cannot be read, or the model is behind a server.
     """
-    if model.startswith(REMOTE):
+    if ModelSpec.parse(model).is_remote:
         raise InputError(f"shield-gemma:{model}: a server puts no guideline into its template; name a local model")
     policy = policies.load(options.policy or "default")
     engine, tokenizer = rendering_engine(model, options.precision)

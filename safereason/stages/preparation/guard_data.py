@@ -9,6 +9,7 @@ from safereason.data.filters import Refuse
 from safereason.data.lengths import PromptBuilder
 from safereason.data.sampling import Mixture
 from safereason.engines.open import load_tokenizer
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard.prompt import Question
@@ -80,7 +81,7 @@ def too_long(recipe: Recipe) -> Refuse:
     mix = recipe.data
     if recipe.guard is None or not isinstance(mix, RSafeMix):
         return lambda row: None
-    tokenizer = load_tokenizer(recipe.model)
+    tokenizer = load_tokenizer(ModelSpec.parse(recipe.model))
     build_prompt = prompt_builder(recipe, special_tokens(tokenizer))
 
     def refuse_long_row(row: Example) -> str | None:

@@ -9,12 +9,12 @@ from safereason.data import traces
 from safereason.data.example import Example
 from safereason.data.sampling import digest, limited
 from safereason.data.traces import Reading
-from safereason.engines.open import REMOTE
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.prompt import Question
-from safereason.judges import parse
+from safereason.judges import JudgeSpec, own_name
 from safereason.recipe.schema import Recipe, RSafeMix, Teacher
 from safereason.runs.records import Record
 from safereason.stages.base import (
@@ -22,8 +22,6 @@ from safereason.stages.base import (
     Options,
     Outline,
     given_inputs,
-    judge_identity,
-    model_identity,
     resolved_judge,
     run_identity,
 )
@@ -81,7 +79,7 @@ class TeacherPlan:
     @property
     def may_retry(self) -> bool:
         """Whether a failed reply may succeed later. A local model fails only at prompts that are too long for it."""
-        return self.teacher.model.startswith(REMOTE)
+        return ModelSpec.parse(self.teacher.model).is_remote
 
     def conversation(self, example: Example) -> list[Message]:
         """The teacher's conversation for an example."""
@@ -113,8 +111,8 @@ def plan_teacher(recipe: Recipe, options: Options, limit: int | None = None) -> 
         raise InputError("data.teacher.judge: a guard's replies are compared with the rows' labels; set it to null")
     judge = None
     if teacher.judge:
-        judge = resolved_judge(teacher.judge, options)
-        parse(judge)
+        judge = own_name(resolved_judge(teacher.judge, options))
+        JudgeSpec.parse(judge)
     prompts = prompts_for_teacher(recipe)
     if not prompts:
         raise InputError(
@@ -130,7 +128,7 @@ def teacher_identity(recipe: Recipe, plan: TeacherPlan, options: Options) -> Ide
     teacher = plan.teacher.model_dump(mode="json", exclude={"model"})
     judge = None
     if plan.judge:
-        judge = judge_identity(plan.judge)
+        judge = JudgeSpec.parse(plan.judge).identity()
     guard_prompt = None
     if plan.guard_prompt:
         guard_prompt = plan.guard_prompt.prompt_settings()
@@ -138,7 +136,7 @@ def teacher_identity(recipe: Recipe, plan: TeacherPlan, options: Options) -> Ide
         recipe,
         mix=recipe.data.mix,
         traces=[share.model_dump(mode="json") for share in recipe.data.traces],
-        model=model_identity(plan.teacher.model),
+        model=ModelSpec.parse(plan.teacher.model).identity(),
         teacher={**teacher, "judge": judge},
         asked=guard_prompt,
         prompts=digest(*((e.id, e.prompt, e.response, e.kind, e.label) for e in plan.examples)),
