@@ -35,6 +35,15 @@ class Entry(Protocol):
 E = TypeVar("E", bound=Entry)
 
 
+def split_argument(text: str) -> tuple[str, str]:
+    """Name and argument of `name:argument`; of `module:NAME:argument`, the first colon belongs to the name."""
+    name, _, argument = text.partition(":")
+    if "." in name:
+        attribute, _, argument = argument.partition(":")
+        name = f"{name}:{attribute}"
+    return name, argument
+
+
 @cache
 def _declared(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
     """The entry points of a group that packages on this `sys.path` declare."""

@@ -9,6 +9,7 @@ from safereason.guard.open import open_guard
 from safereason.guard.others import GUARDS, Options, open_other
 from safereason.judges.base import Exchange, Verdict
 from safereason.recipe.schema import Precision
+from safereason.registry import split_argument
 
 NAMES: dict[str, str] = {
     "moderation": "a Moderation API: OpenAI's, or any server that speaks it",
@@ -107,13 +108,8 @@ def open_named(
 
 def split_spec(spec: str) -> tuple[str, str]:
     """Name and model of `NAME:MODEL` or `module:NAME:MODEL`; for a guard that reasons, no name and the whole text."""
-    name, _, model = spec.partition(":")
-    if name in NAMES:
-        return name, model
-    if "." in name:  # perhaps a dotted path, whose first colon belongs to it
-        attribute, _, model = model.partition(":")
-        name = f"{name}:{attribute}"
-    if GUARDS.has(name):
+    name, model = split_argument(spec)
+    if name in NAMES or GUARDS.has(name):
         return name, model
     return "", spec
 

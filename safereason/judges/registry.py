@@ -7,7 +7,7 @@ from pathlib import Path
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.judges.base import MEASURES, Judge, Measure
-from safereason.registry import Registry
+from safereason.registry import Registry, split_argument
 from safereason.runs.manifest import sha256
 
 HARMBENCH_MODEL = "cais/HarmBench-Llama-2-13b-cls"
@@ -257,7 +257,7 @@ class JudgeSpec:
         Raises:
             InputError: There is no such judge, or its argument is missing or unexpected.
         """
-        name, argument = _split_spec(text)
+        name, argument = split_argument(text)
         entry = JUDGES.find(name)
         if argument and not entry.argument:
             raise InputError(f"judge {text!r}: {name!r} takes no argument; write {name!r} alone")
@@ -335,7 +335,7 @@ def open_judge(text: str, measures: Sequence[Measure] = MEASURES) -> Judge:
 
 def is_judge(text: str) -> bool:
     """Whether a text names a judge, with or without an argument; nothing is imported."""
-    return JUDGES.has(_split_spec(text)[0])
+    return JUDGES.has(split_argument(text)[0])
 
 
 def own_name(text: str) -> str:
@@ -344,7 +344,7 @@ def own_name(text: str) -> str:
     Raises:
         InputError: What it leads to is no judge, or cannot be imported.
     """
-    name, _ = _split_spec(text)
+    name, _ = split_argument(text)
     if name in JUDGES or not JUDGES.has(name):
         return text
     return str(JudgeSpec.parse(text))
@@ -356,12 +356,3 @@ def title_of(text: str) -> str:
     if entry is None:
         return text
     return entry.title or text
-
-
-def _split_spec(text: str) -> tuple[str, str]:
-    """Name and argument; a dotted path, whose first colon belongs to it, is a name."""
-    name, _, argument = text.partition(":")
-    if "." in name:
-        attribute, _, argument = argument.partition(":")
-        name = f"{name}:{attribute}"
-    return name, argument
