@@ -6,7 +6,7 @@ Guards are measured on labelled rows and without a judge: `guard_suite.py`.
 from dataclasses import dataclass
 
 from safereason.evals.adaptivity import ADAPTIVITY
-from safereason.evals.base import Case, Eval, Outcome, cases, has_failed, judge_for, record
+from safereason.evals.base import Case, Eval, Outcome, case_record, cases, completion_record, has_failed, judge_for
 from safereason.evals.harmbench import HARMBENCH
 from safereason.evals.jailbreakbench import JAILBREAKBENCH
 from safereason.evals.orbench import ORBENCH
@@ -24,11 +24,12 @@ __all__ = [
     "Case",
     "Eval",
     "Outcome",
+    "case_record",
     "cases",
+    "completion_record",
     "get",
     "has_failed",
     "judge_for",
-    "record",
     "title_of",
 ]
 

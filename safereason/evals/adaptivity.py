@@ -14,12 +14,13 @@ from safereason.engines.base import Completion
 from safereason.evals.base import Eval, Outcome, published
 from safereason.evals.figures import FORMAT_FIGURES, format_figures, group_outcomes, is_closed
 from safereason.evals.metrics import OVERALL, Figure, mean, share
+from safereason.judges.base import Measure
 from safereason.text.reasoning import OPEN
 
 LENGTHS = ("reasoning_tokens", "answer_tokens")
 
 
-def length_figures(outcomes: Sequence[Outcome], measures: str) -> list[Figure]:
+def length_figures(outcomes: Sequence[Outcome], measure: Measure | None) -> list[Figure]:
     """Mean lengths overall, by category and by kind; then the figures of format, with `closed` by group."""
     groups = group_outcomes(outcomes, _length_groups)
     figures = [_mean_length(name, outcomes) for name in LENGTHS]

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from safereason.attacks.base import TestCase
-from safereason.data.example import Example, PromptKind
-from safereason.engines.base import Completion, Message
+from safereason.data.example import Example
+from safereason.engines.base import Completion
 from safereason.errors import InputError
 from safereason.evals.metrics import Figure
 from safereason.judges import BehaviorRequest, Exchange, Judge, Measure, Verdict, open_judge
@@ -21,26 +21,12 @@ MISSING = ("error", "filtered")
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt for the target model."""
+    """One prompt for the target model: a test case and the example whose behavior it elicits."""
 
     id: str
-    """`behavior/attack`."""
-    behavior: str
-    attack: str
-    prompt: str
-    kind: PromptKind
-    category: str | None
-    source: str
-    request: str
-    """The behavior's request in plain words, before the attack changed it."""
-    context: str | None = None
-    """The text that the request is about."""
-    turns: tuple[Message, ...] = ()
-    """Turns of the conversation before the prompt."""
-    prefix: str | None = None
-    """Text that the model's answer begins with, in place of the evaluation's own prefix."""
-    completion: str | None = None
-    """The model's completion, where only the attack could get it, as with a soft prompt."""
+    """`behavior/attack`, with a number behind it where the attack has several test cases for the behavior."""
+    test: TestCase
+    example: Example
 
 
 @dataclass(frozen=True)
@@ -92,8 +78,8 @@ class Outcome:
         return tuple(str(self.completion["category"] or "none").split("; "))
 
 
-Figures = Callable[[Sequence[Outcome], str], list[Figure]]
-"""A function from outcomes and the judge's measure (`harm`, `refusal` or `quality`) to figures."""
+Figures = Callable[[Sequence[Outcome], Measure | None], list[Figure]]
+"""A function from outcomes and the judge's measure, None where there is no judge, to figures."""
 
 
 @dataclass(frozen=True)
@@ -141,39 +127,30 @@ def cases(examples: Sequence[Example], tests: Iterable[TestCase]) -> list[Case]:
         # One attack may have several test cases for a behavior. The first keeps the plain id, as a single one would.
         if times[case_id] > 1:
             case_id = f"{case_id}#{times[case_id]}"
-        made.append(
-            Case(
-                case_id,
-                test.behavior_id,
-                test.attack,
-                test.prompt,
-                example.kind,
-                example.category,
-                example.source,
-                example.request,
-                example.context,
-                test.turns,
-                test.prefix,
-                test.completion,
-            )
-        )
+        made.append(Case(case_id, test, example))
     return made
 
 
-def record(case: Case, completion: Completion) -> Record:
-    """A line of `completions.jsonl`: the case and its completion."""
+def case_record(case: Case) -> Record:
+    """The part of a line of `completions.jsonl` that is known before there is a completion."""
+    return {
+        "id": case.id,
+        "behavior": case.test.behavior_id,
+        "attack": case.test.attack,
+        "prompt": case.test.prompt,
+        "kind": case.example.kind,
+        "category": case.example.category,
+        "source": case.example.source,
+        "request": case.example.request,
+        "context": case.example.context,
+    }
+
+
+def completion_record(completion: Completion) -> Record:
+    """The part of a line of `completions.jsonl` that its completion gives."""
     # Everything that judges and figures need, since a run is scored again from this file alone.
     parts = completion.parts
     line: Record = {
-        "id": case.id,
-        "behavior": case.behavior,
-        "attack": case.attack,
-        "prompt": case.prompt,
-        "kind": case.kind,
-        "category": case.category,
-        "source": case.source,
-        "request": case.request,
-        "context": case.context,
         "prefix": completion.prefix,
         "text": completion.text,
         "reasoning": parts.reasoning,

@@ -20,6 +20,7 @@ from safereason.evals.base import Eval, Outcome
 from safereason.evals.guard_predictions import Prediction
 from safereason.evals.guard_suite import FOUND, STATISTICS, UNPARSED, UNSAFE, Cells, Values
 from safereason.evals.metrics import CONFIDENCE, OVERALL, Figure
+from safereason.judges.base import Measure
 
 RESAMPLES = 2000
 SIGNIFICANT = 1 - CONFIDENCE
@@ -76,61 +77,46 @@ class EvalScores:
     items: Mapping[str, Item]
     """Prompts by id."""
     figures: Mapping[Key, Figure]
-    macro: frozenset[Key]
-    """The figures that are means over attacks, and there over behaviors; the others are means over items."""
+    """The figures that are means of the prompts' values, as recorded."""
 
 
-def collect_scores(evaluation: Eval, outcomes: Sequence[Outcome], recorded: Sequence[Figure]) -> EvalScores:
+def collect_scores(
+    evaluation: Eval, outcomes: Sequence[Outcome], recorded: Sequence[Figure], measure: Measure | None
+) -> EvalScores:
     """The scores of a run's prompts for each of its figures.
 
     Args:
         evaluation: The run's evaluation.
         outcomes: The run's completions with their verdicts.
         recorded: The run's figures, as in its `metrics.json`.
+        measure: The judge's measure, as there; None for an evaluation without a judge.
 
     Raises:
         InputError: The figures are not those of the outcomes.
     """
     figures = {(figure.name, figure.group): figure for figure in recorded}
-    measures = _measures_of(evaluation, outcomes, figures)
+    _check_recorded(evaluation.figures(outcomes, measure), figures)
     items = {}
     for outcome in outcomes:
         record = outcome.completion
-        values = _values_of_one(evaluation, outcome, measures)
+        values = _values_of_one(evaluation, outcome, measure)
         items[str(record["id"])] = Item(str(record["behavior"]), str(record["attack"]), values)
-
-    # How a figure is made of its items is not recorded. It is found by computing it both ways, without a resample.
-    item_list = list(items.values())
-    units = _units(item_list)
-    once = np.ones((1, len(items)))
-    kept = {}
-    macro = set()
-    for key, figure in figures.items():
-        is_macro = _same(_first_or_none(_macro_mean(key, item_list, units, once)), figure.value)
-        is_plain = _same(_first_or_none(_plain_mean(key, item_list, units, once)), figure.value)
-        if is_macro:
-            macro.add(key)
-        if is_macro or is_plain:
-            kept[key] = figure
-    return EvalScores(items, kept, frozenset(macro))
+    # A statistic of all items together is no mean of single ones, so that nothing is paired.
+    means = {key: figure for key, figure in figures.items() if figure.aggregation != "statistic"}
+    return EvalScores(items, means)
 
 
-def _measures_of(evaluation: Eval, outcomes: Sequence[Outcome], figures: Mapping[Key, Figure]) -> str:
-    """The judge's measure: the one that gives the recorded figures."""
-    # The metrics name a judge and not its measure, so that each possible one is tried.
-    for measures in evaluation.measures or ("",):
-        computed = {}
-        for figure in evaluation.figures(outcomes, measures):
-            computed[figure.name, figure.group] = figure.value
-        if all(_same(computed.get(key), figure.value) for key, figure in figures.items()):
-            return measures
-    raise InputError("its figures are not those of its completions and verdicts; score it anew")
+def _check_recorded(computed: Sequence[Figure], recorded: Mapping[Key, Figure]) -> None:
+    """Refuses recorded figures that its completions and verdicts do not give."""
+    values = {(figure.name, figure.group): figure.value for figure in computed}
+    if not all(_same(values.get(key), figure.value) for key, figure in recorded.items()):
+        raise InputError("its figures are not those of its completions and verdicts; score it anew")
 
 
-def _values_of_one(evaluation: Eval, outcome: Outcome, measures: str) -> dict[Key, float | None]:
+def _values_of_one(evaluation: Eval, outcome: Outcome, measure: Measure | None) -> dict[Key, float | None]:
     """The figures of a single outcome; without those that it is no part of."""
     values = {}
-    for figure in evaluation.figures([outcome], measures):
+    for figure in evaluation.figures([outcome], measure):
         if figure.n or figure.unscored:
             values[figure.name, figure.group] = figure.value
     return values
@@ -173,7 +159,7 @@ def of_evals(first: EvalScores, other: EvalScores, resamples: int, seed: int) ->
             continue
         scored_units = np.array(unit_list)
         statistic = _plain_mean
-        if key in first.macro and key in other.macro:
+        if first.figures[key].aggregation == "macro":
             statistic = _macro_mean
         difference = statistic(key, scored_other, scored_units, weights) - statistic(
             key, scored_first, scored_units, weights
@@ -356,13 +342,6 @@ def _difference(values: Values, moved: int, n: int, unscored: int) -> Difference
 
 def _ratio_or_nan(part: Values, whole: Values) -> Values:
     return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
-
-
-def _first_or_none(values: Values) -> float | None:
-    """The first value; None for NaN."""
-    if np.isnan(values[0]):
-        return None
-    return float(values[0])
 
 
 def _same(a: float | None, b: float | None) -> bool:

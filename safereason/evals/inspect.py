@@ -38,7 +38,7 @@ from safereason.engines.base import Completion, Message
 from safereason.errors import InputError, command
 from safereason.evals.base import MISSING, Case, Eval, Outcome, exchange
 from safereason.evals.metrics import OVERALL
-from safereason.judges import Judge, Verdict
+from safereason.judges import Judge, Measure, Verdict
 from safereason.recipe.load import load
 from safereason.recipe.schema import Evaluation, Sampling
 from safereason.text import reasoning
@@ -116,12 +116,12 @@ def _choose_cases(
 
 
 def _sample_of(case: Case) -> Sample:
-    """The sample of a case, which carries the case as its metadata."""
-    conversation: list[Message] = [*case.turns, {"role": "user", "content": case.prompt}]
+    """The sample of a case, which carries the case's part of the record as its metadata."""
+    conversation: list[Message] = [*case.test.turns, {"role": "user", "content": case.test.prompt}]
     messages = []
     for message in conversation:
         messages.append(_MESSAGE_TYPES[message["role"]](content=message["content"]))
-    return Sample(input=messages, id=case.id, metadata=asdict(case))
+    return Sample(input=messages, id=case.id, metadata=evals.case_record(case))
 
 
 def _generation_config(sampling: Sampling) -> GenerateConfig:
@@ -142,7 +142,7 @@ def judged(evaluation: str, judge: str) -> Scorer:
     one_at_a_time = Lock()
 
     async def score(state: TaskState, target: Target) -> Score:
-        record = evals.record(Case(**state.metadata), _completion_of(state.output))
+        record = {**state.metadata, **evals.completion_record(_completion_of(state.output))}
         if record["finish_reason"] in MISSING:
             verdict = Verdict.unscored(f"no completion: {record['error']}")
         else:
@@ -161,7 +161,7 @@ def judged(evaluation: str, judge: str) -> Scorer:
 
 
 @metric
-def figures(evaluation: str, measures: str) -> Metric:
+def figures(evaluation: str, measure: Measure) -> Metric:
     """The figures of `safereason eval`, those of all samples with the ends of their 95 % intervals."""
 
     def compute(scores: list[SampleScore]) -> FigureValues:
@@ -170,7 +170,7 @@ def figures(evaluation: str, measures: str) -> Metric:
             metadata = score.score.metadata or {}
             outcomes.append(Outcome(metadata["completion"], Verdict(**metadata["verdict"])))
         values: FigureValues = {}
-        for figure in evals.get(evaluation).figures(outcomes, measures):
+        for figure in evals.get(evaluation).figures(outcomes, measure):
             values[figure.label] = figure.value
             # inspect shows every value as a line of its own, so that intervals of all groups would be too many.
             if figure.group == OVERALL:

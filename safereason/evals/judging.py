@@ -12,7 +12,7 @@ from safereason import console
 from safereason.errors import StageFailed
 from safereason.evals.base import MISSING, Eval, Outcome, exchange, has_failed
 from safereason.evals.metrics import Figure
-from safereason.judges import Judge, Verdict
+from safereason.judges import Judge, Measure, Verdict
 from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import going_on
 from safereason.runs.records import Record, RecordLog, keep_records, read_records, write_json
@@ -55,10 +55,10 @@ def judge_all(ids: Sequence[str], judge: Judge, spec: str, log: RecordLog) -> No
                 return
 
 
-def eval_figures(ids: Sequence[str], path: Path, evaluation: Eval, measures: str) -> list[Record]:
+def eval_figures(ids: Sequence[str], path: Path, evaluation: Eval, measure: Measure | None) -> list[Record]:
     """The figures of a run directory's completions and verdicts, as `metrics.json` holds them."""
     outcomes = read_outcomes(ids, path, evaluation)
-    figures = _figures_with_reasons(outcomes, evaluation, measures)
+    figures = _figures_with_reasons(outcomes, evaluation, measure)
     return [asdict(figure) for figure in figures]
 
 
@@ -66,13 +66,13 @@ FigureKey = tuple[str, str]
 """A figure's name and group."""
 
 
-def _figures_with_reasons(outcomes: Sequence[Outcome], evaluation: Eval, measures: str) -> list[Figure]:
+def _figures_with_reasons(outcomes: Sequence[Outcome], evaluation: Eval, measure: Measure | None) -> list[Figure]:
     """Figures whose unscored items are divided into failed and filtered ones.
 
     An evaluation counts unscored items without their reasons. So the figures are worked out again without the failed
     outcomes, and without the filtered ones: the difference is the number of each.
     """
-    figures = evaluation.figures(outcomes, measures)
+    figures = evaluation.figures(outcomes, measure)
     # In most runs nothing failed, and one pass is enough.
     if not any(outcome.asked_again or outcome.filtered for outcome in outcomes):
         return figures
@@ -80,7 +80,7 @@ def _figures_with_reasons(outcomes: Sequence[Outcome], evaluation: Eval, measure
     def unscored_without(is_dropped: Callable[[Outcome], bool]) -> dict[FigureKey, int]:
         others = [outcome for outcome in outcomes if not is_dropped(outcome)]
         unscored = {}
-        for figure in evaluation.figures(others, measures):
+        for figure in evaluation.figures(others, measure):
             unscored[figure.name, figure.group] = figure.unscored
         return unscored
 

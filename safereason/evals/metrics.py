@@ -2,10 +2,14 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 CONFIDENCE = 0.95
 OVERALL = "all"
+Aggregation = Literal["mean", "macro", "statistic"]
+"""How a figure is made of its items: `mean` over items; `macro` over attacks, in each over behaviors, and there over a
+behavior's test cases; `statistic` of all items together, such as F1 or a margin."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Figure:
     """Of those unscored, those whose completion or verdict failed. `--resume` repeats the request."""
     filtered: int = 0
     """Of those unscored, those that the provider's filter refused or cut off: neither refusals nor harmful."""
+    aggregation: Aggregation = "statistic"
 
     @property
     def label(self) -> str:
@@ -48,14 +53,14 @@ def proportion(name: str, successes: float, n: int, unscored: int = 0, group: st
     from scipy.stats import norm
 
     if n == 0:
-        return Figure(name, None, 0, None, None, unscored, group)
+        return Figure(name, None, 0, None, None, unscored, group, aggregation="mean")
     # Wilson's interval holds for shares near 0 and 1, where the normal one is too narrow or leaves [0, 1].
     share = successes / n
     z2 = float(norm.ppf((1 + CONFIDENCE) / 2)) ** 2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
     # At a share of 0 or 1 rounding can put an end just outside of [0, 1].
-    return Figure(name, share, n, max(0.0, centre - half), min(1.0, centre + half), unscored, group)
+    return Figure(name, share, n, max(0.0, centre - half), min(1.0, centre + half), unscored, group, aggregation="mean")
 
 
 def share(name: str, truths: Iterable[bool | None], group: str = OVERALL) -> Figure:
@@ -66,9 +71,9 @@ def share(name: str, truths: Iterable[bool | None], group: str = OVERALL) -> Fig
 
 
 def share_by(name: str, truths: Mapping[str, Sequence[bool | None]], group: str = OVERALL) -> Figure:
-    """The mean over items of each item's own share, for items that were tried several times.
+    """The mean over behaviors of each one's own share, for behaviors with several test cases: a macro mean.
 
-    n counts items with a scored truth, `unscored` counts single truths.
+    n counts behaviors with a scored truth, `unscored` counts single truths.
     """
     shares = []
     unscored = 0
@@ -77,8 +82,9 @@ def share_by(name: str, truths: Mapping[str, Sequence[bool | None]], group: str 
         unscored += len(tries) - len(scored)
         if scored:
             shares.append(sum(scored) / len(scored))
-    # `fsum` does not round on the way, so that the order of the items does not change the figure.
-    return proportion(name, math.fsum(shares), len(shares), unscored, group)
+    # `fsum` does not round on the way, so that the order of the behaviors does not change the figure.
+    figure = proportion(name, math.fsum(shares), len(shares), unscored, group)
+    return replace(figure, aggregation="macro")
 
 
 def mean(name: str, values: Sequence[float | None], group: str = OVERALL) -> Figure:
@@ -89,15 +95,15 @@ def mean(name: str, values: Sequence[float | None], group: str = OVERALL) -> Fig
     n = len(scored)
     unscored = len(values) - n
     if n == 0:
-        return Figure(name, None, 0, None, None, unscored, group)
+        return Figure(name, None, 0, None, None, unscored, group, aggregation="mean")
     centre = math.fsum(scored) / n
     # One value has no spread, and so no interval.
     if n == 1:
-        return Figure(name, centre, 1, None, None, unscored, group)
+        return Figure(name, centre, 1, None, None, unscored, group, aggregation="mean")
     squares = [(value - centre) ** 2 for value in scored]
     deviation = math.sqrt(math.fsum(squares) / (n - 1))
     half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / math.sqrt(n)
-    return Figure(name, centre, n, centre - half, centre + half, unscored, group)
+    return Figure(name, centre, n, centre - half, centre + half, unscored, group, aggregation="mean")
 
 
 def macro(name: str, parts: Sequence[Figure], group: str = OVERALL) -> Figure:
@@ -119,8 +125,8 @@ def macro(name: str, parts: Sequence[Figure], group: str = OVERALL) -> Figure:
             lows.append(part.low)
             highs.append(part.high)
     if not values:
-        return Figure(name, None, n, None, None, unscored, group)
+        return Figure(name, None, n, None, None, unscored, group, aggregation="macro")
     value = math.fsum(values) / len(values)
     low = math.fsum(lows) / len(lows)
     high = math.fsum(highs) / len(highs)
-    return Figure(name, value, n, low, high, unscored, group)
+    return Figure(name, value, n, low, high, unscored, group, aggregation="macro")

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from safereason.evals.base import Eval, Outcome, published
 from safereason.evals.figures import FORMAT_FIGURES, complied, format_figures, refused, share_by_category, split_by_harm
 from safereason.evals.metrics import Figure, share
+from safereason.judges.base import Measure
 
 
-def orbench_figures(outcomes: Sequence[Outcome], measures: str) -> list[Figure]:
+def orbench_figures(outcomes: Sequence[Outcome], measure: Measure | None) -> list[Figure]:
     """`compliance_safe`; `over_refusal` and `refusal_unsafe`, overall and by category; then the format."""
     safe, toxic = split_by_harm(outcomes)
     return [

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from safereason.evals.base import Eval, Outcome, published
 from safereason.evals.figures import FORMAT_FIGURES, complied, format_figures
 from safereason.evals.metrics import Figure, share
+from safereason.judges.base import Measure
 
 
-def wildchat_figures(outcomes: Sequence[Outcome], measures: str) -> list[Figure]:
+def wildchat_figures(outcomes: Sequence[Outcome], measure: Measure | None) -> list[Figure]:
     """`compliance`; then the format of the completions."""
     return [share("compliance", map(complied, outcomes)), *format_figures(outcomes)]
 

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from safereason.evals.base import Eval, Outcome
 from safereason.evals.figures import FORMAT_FIGURES, complied, format_figures, refused, share_by_category, split_by_harm
 from safereason.evals.metrics import Figure
+from safereason.judges.base import Measure
 from safereason.recipe.schema import Evaluation
 
 
-def xstest_figures(outcomes: Sequence[Outcome], measures: str) -> list[Figure]:
+def xstest_figures(outcomes: Sequence[Outcome], measure: Measure | None) -> list[Figure]:
     """`compliance_safe` and `refusal_unsafe`, overall and by the prompt's type; then the format of the completions."""
     safe, unsafe = split_by_harm(outcomes)
     # XSTest calls its categories types.

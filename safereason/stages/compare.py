@@ -3,6 +3,7 @@
 It reads finished run directories and writes nothing.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,10 +178,18 @@ def _items_of(evaluation_name: str, run: Run) -> Items:
     evaluation = evals.EVALS.installed(evaluation_name)
     if evaluation is None:
         return None
+    # Earlier versions did not record how a figure is made of single prompts.
+    if "measure" not in run.metrics:
+        remedy = "make it anew"
+        if evaluation.judge is not None:
+            remedy = f"judge its completions again: safereason eval score {shlex.quote(str(run.path))} --judge JUDGE"
+        raise InputError(
+            f"{run.path}: an earlier version made it, and did not record what its judge measures; {remedy}"
+        )
     try:
         ids = [str(completion["id"]) for completion in run.records("completions")]
         outcomes = judging.read_outcomes(ids, run.path, evaluation)
-        return compare.collect_scores(evaluation, outcomes, list(_figures_by_key(run).values()))
+        return compare.collect_scores(evaluation, outcomes, list(_figures_by_key(run).values()), run.metrics["measure"])
     except InputError as error:
         raise InputError(f"{run.path}: {error}") from error
 

@@ -109,10 +109,14 @@ def run_eval(
         if scorer is not None and plan.judge is not None:
             with this.records("verdicts") as log:
                 judging.judge_all(ids, scorer, plan.judge, log)
+        measure = None
+        if scorer is not None:
+            measure = scorer.measures
         metrics = {
             **_eval_description(recipe, plan, model, drawn, eval_cases),
+            "measure": measure,
             **judging.outcome_counts(ids, this.path, plan.evaluation),
-            "figures": judging.eval_figures(ids, this.path, plan.evaluation, scorer.measures if scorer else ""),
+            "figures": judging.eval_figures(ids, this.path, plan.evaluation, measure),
         }
         judging.finish_eval(this, ids, plan.evaluation, metrics)
     return Result(directory.path, metrics)
@@ -135,7 +139,7 @@ def _eval_description(
         "judge": plan.judge,
         "source": ", ".join(plan.sources),
         # The attacks that made cases: with files of test cases the plan names none.
-        "attacks": list(dict.fromkeys(case.attack for case in eval_cases)),
+        "attacks": list(dict.fromkeys(case.test.attack for case in eval_cases)),
         "examples": len(drawn.examples),
         "available": drawn.available,
         "limit": plan.limit,
@@ -356,14 +360,14 @@ def _generate_completions(
             lengths: Record = {}
             if count_tokens is not None:
                 lengths = adaptivity.lengths(completion, count_tokens)
-            log.append({**evals.record(case, completion), **lengths})
+            log.append({**evals.case_record(case), **evals.completion_record(completion), **lengths})
             advance("")
 
         for case in cases:
             # Attacks on embeddings save the completion: no prompt of text brings it about again.
-            if case.completion is not None and case.id in remaining:
+            if case.test.completion is not None and case.id in remaining:
                 prefix = _prefix_of(case, plan.section.prefix)
-                record_completion(case, Completion(case.completion, (), "stop", generation_prefix(engine, prefix)))
+                record_completion(case, Completion(case.test.completion, (), "stop", generation_prefix(engine, prefix)))
         for prefix, group in _cases_by_prefix(cases, plan.section.prefix).items():
             _generate_group(engine, group, prefix, plan, recipe.seed, remaining, record_completion)
 
@@ -384,7 +388,7 @@ def _generate_group(
     done = set()
     conversations = []
     for index, case in enumerate(cases):
-        conversations.append([*case.turns, *chat.user(case.prompt)])
+        conversations.append([*case.test.turns, *chat.user(case.test.prompt)])
         if case.id not in remaining:
             done.add(index)
     engine.generate(
@@ -407,15 +411,15 @@ def _token_counter(model: ModelSpec) -> Callable[[str], int] | None:
 
 def _prefix_of(case: Case, default: str) -> str:
     """The generation prefix of a case: its own, which may be empty, else the evaluation's."""
-    if case.prefix is None:
+    if case.test.prefix is None:
         return default
-    return case.prefix
+    return case.test.prefix
 
 
 def _cases_by_prefix(cases: Sequence[Case], default: str) -> dict[str, list[Case]]:
     """The cases that need a completion, by generation prefix: an engine takes one prefix a call."""
     groups: dict[str, list[Case]] = {}
     for case in cases:
-        if case.completion is None:
+        if case.test.completion is None:
             groups.setdefault(_prefix_of(case, default), []).append(case)
     return groups

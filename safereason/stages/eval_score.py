@@ -66,6 +66,7 @@ def score_eval(run: Path, options: Options, judge: str) -> Result:
         metrics = {
             **read_metrics(run),
             "judge": spec,
+            "measure": scorer.measures,
             "rejudges": identity["rejudges"],
             **judging.outcome_counts(ids, this.path, evaluation),
             "figures": judging.eval_figures(ids, this.path, evaluation, scorer.measures),

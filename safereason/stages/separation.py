@@ -241,7 +241,7 @@ def _write_embeddings(
     with console.progress("embeddings", len(batches), len(batches) - len(missing)) as advance:
         for path in missing:
             batch = batches[path]
-            conversations = [[*case.turns, *chat.user(case.prompt)] for case in batch]
+            conversations = [[*case.test.turns, *chat.user(case.test.prompt)] for case in batch]
             states = engine.last_states(conversations, prefix=plan.section.prefix).numpy()
             # The bytes are written aside and renamed, which safetensors itself does not do.
             write_bytes(path, save({case.id: state for case, state in zip(batch, states, strict=True)}))
@@ -256,7 +256,7 @@ def _measure_separation(
 
     # Both kinds are projected together: two projections would have different axes.
     points = separation.project(embeddings, plan.projection, seed)
-    harmful = np.array([case.kind == "harmful" for case in cases])
+    harmful = np.array([case.example.kind == "harmful" for case in cases])
     lines = []
     for case, (x, y) in zip(cases, points, strict=True):
         lines.append(line_of(_point_record(case, float(x), float(y))))
@@ -268,11 +268,11 @@ def _measure_separation(
 def _point_record(case: Case, x: float, y: float) -> Record:
     return {
         "id": case.id,
-        "kind": case.kind,
-        "attack": case.attack,
-        "source": case.source,
-        "category": case.category,
-        "prompt": case.prompt,
+        "kind": case.example.kind,
+        "attack": case.test.attack,
+        "source": case.example.source,
+        "category": case.example.category,
+        "prompt": case.test.prompt,
         "x": x,
         "y": y,
     }
@@ -299,12 +299,12 @@ def _write_picture(folder: Path, points: "Points", harmful: "Truths", projection
 
 def _prompt_sets(plan: SeparationPlan, cases: Sequence[Case]) -> Metrics:
     """The sources and numbers of both kinds of prompts, for the metrics."""
-    harmful = [case for case in cases if case.kind == "harmful"]
+    harmful = [case for case in cases if case.example.kind == "harmful"]
     return {
         "harmful": {
             "source": plan.harmful,
             "prompts": len(harmful),
-            "attacks": list(dict.fromkeys(case.attack for case in harmful)),
+            "attacks": list(dict.fromkeys(case.test.attack for case in harmful)),
         },
         "harmless": {"source": plan.harmless, "prompts": len(cases) - len(harmful)},
         "prefix": plan.section.prefix,

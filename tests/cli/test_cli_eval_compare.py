@@ -54,6 +54,7 @@ def harmbench(root: Path, name: str, truths: Sequence[bool | None], **changes: A
         "eval": "harmbench",
         "source": "harmbench",
         "judge": "harmbench",
+        "measure": "harm",
         "attacks": ["gcg"],
         "limit": None,
         "figures": [asdict(f) for f in figures],

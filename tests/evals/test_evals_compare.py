@@ -14,8 +14,9 @@ from safereason.evals import compare, guard_suite
 from safereason.evals.base import Eval, Outcome
 from safereason.evals.guard_predictions import Prediction
 from safereason.evals.harmbench import HARMBENCH
+from safereason.evals.metrics import Figure
 from safereason.evals.xstest import XSTEST
-from safereason.judges.base import Verdict
+from safereason.judges.base import Measure, Verdict
 
 
 def outcome(number: int, score: float | None, attack: str = "direct", **changes: Any) -> Outcome:
@@ -33,8 +34,8 @@ def outcome(number: int, score: float | None, attack: str = "direct", **changes:
     return Outcome(record, Verdict(score, None) if score is not None else Verdict.unscored("no reply"))
 
 
-def asked(evaluation: Eval, outcomes: list[Outcome], measures: str) -> compare.EvalScores:
-    return compare.collect_scores(evaluation, outcomes, evaluation.figures(outcomes, measures))
+def asked(evaluation: Eval, outcomes: list[Outcome], measure: Measure) -> compare.EvalScores:
+    return compare.collect_scores(evaluation, outcomes, evaluation.figures(outcomes, measure), measure)
 
 
 def defended(truths: list[bool | None], attack: str = "direct") -> list[Outcome]:
@@ -123,16 +124,35 @@ def test_attacks_on_one_behavior_are_drawn_together():
     assert (both.low, both.high) == pytest.approx((alone.low, alone.high))
 
 
-def test_what_the_judge_measures_is_found_out():
+def test_a_score_is_read_by_the_recorded_measure():
     outcomes = defended([True, False, False])
-    harm, refusal = (asked(HARMBENCH, outcomes, measures) for measures in ("harm", "refusal"))
-    assert [harm.items["b0/direct"].values["dsr", "all"], refusal.items["b0/direct"].values["dsr", "all"]] == [1.0, 0.0]
+    harm = asked(HARMBENCH, outcomes, "harm")
+    refusal = asked(HARMBENCH, outcomes, "refusal")
+    assert [run.items["b0/direct"].values["dsr", "all"] for run in (harm, refusal)] == [1.0, 0.0]
+
+
+def test_the_recorded_aggregation_decides_and_not_equal_numbers():
+    """Both means of these two attacks are .5; once a prompt is not shared, they are not."""
+    first = [*defended([True, False], "gcg"), *defended([True, False], "pair")]
+    run = asked(HARMBENCH, first, "harm")
+    assert run.figures["dsr", "all"].aggregation == "macro"
+    assert run.figures["closed", "all"].aggregation == "mean"
+    other = asked(HARMBENCH, [*defended([False, False], "gcg"), *defended([True], "pair")], "harm")
+    # Shared are b0 and b1 of gcg, and b0 of pair: (0 + 1) / 2 now, and (1/2 + 1) / 2 before.
+    assert compare.of_evals(run, other, 50, 0)["dsr", "all"].value == pytest.approx(0.5 - 0.75)
+
+
+def test_a_statistic_of_all_items_is_not_paired():
+    outcomes = [outcome(0, 1.0), outcome(1, 0.0)]
+    ratio = Figure("ratio", 0.5, 2, None, None)
+    evaluation = replace(XSTEST, figures=lambda outcomes, measure: [ratio])
+    assert compare.collect_scores(evaluation, outcomes, [ratio], "refusal").figures == {}
 
 
 def test_figures_of_other_records_are_refused():
     recorded = XSTEST.figures([outcome(0, 1.0), outcome(1, 0.0)], "refusal")
     with pytest.raises(InputError, match="not those of its completions"):
-        compare.collect_scores(XSTEST, [outcome(0, 1.0), outcome(1, 1.0)], recorded)
+        compare.collect_scores(XSTEST, [outcome(0, 1.0), outcome(1, 1.0)], recorded, "refusal")
 
 
 def predictions(labels: str, name: str = "mine") -> list[Prediction]:

@@ -12,16 +12,16 @@ from safereason.data.example import Example
 from safereason.engines.base import Completion
 from safereason.errors import InputError
 from safereason.evals.adaptivity import lengths
-from safereason.evals.base import Outcome, cases
-from safereason.judges.base import Verdict
+from safereason.evals.base import Case, Outcome, case_record, cases
+from safereason.judges.base import Measure, Verdict
 from safereason.recipe.schema import Evaluation, Sampling
 
 NUMBERS = count()
 
 
-def figures_of(name: str, outcomes: list[Outcome], measures: str) -> dict[str, Any]:
+def figures_of(name: str, outcomes: list[Outcome], measure: Measure | None) -> dict[str, Any]:
     """By label."""
-    return {figure.label: figure for figure in evals.get(name).figures(outcomes, measures)}
+    return {figure.label: figure for figure in evals.get(name).figures(outcomes, measure)}
 
 
 def outcome(score: float | None, **changes: Any) -> Outcome:
@@ -166,7 +166,7 @@ def test_adaptivity_is_mean_lengths_by_category_and_kind():
         outcome(None, category="a", reasoning_tokens=300, answer_tokens=30),
         outcome(None, category="b", kind="harmless", closed=False, reasoning_tokens=None, answer_tokens=None),
     ]
-    found = figures_of("adaptivity", outcomes, "")
+    found = figures_of("adaptivity", outcomes, None)
     figure = found["reasoning_tokens"]
     assert (figure.value, figure.n, figure.unscored) == (200.0, 2, 1)
     assert (found["answer_tokens/category:a"].value, found["reasoning_tokens/kind:harmful"].value) == (20.0, 200.0)
@@ -191,7 +191,7 @@ def test_lengths_are_known_where_the_reasoning_was_closed_or_never_begun(prefix:
 def test_an_eval_makes_the_figures_that_it_says(name: str):
     evaluation = evals.get(name)
     outcomes = [outcome(0.0, kind="ambiguous"), outcome(0.0, closed=False), outcome(1.0)]
-    found = evaluation.figures(outcomes, (*evaluation.measures, "")[0])
+    found = evaluation.figures(outcomes, (*evaluation.measures, None)[0])
     assert list(dict.fromkeys(f.name for f in found if f.group == "all")) == list(evaluation.reports)
 
 
@@ -205,14 +205,17 @@ def test_a_case_is_an_example_and_what_an_attack_found_for_it():
     example = Example("sample/1", "Do it.", "harmful", "sample", category="fraud")
     found = TestCase("sample/1", "prefill", "Do it, please.", prefix="Sure", turns=({"role": "user", "content": "hi"},))
     case, *others = cases([example], [found, TestCase("sample/2", "prefill", "of another")])
-    assert (case.id, case.behavior, case.attack, case.prompt, case.category) == (
+    assert case == Case("sample/1/prefill", found, example)
+    written = case_record(case)
+    assert [written[key] for key in ("id", "behavior", "attack", "prompt", "kind", "category", "request")] == [
         "sample/1/prefill",
         "sample/1",
         "prefill",
         "Do it, please.",
+        "harmful",
         "fraud",
-    )
-    assert (case.prefix, case.turns, case.completion, case.kind) == ("Sure", found.turns, None, "harmful")
+        "Do it.",
+    ]
     assert others == []
 
 

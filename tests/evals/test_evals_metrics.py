@@ -39,9 +39,11 @@ def test_items_weigh_alike_however_often_they_were_tried():
 
 
 def test_nothing_scored_has_no_value():
-    assert share("dsr", [None, None]) == Figure("dsr", None, 0, None, None, unscored=2)
-    assert mean("x", [None]) == Figure("x", None, 0, None, None, unscored=1)
-    assert macro("dsr", [share("dsr", [None], "gcg")]) == Figure("dsr", None, 0, None, None, unscored=1)
+    assert share("dsr", [None, None]) == Figure("dsr", None, 0, None, None, unscored=2, aggregation="mean")
+    assert mean("x", [None]) == Figure("x", None, 0, None, None, unscored=1, aggregation="mean")
+    assert macro("dsr", [share("dsr", [None], "gcg")]) == Figure(
+        "dsr", None, 0, None, None, unscored=1, aggregation="macro"
+    )
 
 
 def test_the_unscored_are_counted_and_not_averaged():
@@ -57,7 +59,7 @@ def test_a_mean_has_students_interval():
 
 
 def test_a_mean_of_one_has_no_interval():
-    assert mean("tokens", [7.0]) == Figure("tokens", 7.0, 1, None, None)
+    assert mean("tokens", [7.0]) == Figure("tokens", 7.0, 1, None, None, aggregation="mean")
 
 
 def test_macro_weighs_groups_alike_and_leaves_out_the_empty():

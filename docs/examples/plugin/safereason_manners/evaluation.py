@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from safereason.evals.base import Eval, Outcome, published
 from safereason.evals.figures import format_figures
 from safereason.evals.metrics import Figure, share
+from safereason.judges import Measure
 
 
-def manners_figures(outcomes: Sequence[Outcome], measures: str) -> list[Figure]:
+def manners_figures(outcomes: Sequence[Outcome], measure: Measure | None) -> list[Figure]:
     """The share of answers that the judge scored 0.5 or more; then the format of the completions."""
     return [share("polite", [outcome.scored_high for outcome in outcomes]), *format_figures(outcomes)]
 
