@@ -63,8 +63,10 @@ def measure(seed: int, root: Path, with_base: bool) -> Seed:
     for label, model in models.items():
         measured = Options(root=root, on_existing="resume", model=model)
         parts = {
-            "harmful": _read(evaluation.run_eval(recipe, measured, "harmbench").run, "refusal"),
-            "harmless": _read(evaluation.run_eval(recipe, measured, "xstest").run, "compliance"),
+            "harmful": _read(evaluation.run_eval(recipe, measured, evaluation.EvalRequest("harmbench")).run, "refusal"),
+            "harmless": _read(
+                evaluation.run_eval(recipe, measured, evaluation.EvalRequest("xstest")).run, "compliance"
+            ),
         }
         truths[label] = {kind: part[0] for kind, part in parts.items()}
         formats[label] = [well for part in parts.values() for well in part[1]]

@@ -720,7 +720,7 @@ def test_each_field_of_attacking_changes_what_an_attack_works_with(key, monkeypa
     found = []
     for section in (whole, changed(whole, key, ATTACKING_CHANGES[key])):
         recipe = Recipe(name="own", model="org/none", data=BASE_TARS, attack=section)
-        plan = attack.plan_attack(recipe, Options(), "all-in-one", behaviors="sample")
+        plan = attack.plan_attack(recipe, Options(), attack.AttackRequest("all-in-one", source="sample"))
         found.append(attack.attack_identity(recipe, plan, ModelSpec.parse("org/target"), None))
     assert found[0] != found[1]
 

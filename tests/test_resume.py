@@ -106,7 +106,7 @@ def whole(recipe, tmp_path_factory) -> dict[str, Path]:
         "data": data.build_data(chosen, options).run,
         "sft": sft.train_sft(chosen, options).run,
         "rl": rl.train_rl(chosen, options).run,
-        "eval": evaluation.run_eval(chosen, options, "xstest").run,
+        "eval": evaluation.run_eval(chosen, options, evaluation.EvalRequest("xstest")).run,
     }
 
 

@@ -120,15 +120,13 @@ def _attack_command(name: str) -> Callable[..., None]:
         }
         chosen = _attack_recipe(name, recipe, model, overrides, seed, section_values)
         options = opt.stage_options(root, out, model, resume, overwrite, base_url)
-        part = opt.parse_shard(shard)
+        request = stage_attack.AttackRequest(name, source, limit, opt.parse_shard(shard))
         # A plan loads no model, so that it also works before the target is trained.
         if dry_run:
-            plan = stage_attack.plan_attack(chosen, options, name, behaviors=source, limit=limit, shard=part)
+            plan = stage_attack.plan_attack(chosen, options, request)
             stage.print_steps(chosen, [_attack_step(plan, model, chosen.name)], as_json)
             return
-        result = stage.run_and_print(
-            lambda: stage_attack.run_attack(chosen, options, name, behaviors=source, limit=limit, shard=part), as_json
-        )
+        result = stage.run_and_print(lambda: stage_attack.run_attack(chosen, options, request), as_json)
         # The test cases are written by now. Failed verdicts among them only change the exit code.
         stage_attack.check_attack_scored(result.run, result.metrics)
 

@@ -103,18 +103,15 @@ def _eval_command(evaluation: "Eval") -> Callable[..., None]:
         attack_names = _attack_names(attacks)
         chosen = opt.recipe_of(recipe, model, overrides, seed)
         options = opt.stage_options(root, out, model, resume, overwrite, base_url)
+        request = stage_eval.EvalRequest(name, attack_names, judge, limit, cases or (), source)
         if dry_run:
             # Nothing is asked of the model, so that it need not be there yet.
-            plan = stage_eval.plan_eval(
-                chosen, name, attacks=attack_names, judge=judge, limit=limit, cases=cases or (), source=source
-            )
+            plan = stage_eval.plan_eval(chosen, request)
             stage_eval.check_attacks(chosen, options, plan)
             stage.print_steps(chosen, [_eval_step(plan, model, chosen.name)], as_json)
             return
         result = stage.run_and_print(
-            lambda: stage_eval.run_eval(
-                chosen, options, name, attacks=attack_names, judge=judge, limit=limit, cases=cases or (), source=source
-            ),
+            lambda: stage_eval.run_eval(chosen, options, request),
             as_json,
         )
         # The figures are printed by now. Bars come before the check for failed verdicts: exit code 3 tells more than 1.

@@ -56,6 +56,19 @@ Harm = Callable[[Sequence[Exchange]], list[Verdict]]
 
 
 @dataclass(frozen=True)
+class AttackRequest:
+    """An attack as it is requested: its name, and on which behaviors."""
+
+    name: str
+    source: str | None = None
+    """Source of the behaviors, in place of that of the recipe's evaluation."""
+    limit: int | None = None
+    """Most behaviors, drawn by the seed."""
+    shard: tuple[int, int] | None = None
+    """Number of this shard, from 1, and the number of shards, for machines that share the work."""
+
+
+@dataclass(frozen=True)
 class AttackPlan:
     """An attack with its settings from the recipe and the command line."""
 
@@ -107,30 +120,19 @@ class AttackPlan:
         return self.section.others
 
 
-def run_attack(
-    recipe: Recipe,
-    options: Options,
-    name: str,
-    *,
-    behaviors: str | None = None,
-    limit: int | None = None,
-    shard: tuple[int, int] | None = None,
-) -> Result:
+def run_attack(recipe: Recipe, options: Options, request: AttackRequest) -> Result:
     """Attacks `options.model`, else the recipe's newest trained model.
 
     Args:
         recipe: Recipe with the attacks' models and settings.
         options: Where to write, and the target.
-        name: The attack.
-        behaviors: Source of the behaviors, in place of that of the recipe's evaluation.
-        limit: Most behaviors, drawn by the seed.
-        shard: Number of this shard, from 1, and the number of shards, for machines that share the work.
+        request: The attack.
 
     Raises:
         InputError: A name or a setting is unknown, or a model, a judge or a source cannot be had.
         StageFailed: A model or the judge failed; `--resume` repeats the searches that met it.
     """
-    plan = plan_attack(recipe, options, name, behaviors=behaviors, limit=limit, shard=shard)
+    plan = plan_attack(recipe, options, request)
     # An attack without needs makes the same cases for every model, so its run names none.
     target = ModelSpec("none")
     if plan.attack.needs:
@@ -179,27 +181,19 @@ def check_at_hand(plan: AttackPlan, target: ModelSpec) -> None:
         JudgeSpec.parse(judge).check()
 
 
-def plan_attack(
-    recipe: Recipe,
-    options: Options,
-    name: str,
-    *,
-    behaviors: str | None = None,
-    limit: int | None = None,
-    shard: tuple[int, int] | None = None,
-) -> AttackPlan:
-    """Combines the recipe and the command line; arguments as of `run_attack`.
+def plan_attack(recipe: Recipe, options: Options, request: AttackRequest) -> AttackPlan:
+    """Combines the recipe and the request.
 
     Raises:
         InputError: As `run_attack`, but for models.
     """
-    attack = attacks.get(name)
+    attack = attacks.get(request.name)
     name = attack.name
     section = recipe.attack or Attacking()
-    source = behaviors
+    source = request.source
     prefix = ""
     if recipe.eval is not None:
-        source = behaviors or recipe.eval.behaviors
+        source = source or recipe.eval.behaviors
         prefix = recipe.eval.prefix
     if source is None:
         raise InputError(f"attack {name}: of which behaviors? name their source with --prompts")
@@ -211,7 +205,7 @@ def plan_attack(
     if not harmful:
         raise InputError(f"source {source}: has no harmful behaviors; name another one")
     settings = settings_of(name, attack.settings, section.settings.get(name, {}))
-    drawn = tuple(limited(harmful, limit, recipe.seed))
+    drawn = tuple(limited(harmful, request.limit, recipe.seed))
     # Only attackers and judges are optional. The other needs are met by the target.
     at_hand = set[Need]()
     if attacker:
@@ -219,7 +213,18 @@ def plan_attack(
     if judge:
         at_hand.add("score")
     attack.check(drawn, settings, frozenset(at_hand))
-    return AttackPlan(attack, settings, section, attacker, judge, source, drawn, limit, shard, prefix)
+    return AttackPlan(
+        attack=attack,
+        settings=settings,
+        section=section,
+        attacker=attacker,
+        judge=judge,
+        source=source,
+        behaviors=drawn,
+        limit=request.limit,
+        shard=request.shard,
+        prefix=prefix,
+    )
 
 
 def _attacker_for(attack: Attack, section: Attacking) -> str | None:

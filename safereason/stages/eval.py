@@ -42,6 +42,22 @@ from safereason.text import chat, reasoning
 
 
 @dataclass(frozen=True)
+class EvalRequest:
+    """An evaluation as it is requested: its name, and what is named in place of the recipe's."""
+
+    name: str
+    attacks: Sequence[str] | None = None
+    """Attacks, for an evaluation under attacks."""
+    judge: str | None = None
+    limit: int | None = None
+    """Most examples, drawn by the seed."""
+    cases: Sequence[Path] = ()
+    """Files of test cases, or the attacks' runs, in place of attacks."""
+    source: str | None = None
+    """The data source, in place of the recipe's or the evaluation's own."""
+
+
+@dataclass(frozen=True)
 class EvalPlan:
     """An evaluation with its settings from the recipe and the command line."""
 
@@ -56,34 +72,19 @@ class EvalPlan:
     """Files of test cases, in place of attacks."""
 
 
-def run_eval(
-    recipe: Recipe,
-    options: Options,
-    name: str,
-    *,
-    attacks: Sequence[str] | None = None,
-    judge: str | None = None,
-    limit: int | None = None,
-    cases: Sequence[Path] = (),
-    source: str | None = None,
-) -> Result:
+def run_eval(recipe: Recipe, options: Options, request: EvalRequest) -> Result:
     """Measures `options.model`, else the recipe's newest finished rl run, else its sft run.
 
     Args:
         recipe: Recipe whose `eval` section has the sources, the limit and the judge.
         options: Where to write, and the model.
-        name: The evaluation.
-        attacks: In place of the recipe's, for an evaluation under attacks.
-        judge: In place of the recipe's.
-        limit: In place of the recipe's: most examples, drawn by the seed.
-        cases: Files of test cases, or the attacks' runs, in place of attacks.
-        source: The data source, in place of the recipe's or the evaluation's own.
+        request: The evaluation.
 
     Raises:
         InputError: A name is unknown, the judge measures something else, or there is no such model or data.
         StageFailed: Completions or verdicts failed; `--resume` tries those again.
     """
-    plan = plan_eval(recipe, name, attacks, judge, limit, cases, source)
+    plan = plan_eval(recipe, request)
     plan = replace(plan, judge=plan.judge and resolved_judge(plan.judge, options))
     model = model_of(recipe, options)
     # An unknown model is refused before a directory is made.
@@ -183,63 +184,55 @@ def _suitable_examples(plan: EvalPlan) -> Iterator[Example]:
         yield from filter(plan.evaluation.keeps, sources.get(name).stream("test"))
 
 
-def plan_eval(
-    recipe: Recipe,
-    name: str,
-    attacks: Sequence[str] | None = None,
-    judge: str | None = None,
-    limit: int | None = None,
-    cases: Sequence[Path] = (),
-    source: str | None = None,
-) -> EvalPlan:
-    """Combines the recipe and the command line; arguments as of `run_eval`.
+def plan_eval(recipe: Recipe, request: EvalRequest) -> EvalPlan:
+    """Combines the recipe and the request.
 
     Raises:
         InputError: The evaluation is unknown, left out of the recipe, or takes no attacks or no judge.
     """
-    evaluation = evals.get(name)
+    evaluation = evals.get(request.name)
     section = recipe.eval
     if section is None:
         raise InputError(f"recipe {recipe.name}: it has no eval section; add one")
     name = evaluation.name
     chosen_sources = evaluation.sources(section)
-    if source:
-        chosen_sources = (source,)
+    if request.source:
+        chosen_sources = (request.source,)
     if not chosen_sources:
         raise InputError(f"recipe {recipe.name}: eval {name} is left out (its source is null); name a source")
-    if evaluation.judge is None and judge is not None:
+    if evaluation.judge is None and request.judge is not None:
         raise InputError(f"eval {name}: asks no judge; leave --judge out")
-    if evaluation.attacks is None and (attacks is not None or cases):
+    if evaluation.attacks is None and (request.attacks is not None or request.cases):
         raise InputError(f"eval {name}: is not made under attacks; leave --attacks and --cases out")
-    if attacks is not None and cases:
+    if request.attacks is not None and request.cases:
         raise InputError("--attacks and --cases exclude each other; pass one of them")
+    judge = request.judge
     if not judge and evaluation.judge is not None:
         # The section may name one judge for harm and another one for refusal.
         judge = evaluation.judge(section)
-    # The command line goes before the recipe, and the recipe before the evaluation's own default.
+    # The request goes before the recipe, and the recipe before the evaluation's own default.
     return EvalPlan(
         evaluation=evaluation,
         section=section,
-        attacks=_chosen_attacks(evaluation, section, attacks, cases),
+        attacks=_chosen_attacks(evaluation, section, request),
         judge=judge and own_name(judge),
-        limit=limit or section.limit or evaluation.draws,
+        limit=request.limit or section.limit or evaluation.draws,
         sources=tuple(map(sources.own_name, chosen_sources)),
-        cases=tuple(map(formats.file_of, cases)),
+        cases=tuple(map(formats.file_of, request.cases)),
     )
 
 
-def _chosen_attacks(
-    evaluation: Eval, section: Evaluation, named: Sequence[str] | None, cases: Sequence[Path]
-) -> tuple[str, ...]:
-    """The attacks of an evaluation, each once: those named, else the recipe's; none beside files of test cases."""
-    if cases:
+def _chosen_attacks(evaluation: Eval, section: Evaluation, request: EvalRequest) -> tuple[str, ...]:
+    """The attacks of an evaluation, each once: those requested, else the recipe's; none beside files of test cases."""
+    if request.cases:
         return ()
-    if not named:
+    names = request.attacks
+    if not names:
         if evaluation.attacks is None:
             return ("direct",)
-        named = evaluation.attacks(section)
+        names = evaluation.attacks(section)
     # Records know an attack by its own name, by whatever path it was found.
-    return tuple(dict.fromkeys(attacks.get(name).name for name in named))
+    return tuple(dict.fromkeys(attacks.get(name).name for name in names))
 
 
 def check_attacks(recipe: Recipe, options: Options, plan: EvalPlan, model: ModelSpec | None = None) -> None:
@@ -258,9 +251,14 @@ def check_attacks(recipe: Recipe, options: Options, plan: EvalPlan, model: Model
         # The plain request has no settings and loads no model.
         if name == "direct":
             continue
-        attack_plan = attack.plan_attack(recipe, options, name, behaviors=plan.sources[0], limit=plan.limit)
+        attack_plan = attack.plan_attack(recipe, options, _search_request(name, plan))
         if model is not None:
             attack.check_at_hand(attack_plan, model)
+
+
+def _search_request(name: str, plan: EvalPlan) -> attack.AttackRequest:
+    """The search of one of the evaluation's attacks, over the same behaviors."""
+    return attack.AttackRequest(name, plan.sources[0], plan.limit)
 
 
 def _all_cases(recipe: Recipe, options: Options, plan: EvalPlan, model: ModelSpec, drawn: _DrawnExamples) -> list[Case]:
@@ -283,7 +281,7 @@ def _attack_cases(
         if name not in static:
             # `--out` is this run's place, and a search that was killed goes on.
             search_options = replace(options, model=str(model), out=None, on_existing="resume")
-            run = searches.run_searches(recipe, search_options, name, plan.sources[0], plan.limit)
+            run = searches.run_searches(recipe, search_options, _search_request(name, plan))
             yield from attack.cases_of(run)
         else:
             yield from attack.static_cases(recipe, name, examples, prefix)

@@ -195,7 +195,7 @@ def _evaluations(recipe: Recipe) -> dict[str, RunStage]:
 
 
 def _run_evaluation(name: str, recipe: Recipe, options: Options) -> Result:
-    return evaluation.run_eval(recipe, options, name)
+    return evaluation.run_eval(recipe, options, evaluation.EvalRequest(name))
 
 
 def _headline_figures(name: str, metrics: Metrics) -> list[Record]:

@@ -18,22 +18,20 @@ from safereason.stages import attack
 from safereason.stages.base import Identity, Options
 
 
-def run_searches(recipe: Recipe, options: Options, name: str, behaviors: str, limit: int | None) -> Path:
+def run_searches(recipe: Recipe, options: Options, request: attack.AttackRequest) -> Path:
     """The finished search of an attack against `options.model`; it is run here where there is none.
 
     Args:
         recipe: Recipe with the attack's models and settings.
         options: Options with the root of the runs, and the target.
-        name: The attack.
-        behaviors: Source of the behaviors.
-        limit: Most behaviors, drawn by the seed.
+        request: The attack.
 
     Raises:
         InputError: As `attack.run_attack`.
     """
-    plan = attack.plan_attack(recipe, options, name, behaviors=behaviors, limit=limit)
+    plan = attack.plan_attack(recipe, options, request)
     identity = attack.attack_identity(recipe, plan, ModelSpec.parse(str(options.model)), options.base_url)
-    similar = list(_similar_searches(options.root, name, identity))
+    similar = list(_similar_searches(options.root, plan.attack.name, identity))
     # The newest one is used: `--overwrite` may have made a search again.
     same = [path for path, similar_identity in similar if similar_identity == identity]
     if same:
@@ -41,8 +39,8 @@ def run_searches(recipe: Recipe, options: Options, name: str, behaviors: str, li
     if similar:
         # A search takes hours, so a person should learn that one with other settings is already there.
         path, similar_identity = similar[-1]
-        say(_difference_message(name, path, similar_identity, identity))
-    return attack.run_attack(recipe, options, name, behaviors=behaviors, limit=limit).run
+        say(_difference_message(plan.attack.name, path, similar_identity, identity))
+    return attack.run_attack(recipe, options, request).run
 
 
 def _similar_searches(root: Path, name: str, identity: Identity) -> Iterator[tuple[Path, Identity]]:

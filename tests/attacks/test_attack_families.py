@@ -58,7 +58,7 @@ def test_a_soft_prompt_stands_in_the_same_prompt(folder: Path, prefix: str):
 @pytest.mark.parametrize("name", ["prefill", "thought-hijack"])
 def test_an_evaluation_puts_words_into_the_answer_and_not_into_the_reasoning(folder: Path, name: str, prefix: str):
     recipe = load("tars-smoke", [f"eval.prefix={prefix!r}"])
-    plan = evaluation.plan_eval(recipe, "harmbench", attacks=[name])
+    plan = evaluation.plan_eval(recipe, evaluation.EvalRequest("harmbench", attacks=[name]))
     own = evaluation._model_prefix(ModelSpec.parse(str(folder)), plan)
     (case,) = attack.static_cases(recipe, name, [BEHAVIOR], own)
     text = chat.rendered(families.tokenizer("r1"), user(case.prompt), case.prefix)

@@ -420,10 +420,10 @@ def test_an_evaluation_asks_again_only_for_what_the_server_failed_at(server: Ser
     options = Options(out=tmp_path / "run", model="openai/micro", base_url=server.url)
     server.status_of = lambda body: 400 if body["messages"][0]["content"] in ("Prompt 2", "Prompt 5") else 200
     with pytest.raises(StageFailed, match=r"2 of 6 completions failed .*told to fail with 400"):
-        stage_eval.run_eval(recipe, options, "xstest")
+        stage_eval.run_eval(recipe, options, stage_eval.EvalRequest("xstest"))
     server.status_of = lambda body: 200
     server.requests.clear()
-    stage_eval.run_eval(recipe, replace(options, on_existing="resume"), "xstest")
+    stage_eval.run_eval(recipe, replace(options, on_existing="resume"), stage_eval.EvalRequest("xstest"))
     assert {r["messages"][0]["content"] for r in server.requests} == {"Prompt 2", "Prompt 5"}
     records = list(read_records(tmp_path / "run" / "completions.jsonl"))
     assert sorted(r["id"] for r in records) == [f"mine/{i}/direct" for i in range(6)]

@@ -47,7 +47,7 @@ def measure(made: Path, resume: bool) -> None:
     options = Options(
         root=made, out=made / "run", model=str(made / "model"), on_existing="resume" if resume else "refuse"
     )
-    evaluation.run_eval(load(str(made / "mine.yaml")), options, "harmbench", attacks=["direct"])
+    evaluation.run_eval(load(str(made / "mine.yaml")), options, evaluation.EvalRequest("harmbench", attacks=["direct"]))
 
 
 def test_an_evaluation_of_other_weights_or_rows_is_not_resumed(made):
@@ -67,8 +67,10 @@ def test_an_evaluation_of_other_weights_or_rows_is_not_resumed(made):
 def test_each_stage_holds_the_contents_it_depends_on(made):
     recipe, model = load(str(made / "mine.yaml")), str(made / "model")
     options = Options(root=made, model=model)
-    plan = attack.plan_attack(recipe, options, "gcg", behaviors=str(made / "rows.jsonl"))
-    judged = evaluation.plan_eval(recipe, "harmbench", judge=f"rubric:{made / 'mine.yaml'}@{model}")
+    plan = attack.plan_attack(recipe, options, attack.AttackRequest("gcg", source=str(made / "rows.jsonl")))
+    judged = evaluation.plan_eval(
+        recipe, evaluation.EvalRequest("harmbench", judge=f"rubric:{made / 'mine.yaml'}@{model}")
+    )
 
     def held() -> list[dict]:
         identities = (

@@ -91,7 +91,7 @@ def knocks(monkeypatch):
 
 def run(recipe, root, name="knock", **asked):
     options = Options(root=root, model=recipe.model, on_existing=asked.pop("on_existing", "refuse"))
-    return stage_attack.run_attack(recipe, options, name, **{"limit": 4, **asked})
+    return stage_attack.run_attack(recipe, options, stage_attack.AttackRequest(name, **{"limit": 4, **asked}))
 
 
 def with_attack(recipe, **changes):
@@ -208,17 +208,17 @@ def test_what_a_judge_of_refusal_finds_refused_is_not_harmful(recipe, tmp_path):
 
 def test_an_evaluation_searches_first_and_then_asks_what_was_found(recipe, tmp_path):
     options = Options(root=tmp_path, model=recipe.model)
-    done = stage_eval.run_eval(recipe, options, "harmbench", limit=3)
+    done = stage_eval.run_eval(recipe, options, stage_eval.EvalRequest("harmbench", limit=3))
     (searched,) = (tmp_path / "attack" / "knock").iterdir()
     found = {record["behavior"]: record["prompt"] for record in read_records(searched / stage_attack.CASES)}
     asked = {r["behavior"]: r["prompt"] for r in read_records(done.run / "completions.jsonl")}
     assert asked == found
     assert len(asked) == 3
-    direct = stage_eval.run_eval(recipe, options, "harmbench", limit=3, attacks=["direct"])
+    direct = stage_eval.run_eval(recipe, options, stage_eval.EvalRequest("harmbench", limit=3, attacks=["direct"]))
     assert {r["attack"] for r in read_records(direct.run / "completions.jsonl")} == {"direct"}
     assert [path.name for path in (tmp_path / "attack").iterdir()] == ["knock"]
     other = with_attack(recipe, settings={"knock": {"tries": 1}})
-    assert stage_eval.run_eval(other, options, "harmbench", limit=3).run != done.run
+    assert stage_eval.run_eval(other, options, stage_eval.EvalRequest("harmbench", limit=3)).run != done.run
 
 
 def test_a_prefix_turns_and_a_completion_reach_the_evaluation(recipe, tmp_path, monkeypatch):
@@ -232,7 +232,9 @@ def test_a_prefix_turns_and_a_completion_reach_the_evaluation(recipe, tmp_path, 
 
     monkeypatch.setitem(ATTACKS, "given", Attack("given", "Static", given))
     done = stage_eval.run_eval(
-        recipe, Options(root=tmp_path, model=recipe.model), "harmbench", limit=8, attacks=["given"]
+        recipe,
+        Options(root=tmp_path, model=recipe.model),
+        stage_eval.EvalRequest("harmbench", limit=8, attacks=["given"]),
     )
     records = {r["behavior"]: r for r in read_records(done.run / "completions.jsonl")}
     even = [r for name, r in records.items() if name[-1] in "02468"]
@@ -247,14 +249,16 @@ def test_a_prefix_turns_and_a_completion_reach_the_evaluation(recipe, tmp_path, 
 def test_test_cases_of_a_file_are_asked_in_place_of_attacks(recipe, tmp_path):
     found = run(recipe, tmp_path)
     options = Options(root=tmp_path, model=recipe.model)
-    done = stage_eval.run_eval(recipe, options, "harmbench", cases=[found.run / stage_attack.CASES])
+    done = stage_eval.run_eval(
+        recipe, options, stage_eval.EvalRequest("harmbench", cases=[found.run / stage_attack.CASES])
+    )
     asked = {r["behavior"]: r["prompt"] for r in read_records(done.run / "completions.jsonl")}
     assert asked == {r["behavior"]: r["prompt"] for r in records_of(found)}
     assert (done.metrics["attacks"], done.metrics["examples"]) == (["knock"], 4)
     first, second = list(asked)[:2]
     exchanged = tmp_path / "test_cases.json"
     exchanged.write_text(json.dumps({first: ["one", "another"], second: [], "harmbench/other": ["of another source"]}))
-    again = stage_eval.run_eval(recipe, options, "harmbench", cases=[exchanged])
+    again = stage_eval.run_eval(recipe, options, stage_eval.EvalRequest("harmbench", cases=[exchanged]))
     records = list(read_records(again.run / "completions.jsonl"))
     own = next(r["prompt"] for r in read_records(done.run / "completions.jsonl") if r["behavior"] == second)
     assert {(r["id"], r["prompt"]) for r in records if r["behavior"] == first} == {
@@ -264,17 +268,13 @@ def test_test_cases_of_a_file_are_asked_in_place_of_attacks(recipe, tmp_path):
     assert [own.startswith(r["prompt"]) for r in records if r["behavior"] == second] == [True]
     exchanged.write_text(json.dumps({"harmbench/other": ["of another source"]}))
     with pytest.raises(InputError, match="holds no behavior of sample"):
-        stage_eval.run_eval(recipe, options, "harmbench", cases=[exchanged])
+        stage_eval.run_eval(recipe, options, stage_eval.EvalRequest("harmbench", cases=[exchanged]))
     with pytest.raises(InputError, match="--attacks and --cases exclude each other"):
-        stage_eval.run_eval(recipe, options, "harmbench", cases=[exchanged], attacks=["direct"])
+        stage_eval.run_eval(recipe, options, stage_eval.EvalRequest("harmbench", cases=[exchanged], attacks=["direct"]))
     with pytest.raises(InputError, match="eval xstest: is not made under attacks"):
         stage_eval.plan_eval(
             recipe.model_copy(update={"eval": recipe.eval.model_copy(update={"benign": "sample"})}),
-            "xstest",
-            None,
-            None,
-            None,
-            [exchanged],
+            stage_eval.EvalRequest("xstest", None, None, None, [exchanged]),
         )
 
 
@@ -314,10 +314,12 @@ def test_a_search_whose_judge_is_gone_is_given_up_and_resumed(by_two, tmp_path, 
     options = Options(out=tmp_path / "run", model=str(micro_model))
     judged_by(monkeypatch, lambda call, place: Verdict.failure("HTTP 503") if call == 2 else Verdict(0.5, None))
     with pytest.raises(StageFailed, match=r"the search of .* was given up \(HTTP 503\); --resume asks again"):
-        stage_attack.run_attack(by_two, options, "rated", limit=4)
+        stage_attack.run_attack(by_two, options, stage_attack.AttackRequest("rated", limit=4))
     assert len(list(read_records(tmp_path / "run" / "cases.jsonl"))) == 1
     judge = judged_by(monkeypatch, lambda call, place: Verdict(0.5, None))
-    result = stage_attack.run_attack(by_two, replace(options, on_existing="resume"), "rated", limit=4)
+    result = stage_attack.run_attack(
+        by_two, replace(options, on_existing="resume"), stage_attack.AttackRequest("rated", limit=4)
+    )
     assert (judge.asked, result.metrics["behaviors"], result.metrics["failed"]) == (3, 4, 0)
 
 
@@ -327,16 +329,20 @@ def test_a_search_that_met_a_failure_is_counted_and_done_anew(by_two, tmp_path, 
         monkeypatch, lambda call, place: Verdict.failure("down") if (call, place) == (2, 1) else Verdict(0.5, None)
     )
     with pytest.raises(StageFailed, match=r"1 of 4 searches met what could not be had \(down\); --resume asks again"):
-        stage_attack.run_attack(by_two, options, "rated", limit=4)
+        stage_attack.run_attack(by_two, options, stage_attack.AttackRequest("rated", limit=4))
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["failed"] == 1
     judge = judged_by(monkeypatch, lambda call, place: Verdict(0.5, None))
-    result = stage_attack.run_attack(by_two, replace(options, on_existing="resume"), "rated", limit=4)
+    result = stage_attack.run_attack(
+        by_two, replace(options, on_existing="resume"), stage_attack.AttackRequest("rated", limit=4)
+    )
     assert (judge.asked, result.metrics["behaviors"]) == (1, 4)
     assert (read_manifest(result.run) or {})["status"] == "finished"
 
 
 def test_where_no_answer_could_be_scored_the_reason_is_told(by_two, tmp_path, micro_model, monkeypatch):
     judged_by(monkeypatch, lambda call, place: Verdict.unscored("empty answer"))
-    result = stage_attack.run_attack(by_two, Options(out=tmp_path / "run", model=str(micro_model)), "rated", limit=2)
+    result = stage_attack.run_attack(
+        by_two, Options(out=tmp_path / "run", model=str(micro_model)), stage_attack.AttackRequest("rated", limit=2)
+    )
     with pytest.raises(StageFailed, match=r"no answer could be scored \(empty answer\)"):
         stage_attack.check_attack_scored(result.run, result.metrics)

@@ -122,7 +122,7 @@ def figures(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def test_three_files_are_written(recipe: Recipe, options: Options):
-    result = stage_eval.run_eval(recipe, options, "xstest")
+    result = stage_eval.run_eval(recipe, options, stage_eval.EvalRequest("xstest"))
     completions, verdicts = by_id(result.run / "completions.jsonl"), by_id(result.run / "verdicts.jsonl")
     assert completions.keys() == verdicts.keys()
     assert len(completions) == 12
@@ -145,14 +145,14 @@ def test_three_files_are_written(recipe: Recipe, options: Options):
 
 
 def test_harmbench_asks_the_harmful_ones_only(recipe: Recipe, options: Options):
-    result = stage_eval.run_eval(recipe, options, "harmbench", attacks=["direct"])
+    result = stage_eval.run_eval(recipe, options, stage_eval.EvalRequest("harmbench", attacks=["direct"]))
     assert {r["kind"] for r in read_records(result.run / "completions.jsonl")} == {"harmful"}
     assert figures(result.metrics)["dsr"]["n"] + figures(result.metrics)["dsr"]["unscored"] == 6
 
 
 @pytest.mark.parametrize("during", ["completions.jsonl", "verdicts.jsonl"])
 def test_kill_9_and_resume_end_with_the_same_records(recipe: Recipe, options: Options, tmp_path: Path, during: str):
-    whole = stage_eval.run_eval(recipe, options, "xstest")
+    whole = stage_eval.run_eval(recipe, options, stage_eval.EvalRequest("xstest"))
     root = tmp_path / "killed"
     assert options.model is not None
     assert python(KILLED, recipe.model_dump_json(), root, options.model, during).returncode == -9
@@ -160,7 +160,9 @@ def test_kill_9_and_resume_end_with_the_same_records(recipe: Recipe, options: Op
     assert len(list(read_records(killed / during))) == 5
     with (killed / during).open("ab") as file:
         file.write(b'{"id": "mine/torn')
-    resumed = stage_eval.run_eval(recipe, Options(root=root, model=options.model, on_existing="resume"), "xstest")
+    resumed = stage_eval.run_eval(
+        recipe, Options(root=root, model=options.model, on_existing="resume"), stage_eval.EvalRequest("xstest")
+    )
     for name in ("completions.jsonl", "verdicts.jsonl"):
         assert by_id(resumed.run / name) == by_id(whole.run / name)
     assert resumed.metrics == whole.metrics
@@ -169,8 +171,10 @@ def test_kill_9_and_resume_end_with_the_same_records(recipe: Recipe, options: Op
 
 def test_a_finished_run_is_not_done_again(recipe: Recipe, options: Options, monkeypatch: pytest.MonkeyPatch):
     server = serve(monkeypatch, set())
-    first = stage_eval.run_eval(recipe, options, "xstest")
-    again = stage_eval.run_eval(recipe, Options(root=options.root, model=options.model, on_existing="resume"), "xstest")
+    first = stage_eval.run_eval(recipe, options, stage_eval.EvalRequest("xstest"))
+    again = stage_eval.run_eval(
+        recipe, Options(root=options.root, model=options.model, on_existing="resume"), stage_eval.EvalRequest("xstest")
+    )
     assert (again.run, again.metrics) == (first.run, first.metrics)
     assert len(server.asked) == 12
 
@@ -180,14 +184,14 @@ def test_a_server_that_fails_is_counted_and_asked_again(
 ):
     serve(monkeypatch, {1, 4})
     with pytest.raises(StageFailed, match=r"2 of 12 completions failed \(HTTP 503\)"):
-        stage_eval.run_eval(recipe, options, "xstest")
+        stage_eval.run_eval(recipe, options, stage_eval.EvalRequest("xstest"))
     (run,) = (options.root / "eval" / "xstest").iterdir()
     verdicts = by_id(run / "verdicts.jsonl")
     assert [v["reason"] for v in verdicts.values() if v["score"] is None] == ["no completion: HTTP 503"] * 2
     assert figures(json.loads((run / "metrics.json").read_text()))["compliance_safe"]["unscored"] == 2
     mended = serve(monkeypatch, set())
     resumed = stage_eval.run_eval(
-        recipe, Options(root=options.root, model=options.model, on_existing="resume"), "xstest"
+        recipe, Options(root=options.root, model=options.model, on_existing="resume"), stage_eval.EvalRequest("xstest")
     )
     assert sorted(mended.asked) == [1, 4]
     assert figures(resumed.metrics)["refusal_unsafe"] == {
@@ -203,7 +207,7 @@ def test_prefix_and_text_together_are_checked_for_format(
     recipe: Recipe, options: Options, monkeypatch: pytest.MonkeyPatch
 ):
     serve(monkeypatch, set())
-    result = stage_eval.run_eval(recipe, options, "xstest")
+    result = stage_eval.run_eval(recipe, options, stage_eval.EvalRequest("xstest"))
     assert figures(result.metrics)["well_formed"]["value"] == 1.0
     record = by_id(result.run / "completions.jsonl")["mine/harmful-0/direct"]
     assert (record["reasoning"], record["answer"], record["tokens"]) == ("hm", "I can't help with that.", None)
@@ -213,9 +217,11 @@ def test_a_limit_is_drawn_by_the_seed_and_part_of_the_runs_name(
     recipe: Recipe, options: Options, monkeypatch: pytest.MonkeyPatch
 ):
     serve(monkeypatch, set())
-    few = stage_eval.run_eval(recipe, options, "xstest", limit=5)
+    few = stage_eval.run_eval(recipe, options, stage_eval.EvalRequest("xstest", limit=5))
     assert (few.metrics["examples"], few.metrics["available"], few.metrics["limit"]) == (5, 12, 5)
-    other = stage_eval.run_eval(recipe.model_copy(update={"seed": 4}), options, "xstest", limit=5)
+    other = stage_eval.run_eval(
+        recipe.model_copy(update={"seed": 4}), options, stage_eval.EvalRequest("xstest", limit=5)
+    )
     assert by_id(few.run / "completions.jsonl").keys() != by_id(other.run / "completions.jsonl").keys()
     assert few.run != other.run
 
@@ -243,13 +249,13 @@ def test_a_wrong_name_stops_before_anything_is_written(
     recipe: Recipe, options: Options, name: str, named: Any, message: str
 ):
     with pytest.raises(InputError, match=message):
-        stage_eval.run_eval(recipe, options, name, **named)
+        stage_eval.run_eval(recipe, options, stage_eval.EvalRequest(name, **named))
     assert not options.root.exists()
 
 
 def test_without_a_model_the_recipes_own_is_needed(recipe: Recipe, tmp_path: Path):
     with pytest.raises(InputError, match="no finished sft run of micro"):
-        stage_eval.run_eval(recipe, Options(root=tmp_path / "runs"), "xstest")
+        stage_eval.run_eval(recipe, Options(root=tmp_path / "runs"), stage_eval.EvalRequest("xstest"))
 
 
 def test_a_source_without_fitting_prompts_is_an_error(recipe: Recipe, options: Options, tmp_path: Path):
@@ -258,7 +264,7 @@ def test_a_source_without_fitting_prompts_is_an_error(recipe: Recipe, options: O
     assert recipe.eval is not None
     changed = recipe.model_copy(update={"eval": recipe.eval.model_copy(update={"behaviors": str(path)})})
     with pytest.raises(InputError, match="has no prompts that eval harmbench is about"):
-        stage_eval.run_eval(changed, options, "harmbench")
+        stage_eval.run_eval(changed, options, stage_eval.EvalRequest("harmbench"))
 
 
 def test_a_source_of_the_command_line_stands_in_place_of_the_evals_own(
@@ -266,10 +272,10 @@ def test_a_source_of_the_command_line_stands_in_place_of_the_evals_own(
 ):
     serve(monkeypatch, set())
     source = str(write_source(tmp_path / "own.jsonl"))
-    strong = stage_eval.run_eval(recipe, options, "strongreject", source=source)
+    strong = stage_eval.run_eval(recipe, options, stage_eval.EvalRequest("strongreject", source=source))
     assert (strong.metrics["source"], strong.metrics["examples"], strong.metrics["attacks"]) == (source, 6, ["direct"])
     assert figures(strong.metrics)["dsr"]["value"] == 1.0
-    over = stage_eval.run_eval(recipe, options, "orbench", source=source)
+    over = stage_eval.run_eval(recipe, options, stage_eval.EvalRequest("orbench", source=source))
     assert {k: figures(over.metrics)[k]["value"] for k in ("compliance_safe", "over_refusal", "refusal_unsafe")} == {
         "compliance_safe": 0.0,
         "over_refusal": 1.0,
@@ -285,21 +291,25 @@ def test_answers_drawn_in_another_way_are_another_run(
     longer = recipe.eval.sampling.model_copy(update={"max_new_tokens": 13})
     runs = {
         stage_eval.run_eval(
-            recipe.model_copy(update={"eval": recipe.eval.model_copy(update=changes)}), options, "xstest"
+            recipe.model_copy(update={"eval": recipe.eval.model_copy(update=changes)}),
+            options,
+            stage_eval.EvalRequest("xstest"),
         ).run
         for changes in ({}, {"sampling": longer}, {"prefix": ""})
     }
     assert len(runs) == 3
     done = Options(root=options.root, model=options.model, on_existing="resume")
     also = recipe.model_copy(update={"eval": recipe.eval.model_copy(update={"also": ("wildchat",)})})
-    assert stage_eval.run_eval(also, done, "xstest").run in runs
+    assert stage_eval.run_eval(also, done, stage_eval.EvalRequest("xstest")).run in runs
 
 
 def test_adaptivity_counts_the_tokens_of_reasoning_and_answer_and_judges_nothing(
     recipe: Recipe, options: Options, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     serve(monkeypatch, set())
-    result = stage_eval.run_eval(recipe, options, "adaptivity", source=str(write_source(tmp_path / "own.jsonl")))
+    result = stage_eval.run_eval(
+        recipe, options, stage_eval.EvalRequest("adaptivity", source=str(write_source(tmp_path / "own.jsonl")))
+    )
     assert not (result.run / "verdicts.jsonl").exists()
     assert result.metrics["judge"] is None
     # The micro model's tokens are bytes.
@@ -319,7 +329,9 @@ def test_the_lengths_of_a_servers_answers_are_unscored(
 ):
     serve(monkeypatch, set())
     remote = Options(root=options.root, model="openai/some-model")
-    result = stage_eval.run_eval(recipe, remote, "adaptivity", source=str(write_source(tmp_path / "own.jsonl")))
+    result = stage_eval.run_eval(
+        recipe, remote, stage_eval.EvalRequest("adaptivity", source=str(write_source(tmp_path / "own.jsonl")))
+    )
     lengths = figures(result.metrics)["answer_tokens"]
     assert (lengths["value"], lengths["n"], lengths["unscored"]) == (None, 0, 12)
     assert figures(result.metrics)["closed"]["value"] == 1.0
@@ -369,7 +381,7 @@ def test_published_sources_are_asked_as_they_are(
     for place, records in PUBLISHED[name].items():
         published.write(tmp_path / "home" / place, records)
     monkeypatch.setenv("SAFEREASON_DATA_HOME", str(tmp_path / "home"))
-    result = stage_eval.run_eval(recipe, options, name)
+    result = stage_eval.run_eval(recipe, options, stage_eval.EvalRequest(name))
     assert (result.metrics["examples"], result.metrics["available"]) == (examples, available)
     assert group in {f"{f['name']}/{f['group']}" for f in result.metrics["figures"]}
 
