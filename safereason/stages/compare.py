@@ -3,14 +3,13 @@
 It reads finished run directories and writes nothing.
 """
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from safereason import evals
-from safereason.errors import BarNotMet, InputError
-from safereason.evals import compare, guard_predictions, judging, paper
+from safereason.errors import BarNotMet, InputError, command
+from safereason.evals import Eval, compare, guard_predictions, judging, paper
 from safereason.evals.compare import Difference
 from safereason.evals.guard_predictions import Prediction
 from safereason.evals.metrics import Figure
@@ -178,20 +177,29 @@ def _items_of(evaluation_name: str, run: Run) -> Items:
     evaluation = evals.EVALS.installed(evaluation_name)
     if evaluation is None:
         return None
-    # Earlier versions did not record how a figure is made of single prompts.
-    if "measure" not in run.metrics:
-        remedy = "make it anew"
-        if evaluation.judge is not None:
-            remedy = f"judge its completions again: safereason eval score {shlex.quote(str(run.path))} --judge JUDGE"
-        raise InputError(
-            f"{run.path}: an earlier version made it, and did not record what its judge measures; {remedy}"
-        )
+    figures = _figures_by_key(run)
+    _check_recorded(evaluation, run)
     try:
         ids = [str(completion["id"]) for completion in run.records("completions")]
         outcomes = judging.read_outcomes(ids, run.path, evaluation)
-        return compare.collect_scores(evaluation, outcomes, list(_figures_by_key(run).values()), run.metrics["measure"])
+        return compare.collect_scores(evaluation, outcomes, list(figures.values()), run.metrics["measure"])
     except InputError as error:
         raise InputError(f"{run.path}: {error}") from error
+
+
+def _check_recorded(evaluation: Eval, run: Run) -> None:
+    """Refuses a run of an earlier version, whose metrics do not say how its figures are made of single prompts."""
+    is_recorded = all("aggregation" in row for row in run.metrics["figures"])
+    if evaluation.judge is None:
+        remedy = "make it anew"
+    else:
+        is_recorded = is_recorded and run.metrics.get("measure") in evaluation.measures
+        remedy = f"{command('eval', 'score', run.path, '--judge', run.metrics.get('judge'))} judges its answers again"
+    if not is_recorded:
+        raise InputError(
+            f"{run.path}: an earlier version wrote its metrics.json, without the judge's measure and how each figure "
+            f"is made of single prompts; {remedy}"
+        )
 
 
 def _guard_predictions(run: Run) -> list[Prediction]:

@@ -167,11 +167,26 @@ def test_what_cannot_be_compared_is_refused(
     assert "a run of rl, not of an evaluation" in refused(capsys, trained, runs[0])
     assert "no such run directory" in refused(capsys, tmp_path / "none", runs[0])
     damaged = harmbench(
-        tmp_path, "damaged", [True, False], figures=[{"name": "dsr", "value": 0.9, "n": 2, "low": None, "high": None}]
+        tmp_path,
+        "damaged",
+        [True, False],
+        figures=[{"name": "dsr", "value": 0.9, "n": 2, "low": None, "high": None, "aggregation": "macro"}],
     )
     assert "not those of its completions and verdicts; score it anew" in refused(capsys, runs[0], damaged)
     assert run(*runs, "--fail-if-worse", "asr") == 2
     assert "eval harmbench has no such figure; it has dsr" in capsys.readouterr().err
+
+
+def test_a_run_of_an_earlier_version_says_how_it_is_judged_again(
+    runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """It did not record the measure, nor how a figure is made: neither is guessed."""
+    for name, changes in {"one": {"measure": None}, "two": {"measure": "quality"}}.items():
+        earlier = harmbench(tmp_path, name, [True, False], **changes)
+        assert f"`safereason eval score {earlier} --judge harmbench` judges" in refused(capsys, runs[0], earlier)
+    figures = [{"name": "dsr", "value": 0.5, "n": 2, "low": None, "high": None}]
+    earlier = harmbench(tmp_path, "three", [True, False], figures=figures)
+    assert "an earlier version wrote its metrics.json" in refused(capsys, earlier, runs[0])
 
 
 def test_judges_that_differ_are_said(runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
