@@ -182,7 +182,7 @@ def _items_of(evaluation_name: str, run: Run) -> Items:
     try:
         ids = [str(completion["id"]) for completion in run.records("completions")]
         outcomes = judging.read_outcomes(ids, run.path, evaluation)
-        return compare.collect_scores(evaluation, outcomes, list(figures.values()), run.metrics["measure"])
+        return compare.collect_scores(evaluation, outcomes, list(figures.values()), run.metrics.get("measure"))
     except InputError as error:
         raise InputError(f"{run.path}: {error}") from error
 
