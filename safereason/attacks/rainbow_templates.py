@@ -9,6 +9,7 @@ from safereason.attacks.rainbow_archive import Cell
 from safereason.errors import InputError
 from safereason.files import read_text
 from safereason.text.inert import inert
+from safereason.text.template import filled
 
 FOLDER = Path(__file__).parent / "prompts"
 RISK, STYLE, JUDGE = "rainbow_risk.txt", "rainbow_style.txt", "rainbow_judge.txt"
@@ -26,7 +27,7 @@ class Templates:
     """The prompts for the models, and the axes of the archive."""
 
     texts: Mapping[str, str]
-    """The prompts, by file name."""
+    """The prompts with their slots, by file name."""
     risks: Mapping[str, str]
     """Descriptions by name."""
     styles: Mapping[str, str]
@@ -49,8 +50,10 @@ class Templates:
             special: Special tokens of the model that reads it, as far as they are known.
             values: Text of each field.
         """
-        inert_values = {field: inert(value, special) for field, value in values.items()}
-        return Template(self.texts[name]).substitute(inert_values)
+        inert_values: dict[str, str] = {}
+        for field, value in values.items():
+            inert_values[_slot(field)] = inert(value, special)
+        return filled(self.texts[name], inert_values)
 
 
 def load_templates(folder: str | None) -> Templates:
@@ -82,25 +85,29 @@ def _template_path(own_folder: Path | None, name: str) -> Path:
 
 
 def _read_rainbow_prompt(path: Path, fields: Sequence[str]) -> str:
-    """The text of a prompt that has every field; `$about` may be missing.
+    """The prompt of a file, with a slot for each `$field`. It has every field; only `$about` may be missing.
 
     Raises:
         InputError: It lacks a field, or has an unknown one.
     """
     text = read_text(path)
-    # NUL characters tell a filled field from a word of the prompt that is spelled like its name.
-    marks = {name: f"\0{name}\0" for name in fields}
+    slots = {name: _slot(name) for name in fields}
     try:
-        marked = Template(text).substitute(marks)
+        template = Template(text).substitute(slots)
     except (KeyError, ValueError) as error:
         raise InputError(
             f"{path}: {error} is no field; it may have {_list_fields(fields)}, and $$ for a dollar"
         ) from error
     # A prompt may do without the description: the name alone may be enough for a model.
-    missing = [name for name, mark in marks.items() if mark not in marked and name != "about"]
+    missing = [name for name, slot in slots.items() if slot not in template and name != "about"]
     if missing:
         raise InputError(f"{path}: lacks {_list_fields(missing)}; put it where it belongs")
-    return text
+    return template
+
+
+def _slot(field: str) -> str:
+    """The slot of a field. Its NUL characters tell it from a word of the prompt that is spelled like its name."""
+    return f"\0{field}\0"
 
 
 def _read_descriptions(path: Path) -> dict[str, str]:

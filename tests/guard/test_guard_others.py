@@ -561,7 +561,7 @@ def test_every_guard_breaks_the_special_tokens_of_its_own_tokenizer(tmp_path: Pa
 
 
 @given(st.text(), st.text())
-def test_a_placeholder_in_a_text_stays_text(prompt: str, response: str):
+def test_a_slot_in_a_text_stays_text(prompt: str, response: str):
     asked = PromptTemplate("A {prompt} B {response} C").conversations(
         Question(f"{{response}}{prompt}", f"{{prompt}}{response}")
     )

@@ -104,7 +104,7 @@ def test_no_text_can_close_a_marker_or_open_a_turn(templates: Templates, prompt:
 
 
 @BOTH
-def test_a_placeholder_inside_what_is_put_in_stays_text(templates: Templates):
+def test_a_slot_inside_what_is_put_in_stays_text(templates: Templates):
     hostile = "{policy} {response} {order} {prompt} {x} {0}"
     policy = Policy("p", "t", (Category("A", "{prompt}", "Any {response} and {order}."),))
     text = templates.render(policy, Question(hostile, hostile[::-1]))
@@ -142,7 +142,7 @@ def test_a_file_takes_the_place_of_either_prompt(tmp_path: Path):
         (True, RESPONSE_FILE.replace("{policy}", "{{policy"), "{policy}"),
     ],
 )
-def test_a_placeholder_that_is_missing_is_named(tmp_path: Path, is_response: bool, text: str, missing: str):
+def test_a_slot_that_is_missing_is_named(tmp_path: Path, is_response: bool, text: str, missing: str):
     file = tmp_path / "mine.txt"
     file.write_text(text)
     names = (None, str(file)) if is_response else (str(file), None)
