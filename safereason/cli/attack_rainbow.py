@@ -8,6 +8,7 @@ import typer
 from safereason.cli import options as opt
 from safereason.cli import output, stage
 from safereason.runs.records import Record
+from safereason.text.visible import visible
 
 EXAMPLES = opt.examples(
     "safereason attack rainbow --recipe tars-1.5b --mutator org/writer --judge moderation --prompts 800",
@@ -102,7 +103,7 @@ def print_grid(cells: Record) -> None:
     output.print_table(("best score, %", *letters), rows)
     print()
     for letter, style in zip(letters, styles, strict=True):
-        print(f"{letter}  {output.visible(style)}")
+        print(f"{letter}  {visible(style)}")
 
 
 def _column_letters(number: int) -> str:
