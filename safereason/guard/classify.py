@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Literal
 
 from safereason.engines import weights
-from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.errors import BarNotMet, InputError, StageFailed
 from safereason.guard.base import Guard, GuardVerdict, OnVerdict
 from safereason.guard.guard_prompt import GuardPrompt
-from safereason.guard.reasoning import ReasoningGuard
+from safereason.guard.open import open_with_prompt
 from safereason.guard.rows import InputRow
 from safereason.runs.manifest import going_on
 from safereason.runs.records import Record
@@ -55,8 +54,7 @@ class ClassifySettings:
         Raises:
             InputError: The model cannot be opened.
         """
-        engine = open_engine(ModelSpec.parse(self.model), base_url=self.base_url)
-        return ReasoningGuard(engine, self.guard_prompt, samples=self.samples)
+        return open_with_prompt(self.model, self.guard_prompt, base_url=self.base_url, samples=self.samples)
 
     def identity(self) -> dict[str, object]:
         """Everything but the input that the records depend on, as JSON.

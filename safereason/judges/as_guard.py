@@ -5,8 +5,8 @@ from difflib import get_close_matches
 
 from safereason.errors import InputError
 from safereason.guard.base import Guard, GuardVerdict, Label, OnVerdict, Question
-from safereason.guard.open import open_guard
-from safereason.guard.others import GUARDS, Options, open_other
+from safereason.guard.open import open_guard, open_other
+from safereason.guard.others import GUARDS, Options
 from safereason.judges.base import Exchange, Verdict
 from safereason.recipe.schema import Precision
 from safereason.registry import split_argument

@@ -6,7 +6,7 @@ sets and their rows.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safereason import console
@@ -439,8 +439,7 @@ class _GuardOpener:
         if not isinstance(guard, ReasoningGuard) or self._plan.policy or not chosen.policy:
             return guard
         # The engine holds the weights, so another policy needs no other engine.
-        guard_prompt = replace(guard.guard_prompt, policy=policies.load(chosen.policy))
-        return ReasoningGuard(guard.engine, guard_prompt, samples=guard.samples)
+        return guard.under(policies.load(chosen.policy))
 
 
 def _open_evaluated_guard(recipe: Recipe, options: Options, plan: GuardEvalPlan) -> Guard:

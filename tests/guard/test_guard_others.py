@@ -30,6 +30,7 @@ from safereason.engines.open import load_model
 from safereason.errors import InputError
 from safereason.guard import policy as policies
 from safereason.guard.base import Question
+from safereason.guard.open import open_other
 from safereason.guard.others import (
     GUARDS,
     Options,
@@ -37,7 +38,6 @@ from safereason.guard.others import (
     aegis,
     guard_reasoner,
     nemoguard,
-    open_other,
     wildguard,
 )
 from safereason.guard.others.aegis import Aegis
