@@ -3,11 +3,10 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from math import ceil
 
 from safereason.engines.spec import ModelSpec
-from safereason.errors import InputError
+from safereason.errors import InputError, did_you_mean
 from safereason.judges import JudgeSpec
 from safereason.recipe.schema import DPO, GRPO, SFT, LoRA, Recipe, RSafeReward
 from safereason.training import memory
@@ -74,10 +73,7 @@ def parse_gpus(text: str) -> Gpus:
     names_by_lower = {known.lower(): known for known in SIZES}
     lower = re.sub(r"[ _-]|nvidia", "", name.lower())
     if lower not in names_by_lower:
-        close = get_close_matches(lower, names_by_lower, n=1)
-        hint = f"known are {', '.join(SIZES)}"
-        if close:
-            hint = f"did you mean {names_by_lower[close[0]]}?"
+        hint = did_you_mean(lower, names_by_lower, f"known are {', '.join(SIZES)}", lambda known: names_by_lower[known])
         raise InputError(f"--gpus {text}: no GPU of this name is known; give its memory, as in 4x48GB ({hint})")
     known_name = names_by_lower[lower]
     return Gpus(count, SIZES[known_name] * GIB, known_name)
