@@ -35,7 +35,7 @@ from safereason.report.tables import (
 from safereason.report.tradeoff import PLOT as TRADEOFF_PLOT
 from safereason.report.tradeoff import tradeoffs
 from safereason.report.training import PLOTS as TRAINING_PLOTS
-from safereason.report.training import Training, read_trainings
+from safereason.report.training import TrainingCurves, read_trainings
 from safereason.report.transcripts import Transcript, collect
 from safereason.report.variants import mark_variants
 from safereason.runs import manifest
@@ -71,7 +71,7 @@ class Page:
     separations: list[Plot]
     guard: GuardPart | None
     """The section on guards; None where none was measured."""
-    trainings: list[Training]
+    trainings: list[TrainingCurves]
     cards: list[tuple[Run, Record]]
     """Runs that drew data, with their data cards."""
     transcripts: tuple[Transcript, ...]
