@@ -266,13 +266,13 @@ def _classify_into_file(
                 opened_rows,
                 log.append,
                 _row_progress(row_input, rows_before),
-                earlier_records=target.held(),
+                earlier_records=target.records(),
                 on_replaced=keep,
                 on_chunk=target.noting(),
             )
     finally:
         # The log only appends. Lines in the middle are replaced once it is closed, also where the command is ended.
-        target.mend(records_to_replace)
+        target.replace(records_to_replace)
     target.finish(tally.rows, row_input.limit)
     return tally, rows_before - len(records_to_replace), seconds
 
@@ -326,8 +326,8 @@ def _classify_rows(
             emit,
             seed=request.seed,
             threshold=request.threshold,
-            held=earlier_records,
-            mend=on_replaced,
+            earlier_records=earlier_records,
+            on_replaced=on_replaced,
             on_chunk=on_chunk,
         )
     return tally, time.monotonic() - start

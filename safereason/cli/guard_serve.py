@@ -95,7 +95,7 @@ Timeout = Annotated[
         "--timeout", min=0.001, max=86_400.0, metavar="S", help="Seconds a request waits for verdicts; else 503."
     ),
 ]
-LogPrompts = Annotated[bool, typer.Option("--log-prompts", help="Write each text and its finding to stderr.")]
+LogPrompts = Annotated[bool, typer.Option("--log-prompts", help="Write each text and its verdict to stderr.")]
 
 
 def serve(
@@ -210,7 +210,7 @@ def _serve_guard(
         settings,
         mapping=_category_mapping(mapping_file, policy),
         # At temperature 0, a second try would give the same text again.
-        ask_again=source.guard_prompt.sampling.temperature > 0,
+        retry_unparsed=source.guard_prompt.sampling.temperature > 0,
     )
     # A port that is taken has to be known before the model is loaded, so binding comes first.
     with run.bind(*address) as bound:

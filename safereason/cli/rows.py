@@ -122,7 +122,7 @@ def _read_table_rows(path: Path) -> Iterator[TableRow]:
     if not path.is_file():
         raise InputError(f"{path}: no such file or run; `safereason data ls` lists the sources")
     if path.name.endswith(FORMATS):
-        return (dict(row.values) for row in read_rows(path, mend="mend the file"))
+        return (dict(row.values) for row in read_rows(path, advice="mend the file"))
     raise InputError(f"{path}: rows are read from .jsonl, .json, .csv, .tsv or .parquet files")
 
 

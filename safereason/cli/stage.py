@@ -165,5 +165,5 @@ def check_bars(result: "Result", bars: "Sequence[Bar]", junit: Path | None) -> N
     # A bar that is met is worth a line: it shows in the log that the bar was there.
     for bar, figure in match_bars(result.metrics, bars):
         if bar.is_met_by(figure):
-            say(f"bar met: {bar.told_of(figure)}")
+            say(f"bar met: {bar.result_for(figure)}")
     refuse_unmet_bars(result.metrics, bars)

@@ -474,8 +474,8 @@ def _case_record(case: TestCase, last: Step, meter: Meter, is_spent: bool) -> Re
         "value": last.value,
         "steps": last.number,
         "queries": meter.queries,
-        "read": meter.read,
-        "written": meter.written,
+        "read": meter.prompt_tokens,
+        "written": meter.completion_tokens,
         "spent": is_spent,
     }
     # Both keys are rare, so they are in those records only that need them.
@@ -581,7 +581,7 @@ def _open_scorer(judge: str, engine: Engine, target: ModelSpec, options: Options
                 if verdict.failed:
                     failures.append(str(verdict.reason))
             # A search in which every verdict of a call failed ends here, and a resumed run repeats it.
-            meter.miss(failures, len(scores))
+            meter.count_failures(failures, len(scores))
             return scores
 
         return score_answers

@@ -273,7 +273,7 @@ def _search_archives(
             )
             outcomes = history.add(number, iteration, candidates)
             record = record_of(number, iteration, zip(candidates, outcomes, strict=True))
-            spent = {"queries": meter.queries, "read": meter.read, "written": meter.written}
+            spent = {"queries": meter.queries, "read": meter.prompt_tokens, "written": meter.completion_tokens}
             log.append({**record, **spent})
             advance(_progress_note(history, len(plan.templates.cells)))
             if _all_failed(candidates):
