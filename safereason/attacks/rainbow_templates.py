@@ -23,11 +23,11 @@ LISTS = ("rainbow_risks.txt", "rainbow_styles.txt")
 
 
 @dataclass(frozen=True)
-class Templates:
+class RainbowTemplates:
     """The prompts for the models, and the axes of the archive."""
 
     texts: Mapping[str, str]
-    """The prompts with their slots, by file name."""
+    """The prompts as their files have them, by file name; the identity of a run holds them."""
     risks: Mapping[str, str]
     """Descriptions by name."""
     styles: Mapping[str, str]
@@ -53,10 +53,10 @@ class Templates:
         inert_values: dict[str, str] = {}
         for field, value in values.items():
             inert_values[_slot(field)] = inert(value, special)
-        return filled(self.texts[name], inert_values)
+        return filled(_with_slots(self.texts[name], PROMPTS[name]), inert_values)
 
 
-def load_templates(folder: str | None) -> Templates:
+def load_templates(folder: str | None) -> RainbowTemplates:
     """The prompts and lists of a folder; ours replace those that it lacks.
 
     Raises:
@@ -74,7 +74,7 @@ def load_templates(folder: str | None) -> Templates:
     risks_name, styles_name = LISTS
     risks = _read_descriptions(_template_path(own_folder, risks_name))
     styles = _read_descriptions(_template_path(own_folder, styles_name))
-    return Templates(texts, risks, styles)
+    return RainbowTemplates(texts, risks, styles)
 
 
 def _template_path(own_folder: Path | None, name: str) -> Path:
@@ -85,24 +85,33 @@ def _template_path(own_folder: Path | None, name: str) -> Path:
 
 
 def _read_rainbow_prompt(path: Path, fields: Sequence[str]) -> str:
-    """The prompt of a file, with a slot for each `$field`. It has every field; only `$about` may be missing.
+    """The text of a prompt that has every field; `$about` may be missing.
 
     Raises:
         InputError: It lacks a field, or has an unknown one.
     """
     text = read_text(path)
-    slots = {name: _slot(name) for name in fields}
     try:
-        template = Template(text).substitute(slots)
+        template = _with_slots(text, fields)
     except (KeyError, ValueError) as error:
         raise InputError(
             f"{path}: {error} is no field; it may have {_list_fields(fields)}, and $$ for a dollar"
         ) from error
     # A prompt may do without the description: the name alone may be enough for a model.
-    missing = [name for name, slot in slots.items() if slot not in template and name != "about"]
+    missing = [name for name in fields if _slot(name) not in template and name != "about"]
     if missing:
         raise InputError(f"{path}: lacks {_list_fields(missing)}; put it where it belongs")
-    return template
+    return text
+
+
+def _with_slots(text: str, fields: Iterable[str]) -> str:
+    """The template of a prompt: its `$field`s are slots, and `$$` is a dollar.
+
+    Raises:
+        KeyError: It has another field.
+        ValueError: A dollar stands alone.
+    """
+    return Template(text).substitute({field: _slot(field) for field in fields})
 
 
 def _slot(field: str) -> str:

@@ -11,9 +11,9 @@ The scale from 1 to 10 is that of PAIR (arXiv 2310.08419) and TAP (arXiv 2312.02
 import re
 from collections.abc import Callable, Sequence
 
+from safereason.attacks.attacker_prompts import require_slots
 from safereason.attacks.base import Score
 from safereason.attacks.meter import unwrap_engine
-from safereason.attacks.template import require_slots
 from safereason.data.example import Example
 from safereason.engines.base import Completion, Engine, Sampling
 from safereason.text import chat

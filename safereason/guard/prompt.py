@@ -95,7 +95,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Templates:
+class GuardTemplates:
     """The user turns of both tasks, with the slots `{policy}`, `{prompt}`, `{response}` and `{order}`."""
 
     prompt_task: str = PROMPT_TASK
@@ -116,7 +116,7 @@ class Templates:
         return filled(template, {POLICY: policy_lines(policy), PROMPT: prompt, RESPONSE: response, ORDER: self.order})
 
 
-def read_guard_templates(prompt_file: str | None, response_file: str | None, reasoning: bool) -> Templates:
+def read_guard_templates(prompt_file: str | None, response_file: str | None, reasoning: bool) -> GuardTemplates:
     """The templates of a guard, each from a file or by default ours.
 
     Args:
@@ -140,7 +140,7 @@ def read_guard_templates(prompt_file: str | None, response_file: str | None, rea
                 f"{file}: this template asks for reasoning by itself, and guard.reasoning is false; "
                 f"write {ORDER} in its place, or set guard.reasoning=true"
             )
-    return Templates(prompt_task, response_task, REASON_FIRST if reasoning else VERDICT_ONLY)
+    return GuardTemplates(prompt_task, response_task, REASON_FIRST if reasoning else VERDICT_ONLY)
 
 
 def question_of(conversation: Sequence[Message], where: str = "messages") -> Question:

@@ -16,7 +16,7 @@ from safereason.attacks import rainbow
 from safereason.attacks.meter import Meter
 from safereason.attacks.rainbow import FAILED, UNSCORED, RainbowSettings, Team
 from safereason.attacks.rainbow_archive import SUCCESS, Candidate, History, candidates_of, examples, record_of
-from safereason.attacks.rainbow_templates import Templates, load_templates
+from safereason.attacks.rainbow_templates import RainbowTemplates, load_templates
 from safereason.attacks.rating import PairScore, pair_rater
 from safereason.data import sources
 from safereason.data.example import Example
@@ -73,7 +73,7 @@ class RainbowPlan:
     """Model that compares two answers."""
     source: str
     seeds: tuple[Example, ...]
-    templates: Templates
+    templates: RainbowTemplates
     prefix: str
 
     @property

@@ -1,4 +1,4 @@
-"""Prompt templates of attackers: those that this package ships, and those of a person's files."""
+"""Prompts of attackers and raters, as templates: those that this package ships, and those of a person's files."""
 
 from collections.abc import Sequence
 from pathlib import Path
