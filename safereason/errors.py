@@ -1,4 +1,4 @@
-"""The package's errors, and the removal of secrets from texts.
+"""The package's errors, the hints in them, and the removal of secrets from texts.
 
 Every message says what was wrong, where, and what to do; it fits on one line. None shows a secret: the console, the
 error printer, the logs and the manifest all pass their texts through `redacted`.
@@ -7,6 +7,8 @@ error printer, the logs and the manifest all pass their texts through `redacted`
 import os
 import re
 import shlex
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 
 # The replacement of a secret.
 HIDDEN = "<hidden>"
@@ -111,3 +113,18 @@ def _secret_values() -> list[str]:
 def command(*words: object) -> str:
     """A command line of this program for a message, quoted for a shell and in backticks."""
     return f"`safereason {shlex.join(map(str, words))}`"
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "", show: Callable[[str], str] = str) -> str:
+    """The hint `did you mean NAME?` at the known word that is spelled most like a word that is not known.
+
+    Args:
+        word: The word that is not known.
+        known: All words that are.
+        otherwise: The hint where none of them is like it.
+        show: The known word as people write it, where it is compared in another form.
+    """
+    close = get_close_matches(word, list(known), n=1)
+    if not close:
+        return otherwise
+    return f"did you mean {show(close[0])}?"

@@ -1,6 +1,7 @@
-"""The processes of a training that a launcher started: only the first one writes, and the others wait for it.
+"""The processes of a training that a launcher started, and whether a process still runs.
 
-Without a launcher there is one process. Launchers describe the processes in the environment variables of `torchrun`.
+Only the first process of a training writes, and the others wait for it. Without a launcher there is one process.
+Launchers describe the processes in the environment variables of `torchrun`.
 """
 
 import ctypes
@@ -71,6 +72,20 @@ def by_main(work: Callable[[], object]) -> None:
     if is_main():
         work()
     wait()
+
+
+def is_alive(number: int) -> bool:
+    """Whether a process of this number runs on this machine."""
+    try:
+        # Signal 0 is sent to nobody; it only checks that the process exists.
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        # No process can have a number that does not fit into 32 bits.
+        return False
+    except OSError:
+        # The process is another user's: it exists, but may not be signalled.
+        return True
+    return True
 
 
 def _die_with_launcher() -> None:

@@ -9,13 +9,12 @@ An entry is found in one of three ways, in this order:
 
 import sys
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol, TypeVar
 
-from safereason.errors import InputError
+from safereason.errors import InputError, did_you_mean
 
 
 class Entry(Protocol):
@@ -91,6 +90,22 @@ class Registry(dict[str, E]):
         """Whether `find` has somewhere to look for this name; nothing is imported."""
         return name in self or self._plugin(name) is not None
 
+    def own_name(self, text: str) -> str:
+        """The text `name` or `name:argument` with the entry's own name, where a plugin's name leads to the entry.
+
+        Records know an entry by that. Any other text is returned as it is.
+
+        Raises:
+            InputError: The plugin is no such entry, or cannot be imported.
+        """
+        name, argument = split_argument(text)
+        if name in self or not self.has(name):
+            return text
+        own_name = self.find(name).name
+        if not argument:
+            return own_name
+        return f"{own_name}:{argument}"
+
     def installed(self, name: str) -> E | None:
         """The entry of a name that a record holds; None where none is built in or installed under it.
 
@@ -151,8 +166,5 @@ class Registry(dict[str, E]):
         return entry
 
     def _unknown(self, name: str) -> str:
-        close = get_close_matches(name, self, n=1)
-        hint = f"available: {', '.join(self)}"
-        if close:
-            hint = f"did you mean {close[0]}?"
+        hint = did_you_mean(name, self, f"available: {', '.join(self)}")
         return f"no {self.noun} is called {name!r}; {hint}"

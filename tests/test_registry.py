@@ -58,6 +58,25 @@ def test_an_entry_of_another_package_is_found_and_keeps_its_own_name(fruits: Reg
     assert fruits.find(name) is found
 
 
+@pytest.mark.parametrize(
+    ("text", "own"),
+    [
+        ("orchard.trees:PLUM", "plum"),
+        ("orchard.trees:PLUM:ripe:red", "plum:ripe:red"),
+        ("plum:ripe", "plum:ripe"),
+        ("apple:red", "apple:red"),
+        ("melon", "melon"),
+        ("org/melon", "org/melon"),
+        ("melon.yaml", "melon.yaml"),
+    ],
+)
+def test_records_know_an_entry_by_its_own_name(fruits: Registry[Fruit], orchard: Path, text: str, own: str):
+    assert fruits.own_name(text) == own
+    # The entry is registered by then, under the name that records have.
+    assert fruits.own_name(text) == own
+    assert fruits.own_name(own) == own
+
+
 def test_the_listing_shows_what_is_installed_and_what_is_wrong_with_it(fruits: Registry[Fruit], orchard: Path):
     listed = dict(fruits.listed())
     assert listed["plum"] == "A stone fruit"

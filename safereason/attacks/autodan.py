@@ -11,7 +11,7 @@ Deviations:
 3. Synonyms come from a list (`synonyms`) instead of WordNet. They are drawn by the softmax of their scores, so that a
    word not yet seen has a chance too; the original gives it none. No word is dropped from the scores.
 4. Without an attacker, a mutation replaces words where the original has a model reword the prompt. With one, it rewords
-   one paragraph, and one that comes back much longer or without its placeholder is not taken.
+   one paragraph, and one that comes back much longer or without its slot is not taken.
 5. The search ends when each token of the target is the likeliest one (`early_stop`). The original answers in each
    generation, HarmBench in every fifth, and looks for the words of a refusal.
 """
@@ -25,7 +25,7 @@ from statistics import fmean
 from pydantic import Field
 
 from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
-from safereason.attacks.frames import BEHAVIOR_PLACEHOLDER, PROMPTS, fill_frame, read_frames
+from safereason.attacks.frames import BEHAVIOR_SLOT, PROMPTS, fill_frame, read_frames
 from safereason.attacks.genetic import WordScores, cross_frames, read_synonyms, softmax_weights
 from safereason.attacks.target_position import (
     TargetPosition,
@@ -37,6 +37,7 @@ from safereason.data.example import Example
 from safereason.engines.base import Completion, Engine, Likelihood, Sampling
 from safereason.files import read_text
 from safereason.text.chat import user
+from safereason.text.template import filled
 
 REWORDING = Sampling(temperature=1.0, max_new_tokens=512)
 """Sampling of the attacker's rewordings."""
@@ -204,7 +205,7 @@ class Breeder:
             position = self.rng.randrange(len(paragraphs))
             paragraphs_by_frame.append(paragraphs)
             positions.append(position)
-            conversations.append(user(self._rewording_prompt.replace("{paragraph}", paragraphs[position])))
+            conversations.append(user(filled(self._rewording_prompt, {"{paragraph}": paragraphs[position]})))
         replies = self.attacker.generate(conversations, REWORDING, seed=self.rng.randrange(2**31))
         mutants: list[str] = []
         for paragraphs, position, [reply] in zip(paragraphs_by_frame, positions, replies, strict=True):
@@ -221,11 +222,11 @@ class Breeder:
 
 
 def _reworded(paragraph: str, reply: Completion) -> str:
-    """The attacker's paragraph, or the old one if the reply is cut off, empty, or has lost or doubled a placeholder."""
+    """The attacker's paragraph, or the old one if the reply is cut off, empty, or has lost or doubled a slot."""
     new = reply.parts.answer.strip()
-    has_placeholders = new.count(BEHAVIOR_PLACEHOLDER) == paragraph.count(BEHAVIOR_PLACEHOLDER)
+    has_slot = new.count(BEHAVIOR_SLOT) == paragraph.count(BEHAVIOR_SLOT)
     # One that was cut off would end in the middle of a sentence.
-    if reply.finish_reason == "stop" and new and has_placeholders:
+    if reply.finish_reason == "stop" and new and has_slot:
         return new
     return paragraph
 

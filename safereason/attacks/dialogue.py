@@ -8,10 +8,10 @@ from typing import Annotated
 
 from pydantic import Field, PositiveInt
 
+from safereason.attacks.attacker_prompts import read_prompt_templates
 from safereason.attacks.base import Settings, Setup, Step, TestCase
 from safereason.attacks.meter import Meter, SpentError, unwrap_engine
 from safereason.attacks.reply import AttackerReply, read_reply
-from safereason.attacks.template import read_prompt_templates
 from safereason.data.example import Example
 from safereason.engines.base import Message, Sampling
 from safereason.errors import InputError

@@ -1,6 +1,6 @@
 """Operators of a genetic search over prompts: crossover of sentences, and replacement of words by synonyms.
 
-A prompt here is a frame, a text with one `{behavior}`, and every operator keeps that placeholder.
+A prompt here is a frame, a text with one `{behavior}`, and every operator keeps that slot.
 """
 
 import math
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean
 
-from safereason.attacks.frames import BEHAVIOR_PLACEHOLDER
+from safereason.attacks.frames import BEHAVIOR_SLOT
 
 MAX_REPLACED_WORDS = 5
 """Most words that are replaced in a paragraph at once, as in the original."""
@@ -44,14 +44,14 @@ def cross_frames(one: str, other: str, points: int, rng: random.Random) -> tuple
         points: Maximum number of crossover points on each side of the behavior.
         rng: Random numbers.
     """
-    # The two sides are crossed apart, so that each child has exactly one placeholder.
-    one_before, one_after = one.split(BEHAVIOR_PLACEHOLDER)
-    other_before, other_after = other.split(BEHAVIOR_PLACEHOLDER)
+    # The two sides are crossed apart, so that each child has exactly one slot.
+    one_before, one_after = one.split(BEHAVIOR_SLOT)
+    other_before, other_after = other.split(BEHAVIOR_SLOT)
     first_before, second_before = _cross_sentences(
         split_sentences(one_before), split_sentences(other_before), points, rng
     )
     first_after, second_after = _cross_sentences(split_sentences(one_after), split_sentences(other_after), points, rng)
-    return first_before + BEHAVIOR_PLACEHOLDER + first_after, second_before + BEHAVIOR_PLACEHOLDER + second_after
+    return first_before + BEHAVIOR_SLOT + first_after, second_before + BEHAVIOR_SLOT + second_after
 
 
 def _cross_sentences(one: list[str], other: list[str], points: int, rng: random.Random) -> tuple[str, str]:
@@ -93,8 +93,8 @@ class WordScores:
         """Moves each word's score halfway to the mean fitness of the frames that contain it."""
         fitness_by_word: dict[str, list[float]] = {}
         for frame, value in zip(frames, fitness, strict=True):
-            # The placeholder is no word of the prompt.
-            words = _WORD.findall(frame.replace(BEHAVIOR_PLACEHOLDER, " ").lower())
+            # The slot is no word of the prompt.
+            words = _WORD.findall(frame.replace(BEHAVIOR_SLOT, " ").lower())
             # Once a frame, however often the frame repeats the word.
             for word in dict.fromkeys(words):
                 fitness_by_word.setdefault(word, []).append(value)
@@ -112,10 +112,10 @@ class WordScores:
             rng: Random numbers.
         """
         sides: list[str] = []
-        for side in frame.split(BEHAVIOR_PLACEHOLDER):
+        for side in frame.split(BEHAVIOR_SLOT):
             paragraphs = [self._replace_in_paragraph(text, rate, rng) for text in side.split("\n\n")]
             sides.append("\n\n".join(paragraphs))
-        return BEHAVIOR_PLACEHOLDER.join(sides)
+        return BEHAVIOR_SLOT.join(sides)
 
     def _replace_in_paragraph(self, paragraph: str, rate: float, rng: random.Random) -> str:
         """The paragraph with words replaced."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import PositiveInt
 
 from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
-from safereason.attacks.frames import BEHAVIOR_PLACEHOLDER, fill_frame
+from safereason.attacks.frames import BEHAVIOR_SLOT, fill_frame
 from safereason.attacks.query import BestCase, score_cases
 from safereason.data.example import Example
 from safereason.errors import InputError
@@ -72,7 +72,7 @@ def _require_templates(settings: HumanSettings) -> list[HumanTemplate]:
     """
     if settings.file is None:
         raise InputError(
-            f"attack human: which templates? name a file of them, with {BEHAVIOR_PLACEHOLDER} in each, "
+            f"attack human: which templates? name a file of them, with {BEHAVIOR_SLOT} in each, "
             "as attack.settings.human.file"
         )
     return read_human_templates(settings.file)
@@ -87,12 +87,11 @@ def read_human_templates(file: Path) -> list[HumanTemplate]:
     rows = _read_jsonl_templates(file) if file.suffix == ".jsonl" else _read_text_templates(file)
     templates = list(rows)
     if not templates:
-        raise InputError(f"{file}: holds no template; write one a line, with {BEHAVIOR_PLACEHOLDER} in it")
+        raise InputError(f"{file}: holds no template; write one a line, with {BEHAVIOR_SLOT} in it")
     for template in templates:
-        if BEHAVIOR_PLACEHOLDER not in template.text:
+        if BEHAVIOR_SLOT not in template.text:
             raise InputError(
-                f"{file}: template {template.name!r} has no {BEHAVIOR_PLACEHOLDER} in it; "
-                "write it where the request goes"
+                f"{file}: template {template.name!r} has no {BEHAVIOR_SLOT} in it; write it where the request goes"
             )
     return templates
 

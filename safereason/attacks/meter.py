@@ -23,9 +23,9 @@ class Meter:
     """Budget of queries to the target model; None sets no limit."""
     queries: int = 0
     """Queries to the target model so far."""
-    read: int = 0
+    prompt_tokens: int = 0
     """Prompt tokens of all models, as far as their engines report them."""
-    written: int = 0
+    completion_tokens: int = 0
     """Completion tokens of all models, as far as their engines report them."""
     failed: int = 0
     """Failed completions and verdicts. A repeated search may get them, so the result is not final."""
@@ -54,7 +54,7 @@ class Meter:
             raise SpentError
         self.queries += queries
 
-    def miss(self, reasons: Sequence[str], requested: int) -> None:
+    def count_failures(self, reasons: Sequence[str], requested: int) -> None:
         """Counts the failures of one call.
 
         Args:
@@ -72,10 +72,10 @@ class Meter:
         if self.gives_up and len(reasons) == requested:
             raise LostError(self.failure)
 
-    def count_tokens(self, read: int, written: int) -> None:
+    def count_tokens(self, prompt: int, completion: int) -> None:
         """Adds prompt tokens and completion tokens."""
-        self.read += read
-        self.written += written
+        self.prompt_tokens += prompt
+        self.completion_tokens += completion
 
 
 class Metered:
@@ -146,7 +146,7 @@ class Metered:
                 if completion.failed:
                     failures.append(completion.error)
         # Last, because it may raise: tokens of a lost call are spent all the same.
-        self._meter.miss(failures, total)
+        self._meter.count_failures(failures, total)
 
     def loglikelihood(
         self, conversations: Sequence[Conversation], continuations: Sequence[str], *, prefix: str = ""

@@ -22,6 +22,7 @@ from safereason.engines.base import Completion, Engine, Sampling
 from safereason.errors import InputError
 from safereason.files import read_text
 from safereason.text.chat import user
+from safereason.text.template import filled, missing_slot
 
 if TYPE_CHECKING:
     from safereason.attacks.persuasion import Technique
@@ -57,8 +58,8 @@ class PapSettings(Settings):
     sampling: Sampling = Sampling(temperature=1.0, max_new_tokens=512)
     """Sampling of the attacker's requests."""
     prompt: Path | None = None
-    """Text file with the attacker's prompt, in place of ours, with the placeholders `{behavior}` and `{technique}`, and
-    if you like `{definition}` and `{example}`."""
+    """Text file with the attacker's prompt, in place of ours, with the slots `{behavior}` and `{technique}`, and if
+    you like `{definition}` and `{example}`."""
 
 
 def search_pap(behaviors: Sequence[Example], settings: PapSettings, setup: Setup) -> Iterator[Step]:
@@ -126,31 +127,30 @@ def check_pap(behaviors: Sequence[Example], settings: PapSettings, available: fr
 
 
 def _read_template(settings: PapSettings) -> str:
-    """The attacker's prompt with its placeholders.
+    """The attacker's prompt with its slots.
 
     Raises:
-        InputError: The file cannot be read or lacks a placeholder.
+        InputError: The file cannot be read or lacks a slot.
     """
     if settings.prompt is None:
         return PROMPT
     file = settings.prompt
     text = read_text(file)
-    for placeholder in ("{behavior}", "{technique}"):
-        if placeholder not in text:
-            raise InputError(f"{file}: has no {placeholder} in it; write it where that goes")
+    missing = missing_slot(text, ("{behavior}", "{technique}"))
+    if missing:
+        raise InputError(f"{file}: has no {missing} in it; write it where that goes")
     return text
 
 
 def _fill_template(template: str, technique: "Technique", behavior: Example) -> str:
     """The attacker's prompt for one technique and one behavior."""
     values = {
-        "behavior": behavior.prompt,
-        "technique": technique.name,
-        "definition": technique.definition,
-        "example": technique.example,
+        "{behavior}": behavior.prompt,
+        "{technique}": technique.name,
+        "{definition}": technique.definition,
+        "{example}": technique.example,
     }
-    # In one pass, so that a behavior with "{example}" in its text keeps it.
-    return re.sub(r"\{(behavior|technique|definition|example)\}", lambda match: values[match.group(1)], template)
+    return filled(template, values)
 
 
 def _read_request(completion: Completion) -> str:

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from safereason.data.fetch import File
 from safereason.data.sources.base import published_rows
-from safereason.errors import InputError
+from safereason.errors import InputError, did_you_mean
 
 TAXONOMY = File(
     source="pap",
@@ -52,8 +51,5 @@ def find_techniques(names: Sequence[str]) -> list[Technique]:
 
 def _hint(name: str, by_name: dict[str, Technique]) -> str:
     """The most similar name, or all names if none is similar."""
-    close = get_close_matches(name.casefold(), by_name, n=1)
-    if close:
-        return f"did you mean {by_name[close[0]].name}?"
     known = ", ".join(technique.name for technique in by_name.values())
-    return f"there are {known}"
+    return did_you_mean(name.casefold(), by_name, f"there are {known}", lambda folded: by_name[folded].name)

@@ -28,7 +28,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from safereason.attacks.base import Settings
 from safereason.attacks.meter import Meter, Metered, unwrap_engine
 from safereason.attacks.rainbow_archive import Archive, Candidate, Cell
-from safereason.attacks.rainbow_templates import JUDGE, RISK, STYLE, Templates
+from safereason.attacks.rainbow_templates import JUDGE, RISK, STYLE, RainbowTemplates
 from safereason.data.example import Example
 from safereason.engines.base import Completion, Engine, Sampling
 from safereason.text.chat import user
@@ -135,7 +135,7 @@ def iterate(
     iteration: int,
     seeds: Sequence[Example],
     settings: RainbowSettings,
-    templates: Templates,
+    templates: RainbowTemplates,
     team: Team,
     seed: int,
 ) -> list[Candidate]:
@@ -247,7 +247,7 @@ def _draw_parent(archive: Archive, seeds: Sequence[Example], rng: Random) -> Exa
 def _rewrite(
     template: str,
     descriptions: Mapping[str, str],
-    templates: Templates,
+    templates: RainbowTemplates,
     settings: RainbowSettings,
     team: Team,
     seed: int,
@@ -329,7 +329,7 @@ def _score_answers(score: Score, candidates: list[Candidate]) -> list[Candidate]
 
 def _compare(
     archive: Archive,
-    templates: Templates,
+    templates: RainbowTemplates,
     settings: RainbowSettings,
     judge: Engine,
     seed: int,
@@ -356,7 +356,7 @@ def _compare(
     return compared
 
 
-def _comparison_prompt(templates: Templates, special: Sequence[str], a: Candidate, b: Candidate) -> str:
+def _comparison_prompt(templates: RainbowTemplates, special: Sequence[str], a: Candidate, b: Candidate) -> str:
     """The comparing judge's prompt about two answers."""
     return templates.fill(
         JUDGE,

@@ -9,6 +9,7 @@ from safereason.attacks.rainbow_archive import Cell
 from safereason.errors import InputError
 from safereason.files import read_text
 from safereason.text.inert import inert
+from safereason.text.template import filled
 
 FOLDER = Path(__file__).parent / "prompts"
 RISK, STYLE, JUDGE = "rainbow_risk.txt", "rainbow_style.txt", "rainbow_judge.txt"
@@ -22,11 +23,11 @@ LISTS = ("rainbow_risks.txt", "rainbow_styles.txt")
 
 
 @dataclass(frozen=True)
-class Templates:
+class RainbowTemplates:
     """The prompts for the models, and the axes of the archive."""
 
     texts: Mapping[str, str]
-    """The prompts, by file name."""
+    """The prompts as their files have them, by file name; the identity of a run holds them."""
     risks: Mapping[str, str]
     """Descriptions by name."""
     styles: Mapping[str, str]
@@ -49,11 +50,13 @@ class Templates:
             special: Special tokens of the model that reads it, as far as they are known.
             values: Text of each field.
         """
-        inert_values = {field: inert(value, special) for field, value in values.items()}
-        return Template(self.texts[name]).substitute(inert_values)
+        inert_values: dict[str, str] = {}
+        for field, value in values.items():
+            inert_values[_slot(field)] = inert(value, special)
+        return filled(_with_slots(self.texts[name], PROMPTS[name]), inert_values)
 
 
-def load_templates(folder: str | None) -> Templates:
+def load_templates(folder: str | None) -> RainbowTemplates:
     """The prompts and lists of a folder; ours replace those that it lacks.
 
     Raises:
@@ -71,7 +74,7 @@ def load_templates(folder: str | None) -> Templates:
     risks_name, styles_name = LISTS
     risks = _read_descriptions(_template_path(own_folder, risks_name))
     styles = _read_descriptions(_template_path(own_folder, styles_name))
-    return Templates(texts, risks, styles)
+    return RainbowTemplates(texts, risks, styles)
 
 
 def _template_path(own_folder: Path | None, name: str) -> Path:
@@ -88,19 +91,32 @@ def _read_rainbow_prompt(path: Path, fields: Sequence[str]) -> str:
         InputError: It lacks a field, or has an unknown one.
     """
     text = read_text(path)
-    # NUL characters tell a filled field from a word of the prompt that is spelled like its name.
-    marks = {name: f"\0{name}\0" for name in fields}
     try:
-        marked = Template(text).substitute(marks)
+        template = _with_slots(text, fields)
     except (KeyError, ValueError) as error:
         raise InputError(
             f"{path}: {error} is no field; it may have {_list_fields(fields)}, and $$ for a dollar"
         ) from error
     # A prompt may do without the description: the name alone may be enough for a model.
-    missing = [name for name, mark in marks.items() if mark not in marked and name != "about"]
+    missing = [name for name in fields if _slot(name) not in template and name != "about"]
     if missing:
         raise InputError(f"{path}: lacks {_list_fields(missing)}; put it where it belongs")
     return text
+
+
+def _with_slots(text: str, fields: Iterable[str]) -> str:
+    """The template of a prompt: its `$field`s are slots, and `$$` is a dollar.
+
+    Raises:
+        KeyError: It has another field.
+        ValueError: A dollar stands alone.
+    """
+    return Template(text).substitute({field: _slot(field) for field in fields})
+
+
+def _slot(field: str) -> str:
+    """The slot of a field. Its NUL characters tell it from a word of the prompt that is spelled like its name."""
+    return f"\0{field}\0"
 
 
 def _read_descriptions(path: Path) -> dict[str, str]:

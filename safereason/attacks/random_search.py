@@ -24,7 +24,7 @@ from typing import Literal
 from pydantic import Field
 
 from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
-from safereason.attacks.frames import BEHAVIOR_PLACEHOLDER, fill_frame, read_frames
+from safereason.attacks.frames import BEHAVIOR_SLOT, read_frames
 from safereason.attacks.meter import unwrap_engine
 from safereason.attacks.target_position import (
     TargetPosition,
@@ -36,9 +36,10 @@ from safereason.data.example import Example
 from safereason.engines.base import Engine
 from safereason.errors import InputError
 from safereason.text.chat import user
+from safereason.text.template import filled
 
 SUFFIX = "{suffix}"
-"""Placeholder of the suffix in a template; without it, the suffix ends the prompt."""
+"""Slot of the suffix in a template; without it, the suffix ends the prompt."""
 _CHARACTERS = string.digits + string.ascii_letters + string.punctuation + " "
 
 ScoreSuffixes = Callable[[Sequence[Sequence[int]]], list[float]]
@@ -98,8 +99,7 @@ def search_random(behaviors: Sequence[Example], settings: RandomSearchSettings, 
     prefix = text_before_target(setup.prefix, settings.place)
 
     def fill_prompt(suffix: Sequence[int]) -> str:
-        # The behavior first: a suffix may spell its placeholder by chance.
-        return fill_frame(template, behavior.prompt).replace(SUFFIX, alphabet.text(suffix))
+        return filled(template, {BEHAVIOR_SLOT: behavior.prompt, SUFFIX: alphabet.text(suffix)})
 
     def score_suffixes(suffixes: Sequence[Sequence[int]]) -> list[float]:
         conversations = [user(fill_prompt(suffix)) for suffix in suffixes]
@@ -200,13 +200,13 @@ def _character_alphabet(length: int) -> Alphabet:
 
 
 def read_suffix_template(path: str | None) -> str:
-    """The prompt of a file, or the behavior alone; with a placeholder for the suffix.
+    """The prompt of a file, or the behavior alone; with a slot for the suffix.
 
     Raises:
         InputError: The file cannot be read, or does not hold one prompt with at most one `{suffix}`.
     """
     if path is None:
-        return f"{BEHAVIOR_PLACEHOLDER} {SUFFIX}"
+        return f"{BEHAVIOR_SLOT} {SUFFIX}"
     frames = read_frames(path)
     if len(frames) != 1 or frames[0].count(SUFFIX) > 1:
         raise InputError(f"{path}: one prompt with at most one {SUFFIX} is expected; leave out the rest")

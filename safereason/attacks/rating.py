@@ -11,9 +11,9 @@ The scale from 1 to 10 is that of PAIR (arXiv 2310.08419) and TAP (arXiv 2312.02
 import re
 from collections.abc import Callable, Sequence
 
+from safereason.attacks.attacker_prompts import require_slots
 from safereason.attacks.base import Score
 from safereason.attacks.meter import unwrap_engine
-from safereason.attacks.template import require_placeholders
 from safereason.data.example import Example
 from safereason.engines.base import Completion, Engine, Sampling
 from safereason.text import chat
@@ -75,11 +75,11 @@ def rater(engine: Engine, template: str | None = None) -> Score:
         template: Prompt in place of `RATING`, with `{behavior}` and `{answer}`; the form of the reply is added.
 
     Raises:
-        InputError: The template lacks a placeholder.
+        InputError: The template lacks a slot.
     """
     if template is None:
         template = RATING
-    prompt = require_placeholders(template, (BEHAVIOR, ANSWER), "rating") + _RATE
+    prompt = require_slots(template, (BEHAVIOR, ANSWER), "rating") + _RATE
 
     def score(behavior: Example, answers: Sequence[str]) -> list[float | None]:
         pairs = [(behavior.prompt, answer) for answer in answers]
@@ -165,13 +165,13 @@ def _last_verdict(reply: str) -> str:
     return verdict
 
 
-def _judge_pairs(engine: Engine, prompt: str, placeholder: str, pairs: Sequence[tuple[str, str]]) -> list[Completion]:
+def _judge_pairs(engine: Engine, prompt: str, slot: str, pairs: Sequence[tuple[str, str]]) -> list[Completion]:
     """The replies to one prompt about each pair.
 
     Args:
         engine: The chat model.
-        prompt: The prompt, with `{behavior}` and the placeholder.
-        placeholder: Placeholder of the second text of a pair.
+        prompt: The prompt, with `{behavior}` and the slot.
+        slot: Slot of the second text of a pair.
         pairs: Requests, each with the text to judge.
     """
     if not pairs:
@@ -180,7 +180,7 @@ def _judge_pairs(engine: Engine, prompt: str, placeholder: str, pairs: Sequence[
     tokens = (*special_tokens(unwrap_engine(engine)), _OPENS)
     conversations = []
     for request, text in pairs:
-        values = {BEHAVIOR: _without_verdicts(request, tokens), placeholder: _without_verdicts(text, tokens)}
+        values = {BEHAVIOR: _without_verdicts(request, tokens), slot: _without_verdicts(text, tokens)}
         conversations.append(chat.user(filled(prompt, values)))
     return [row[0] for row in engine.generate(conversations, SAMPLING)]
 

@@ -8,9 +8,10 @@ import typer
 from safereason.cli import options as opt
 from safereason.cli import output, stage
 from safereason.runs.records import Record
+from safereason.text.visible import visible
 
 EXAMPLES = opt.examples(
-    "safereason attack rainbow --recipe tars-1.5b --mutator org/writer --judge moderation --prompts 800",
+    "safereason attack rainbow --recipe tars-1.5b --mutator org/writer --judge moderation --count 800",
     "safereason attack rainbow --recipe tars-smoke --mutator embedded/smollm2-135m --iterations 5 --dry-run",
 )
 
@@ -28,12 +29,16 @@ JudgeModel = Annotated[
 Iterations = Annotated[
     int | None, typer.Option("--iterations", min=1, metavar="N", help="Iterations of one archive; 1000 by default.")
 ]
-Prompts = Annotated[
+Count = Annotated[
     int | None,
-    typer.Option("--prompts", min=1, metavar="N", help="Begin new archives until there are N distinct prompts."),
+    typer.Option("--count", min=1, metavar="N", help="Begin new archives until there are N distinct prompts."),
+]
+# `--prompts` names a source in every other command. Scripts that use it for this number go on working.
+OldCount = Annotated[
+    int | None, typer.Option("--prompts", min=1, metavar="N", hidden=True, help="The old name of --count.")
 ]
 Archives = Annotated[
-    int | None, typer.Option("--archives", min=1, metavar="N", help="Most archives, with --prompts; 20 by default.")
+    int | None, typer.Option("--archives", min=1, metavar="N", help="Most archives, with --count; 20 by default.")
 ]
 Seeds = Annotated[
     str,
@@ -54,7 +59,8 @@ def rainbow(
     judge_model: JudgeModel = None,
     base_url: opt.BaseUrl = None,
     iterations: Iterations = None,
-    prompts: Prompts = None,
+    count: Count = None,
+    old_count: OldCount = None,
     archives: Archives = None,
     seeds: Seeds = "sample",
     out: opt.Out = None,
@@ -72,6 +78,7 @@ def rainbow(
 
     chosen = opt.load_recipe(recipe, overrides, seed=seed)
     options = opt.stage_options(root, out, model, resume, overwrite, base_url)
+    prompts = opt.either_name("--count", count, "--prompts", old_count)
     settings = {"iterations": iterations, "prompts": prompts, "archives": archives}
     plan = stage_rainbow.plan_rainbow(
         chosen, options, mutator=mutator, judge=judge, judge_model=judge_model, seeds=seeds, settings=settings
@@ -102,7 +109,7 @@ def print_grid(cells: Record) -> None:
     output.print_table(("best score, %", *letters), rows)
     print()
     for letter, style in zip(letters, styles, strict=True):
-        print(f"{letter}  {output.visible(style)}")
+        print(f"{letter}  {visible(style)}")
 
 
 def _column_letters(number: int) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 from safereason.cli import options as opt
 from safereason.cli import output
 from safereason.errors import InputError
+from safereason.text.visible import visible
 
 if TYPE_CHECKING:
     from safereason.data.sources import Source, Split
@@ -107,7 +108,7 @@ def _print_sources_of_recipe(sources: Sequence[RecipeSource]) -> None:
     # The reasons are whole sentences with commands and addresses, too long for a column.
     for source in sources:
         if not source["there"]:
-            print(output.visible(f"\n{source['name']}: {source['why_not']}"))
+            print(visible(f"\n{source['name']}: {source['why_not']}"))
 
 
 def size(rows: int | None) -> str:

@@ -13,6 +13,7 @@ from safereason.cli import options as opt
 from safereason.cli import output
 from safereason.console import progress, say
 from safereason.errors import BarNotMet, InputError
+from safereason.text.visible import visible
 
 if TYPE_CHECKING:
     from safereason.data.example import Example
@@ -170,7 +171,7 @@ def _check_sets(pairs: Pairs) -> None:
             if str(error) not in problems:
                 problems.append(str(error))
     for problem in problems[:-1]:
-        say(output.visible(f"error: {problem}"))
+        say(visible(f"error: {problem}"))
     if problems:
         raise InputError(problems[-1])
 
@@ -274,7 +275,7 @@ def _training_files(run: Path) -> list[Path]:
 def _excerpt(example: "Example") -> str:
     from safereason.data.overlap import compared_text
 
-    return output.visible(" ".join(compared_text(example).split())[:EXCERPT])
+    return visible(" ".join(compared_text(example).split())[:EXCERPT])
 
 
 def _overlap_line(name: str, example: "Example", hit: "Hit", excerpt: str) -> OverlapLine:
@@ -283,10 +284,10 @@ def _overlap_line(name: str, example: "Example", hit: "Hit", excerpt: str) -> Ov
     if similarity is not None:
         similarity = round(similarity, 3)
     return {
-        "looked_at": output.visible(name),
-        "id": output.visible(example.id),
-        "against": output.visible(hit.test_set),
-        "of": output.visible(match.key),
+        "looked_at": visible(name),
+        "id": visible(example.id),
+        "against": visible(hit.test_set),
+        "of": visible(match.key),
         "how": match.how,
         "similarity": similarity,
         "shared": match.shared,

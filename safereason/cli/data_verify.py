@@ -11,6 +11,7 @@ from safereason.cli import options as opt
 from safereason.cli import output
 from safereason.console import say
 from safereason.errors import InputError
+from safereason.text.visible import visible
 
 if TYPE_CHECKING:
     from safereason.data.verify import Problem, Tally
@@ -32,11 +33,11 @@ def verify(file: File, as_json: opt.Json = False, verbose: opt.Verbose = False) 
         output.print_json(_verify_document(file, problems, tally))
     else:
         for problem in problems:
-            print(output.visible(f"{file}:{problem.line}: {problem.text}"))
+            print(visible(f"{file}:{problem.line}: {problem.text}"))
     # The tally is complete only now: `check` counts while its problems are iterated over.
     if tally.bad:
         for kind, count in tally.kinds.most_common():
-            say(output.visible(f"{count:>9}  {kind}"))
+            say(visible(f"{count:>9}  {kind}"))
         are = "is" if tally.bad == 1 else "are"
         raise InputError(f"{file}: {tally.bad} of {tally.rows} rows {are} bad; mend or delete them")
     if not as_json:

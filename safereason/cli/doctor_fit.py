@@ -9,7 +9,7 @@ from safereason.cli import output
 
 if TYPE_CHECKING:
     from safereason.recipe.schema import Recipe
-    from safereason.training.fit import Gpus, Section, Training
+    from safereason.training.fit import Gpus, Section, TrainingOnGpus
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def print_fit_report(recipe: "Recipe", gpus: "Gpus", root: Path, as_json: bool) 
         print(f"\n{note}")
 
 
-def _fit_of_stage(recipe: "Recipe", training: "Training", root: Path) -> StageFit:
+def _fit_of_stage(recipe: "Recipe", training: "TrainingOnGpus", root: Path) -> StageFit:
     from safereason.stages.base import Options
     from safereason.training import memory
 
@@ -92,7 +92,7 @@ def _fit_of_stage(recipe: "Recipe", training: "Training", root: Path) -> StageFi
     return {"counts": counts, "memory": memory_by_layout, "changes": changes}
 
 
-def _layouts(training: "Training") -> list[Layout]:
+def _layouts(training: "TrainingOnGpus") -> list[Layout]:
     """The layouts of the recipe as it is, and with LoRA where it trains all weights."""
     from safereason.recipe.schema import LoRA
 
@@ -110,7 +110,7 @@ def _layouts(training: "Training") -> list[Layout]:
     return layouts
 
 
-def _peaks_of_changes(training: "Training") -> list[ChangePeaks]:
+def _peaks_of_changes(training: "TrainingOnGpus") -> list[ChangePeaks]:
     """The peaks after each change alone. The first row, `none`, is the recipe as it is, to compare with."""
     from safereason.training import fit
 
@@ -120,7 +120,7 @@ def _peaks_of_changes(training: "Training") -> list[ChangePeaks]:
     return rows
 
 
-def _peaks_of(change: str, training: "Training", section: "Section") -> ChangePeaks:
+def _peaks_of(change: str, training: "TrainingOnGpus", section: "Section") -> ChangePeaks:
     peaks: ChangePeaks = {"change": change, "whole": training.peak(section)}
     if training.gpus.count > 1:
         peaks["sharded"] = training.peak(section, sharded=True)

@@ -17,9 +17,9 @@ from typer.exceptions import Abort, TyperException
 
 from safereason import processes
 from safereason.cli import signals
-from safereason.cli.output import visible
 from safereason.errors import SafeReasonError, redacted
 from safereason.runs import private
+from safereason.text.visible import visible
 
 LOGGER = logging.getLogger("safereason")
 # 128 and the number of SIGINT, as shells count it.

@@ -156,7 +156,7 @@ def classify(
     fields = rows.fields_of(field or ())
     # Libraries that look the model up may print.
     with output.results_only():
-        guard_prompt = guard_prompt_of(model, policy, max_new_tokens)
+        guard_prompt = requested_guard_prompt(model, policy, max_new_tokens)
     request = ClassifySettings(model, base_url, guard_prompt, samples, threshold, seed, fields)
     if cluster:
         from safereason.cli.guard_bulk import classify_on_ray
@@ -171,7 +171,7 @@ def classify(
     tally.check([kind.value for kind in fail_on or ()], can_resume=out is not None and cluster is None)
 
 
-def guard_prompt_of(model: str, policy: str | None, max_new_tokens: int | None) -> "GuardPrompt":
+def requested_guard_prompt(model: str, policy: str | None, max_new_tokens: int | None) -> "GuardPrompt":
     """The guard's own prompt, with the policy and the number of tokens of the options."""
     from safereason.guard import open as guards
 
@@ -266,13 +266,13 @@ def _classify_into_file(
                 opened_rows,
                 log.append,
                 _row_progress(row_input, rows_before),
-                earlier_records=target.held(),
+                earlier_records=target.records(),
                 on_replaced=keep,
                 on_chunk=target.noting(),
             )
     finally:
         # The log only appends. Lines in the middle are replaced once it is closed, also where the command is ended.
-        target.mend(records_to_replace)
+        target.replace(records_to_replace)
     target.finish(tally.rows, row_input.limit)
     return tally, rows_before - len(records_to_replace), seconds
 
@@ -326,8 +326,8 @@ def _classify_rows(
             emit,
             seed=request.seed,
             threshold=request.threshold,
-            held=earlier_records,
-            mend=on_replaced,
+            earlier_records=earlier_records,
+            on_replaced=on_replaced,
             on_chunk=on_chunk,
         )
     return tally, time.monotonic() - start

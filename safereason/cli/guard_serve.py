@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from safereason.cli import options as opt
-from safereason.cli.guard_classify import guard_prompt_of
+from safereason.cli.guard_classify import requested_guard_prompt
 from safereason.errors import InputError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ Timeout = Annotated[
         "--timeout", min=0.001, max=86_400.0, metavar="S", help="Seconds a request waits for verdicts; else 503."
     ),
 ]
-LogPrompts = Annotated[bool, typer.Option("--log-prompts", help="Write each text and its finding to stderr.")]
+LogPrompts = Annotated[bool, typer.Option("--log-prompts", help="Write each text and its verdict to stderr.")]
 
 
 def serve(
@@ -156,30 +156,29 @@ def serve(
         seed=seed,
         log_prompts=log_prompts,
     )
-    source = _GuardSource(model, base_url, policy, guard_prompt_of(model, policy, max_new_tokens), samples, precision)
+    guard_prompt = requested_guard_prompt(model, policy, max_new_tokens)
+    source = _GuardSource(model, base_url, guard_prompt, samples, precision)
     _serve_guard(source, settings, (host, port), mapping, keys_file)
 
 
 @dataclass(frozen=True)
 class _GuardSource:
-    """The guard to serve: its model, and the choices of the command line about it."""
+    """The guard to serve: its model, and the settings of the command line."""
 
     model: str
     base_url: str | None
-    policy: str | None
     guard_prompt: "GuardPrompt"
     samples: int
     precision: Literal["fp32", "bf16"]
 
     def open(self) -> "ReasoningGuard":
         """The guard with its model loaded, which may take minutes."""
-        from safereason.guard.open import open_guard
+        from safereason.guard.open import open_with_prompt
 
-        return open_guard(
+        return open_with_prompt(
             self.model,
+            self.guard_prompt,
             base_url=self.base_url,
-            policy=self.policy,
-            sampling=self.guard_prompt.sampling,
             samples=self.samples,
             precision=self.precision,
         )
@@ -211,7 +210,7 @@ def _serve_guard(
         settings,
         mapping=_category_mapping(mapping_file, policy),
         # At temperature 0, a second try would give the same text again.
-        ask_again=source.guard_prompt.sampling.temperature > 0,
+        retry_unparsed=source.guard_prompt.sampling.temperature > 0,
     )
     # A port that is taken has to be known before the model is loaded, so binding comes first.
     with run.bind(*address) as bound:

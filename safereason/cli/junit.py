@@ -36,7 +36,7 @@ def write_junit(path: Path, run: Path, metrics: Record, bars: Sequence[Bar]) -> 
         case = _add_case(suite, f"{name}.bars", f"{bar.figure} not {bar.side} {bar.bound:g}", figure)
         if not bar.is_met_by(figure):
             failures += 1
-            Xml.SubElement(case, "failure", type="BarNotMet", message=_xml_text(bar.told_of(figure)))
+            Xml.SubElement(case, "failure", type="BarNotMet", message=_xml_text(bar.result_for(figure)))
     skipped = 0
     for figure in figures:
         case = _add_case(suite, f"{name}.figures", figure.label, figure)

@@ -4,22 +4,19 @@ import errno
 import json
 import os
 import sys
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from io import BufferedIOBase
 from typing import TYPE_CHECKING
 
 from safereason.runs.records import Record
+from safereason.text.visible import visible
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 # Between two columns, and the indent of a section.
 GAP = "  "
-# Unicode's categories of characters that can act on a terminal: control, format and surrogate characters, and the two
-# separators of lines and paragraphs.
-HIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 @contextmanager
@@ -143,30 +140,10 @@ def short(value: object) -> str:
     return visible(json.dumps(value, ensure_ascii=False, default=str))
 
 
-def visible(text: str) -> str:
-    """The text with control, format and surrogate characters escaped, so that none of them acts on the terminal.
-
-    Completions of a model under attack may hold escape sequences that move the cursor or hide what was printed before.
-    """
-    return "".join(map(_escape, text))
-
-
 def _cell(value: object) -> str:
     if value is None:
         return ""
     return visible(str(value))
-
-
-def _escape(character: str) -> str:
-    """The character, or its escape as Python would write it; line breaks and tabs stay."""
-    if character in "\n\t" or unicodedata.category(character) not in HIDDEN_CATEGORIES:
-        return character
-    code = ord(character)
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    if code < 0x10000:
-        return f"\\u{code:04x}"
-    return f"\\U{code:08x}"
 
 
 def _print_rich(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypedDict
 from safereason.cli import output
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
+from safereason.text.visible import visible
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -144,7 +145,7 @@ PLAIN = "\x1b[0m"
 
 def _indented_lines(text: str, coloured: bool) -> list[str]:
     lines: list[str] = []
-    for line in output.visible(text).split("\n"):
+    for line in visible(text).split("\n"):
         # Each line sets the colour anew: a pager forgets it at the end of a line.
         if coloured and line:
             lines.append(f"  {GREEN}{line}{PLAIN}")

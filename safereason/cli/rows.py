@@ -16,6 +16,7 @@ from safereason.data.example import COLUMNS, Example, stream_parquet
 from safereason.errors import InputError
 from safereason.recipe.load import SUFFIXES as YAML
 from safereason.runs.directory import read_manifest, rows_of
+from safereason.text.visible import visible
 
 if TYPE_CHECKING:
     from safereason.data.sources import Split
@@ -121,7 +122,7 @@ def _read_table_rows(path: Path) -> Iterator[TableRow]:
     if not path.is_file():
         raise InputError(f"{path}: no such file or run; `safereason data ls` lists the sources")
     if path.name.endswith(FORMATS):
-        return (dict(row.values) for row in read_rows(path, mend="mend the file"))
+        return (dict(row.values) for row in read_rows(path, advice="mend the file"))
     raise InputError(f"{path}: rows are read from .jsonl, .json, .csv, .tsv or .parquet files")
 
 
@@ -195,15 +196,15 @@ def text_of_row(number: int, row: TableRow, rendering: rendered.Rendered | None,
             long_values[key] = value
         elif value is not None:
             short_values.append(f"{key}={output.short(value)}")
-    lines = [output.visible(f"── {number} ── {'  '.join(short_values)}")]
+    lines = [visible(f"── {number} ── {'  '.join(short_values)}")]
     if rendering is not None:
         lines += rendered.rendered_lines(rendering, coloured)
         # A completion is no part of the training text, so it is shown beside it.
         long_values = {key: value for key, value in long_values.items() if key == "text"}
     for key, value in long_values.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        lines.append(output.visible(f"{key}:"))
-        lines += [f"  {line}" for line in output.visible(text).split("\n")]
+        lines.append(visible(f"{key}:"))
+        lines += [f"  {line}" for line in visible(text).split("\n")]
     return "\n".join(lines) + "\n\n"
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from safereason.evals.bars import Bar
     from safereason.recipe.schema import Recipe
     from safereason.stages.base import Options, Result
-    from safereason.stages.verl import Backend, Training
+    from safereason.stages.verl import Backend, VerlTraining
     from safereason.training.launch import Launch
 
 
@@ -87,7 +87,7 @@ def print_steps(recipe: "Recipe", steps: Sequence[str], as_json: bool) -> None:
 
 
 def train_with_verl(
-    training: "Training", recipe: "Recipe", options: "Options", backend: "Backend", dry_run: bool, as_json: bool
+    training: "VerlTraining", recipe: "Recipe", options: "Options", backend: "Backend", dry_run: bool, as_json: bool
 ) -> None:
     """Exports a training for verl, or takes a trained one back; on a dry run, prints its plan instead."""
     from safereason.stages import verl
@@ -165,5 +165,5 @@ def check_bars(result: "Result", bars: "Sequence[Bar]", junit: Path | None) -> N
     # A bar that is met is worth a line: it shows in the log that the bar was there.
     for bar, figure in match_bars(result.metrics, bars):
         if bar.is_met_by(figure):
-            say(f"bar met: {bar.told_of(figure)}")
+            say(f"bar met: {bar.result_for(figure)}")
     refuse_unmet_bars(result.metrics, bars)

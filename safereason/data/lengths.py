@@ -1,17 +1,16 @@
 """Lengths of rows in tokens of a model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
 from safereason.data.example import Example
-from safereason.text.chat import Conversation, trace_ids
+from safereason.data.prompt_builder import PromptBuilder
+from safereason.text.chat import trace_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PromptBuilder = Callable[[Example], Conversation]
-"""Turns a row into the conversation that the model is prompted with."""
 TokenSummary = dict[str, float]
 """Statistics of a list of lengths, by name."""
 # A sample keeps `data build` fast on large mixes, and its quantiles are exact enough for choosing a limit.

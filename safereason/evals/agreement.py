@@ -80,7 +80,7 @@ def read(target: str, columns: Columns) -> list[Labelled]:
         InputError: There is no such file, it lacks a column, or it has neither positive nor negative labels.
     """
     if not target.startswith(XSTEST):
-        source_rows = read_rows(_file_of_rows(target), mend="name its columns, or mend the file")
+        source_rows = read_rows(_file_of_rows(target), advice="name its columns, or mend the file")
     elif columns != Columns():
         raise InputError(f"{target}: its columns and labels are known; leave the options that name some out")
     else:

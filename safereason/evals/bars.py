@@ -30,7 +30,7 @@ class Bar:
             return figure.value >= self.bound
         return figure.value <= self.bound
 
-    def told_of(self, figure: Figure) -> str:
+    def result_for(self, figure: Figure) -> str:
         """The result for a figure, in words."""
         value = "could not be scored"
         if figure.value is not None:
@@ -78,6 +78,6 @@ def refuse_unmet_bars(metrics: Metrics, bars: Sequence[Bar]) -> None:
     missed = []
     for bar, figure in match_bars(metrics, bars):
         if not bar.is_met_by(figure):
-            missed.append(bar.told_of(figure))
+            missed.append(bar.result_for(figure))
     if missed:
         raise BarNotMet("; ".join(missed))

@@ -54,7 +54,7 @@ class Outcome:
         return bool(self.completion["finish_reason"] == "filtered")
 
     @property
-    def asked_again(self) -> bool:
+    def is_repeated(self) -> bool:
         """Whether a resumed run repeats the request: the completion failed, or its verdict did."""
         # What a provider filtered is not repeated: it would filter it again.
         return has_failed(self.completion) or self.verdict.failed

@@ -21,7 +21,8 @@ COMPLETIONS = "completions.jsonl"
 VERDICTS = "verdicts.jsonl"
 EXCHANGES_A_BATCH = 64
 """Exchanges that are judged, and then recorded, at a time."""
-NOT_ASKED = "the judge was not asked any more, since it had failed before"
+_JUDGING_ENDED = "the judge was not asked any more, since it had failed before"
+"""Reason of the exchanges that come after a batch in which every verdict failed."""
 
 
 def drop_failed(path: Path) -> None:
@@ -74,7 +75,7 @@ def _figures_with_reasons(outcomes: Sequence[Outcome], evaluation: Eval, measure
     """
     figures = evaluation.figures(outcomes, measure)
     # In most runs nothing failed, and one pass is enough.
-    if not any(outcome.asked_again or outcome.filtered for outcome in outcomes):
+    if not any(outcome.is_repeated or outcome.filtered for outcome in outcomes):
         return figures
 
     def unscored_without(is_dropped: Callable[[Outcome], bool]) -> dict[FigureKey, int]:
@@ -84,7 +85,7 @@ def _figures_with_reasons(outcomes: Sequence[Outcome], evaluation: Eval, measure
             unscored[figure.name, figure.group] = figure.unscored
         return unscored
 
-    without_failed = unscored_without(lambda outcome: outcome.asked_again)
+    without_failed = unscored_without(lambda outcome: outcome.is_repeated)
     without_filtered = unscored_without(lambda outcome: outcome.filtered)
     divided = []
     for figure in figures:
@@ -194,7 +195,7 @@ def most_common_reason(reasons: Iterable[str]) -> str:
     """The most common reason; of equally common ones, the earliest."""
     # Exchanges after the judge's failure carry no reason of their own.
     counted = Counter(reasons)
-    del counted[NOT_ASKED]
+    del counted[_JUDGING_ENDED]
     return counted.most_common(1)[0][0]
 
 
@@ -205,7 +206,7 @@ def read_outcomes(ids: Sequence[str], path: Path, evaluation: Eval) -> list[Outc
     missing_verdict = Verdict.unscored(f"eval {evaluation.name} asks no judge")
     if evaluation.judge:
         verdicts = records_by_id(path / VERDICTS)
-        missing_verdict = Verdict.failure(NOT_ASKED)
+        missing_verdict = Verdict.failure(_JUDGING_ENDED)
     outcomes = []
     for case_id in ids:
         verdict = missing_verdict

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Literal
 
 from safereason.engines import weights
-from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.errors import BarNotMet, InputError, StageFailed
 from safereason.guard.base import Guard, GuardVerdict, OnVerdict
 from safereason.guard.guard_prompt import GuardPrompt
-from safereason.guard.reasoning import ReasoningGuard
+from safereason.guard.open import open_with_prompt
 from safereason.guard.rows import InputRow
 from safereason.runs.manifest import going_on
 from safereason.runs.records import Record
@@ -55,8 +54,7 @@ class ClassifySettings:
         Raises:
             InputError: The model cannot be opened.
         """
-        engine = open_engine(ModelSpec.parse(self.model), base_url=self.base_url)
-        return ReasoningGuard(engine, self.guard_prompt, samples=self.samples)
+        return open_with_prompt(self.model, self.guard_prompt, base_url=self.base_url, samples=self.samples)
 
     def identity(self) -> dict[str, object]:
         """Everything but the input that the records depend on, as JSON.
@@ -190,8 +188,8 @@ def classify(
     *,
     seed: int = 0,
     threshold: float | None = None,
-    held: Iterable[Record] = (),
-    mend: Callable[[Record], None] | None = None,
+    earlier_records: Iterable[Record] = (),
+    on_replaced: Callable[[Record], None] | None = None,
     on_chunk: Callable[[Sequence[InputRow]], None] | None = None,
     first_chunk: int = 0,
 ) -> Tally:
@@ -203,20 +201,21 @@ def classify(
         write: Takes each new record.
         seed: Seed of the sampling.
         threshold: Score from which a row is unsafe, independent of the guard's own label.
-        held: Records of the first rows, as an earlier call wrote them.
-        mend: Takes the new records of rows in `held` that failed. Without it, these rows keep their records.
+        earlier_records: Records of the first rows, as an earlier call wrote them.
+        on_replaced: Takes the new record of each row whose earlier record is of a failure. Without it, these rows keep
+            their records.
         on_chunk: Called with the rows of each chunk before they are judged.
         first_chunk: Number of whole chunks of the input in front of these rows.
 
     Returns:
-        The counts over all rows, those in `held` included.
+        The counts over all rows, those of earlier records included.
 
     Raises:
-        InputError: A row cannot be read, after the records of all rows before it are written; or `held` belongs to
-            another input.
+        InputError: A row cannot be read, after the records of all rows before it are written; or the earlier records
+            belong to another input.
     """
     tally = Tally()
-    earlier_records = iter(held)
+    remaining_records = iter(earlier_records)
 
     def write_counted(row: InputRow, verdict: GuardVerdict, put: Callable[[Record], None] = write) -> None:
         record = record_of_row(row, verdict, threshold)
@@ -227,8 +226,8 @@ def classify(
         if on_chunk is not None:
             # Before the guard, so that a changed input is refused without the cost of a verdict.
             on_chunk(chunk)
-        finished = _take_records(chunk, earlier_records)
-        retried = _failed_indices(finished) if mend is not None else set()
+        finished = _take_records(chunk, remaining_records)
+        retried = _failed_indices(finished) if on_replaced is not None else set()
         done = [i for i in range(len(finished)) if i not in retried]
         for i in done:
             tally.add(finished[i])
@@ -236,11 +235,11 @@ def classify(
         if len(done) == len(chunk):
             continue
         on_verdict: OnVerdict = _InOrder(chunk, len(finished), write_counted)
-        if mend is not None:
-            on_verdict = _Retries(chunk, retried, on_verdict, write_counted, mend)
+        if on_replaced is not None:
+            on_verdict = _Retries(chunk, retried, on_verdict, write_counted, on_replaced)
         guard.classify([row.question for row in chunk], seed=chunk_seed(seed, number), done=done, on_verdict=on_verdict)
     # Every row took its record. Records that are left over belong to rows that the input no longer has.
-    if next(earlier_records, None) is not None:
+    if next(remaining_records, None) is not None:
         raise InputError(f"more rows are finished than there are ({tally.rows}); name the input they are of")
     return tally
 
@@ -312,7 +311,7 @@ class _InOrder:
 
 
 class _Retries:
-    """A callback that sends verdicts of retried rows to `mend` at once, and all others to another callback.
+    """A callback that sends verdicts of retried rows to `on_replaced` at once, and all others to another callback.
 
     Retried rows have a place in the output already, so they need not wait for their turn.
     """
@@ -323,17 +322,17 @@ class _Retries:
         retried: set[int],
         on_verdict: OnVerdict,
         write: Callable[[InputRow, GuardVerdict, Callable[[Record], None]], None],
-        mend: Callable[[Record], None],
+        on_replaced: Callable[[Record], None],
     ) -> None:
         self._rows = rows
         self._retried = retried
         self._on_verdict = on_verdict
         self._write = write
-        self._mend = mend
+        self._on_replaced = on_replaced
 
     def __call__(self, index: int, verdict: GuardVerdict) -> None:
         if index in self._retried:
-            self._write(self._rows[index], verdict, self._mend)
+            self._write(self._rows[index], verdict, self._on_replaced)
         else:
             self._on_verdict(index, verdict)
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from safereason.errors import InputError
 from safereason.guard import policy as policies
 from safereason.guard.policy import Policy
-from safereason.guard.prompt import Question, Templates, read_guard_templates
+from safereason.guard.prompt import GuardTemplates, Question, read_guard_templates
 from safereason.recipe.schema import GuardSection, Sampling
 from safereason.runs.records import read_json, write_json
 from safereason.text import chat
@@ -29,7 +29,7 @@ class GuardPrompt:
     """Policy, templates and sampling of one guard."""
 
     policy: Policy
-    templates: Templates
+    templates: GuardTemplates
     reasoning: bool
     sampling: Sampling
 
@@ -64,7 +64,7 @@ _GUARD_PROMPT = TypeAdapter(GuardPrompt)
 
 def default() -> GuardPrompt:
     """RSafe's prompt: eighteen categories, and reasoning before the verdict."""
-    return GuardPrompt(policies.load("default"), Templates(), True, SAMPLING)
+    return GuardPrompt(policies.load("default"), GuardTemplates(), True, SAMPLING)
 
 
 def of_section(section: GuardSection) -> GuardPrompt:

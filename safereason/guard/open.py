@@ -1,12 +1,14 @@
-"""Guards that reason over a policy, opened by name."""
+"""Opening of guards: those that reason over a policy, and those of other publishers."""
 
 from dataclasses import replace
 
 from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
+from safereason.errors import InputError
 from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard import policy as policies
 from safereason.guard.guard_prompt import GuardPrompt
+from safereason.guard.others import GUARDS, Options, PromptedGuard
 from safereason.guard.reasoning import ReasoningGuard
 from safereason.recipe.schema import Precision, Sampling
 
@@ -37,6 +39,22 @@ def open_guard(
     """
     # The prompt comes first: reading it takes milliseconds, and loading the weights can take minutes.
     guard_prompt = guard_prompt_of(spec, policy=policy, sampling=sampling, otherwise=otherwise)
+    return open_with_prompt(spec, guard_prompt, base_url=base_url, samples=samples, precision=precision)
+
+
+def open_with_prompt(
+    spec: str,
+    guard_prompt: GuardPrompt,
+    *,
+    base_url: str | None = None,
+    samples: int = 1,
+    precision: Precision = "fp32",
+) -> ReasoningGuard:
+    """A model as a guard that reasons, with a prompt that is read already; other arguments as of `open_guard`.
+
+    Raises:
+        InputError: The model cannot be opened.
+    """
     engine = open_engine(ModelSpec.parse(spec), base_url=base_url, precision=precision)
     return ReasoningGuard(engine, guard_prompt, samples=samples)
 
@@ -59,3 +77,25 @@ def guard_prompt_of(
         guard_prompt = guard_prompts.of_model(model.location, otherwise)
     # The model's own prompt stays, and only what the caller gave replaces a part of it.
     return replace(guard_prompt, policy=own_policy or guard_prompt.policy, sampling=sampling or guard_prompt.sampling)
+
+
+def open_other(name: str, model: str, options: Options) -> PromptedGuard:
+    """The guard `name:MODEL`.
+
+    Args:
+        name: A name that `GUARDS` finds.
+        model: A model, named as for an engine.
+        options: Options of the guard; those that it does not take must be None.
+
+    Raises:
+        InputError: No model is named, the guard does not take an option, or it cannot be opened.
+    """
+    entry = GUARDS.find(name)
+    if not model:
+        raise InputError(f"{name}: name its model after a colon, such as {name}:{entry.model}")
+    # An option without effect is an error: the user expects it to change the verdicts.
+    for option in ("policy", "template"):
+        if getattr(options, option) is not None and option not in entry.takes:
+            raise InputError(f"{name}: takes no --{option}; leave it out")
+    engine, guard_format = entry.open(model, options)
+    return PromptedGuard(f"{entry.name}:{model}", engine, guard_format)

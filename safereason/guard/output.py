@@ -88,7 +88,7 @@ class VerdictFile:
             return None
         saved = self._read_meta()
         tally = Tally()
-        for record in self.held():
+        for record in self.records():
             tally.add(record)
         if saved.get(FINISHED) != {"rows": tally.rows, "limit": limit} or self._differing_keys(saved):
             return None
@@ -168,7 +168,7 @@ class VerdictFile:
             write_json(self.meta, self.identity)
         return RecordLog(self.path)
 
-    def held(self) -> Iterator[Record]:
+    def records(self) -> Iterator[Record]:
         """The records in the file."""
         return read_records(self.path)
 
@@ -176,12 +176,12 @@ class VerdictFile:
         """The number of records in the file."""
         return count_lines(self.path)
 
-    def mend(self, records: Mapping[int, Record]) -> None:
+    def replace(self, records: Mapping[int, Record]) -> None:
         """Replaces the records with the same row numbers, all of them in one write."""
         if not records:
             return
         # A new file takes the place of the old one at the end, so a kill leaves the old records whole.
-        write_records(self.path, (records.get(record["row"], record) for record in self.held()))
+        write_records(self.path, (records.get(record["row"], record) for record in self.records()))
 
     def finish(self, rows: int, limit: int | None) -> None:
         """Saves that the input was read to its end, or to the limit."""

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import unicodedata
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +14,7 @@ from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, f
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
-from safereason.errors import InputError
+from safereason.errors import InputError, did_you_mean
 from safereason.recipe import explain, strict_yaml
 from safereason.recipe.load import SUFFIXES, text_of
 from safereason.text.inert import inert
@@ -153,8 +152,5 @@ def _no_such_policy(spec: str, is_path: bool, names: tuple[str, ...]) -> str:
     if is_path:
         kind = "policy file"
         word = Path(spec).stem
-    close = get_close_matches(word, names, n=1)
-    hint = f"a policy is a path ending in .yaml or one of {', '.join(names)}"
-    if close:
-        hint = f"did you mean {close[0]}?"
+    hint = did_you_mean(word, names, f"a policy is a path ending in .yaml or one of {', '.join(names)}")
     return f"{spec}: no such {kind}; {hint}"

@@ -20,7 +20,7 @@ from safereason.guard.policy import Policy
 from safereason.text.chat import Message
 from safereason.text.inert import folded, inert, quoted
 from safereason.text.reasoning import OPEN
-from safereason.text.template import filled
+from safereason.text.template import filled, missing_slot
 
 _SHIPPED = Path(__file__).parent / "templates"
 POLICY = "{policy}"
@@ -95,7 +95,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Templates:
+class GuardTemplates:
     """The user turns of both tasks, with the slots `{policy}`, `{prompt}`, `{response}` and `{order}`."""
 
     prompt_task: str = PROMPT_TASK
@@ -116,7 +116,7 @@ class Templates:
         return filled(template, {POLICY: policy_lines(policy), PROMPT: prompt, RESPONSE: response, ORDER: self.order})
 
 
-def read_guard_templates(prompt_file: str | None, response_file: str | None, reasoning: bool) -> Templates:
+def read_guard_templates(prompt_file: str | None, response_file: str | None, reasoning: bool) -> GuardTemplates:
     """The templates of a guard, each from a file or by default ours.
 
     Args:
@@ -125,7 +125,7 @@ def read_guard_templates(prompt_file: str | None, response_file: str | None, rea
         reasoning: Whether the guard reasons before its verdict.
 
     Raises:
-        InputError: A file cannot be read, lacks a placeholder, or asks for reasoning while `reasoning` is false.
+        InputError: A file cannot be read, lacks a slot, or asks for reasoning while `reasoning` is false.
     """
     prompt_task = PROMPT_TASK
     if prompt_file:
@@ -140,7 +140,7 @@ def read_guard_templates(prompt_file: str | None, response_file: str | None, rea
                 f"{file}: this template asks for reasoning by itself, and guard.reasoning is false; "
                 f"write {ORDER} in its place, or set guard.reasoning=true"
             )
-    return Templates(prompt_task, response_task, REASON_FIRST if reasoning else VERDICT_ONLY)
+    return GuardTemplates(prompt_task, response_task, REASON_FIRST if reasoning else VERDICT_ONLY)
 
 
 def question_of(conversation: Sequence[Message], where: str = "messages") -> Question:
@@ -199,7 +199,7 @@ def policy_lines(policy: Policy) -> str:
     return "\n".join(lines)
 
 
-def _read_template(name: str, placeholders: Sequence[str]) -> str:
+def _read_template(name: str, slots: Sequence[str]) -> str:
     file = _SHIPPED / f"{name}.txt"
     if not os.path.isfile(file):  # unlike Path.is_file, False for any name that cannot be read
         file = Path(name)
@@ -209,7 +209,7 @@ def _read_template(name: str, placeholders: Sequence[str]) -> str:
     except InputError as error:
         known = ", ".join(sorted(path.stem for path in _SHIPPED.glob("*.txt")))
         raise InputError(f"{file}: this template cannot be read ({error}); give a path, or one of {known}") from error
-    for placeholder in (*placeholders, POLICY):
-        if placeholder not in text:
-            raise InputError(f"{file}: this template has no {placeholder}; put it where the text is to stand")
+    missing = missing_slot(text, (*slots, POLICY))
+    if missing:
+        raise InputError(f"{file}: this template has no {missing}; put it where the text is to stand")
     return text

@@ -1,12 +1,11 @@
 """Opening of any guard by name: a Moderation API, another publisher's guard, or one that reasons over a policy."""
 
 from collections.abc import Collection, Sequence
-from difflib import get_close_matches
 
-from safereason.errors import InputError
+from safereason.errors import InputError, did_you_mean
 from safereason.guard.base import Guard, GuardVerdict, Label, OnVerdict, Question
-from safereason.guard.open import open_guard
-from safereason.guard.others import GUARDS, Options, open_other
+from safereason.guard.open import open_guard, open_other
+from safereason.guard.others import GUARDS, Options
 from safereason.judges.base import Exchange, Verdict
 from safereason.recipe.schema import Precision
 from safereason.registry import split_argument
@@ -114,24 +113,12 @@ def split_spec(spec: str) -> tuple[str, str]:
     return "", spec
 
 
-def own_name(spec: str) -> str:
-    """The guard by its entry's own name, where a dotted path or an entry point led to it; else the text as it is.
-
-    Raises:
-        InputError: What lies at the dotted path is no guard, or cannot be imported.
-    """
-    name, model = split_spec(spec)
-    if not name or name in NAMES:
-        return spec
-    return f"{GUARDS.find(name).name}:{model}"
-
-
 def _check_reasoning(spec: str, template: str | None) -> None:
     name = spec.partition(":")[0]
-    close = get_close_matches(name, NAMES, n=1)
+    hint = did_you_mean(name, NAMES)
     # A misspelt name would otherwise be taken for a model's, and fail with a message about the Hub.
-    if ":" in spec and "/" not in name and close:
-        raise InputError(f"{spec}: no guard is called {name!r}; did you mean {close[0]}?")
+    if ":" in spec and "/" not in name and hint:
+        raise InputError(f"{spec}: no guard is called {name!r}; {hint}")
     if template is not None:
         raise InputError(f"{spec}: takes no --template; its prompt comes with it, or from `guard.prompt_template`")
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from safereason import console
+from safereason import console, processes
 from safereason.errors import InputError
 from safereason.judges.base import Verdict
 from safereason.runs.cache import cache_home
@@ -169,7 +169,7 @@ class VerdictCache:
             for key in keys:
                 claim_host, claim_process, until = claims.get(key, ("", 0, 0.0))
                 # Only of its own machine can a process be seen to have ended; elsewhere the claim has to run out.
-                if until < now or (claim_host == host and not _is_alive(claim_process)):
+                if until < now or (claim_host == host and not processes.is_alive(claim_process)):
                     row = (key, owner, host, process, now + CLAIM_SECONDS)
                     db.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)", row)
                     ours.append(key)
@@ -212,15 +212,3 @@ class _Waiting:
 def _parts(keys: Sequence[str]) -> Iterator[Sequence[str]]:
     for start in range(0, len(keys), KEYS_A_QUERY):
         yield keys[start : start + KEYS_A_QUERY]
-
-
-def _is_alive(process: int) -> bool:
-    """Whether a process of this machine still runs."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        # The process is another user's: it exists, but may not be signalled.
-        return True
-    return True

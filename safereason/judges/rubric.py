@@ -19,6 +19,7 @@ from safereason.recipe import explain, strict_yaml
 from safereason.recipe.load import text_of
 from safereason.recipe.schema import NewTokens
 from safereason.text import chat
+from safereason.text.template import missing_slot
 
 SHIPPED = Path(__file__).parent / "rubrics"
 VERDICT = r"\[\[([^\[\]]*)\]\]"
@@ -106,9 +107,9 @@ class RubricFile:
     @field_validator("prompt")
     @classmethod
     def _has_slots(cls, prompt: str) -> str:
-        for slot in (REQUEST, ANSWER):
-            if slot not in prompt:
-                raise ValueError(f"has no {slot}; put it where that is to stand")
+        missing = missing_slot(prompt, (REQUEST, ANSWER))
+        if missing:
+            raise ValueError(f"has no {missing}; put it where that is to stand")
         return prompt
 
 

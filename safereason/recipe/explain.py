@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, get_args
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from safereason.errors import did_you_mean
 from safereason.recipe.merge import DISCRIMINATORS, lookup
 from safereason.recipe.schema import Recipe
 from safereason.recipe.strict_yaml import Document, Path, shown
@@ -110,14 +110,10 @@ def _mistake(detail: "ErrorDetails", path: Path, holders: Models) -> tuple[Path,
     for theirs, ours in (("a valid integer", "a whole number"), ("a valid array", "a list"), ("a valid ", "a ")):
         message = message.replace(theirs, ours)
     choices = re.findall(r"'([^']*)'", context.get("expected", ""))
-    return path, f"{message}, not {shown(detail['input'])}{_did_you_mean(str(detail['input']), choices)}"
-
-
-def _did_you_mean(word: str, known: Sequence[str]) -> str:
-    close = get_close_matches(word, known, n=1)
-    if not close:
-        return ""
-    return f"; did you mean {close[0]}?"
+    hint = did_you_mean(str(detail["input"]), choices)
+    if hint:
+        hint = f"; {hint}"
+    return path, f"{message}, not {shown(detail['input'])}{hint}"
 
 
 def _known(key: str, holders: Models) -> str:
@@ -125,12 +121,12 @@ def _known(key: str, holders: Models) -> str:
     here = list(_fields(holders[0]))
     if holders[0] is Recipe:  # a file has no name of its own, and may have a parent
         here[0] = "extends"
-    close = get_close_matches(key, here, n=1)
-    if not close:
-        close = [name for name in _keys(holders[0]) if name.rpartition(".")[2] == key]
-    if close:
-        return f"did you mean {close[0]}?"
-    return f"known here: {', '.join(here)}"
+    hint = f"known here: {', '.join(here)}"
+    for name in _keys(holders[0]):
+        if name.rpartition(".")[2] == key:
+            hint = f"did you mean {name}?"
+            break
+    return did_you_mean(key, here, hint)
 
 
 def _keys(model: type[object], prefix: str = "") -> Iterator[str]:

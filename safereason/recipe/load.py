@@ -7,13 +7,12 @@ if it is what set the key.
 import json
 import os
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 from pydantic import ValidationError
 
 import safereason
-from safereason.errors import InputError
+from safereason.errors import InputError, did_you_mean
 from safereason.files import LARGEST_YAML, read_text
 from safereason.recipe import explain, merge, strict_yaml
 from safereason.recipe.schema import Recipe
@@ -49,10 +48,7 @@ def find(name: str) -> Path:
     if is_path:
         what = "recipe file"
         stem = Path(name).stem
-    hint = f"a recipe is a path ending in .yaml or one of {', '.join(by_name)}"
-    close = get_close_matches(stem, by_name, n=1)
-    if close:
-        hint = f"did you mean {close[0]}?"
+    hint = did_you_mean(stem, by_name, f"a recipe is a path ending in .yaml or one of {', '.join(by_name)}")
     raise InputError(f"{name}: no such {what}; {hint}")
 
 

@@ -6,8 +6,7 @@ its source. Loading puts `override` where the command line changed a value, and 
 its parent's and does not say why.
 """
 
-from difflib import get_close_matches
-
+from safereason.errors import did_you_mean
 from safereason.recipe import merge
 from safereason.recipe.load import leaves
 from safereason.recipe.schema import Recipe
@@ -39,7 +38,10 @@ def validate(recipe: Recipe) -> list[str]:
     problems: list[str] = []
     for key in recipe.provenance:
         if key not in known:
-            problems.append(f"provenance.{key}: names nothing in this recipe{_did_you_mean_key(key, known)}")
+            hint = did_you_mean(key, known)
+            if hint:
+                hint = f"; {hint}"
+            problems.append(f"provenance.{key}: names nothing in this recipe{hint}")
     # A recipe of one's own reproduces nothing, so nothing has to be proved.
     if recipe.paper is None:
         return problems
@@ -63,10 +65,3 @@ def _nameable(recipe: Recipe) -> list[str]:
         for n in range(1, len(parts) + 1):
             keys[".".join(parts[:n])] = None
     return list(keys)
-
-
-def _did_you_mean_key(key: str, known: list[str]) -> str:
-    close = get_close_matches(key, known, n=1)
-    if not close:
-        return ""
-    return f"; did you mean {close[0]}?"

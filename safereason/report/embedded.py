@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from safereason.report.tables import evaluation_title, judge_title
 from safereason.report.transcripts import Transcript
-from safereason.report.visible import visible
+from safereason.text.visible import visible_on_page
 
 FOLDER = Path(__file__).parent / "templates"
 SCRIPTS = ("elements", "selection", "words", "list", "reader", "filters", "theme", "start")
@@ -43,7 +43,7 @@ def as_json(transcripts: Sequence[Transcript]) -> Markup:
     for transcript in transcripts:
         number = prompt_numbers.setdefault(transcript.prompt, len(prompt_numbers))
         rows.append(_transcript_row(transcript, number))
-    document = {"prompts": [visible(prompt) for prompt in prompt_numbers], "transcripts": rows}
+    document = {"prompts": [visible_on_page(prompt) for prompt in prompt_numbers], "transcripts": rows}
     # Without spaces: a page may hold tens of thousands of rows.
     return Markup(json.dumps(document, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPED))
 
@@ -59,7 +59,7 @@ def _transcript_row(transcript: Transcript, prompt_number: int) -> dict[str, obj
         finish = ""
     parts = {}
     for name, value in transcript.parts.items():
-        parts[visible(name)] = value
+        parts[visible_on_page(name)] = value
     row: dict[str, object] = {
         "model": transcript.model,
         "evaluation": evaluation_title(transcript.evaluation),
@@ -67,7 +67,7 @@ def _transcript_row(transcript: Transcript, prompt_number: int) -> dict[str, obj
         "test": transcript.test,
         "kind": transcript.kind,
         "prompt": prompt_number,
-        "tags": [visible(tag) for tag in transcript.tags],
+        "tags": [visible_on_page(tag) for tag in transcript.tags],
         "reasoning": transcript.reasoning,
         "answer": transcript.answer,
         "unclosed": not transcript.closed,
@@ -92,6 +92,8 @@ def _without_empty_values(row: dict[str, object]) -> dict[str, object]:
     for key, value in row.items():
         # A count or a score of 0 is a value. `type` keeps out `False`, which is an `int`.
         if value or type(value) in (int, float):
-            # The script shows texts as they are, without Jinja's `finalize`.
-            kept[key] = visible(value)
+            kept[key] = value
+        # The script shows texts as they are, without Jinja's `finalize`.
+        if value and isinstance(value, str):
+            kept[key] = visible_on_page(value)
     return kept

@@ -35,12 +35,12 @@ from safereason.report.tables import (
 from safereason.report.tradeoff import PLOT as TRADEOFF_PLOT
 from safereason.report.tradeoff import tradeoffs
 from safereason.report.training import PLOTS as TRAINING_PLOTS
-from safereason.report.training import Training, read_trainings
+from safereason.report.training import TrainingCurves, read_trainings
 from safereason.report.transcripts import Transcript, collect
 from safereason.report.variants import mark_variants
-from safereason.report.visible import visible
 from safereason.runs import manifest
 from safereason.runs.records import Record, read_json
+from safereason.text.visible import visible_on_page
 
 PLOTS = (TRADEOFF_PLOT, GUARD_PLOT, GROUPS_PLOT, SEPARATION_PLOT, *TRAINING_PLOTS)
 """Beginnings of the names of all plots."""
@@ -71,7 +71,7 @@ class Page:
     separations: list[Plot]
     guard: GuardPart | None
     """The section on guards; None where none was measured."""
-    trainings: list[Training]
+    trainings: list[TrainingCurves]
     cards: list[tuple[Run, Record]]
     """Runs that drew data, with their data cards."""
     transcripts: tuple[Transcript, ...]
@@ -177,7 +177,7 @@ def render_page(page: Page) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
-        finalize=visible,
+        finalize=_safe_to_show,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -186,6 +186,14 @@ def render_page(page: Page) -> str:
     environment.filters.update(quantity=quantity, bare=bare, figure_title=figure_title)
     environment.filters.update(embedded=embedded.as_json, digest=embedded.script_digest)
     return environment.get_template("page.html").render(page=page, script=embedded.script())
+
+
+def _safe_to_show(value: object) -> object:
+    """A value of a template, as the page shows it: a text is made visible."""
+    # Markup is our own HTML. It is a `str` too, and spelling out its characters would break the page.
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return visible_on_page(value)
+    return value
 
 
 def _percent(share: float) -> str:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from safereason.report.read import Line
-from safereason.report.visible import visible
+from safereason.text.visible import visible_on_page
 
 Dashes = str | tuple[int, tuple[float, ...]]
 """A line style as matplotlib takes it: a name, or an offset with the lengths of strokes and gaps."""
@@ -133,7 +133,7 @@ def curves(name: str, title: str, lines: Sequence[Line], caption: str = "", shar
             axes.plot(
                 line.x,
                 line.y,
-                label=visible(line.label),
+                label=visible_on_page(line.label),
                 color=_colour_of(index),
                 linestyle=_dashes(index),
                 marker=marker,
@@ -182,7 +182,7 @@ def reliability_curve(name: str, title: str, lines: Sequence[Line], caption: str
             axes.plot(
                 line.x,
                 line.y,
-                label=visible(line.label),
+                label=visible_on_page(line.label),
                 color=_colour_of(index),
                 linestyle=_dashes(index),
                 marker=_marker(index),
@@ -211,7 +211,7 @@ def dots(
             # The series of one group share 0.7 of the distance between two groups, evenly around the group's tick.
             shift = 0.7 * ((index + 0.5) / len(series) - 0.5)
             _draw_dots(axes, model_dots, index, shift)
-        group_labels = [_shorten(visible(group), LETTERS // 2) for group in groups]
+        group_labels = [_shorten(visible_on_page(group), LETTERS // 2) for group in groups]
         axes.set_yticks(range(len(groups)), group_labels)
         # Upside down, so that the first group is at the top.
         axes.set_ylim(len(groups) - 0.4, -0.6)
@@ -233,7 +233,7 @@ def plane(name: str, title: str, clouds: Sequence[Cloud], line: tuple[float, flo
             axes.plot(
                 x,
                 y,
-                label=visible(cloud.label),
+                label=visible_on_page(cloud.label),
                 color=_colour_of(index),
                 linestyle="none",
                 alpha=0.6,
@@ -275,7 +275,7 @@ def _draw_dots(axes: Axes, model_dots: Dots, index: int, shift: float) -> None:
     axes.plot(
         values,
         heights,
-        label=visible(model_dots.label),
+        label=visible_on_page(model_dots.label),
         color=_colour_of(index),
         linestyle="none",
         marker=_marker(index),
@@ -305,12 +305,17 @@ def _draw_tradeoff_line(axes: Axes, line: TradeoffLine, index: int) -> None:
             if number % 2:
                 offset = (-14, -10)
             axes.annotate(
-                visible(mark.label), (mark.x, mark.y), offset, textcoords="offset points", fontsize=7.5, color=MUTED
+                visible_on_page(mark.label),
+                (mark.x, mark.y),
+                offset,
+                textcoords="offset points",
+                fontsize=7.5,
+                color=MUTED,
             )
     axes.plot(
         x,
         y,
-        label=visible(line.label),
+        label=visible_on_page(line.label),
         color=colour,
         marker=_marker(index),
         linestyle=_dashes(index),
@@ -451,5 +456,5 @@ def _inline_svg(svg: str, name: str, alt: str) -> str:
     view_box = ""
     if view := re.search(r'viewBox="[^"]*"', opening.group()):
         view_box = view.group()
-    head = f'<svg {view_box} role="img" aria-label="{escape(visible(alt))}" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    head = f'<svg {view_box} role="img" aria-label="{escape(visible_on_page(alt))}" xmlns:xlink="http://www.w3.org/1999/xlink">'
     return head + body[opening.end() :].strip()

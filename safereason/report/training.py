@@ -20,7 +20,7 @@ VERDICTS = {"unparsed": "no verdict", "says_unsafe": "called unsafe"}
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingCurves:
     """One training run and its curves."""
 
     run: Run
@@ -41,7 +41,7 @@ class Panel:
     """Whether they are shares, so that the axis goes from 0 to 1."""
 
 
-def read_trainings(runs: Sequence[Run]) -> list[Training]:
+def read_trainings(runs: Sequence[Run]) -> list[TrainingCurves]:
     """Every training among the runs, stage by stage."""
     trainings = []
     for stage, read_training in READERS.items():
@@ -50,16 +50,16 @@ def read_trainings(runs: Sequence[Run]) -> list[Training]:
     return trainings
 
 
-def _sft_training(run: Run) -> Training:
+def _sft_training(run: Run) -> TrainingCurves:
     panels = [
         Panel("loss", "Loss", {"loss": "loss"}),
         Panel("accuracy", "Token accuracy", {"mean_token_accuracy": "share of tokens predicted"}, share=True),
         Panel("gradient", "Gradient norm", {"grad_norm": "gradient norm, before clipping"}),
     ]
-    return Training(run, "Supervised fine-tuning", _draw_panels(run, panels), [])
+    return TrainingCurves(run, "Supervised fine-tuning", _draw_panels(run, panels), [])
 
 
-def _rl_training(run: Run) -> Training:
+def _rl_training(run: Run) -> TrainingCurves:
     rollouts = summarize_rollouts(run)
     reward_panels = [Panel("reward", "Reward and its parts", PARTS, share=True)]
     other_panels = [
@@ -73,14 +73,14 @@ def _rl_training(run: Run) -> Training:
     drawn = _draw_panels(run, reward_panels)
     drawn += _draw_rollouts(run, rollouts)
     drawn += _draw_panels(run, other_panels)
-    return Training(run, "Reinforcement learning", drawn, _rollout_notes(rollouts))
+    return TrainingCurves(run, "Reinforcement learning", drawn, _rollout_notes(rollouts))
 
 
-def _guard_sft_training(run: Run) -> Training:
+def _guard_sft_training(run: Run) -> TrainingCurves:
     return replace(_sft_training(run), heading="A guard’s supervised fine-tuning")
 
 
-def _guard_rl_training(run: Run) -> Training:
+def _guard_rl_training(run: Run) -> TrainingCurves:
     validation_lines = metric_lines(run, {"f1": "F1 of unsafe", **VERDICTS}, "validation")
     # The curves on rows without a part in training come first: they alone say whether the guard gets better.
     drawn = []
@@ -136,7 +136,7 @@ def _rollout_notes(rollouts: Rollouts) -> list[str]:
     return [f"All {rollouts.count} rollouts were scored."]
 
 
-READERS: dict[str, Callable[[Run], Training]] = {
+READERS: dict[str, Callable[[Run], TrainingCurves]] = {
     "sft": _sft_training,
     "rl": _rl_training,
     "guard/sft": _guard_sft_training,

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from safereason import processes
+
 _ASIDE = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.part")
 
 
@@ -60,21 +62,13 @@ def _left_by_dead(names: Iterable[str], own: bool) -> list[str]:
     left: list[str] = []
     for name in names:
         match = _ASIDE.fullmatch(name)
-        if match is not None and not _writes(int(match["process"]), own):
+        if match is not None and not _may_write(int(match["process"]), own):
             left.append(name)
     return left
 
 
-def _writes(number: int, own: bool) -> bool:
+def _may_write(number: int, own: bool) -> bool:
     """Whether the process of this number may still be writing."""
     if number == os.getpid():
         return not own
-    try:
-        # Signal 0 is sent to nobody; it only checks that the process exists.
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        # The process is another user's, or the number is one that no process can have.
-        return number < 1 << 31
-    return True
+    return processes.is_alive(number)

@@ -26,7 +26,7 @@ from safereason.engines.base import Completion, Engine, Likelihood, generation_p
 from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
-from safereason.judges import BehaviorRequest, Exchange, JudgeSpec, Verdict, open_judge, own_name
+from safereason.judges import JUDGES, BehaviorRequest, Exchange, JudgeSpec, Verdict, open_judge
 from safereason.judges.base import as_harm
 from safereason.recipe.schema import Attacking, Recipe
 from safereason.runs.directory import RunDirectory
@@ -197,7 +197,7 @@ def plan_attack(recipe: Recipe, options: Options, request: AttackRequest) -> Att
         prefix = recipe.eval.prefix
     if source is None:
         raise InputError(f"attack {name}: of which behaviors? name their source with --prompts")
-    source = sources.own_name(source)
+    source = sources.SOURCES.own_name(source)
     attacker = _attacker_for(attack, section)
     judge = _judge_for(attack, section, options)
     # Sources for tests may hold benign prompts too, which no attack is measured on.
@@ -239,7 +239,7 @@ def _judge_for(attack: Attack, section: Attacking, options: Options) -> str | No
     # A guard that was not trained yet is refused here, before any model is loaded.
     judge = None
     if section.judge:
-        judge = own_name(resolved_judge(section.judge, options))
+        judge = JUDGES.own_name(resolved_judge(section.judge, options))
     if "score" in attack.needs and judge is None:
         raise InputError(
             f"attack {attack.name}: what judges the answers? name a judge with attack.judge=JUDGE, or a chat model "
@@ -479,8 +479,8 @@ def _case_record(case: TestCase, last: Step, meter: Meter, is_spent: bool) -> Re
         "value": last.value,
         "steps": last.number,
         "queries": meter.queries,
-        "read": meter.read,
-        "written": meter.written,
+        "read": meter.prompt_tokens,
+        "written": meter.completion_tokens,
         "spent": is_spent,
     }
     # Both keys are rare, so they are in those records only that need them.
@@ -586,7 +586,7 @@ def _open_scorer(judge: str, engine: Engine, target: ModelSpec, options: Options
                 if verdict.failed:
                     failures.append(str(verdict.reason))
             # A search in which every verdict of a call failed ends here, and a resumed run repeats it.
-            meter.miss(failures, len(scores))
+            meter.count_failures(failures, len(scores))
             return scores
 
         return score_answers

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from safereason import processes
 from safereason.data.example import Example, read_examples
+from safereason.data.prompt_builder import PromptBuilder
 from safereason.engines.open import load_tokenizer
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
@@ -40,12 +41,11 @@ from safereason.stages.preparation import guard_data
 from safereason.stages.preparation.training_sources import training_sources
 from safereason.stages.rl import check_rollouts, grpo_outline
 from safereason.stages.sft import SFTPlan, run_sft
-from safereason.stages.verl import Training
+from safereason.stages.verl import VerlTraining
 from safereason.text.chat import Message, prompt_ids
 from safereason.text.inert import special_tokens
 from safereason.training import tracking
 from safereason.training.arguments import check_left, sft_arguments
-from safereason.training.prompt_builder import PromptBuilder
 from safereason.training.resume import resume_point
 from safereason.training.training_run import TrainingRun
 
@@ -87,7 +87,7 @@ def _after_sft(recipe: Recipe, options: Options) -> str:
     return str(train_guard_sft(recipe, replace(options, out=None, on_existing=on_existing)).run)
 
 
-def guard_for_verl(recipe: Recipe, options: Options) -> Training:
+def guard_for_verl(recipe: Recipe, options: Options) -> VerlTraining:
     """The RL of `train_guard` as a training for verl. An SFT before it is done here, by TRL.
 
     Raises:
@@ -112,7 +112,7 @@ def guard_for_verl(recipe: Recipe, options: Options) -> Training:
     start = ModelSpec.parse(options.model or recipe.model)
     if not options.model and guard.sft is not None:
         start = ModelSpec.parse(_after_sft(recipe, options))
-    return Training(
+    return VerlTraining(
         RL_STAGE,
         "guard.train",
         section,

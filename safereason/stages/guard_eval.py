@@ -6,7 +6,7 @@ sets and their rows.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safereason import console
@@ -23,8 +23,9 @@ from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard import policy as policies
 from safereason.guard.base import Guard, GuardVerdict, Question
 from safereason.guard.open import guard_prompt_of, open_guard
+from safereason.guard.others import GUARDS
 from safereason.guard.reasoning import ReasoningGuard
-from safereason.judges.as_guard import open_named, own_name, split_spec
+from safereason.judges.as_guard import open_named, split_spec
 from safereason.recipe.schema import GuardEvaluation, GuardSet, Precision, Recipe, Sampling
 from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import going_on, sha256
@@ -253,7 +254,7 @@ def plan_guard_eval(
         limit=limit or section.limit,
         resamples=section.resamples,
         model=model,
-        guard=guard and own_name(guard),
+        guard=guard and GUARDS.own_name(guard),
         policy=policy,
         template=template,
         samples=samples,
@@ -285,7 +286,7 @@ def chosen_sets(recipe: Recipe, names: Sequence[str]) -> list[GuardSet]:
         # A name that is no label is taken for a source; an unknown one is refused where the source is looked up.
         chosen += parts or [GuardSet(source=name)]
     # Records know a source by its own name, by whatever path it was found.
-    return [part.model_copy(update={"source": sources.own_name(part.source)}) for part in chosen or known]
+    return [part.model_copy(update={"source": sources.SOURCES.own_name(part.source)}) for part in chosen or known]
 
 
 def scored_predictions(predictions: Sequence[Prediction], resamples: int, seed: int) -> Metrics:
@@ -439,8 +440,7 @@ class _GuardOpener:
         if not isinstance(guard, ReasoningGuard) or self._plan.policy or not chosen.policy:
             return guard
         # The engine holds the weights, so another policy needs no other engine.
-        guard_prompt = replace(guard.guard_prompt, policy=policies.load(chosen.policy))
-        return ReasoningGuard(guard.engine, guard_prompt, samples=guard.samples)
+        return guard.under(policies.load(chosen.policy))
 
 
 def _open_evaluated_guard(recipe: Recipe, options: Options, plan: GuardEvalPlan) -> Guard:

@@ -16,7 +16,7 @@ from safereason.attacks import rainbow
 from safereason.attacks.meter import Meter
 from safereason.attacks.rainbow import FAILED, UNSCORED, RainbowSettings, Team
 from safereason.attacks.rainbow_archive import SUCCESS, Candidate, History, candidates_of, examples, record_of
-from safereason.attacks.rainbow_templates import Templates, load_templates
+from safereason.attacks.rainbow_templates import RainbowTemplates, load_templates
 from safereason.attacks.rating import PairScore, pair_rater
 from safereason.data import sources
 from safereason.data.example import Example
@@ -26,7 +26,7 @@ from safereason.engines.base import Engine
 from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
-from safereason.judges import Exchange, JudgeSpec, Verdict, own_name
+from safereason.judges import JUDGES, Exchange, JudgeSpec, Verdict
 from safereason.judges.refusal import refuses
 from safereason.recipe.schema import Attacking, Recipe
 from safereason.runs.manifest import going_on
@@ -73,7 +73,7 @@ class RainbowPlan:
     """Model that compares two answers."""
     source: str
     seeds: tuple[Example, ...]
-    templates: Templates
+    templates: RainbowTemplates
     prefix: str
 
     @property
@@ -157,7 +157,7 @@ def plan_rainbow(
         prefix = recipe.eval.prefix
     if named_judge is None:
         raise InputError("attack rainbow: what scores the answers? name a judge with --judge")
-    scorer = own_name(resolved_judge(named_judge, options))
+    scorer = JUDGES.own_name(resolved_judge(named_judge, options))
     if not scorer.startswith(RATING):
         JudgeSpec.parse(scorer)
     seed_prompts = [example for example in sources.get(seeds).stream("train") if example.kind == "harmful"]
@@ -273,7 +273,7 @@ def _search_archives(
             )
             outcomes = history.add(number, iteration, candidates)
             record = record_of(number, iteration, zip(candidates, outcomes, strict=True))
-            spent = {"queries": meter.queries, "read": meter.read, "written": meter.written}
+            spent = {"queries": meter.queries, "read": meter.prompt_tokens, "written": meter.completion_tokens}
             log.append({**record, **spent})
             advance(_progress_note(history, len(plan.templates.cells)))
             if _all_failed(candidates):

@@ -32,7 +32,7 @@ from safereason.stages.base import (
 )
 from safereason.stages.contents import contents
 from safereason.stages.preparation.training_sources import training_sources
-from safereason.stages.verl import Training
+from safereason.stages.verl import VerlTraining
 from safereason.text.chat import prompt_ids, user
 from safereason.training import preferences, tracking
 from safereason.training.arguments import check_left, grpo_arguments
@@ -84,7 +84,7 @@ def train_rl(recipe: Recipe, options: Options) -> Result:
     return Result(directory.path, metrics)
 
 
-def rl_for_verl(recipe: Recipe, options: Options) -> Training:
+def rl_for_verl(recipe: Recipe, options: Options) -> VerlTraining:
     """The training of `train_rl` for verl.
 
     Raises:
@@ -99,7 +99,7 @@ def rl_for_verl(recipe: Recipe, options: Options) -> Training:
         JudgeSpec.parse(judge)
     start = start_model(recipe, options)
     rows = data.built_data(recipe, options) / data.TRAIN
-    return Training(
+    return VerlTraining(
         "rl",
         "rl",
         section.model_copy(update={"reward": reward}),

@@ -123,8 +123,8 @@ def plan_separation(recipe: Recipe, cases: Sequence[Path], projection: Projectio
         if section.behaviors is None:
             missing = "eval.behaviors"
         raise InputError(f"recipe {recipe.name}: {missing} is null, and both kinds are needed; name a source")
-    harmful = sources.own_name(section.behaviors)
-    harmless = sources.own_name(section.benign)
+    harmful = sources.SOURCES.own_name(section.behaviors)
+    harmless = sources.SOURCES.own_name(section.benign)
     return SeparationPlan(section, harmful, harmless, projection, limit or section.limit, tuple(cases))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from safereason import processes
 from safereason.data.example import Example, read_examples
+from safereason.data.prompt_builder import PromptBuilder, user_turn
 from safereason.engines.open import load_tokenizer
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
@@ -32,7 +33,6 @@ from safereason.stages.contents import contents
 from safereason.stages.preparation.training_sources import training_sources
 from safereason.training import tracking
 from safereason.training.arguments import check_left, sft_arguments
-from safereason.training.prompt_builder import PromptBuilder, user_turn
 from safereason.training.resume import resume_point
 from safereason.training.training_run import TrainingRun
 

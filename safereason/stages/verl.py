@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from safereason.console import say
 from safereason.data.example import Example
+from safereason.data.prompt_builder import PromptBuilder, user_turn
 from safereason.engines.open import load_model, load_tokenizer
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
@@ -25,7 +26,6 @@ from safereason.text import chat
 from safereason.training import verl, verl_files
 from safereason.training.arguments import check_left
 from safereason.training.order import epochs
-from safereason.training.prompt_builder import PromptBuilder, user_turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,7 +48,7 @@ class Backend:
 
 
 @dataclass(frozen=True)
-class Training:
+class VerlTraining:
     """A GRPO training of a stage, with all that verl needs for it."""
 
     stage: str
@@ -130,7 +130,7 @@ class Training:
         )
 
 
-def plan_verl(training: Training, recipe: Recipe, backend: Backend) -> Outline:
+def plan_verl(training: VerlTraining, recipe: Recipe, backend: Backend) -> Outline:
     """The plan of `export_verl`, with verl's options."""
     return {
         "stage": training.stage,
@@ -142,7 +142,7 @@ def plan_verl(training: Training, recipe: Recipe, backend: Backend) -> Outline:
     }
 
 
-def export_verl(training: Training, recipe: Recipe, options: Options, backend: Backend) -> Result:
+def export_verl(training: VerlTraining, recipe: Recipe, options: Options, backend: Backend) -> Result:
     """Exports the training, or trains and takes the model over; a killed run goes on from verl's last checkpoint.
 
     Raises:
@@ -173,14 +173,14 @@ def export_verl(training: Training, recipe: Recipe, options: Options, backend: B
     return Result(directory.path, metrics)
 
 
-def _export_to_folder(training: Training, recipe: Recipe, overrides: verl.Overrides, folder: Path) -> Result:
+def _export_to_folder(training: VerlTraining, recipe: Recipe, overrides: verl.Overrides, folder: Path) -> Result:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not empty; name another folder for --export")
     _write_verl_folder(training, recipe, overrides, folder)
     return Result(folder, {"backend": "verl", **_prompt_counts(training)})
 
 
-def _write_verl_folder(training: Training, recipe: Recipe, overrides: verl.Overrides, folder: Path) -> None:
+def _write_verl_folder(training: VerlTraining, recipe: Recipe, overrides: verl.Overrides, folder: Path) -> None:
     """Writes verl's input: rows, options, reward and `run.sh`."""
     folder.mkdir(parents=True, exist_ok=True)
     # The rows are written in the order of TRL's training, epoch by epoch, and verl does not shuffle them.
@@ -209,7 +209,7 @@ def _absolute_judge(judge: str) -> str:
     return f"{name}{colon}{Path(argument).resolve()}"
 
 
-def _prompt_counts(training: Training) -> dict[str, int]:
+def _prompt_counts(training: VerlTraining) -> dict[str, int]:
     kept = len(training.kept)
     return {"prompts": kept, "dropped_too_long": len(training.examples) - kept}
 
@@ -238,7 +238,7 @@ def _check_verl_installed() -> None:
         )
 
 
-def _check_trained_folder(folder: Path, training: Training) -> None:
+def _check_trained_folder(folder: Path, training: VerlTraining) -> None:
     """Refuses a folder that was exported from something else, or that verl has not trained in.
 
     Raises:
@@ -261,7 +261,7 @@ def _run_verl(folder: Path, log: Path) -> None:
         raise StageFailed(f"{log}: verl ended with status {status}; mend it and pass --resume. Its last words: {last}")
 
 
-def _import_trained(training: Training, folder: Path, this: RunDirectory) -> Metrics:
+def _import_trained(training: VerlTraining, folder: Path, this: RunDirectory) -> Metrics:
     """Fills the run directory with verl's records and model, as TRL's training would."""
     from safereason.training.model import merged_adapter, save_whole
 
@@ -275,7 +275,7 @@ def _import_trained(training: Training, folder: Path, this: RunDirectory) -> Met
     return {"backend": "verl", "steps": step, **_prompt_counts(training)}
 
 
-def _import_records(training: Training, folder: Path, this: RunDirectory) -> None:
+def _import_records(training: VerlTraining, folder: Path, this: RunDirectory) -> None:
     """Writes verl's rollouts and metrics as records of this run."""
     rollouts_a_step = training.section.prompts_per_step * training.section.rollouts_per_prompt
     labels = isinstance(training.section.reward, RSafeReward)

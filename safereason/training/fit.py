@@ -3,11 +3,10 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from math import ceil
 
 from safereason.engines.spec import ModelSpec
-from safereason.errors import InputError
+from safereason.errors import InputError, did_you_mean
 from safereason.judges import JudgeSpec
 from safereason.recipe.schema import DPO, GRPO, SFT, LoRA, Recipe, RSafeReward
 from safereason.training import memory
@@ -74,17 +73,14 @@ def parse_gpus(text: str) -> Gpus:
     names_by_lower = {known.lower(): known for known in SIZES}
     lower = re.sub(r"[ _-]|nvidia", "", name.lower())
     if lower not in names_by_lower:
-        close = get_close_matches(lower, names_by_lower, n=1)
-        hint = f"known are {', '.join(SIZES)}"
-        if close:
-            hint = f"did you mean {names_by_lower[close[0]]}?"
+        hint = did_you_mean(lower, names_by_lower, f"known are {', '.join(SIZES)}", lambda known: names_by_lower[known])
         raise InputError(f"--gpus {text}: no GPU of this name is known; give its memory, as in 4x48GB ({hint})")
     known_name = names_by_lower[lower]
     return Gpus(count, SIZES[known_name] * GIB, known_name)
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingOnGpus:
     """One training of a recipe on the GPUs."""
 
     key: str
@@ -213,7 +209,7 @@ def vllm_needs(section: GRPO, shape: Shape) -> int:
     return ceil(memory.BF16 * (shape.parameters + cache) / section.vllm.tensor_parallel)
 
 
-def trainings(recipe: Recipe, gpus: Gpus) -> tuple[list[Training], list[str]]:
+def trainings(recipe: Recipe, gpus: Gpus) -> tuple[list[TrainingOnGpus], list[str]]:
     """The trainings of a recipe, and notes on models whose memory is not known.
 
     Raises:
@@ -225,7 +221,7 @@ def trainings(recipe: Recipe, gpus: Gpus) -> tuple[list[Training], list[str]]:
         sections["guard.train"] = recipe.guard.train
     # All trainings of a recipe start from one model.
     shape = shape_of(recipe.model)
-    all_trainings: list[Training] = []
+    all_trainings: list[TrainingOnGpus] = []
     notes: list[str] = []
     for key, section in sections.items():
         if section is None:
@@ -233,7 +229,7 @@ def trainings(recipe: Recipe, gpus: Gpus) -> tuple[list[Training], list[str]]:
         size, unknown = _judge_memory(section)
         for name in unknown:
             notes.append(f"{key}: {name} judges too; its shape is not known here, and it is not counted")
-        all_trainings.append(Training(key, section, shape, gpus, size))
+        all_trainings.append(TrainingOnGpus(key, section, shape, gpus, size))
     if not all_trainings:
         raise InputError(f"recipe {recipe.name}: it trains nothing; name one with sft, rl or guard")
     return all_trainings, notes
@@ -260,7 +256,7 @@ def _judge_memory(section: Section) -> tuple[int, list[str]]:
     return size, unknown
 
 
-def changes(training: Training) -> Iterator[tuple[str, Section]]:
+def changes(training: TrainingOnGpus) -> Iterator[tuple[str, Section]]:
     """Changes that take less memory, each by itself: the override, and the section that it makes."""
     section = training.section
     if section.lora is None:
@@ -280,7 +276,7 @@ def changes(training: Training) -> Iterator[tuple[str, Section]]:
         yield from _changes_of_grpo(section, training)
 
 
-def _changes_of_grpo(section: GRPO, training: Training) -> Iterator[tuple[str, GRPO]]:
+def _changes_of_grpo(section: GRPO, training: TrainingOnGpus) -> Iterator[tuple[str, GRPO]]:
     # With adapters the reference model is the model itself, and takes no memory.
     if section.kl_coef > 0 and section.lora is None:
         yield "kl_coef=0.0", section.model_copy(update={"kl_coef": 0.0})

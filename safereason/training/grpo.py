@@ -29,6 +29,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from safereason import processes
 from safereason.data.example import Example
+from safereason.data.prompt_builder import PromptBuilder, user_turn
 from safereason.engines.transformers import BATCH_TOKENS, end_of_turn_ids
 from safereason.recipe.schema import GRPO
 from safereason.rewards.base import Reward
@@ -39,7 +40,6 @@ from safereason.training.arguments import Arguments, grpo_arguments
 from safereason.training.callbacks import train_to_end
 from safereason.training.model import load_trainable, lora_config, save_trained
 from safereason.training.order import epochs
-from safereason.training.prompt_builder import PromptBuilder, user_turn
 from safereason.training.rollouts import RewardFunction, rollout_function, trained_example
 from safereason.training.training_run import TrainingRun
 

@@ -19,13 +19,13 @@ from trl import SFTConfig, SFTTrainer
 
 from safereason import processes
 from safereason.data.example import Example
+from safereason.data.prompt_builder import PromptBuilder, user_turn
 from safereason.recipe.schema import SFT
 from safereason.text.chat import trace_ids
 from safereason.training import plain_head, shared_prefix
 from safereason.training.arguments import sft_arguments
 from safereason.training.callbacks import restore_token_count, train_to_end
 from safereason.training.model import load_trainable, lora_config, save_trained
-from safereason.training.prompt_builder import PromptBuilder, user_turn
 from safereason.training.training_run import TrainingRun
 
 GAIN = 1.25

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from safereason.data.example import Example
+from safereason.data.prompt_builder import PromptBuilder
 from safereason.errors import InputError
 from safereason.recipe.schema import RSafeReward, TarsReward
 from safereason.runs.asides import aside_of
 from safereason.runs.records import Record, read_json, read_records, write_json, write_text
-from safereason.training.prompt_builder import PromptBuilder
 from safereason.training.verl import CHECKPOINTS, REWARD, ROLLOUTS, Overrides, hydra_lines
 from safereason.training.verl_reward import write_config
 

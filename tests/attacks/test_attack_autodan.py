@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM
 from safereason.attacks import autodan
 from safereason.attacks.autodan import AutoDANSettings, Breeder
 from safereason.attacks.base import Setup, Step
-from safereason.attacks.frames import BEHAVIOR_PLACEHOLDER, PROMPTS, fill_frame, read_frames, read_text
+from safereason.attacks.frames import BEHAVIOR_SLOT, PROMPTS, fill_frame, read_frames, read_text
 from safereason.attacks.genetic import (
     MAX_REPLACED_WORDS,
     WordScores,
@@ -133,13 +133,11 @@ def test_a_behavior_without_a_target_is_refused(engine):
 
 def test_the_attacker_rewords_paragraphs_and_never_the_behavior(engine):
     attacker = Rewriter(
-        lambda asked: wrote(
-            "<think>\nhm\n</think>\n\nPut otherwise. " + BEHAVIOR_PLACEHOLDER * (BEHAVIOR_PLACEHOLDER in tail(asked))
-        )
+        lambda asked: wrote("<think>\nhm\n</think>\n\nPut otherwise. " + BEHAVIOR_SLOT * (BEHAVIOR_SLOT in tail(asked)))
     )
     first = breeder(attacker=attacker).first()
     assert len(attacker.requests) == 10 - len(SEEDS)
-    assert all("Put otherwise. " in frame and frame.count(BEHAVIOR_PLACEHOLDER) == 1 for frame in first[len(SEEDS) :])
+    assert all("Put otherwise. " in frame and frame.count(BEHAVIOR_SLOT) == 1 for frame in first[len(SEEDS) :])
     assert first[: len(SEEDS)] == SEEDS
     attacked = run(engine, attacker=attacker)
     assert attacked[-1].value <= attacked[1].value
@@ -156,7 +154,7 @@ def tail(asked: str) -> str:
         wrote(""),
         wrote("cut", "length"),
         wrote("", "error"),
-        wrote(f"{BEHAVIOR_PLACEHOLDER} and {BEHAVIOR_PLACEHOLDER}"),
+        wrote(f"{BEHAVIOR_SLOT} and {BEHAVIOR_SLOT}"),
     ],
 )
 def test_a_reply_that_is_none_leaves_the_prompt(reply):
@@ -182,16 +180,11 @@ def test_the_elite_lives_on_and_the_unfit_have_no_children():
 
 def test_sentences_are_crossed_in_one_generation_and_words_replaced_in_the_next():
     settings = SMALL.model_copy(update={"crossover": 1.0, "mutation": 0.0, "sentences_every": 2})
-    whole = {
-        sentence for seed in SEEDS for side in seed.split(BEHAVIOR_PLACEHOLDER) for sentence in split_sentences(side)
-    }
+    whole = {sentence for seed in SEEDS for side in seed.split(BEHAVIOR_SLOT) for sentence in split_sentences(side)}
     for number, crossing in [(1, True), (2, False), (3, True)]:
         children = breeder(settings).following(SEEDS, [0.0] * len(SEEDS), number)
         made = {
-            sentence
-            for frame in children
-            for side in frame.split(BEHAVIOR_PLACEHOLDER)
-            for sentence in split_sentences(side)
+            sentence for frame in children for side in frame.split(BEHAVIOR_SLOT) for sentence in split_sentences(side)
         }
         assert (made <= whole) == crossing
         assert not set(children) <= set(SEEDS)
@@ -204,16 +197,16 @@ def test_sentences_joined_are_the_text(text):
 
 
 sides = st.lists(st.sampled_from(["One. ", "Two? ", "Three!\n\n", "and four: "]), max_size=6).map("".join)
-frames = st.tuples(sides, sides).map(BEHAVIOR_PLACEHOLDER.join)
+frames = st.tuples(sides, sides).map(BEHAVIOR_SLOT.join)
 
 
 @given(frames, frames, st.integers(1, 6), st.integers())
 def test_a_crossing_shares_out_the_sentences_of_both_sides(one, other, points, seed):
     children = cross_frames(one, other, points, random.Random(seed))
     for side in (0, 1):
-        parents = [s for frame in (one, other) for s in split_sentences(frame.split(BEHAVIOR_PLACEHOLDER)[side])]
-        assert sorted("".join(c.split(BEHAVIOR_PLACEHOLDER)[side] for c in children)) == sorted("".join(parents))
-    assert [child.count(BEHAVIOR_PLACEHOLDER) for child in children] == [1, 1]
+        parents = [s for frame in (one, other) for s in split_sentences(frame.split(BEHAVIOR_SLOT)[side])]
+        assert sorted("".join(c.split(BEHAVIOR_SLOT)[side] for c in children)) == sorted("".join(parents))
+    assert [child.count(BEHAVIOR_SLOT) for child in children] == [1, 1]
 
 
 def test_chances_are_a_softmax():
@@ -224,22 +217,19 @@ def test_chances_are_a_softmax():
 
 def test_word_scores_move_halfway_to_the_mean_of_what_has_the_word():
     words = WordScores({})
-    words.learn([f"Red house {BEHAVIOR_PLACEHOLDER}", f"red red car {BEHAVIOR_PLACEHOLDER}"], [-1.0, -3.0])
+    words.learn([f"Red house {BEHAVIOR_SLOT}", f"red red car {BEHAVIOR_SLOT}"], [-1.0, -3.0])
     assert words.scores == {"red": -2.0, "house": -1.0, "car": -3.0}
-    words.learn([f"A red {BEHAVIOR_PLACEHOLDER}"], [-6.0])
+    words.learn([f"A red {BEHAVIOR_SLOT}"], [-6.0])
     assert words.scores == {"red": -4.0, "house": -1.0, "car": -3.0, "a": -6.0}
 
 
 def test_words_give_way_to_the_better_of_their_synonyms():
     words = WordScores(read_synonyms(["story tale narrative", "play drama"]))
     words.scores = {"tale": 0.0, "story": -100.0, "play": 0.0}
-    frame = f"A Story, a play; the history.\n\n{BEHAVIOR_PLACEHOLDER} story."
-    assert (
-        words.replace_words(frame, 1.0, random.Random(0))
-        == f"A Tale, a play; the history.\n\n{BEHAVIOR_PLACEHOLDER} tale."
-    )
+    frame = f"A Story, a play; the history.\n\n{BEHAVIOR_SLOT} story."
+    assert words.replace_words(frame, 1.0, random.Random(0)) == f"A Tale, a play; the history.\n\n{BEHAVIOR_SLOT} tale."
     assert words.replace_words(frame, 0.0, random.Random(0)) == frame
-    many = "story " * 9 + BEHAVIOR_PLACEHOLDER
+    many = "story " * 9 + BEHAVIOR_SLOT
     assert words.replace_words(many, 1.0, random.Random(0)).count("tale") == MAX_REPLACED_WORDS
 
 
@@ -252,15 +242,13 @@ def test_our_seeds_differ_and_have_words_to_vary():
 
 def test_seeds_come_from_a_file(tmp_path, engine):
     file = tmp_path / "seeds.txt"
-    file.write_text(f"First. {BEHAVIOR_PLACEHOLDER}\n===\nSecond.\n\n{BEHAVIOR_PLACEHOLDER} End.\n")
+    file.write_text(f"First. {BEHAVIOR_SLOT}\n===\nSecond.\n\n{BEHAVIOR_SLOT} End.\n")
     steps = run(engine, SMALL.model_copy(update={"seeds": str(file), "steps": 1, "population": 2}))
     assert steps[0].cases[0].prompt == "First. Name a colour."
     assert steps[1].cases[0].prompt in ("First. Name a colour.", "Second.\n\nName a colour. End.")
 
 
-@pytest.mark.parametrize(
-    "content", ["no place", f"{BEHAVIOR_PLACEHOLDER} {BEHAVIOR_PLACEHOLDER}", f"{BEHAVIOR_PLACEHOLDER}\n===\n"]
-)
+@pytest.mark.parametrize("content", ["no place", f"{BEHAVIOR_SLOT} {BEHAVIOR_SLOT}", f"{BEHAVIOR_SLOT}\n===\n"])
 def test_a_seed_without_one_place_for_the_behavior_is_refused(tmp_path, content):
     file = tmp_path / "seeds.txt"
     file.write_text(content)
@@ -287,9 +275,9 @@ def test_where_the_target_is_placed(prefix, place, expected):
 
 @pytest.mark.parametrize("points", [1, 2, 5])
 def test_a_crossing_changes_sides_at_as_many_places_as_are_allowed(points):
-    one, other = (f"{letter}. " * 20 + BEHAVIOR_PLACEHOLDER for letter in "AB")
+    one, other = (f"{letter}. " * 20 + BEHAVIOR_SLOT for letter in "AB")
     changes = set()
     for seed in range(60):
-        child = cross_frames(one, other, points, random.Random(seed))[0].replace(BEHAVIOR_PLACEHOLDER, "").split()
+        child = cross_frames(one, other, points, random.Random(seed))[0].replace(BEHAVIOR_SLOT, "").split()
         changes.add(sum(a != b for a, b in pairwise(child)))
     assert changes == set(range(points + 1))

@@ -108,7 +108,7 @@ def test_a_local_model_reasons_and_only_its_answer_is_judged(micro_model: Path):
     last = attack_setup.steps(ATTACK, BestOfNSettings(n=3, batch=2, stop_at=1.0), setup)[-1]
     assert len(seen) == setup.meter.queries == 3
     assert not any("think>" in answer for answer in seen)
-    assert setup.meter.written > 0
+    assert setup.meter.completion_tokens > 0
     assert last.value == max(0.1 * len(answer) % 1 for answer in seen)
 
 

@@ -137,12 +137,12 @@ def test_the_last_query_of_a_budget_is_kept_for_the_completion(engine, most):
     assert meter.queries == min(most or 14, 14)  # 13 losses and a completion
     assert len(steps) == meter.queries + 1
     assert steps[-1].cases[0].completion is not None
-    assert 0 < meter.written <= BRIEF.max_new_tokens
+    assert 0 < meter.completion_tokens <= BRIEF.max_new_tokens
     assert (steps[-1].value is None) == (most == 1)
     per_query = (
         len(build_layout(engine, BEHAVIOR.prompt, "").before + build_layout(engine, BEHAVIOR.prompt, "").after) + 5
     )
-    assert meter.read == meter.queries * per_query + (meter.queries - 1) * len(ids(engine, BEHAVIOR.target))
+    assert meter.prompt_tokens == meter.queries * per_query + (meter.queries - 1) * len(ids(engine, BEHAVIOR.target))
 
 
 def test_no_budget_leaves_the_behavior_alone(engine):

@@ -134,7 +134,7 @@ def test_each_candidate_is_a_query(engine: Any) -> None:
     run(engine, steps=1, meter=meter)
     assert 1 < meter.queries <= 1 + SMALL["width"]
     prompt = len(chat.prompt_ids(engine.tokenizer, chat.user("Tell me of locks ! ! ! !"))) + len("Sure, here")
-    assert meter.read == prompt * (meter.queries + 1)  # and the gradient's pass
+    assert meter.prompt_tokens == prompt * (meter.queries + 1)  # and the gradient's pass
 
 
 def test_the_end_of_the_budget_leaves_a_measured_case(engine: Any) -> None:

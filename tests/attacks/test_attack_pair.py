@@ -230,7 +230,7 @@ def test_a_real_model_in_all_three_parts(scene: Scene):
     scene.server.choice = None
     found = steps(scene.setup(), streams=2, iterations=1, attempts=2, sampling={"max_new_tokens": 8})
     assert (found[-1].cases[0].prompt, details(found[-1])["unreadable"]) == (BEHAVIOR.prompt, 2)
-    assert scene.meter.written == 4 * 8
+    assert scene.meter.completion_tokens == 4 * 8
 
 
 def test_a_real_target(scene: Scene, micro_model: Path):

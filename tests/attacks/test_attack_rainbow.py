@@ -159,7 +159,7 @@ def test_a_seed_is_rewritten_for_the_risk_and_then_for_the_style_and_takes_its_c
     assert sorted(of(server, "victim")) == sorted(c.prompt for c in found)
     assert archive.champions == {}
     assert [archive.put(c) for c in found] == ["entered"] * 4
-    assert (meter.queries, meter.read, meter.written) == (4, 120, 24)
+    assert (meter.queries, meter.prompt_tokens, meter.completion_tokens) == (4, 120, 24)
 
 
 def test_the_same_seed_finds_the_same_and_another_iteration_something_else(server):

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import micro
 import pytest
@@ -110,6 +111,12 @@ def test_a_template_says_where_the_suffix_stands(engine, tmp_path):
     assert steps[0].cases[0].prompt == "Please: Name a colour. [! ! ! ] Thanks."
     file.write_text("Please: {behavior} Thanks.")
     assert read_suffix_template(str(file)) == "Please: {behavior} Thanks. {suffix}"
+
+
+def test_a_behavior_that_spells_the_slot_of_the_suffix_keeps_it(engine):
+    behavior = replace(BEHAVIOR, prompt="What does {suffix} mean?")
+    steps = run(engine, behavior=behavior)
+    assert steps[0].cases[0].prompt == "What does {suffix} mean? ! ! ! "
 
 
 @pytest.mark.parametrize(

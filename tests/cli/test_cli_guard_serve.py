@@ -22,7 +22,7 @@ from safereason.cli import errors
 from safereason.cli.app import app
 from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.policy import Category, Policy
-from safereason.guard.prompt import Templates
+from safereason.guard.prompt import GuardTemplates
 from safereason.guard.server.keys import VARIABLE
 from safereason.recipe.schema import Sampling
 
@@ -34,7 +34,7 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A guard that writes for a while, and no verdict."""
     folder = micro.save_model(tmp_path_factory.mktemp("guard"))
     policy = Policy("small", "Small", (Category("A", "Rudeness"),))
-    GuardPrompt(policy, Templates(), True, Sampling(max_new_tokens=400)).save(folder)
+    GuardPrompt(policy, GuardTemplates(), True, Sampling(max_new_tokens=400)).save(folder)
     return folder
 
 

@@ -1,27 +1,11 @@
 """What is printed: escaped, aligned, and one JSON document."""
 
 import json
-import unicodedata
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from safereason.cli import output
-
-
-@given(st.text())
-def test_no_character_acts_on_the_terminal(text):
-    shown = output.visible(text)
-    assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in "\n\t"]
-
-
-@given(st.text(alphabet=st.characters(categories=("L", "N", "P", "S", "Zs"))))
-def test_plain_text_is_left_as_it_is(text):
-    assert output.visible(text) == text
-
-
-def test_escapes_name_the_character():
-    assert output.visible("a\x1b[2J\u202e\U000e0041") == "a\\x1b[2J\\u202e\\U000e0041"
 
 
 @given(st.lists(st.tuples(st.text(), st.text()), min_size=1))

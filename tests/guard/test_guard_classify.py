@@ -140,7 +140,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_bytes(tmp_path: Path, total: int
     cut.write_bytes(content[: max(0, len(content) - torn)])
     again, target = Scripted(), VerdictFile(cut, IDENTITY, "resume")
     with target.open() as log:
-        second = classify(again, some_rows(total), log.append, held=target.held(), **options)
+        second = classify(again, some_rows(total), log.append, earlier_records=target.records(), **options)
     assert cut.read_bytes() == whole.read_bytes()
     assert second == first
 
@@ -151,10 +151,10 @@ def test_a_finished_run_asks_nothing_again(tmp_path: Path):
         first = classify(Scripted(), some_rows(CHUNK + 2), log.append)
     guard = Scripted()
     with target.open() as log:
-        assert classify(guard, some_rows(CHUNK + 2), log.append, held=target.held()) == first
+        assert classify(guard, some_rows(CHUNK + 2), log.append, earlier_records=target.records()) == first
     assert guard.asked == []
     with target.open() as log:
-        more = classify(guard, some_rows(CHUNK + 4), log.append, held=target.held())
+        more = classify(guard, some_rows(CHUNK + 4), log.append, earlier_records=target.records())
     assert (more.rows, guard.asked) == (CHUNK + 4, [(4, chunk_seed(0, 1), 2)])
 
 
@@ -162,11 +162,11 @@ def test_finished_rows_of_another_input_are_refused():
     held = written(4)
     other = [InputRow(1, Question("a"), "id1"), InputRow(2, Question("b"), "another")]
     with pytest.raises(InputError, match=r"^row 2: the one that is finished is another"):
-        classify(Scripted(), iter(other), held.append, held=iter(held))
+        classify(Scripted(), iter(other), held.append, earlier_records=iter(held))
     with pytest.raises(InputError, match=r"^more rows are finished than there are \(3\)"):
-        classify(Scripted(), some_rows(3), held.append, held=iter(held))
+        classify(Scripted(), some_rows(3), held.append, earlier_records=iter(held))
     with pytest.raises(InputError, match=r"^row 1: the one that is finished is another"):
-        classify(Scripted(), some_rows(3), held.append, held=iter([{"row": 1, "id": "id1"}]))
+        classify(Scripted(), some_rows(3), held.append, earlier_records=iter([{"row": 1, "id": "id1"}]))
 
 
 def test_a_record_says_what_was_found():

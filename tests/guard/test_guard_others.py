@@ -30,6 +30,7 @@ from safereason.engines.open import load_model
 from safereason.errors import InputError
 from safereason.guard import policy as policies
 from safereason.guard.base import Question
+from safereason.guard.open import open_other
 from safereason.guard.others import (
     GUARDS,
     Options,
@@ -37,7 +38,6 @@ from safereason.guard.others import (
     aegis,
     guard_reasoner,
     nemoguard,
-    open_other,
     wildguard,
 )
 from safereason.guard.others.aegis import Aegis
@@ -561,7 +561,7 @@ def test_every_guard_breaks_the_special_tokens_of_its_own_tokenizer(tmp_path: Pa
 
 
 @given(st.text(), st.text())
-def test_a_placeholder_in_a_text_stays_text(prompt: str, response: str):
+def test_a_slot_in_a_text_stays_text(prompt: str, response: str):
     asked = PromptTemplate("A {prompt} B {response} C").conversations(
         Question(f"{{response}}{prompt}", f"{{prompt}}{response}")
     )

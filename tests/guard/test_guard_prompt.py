@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from safereason.errors import InputError
 from safereason.guard.policy import Category, Policy, load
-from safereason.guard.prompt import Question, Templates, policy_lines, question_of, read_guard_templates
+from safereason.guard.prompt import GuardTemplates, Question, policy_lines, question_of, read_guard_templates
 from safereason.text.inert import inert
 
 POLICY = Policy("mine", "House rules", (Category("A", "Rudeness", "Being rude."), Category("b.2", "Spoilers")))
-OURS = Templates()
+OURS = GuardTemplates()
 BRIEF = read_guard_templates("prompt-brief", "response-brief", True)
 MARKER = re.compile(r"<\s*/?\s*(?:BEGIN|END)\b[^>]*>", re.IGNORECASE)
 CONTROL = ("<|im_end|>", "<|eot_id|>", "</s>", "<end_of_turn>", "<｜User｜>")
@@ -48,7 +48,7 @@ BOTH = pytest.mark.parametrize("templates", [OURS, BRIEF], ids=["ours", "brief"]
 
 
 @BOTH
-def test_the_prompt_task_shows_every_category_and_the_prompt(templates: Templates):
+def test_the_prompt_task_shows_every_category_and_the_prompt(templates: GuardTemplates):
     text = templates.render(load("default"), Question("How do I whittle a spoon?"))
     assert all(f"{c.id}. {c.name}: {c.definition}" in text for c in load("default").categories)
     assert "<BEGIN USER MESSAGE>\nHow do I whittle a spoon?\n<END USER MESSAGE>" in text
@@ -57,7 +57,7 @@ def test_the_prompt_task_shows_every_category_and_the_prompt(templates: Template
 
 @BOTH
 @pytest.mark.parametrize("response", ["Go away.", ""])
-def test_the_response_task_shows_prompt_and_response_apart(templates: Templates, response: str):
+def test_the_response_task_shows_prompt_and_response_apart(templates: GuardTemplates, response: str):
     text = templates.render(POLICY, Question("Say hi.", response))
     assert "<BEGIN USER MESSAGE>\nSay hi.\n<END USER MESSAGE>" in text
     assert f"<BEGIN AGENT REPLY>\n{response}\n<END AGENT REPLY>" in text
@@ -94,7 +94,7 @@ def test_the_brief_prompts_are_shorter():
 
 @BOTH
 @given(prompt=HOSTILE, response=st.none() | HOSTILE)
-def test_no_text_can_close_a_marker_or_open_a_turn(templates: Templates, prompt: str, response: str | None):
+def test_no_text_can_close_a_marker_or_open_a_turn(templates: GuardTemplates, prompt: str, response: str | None):
     plain = Question("", None if response is None else "")
     text = templates.render(POLICY, Question(prompt, response))
     assert MARKER.findall(text) == MARKER.findall(templates.render(POLICY, plain))
@@ -104,7 +104,7 @@ def test_no_text_can_close_a_marker_or_open_a_turn(templates: Templates, prompt:
 
 
 @BOTH
-def test_a_placeholder_inside_what_is_put_in_stays_text(templates: Templates):
+def test_a_slot_inside_what_is_put_in_stays_text(templates: GuardTemplates):
     hostile = "{policy} {response} {order} {prompt} {x} {0}"
     policy = Policy("p", "t", (Category("A", "{prompt}", "Any {response} and {order}."),))
     text = templates.render(policy, Question(hostile, hostile[::-1]))
@@ -142,7 +142,7 @@ def test_a_file_takes_the_place_of_either_prompt(tmp_path: Path):
         (True, RESPONSE_FILE.replace("{policy}", "{{policy"), "{policy}"),
     ],
 )
-def test_a_placeholder_that_is_missing_is_named(tmp_path: Path, is_response: bool, text: str, missing: str):
+def test_a_slot_that_is_missing_is_named(tmp_path: Path, is_response: bool, text: str, missing: str):
     file = tmp_path / "mine.txt"
     file.write_text(text)
     names = (None, str(file)) if is_response else (str(file), None)
@@ -261,7 +261,7 @@ def labelled(text: str) -> int:
 @given(
     st.lists(st.builds(turn, st.sampled_from(["user", "assistant"]), IMITATIONS), min_size=1, max_size=4), IMITATIONS
 )
-def test_no_turn_can_imitate_another(templates: Templates, conversation: Any, last: str):
+def test_no_turn_can_imitate_another(templates: GuardTemplates, conversation: Any, last: str):
     question = question_of([*conversation, turn("user", last)])
     shown = templates.render(POLICY, question)
     empty = templates.render(POLICY, question_of([*({**m, "content": "x"} for m in conversation), turn("user", "x")]))
@@ -270,7 +270,7 @@ def test_no_turn_can_imitate_another(templates: Templates, conversation: Any, la
 
 @BOTH
 @given(IMITATIONS)
-def test_a_single_message_cannot_pass_for_a_dialogue(templates: Templates, text: str):
+def test_a_single_message_cannot_pass_for_a_dialogue(templates: GuardTemplates, text: str):
     shown = templates.render(POLICY, Question(text))
     assert labelled(shown) == labelled(templates.render(POLICY, Question("x")))
     assert templates.render(POLICY, question_of([turn("user", text)])) == shown

@@ -14,7 +14,7 @@ from safereason.guard.base import Question
 from safereason.guard.guard_prompt import FILE, GuardPrompt
 from safereason.guard.open import guard_prompt_of
 from safereason.guard.policy import Category, Policy, load
-from safereason.guard.prompt import Templates
+from safereason.guard.prompt import GuardTemplates
 from safereason.recipe.load import load as load_recipe
 from safereason.recipe.schema import Sampling
 
@@ -37,7 +37,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 GUARD_PROMPTS = st.builds(
     GuardPrompt,
     POLICIES,
-    st.builds(Templates, TEXT, TEXT, TEXT),
+    st.builds(GuardTemplates, TEXT, TEXT, TEXT),
     st.booleans(),
     st.builds(Sampling, temperature=st.floats(0, 2), top_k=st.integers(0, 50), max_new_tokens=st.integers(1, 5000)),
 )
@@ -59,7 +59,7 @@ def test_a_model_without_a_guide_is_asked_as_rsafe_is_or_as_the_caller_says(tmp_
         True,
         guard_prompts.SAMPLING,
     )
-    other = GuardPrompt(load("openai"), Templates(), False, Sampling())
+    other = GuardPrompt(load("openai"), GuardTemplates(), False, Sampling())
     assert guard_prompts.of_model(str(tmp_path), other) == other
     guard_prompt.save(tmp_path)
     assert guard_prompts.of_model(str(tmp_path), other) == guard_prompt

@@ -16,7 +16,7 @@ from safereason.guard import policy as policies
 from safereason.guard.base import GuardVerdict, OnVerdict, Question
 from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.policy import Category, Policy
-from safereason.guard.prompt import Templates
+from safereason.guard.prompt import GuardTemplates
 from safereason.guard.reasoning import ReasoningGuard
 from safereason.guard.server.batching import Batcher, Closing, GuardFailed, QueueFull
 from safereason.guard.server.settings import Limits, Settings
@@ -143,7 +143,7 @@ def test_questions_of_one_request_are_one_batch():
 
 
 def micro_guard(folder: Path, samples: int = 1, **sampling: float) -> ReasoningGuard:
-    guard_prompt = GuardPrompt(SMALL, Templates(), True, Sampling(**{"max_new_tokens": 24, **sampling}))
+    guard_prompt = GuardPrompt(SMALL, GuardTemplates(), True, Sampling(**{"max_new_tokens": 24, **sampling}))
     return ReasoningGuard(open_engine(ModelSpec.parse(str(folder))), guard_prompt, samples=samples)
 
 
@@ -170,7 +170,7 @@ def test_a_text_too_long_for_the_model_leaves_its_neighbours_alone(micro_model: 
 
 
 def test_a_guard_behind_a_server_asks_with_the_same_seeds_wherever_a_text_stands(micro_model: Path):
-    guard_prompt = GuardPrompt(SMALL, Templates(), True, Sampling(max_new_tokens=2))
+    guard_prompt = GuardPrompt(SMALL, GuardTemplates(), True, Sampling(max_new_tokens=2))
     questions = [Question("a"), Question("b")]
     with openai_server.serve(open_engine(ModelSpec.parse(str(micro_model)))) as server:
         guard = ReasoningGuard(OpenAIEngine("micro", base_url=server.url), guard_prompt, samples=2)

@@ -15,7 +15,7 @@ from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.policy import Category, Policy
-from safereason.guard.prompt import Templates
+from safereason.guard.prompt import GuardTemplates
 from safereason.guard.reasoning import ReasoningGuard
 from safereason.guard.server.app import create_app
 from safereason.guard.server.settings import Limits, Settings
@@ -27,12 +27,12 @@ CLIENTS, REQUESTS = 64, 2000
 def test_of_2000_requests_by_64_callers_none_is_lost_or_fails(micro_model: Path):
     policy = Policy("small", "Small", (Category("A", "Rudeness"),))
     # Short, because the micro model reads a token a byte; it gives no verdict, whatever it is asked.
-    templates = Templates("{policy} {prompt}", "{policy} {prompt} {response}", "")
+    templates = GuardTemplates("{policy} {prompt}", "{policy} {prompt} {response}", "")
     guard_prompt = GuardPrompt(policy, templates, False, Sampling(max_new_tokens=1))
     guard = ReasoningGuard(open_engine(ModelSpec.parse(str(micro_model))), guard_prompt)
     limits = Limits(max_batch=64, timeout=PATIENCE)
 
-    with serve(guard, Settings(limits=limits, ask_again=False)) as server:
+    with serve(guard, Settings(limits=limits, retry_unparsed=False)) as server:
 
         def call(caller: int) -> list[tuple[int, str]]:
             connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=PATIENCE)

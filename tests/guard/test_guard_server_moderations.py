@@ -97,7 +97,7 @@ def test_a_second_seed_may_give_the_verdict():
 
 def test_a_greedy_guard_is_not_asked_again():
     guard = Scripted()
-    with serve(guard, Settings(ask_again=False)) as server:
+    with serve(guard, Settings(retry_unparsed=False)) as server:
         assert server.code("/v1/moderations", {"input": "a thin fog"}) == (422, "unparsed")
     assert len(guard.asked) == 1
 

@@ -25,8 +25,8 @@ class Scripted:
 
     name = "scripted"
 
-    def __init__(self, *findings: GuardVerdict) -> None:
-        self.findings = findings
+    def __init__(self, *verdicts: GuardVerdict) -> None:
+        self.verdicts = verdicts
         self.asked: list[Question] = []
         self.seeds: list[int] = []
 
@@ -34,7 +34,7 @@ class Scripted:
         assert not named
         self.asked += questions
         self.seeds.append(seed)
-        return list(self.findings)
+        return list(self.verdicts)
 
 
 UNSAFE = GuardVerdict(
@@ -57,7 +57,7 @@ def test_the_verdict_counts_and_not_the_probability():
 
 
 @pytest.mark.parametrize(
-    ("finding", "reason"),
+    ("guard_verdict", "reason"),
     [
         (
             GuardVerdict(None, None, reasoning="hm", reason="the guard gave no verdict before its token limit"),
@@ -70,8 +70,8 @@ def test_the_verdict_counts_and_not_the_probability():
         (GuardVerdict(None, None), "the guard gave no verdict"),
     ],
 )
-def test_what_is_no_verdict_is_unscored_and_says_why(finding: GuardVerdict, reason: str):
-    found = GuardJudge(Scripted(finding, UNSAFE)).judge([Exchange("p", "a")] * 2)
+def test_what_is_no_verdict_is_unscored_and_says_why(guard_verdict: GuardVerdict, reason: str):
+    found = GuardJudge(Scripted(guard_verdict, UNSAFE)).judge([Exchange("p", "a")] * 2)
     assert (found[0].score, found[0].label, found[0].reason) == (None, None, reason)
     assert found[1].score == 1.0
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safereason.report.embedded import as_json
 from safereason.report.read import measured_models, read_runs
 from safereason.report.transcripts import Transcript, collect
-from safereason.report.visible import visible
+from safereason.text.visible import visible_on_page
 
 TEXT = st.text(st.characters()) | st.sampled_from(
     ["</script>", "<!--<script>", "]]>", "\u2028", "&lt;", "\ud800", "\\"]
@@ -29,9 +29,9 @@ def test_any_text_comes_back_and_none_is_markup(prompt, answer, tag):
     assert not set("<>&\u2028\u2029") & set(written)
     assert written.encode()
     held = json.loads(written)
-    assert held["prompts"] == [visible(prompt)]
-    assert held["transcripts"][0].get("answer", "") == visible(answer)
-    assert held["transcripts"][0]["tags"] == [visible(tag)]
+    assert held["prompts"] == [visible_on_page(prompt)]
+    assert held["transcripts"][0].get("answer", "") == visible_on_page(answer)
+    assert held["transcripts"][0]["tags"] == [visible_on_page(tag)]
 
 
 def test_a_score_of_zero_is_there_and_no_score_is_not():

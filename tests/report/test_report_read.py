@@ -2,12 +2,9 @@ from pathlib import Path
 
 import pytest
 import report_runs
-from hypothesis import given
-from hypothesis import strategies as st
 
 from safereason.errors import InputError
 from safereason.report.read import measured_models, metric_lines, read_run, read_runs, summarize_rollouts
-from safereason.report.visible import visible
 from safereason.runs.directory import RunDirectory
 
 
@@ -98,15 +95,3 @@ def test_unscored_rollouts_count_in_no_mean(tmp_path):
     }
     assert [(line.label, line.y) for line in read.well_formed] == [("harmful", (0.5,))]
     assert (read.count, read.unscored) == (4, 2)
-
-
-@given(st.text(st.characters()))
-def test_visible_text_can_be_written_and_holds_no_control_characters(text):
-    shown = visible(text)
-    assert shown.encode("utf-8").decode("utf-8") == shown
-    assert not set(shown) & set("\x00\x1b\r\u202a\u202b\u202d\u202e\u2066\u2067\u2069\u200b\u2028\ufeff\ud800")
-
-
-@given(st.text(st.characters(categories=("L", "N", "P", "S", "Zs"), exclude_characters="⟨⟩") | st.sampled_from("\n\t")))
-def test_visible_leaves_plain_text_alone(text):
-    assert visible(text) == text

@@ -8,7 +8,7 @@ import pytest
 from safereason.errors import InputError
 from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.policy import load
-from safereason.guard.prompt import Templates
+from safereason.guard.prompt import GuardTemplates
 from safereason.judges import open_judge
 from safereason.recipe import schema
 from safereason.recipe.schema import Sampling
@@ -52,7 +52,7 @@ def test_the_format_can_be_left_out():
 def test_the_safety_judge_may_be_a_guard(tmp_path: Path, unsafe: float, total: float):
     folder = micro_guard.save_guard(tmp_path, unsafe)
     (tmp_path / "house.yaml").write_text(micro_guard.POLICY)
-    GuardPrompt(load(str(tmp_path / "house.yaml")), Templates(), True, Sampling(max_new_tokens=40)).save(folder)
+    GuardPrompt(load(str(tmp_path / "house.yaml")), GuardTemplates(), True, Sampling(max_new_tokens=40)).save(folder)
     reward = open_reward(schema.TarsReward(name="tars", safety=f"guard:{folder}", task="compliance"))
     (harmful, harmless) = reward.score([RewardRow("p", "harmful", TEXT), RewardRow("p", "harmless", TEXT)])
     assert (harmful.total, harmful.parts["safety"], harmful.parts["reasoning_harm"]) == (total, total, 1 - total)

@@ -88,7 +88,7 @@ def test_a_byte_order_mark_is_passed_over_everywhere(tmp_path):
     assert files.read_text(written(tmp_path / "a.txt", mark + b"hi")) == "hi"
     for name in ("b.json", "b.csv", "c.jsonl"):
         content = {".json": b"[" + LINE + b"]", ".csv": b"prompt\nhi\n", ".jsonl": LINE}[Path(name).suffix]
-        (row,) = read_rows(written(tmp_path / name, mark + content), mend="mend it")
+        (row,) = read_rows(written(tmp_path / name, mark + content), advice="mend it")
         assert "prompt" in row.values
 
 
@@ -136,7 +136,7 @@ def test_a_row_that_fills_the_memory_is_refused_in_little_memory(tmp_path, form,
         from safereason.data.sources.base import read_rows
         from safereason.errors import InputError
         try:
-            list(read_rows(Path({str(path)!r}), mend="mend it"))
+            list(read_rows(Path({str(path)!r}), advice="mend it"))
         except InputError as error:
             print(error)
     """)
@@ -150,7 +150,7 @@ def test_a_cell_may_be_as_long_as_a_reasoning_trace(tmp_path):
     long = "x" * 1_000_000
     path = tmp_path / "rows.csv.gz"
     path.write_bytes(gzip.compress(f"prompt\n{long}\nshort\n".encode()))
-    assert [row["prompt"] for row in read_rows(path, mend="mend it")] == [long, "short"]
+    assert [row["prompt"] for row in read_rows(path, advice="mend it")] == [long, "short"]
 
 
 def test_a_parquet_file_that_unpacks_to_far_more_than_it_is_is_refused(tmp_path, monkeypatch):
@@ -219,7 +219,7 @@ CONTENT = st.tuples(st.sampled_from((b"", *BEGINNINGS)), st.binary(max_size=200)
 def test_whatever_a_file_holds_it_is_read_or_refused_with_its_name(tmp_path_factory, content, name, is_packed):
     path = tmp_path_factory.getbasetemp() / name
     path.write_bytes(gzip.compress(content)[:-4] if is_packed else content)
-    readers = (lambda: read_rows(path, mend="mend it"), lambda: stream_examples(path), lambda: [read_json(path)])
+    readers = (lambda: read_rows(path, advice="mend it"), lambda: stream_examples(path), lambda: [read_json(path)])
     for read in readers:
         said = str(path)
         try:

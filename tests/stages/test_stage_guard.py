@@ -157,9 +157,9 @@ def test_both_models_carry_how_they_were_asked(trained, root, recipe):
         assert guard_prompts.of_model(str(run / "model")) == wanted
         asked = open_guard(str(run))
         assert (asked.guard_prompt, asked.guard_prompt.sampling) == (wanted, recipe.guard.sampling)
-    (finding,) = asked.classify([Question("Is this rude?")])
-    assert finding.tokens <= 8
-    assert not finding.failed
+    (verdict,) = asked.classify([Question("Is this rude?")])
+    assert verdict.tokens <= 8
+    assert not verdict.failed
 
 
 def test_metrics_say_what_was_trained_on_and_kept(trained):
@@ -409,8 +409,8 @@ def test_adapters_are_merged_into_the_best_model_too(folder, decider, tmp_path):
     assert not list(run.glob("model/adapter*"))
     assert load_model(str(run / "model")).state_dict().keys() == load_model(str(decider)).state_dict().keys()
     assert read_json(run / "metrics.json")["kept"]["f1"] > 0.3
-    (finding,) = open_guard(str(run)).classify([Question("Is this rude?")])
-    assert finding.text.startswith(r"\boxed")
+    (verdict,) = open_guard(str(run)).classify([Question("Is this rude?")])
+    assert verdict.text.startswith(r"\boxed")
 
 
 @pytest.mark.parametrize(

@@ -116,10 +116,10 @@ class Scripted:
         for i in reversed(range(len(questions))):
             if i not in done:
                 self.asked.append(questions[i].prompt)
-                on_verdict(i, self.finding(questions[i].prompt))
+                on_verdict(i, self.verdict_on(questions[i].prompt))
         return []
 
-    def finding(self, prompt: str) -> GuardVerdict:
+    def verdict_on(self, prompt: str) -> GuardVerdict:
         if prompt in self.fails:
             return GuardVerdict(None, None, reason="HTTP 503", failed=True)
         if prompt == "harmless 0?":

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from safereason.guard.policy import load
-from safereason.guard.prompt import Question, Templates
+from safereason.guard.prompt import GuardTemplates, Question
 from safereason.text import chat
 from safereason.text.inert import DOT, LOOK_ALIKES, folded, inert, quoted, special_tokens
 
@@ -173,7 +173,7 @@ def test_no_text_puts_a_control_token_into_what_a_guard_is_fed(family: str, norm
     special = special_tokens(tokenizer)
     assert set(FAMILIES[family]) <= set(special)
     ids = {tokenizer.convert_tokens_to_ids(token) for token in special}
-    policy, templates = load("default-names"), Templates()
+    policy, templates = load("default-names"), GuardTemplates()
 
     def fed(question: Question) -> list[int]:
         rendered = templates.render(policy, question, special)

@@ -19,7 +19,7 @@ from safereason.engines.spec import ModelSpec
 from safereason.guard.base import GuardVerdict
 from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.policy import Category, Policy
-from safereason.guard.prompt import VERDICT_ONLY, Templates
+from safereason.guard.prompt import VERDICT_ONLY, GuardTemplates
 from safereason.recipe.schema import Sampling
 from safereason.runs.records import RecordLog, read_json, read_records
 from safereason.training.model import save_copy
@@ -27,7 +27,7 @@ from safereason.training.validation import Validation, best_f1, validation_metri
 
 GUIDE = GuardPrompt(
     Policy("short", "Short", (Category("A1", "Rudeness"),)),
-    Templates("{policy} {prompt}", "{policy} {prompt} {response}", VERDICT_ONLY),
+    GuardTemplates("{policy} {prompt}", "{policy} {prompt} {response}", VERDICT_ONLY),
     False,
     Sampling(temperature=0.0, max_new_tokens=20),
 )

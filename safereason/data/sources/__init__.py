@@ -1,7 +1,5 @@
 """Data sources by name. To add one, see `docs/how-to/add-a-data-source.md`."""
 
-from difflib import get_close_matches
-
 from safereason.data.sources import (
     advbench,
     aegis2,
@@ -31,10 +29,10 @@ from safereason.data.sources import (
     xstest_response,
 )
 from safereason.data.sources.base import Source, Split
-from safereason.errors import InputError
+from safereason.errors import InputError, did_you_mean
 from safereason.registry import Registry
 
-__all__ = ["SOURCES", "Source", "Split", "get", "own_name"]
+__all__ = ["SOURCES", "Source", "Split", "get"]
 
 # The order is that of `safereason data ls` and of the tables in the docs.
 SOURCES: Registry[Source] = Registry(
@@ -98,21 +96,6 @@ def get(name: str) -> Source:
         return files.own_source(name)
     if SOURCES.has(name):
         return SOURCES.find(name)
-    similar = get_close_matches(name, SOURCES, n=1)
-    if similar:
-        hint = f"did you mean {similar[0]}?"
-    else:
-        hint = f"use {', '.join(SOURCES)} or a path to a .jsonl, .json, .csv, .tsv, .parquet or .yaml file"
+    paths = "a path to a .jsonl, .json, .csv, .tsv, .parquet or .yaml file"
+    hint = did_you_mean(name, SOURCES, f"use {', '.join(SOURCES)} or {paths}")
     raise InputError(f"source {name}: is not known; {hint}")
-
-
-def own_name(name: str) -> str:
-    """The name by which records know a source: its own in place of a dotted path, else the one that was given.
-
-    Raises:
-        InputError: What lies at the dotted path is no source, or cannot be imported.
-    """
-    # Files are known by their paths, and a name that leads nowhere is refused where its rows are read.
-    if name in SOURCES or name.endswith(files.SUFFIXES) or not SOURCES.has(name):
-        return name
-    return SOURCES.find(name).name

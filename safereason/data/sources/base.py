@@ -199,27 +199,27 @@ def published_rows(file: File | HubFile, columns: Sequence[str] | None = None) -
     yield from read_rows(fetch(file), columns)
 
 
-def read_rows(path: Path, columns: Sequence[str] | None = None, mend: str | None = None) -> Iterator[SourceRow]:
+def read_rows(path: Path, columns: Sequence[str] | None = None, advice: str | None = None) -> Iterator[SourceRow]:
     """Rows of a file on this machine, one by one.
 
     Args:
         path: A file in one of the formats of `published_rows`.
         columns: Columns to read of a .parquet file; None reads all.
-        mend: Advice for a mistake in a file of your own. With it, tables are read strictly: quotes are in pairs, each
+        advice: Advice for a mistake in a file of your own. With it, tables are read strictly: quotes are in pairs, each
             row has as many cells as the header, and an empty cell is null.
 
     Raises:
         InputError: The contents do not fit the name, or there is no row.
     """
     number = 0
-    advice = mend or "get it again"
+    repair = advice or "get it again"
     try:
-        for number, values in enumerate(_parse_rows(path, columns, strict=mend is not None), start=1):
-            yield SourceRow(path, number, values, mend or SourceRow.advice)
+        for number, values in enumerate(_parse_rows(path, columns, strict=advice is not None), start=1):
+            yield SourceRow(path, number, values, advice or SourceRow.advice)
     except (*BROKEN, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read after row {number} ({_error_reason(error)}); {advice}") from error
+        raise InputError(f"{path}: cannot be read after row {number} ({_error_reason(error)}); {repair}") from error
     if not number:
-        raise InputError(f"{path}: holds no row; {advice}")
+        raise InputError(f"{path}: holds no row; {repair}")
 
 
 def with_unique_ids(examples: Iterable[Example], path: Path) -> Iterator[Example]:

@@ -89,7 +89,7 @@ def described_builders(name: str, description: Description) -> Iterator[tuple[in
     if description.label:
         labels = description.label.values
     source = Path(name).stem
-    for row in read_rows(path, _used_columns(description), mend=f"mend the file or {name}"):
+    for row in read_rows(path, _used_columns(description), advice=f"mend the file or {name}"):
         yield row.number, partial(_build_described_example, row, source, description, labels)
 
 

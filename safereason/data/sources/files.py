@@ -81,5 +81,5 @@ def _read_own_examples(path: Path) -> Iterator[Example]:
 def _builders_by_row(path: Path) -> Iterator[tuple[int, Callable[[], Example]]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
-    for row in read_rows(path, mend="mend the file"):
+    for row in read_rows(path, advice="mend the file"):
         yield row.number, partial(from_row, dict(row.values), row.where)

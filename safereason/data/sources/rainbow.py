@@ -16,7 +16,7 @@ from safereason.runs.cache import cache_home
 
 
 def _read_rainbow_prompts(split: Split) -> Iterator[Example]:
-    for row in read_rows(_archive_path(), mend="mend the file"):
+    for row in read_rows(_archive_path(), advice="mend the file"):
         yield Example(f"rainbow/{row.number}", row["prompt"], "harmful", "rainbow", _risk_and_style(row))
 
 

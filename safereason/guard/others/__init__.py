@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from safereason.engines.base import Engine
-from safereason.errors import InputError
 from safereason.guard.others.aegis import open_aegis
 from safereason.guard.others.base import GuardFormat, Options, PromptedGuard
 from safereason.guard.others.guard_reasoner import open_guard_reasoner
@@ -14,7 +13,7 @@ from safereason.guard.others.shield_gemma import open_shield_gemma
 from safereason.guard.others.wildguard import open_wildguard
 from safereason.registry import Registry
 
-__all__ = ["GUARDS", "GuardEntry", "Options", "PromptedGuard", "open_other"]
+__all__ = ["GUARDS", "GuardEntry", "Options", "PromptedGuard"]
 
 
 @dataclass(frozen=True)
@@ -80,25 +79,3 @@ GUARDS: Registry[GuardEntry] = Registry(
         ),
     ),
 )
-
-
-def open_other(name: str, model: str, options: Options) -> PromptedGuard:
-    """The guard `name:MODEL`.
-
-    Args:
-        name: A name that `GUARDS` finds.
-        model: A model, named as for an engine.
-        options: Options of the guard; those that it does not take must be None.
-
-    Raises:
-        InputError: No model is named, the guard does not take an option, or it cannot be opened.
-    """
-    entry = GUARDS.find(name)
-    if not model:
-        raise InputError(f"{name}: name its model after a colon, such as {name}:{entry.model}")
-    # An option without effect is an error: the user expects it to change the verdicts.
-    for option in ("policy", "template"):
-        if getattr(options, option) is not None and option not in entry.takes:
-            raise InputError(f"{name}: takes no --{option}; leave it out")
-    engine, guard_format = entry.open(model, options)
-    return PromptedGuard(f"{entry.name}:{model}", engine, guard_format)

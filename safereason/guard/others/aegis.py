@@ -20,6 +20,7 @@ from safereason.guard.others.template import PromptTemplate, read_prompt_templat
 from safereason.guard.prompt import PROMPT, RESPONSE
 from safereason.recipe.schema import Sampling
 from safereason.text import published
+from safereason.text.template import filled
 
 _ADVICE = "aegis: its prompt is its publisher's; get it from judgezoo, or save it and name --template"
 
@@ -61,4 +62,4 @@ def _judgezoo_template() -> PromptTemplate:
     except InputError as error:
         raise InputError(f"{_ADVICE} ({error})") from error
     text = str(turn["content"])
-    return PromptTemplate(text.replace("{question}", PROMPT).replace("{answer}", RESPONSE))
+    return PromptTemplate(filled(text, {"{question}": PROMPT, "{answer}": RESPONSE}))

@@ -44,7 +44,6 @@ class PromptTemplate:
         if question.response is not None and not self.takes_response:
             return f"the template has no {RESPONSE}, so that it cannot ask about a response"
         prompt, response = question.texts(special)
-        # In one pass, so that a `{response}` inside the user's prompt stays text.
         return [chat.user(filled(self.text, {PROMPT: prompt, RESPONSE: response or no_response}))]
 
 

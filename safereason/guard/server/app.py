@@ -272,7 +272,7 @@ class _Endpoints:
 
         def on_first_verdict(index: int, verdict: GuardVerdict) -> None:
             # A failed engine gave no text: there, another seed changes nothing.
-            if verdict.unparsed and not verdict.failed and self._settings.ask_again:
+            if verdict.unparsed and not verdict.failed and self._settings.retry_unparsed:
                 retried.append(index)
             else:
                 deliver(index, verdict)

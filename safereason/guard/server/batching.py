@@ -154,7 +154,7 @@ class Batcher:
 
         try:
             self._judge(policy, [job.question for job in jobs], deliver)
-            error: Exception = GuardFailed("the guard gave no finding")
+            error: Exception = GuardFailed("the guard gave no verdict")
         except Exception as raised:
             error = raised
         left = [job for job in jobs if not job.future.done()]

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
-from safereason.errors import InputError
+from safereason.errors import InputError, did_you_mean
 from safereason.guard import policy as policies
 from safereason.guard.policy import Policy
 from safereason.recipe import strict_yaml
@@ -86,8 +85,8 @@ def load(path: Path, policy: Policy) -> Mapping:
     for key, value in document.values.items():
         where = f"{document.place((key,))}: {key}"
         if key not in (*ids, OTHERWISE):
-            hint = _closest_name(key, ids) or f"; it has {', '.join(ids)}"
-            raise InputError(f"{where}: policy {policy.name} has no such category{hint}")
+            hint = did_you_mean(key, ids, f"it has {', '.join(ids)}")
+            raise InputError(f"{where}: policy {policy.name} has no such category; {hint}")
         # An empty list would make the category invisible to clients.
         if not isinstance(value, list) or not value:
             raise InputError(f"{where}: should be a list of the API's categories, not {strict_yaml.shown(value)}")
@@ -102,13 +101,7 @@ def load(path: Path, policy: Policy) -> Mapping:
 
 def _check_api_category(name: object, before: Sequence[object], where: str) -> None:
     if name not in NAMES:
-        hint = _closest_name(str(name), NAMES) or f"; it has {', '.join(NAMES)}"
-        raise InputError(f"{where}: the API has no category {strict_yaml.shown(name)}{hint}")
+        hint = did_you_mean(str(name), NAMES, f"it has {', '.join(NAMES)}")
+        raise InputError(f"{where}: the API has no category {strict_yaml.shown(name)}; {hint}")
     if name in before:
         raise InputError(f"{where}: {strict_yaml.shown(name)} is here twice; keep one")
-
-
-def _closest_name(word: str, known: Sequence[str]) -> str:
-    """The hint at the closest known name; empty if none is close."""
-    close = get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""

@@ -53,7 +53,7 @@ class Settings:
     """Probability of `unsafe` from which a text is flagged; None for the guard's own label."""
     flag_unparsed: bool = False
     """Whether the Moderation API flags a text without a verdict; otherwise it refuses the request."""
-    ask_again: bool = True
+    retry_unparsed: bool = True
     """Whether a question without a verdict is judged once more, with the next seed."""
     seed: int = 0
     """Seed of the sampling; the same text always gets the same verdict."""

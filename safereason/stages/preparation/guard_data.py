@@ -6,7 +6,7 @@ from dataclasses import replace
 from safereason.data import rsafe_mix, sources
 from safereason.data.example import Example
 from safereason.data.filters import Refuse
-from safereason.data.lengths import PromptBuilder
+from safereason.data.prompt_builder import PromptBuilder
 from safereason.data.sampling import Mixture
 from safereason.engines.open import load_tokenizer
 from safereason.engines.spec import ModelSpec

@@ -1,4 +1,4 @@
-"""The conversation that an example becomes when a model is trained on it."""
+"""Prompt builders: functions from an example to the conversation that a model is prompted with."""
 
 from collections.abc import Callable
 
