@@ -28,9 +28,10 @@ from safereason.engines.base import (
     Usage,
     in_order,
 )
+from safereason.engines.memory import halves_of, run_or_halve
 from safereason.engines.sampler import draw, uniforms
 from safereason.engines.states import States, accepted, holds_prefixes
-from safereason.errors import InputError, StageFailed
+from safereason.errors import InputError
 from safereason.text import chat
 
 BATCH_TOKENS = 16_384
@@ -213,22 +214,12 @@ class TransformersEngine:
         return 0
 
     def _run(self, decoder: "_Decoder") -> None:
-        try:
-            decoder.decode()
-            return
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-                raise
-            halves = decoder.halves()
-            if not halves:
-                raise StageFailed(
-                    f"{self.name}: out of memory for a single completion; lower sampling.max_new_tokens"
-                ) from error
-        # Outside of the `except`: the exception holds the failed batch's tensors until it ends.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        for half in halves:
-            self._run(half)
+        run_or_halve(
+            decoder,
+            _Decoder.decode,
+            _Decoder.halves,
+            f"{self.name}: out of memory for a single completion; lower sampling.max_new_tokens",
+        )
 
     def _last(self, prompts: list[list[int]]) -> Tensor:
         """[N, H] of one batch; the model without its head, which gives no logits."""
@@ -303,11 +294,8 @@ class _Decoder:
             if row.completion is None:
                 # A new row, because the cache of its tokens is lost: it begins with its first token.
                 left.append(_Row(row.conversation, row.number, row.stream))
-        if len(left) < 2:
-            return []
-        middle = len(left) // 2
         halves: list[_Decoder] = []
-        for part in (left[:middle], left[middle:]):
+        for part in halves_of(left):
             halves.append(
                 _Decoder(
                     self.engine, part, self.prompts, self.sampling, self.seed, self.stop, self.finish, self.choices
