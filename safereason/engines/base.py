@@ -23,6 +23,7 @@ __all__ = [
     "generation_prefix",
     "in_order",
     "request_seed",
+    "text_before_stop",
 ]
 
 
@@ -196,3 +197,13 @@ def request_seed(seed: int, conversation: int, number: int) -> int:
     # Hashed and not added up, so that seed 1 and seed 2 share no completions; servers take signed 32-bit seeds.
     key = hashlib.sha256(f"{seed}/{conversation}/{number}".encode()).digest()
     return int.from_bytes(key[:4], "big") >> 1
+
+
+def text_before_stop(text: str, stop: Sequence[str]) -> str:
+    """The text before the first of the stop texts in it; all of it where it holds none."""
+    end = len(text)
+    for stop_text in stop:
+        position = text.find(stop_text)
+        if position >= 0:
+            end = min(end, position)
+    return text[:end]

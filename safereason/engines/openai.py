@@ -34,8 +34,9 @@ from safereason.engines.base import (
     Sampling,
     in_order,
     request_seed,
+    text_before_stop,
 )
-from safereason.engines.dialect import Dialect, cut, is_too_long
+from safereason.engines.dialect import Dialect, is_too_long
 from safereason.engines.server import BadReply, Patience
 from safereason.errors import InputError
 
@@ -198,7 +199,7 @@ class OpenAIEngine:
             completion = self._patience.call(lambda: self._reply(request, prefix))
             # The server did not get the stop texts and may have gone on after one.
             if stop and self._dialect.drops("stop"):
-                completion = replace(completion, text=cut(completion.text, stop))
+                completion = replace(completion, text=text_before_stop(completion.text, stop))
             return completion
         except BadReply as error:
             # A filtered prompt is a result: a model behind a filter did not answer. It must not be retried as an error.

@@ -27,6 +27,7 @@ from safereason.engines.base import (
     TokenChoice,
     Usage,
     in_order,
+    text_before_stop,
 )
 from safereason.engines.memory import halves_of, run_or_halve
 from safereason.engines.sampler import draw, uniforms
@@ -405,11 +406,9 @@ class _Decoder:
             return
         # The whole text is decoded, because a stop text may begin inside one token and end inside another.
         text = chat.decoded(self.engine.tokenizer, row.token_ids)
-        stops = [text.find(s) for s in self.stop if s in text]
-        if stops:
-            self.finish(row, "stop", text[: min(stops)])
-        elif ended:
-            self.finish(row, "stop", text)
+        before_stop = text_before_stop(text, self.stop)
+        if ended or before_stop != text:
+            self.finish(row, "stop", before_stop)
         elif len(row.token_ids) >= limit:
             self.finish(row, "length", text)
 

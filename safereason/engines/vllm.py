@@ -28,8 +28,8 @@ from safereason.engines.base import (
     Usage,
     in_order,
     request_seed,
+    text_before_stop,
 )
-from safereason.engines.dialect import cut
 from safereason.errors import InputError, StageFailed, one_line
 from safereason.text import chat
 
@@ -273,7 +273,7 @@ class VLLMEngine:
         ids = tuple(generated.token_ids)
         usage = Usage(len(output.prompt_token_ids), len(ids))
         text = chat.decoded(self.tokenizer, ids)
-        text = cut(text, stop)
+        text = text_before_stop(text, stop)
         if generated.finish_reason not in ("stop", "length"):
             return Completion(text, ids, "error", prefix, f"vLLM ended it: {generated.finish_reason}", usage=usage)
         listed: tuple[TokenChoice, ...] = ()
