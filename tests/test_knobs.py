@@ -597,6 +597,7 @@ class _Random:
     """An engine that says one or the other, by a hash of what it is asked."""
 
     name = "random"
+    tokenizer = None
 
     def __init__(self, asked: list[Any]) -> None:
         self.asked = asked

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 
 from safereason.attacks.base import Settings, Setup, Step, TestCase
-from safereason.attacks.meter import Meter, SpentError, unwrap_engine
+from safereason.attacks.meter import Meter, SpentError
 from safereason.attacks.reply import AttackerReply, read_reply
 from safereason.attacks.template import read_prompt_templates
 from safereason.data.example import Example
@@ -142,7 +142,7 @@ class Refinement:
         self.setup = setup
         self.attacker = setup.attacker
         self.score = setup.score
-        self._special_tokens = special_tokens(unwrap_engine(setup.attacker))
+        self._special_tokens = special_tokens(setup.attacker.tokenizer)
         self.random = random.Random(setup.seed)
         self.counts = dict.fromkeys(("unreadable", "failed", "unscored", *further_counts), 0)
         self.round = 0

@@ -3,8 +3,20 @@
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from safereason.engines.base import Completion, Conversation, Engine, Likelihood, OnFinish, Sampling
+from safereason.engines.base import (
+    Completion,
+    Conversation,
+    Engine,
+    Likelihood,
+    LocalEngine,
+    OnFinish,
+    Sampling,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class SpentError(Exception):
@@ -96,6 +108,16 @@ class Metered:
         self._is_target = is_target
         self._counts_tokens = counts_tokens
 
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase | None":
+        """The tokenizer of the engine inside."""
+        return self.engine.tokenizer
+
+    @property
+    def local(self) -> LocalEngine | None:
+        """The engine inside, where its weights are in this process: they are read without being counted."""
+        return self.engine.local
+
     def generate(
         self,
         conversations: Sequence[Conversation],
@@ -163,11 +185,3 @@ class Metered:
         scored_tokens = sum(len(likelihood.token_logprobs) for likelihood in likelihoods)
         self._meter.count_tokens(scored_tokens, 0)
         return likelihoods
-
-
-def unwrap_engine(engine: Engine) -> Engine:
-    """The engine inside a meter's wrapper, or the engine itself without one."""
-    # Weights and tokenizers belong to the inner engine: the wrapper has only the calls that it counts.
-    if isinstance(engine, Metered):
-        return engine.engine
-    return engine

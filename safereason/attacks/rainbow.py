@@ -26,7 +26,7 @@ from random import Random
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from safereason.attacks.base import Settings
-from safereason.attacks.meter import Meter, Metered, unwrap_engine
+from safereason.attacks.meter import Meter, Metered
 from safereason.attacks.rainbow_archive import Archive, Candidate, Cell
 from safereason.attacks.rainbow_templates import JUDGE, RISK, STYLE, Templates
 from safereason.data.example import Example
@@ -255,7 +255,7 @@ def _rewrite(
 ) -> list[Candidate]:
     """The candidates with the mutator's prompts, or with the fault of its reply."""
     # A candidate that spells one of the mutator's special tokens could end its own turn in the prompt.
-    special = special_tokens(unwrap_engine(team.mutator))
+    special = special_tokens(team.mutator.tokenizer)
     conversations = []
     for candidate in candidates:
         if template == RISK:
@@ -339,7 +339,7 @@ def _compare(
     rivals = [candidate for candidate in candidates if candidate.cell in archive.champions]
     if not rivals:
         return candidates
-    special = special_tokens(unwrap_engine(judge))
+    special = special_tokens(judge.tokenizer)
     conversations = []
     for rival in rivals:
         champion = archive.champions[rival.cell]

@@ -4,25 +4,34 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
+from safereason.engines.architectures import CausalModel
+from safereason.errors import InputError
 from safereason.recipe.schema import Sampling
 from safereason.text import chat, reasoning
 from safereason.text.chat import Conversation, Message
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "Completion",
     "Conversation",
     "Engine",
     "Likelihood",
+    "LocalEngine",
     "Message",
     "OnFinish",
     "Sampling",
     "TokenChoice",
+    "TokenizerEngine",
     "Usage",
     "generation_prefix",
     "in_order",
     "request_seed",
+    "require_local",
     "text_before_stop",
 ]
 
@@ -119,6 +128,16 @@ class Engine(Protocol):
 
     name: str
 
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase | None":
+        """Its tokenizer; None for a server, which does not show its own."""
+        ...
+
+    @property
+    def local(self) -> "LocalEngine | None":
+        """The engine itself, or the one that it wraps, where its weights are in this process; else None."""
+        ...
+
     def generate(
         self,
         conversations: Sequence[Conversation],
@@ -160,16 +179,60 @@ class Engine(Protocol):
         ...
 
 
+class TokenizerEngine(Engine, Protocol):
+    """An engine whose tokenizer is in this process: of transformers or vLLM."""
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """Renders prompts and decodes completions."""
+        ...
+
+    def room(self, conversation: Conversation) -> int:
+        """Tokens that the model can write after a conversation; none, or fewer, where it is too long to be read."""
+        ...
+
+
+class LocalEngine(TokenizerEngine, Protocol):
+    """An engine whose weights are in this process, too: of transformers."""
+
+    @property
+    def model(self) -> CausalModel:
+        """The model, on the device and in the dtype that it has."""
+        ...
+
+    def last_states(self, conversations: Sequence[Conversation], *, prefix: str = "") -> "Tensor":
+        """[N, H], fp32 on the CPU: the final layer's state, after its norm, at the last token of each prompt.
+
+        Raises:
+            InputError: A prompt is longer than what the model reads.
+        """
+        ...
+
+
+def require_local(engine: Engine, who: str) -> LocalEngine:
+    """The engine whose weights are in this process: this one, or the one that it wraps.
+
+    Args:
+        engine: Any engine.
+        who: What needs the weights, for the message, such as `attack gcg`.
+
+    Raises:
+        InputError: Its weights are not accessible.
+    """
+    local = engine.local
+    if local is None:
+        raise InputError(f"{who}: needs the weights, so a model of transformers; {engine.name} does not show them")
+    return local
+
+
 def generation_prefix(engine: Engine, prefix: str) -> str:
     """The prefix after the reasoning that the engine's chat template opens, if it does; it renders the same prompts.
 
     A server's template is not known: there it is the prefix itself.
     """
-    # The protocol has no tokenizer, because a server does not show its own.
-    tokenizer = getattr(engine, "tokenizer", None)
-    if tokenizer is None:
+    if engine.tokenizer is None:
         return prefix
-    return chat.opening(tokenizer, prefix)
+    return chat.opening(engine.tokenizer, prefix)
 
 
 def in_order(

@@ -51,6 +51,10 @@ Job = tuple[int, int]
 class OpenAIEngine:
     """A model behind a server: one request a completion, several at a time."""
 
+    # A server shows neither.
+    tokenizer = None
+    local = None
+
     def __init__(
         self,
         name: str,

@@ -70,6 +70,11 @@ class TransformersEngine:
         self._context = int(getattr(model.config, "max_position_embeddings", 1 << 30))
         self._pieces: dict[int, str] = {}
 
+    @property
+    def local(self) -> "TransformersEngine":
+        """The engine itself: its weights are in this process."""
+        return self
+
     def generate(
         self,
         conversations: Sequence[Conversation],

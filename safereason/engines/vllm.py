@@ -109,6 +109,9 @@ def open_vllm(
 class VLLMEngine:
     """Generates on a model that vLLM has loaded, with an adapter where there is one."""
 
+    # vLLM holds the weights in a process of its own.
+    local = None
+
     def __init__(
         self, llm: "LLM", tokenizer: "PreTrainedTokenizerBase", *, name: str, adapter: "LoRARequest | None" = None
     ) -> None:

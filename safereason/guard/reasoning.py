@@ -36,7 +36,7 @@ class ReasoningGuard:
         self.guard_prompt = guard_prompt
         self.samples = samples
         self.scores = scores
-        self._special = special_tokens(engine)
+        self._special = special_tokens(engine.tokenizer)
 
     @property
     def policy(self) -> Policy:

@@ -65,6 +65,7 @@ class Scripted:
     """Writes what `says` makes of the prompt; thinks the right word likeliest."""
 
     name = "scripted"
+    tokenizer: Any = None
 
     def __init__(self, says: Any) -> None:
         self.says = says
@@ -129,7 +130,7 @@ def test_a_model_that_begins_by_itself_is_stopped_where_the_task_says(tasks: Pat
 
 
 def test_a_template_that_opens_the_reasoning_is_treated_as_its_prefix(tasks: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Scripted, "tokenizer", families.tokenizer("r1"), raising=False)
+    monkeypatch.setattr(Scripted, "tokenizer", families.tokenizer("r1"))
 
     def says(prompt: str, prefix: str) -> Completion:
         return Completion(f"Q: 777?\n</think>\n\nIt is {add(prompt)}.", (1,), "stop", prefix)

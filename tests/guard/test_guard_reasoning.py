@@ -131,6 +131,7 @@ class Backwards:
     """An engine whose completions end in an order of their own."""
 
     name = "backwards"
+    tokenizer = None
 
     def __init__(self, *texts: str) -> None:
         self.texts = texts

@@ -80,6 +80,7 @@ class Server:
     """An engine that fails at some conversations until it is mended."""
 
     name = "server"
+    tokenizer = None
 
     def __init__(self, fails: set[int]) -> None:
         self.fails = fails
