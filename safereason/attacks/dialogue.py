@@ -13,7 +13,7 @@ from safereason.attacks.meter import Meter, SpentError
 from safereason.attacks.reply import AttackerReply, read_reply
 from safereason.attacks.template import read_prompt_templates
 from safereason.data.example import Example
-from safereason.engines.base import Message, Sampling
+from safereason.engines.base import GenerateOptions, Message, Sampling
 from safereason.errors import InputError
 from safereason.text import chat
 from safereason.text.inert import inert, special_tokens
@@ -173,7 +173,9 @@ class Refinement:
                 break
             conversations = [dialogues[i].conversation for i in waiting]
             # Another seed each time: with the same one, an unreadable reply would come again.
-            rows = self.attacker.generate(conversations, self.settings.sampling, seed=self.random.getrandbits(31))
+            rows = self.attacker.generate(
+                conversations, self.settings.sampling, GenerateOptions(seed=self.random.getrandbits(31))
+            )
             for i, (completion,) in zip(waiting, rows, strict=True):
                 if completion.missing:
                     continue
@@ -194,7 +196,9 @@ class Refinement:
             return []
         conversations = [chat.user(attempt.reply.prompt) for attempt in attempts]
         rows = self.setup.target.generate(
-            conversations, self.setup.sampling, seed=self.random.getrandbits(31), prefix=self.setup.prefix
+            conversations,
+            self.setup.sampling,
+            GenerateOptions(seed=self.random.getrandbits(31), prefix=self.setup.prefix),
         )
         answered: list[Attempt] = []
         for attempt, (completion,) in zip(attempts, rows, strict=True):

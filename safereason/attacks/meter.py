@@ -1,7 +1,7 @@
 """A meter of what an attack spends, and the engine wrapper that feeds it."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -9,9 +9,9 @@ from safereason.engines.base import (
     Completion,
     Conversation,
     Engine,
+    GenerateOptions,
     Likelihood,
     LocalEngine,
-    OnFinish,
     Sampling,
 )
 
@@ -122,15 +122,7 @@ class Metered:
         self,
         conversations: Sequence[Conversation],
         sampling: Sampling,
-        *,
-        n: int = 1,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        prefix: str = "",
-        done: Collection[int] = (),
-        on_finish: OnFinish | None = None,
-        choices: int = 0,
-        alone: bool = False,
+        options: GenerateOptions = GenerateOptions(),
     ) -> list[list[Completion]]:
         """See `Engine.generate`.
 
@@ -140,19 +132,8 @@ class Metered:
         """
         if self._is_target:
             # Completions that the caller already has cost no query.
-            self._meter.charge(n * (len(conversations) - len(set(done))))
-        completions_by_conversation = self.engine.generate(
-            conversations,
-            sampling,
-            n=n,
-            seed=seed,
-            stop=stop,
-            prefix=prefix,
-            done=done,
-            on_finish=on_finish,
-            choices=choices,
-            alone=alone,
-        )
+            self._meter.charge(options.n * (len(conversations) - len(set(options.done))))
+        completions_by_conversation = self.engine.generate(conversations, sampling, options)
         self._count_completions(completions_by_conversation)
         return completions_by_conversation
 

@@ -20,6 +20,7 @@ __all__ = [
     "Completion",
     "Conversation",
     "Engine",
+    "GenerateOptions",
     "Likelihood",
     "LocalEngine",
     "Message",
@@ -123,6 +124,31 @@ OnFinish = Callable[[int, int, Completion], None]
 """Called as completions end, in any order: conversation index, number of the completion (0 … n-1), completion."""
 
 
+@dataclass(frozen=True)
+class GenerateOptions:
+    """The options of one call of `Engine.generate`, beside its sampling settings."""
+
+    n: int = 1
+    """Completions a conversation."""
+    seed: int = 0
+    """The same seed, conversation and n give the same completions."""
+    stop: Sequence[str] = ()
+    """Texts that end a completion, none of them empty; they are cut off."""
+    prefix: str = ""
+    """Text the completion goes on from, after the generation prompt."""
+    done: Collection[int] = ()
+    """Indices whose completions the caller already holds; their entry in the result is empty.
+
+    Batches are laid out as if they were not done, so that a resumed call gives the very same completions.
+    """
+    on_finish: OnFinish | None = None
+    """Called with each completion as it ends, so that it can be recorded at once."""
+    choices: int = 0
+    """Likeliest tokens to report at each position, at most 20; 0 reports none."""
+    alone: bool = False
+    """Whether each conversation draws what it would draw as the only one, independent of its neighbours."""
+
+
 class Engine(Protocol):
     """A model that turns conversations into completions, in order."""
 
@@ -142,33 +168,17 @@ class Engine(Protocol):
         self,
         conversations: Sequence[Conversation],
         sampling: Sampling,
-        *,
-        n: int = 1,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        prefix: str = "",
-        done: Collection[int] = (),
-        on_finish: OnFinish | None = None,
-        choices: int = 0,
-        alone: bool = False,
+        options: GenerateOptions = GenerateOptions(),
     ) -> list[list[Completion]]:
-        """Draws `n` completions for each conversation.
+        """Draws `options.n` completions for each conversation.
 
         Args:
             conversations: Conversations to complete.
             sampling: Sampling settings.
-            n: Completions a conversation.
-            seed: The same seed, conversation and n give the same completions.
-            stop: Texts that end a completion; they are cut off.
-            prefix: Text the completion goes on from, after the generation prompt.
-            done: Indices whose completions the caller already holds; their entry in the result is empty. Batches are
-                laid out as if they were not done, so that a resumed call gives the very same completions.
-            on_finish: Called with each completion as it ends, so that it can be recorded at once.
-            choices: Likeliest tokens to report at each position, at most 20; 0 reports none.
-            alone: Each conversation draws what it would draw as the only one, independent of its neighbours.
+            options: How many completions are drawn, from which seed, and what is reported of them.
 
         Returns:
-            `n` completions for each conversation, in the order given.
+            `options.n` completions for each conversation, in the order given.
         """
         ...
 

@@ -17,6 +17,7 @@ from safereason.console import Advance
 from safereason.engines.base import (
     Completion,
     Engine,
+    GenerateOptions,
     Likelihood,
     Message,
     Sampling,
@@ -199,11 +200,7 @@ class EngineModel(LM):
         self.engine.generate(
             [request.turns for request in members],
             sampling,
-            seed=self.seed,
-            stop=manner.stop,
-            prefix=manner.prefix,
-            done=done,
-            on_finish=finished,
+            GenerateOptions(seed=self.seed, stop=manner.stop, prefix=manner.prefix, done=done, on_finish=finished),
         )
 
     def _score(self, chunk: Sequence[_Request], prefix: str, advance: Advance) -> None:

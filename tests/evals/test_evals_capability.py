@@ -9,7 +9,7 @@ from typing import Any
 import families
 import pytest
 
-from safereason.engines.base import Completion, Likelihood
+from safereason.engines.base import Completion, GenerateOptions, Likelihood
 from safereason.errors import InputError, StageFailed
 from safereason.evals import capability
 from safereason.recipe.schema import Evaluation, Sampling
@@ -71,11 +71,12 @@ class Scripted:
         self.says = says
         self.calls: list[dict[str, Any]] = []
 
-    def generate(self, conversations: Sequence[Any], sampling: Sampling, **how: Any) -> None:
-        self.calls.append({"prompts": [c[-1]["content"] for c in conversations], "sampling": sampling, **how})
+    def generate(self, conversations: Sequence[Any], sampling: Sampling, options: GenerateOptions) -> None:
+        prompts = [c[-1]["content"] for c in conversations]
+        self.calls.append({"prompts": prompts, "sampling": sampling, **vars(options)})
         for i, conversation in enumerate(conversations):
-            if i not in how["done"]:
-                how["on_finish"](i, 0, self.says(conversation[-1]["content"], how["prefix"]))
+            if i not in options.done:
+                options.on_finish(i, 0, self.says(conversation[-1]["content"], options.prefix))
 
     def loglikelihood(
         self, conversations: Sequence[Any], continuations: Sequence[str], *, prefix: str

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
-from safereason.engines.base import Completion, Conversation, Engine, Sampling, TokenizerEngine
+from safereason.engines.base import Completion, Conversation, Engine, GenerateOptions, Sampling, TokenizerEngine
 from safereason.engines.open import load_tokenizer, open_engine, open_engine_here
 from safereason.engines.spec import ModelSpec
 from safereason.guard.base import GuardVerdict, Label, OnVerdict, Question
@@ -125,10 +125,12 @@ class PromptedGuard:
         self.engine.generate(
             conversations,
             self.format.sampling,
-            seed=seed,
-            done=[position for position, (index, _) in enumerate(slots) if index in done],
-            on_finish=on_finish,
-            choices=CHOICES,
+            GenerateOptions(
+                seed=seed,
+                done=[position for position, (index, _) in enumerate(slots) if index in done],
+                on_finish=on_finish,
+                choices=CHOICES,
+            ),
         )
         return [verdicts.get(i) for i in range(len(questions))]
 
