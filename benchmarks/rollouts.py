@@ -13,7 +13,7 @@ import long_prompt
 import torch
 
 from safereason.cli.output import print_table
-from safereason.engines.base import Sampling
+from safereason.engines.base import GenerateOptions, Sampling
 from safereason.engines.transformers import TransformersEngine
 from safereason.text import chat
 
@@ -42,7 +42,9 @@ def main() -> None:
     ids = torch.tensor([chat.prompt_ids(tokenizer, conversation)], device=model.device)
 
     def ours() -> int:
-        return sum(len(c.token_ids) for c in engine.generate([conversation], sampling, n=COMPLETIONS)[0])
+        return sum(
+            len(c.token_ids) for c in engine.generate([conversation], sampling, GenerateOptions(n=COMPLETIONS))[0]
+        )
 
     def theirs() -> int:
         torch.manual_seed(0)

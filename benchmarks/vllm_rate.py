@@ -9,7 +9,7 @@ is tokens per second, ends of turn included, on the second of two rounds. Starti
 import time
 
 from safereason.cli.output import print_table
-from safereason.engines.base import Engine, Sampling
+from safereason.engines.base import Engine, GenerateOptions, Sampling
 from safereason.engines.embedded import NAME
 from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
@@ -23,7 +23,9 @@ def rate(engine: Engine, size: int) -> float:
     """Tokens per second, after a round that does not count."""
     for seed in (0, 1):
         start = time.perf_counter()
-        drawn = engine.generate([user(f"Tell me about the number {i}.") for i in range(size)], SAMPLING, seed=seed)
+        drawn = engine.generate(
+            [user(f"Tell me about the number {i}.") for i in range(size)], SAMPLING, GenerateOptions(seed=seed)
+        )
     return sum(len(row[0].token_ids) for row in drawn) / (time.perf_counter() - start)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from safereason.engines.base import Completion, Engine
+from safereason.engines.base import Completion, Engine, GenerateOptions
 from safereason.engines.transformers import TransformersEngine
 from safereason.errors import InputError
 from safereason.recipe.schema import Sampling
@@ -67,14 +67,16 @@ class EngineContract:
             assert said(found) == said(reference.generate(PROMPTS, GREEDY))
 
     def test_the_seed_decides_and_completions_of_a_prompt_differ(self, engine: Engine):
-        first, again, other = (engine.generate(PROMPTS, SAMPLED, n=3, seed=seed) for seed in (1, 1, 2))
+        first, again, other = (engine.generate(PROMPTS, SAMPLED, GenerateOptions(n=3, seed=seed)) for seed in (1, 1, 2))
         assert first == again
         assert said(first) != said(other)
         assert [len(row) for row in first] == [3] * 5
         assert len({c.text for row in first for c in row}) > 12
 
     def test_a_prefix_is_gone_on_from_and_is_no_part_of_the_text(self, engine: Engine, reference: TransformersEngine):
-        found, expected = (each.generate(PROMPTS, GREEDY, prefix="<think>\n") for each in (engine, reference))
+        found, expected = (
+            each.generate(PROMPTS, GREEDY, GenerateOptions(prefix="<think>\n")) for each in (engine, reference)
+        )
         assert said(found) == said(expected) != said(engine.generate(PROMPTS, GREEDY))
         assert all(row[0].full_text == "<think>\n" + row[0].text for row in found)
         assert [row[0].usage for row in found] == [row[0].usage for row in expected]
@@ -82,22 +84,24 @@ class EngineContract:
     def test_stop_texts_are_cut_off(self, engine: Engine, reference: TransformersEngine):
         whole = max((row[0].text for row in reference.generate(PROMPTS, GREEDY)), key=len)
         stops = [c for c in whole if c.isascii() and c.isprintable()][1:3]
-        found, expected = (each.generate(PROMPTS, GREEDY, stop=stops) for each in (engine, reference))
+        found, expected = (each.generate(PROMPTS, GREEDY, GenerateOptions(stop=stops)) for each in (engine, reference))
         assert said(found) == said(expected) != said(reference.generate(PROMPTS, GREEDY))
         assert not any(stop in row[0].text for row in found for stop in stops)
 
     def test_what_is_done_is_not_asked_and_leaves_the_others_as_they_were(self, engine: Engine):
-        whole = engine.generate(PROMPTS, SAMPLED, n=2)
+        whole = engine.generate(PROMPTS, SAMPLED, GenerateOptions(n=2))
         seen: list[int] = []
-        resumed = engine.generate(PROMPTS, SAMPLED, n=2, done={0, 3}, on_finish=lambda i, k, c: seen.append(i))
+        resumed = engine.generate(
+            PROMPTS, SAMPLED, GenerateOptions(n=2, done={0, 3}, on_finish=lambda i, k, c: seen.append(i))
+        )
         assert resumed == [[], whole[1], whole[2], [], whole[4]]
         assert sorted(seen) == [1, 1, 2, 2, 4, 4]
-        assert engine.generate(PROMPTS, SAMPLED, done=range(5)) == [[]] * 5
+        assert engine.generate(PROMPTS, SAMPLED, GenerateOptions(done=range(5))) == [[]] * 5
         assert engine.generate([], SAMPLED) == []
 
     def test_on_finish_has_each_completion_once(self, engine: Engine):
         calls: list[tuple[int, int, Completion]] = []
-        found = engine.generate(PROMPTS, SAMPLED, n=3, on_finish=lambda *call: calls.append(call))
+        found = engine.generate(PROMPTS, SAMPLED, GenerateOptions(n=3, on_finish=lambda *call: calls.append(call)))
         assert Counter((i, k) for i, k, _ in calls) == Counter((i, k) for i in range(5) for k in range(3))
         assert all(found[i][k] == completion for i, k, completion in calls)
 
@@ -105,19 +109,21 @@ class EngineContract:
         def stop(index: int, number: int, completion: Completion) -> None:
             raise KeyboardInterrupt
 
-        expected = engine.generate(PROMPTS, SAMPLED, n=2)
+        expected = engine.generate(PROMPTS, SAMPLED, GenerateOptions(n=2))
         with pytest.raises(KeyboardInterrupt):
-            engine.generate(PROMPTS, SAMPLED, n=2, on_finish=stop)
-        assert engine.generate(PROMPTS, SAMPLED, n=2) == expected
+            engine.generate(PROMPTS, SAMPLED, GenerateOptions(n=2, on_finish=stop))
+        assert engine.generate(PROMPTS, SAMPLED, GenerateOptions(n=2)) == expected
 
     def test_alone_means_whichever_stand_beside_it(self, engine: Engine):
         twice = [PROMPTS[1], PROMPTS[1]]
-        together, apart = (said(engine.generate(twice, SAMPLED, n=2, alone=alone)) for alone in (True, False))
-        assert together == said(engine.generate(twice[:1], SAMPLED, n=2)) * 2
+        together, apart = (
+            said(engine.generate(twice, SAMPLED, GenerateOptions(n=2, alone=alone))) for alone in (True, False)
+        )
+        assert together == said(engine.generate(twice[:1], SAMPLED, GenerateOptions(n=2))) * 2
         assert apart[0] == together[0] != apart[1]
 
     def test_a_prompt_longer_than_the_context_is_an_error_and_costs_the_others_nothing(self, engine: Engine):
-        found = engine.generate([PROMPTS[0], LONG, PROMPTS[2]], SAMPLED, n=2, choices=2)
+        found = engine.generate([PROMPTS[0], LONG, PROMPTS[2]], SAMPLED, GenerateOptions(n=2, choices=2))
         assert [[c.finish_reason == "error" for c in row] for row in found] == [[False] * 2, [True] * 2, [False] * 2]
         assert all(c.error and c.text == "" and c.choices == () for c in found[1])
         assert all(c.error == "" for row in (found[0], found[2]) for c in row)
@@ -130,13 +136,13 @@ class EngineContract:
 
     def test_choices_hold_the_written_token_and_change_no_draw(self, engine: Engine, reference: TransformersEngine):
         shaped = SAMPLED.model_copy(update={"temperature": 2.0, "repetition_penalty": 1.2})
-        found = engine.generate(PROMPTS, shaped, choices=3)
+        found = engine.generate(PROMPTS, shaped, GenerateOptions(choices=3))
         assert said(found) == said(engine.generate(PROMPTS, shaped))
         for row in found:
             assert len(row[0].choices) == row[0].usage.completion
             assert all(choice.text in dict(choice.likeliest) for choice in row[0].choices)
             assert {len(choice.likeliest) for choice in row[0].choices} <= {3, 4}
-        drawn, expected = (each.generate(PROMPTS, GREEDY, choices=3) for each in (engine, reference))
+        drawn, expected = (each.generate(PROMPTS, GREEDY, GenerateOptions(choices=3)) for each in (engine, reference))
         for row, wanted in zip(drawn, expected, strict=True):
             for choice, other in zip(row[0].choices, wanted[0].choices, strict=True):
                 assert choice.text == other.text
@@ -144,7 +150,7 @@ class EngineContract:
                 assert [logprob for _, logprob in choice.likeliest] == pytest.approx(listed, abs=1e-3)
 
     def test_token_ids_are_what_was_written(self, engine: Engine):
-        found = [c for row in engine.generate(PROMPTS, SAMPLED, n=2) for c in row]
+        found = [c for row in engine.generate(PROMPTS, SAMPLED, GenerateOptions(n=2)) for c in row]
         if not self.knows_tokens:
             assert {c.token_ids for c in found} == {()}
             return

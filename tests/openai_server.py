@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from safereason.engines.base import Engine
+from safereason.engines.base import Engine, GenerateOptions
 from safereason.recipe.schema import Sampling
 
 PATIENCE = 120.0
@@ -107,10 +107,9 @@ class Server:
             written = self.engine.generate(
                 [messages],
                 sampling,
-                seed=body["seed"],
-                stop=body.get("stop", ()),
-                prefix=prefix,
-                choices=body.get("top_logprobs", 0),
+                GenerateOptions(
+                    seed=body["seed"], stop=body.get("stop", ()), prefix=prefix, choices=body.get("top_logprobs", 0)
+                ),
             )[0][0]
         listed = [
             {

@@ -388,7 +388,7 @@ def _drawn_with(section: GRPO) -> Any:
     class Engine:
         def __init__(self, *arguments, **named) -> None: ...
 
-        def generate(self, conversations, sampling, **named):
+        def generate(self, conversations, sampling, options, *, streams):
             given.append(sampling)
             return []
 
@@ -597,15 +597,16 @@ class _Random:
     """An engine that says one or the other, by a hash of what it is asked."""
 
     name = "random"
+    tokenizer = None
 
     def __init__(self, asked: list[Any]) -> None:
         self.asked = asked
 
-    def generate(self, conversations, sampling, *, on_finish, **named):
+    def generate(self, conversations, sampling, options):
         self.asked.append((conversations, sampling))
         for i, conversation in enumerate(conversations):
             says = ("safe", "unsafe")[sha256(conversation[0]["content"].encode()).digest()[0] % 2]
-            on_finish(i, 0, Completion(rf"\boxed{{{says}}}", (1, 2), "stop"))
+            options.on_finish(i, 0, Completion(rf"\boxed{{{says}}}", (1, 2), "stop"))
         return []
 
 
@@ -741,10 +742,10 @@ def _evaluated(values: dict[str, Any], folder) -> list[Any]:
     recipe = Recipe(name="own", model="org/none", data=BASE_TARS, eval=values)
 
     class Asked:
-        def generate(self, conversations, sampling, *, prefix, on_finish, **named):
-            found.append((conversations, sampling, prefix))
+        def generate(self, conversations, sampling, options):
+            found.append((conversations, sampling, options.prefix))
             for i in range(len(conversations)):
-                on_finish(i, 0, Completion("I can't help with that.", (), "stop", prefix))
+                options.on_finish(i, 0, Completion("I can't help with that.", (), "stop", options.prefix))
 
     def open_judge(evaluation, spec):
         found.append(spec)

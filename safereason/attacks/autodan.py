@@ -34,7 +34,7 @@ from safereason.attacks.target_position import (
     text_before_target,
 )
 from safereason.data.example import Example
-from safereason.engines.base import Completion, Engine, Likelihood, Sampling
+from safereason.engines.base import Completion, Engine, GenerateOptions, Likelihood, Sampling
 from safereason.files import read_text
 from safereason.text.chat import user
 from safereason.text.template import filled
@@ -206,7 +206,7 @@ class Breeder:
             paragraphs_by_frame.append(paragraphs)
             positions.append(position)
             conversations.append(user(filled(self._rewording_prompt, {"{paragraph}": paragraphs[position]})))
-        replies = self.attacker.generate(conversations, REWORDING, seed=self.rng.randrange(2**31))
+        replies = self.attacker.generate(conversations, REWORDING, GenerateOptions(seed=self.rng.randrange(2**31)))
         mutants: list[str] = []
         for paragraphs, position, [reply] in zip(paragraphs_by_frame, positions, replies, strict=True):
             paragraphs[position] = _reworded(paragraphs[position], reply)

@@ -10,10 +10,10 @@ from pydantic import Field, PositiveInt
 
 from safereason.attacks.attacker_prompts import read_prompt_templates
 from safereason.attacks.base import Settings, Setup, Step, TestCase
-from safereason.attacks.meter import Meter, SpentError, unwrap_engine
+from safereason.attacks.meter import Meter, SpentError
 from safereason.attacks.reply import AttackerReply, read_reply
 from safereason.data.example import Example
-from safereason.engines.base import Message, Sampling
+from safereason.engines.base import GenerateOptions, Message, Sampling
 from safereason.errors import InputError
 from safereason.text import chat
 from safereason.text.inert import inert, special_tokens
@@ -142,7 +142,7 @@ class Refinement:
         self.setup = setup
         self.attacker = setup.attacker
         self.score = setup.score
-        self._special_tokens = special_tokens(unwrap_engine(setup.attacker))
+        self._special_tokens = special_tokens(setup.attacker.tokenizer)
         self.random = random.Random(setup.seed)
         self.counts = dict.fromkeys(("unreadable", "failed", "unscored", *further_counts), 0)
         self.round = 0
@@ -173,7 +173,9 @@ class Refinement:
                 break
             conversations = [dialogues[i].conversation for i in waiting]
             # Another seed each time: with the same one, an unreadable reply would come again.
-            rows = self.attacker.generate(conversations, self.settings.sampling, seed=self.random.getrandbits(31))
+            rows = self.attacker.generate(
+                conversations, self.settings.sampling, GenerateOptions(seed=self.random.getrandbits(31))
+            )
             for i, (completion,) in zip(waiting, rows, strict=True):
                 if completion.missing:
                     continue
@@ -194,7 +196,9 @@ class Refinement:
             return []
         conversations = [chat.user(attempt.reply.prompt) for attempt in attempts]
         rows = self.setup.target.generate(
-            conversations, self.setup.sampling, seed=self.random.getrandbits(31), prefix=self.setup.prefix
+            conversations,
+            self.setup.sampling,
+            GenerateOptions(seed=self.random.getrandbits(31), prefix=self.setup.prefix),
         )
         answered: list[Attempt] = []
         for attempt, (completion,) in zip(attempts, rows, strict=True):

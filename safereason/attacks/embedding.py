@@ -16,7 +16,6 @@ from typing import Literal
 from pydantic import Field
 
 from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
-from safereason.attacks.meter import unwrap_engine
 from safereason.attacks.target_position import (
     TargetPosition,
     check_all_have_targets,
@@ -24,7 +23,7 @@ from safereason.attacks.target_position import (
     text_before_target,
 )
 from safereason.data.example import Example
-from safereason.errors import InputError
+from safereason.engines.base import require_local
 
 
 class EmbeddingSettings(Settings):
@@ -55,11 +54,8 @@ def search_embedding(behaviors: Sequence[Example], settings: EmbeddingSettings, 
     target_text = require_target("embedding", behavior)
     # Heavy imports come after the cheap check, which needs no torch.
     from safereason.attacks.soft_prompt import SoftPrompt, build_layout
-    from safereason.engines.transformers import TransformersEngine
 
-    engine = unwrap_engine(setup.target)
-    if not isinstance(engine, TransformersEngine):
-        raise InputError(f"attack embedding: needs the weights, so a model of transformers; {engine.name} is none")
+    engine = require_local(setup.target, "attack embedding")
     yield Step(0, (TestCase(behavior.id, "embedding", behavior.prompt),))
     target = list(engine.tokenizer(target_text, add_special_tokens=False)["input_ids"])
     layout = build_layout(engine, behavior.prompt, text_before_target(setup.prefix, settings.place))

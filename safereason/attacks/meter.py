@@ -1,10 +1,22 @@
 """A meter of what an attack spends, and the engine wrapper that feeds it."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from safereason.engines.base import Completion, Conversation, Engine, Likelihood, OnFinish, Sampling
+from safereason.engines.base import (
+    Completion,
+    Conversation,
+    Engine,
+    GenerateOptions,
+    Likelihood,
+    LocalEngine,
+    Sampling,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class SpentError(Exception):
@@ -96,19 +108,21 @@ class Metered:
         self._is_target = is_target
         self._counts_tokens = counts_tokens
 
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase | None":
+        """The tokenizer of the engine inside."""
+        return self.engine.tokenizer
+
+    @property
+    def local(self) -> LocalEngine | None:
+        """The engine inside, where its weights are in this process: they are read without being counted."""
+        return self.engine.local
+
     def generate(
         self,
         conversations: Sequence[Conversation],
         sampling: Sampling,
-        *,
-        n: int = 1,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        prefix: str = "",
-        done: Collection[int] = (),
-        on_finish: OnFinish | None = None,
-        choices: int = 0,
-        alone: bool = False,
+        options: GenerateOptions = GenerateOptions(),
     ) -> list[list[Completion]]:
         """See `Engine.generate`.
 
@@ -118,19 +132,8 @@ class Metered:
         """
         if self._is_target:
             # Completions that the caller already has cost no query.
-            self._meter.charge(n * (len(conversations) - len(set(done))))
-        completions_by_conversation = self.engine.generate(
-            conversations,
-            sampling,
-            n=n,
-            seed=seed,
-            stop=stop,
-            prefix=prefix,
-            done=done,
-            on_finish=on_finish,
-            choices=choices,
-            alone=alone,
-        )
+            self._meter.charge(options.n * (len(conversations) - len(set(options.done))))
+        completions_by_conversation = self.engine.generate(conversations, sampling, options)
         self._count_completions(completions_by_conversation)
         return completions_by_conversation
 
@@ -163,11 +166,3 @@ class Metered:
         scored_tokens = sum(len(likelihood.token_logprobs) for likelihood in likelihoods)
         self._meter.count_tokens(scored_tokens, 0)
         return likelihoods
-
-
-def unwrap_engine(engine: Engine) -> Engine:
-    """The engine inside a meter's wrapper, or the engine itself without one."""
-    # Weights and tokenizers belong to the inner engine: the wrapper has only the calls that it counts.
-    if isinstance(engine, Metered):
-        return engine.engine
-    return engine

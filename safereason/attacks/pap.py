@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
 from safereason.attacks.query import BestCase, score_cases
 from safereason.data.example import Example
-from safereason.engines.base import Completion, Engine, Sampling
+from safereason.engines.base import Completion, Engine, GenerateOptions, Sampling
 from safereason.errors import InputError
 from safereason.files import read_text
 from safereason.text.chat import user
@@ -104,7 +104,7 @@ def _write_requests(
     """A test case for each technique that the attacker wrote a request for."""
     template = _read_template(settings)
     conversations = [user(_fill_template(template, technique, behavior)) for technique in techniques]
-    rows = attacker.generate(conversations, settings.sampling, seed=seed)
+    rows = attacker.generate(conversations, settings.sampling, GenerateOptions(seed=seed))
     cases: list[TestCase] = []
     for technique, row in zip(techniques, rows, strict=True):
         request = _read_request(row[0])

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from safereason.attacks.base import Setup, Step, TestCase
 from safereason.data.example import Example
+from safereason.engines.base import GenerateOptions
 from safereason.errors import InputError
 from safereason.text.chat import user
 
@@ -55,7 +56,7 @@ def score_cases(setup: Setup, behavior: Example, cases: Sequence[TestCase], seed
             f"attack {cases[0].attack}: needs a judge that scores answers; name one with attack.judge=JUDGE"
         )
     conversations = [[*case.turns, *user(case.prompt)] for case in cases]
-    completions = setup.target.generate(conversations, setup.sampling, seed=seed, prefix=setup.prefix)
+    completions = setup.target.generate(conversations, setup.sampling, GenerateOptions(seed=seed, prefix=setup.prefix))
     answers: list[str] = []
     answered_cases: list[int] = []
     for number, (completion,) in enumerate(completions):

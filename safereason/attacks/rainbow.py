@@ -26,11 +26,11 @@ from random import Random
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from safereason.attacks.base import Settings
-from safereason.attacks.meter import Meter, Metered, unwrap_engine
+from safereason.attacks.meter import Meter, Metered
 from safereason.attacks.rainbow_archive import Archive, Candidate, Cell
 from safereason.attacks.rainbow_templates import JUDGE, RISK, STYLE, RainbowTemplates
 from safereason.data.example import Example
-from safereason.engines.base import Completion, Engine, Sampling
+from safereason.engines.base import Completion, Engine, GenerateOptions, Sampling
 from safereason.text.chat import user
 from safereason.text.inert import special_tokens
 from safereason.text.reasoning import OPEN
@@ -255,7 +255,7 @@ def _rewrite(
 ) -> list[Candidate]:
     """The candidates with the mutator's prompts, or with the fault of its reply."""
     # A candidate that spells one of the mutator's special tokens could end its own turn in the prompt.
-    special = special_tokens(unwrap_engine(team.mutator))
+    special = special_tokens(team.mutator.tokenizer)
     conversations = []
     for candidate in candidates:
         if template == RISK:
@@ -263,7 +263,7 @@ def _rewrite(
         else:
             axis = {"style": candidate.style, "about": descriptions[candidate.style]}
         conversations.append(user(templates.fill(template, special, prompt=candidate.prompt, **axis)))
-    replies = team.mutator.generate(conversations, settings.mutator_sampling, seed=seed)
+    replies = team.mutator.generate(conversations, settings.mutator_sampling, GenerateOptions(seed=seed))
     rewritten: list[Candidate] = []
     for candidate, (reply,) in zip(candidates, replies, strict=True):
         rewritten.append(_with_prompt(candidate, reply, team.refuses))
@@ -303,7 +303,7 @@ def _check_prompts(
 def _query_target(team: Team, seed: int, candidates: list[Candidate]) -> list[Candidate]:
     """The candidates with the target model's answers."""
     conversations = [user(candidate.prompt) for candidate in candidates]
-    replies = team.target.generate(conversations, team.sampling, seed=seed, prefix=team.prefix)
+    replies = team.target.generate(conversations, team.sampling, GenerateOptions(seed=seed, prefix=team.prefix))
     answered: list[Candidate] = []
     for candidate, (reply,) in zip(candidates, replies, strict=True):
         if reply.missing:
@@ -339,14 +339,14 @@ def _compare(
     rivals = [candidate for candidate in candidates if candidate.cell in archive.champions]
     if not rivals:
         return candidates
-    special = special_tokens(unwrap_engine(judge))
+    special = special_tokens(judge.tokenizer)
     conversations = []
     for rival in rivals:
         champion = archive.champions[rival.cell]
         # In both orders, because judges tend to favour one of the two positions.
         conversations.append(user(_comparison_prompt(templates, special, rival, champion)))
         conversations.append(user(_comparison_prompt(templates, special, champion, rival)))
-    rows = iter(judge.generate(conversations, settings.judge_sampling, n=settings.votes, seed=seed))
+    rows = iter(judge.generate(conversations, settings.judge_sampling, GenerateOptions(n=settings.votes, seed=seed)))
     compared: list[Candidate] = []
     for candidate in candidates:
         if candidate.cell in archive.champions:

@@ -25,7 +25,6 @@ from pydantic import Field
 
 from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
 from safereason.attacks.frames import BEHAVIOR_SLOT, read_frames
-from safereason.attacks.meter import unwrap_engine
 from safereason.attacks.target_position import (
     TargetPosition,
     check_all_have_targets,
@@ -173,7 +172,7 @@ def build_alphabet(settings: RandomSearchSettings, engine: Engine) -> Alphabet:
     """
     if settings.unit == "character":
         return _character_alphabet(settings.length)
-    tokenizer = getattr(unwrap_engine(engine), "tokenizer", None)
+    tokenizer = engine.tokenizer
     if tokenizer is None:
         raise InputError(f"attack random-search: {engine.name} has no tokenizer here; set unit to character")
     # Added tokens, too: a chat template's control tokens need not be marked as special.

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 
 from safereason.attacks.attacker_prompts import require_slots
 from safereason.attacks.base import Score
-from safereason.attacks.meter import unwrap_engine
 from safereason.data.example import Example
 from safereason.engines.base import Completion, Engine, Sampling
 from safereason.text import chat
@@ -177,7 +176,7 @@ def _judge_pairs(engine: Engine, prompt: str, slot: str, pairs: Sequence[tuple[s
     if not pairs:
         return []
     # Opening brackets count as a token, so that a quoted answer cannot hold a verdict in brackets.
-    tokens = (*special_tokens(unwrap_engine(engine)), _OPENS)
+    tokens = (*special_tokens(engine.tokenizer), _OPENS)
     conversations = []
     for request, text in pairs:
         values = {BEHAVIOR: _without_verdicts(request, tokens), slot: _without_verdicts(text, tokens)}

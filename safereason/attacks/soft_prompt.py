@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from safereason.engines.base import LocalEngine
 from safereason.engines.states import accepted, empty_cache
-from safereason.engines.transformers import TransformersEngine, end_of_turn_ids
+from safereason.engines.transformers import end_of_turn_ids
 from safereason.errors import InputError
 from safereason.text import chat
 
@@ -28,7 +29,7 @@ class Layout:
     """Ids from there to the beginning of the completion."""
 
 
-def build_layout(engine: TransformersEngine, prompt: str, prefix: str) -> Layout:
+def build_layout(engine: LocalEngine, prompt: str, prefix: str) -> Layout:
     """The token ids on either side of a soft prompt that follows the user's text.
 
     Args:
@@ -50,7 +51,7 @@ def build_layout(engine: TransformersEngine, prompt: str, prefix: str) -> Layout
 class SoftPrompt:
     """A soft prompt of a model, with the best embeddings so far."""
 
-    def __init__(self, engine: TransformersEngine, tokens: int) -> None:
+    def __init__(self, engine: LocalEngine, tokens: int) -> None:
         """Initialises all vectors with the embedding of ` !`."""
         self.engine = engine
         self.model = engine.model

@@ -17,6 +17,7 @@ from typer.exceptions import Abort, TyperException
 
 from safereason import processes
 from safereason.cli import signals
+from safereason.engines.memory import is_out_of_memory
 from safereason.errors import SafeReasonError, redacted
 from safereason.runs import private
 from safereason.text.visible import visible
@@ -91,17 +92,9 @@ def _message_and_exit_code(error: Exception) -> tuple[str, int]:
             return "error: an input is nested too deeply to be worked with; flatten it", 2
         case UnicodeEncodeError():
             return "error: a text holds half of a surrogate pair, which no file can hold; mend the input", 2
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return f"error: out of memory ({_one_line(error)[:160] or 'no more can be had'}); {OUT_OF_MEMORY_ADVICE}", 1
     return f"error: unexpected {type(error).__name__}: {_one_line(error)}; -v shows the traceback", 1
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether this machine's memory or its GPU's is full."""
-    if isinstance(error, MemoryError):
-        return True
-    # Torch's error is recognised by its name: importing torch takes seconds, and more memory.
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def _usage_message(error: TyperException) -> str:

@@ -4,25 +4,36 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
+from safereason.engines.architectures import CausalModel
+from safereason.errors import InputError
 from safereason.recipe.schema import Sampling
 from safereason.text import chat, reasoning
 from safereason.text.chat import Conversation, Message
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "Completion",
     "Conversation",
     "Engine",
+    "GenerateOptions",
     "Likelihood",
+    "LocalEngine",
     "Message",
     "OnFinish",
     "Sampling",
     "TokenChoice",
+    "TokenizerEngine",
     "Usage",
     "generation_prefix",
     "in_order",
     "request_seed",
+    "require_local",
+    "text_before_stop",
 ]
 
 
@@ -113,42 +124,61 @@ OnFinish = Callable[[int, int, Completion], None]
 """Called as completions end, in any order: conversation index, number of the completion (0 … n-1), completion."""
 
 
+@dataclass(frozen=True)
+class GenerateOptions:
+    """The options of one call of `Engine.generate`, beside its sampling settings."""
+
+    n: int = 1
+    """Completions a conversation."""
+    seed: int = 0
+    """The same seed, conversation and n give the same completions."""
+    stop: Sequence[str] = ()
+    """Texts that end a completion, none of them empty; they are cut off."""
+    prefix: str = ""
+    """Text the completion goes on from, after the generation prompt."""
+    done: Collection[int] = ()
+    """Indices whose completions the caller already holds; their entry in the result is empty.
+
+    Batches are laid out as if they were not done, so that a resumed call gives the very same completions.
+    """
+    on_finish: OnFinish | None = None
+    """Called with each completion as it ends, so that it can be recorded at once."""
+    choices: int = 0
+    """Likeliest tokens to report at each position, at most 20; 0 reports none."""
+    alone: bool = False
+    """Whether each conversation draws what it would draw as the only one, independent of its neighbours."""
+
+
 class Engine(Protocol):
     """A model that turns conversations into completions, in order."""
 
     name: str
 
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase | None":
+        """Its tokenizer; None for a server, which does not show its own."""
+        ...
+
+    @property
+    def local(self) -> "LocalEngine | None":
+        """The engine itself, or the one that it wraps, where its weights are in this process; else None."""
+        ...
+
     def generate(
         self,
         conversations: Sequence[Conversation],
         sampling: Sampling,
-        *,
-        n: int = 1,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        prefix: str = "",
-        done: Collection[int] = (),
-        on_finish: OnFinish | None = None,
-        choices: int = 0,
-        alone: bool = False,
+        options: GenerateOptions = GenerateOptions(),
     ) -> list[list[Completion]]:
-        """Draws `n` completions for each conversation.
+        """Draws `options.n` completions for each conversation.
 
         Args:
             conversations: Conversations to complete.
             sampling: Sampling settings.
-            n: Completions a conversation.
-            seed: The same seed, conversation and n give the same completions.
-            stop: Texts that end a completion; they are cut off.
-            prefix: Text the completion goes on from, after the generation prompt.
-            done: Indices whose completions the caller already holds; their entry in the result is empty. Batches are
-                laid out as if they were not done, so that a resumed call gives the very same completions.
-            on_finish: Called with each completion as it ends, so that it can be recorded at once.
-            choices: Likeliest tokens to report at each position, at most 20; 0 reports none.
-            alone: Each conversation draws what it would draw as the only one, independent of its neighbours.
+            options: How many completions are drawn, from which seed, and what is reported of them.
 
         Returns:
-            `n` completions for each conversation, in the order given.
+            `options.n` completions for each conversation, in the order given.
         """
         ...
 
@@ -159,16 +189,60 @@ class Engine(Protocol):
         ...
 
 
+class TokenizerEngine(Engine, Protocol):
+    """An engine whose tokenizer is in this process: of transformers or vLLM."""
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """Renders prompts and decodes completions."""
+        ...
+
+    def room(self, conversation: Conversation) -> int:
+        """Tokens that the model can write after a conversation; none, or fewer, where it is too long to be read."""
+        ...
+
+
+class LocalEngine(TokenizerEngine, Protocol):
+    """An engine whose weights are in this process, too: of transformers."""
+
+    @property
+    def model(self) -> CausalModel:
+        """The model, on the device and in the dtype that it has."""
+        ...
+
+    def last_states(self, conversations: Sequence[Conversation], *, prefix: str = "") -> "Tensor":
+        """[N, H], fp32 on the CPU: the final layer's state, after its norm, at the last token of each prompt.
+
+        Raises:
+            InputError: A prompt is longer than what the model reads.
+        """
+        ...
+
+
+def require_local(engine: Engine, who: str) -> LocalEngine:
+    """The engine whose weights are in this process: this one, or the one that it wraps.
+
+    Args:
+        engine: Any engine.
+        who: What needs the weights, for the message, such as `attack gcg`.
+
+    Raises:
+        InputError: Its weights are not accessible.
+    """
+    local = engine.local
+    if local is None:
+        raise InputError(f"{who}: needs the weights, so a model of transformers; {engine.name} does not show them")
+    return local
+
+
 def generation_prefix(engine: Engine, prefix: str) -> str:
     """The prefix after the reasoning that the engine's chat template opens, if it does; it renders the same prompts.
 
     A server's template is not known: there it is the prefix itself.
     """
-    # The protocol has no tokenizer, because a server does not show its own.
-    tokenizer = getattr(engine, "tokenizer", None)
-    if tokenizer is None:
+    if engine.tokenizer is None:
         return prefix
-    return chat.opening(tokenizer, prefix)
+    return chat.opening(engine.tokenizer, prefix)
 
 
 def in_order(
@@ -196,3 +270,13 @@ def request_seed(seed: int, conversation: int, number: int) -> int:
     # Hashed and not added up, so that seed 1 and seed 2 share no completions; servers take signed 32-bit seeds.
     key = hashlib.sha256(f"{seed}/{conversation}/{number}".encode()).digest()
     return int.from_bytes(key[:4], "big") >> 1
+
+
+def text_before_stop(text: str, stop: Sequence[str]) -> str:
+    """The text before the first of the stop texts in it; all of it where it holds none."""
+    end = len(text)
+    for stop_text in stop:
+        position = text.find(stop_text)
+        if position >= 0:
+            end = min(end, position)
+    return text[:end]

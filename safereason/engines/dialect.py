@@ -5,7 +5,7 @@ servers refuse `seed`, `stop` or `logprobs`. What was learned holds for all late
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from threading import Lock
 
 import openai
@@ -80,15 +80,6 @@ def is_too_long(error: openai.APIStatusError) -> bool:
     if error.status_code not in (400, 413, 422):
         return False
     return getattr(error, "code", None) == "context_length_exceeded" or bool(_TOO_LONG.search(str(error)))
-
-
-def cut(text: str, stop: Sequence[str]) -> str:
-    """The text before the first stop text, for a server that refuses the parameter `stop`."""
-    end = len(text)
-    for stop_text in stop:
-        if stop_text and stop_text in text:
-            end = min(end, text.find(stop_text))
-    return text[:end]
 
 
 def _blamed(error: openai.APIStatusError, sent: Mapping[str, object]) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safereason.engines import hub
-from safereason.engines.base import Engine
+from safereason.engines.base import Engine, TokenizerEngine
 from safereason.engines.spec import ModelSpec, check_architecture
 from safereason.errors import InputError
 from safereason.recipe.schema import Precision
@@ -41,6 +41,17 @@ def open_engine(
         from safereason.engines.openai import OpenAIEngine
 
         return OpenAIEngine(spec.name, base_url=base_url)
+    return open_engine_here(spec, precision=precision, tokenizer=tokenizer)
+
+
+def open_engine_here(
+    spec: ModelSpec, *, precision: Precision = "fp32", tokenizer: "PreTrainedTokenizerBase | None" = None
+) -> TokenizerEngine:
+    """The engine that runs a model on this machine, with the model loaded; see `open_engine`.
+
+    Raises:
+        InputError: A server runs it, or it cannot be had.
+    """
     spec.check()
     if tokenizer is None:
         tokenizer = load_tokenizer(spec)

@@ -16,7 +16,7 @@ How it departs from a local engine:
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from queue import SimpleQueue
 from threading import Thread
@@ -28,14 +28,15 @@ from safereason.engines import replies, server
 from safereason.engines.base import (
     Completion,
     Conversation,
+    GenerateOptions,
     Likelihood,
     Message,
-    OnFinish,
     Sampling,
     in_order,
     request_seed,
+    text_before_stop,
 )
-from safereason.engines.dialect import Dialect, cut, is_too_long
+from safereason.engines.dialect import Dialect, is_too_long
 from safereason.engines.server import BadReply, Patience
 from safereason.errors import InputError
 
@@ -49,6 +50,10 @@ Job = tuple[int, int]
 
 class OpenAIEngine:
     """A model behind a server: one request a completion, several at a time."""
+
+    # A server shows neither.
+    tokenizer = None
+    local = None
 
     def __init__(
         self,
@@ -100,15 +105,7 @@ class OpenAIEngine:
         self,
         conversations: Sequence[Conversation],
         sampling: Sampling,
-        *,
-        n: int = 1,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        prefix: str = "",
-        done: Collection[int] = (),
-        on_finish: OnFinish | None = None,
-        choices: int = 0,
-        alone: bool = False,
+        options: GenerateOptions = GenerateOptions(),
     ) -> list[list[Completion]]:
         """See `Engine.generate`. `on_finish` is called in the caller's thread.
 
@@ -117,35 +114,32 @@ class OpenAIEngine:
         Raises:
             InputError: The server was never reached, refuses the key, or knows no such model.
         """
-        done = set(done)
-        settings = self._settings(sampling, stop, prefix)
-        # The API refuses `top_logprobs` without `logprobs`.
-        if choices:
-            settings |= {"logprobs": True, "top_logprobs": choices}
+        done = set(options.done)
+        settings = self._settings(sampling, options)
         begun_turn: list[Message] = []
-        if prefix:
-            begun_turn.append({"role": "assistant", "content": prefix})
+        if options.prefix:
+            begun_turn.append({"role": "assistant", "content": options.prefix})
 
         def complete(job: Job) -> Completion:
             index, number = job
             messages = [*conversations[index], *begun_turn]
             # Alone, a conversation draws as if it were the only one, which has index 0.
             seed_index = index
-            if alone:
+            if options.alone:
                 seed_index = 0
-            request = {**settings, "messages": messages, "seed": request_seed(seed, seed_index, number)}
-            return self._complete(request, prefix, stop)
+            request = {**settings, "messages": messages, "seed": request_seed(options.seed, seed_index, number)}
+            return self._complete(request, options)
 
         jobs: list[Job] = []
         for index in range(len(conversations)):
             if index not in done:
-                jobs.extend((index, number) for number in range(n))
+                jobs.extend((index, number) for number in range(options.n))
         finished: dict[Job, Completion] = {}
         for job, completion in _concurrently(complete, jobs, self._concurrency):
             finished[job] = completion
-            if on_finish is not None:
-                on_finish(*job, completion)
-        return in_order(finished, len(conversations), n, done)
+            if options.on_finish is not None:
+                options.on_finish(*job, completion)
+        return in_order(finished, len(conversations), options.n, done)
 
     def loglikelihood(
         self, conversations: Sequence[Conversation], continuations: Sequence[str], *, prefix: str = ""
@@ -157,14 +151,14 @@ class OpenAIEngine:
         """
         raise InputError(f"{self.name}: a server does not give log-likelihoods; use a local engine")
 
-    def _settings(self, sampling: Sampling, stop: Sequence[str], prefix: str) -> dict[str, object]:
+    def _settings(self, sampling: Sampling, options: GenerateOptions) -> dict[str, object]:
         """The parameters that all requests of a call share."""
         extra: dict[str, object] = {}
         if sampling.top_k:
             extra["top_k"] = sampling.top_k
         if sampling.repetition_penalty != 1.0:
             extra["repetition_penalty"] = sampling.repetition_penalty
-        if prefix:
+        if options.prefix:
             # A generation prompt, which is the default, would end the turn that the prefix begins.
             extra |= {"continue_final_message": True, "add_generation_prompt": False}
         settings: dict[str, object] = {
@@ -173,10 +167,13 @@ class OpenAIEngine:
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_new_tokens,
         }
-        if stop:
-            settings["stop"] = list(stop)
+        if options.stop:
+            settings["stop"] = list(options.stop)
         if extra:
             settings["extra_body"] = extra
+        # The API refuses `top_logprobs` without `logprobs`.
+        if options.choices:
+            settings |= {"logprobs": True, "top_logprobs": options.choices}
         return settings
 
     def _reply(self, request: dict[str, object], prefix: str) -> Completion:
@@ -193,12 +190,13 @@ class OpenAIEngine:
                 if not self._dialect.learn(error, adapted):
                     raise
 
-    def _complete(self, request: dict[str, object], prefix: str, stop: Sequence[str]) -> Completion:
+    def _complete(self, request: dict[str, object], options: GenerateOptions) -> Completion:
+        prefix = options.prefix
         try:
             completion = self._patience.call(lambda: self._reply(request, prefix))
             # The server did not get the stop texts and may have gone on after one.
-            if stop and self._dialect.drops("stop"):
-                completion = replace(completion, text=cut(completion.text, stop))
+            if options.stop and self._dialect.drops("stop"):
+                completion = replace(completion, text=text_before_stop(completion.text, options.stop))
             return completion
         except BadReply as error:
             # A filtered prompt is a result: a model behind a filter did not answer. It must not be retried as an error.

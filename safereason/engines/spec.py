@@ -101,7 +101,7 @@ class ModelSpec:
             return self.location
         return None
 
-    @property
+    @cached_property
     def base(self) -> "ModelSpec | None":
         """The model that its adapters belong to; None for a whole model.
 

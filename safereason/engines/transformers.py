@@ -21,16 +21,18 @@ from safereason.engines.base import (
     Completion,
     Conversation,
     FinishReason,
+    GenerateOptions,
     Likelihood,
-    OnFinish,
     Sampling,
     TokenChoice,
     Usage,
     in_order,
+    text_before_stop,
 )
+from safereason.engines.memory import halves_of, run_or_halve
 from safereason.engines.sampler import draw, uniforms
 from safereason.engines.states import States, accepted, holds_prefixes
-from safereason.errors import InputError, StageFailed
+from safereason.errors import InputError
 from safereason.text import chat
 
 BATCH_TOKENS = 16_384
@@ -68,19 +70,17 @@ class TransformersEngine:
         self._context = int(getattr(model.config, "max_position_embeddings", 1 << 30))
         self._pieces: dict[int, str] = {}
 
+    @property
+    def local(self) -> "TransformersEngine":
+        """The engine itself: its weights are in this process."""
+        return self
+
     def generate(
         self,
         conversations: Sequence[Conversation],
         sampling: Sampling,
+        options: GenerateOptions = GenerateOptions(),
         *,
-        n: int = 1,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        prefix: str = "",
-        done: Collection[int] = (),
-        on_finish: OnFinish | None = None,
-        choices: int = 0,
-        alone: bool = False,
         streams: Sequence[tuple[int, int]] | None = None,
     ) -> list[list[Completion]]:
         """See `Engine.generate`. A prompt that leaves no room for a completion gets one that says so.
@@ -91,15 +91,15 @@ class TransformersEngine:
         rendered: list[chat.Prompt] = []
         prompts: list[list[int]] = []
         for conversation in conversations:
-            prompt = chat.render(self.tokenizer, conversation, prefix)
+            prompt = chat.render(self.tokenizer, conversation, options.prefix)
             rendered.append(prompt)
             prompts.append(chat.ids_of(self.tokenizer, prompt.text))
-        done = set(done)
+        done = set(options.done)
         finished: dict[tuple[int, int], Completion] = {}
 
         def finish(row: _Row, reason: FinishReason, text: str, error: str = "") -> None:
             listed: tuple[TokenChoice, ...] = ()
-            if choices:
+            if options.choices:
                 listed = tuple(self._choices(row))
             usage = None
             if not error:
@@ -107,24 +107,24 @@ class TransformersEngine:
             opening = rendered[row.conversation].opening
             row.completion = Completion(text, tuple(row.token_ids), reason, opening, error, listed, usage, bool(error))
             finished[row.conversation, row.number] = row.completion
-            if on_finish is not None and row.conversation not in done:
-                on_finish(row.conversation, row.number, row.completion)
+            if options.on_finish is not None and row.conversation not in done:
+                options.on_finish(row.conversation, row.number, row.completion)
 
         for i, ids in enumerate(prompts):
             if (problem := self._no_room(ids)) and i not in done:
-                for k in range(n):
+                for k in range(options.n):
                     finish(_Row(i, k), "error", "", problem)
         # Alone, every conversation has the random numbers of index 0.
-        if streams is None and alone:
+        if streams is None and options.alone:
             streams = [(0, 0)] * len(prompts)
         elif streams is None:
             streams = [(i, 0) for i in range(len(prompts))]
         with self._reading():
-            for batch in self._batches(prompts, n, sampling.max_new_tokens, streams):
+            for batch in self._batches(prompts, options.n, sampling.max_new_tokens, streams):
                 # A batch of which a part is done is computed whole: its shape rounds the others' numbers.
                 if any(row.conversation not in done for row in batch):
-                    self._run(_Decoder(self, batch, prompts, sampling, seed, stop, finish, choices))
-        return in_order(finished, len(conversations), n, done)
+                    self._run(_Decoder(self, batch, prompts, sampling, options, finish))
+        return in_order(finished, len(conversations), options.n, done)
 
     def loglikelihood(
         self, conversations: Sequence[Conversation], continuations: Sequence[str], *, prefix: str = ""
@@ -213,22 +213,12 @@ class TransformersEngine:
         return 0
 
     def _run(self, decoder: "_Decoder") -> None:
-        try:
-            decoder.decode()
-            return
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-                raise
-            halves = decoder.halves()
-            if not halves:
-                raise StageFailed(
-                    f"{self.name}: out of memory for a single completion; lower sampling.max_new_tokens"
-                ) from error
-        # Outside of the `except`: the exception holds the failed batch's tensors until it ends.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        for half in halves:
-            self._run(half)
+        run_or_halve(
+            decoder,
+            _Decoder.decode,
+            _Decoder.halves,
+            f"{self.name}: out of memory for a single completion; lower sampling.max_new_tokens",
+        )
 
     def _last(self, prompts: list[list[int]]) -> Tensor:
         """[N, H] of one batch; the model without its head, which gives no logits."""
@@ -282,19 +272,15 @@ class _Decoder:
         rows: list[_Row],
         prompts: list[list[int]],
         sampling: Sampling,
-        seed: int,
-        stop: Sequence[str],
+        options: GenerateOptions,
         finish: Callable[[_Row, FinishReason, str], None],
-        choices: int,
     ) -> None:
         self.engine = engine
         self.rows = rows
         self.prompts = prompts
         self.sampling = sampling
-        self.seed = seed
-        self.stop = stop
+        self.options = options
         self.finish = finish
-        self.choices = choices
 
     def halves(self) -> list["_Decoder"]:
         """Two decoders for the rows that have not finished; none where a single one is left."""
@@ -303,16 +289,9 @@ class _Decoder:
             if row.completion is None:
                 # A new row, because the cache of its tokens is lost: it begins with its first token.
                 left.append(_Row(row.conversation, row.number, row.stream))
-        if len(left) < 2:
-            return []
-        middle = len(left) // 2
         halves: list[_Decoder] = []
-        for part in (left[:middle], left[middle:]):
-            halves.append(
-                _Decoder(
-                    self.engine, part, self.prompts, self.sampling, self.seed, self.stop, self.finish, self.choices
-                )
-            )
+        for part in halves_of(left):
+            halves.append(_Decoder(self.engine, part, self.prompts, self.sampling, self.options, self.finish))
         return halves
 
     def decode(self) -> None:
@@ -320,7 +299,7 @@ class _Decoder:
         rows = list(self.rows)
         limit = self._limits(rows)
         # Drawn beforehand and for the whole length, so that a row's numbers do not depend on when others end.
-        randoms = torch.stack([uniforms(self.seed, *r.stream, self.sampling.max_new_tokens) for r in rows])
+        randoms = torch.stack([uniforms(self.options.seed, *r.stream, self.sampling.max_new_tokens) for r in rows])
         states, mask, logits = self._prefill(rows)
         seen: Tensor | None = None
         if self.sampling.repetition_penalty != 1.0:
@@ -329,7 +308,7 @@ class _Decoder:
             tokens = draw(logits, randoms[:, step].to(logits.device), self.sampling, seen)
             if seen is not None:
                 seen.scatter_(1, tokens[:, None], True)
-            if self.choices:
+            if self.options.choices:
                 self._note_choices(rows, logits, tokens)
             for row, token in zip(rows, tokens.tolist(), strict=True):
                 if row.completion is None:
@@ -354,7 +333,7 @@ class _Decoder:
     def _note_choices(self, rows: list[_Row], logits: Tensor, tokens: Tensor) -> None:
         """Keeps the likeliest tokens of each row, and the drawn one where it is not among them."""
         logprobs = logits.float().log_softmax(-1)
-        values, ids = logprobs.topk(min(self.choices, logits.shape[-1]))
+        values, ids = logprobs.topk(min(self.options.choices, logits.shape[-1]))
         drawn = logprobs.gather(-1, tokens[:, None])
         for i, row in enumerate(rows):
             if row.completion is None:
@@ -413,15 +392,13 @@ class _Decoder:
 
     def _check_end(self, row: _Row, limit: int) -> None:
         ended = row.token_ids[-1] in self.engine._end_ids
-        if not (ended or self.stop or len(row.token_ids) >= limit):
+        if not (ended or self.options.stop or len(row.token_ids) >= limit):
             return
         # The whole text is decoded, because a stop text may begin inside one token and end inside another.
         text = chat.decoded(self.engine.tokenizer, row.token_ids)
-        stops = [text.find(s) for s in self.stop if s in text]
-        if stops:
-            self.finish(row, "stop", text[: min(stops)])
-        elif ended:
-            self.finish(row, "stop", text)
+        before_stop = text_before_stop(text, self.options.stop)
+        if ended or before_stop != text:
+            self.finish(row, "stop", before_stop)
         elif len(row.token_ids) >= limit:
             self.finish(row, "length", text)
 

@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, TypeAlias
 from safereason.engines.base import (
     Completion,
     Conversation,
+    GenerateOptions,
     Likelihood,
-    OnFinish,
     Sampling,
     TokenChoice,
     Usage,
     in_order,
     request_seed,
+    text_before_stop,
 )
-from safereason.engines.dialect import cut
 from safereason.errors import InputError, StageFailed, one_line
 from safereason.text import chat
 
@@ -109,6 +109,9 @@ def open_vllm(
 class VLLMEngine:
     """Generates on a model that vLLM has loaded, with an adapter where there is one."""
 
+    # vLLM holds the weights in a process of its own.
+    local = None
+
     def __init__(
         self, llm: "LLM", tokenizer: "PreTrainedTokenizerBase", *, name: str, adapter: "LoRARequest | None" = None
     ) -> None:
@@ -123,46 +126,38 @@ class VLLMEngine:
         self,
         conversations: Sequence[Conversation],
         sampling: Sampling,
-        *,
-        n: int = 1,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        prefix: str = "",
-        done: Collection[int] = (),
-        on_finish: OnFinish | None = None,
-        choices: int = 0,
-        alone: bool = False,
+        options: GenerateOptions = GenerateOptions(),
     ) -> list[list[Completion]]:
         """See `Engine.generate`. A prompt that leaves no room for a completion gets one that says so."""
-        done = set(done)
+        done = set(options.done)
         rendered: dict[int, chat.Prompt] = {}
         prompts: dict[int, list[int]] = {}
         for i, conversation in enumerate(conversations):
             if i not in done:
-                rendered[i] = chat.render(self.tokenizer, conversation, prefix)
+                rendered[i] = chat.render(self.tokenizer, conversation, options.prefix)
                 prompts[i] = chat.ids_of(self.tokenizer, rendered[i].text)
         finished: dict[Job, Completion] = {}
 
         def finish(job: Job, completion: Completion) -> None:
             finished[job] = completion
-            if on_finish is not None:
-                on_finish(*job, completion)
+            if options.on_finish is not None:
+                options.on_finish(*job, completion)
 
         requests: dict[Job, tuple[list[int], SamplingParams]] = {}
         for i, prompt in prompts.items():
-            for k in range(n):
+            for k in range(options.n):
                 if problem := self._no_room(len(prompt)):
                     finish((i, k), Completion("", (), "error", rendered[i].opening, problem, lasts=True))
                     continue
                 # Alone, a conversation draws as if it were the only one, which has index 0.
-                drawn = request_seed(seed, 0, k)
-                if not alone:
-                    drawn = request_seed(seed, i, k)
-                requests[i, k] = (prompt, self._parameters(sampling, len(prompt), drawn, stop, choices))
+                seed = request_seed(options.seed, 0, k)
+                if not options.alone:
+                    seed = request_seed(options.seed, i, k)
+                requests[i, k] = (prompt, self._parameters(sampling, len(prompt), seed, options))
         with closing(self._run(requests)) as outputs:
             for job, output in outputs:
-                finish(job, self._completion(output, rendered[job[0]].opening, stop, choices))
-        return in_order(finished, len(conversations), n, done)
+                finish(job, self._completion(output, rendered[job[0]].opening, options))
+        return in_order(finished, len(conversations), options.n, done)
 
     def loglikelihood(
         self, conversations: Sequence[Conversation], continuations: Sequence[str], *, prefix: str = ""
@@ -212,9 +207,7 @@ class VLLMEngine:
             return ""
         return f"{self.name}: a prompt has {length} tokens and the model reads {self._context}; shorten it"
 
-    def _parameters(
-        self, sampling: Sampling, length: int, seed: int, stop: Sequence[str], choices: int
-    ) -> "SamplingParams":
+    def _parameters(self, sampling: Sampling, length: int, seed: int, options: GenerateOptions) -> "SamplingParams":
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -225,12 +218,12 @@ class VLLMEngine:
             repetition_penalty=sampling.repetition_penalty,
             max_tokens=min(sampling.max_new_tokens, self._context - length),
             seed=seed,
-            stop=list(stop),
+            stop=list(options.stop),
             # The template's token; vLLM adds those of the generation settings by itself.
             stop_token_ids=[chat.end_of_turn(self.tokenizer)],
-            logprobs=choices or None,
+            logprobs=options.choices or None,
             # We decode the ids ourselves; vLLM needs a text only to find stop texts in it.
-            detokenize=bool(stop),
+            detokenize=bool(options.stop),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
@@ -266,18 +259,18 @@ class VLLMEngine:
                 f"{self.name}: vLLM ended ({one_line(error)}); VLLM_LOGGING_LEVEL=INFO says more"
             ) from error
 
-    def _completion(self, output: "RequestOutput | str", prefix: str, stop: Sequence[str], choices: int) -> Completion:
+    def _completion(self, output: "RequestOutput | str", prefix: str, options: GenerateOptions) -> Completion:
         if isinstance(output, str):
             return Completion("", (), "error", prefix, output)
         (generated,) = output.outputs
         ids = tuple(generated.token_ids)
         usage = Usage(len(output.prompt_token_ids), len(ids))
         text = chat.decoded(self.tokenizer, ids)
-        text = cut(text, stop)
+        text = text_before_stop(text, options.stop)
         if generated.finish_reason not in ("stop", "length"):
             return Completion(text, ids, "error", prefix, f"vLLM ended it: {generated.finish_reason}", usage=usage)
         listed: tuple[TokenChoice, ...] = ()
-        if choices:
+        if options.choices:
             listed = tuple(
                 self._choice(token, logprobs) for token, logprobs in zip(ids, generated.logprobs, strict=True)
             )

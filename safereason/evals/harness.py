@@ -14,7 +14,16 @@ from lm_eval.tasks import TaskManager
 
 from safereason import console
 from safereason.console import Advance
-from safereason.engines.base import Completion, Engine, Likelihood, Message, Sampling, generation_prefix
+from safereason.engines.base import (
+    Completion,
+    Engine,
+    GenerateOptions,
+    Likelihood,
+    Message,
+    Sampling,
+    generation_prefix,
+    text_before_stop,
+)
 from safereason.errors import InputError, StageFailed
 from safereason.recipe.schema import Evaluation
 from safereason.runs.records import Record, RecordLog, read_records
@@ -112,7 +121,7 @@ class EngineModel(LM):
             if "error" in reply:
                 errors.append(reply["error"])
             else:
-                answers.append(_cut_at_first(reply["answer"], request.stop_texts))
+                answers.append(text_before_stop(reply["answer"], request.stop_texts))
         if errors:
             raise StageFailed(
                 f"{len(errors)} of {len(generations)} completions failed ({errors[0]}); --resume asks again"
@@ -191,11 +200,7 @@ class EngineModel(LM):
         self.engine.generate(
             [request.turns for request in members],
             sampling,
-            seed=self.seed,
-            stop=manner.stop,
-            prefix=manner.prefix,
-            done=done,
-            on_finish=finished,
+            GenerateOptions(seed=self.seed, stop=manner.stop, prefix=manner.prefix, done=done, on_finish=finished),
         )
 
     def _score(self, chunk: Sequence[_Request], prefix: str, advance: Advance) -> None:
@@ -293,16 +298,6 @@ def _conversation_of(request: Instance) -> tuple[tuple[Message, ...], str | None
     if last["role"] == "assistant":
         return tuple(turns[:-1]), str(last["content"])
     return tuple(turns), None
-
-
-def _cut_at_first(answer: str, stop_texts: Sequence[str]) -> str:
-    """The answer up to the first of the stop texts in it."""
-    end = len(answer)
-    for text in stop_texts:
-        position = answer.find(text)
-        if position >= 0:
-            end = min(end, position)
-    return answer[:end]
 
 
 def _reply_record(request: _Request, completion: Completion) -> Record:

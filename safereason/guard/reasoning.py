@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from safereason.engines.base import Completion, Engine
+from safereason.engines.base import Completion, Engine, GenerateOptions
 from safereason.guard.base import GuardVerdict, Label, OnVerdict, Question
 from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.policy import Policy
@@ -36,7 +36,7 @@ class ReasoningGuard:
         self.guard_prompt = guard_prompt
         self.samples = samples
         self.scores = scores
-        self._special = special_tokens(engine)
+        self._special = special_tokens(engine.tokenizer)
 
     @property
     def policy(self) -> Policy:
@@ -86,12 +86,14 @@ class ReasoningGuard:
         self.engine.generate(
             conversations,
             self.guard_prompt.sampling,
-            n=self.samples,
-            seed=seed,
-            alone=alone,
-            done=done,
-            on_finish=on_finish,
-            choices=CHOICES if self.scores else 0,
+            GenerateOptions(
+                n=self.samples,
+                seed=seed,
+                alone=alone,
+                done=done,
+                on_finish=on_finish,
+                choices=CHOICES if self.scores else 0,
+            ),
         )
         return [verdicts.get(i) for i in range(len(questions))]
 

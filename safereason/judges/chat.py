@@ -68,7 +68,7 @@ def open_rubric(
     """
     spec = ModelSpec.parse(model)
     engine = open_chat(spec)
-    rubric = Rubric(name, measures, frame, find, reading, sampling, special_tokens(engine))
+    rubric = Rubric(name, measures, frame, find, reading, sampling, special_tokens(engine.tokenizer))
     return LLMJudge(rubric, engine, identity(spec), cache)
 
 

@@ -22,7 +22,7 @@ from safereason.data.fetch import File, fetch
 from safereason.engines.base import Completion, Conversation, Sampling
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
-from safereason.guard.others.base import Options, completing_engine
+from safereason.guard.others.base import completing_engine_here
 from safereason.judges import copyright
 from safereason.judges.base import Exchange, Measure, Verdict
 from safereason.judges.frame import Frame
@@ -129,10 +129,10 @@ def open_harmbench(model: str = HARMBENCH_MODEL) -> LLMJudge:
     # A model that is missing is the first thing to report, before any notice about prompts.
     spec.check()
     prompts = published_prompts(model)
-    engine = completing_engine(model, Options(precision=precision()))
-    special = special_tokens(engine)
+    engine = completing_engine_here(spec, precision())
     # Its chat template is of no use here, and its tokenizer is the classifier's.
-    tokenizer: PreTrainedTokenizerBase = engine.tokenizer  # type: ignore[attr-defined]
+    tokenizer = engine.tokenizer
+    special = special_tokens(tokenizer)
     # An answer keeps its beginning, which the tokenizer's own setting may not.
     tokenizer.truncation_side = "right"
     return LLMJudge(Classifier(tokenizer, prompts, special), engine, identity(spec))

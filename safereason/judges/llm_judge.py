@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from safereason.engines import weights
-from safereason.engines.base import Completion, Conversation, Engine, Sampling
+from safereason.engines.base import Completion, Conversation, Engine, GenerateOptions, Sampling
 from safereason.engines.open import open_engine
 from safereason.engines.server import shown_address
 from safereason.engines.spec import ModelSpec
@@ -112,9 +112,7 @@ class LLMJudge:
             self.engine.generate(
                 [conversations[i] for i in missing],
                 self.prompt.sampling,
-                on_finish=finish,
-                choices=self.prompt.choices,
-                alone=True,
+                GenerateOptions(on_finish=finish, choices=self.prompt.choices, alone=True),
             )
 
         return self._cache.through(keys, generate)

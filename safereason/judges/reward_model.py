@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from safereason.engines.memory import halves_of, is_out_of_memory, run_or_halve
 from safereason.engines.open import check_embeddings, load_tokenizer, not_loaded
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, one_line
@@ -75,21 +76,22 @@ class RewardModel:
         """The logit of each row, and for rows where the model broke down the reason, both by index."""
         logits: dict[int, float] = {}
         reasons: dict[int, str] = {}
-        waiting = self._batches([len(row) for row in rows])
+
+        def compute(members: list[int]) -> None:
+            try:
+                values = self._logits([rows[i] for i in members])
+            except RuntimeError as error:
+                # A batch that can be halved is tried again. Any other error, even of a single row, costs these rows
+                # alone, and never the stage.
+                if is_out_of_memory(error) and len(members) > 1:
+                    raise
+                reasons.update(dict.fromkeys(members, f"the reward model failed: {one_line(error)}"))
+            else:
+                logits.update(zip(members, values, strict=True))
+
         with torch.inference_mode():
-            while waiting:
-                members = waiting.pop(0)
-                try:
-                    values = self._logits([rows[i] for i in members])
-                except RuntimeError as error:
-                    if isinstance(error, torch.OutOfMemoryError) and len(members) > 1:
-                        # Both halves come next, so that the rows still end longest first.
-                        middle = len(members) // 2
-                        waiting[:0] = [members[:middle], members[middle:]]
-                    else:
-                        reasons.update(dict.fromkeys(members, f"the reward model failed: {one_line(error)}"))
-                else:
-                    logits.update(zip(members, values, strict=True))
+            for batch in self._batches([len(row) for row in rows]):
+                run_or_halve(batch, compute, halves_of, "out of memory for a single exchange")
         return logits, reasons
 
     def _ids(self, exchange: Exchange) -> list[int]:

@@ -19,12 +19,11 @@ Deviations:
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from safereason.engines.base import Conversation
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
-from safereason.guard.others.base import Options, completing_engine
+from safereason.guard.others.base import completing_engine_here
 from safereason.judges.base import Exchange, Measure, Verdict
 from safereason.judges.cache import VerdictCache, cache_key
 from safereason.judges.chat import open_rubric
@@ -33,9 +32,6 @@ from safereason.judges.llm_judge import LLMJudge, identity, precision
 from safereason.judges.registry import STRONGREJECT_MODEL
 from safereason.text import chat, published
 from safereason.text.inert import special_tokens
-
-if TYPE_CHECKING:
-    from safereason.engines.transformers import TransformersEngine
 
 ANSWER_TOKENS = 512
 RATINGS = ("1", "2", "3", "4", "5")
@@ -71,9 +67,8 @@ class StrongReject:
             self.measures = "refusal"
         text = str(published.judgezoo("strong_reject", "StrongRejectJudge.SR_CLS_PROMPT"))
         self._frame = Frame(tuple(chat.user(text)), _SLOTS)
-        engine = completing_engine(model, Options(precision=precision()))
-        self.engine: TransformersEngine = engine  # type: ignore[assignment]  # no server was named
-        self._special = special_tokens(engine)
+        self.engine = completing_engine_here(spec, precision())
+        self._special = special_tokens(self.engine.tokenizer)
         self._model = identity(spec)
         self._cache = cache or VerdictCache()
 

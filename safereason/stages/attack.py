@@ -605,6 +605,8 @@ class _NoEngine:
     """Stand-in for the target of an attack that needs none."""
 
     name = "none"
+    tokenizer = None
+    local = None
 
     def generate(self, *positional: object, **named: object) -> list[list[Completion]]:
         """Refuses, since no such attack may query a target."""

@@ -15,7 +15,7 @@ from safereason.attacks.base import TestCase
 from safereason.data import sources
 from safereason.data.example import Example
 from safereason.data.sampling import limited
-from safereason.engines.base import Completion, Engine, generation_prefix
+from safereason.engines.base import Completion, Engine, GenerateOptions, generation_prefix
 from safereason.engines.open import load_tokenizer, open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
@@ -392,10 +392,12 @@ def _generate_group(
     engine.generate(
         conversations,
         plan.section.sampling,
-        seed=seed,
-        prefix=prefix,
-        done=done,
-        on_finish=lambda index, number, completion: record_completion(cases[index], completion),
+        GenerateOptions(
+            seed=seed,
+            prefix=prefix,
+            done=done,
+            on_finish=lambda index, number, completion: record_completion(cases[index], completion),
+        ),
     )
 
 

@@ -15,6 +15,7 @@ from safereason.attacks.base import TestCase
 from safereason.data import sources
 from safereason.data.example import Example
 from safereason.data.sampling import limited
+from safereason.engines.base import require_local
 from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
@@ -233,11 +234,8 @@ def _write_embeddings(
     """Computes and writes the missing files of hidden states, one a batch."""
     from safetensors.numpy import save
 
-    from safereason.engines.transformers import TransformersEngine
-
-    engine = open_engine(model, precision=precision_of(recipe))
     # `run_separation` refused the names of all other engines, which do not show hidden states.
-    assert isinstance(engine, TransformersEngine)
+    engine = require_local(open_engine(model, precision=precision_of(recipe)), "eval separation")
     with console.progress("embeddings", len(batches), len(batches) - len(missing)) as advance:
         for path in missing:
             batch = batches[path]

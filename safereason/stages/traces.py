@@ -13,7 +13,7 @@ from safereason import console
 from safereason.data import traces
 from safereason.data.example import Example, write_parquet
 from safereason.data.traces import KEPT, Reading
-from safereason.engines.base import Completion
+from safereason.engines.base import Completion, GenerateOptions
 from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.errors import StageFailed
@@ -159,10 +159,7 @@ def _generate_replies(plan: TeacherPlan, seed: int, options: Options, log: Recor
         engine.generate(
             [plan.conversation(example) for example, _ in plan.jobs],
             plan.teacher.sampling,
-            seed=seed,
-            prefix=plan.teacher.prefix,
-            done=done,
-            on_finish=record_reply,
+            GenerateOptions(seed=seed, prefix=plan.teacher.prefix, done=done, on_finish=record_reply),
         )
 
 

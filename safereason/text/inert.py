@@ -14,7 +14,10 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 LOOK_ALIKES = {"<": "‹", "[": "⟦", "{": "❴", "(": "❨", "|": "¦", ">": "›", "]": "⟧"}
 """Replacements of the first character of a token."""
@@ -193,12 +196,15 @@ def folded(text: str) -> str:
     return text.translate(_FOLDED)
 
 
-def special_tokens(reader: object) -> tuple[str, ...]:
-    """The special tokens of a tokenizer, or of an engine's; none where a server has it and it is not known."""
-    tokenizer = getattr(reader, "tokenizer", reader)
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    named = getattr(tokenizer, "all_special_tokens", ())
-    return tuple(dict.fromkeys([*(token.content for token in added.values() if token.special), *named]))
+def special_tokens(tokenizer: "PreTrainedTokenizerBase | None") -> tuple[str, ...]:
+    """The special tokens of a tokenizer; none where a server has it and it is not known."""
+    if tokenizer is None:
+        return ()
+    tokens: list[str] = []
+    for token in tokenizer.added_tokens_decoder.values():
+        if token.special:
+            tokens.append(token.content)
+    return tuple(dict.fromkeys([*tokens, *tokenizer.all_special_tokens]))
 
 
 def _spelled(text: str, start: int, trie: Trie) -> int:

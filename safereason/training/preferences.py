@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from safereason import console, processes
 from safereason.data.example import Example
-from safereason.engines.base import Completion
+from safereason.engines.base import Completion, GenerateOptions
 from safereason.engines.open import load_tokenizer, open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
@@ -147,7 +147,9 @@ def _draw_responses(section: DPO, seed: int, start: ModelSpec, jobs: Sequence[Re
             advance("")
 
         conversations = [user(job.example.prompt) for job in jobs]
-        engine.generate(conversations, section.sampling, seed=seed, done=done, on_finish=record_response)
+        engine.generate(
+            conversations, section.sampling, GenerateOptions(seed=seed, done=done, on_finish=record_response)
+        )
 
 
 def _scored_rollouts(

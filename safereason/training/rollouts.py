@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 from accelerate.utils import gather_object
 
 from safereason.data.example import Example, Label, PromptKind
-from safereason.engines.base import Completion
+from safereason.engines.base import Completion, GenerateOptions
 from safereason.engines.transformers import TransformersEngine
 from safereason.errors import InputError, StageFailed
 from safereason.recipe.schema import Sampling
@@ -80,7 +80,9 @@ def rollout_function(
             engine = TransformersEngine(
                 model, trainer.processing_class, name="the model being trained", batch_tokens=batch_tokens
             )
-            groups = engine.generate(conversations, sampling, n=n, seed=step_seed, streams=positions[::n])
+            groups = engine.generate(
+                conversations, sampling, GenerateOptions(n=n, seed=step_seed), streams=positions[::n]
+            )
         completions: list[Completion] = []
         for group in groups:
             completions.extend(group)

@@ -26,7 +26,7 @@ from safereason.attacks.genetic import (
 from safereason.attacks.meter import Meter, Metered, SpentError
 from safereason.attacks.target_position import text_before_target
 from safereason.data.example import Example
-from safereason.engines.base import Completion, Engine
+from safereason.engines.base import Completion, Engine, GenerateOptions
 from safereason.engines.transformers import TransformersEngine
 from safereason.errors import InputError
 from safereason.text.chat import user
@@ -53,7 +53,7 @@ class Rewriter:
         self.reply = reply
         self.requests: list[str] = []
 
-    def generate(self, conversations, sampling, *, seed=0, **options) -> list[list[Completion]]:
+    def generate(self, conversations, sampling, options=GenerateOptions()) -> list[list[Completion]]:
         self.requests += [conversation[-1]["content"] for conversation in conversations]
         return [[self.reply(conversation[-1]["content"])] for conversation in conversations]
 

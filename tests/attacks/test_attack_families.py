@@ -71,4 +71,4 @@ def test_an_evaluation_puts_words_into_the_answer_and_not_into_the_reasoning(fol
 def test_a_server_keeps_its_prefix():
     plan = SimpleNamespace(section=SimpleNamespace(prefix=""))
     assert evaluation._model_prefix(ModelSpec.parse("openai/any"), plan) == ""
-    assert generation_prefix(SimpleNamespace(name="openai/any"), "Sure") == "Sure"
+    assert generation_prefix(SimpleNamespace(name="openai/any", tokenizer=None), "Sure") == "Sure"

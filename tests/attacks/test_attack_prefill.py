@@ -9,7 +9,7 @@ from attack_setup import BEHAVIOR
 from safereason.attacks.base import Setup, TestCase
 from safereason.attacks.prefill import ATTACK, PrefillSettings
 from safereason.data.example import Example
-from safereason.engines.base import Completion, Sampling
+from safereason.engines.base import Completion, GenerateOptions, Sampling
 from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.text import reasoning
@@ -47,7 +47,7 @@ def test_the_reasoning_can_be_begun_instead(prefix: str):
 def test_a_model_goes_on_from_it(micro_model: Path):
     engine, found = open_engine(ModelSpec.parse(str(micro_model))), case("<think>\n")
     ((completion,),) = engine.generate(
-        [user(found.prompt)], Sampling(temperature=0.0, max_new_tokens=3), prefix=found.prefix
+        [user(found.prompt)], Sampling(temperature=0.0, max_new_tokens=3), GenerateOptions(prefix=found.prefix)
     )
     assert completion.finish_reason == "length"
     assert completion.full_text.startswith("<think>\n\n</think>\n\nSure, a lock is picked")

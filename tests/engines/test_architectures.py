@@ -17,7 +17,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from safereason.attacks.whitebox.loss import TargetLoss
 from safereason.engines import architectures
-from safereason.engines.base import Sampling
+from safereason.engines.base import GenerateOptions, Sampling
 from safereason.engines.sampler import draw, uniforms
 from safereason.engines.transformers import TransformersEngine
 from safereason.text import chat
@@ -65,7 +65,7 @@ def generates(model: Any, prompts: list[chat.Conversation]) -> float:
     tokenizer, worst = micro.tokenizer(), 0.0
     engine = TransformersEngine(model, tokenizer, name="tiny")
     for sampling, n in ((DRAWN, 2), (GREEDY, 1)):
-        found = engine.generate(prompts, sampling, n=n, seed=5, choices=4)
+        found = engine.generate(prompts, sampling, GenerateOptions(n=n, seed=5, choices=4))
         for i, row in enumerate(found):
             prompt = chat.prompt_ids(tokenizer, prompts[i])
             for k, completion in enumerate(row):

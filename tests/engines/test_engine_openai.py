@@ -18,7 +18,7 @@ from engine_contract import EngineContract, save_model
 from fastapi.responses import HTMLResponse, JSONResponse
 from openai_server import Server
 
-from safereason.engines.base import Completion, TokenChoice, Usage, request_seed
+from safereason.engines.base import Completion, GenerateOptions, TokenChoice, Usage, request_seed
 from safereason.engines.open import open_engine
 from safereason.engines.openai import OpenAIEngine
 from safereason.engines.spec import ModelSpec
@@ -61,7 +61,7 @@ def says(text: str, finish_reason: str | None = "stop", **fields: str) -> Any:
 
 def only(server: Server, **options: Any) -> Completion:
     """The completion of one prompt, asked once."""
-    return client(server, patience=0).generate([user("x")], SAMPLED, **options)[0][0]
+    return client(server, patience=0).generate([user("x")], SAMPLED, GenerateOptions(**options))[0][0]
 
 
 class TestContract(EngineContract):
@@ -94,14 +94,16 @@ def test_greedy_completions_are_the_local_engine_s_in_order(server: Server, loca
 
 
 def test_each_completion_has_a_seed_of_its_own_and_comes_back_in_its_place(server: Server, local: TransformersEngine):
-    found = client(server).generate(PROMPTS, SAMPLED, n=3, seed=5)
+    found = client(server).generate(PROMPTS, SAMPLED, GenerateOptions(n=3, seed=5))
     expected = [
-        [local.generate([prompt], SAMPLED, seed=request_seed(5, i, k))[0][0].text for k in range(3)]
+        [local.generate([prompt], SAMPLED, GenerateOptions(seed=request_seed(5, i, k)))[0][0].text for k in range(3)]
         for i, prompt in enumerate(PROMPTS)
     ]
     assert [[c.text for c in row] for row in found] == expected
     assert len({c.text for row in found for c in row}) == 9
-    assert [row[0].text for row in client(server).generate(PROMPTS, SAMPLED, seed=6)] != [r[0].text for r in found]
+    assert [row[0].text for row in client(server).generate(PROMPTS, SAMPLED, GenerateOptions(seed=6))] != [
+        r[0].text for r in found
+    ]
 
 
 def test_seeds_fit_in_31_bits_and_do_not_collide():
@@ -120,14 +122,18 @@ def test_only_settings_off_their_default_leave_the_api_s_own_fields(server: Serv
         "max_tokens": 12,
         "seed": request_seed(0, 0, 0),
     }
-    client(server).generate([user("x")], SAMPLED.model_copy(update={"top_k": 5, "repetition_penalty": 1.2}), stop=["q"])
+    client(server).generate(
+        [user("x")], SAMPLED.model_copy(update={"top_k": 5, "repetition_penalty": 1.2}), GenerateOptions(stop=["q"])
+    )
     extra = {"top_k": 5, "repetition_penalty": 1.2, "stop": ["q"]}
     assert {k: v for k, v in server.requests[1].items() if k not in server.requests[0]} == extra
 
 
 def test_a_prefix_is_gone_on_from(server: Server, local: TransformersEngine):
     found = only(server, prefix="<think>\n")
-    expected = local.generate([user("x")], SAMPLED, seed=request_seed(0, 0, 0), prefix="<think>\n")[0][0]
+    expected = local.generate([user("x")], SAMPLED, GenerateOptions(seed=request_seed(0, 0, 0), prefix="<think>\n"))[0][
+        0
+    ]
     assert (found.prefix, found.text) == ("<think>\n", expected.text)
     assert found.text != only(server).text
     assert server.requests[0]["messages"][-1] == {"role": "assistant", "content": "<think>\n"}
@@ -135,19 +141,19 @@ def test_a_prefix_is_gone_on_from(server: Server, local: TransformersEngine):
 
 
 def test_stop_texts_are_cut_off(server: Server, local: TransformersEngine):
-    whole = local.generate([user("x")], SAMPLED, seed=request_seed(0, 0, 0))[0][0].text
+    whole = local.generate([user("x")], SAMPLED, GenerateOptions(seed=request_seed(0, 0, 0)))[0][0].text
     stop = next(c for c in whole if c.isascii())
     found = only(server, stop=[stop])
     assert (found.text, found.finish_reason) == (whole[: whole.index(stop)], "stop")
 
 
 def test_done_conversations_are_not_asked_and_the_others_do_not_change(server: Server):
-    whole = client(server).generate(PROMPTS, SAMPLED, n=2)
+    whole = client(server).generate(PROMPTS, SAMPLED, GenerateOptions(n=2))
     server.requests.clear()
-    resumed = client(server).generate(PROMPTS, SAMPLED, n=2, done={0, 2})
+    resumed = client(server).generate(PROMPTS, SAMPLED, GenerateOptions(n=2, done={0, 2}))
     assert resumed == [[], whole[1], []]
     assert [r["messages"] for r in server.requests] == [PROMPTS[1]] * 2
-    assert client(server).generate(PROMPTS, SAMPLED, done=range(3)) == [[], [], []]
+    assert client(server).generate(PROMPTS, SAMPLED, GenerateOptions(done=range(3))) == [[], [], []]
 
 
 def test_on_finish_is_called_once_a_completion_in_the_caller_s_thread(server: Server):
@@ -159,7 +165,7 @@ def test_on_finish_is_called_once_a_completion_in_the_caller_s_thread(server: Se
         seen[index, number] = completion
         threads.add(threading.current_thread())
 
-    found = client(server).generate(PROMPTS, SAMPLED, n=2, on_finish=record)
+    found = client(server).generate(PROMPTS, SAMPLED, GenerateOptions(n=2, on_finish=record))
     assert seen == {(i, k): found[i][k] for i in range(3) for k in range(2)}
     assert threads == {threading.current_thread()}
 
@@ -339,19 +345,21 @@ def test_log_likelihoods_are_refused(server: Server):
 
 def test_choices_are_the_local_engine_s(server: Server, local: TransformersEngine):
     greedy = Sampling(temperature=0.0, max_new_tokens=6)
-    found = client(server).generate(PROMPTS, greedy, choices=5)
-    expected = [local.generate([prompt], greedy, choices=5)[0] for prompt in PROMPTS]
+    found = client(server).generate(PROMPTS, greedy, GenerateOptions(choices=5))
+    expected = [local.generate([prompt], greedy, GenerateOptions(choices=5))[0] for prompt in PROMPTS]
     assert [[c.choices for c in row] for row in found] == [[c.choices for c in row] for row in expected]
     assert {len(choice.likeliest) for row in found for c in row for choice in c.choices} == {5}
     assert {(r["logprobs"], r["top_logprobs"]) for r in server.requests} == {(True, 5)}
 
 
 def test_a_drawn_token_stands_behind_the_likeliest_as_it_does_locally(server: Server, local: TransformersEngine):
-    found = client(server).generate(PROMPTS, SAMPLED, n=2, choices=2)
+    found = client(server).generate(PROMPTS, SAMPLED, GenerateOptions(n=2, choices=2))
     sizes = set()
     for i, row in enumerate(found):
         for k, completion in enumerate(row):
-            (expected,) = local.generate([PROMPTS[i]], SAMPLED, seed=request_seed(0, i, k), choices=2)[0]
+            (expected,) = local.generate([PROMPTS[i]], SAMPLED, GenerateOptions(seed=request_seed(0, i, k), choices=2))[
+                0
+            ]
             assert [c.text for c in completion.choices] == [c.text for c in expected.choices]
             # Parts of a character are written alike, and one may already be there.
             whole = [(a, b) for a, b in zip(completion.choices, expected.choices, strict=True) if a.text.isascii()]
@@ -398,9 +406,9 @@ def test_a_server_that_lists_none_gives_none(server: Server, logprobs: dict[str,
 
 
 def test_alone_each_conversation_is_asked_with_the_seed_it_has_by_itself(server: Server):
-    found = client(server).generate(PROMPTS, SAMPLED, n=2, seed=5, alone=True)
+    found = client(server).generate(PROMPTS, SAMPLED, GenerateOptions(n=2, seed=5, alone=True))
     assert {r["seed"] for r in server.requests} == {request_seed(5, 0, 0), request_seed(5, 0, 1)}
-    assert found == [client(server).generate([prompt], SAMPLED, n=2, seed=5)[0] for prompt in PROMPTS]
+    assert found == [client(server).generate([prompt], SAMPLED, GenerateOptions(n=2, seed=5))[0] for prompt in PROMPTS]
 
 
 def eval_recipe(source: Path) -> Recipe:
@@ -455,7 +463,7 @@ def test_a_server_that_refuses_to_list_alternatives_is_asked_without(server: Ser
     server.choice = says("text")
     server.status_of = lambda body: 400 if "logprobs" in body else 200
     server.refusal = "logprobs are not supported"
-    found = client(server).generate(PROMPTS, SAMPLED, choices=5)
+    found = client(server).generate(PROMPTS, SAMPLED, GenerateOptions(choices=5))
     assert [row[0].text for row in found] == ["text"] * len(PROMPTS)
     assert all(row[0].choices == () for row in found)
     assert sum("logprobs" in body for body in server.requests) < len(server.requests)

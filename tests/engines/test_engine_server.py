@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safereason.engines import replies
-from safereason.engines.base import Completion
+from safereason.engines.base import Completion, GenerateOptions
 from safereason.engines.openai import OpenAIEngine
 from safereason.engines.server import PROXIES, BadReply, Patience, connect, seconds
 from safereason.errors import InputError
@@ -106,7 +106,7 @@ def ask(document: Any, prefix: str = "", **options: Any) -> Completion:
     """What becomes of one reply of a real server."""
     with serve(lambda body, number: (200, document)) as server:
         engine = OpenAIEngine("m", base_url=server.url, patience=options.pop("patience", 0))
-        return engine.generate([user("x")], Sampling(), prefix=prefix, **options)[0][0]
+        return engine.generate([user("x")], Sampling(), GenerateOptions(prefix=prefix, **options))[0][0]
 
 
 SHAPES = {
@@ -302,7 +302,7 @@ def test_a_parameter_that_is_refused_is_left_out_from_then_on(name: str, capsys:
     with serve(refusing(name)) as server:
         engine = OpenAIEngine("m", base_url=server.url, patience=0, concurrency=1)
         sampling = Sampling(temperature=0.5, max_new_tokens=7)
-        found = engine.generate([user(str(i)) for i in range(3)], sampling, stop=["STOP"], choices=2)
+        found = engine.generate([user(str(i)) for i in range(3)], sampling, GenerateOptions(stop=["STOP"], choices=2))
         assert [row[0].finish_reason for row in found] == ["stop"] * 3
         assert len(server.asked) == 4
         first, *others = server.asked

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from safereason.engines.base import Completion, Usage
+from safereason.engines.base import Completion, GenerateOptions, Usage
 from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.engines.transformers import SHARE_FROM, TransformersEngine, common_length, end_of_turn_ids
@@ -98,7 +98,7 @@ def hooked(model: LlamaForCausalLM, hook: Callable[[torch.Tensor, torch.Tensor],
 
 
 def test_the_micro_model_ends_its_turns_at_different_lengths(model: LlamaForCausalLM):
-    found = [c for row in engine(model).generate(PROMPTS, SAMPLED, n=4) for c in row]
+    found = [c for row in engine(model).generate(PROMPTS, SAMPLED, GenerateOptions(n=4)) for c in row]
     assert {c.finish_reason for c in found} == {"stop", "length"}
     assert len({len(c.token_ids) for c in found}) > 5
 
@@ -115,7 +115,7 @@ def test_greedy_is_what_generate_writes(model: LlamaForCausalLM, penalty: float)
 
 
 def test_a_prefix_is_gone_on_from(model: LlamaForCausalLM):
-    found = engine(model).generate(PROMPTS, GREEDY, prefix="<think>\n")
+    found = engine(model).generate(PROMPTS, GREEDY, GenerateOptions(prefix="<think>\n"))
     prompts = [chat.prompt_ids(micro.tokenizer(), p, "<think>\n") for p in PROMPTS]
     assert [list(row[0].token_ids) for row in found] == [generated(model, p) for p in prompts]
     assert {row[0].prefix for row in found} == {"<think>\n"}
@@ -123,7 +123,7 @@ def test_a_prefix_is_gone_on_from(model: LlamaForCausalLM):
 
 
 def test_usage_counts_prompt_and_completion_whatever_a_batch_shares(model: LlamaForCausalLM):
-    found = engine(model).generate(UNDER_POLICY, SAMPLED, n=2, prefix="<think>\n")
+    found = engine(model).generate(UNDER_POLICY, SAMPLED, GenerateOptions(n=2, prefix="<think>\n"))
     for prompt, row in zip(UNDER_POLICY, found, strict=True):
         read = len(chat.prompt_ids(micro.tokenizer(), prompt, "<think>\n"))
         assert [c.usage for c in row] == [Usage(read, len(c.token_ids)) for c in row]
@@ -132,17 +132,17 @@ def test_usage_counts_prompt_and_completion_whatever_a_batch_shares(model: Llama
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_how_rows_are_batched_does_not_show(model: LlamaForCausalLM, penalty: float):
     sampling = Sampling(temperature=0.8, top_p=0.95, repetition_penalty=penalty, max_new_tokens=12)
-    apart = engine(model, batch_tokens=1).generate(PROMPTS, sampling, n=3, seed=4)
+    apart = engine(model, batch_tokens=1).generate(PROMPTS, sampling, GenerateOptions(n=3, seed=4))
     for batch_tokens in (130, 200, 333, 600, 16_384):
-        assert ids(engine(model, batch_tokens).generate(PROMPTS, sampling, n=3, seed=4)) == ids(apart)
+        assert ids(engine(model, batch_tokens).generate(PROMPTS, sampling, GenerateOptions(n=3, seed=4))) == ids(apart)
 
 
 def test_completions_of_a_shared_prompt_are_those_of_prompts_run_apart(model: LlamaForCausalLM):
     rows = []
     with hooked(model, lambda input_ids, mask: rows.append(len(input_ids))):
-        together = engine(model).generate(PROMPTS[:2], SAMPLED, n=4)
+        together = engine(model).generate(PROMPTS[:2], SAMPLED, GenerateOptions(n=4))
         first = rows[0]
-        apart = engine(model, batch_tokens=1).generate(PROMPTS[:2], SAMPLED, n=4)
+        apart = engine(model, batch_tokens=1).generate(PROMPTS[:2], SAMPLED, GenerateOptions(n=4))
     assert first == 2, "each prompt is read once for its four completions"
     assert ids(together) == ids(apart)
     assert len({c.token_ids for c in together[0]}) == 4
@@ -151,7 +151,7 @@ def test_completions_of_a_shared_prompt_are_those_of_prompts_run_apart(model: Ll
 def test_a_batch_keeps_to_its_budget(model: LlamaForCausalLM):
     sizes = []
     with hooked(model, lambda input_ids, mask: sizes.append(mask.shape)):
-        engine(model, batch_tokens=250).generate(PROMPTS, SAMPLED, n=4)
+        engine(model, batch_tokens=250).generate(PROMPTS, SAMPLED, GenerateOptions(n=4))
     longest = max(len(chat.prompt_ids(micro.tokenizer(), p)) for p in PROMPTS)
     assert max(rows for rows, _ in sizes) > 1
     assert all(rows == 1 or rows * (width + 1) <= 250 + longest for rows, width in sizes)
@@ -160,17 +160,19 @@ def test_a_batch_keeps_to_its_budget(model: LlamaForCausalLM):
 def test_finished_rows_leave_the_batch(model: LlamaForCausalLM):
     rows = []
     with hooked(model, lambda input_ids, mask: rows.append(len(input_ids))):
-        engine(model).generate(PROMPTS, SAMPLED, n=4)
+        engine(model).generate(PROMPTS, SAMPLED, GenerateOptions(n=4))
     assert rows[1] == 20
     assert rows[-1] < 10
 
 
 @pytest.mark.parametrize("batch_tokens", [120, 16_384])
 def test_what_is_done_leaves_the_others_as_they_were(model: LlamaForCausalLM, batch_tokens: int):
-    whole = engine(model, batch_tokens).generate(PROMPTS, SAMPLED, n=2)
+    whole = engine(model, batch_tokens).generate(PROMPTS, SAMPLED, GenerateOptions(n=2))
     seen: list[int] = []
     resumed = engine(model, batch_tokens).generate(
-        PROMPTS, SAMPLED, n=2, done={0, 3}, on_finish=lambda index, number, completion: seen.append(index)
+        PROMPTS,
+        SAMPLED,
+        GenerateOptions(n=2, done={0, 3}, on_finish=lambda index, number, completion: seen.append(index)),
     )
     assert resumed == [[], whole[1], whole[2], [], whole[4]]
     assert sorted(seen) == [1, 1, 2, 2, 4, 4]
@@ -181,14 +183,14 @@ def test_nothing_runs_where_all_is_done_or_nothing_is_asked(model: LlamaForCausa
         raise AssertionError("the model was run")
 
     with hooked(model, refuse):
-        assert engine(model).generate(PROMPTS, SAMPLED, done=range(5)) == [[]] * 5
+        assert engine(model).generate(PROMPTS, SAMPLED, GenerateOptions(done=range(5))) == [[]] * 5
         assert engine(model).generate([], SAMPLED) == []
 
 
 def test_a_stop_text_ends_a_completion_and_is_cut_off(model: LlamaForCausalLM):
     whole = max((row[0] for row in engine(model).generate(PROMPTS, SAMPLED)), key=lambda c: len(c.token_ids))
     first, second = [c for c in whole.text if c.isascii()][1:3]
-    found = engine(model).generate(PROMPTS, SAMPLED, stop=[second, first])
+    found = engine(model).generate(PROMPTS, SAMPLED, GenerateOptions(stop=[second, first]))
     cut = [row[0] for row in found if whole.text.startswith(row[0].text)]
     assert whole.text[: whole.text.index(first)] in [c.text for c in cut]
     assert all(first not in row[0].text and second not in row[0].text for row in found)
@@ -214,14 +216,16 @@ def test_a_prompt_longer_than_the_context_costs_the_others_nothing():
     long = [i for i, length in enumerate(lengths) if length >= 40]
     assert 0 < len(long) < len(PROMPTS)
     seen: list[tuple[int, int]] = []
-    found = small.generate(PROMPTS, SAMPLED, n=2, seed=3, on_finish=lambda i, k, _: seen.append((i, k)))
+    found = small.generate(
+        PROMPTS, SAMPLED, GenerateOptions(n=2, seed=3, on_finish=lambda i, k, _: seen.append((i, k)))
+    )
     assert sorted(seen) == [(i, k) for i in range(len(PROMPTS)) for k in range(2)]
     for i, row in enumerate(found):
         assert [c.finish_reason == "error" for c in row] == [i in long] * 2
         assert [c.usage is None for c in row] == [i in long] * 2
     said = {c.error for i in long for c in found[i]}
     assert said == {f"micro: a prompt has {lengths[i]} tokens and the model reads 40; shorten it" for i in long}
-    assert small.generate(PROMPTS, SAMPLED, n=2, seed=3, done=long) == [
+    assert small.generate(PROMPTS, SAMPLED, GenerateOptions(n=2, seed=3, done=long)) == [
         [] if i in long else row for i, row in enumerate(found)
     ]
     with pytest.raises(InputError, match=r"a prompt has .* tokens and the model reads 40; shorten it"):
@@ -247,18 +251,20 @@ ALLOCATIONS = [
 @pytest.mark.parametrize("error", ALLOCATIONS, ids=["cuda", "cpu"])
 @pytest.mark.parametrize("limit", [1, 3, 7])
 def test_a_batch_that_does_not_fit_is_halved(model: LlamaForCausalLM, error: Exception, limit: int):
-    expected = engine(model).generate(PROMPTS, SAMPLED, n=3)
+    expected = engine(model).generate(PROMPTS, SAMPLED, GenerateOptions(n=3))
     calls = Counter()
     with hooked(model, out_of_memory(limit, error)):
         found = engine(model).generate(
-            PROMPTS, SAMPLED, n=3, on_finish=lambda index, number, completion: calls.update([(index, number)])
+            PROMPTS,
+            SAMPLED,
+            GenerateOptions(n=3, on_finish=lambda index, number, completion: calls.update([(index, number)])),
         )
     assert ids(found) == ids(expected)
     assert calls == Counter((i, k) for i in range(5) for k in range(3))
 
 
 def test_memory_that_runs_out_midway_costs_no_finished_completion(model: LlamaForCausalLM):
-    expected = engine(model).generate(PROMPTS, SAMPLED, n=4)
+    expected = engine(model).generate(PROMPTS, SAMPLED, GenerateOptions(n=4))
     calls: list[tuple[int, int]] = []
     finished_before = []
 
@@ -269,7 +275,9 @@ def test_memory_that_runs_out_midway_costs_no_finished_completion(model: LlamaFo
 
     with hooked(model, hook):
         found = engine(model).generate(
-            PROMPTS, SAMPLED, n=4, on_finish=lambda index, number, completion: calls.append((index, number))
+            PROMPTS,
+            SAMPLED,
+            GenerateOptions(n=4, on_finish=lambda index, number, completion: calls.append((index, number))),
         )
     assert 5 <= len(finished_before) < 20
     assert ids(found) == ids(expected)
@@ -302,7 +310,7 @@ def shapes_of(engine: TransformersEngine, prompts: list[chat.Conversation], **na
     """Rows and tokens of each forward pass."""
     shapes: list[tuple[int, ...]] = []
     with hooked(engine.model, lambda input_ids, mask: shapes.append(tuple(input_ids.shape))):
-        engine.generate(prompts, SAMPLED, **named)
+        engine.generate(prompts, SAMPLED, GenerateOptions(**named))
     return shapes
 
 
@@ -331,11 +339,11 @@ def test_completions_after_a_common_beginning_are_those_of_prompts_run_apart(att
     model = build()
     model.set_attn_implementation(attention)
     sampling = Sampling(temperature=0.9, top_p=0.95, repetition_penalty=penalty, max_new_tokens=16)
-    apart = ids(engine(model, batch_tokens=1).generate(UNDER_POLICY, sampling, n=3, seed=2))
+    apart = ids(engine(model, batch_tokens=1).generate(UNDER_POLICY, sampling, GenerateOptions(n=3, seed=2)))
     assert len({len(row) for rows in apart for row in rows}) > 3, "rows retire at different times"
     for batch_tokens in (500, 1100, 16_384):
-        assert ids(engine(model, batch_tokens).generate(UNDER_POLICY, sampling, n=3, seed=2)) == apart
-    resumed = engine(model).generate(UNDER_POLICY, sampling, n=3, seed=2, done=[1, 4])
+        assert ids(engine(model, batch_tokens).generate(UNDER_POLICY, sampling, GenerateOptions(n=3, seed=2))) == apart
+    resumed = engine(model).generate(UNDER_POLICY, sampling, GenerateOptions(n=3, seed=2, done=[1, 4]))
     assert ids(resumed) == [[] if i in (1, 4) else row for i, row in enumerate(apart)]
 
 
@@ -355,11 +363,13 @@ def test_the_common_beginning_leaves_a_token_of_each_prompt(ends: list[list[int]
 
 @pytest.mark.parametrize("limit", [1, 4])
 def test_a_batch_with_a_common_beginning_that_does_not_fit_is_halved(model: LlamaForCausalLM, limit: int):
-    expected = engine(model).generate(UNDER_POLICY, SAMPLED, n=2, choices=2)
+    expected = engine(model).generate(UNDER_POLICY, SAMPLED, GenerateOptions(n=2, choices=2))
     calls = Counter()
     with hooked(model, out_of_memory(limit, torch.OutOfMemoryError())):
         found = engine(model).generate(
-            UNDER_POLICY, SAMPLED, n=2, choices=2, on_finish=lambda i, k, completion: calls.update([(i, k)])
+            UNDER_POLICY,
+            SAMPLED,
+            GenerateOptions(n=2, choices=2, on_finish=lambda i, k, completion: calls.update([(i, k)])),
         )
     assert ids(found) == ids(expected)
     assert calls == Counter((i, k) for i in range(5) for k in range(2))
@@ -377,7 +387,9 @@ def test_a_model_with_sliding_windows_does_not_share(model: LlamaForCausalLM):
     sliding.generation_config.eos_token_id = ENDS
     rows = tokens_of(UNDER_POLICY)
     assert shapes_of(engine(sliding), UNDER_POLICY)[0] == (5, max(map(len, rows)))
-    together, apart = (engine(sliding, size).generate(UNDER_POLICY, SAMPLED, n=2) for size in (16_384, 1))
+    together, apart = (
+        engine(sliding, size).generate(UNDER_POLICY, SAMPLED, GenerateOptions(n=2)) for size in (16_384, 1)
+    )
     assert ids(together) == ids(apart)
 
 
@@ -403,8 +415,10 @@ def test_choices_are_the_model_s_own_before_penalty_temperature_and_truncation(
 ):
     model.eval()
     shaped = Sampling(temperature=1.5, top_p=0.9, top_k=9, repetition_penalty=1.6, max_new_tokens=10)
-    found = engine(model, batch_tokens).generate(prompts, shaped, n=2, seed=1, choices=3)
-    assert ids(found) == ids(engine(model, batch_tokens).generate(prompts, shaped, n=2, seed=1)), "they change no draw"
+    found = engine(model, batch_tokens).generate(prompts, shaped, GenerateOptions(n=2, seed=1, choices=3))
+    assert ids(found) == ids(engine(model, batch_tokens).generate(prompts, shaped, GenerateOptions(n=2, seed=1))), (
+        "they change no draw"
+    )
     counts = Counter()
     for prompt, row in zip(tokens_of(prompts), found, strict=True):
         for completion in row:
@@ -419,13 +433,13 @@ def test_choices_are_the_model_s_own_before_penalty_temperature_and_truncation(
 
 
 def test_the_greedy_token_stands_first_and_all_tokens_share_one(model: LlamaForCausalLM):
-    (whole,) = engine(model).generate(PROMPTS[:1], GREEDY, choices=1000)[0]
+    (whole,) = engine(model).generate(PROMPTS[:1], GREEDY, GenerateOptions(choices=1000))[0]
     for choice in whole.choices:
         assert len(choice.likeliest) == 259
         assert choice.likeliest[0][0] == choice.text
         assert choice.likeliest[0][1] == max(logprob for _, logprob in choice.likeliest)
         assert sum(math.exp(logprob) for _, logprob in choice.likeliest) == pytest.approx(1.0, abs=1e-4)
-    (one,) = engine(model).generate(PROMPTS[:1], GREEDY, choices=1)[0]
+    (one,) = engine(model).generate(PROMPTS[:1], GREEDY, GenerateOptions(choices=1))[0]
     assert [c.likeliest for c in one.choices] == [c.likeliest[:1] for c in whole.choices]
     (none,) = engine(model).generate(PROMPTS[:1], GREEDY)[0]
     assert (none.choices, none.token_ids) == ((), whole.token_ids)
@@ -433,7 +447,7 @@ def test_the_greedy_token_stands_first_and_all_tokens_share_one(model: LlamaForC
 
 def test_a_prompt_without_room_has_no_choices():
     small = engine(build(max_position_embeddings=40))
-    found = small.generate(PROMPTS, SAMPLED, choices=2)
+    found = small.generate(PROMPTS, SAMPLED, GenerateOptions(choices=2))
     assert {c.finish_reason == "error" for row in found for c in row} == {True, False}
     assert all(len(c.choices) == len(c.token_ids) for row in found for c in row)
     assert all(not c.choices for row in found for c in row if c.finish_reason == "error")
@@ -441,13 +455,13 @@ def test_a_prompt_without_room_has_no_choices():
 
 @pytest.mark.parametrize("prompts", [PROMPTS, UNDER_POLICY], ids=["apart", "common"])
 def test_alone_means_whichever_stand_beside_it(model: LlamaForCausalLM, prompts: list[chat.Conversation]):
-    by_itself = ids([engine(model).generate([prompt], SAMPLED, n=2, seed=3)[0] for prompt in prompts])
-    assert ids(engine(model).generate(prompts, SAMPLED, n=2, seed=3, alone=True)) == by_itself
-    turned = engine(model).generate([*prompts[::-1], prompts[0]], SAMPLED, n=2, seed=3, alone=True)
+    by_itself = ids([engine(model).generate([prompt], SAMPLED, GenerateOptions(n=2, seed=3))[0] for prompt in prompts])
+    assert ids(engine(model).generate(prompts, SAMPLED, GenerateOptions(n=2, seed=3, alone=True))) == by_itself
+    turned = engine(model).generate([*prompts[::-1], prompts[0]], SAMPLED, GenerateOptions(n=2, seed=3, alone=True))
     assert ids(turned) == [*by_itself[::-1], by_itself[0]]
-    some = engine(model).generate(prompts, SAMPLED, n=2, seed=3, alone=True, done=[0, 2])
+    some = engine(model).generate(prompts, SAMPLED, GenerateOptions(n=2, seed=3, alone=True, done=[0, 2]))
     assert ids(some) == [[] if i in (0, 2) else row for i, row in enumerate(by_itself)]
-    otherwise = ids(engine(model).generate(prompts, SAMPLED, n=2, seed=3))
+    otherwise = ids(engine(model).generate(prompts, SAMPLED, GenerateOptions(n=2, seed=3)))
     assert [a == b for a, b in zip(otherwise, by_itself, strict=True)] == [True, False, False, False, False]
 
 

@@ -12,7 +12,7 @@ import vllm_signatures
 from engine_contract import GREEDY, PROMPTS, SAMPLED, EngineContract, said, save_model
 from transformers import AutoModelForCausalLM
 
-from safereason.engines.base import Engine
+from safereason.engines.base import Engine, GenerateOptions
 from safereason.engines.open import load_tokenizer, open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.engines.transformers import TransformersEngine
@@ -64,14 +64,14 @@ def test_the_recorded_signatures_are_those_of_the_installed_vllm():
 
 
 def test_what_is_drawn_hangs_on_no_neighbour(engine: Engine):
-    whole = said(engine.generate(PROMPTS, SAMPLED, n=2, seed=3))
+    whole = said(engine.generate(PROMPTS, SAMPLED, GenerateOptions(n=2, seed=3)))
     for i in range(len(PROMPTS)):
-        some = said(engine.generate(PROMPTS, SAMPLED, n=2, seed=3, done={*range(len(PROMPTS))} - {i}))
+        some = said(engine.generate(PROMPTS, SAMPLED, GenerateOptions(n=2, seed=3, done={*range(len(PROMPTS))} - {i})))
         assert some[i] == whole[i]
 
 
 def test_what_vllm_refuses_is_an_error_of_its_completion(engine: Engine):
-    found = engine.generate(PROMPTS[:2], GREEDY, choices=21)
+    found = engine.generate(PROMPTS[:2], GREEDY, GenerateOptions(choices=21))
     assert [row[0].finish_reason for row in found] == ["error", "error"]
     assert all("logprobs" in row[0].error for row in found)
 

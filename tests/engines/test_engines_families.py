@@ -7,7 +7,7 @@ import families
 import pytest
 from families import FAMILIES
 
-from safereason.engines.base import generation_prefix
+from safereason.engines.base import GenerateOptions, generation_prefix
 from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
@@ -60,7 +60,7 @@ def test_reasoning_is_read_as_such_whether_its_tags_are_special_or_not(tmp_path,
 @pytest.mark.parametrize("prefix", ["", "<think>\n"])
 def test_reasoning_that_the_template_opened_is_opened_once(tmp_path, engine_of, tags: str, prefix: str):
     engine = engine_of(writes(tmp_path, "r1", tags, "R", "</think>", "A"))
-    ((found,),) = engine.generate([user("Why?")], GREEDY, prefix=prefix)
+    ((found,),) = engine.generate([user("Why?")], GREEDY, GenerateOptions(prefix=prefix))
     assert (found.text, found.prefix) == ("R</think>A", "<think>\n")
     assert reasoning.is_well_formed(found.full_text)
     assert found.parts == reasoning.Reasoned("R", "A", closed=True)

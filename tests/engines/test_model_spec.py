@@ -98,3 +98,14 @@ def test_a_revision_that_cannot_be_had_is_one_line():
             look_up()
         assert "org/none" in str(error.value)
         assert "\n" not in str(error.value)
+
+
+def test_the_base_of_adapters_is_read_once(tmp_path: Path):
+    config = tmp_path / "adapter_config.json"
+    config.write_text('{"base_model_name_or_path": "org/base@v1"}')
+    spec = ModelSpec.parse(str(tmp_path))
+    assert spec.base == ModelSpec("org/base", "hf", "v1")
+    config.write_text("{}")
+    assert spec.base is spec.base
+    with pytest.raises(InputError, match="does not say which model the adapter belongs to"):
+        assert ModelSpec.parse(str(tmp_path)).base

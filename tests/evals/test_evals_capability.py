@@ -9,7 +9,7 @@ from typing import Any
 import families
 import pytest
 
-from safereason.engines.base import Completion, Likelihood
+from safereason.engines.base import Completion, GenerateOptions, Likelihood
 from safereason.errors import InputError, StageFailed
 from safereason.evals import capability
 from safereason.recipe.schema import Evaluation, Sampling
@@ -65,16 +65,18 @@ class Scripted:
     """Writes what `says` makes of the prompt; thinks the right word likeliest."""
 
     name = "scripted"
+    tokenizer: Any = None
 
     def __init__(self, says: Any) -> None:
         self.says = says
         self.calls: list[dict[str, Any]] = []
 
-    def generate(self, conversations: Sequence[Any], sampling: Sampling, **how: Any) -> None:
-        self.calls.append({"prompts": [c[-1]["content"] for c in conversations], "sampling": sampling, **how})
+    def generate(self, conversations: Sequence[Any], sampling: Sampling, options: GenerateOptions) -> None:
+        prompts = [c[-1]["content"] for c in conversations]
+        self.calls.append({"prompts": prompts, "sampling": sampling, **vars(options)})
         for i, conversation in enumerate(conversations):
-            if i not in how["done"]:
-                how["on_finish"](i, 0, self.says(conversation[-1]["content"], how["prefix"]))
+            if i not in options.done:
+                options.on_finish(i, 0, self.says(conversation[-1]["content"], options.prefix))
 
     def loglikelihood(
         self, conversations: Sequence[Any], continuations: Sequence[str], *, prefix: str
@@ -129,7 +131,7 @@ def test_a_model_that_begins_by_itself_is_stopped_where_the_task_says(tasks: Pat
 
 
 def test_a_template_that_opens_the_reasoning_is_treated_as_its_prefix(tasks: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Scripted, "tokenizer", families.tokenizer("r1"), raising=False)
+    monkeypatch.setattr(Scripted, "tokenizer", families.tokenizer("r1"))
 
     def says(prompt: str, prefix: str) -> Completion:
         return Completion(f"Q: 777?\n</think>\n\nIt is {add(prompt)}.", (1,), "stop", prefix)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safereason.engines.base import Completion, Conversation
+from safereason.engines.base import Completion, Conversation, GenerateOptions
 from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard.base import GuardVerdict, Label, Question
 from safereason.guard.open import open_guard
@@ -131,16 +131,19 @@ class Backwards:
     """An engine whose completions end in an order of their own."""
 
     name = "backwards"
+    tokenizer = None
 
     def __init__(self, *texts: str) -> None:
         self.texts = texts
 
-    def generate(self, conversations: Sequence[Conversation], sampling: Sampling, **named: Any) -> list[Any]:
-        assert named["choices"] == 20
-        for k in reversed(range(named["n"])):
+    def generate(
+        self, conversations: Sequence[Conversation], sampling: Sampling, options: GenerateOptions
+    ) -> list[Any]:
+        assert options.choices == 20
+        for k in reversed(range(options.n)):
             for i in reversed(range(len(conversations))):
-                if i not in named["done"]:
-                    named["on_finish"](i, k, said(self.texts[k]))
+                if i not in options.done:
+                    options.on_finish(i, k, said(self.texts[k]))
         return []
 
 

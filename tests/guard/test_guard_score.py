@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safereason.engines.base import Completion, TokenChoice
+from safereason.engines.base import Completion, GenerateOptions, TokenChoice
 from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.guard.base import Question
@@ -39,7 +39,7 @@ def completion(*tokens: tuple[str, list[tuple[str, float]]]) -> Completion:
 def test_it_is_what_a_forced_verdict_is_worth_to_the_model(guard: tuple[Path, float]):
     folder, unsafe = guard
     engine = open_engine(ModelSpec.parse(str(folder)))
-    written = engine.generate([user("a"), user("bb")], FREE, n=3, choices=CHOICES)
+    written = engine.generate([user("a"), user("bb")], FREE, GenerateOptions(n=3, choices=CHOICES))
     likely = [engine.loglikelihood([user(text)] * 2, ["unsafE", "safE"], prefix=BOX) for text in ("a", "bb")]
     for row, (first, second) in zip(written, likely, strict=True):
         direct = 1 / (1 + math.exp(second.total - first.total))
@@ -51,7 +51,9 @@ def test_it_is_what_a_forced_verdict_is_worth_to_the_model(guard: tuple[Path, fl
 def test_neither_temperature_nor_truncation_nor_penalty_moves_it(guard: tuple[Path, float]):
     folder, unsafe = guard
     shaped = Sampling(temperature=0.3, top_p=0.5, top_k=3, repetition_penalty=1.2, max_new_tokens=40)
-    found = open_engine(ModelSpec.parse(str(folder))).generate([user("a")], shaped, n=2, choices=CHOICES)
+    found = open_engine(ModelSpec.parse(str(folder))).generate(
+        [user("a")], shaped, GenerateOptions(n=2, choices=CHOICES)
+    )
     assert [unsafe_probability(c) for c in found[0]] == pytest.approx([unsafe] * 2, abs=1e-3)
 
 

@@ -83,9 +83,16 @@ def test_an_unknown_model_is_one_line(tmp_path: Path):
         RewardModel(str(tmp_path / "nothing"))
 
 
+ALLOCATIONS = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: out of memory"),
+]
+
+
+@pytest.mark.parametrize("error", ALLOCATIONS, ids=["cuda", "cpu"])
 @pytest.mark.parametrize("too_many", [2, 1])
 def test_memory_that_runs_out_halves_the_batch_and_fails_only_a_row_that_is_alone(
-    micro_classifier: Path, monkeypatch: pytest.MonkeyPatch, too_many: int
+    micro_classifier: Path, monkeypatch: pytest.MonkeyPatch, too_many: int, error: RuntimeError
 ):
     judge = RewardModel(str(micro_classifier))
     expected = [verdict.score for verdict in judge.judge(EXCHANGES)]
@@ -93,7 +100,7 @@ def test_memory_that_runs_out_halves_the_batch_and_fails_only_a_row_that_is_alon
 
     def narrow(rows):
         if len(rows) > too_many or (too_many == 1 and len(rows[0]) == longest):
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return whole(rows)
 
     monkeypatch.setattr(judge, "_logits", narrow)

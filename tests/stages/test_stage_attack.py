@@ -9,6 +9,7 @@ from program import python
 
 from safereason.attacks import ATTACKS
 from safereason.attacks.base import Attack, Settings, Step, TestCase
+from safereason.engines.base import GenerateOptions
 from safereason.errors import InputError, StageFailed
 from safereason.judges import Verdict
 from safereason.recipe.schema import Attacking, Recipe
@@ -33,7 +34,7 @@ def knock(behaviors, settings, setup):
     longest = -1.0
     for number in range(1, settings.tries + 1):
         prompts = [f"{b.prompt} {setup.seed % 1000} {number}" for b in behaviors]
-        found = setup.target.generate([chat.user(p) for p in prompts], setup.sampling, seed=setup.seed)
+        found = setup.target.generate([chat.user(p) for p in prompts], setup.sampling, GenerateOptions(seed=setup.seed))
         length = float(sum(len(row[0].text) for row in found))
         if length > longest:
             longest = length

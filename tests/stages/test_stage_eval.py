@@ -1,7 +1,7 @@
 """The eval stage on the micro model: its three files, resuming after `kill -9`, its sources."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from program import python
 
 from safereason.data.example import Example
 from safereason.data.sampling import limited
-from safereason.engines.base import Completion, Conversation
+from safereason.engines.base import Completion, Conversation, GenerateOptions
 from safereason.errors import InputError, StageFailed
 from safereason.recipe.schema import Evaluation, Recipe, Sampling, SourceShare, TarsMix
 from safereason.runs.directory import read_manifest
@@ -80,6 +80,7 @@ class Server:
     """An engine that fails at some conversations until it is mended."""
 
     name = "server"
+    tokenizer = None
 
     def __init__(self, fails: set[int]) -> None:
         self.fails = fails
@@ -89,18 +90,14 @@ class Server:
         self,
         conversations: Sequence[Conversation],
         sampling: Sampling,
-        *,
-        prefix: str = "",
-        done: Any = (),
-        on_finish: Callable[[int, int, Completion], None] | None = None,
-        **named: Any,
+        options: GenerateOptions = GenerateOptions(),
     ) -> list[list[Completion]]:
-        assert on_finish is not None
-        for i in sorted(set(range(len(conversations))) - set(done), reverse=True):
+        assert options.on_finish is not None
+        for i in sorted(set(range(len(conversations))) - set(options.done), reverse=True):
             self.asked.append(i)
-            failed = Completion("", (), "error", prefix, "HTTP 503")
-            answer = Completion("hm\n</think>\n\nI can't help with that.", (), "stop", prefix)
-            on_finish(i, 0, failed if i in self.fails else answer)
+            failed = Completion("", (), "error", options.prefix, "HTTP 503")
+            answer = Completion("hm\n</think>\n\nI can't help with that.", (), "stop", options.prefix)
+            options.on_finish(i, 0, failed if i in self.fails else answer)
         return []
 
 

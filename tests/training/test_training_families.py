@@ -10,6 +10,7 @@ from families import FAMILIES
 from transformers import GenerationConfig
 
 from safereason.data.example import Example
+from safereason.engines.base import GenerateOptions
 from safereason.engines.open import load_tokenizer, open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.engines.transformers import TransformersEngine, end_of_turn_ids
@@ -95,5 +96,5 @@ def test_evaluation_opens_what_training_saw(tmp_path: Path):
     engine.model.register_forward_pre_hook(
         lambda module, args, named: asked.append(named["input_ids"][0].tolist()), with_kwargs=True
     )
-    engine.generate([user("Why?")], Sampling(max_new_tokens=1), prefix="<think>\n")
+    engine.generate([user("Why?")], Sampling(max_new_tokens=1), GenerateOptions(prefix="<think>\n"))
     assert asked == [prompt]

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from safereason.attacks.base import Setup, Step, TestCase
 from safereason.attacks.gcg_settings import GCGSettings
-from safereason.attacks.meter import SpentError, unwrap_engine
+from safereason.attacks.meter import SpentError
 from safereason.attacks.whitebox import candidates, objectives, probe
 from safereason.attacks.whitebox.slot import Suffix, TokenIds
 from safereason.data.example import Example
-from safereason.engines.base import Engine
+from safereason.engines.base import Engine, require_local
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 
@@ -45,9 +45,8 @@ class GCGSearch:
         self.behaviors = behaviors
         self.settings = settings
         self.setup = setup
-        self.target_model = objectives.require_local("gcg", unwrap_engine(setup.target))
-        others = [unwrap_engine(other) for other in setup.others]
-        self.objectives = self._build_objectives([self.target_model, *others])
+        self.target_model = require_local(setup.target, "attack gcg")
+        self.objectives = self._build_objectives([self.target_model, *setup.others])
         self.draft = self._open_draft()
         # On the CPU, so that a seed draws the same numbers on every device.
         self.generator = torch.Generator().manual_seed(setup.seed)

@@ -18,8 +18,8 @@ from transformers import DynamicCache
 
 from safereason.attacks.whitebox import grouping
 from safereason.engines import architectures
+from safereason.engines.memory import halves_of, run_or_halve
 from safereason.engines.states import accepted, holds_prefixes
-from safereason.errors import StageFailed
 
 CPU_TOKENS, GPU_TOKENS = 1024, 65_536
 """Initial number of tokens of a batch: on a CPU few, so that states stay in its cache; on a GPU possibly too many."""
@@ -189,22 +189,23 @@ class TargetLoss:
         Raises:
             StageFailed: A single prompt does not fit.
         """
-        try:
-            return self._compute(prompts, known)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            # On a CPU, torch reports the lack of memory as a plain RuntimeError.
-            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-                raise
-            if len(prompts) == 1:
-                raise StageFailed("out of memory for a single prompt; shorten it, or use a smaller model") from error
-        # Outside of the handler, whose error holds references to the tensors of the failed pass.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        losses: list[Tensor] = []
+        matched: list[Tensor] = []
+
+        def compute(batch: list[Sequence[int]]) -> None:
+            batch_losses, batch_matched = self._compute(batch, known)
+            losses.append(batch_losses)
+            matched.append(batch_matched)
+
+        run_or_halve(
+            prompts, compute, self._halve, "out of memory for a single prompt; shorten it, or use a smaller model"
+        )
+        return torch.cat(losses), torch.cat(matched)
+
+    def _halve(self, prompts: list[Sequence[int]]) -> list[list[Sequence[int]]]:
+        """The halves of a batch that does not fit in memory; later batches are smaller, too."""
         self._budget = max(1, self._budget // 2)
-        middle = len(prompts) // 2
-        first_losses, first_matched = self._compute_or_halve(prompts[:middle], known)
-        second_losses, second_matched = self._compute_or_halve(prompts[middle:], known)
-        return torch.cat([first_losses, second_losses]), torch.cat([first_matched, second_matched])
+        return halves_of(prompts)
 
     def _compute(self, prompts: list[Sequence[int]], known: int) -> tuple[Tensor, Tensor]:
         """Loss and match [B] of prompts whose first `known` tokens are cached."""

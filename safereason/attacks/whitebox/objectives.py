@@ -12,8 +12,7 @@ from safereason.attacks.whitebox import slot
 from safereason.attacks.whitebox.loss import PromptLosses, TargetLoss
 from safereason.attacks.whitebox.slot import Slot, Suffix, TokenIds
 from safereason.data.example import Example
-from safereason.engines.base import Engine
-from safereason.engines.transformers import TransformersEngine
+from safereason.engines.base import Engine, LocalEngine, require_local
 from safereason.errors import InputError
 
 
@@ -127,7 +126,7 @@ def build_objectives(
     engines: Sequence[Engine],
     meter: Meter,
     *,
-    target_model: TransformersEngine,
+    target_model: LocalEngine,
     start: str,
     prefix: str,
     place: TargetPosition,
@@ -154,7 +153,7 @@ def build_objectives(
     """
     objectives: list[Objective] = []
     for engine in engines:
-        local_engine = require_local(attack, engine)
+        local_engine = require_local(engine, f"attack {attack}")
         shares_vocabulary = _shares_vocabulary(local_engine, target_model)
         for behavior in behaviors:
             target_text = require_target(attack, behavior)
@@ -173,12 +172,12 @@ def build_objectives(
     return Objectives(objectives, meter)
 
 
-def _shares_vocabulary(engine: TransformersEngine, target_model: TransformersEngine) -> bool:
+def _shares_vocabulary(engine: LocalEngine, target_model: LocalEngine) -> bool:
     """Whether an engine's tokenizer has the same ids for the same tokens as the target model's."""
     return engine is target_model or engine.tokenizer.get_vocab() == target_model.tokenizer.get_vocab()
 
 
-def _check_length(attack: str, behavior: Example, engine: TransformersEngine, length: int) -> None:
+def _check_length(attack: str, behavior: Example, engine: LocalEngine, length: int) -> None:
     """Refuses a prompt that, with its target, is longer than the model's context."""
     # A model that also reads images keeps these figures in a configuration of its text part.
     if length > engine.model.config.get_text_config().max_position_embeddings:
@@ -186,16 +185,3 @@ def _check_length(attack: str, behavior: Example, engine: TransformersEngine, le
             f"attack {attack}: behavior {behavior.id} has {length} tokens with its target; "
             f"{engine.name} does not read that many"
         )
-
-
-def require_local(attack: str, engine: Engine) -> TransformersEngine:
-    """The engine itself, if its weights are accessible.
-
-    Raises:
-        InputError: They are not.
-    """
-    if not isinstance(engine, TransformersEngine):
-        raise InputError(
-            f"attack {attack}: needs the weights, so a model of transformers; {engine.name} does not show them"
-        )
-    return engine

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
-from safereason.engines.base import Completion, Conversation, Engine, Sampling
-from safereason.engines.open import load_tokenizer, open_engine
+from safereason.engines.base import Completion, Conversation, Engine, GenerateOptions, Sampling, TokenizerEngine
+from safereason.engines.open import load_tokenizer, open_engine, open_engine_here
 from safereason.engines.spec import ModelSpec
 from safereason.guard.base import GuardVerdict, Label, OnVerdict, Question
 from safereason.guard.score import CHOICES, joined_tokens, word_probability
@@ -74,7 +74,7 @@ class PromptedGuard:
         self.name = name
         self.engine = engine
         self.format = guard_format
-        self._special = special_tokens(engine)
+        self._special = special_tokens(engine.tokenizer)
 
     def classify(
         self,
@@ -125,10 +125,12 @@ class PromptedGuard:
         self.engine.generate(
             conversations,
             self.format.sampling,
-            seed=seed,
-            done=[position for position, (index, _) in enumerate(slots) if index in done],
-            on_finish=on_finish,
-            choices=CHOICES,
+            GenerateOptions(
+                seed=seed,
+                done=[position for position, (index, _) in enumerate(slots) if index in done],
+                on_finish=on_finish,
+                choices=CHOICES,
+            ),
         )
         return [verdicts.get(i) for i in range(len(questions))]
 
@@ -203,7 +205,7 @@ def inert_turns(question: Question, special: Iterable[str] = ()) -> list[Message
     return turns
 
 
-def rendering_engine(model: str, precision: Precision) -> "tuple[Engine, PreTrainedTokenizerBase]":
+def rendering_engine(model: str, precision: Precision) -> "tuple[TokenizerEngine, PreTrainedTokenizerBase]":
     """An engine that takes rendered prompts verbatim, and the model's own tokenizer to render them with.
 
     Raises:
@@ -225,17 +227,26 @@ def completing_engine(model: str, options: Options) -> Engine:
     spec = ModelSpec.parse(model)
     if spec.is_remote:
         return open_engine(spec, base_url=options.base_url)
-    own = load_tokenizer(spec)
+    return completing_engine_here(spec, options.precision)
+
+
+def completing_engine_here(model: ModelSpec, precision: Precision) -> TokenizerEngine:
+    """The `completing_engine` of a model that runs here, so that its tokenizer is at hand.
+
+    Raises:
+        InputError: The model cannot be opened.
+    """
+    own = load_tokenizer(model)
     # Some tokenizers have such a token and do not use it, so the tokens of an empty text decide.
     begins_with_bos = own.bos_token_id is not None and list(own("")["input_ids"])[:1] == [own.bos_token_id]
     template = _AFTER_BOS if begins_with_bos else _VERBATIM
-    return _engine_with_template(spec, options.precision, own, template)
+    return _engine_with_template(model, precision, own, template)
 
 
 def _engine_with_template(
     model: ModelSpec, precision: Precision, own: "PreTrainedTokenizerBase", template: str
-) -> Engine:
+) -> TokenizerEngine:
     # A copy: callers still render prompts with the template of the original.
     tokenizer = deepcopy(own)
     tokenizer.chat_template = template
-    return open_engine(model, precision=precision, tokenizer=tokenizer)
+    return open_engine_here(model, precision=precision, tokenizer=tokenizer)

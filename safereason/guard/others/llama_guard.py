@@ -62,8 +62,9 @@ def open_llama_guard(model: str, options: Options) -> tuple[Engine, LlamaGuard]:
     if spec.is_remote:
         return open_engine(spec, base_url=options.base_url), LlamaGuard(list)
     engine, tokenizer = rendering_engine(model, options.precision)
-    if hasattr(engine, "model"):  # vLLM reads the model's settings by itself
-        _set_attention_chunk(engine.model.config)
+    # vLLM reads the model's settings by itself.
+    if engine.local is not None:
+        _set_attention_chunk(engine.local.model.config)
     as_content = _content_form(tokenizer, model)
 
     def render(conversation: list[Message]) -> Conversation:
