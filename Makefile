@@ -44,7 +44,7 @@ test: install ## Run every test; $SAFEREASON_DATA_HOME adds those on public benc
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-fast: install ## Run the tests that take seconds
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-random: install ## Run the tests that take seconds N times (10), each time in another order
 	@for n in $$(seq $(N)); do OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -p randomly -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) || exit 1; done

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 # Before what reads them when it is imported.
@@ -40,6 +41,13 @@ def micro_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def micro_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the micro reward model."""
     return micro.save_classifier(tmp_path_factory.mktemp("classifier"))
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses between the tries of a failed request take a fiftieth of their time."""
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(seconds / 50))
 
 
 @pytest.fixture(scope="session")

@@ -3,14 +3,19 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from warm import Child, Warm
+from warm import COLD, Child, Warm
 
 Running = Child | subprocess.Popen[str]
 COMMAND = str(Path(sys.executable).with_name("safereason"))
+AT_FIRST = dict(os.environ)
+"""The environment before tests ran: libraries that they import, such as Ray's, set variables of their own."""
+HUB = tempfile.TemporaryDirectory(prefix="hub-")
+"""An empty cache of the Hub's client, so that no model of the person who runs the tests is found."""
 
 
 def safereason(
@@ -37,18 +42,37 @@ def started(*arguments: object, **environment: str) -> Running:
     )
 
 
+def on_streams(*arguments: object, streams: Sequence[int], env: Mapping[str, str]) -> Running:
+    """The command while it runs, with these descriptors as its streams and with nothing but this in its environment."""
+    argv = list(map(str, arguments))
+    if _warm().takes(env):
+        return _warm().start(argv, env=env, streams=streams)
+    given, out, err = streams
+    return subprocess.Popen([COMMAND, *argv], env=env, stdin=given, stdout=out, stderr=err, start_new_session=True)
+
+
 def python(program: str, *arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """A program of the test's own, such as one that kills itself at a certain record, run to its end."""
     return _warm().run(list(map(str, arguments)), env=_environment({}), program=program, timeout=timeout)
 
 
+def offline() -> dict[str, str]:
+    """The environment of every command: that of the tests, without the Hub and what is cached of it.
+
+    Of variables that decide whether a command begins anew it has those of before any test.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(COLD)}
+    early = {name: value for name, value in AT_FIRST.items() if name.startswith(COLD)}
+    return {**kept, **early, "HF_HUB_OFFLINE": "1", "HF_HOME": HUB.name}
+
+
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "120", **more}
+    return {**offline(), "COLUMNS": "120", **more}
 
 
 @cache
 def _warm() -> Warm:
-    return Warm(COMMAND)
+    return Warm(COMMAND, offline())
 
 
 def said_once(done: subprocess.CompletedProcess[str]) -> str:

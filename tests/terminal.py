@@ -4,22 +4,19 @@ import fcntl
 import os
 import pty
 import struct
-import subprocess
 import termios
 from contextlib import suppress
 
-from program import COMMAND
+from program import offline, on_streams
 
 
 def on_terminal(*arguments: object, **environment: str) -> tuple[int, str]:
     """Its exit code, and all that the terminal was sent on stdout and stderr."""
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    own = {"HF_HUB_OFFLINE": "1", "TERM": "xterm-256color", "PAGER": "cat"}
-    kept = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR", "LESS")}
-    process = subprocess.Popen(
-        [COMMAND, *map(str, arguments)], stdin=its, stdout=its, stderr=its, env={**kept, **own, **environment}
-    )
+    own = {"TERM": "xterm-256color", "PAGER": "cat"}
+    kept = {key: value for key, value in offline().items() if key not in ("COLUMNS", "LINES", "NO_COLOR", "LESS")}
+    process = on_streams(*arguments, streams=(its, its, its), env={**kept, **own, **environment})
     os.close(its)
     sent = b""
     with suppress(OSError):  # what Linux ends a terminal with

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import openai_server
 import pytest
-from program import safereason, said_once
+from program import COMMAND, offline, safereason, said_once
 
 from safereason.runs.records import read_records
 
@@ -58,7 +58,11 @@ def result_of(*words: object, path: str) -> dict:
 
 
 def test_the_listings_show_what_is_installed(installed: str):
-    kinds = result_of("eval", "ls", path=installed)
+    cold = subprocess.run(
+        [COMMAND, "eval", "ls", "--json"], env={**offline(), "PYTHONPATH": installed}, capture_output=True, text=True
+    )
+    kinds = json.loads(cold.stdout)
+    assert result_of("eval", "ls", path=installed) == kinds
     listed = {(kind, entry["name"]): entry["summary"] for kind, entries in kinds.items() for entry in entries}
     assert listed["evals", "manners"] == "Share of answers that say please"
     assert listed["judges", "mentions"] == "Whether an answer has a word in it: mentions:WORD"

@@ -88,6 +88,8 @@ guard:
 """
 TIMED = ("step_time",)
 """What a step logs that another run would not repeat."""
+GLANCE = 0.02
+"""Seconds between two looks at a file; without them, a test would take a core from the program that it watches."""
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +125,7 @@ def kill_once(ready: Callable[[], bool], *arguments: object) -> None:
     with started(*arguments) as process:
         while not ready():
             assert process.poll() is None, f"it ended before it could be killed: {process.stderr.read()}"
-            time.sleep(0.005)
+            time.sleep(GLANCE)
         os.killpg(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
 
@@ -137,7 +139,7 @@ def test_rl_that_is_asked_to_end_says_so_and_is_resumed(recipe, whole, root, sen
     with started("rl", "--recipe", recipe, "--root", root) as process:
         while not ready():
             assert process.poll() is None, f"it ended before it could be ended: {process.stderr.read()}"
-            time.sleep(0.005)
+            time.sleep(GLANCE)
         process.send_signal(sent)
         out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (code, "")
@@ -151,6 +153,7 @@ def test_rl_that_is_asked_to_end_says_so_and_is_resumed(recipe, whole, root, sen
 def test_all_that_a_run_writes_is_for_its_owner_alone(recipe, whole, root):
     for folder, mask in ((root / "private", {}), (root / "shared", {"SAFEREASON_UMASK": "027"})):
         command = ["eval", "xstest", "--recipe", recipe, "--root", root, "--model", whole["rl"], "--out", folder]
+        command += ["eval.limit=2", "eval.sampling.max_new_tokens=8"]
         done = subprocess.run(
             ["bash", "-c", 'umask 000; exec "$@"', "-", sys.executable, "-m", "safereason", *command],
             env={**os.environ, "HF_HUB_OFFLINE": "1", "SAFEREASON_CACHE": str(root / f"{folder.name}-cache"), **mask},

@@ -75,16 +75,18 @@ COLD = (
     "XDG_",
 )
 """Variables that Python and the libraries read while they are imported: a command with others begins anew."""
+READ_LATER = ("PYTHONPATH", "HF_TOKEN")
+"""Names like those of `COLD` that are read when they are needed; a child puts the folders of the first on its path."""
 
 
 class Warm:
     """The test's side of it."""
 
-    def __init__(self, command: str) -> None:
-        """Starts the process; `command` is the console script."""
+    def __init__(self, command: str, environment: Mapping[str, str]) -> None:
+        """Starts the process; `command` is the console script, and most of its children have this environment."""
         self._folder = tempfile.TemporaryDirectory(prefix="warm-")
         self._address = f"{self._folder.name}/socket"
-        self._environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        self._environment = environment
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(self._address)
         listening.listen()
@@ -100,7 +102,8 @@ class Warm:
     def takes(self, environment: Mapping[str, str]) -> bool:
         """Whether a command in this environment would begin as one that begins anew."""
         names = environment.keys() | self._environment.keys()
-        return not any(n.startswith(COLD) and environment.get(n) != self._environment.get(n) for n in names)
+        read_early = [n for n in names if n.startswith(COLD) and n not in READ_LATER]
+        return all(environment.get(n) == self._environment.get(n) for n in read_early)
 
     def run(
         self,
@@ -127,9 +130,9 @@ class Warm:
                 raise
             return subprocess.CompletedProcess(list(arguments), code, _text(out), _text(err))
 
-    def start(self, arguments: Sequence[str], *, env: Mapping[str, str]) -> "Child":
-        """What `subprocess.Popen` gives with three pipes and a session of its own."""
-        return Child(self._address, _job(arguments, env))
+    def start(self, arguments: Sequence[str], *, env: Mapping[str, str], streams: Sequence[int] = ()) -> "Child":
+        """What `subprocess.Popen` gives with a session of its own and three pipes, or these descriptors instead."""
+        return Child(self._address, _job(arguments, env), streams)
 
 
 class Child:
@@ -264,11 +267,17 @@ def _keep(connection: socket.socket, command: str) -> str:
     sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     os.chdir(job["cwd"])
+    added = set(_python_path(job["env"])) - set(_python_path(os.environ))
+    sys.path[1:1] = [folder for folder in _python_path(job["env"]) if folder in added]
     os.environ.clear()
     os.environ.update(job["env"])
     sys.argv = ["-c" if job["program"] else command, *job["argv"]]
     sys.path[0] = "" if job["program"] else str(Path(command).parent)
     return str(job["program"])
+
+
+def _python_path(environment: Mapping[str, str]) -> list[str]:
+    return [folder for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if folder]
 
 
 def end_with(call: Callable[[], object]) -> NoReturn:

@@ -21,12 +21,12 @@ from safereason.engines.spec import ModelSpec
 engine = open_engine(ModelSpec.parse(sys.argv[1]))
 with openai_server.serve(engine) as server:
     def choice(body):
-        return server._generated(body) if body["model"] == "micro" else scripted.reply(body)
+        return server._generated({**body, "max_tokens": 24}) if body["model"] == "micro" else scripted.reply(body)
     server.choice = choice
     print(server.url, flush=True)
     threading.Event().wait()
 """
-"""Attacker `a` and judge `j` answer by rule; `micro` writes what the micro model writes."""
+"""Attacker `a` and judge `j` answer by rule; `micro` writes what the micro model writes, and no more than a line."""
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def test_of_two_at_once_one_writes_and_the_other_says_so_in_one_line(guard: Path
     assert first.stdin is not None
     while not (tmp_path / ".out.jsonl.lock").exists() or not out.exists():
         assert first.poll() is None, first.stderr
+        time.sleep(0.02)
     (tmp_path / "another name").symlink_to(out)
     for how in ((), ("--resume",), ("--overwrite",)):
         for name in (out, tmp_path / "another name"):

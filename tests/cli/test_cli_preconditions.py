@@ -19,7 +19,7 @@ def refused(tmp_path: Path):
 
     def run(*words: object, **environment: str) -> str:
         root = tmp_path / "runs"
-        done = safereason(*words, "--root", root, HF_HOME=str(tmp_path / "hub"), **environment)
+        done = safereason(*words, "--root", root, **environment)
         assert done.returncode == 2, done.stderr
         assert [path for path in root.rglob("*") if path.is_file()] == []
         return said_once(done)

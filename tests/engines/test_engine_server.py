@@ -246,6 +246,7 @@ def test_no_reply_breaks_the_reader_nor_turns_into_python_s_notation(value: Any)
         assert not completion.text.startswith(("[{", "{'"))
 
 
+@pytest.mark.usefixtures("short_pauses")
 @pytest.mark.parametrize("code", [429, "429", 503, "rate_limit_exceeded", "server_error", None])
 def test_an_error_with_a_good_status_is_tried_again_where_it_may_pass(code: Any):
     def reply(body: dict[str, Any], number: int) -> Answer:
@@ -383,6 +384,7 @@ GARBAGE = {
 }
 
 
+@pytest.mark.usefixtures("short_pauses")
 @pytest.mark.parametrize("kind", GARBAGE)
 def test_an_outage_of_any_kind_is_waited_for(kind: str):
     def reply(body: dict[str, Any], number: int) -> Answer:
@@ -421,6 +423,7 @@ def sending(answer: Callable[[int], bytes]) -> Iterator[str]:
         listening.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.usefixtures("short_pauses")
 def test_a_body_that_is_cut_is_waited_for():
     asked = []
 

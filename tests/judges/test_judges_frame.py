@@ -49,6 +49,7 @@ FRAMES = [
 ]
 TOKENIZER = micro_classifier.tokenizer()
 SPECIAL = tuple(token.content for token in TOKENIZER.added_tokens_decoder.values() if token.special)
+SPECIAL_IDS = set(TOKENIZER.all_special_ids)
 NEUTRAL = "zz"
 
 
@@ -72,7 +73,7 @@ def seen(text: str, line: str) -> int:
 
 def specials(text: str) -> list[int]:
     ids = TOKENIZER(text, add_special_tokens=False)["input_ids"]
-    return [i for i in ids if i in set(TOKENIZER.all_special_ids)]
+    return [i for i in ids if i in SPECIAL_IDS]
 
 
 @lru_cache

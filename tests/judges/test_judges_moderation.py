@@ -174,6 +174,7 @@ OUTAGES: dict[str, tuple[int, bytes]] = {
 }
 
 
+@pytest.mark.usefixtures("short_pauses")
 @pytest.mark.parametrize("kind", OUTAGES)
 def test_an_outage_is_a_failed_verdict_and_one_that_passes_none(server: Server, kind: str):
     server.outage = OUTAGES[kind]

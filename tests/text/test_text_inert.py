@@ -1,6 +1,7 @@
 """Foreign text cannot step out of its place: neither past our markers nor into a turn of the model that reads it."""
 
 import re
+from functools import cache
 from time import process_time
 
 import pytest
@@ -137,6 +138,7 @@ TOKENIZERS = {
     for name, special in FAMILIES.items()
     for normalized in (False, True)
 }
+POLICY, TEMPLATES = load("default-names"), GuardTemplates()
 
 
 def hostile(tokens: tuple[str, ...]) -> st.SearchStrategy[str]:
@@ -166,23 +168,33 @@ def test_ordinary_text_is_left_as_it_is(text: str):
     assert inert(text) == text
 
 
+@cache
+def special_ids(family: str, normalized: bool) -> tuple[tuple[str, ...], set[int]]:
+    """A tokenizer's special tokens and their ids."""
+    tokenizer = TOKENIZERS[family, normalized]
+    special = special_tokens(tokenizer)
+    return special, {tokenizer.convert_tokens_to_ids(token) for token in special}
+
+
+def control_tokens(family: str, normalized: bool, question: Question) -> list[int]:
+    """The control tokens in what a guard with this tokenizer is fed."""
+    special, ids = special_ids(family, normalized)
+    rendered = TEMPLATES.render(POLICY, question, special)
+    return [i for i in chat.prompt_ids(TOKENIZERS[family, normalized], chat.user(rendered)) if i in ids]
+
+
+control_tokens_of_plain = cache(control_tokens)
+
+
 @pytest.mark.parametrize(("family", "normalized"), TOKENIZERS)
 @given(data=st.data())
 def test_no_text_puts_a_control_token_into_what_a_guard_is_fed(family: str, normalized: bool, data: st.DataObject):
-    tokenizer = TOKENIZERS[family, normalized]
-    special = special_tokens(tokenizer)
-    assert set(FAMILIES[family]) <= set(special)
-    ids = {tokenizer.convert_tokens_to_ids(token) for token in special}
-    policy, templates = load("default-names"), GuardTemplates()
-
-    def fed(question: Question) -> list[int]:
-        rendered = templates.render(policy, question, special)
-        return [i for i in chat.prompt_ids(tokenizer, chat.user(rendered)) if i in ids]
-
+    assert set(FAMILIES[family]) <= set(special_ids(family, normalized)[0])
     prompt = data.draw(hostile(FAMILIES[family]) | hostile(EVERY))
     response = data.draw(st.none() | hostile(FAMILIES[family]))
     plain = Question("harmless", None if response is None else "harmless")
-    assert fed(Question(prompt, response)) == fed(plain)
+    fed = control_tokens(family, normalized, Question(prompt, response))
+    assert fed == control_tokens_of_plain(family, normalized, plain)
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("of languages",)])

@@ -19,7 +19,7 @@ from accelerate.commands.launch import _validate_launch_command
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from hypothesis import given
 from hypothesis import strategies as st
-from program import safereason
+from program import Running, safereason, started
 from safetensors.torch import load_file
 from torch.distributed.fsdp import StateDictType
 from transformers import LlamaForCausalLM
@@ -143,9 +143,14 @@ def together(made, tmp_path_factory) -> Path:
     return root
 
 
-def kill_after_a_checkpoint(command: list[str], root: Path) -> None:
-    """Starts it and kills it outright; where that is a launcher, it alone: its processes end with it."""
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+def launcher(command: list[str]) -> Running:
+    """A launcher while it runs."""
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL, text=True)
+
+
+def kill_after_a_checkpoint(running: Running, root: Path) -> None:
+    """Kills it outright; where that is a launcher, it alone: its processes end with it."""
+    with running as process:
         while not list(root.glob("*/*/checkpoints/checkpoint-2/complete")):
             assert process.poll() is None
             time.sleep(0.01)
@@ -211,7 +216,7 @@ def test_two_processes_with_half_the_model_each_train_as_one(made, alone, tmp_pa
         *arguments(made, stage, tmp_path),
     ]
     if killed:
-        kill_after_a_checkpoint(command, tmp_path)
+        kill_after_a_checkpoint(launcher(command), tmp_path)
         (checkpoint,) = tmp_path.glob(f"{stage}/*/checkpoints/checkpoint-2")
         assert (checkpoint / "pytorch_model_fsdp_0").is_dir()
         command.append("--resume")
@@ -229,9 +234,13 @@ def test_two_processes_with_half_the_model_each_train_as_one(made, alone, tmp_pa
 @pytest.mark.parametrize("stage", ["sft", "rl"])
 @pytest.mark.parametrize("before", [1, 2], ids=["one, then two", "two, then one"])
 def test_a_run_goes_on_with_another_number_of_processes(made, alone, tmp_path, stage, before):
-    counts = {1: arguments(made, stage, tmp_path), 2: arguments(made, stage, tmp_path, *launched(made))}
-    kill_after_a_checkpoint([sys.executable, "-m", "safereason", *counts[before]], tmp_path)
-    again = safereason(*counts[3 - before], "--resume")
+    one, two = arguments(made, stage, tmp_path), arguments(made, stage, tmp_path, *launched(made))
+    if before == 1:
+        kill_after_a_checkpoint(started(*one), tmp_path)
+        again = safereason(*two, "--resume")
+    else:
+        kill_after_a_checkpoint(launcher([sys.executable, "-m", "safereason", *two]), tmp_path)
+        again = safereason(*one, "--resume")
     assert again.returncode == 0, again.stderr
     assert_same_training(run_of(tmp_path, stage), run_of(alone, stage))
 
@@ -239,7 +248,7 @@ def test_a_run_goes_on_with_another_number_of_processes(made, alone, tmp_path, s
 @pytest.mark.slow
 def test_killed_with_its_launcher_it_is_resumed(made, alone, tmp_path):
     words = arguments(made, "rl", tmp_path, *launched(made))
-    kill_after_a_checkpoint([sys.executable, "-m", "safereason", *words], tmp_path)
+    kill_after_a_checkpoint(launcher([sys.executable, "-m", "safereason", *words]), tmp_path)
     again = safereason(*words, "--resume")
     assert again.returncode == 0, again.stderr
     found = run_of(tmp_path, "rl")
