@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from safereason.errors import BarNotMet, InputError
-from safereason.evals.metrics import OVERALL, Figure
+from safereason.evals.metrics import OVERALL, Figure, recorded_figures
 
 Metrics: TypeAlias = Mapping[str, Any]
 """The contents of a run's `metrics.json`."""
@@ -43,11 +43,7 @@ class Bar:
 
 def figures_by_label(metrics: Metrics) -> dict[str, Figure]:
     """A run's figures by their labels."""
-    figures = {}
-    for row in metrics["figures"]:
-        figure = Figure(**row)
-        figures[figure.label] = figure
-    return figures
+    return {figure.label: figure for figure in recorded_figures(metrics, f"eval {metrics.get('eval')}")}
 
 
 def match_bars(metrics: Metrics, bars: Sequence[Bar]) -> list[tuple[Bar, Figure]]:

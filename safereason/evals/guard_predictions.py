@@ -7,6 +7,7 @@ The first row says which of three forms a file has:
 - `label` alone: `guard classify`'s rows, which are joined to the labelled rows of a source by `id`, or by their number.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +28,8 @@ from safereason.text.verdict import Label
 About = Literal["prompt", "response"]
 """The text that a set's labels are about: a user's prompt, or an agent's response to it."""
 
+LONGEST_NAME = 3
+"""Most words in the name of a verdict, as in `Prompt harm label: unsafe`."""
 TAIL = 100
 """Characters at the end of a text in which its last words are searched."""
 NumberedRow = tuple[str, Record]
@@ -40,7 +43,7 @@ _WORDS: dict[str, Label] = {
     "harmless": "safe",
 }
 _WORD = "|".join(_WORDS)
-_FIRST_LINE = re.compile(rf"\s*({_WORD})\W*(?:\n|\Z)", re.IGNORECASE)
+_FIRST_LINE = re.compile(rf"\s*({_WORD})[^\w\n<]*(?:<|\n|\Z)", re.IGNORECASE)
 _WORDS_IN = re.compile(r"\w+")
 _WORDS_WITH_APOSTROPHES = re.compile(r"[\w'’]+")
 _LETTERS = re.compile(r"[a-z]+")
@@ -49,7 +52,15 @@ _IN_NAMES: dict[About, set[str]] = {
     "response": {"response", "responses", "reply", "replies"},
 }
 """Words in the name of a set by which its subject is known."""
-_ABOUT: dict[str, About] = {"request": "prompt", "response": "response"}
+_ABOUT: dict[str, About] = {
+    "request": "prompt",
+    "prompt": "prompt",
+    "user": "prompt",
+    "response": "response",
+    "assistant": "response",
+    "agent": "response",
+}
+"""Words in the name of a verdict, by what it is about."""
 _UNDECIDED = re.compile(r"not|never|or|nor|n?either|\w+n['’]t", re.IGNORECASE)
 """Words before the last one that make it no verdict, or the opposite one."""
 
@@ -163,8 +174,9 @@ def read_verdict(text: str, about: About = "prompt") -> Label | None:
 
     1. Where there is a `\boxed{…}`, the last one decides, and it holds a word alone.
     2. Else the last `Request: WORD` or `Response: WORD`, by the subject of the set; a text with only the other one
-       has no verdict. Either has a line of its own, or shares one with others of the kind between commas.
-    3. Else a first line that is one word (as Llama Guard writes, before its categories).
+       has no verdict. Either has a line of its own, shares one with others of the kind, or is a field of a JSON
+       object. `Prompt` and `User`, `Assistant` and `Agent` are names for them, too.
+    3. Else a first line that is one word (as Llama Guard writes, before its categories), before an end-of-turn token.
     4. Else the last word of the text, unless `not`, `or` or the like comes before it.
 
     A word is `unsafe` or `harmful`; or `safe`, `unharmful` or `harmless`.
@@ -186,30 +198,60 @@ def read_verdict(text: str, about: About = "prompt") -> Label | None:
 
 
 def named_verdicts(text: str) -> dict[About, Label]:
-    """The verdicts in lines such as `Request: harmful`; several may share a line, `Request: …, Response: …`.
+    """The verdicts in lines such as `Request: harmful`, or in a JSON object such as `{"User Safety": "unsafe"}`.
 
-    The last line counts. One with anything but names and words between commas does not.
+    Several may share a line: `Request: …, Response: …`. The last line counts. One that is a sentence does not.
     """
     verdicts: dict[About, Label] = {}
     # Later lines overwrite: a guard may weigh verdicts before it decides.
-    for line in text.split("\n"):
-        for name, word in _named_words(line):
-            if name in _ABOUT and word in _WORDS:
-                verdicts[_ABOUT[name]] = _WORDS[word]
+    for name, word in _named_words(text):
+        subjects = {_ABOUT[part] for part in _WORDS_IN.findall(name) if part in _ABOUT}
+        # A name with words of both, or of neither, decides nothing.
+        if len(subjects) == 1 and word in _WORDS:
+            verdicts[subjects.pop()] = _WORDS[word]
     return verdicts
 
 
-def _named_words(line: str) -> list[tuple[str, str]]:
-    """The pairs of a line `NAME: WORD, NAME: WORD`; none where it holds anything else."""
+def _named_words(text: str) -> Iterator[tuple[str, str]]:
+    """The pairs of a name and a word, in small letters, in a JSON object or in the lines of a text."""
+    fields = _json_fields(text)
+    if fields is not None:
+        for name, value in fields.items():
+            yield name.lower(), str(value).strip().lower()
+        return
+    for line in text.lower().split("\n"):
+        yield from _pairs_of_line(line)
+
+
+def _json_fields(text: str) -> Record | None:
+    """The fields of a text that is one JSON object; None for any other text."""
+    if not text.lstrip().startswith("{"):
+        return None
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(fields, dict):
+        return None
+    return fields
+
+
+def _pairs_of_line(line: str) -> list[tuple[str, str]]:
+    """The pairs of a line `NAME: WORD, NAME: WORD`, whatever stands between them; none where it is a sentence."""
+    # A server may leave the end-of-turn token behind the last word.
+    parts = [_WORDS_IN.findall(part) for part in line.partition("<")[0].split(":")]
+    # Between two colons stand a word and the next name. More words than that are a sentence, which may mention a
+    # request and call something harmful.
+    if len(parts[0]) > LONGEST_NAME or len(parts[-1]) != 1:
+        return []
+    if any(not 1 <= len(part) <= 1 + LONGEST_NAME for part in parts[1:-1]):
+        return []
     pairs = []
-    for field in line.split(","):
-        name, _, word = field.partition(":")
-        names = _WORDS_IN.findall(name.lower())
-        words = _WORDS_IN.findall(word.lower())
-        # Otherwise the line is a sentence, which may mention a request and call something harmful.
-        if len(names) != 1 or len(words) != 1:
-            return []
-        pairs.append((names[0], words[0]))
+    name = parts[0]
+    for part in parts[1:]:
+        pairs.append((" ".join(name), part[0]))
+        # A heading, as in `Answers: Request: harmful`, has no word of its own: what follows it is the next name.
+        name = part[1:] or part
     return pairs
 
 

@@ -5,6 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from pydantic import TypeAdapter, ValidationError
+
+from safereason.errors import InputError
+
 CONFIDENCE = 0.95
 OVERALL = "all"
 Aggregation = Literal["mean", "macro", "statistic"]
@@ -41,6 +45,23 @@ class Figure:
         if self.group == OVERALL:
             return self.name
         return f"{self.name}/{self.group}"
+
+
+_VALIDATOR = TypeAdapter(list[Figure])
+
+
+def recorded_figures(metrics: Mapping[str, object], where: object) -> list[Figure]:
+    """The figures of a `metrics.json`. Keys that a later version may have written are left out.
+
+    Raises:
+        InputError: The file was damaged or edited, so that they are no figures; the message begins with `where`.
+    """
+    try:
+        return _VALIDATOR.validate_python(metrics.get("figures"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, ("figures", *first["loc"])))
+        raise InputError(f"{where}: metrics.json: `{key}`: {first['msg'].lower()}; make the run anew") from error
 
 
 def proportion(name: str, successes: float, n: int, unscored: int = 0, group: str = OVERALL) -> Figure:

@@ -14,11 +14,15 @@ from dataclasses import replace
 from safereason.recipe.merge import flatten
 from safereason.report.read import Run, of_stage
 from safereason.report.tables import source_of
+from safereason.runs.directory import CONTENTS
+from safereason.runs.records import Record
 
 ASIDE = ("model", "judge", "eval", "sources", "rejudges", "completions", "base_url", "resamples")
 """Parts of an identity that the column already has, or that change no figure."""
-OWN = ("seed", "prefix", "asked")
-"""Parts that may differ from model to model: the seed, and how each model is prompted."""
+WEIGHTS = "weights"
+"""The part for the hash of a local model's own folder."""
+OWN = ("seed", "prefix", "asked", WEIGHTS)
+"""Parts that may differ from model to model: the seed, how each model is prompted, and what it is."""
 SHOWN = 60
 """Most characters of a value in a label; of a longer one, the key alone is given."""
 
@@ -95,7 +99,7 @@ def _setting_of(run: Run, *, own: bool) -> Setting:
         own: Whether to give the settings that may differ from model to model, or the others.
     """
     chosen = {}
-    for key, value in run.identity.items():
+    for key, value in _with_own_weights(run).items():
         if key not in ASIDE and (key in OWN) == own:
             chosen[key] = value
     setting = {}
@@ -103,6 +107,15 @@ def _setting_of(run: Run, *, own: bool) -> Setting:
         if value is not None:
             setting[key] = _value_text(value)
     return setting
+
+
+def _with_own_weights(run: Run) -> Record:
+    """The identity with the hash of the model's own folder apart from those of judges and of files of rows."""
+    hashes = run.identity.get(CONTENTS)
+    if not isinstance(hashes, dict) or run.model not in hashes:
+        return run.identity
+    others = {name: value for name, value in hashes.items() if name != run.model}
+    return {**run.identity, CONTENTS: others, WEIGHTS: hashes[run.model]}
 
 
 def _value_text(value: object) -> str:

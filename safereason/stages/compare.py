@@ -12,7 +12,7 @@ from safereason.errors import BarNotMet, InputError, command
 from safereason.evals import Eval, compare, guard_predictions, judging, paper
 from safereason.evals.compare import Difference
 from safereason.evals.guard_predictions import Prediction
-from safereason.evals.metrics import Figure
+from safereason.evals.metrics import Figure, recorded_figures
 from safereason.report.paper_comparison import matching_paper_figure
 from safereason.report.read import Run, read_run
 from safereason.runs.records import Record
@@ -158,13 +158,7 @@ def _common_evaluation(runs: Sequence[Run]) -> str:
 
 
 def _figures_by_key(run: Run) -> dict[compare.Key, Figure]:
-    rows = run.metrics.get("figures")
-    figures: dict[compare.Key, Figure] = {}
-    # The metrics may be of another version or edited by hand, so their form is not taken for granted.
-    if isinstance(rows, list):
-        for row in rows:
-            figure = Figure(**row)
-            figures[figure.name, figure.group] = figure
+    figures = {(figure.name, figure.group): figure for figure in recorded_figures(run.metrics, run.path)}
     if not figures:
         raise InputError(f"{run.path}: has no figures in metrics.json; make it anew")
     return figures
@@ -238,7 +232,7 @@ def _comparison_notes(evaluation: str, runs: dict[str, Run], rows: Sequence[Comp
     judges = set()
     judged_by = []
     for letter, run in runs.items():
-        judge = run.metrics.get("judge")
+        judge = str(run.metrics.get("judge"))
         judges.add(judge)
         judged_by.append(f"{letter} by {judge}")
     # A difference between judges would look like one between models.

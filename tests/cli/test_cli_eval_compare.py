@@ -64,6 +64,9 @@ def harmbench(root: Path, name: str, truths: Sequence[bool | None], **changes: A
     return finished(root, "eval/harmbench", name, metrics, completions=completions, verdicts=judged)
 
 
+DSR = {"name": "dsr", "value": 0.5, "n": 2, "low": None, "high": None, "aggregation": "macro"}
+
+
 def guard(root: Path, name: str, labels: str) -> Path:
     found = [
         Prediction(f"r{n}", "own", "unsafe" if n % 2 else "safe", "unsafe" if letter == "u" else "safe")
@@ -173,6 +176,18 @@ def test_what_cannot_be_compared_is_refused(
         figures=[{"name": "dsr", "value": 0.9, "n": 2, "low": None, "high": None, "aggregation": "macro"}],
     )
     assert "not those of its completions and verdicts; score it anew" in refused(capsys, runs[0], damaged)
+    for number, (said, figures) in enumerate(
+        {
+            "`figures.0.value`: input should be a valid number": [{**DSR, "value": "x"}],
+            "`figures.0.low`: input should be a valid number": [{**DSR, "low": "x"}],
+            "`figures.0`: input should be a dictionary": [1],
+            "`figures`: input should be a valid list": None,
+        }.items()
+    ):
+        edited = harmbench(tmp_path, f"edited{number}", [True, False], figures=figures)
+        assert f"{edited}: metrics.json: {said}" in refused(capsys, runs[0], edited)
+    assert run(runs[0], harmbench(tmp_path, "listed", [True, False], judge={"a": 1})) == 0
+    capsys.readouterr()
     assert run(*runs, "--fail-if-worse", "asr") == 2
     assert "eval harmbench has no such figure; it has dsr" in capsys.readouterr().err
 

@@ -83,6 +83,21 @@ def test_the_same_again_shows_the_newer_one_and_says_so(tmp_path):
     assert any("a newer run of the same evaluation" in line for line in page.left_out)
 
 
+def test_two_models_in_folders_are_rows_alike_and_another_model_in_the_same_folder_is_told_apart(tmp_path):
+    first, second = (
+        measured(tmp_path, model, 3, contents={model: digest}, **USUAL) for model, digest in (("/a", "1"), ("/b", "2"))
+    )
+    again = measured(tmp_path, "/a", 9, contents={"/a": "3"}, **USUAL)
+    by_judge = measured(tmp_path, "/c", 9, contents={"/c": "4", "/judge": "5"}, **USUAL)
+    marked, superseded = mark_variants(read_runs([first, second]))
+    assert {run.variant for run in marked} == {""}
+    marked, superseded = mark_variants(read_runs([first, again]))
+    assert sorted(run.variant for run in marked) == ["", 'weights "3" in place of "1"']
+    marked, superseded = mark_variants(read_runs([first, second, by_judge]))
+    assert [run.variant for run in marked if run.model == "/c"] == ['contents./judge "5" in place of none']
+    assert not superseded
+
+
 def test_prompts_of_another_source_are_another_column_and_another_table(tmp_path):
     paths = [measured(tmp_path, RL, 20), measured(tmp_path, RL, 9, **USUAL, sources=["sample"])]
     metrics = json.loads((paths[1] / "metrics.json").read_text())
