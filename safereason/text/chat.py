@@ -7,6 +7,7 @@ Chat templates differ in what they do around a reply, and this module alone know
 2. A turn ends with the template's own token (`<end_of_turn>`, `<|end|>`), which need not be `eos_token`.
 3. Some templates have no system role: the system text then goes in front of the next user's.
 4. The tags around reasoning may be special tokens: decoding keeps them.
+5. Templates made for images show a content only as a list of parts.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 Message = dict[str, str]
 """`{"role": "system" | "user" | "assistant", "content": text}`."""
 Conversation = Sequence[Message]
+Content = str | list[dict[str, str]]
+"""A turn's content as chat templates take it: a text, or a list of parts."""
 
 _PROBE = "safereason"
 """Text of a turn in conversations that only show what a template puts around it."""
@@ -163,7 +166,8 @@ def _applied(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, g
         )
 
     def apply(turns: Conversation) -> str:
-        return str(tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=generation))
+        shown = turns_as_shown(tokenizer, turns)
+        return str(tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=generation))
 
     try:
         # Stripped, because templates trim the text that they render.
@@ -184,6 +188,44 @@ def _applied(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, g
         ) from error
     _note_missing_system_role(name)
     return text
+
+
+def turns_as_shown(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation) -> list[dict[str, Content]]:
+    """The turns with each content in the form that the chat template shows: a text, or a list of one text part.
+
+    Raises:
+        InputError: The template shows neither.
+    """
+    takes_parts = _takes_parts(tokenizer, str(tokenizer.chat_template))
+    shown: list[dict[str, Content]] = []
+    for turn in conversation:
+        content: Content = turn["content"]
+        if takes_parts:
+            content = [{"type": "text", "text": turn["content"]}]
+        shown.append({**turn, "content": content})
+    return shown
+
+
+@lru_cache(maxsize=64)
+def _takes_parts(tokenizer: "PreTrainedTokenizerBase", template: str) -> bool:
+    """Whether the template, which is the tokenizer's, drops a content that is a text, and shows a list of parts."""
+    if _shows(tokenizer, _PROBE):
+        return False
+    if _shows(tokenizer, [{"type": "text", "text": _PROBE}]):
+        return True
+    # Without this the model would answer to nothing, and no word would be said.
+    name = tokenizer.name_or_path or "this model"
+    raise InputError(f"{name}: its chat template does not show a user's message; name another model")
+
+
+def _shows(tokenizer: "PreTrainedTokenizerBase", content: Content) -> bool:
+    """Whether a user's message with this content is in the rendered text; a template may also refuse a lone one."""
+    from jinja2 import TemplateError
+
+    try:
+        return _PROBE in str(tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False))
+    except (TemplateError, TypeError):
+        return content == _PROBE
 
 
 def _apply_or_none(apply: Callable[[Conversation], str], conversation: Conversation) -> str | None:
@@ -248,9 +290,10 @@ def _end_of_turn(tokenizer: "PreTrainedTokenizerBase", template: str) -> int:
     try:
         text = ""
         if template:
-            text = str(tokenizer.apply_chat_template(conversation, tokenize=False))
-    except (TemplateError, TypeError):
-        # The template is made for other turns, or for a content that is a list.
+            shown = turns_as_shown(tokenizer, conversation)
+            text = str(tokenizer.apply_chat_template(shown, tokenize=False))
+    except (TemplateError, TypeError, InputError):
+        # The template is made for other turns.
         text = ""
     _, probe, after = text.rpartition(_PROBE)
     tail = after.lstrip()

@@ -207,7 +207,7 @@ def test_llama_guard_on_a_server_sends_the_turns(micro_model: Path, monkeypatch:
 
 def test_a_chat_template_that_shows_nothing_is_refused(tmp_path: Path):
     save(tmp_path, llama, "{{ 'Always the same.' }}")
-    with pytest.raises(InputError, match="does not show a user's message; name a Llama Guard"):
+    with pytest.raises(InputError, match="does not show a user's message; name another model"):
         open_other("llama-guard", str(tmp_path), Options())
 
 

@@ -71,6 +71,28 @@ def test_a_trace_is_its_prompt_and_a_completion_that_ends_the_turn(
     assert tokens.decode(completion_ids[:-1]) == reasoning.join(thoughts, answer)
 
 
+PARTS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for p in m['content'] %}{{ p['text'] }}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_template_that_takes_parts_is_given_parts():
+    tokens = micro.tokenizer()
+    tokens.chat_template = PARTS
+    turns = [{"role": "system", "content": "Be kind."}, *user("Hi")]
+    text = tokens.decode(chat.prompt_ids(tokens, turns))
+    assert text == "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert chat.end_of_turn(tokens) == tokens.convert_tokens_to_ids("<|im_end|>")
+
+
+def test_a_template_that_shows_no_message_is_refused():
+    tokens = micro.tokenizer()
+    tokens.chat_template = "{% for m in messages %}<|im_start|>{{ m['role'] }}<|im_end|>{% endfor %}"
+    with pytest.raises(InputError, match="does not show a user's message; name another model"):
+        chat.prompt_ids(tokens, user("Hi"))
+
+
 def test_a_tokenizer_without_a_template_is_named_with_what_to_do():
     tokens = micro.tokenizer()
     tokens.chat_template = None

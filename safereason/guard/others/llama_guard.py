@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from safereason.engines.base import Completion, Conversation, Engine
 from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
-from safereason.errors import InputError
 from safereason.guard.base import GuardVerdict, Question
 from safereason.guard.others.base import Options, VerdictField, inert_turns, rendering_engine, unparsed_verdict
 from safereason.recipe.schema import Sampling
@@ -22,18 +21,12 @@ from safereason.text import chat
 from safereason.text.chat import Message
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 # The verdict is the whole first line. A server may leave the end-of-turn token, `<|eot_id|>`, behind it.
 VERDICT = VerdictField(r"\A\s*", after=r"[^\S\n]*(?:$|<)")
 CHUNK_TOKENS = 8192
 """Tokens per attention chunk in Llama 4."""
-
-_PROBE = "safereason"
-"""A text that shows whether a chat template renders a user's message."""
-
-Content = str | list[dict[str, str]]
-"""Content of a turn in a chat template: a text, or a list of text parts."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +58,13 @@ def open_llama_guard(model: str, options: Options) -> tuple[Engine, LlamaGuard]:
     # vLLM reads the model's settings by itself.
     if engine.local is not None:
         _set_attention_chunk(engine.local.model.config)
-    as_content = _content_form(tokenizer, model)
+    # A template that shows no message is refused before anything is judged.
+    chat.turns_as_shown(tokenizer, chat.user("safereason"))
 
     def render(conversation: list[Message]) -> Conversation:
-        turns = [{"role": turn["role"], "content": as_content(turn["content"])} for turn in conversation]
-        return chat.user(_rendered_turns(tokenizer, turns))
+        turns = chat.turns_as_shown(tokenizer, conversation)
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return chat.user(str(text))
 
     return engine, LlamaGuard(render)
 
@@ -95,34 +90,6 @@ def _listed_categories(text: str) -> tuple[str, ...]:
     listed = lines[1].partition("<")[0]
     ids = [name for name in re.split(r"[\s,;]+", listed) if name]
     return tuple(dict.fromkeys(ids))
-
-
-def _content_form(tokenizer: "PreTrainedTokenizerBase", model: str) -> Callable[[str], Content]:
-    """The function that makes a text into content that the chat template renders.
-
-    Most templates take a text. Those of Llama Guard 3 1B and of Llama Guard 4 take a list of parts.
-
-    Raises:
-        InputError: The template renders neither.
-    """
-    from jinja2 import TemplateError
-
-    forms: tuple[Callable[[str], Content], ...] = (str, _as_text_part)
-    for form in forms:
-        try:
-            if _PROBE in _rendered_turns(tokenizer, [{"role": "user", "content": form(_PROBE)}]):
-                return form
-        except TemplateError:
-            continue
-    raise InputError(f"{model}: its chat template does not show a user's message; name a Llama Guard")
-
-
-def _as_text_part(text: str) -> list[dict[str, str]]:
-    return [{"type": "text", "text": text}]
-
-
-def _rendered_turns(tokenizer: "PreTrainedTokenizerBase", turns: list[dict[str, Any]]) -> str:
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
 
 def _set_attention_chunk(config: Any) -> None:
