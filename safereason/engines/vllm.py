@@ -109,7 +109,7 @@ def open_vllm(
 class VLLMEngine:
     """Generates on a model that vLLM has loaded, with an adapter where there is one."""
 
-    # vLLM holds the weights in a process of its own.
+    # vLLM does not show its weights.
     local = None
 
     def __init__(
