@@ -34,13 +34,18 @@ def refuse_any(*checks: Refuse) -> Refuse:
     return refuse
 
 
+def reason_for_length(characters: int) -> str:
+    """The reason of rows with prompts of more than so many characters."""
+    return f"longer than {characters} characters"
+
+
 def refuse_longer_than(characters: int) -> Refuse:
     """A check that refuses prompts of more than so many characters."""
 
     def refuse(row: Example) -> str | None:
         # Characters and not tokens, so that a mix is the same for every model.
         if len(row.prompt) > characters:
-            return f"longer than {characters} characters"
+            return reason_for_length(characters)
         return None
 
     return refuse

@@ -26,7 +26,14 @@ from functools import partial
 from itertools import chain, groupby, islice
 
 from safereason.data.example import KINDS, Example, PromptKind
-from safereason.data.filters import Refuse, RefuseDuplicates, drop_refused, refuse_any, refuse_longer_than
+from safereason.data.filters import (
+    Refuse,
+    RefuseDuplicates,
+    drop_refused,
+    reason_for_length,
+    refuse_any,
+    refuse_longer_than,
+)
 from safereason.data.sampling import (
     Mixture,
     Selection,
@@ -195,6 +202,7 @@ class _TarsDraw:
         if not count:
             return []
         pool: list[Example] = []
+        before = self.drops.copy()
         shares = used_shares(self.mix, getattr(self.mix, kind))
         for number, share in enumerate(shares):
             rows = self._selections(share.source)[kind, number]
@@ -205,9 +213,12 @@ class _TarsDraw:
             pool += taken
         if len(pool) < count:
             names = ", ".join(share.source for share in shares) or "no source is left"
+            too_long = (self.drops - before)[f"prompts: {reason_for_length(self.mix.max_prompt_chars)}"]
+            remedy = "add a source or lower data.prompts"
+            if too_long:
+                remedy = f"{too_long} are longer than data.max_prompt_chars; raise that, {remedy}"
             raise InputError(
-                f"data.{kind}: {count} prompts are needed and the pool has {len(pool)} ({names}); add a source or "
-                "lower data.prompts"
+                f"data.{kind}: {count} prompts are needed and the pool has {len(pool)} ({names}); {remedy}"
             )
         # Ordered anew before it is cut, or the pool would consist of the first share alone.
         return seeded_order(pool, self.seed, "pool")[:count]

@@ -156,6 +156,12 @@ def test_a_pool_that_is_too_small_is_named_with_what_it_has():
         build(mix_of(prompts=100, harmful_ratio=1))
 
 
+def test_a_pool_whose_prompts_are_too_long_names_the_key():
+    said = "the pool has 0 (harmful); 60 are longer than data.max_prompt_chars; raise that, add a source"
+    with pytest.raises(InputError, match=re.escape(said)):
+        build(mix_of(max_prompt_chars=2))
+
+
 def test_a_pool_of_which_nothing_is_wanted_is_not_read():
     assert len(build(mix_of(harmful_ratio=1), 0, {"harmful": SOURCES["harmful"]}).prompts) == 40
 
