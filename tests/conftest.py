@@ -22,8 +22,18 @@ settings.load_profile("safereason")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-LONGEST = ("test_guard_demo.py", "test_demo.py", "test_launch.py", "test_campaign.py", "test_cli_guard_bulk.py")
-"""Files that take minutes, the longest first."""
+LONGEST = (
+    "test_guard_demo.py",
+    "test_demo.py",
+    "test_launch.py",
+    "test_campaign.py",
+    "test_architectures.py",
+    "test_cli_guard_bulk.py",
+    "test_resume.py",
+    "test_own_code.py",
+    "test_cli_guard_classify.py",
+)
+"""Files that take a minute or more, the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
