@@ -98,23 +98,27 @@ def _figures_with_reasons(outcomes: Sequence[Outcome], evaluation: Eval, measure
 
 def outcome_counts(ids: Sequence[str], path: Path, evaluation: Eval) -> Record:
     """Numbers of completions and verdicts by their kind, for `metrics.json`."""
-    completions = {"answered": 0, "filtered": 0, "failed": 0}
+    completions: Record = {"answered": 0, "filtered": 0, "failed": 0}
     verdicts: Record = {"scored": 0, "unscorable": 0, "failed": 0}
     reasons = []
+    errors = []
     for outcome in read_outcomes(ids, path, evaluation):
         if outcome.filtered:
             completions["filtered"] += 1
         elif outcome.failed:
             completions["failed"] += 1
+            errors.append(str(outcome.completion["error"]))
         else:
             completions["answered"] += 1
             # Only answers are judged, so the three kinds of verdicts add up to the answers.
             verdicts[_kind_of(outcome.verdict)] += 1
             reasons.append(str(outcome.verdict.reason))
+    # A person needs to know why where all figures are missing.
+    if errors and not completions["answered"]:
+        completions["reason"] = most_common_reason(errors)
     if evaluation.judge is None:
         return {"completions": completions}
     if reasons and not verdicts["scored"]:
-        # A person then needs to know why: the figures themselves are all missing.
         verdicts["reason"] = most_common_reason(reasons)
     return {"completions": completions, "verdicts": verdicts}
 
@@ -152,9 +156,15 @@ def check_eval_scored(run: Path, metrics: Mapping[str, Record]) -> None:
     """Refuses an evaluation without a single score. Its run is finished all the same, so other steps go on.
 
     Raises:
-        StageFailed: Not one answer could be scored, or the provider filtered all prompts.
+        StageFailed: Not one answer could be scored, or no prompt got an answer.
     """
     completions = metrics.get("completions") or {}
+    if "reason" in completions:
+        count = completions["failed"] + completions["filtered"]
+        raise StageFailed(
+            f"{run}: none of {count} prompts got an answer ({completions['reason']}); "
+            "measure on other prompts, or another model"
+        )
     if completions.get("filtered") and not completions["answered"]:
         raise StageFailed(
             f"{run}: no answer, since the provider filtered all {completions['filtered']} prompts; "

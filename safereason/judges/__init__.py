@@ -5,7 +5,7 @@ A judge is named `name` or `name:argument`; `JUDGES` holds the entry of each nam
 """
 
 from safereason.judges.base import BehaviorRequest, Exchange, Judge, Measure, Verdict
-from safereason.judges.registry import JUDGES, JudgeEntry, JudgeSpec, is_judge, open_judge, title_of
+from safereason.judges.registry import JUDGES, JudgeEntry, JudgeSpec, is_judge, open_judge, own_name, title_of
 
 __all__ = [
     "JUDGES",
@@ -18,5 +18,6 @@ __all__ = [
     "Verdict",
     "is_judge",
     "open_judge",
+    "own_name",
     "title_of",
 ]

@@ -338,6 +338,19 @@ def is_judge(text: str) -> bool:
     return JUDGES.has(split_argument(text)[0])
 
 
+def own_name(text: str) -> str:
+    """The judge by its entry's own name, where a dotted path or an entry point leads to it; else the text as it is.
+
+    Raises:
+        InputError: What it leads to is no judge, or cannot be imported; or its argument is missing or unexpected.
+    """
+    name, _ = split_argument(text)
+    if name in JUDGES or not JUDGES.has(name):
+        return text
+    # Unlike `JUDGES.own_name`, parsing checks the argument, before anything else of the command is looked at.
+    return str(JudgeSpec.parse(text))
+
+
 def title_of(text: str) -> str:
     """The title of a judge that a record names; the text itself where there is none."""
     entry = JUDGES.installed(text)

@@ -26,7 +26,7 @@ from safereason.engines.base import Completion, Engine, Likelihood, generation_p
 from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
-from safereason.judges import JUDGES, BehaviorRequest, Exchange, JudgeSpec, Verdict, open_judge
+from safereason.judges import BehaviorRequest, Exchange, JudgeSpec, Verdict, open_judge, own_name
 from safereason.judges.base import as_harm
 from safereason.recipe.schema import Attacking, Recipe
 from safereason.runs.directory import RunDirectory
@@ -239,7 +239,7 @@ def _judge_for(attack: Attack, section: Attacking, options: Options) -> str | No
     # A guard that was not trained yet is refused here, before any model is loaded.
     judge = None
     if section.judge:
-        judge = JUDGES.own_name(resolved_judge(section.judge, options))
+        judge = own_name(resolved_judge(section.judge, options))
     if "score" in attack.needs and judge is None:
         raise InputError(
             f"attack {attack.name}: what judges the answers? name a judge with attack.judge=JUDGE, or a chat model "

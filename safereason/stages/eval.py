@@ -20,7 +20,7 @@ from safereason.engines.open import load_tokenizer, open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.evals import Case, Eval, adaptivity, judging
-from safereason.judges import JUDGES, Judge, JudgeSpec
+from safereason.judges import Judge, JudgeSpec, own_name
 from safereason.recipe.schema import Evaluation, Recipe
 from safereason.runs.manifest import sha256
 from safereason.runs.records import Record, RecordLog, keep_records, read_records
@@ -215,7 +215,7 @@ def plan_eval(recipe: Recipe, request: EvalRequest) -> EvalPlan:
         evaluation=evaluation,
         section=section,
         attacks=_chosen_attacks(evaluation, section, request),
-        judge=judge and JUDGES.own_name(judge),
+        judge=judge and own_name(judge),
         limit=request.limit or section.limit or evaluation.draws,
         sources=tuple(map(sources.SOURCES.own_name, chosen_sources)),
         cases=tuple(map(formats.file_of, request.cases)),

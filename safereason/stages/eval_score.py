@@ -13,7 +13,7 @@ from safereason import evals
 from safereason.errors import InputError
 from safereason.evals import Eval, judging
 from safereason.files import read_text
-from safereason.judges import JUDGES, JudgeSpec
+from safereason.judges import JudgeSpec, own_name
 from safereason.runs.directory import RunDirectory, digest, is_finished, read_manifest, read_metrics, run_path
 from safereason.runs.manifest import sha256
 from safereason.runs.records import Record, read_records, write_bytes
@@ -36,7 +36,7 @@ def score_eval(run: Path, options: Options, judge: str) -> Result:
         StageFailed: Verdicts failed; `--resume` tries those again.
     """
     evaluation, manifest = _read_judged_run(run)
-    spec = JUDGES.own_name(resolved_judge(judge, options))
+    spec = own_name(resolved_judge(judge, options))
     identity = _rejudged_identity(run, manifest, spec)
     stage, recipe = str(manifest["stage"]), str(manifest["recipe"])
     measured = str(manifest["identity"].get("model", ""))

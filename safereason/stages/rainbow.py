@@ -26,7 +26,7 @@ from safereason.engines.base import Engine
 from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
-from safereason.judges import JUDGES, Exchange, JudgeSpec, Verdict
+from safereason.judges import Exchange, JudgeSpec, Verdict, own_name
 from safereason.judges.refusal import refuses
 from safereason.recipe.schema import Attacking, Recipe
 from safereason.runs.manifest import going_on
@@ -157,7 +157,7 @@ def plan_rainbow(
         prefix = recipe.eval.prefix
     if named_judge is None:
         raise InputError("attack rainbow: what scores the answers? name a judge with --judge")
-    scorer = JUDGES.own_name(resolved_judge(named_judge, options))
+    scorer = own_name(resolved_judge(named_judge, options))
     if not scorer.startswith(RATING):
         JudgeSpec.parse(scorer)
     seed_prompts = [example for example in sources.get(seeds).stream("train") if example.kind == "harmful"]

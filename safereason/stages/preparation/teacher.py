@@ -14,7 +14,7 @@ from safereason.errors import InputError
 from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.prompt import Question
-from safereason.judges import JUDGES, JudgeSpec
+from safereason.judges import JudgeSpec, own_name
 from safereason.recipe.schema import Recipe, RSafeMix, Teacher
 from safereason.runs.records import Record
 from safereason.stages.base import (
@@ -111,7 +111,7 @@ def plan_teacher(recipe: Recipe, options: Options, limit: int | None = None) -> 
         raise InputError("data.teacher.judge: a guard's replies are compared with the rows' labels; set it to null")
     judge = None
     if teacher.judge:
-        judge = JUDGES.own_name(resolved_judge(teacher.judge, options))
+        judge = own_name(resolved_judge(teacher.judge, options))
         JudgeSpec.parse(judge)
     prompts = prompts_for_teacher(recipe)
     if not prompts:
