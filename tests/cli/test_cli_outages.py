@@ -298,6 +298,23 @@ def test_where_the_provider_filters_all_the_command_says_so_and_ends_with_1(
     assert (read_manifest(tmp_path / "run") or {})["status"] == "finished"
 
 
+TOO_LONG = (400, {"error": {"message": "the prompt is too long", "code": "context_length_exceeded"}})
+
+
+@pytest.mark.parametrize("others", [TOO_LONG, FILTERED], ids=["all too long", "some filtered"])
+def test_where_no_prompt_gets_an_answer_the_commonest_reason_is_told(
+    server: Server, behaviors: Path, tmp_path: Path, others: tuple[int, Any]
+):
+    """Another try would not help, so that the run is finished; its figures are all missing."""
+    server.chat = lambda prompt: others if prompt.endswith("4") else TOO_LONG
+    for _ in range(2):
+        done = evaluate(server, behaviors, tmp_path, "--resume")
+        assert done.returncode == 1
+        assert f"none of {ROWS} prompts got an answer (" in last_line(done)
+        assert "the prompt is too long" in last_line(done)
+    assert len(server.chats) == ROWS
+
+
 def test_a_judge_whose_prompt_is_filtered_leaves_it_unscorable(server: Server, behaviors: Path, tmp_path: Path):
     rubric = tmp_path / "own.yaml"
     rubric.write_text(
