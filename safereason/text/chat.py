@@ -13,7 +13,7 @@ Chat templates differ in what they do around a reply, and this module alone know
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safereason import console
 from safereason.errors import InputError
@@ -28,6 +28,9 @@ Message = dict[str, str]
 Conversation = Sequence[Message]
 Content = str | list[dict[str, str]]
 """A turn's content as chat templates take it: a text, or a list of parts."""
+# transformers declares that a content is a text, and takes a list of parts all the same.
+ShownTurn = dict[str, Any]
+"""A turn with its `Content`."""
 
 _PROBE = "safereason"
 """Text of a turn in conversations that only show what a template puts around it."""
@@ -190,14 +193,14 @@ def _applied(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, g
     return text
 
 
-def turns_as_shown(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation) -> list[dict[str, Content]]:
+def turns_as_shown(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation) -> list[ShownTurn]:
     """The turns with each content in the form that the chat template shows: a text, or a list of one text part.
 
     Raises:
         InputError: The template shows neither.
     """
     takes_parts = _takes_parts(tokenizer, str(tokenizer.chat_template))
-    shown: list[dict[str, Content]] = []
+    shown: list[ShownTurn] = []
     for turn in conversation:
         content: Content = turn["content"]
         if takes_parts:
@@ -222,8 +225,9 @@ def _shows(tokenizer: "PreTrainedTokenizerBase", content: Content) -> bool:
     """Whether a user's message with this content is in the rendered text; a template may also refuse a lone one."""
     from jinja2 import TemplateError
 
+    turn: ShownTurn = {"role": "user", "content": content}
     try:
-        return _PROBE in str(tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False))
+        return _PROBE in str(tokenizer.apply_chat_template([turn], tokenize=False))
     except (TemplateError, TypeError):
         return content == _PROBE
 
