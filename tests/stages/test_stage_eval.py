@@ -35,7 +35,7 @@ def append_then_die(self, record):
         os.kill(os.getpid(), signal.SIGKILL)
 RecordLog.append = append_then_die
 recipe = Recipe.model_validate_json(sys.argv[1])
-stage_eval.run_eval(recipe, Options(root=Path(sys.argv[2]), model=sys.argv[3]), "xstest")
+stage_eval.run_eval(recipe, Options(root=Path(sys.argv[2]), model=sys.argv[3]), stage_eval.EvalRequest("xstest"))
 """
 
 
