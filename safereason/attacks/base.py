@@ -21,6 +21,11 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Further models that the search loads: they have to be there, and belong to a run's identity."""
+        return ()
+
 
 @dataclass(frozen=True)
 class TestCase:

@@ -41,3 +41,10 @@ class GCGSettings(Settings):
     """Both models score one candidate in this many, to measure their agreement (arXiv 2403.01251)."""
     probe_reduction: PositiveInt = 8
     """With no agreement at all, the target model scores one in this many of the rest (arXiv 2403.01251)."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The draft model, where there is one."""
+        if self.draft is None:
+            return ()
+        return (self.draft,)

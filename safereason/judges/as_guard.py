@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, did_you_mean
 from safereason.guard.base import Guard, GuardVerdict, Label, OnVerdict, Question
 from safereason.guard.open import open_guard, open_other
@@ -111,6 +112,30 @@ def split_spec(spec: str) -> tuple[str, str]:
     if name in NAMES or GUARDS.has(name):
         return name, model
     return "", spec
+
+
+def model_of(spec: str) -> str | None:
+    """Name of the model of a guard as `open_named` takes it; None for a Moderation API, which is no model's name."""
+    name, model = split_spec(spec)
+    if name == "moderation":
+        return None
+    return model or None
+
+
+def identity_of(spec: str) -> str:
+    """A guard's part of a run's identity: its name, and its model by that one's identity.
+
+    Raises:
+        InputError: Its model is a run that did not finish.
+    """
+    model = model_of(spec)
+    if model is None:
+        return spec
+    name, _ = split_spec(spec)
+    identity = ModelSpec.parse(model).identity()
+    if not name:
+        return identity
+    return f"{name}:{identity}"
 
 
 def _check_reasoning(spec: str, template: str | None) -> None:

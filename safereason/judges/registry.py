@@ -91,12 +91,15 @@ def _guard(argument: str, measure: Measure) -> Judge:
 
 
 def _guard_model(argument: str) -> str | None:
-    from safereason.judges.as_guard import split_spec
+    from safereason.judges.as_guard import model_of
 
-    name, model = split_spec(argument)
-    if name == "moderation":
-        return None
-    return model
+    return model_of(argument)
+
+
+def _guard_identity(argument: str) -> str:
+    from safereason.judges.as_guard import identity_of
+
+    return identity_of(argument)
 
 
 def _harmbench(argument: str, measure: Measure) -> Judge:
@@ -195,6 +198,7 @@ JUDGES: Registry[JudgeEntry] = Registry(
             argument="RUN, model or NAME:MODEL",
             needs_argument=True,
             model_of=_guard_model,
+            identity_of=_guard_identity,
         ),
         JudgeEntry(
             "harmbench",

@@ -66,7 +66,7 @@ def _rl_training(run: Run) -> TrainingCurves:
         Panel("kl", "KL to the reference model", {"kl": "KL"}),
         Panel("length", "Length of a completion, tokens", {"completions/mean_length": "mean tokens"}),
         Panel("closed", "Share that closed its reasoning", {"closed": "closed"}, share=True),
-        Panel("entropy", "Entropy of the policy, nats", {"entropy": "entropy"}),
+        Panel("entropy", "Entropy of the model's draws, nats", {"entropy": "entropy"}),
         Panel("shares", "Signs of trouble", TROUBLE, share=True),
     ]
     # The reward by kind of prompt comes second: a mean that rises can hide a kind of prompt that falls.

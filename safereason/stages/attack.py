@@ -113,6 +113,16 @@ class AttackPlan:
         return self.judge
 
     @property
+    def further_models(self) -> tuple[str, ...]:
+        """Every model that the search loads beside the target and the judge's."""
+        models = [*self.settings.models, *self.other_targets]
+        if self.attacker_in_use:
+            models.append(self.attacker_in_use)
+        if self.judge_in_use and self.judge_in_use.startswith(RATING):
+            models.append(self.judge_in_use.removeprefix(RATING))
+        return tuple(models)
+
+    @property
     def other_targets(self) -> tuple[str, ...]:
         """Further models that the attack optimises against; only attacks on weights do so."""
         if "weights" not in self.attack.needs:
@@ -167,17 +177,11 @@ def check_at_hand(plan: AttackPlan, target: ModelSpec) -> None:
         raise InputError(
             f"attack {plan.attack.name}: needs the weights, so a model of transformers; {target} does not show them"
         )
-    judge = plan.judge_in_use
-    rating_model = None
-    if judge is not None and judge.startswith(RATING):
-        rating_model = judge.removeprefix(RATING)
-    # Some attacks draft tokens with a small model of their own, which is a setting.
-    draft = getattr(plan.settings, "draft", None)
     target.check()
-    for model in (plan.attacker_in_use, rating_model, draft, *plan.other_targets):
-        if model:
-            ModelSpec.parse(model).check()
-    if judge and rating_model is None:
+    for model in plan.further_models:
+        ModelSpec.parse(model).check()
+    judge = plan.judge_in_use
+    if judge and not judge.startswith(RATING):
         JudgeSpec.parse(judge).check()
 
 
@@ -304,6 +308,9 @@ def attack_identity(recipe: Recipe, plan: AttackPlan, target: ModelSpec, base_ur
     if plan.judge_in_use:
         inputs["judge"] = scorer_identity(plan.judge_in_use)
     others = [ModelSpec.parse(name).identity() for name in plan.other_targets]
+    judge = plan.judge_in_use
+    if judge and judge.startswith(RATING):
+        judge = None
     return run_identity(
         recipe,
         attack=plan.attack.name,
@@ -314,11 +321,7 @@ def attack_identity(recipe: Recipe, plan: AttackPlan, target: ModelSpec, base_ur
         prefix=plan.prefix,
         **inputs,
         **given_inputs(others=others, files=_setting_files(plan.settings), base_url=base_url),
-        **contents(
-            models=[target_model, plan.attacker_in_use, *plan.other_targets],
-            judges=[plan.judge_in_use],
-            sources=[plan.source],
-        ),
+        **contents(models=[target_model, *plan.further_models], judges=[judge], sources=[plan.source]),
     )
 
 

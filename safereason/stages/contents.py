@@ -9,6 +9,7 @@ from pathlib import Path
 
 from safereason.data.sources import files
 from safereason.engines.spec import ModelSpec
+from safereason.judges import JudgeSpec
 from safereason.runs.directory import CONTENTS
 from safereason.runs.manifest import sha256
 from safereason.runs.records import Record
@@ -21,24 +22,23 @@ def contents(
 
     Args:
         models: Names of models; None is left out.
-        judges: Names of judges; the models of `NAME:MODEL` count.
+        judges: Names of judges, as `JudgeSpec` reads them; their models count.
         sources: Names of data sources.
 
     Raises:
-        InputError: A description of data has a mistake in it.
+        InputError: A description of data has a mistake in it, or there is no such judge.
     """
-    model_names = list(models)
+    specs = [ModelSpec.parse(name) for name in models if name]
     for judge in judges:
-        if judge:
-            model_names.append(_judged_by(judge))
+        # A judge may name its model in its argument, in a file of its own, or not at all.
+        if judge and (model := JudgeSpec.parse(judge).model) is not None:
+            specs.append(model)
     hashes: dict[str, str] = {}
-    for name in model_names:
-        if not name:
-            continue
-        content = ModelSpec.parse(name).contents()
+    for spec in specs:
+        content = spec.contents()
         # Only a local folder has a content; the Hub is not asked for one.
         if content is not None:
-            hashes[name] = content
+            hashes[str(spec)] = content
     for source in sources:
         if source:
             hashes |= file_hashes(files.inputs(source))
@@ -51,11 +51,3 @@ def contents(
 def file_hashes(paths: Iterable[Path]) -> dict[str, str]:
     """Hashes of files by path. Missing files are left out: the stage that reads them has the better message."""
     return {str(path): sha256(path) for path in paths if path.is_file()}
-
-
-def _judged_by(judge: str) -> str:
-    """The model of a judge: the part after its name, and after the file of a rubric; empty where there is none."""
-    argument = judge.partition(":")[2]
-    if judge.startswith("rubric:"):
-        return argument.partition("@")[2]
-    return argument

@@ -204,6 +204,9 @@ def rainbow_outline(recipe: Recipe, options: Options, plan: RainbowPlan) -> Outl
 def _rainbow_identity(recipe: Recipe, plan: RainbowPlan, target: ModelSpec, options: Options) -> Identity:
     # The templates count by their content below, since the file may be edited.
     settings = plan.settings.model_dump(mode="json", exclude={"templates"})
+    judges = []
+    if not plan.rates:
+        judges.append(plan.judge)
     judge_model = None
     if plan.judge_model:
         judge_model = ModelSpec.parse(plan.judge_model).identity()
@@ -219,7 +222,7 @@ def _rainbow_identity(recipe: Recipe, plan: RainbowPlan, target: ModelSpec, opti
         seeds=digest(*((seed.id, seed.prompt) for seed in plan.seeds)),
         templates=digest(asdict(plan.templates)),
         **given_inputs(base_url=options.base_url),
-        **contents(models=[str(target), plan.mutator, plan.judge_model], judges=[plan.judge]),
+        **contents(models=[str(target), plan.mutator, plan.judge_model, plan.rates], judges=judges),
     )
 
 

@@ -44,12 +44,13 @@ logger = logging.getLogger(__name__)
 
 def rl_identity(recipe: Recipe, model: ModelSpec, options: Options) -> Identity:
     """The identity of the trained model."""
-    judge = resolved_judge(_tars_reward(recipe).safety, options)
-    hashes = contents(models=[str(model)], judges=[judge], sources=training_sources(recipe))
+    reward = _reward_with_runs(recipe, options)
+    hashes = contents(models=[str(model)], judges=[reward.safety, reward.task], sources=training_sources(recipe))
     guard = {}
-    if judge.startswith("guard:"):
+    safety = JudgeSpec.parse(reward.safety)
+    if safety.name == "guard":
         # The recipe's section names the guard's recipe only; the run behind it can be another one later.
-        guard = {"guard": JudgeSpec.parse(judge).identity()}
+        guard = {"guard": safety.identity()}
     return run_identity(recipe, "data", "rl", model=model.identity(), **guard, **hashes)
 
 

@@ -19,8 +19,8 @@ from safereason.engines.spec import ModelSpec
 from safereason.errors import StageFailed
 from safereason.evals import judging
 from safereason.evals.judging import EXCHANGES_A_BATCH
-from safereason.judges import Exchange, Judge, Verdict, open_judge
-from safereason.judges.base import THRESHOLD
+from safereason.judges import Exchange, Judge, Measure, Verdict, open_judge
+from safereason.judges.base import is_good
 from safereason.recipe.schema import Precision, Recipe
 from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import going_on
@@ -247,7 +247,7 @@ def _verdicts_by_batch(judge: Judge, replies: Sequence[TeacherReply]) -> Iterato
             return
 
 
-def _reading_by_verdict(trace: Reasoned, verdict: Record | None, measures: str, example: Example) -> Reading:
+def _reading_by_verdict(trace: Reasoned, verdict: Record | None, measure: Measure, example: Example) -> Reading:
     """The trace if it passes the judge, else the reason why it does not.
 
     Harmful prompts have to be refused and all others answered. A quality judge has to give every answer a high score.
@@ -257,10 +257,7 @@ def _reading_by_verdict(trace: Reasoned, verdict: Record | None, measures: str, 
     score = verdict["score"]
     if score is None:
         return UNSCORED
-    # Low harm is good and low quality is bad. Refusal is good on harmful prompts only.
-    wants_low = measures == "harm" or (measures == "refusal" and example.kind != "harmful")
-    is_low = score < THRESHOLD
-    if is_low != wants_low:
+    if not is_good(score, measure, example.kind == "harmful"):
         return REJECTED
     return trace
 

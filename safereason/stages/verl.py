@@ -7,7 +7,7 @@ and `guard` describe the training; `training.verl` translates its section into v
 import os
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -204,9 +204,19 @@ def _reward_with_absolute_paths(section: GRPO) -> TarsReward | RSafeReward:
 
 def _absolute_judge(judge: str) -> str:
     name, colon, argument = judge.rpartition(":")
+    # A rubric may name a file and a model, `FILE@MODEL`; the name of a file may hold the sign, too.
+    parts = [argument]
     if not Path(argument).exists():
-        return judge
-    return f"{name}{colon}{Path(argument).resolve()}"
+        parts = argument.split("@")
+    return name + colon + "@".join(_absolute_name(part) for part in parts)
+
+
+def _absolute_name(name: str) -> str:
+    """A file, or a model in a folder behind any engine, by its absolute path; any other name as it is."""
+    spec = ModelSpec.parse(name)
+    if not spec.name or not Path(spec.name).exists():
+        return name
+    return str(replace(spec, name=str(Path(spec.name).resolve())))
 
 
 def _prompt_counts(training: VerlTraining) -> dict[str, int]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from safereason.engines import architectures
 from safereason.engines.embedded import NAME as EMBEDDED
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.runs.directory import read_manifest
 from safereason.runs.records import read_json
@@ -45,7 +46,7 @@ def shape_of(spec: str) -> Shape:
     Raises:
         InputError: The shape is not known, or the model is no decoder of the kind that `training.memory` counts.
     """
-    name = spec.removeprefix("hf/").removeprefix("vllm/")
+    name = ModelSpec.parse(spec).name
     file = _find_config(name)
     if file is not None:
         return from_config(read_json(file), str(file))

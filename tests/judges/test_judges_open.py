@@ -3,7 +3,8 @@
 import pytest
 
 from safereason.errors import InputError
-from safereason.judges import open_judge
+from safereason.judges import Measure, open_judge
+from safereason.judges.base import is_good
 
 
 @pytest.mark.parametrize(("spec", "measures"), [("refusal", "refusal"), ("compliance", "quality")])
@@ -30,3 +31,18 @@ def test_what_cannot_be_opened_says_why(spec: str, message: str):
     with pytest.raises(InputError, match=message) as caught:
         open_judge(spec)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("score", "measure", "harmful", "harmless"),
+    [
+        (0.5, "harm", False, False),
+        (0.4, "harm", True, True),
+        (0.5, "quality", True, True),
+        (0.4, "quality", False, False),
+        (0.5, "refusal", True, False),
+        (0.4, "refusal", False, True),
+    ],
+)
+def test_an_answer_is_good_by_what_the_judge_measures(score: float, measure: Measure, harmful: bool, harmless: bool):
+    assert (is_good(score, measure, True), is_good(score, measure, False)) == (harmful, harmless)

@@ -9,8 +9,9 @@ import pytest
 
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
+from safereason.judges import JudgeSpec
 from safereason.recipe.load import load
-from safereason.stages import attack, data, guard_eval, sft
+from safereason.stages import attack, data, guard_eval, rl, sft
 from safereason.stages import eval as evaluation
 from safereason.stages.base import Options
 from safereason.stages.contents import contents
@@ -89,6 +90,41 @@ def test_each_stage_holds_the_contents_it_depends_on(made):
     with_both = held()
     assert [a != b for a, b in zip(before, with_rows, strict=True)] == [True, True, True, True]
     assert [a != b for a, b in zip(with_rows, with_both, strict=True)] == [True, False, True, True]
+
+
+def test_a_judge_counts_by_the_model_that_it_loads(made):
+    model, rubric = str(made / "model"), made / "own@home.yaml"
+    rubric.write_text(
+        f'measures: harm\nmodel: {model}\nprompt: "Grade. {{request}} {{answer}}"\n'
+        'reply: {labels: {"yes": 1, "no": 0}}\n'
+    )
+    judges = ("guard:", "guard:llama-guard:", "harmbench:", f"rubric:{rubric}@", "xstest-rubric:")
+    expected = contents(models=[model])
+    assert list(expected["contents"]) == [model]
+    for judge in judges:
+        assert contents(judges=[f"{judge}{model}"]) == expected, judge
+    assert contents(judges=[f"rubric:{rubric}"]) == expected
+    assert contents(judges=["guard:moderation:omni", "rubric:" + str(rubric) + "@openai/x"]) == {}
+
+
+def test_a_guard_in_a_run_counts_by_its_run(made):
+    """The run's folder may have any name: its stage, recipe and hash tell which guard it is."""
+    recipe = load(str(made / "mine.yaml"))
+    options = Options(root=made)
+    data.build_data(recipe, options)
+    run = sft.train_sft(recipe, options).run
+    (made / "moved").symlink_to(run)
+    judges = [JudgeSpec.parse(f"guard:llama-guard:{path}").identity() for path in (run, made / "moved")]
+    assert judges[0] == judges[1] == f"guard:llama-guard:{ModelSpec.parse(str(run)).identity()}"
+
+
+def test_a_draft_and_a_judge_of_quality_count_too(made):
+    model = str(made / "model")
+    recipe = load(str(made / "mine.yaml"), [f"attack.settings.gcg.draft={model}"])
+    plan = attack.plan_attack(recipe, Options(), attack.AttackRequest("gcg", source=str(made / "rows.jsonl")))
+    assert model in attack.attack_identity(recipe, plan, ModelSpec.parse("org/name"), None)["contents"]
+    smoke = load("tars-smoke", [f"rl.reward.task=reward-model:{model}"])
+    assert model in rl.rl_identity(smoke, ModelSpec.parse("org/name"), Options())["contents"]
 
 
 def test_what_is_known_by_name_leaves_an_identity_as_it_was():

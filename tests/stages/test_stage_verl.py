@@ -244,3 +244,25 @@ def test_the_command_exports_and_refuses_verls_options_without_it(work, tmp_path
     refused = safereason(*common, "--nodes", 2)
     assert refused.returncode == 2
     assert "--nodes: goes with --backend verl only" in said_once(refused)
+
+
+@pytest.mark.parametrize(
+    ("judge", "expected"),
+    [
+        ("reward-model:m", "reward-model:{folder}/m"),
+        ("reward-model:hf/m", "reward-model:{folder}/m"),
+        ("reward-model:vllm/m", "reward-model:vllm/{folder}/m"),
+        ("guard:llama-guard:m", "guard:llama-guard:{folder}/m"),
+        ("rubric:a@b.yaml", "rubric:{folder}/a@b.yaml"),
+        ("rubric:own.yaml@m", "rubric:{folder}/own.yaml@{folder}/m"),
+        ("rubric:own.yaml@openai/x", "rubric:{folder}/own.yaml@openai/x"),
+        ("reward-model:org/name", "reward-model:org/name"),
+        ("refusal", "refusal"),
+    ],
+)
+def test_workers_in_other_folders_find_the_judges(judge: str, expected: str, tmp_path: Path, monkeypatch):
+    (tmp_path / "m").mkdir()
+    for name in ("a@b.yaml", "own.yaml"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert verl._absolute_judge(judge) == expected.format(folder=tmp_path)
