@@ -21,7 +21,7 @@ from typing import TypedDict
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
 from safereason.guard.base import Guard
-from safereason.guard.blocks import Block, Parts, Source
+from safereason.guard.blocks import Block, ParquetInput, Parts
 from safereason.guard.classify import CHUNK, ClassifySettings, classify
 from safereason.runs.records import Record
 
@@ -42,7 +42,7 @@ class Job:
     """Guard, input and output of a classification; every worker gets a copy."""
 
     settings: ClassifySettings
-    source: Source
+    input: ParquetInput
     parts: Parts
     blocks: Sequence[Block] = field(repr=False)
 
@@ -73,7 +73,7 @@ class Worker:
         try:
             classify(
                 self._guard,
-                job.source.read(block, job.settings.fields),
+                job.input.read(block, job.settings.fields),
                 records.append,
                 seed=job.settings.seed,
                 threshold=job.settings.threshold,
