@@ -22,7 +22,7 @@ from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
 from safereason.guard.base import Guard
 from safereason.guard.blocks import Block, ParquetInput, Parts
-from safereason.guard.classify import CHUNK, ClassifySettings, classify
+from safereason.guard.classify import CHUNK, ClassifyOutput, ClassifySettings, classify
 from safereason.runs.records import Record
 
 CORES = 4
@@ -74,7 +74,7 @@ class Worker:
             classify(
                 self._guard,
                 job.input.read(block, job.settings.fields),
-                records.append,
+                ClassifyOutput(records.append),
                 seed=job.settings.seed,
                 threshold=job.settings.threshold,
                 first_chunk=block.start // CHUNK,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safereason.errors import InputError
 from safereason.guard.blocks import Block, Parts, Piece, open_parquet_input
 from safereason.guard.bulk import Job, Worker
-from safereason.guard.classify import CHUNK, ClassifySettings, classify
+from safereason.guard.classify import CHUNK, ClassifyOutput, ClassifySettings, classify
 from safereason.guard.open import guard_prompt_of
 from safereason.guard.rows import InputRow
 from safereason.runs.records import Record
@@ -206,7 +206,7 @@ def test_workers_write_what_one_guard_writes_in_order(tmp_path: Path):
 
     wanted: list[Record] = []
     whole: list[InputRow] = list(parquet_input.read(parquet_input.blocks(1024)[0], {}))
-    classify(asked.open(), iter(whole), wanted.append, seed=3)
+    classify(asked.open(), iter(whole), ClassifyOutput(wanted.append), seed=3)
     found = records(tmp_path / "out")
     assert [{key: row[key] for key in record} for row, record in zip(found, wanted, strict=True)] == wanted
     assert {row["label"] for row in found} == {"safe", "unsafe"}
