@@ -1,7 +1,7 @@
 """`safereason eval guard`: F1 of a guard's verdicts on labelled rows, with the counts behind it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from safereason.recipe.schema import Recipe, Sampling
     from safereason.runs.records import Record
     from safereason.stages.base import Options, Result
-    from safereason.stages.guard_eval import GuardEvalPlan
+    from safereason.stages.guard_eval import GuardEvalPlan, GuardEvalRequest
+    from safereason.stages.guard_eval_score import PredictionsRequest
 
 # A guard that is named without a recipe gets this recipe's prompt and sampling.
 ADHOC = "rsafe"
@@ -57,18 +58,6 @@ Task = Annotated[
 AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Leave out sets that cannot be had, and say so.")]
 
 
-class _GuardChoices(TypedDict):
-    """The arguments that the plan and the run of an evaluation share."""
-
-    guard: str | None
-    sets: tuple[str, ...]
-    policy: str | None
-    template: str | None
-    samples: int
-    sampling: "Sampling | None"
-    limit: int | None
-
-
 def guard(
     overrides: opt.Overrides = None,
     recipe: opt.MaybeRecipe = None,
@@ -97,7 +86,8 @@ def guard(
     verbose: opt.Verbose = False,
 ) -> None:
     """Measure a guard on labelled rows: F1 of `unsafe`, AUROC, verdicts that cannot be read."""
-    from safereason.stages import guard_eval
+    from safereason.stages.guard_eval import GuardEvalRequest
+    from safereason.stages.guard_eval_score import PredictionsRequest, check_guard_eval_scored
 
     bars = opt.parse_bars(GUARD.name, GUARD.reports, fail_under, fail_over)
     sets = tuple(opt.either_name("--prompts", prompts, "--set", old_prompts) or ())
@@ -108,69 +98,51 @@ def guard(
         _refuse_with_predictions(
             model=model, guard=guard, policy=policy, template=template, limit=limit, base_url=base_url
         )
-        result = _score_predictions(chosen, options, predictions, sets, task, dry_run, as_json)
+        result = _score_predictions(chosen, options, PredictionsRequest(predictions, sets, task), dry_run, as_json)
     else:
         if not (recipe or model or guard):
             raise InputError("which guard? name one with --model or --guard, or a recipe with --recipe")
-        choices: _GuardChoices = {
-            "guard": guard,
-            "sets": sets,
-            "policy": policy,
-            "template": template,
-            "samples": samples,
-            "sampling": _chosen_sampling(chosen, overrides),
-            "limit": limit,
-        }
-        result = _measure_guard(chosen, options, choices, allow_missing, dry_run, as_json)
+        request = GuardEvalRequest(
+            guard=guard,
+            sets=sets,
+            policy=policy,
+            template=template,
+            samples=samples,
+            sampling=_chosen_sampling(chosen, overrides),
+            limit=limit,
+            allow_missing=allow_missing,
+        )
+        result = _measure_guard(chosen, options, request, dry_run, as_json)
     # After a dry run there are no figures yet.
     if result is not None:
         stage.check_bars(result, bars, junit)
-        guard_eval.check_guard_eval_scored(result.run)
+        check_guard_eval_scored(result.run)
 
 
 def _score_predictions(
-    recipe: "Recipe",
-    options: "Options",
-    file: Path,
-    sets: tuple[str, ...],
-    task: Literal["prompt", "response"] | None,
-    dry_run: bool,
-    as_json: bool,
+    recipe: "Recipe", options: "Options", request: "PredictionsRequest", dry_run: bool, as_json: bool
 ) -> "Result | None":
     """The result of scoring verdicts in a file, printed; None after a dry run, which prints the plan."""
-    from safereason.stages import guard_eval
+    from safereason.stages.guard_eval_score import score_guard_eval
 
     if not dry_run:
-        return stage.run_and_print(
-            lambda: guard_eval.score_guard_eval(recipe, options, file, sets=sets, about=task),
-            as_json,
-            _print_guard_result,
-        )
-    step = f"score {file}"
-    if sets:
-        step += f" as {', '.join(sets)}"
+        return stage.run_and_print(lambda: score_guard_eval(recipe, options, request), as_json, _print_guard_result)
+    step = f"score {request.file}"
+    if request.sets:
+        step += f" as {', '.join(request.sets)}"
     stage.print_steps(recipe, [step], as_json)
     return None
 
 
 def _measure_guard(
-    recipe: "Recipe",
-    options: "Options",
-    choices: _GuardChoices,
-    allow_missing: bool,
-    dry_run: bool,
-    as_json: bool,
+    recipe: "Recipe", options: "Options", request: "GuardEvalRequest", dry_run: bool, as_json: bool
 ) -> "Result | None":
     """The result of a guard's evaluation, printed; None after a dry run, which prints the plan."""
-    from safereason.stages import guard_eval
+    from safereason.stages.guard_eval import plan_guard_eval, run_guard_eval
 
     if not dry_run:
-        return stage.run_and_print(
-            lambda: guard_eval.run_guard_eval(recipe, options, **choices, allow_missing=allow_missing),
-            as_json,
-            _print_guard_result,
-        )
-    plan = guard_eval.plan_guard_eval(recipe, options.model, **choices)
+        return stage.run_and_print(lambda: run_guard_eval(recipe, options, request), as_json, _print_guard_result)
+    plan = plan_guard_eval(recipe, options.model, request)
     stage.print_steps(recipe, _guard_eval_steps(plan, recipe.name), as_json)
     return None
 

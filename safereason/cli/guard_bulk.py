@@ -11,7 +11,7 @@ from safereason.console import progress
 from safereason.errors import InputError, StageFailed
 
 if TYPE_CHECKING:
-    from safereason.guard.blocks import Block, Parts, Source
+    from safereason.guard.blocks import Block, ParquetInput, Parts
     from safereason.guard.classify import ClassifySettings, Tally
     from safereason.runs.directory import OnExisting
 
@@ -49,22 +49,22 @@ def classify_on_ray(
         InputError: The input or the output cannot be used, or Ray is not installed.
         StageFailed: A block cannot be read back.
     """
-    from safereason.guard.blocks import Parts, open_source
+    from safereason.guard.blocks import Parts, open_parquet_input
     from safereason.guard.bulk import Job, check_installed, run
     from safereason.runs.lock import locked
 
     check_installed()
     start = time.monotonic()
-    opened = open_source(source, request.fields)
-    blocks = opened.blocks(cluster.batch_rows, limit)
+    parquet_input = open_parquet_input(source, request.fields)
+    blocks = parquet_input.blocks(cluster.batch_rows, limit)
     identity = {
         **request.identity(),
         "rows_a_block": cluster.batch_rows,
         "rows": sum(block.rows for block in blocks),
-        "input": opened.names(),
+        "input": parquet_input.names(),
     }
-    folder = _output_folder(out, opened)
-    parts = Parts(folder, identity, opened.columns.get(request.fields.get("id", "id")))
+    folder = _output_folder(out, parquet_input)
+    parts = Parts(folder, identity, parquet_input.columns.get(request.fields.get("id", "id")))
     # An object store has no locks. Two commands at once would pay twice there, but write the same parts, each whole.
     lock = nullcontext() if "://" in folder else locked(Path(folder), "folder")
     with lock:
@@ -79,7 +79,7 @@ def classify_on_ray(
         with progress("blocks", len(blocks), len(blocks) - len(blocks_left)) as advance:
             # Without work, Ray need not be started.
             if blocks_left:
-                job = Job(request, opened, parts, blocks)
+                job = Job(request, parquet_input, parts, blocks)
                 for block in run(job, blocks_left, address=cluster.address, workers=cluster.workers):
                     tally.merge(_tally_of_part(parts, block))
                     advance("")
@@ -112,7 +112,7 @@ def _split_finished(parts: "Parts", blocks: "Sequence[Block]") -> "tuple[Tally, 
     return tally, blocks_left
 
 
-def _output_folder(out: str | None, source: "Source") -> str:
+def _output_folder(out: str | None, parquet_input: "ParquetInput") -> str:
     """The folder for the parts, as an address or a whole path.
 
     Raises:
@@ -124,6 +124,6 @@ def _output_folder(out: str | None, source: "Source") -> str:
     if Path(folder).is_file():
         raise InputError(f"--out {out}: is a file; --ray writes to a folder")
     # Its parts would be read as input by the next command.
-    if f"{folder}/".startswith(f"{source.uri.rstrip('/')}/"):
+    if f"{folder}/".startswith(f"{parquet_input.uri.rstrip('/')}/"):
         raise InputError(f"--out {out}: lies in what is read; name another")
     return folder

@@ -18,12 +18,12 @@ from safereason.errors import InputError
 from safereason.recipe.schema import MOST_NEW_TOKENS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from safereason.cli.guard_bulk import Cluster
     from safereason.console import Advance
-    from safereason.guard.classify import ClassifySettings, Tally
+    from safereason.guard.classify import ClassifyOutput, ClassifySettings, Tally
     from safereason.guard.guard_prompt import GuardPrompt
     from safereason.guard.output import VerdictFile
     from safereason.guard.rows import InputRow
@@ -217,6 +217,7 @@ def _classify_input(
         the loading of the guard.
     """
     from safereason.guard import rows
+    from safereason.guard.classify import ClassifyOutput
 
     # Inside the context, `sys.stdout` is stderr, so that the real stream has to be taken before.
     write_to_stdout = _stdout_writer()
@@ -226,7 +227,8 @@ def _classify_input(
         if target is None:
             # Records on a terminal and a progress bar would overwrite each other.
             progress_context = nullcontext(no_progress) if is_terminal else _row_progress(row_input, 0)
-            tally, seconds = _classify_rows(request, row_input, opened_rows, write_to_stdout, progress_context)
+            to_stdout = ClassifyOutput(write_to_stdout)
+            tally, seconds = _classify_rows(request, row_input, opened_rows, to_stdout, progress_context)
             return tally, 0, seconds
         # Two commands that append to one file would mix their rows.
         with target.locked():
@@ -251,6 +253,8 @@ def _classify_into_file(
     Returns:
         As `_classify_input`.
     """
+    from safereason.guard.classify import ClassifyOutput
+
     target.check()
     records_to_replace: dict[int, Record] = {}
 
@@ -260,16 +264,11 @@ def _classify_into_file(
     try:
         with target.open() as log:
             rows_before = target.count()
-            tally, seconds = _classify_rows(
-                request,
-                row_input,
-                opened_rows,
-                log.append,
-                _row_progress(row_input, rows_before),
-                earlier_records=target.records(),
-                on_replaced=keep,
-                on_chunk=target.noting(),
+            to_file = ClassifyOutput(
+                log.append, earlier_records=target.records(), on_replaced=keep, on_chunk=target.noting()
             )
+            progress_context = _row_progress(row_input, rows_before)
+            tally, seconds = _classify_rows(request, row_input, opened_rows, to_file, progress_context)
     finally:
         # The log only appends. Lines in the middle are replaced once it is closed, also where the command is ended.
         target.replace(records_to_replace)
@@ -281,12 +280,8 @@ def _classify_rows(
     request: "ClassifySettings",
     row_input: RowInput,
     opened_rows: "Iterator[InputRow]",
-    write: "Callable[[Record], None]",
+    record_output: "ClassifyOutput",
     progress_context: "AbstractContextManager[Advance]",
-    *,
-    earlier_records: "Iterable[Record]" = (),
-    on_replaced: "Callable[[Record], None] | None" = None,
-    on_chunk: "Callable[[Sequence[InputRow]], None] | None" = None,
 ) -> "tuple[Tally, float]":
     """Opens the guard and classifies rows.
 
@@ -294,11 +289,8 @@ def _classify_rows(
         request: The guard and its settings.
         row_input: The input, for its limit.
         opened_rows: The rows themselves.
-        write: Gets each new record, in order.
+        record_output: Takes the records, and gives those of an earlier command.
         progress_context: Its function is called after each record.
-        earlier_records: Records of an earlier command.
-        on_replaced: Gets the new record of a row whose earlier verdict failed.
-        on_chunk: Gets the rows of each chunk before the guard does.
 
     Returns:
         The count of all rows, and the seconds without the loading of the guard.
@@ -314,7 +306,7 @@ def _classify_rows(
     with progress_context as advance:
 
         def emit(record: "Record") -> None:
-            write(record)
+            record_output.write(record)
             hint.look_at(record)
             advance("")
 
@@ -323,12 +315,9 @@ def _classify_rows(
         tally = classify_in_order(
             guard,
             islice(opened_rows, row_input.limit),
-            emit,
+            replace(record_output, write=emit),
             seed=request.seed,
             threshold=request.threshold,
-            earlier_records=earlier_records,
-            on_replaced=on_replaced,
-            on_chunk=on_chunk,
         )
     return tally, time.monotonic() - start
 

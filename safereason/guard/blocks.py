@@ -61,12 +61,12 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Source:
+class ParquetInput:
     """A parquet file, or a folder of them in the order of their names."""
 
     uri: str
     files: Mapping[str, int]
-    """Number of rows by path on the source's file system."""
+    """Number of rows by path on the input's file system."""
     ends: Mapping[str, str]
     """Hash by path of a file's size and footer. The footer holds sizes and extremes of all columns."""
     columns: Mapping[str, pa.DataType]
@@ -148,7 +148,7 @@ def resolve_uri(uri: str) -> tuple[fs.FileSystem, str]:
     return system, path
 
 
-def open_source(uri: str, fields: Mapping[str, str]) -> Source:
+def open_parquet_input(uri: str, fields: Mapping[str, str]) -> ParquetInput:
     """The files of an input and their numbers of rows; only footers and the first row are read.
 
     Args:
@@ -180,10 +180,11 @@ def open_source(uri: str, fields: Mapping[str, str]) -> Source:
     if not columns:
         known = ", ".join(first_schema.names)[:200]
         raise InputError(f"{uri}: has no `{names[0]}`, but {known}; --field FIELD=COLUMN names the columns")
-    source = Source(uri if "://" in uri else path, files, ends, columns)
-    for block in source.blocks(CHUNK, limit=1):
-        next(source.read(block, fields))  # a column that is missing or no text is an error before anything is loaded
-    return source
+    parquet_input = ParquetInput(uri if "://" in uri else path, files, ends, columns)
+    for block in parquet_input.blocks(CHUNK, limit=1):
+        # A column that is missing or holds no text is an error before anything is loaded.
+        next(parquet_input.read(block, fields))
+    return parquet_input
 
 
 def _parquet_files(system: fs.FileSystem, path: str, uri: str) -> list[str]:

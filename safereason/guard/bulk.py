@@ -21,8 +21,8 @@ from typing import TypedDict
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
 from safereason.guard.base import Guard
-from safereason.guard.blocks import Block, Parts, Source
-from safereason.guard.classify import CHUNK, ClassifySettings, classify
+from safereason.guard.blocks import Block, ParquetInput, Parts
+from safereason.guard.classify import CHUNK, ClassifyOutput, ClassifySettings, classify
 from safereason.runs.records import Record
 
 CORES = 4
@@ -42,7 +42,7 @@ class Job:
     """Guard, input and output of a classification; every worker gets a copy."""
 
     settings: ClassifySettings
-    source: Source
+    input: ParquetInput
     parts: Parts
     blocks: Sequence[Block] = field(repr=False)
 
@@ -73,8 +73,8 @@ class Worker:
         try:
             classify(
                 self._guard,
-                job.source.read(block, job.settings.fields),
-                records.append,
+                job.input.read(block, job.settings.fields),
+                ClassifyOutput(records.append),
                 seed=job.settings.seed,
                 threshold=job.settings.threshold,
                 first_chunk=block.start // CHUNK,

@@ -181,16 +181,27 @@ class Tally:
         )
 
 
+@dataclass(frozen=True)
+class ClassifyOutput:
+    """The output of a classification: functions that take its records, and the records that it holds already."""
+
+    write: Callable[[Record], None]
+    """Takes each new record, in the order of the rows."""
+    earlier_records: Iterable[Record] = ()
+    """Records of the first rows, as an earlier call wrote them."""
+    on_replaced: Callable[[Record], None] | None = None
+    """Takes the new record of each row whose earlier record is of a failure. If None, these rows keep their records."""
+    on_chunk: Callable[[Sequence[InputRow]], None] | None = None
+    """Called with the rows of each chunk before they are judged."""
+
+
 def classify(
     guard: Guard,
     rows: Iterator[InputRow],
-    write: Callable[[Record], None],
+    output: ClassifyOutput,
     *,
     seed: int = 0,
     threshold: float | None = None,
-    earlier_records: Iterable[Record] = (),
-    on_replaced: Callable[[Record], None] | None = None,
-    on_chunk: Callable[[Sequence[InputRow]], None] | None = None,
     first_chunk: int = 0,
 ) -> Tally:
     """Judges rows and writes one record per row, in order and as early as the order allows.
@@ -198,13 +209,9 @@ def classify(
     Args:
         guard: The guard.
         rows: The input, read one chunk at a time.
-        write: Takes each new record.
+        output: Takes the records, and gives those of an earlier call.
         seed: Seed of the sampling.
         threshold: Score from which a row is unsafe, independent of the guard's own label.
-        earlier_records: Records of the first rows, as an earlier call wrote them.
-        on_replaced: Takes the new record of each row whose earlier record is of a failure. Without it, these rows keep
-            their records.
-        on_chunk: Called with the rows of each chunk before they are judged.
         first_chunk: Number of whole chunks of the input in front of these rows.
 
     Returns:
@@ -215,17 +222,18 @@ def classify(
             belong to another input.
     """
     tally = Tally()
-    remaining_records = iter(earlier_records)
+    remaining_records = iter(output.earlier_records)
+    on_replaced = output.on_replaced
 
-    def write_counted(row: InputRow, verdict: GuardVerdict, put: Callable[[Record], None] = write) -> None:
+    def write_counted(row: InputRow, verdict: GuardVerdict, put: Callable[[Record], None] = output.write) -> None:
         record = record_of_row(row, verdict, threshold)
         put(record)
         tally.add(record)
 
     for number, chunk in enumerate(_chunks_of(rows), start=first_chunk):
-        if on_chunk is not None:
+        if output.on_chunk is not None:
             # Before the guard, so that a changed input is refused without the cost of a verdict.
-            on_chunk(chunk)
+            output.on_chunk(chunk)
         finished = _take_records(chunk, remaining_records)
         retried = _failed_indices(finished) if on_replaced is not None else set()
         done = [i for i in range(len(finished)) if i not in retried]

@@ -7,6 +7,7 @@ with the prompt of its training.
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,6 @@ from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard.guard_prompt import GuardPrompt
-from safereason.guard.prompt import Question
 from safereason.recipe.schema import GRPO, SFT, GuardSection, Recipe, RSafeMix, RSafeReward, Section
 from safereason.rewards.rsafe import VerdictReward
 from safereason.runs.directory import CHECKPOINTS, OnExisting, RunDirectory
@@ -42,8 +42,7 @@ from safereason.stages.preparation.training_sources import training_sources
 from safereason.stages.rl import check_rollouts, grpo_outline
 from safereason.stages.sft import SFTPlan, run_sft
 from safereason.stages.verl import VerlTraining
-from safereason.text.chat import Message, prompt_ids
-from safereason.text.inert import special_tokens
+from safereason.text.chat import prompt_ids
 from safereason.training import tracking
 from safereason.training.arguments import check_left, sft_arguments
 from safereason.training.resume import resume_point
@@ -120,7 +119,7 @@ def guard_for_verl(recipe: Recipe, options: Options) -> VerlTraining:
         _guard_identity(recipe, guard, "train", section, start),
         folder / data.TRAIN,
         read_examples(folder / data.TRAIN),
-        _prompt_builder(guard_prompt, load_tokenizer(start)),
+        guard_data.prompt_builder(recipe, load_tokenizer(start)),
         held_out=held_out,
         every_steps=every_steps,
         reasoning=guard.reasoning,
@@ -146,7 +145,7 @@ def train_guard_sft(recipe: Recipe, options: Options) -> Result:
         start,
         _guard_identity(recipe, guard, "sft", section, start),
         guard.reasoning,
-        prompt_builder=lambda tokenizer: _prompt_builder(guard_prompt, tokenizer),
+        prompt_builder=partial(guard_data.prompt_builder, recipe),
         save_with_model=guard_prompt.save,
     )
     return run_sft(plan, recipe, options)
@@ -187,7 +186,7 @@ def _train_guard_grpo(
 
     guard_prompt = guard_prompts.of_section(guard)
     tokenizer = load_tokenizer(start)
-    build_prompt = _prompt_builder(guard_prompt, tokenizer)
+    build_prompt = guard_data.prompt_builder(recipe, tokenizer)
     examples = read_examples(folder / data.TRAIN)
     kept = _short_enough(examples, section, tokenizer, build_prompt)
     checkpoint, steps_done = resume_point(this.path, "metrics", "rollouts", "validation")
@@ -412,14 +411,3 @@ def _grpo_part(guard: GuardSection, recipe: Recipe) -> GRPO:
     if guard.train is None:
         raise InputError(f"recipe {recipe.name}: its guard has no train section")
     return guard.train
-
-
-def _prompt_builder(guard_prompt: GuardPrompt, tokenizer: "PreTrainedTokenizerBase") -> PromptBuilder:
-    """A function that makes a row's prompt: the very text that the trained guard reads later."""
-    # A row could hold the text of an end-of-turn token and speak as the policy. Such text is made inert.
-    special = special_tokens(tokenizer)
-
-    def build_prompt(example: Example) -> list[Message]:
-        return guard_prompt.conversation(Question(example.prompt, example.response), special)
-
-    return build_prompt

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safereason.errors import InputError
-from safereason.guard.blocks import Block, Parts, Piece, open_source
+from safereason.guard.blocks import Block, Parts, Piece, open_parquet_input
 from safereason.guard.bulk import Job, Worker
-from safereason.guard.classify import CHUNK, ClassifySettings, classify
+from safereason.guard.classify import CHUNK, ClassifyOutput, ClassifySettings, classify
 from safereason.guard.open import guard_prompt_of
 from safereason.guard.rows import InputRow
 from safereason.runs.records import Record
@@ -51,9 +51,9 @@ def test_blocks_hold_every_row_once_and_begin_with_a_chunk(
     sizes: list[int], chunks: int, limit: int | None, row_group: int
 ):
     with tempfile.TemporaryDirectory() as place:
-        source = open_source(str(save(Path(place) / "in", sizes, row_group)), {})
-        blocks = source.blocks(chunks * CHUNK, limit)
-        rows = [row for block in blocks for row in source.read(block, {})]
+        parquet_input = open_parquet_input(str(save(Path(place) / "in", sizes, row_group)), {})
+        blocks = parquet_input.blocks(chunks * CHUNK, limit)
+        rows = [row for block in blocks for row in parquet_input.read(block, {})]
     total = min(sum(sizes), limit or sum(sizes))
     assert [(row.number, row.id, row.question.prompt) for row in rows] == [
         (n, n, f"question {n}") for n in range(1, total + 1)
@@ -77,20 +77,20 @@ def test_an_input_that_cannot_be_read_is_refused(tmp_path: Path, file: Any, said
     elif file:
         pq.write_table(pa.Table.from_pylist(file), tmp_path / "f00.parquet")
     with pytest.raises(InputError, match=said):
-        open_source(str(tmp_path), {})
+        open_parquet_input(str(tmp_path), {})
 
 
 def test_files_of_other_columns_are_refused(tmp_path: Path):
     save(tmp_path, [2, 2])
     pq.write_table(pa.Table.from_pylist([{"prompt": "a", "id": "text"}]), tmp_path / "f01.parquet")
     with pytest.raises(InputError, match=r"f01.parquet: its columns \(prompt: string, id: string\) are not those of"):
-        open_source(str(tmp_path), {})
+        open_parquet_input(str(tmp_path), {})
 
 
 def test_blocks_are_of_whole_chunks(tmp_path: Path):
-    source = open_source(str(save(tmp_path / "in", [3])), {})
+    parquet_input = open_parquet_input(str(save(tmp_path / "in", [3])), {})
     with pytest.raises(InputError, match="--batch-rows 100: 64 rows are asked together"):
-        source.blocks(100)
+        parquet_input.blocks(100)
 
 
 def test_hidden_files_are_passed_over_and_a_file_alone_is_read(tmp_path: Path):
@@ -98,13 +98,13 @@ def test_hidden_files_are_passed_over_and_a_file_alone_is_read(tmp_path: Path):
     (tmp_path / "_old").mkdir()
     (tmp_path / "_old" / "x.parquet").write_bytes(b"")
     (tmp_path / ".x.parquet").write_bytes(b"")
-    assert open_source(str(tmp_path), {}).names() == {"f00.parquet": 2}
-    assert open_source(str(tmp_path / "f00.parquet"), {}).names() == {"input": 2}
+    assert open_parquet_input(str(tmp_path), {}).names() == {"f00.parquet": 2}
+    assert open_parquet_input(str(tmp_path / "f00.parquet"), {}).names() == {"input": 2}
 
 
 def test_only_blocks_of_files_that_changed_are_done_again(tmp_path: Path):
     folder = save(tmp_path / "in", [CHUNK, CHUNK])
-    before = open_source(str(folder), {}).blocks(CHUNK)
+    before = open_parquet_input(str(folder), {}).blocks(CHUNK)
     parts = Parts(str(tmp_path / "out"), {}, None)
     parts.prepare("refuse")
     for block in before:
@@ -113,7 +113,7 @@ def test_only_blocks_of_files_that_changed_are_done_again(tmp_path: Path):
     rows = pq.read_table(folder / "f01.parquet").to_pylist()
     rows[5]["prompt"] = "quite another text"
     pq.write_table(pa.Table.from_pylist(rows), folder / "f01.parquet")
-    after = open_source(str(folder), {}).blocks(CHUNK)
+    after = open_parquet_input(str(folder), {}).blocks(CHUNK)
     assert [parts.tally(block) is None for block in after] == [False, True]
     assert parts.finished(after) is None
     assert Parts(parts.uri, {"seed": 1}, None).finished(before) is None
@@ -197,16 +197,16 @@ def test_workers_write_what_one_guard_writes_in_order(tmp_path: Path):
     guard, policy = micro_guard.save_guard(tmp_path / "guard"), tmp_path / "house.yaml"
     policy.write_text(micro_guard.POLICY)
     asked = ClassifySettings(str(guard), None, guard_prompt_of(str(guard), policy=str(policy)), 1, None, 3, {})
-    source = open_source(str(save(tmp_path / "in", [50, 90, 10])), {})
-    blocks, parts = source.blocks(CHUNK), Parts(str(tmp_path / "out"), {}, source.columns["id"])
+    parquet_input = open_parquet_input(str(save(tmp_path / "in", [50, 90, 10])), {})
+    blocks, parts = parquet_input.blocks(CHUNK), Parts(str(tmp_path / "out"), {}, parquet_input.columns["id"])
     parts.prepare("refuse")
-    worker = Worker(Job(asked, source, parts, blocks))
+    worker = Worker(Job(asked, parquet_input, parts, blocks))
     for block in reversed(blocks):
         assert worker({"item": block.number}) == {"number": block.number, "error": ""}
 
     wanted: list[Record] = []
-    whole: list[InputRow] = list(source.read(source.blocks(1024)[0], {}))
-    classify(asked.open(), iter(whole), wanted.append, seed=3)
+    whole: list[InputRow] = list(parquet_input.read(parquet_input.blocks(1024)[0], {}))
+    classify(asked.open(), iter(whole), ClassifyOutput(wanted.append), seed=3)
     found = records(tmp_path / "out")
     assert [{key: row[key] for key in record} for row, record in zip(found, wanted, strict=True)] == wanted
     assert {row["label"] for row in found} == {"safe", "unsafe"}
@@ -219,8 +219,8 @@ def test_a_worker_says_which_row_is_none_and_writes_nothing_of_its_block(tmp_pat
     (tmp_path / "in").mkdir()
     rows = [{"prompt": "a"}, {"prompt": " "}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in" / "a.parquet")
-    source, parts = open_source(str(tmp_path / "in"), {}), Parts(str(tmp_path / "out"), {}, None)
+    parquet_input, parts = open_parquet_input(str(tmp_path / "in"), {}), Parts(str(tmp_path / "out"), {}, None)
     parts.prepare("refuse")
-    said = Worker(Job(asked, source, parts, source.blocks(CHUNK)))({"item": 0})
+    said = Worker(Job(asked, parquet_input, parts, parquet_input.blocks(CHUNK)))({"item": 0})
     assert said["error"] == f"{tmp_path}/in/a.parquet, row 2: its prompt is empty; fill it in or delete the row"
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["_guard.json"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from safereason.errors import BarNotMet, InputError, StageFailed
 from safereason.guard.base import GuardVerdict, OnVerdict, Question
-from safereason.guard.classify import CHUNK, Tally, chunk_seed, classify, record_of_row
+from safereason.guard.classify import CHUNK, ClassifyOutput, Tally, chunk_seed, classify, record_of_row
 from safereason.guard.output import VerdictFile
 from safereason.guard.rows import InputRow
 from safereason.runs.records import read_records
@@ -64,14 +64,14 @@ def some_rows(count: int, bad: bool = False) -> Iterator[InputRow]:
 
 def written(count: int, **options: Any) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
-    classify(Scripted(), some_rows(count), records.append, **options)
+    classify(Scripted(), some_rows(count), ClassifyOutput(records.append), **options)
     return records
 
 
 @pytest.mark.parametrize("count", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5])
 def test_each_row_has_one_record_in_order(count: int):
     guard, records = Scripted(), []
-    tally = classify(guard, some_rows(count), records.append, seed=3)
+    tally = classify(guard, some_rows(count), ClassifyOutput(records.append), seed=3)
     assert [r["row"] for r in records] == list(range(1, count + 1))
     assert [r.get("id") for r in records] == [row.id for row in some_rows(count)]
     assert tally.rows == count == tally.counts["safe"] + tally.counts["unsafe"]
@@ -96,7 +96,7 @@ def test_a_row_is_written_as_soon_as_its_turn_has_come():
                 on_verdict(i, UNSAFE)
             return [UNSAFE] * 3
 
-    classify(Loud(), some_rows(3), lambda record: events.append(f"wrote {record['row'] - 1}"))
+    classify(Loud(), some_rows(3), ClassifyOutput(lambda record: events.append(f"wrote {record['row'] - 1}")))
     assert events == ["found 1", "found 0", "wrote 0", "wrote 1", "found 2", "wrote 2"]
 
 
@@ -114,7 +114,7 @@ def test_no_more_than_a_chunk_is_read_ahead():
     def write(record: dict[str, Any]) -> None:
         count["written"] += 1
 
-    classify(Scripted(), rows(), write)
+    classify(Scripted(), rows(), ClassifyOutput(write))
     assert count == {"read": 10 * CHUNK, "written": 10 * CHUNK}
     assert most == CHUNK
 
@@ -123,7 +123,7 @@ def test_no_more_than_a_chunk_is_read_ahead():
 def test_what_comes_before_a_bad_row_is_written(count: int):
     records: list[dict[str, Any]] = []
     with pytest.raises(InputError, match=f"^in:{count + 1}: bad$"):
-        classify(Scripted(), some_rows(count, bad=True), records.append)
+        classify(Scripted(), some_rows(count, bad=True), ClassifyOutput(records.append))
     assert records == written(count)
 
 
@@ -133,14 +133,14 @@ def test_a_run_that_was_cut_goes_on_to_the_same_bytes(tmp_path: Path, total: int
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
     options: dict[str, Any] = {"seed": seed, "threshold": 0.3}
     with VerdictFile(whole, IDENTITY, "overwrite").open() as log:
-        first = classify(Scripted(), some_rows(total), log.append, **options)
+        first = classify(Scripted(), some_rows(total), ClassifyOutput(log.append), **options)
     with suppress(KeyboardInterrupt), VerdictFile(cut, IDENTITY, "overwrite").open() as log:
-        classify(Scripted(stop_after=int(share * total)), some_rows(total), log.append, **options)
+        classify(Scripted(stop_after=int(share * total)), some_rows(total), ClassifyOutput(log.append), **options)
     content = cut.read_bytes()
     cut.write_bytes(content[: max(0, len(content) - torn)])
     again, target = Scripted(), VerdictFile(cut, IDENTITY, "resume")
     with target.open() as log:
-        second = classify(again, some_rows(total), log.append, earlier_records=target.records(), **options)
+        second = classify(again, some_rows(total), ClassifyOutput(log.append, target.records()), **options)
     assert cut.read_bytes() == whole.read_bytes()
     assert second == first
 
@@ -148,13 +148,13 @@ def test_a_run_that_was_cut_goes_on_to_the_same_bytes(tmp_path: Path, total: int
 def test_a_finished_run_asks_nothing_again(tmp_path: Path):
     target = VerdictFile(tmp_path / "out.jsonl", IDENTITY, "resume")
     with target.open() as log:
-        first = classify(Scripted(), some_rows(CHUNK + 2), log.append)
+        first = classify(Scripted(), some_rows(CHUNK + 2), ClassifyOutput(log.append))
     guard = Scripted()
     with target.open() as log:
-        assert classify(guard, some_rows(CHUNK + 2), log.append, earlier_records=target.records()) == first
+        assert classify(guard, some_rows(CHUNK + 2), ClassifyOutput(log.append, target.records())) == first
     assert guard.asked == []
     with target.open() as log:
-        more = classify(guard, some_rows(CHUNK + 4), log.append, earlier_records=target.records())
+        more = classify(guard, some_rows(CHUNK + 4), ClassifyOutput(log.append, target.records()))
     assert (more.rows, guard.asked) == (CHUNK + 4, [(4, chunk_seed(0, 1), 2)])
 
 
@@ -162,11 +162,11 @@ def test_finished_rows_of_another_input_are_refused():
     held = written(4)
     other = [InputRow(1, Question("a"), "id1"), InputRow(2, Question("b"), "another")]
     with pytest.raises(InputError, match=r"^row 2: the one that is finished is another"):
-        classify(Scripted(), iter(other), held.append, earlier_records=iter(held))
+        classify(Scripted(), iter(other), ClassifyOutput(held.append, iter(held)))
     with pytest.raises(InputError, match=r"^more rows are finished than there are \(3\)"):
-        classify(Scripted(), some_rows(3), held.append, earlier_records=iter(held))
+        classify(Scripted(), some_rows(3), ClassifyOutput(held.append, iter(held)))
     with pytest.raises(InputError, match=r"^row 1: the one that is finished is another"):
-        classify(Scripted(), some_rows(3), held.append, earlier_records=iter([{"row": 1, "id": "id1"}]))
+        classify(Scripted(), some_rows(3), ClassifyOutput(held.append, iter([{"row": 1, "id": "id1"}])))
 
 
 def test_a_record_says_what_was_found():

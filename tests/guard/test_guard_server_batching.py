@@ -27,7 +27,7 @@ SMALL = Policy("small", "Small", (Category("A", "Rudeness"),))
 
 
 class Held:
-    """A judge that waits until it is let go."""
+    """A guard that waits until it is let go."""
 
     def __init__(self) -> None:
         self.open = threading.Event()
@@ -44,16 +44,16 @@ class Held:
 
 
 @pytest.fixture
-def judge() -> Held:
+def guard() -> Held:
     return Held()
 
 
 @pytest.fixture
-def batcher(judge: Held):
-    made = Batcher(judge, max_batch=4, max_wait=0.0, max_queue=6, on_batch=lambda size: None)
+def batcher(guard: Held):
+    made = Batcher(guard, max_batch=4, max_wait=0.0, max_queue=6, on_batch=lambda size: None)
     made.start()
     yield made
-    judge.open.set()
+    guard.open.set()
     made.stop(PATIENCE)
     assert not made.busy
 
@@ -62,29 +62,29 @@ def asked(batcher: Batcher, *texts: str, policy: Policy = DEFAULT):
     return batcher.submit([Question(text) for text in texts], policy)
 
 
-def begun(batcher: Batcher, judge: Held):
+def begun(batcher: Batcher, guard: Held):
     """A batch of one under way, so that what comes next waits together."""
     futures = asked(batcher, "first")
-    until(lambda: len(judge.calls) == 1)
+    until(lambda: len(guard.calls) == 1)
     return futures
 
 
-def test_what_waits_together_is_judged_together_up_to_the_limit(batcher: Batcher, judge: Held):
-    futures = begun(batcher, judge) + asked(batcher, "a", "b", "c") + asked(batcher, "d", "e")
-    judge.open.set()
+def test_what_waits_together_is_judged_together_up_to_the_limit(batcher: Batcher, guard: Held):
+    futures = begun(batcher, guard) + asked(batcher, "a", "b", "c") + asked(batcher, "d", "e")
+    guard.open.set()
     assert [f.result(PATIENCE).reasoning for f in futures] == ["first", "a", "b", "c", "d", "e"]
-    assert [texts for _, texts in judge.calls] == [["first"], ["a", "b", "c", "d"], ["e"]]
+    assert [texts for _, texts in guard.calls] == [["first"], ["a", "b", "c", "d"], ["e"]]
 
 
-def test_each_policy_is_judged_by_itself(batcher: Batcher, judge: Held):
-    futures = begun(batcher, judge) + asked(batcher, "a") + asked(batcher, "b", policy=OPENAI) + asked(batcher, "c")
-    judge.open.set()
+def test_each_policy_is_judged_by_itself(batcher: Batcher, guard: Held):
+    futures = begun(batcher, guard) + asked(batcher, "a") + asked(batcher, "b", policy=OPENAI) + asked(batcher, "c")
+    guard.open.set()
     assert [f.result(PATIENCE).reasoning for f in futures] == ["first", "a", "b", "c"]
-    assert judge.calls[1:] == [("default", ["a", "c"]), ("openai", ["b"])]
+    assert guard.calls[1:] == [("default", ["a", "c"]), ("openai", ["b"])]
 
 
-def test_a_request_gets_all_its_places_or_none(batcher: Batcher, judge: Held):
-    begun(batcher, judge)
+def test_a_request_gets_all_its_places_or_none(batcher: Batcher, guard: Held):
+    begun(batcher, guard)
     asked(batcher, "a", "b", "c", "d")
     with pytest.raises(QueueFull):
         asked(batcher, "e", "f", "g")
@@ -93,43 +93,43 @@ def test_a_request_gets_all_its_places_or_none(batcher: Batcher, judge: Held):
     assert (len(batcher), batcher.ready) == (6, False)
 
 
-def test_what_was_given_up_is_not_judged_and_makes_room(batcher: Batcher, judge: Held):
-    begun(batcher, judge)
+def test_what_was_given_up_is_not_judged_and_makes_room(batcher: Batcher, guard: Held):
+    begun(batcher, guard)
     for future in asked(batcher, "a", "b", "c", "d", "e"):
         assert future.cancel()
     kept = asked(batcher, "f", "g")
-    judge.open.set()
+    guard.open.set()
     assert [f.result(PATIENCE).reasoning for f in kept] == ["f", "g"]
-    assert judge.calls[1:] == [("default", ["f", "g"])]
+    assert guard.calls[1:] == [("default", ["f", "g"])]
 
 
-def test_a_question_the_guard_is_silent_about_fails_alone(batcher: Batcher, judge: Held):
-    begun(batcher, judge)
+def test_a_question_the_guard_is_silent_about_fails_alone(batcher: Batcher, guard: Held):
+    begun(batcher, guard)
     first, silent, last = asked(batcher, "a", "silent", "c")
-    judge.open.set()
+    guard.open.set()
     assert [f.result(PATIENCE).reasoning for f in (first, last)] == ["a", "c"]
     with pytest.raises(GuardFailed):
         silent.result(PATIENCE)
 
 
-def test_a_guard_that_cannot_be_asked_at_all_is_not_asked_one_by_one(batcher: Batcher, judge: Held, capfd):
-    begun(batcher, judge)
+def test_a_guard_that_cannot_be_asked_at_all_is_not_asked_one_by_one(batcher: Batcher, guard: Held, capfd):
+    begun(batcher, guard)
     futures = asked(batcher, "unreachable", "b", "c")
-    judge.open.set()
+    guard.open.set()
     for future in futures:
         with pytest.raises(GuardFailed):
             future.result(PATIENCE)
-    assert len(judge.calls) == 2
+    assert len(guard.calls) == 2
     assert capfd.readouterr().err == "the guard failed: InputError: no server\n"
 
 
-def test_stopping_lets_what_waits_be_judged_and_takes_no_more(batcher: Batcher, judge: Held):
-    futures = begun(batcher, judge) + asked(batcher, "a", "b")
+def test_stopping_lets_what_waits_be_judged_and_takes_no_more(batcher: Batcher, guard: Held):
+    futures = begun(batcher, guard) + asked(batcher, "a", "b")
     batcher.stop(0.0)
     assert (batcher.busy, batcher.ready) == (True, False)
     with pytest.raises(Closing):
         asked(batcher, "c")
-    judge.open.set()
+    guard.open.set()
     batcher.stop(PATIENCE)
     assert [f.result(0).reasoning for f in futures] == ["first", "a", "b"]
     assert not batcher.busy

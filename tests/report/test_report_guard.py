@@ -14,7 +14,7 @@ from safereason.report.page import ROOM, build_page
 from safereason.report.read import measured_models, read_runs
 from safereason.report.sample import choose
 from safereason.report.transcripts import collect
-from safereason.stages.guard_eval import scored_predictions
+from safereason.stages.guard_eval_score import scored_predictions
 
 TRAINED = {"seed": 0, "model": report_runs.BASE}
 SETS = ("openai-moderation", "mine")

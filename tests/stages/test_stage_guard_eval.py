@@ -17,8 +17,9 @@ from safereason.guard.base import GuardVerdict, Question
 from safereason.recipe.schema import SFT, GuardEvaluation, GuardSection, GuardSet, Recipe, RSafeMix, Sampling
 from safereason.runs.directory import read_manifest
 from safereason.runs.records import read_records
-from safereason.stages import guard_eval
+from safereason.stages import guard_eval, guard_eval_score, guard_sets
 from safereason.stages.base import Options
+from safereason.stages.guard_eval import GuardEvalRequest
 
 SHORT = "title: Short\ncategories:\n  - {id: A, name: Harm}\n"
 KILLED = """
@@ -151,7 +152,7 @@ def test_rows_figures_and_tables_of_a_guard(
     recipe: Recipe, options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     script(monkeypatch)
-    result = guard_eval.run_guard_eval(recipe, Options(root=options.root), guard="moderation")
+    result = guard_eval.run_guard_eval(recipe, Options(root=options.root), GuardEvalRequest(guard="moderation"))
     found = by_key(result.run / "predictions.jsonl")
     # 6 harmless, 6 harmful, and the one reply that somebody labelled; of the second set 2 + 1.
     assert [sum(name == s for s, _ in found) for name in ("mine", "some")] == [13, 3]
@@ -192,7 +193,7 @@ def test_rows_figures_and_tables_of_a_guard(
 
 def test_a_set_takes_what_its_source_has_after_what_training_took(recipe: Recipe, options: Options, monkeypatch):
     script(monkeypatch)
-    result = guard_eval.run_guard_eval(recipe, Options(root=options.root), guard="moderation")
+    result = guard_eval.run_guard_eval(recipe, Options(root=options.root), GuardEvalRequest(guard="moderation"))
     found = by_key(result.run / "predictions.jsonl")
     some = [record for (name, _), record in found.items() if name == "some"]
     assert sorted(record["expected"] for record in some) == ["safe", "safe", "unsafe"]
@@ -201,7 +202,9 @@ def test_a_set_takes_what_its_source_has_after_what_training_took(recipe: Recipe
 
 def test_bars_hold_of_all_sets_and_of_one(recipe: Recipe, options: Options, monkeypatch: pytest.MonkeyPatch):
     script(monkeypatch)
-    metrics = guard_eval.run_guard_eval(recipe, Options(root=options.root), guard="moderation").metrics
+    metrics = guard_eval.run_guard_eval(
+        recipe, Options(root=options.root), GuardEvalRequest(guard="moderation")
+    ).metrics
     bars.refuse_unmet_bars(metrics, [bars.Bar("f1/mine", 0.8, "under"), bars.Bar("auroc", 0.9, "under")])
     with pytest.raises(BarNotMet, match=r"f1/mine is 0\.8333, under the bar of 0\.9"):
         bars.refuse_unmet_bars(metrics, [bars.Bar("f1/mine", 0.9, "under")])
@@ -226,19 +229,19 @@ def test_kill_9_and_resume_end_with_the_same_records(recipe: Recipe, options: Op
 
 def test_a_server_that_fails_is_counted_and_asked_again(recipe: Recipe, options: Options, monkeypatch):
     script(monkeypatch, {"harmful 0?"})
-    named = {"guard": "moderation", "sets": ["mine"]}
+    request = GuardEvalRequest(guard="moderation", sets=["mine"])
     with pytest.raises(StageFailed, match=r"1 of 13 rows failed \(HTTP 503\); --resume asks again"):
-        guard_eval.run_guard_eval(recipe, Options(root=options.root), **named)
+        guard_eval.run_guard_eval(recipe, Options(root=options.root), request)
     (run,) = (options.root / "eval" / "guard").iterdir()
     early = json.loads((run / "metrics.json").read_text())
     assert (early["failed"], early["sets"]["mine"]["unsafe"]) == (1, 5)
     mended = script(monkeypatch)
-    result = guard_eval.run_guard_eval(recipe, Options(root=options.root, on_existing="resume"), **named)
+    result = guard_eval.run_guard_eval(recipe, Options(root=options.root, on_existing="resume"), request)
     assert mended.asked == ["harmful 0?"]
     assert (result.metrics["failed"], result.metrics["sets"]["mine"]["unsafe"]) == (0, 6)
     assert (read_manifest(result.run) or {})["status"] == "finished"
     assert (
-        guard_eval.run_guard_eval(recipe, Options(root=options.root, on_existing="resume"), **named).metrics
+        guard_eval.run_guard_eval(recipe, Options(root=options.root, on_existing="resume"), request).metrics
         == result.metrics
     )
     assert mended.asked == ["harmful 0?"]
@@ -249,7 +252,7 @@ def test_what_has_no_room_in_a_local_model_gets_no_verdict_and_ends_the_run(
 ):
     long = {"id": "mine/long", "prompt": "word " * 500, "kind": "harmful", "source": "mine"}
     (tmp_path / "long.jsonl").write_text(json.dumps(long) + "\n")
-    result = guard_eval.run_guard_eval(recipe, options, sets=[str(tmp_path / "long.jsonl")])
+    result = guard_eval.run_guard_eval(recipe, options, GuardEvalRequest(sets=[str(tmp_path / "long.jsonl")]))
     (record,) = read_records(result.run / "predictions.jsonl")
     assert (record["label"], record["failed"]) == (None, False)
     assert record["reason"]
@@ -270,7 +273,8 @@ def test_a_model_without_a_guide_is_asked_as_the_recipe_says_and_one_with_a_guid
     guard_prompts.default().save(carried)
     own = guard_eval._prompt_document(recipe, guard_eval.plan_guard_eval(recipe, str(carried)))
     assert (len(own["policy"]["categories"]), own["sampling"]["max_new_tokens"]) == (18, 4096)
-    changed = guard_eval.plan_guard_eval(recipe, str(carried), policy="wildguard", sampling=Sampling(max_new_tokens=5))
+    request = GuardEvalRequest(policy="wildguard", sampling=Sampling(max_new_tokens=5))
+    changed = guard_eval.plan_guard_eval(recipe, str(carried), request)
     asked = guard_eval._prompt_document(recipe, changed)
     assert (asked["policy"]["name"], asked["sampling"]["max_new_tokens"]) == ("wildguard", 5)
 
@@ -283,7 +287,7 @@ def test_a_set_is_judged_by_its_own_policy(recipe: Recipe, options: Options, tmp
     section = recipe.guard.eval.model_copy(update={"sets": (recipe.guard.eval.sets[0], own)})
     changed = recipe.model_copy(update={"guard": recipe.guard.model_copy(update={"eval": section})})
     opener = guard_eval._GuardOpener(changed, options, guard_eval.plan_guard_eval(changed, options.model))
-    first, second = (opener.for_set(chosen) for chosen in section.sets)
+    first, second = (opener.for_set(guard_set) for guard_set in section.sets)
     assert (first.guard_prompt.policy.title, second.guard_prompt.policy.title) == ("Short", "Other")
     assert first.engine is second.engine
 
@@ -295,15 +299,15 @@ def test_the_newest_guard_of_the_recipe_is_measured(recipe: Recipe, options: Opt
 
 
 def test_sets_are_those_of_the_recipe_or_sources(recipe: Recipe):
-    assert [s.label for s in guard_eval.chosen_sets(recipe, [])] == ["mine", "some"]
-    some, xstest = guard_eval.chosen_sets(recipe, ["some", "xstest", "some"])
+    assert [s.label for s in guard_sets.chosen_sets(recipe, [])] == ["mine", "some"]
+    some, xstest = guard_sets.chosen_sets(recipe, ["some", "xstest", "some"])
     assert (some.skip, xstest) == (1, GuardSet(source="xstest"))
 
 
 def test_a_limit_takes_the_same_rows_for_every_guard(recipe: Recipe, options: Options, monkeypatch):
     script(monkeypatch)
     runs = [
-        guard_eval.run_guard_eval(recipe, Options(root=options.root), guard=name, limit=4).run
+        guard_eval.run_guard_eval(recipe, Options(root=options.root), GuardEvalRequest(guard=name, limit=4)).run
         for name in ("a", "moderation")
     ]
     first, second = (by_key(run / "predictions.jsonl").keys() for run in runs)
@@ -324,19 +328,18 @@ def test_sets_that_cannot_be_had_are_named_and_left_out_where_that_is_allowed(
     script(monkeypatch)
     sets = ["mine", unreachable, "xstest"]
     with pytest.raises(InputError, match=r"2 of 3 sets cannot be had \(toxicchat, xstest\); --allow-missing"):
-        guard_eval.run_guard_eval(recipe, Options(root=options.root), guard="moderation", sets=sets)
+        guard_eval.run_guard_eval(recipe, Options(root=options.root), GuardEvalRequest(guard="moderation", sets=sets))
     assert not options.root.exists()
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("eval guard: ")]
     assert len(lines) == 2
     result = guard_eval.run_guard_eval(
-        recipe, Options(root=options.root), guard="moderation", sets=sets, allow_missing=True
+        recipe, Options(root=options.root), GuardEvalRequest(guard="moderation", sets=sets, allow_missing=True)
     )
     assert list(result.metrics["missing"]) == ["toxicchat", "xstest"]
     assert list(result.metrics["sets"]) == ["mine"]
+    request = GuardEvalRequest(guard="moderation", sets=[unreachable], allow_missing=True)
     with pytest.raises(InputError, match=r"1 of 1 sets cannot be had \(toxicchat\); get one of them"):
-        guard_eval.run_guard_eval(
-            recipe, Options(root=options.root), guard="moderation", sets=[unreachable], allow_missing=True
-        )
+        guard_eval.run_guard_eval(recipe, Options(root=options.root), request)
 
 
 @pytest.mark.parametrize(
@@ -353,14 +356,15 @@ def test_sets_that_cannot_be_had_are_named_and_left_out_where_that_is_allowed(
 def test_what_is_refused_leaves_nothing_behind(recipe: Recipe, options: Options, named: dict[str, Any], says: str):
     model = named.pop("model", None)
     with pytest.raises(InputError, match=says):
-        guard_eval.run_guard_eval(recipe, Options(root=options.root, model=model), **named)
+        guard_eval.run_guard_eval(recipe, Options(root=options.root, model=model), GuardEvalRequest(**named))
     assert not options.root.exists()
 
 
 def test_predictions_of_a_run_are_scored_to_the_same_figures(recipe: Recipe, options: Options, monkeypatch):
     script(monkeypatch)
-    first = guard_eval.run_guard_eval(recipe, Options(root=options.root), guard="moderation")
-    again = guard_eval.score_guard_eval(recipe, Options(root=options.root), first.run / "predictions.jsonl")
+    first = guard_eval.run_guard_eval(recipe, Options(root=options.root), GuardEvalRequest(guard="moderation"))
+    request = guard_eval_score.PredictionsRequest(first.run / "predictions.jsonl")
+    again = guard_eval_score.score_guard_eval(recipe, Options(root=options.root), request)
     for key in ("figures", "confusion", "categories", "reliability", "sets"):
         assert again.metrics[key] == first.metrics[key]
     assert by_key(again.run / "predictions.jsonl") == by_key(first.run / "predictions.jsonl")
@@ -371,7 +375,8 @@ def test_rows_of_classify_are_joined_to_a_set_of_the_recipe(recipe: Recipe, opti
     ids = [f"mine/{kind}-{i}" for kind in ("harmful", "harmless") for i in range(6)]
     rows = [{"id": name, **asdict(GuardVerdict("unsafe", 0.7))} for name in ids]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = guard_eval.score_guard_eval(recipe, Options(root=options.root), tmp_path / "rows.jsonl", sets=["mine"])
+    request = guard_eval_score.PredictionsRequest(tmp_path / "rows.jsonl", sets=["mine"])
+    result = guard_eval_score.score_guard_eval(recipe, Options(root=options.root), request)
     shown = values(result.metrics)
     assert shown["f1/mine"] == shown["f1_always_unsafe/mine"] == pytest.approx(2 / 3)
     assert result.metrics["sets"] == {"mine": {"safe": 6, "unsafe": 6}}

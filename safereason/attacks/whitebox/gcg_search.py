@@ -12,7 +12,6 @@ from safereason.attacks.meter import SpentError
 from safereason.attacks.whitebox import candidates, objectives, probe
 from safereason.attacks.whitebox.slot import Suffix, TokenIds
 from safereason.data.example import Example
-from safereason.engines.base import Engine, require_local
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 
@@ -45,8 +44,7 @@ class GCGSearch:
         self.behaviors = behaviors
         self.settings = settings
         self.setup = setup
-        self.target_model = require_local(setup.target, "attack gcg")
-        self.objectives = self._build_objectives([self.target_model, *setup.others])
+        self.objectives = objectives.build_objectives(behaviors, [setup.target, *setup.others], settings, setup)
         self.draft = self._open_draft()
         # On the CPU, so that a seed draws the same numbers on every device.
         self.generator = torch.Generator().manual_seed(setup.seed)
@@ -212,19 +210,5 @@ class GCGSearch:
             return None
         from safereason.engines.open import open_engine
 
-        return self._build_objectives([open_engine(ModelSpec.parse(self.settings.draft))])
-
-    def _build_objectives(self, engines: Sequence[Engine]) -> objectives.Objectives:
-        """The objectives of all behaviors on these models."""
-        settings = self.settings
-        return objectives.build_objectives(
-            "gcg",
-            self.behaviors,
-            engines,
-            self.setup.meter,
-            target_model=self.target_model,
-            start=settings.start,
-            prefix=self.setup.prefix,
-            place=settings.place,
-            mellowmax=settings.mellowmax,
-        )
+        draft = open_engine(ModelSpec.parse(self.settings.draft))
+        return objectives.build_objectives(self.behaviors, [draft], self.settings, self.setup)

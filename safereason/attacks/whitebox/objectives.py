@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from safereason.attacks.base import Setup
+from safereason.attacks.gcg_settings import GCGSettings
 from safereason.attacks.meter import Meter
-from safereason.attacks.target_position import TargetPosition, require_target, text_before_target
+from safereason.attacks.target_position import require_target, text_before_target
 from safereason.attacks.whitebox import slot
 from safereason.attacks.whitebox.loss import PromptLosses, TargetLoss
 from safereason.attacks.whitebox.slot import Slot, Suffix, TokenIds
@@ -121,16 +123,7 @@ class Objectives:
 
 
 def build_objectives(
-    attack: str,
-    behaviors: Sequence[Example],
-    engines: Sequence[Engine],
-    meter: Meter,
-    *,
-    target_model: LocalEngine,
-    start: str,
-    prefix: str,
-    place: TargetPosition,
-    mellowmax: float | None,
+    behaviors: Sequence[Example], engines: Sequence[Engine], settings: GCGSettings, setup: Setup
 ) -> Objectives:
     """The objectives of all behaviors on some models.
 
@@ -138,38 +131,35 @@ def build_objectives(
     gradient does not count.
 
     Args:
-        attack: Name of the attack, for error messages.
         behaviors: Behaviors with targets.
         engines: Models to optimise on.
-        meter: Counter of queries and tokens.
-        target_model: The model under attack, whether or not it is one of the engines.
-        start: Initial suffix.
-        prefix: Generation prefix.
-        place: Position of the target.
-        mellowmax: Parameter of the mellowmax of the losses; None takes their mean.
+        settings: Initial suffix, position of the targets, and mellowmax of the losses.
+        setup: Target model, whether or not it is one of the engines, its generation prefix, and the meter.
 
     Raises:
-        InputError: A model is none of transformers, a behavior has no target, or `start` does not fit a prompt.
+        InputError: A model is none of transformers, a behavior has no target, or the initial suffix does not fit a
+            prompt.
     """
+    target_model = require_local(setup.target, "attack gcg")
+    opening = text_before_target(setup.prefix, settings.place)
     objectives: list[Objective] = []
     for engine in engines:
-        local_engine = require_local(engine, f"attack {attack}")
+        local_engine = require_local(engine, "attack gcg")
         shares_vocabulary = _shares_vocabulary(local_engine, target_model)
         for behavior in behaviors:
-            target_text = require_target(attack, behavior)
+            target_text = require_target("gcg", behavior)
             target = local_engine.tokenizer(target_text, add_special_tokens=False)["input_ids"]
-            opening = text_before_target(prefix, place)
-            behavior_slot = slot.find_slot(local_engine.tokenizer, behavior.prompt, start, opening)
+            behavior_slot = slot.find_slot(local_engine.tokenizer, behavior.prompt, settings.start, opening)
             length = len(behavior_slot.ids(behavior_slot.start.ids)) + len(target)
-            _check_length(attack, behavior, local_engine, length)
+            _check_length(behavior, local_engine, length)
             objective = Objective(
                 slot=behavior_slot,
-                loss=TargetLoss(local_engine.model, target, mellowmax),
+                loss=TargetLoss(local_engine.model, target, settings.mellowmax),
                 shares_vocabulary=shares_vocabulary,
                 on_target_model=local_engine is target_model,
             )
             objectives.append(objective)
-    return Objectives(objectives, meter)
+    return Objectives(objectives, setup.meter)
 
 
 def _shares_vocabulary(engine: LocalEngine, target_model: LocalEngine) -> bool:
@@ -177,11 +167,11 @@ def _shares_vocabulary(engine: LocalEngine, target_model: LocalEngine) -> bool:
     return engine is target_model or engine.tokenizer.get_vocab() == target_model.tokenizer.get_vocab()
 
 
-def _check_length(attack: str, behavior: Example, engine: LocalEngine, length: int) -> None:
+def _check_length(behavior: Example, engine: LocalEngine, length: int) -> None:
     """Refuses a prompt that, with its target, is longer than the model's context."""
     # A model that also reads images keeps these figures in a configuration of its text part.
     if length > engine.model.config.get_text_config().max_position_embeddings:
         raise InputError(
-            f"attack {attack}: behavior {behavior.id} has {length} tokens with its target; "
+            f"attack gcg: behavior {behavior.id} has {length} tokens with its target; "
             f"{engine.name} does not read that many"
         )

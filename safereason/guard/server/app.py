@@ -156,7 +156,7 @@ class _Endpoints:
         self._policies = {name: policies.load(name) for name in policies.shipped()} | {guard.policy.name: guard.policy}
         self.measures = Metrics(lambda: len(self.batcher))
         self.batcher = Batcher(
-            self._judge,
+            self._classify_batch,
             max_batch=self._limits.max_batch,
             max_wait=self._limits.max_wait,
             max_queue=self._limits.max_queue,
@@ -264,7 +264,7 @@ class _Endpoints:
         """Why there is no verdict, without the model's path, which is not for callers."""
         return verdict.reason and verdict.reason.replace(f"{self._guard.name}: ", "")
 
-    def _judge(self, policy: Policy, batch: Sequence[Question], deliver: OnVerdict) -> None:
+    def _classify_batch(self, policy: Policy, batch: Sequence[Question], deliver: OnVerdict) -> None:
         """Judges questions in the batcher's thread, and those without a verdict once more with the next seed."""
         guard = self._guard.under(policy)
         seed = self._settings.seed

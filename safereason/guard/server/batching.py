@@ -12,8 +12,8 @@ from safereason.guard.base import GuardVerdict, OnVerdict
 from safereason.guard.policy import Policy
 from safereason.guard.prompt import Question
 
-Judge = Callable[[Policy, Sequence[Question], OnVerdict], None]
-"""Judges questions under a policy and gives each verdict to the callback."""
+ClassifyBatch = Callable[[Policy, Sequence[Question], OnVerdict], None]
+"""A call of the guard: classifies questions under one policy and gives each verdict to the callback."""
 
 
 class QueueFull(Exception):
@@ -40,7 +40,7 @@ class Batcher:
 
     def __init__(
         self,
-        judge: Judge,
+        classify_batch: ClassifyBatch,
         *,
         max_batch: int,
         max_wait: float,
@@ -50,13 +50,13 @@ class Batcher:
         """A closed queue; `start` opens it.
 
         Args:
-            judge: The guard.
+            classify_batch: Calls the guard, from the queue's own thread.
             max_batch: Most questions that are judged together.
             max_wait: Seconds that the first question of a batch waits for others.
             max_queue: Most questions that may wait.
             on_batch: Called with the size of each batch before it is judged.
         """
-        self._judge = judge
+        self._classify_batch = classify_batch
         self._max_batch = max_batch
         self._max_wait = max_wait
         self._max_queue = max_queue
@@ -153,7 +153,7 @@ class Batcher:
             jobs[index].future.set_result(verdict)
 
         try:
-            self._judge(policy, [job.question for job in jobs], deliver)
+            self._classify_batch(policy, [job.question for job in jobs], deliver)
             error: Exception = GuardFailed("the guard gave no verdict")
         except Exception as raised:
             error = raised

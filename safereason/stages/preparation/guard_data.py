@@ -1,7 +1,7 @@
 """The parts of a guard's data besides its mix: the guard prompt, whose tokens count for limits, and its test sets."""
 
-from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from safereason.data import rsafe_mix, sources
 from safereason.data.example import Example
@@ -20,6 +20,9 @@ from safereason.text import chat
 from safereason.text.chat import prompt_ids
 from safereason.text.inert import special_tokens
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 def guard_data_identity(recipe: Recipe) -> Identity:
     """A guard's part of the data's identity: its prompt, its tokenizer's model, and its test sets."""
@@ -29,7 +32,7 @@ def guard_data_identity(recipe: Recipe) -> Identity:
     # The prompt counts, since its tokens decide which rows are too long. How verdicts are drawn does not.
     sets = []
     if section.eval is not None:
-        sets = [chosen.model_dump(mode="json") for chosen in section.eval.sets]
+        sets = [guard_set.model_dump(mode="json") for guard_set in section.eval.sets]
     return {
         "model": recipe.model,
         "asked": guard_prompts.of_section(section).prompt_settings(),
@@ -62,15 +65,18 @@ def with_verdicts(recipe: Recipe, mixture: Mixture) -> Mixture:
     return replace(mixture, traces=tuple(verdicts))
 
 
-def prompt_builder(recipe: Recipe, special: Sequence[str] = ()) -> PromptBuilder:
+def prompt_builder(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase | None" = None) -> PromptBuilder:
     """A function that makes a row's conversation: the recipe's guard prompt, or the row's prompt alone.
 
     Args:
         recipe: Recipe with or without a guard.
-        special: Special tokens of the guard's tokenizer; they are made inert where they are in a row's text.
+        tokenizer: Tokenizer of the guard, whose special tokens are made inert in a row's text; None leaves them as
+            they are.
     """
     if recipe.guard is None:
         return lambda row: chat.user(row.prompt)
+    # A row could hold the text of an end-of-turn token and speak as the policy. Such text is made inert.
+    special = special_tokens(tokenizer)
     # The policy's file is read once, and not for each row.
     guard_prompt = guard_prompts.of_section(recipe.guard)
     return lambda row: guard_prompt.conversation(Question(row.prompt, row.response), special)
@@ -82,7 +88,7 @@ def too_long(recipe: Recipe) -> Refuse:
     if recipe.guard is None or not isinstance(mix, RSafeMix):
         return lambda row: None
     tokenizer = load_tokenizer(ModelSpec.parse(recipe.model))
-    build_prompt = prompt_builder(recipe, special_tokens(tokenizer))
+    build_prompt = prompt_builder(recipe, tokenizer)
 
     def refuse_long_row(row: Example) -> str | None:
         limit = mix.max_response_task_tokens
