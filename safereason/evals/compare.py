@@ -20,16 +20,12 @@ from safereason.evals.base import Eval, Outcome
 from safereason.evals.bootstrap import Values, ratio_or_nan
 from safereason.evals.guard_predictions import Prediction
 from safereason.evals.guard_suite import FOUND, STATISTICS, UNPARSED, UNSAFE, Cells
-from safereason.evals.metrics import CONFIDENCE, OVERALL, Figure
+from safereason.evals.metrics import CONFIDENCE, OVERALL, Better, Figure
 from safereason.judges.base import Measure
 
 RESAMPLES = 2000
 SIGNIFICANT = 1 - CONFIDENCE
 """Level of p below which a difference counts."""
-
-LOWER_IS_BETTER = ("truncated", "over_refusal", "unparsed")
-NEITHER_IS_BETTER = ("says_unsafe", "reasoning_tokens", "answer_tokens", "f1_always_unsafe", "f1_always_safe")
-"""Figures for which more is not better; for all others it is."""
 
 NOTHING_SHARED = "shares no prompt with the first run; compare runs on the same prompts"
 
@@ -54,10 +50,12 @@ class Difference:
     unscored: int
     """Shared items without a score in one of the runs."""
 
-    def is_worse(self, figure: str) -> bool:
-        """Whether the other run is worse at this figure, at the 5 % level."""
-        # A rise is a loss for a figure that should be low, a fall for all others.
-        return self.p < SIGNIFICANT and (self.value > 0) == (figure in LOWER_IS_BETTER)
+    def is_worse(self, better: Better) -> bool:
+        """Whether the other run is worse at the 5 % level, at a figure of which these values are better."""
+        if better == "neither" or self.p >= SIGNIFICANT:
+            return False
+        # A rise is a loss for a figure that should be low.
+        return (self.value > 0) == (better == "lower")
 
 
 @dataclass(frozen=True)
