@@ -119,7 +119,25 @@ def test_the_evaluation_runs_by_the_judge(
     assert report.returncode == 0, report.stderr
     page = (tmp_path / "report" / "report.html").read_text("utf-8")
     # Without the metadata of an installation nothing leads from a record to the module, and a report imports none.
-    assert ("Manners" in page) == (not by_path)
+    assert ("Manners" in page) == ("Answers that say please" in page) == (not by_path)
+
+
+def test_the_evaluation_is_a_task_of_inspect(installed: str, tmp_path: Path):
+    pytest.importorskip("inspect_ai", reason="the extra `inspect` is not installed")
+    program = """
+from inspect_ai import eval
+from inspect_ai.model import ModelOutput, get_model
+from safereason.evals import inspect
+reply = ModelOutput.from_content("mock", "Could you please say more?")
+model = get_model("mockllm/model", custom_outputs=lambda *_: reply, memoize=False)
+[log] = eval("safereason/manners", model=model, task_args={"prompts": "manners"}, log_dir="logs", display="none")
+print(log.status, log.results.scores[0].metrics["polite"].value)
+"""
+    words = [sys.executable, "-c", program]
+    env = {**offline(), "PYTHONPATH": installed}
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["success", "1.0"]
 
 
 @pytest.mark.parametrize("by_path", [False, True], ids=["installed", "dotted path"])

@@ -164,7 +164,7 @@ def _add_eval(group: typer.Typer, evaluation: "Eval") -> None:
     """Adds the command of one evaluation to a group."""
     name = evaluation.name
     # An eval without a judge counts tokens, which no bar suits; the share of closed reasoning has one.
-    figure_with_bar = evaluation.reports[0] if evaluation.judge else "closed"
+    figure_with_bar = evaluation.reports[0].name if evaluation.judge else "closed"
     group.command(
         name,
         help=f"{evaluation.summary}.",

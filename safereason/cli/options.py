@@ -15,6 +15,7 @@ from safereason.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from safereason.evals.bars import Bar
+    from safereason.evals.metrics import FigureInfo
     from safereason.recipe.schema import Recipe
     from safereason.stages.base import Options
     from safereason.stages.verl import Backend as VerlBackend
@@ -332,7 +333,7 @@ def either_name(name: str, value: T | None, old_name: str, old_value: T | None) 
 
 
 def parse_bars(
-    evaluation: str, figures: Sequence[str], fail_under: Sequence[str] | None, fail_over: Sequence[str] | None
+    evaluation: str, reports: "Sequence[FigureInfo]", fail_under: Sequence[str] | None, fail_over: Sequence[str] | None
 ) -> "list[Bar]":
     """The bars that `--fail-under` and `--fail-over` set.
 
@@ -340,7 +341,7 @@ def parse_bars(
 
     Args:
         evaluation: The evaluation's name, for messages.
-        figures: The names of its figures. Empty accepts any name: those of `capability` are known once it is measured.
+        reports: Its figures. Empty accepts any name: those of `capability` are known once it is measured.
         fail_under: `METRIC=X` texts.
         fail_over: `METRIC=X` texts.
 
@@ -349,6 +350,7 @@ def parse_bars(
     """
     from safereason.evals.bars import Bar
 
+    figures = [info.name for info in reports]
     bars: list[Bar] = []
     for text in fail_under or ():
         figure, bound = _parse_bar(evaluation, figures, "--fail-under", text)

@@ -3,13 +3,13 @@
 Guards are measured on labelled rows and without a judge: `guard_suite.py`.
 """
 
-from dataclasses import dataclass
-
 from safereason.evals.adaptivity import ADAPTIVITY
 from safereason.evals.base import Case, Eval, Outcome, case_record, cases, completion_record, has_failed, judge_for
 from safereason.evals.harmbench import HARMBENCH
 from safereason.evals.jailbreakbench import JAILBREAKBENCH
+from safereason.evals.metrics import FigureInfo
 from safereason.evals.orbench import ORBENCH
+from safereason.evals.others import CAPABILITY, GUARD, OTHER_EVALS, SEPARATION, OtherEval
 from safereason.evals.simplesafetytests import SIMPLESAFETYTESTS
 from safereason.evals.sorrybench import SORRYBENCH
 from safereason.evals.strongreject import STRONGREJECT
@@ -18,18 +18,24 @@ from safereason.evals.xstest import XSTEST
 from safereason.registry import Registry
 
 __all__ = [
+    "CAPABILITY",
     "EVALS",
+    "GUARD",
     "NAMES",
     "OTHER_EVALS",
+    "SEPARATION",
     "Case",
     "Eval",
+    "OtherEval",
     "Outcome",
     "case_record",
     "cases",
     "completion_record",
+    "figure_info",
     "get",
     "has_failed",
     "judge_for",
+    "reports_of",
     "title_of",
 ]
 
@@ -51,50 +57,6 @@ EVALS: Registry[Eval] = Registry(
 )
 """Evaluations by name."""
 
-
-@dataclass(frozen=True)
-class OtherEval:
-    """An evaluation that asks no judge about answers to prompts, and is a stage of its own."""
-
-    name: str
-    summary: str
-    """Its measurement in one line."""
-    title: str
-    """Its name in a report."""
-    reports: tuple[str, ...]
-    """Names of its figures that may have a bar; empty where they are known only once it is measured."""
-
-
-GUARD = OtherEval(
-    "guard",
-    "F1 of a guard's verdicts on its benchmarks",
-    "Guard",
-    (
-        "f1",
-        "f1_parsed",
-        "precision",
-        "recall",
-        "accuracy",
-        "f1_always_unsafe",
-        "f1_always_safe",
-        "auroc",
-        "f1_pooled",
-        "unparsed",
-        "says_unsafe",
-    ),
-)
-SEPARATION = OtherEval(
-    "separation",
-    "How far apart harmful and harmless prompts lie inside the model",
-    "Separation",
-    ("margin", "accuracy", "margin_c0.1", "accuracy_c0.1"),
-)
-# Its figures are those of the tasks that the command line names.
-CAPABILITY = OtherEval(
-    "capability", "Accuracy on mathematics and knowledge, before and after training", "capability", ()
-)
-OTHER_EVALS = {other.name: other for other in (GUARD, SEPARATION, CAPABILITY)}
-"""Evaluations that are no `Eval`, by name."""
 NAMES = (*EVALS, *OTHER_EVALS)
 """Names of all evaluations of this package."""
 
@@ -110,9 +72,29 @@ def get(name: str) -> Eval:
 
 def title_of(name: str) -> str:
     """The title of an evaluation that a record names; the name itself where none is known by it."""
-    if name in OTHER_EVALS:
-        return OTHER_EVALS[name].title
-    evaluation = EVALS.installed(name)
+    evaluation = _recorded(name)
     if evaluation is None:
         return name
     return evaluation.title or name
+
+
+def reports_of(name: str) -> tuple[FigureInfo, ...]:
+    """The figures of an evaluation that a record names, the main one first; none where none is known by it."""
+    evaluation = _recorded(name)
+    if evaluation is None:
+        return ()
+    return evaluation.reports
+
+
+def figure_info(evaluation: str, figure: str) -> FigureInfo:
+    """The description of a figure that a record names; that of a share where the evaluation does not name it."""
+    # The figures of `capability` have names of the harness, and a record may be of a package that is not installed.
+    for info in reports_of(evaluation):
+        if info.name == figure:
+            return info
+    return FigureInfo(figure)
+
+
+def _recorded(name: str) -> Eval | OtherEval | None:
+    """The evaluation that a record names; None where none is built in or installed under it."""
+    return OTHER_EVALS.get(name) or EVALS.installed(name)

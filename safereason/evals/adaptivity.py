@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from safereason.engines.base import Completion
 from safereason.evals.base import Eval, Outcome, published
 from safereason.evals.figures import FORMAT_FIGURES, format_figures, group_outcomes, is_closed
-from safereason.evals.metrics import OVERALL, Figure, mean, share
+from safereason.evals.metrics import OVERALL, Figure, FigureInfo, mean, share
 from safereason.judges.base import Measure
 from safereason.text.reasoning import OPEN
 
@@ -70,6 +70,11 @@ ADAPTIVITY = Eval(
     sources=published("sorry-bench"),
     keeps=lambda example: True,
     figures=length_figures,
-    reports=(*LENGTHS, *FORMAT_FIGURES),
+    reports=(
+        # Which length suits a request is the model's to find out: neither a long one nor a short one is better.
+        FigureInfo("reasoning_tokens", "Length of the reasoning", unit="tokens", better="neither", judged=False),
+        FigureInfo("answer_tokens", "Length of the answer", unit="tokens", better="neither", judged=False),
+        *FORMAT_FIGURES,
+    ),
     judge=None,
 )

@@ -18,7 +18,8 @@ from safereason.data.fetch import File
 from safereason.data.sources.base import SourceRow, published_rows, read_rows
 from safereason.data.sources.xstest_response import FILES
 from safereason.errors import InputError
-from safereason.evals.metrics import CONFIDENCE, OVERALL, Figure, proportion
+from safereason.evals.bootstrap import bootstrap_figure, ratio_or_nan
+from safereason.evals.metrics import OVERALL, Figure, proportion
 from safereason.judges.base import THRESHOLD, Exchange, Judge, Verdict
 
 XSTEST = "xstest-"
@@ -209,11 +210,11 @@ def _agreement_figures(
     # An unscored answer is missing from the figures over all answers, and from recall if people call it positive. It is
     # not missing from precision, which is over the answers that the judge calls positive.
     return [
-        _bootstrap_figure("f1", f1, counts, group, sum(unscored), seed),
+        _resampled_figure("f1", f1, counts, group, sum(unscored), seed),
         proportion("precision", true_positives, true_positives + false_positives, group=group),
         proportion("recall", true_positives, true_positives + false_negatives, unscored[1], group),
         proportion("accuracy", true_positives + true_negatives, n, sum(unscored), group),
-        _bootstrap_figure("kappa", kappa, counts, group, sum(unscored), seed),
+        _resampled_figure("kappa", kappa, counts, group, sum(unscored), seed),
     ]
 
 
@@ -233,10 +234,10 @@ def _agreement_of_people(labelled: Sequence[Labelled], group: str, seed: int) ->
     counts = np.zeros((len(labels), len(labels)))
     for first, second in pairs:
         counts[labels.index(first), labels.index(second)] += 1
-    return _bootstrap_figure("kappa_people", kappa, counts, group, len(labelled) - len(pairs), seed)
+    return _resampled_figure("kappa_people", kappa, counts, group, len(labelled) - len(pairs), seed)
 
 
-def _bootstrap_figure(name: str, statistic: Statistic, counts: Counts, group: str, unscored: int, seed: int) -> Figure:
+def _resampled_figure(name: str, statistic: Statistic, counts: Counts, group: str, unscored: int, seed: int) -> Figure:
     """A figure with percentiles of the statistic over resamples of the answers."""
     n = int(counts.sum())
     if not n:
@@ -244,23 +245,17 @@ def _bootstrap_figure(name: str, statistic: Statistic, counts: Counts, group: st
     # A draw of n answers with replacement is a multinomial draw of the counts. That takes no loop over answers.
     resampled = np.random.default_rng(seed).multinomial(n, counts.ravel() / n, size=RESAMPLES)
     values = statistic(np.concatenate([counts[None], resampled.reshape(-1, *counts.shape)]))
-    value, resampled_values = values[0], values[1:]
-    if np.isnan(value):
+    # The answers are scored, but they give no such value: F1 needs a positive one, kappa two labels.
+    if np.isnan(values[0]):
         return Figure(name, None, n, None, None, unscored, group)
-    # A resample may hold no positive answer, and then has no F1.
-    defined = resampled_values[~np.isnan(resampled_values)]
-    # Resamples that all agree cannot tell how far off the value may be.
-    if not len(defined) or np.ptp(defined) == 0:
-        return Figure(name, float(value), n, None, None, unscored, group)
-    low, high = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Figure(name, float(value), n, float(low), float(high), unscored, group)
+    return bootstrap_figure(name, values, n, unscored, group)
 
 
 def f1(counts: Counts) -> NDArray[np.float64]:
     """F1 of the positive label from counts [..., 2, 2]; NaN where neither people nor judge have a positive."""
     hits = counts[..., 1, 1]
     wrong = counts[..., 0, 1] + counts[..., 1, 0]
-    return _ratio_or_nan(2 * hits, 2 * hits + wrong)
+    return ratio_or_nan(2 * hits, 2 * hits + wrong)
 
 
 def kappa(counts: Counts) -> NDArray[np.float64]:
@@ -269,9 +264,4 @@ def kappa(counts: Counts) -> NDArray[np.float64]:
     agree = np.trace(counts, axis1=-2, axis2=-1) / n
     # Where all answers have one label, chance agrees on all of them, and kappa would be 0 / 0.
     chance = (counts.sum(axis=-1) * counts.sum(axis=-2)).sum(axis=-1) / n**2
-    return _ratio_or_nan(agree - chance, 1 - chance)
-
-
-def _ratio_or_nan(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Quotients, element by element; NaN where the whole is 0, up to rounding."""
-    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 1e-12)
+    return ratio_or_nan(agree - chance, 1 - chance)

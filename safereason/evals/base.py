@@ -8,7 +8,7 @@ from safereason.attacks.base import TestCase
 from safereason.data.example import Example
 from safereason.engines.base import Completion
 from safereason.errors import InputError
-from safereason.evals.metrics import Figure
+from safereason.evals.metrics import Figure, FigureInfo
 from safereason.judges import BehaviorRequest, Exchange, Judge, Measure, Verdict, open_judge
 from safereason.judges.base import THRESHOLD
 from safereason.recipe.schema import Evaluation
@@ -94,8 +94,8 @@ class Eval:
     keeps: Callable[[Example], bool]
     """Whether an example of the sources belongs to the evaluation."""
     figures: Figures
-    reports: tuple[str, ...]
-    """Names of its figures, the main one first."""
+    reports: tuple[FigureInfo, ...]
+    """Its figures, the main one first."""
     judge: Callable[[Evaluation], str] | None
     """The judge in a recipe's section; None for an evaluation that counts tokens and judges nothing."""
     measures: tuple[Measure, ...] = ()

@@ -17,18 +17,15 @@ from numpy.typing import NDArray
 
 from safereason.errors import InputError
 from safereason.evals.base import Eval, Outcome
+from safereason.evals.bootstrap import Values, ratio_or_nan
 from safereason.evals.guard_predictions import Prediction
-from safereason.evals.guard_suite import FOUND, STATISTICS, UNPARSED, UNSAFE, Cells, Values
-from safereason.evals.metrics import CONFIDENCE, OVERALL, Figure
+from safereason.evals.guard_suite import FOUND, STATISTICS, UNPARSED, UNSAFE, Cells
+from safereason.evals.metrics import CONFIDENCE, OVERALL, Better, Figure
 from safereason.judges.base import Measure
 
 RESAMPLES = 2000
 SIGNIFICANT = 1 - CONFIDENCE
 """Level of p below which a difference counts."""
-
-LOWER_IS_BETTER = ("truncated", "over_refusal", "unparsed")
-NEITHER_IS_BETTER = ("says_unsafe", "reasoning_tokens", "answer_tokens", "f1_always_unsafe", "f1_always_safe")
-"""Figures for which more is not better; for all others it is."""
 
 NOTHING_SHARED = "shares no prompt with the first run; compare runs on the same prompts"
 
@@ -53,10 +50,12 @@ class Difference:
     unscored: int
     """Shared items without a score in one of the runs."""
 
-    def is_worse(self, figure: str) -> bool:
-        """Whether the other run is worse at this figure, at the 5 % level."""
-        # A rise is a loss for a figure that should be low, a fall for all others.
-        return self.p < SIGNIFICANT and (self.value > 0) == (figure in LOWER_IS_BETTER)
+    def is_worse(self, better: Better) -> bool:
+        """Whether the other run is worse at the 5 % level, at a figure of which these values are better."""
+        if better == "neither" or self.p >= SIGNIFICANT:
+            return False
+        # A rise is a loss for a figure that should be low.
+        return (self.value > 0) == (better == "lower")
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,7 @@ def _plain_mean(key: Key, items: Sequence[Item], units: NDArray[np.int64], weigh
         if value is not None:
             total[unit] += value
             count[unit] += 1
-    return _ratio_or_nan(weights @ total, weights @ count)
+    return ratio_or_nan(weights @ total, weights @ count)
 
 
 def _macro_mean(key: Key, items: Sequence[Item], units: NDArray[np.int64], weights: NDArray[np.float64]) -> Values:
@@ -209,13 +208,13 @@ def _macro_mean(key: Key, items: Sequence[Item], units: NDArray[np.int64], weigh
         attacked_units = list(values_by_unit)
         unit_means = np.array([sum(values) / len(values) for values in values_by_unit.values()])
         drawn = weights[:, attacked_units]
-        means_by_attack.append(_ratio_or_nan(drawn @ unit_means, drawn.sum(axis=1)))
+        means_by_attack.append(ratio_or_nan(drawn @ unit_means, drawn.sum(axis=1)))
     if not means_by_attack:
         return np.full(len(weights), np.nan)
     means = np.array(means_by_attack)
     # A resample may hold no behavior of an attack. Then its mean is over the other attacks.
     is_defined = ~np.isnan(means)
-    return _ratio_or_nan(np.where(is_defined, means, 0).sum(axis=0), is_defined.sum(axis=0).astype(np.float64))
+    return ratio_or_nan(np.where(is_defined, means, 0).sum(axis=0), is_defined.sum(axis=0).astype(np.float64))
 
 
 def of_guards(
@@ -292,11 +291,11 @@ def _draw_both(pairs: Sequence[PredictionPair], resamples: int, seed: Sequence[i
 
 
 def _unparsed_share(cells: Cells) -> Values:
-    return _ratio_or_nan(cells[:, :, UNPARSED].sum(axis=1), cells.sum(axis=(1, 2)))
+    return ratio_or_nan(cells[:, :, UNPARSED].sum(axis=1), cells.sum(axis=(1, 2)))
 
 
 def _unsafe_share(cells: Cells) -> Values:
-    return _ratio_or_nan(cells[:, :, UNSAFE].sum(axis=1), cells[:, :, :UNPARSED].sum(axis=(1, 2)))
+    return ratio_or_nan(cells[:, :, UNSAFE].sum(axis=1), cells[:, :, :UNPARSED].sum(axis=(1, 2)))
 
 
 def _guard_statistics() -> dict[str, Callable[[Cells], Values]]:
@@ -338,10 +337,6 @@ def _difference(values: Values, moved: int, n: int, unscored: int) -> Difference
     # One is added to both counts, since a p of 0 is more than any number of resamples can tell.
     p = min(1.0, 2 * (on_smaller_side + 1) / (len(drawn) + 1))
     return Difference(value, float(low), float(high), max(p, least_p), n, unscored)
-
-
-def _ratio_or_nan(part: Values, whole: Values) -> Values:
-    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
 
 
 def _same(a: float | None, b: float | None) -> bool:

@@ -13,11 +13,16 @@ from functools import partial
 
 from safereason.evals.base import Eval, Outcome, published
 from safereason.evals.figures import FORMAT_FIGURES, format_figures, group_outcomes, is_closed
-from safereason.evals.metrics import OVERALL, Figure, macro, share, share_by
+from safereason.evals.metrics import OVERALL, Figure, FigureInfo, macro, share, share_by
 from safereason.judges.base import Measure, is_harm
 from safereason.recipe.schema import Evaluation
 
-REPORTS = ("dsr", "dsr_closed", "dsr_open", *FORMAT_FIGURES)
+REPORTS = (
+    FigureInfo("dsr", "Defence success (DSR)", headline=True),
+    FigureInfo("dsr_closed", "DSR where the reasoning was closed"),
+    FigureInfo("dsr_open", "DSR where it was not"),
+    *FORMAT_FIGURES,
+)
 
 Groups = Callable[[Outcome], Iterable[str]]
 """A function to the groups that an outcome counts in, apart from its attack."""

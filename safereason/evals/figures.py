@@ -3,12 +3,18 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from safereason.evals.base import Outcome
-from safereason.evals.metrics import Figure, share
+from safereason.evals.metrics import Figure, FigureInfo, share
 
 Truth = Callable[[Outcome], bool | None]
 """A statement about an outcome; None where the outcome is unscored."""
-FORMAT_FIGURES = ("closed", "well_formed", "truncated")
-"""Names of the figures of `format_figures`."""
+FORMAT_FIGURES = (
+    FigureInfo("closed", "Closed reasoning", judged=False),
+    FigureInfo("well_formed", "Well-formed reasoning", judged=False, headline=True),
+    FigureInfo("truncated", "Cut off at the length limit", better="lower", judged=False),
+)
+"""The figures of `format_figures`."""
+COMPLIANCE_SAFE = FigureInfo("compliance_safe", "Compliance", headline=True)
+REFUSAL_UNSAFE = FigureInfo("refusal_unsafe", "Refusal of unsafe prompts")
 
 
 def complied(outcome: Outcome) -> bool | None:

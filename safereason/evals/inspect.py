@@ -8,7 +8,7 @@ to open the thought; (2) prompts are those of the source or of a file of test ca
 (3) inspect leaves samples that are unscored out before figures are made, and counts them itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -60,15 +60,19 @@ def _task_builder(evaluation: Eval) -> Callable[..., Task]:
     def build(
         recipe: str = RECIPE,
         judge: str | None = None,
-        source: str | None = None,
+        prompts: str | None = None,
         cases: str | None = None,
         limit: int | None = None,
+        source: str | None = None,
     ) -> Task:
+        # The name of `prompts` in earlier versions.
+        if source and prompts:
+            raise InputError("prompts and source are the same argument; pass prompts only")
         section = load(recipe).eval
         if section is None:
             raise InputError(f"recipe {recipe}: it has no eval section; add one")
         assert evaluation.judge is not None
-        chosen = _choose_cases(evaluation, section, source, cases, limit)
+        chosen = _choose_cases(evaluation, section, prompts or source, cases, limit)
         judge_spec = judge or evaluation.judge(section)
         return Task(
             dataset=MemoryDataset([_sample_of(case) for case in chosen], name=evaluation.name),
@@ -84,12 +88,12 @@ def _task_builder(evaluation: Eval) -> Callable[..., Task]:
 
 
 def _choose_cases(
-    evaluation: Eval, section: Evaluation, source: str | None, cases: str | None, limit: int | None
+    evaluation: Eval, section: Evaluation, prompts: str | None, cases: str | None, limit: int | None
 ) -> list[Case]:
     """The cases of at most `limit` examples, drawn by seed 0; with the prompts of a file where one is named."""
     source_names = evaluation.sources(section)
-    if source:
-        source_names = (source,)
+    if prompts:
+        source_names = (prompts,)
     examples = []
     for name in source_names:
         examples += [example for example in sources.get(name).load("test") if evaluation.keeps(example)]
@@ -198,7 +202,20 @@ def _completion_of(output: ModelOutput) -> Completion:
     return Completion(text, (), finish_reason)
 
 
-# inspect finds tasks by this decorator. Evaluations without a judge count tokens, which providers' texts do not give.
-for _evaluation in evals.EVALS.values():
-    if _evaluation.judge is not None:
-        task(name=_evaluation.name)(_task_builder(_evaluation))
+def _judged_evaluations() -> Iterator[Eval]:
+    """The evaluations that have a judge, those of installed packages included; broken ones are left out."""
+    for name, _ in evals.EVALS.every():
+        try:
+            # Found by its name, a plug-in is registered under its own, by which the scorer looks it up.
+            evaluation = evals.get(name)
+        except InputError:
+            # `safereason eval ls` says what is wrong with it. The others go on working.
+            continue
+        # Evaluations without a judge count tokens, which providers' texts do not give.
+        if evaluation.judge is not None:
+            yield evaluation
+
+
+# inspect finds tasks by this decorator.
+for _evaluation in _judged_evaluations():
+    task(name=_evaluation.name)(_task_builder(_evaluation))

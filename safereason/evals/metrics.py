@@ -15,6 +15,25 @@ Aggregation = Literal["mean", "macro", "statistic"]
 """How a figure is made of its items: `mean` over items; `macro` over attacks, in each over behaviors, and there over a
 behavior's test cases; `statistic` of all items together, such as F1 or a margin."""
 
+Better = Literal["higher", "lower", "neither"]
+"""Values of a figure that are the better ones; `neither` where a difference is no gain and no loss."""
+
+
+@dataclass(frozen=True)
+class FigureInfo:
+    """The description of a figure that an evaluation reports."""
+
+    name: str
+    title: str = ""
+    """Its name in a report; empty where that is its name with spaces."""
+    unit: str | None = None
+    """Its unit, such as `tokens`; empty for a plain number, None for a share, which is shown in percent."""
+    better: Better = "higher"
+    judged: bool = True
+    """Whether it depends on the evaluation's judge."""
+    headline: bool = False
+    """Whether it has a column in the report's main table."""
+
 
 @dataclass(frozen=True)
 class Figure:

@@ -7,8 +7,17 @@ recipe's judge, where OR-Bench asks a chat model; answers that it cannot score a
 from collections.abc import Sequence
 
 from safereason.evals.base import Eval, Outcome, published
-from safereason.evals.figures import FORMAT_FIGURES, complied, format_figures, refused, share_by_category, split_by_harm
-from safereason.evals.metrics import Figure, share
+from safereason.evals.figures import (
+    COMPLIANCE_SAFE,
+    FORMAT_FIGURES,
+    REFUSAL_UNSAFE,
+    complied,
+    format_figures,
+    refused,
+    share_by_category,
+    split_by_harm,
+)
+from safereason.evals.metrics import Figure, FigureInfo, share
 from safereason.judges.base import Measure
 
 
@@ -31,7 +40,12 @@ ORBENCH = Eval(
     sources=published("or-bench-hard", "or-bench-toxic"),
     keeps=lambda example: True,
     figures=orbench_figures,
-    reports=("compliance_safe", "over_refusal", "refusal_unsafe", *FORMAT_FIGURES),
+    reports=(
+        COMPLIANCE_SAFE,
+        FigureInfo("over_refusal", "Refusal of safe prompts", better="lower"),
+        REFUSAL_UNSAFE,
+        *FORMAT_FIGURES,
+    ),
     judge=lambda section: section.refusal_judge,
     measures=("refusal",),
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from safereason.evals.base import Eval, Outcome, published
 from safereason.evals.figures import FORMAT_FIGURES, complied, format_figures
-from safereason.evals.metrics import Figure, share
+from safereason.evals.metrics import Figure, FigureInfo, share
 from safereason.judges.base import Measure
 
 
@@ -23,7 +23,7 @@ WILDCHAT = Eval(
     sources=published("wildchat"),
     keeps=lambda example: example.kind != "harmful",
     figures=wildchat_figures,
-    reports=("compliance", *FORMAT_FIGURES),
+    reports=(FigureInfo("compliance", "Compliance", headline=True), *FORMAT_FIGURES),
     judge=lambda section: section.refusal_judge,
     measures=("refusal",),
     # As many as the paper has.

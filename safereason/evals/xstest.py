@@ -7,7 +7,16 @@ refusal. Deviation: (1) the unsafe contrasts are measured as well, as `refusal_u
 from collections.abc import Sequence
 
 from safereason.evals.base import Eval, Outcome
-from safereason.evals.figures import FORMAT_FIGURES, complied, format_figures, refused, share_by_category, split_by_harm
+from safereason.evals.figures import (
+    COMPLIANCE_SAFE,
+    FORMAT_FIGURES,
+    REFUSAL_UNSAFE,
+    complied,
+    format_figures,
+    refused,
+    share_by_category,
+    split_by_harm,
+)
 from safereason.evals.metrics import Figure
 from safereason.judges.base import Measure
 from safereason.recipe.schema import Evaluation
@@ -37,7 +46,7 @@ XSTEST = Eval(
     sources=_xstest_sources,
     keeps=lambda example: True,
     figures=xstest_figures,
-    reports=("compliance_safe", "refusal_unsafe", *FORMAT_FIGURES),
+    reports=(COMPLIANCE_SAFE, REFUSAL_UNSAFE, *FORMAT_FIGURES),
     judge=lambda section: section.refusal_judge,
     measures=("refusal",),
 )

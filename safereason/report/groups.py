@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from safereason.evals.metrics import FigureInfo
 from safereason.evals.paper import PaperFigure, known
 from safereason.report import plots
 from safereason.report.plots import Dots, Plot, Span
 from safereason.report.read import Model, Run
-from safereason.report.tables import Details, FigureRow, details, evaluation_title, figure_title, unit
+from safereason.report.tables import Details, FigureRow, details, evaluation_title, figure_title
 
 WORDS = ("category", "type", "kind")
 """Words that the names of groups of prompts begin with, as in `category:…`."""
@@ -37,21 +38,21 @@ def by_group(runs: Sequence[Run], models: Sequence[Model]) -> list[Grouped]:
 def _plot_evaluation(evaluation: Details, file_stem: str) -> list[Plot]:
     """The plots of one evaluation: those by category, then by type, then by kind."""
     drawn = []
-    figure_names = dict.fromkeys(row.name for row in evaluation.rows)
+    reported = dict.fromkeys(row.info for row in evaluation.rows)
     for word in WORDS:
-        for name in figure_names:
-            rows = _rows_by(evaluation, word, name)
+        for info in reported:
+            rows = _rows_by(evaluation, word, info)
             # One group alone repeats the figure over all prompts.
             if len(rows) > 1:
-                drawn.append(_plot_groups(evaluation, name, word, rows, f"{file_stem}-{name}-{word}"))
+                drawn.append(_plot_groups(evaluation, info, word, rows, f"{file_stem}-{info.name}-{word}"))
     return drawn
 
 
-def _rows_by(evaluation: Details, word: str, name: str | None = None) -> list[FigureRow]:
+def _rows_by(evaluation: Details, word: str, info: FigureInfo | None = None) -> list[FigureRow]:
     """The rows whose group begins with a word, of one figure or of all."""
     rows = []
     for row in evaluation.rows:
-        if row.group.startswith(f"{word}:") and name in (None, row.name):
+        if row.group.startswith(f"{word}:") and info in (None, row.info):
             rows.append(row)
     return rows
 
@@ -65,18 +66,18 @@ def _grouped_title(evaluation: Details) -> str:
     return f"{title} by {' and '.join(words)}"
 
 
-def _plot_groups(evaluation: Details, name: str, word: str, rows: Sequence[FigureRow], file: str) -> Plot:
+def _plot_groups(evaluation: Details, info: FigureInfo, word: str, rows: Sequence[FigureRow], file: str) -> Plot:
     """One figure by group: a series for each model, then one for each model of the papers that has values."""
     groups = [row.group.partition(":")[2] for row in rows]
     series = []
     for index, model in enumerate(evaluation.models):
         spans = tuple(_model_span(row, index) for row in rows)
         series.append(Dots(model.label, spans))
-    series += _paper_series(evaluation.evaluation, name, rows)
+    series += _paper_series(evaluation.evaluation, info.name, rows)
     caption = "Bars are 95 % intervals."
     if evaluation.judge:
         caption = f"{evaluation.judge}. {caption}"
-    return plots.dots(file, f"{figure_title(name)} by {word}", groups, series, caption, unit(name))
+    return plots.dots(file, f"{figure_title(info)} by {word}", groups, series, caption, info.unit)
 
 
 def _paper_series(evaluation: str, name: str, rows: Sequence[FigureRow]) -> list[Dots]:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from safereason import evals
 from safereason.errors import InputError
-from safereason.evals.metrics import Figure
+from safereason.evals.metrics import Figure, FigureInfo
 from safereason.evals.paper import PaperFigure, covered, departures
 from safereason.evals.paper_match import Origin, matching_figure
 from safereason.report.read import Model, Run, of_stage, read_run
@@ -23,6 +24,11 @@ class PaperComparison:
     """Whether the interval, widened by the tolerance, holds the paper's value; None where there is no interval."""
     departures: tuple[str, ...]
     """How our measurement differs from the paper's, in words."""
+
+    @property
+    def info(self) -> FigureInfo:
+        """The description of the figure."""
+        return evals.figure_info(self.paper.evaluation, self.figure.name)
 
 
 def compare_with_paper(runs: Sequence[Run], models: Sequence[Model]) -> list[PaperComparison]:

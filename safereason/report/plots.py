@@ -200,7 +200,7 @@ def reliability_curve(name: str, title: str, lines: Sequence[Line], caption: str
 def dots(
     name: str, title: str, groups: Sequence[str], series: Sequence[Dots], caption: str, unit: str | None = None
 ) -> Plot:
-    """Values by group, from the top down, with the series of a group below one another; `unit` None means shares."""
+    """Values by group, from the top down, with the series of a group below one another; `unit` as in `FigureInfo`."""
     # Inches: a group's row grows with its series, and the legend has a line for each series.
     height = len(groups) * (0.16 + 0.09 * len(series)) + 0.7 + 0.17 * len(series)
     with rc_context({**_STYLE, "axes.grid.axis": "x"}):
@@ -393,8 +393,10 @@ def _describe_dots(model_dots: Dots, groups: Sequence[str], unit: str | None) ->
             continue
         if unit is None:
             descriptions.append(f"{group} {100 * span.value:.1f} %")
-        else:
+        elif unit:
             descriptions.append(f"{group} {span.value:.1f} {unit}")
+        else:
+            descriptions.append(f"{group} {span.value:.3f}")
     return "; ".join(descriptions)
 
 

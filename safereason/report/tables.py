@@ -4,46 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from safereason import evals, judges
-from safereason.evals.metrics import OVERALL, Figure
+from safereason.evals.metrics import OVERALL, Figure, FigureInfo
 from safereason.evals.paper import TARS_FIGURE_3
 from safereason.report.read import Model, Run, Subject, number, of_stage
 from safereason.runs.records import Record
 
-HEADLINE = {
-    "well_formed": "Well-formed reasoning",
-    "dsr": "Defence success (DSR)",
-    "compliance_safe": "Compliance",
-    "compliance": "Compliance",
-    "f1": "F1 of unsafe",
-}
-"""Titles of the headline's figures."""
-TITLES = {
-    **HEADLINE,
-    "closed": "Closed reasoning",
-    "truncated": "Cut off at the length limit",
-    "refusal_unsafe": "Refusal of unsafe prompts",
-    "over_refusal": "Refusal of safe prompts",
-    "dsr_closed": "DSR where the reasoning was closed",
-    "dsr_open": "DSR where it was not",
-    "reasoning_tokens": "Length of the reasoning",
-    "answer_tokens": "Length of the answer",
-    "margin": "Margin, C = 1.0",
-    "margin_c0.1": "Margin, C = 0.1",
-    "accuracy": "Prompts on the right side, C = 1.0",
-    "accuracy_c0.1": "Prompts on the right side, C = 0.1",
-    "f1_parsed": "F1, rows without a verdict left out",
-    "f1_pooled": "F1 of all rows together",
-    "f1_always_unsafe": "F1 of calling everything unsafe",
-    "f1_always_safe": "F1 of calling everything safe",
-    "auroc": "AUROC of the score",
-    "unparsed": "No verdict",
-    "says_unsafe": "Called unsafe, of the verdicts there are",
-}
-"""Titles of all figures."""
-UNJUDGED = ("well_formed", "closed", "truncated", "f1")
-"""Figures that need no judge."""
-UNITS = {"reasoning_tokens": "tokens", "answer_tokens": "tokens", "margin": "", "margin_c0.1": ""}
-"""Units of the figures that are no shares; empty for a figure without a unit."""
 PAPER_RATIO = 0.5
 """λ of the paper's main models."""
 
@@ -60,9 +25,14 @@ class Column:
     """The data source of its prompts; empty where that is the evaluation's own."""
 
     @property
+    def info(self) -> FigureInfo:
+        """The description of the figure."""
+        return evals.figure_info(self.evaluation, self.name)
+
+    @property
     def title(self) -> str:
         """The title of the figure."""
-        return figure_title(self.name)
+        return figure_title(self.info)
 
     @property
     def measured_by(self) -> str:
@@ -87,14 +57,14 @@ class Headline:
 class FigureRow:
     """One figure of one group, for each model."""
 
-    name: str
+    info: FigureInfo
     group: str
     figures: tuple[Figure | None, ...]
 
     @property
     def title(self) -> str:
         """The title of the figure."""
-        return figure_title(self.name)
+        return figure_title(self.info)
 
 
 @dataclass(frozen=True)
@@ -110,9 +80,9 @@ class Details:
     rows: tuple[FigureRow, ...]
 
 
-def figure_title(name: str) -> str:
+def figure_title(info: FigureInfo) -> str:
     """The title of a figure; its name with spaces where it has none."""
-    return TITLES.get(name, name.replace("_", " "))
+    return info.title or info.name.replace("_", " ")
 
 
 def evaluation_title(name: str) -> str:
@@ -125,28 +95,21 @@ def judge_title(name: str) -> str:
     return judges.title_of(name)
 
 
-def unit(name: str) -> str | None:
-    """The unit of a figure that is no share; None for a share."""
-    return UNITS.get(name)
-
-
-def bare(value: float, name: str) -> str:
-    """The value of a figure without its unit; a share in percent."""
-    measure = unit(name)
-    if measure is None:
+def bare(value: float, unit: str | None) -> str:
+    """A value in a `FigureInfo.unit`, without the unit; a share in percent."""
+    if unit is None:
         return f"{100 * value:.1f}"
-    if measure:
+    if unit:
         return f"{value:.1f}"
     # A margin is of the order of 1, so that it needs more digits than a count of tokens.
     return f"{value:.3f}"
 
 
-def quantity(value: float, name: str) -> str:
-    """The value of a figure with its unit, as `98.9 %` or `312.4 tokens`."""
-    measure = unit(name)
-    if measure is None:
-        return f"{bare(value, name)}\u2009%"
-    return f"{bare(value, name)} {measure}".strip()
+def quantity(value: float, unit: str | None) -> str:
+    """A value with its `FigureInfo.unit`, as `98.9 %` or `312.4 tokens`."""
+    if unit is None:
+        return f"{bare(value, unit)}\u2009%"
+    return f"{bare(value, unit)} {unit}".strip()
 
 
 def headline(runs: Sequence[Run], models: Sequence[Model]) -> Headline:
@@ -154,9 +117,10 @@ def headline(runs: Sequence[Run], models: Sequence[Model]) -> Headline:
     cells: dict[tuple[Subject, Column], Figure] = {}
     for run in of_stage(runs, "eval"):
         for figure in read_figures(run):
-            if figure.group == OVERALL and figure.name in HEADLINE:
+            info = evals.figure_info(_evaluation_of(run), figure.name)
+            if figure.group == OVERALL and info.headline:
                 # `mark_variants` left one run for each column and subject: nothing is overwritten here.
-                cells[run.subject, _column_of(run, figure)] = figure
+                cells[run.subject, _column_of(run, info)] = figure
     columns = tuple(sorted({column for _, column in cells}, key=_column_order))
     rows = []
     for model in models:
@@ -164,8 +128,10 @@ def headline(runs: Sequence[Run], models: Sequence[Model]) -> Headline:
     return Headline(columns, tuple(rows))
 
 
-def _column_order(column: Column) -> tuple[str, int, str, str]:
-    return column.evaluation, list(HEADLINE).index(column.name), column.judge, column.source
+def _column_order(column: Column) -> tuple[str, bool, int, str, str]:
+    # An answer's form comes before what a judge says of it.
+    position = evals.reports_of(column.evaluation).index(column.info)
+    return column.evaluation, column.info.judged, position, column.judge, column.source
 
 
 def details(runs: Sequence[Run], models: Sequence[Model]) -> list[Details]:
@@ -198,7 +164,7 @@ def _details_of(runs: Sequence[Run], models: Sequence[Model], evaluation: str, j
     rows = []
     for name, group in row_keys:
         figures = tuple(cells.get((model.subject, name, group)) for model in measured)
-        rows.append(FigureRow(name, group, figures))
+        rows.append(FigureRow(evals.figure_info(evaluation, name), group, figures))
     return Details(evaluation, judge, source, measured, tuple(rows))
 
 
@@ -246,13 +212,17 @@ def _count_of(row: Record, key: str) -> int:
     return int(number(row.get(key)) or 0)
 
 
-def _column_of(run: Run, figure: Figure) -> Column:
+def _column_of(run: Run, info: FigureInfo) -> Column:
     """The headline's column for a figure of a run."""
     judge = ""
     # A figure that needs no judge shares one column over runs by several judges.
-    if figure.name not in UNJUDGED:
+    if info.judged:
         judge = judge_title(str(run.metrics.get("judge") or "judge not recorded"))
-    return Column(run.stage.removeprefix("eval/"), figure.name, judge, source_of(run))
+    return Column(_evaluation_of(run), info.name, judge, source_of(run))
+
+
+def _evaluation_of(run: Run) -> str:
+    return run.stage.removeprefix("eval/")
 
 
 def _judge_title_of(run: Run) -> str:
@@ -262,6 +232,6 @@ def _judge_title_of(run: Run) -> str:
 def source_of(run: Run) -> str:
     """The data source of an evaluation's prompts; empty where that is its own."""
     source = str(run.metrics.get("source") or "")
-    if source.startswith(run.stage.removeprefix("eval/")):
+    if source.startswith(_evaluation_of(run)):
         return ""
     return source

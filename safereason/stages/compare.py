@@ -12,7 +12,7 @@ from safereason.errors import BarNotMet, InputError, command
 from safereason.evals import Eval, compare, guard_predictions, judging, paper
 from safereason.evals.compare import Difference
 from safereason.evals.guard_predictions import Prediction
-from safereason.evals.metrics import Figure, recorded_figures
+from safereason.evals.metrics import Better, Figure, recorded_figures
 from safereason.report.paper_comparison import matching_paper_figure
 from safereason.report.read import Run, read_run
 from safereason.runs.records import Record
@@ -104,7 +104,8 @@ def check_not_worse(comparison: Comparison, label: str) -> None:
         # Names without groups: a figure may have dozens of those.
         known = ", ".join(dict.fromkeys(row.figure.name for row in comparison.rows))
         raise InputError(f"--fail-if-worse {label}: eval {comparison.evaluation} has no such figure; it has {known}")
-    if rows[0].figure.name in compare.NEITHER_IS_BETTER:
+    better = evals.figure_info(comparison.evaluation, rows[0].figure.name).better
+    if better == "neither":
         raise InputError(f"--fail-if-worse {label}: more of it is neither better nor worse; name another figure")
     first = next(iter(comparison.runs))
     compared = [row.run for row in rows]
@@ -114,19 +115,19 @@ def check_not_worse(comparison: Comparison, label: str) -> None:
         if letter not in compared:
             problems.append(f"{letter} has no {label}")
     for row in rows:
-        problem = _worse_than_first(row)
+        problem = _worse_than_first(row, better)
         if row.run != first and problem is not None:
             problems.append(problem)
     if problems:
         raise BarNotMet("; ".join(problems))
 
 
-def _worse_than_first(row: ComparisonRow) -> str | None:
+def _worse_than_first(row: ComparisonRow, better: Better) -> str | None:
     """How much worse a row is than the first run; None where it is not significantly worse."""
     difference = row.difference
     if difference is None:
         return f"{row.figure.label} of {row.run} could not be compared"
-    if not difference.is_worse(row.figure.name):
+    if not difference.is_worse(better):
         return None
     return (
         f"{row.figure.label} of {row.run} is worse by {abs(difference.value):.4f}, p = {difference.p:.4f} "

@@ -204,7 +204,7 @@ def _headline_figures(name: str, metrics: Metrics) -> list[Record]:
     headlines = []
     names: tuple[str, ...] = GUARD_HEADLINE
     if name != evals.GUARD.name:
-        names = ("well_formed", evals.get(name).reports[0])
+        names = ("well_formed", evals.get(name).reports[0].name)
     for headline in names:
         # A figure is missing where no prompt of its kind was evaluated.
         if headline in overall:

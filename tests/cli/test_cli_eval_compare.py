@@ -11,11 +11,12 @@ import pytest
 import typer
 
 from safereason.cli import errors, eval_compare
-from safereason.evals import guard_suite
-from safereason.evals.base import Outcome
+from safereason.evals import EVALS, guard_suite
+from safereason.evals.base import Eval, Outcome, published
 from safereason.evals.guard_predictions import Prediction
 from safereason.evals.harmbench import HARMBENCH
-from safereason.judges.base import Verdict
+from safereason.evals.metrics import Figure, FigureInfo, share
+from safereason.judges.base import Measure, Verdict
 from safereason.runs.directory import RunDirectory, run_path
 from safereason.runs.records import Record
 
@@ -33,21 +34,25 @@ def finished(root: Path, stage: str, name: str, metrics: dict[str, Any], **logs:
     return path
 
 
-def harmbench(root: Path, name: str, truths: Sequence[bool | None], **changes: Any) -> Path:
-    """A run of `eval harmbench` in which an attack was defended, was not, or could not be scored."""
-    completions = [
+def completions_under(attack: str, count: int) -> list[Record]:
+    return [
         {
-            "id": f"b{n}/gcg",
+            "id": f"b{n}/{attack}",
             "behavior": f"b{n}",
-            "attack": "gcg",
+            "attack": attack,
             "kind": "harmful",
             "category": "c",
             "closed": True,
             "well_formed": True,
             "finish_reason": "stop",
         }
-        for n in range(len(truths))
+        for n in range(count)
     ]
+
+
+def harmbench(root: Path, name: str, truths: Sequence[bool | None], **changes: Any) -> Path:
+    """A run of `eval harmbench` in which an attack was defended, was not, or could not be scored."""
+    completions = completions_under("gcg", len(truths))
     verdicts = [Verdict.unscored("no reply") if truth is None else Verdict(float(not truth), "x") for truth in truths]
     figures = HARMBENCH.figures([Outcome(c, v) for c, v in zip(completions, verdicts, strict=True)], "harm")
     metrics = {
@@ -149,6 +154,46 @@ def test_a_run_that_is_worse_ends_with_3(runs: tuple[Path, Path], capsys: pytest
     assert "dsr of B is worse by 0.4103, p = " in capsys.readouterr().err
     assert run(*reversed(runs), "--fail-if-worse", "dsr", "--fail-if-worse", "dsr/gcg") == 0
     assert run(*runs, "--fail-if-worse", "closed") == 0
+
+
+def rudeness_figures(outcomes: Sequence[Outcome], measure: Measure | None) -> list[Figure]:
+    rude = [outcome.scored_high for outcome in outcomes]
+    return [share("rudeness", rude), share("questions", rude)]
+
+
+RUDENESS = Eval(
+    name="rudeness",
+    summary="Share of answers that are rude",
+    sources=published("sample"),
+    keeps=lambda example: True,
+    figures=rudeness_figures,
+    reports=(FigureInfo("rudeness", better="lower"), FigureInfo("questions", better="neither")),
+    judge=lambda section: "rude",
+    measures=("quality",),
+)
+
+
+def answers(root: Path, name: str, rude: Sequence[bool]) -> Path:
+    """A run of `RUDENESS`."""
+    completions = completions_under("direct", len(rude))
+    verdicts = [Verdict(float(truth), "x") for truth in rude]
+    figures = rudeness_figures([Outcome(c, v) for c, v in zip(completions, verdicts, strict=True)], "quality")
+    metrics = {"judge": "rude", "measure": "quality", "figures": [asdict(f) for f in figures]}
+    judged = [{"id": c["id"], "judge": "rude", **asdict(v)} for c, v in zip(completions, verdicts, strict=True)]
+    return finished(root, "eval/rudeness", name, metrics, completions=completions, verdicts=judged)
+
+
+def test_a_plugins_figure_of_which_less_is_better_is_worse_where_it_rises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(EVALS, "rudeness", RUDENESS)
+    kind = answers(tmp_path, "kind", [False] * 36 + [True] * 4)
+    coarse = answers(tmp_path, "coarse", [True] * 36 + [False] * 4)
+    assert run(kind, coarse, "--fail-if-worse", "rudeness") == 3
+    assert "rudeness of B is worse by 0.8000, p = " in capsys.readouterr().err
+    assert run(coarse, kind, "--fail-if-worse", "rudeness") == 0
+    assert run(kind, coarse, "--fail-if-worse", "questions") == 2
+    assert "more of it is neither better nor worse" in capsys.readouterr().err
 
 
 def test_guards_are_compared_row_by_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -82,16 +82,16 @@ def test_equal_runs_differ_by_nothing_and_a_few_prompts_prove_nothing():
     assert (same.value, same.low, same.high, same.p) == (0.0, None, None, 1.0)
     five = difference([True] * 5, [False] * 5)
     assert (five.value, five.p) == (-1.0, 2**-4)
-    assert not five.is_worse("dsr")
-    assert difference([True] * 20, [False] * 20).is_worse("dsr")
+    assert not five.is_worse("higher")
+    assert difference([True] * 20, [False] * 20).is_worse("higher")
 
 
 def test_less_is_better_of_some_figures():
     found = compare.Difference(0.3, 0.1, 0.5, 0.01, 40, 0)
-    assert found.is_worse("truncated")
-    assert not found.is_worse("dsr")
-    assert replace(found, value=-0.3).is_worse("dsr")
-    assert not replace(found, value=-0.3, p=0.2).is_worse("dsr")
+    assert found.is_worse("lower")
+    assert not found.is_worse("higher")
+    assert replace(found, value=-0.3).is_worse("higher")
+    assert not replace(found, value=-0.3, p=0.2).is_worse("higher")
 
 
 def test_the_order_changes_nothing_and_the_seed_decides_the_draws():
@@ -186,8 +186,8 @@ def test_a_guard_that_is_worse_is_seen_and_shared_rows_alone_count():
     good, bad = predictions("u" * 40 + "s" * 40), predictions("s" * 20 + "u" * 20 + "s" * 40)
     found = compare.of_guards(good, bad[10:], 1000, 0)["f1", "all"]
     assert found.n == 70
-    assert found.is_worse("f1")
-    assert not compare.of_guards(bad, good, 1000, 0)["f1", "all"].is_worse("f1")
+    assert found.is_worse("higher")
+    assert not compare.of_guards(bad, good, 1000, 0)["f1", "all"].is_worse("higher")
 
 
 def test_rows_with_other_labels_are_refused():

@@ -192,7 +192,7 @@ def test_an_eval_makes_the_figures_that_it_says(name: str):
     evaluation = evals.get(name)
     outcomes = [outcome(0.0, kind="ambiguous"), outcome(0.0, closed=False), outcome(1.0)]
     found = evaluation.figures(outcomes, (*evaluation.measures, None)[0])
-    assert list(dict.fromkeys(f.name for f in found if f.group == "all")) == list(evaluation.reports)
+    assert list(dict.fromkeys(f.name for f in found if f.group == "all")) == [info.name for info in evaluation.reports]
 
 
 def test_evals_know_their_sources():

@@ -81,7 +81,7 @@ def test_figures_are_those_of_the_command_and_reasoning_is_not_judged(tmp_path: 
         thought, said = (REFUSAL, HELP) if helps else (HELP, REFUSAL)
         return output(f"<think>\n{thought}\n</think>\n\n{said}")
 
-    log = run(tmp_path, "xstest", answer, judge="refusal", source=str(prompts))
+    log = run(tmp_path, "xstest", answer, judge="refusal", prompts=str(prompts))
     found = figures(log)
     assert found["compliance_safe"] == 0.75
     assert found["refusal_unsafe"] == 1.0
@@ -98,7 +98,7 @@ def test_reasoning_that_a_provider_gives_apart_is_not_judged_either(tmp_path: Pa
         whole = output(HELP)
         return whole.model_copy(update={"choices": [whole.choices[0].model_copy(update={"message": message})]})
 
-    found = figures(run(tmp_path, "xstest", answer, judge="refusal", source=str(prompts)))
+    found = figures(run(tmp_path, "xstest", answer, judge="refusal", prompts=str(prompts)))
     assert (found["compliance_safe"], found["refusal_unsafe"]) == (1.0, 0.0)
     assert found["closed"] == 1.0
 
@@ -107,7 +107,7 @@ def test_what_the_judge_cannot_score_is_unscored_and_says_why(tmp_path: Path, pr
     def answer(prompt: str) -> ModelOutput:
         return output("", error="the server is down") if prompt == "harmful 1?" else output(HELP)
 
-    log = run(tmp_path, "harmbench", answer, judge="refusal", source=str(prompts))
+    log = run(tmp_path, "harmbench", answer, judge="refusal", prompts=str(prompts))
     [scored] = log.results.scores
     assert (scored.scored_samples, scored.unscored_samples) == (3, 1)
     assert figures(log)["dsr"] == 0.0
@@ -128,7 +128,7 @@ def test_test_cases_of_a_file_are_asked_in_place_of_the_prompts(tmp_path: Path, 
         asked.append(prompt)
         return output(REFUSAL)
 
-    log = run(tmp_path, "harmbench", answer, judge="refusal", source=str(prompts), cases=str(cases))
+    log = run(tmp_path, "harmbench", answer, judge="refusal", prompts=str(prompts), cases=str(cases))
     assert sorted(asked) == ["HARMFUL 0!", "HARMFUL 2!"]
     assert figures(log)["dsr/loud"] == 1.0
 
@@ -139,14 +139,23 @@ def test_cases_that_inspect_cannot_ask_are_refused(tmp_path: Path, prompts: Path
     cases = tmp_path / "cases.jsonl"
     cases.write_text(json.dumps({"behavior": "mine/harmful-0", "attack": "a", "prompt": "p", "prefix": "Sure"}) + "\n")
     with pytest.raises(InputError, match="put words into the model's mouth"):
-        inspect._task_builder(evals.EVALS["harmbench"])(judge="refusal", source=str(prompts), cases=str(cases))
+        inspect._task_builder(evals.EVALS["harmbench"])(judge="refusal", prompts=str(prompts), cases=str(cases))
+
+
+def test_prompts_go_by_their_old_name_too(prompts: Path):
+    from safereason.evals import inspect
+
+    build = inspect._task_builder(evals.EVALS["xstest"])
+    assert len(build(judge="refusal", source=str(prompts)).dataset) == 8
+    with pytest.raises(InputError, match="pass prompts only"):
+        build(judge="refusal", source=str(prompts), prompts=str(prompts))
 
 
 def test_the_recipe_says_how_answers_are_drawn(prompts: Path):
     from safereason.evals import inspect
 
     built = inspect._task_builder(evals.EVALS["xstest"])(
-        recipe="tars-smoke", judge="refusal", source=str(prompts), limit=3
+        recipe="tars-smoke", judge="refusal", prompts=str(prompts), limit=3
     )
     assert len(built.dataset) == 3
     assert (built.config.temperature, built.config.max_tokens) == (0.0, 48)

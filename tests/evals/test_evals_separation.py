@@ -54,7 +54,7 @@ def test_figures_are_scikit_learn_s_on_clouds_that_overlap(c: float, suffix: str
     assert accuracy.value == pytest.approx(machine.score(points, harmful))
     assert margin.low < margin.value < margin.high
     assert (margin.n, accuracy.n) == (140, 140)
-    assert set(found) == set(SEPARATION.reports)
+    assert set(found) == {info.name for info in SEPARATION.reports}
 
 
 def test_the_interval_depends_on_the_seed_alone():

@@ -173,7 +173,7 @@ def test_neither_the_order_of_rows_nor_other_sets_change_a_sets_figures():
 @given(ROWS)
 def test_figures_are_shares_inside_their_intervals(rows):
     found = figures(rows, 30, 0)
-    assert {figure.name for figure in found} == set(GUARD.reports)
+    assert {figure.name for figure in found} == {info.name for info in GUARD.reports}
     for figure in found:
         assert figure.n + figure.unscored == sum(figure.group in ("all", row.set) for row in rows)
         assert (figure.value is None) == (figure.n == 0)

@@ -2,10 +2,15 @@
 
 import random
 import warnings
+from dataclasses import replace
 
 import report_runs
 from test_report_stage import parsed, write
 
+from safereason import evals
+from safereason.evals import EVALS
+from safereason.evals.adaptivity import ADAPTIVITY
+from safereason.evals.metrics import FigureInfo
 from safereason.evals.paper import all_figures
 from safereason.report import plots
 from safereason.report.page import build_page
@@ -46,7 +51,33 @@ def test_adaptivity_is_drawn_by_category_with_the_papers_tokens_beside(tmp_path)
 def test_tokens_are_shown_as_tokens_and_shares_in_percent(tmp_path):
     document = parsed(write([adaptivity(tmp_path, report_runs.BASE, 312.44)], tmp_path))
     assert document.says("312.4 tokens 302.4 – 322.4, n = 20")
-    assert (quantity(0.989, "dsr"), quantity(0.5, "margin")) == ("98.9\u2009%", "0.500")
+    assert (quantity(0.989, None), quantity(0.5, "")) == ("98.9\u2009%", "0.500")
+
+
+def test_a_plugins_figure_has_its_own_title_and_unit(tmp_path, monkeypatch):
+    length = FigureInfo("words", "Words of an answer", unit="words", headline=True)
+    own = replace(ADAPTIVITY, name="terse", title="Terseness", reports=(length, FigureInfo("ratio", unit="")))
+    monkeypatch.setitem(EVALS, "terse", own)
+    groups = [f"category:{name}" for name in "ab"]
+    shown = [figure("words", 12.34, low=11.0, high=13.0), figure("ratio", 0.5), figure("other_share", 0.25)]
+    shown += [figure(name, 7.0, group) for name in ("words", "ratio") for group in groups]
+    run = report_runs.make(tmp_path, "eval/terse", {"seed": 0, "model": "m"}, {"judge": None, "figures": shown})
+    page = build_page(read_runs([run]), "A test")
+    assert [column.title for column in page.headline.columns] == ["Words of an answer"]
+    words, ratio = page.groups[0].plots
+    assert words.title == "Words of an answer by category"
+    assert "a 7.0 words; b 7.0 words" in words.inline
+    assert "a 7.000; b 7.000" in ratio.inline
+    document = parsed(write([run], tmp_path))
+    for text in ("12.3 words 11.0 – 13.0 n = 20", "12.3 words 11.0 – 13.0, n = 20", "ratio all 0.500 n = 20"):
+        assert document.says(text)
+    assert document.says("other share all 25.0\u2009% n = 20")
+
+
+def test_figures_of_one_name_are_described_by_their_own_evaluation():
+    assert evals.figure_info("separation", "accuracy").title == "Prompts on the right side, C = 1.0"
+    assert evals.figure_info("guard", "accuracy").title == ""
+    assert evals.figure_info("no-such", "dsr") == FigureInfo("dsr")
 
 
 QWEN = "Qwen/Qwen2.5-1.5B-Instruct"

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from safereason.evals.base import Eval, Outcome, published
-from safereason.evals.figures import format_figures
-from safereason.evals.metrics import Figure, share
+from safereason.evals.figures import FORMAT_FIGURES, format_figures
+from safereason.evals.metrics import Figure, FigureInfo, share
 from safereason.judges import Measure
 
 
@@ -20,8 +20,9 @@ MANNERS = Eval(
     sources=published("manners"),
     keeps=lambda example: True,
     figures=manners_figures,
-    # All figures that a bar may be set on, the main one first.
-    reports=("polite", "closed", "well_formed", "truncated"),
+    # All figures that a bar may be set on, the main one first. A figure that is no share also has a `unit`; one that
+    # should be low has `better="lower"`.
+    reports=(FigureInfo("polite", "Answers that say please", headline=True), *FORMAT_FIGURES),
     judge=lambda section: "mentions:please",
     measures=("quality",),
 )
