@@ -21,6 +21,7 @@ from safereason.guard.base import Guard, GuardVerdict, Question
 from safereason.guard.open import guard_prompt_of, open_guard
 from safereason.guard.others import GUARDS
 from safereason.guard.reasoning import ReasoningGuard
+from safereason.judges import as_guard
 from safereason.judges.as_guard import open_named, split_spec
 from safereason.recipe.schema import GuardSet, Precision, Recipe, Sampling
 from safereason.runs.directory import RunDirectory
@@ -195,8 +196,14 @@ def _guard_eval_inputs(
     plan: GuardEvalPlan, rows: Mapping[str, Sequence[Example]], prompt: Record, options: Options
 ) -> Identity:
     """The inputs of the run's identity. Sets that are missing are no part of it: they may be there next time."""
+    if plan.guard:
+        model = as_guard.model_of(plan.guard)
+        subject = as_guard.identity_of(plan.guard)
+    else:
+        model = plan.model
+        subject = ModelSpec.parse(str(model)).identity()
     return {
-        "model": plan.guard or ModelSpec.parse(str(plan.model)).identity(),
+        "model": subject,
         "eval": "guard",
         "sets": [guard_set.model_dump(mode="json") for guard_set in plan.sets if guard_set.label in rows],
         "limit": plan.limit,
@@ -204,7 +211,7 @@ def _guard_eval_inputs(
         "samples": plan.samples,
         "asked": prompt,
         **given_inputs(base_url=options.base_url),
-        **contents(models=[plan.model], judges=[plan.guard], sources=[guard_set.source for guard_set in plan.sets]),
+        **contents(models=[model], sources=[guard_set.source for guard_set in plan.sets]),
     }
 
 
