@@ -19,14 +19,14 @@ from safereason.data.sources.base import SourceRow, published_rows, read_rows
 from safereason.data.sources.xstest_response import FILES
 from safereason.errors import InputError
 from safereason.evals.bootstrap import bootstrap_figure, ratio_or_nan
-from safereason.evals.metrics import OVERALL, Figure, proportion
+from safereason.evals.metrics import OVERALL, Figure, FigureInfo, proportion
 from safereason.judges.base import THRESHOLD, Exchange, Judge, Verdict
 
 XSTEST = "xstest-"
 """Prefix of the names of XSTest's human-labelled completions; a model's name follows."""
 ANNOTATORS = ("annotation_1", "annotation_2")
 """XSTest's columns with the labels of one person each."""
-FIGURES = ("f1", "precision", "recall", "accuracy", "kappa")
+FIGURES = tuple(FigureInfo(name) for name in ("f1", "precision", "recall", "accuracy", "kappa"))
 RESAMPLES = 2000
 UNLABELLED = "none"
 
