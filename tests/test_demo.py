@@ -9,7 +9,7 @@ from program import safereason
 
 from safereason.engines.embedded import INSTALL, gguf_file
 
-SHORTER = ("sft.max_steps=2", "rl.max_steps=1", "eval.limit=4")
+SHORTER = ("sft.max_steps=2", "rl.max_steps=1", "rl.prompts_per_step=3", "rl.micro_batch_size=12", "eval.limit=4")
 HOUR = 3600
 
 pytestmark = [
