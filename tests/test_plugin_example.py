@@ -126,9 +126,11 @@ def test_the_evaluation_is_a_task_of_inspect(installed: str, tmp_path: Path):
     pytest.importorskip("inspect_ai", reason="the extra `inspect` is not installed")
     program = """
 from inspect_ai import eval
-from inspect_ai.model import ModelOutput, get_model
+from inspect_ai.model import ModelOutput, ModelUsage, get_model
 from safereason.evals import inspect
 reply = ModelOutput.from_content("mock", "Could you please say more?")
+# Without a usage inspect counts the tokens itself, by a table that it downloads.
+reply.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)
 model = get_model("mockllm/model", custom_outputs=lambda *_: reply, memoize=False)
 [log] = eval("safereason/manners", model=model, task_args={"prompts": "manners"}, log_dir="logs", display="none")
 print(log.status, log.results.scores[0].metrics["polite"].value)

@@ -71,7 +71,7 @@ def test_a_plugins_figure_has_its_own_title_and_unit(tmp_path, monkeypatch):
     document = parsed(write([run], tmp_path))
     for text in ("12.3 words 11.0 – 13.0 n = 20", "12.3 words 11.0 – 13.0, n = 20", "ratio all 0.500 n = 20"):
         assert document.says(text)
-    assert document.says("other share all 25.0\u2009% n = 20")
+    assert document.says("other share all 25.0 % n = 20")
 
 
 def test_figures_of_one_name_are_described_by_their_own_evaluation():
