@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 def rl_identity(recipe: Recipe, model: ModelSpec, options: Options) -> Identity:
     """The identity of the trained model."""
     reward = _reward_with_runs(recipe, options)
-    hashes = contents(models=[str(model)], judges=[reward.safety, reward.task], sources=training_sources(recipe))
+    hashes = contents(models=[str(model)], judges=judges_of(reward), sources=training_sources(recipe))
     guard = {}
     safety = JudgeSpec.parse(reward.safety)
     if safety.name == "guard":

@@ -109,7 +109,7 @@ def test_a_judge_counts_by_the_model_that_it_loads(made):
 
 def test_a_guard_in_a_run_counts_by_its_run(made):
     """The run's folder may have any name: its stage, recipe and hash tell which guard it is."""
-    recipe = load(str(made / "mine.yaml"))
+    recipe = load(str(made / "mine.yaml"), ["data.hygiene.on_overlap=allow"])
     options = Options(root=made)
     data.build_data(recipe, options)
     run = sft.train_sft(recipe, options).run
@@ -123,8 +123,9 @@ def test_a_draft_and_a_judge_of_quality_count_too(made):
     recipe = load(str(made / "mine.yaml"), [f"attack.settings.gcg.draft={model}"])
     plan = attack.plan_attack(recipe, Options(), attack.AttackRequest("gcg", source=str(made / "rows.jsonl")))
     assert model in attack.attack_identity(recipe, plan, ModelSpec.parse("org/name"), None)["contents"]
-    smoke = load("tars-smoke", [f"rl.reward.task=reward-model:{model}"])
-    assert model in rl.rl_identity(smoke, ModelSpec.parse("org/name"), Options())["contents"]
+    for task in (model, f"reward-model:{model}"):
+        smoke = load("tars-smoke", [f"rl.reward.task={task}"])
+        assert model in rl.rl_identity(smoke, ModelSpec.parse("org/name"), Options())["contents"]
 
 
 def test_what_is_known_by_name_leaves_an_identity_as_it_was():
