@@ -118,8 +118,9 @@ class AttackPlan:
         models = [*self.settings.models, *self.other_targets]
         if self.attacker_in_use:
             models.append(self.attacker_in_use)
-        if self.judge_in_use and self.judge_in_use.startswith(RATING):
-            models.append(self.judge_in_use.removeprefix(RATING))
+        rating_model = rating_model_of(self.judge_in_use)
+        if rating_model is not None:
+            models.append(rating_model)
         return tuple(models)
 
     @property
@@ -181,7 +182,7 @@ def check_at_hand(plan: AttackPlan, target: ModelSpec) -> None:
     for model in plan.further_models:
         ModelSpec.parse(model).check()
     judge = plan.judge_in_use
-    if judge and not judge.startswith(RATING):
+    if judge and rating_model_of(judge) is None:
         JudgeSpec.parse(judge).check()
 
 
@@ -249,7 +250,7 @@ def _judge_for(attack: Attack, section: Attacking, options: Options) -> str | No
             f"attack {attack.name}: what judges the answers? name a judge with attack.judge=JUDGE, or a chat model "
             "that rates them with attack.judge=rating:MODEL"
         )
-    if judge is not None and not judge.startswith(RATING):
+    if judge is not None and rating_model_of(judge) is None:
         JudgeSpec.parse(judge)
     return judge
 
@@ -309,7 +310,7 @@ def attack_identity(recipe: Recipe, plan: AttackPlan, target: ModelSpec, base_ur
         inputs["judge"] = scorer_identity(plan.judge_in_use)
     others = [ModelSpec.parse(name).identity() for name in plan.other_targets]
     judge = plan.judge_in_use
-    if judge and judge.startswith(RATING):
+    if rating_model_of(judge) is not None:
         judge = None
     return run_identity(
         recipe,
@@ -567,12 +568,13 @@ def _open_or_share(name: str, engine: Engine, target: ModelSpec, options: Option
 
 def _open_scorer(judge: str, engine: Engine, target: ModelSpec, options: Options) -> Callable[[Meter], Score]:
     """A function that makes the score of one search from its meter. The judge is opened once."""
-    if judge.startswith(RATING):
+    rating_model = rating_model_of(judge)
+    if rating_model is not None:
         from safereason.attacks.rating import rater
 
-        rating_model = _open_or_share(judge.removeprefix(RATING), engine, target, options)
+        rating_engine = _open_or_share(rating_model, engine, target, options)
         # The meter counts no tokens of judges, so it counts none of a rating model.
-        return lambda meter: rater(Metered(rating_model, meter, is_target=False, counts_tokens=False))
+        return lambda meter: rater(Metered(rating_engine, meter, is_target=False, counts_tokens=False))
     harm = open_harm(judge)
 
     def scorer_of_search(meter: Meter) -> Score:
@@ -597,10 +599,18 @@ def _open_scorer(judge: str, engine: Engine, target: ModelSpec, options: Options
     return scorer_of_search
 
 
+def rating_model_of(judge: str | None) -> str | None:
+    """The chat model of `rating:MODEL`; None for a judge, and where there is neither."""
+    if judge is None or not judge.startswith(RATING):
+        return None
+    return judge.removeprefix(RATING)
+
+
 def scorer_identity(judge: str) -> str:
     """The identity of a judge, or of the model behind `rating:`."""
-    if judge.startswith(RATING):
-        return f"{RATING}{ModelSpec.parse(judge.removeprefix(RATING)).identity()}"
+    rating_model = rating_model_of(judge)
+    if rating_model is not None:
+        return f"{RATING}{ModelSpec.parse(rating_model).identity()}"
     return JudgeSpec.parse(judge).identity()
 
 

@@ -32,7 +32,7 @@ from safereason.recipe.schema import Attacking, Recipe
 from safereason.runs.manifest import going_on
 from safereason.runs.records import Record, RecordLog, line_of, read_records, write_bytes, write_json
 from safereason.stages import rl
-from safereason.stages.attack import RATING, Harm, open_harm, scorer_identity, settings_of
+from safereason.stages.attack import Harm, open_harm, rating_model_of, scorer_identity, settings_of
 from safereason.stages.base import (
     Identity,
     Metrics,
@@ -79,9 +79,7 @@ class RainbowPlan:
     @property
     def rates(self) -> str | None:
         """Chat model whose ratings are the scores; None where a judge gives them."""
-        if not self.judge.startswith(RATING):
-            return None
-        return self.judge.removeprefix(RATING)
+        return rating_model_of(self.judge)
 
 
 def run_rainbow(recipe: Recipe, options: Options, plan: RainbowPlan) -> Result:
@@ -158,7 +156,7 @@ def plan_rainbow(
     if named_judge is None:
         raise InputError("attack rainbow: what scores the answers? name a judge with --judge")
     scorer = own_name(resolved_judge(named_judge, options))
-    if not scorer.startswith(RATING):
+    if rating_model_of(scorer) is None:
         JudgeSpec.parse(scorer)
     seed_prompts = [example for example in sources.get(seeds).stream("train") if example.kind == "harmful"]
     if not seed_prompts:
