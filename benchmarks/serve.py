@@ -22,7 +22,7 @@ from safereason.guard import guard_prompt
 from safereason.guard.reasoning import ReasoningGuard
 from safereason.guard.server import run
 from safereason.guard.server.app import create_app
-from safereason.guard.server.settings import Limits, Settings
+from safereason.guard.server.settings import Limits, ServerSettings
 
 CALLERS, REQUESTS, NEW_TOKENS = 8, 16, 32
 
@@ -38,7 +38,7 @@ def ask(address: str, text: str) -> None:
 def rate(guard: ReasoningGuard, texts: list[str], max_batch: int) -> float:
     """Requests per second, after one that does not count."""
     limits = Limits(max_batch=max_batch, timeout=600.0)
-    app = create_app(guard, Settings(limits=limits, ask_again=False))
+    app = create_app(guard, ServerSettings(limits=limits, ask_again=False))
     with run.bind("127.0.0.1", 0) as bound:
         address = run.url_of(bound).removeprefix("http://")
         server = run.Server(app, limits, f"batches of {max_batch}")

@@ -13,7 +13,7 @@ from safereason.engines.spec import ModelSpec
 from safereason.recipe.schema import GRPO
 from safereason.text.chat import prompt_ids, user
 from safereason.training.arguments import grpo_arguments
-from safereason.training.grpo import Trainer
+from safereason.training.grpo import GroupTrainer
 from safereason.training.model import lora_config
 
 ROLLOUTS = {
@@ -73,13 +73,13 @@ class Given:
         return self.rewards[prompt][self.completions[prompt].index(list(ids))]
 
 
-def make_trainer(model: Path, folder: Path, chosen: GRPO, rewards=REWARDS, kind=Trainer, **arguments):
+def make_trainer(model: Path, folder: Path, chosen: GRPO, rewards=REWARDS, kind=GroupTrainer, **arguments):
     """The trainer of a recipe's section, but for where its rollouts and rewards come from."""
     tokenizer = load_tokenizer(ModelSpec.parse(str(model)))
     given = Given(tokenizer, rewards)
     stated = grpo_arguments(chosen, prompts=len(ROLLOUTS), seed=0, output_dir=str(folder / "checkpoints"))
     trainer = kind(
-        *([chosen] if kind is Trainer else []),
+        *([chosen] if kind is GroupTrainer else []),
         model=load_model(str(model)),
         reward_funcs=[given],
         args=GRPOConfig(**{**stated, **arguments}),

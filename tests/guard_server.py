@@ -19,7 +19,7 @@ from safereason.guard.base import GuardVerdict, OnVerdict, Question
 from safereason.guard.policy import Policy
 from safereason.guard.server import run
 from safereason.guard.server.app import ServedGuard, create_app
-from safereason.guard.server.settings import Settings
+from safereason.guard.server.settings import ServerSettings
 
 PATIENCE = 60.0
 """Seconds after which a wait gives up, so that a failing test ends."""
@@ -107,9 +107,9 @@ class Served:
 
 
 @contextmanager
-def serve(guard: ServedGuard, settings: Settings | None = None) -> Iterator[Served]:
+def serve(guard: ServedGuard, settings: ServerSettings | None = None) -> Iterator[Served]:
     """Runs it on a free port until the block ends."""
-    settings = settings or Settings()
+    settings = settings or ServerSettings()
     app = create_app(guard, settings)
     with run.bind("127.0.0.1", 0) as bound:
         server = run.Server(app, settings.limits, "it listens")

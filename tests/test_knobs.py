@@ -9,13 +9,13 @@ from grpo_parts import inputs, make_trainer
 from pydantic import BaseModel
 
 from safereason.attacks import ATTACKS
-from safereason.attacks.base import Attack, Settings
+from safereason.attacks.base import Attack, AttackSettings
 from safereason.data.example import Example, write_parquet
 from safereason.engines.base import Completion
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.judges import Verdict
-from safereason.judges.refusal import Refusal
+from safereason.judges.refusal import RefusalJudge
 from safereason.recipe import schema
 from safereason.recipe.schema import DPO, GRPO, SFT, GuardSection, Recipe
 from safereason.rewards import RewardParts, RewardRow, open_reward
@@ -276,11 +276,11 @@ INNER = {
     (SFT, "lora"): schema.LoRA,
     (GRPO, "lora"): schema.LoRA,
     (GRPO, "sampling"): schema.Sampling,
-    (GRPO, "reward"): schema.TarsReward,
+    (GRPO, "reward"): schema.TarsRewardSettings,
     (GRPO, "vllm"): schema.VLLM,
     (DPO, "lora"): schema.LoRA,
     (DPO, "sampling"): schema.Sampling,
-    (DPO, "reward"): schema.TarsReward,
+    (DPO, "reward"): schema.TarsRewardSettings,
     (schema.Teacher, "sampling"): schema.Sampling,
     (schema.Attacking, "sampling"): schema.Sampling,
     (schema.Evaluation, "sampling"): schema.Sampling,
@@ -299,7 +299,7 @@ def test_every_field_is_listed():
     assert leaves(SFT) == SFT_CHANGES.keys()
     assert leaves(GRPO) - ONE_OF_ITS_KIND == GRPO_CHANGES.keys() | VLLM_CHANGES.keys()
     assert leaves(DPO) - ONE_OF_ITS_KIND == DPO_CHANGES.keys()
-    assert leaves(schema.RSafeReward, "reward.") - ONE_OF_ITS_KIND == VERDICT_CHANGES.keys()
+    assert leaves(schema.RSafeRewardSettings, "reward.") - ONE_OF_ITS_KIND == VERDICT_CHANGES.keys()
     assert leaves(GuardSection) == GUARD_CHANGES.keys()
     assert leaves(schema.GuardSet) == SET_CHANGES.keys()
     assert leaves(schema.RSafeMix) - ONE_OF_ITS_KIND == MIX_CHANGES.keys() | LISTED_APART
@@ -705,7 +705,7 @@ def test_the_seed_reaches_both_trainers():
         assert seeds == [1, 2]
 
 
-class Tries(Settings):
+class Tries(AttackSettings):
     """The figures of an attack that needs everything."""
 
     tries: int = 1
@@ -749,7 +749,7 @@ def _evaluated(values: dict[str, Any], folder) -> list[Any]:
 
     def open_judge(evaluation, spec):
         found.append(spec)
-        return Refusal()
+        return RefusalJudge()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "open_engine", lambda spec, **named: Asked())

@@ -15,10 +15,10 @@ from safereason.attacks import (
     tap,
     thought_hijack,
 )
-from safereason.attacks.base import Attack, Setup, Step, TestCase
+from safereason.attacks.base import Attack, SearchStep, Setup, TestCase
 from safereason.registry import Registry
 
-__all__ = ["ATTACKS", "Attack", "Setup", "Step", "TestCase", "get"]
+__all__ = ["ATTACKS", "Attack", "SearchStep", "Setup", "TestCase", "get"]
 
 # In the order of their cost: those that ask no model first, and those that need its weights last.
 ATTACKS: Registry[Attack] = Registry(

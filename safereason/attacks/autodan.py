@@ -24,7 +24,7 @@ from statistics import fmean
 
 from pydantic import Field
 
-from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
+from safereason.attacks.base import Attack, AttackSettings, Need, SearchStep, Setup, TestCase
 from safereason.attacks.frames import BEHAVIOR_SLOT, PROMPTS, fill_frame, read_frames
 from safereason.attacks.genetic import WordScores, cross_frames, read_synonyms, softmax_weights
 from safereason.attacks.target_position import (
@@ -45,7 +45,7 @@ GROWTH = 2.0
 """Maximum length of a frame, relative to the longest seed, so that rewording does not fill the context."""
 
 
-class AutoDANSettings(Settings):
+class AutoDANSettings(AttackSettings):
     """The figures of HarmBench's AutoDAN, and those of the original's hierarchical variant where HarmBench has none."""
 
     steps: int = Field(100, ge=1)
@@ -73,7 +73,7 @@ class AutoDANSettings(Settings):
     """Text file of synonyms, those of one group on each line; None takes our own."""
 
 
-def search_autodan(behaviors: Sequence[Example], settings: AutoDANSettings, setup: Setup) -> Iterator[Step]:
+def search_autodan(behaviors: Sequence[Example], settings: AutoDANSettings, setup: Setup) -> Iterator[SearchStep]:
     """One step for each generation, after a step with the first seed.
 
     Raises:
@@ -84,7 +84,7 @@ def search_autodan(behaviors: Sequence[Example], settings: AutoDANSettings, setu
     prefix = text_before_target(setup.prefix, settings.place)
     breeder = Breeder(settings, setup.attacker, random.Random(setup.seed))
     # Before the first query, so that a budget that is spent at once still leaves a test case.
-    yield Step(0, (TestCase(behavior.id, "autodan", fill_frame(breeder.seeds[0], behavior.prompt)),))
+    yield SearchStep(0, (TestCase(behavior.id, "autodan", fill_frame(breeder.seeds[0], behavior.prompt)),))
     population = breeder.first()
     likelihoods: dict[str, Likelihood] = {}
     for number in range(1, settings.steps + 1):
@@ -98,7 +98,7 @@ def search_autodan(behaviors: Sequence[Example], settings: AutoDANSettings, setu
         is_greedy = likelihoods[best].is_greedy
         details = {"loss": loss, "greedy": is_greedy}
         case = TestCase(behavior.id, "autodan", fill_frame(best, behavior.prompt), details=details)
-        yield Step(number, (case,), loss)
+        yield SearchStep(number, (case,), loss)
         if settings.early_stop and is_greedy:
             return
         # The last generation has no offspring: an attacker would be paid for prompts that nobody scores.

@@ -12,11 +12,11 @@ from safereason.engines.base import Engine, Message, Sampling
 
 Need = Literal["answers", "likelihood", "weights", "attacker", "score"]
 """A resource of an attack: the target model's answers, its likelihoods or its weights; an attacker; a judge's score."""
-Score = Callable[[Example, Sequence[str]], list[float | None]]
+ScoreFunction = Callable[[Example, Sequence[str]], list[float | None]]
 """A judge: the score of each answer to a behavior, from 0 to 1 (full compliance); None for an unscored answer."""
 
 
-class Settings(BaseModel):
+class AttackSettings(BaseModel):
     """The settings of one attack. Each attack has a subclass, and each field names its unit in its docstring."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -49,7 +49,7 @@ class TestCase:
 
 
 @dataclass(frozen=True)
-class Step:
+class SearchStep:
     """The state of a search after one of its steps."""
 
     number: int
@@ -77,7 +77,7 @@ class Setup:
     """Seed of this group of behaviors: equal seeds give equal test cases."""
     attacker: Engine | None = None
     """The model that writes prompts."""
-    score: Score | None = None
+    score: ScoreFunction | None = None
     """The judge."""
     others: tuple[Engine, ...] = ()
     """Further models that a suffix is optimised on, so that it transfers."""
@@ -85,8 +85,9 @@ class Setup:
     """Counter of queries and tokens."""
 
 
-# `Any` is the settings class of the one attack. A `Settings` here would refuse functions that take a subclass of it.
-Search = Callable[[Sequence[Example], Any, Setup], Iterator[Step]]
+# `Any` is the settings class of the one attack. `AttackSettings` here would refuse functions
+# that take a subclass of it.
+Search = Callable[[Sequence[Example], Any, Setup], Iterator[SearchStep]]
 """A search: takes behaviors that share it, the settings and the setup. Its last step holds the result."""
 
 
@@ -96,11 +97,11 @@ Check = Callable[[Sequence[Example], Any, frozenset[Need]], None]
 It raises what the search would raise later."""
 
 
-def check_nothing(behaviors: Sequence[Example], settings: Settings, available: frozenset[Need]) -> None:
+def check_nothing(behaviors: Sequence[Example], settings: AttackSettings, available: frozenset[Need]) -> None:
     """The check of an attack that accepts all inputs."""
 
 
-def group_separately(behaviors: Sequence[Example], settings: Settings) -> list[list[Example]]:
+def group_separately(behaviors: Sequence[Example], settings: AttackSettings) -> list[list[Example]]:
     """One group, and so one search, for each behavior."""
     return [[behavior] for behavior in behaviors]
 
@@ -115,7 +116,7 @@ class Attack:
     search: Search
     needs: frozenset[Need] = frozenset()
     """Resources without which the attack cannot run."""
-    settings: type[Settings] = Settings
+    settings: type[AttackSettings] = AttackSettings
     groups: Callable[[Sequence[Example], Any], list[list[Example]]] = group_separately
     """Splits behaviors into groups that share a search."""
     uses: frozenset[Need] = frozenset()

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from pydantic import Field, PositiveInt
 
-from safereason.attacks.base import Attack, Settings, Setup, Step, TestCase
+from safereason.attacks.base import Attack, AttackSettings, SearchStep, Setup, TestCase
 from safereason.attacks.query import BestCase, score_cases
 from safereason.data.example import Example
 
@@ -25,7 +25,7 @@ FIRST, LAST = 32, 126
 """Codes of the first and the last printable character of ASCII."""
 
 
-class BestOfNSettings(Settings):
+class BestOfNSettings(AttackSettings):
     """Settings of Best-of-N."""
 
     n: PositiveInt = 10_000
@@ -38,7 +38,7 @@ class BestOfNSettings(Settings):
     """Score at which the search ends, after the batch that reached it."""
 
 
-def search_best_of_n(behaviors: Sequence[Example], settings: BestOfNSettings, setup: Setup) -> Iterator[Step]:
+def search_best_of_n(behaviors: Sequence[Example], settings: BestOfNSettings, setup: Setup) -> Iterator[SearchStep]:
     """One step for each batch of spellings. The behavior's own prompt is the best case until a spelling is scored."""
     (behavior,) = behaviors
     # The id is part of the seed, so that a behavior's spellings do not depend on the others of the run.

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 
 from safereason.attacks.attacker_prompts import read_prompt_templates
-from safereason.attacks.base import Settings, Setup, Step, TestCase
+from safereason.attacks.base import AttackSettings, SearchStep, Setup, TestCase
 from safereason.attacks.meter import Meter, SpentError
 from safereason.attacks.reply import AttackerReply, read_reply
 from safereason.data.example import Example
@@ -50,7 +50,7 @@ class AttackerSampling(Sampling):
     """Longest reply, in tokens of the attacker; one that reasons needs more."""
 
 
-class DialogueSettings(Settings):
+class DialogueSettings(AttackSettings):
     """Settings of both PAIR and TAP."""
 
     attempts: PositiveInt = 5
@@ -244,7 +244,7 @@ class Refinement:
             return False
         return self.best.score >= self.settings.stop_at
 
-    def step(self) -> Step:
+    def step(self) -> SearchStep:
         """The best prompt so far, or the behavior's own prompt before the first attempt."""
         best = self.best
         if best is None:
@@ -252,10 +252,10 @@ class Refinement:
         details = {"iteration": best.round, "stream": best.dialogue.stream, "score": best.score}
         return self._step_with(best.reply.prompt, details, best.score)
 
-    def _step_with(self, prompt: str, details: Mapping[str, object], score: float | None) -> Step:
+    def _step_with(self, prompt: str, details: Mapping[str, object], score: float | None) -> SearchStep:
         """The step of this round with one prompt; the counts of the search are added to its details."""
         case = TestCase(self.behavior.id, self.name, prompt, details={**details, **self.counts})
-        return Step(self.round, (case,), score)
+        return SearchStep(self.round, (case,), score)
 
 
 def ranking_score(attempt: Attempt) -> float:

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
-from safereason.attacks.base import Attack, Settings, Setup, Step, TestCase
+from safereason.attacks.base import Attack, AttackSettings, SearchStep, Setup, TestCase
 from safereason.data.example import Example
 
 
-def search_direct(behaviors: Sequence[Example], settings: Settings, setup: Setup) -> Iterator[Step]:
+def search_direct(behaviors: Sequence[Example], settings: AttackSettings, setup: Setup) -> Iterator[SearchStep]:
     """One step with the behaviors' own prompts, unchanged."""
     cases = [TestCase(behavior.id, "direct", behavior.prompt) for behavior in behaviors]
-    yield Step(0, tuple(cases))
+    yield SearchStep(0, tuple(cases))
 
 
 ATTACK = Attack("direct", "The behavior asked for in its own words", search_direct)

@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
+from safereason.attacks.base import Attack, AttackSettings, Need, SearchStep, Setup, TestCase
 from safereason.attacks.target_position import (
     TargetPosition,
     check_all_have_targets,
@@ -26,7 +26,7 @@ from safereason.data.example import Example
 from safereason.engines.base import require_local
 
 
-class EmbeddingSettings(Settings):
+class EmbeddingSettings(AttackSettings):
     """The figures of the original where it has them."""
 
     tokens: int = Field(20, ge=1)
@@ -41,7 +41,7 @@ class EmbeddingSettings(Settings):
     """Position of the target in a reasoning model's reply: right after its generation prefix, or as its answer."""
 
 
-def search_embedding(behaviors: Sequence[Example], settings: EmbeddingSettings, setup: Setup) -> Iterator[Step]:
+def search_embedding(behaviors: Sequence[Example], settings: EmbeddingSettings, setup: Setup) -> Iterator[SearchStep]:
     """Optimises a soft prompt for a behavior. Each loss is a step, and the completion is the last one.
 
     A loss is one query, and so is the completion; the last query of the budget is reserved for the completion.
@@ -56,7 +56,7 @@ def search_embedding(behaviors: Sequence[Example], settings: EmbeddingSettings, 
     from safereason.attacks.soft_prompt import SoftPrompt, build_layout
 
     engine = require_local(setup.target, "attack embedding")
-    yield Step(0, (TestCase(behavior.id, "embedding", behavior.prompt),))
+    yield SearchStep(0, (TestCase(behavior.id, "embedding", behavior.prompt),))
     target = list(engine.tokenizer(target_text, add_special_tokens=False)["input_ids"])
     layout = build_layout(engine, behavior.prompt, text_before_target(setup.prefix, settings.place))
     soft_prompt = SoftPrompt(engine, settings.tokens)
@@ -71,7 +71,7 @@ def search_embedding(behaviors: Sequence[Example], settings: EmbeddingSettings, 
         meter.count_tokens(length + len(target), 0)
         number += 1
         case = TestCase(behavior.id, "embedding", behavior.prompt, details={"loss": soft_prompt.loss})
-        yield Step(number, (case,), soft_prompt.loss)
+        yield SearchStep(number, (case,), soft_prompt.loss)
     meter.charge(1)
     # The evaluation's own prefix, without the closed reasoning that the target may have been placed after.
     layout = build_layout(engine, behavior.prompt, setup.prefix)
@@ -79,7 +79,7 @@ def search_embedding(behaviors: Sequence[Example], settings: EmbeddingSettings, 
     meter.count_tokens(length, written)
     details = {"loss": soft_prompt.loss, **soft_prompt.norms()}
     case = TestCase(behavior.id, "embedding", behavior.prompt, completion=text, details=details)
-    yield Step(number + 1, (case,), soft_prompt.loss)
+    yield SearchStep(number + 1, (case,), soft_prompt.loss)
 
 
 def check_embedding(behaviors: Sequence[Example], settings: EmbeddingSettings, available: frozenset[Need]) -> None:

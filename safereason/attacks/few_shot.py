@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from pydantic import PositiveInt
 
-from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
+from safereason.attacks.base import Attack, AttackSettings, Need, SearchStep, Setup, TestCase
 from safereason.data.example import Example
 from safereason.engines.base import Message
 from safereason.errors import InputError
@@ -30,7 +30,7 @@ class Shot(NamedTuple):
     answer: str
 
 
-class FewShotSettings(Settings):
+class FewShotSettings(AttackSettings):
     """Settings of the few-shot attack."""
 
     shots: PositiveInt = 5
@@ -46,21 +46,21 @@ class ManyShotSettings(FewShotSettings):
     """Questions with their answers, drawn by the seed; Anil et al. measure up to 256. The bundled sample has fewer."""
 
 
-def search_few_shot(behaviors: Sequence[Example], settings: FewShotSettings, setup: Setup) -> Iterator[Step]:
+def search_few_shot(behaviors: Sequence[Example], settings: FewShotSettings, setup: Setup) -> Iterator[SearchStep]:
     """One step with the behaviors' own prompts after a few turns."""
     yield _shots_step("few-shot", behaviors, settings, setup)
 
 
-def search_many_shot(behaviors: Sequence[Example], settings: ManyShotSettings, setup: Setup) -> Iterator[Step]:
+def search_many_shot(behaviors: Sequence[Example], settings: ManyShotSettings, setup: Setup) -> Iterator[SearchStep]:
     """One step with the behaviors' own prompts after many turns."""
     yield _shots_step("many-shot", behaviors, settings, setup)
 
 
-def _shots_step(name: str, behaviors: Sequence[Example], settings: FewShotSettings, setup: Setup) -> Step:
+def _shots_step(name: str, behaviors: Sequence[Example], settings: FewShotSettings, setup: Setup) -> SearchStep:
     """The only step: neither attack asks a model."""
     available = _read_shots(settings)
     cases = [_shots_case(name, behavior, available, settings, setup.seed) for behavior in behaviors]
-    return Step(0, tuple(cases))
+    return SearchStep(0, tuple(cases))
 
 
 def check_few_shot(behaviors: Sequence[Example], settings: FewShotSettings, available: frozenset[Need]) -> None:

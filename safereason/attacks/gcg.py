@@ -17,13 +17,13 @@ Deviations:
 
 from collections.abc import Iterator, Sequence
 
-from safereason.attacks.base import Attack, Need, Setup, Step, group_separately
+from safereason.attacks.base import Attack, Need, SearchStep, Setup, group_separately
 from safereason.attacks.gcg_settings import GCGSettings
 from safereason.attacks.target_position import check_all_have_targets
 from safereason.data.example import Example
 
 
-def search_gcg(behaviors: Sequence[Example], settings: GCGSettings, setup: Setup) -> Iterator[Step]:
+def search_gcg(behaviors: Sequence[Example], settings: GCGSettings, setup: Setup) -> Iterator[SearchStep]:
     """One step for each step of the search with the best suffix so far; the value is its loss in nats a token."""
     # Imported here, because it loads torch, and every command imports the list of attacks.
     from safereason.attacks.whitebox.gcg_search import GCGSearch

@@ -2,11 +2,11 @@
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from safereason.attacks.base import Settings
+from safereason.attacks.base import AttackSettings
 from safereason.attacks.target_position import TargetPosition
 
 
-class GCGSettings(Settings):
+class GCGSettings(AttackSettings):
     """The figures of GCG; the defaults are HarmBench's, which are the paper's where that gives one."""
 
     steps: int = Field(500, ge=0)

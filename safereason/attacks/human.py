@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import PositiveInt
 
-from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
+from safereason.attacks.base import Attack, AttackSettings, Need, SearchStep, Setup, TestCase
 from safereason.attacks.frames import BEHAVIOR_SLOT, fill_frame
 from safereason.attacks.query import BestCase, score_cases
 from safereason.data.example import Example
@@ -21,7 +21,7 @@ from safereason.errors import InputError
 from safereason.files import json_rows, read_text
 
 
-class HumanSettings(Settings):
+class HumanSettings(AttackSettings):
     """Settings of the attack with human templates."""
 
     file: Path | None = None
@@ -45,7 +45,7 @@ class HumanTemplate:
         return TestCase(behavior.id, "human", prompt, details={"template": self.name})
 
 
-def search_human(behaviors: Sequence[Example], settings: HumanSettings, setup: Setup) -> Iterator[Step]:
+def search_human(behaviors: Sequence[Example], settings: HumanSettings, setup: Setup) -> Iterator[SearchStep]:
     """One step for each batch of templates. The first template is the best case until one is scored."""
     (behavior,) = behaviors
     cases = [template.case(behavior) for template in _require_templates(settings)]

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import PositiveInt
 
-from safereason.attacks.base import Attack, Need, Setup, Step
+from safereason.attacks.base import Attack, Need, SearchStep, Setup
 from safereason.attacks.dialogue import (
     Dialogue,
     DialogueSettings,
@@ -37,7 +37,7 @@ class PairSettings(DialogueSettings):
     """Rounds, each with one prompt for each stream (as in the paper)."""
 
 
-def search_pair(behaviors: Sequence[Example], settings: PairSettings, setup: Setup) -> Iterator[Step]:
+def search_pair(behaviors: Sequence[Example], settings: PairSettings, setup: Setup) -> Iterator[SearchStep]:
     """One step for each round with the best prompt so far, after one with the behavior's own prompt.
 
     Raises:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
+from safereason.attacks.base import Attack, AttackSettings, Need, SearchStep, Setup, TestCase
 from safereason.attacks.query import BestCase, score_cases
 from safereason.data.example import Example
 from safereason.engines.base import Completion, Engine, GenerateOptions, Sampling
@@ -42,7 +42,7 @@ Keep what is asked for as it is, ask for nothing less, and do not answer it. Wri
 _REQUEST = re.compile(r"<request>(.*?)(?:</request>|\Z)", re.DOTALL)
 
 
-class PapSettings(Settings):
+class PapSettings(AttackSettings):
     """Settings of PAP."""
 
     techniques: tuple[str, ...] = (
@@ -62,7 +62,7 @@ class PapSettings(Settings):
     you like `{definition}` and `{example}`."""
 
 
-def search_pap(behaviors: Sequence[Example], settings: PapSettings, setup: Setup) -> Iterator[Step]:
+def search_pap(behaviors: Sequence[Example], settings: PapSettings, setup: Setup) -> Iterator[SearchStep]:
     """A step with the behavior's own prompt, then one with the attacker's request, or the best of them on the target.
 
     Raises:
@@ -75,11 +75,11 @@ def search_pap(behaviors: Sequence[Example], settings: PapSettings, setup: Setup
     check_pap(behaviors, settings, frozenset({"score"} if setup.score else ()))
     techniques = _techniques_for(behavior, settings, setup.seed)
     direct_case = TestCase(behavior.id, "pap", behavior.prompt, details={"technique": None})
-    yield Step(0, (direct_case,))
+    yield SearchStep(0, (direct_case,))
     cases = _write_requests(behavior, techniques, settings, setup.attacker, setup.seed)
     if not settings.on_target:
         # One technique, so at most one case. A behavior that the attacker did not rewrite is sent as it is.
-        yield Step(1, (cases[0] if cases else direct_case,))
+        yield SearchStep(1, (cases[0] if cases else direct_case,))
     elif cases:
         best = BestCase(cases[0])
         # All techniques in one call, and so with one seed.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from safereason.attacks.base import Setup, Step, TestCase
+from safereason.attacks.base import SearchStep, Setup, TestCase
 from safereason.data.example import Example
 from safereason.engines.base import GenerateOptions
 from safereason.errors import InputError
@@ -31,11 +31,11 @@ class BestCase:
                 self.case = case
                 self.score = score
 
-    def step(self, number: int) -> Step:
+    def step(self, number: int) -> SearchStep:
         """The step of this number, with the best case and the counts in its details."""
         counts = {"score": self.score, "tries": self.queried, "unscored": self.unscored}
         case = replace(self.case, details={**self.case.details, **counts})
-        return Step(number, (case,), self.score)
+        return SearchStep(number, (case,), self.score)
 
 
 def score_cases(setup: Setup, behavior: Example, cases: Sequence[TestCase], seed: int) -> list[float | None]:

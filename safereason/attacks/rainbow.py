@@ -25,7 +25,7 @@ from random import Random
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from safereason.attacks.base import Settings
+from safereason.attacks.base import AttackSettings
 from safereason.attacks.meter import Meter, Metered
 from safereason.attacks.rainbow_archive import Archive, Candidate, Cell
 from safereason.attacks.rainbow_templates import JUDGE, RISK, STYLE, RainbowTemplates
@@ -48,7 +48,7 @@ Score = Callable[[Sequence[tuple[str, str]]], list[float | str | None]]
 """The harm, from 0 to 1, of each pair of a prompt and an answer. None without a score; the error of a failed call."""
 
 
-class RainbowSettings(Settings):
+class RainbowSettings(AttackSettings):
     """Settings of rainbow teaming."""
 
     iterations: PositiveInt = 1000

@@ -23,7 +23,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
+from safereason.attacks.base import Attack, AttackSettings, Need, SearchStep, Setup, TestCase
 from safereason.attacks.frames import BEHAVIOR_SLOT, read_frames
 from safereason.attacks.target_position import (
     TargetPosition,
@@ -45,7 +45,7 @@ ScoreSuffixes = Callable[[Sequence[Sequence[int]]], list[float]]
 """The log-probability of the target's first tokens after each suffix."""
 
 
-class RandomSearchSettings(Settings):
+class RandomSearchSettings(AttackSettings):
     """The figures of the paper's code where it has them."""
 
     candidates: int = Field(10_000, ge=1)
@@ -84,7 +84,7 @@ class Alphabet:
     """The initial suffix."""
 
 
-def search_random(behaviors: Sequence[Example], settings: RandomSearchSettings, setup: Setup) -> Iterator[Step]:
+def search_random(behaviors: Sequence[Example], settings: RandomSearchSettings, setup: Setup) -> Iterator[SearchStep]:
     """Searches a suffix for a behavior. The initial suffix is step 0, and then each batch of candidates is a step.
 
     Raises:
@@ -107,7 +107,7 @@ def search_random(behaviors: Sequence[Example], settings: RandomSearchSettings, 
         return [sum(likelihood.token_logprobs[: settings.first]) for likelihood in likelihoods]
 
     # Before the first query, so that a budget that is spent at once still leaves a test case.
-    yield Step(0, (TestCase(behavior.id, "random-search", fill_prompt(alphabet.start)),))
+    yield SearchStep(0, (TestCase(behavior.id, "random-search", fill_prompt(alphabet.start)),))
     best_suffix: Sequence[int] = alphabet.start
     best_logprob = -math.inf
     number = 0
@@ -120,7 +120,7 @@ def search_random(behaviors: Sequence[Example], settings: RandomSearchSettings, 
                 best_logprob = logprob
             details = {"loss": -best_logprob, "suffix": alphabet.text(best_suffix)}
             case = TestCase(behavior.id, "random-search", fill_prompt(best_suffix), details=details)
-            yield Step(number, (case,), -best_logprob)
+            yield SearchStep(number, (case,), -best_logprob)
         # A further restart is for a search that got stuck.
         if best_logprob >= math.log(settings.enough):
             return

@@ -20,7 +20,7 @@ _MARK = "[[soft prompt]]"
 
 
 @dataclass(frozen=True)
-class Layout:
+class PromptLayout:
     """Token ids around a soft prompt."""
 
     before: list[int]
@@ -29,7 +29,7 @@ class Layout:
     """Ids from there to the beginning of the completion."""
 
 
-def build_layout(engine: LocalEngine, prompt: str, prefix: str) -> Layout:
+def build_layout(engine: LocalEngine, prompt: str, prefix: str) -> PromptLayout:
     """The token ids on either side of a soft prompt that follows the user's text.
 
     Args:
@@ -45,7 +45,7 @@ def build_layout(engine: LocalEngine, prompt: str, prefix: str) -> Layout:
         raise InputError(f"{engine.name}: its chat template changes what the user says; no soft prompt can follow it")
     # Each half is tokenized by itself, so that no token spans the embeddings.
     before, after = text.split(_MARK)
-    return Layout(chat.ids_of(engine.tokenizer, before), chat.ids_of(engine.tokenizer, after))
+    return PromptLayout(chat.ids_of(engine.tokenizer, before), chat.ids_of(engine.tokenizer, after))
 
 
 class SoftPrompt:
@@ -64,7 +64,7 @@ class SoftPrompt:
         self.loss: float | None = None
         """Loss of the best; None before the first measurement."""
 
-    def loss_of(self, soft: Tensor, layout: Layout, target: list[int]) -> Tensor:
+    def loss_of(self, soft: Tensor, layout: PromptLayout, target: list[int]) -> Tensor:
         """Mean cross entropy of the target's tokens after a soft prompt [K, E]."""
         after = self._embed_ids([*layout.after, *target])
         parts = [self._embed_ids(layout.before), soft.to(self.model.dtype), after]
@@ -81,7 +81,7 @@ class SoftPrompt:
         return {}
 
     def optimise(
-        self, layout: Layout, target: list[int], rate: float, optimizer: Literal["sign", "adam"]
+        self, layout: PromptLayout, target: list[int], rate: float, optimizer: Literal["sign", "adam"]
     ) -> Iterator[float]:
         """Takes gradient steps without end and yields the loss before each of them, that of the start first."""
         soft = self.start.clone().requires_grad_()
@@ -103,7 +103,7 @@ class SoftPrompt:
                 soft.data -= rate * soft.grad.sign()
 
     @torch.inference_mode()
-    def completion(self, layout: Layout, max_new_tokens: int) -> tuple[str, int]:
+    def completion(self, layout: PromptLayout, max_new_tokens: int) -> tuple[str, int]:
         """The model's greedy completion after the best soft prompt, and its number of tokens."""
         parts = [self._embed_ids(layout.before), self.best.to(self.model.dtype), self._embed_ids(layout.after)]
         inputs = torch.cat(parts)[None]  # [1, N, E]

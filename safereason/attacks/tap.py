@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import PositiveInt
 
-from safereason.attacks.base import Attack, Need, Setup, Step
+from safereason.attacks.base import Attack, Need, SearchStep, Setup
 from safereason.attacks.dialogue import (
     Attempt,
     Dialogue,
@@ -46,7 +46,7 @@ class TapSettings(DialogueSettings):
     """Latest rounds that an attacker sees (as in the authors' code); it always sees its first instructions."""
 
 
-def search_tap(behaviors: Sequence[Example], settings: TapSettings, setup: Setup) -> Iterator[Step]:
+def search_tap(behaviors: Sequence[Example], settings: TapSettings, setup: Setup) -> Iterator[SearchStep]:
     """One step for each depth with the best prompt so far, after one with the behavior's own prompt.
 
     Raises:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from safereason.attacks.base import Attack, Need, Settings, Setup, Step, TestCase
+from safereason.attacks.base import Attack, AttackSettings, Need, SearchStep, Setup, TestCase
 from safereason.attacks.frames import fill_frame
 from safereason.attacks.prefill import answer_beginning, close_reasoning
 from safereason.data.example import Example
@@ -24,7 +24,7 @@ FOREIGN_REASONING = (
 )
 
 
-class ThoughtHijackSettings(Settings):
+class ThoughtHijackSettings(AttackSettings):
     """Settings of the thought hijack."""
 
     how: Literal["empty", "foreign", "foreign-answer"] = "foreign"
@@ -35,11 +35,11 @@ class ThoughtHijackSettings(Settings):
 
 def search_thought_hijack(
     behaviors: Sequence[Example], settings: ThoughtHijackSettings, setup: Setup
-) -> Iterator[Step]:
+) -> Iterator[SearchStep]:
     """One step with the behaviors' own prompts, each with a closed reasoning."""
     thoughts = _read_thoughts(settings)
     cases = [_hijacked_case(behavior, settings, thoughts, setup.prefix) for behavior in behaviors]
-    yield Step(0, tuple(cases))
+    yield SearchStep(0, tuple(cases))
 
 
 def _hijacked_case(behavior: Example, settings: ThoughtHijackSettings, thoughts: str, prefix: str) -> TestCase:

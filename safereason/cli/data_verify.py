@@ -14,7 +14,7 @@ from safereason.errors import InputError
 from safereason.text.visible import visible
 
 if TYPE_CHECKING:
-    from safereason.data.verify import Problem, Tally
+    from safereason.data.verify import Problem, VerifyCounts
 
 EXAMPLES = opt.examples("safereason data verify prompts.jsonl", "safereason data verify prompts.jsonl --json")
 # The most problems in a JSON document, which has to fit into memory; lines of text are printed one by one.
@@ -25,9 +25,9 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="A file of examples, 
 
 def verify(file: File, as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
     """Check every row of a file of examples, and name each bad one by its line."""
-    from safereason.data.verify import Tally, check_rows
+    from safereason.data.verify import VerifyCounts, check_rows
 
-    tally = Tally()
+    tally = VerifyCounts()
     problems = check_rows(file, tally)
     if as_json:
         output.print_json(_verify_document(file, problems, tally))
@@ -44,7 +44,7 @@ def verify(file: File, as_json: opt.Json = False, verbose: opt.Verbose = False) 
         print(f"{file}: ok, {tally.rows} rows")
 
 
-def _verify_document(file: Path, problems: "Iterator[Problem]", tally: "Tally") -> dict[str, object]:
+def _verify_document(file: Path, problems: "Iterator[Problem]", tally: "VerifyCounts") -> dict[str, object]:
     """The counts of good and bad rows, and the first problems; it reads the file to its end."""
     listed: list[dict[str, object]] = []
     for problem in islice(problems, LISTED):

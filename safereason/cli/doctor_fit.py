@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Layout:
+class TrainingLayout:
     """One way to lay a training out on the GPUs."""
 
     name: str
@@ -92,7 +92,7 @@ def _fit_of_stage(recipe: "Recipe", training: "TrainingOnGpus", root: Path) -> S
     return {"counts": counts, "memory": memory_by_layout, "changes": changes}
 
 
-def _layouts(training: "TrainingOnGpus") -> list[Layout]:
+def _layouts(training: "TrainingOnGpus") -> list[TrainingLayout]:
     """The layouts of the recipe as it is, and with LoRA where it trains all weights."""
     from safereason.recipe.schema import LoRA
 
@@ -101,12 +101,12 @@ def _layouts(training: "TrainingOnGpus") -> list[Layout]:
     unsharded = "one GPU"
     if count > 1:
         unsharded = f"DDP on {count}"
-    layouts = [Layout(unsharded, section, False)]
+    layouts = [TrainingLayout(unsharded, section, False)]
     if count > 1:
-        layouts.append(Layout(f"FSDP2 or ZeRO-3 on {count}", section, True))
+        layouts.append(TrainingLayout(f"FSDP2 or ZeRO-3 on {count}", section, True))
     if section.lora is None:
         with_lora = section.model_copy(update={"lora": LoRA()})
-        layouts.append(Layout(f"LoRA, {unsharded}", with_lora, False))
+        layouts.append(TrainingLayout(f"LoRA, {unsharded}", with_lora, False))
     return layouts
 
 

@@ -13,7 +13,7 @@ from safereason.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from safereason.evals.agreement import Agreement, Columns, Labelled
+    from safereason.evals.agreement import Agreement, LabelColumns, Labelled
     from safereason.evals.metrics import Figure
     from safereason.judges import Judge, Measure, Verdict
 
@@ -113,15 +113,15 @@ def _label_columns(
     people: list[str] | None,
     positive: list[str] | None,
     negative: list[str] | None,
-) -> "Columns":
+) -> "LabelColumns":
     """The columns and labels of the files. Those that are not named are XSTest's.
 
     Raises:
         InputError: One person's column is named without a second one, or a label is both positive and negative.
     """
-    from safereason.evals.agreement import Columns
+    from safereason.evals.agreement import LabelColumns
 
-    columns = Columns()
+    columns = LabelColumns()
     if people and len(people) != 2:
         raise InputError("--person-column: two columns are needed, one a person; give it twice or leave it out")
     if prompt is not None:

@@ -12,7 +12,7 @@ from safereason.errors import InputError, StageFailed
 
 if TYPE_CHECKING:
     from safereason.guard.blocks import Block, ParquetInput, Parts
-    from safereason.guard.classify import ClassifySettings, Tally
+    from safereason.guard.classify import ClassifySettings, StatusCounts
     from safereason.runs.directory import OnExisting
 
 # Rows of a block by default: enough to keep a GPU busy, and few enough that a killed worker loses little.
@@ -20,7 +20,7 @@ BATCH_ROWS = 1024
 
 
 @dataclass(frozen=True)
-class Cluster:
+class RayCluster:
     """The workers of a classification on Ray, and the size of the blocks that they take."""
 
     address: str | None
@@ -37,8 +37,8 @@ def classify_on_ray(
     out: str | None,
     on_existing: "OnExisting",
     limit: int | None,
-    cluster: Cluster,
-) -> "tuple[Tally, int, float]":
+    cluster: RayCluster,
+) -> "tuple[StatusCounts, int, float]":
     """Classifies the rows of a parquet file or folder. Each block without a finished part gets one.
 
     Returns:
@@ -86,7 +86,7 @@ def classify_on_ray(
     return tally, rows_before, time.monotonic() - start
 
 
-def _tally_of_part(parts: "Parts", block: "Block") -> "Tally":
+def _tally_of_part(parts: "Parts", block: "Block") -> "StatusCounts":
     """The count of a block's rows, read from the part that a worker wrote.
 
     Raises:
@@ -98,11 +98,11 @@ def _tally_of_part(parts: "Parts", block: "Block") -> "Tally":
     return tally
 
 
-def _split_finished(parts: "Parts", blocks: "Sequence[Block]") -> "tuple[Tally, list[Block]]":
+def _split_finished(parts: "Parts", blocks: "Sequence[Block]") -> "tuple[StatusCounts, list[Block]]":
     """The count of the finished blocks, and the blocks left to do: those without a part or with failed rows."""
-    from safereason.guard.classify import Tally
+    from safereason.guard.classify import StatusCounts
 
-    tally = Tally()
+    tally = StatusCounts()
     blocks_left: list[Block] = []
     for block, tally_of_block in zip(blocks, parts.tallies(blocks), strict=True):
         if tally_of_block is None or tally_of_block.counts["failed"]:

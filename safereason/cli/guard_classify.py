@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from safereason.cli.guard_bulk import Cluster
+    from safereason.cli.guard_bulk import RayCluster
     from safereason.console import Advance
-    from safereason.guard.classify import ClassifyOutput, ClassifySettings, Tally
+    from safereason.guard.classify import ClassifyOutput, ClassifySettings, StatusCounts
     from safereason.guard.guard_prompt import GuardPrompt
     from safereason.guard.output import VerdictFile
     from safereason.guard.rows import InputRow
@@ -191,16 +191,16 @@ def _on_existing(resume: bool, overwrite: bool) -> "OnExisting":
     return "refuse"
 
 
-def _cluster(ray: bool, address: str | None, workers: int | None, batch_rows: int | None) -> "Cluster | None":
+def _cluster(ray: bool, address: str | None, workers: int | None, batch_rows: int | None) -> "RayCluster | None":
     """The workers on Ray; None where this process classifies.
 
     Raises:
         InputError: An option for Ray is given without `--ray`.
     """
-    from safereason.cli.guard_bulk import BATCH_ROWS, Cluster
+    from safereason.cli.guard_bulk import BATCH_ROWS, RayCluster
 
     if ray:
-        return Cluster(address, workers, batch_rows or BATCH_ROWS)
+        return RayCluster(address, workers, batch_rows or BATCH_ROWS)
     for name, value in {"--ray-address": address, "--workers": workers, "--batch-rows": batch_rows}.items():
         if value is not None:
             raise InputError(f"{name} {value}: is for --ray; add that, or leave it out")
@@ -209,7 +209,7 @@ def _cluster(ray: bool, address: str | None, workers: int | None, batch_rows: in
 
 def _classify_input(
     request: "ClassifySettings", row_input: RowInput, out: Path | None, on_existing: "OnExisting"
-) -> "tuple[Tally, int, float]":
+) -> "tuple[StatusCounts, int, float]":
     """Classifies the rows of a file or a pipe in order, and writes each record when it is there.
 
     Returns:
@@ -247,7 +247,7 @@ def _classify_input(
 
 def _classify_into_file(
     target: "VerdictFile", request: "ClassifySettings", row_input: RowInput, opened_rows: "Iterator[InputRow]"
-) -> "tuple[Tally, int, float]":
+) -> "tuple[StatusCounts, int, float]":
     """Classifies the rows that the file lacks, and on a resume also those whose verdict failed.
 
     Returns:
@@ -282,7 +282,7 @@ def _classify_rows(
     opened_rows: "Iterator[InputRow]",
     record_output: "ClassifyOutput",
     progress_context: "AbstractContextManager[Advance]",
-) -> "tuple[Tally, float]":
+) -> "tuple[StatusCounts, float]":
     """Opens the guard and classifies rows.
 
     Args:
@@ -398,7 +398,7 @@ def _count_rows(row_input: RowInput) -> int | None:
     return min(count_lines(path), row_input.limit or sys.maxsize)
 
 
-def _print_summary(tally: "Tally", rows_before: int, seconds: float) -> None:
+def _print_summary(tally: "StatusCounts", rows_before: int, seconds: float) -> None:
     """Prints the counts and the rate on stderr."""
     counts = ", ".join(f"{tally.counts[kind]} {kind}" for kind in ("unsafe", "safe", "unparsed"))
     if tally.counts["cut"]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from safereason.guard.reasoning import ReasoningGuard
     from safereason.guard.server.keys import Keys
     from safereason.guard.server.mapping import Mapping
-    from safereason.guard.server.settings import Settings
+    from safereason.guard.server.settings import ServerSettings
 
 EXAMPLES = opt.examples(
     "safereason guard serve --model runs/guard/rl/RUN",
@@ -130,7 +130,7 @@ def serve(
     """Serve a guard behind the Moderation API, and with all it says at /v1/guard, until SIGTERM or Ctrl-C."""
     from safereason.guard.server import run
     from safereason.guard.server.hosts import Hosts, listed
-    from safereason.guard.server.settings import Limits, Settings
+    from safereason.guard.server.settings import Limits, ServerSettings
 
     if model is None:
         raise InputError("which guard? name a run of `guard train`, or any model, with --model")
@@ -146,7 +146,7 @@ def serve(
         header_timeout=header_timeout,
         max_connections=run.connections_allowed(max_connections),
     )
-    settings = Settings(
+    settings = ServerSettings(
         model=_served_name(model),
         limits=limits,
         keys=_api_keys(host, keys_file, no_keys),
@@ -186,7 +186,7 @@ class _GuardSource:
 
 def _serve_guard(
     source: _GuardSource,
-    settings: "Settings",
+    settings: "ServerSettings",
     address: tuple[str, int],
     mapping_file: Path | None,
     keys_file: Path | None,

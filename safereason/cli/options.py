@@ -277,9 +277,9 @@ def parse_verl(
     if export is not None and trained is not None:
         raise InputError("--export and --import exclude each other; pass one of them")
     from safereason.stages.verl import Backend as VerlBackend
-    from safereason.training.verl import Cluster
+    from safereason.training.verl import GPUCluster
 
-    return VerlBackend(Cluster(gpus_per_node or 1, nodes or 1), export, trained)
+    return VerlBackend(GPUCluster(gpus_per_node or 1, nodes or 1), export, trained)
 
 
 def parse_launch(spec: str | None) -> "AccelerateLaunch | None":

@@ -41,7 +41,7 @@ class Problem:
 
 
 @dataclass
-class Tally:
+class VerifyCounts:
     """Counts of a check, updated while it runs."""
 
     rows: int = 0
@@ -63,7 +63,7 @@ class _UnreadableRow:
 _TOO_LONG = _UnreadableRow("too long", f"the row is longer than {LONGEST_ROW >> 20} MiB")
 
 
-def check_rows(path: Path, tally: Tally) -> Iterator[Problem]:
+def check_rows(path: Path, tally: VerifyCounts) -> Iterator[Problem]:
     """Problems of a file of your own or of its description, in the order of the rows; `tally` is updated.
 
     Raises:

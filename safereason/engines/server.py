@@ -57,7 +57,7 @@ class BadReply(Exception):
 
 
 @dataclass(frozen=True)
-class Connection:
+class ServerAddress:
     """A server's address, and the credentials that it is sent."""
 
     url: str
@@ -100,7 +100,7 @@ class Connection:
         return None
 
 
-def connect(who: str, base_url: str | None = None, api_key: str | None = None) -> Connection:
+def connect(who: str, base_url: str | None = None, api_key: str | None = None) -> ServerAddress:
     """The server at `base_url`, else `$OPENAI_BASE_URL`, else OpenAI's, with `api_key`, else `$OPENAI_API_KEY`.
 
     White space around the two is dropped. A server of one's own that has no key is sent `none`.
@@ -133,7 +133,7 @@ def connect(who: str, base_url: str | None = None, api_key: str | None = None) -
     _check_key(who, key)
     # From here on messages and logs show the key as hidden.
     keep_secret(key)
-    return Connection(url, key or "none", headers)
+    return ServerAddress(url, key or "none", headers)
 
 
 def seconds(variable: str, default: float) -> float:

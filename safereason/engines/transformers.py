@@ -44,7 +44,7 @@ RETIRE_SHARE = 0.25
 
 
 @dataclass
-class _Row:
+class _OpenCompletion:
     """One completion under way."""
 
     conversation: int
@@ -97,7 +97,7 @@ class TransformersEngine:
         done = set(options.done)
         finished: dict[tuple[int, int], Completion] = {}
 
-        def finish(row: _Row, reason: FinishReason, text: str, error: str = "") -> None:
+        def finish(row: _OpenCompletion, reason: FinishReason, text: str, error: str = "") -> None:
             listed: tuple[TokenChoice, ...] = ()
             if options.choices:
                 listed = tuple(self._choices(row))
@@ -113,7 +113,7 @@ class TransformersEngine:
         for i, ids in enumerate(prompts):
             if (problem := self._no_room(ids)) and i not in done:
                 for k in range(options.n):
-                    finish(_Row(i, k), "error", "", problem)
+                    finish(_OpenCompletion(i, k), "error", "", problem)
         # Alone, every conversation has the random numbers of index 0.
         if streams is None and options.alone:
             streams = [(0, 0)] * len(prompts)
@@ -171,7 +171,7 @@ class TransformersEngine:
         """Tokens that the model can write after a conversation; none, or fewer, where it is too long to be read."""
         return self._context - len(chat.prompt_ids(self.tokenizer, conversation))
 
-    def _choices(self, row: _Row) -> Iterator[TokenChoice]:
+    def _choices(self, row: _OpenCompletion) -> Iterator[TokenChoice]:
         for token, (ids, logprobs) in zip(row.token_ids, row.likeliest, strict=True):
             yield TokenChoice(self._piece(token), tuple(zip(map(self._piece, ids), logprobs, strict=True)))
 
@@ -195,13 +195,13 @@ class TransformersEngine:
 
     def _batches(
         self, prompts: list[list[int]], n: int, max_new_tokens: int, streams: Sequence[tuple[int, int]]
-    ) -> Iterator[list[_Row]]:
+    ) -> Iterator[list[_OpenCompletion]]:
         """Rows in batches, longest prompts first, a conversation's side by side; without those that have no room."""
         readable = [i for i, prompt in enumerate(prompts) if not self._no_room(prompt)]
-        rows: list[_Row] = []
+        rows: list[_OpenCompletion] = []
         for i in sorted(readable, key=lambda i: (-len(prompts[i]), i)):
             index, first = streams[i]
-            rows.extend(_Row(i, k, (index, first + k)) for k in range(n))
+            rows.extend(_OpenCompletion(i, k, (index, first + k)) for k in range(n))
         lengths = [len(prompts[row.conversation]) + max_new_tokens for row in rows]
         for members in _pack(range(len(rows)), lengths, self._budget(lengths)):
             yield [rows[m] for m in members]
@@ -269,11 +269,11 @@ class _Decoder:
     def __init__(
         self,
         engine: TransformersEngine,
-        rows: list[_Row],
+        rows: list[_OpenCompletion],
         prompts: list[list[int]],
         sampling: Sampling,
         options: GenerateOptions,
-        finish: Callable[[_Row, FinishReason, str], None],
+        finish: Callable[[_OpenCompletion, FinishReason, str], None],
     ) -> None:
         self.engine = engine
         self.rows = rows
@@ -284,11 +284,11 @@ class _Decoder:
 
     def halves(self) -> list["_Decoder"]:
         """Two decoders for the rows that have not finished; none where a single one is left."""
-        left: list[_Row] = []
+        left: list[_OpenCompletion] = []
         for row in self.rows:
             if row.completion is None:
                 # A new row, because the cache of its tokens is lost: it begins with its first token.
-                left.append(_Row(row.conversation, row.number, row.stream))
+                left.append(_OpenCompletion(row.conversation, row.number, row.stream))
         halves: list[_Decoder] = []
         for part in halves_of(left):
             halves.append(_Decoder(self.engine, part, self.prompts, self.sampling, self.options, self.finish))
@@ -330,7 +330,7 @@ class _Decoder:
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
             logits = states.read(tokens[:, None], mask, mask.sum(1, keepdim=True) - 1)
 
-    def _note_choices(self, rows: list[_Row], logits: Tensor, tokens: Tensor) -> None:
+    def _note_choices(self, rows: list[_OpenCompletion], logits: Tensor, tokens: Tensor) -> None:
         """Keeps the likeliest tokens of each row, and the drawn one where it is not among them."""
         logprobs = logits.float().log_softmax(-1)
         values, ids = logprobs.topk(min(self.options.choices, logits.shape[-1]))
@@ -344,7 +344,7 @@ class _Decoder:
                     listed_logprobs.append(float(drawn[i]))
                 row.likeliest.append((listed, listed_logprobs))
 
-    def _limits(self, rows: list[_Row]) -> dict[int, int]:
+    def _limits(self, rows: list[_OpenCompletion]) -> dict[int, int]:
         """Longest completion a conversation has room for, by conversation."""
         limits: dict[int, int] = {}
         for row in rows:
@@ -352,7 +352,7 @@ class _Decoder:
             limits[row.conversation] = min(self.sampling.max_new_tokens, room)
         return limits
 
-    def _prefill(self, rows: list[_Row]) -> tuple[States, Tensor, Tensor]:
+    def _prefill(self, rows: list[_OpenCompletion]) -> tuple[States, Tensor, Tensor]:
         """Runs each prompt once and gives its states, mask [B, P] and last logits [B, V] to all of its rows."""
         model = self.engine.model
         unique = list(dict.fromkeys(row.conversation for row in rows))
@@ -384,13 +384,13 @@ class _Decoder:
             logits = logits[owner]
         return states, mask, logits
 
-    def _seen(self, rows: list[_Row], logits: Tensor) -> Tensor:
+    def _seen(self, rows: list[_OpenCompletion], logits: Tensor) -> Tensor:
         seen = torch.zeros(logits.shape, dtype=torch.bool)
         for i, row in enumerate(rows):
             seen[i, torch.tensor(self.prompts[row.conversation])] = True
         return seen.to(logits.device)
 
-    def _check_end(self, row: _Row, limit: int) -> None:
+    def _check_end(self, row: _OpenCompletion, limit: int) -> None:
         ended = row.token_ids[-1] in self.engine._end_ids
         if not (ended or self.options.stop or len(row.token_ids) >= limit):
             return

@@ -37,7 +37,7 @@ Statistic = Callable[[Counts], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Columns:
+class LabelColumns:
     """Columns of a file, and its positive and negative labels; by default those of XSTest, for refusal."""
 
     prompt: str = "prompt"
@@ -74,7 +74,7 @@ class Agreement:
     """As `confusion`, for labels that are no part of the figures."""
 
 
-def read(target: str, columns: Columns) -> list[Labelled]:
+def read(target: str, columns: LabelColumns) -> list[Labelled]:
     """The labelled answers of a file, or of XSTest's completions of a model: `xstest-gpt4`.
 
     Raises:
@@ -82,7 +82,7 @@ def read(target: str, columns: Columns) -> list[Labelled]:
     """
     if not target.startswith(XSTEST):
         source_rows = read_rows(_file_of_rows(target), advice="name its columns, or mend the file")
-    elif columns != Columns():
+    elif columns != LabelColumns():
         raise InputError(f"{target}: its columns and labels are known; leave the options that name some out")
     else:
         columns = replace(columns, people=ANNOTATORS)
@@ -98,7 +98,7 @@ def read(target: str, columns: Columns) -> list[Labelled]:
     return labelled
 
 
-def unseen(target: str, labelled: Sequence[Labelled], judge: Judge, columns: Columns) -> list[Labelled]:
+def unseen(target: str, labelled: Sequence[Labelled], judge: Judge, columns: LabelColumns) -> list[Labelled]:
     """The answers of a file without those that the judge was trained on: figures on them would say nothing.
 
     Raises:
@@ -117,12 +117,12 @@ def unseen(target: str, labelled: Sequence[Labelled], judge: Judge, columns: Col
     return kept
 
 
-def _counts(label: str, columns: Columns) -> bool:
+def _counts(label: str, columns: LabelColumns) -> bool:
     """Whether answers with this label count in the figures."""
     return label in columns.positive or label in columns.negative
 
 
-def _has_counted_label(labelled: Sequence[Labelled], columns: Columns) -> bool:
+def _has_counted_label(labelled: Sequence[Labelled], columns: LabelColumns) -> bool:
     return any(_counts(answer.label, columns) for answer in labelled)
 
 
@@ -141,7 +141,7 @@ def _file_of_rows(target: str) -> Path:
     return Path(target)
 
 
-def _labelled_answer(row: SourceRow, columns: Columns) -> Labelled:
+def _labelled_answer(row: SourceRow, columns: LabelColumns) -> Labelled:
     exchange = Exchange(row.text(columns.prompt) or "", row.text(columns.answer) or "")
     people = tuple(_label_text(row, column) for column in columns.people)
     return Labelled(exchange, _label_text(row, columns.label), people)
@@ -159,7 +159,11 @@ def _label_text(row: SourceRow, column: str) -> str:
 
 
 def agreement(
-    labelled: Sequence[Labelled], verdicts: Sequence[Verdict], columns: Columns, group: str = OVERALL, seed: int = 0
+    labelled: Sequence[Labelled],
+    verdicts: Sequence[Verdict],
+    columns: LabelColumns,
+    group: str = OVERALL,
+    seed: int = 0,
 ) -> Agreement:
     """How far verdicts agree with labels.
 
@@ -196,7 +200,7 @@ def _side_of(verdict: Verdict) -> str:
 
 
 def _agreement_figures(
-    confusion: Mapping[str, Mapping[str, int]], columns: Columns, group: str, seed: int
+    confusion: Mapping[str, Mapping[str, int]], columns: LabelColumns, group: str, seed: int
 ) -> list[Figure]:
     """The figures of the counts by label and side."""
     counts = np.zeros((2, 2))

@@ -66,7 +66,7 @@ class Tradeoff:
 
 
 @dataclass(frozen=True)
-class Closing:
+class PaperClosing:
     """One row of TARS's Table 4, in percent: how safe answers are with closed and with unclosed reasoning."""
 
     model: str
@@ -133,10 +133,10 @@ TARS_FIGURE_2B = Tradeoff(
 
 # In percent, as in the table. `_table_4_figures` makes shares of them.
 TARS_TABLE_4 = (
-    Closing("TARS-1.5B", "gcg", 68.65, 92.79, 83.82),
-    Closing("SFT", "gcg", 91.85, 82.73, 78.90),
-    Closing("TARS-1.5B", "pair", 99.89, 94.45, None),
-    Closing("SFT", "pair", 94.79, 72.97, None),
+    PaperClosing("TARS-1.5B", "gcg", 68.65, 92.79, 83.82),
+    PaperClosing("SFT", "gcg", 91.85, 82.73, 78.90),
+    PaperClosing("TARS-1.5B", "pair", 99.89, 94.45, None),
+    PaperClosing("SFT", "pair", 94.79, 72.97, None),
 )
 """λ = 0.5. Under PAIR almost every answer closes its reasoning."""
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from safereason.errors import InputError
-from safereason.guard.classify import CHUNK, Tally
+from safereason.guard.classify import CHUNK, StatusCounts
 from safereason.guard.rows import FIELDS, Cells, InputRow, replace_surrogates, row_of
 from safereason.runs.directory import OnExisting, differing_keys
 from safereason.runs.records import Record
@@ -286,13 +286,13 @@ class Parts:
     id_type: pa.DataType | None
     """Arrow type of the rows' ids; None without ids."""
 
-    def finished(self, blocks: Sequence[Block]) -> Tally | None:
+    def finished(self, blocks: Sequence[Block]) -> StatusCounts | None:
         """The counts of all rows; None unless all these blocks were written with this identity."""
         system, path = resolve_uri(self.uri)
         file = f"{path}/{IDENTITY}"
         if system.get_file_info(file).type != fs.FileType.File or self._differing_keys(system, file):
             return None
-        total = Tally()
+        total = StatusCounts()
         # The parts themselves say what is finished. A separate list could disagree with them after a crash.
         for tally in self.tallies(blocks):
             if tally is None:
@@ -357,7 +357,7 @@ class Parts:
         pq.write_table(table.replace_schema_metadata({CONTENTS: block.contents}), sink)
         self._put(_part_name(block), sink.getvalue())
 
-    def tally(self, block: Block) -> Tally | None:
+    def tally(self, block: Block) -> StatusCounts | None:
         """The counts of a block, from its file; None if it is not finished, or its input changed since."""
         system, path = resolve_uri(self.uri)
         try:
@@ -370,12 +370,12 @@ class Parts:
         metadata = table.schema.metadata or {}
         if metadata.get(CONTENTS.encode()) != block.contents.encode():
             return None
-        tally = Tally()
+        tally = StatusCounts()
         for record in table.to_pylist():
             tally.add(record)
         return tally if tally.rows == block.rows else None
 
-    def tallies(self, blocks: Sequence[Block]) -> list[Tally | None]:
+    def tallies(self, blocks: Sequence[Block]) -> list[StatusCounts | None]:
         """`tally` of each block, in order."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
             return list(pool.map(self.tally, blocks))

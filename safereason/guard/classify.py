@@ -93,7 +93,7 @@ def _guard_model_identity(model: str) -> dict[str, object]:
 
 
 @dataclass
-class Tally:
+class StatusCounts:
     """Counts of rows by status, with the numbers of the first rows of each status."""
 
     rows: int = 0
@@ -130,7 +130,7 @@ class Tally:
         if record.get("text"):
             self.is_written = True
 
-    def merge(self, other: "Tally") -> None:
+    def merge(self, other: "StatusCounts") -> None:
         """Adds the counts of other rows."""
         self.rows += other.rows
         self.counts.update(other.counts)
@@ -203,7 +203,7 @@ def classify(
     seed: int = 0,
     threshold: float | None = None,
     first_chunk: int = 0,
-) -> Tally:
+) -> StatusCounts:
     """Judges rows and writes one record per row, in order and as early as the order allows.
 
     Args:
@@ -221,7 +221,7 @@ def classify(
         InputError: A row cannot be read, after the records of all rows before it are written; or the earlier records
             belong to another input.
     """
-    tally = Tally()
+    tally = StatusCounts()
     remaining_records = iter(output.earlier_records)
     on_replaced = output.on_replaced
 

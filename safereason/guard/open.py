@@ -8,7 +8,7 @@ from safereason.errors import InputError
 from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard import policy as policies
 from safereason.guard.guard_prompt import GuardPrompt
-from safereason.guard.others import GUARDS, Options, PromptedGuard
+from safereason.guard.others import GUARDS, GuardOptions, PromptedGuard
 from safereason.guard.reasoning import ReasoningGuard
 from safereason.recipe.schema import Precision, Sampling
 
@@ -79,13 +79,13 @@ def guard_prompt_of(
     return replace(guard_prompt, policy=own_policy or guard_prompt.policy, sampling=sampling or guard_prompt.sampling)
 
 
-def open_other(name: str, model: str, options: Options) -> PromptedGuard:
+def open_other(name: str, model: str, options: GuardOptions) -> PromptedGuard:
     """The guard `name:MODEL`.
 
     Args:
         name: A name that `GUARDS` finds.
         model: A model, named as for an engine.
-        options: Options of the guard; those that it does not take must be None.
+        options: GuardOptions of the guard; those that it does not take must be None.
 
     Raises:
         InputError: No model is named, the guard does not take an option, or it cannot be opened.

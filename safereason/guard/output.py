@@ -15,7 +15,7 @@ from typing import TypedDict
 
 from safereason.errors import InputError
 from safereason.files import json_type
-from safereason.guard.classify import Tally
+from safereason.guard.classify import StatusCounts
 from safereason.guard.rows import InputRow, count_lines
 from safereason.runs.directory import OnExisting, differing_keys
 from safereason.runs.lock import locked
@@ -78,7 +78,7 @@ class VerdictFile:
         """A lock against other processes, to be held from `check` until the last write."""
         return locked(self.path)
 
-    def finished(self, rows: Iterator[InputRow], limit: int | None) -> Tally | None:
+    def finished(self, rows: Iterator[InputRow], limit: int | None) -> StatusCounts | None:
         """The counts of a finished file; None if anything is left to do.
 
         A file is finished if it holds a record of every row of this input, or of its first `limit` rows, written with
@@ -87,7 +87,7 @@ class VerdictFile:
         if self.on_existing == "overwrite" or not (self.path.is_file() and self.meta.is_file()):
             return None
         saved = self._read_meta()
-        tally = Tally()
+        tally = StatusCounts()
         for record in self.records():
             tally.add(record)
         if saved.get(FINISHED) != {"rows": tally.rows, "limit": limit} or self._differing_keys(saved):

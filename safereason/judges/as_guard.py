@@ -6,7 +6,7 @@ from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, did_you_mean
 from safereason.guard.base import Guard, GuardVerdict, Label, OnVerdict, Question
 from safereason.guard.open import open_guard, open_other
-from safereason.guard.others import GUARDS, Options
+from safereason.guard.others import GUARDS, GuardOptions
 from safereason.judges.base import Exchange, Verdict
 from safereason.recipe.schema import Precision
 from safereason.registry import split_argument
@@ -97,7 +97,7 @@ def open_named(
     if samples != 1:
         raise InputError(f"{name}: always gives the same verdict; leave --samples out")
     if name != "moderation":
-        return open_other(name, model, Options(base_url, policy, template, precision))
+        return open_other(name, model, GuardOptions(base_url, policy, template, precision))
     if policy is not None or template is not None:
         option = "--template"
         if policy is not None:

@@ -53,9 +53,9 @@ class JudgeEntry:
 
 
 def _refusal(argument: str, measure: Measure) -> Judge:
-    from safereason.judges.refusal import Refusal
+    from safereason.judges.refusal import RefusalJudge
 
-    return Refusal()
+    return RefusalJudge()
 
 
 def _refusal_learned(argument: str, measure: Measure) -> Judge:

@@ -230,7 +230,7 @@ class SFT(Training):
     """Whether the reasoning is trained on; without it a trace is its answer alone."""
 
 
-class TarsReward(Section):
+class TarsRewardSettings(Section):
     """The product format × (safety on a harmful prompt | task on the others)."""
 
     name: Literal["tars"]
@@ -242,7 +242,7 @@ class TarsReward(Section):
     """Whether the format check multiplies the reward."""
 
 
-class RSafeReward(Section):
+class RSafeRewardSettings(Section):
     """The weighted sum of accuracy and format of a guard's verdict."""
 
     name: Literal["rsafe"]
@@ -291,7 +291,7 @@ class GRPO(Training):
     """Longer prompts are dropped and counted."""
     sampling: Sampling
     """Sampling of rollouts, in training and in validation."""
-    reward: Annotated[TarsReward | RSafeReward, Field(discriminator="name")]
+    reward: Annotated[TarsRewardSettings | RSafeRewardSettings, Field(discriminator="name")]
     """The reward that is maximised."""
     rollouts: Literal["engine", "vllm-colocate", "vllm-server"] = "engine"
     """Generator of rollouts: our engine on the model being trained, or TRL's vLLM, on the same GPUs or as a server."""
@@ -322,7 +322,7 @@ class DPO(Training):
     """Longer prompts are dropped and counted."""
     sampling: Sampling
     """Sampling of responses."""
-    reward: TarsReward
+    reward: TarsRewardSettings
     """The reward that ranks responses."""
 
 
@@ -409,7 +409,7 @@ class GuardSection(Section):
         # Two keys for one decision could contradict each other.
         if self.sft is not None and not self.sft.reasoning:
             raise ValueError("sft.reasoning is not a guard's; set `reasoning`, which its questions and RL go by")
-        if self.train is not None and not isinstance(self.train.reward, RSafeReward):
+        if self.train is not None and not isinstance(self.train.reward, RSafeRewardSettings):
             raise ValueError("train.reward is not `rsafe`, the reward of a guard's verdicts")
         return self
 

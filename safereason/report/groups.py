@@ -7,7 +7,7 @@ from safereason.evals.metrics import FigureInfo
 from safereason.evals.paper import PaperFigure, known
 from safereason.report import plots
 from safereason.report.plots import Dots, Plot, Span
-from safereason.report.read import Model, Run
+from safereason.report.read import MeasuredModel, Run
 from safereason.report.tables import Details, FigureRow, details, evaluation_title, figure_title
 
 WORDS = ("category", "type", "kind")
@@ -24,7 +24,7 @@ class Grouped:
     plots: tuple[Plot, ...]
 
 
-def by_group(runs: Sequence[Run], models: Sequence[Model]) -> list[Grouped]:
+def by_group(runs: Sequence[Run], models: Sequence[MeasuredModel]) -> list[Grouped]:
     """A plot for each figure that two groups or more have, evaluation by evaluation."""
     grouped = []
     for number, evaluation in enumerate(details(runs, models)):

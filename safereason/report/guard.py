@@ -7,7 +7,7 @@ from safereason.evals.metrics import OVERALL, Figure
 from safereason.evals.paper import GuardScore, guard_scores
 from safereason.report import plots
 from safereason.report.plots import Plot
-from safereason.report.read import Line, Model, Run, by_subject, number
+from safereason.report.read import Line, MeasuredModel, Run, by_subject, number
 from safereason.report.tables import read_figures
 from safereason.runs.records import Record
 
@@ -35,7 +35,7 @@ class SetScores:
 class Confusion:
     """How often one model gave which verdict: set, expected label, and the rows called unsafe, safe and neither."""
 
-    model: Model
+    model: MeasuredModel
     rows: tuple[tuple[str, str, int, int, int], ...]
 
 
@@ -43,7 +43,7 @@ class Confusion:
 class GuardPart:
     """The page's section on guards."""
 
-    models: tuple[Model, ...]
+    models: tuple[MeasuredModel, ...]
     scores: tuple[SetScores, ...]
     confusions: tuple[Confusion, ...]
     recalls: tuple[tuple[str, str, Cells], ...]
@@ -61,10 +61,10 @@ class GuardPart:
         return tuple(sources)
 
 
-def guard_part(runs: Sequence[Run], models: Sequence[Model]) -> GuardPart | None:
+def guard_part(runs: Sequence[Run], models: Sequence[MeasuredModel]) -> GuardPart | None:
     """The section made of the runs of `eval/guard`, one for each model; None without such runs."""
     runs_by_subject = by_subject(runs)
-    guards: list[Model] = []
+    guards: list[MeasuredModel] = []
     guard_runs: list[Run] = []
     for model in models:
         if model.subject in runs_by_subject:
@@ -119,7 +119,7 @@ def _first_baseline(tables: Sequence[dict[tuple[str, str], Figure]], set_name: s
     return None
 
 
-def _confusion_of(model: Model, run: Run) -> Confusion:
+def _confusion_of(model: MeasuredModel, run: Run) -> Confusion:
     rows = []
     for name, table in _as_mapping(run.metrics.get("confusion")).items():
         for expected, cell in _as_mapping(table).items():
@@ -160,7 +160,7 @@ def _recalls_of(run: Run) -> Iterator[tuple[tuple[str, str], Figure]]:
             yield (name, str(row.get("category"))), recall
 
 
-def _reliability_plots(models: Sequence[Model], runs: Sequence[Run]) -> list[Plot]:
+def _reliability_plots(models: Sequence[MeasuredModel], runs: Sequence[Run]) -> list[Plot]:
     """One plot with the curve of every guard that gives scores; none where no guard does."""
     lines = []
     errors = []
@@ -194,7 +194,7 @@ def _reliability_line(label: str, bins: object) -> Line | None:
     return Line(label, tuple(scores), tuple(shares))
 
 
-def _guard_notes(model: Model, run: Run) -> Iterator[str]:
+def _guard_notes(model: MeasuredModel, run: Run) -> Iterator[str]:
     # Figures over other rows are not comparable, so a reader has to know which rows are missing.
     missing = ", ".join(_as_mapping(run.metrics.get("missing")))
     if missing:

@@ -16,7 +16,7 @@ from safereason.report.guard import PLOT as GUARD_PLOT
 from safereason.report.guard import GuardPart, guard_part
 from safereason.report.paper_comparison import PaperComparison, compare_with_paper
 from safereason.report.plots import Plot
-from safereason.report.read import Model, Run, measured_models, of_stage
+from safereason.report.read import MeasuredModel, Run, measured_models, of_stage
 from safereason.report.sample import Exhibit, choose
 from safereason.report.separation import PLOT as SEPARATION_PLOT
 from safereason.report.separation import separations
@@ -59,7 +59,7 @@ class Page:
     title: str
     created: str
     version: str
-    models: list[Model]
+    models: list[MeasuredModel]
     headline: Headline
     paper_rows: list[tuple[str, dict[str, float]]]
     paper_source: str
@@ -125,7 +125,7 @@ class Page:
         return shares
 
     @property
-    def variants(self) -> list[Model]:
+    def variants(self) -> list[MeasuredModel]:
         """Models in rows of their own, because their evaluations were run with other settings than most."""
         return [model for model in self.models if model.variant]
 

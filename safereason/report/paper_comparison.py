@@ -9,7 +9,7 @@ from safereason.errors import InputError
 from safereason.evals.metrics import Figure, FigureInfo
 from safereason.evals.paper import PaperFigure, covered, departures
 from safereason.evals.paper_match import Origin, matching_figure
-from safereason.report.read import Model, Run, of_stage, read_run
+from safereason.report.read import MeasuredModel, Run, of_stage, read_run
 from safereason.report.tables import read_figures
 
 
@@ -17,7 +17,7 @@ from safereason.report.tables import read_figures
 class PaperComparison:
     """One figure of a model beside the matching figure of a paper."""
 
-    model: Model
+    model: MeasuredModel
     figure: Figure
     paper: PaperFigure
     covers: bool | None
@@ -31,7 +31,7 @@ class PaperComparison:
         return evals.figure_info(self.paper.evaluation, self.figure.name)
 
 
-def compare_with_paper(runs: Sequence[Run], models: Sequence[Model]) -> list[PaperComparison]:
+def compare_with_paper(runs: Sequence[Run], models: Sequence[MeasuredModel]) -> list[PaperComparison]:
     """Every figure that a paper also gives of such a model, by evaluation and figure, then in the models' order."""
     models_by_subject = {model.subject: model for model in models}
     comparisons = []

@@ -163,7 +163,7 @@ def by_subject(runs: Sequence[Run]) -> dict[Subject, Run]:
 
 
 @dataclass(frozen=True)
-class Model:
+class MeasuredModel:
     """A measured model, as the page names it."""
 
     spec: str
@@ -191,7 +191,7 @@ class Model:
         return f"{self.role} · {self.detail}"
 
 
-def measured_models(runs: Sequence[Run]) -> list[Model]:
+def measured_models(runs: Sequence[Run]) -> list[MeasuredModel]:
     """The models that the evaluations measured: base, then SFT, then RL, then any that no given recipe names."""
     runs_by_name = {}
     base_models = set()
@@ -205,7 +205,7 @@ def measured_models(runs: Sequence[Run]) -> list[Model]:
     return sorted(models, key=lambda model: (role_order.index(model.role), model.detail))
 
 
-def _model_of(spec: str, variant: str, training: Run | None, is_base: bool) -> Model:
+def _model_of(spec: str, variant: str, training: Run | None, is_base: bool) -> MeasuredModel:
     """The model of an identity; `training` is the run that made it, where it is given."""
     variant_suffix = ""
     if variant:
@@ -216,13 +216,13 @@ def _model_of(spec: str, variant: str, training: Run | None, is_base: bool) -> M
         role = "Other"
         if is_base:
             role = "Base"
-        return Model(spec, role, f"{spec}{variant_suffix}", variant)
+        return MeasuredModel(spec, role, f"{spec}{variant_suffix}", variant)
     recipe, run_hash = rest
     detail = f"{recipe} · {run_hash}"
     if training is not None and "seed" in training.identity:
         # A space that does not break keeps the number on the line of its word.
         detail += f" · seed\u00a0{training.identity['seed']}"
-    return Model(spec, ROLES[stage], f"{detail}{variant_suffix}", variant)
+    return MeasuredModel(spec, ROLES[stage], f"{detail}{variant_suffix}", variant)
 
 
 def number(value: object) -> float | None:
@@ -274,7 +274,7 @@ def _line_over_steps(label: str, values_by_step: dict[float, float]) -> Line:
 
 
 @dataclass(frozen=True)
-class Rollouts:
+class RolloutSummary:
     """A summary of an RL run's rollouts: means over the scored ones of each step and kind."""
 
     reward: list[Line]
@@ -286,7 +286,7 @@ class Rollouts:
     """Rollouts without a total: they took no part in any mean."""
 
 
-def summarize_rollouts(run: Run) -> Rollouts:
+def summarize_rollouts(run: Run) -> RolloutSummary:
     """The summary of `rollouts.jsonl`, made in one pass, since the file may be larger than memory."""
     reward = _Means()
     well_formed = _Means()
@@ -305,7 +305,7 @@ def summarize_rollouts(run: Run) -> Rollouts:
         reward.add(kind, step, total)
         if isinstance(parts, dict):
             well_formed.add(kind, step, number(parts.get("format")))
-    return Rollouts(reward.lines(), well_formed.lines(), count, unscored)
+    return RolloutSummary(reward.lines(), well_formed.lines(), count, unscored)
 
 
 class _Means:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from safereason.report import plots
 from safereason.report.plots import Cloud, Plot
-from safereason.report.read import Model, Run, by_subject, number, of_stage
+from safereason.report.read import MeasuredModel, Run, by_subject, number, of_stage
 
 if TYPE_CHECKING:
     from safereason.evals.separation import Boundary, Points, Truths
@@ -14,7 +14,7 @@ PLOT = "separation-"
 """Beginning of the plots' names."""
 
 
-def separations(runs: Sequence[Run], models: Sequence[Model]) -> list[Plot]:
+def separations(runs: Sequence[Run], models: Sequence[MeasuredModel]) -> list[Plot]:
     """A plot for each model that was measured, in the models' order."""
     runs_by_subject = by_subject(of_stage(runs, "eval/separation"))
     drawn = []
@@ -39,7 +39,7 @@ def picture(name: str, title: str, points: "Points", harmful: "Truths", line: "B
     return plots.plane(name, title, clouds, (*line.w, line.b), caption)
 
 
-def _plot_run(name: str, model: Model, run: Run) -> Plot | None:
+def _plot_run(name: str, model: MeasuredModel, run: Run) -> Plot | None:
     """The plot of one run; None where its points are not of both kinds."""
     import numpy as np
 

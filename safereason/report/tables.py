@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from safereason import evals, judges
 from safereason.evals.metrics import OVERALL, Figure, FigureInfo
 from safereason.evals.paper import TARS_FIGURE_3
-from safereason.report.read import Model, Run, Subject, number, of_stage
+from safereason.report.read import MeasuredModel, Run, Subject, number, of_stage
 from safereason.runs.records import Record
 
 PAPER_RATIO = 0.5
@@ -50,7 +50,7 @@ class Headline:
     """The main table, a row for each model and a column for each figure; None where a model was not measured."""
 
     columns: tuple[Column, ...]
-    rows: tuple[tuple[Model, tuple[Figure | None, ...]], ...]
+    rows: tuple[tuple[MeasuredModel, tuple[Figure | None, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Details:
     """Empty for an evaluation without a judge."""
     source: str
     """The data source of its prompts; empty where that is the evaluation's own."""
-    models: tuple[Model, ...]
+    models: tuple[MeasuredModel, ...]
     rows: tuple[FigureRow, ...]
 
 
@@ -112,7 +112,7 @@ def quantity(value: float, unit: str | None) -> str:
     return f"{bare(value, unit)} {unit}".strip()
 
 
-def headline(runs: Sequence[Run], models: Sequence[Model]) -> Headline:
+def headline(runs: Sequence[Run], models: Sequence[MeasuredModel]) -> Headline:
     """The main figures over all prompts of each evaluation."""
     cells: dict[tuple[Subject, Column], Figure] = {}
     for run in of_stage(runs, "eval"):
@@ -134,7 +134,7 @@ def _column_order(column: Column) -> tuple[str, bool, int, str, str]:
     return column.evaluation, column.info.judged, position, column.judge, column.source
 
 
-def details(runs: Sequence[Run], models: Sequence[Model]) -> list[Details]:
+def details(runs: Sequence[Run], models: Sequence[MeasuredModel]) -> list[Details]:
     """Each evaluation's figures by each judge on each source, overall and by group."""
     # Figures by another judge or on other prompts go into a table of their own: side by side they would be compared.
     runs_by_table: dict[tuple[str, str, str], list[Run]] = {}
@@ -150,7 +150,9 @@ def details(runs: Sequence[Run], models: Sequence[Model]) -> list[Details]:
     return tables
 
 
-def _details_of(runs: Sequence[Run], models: Sequence[Model], evaluation: str, judge: str, source: str) -> Details:
+def _details_of(
+    runs: Sequence[Run], models: Sequence[MeasuredModel], evaluation: str, judge: str, source: str
+) -> Details:
     """The table of these runs, with the models that they measured."""
     cells: dict[tuple[Subject, str, str], Figure] = {}
     row_keys: dict[tuple[str, str], None] = {}

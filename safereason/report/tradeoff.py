@@ -10,7 +10,7 @@ from safereason.evals.metrics import Figure
 from safereason.evals.paper import TARS_FIGURE_2B, TARS_FIGURE_3, Point, Tradeoff
 from safereason.report import plots
 from safereason.report.plots import Mark, Plot, TradeoffLine
-from safereason.report.read import Model, Run, of_stage
+from safereason.report.read import MeasuredModel, Run, of_stage
 from safereason.report.tables import Headline, evaluation_title
 
 PLANES = {"compliance_safe": TARS_FIGURE_3, "compliance": TARS_FIGURE_2B}
@@ -23,7 +23,7 @@ PLOT = "tradeoff"
 class PlacedModel:
     """A model with its point in the plane."""
 
-    model: Model
+    model: MeasuredModel
     mark: Mark
 
 
@@ -111,7 +111,7 @@ def _lines_of(placed: Sequence[PlacedModel], runs: Sequence[Run]) -> Iterator[Tr
         yield TradeoffLine(label, tuple(marks))
 
 
-def _family_key(model: Model, runs: Sequence[Run]) -> str:
+def _family_key(model: MeasuredModel, runs: Sequence[Run]) -> str:
     """A text that is equal for models whose recipes differ in λ alone."""
     run = _recipe_run_of(model, runs)
     if run is None or run.harmful_ratio is None:
@@ -126,14 +126,14 @@ def _family_key(model: Model, runs: Sequence[Run]) -> str:
     return f"{model.role} {yaml.safe_dump(recipe)}"
 
 
-def _harmful_ratio_of(model: Model, runs: Sequence[Run]) -> float | None:
+def _harmful_ratio_of(model: MeasuredModel, runs: Sequence[Run]) -> float | None:
     run = _recipe_run_of(model, runs)
     if run is None:
         return None
     return run.harmful_ratio
 
 
-def _recipe_run_of(model: Model, runs: Sequence[Run]) -> Run | None:
+def _recipe_run_of(model: MeasuredModel, runs: Sequence[Run]) -> Run | None:
     """The run that trained a model, or a run by the same recipe that measured it; None where neither is given."""
     for run in runs:
         if run.name == model.spec:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from safereason.report import plots
 from safereason.report.plots import Plot
-from safereason.report.read import Line, Rollouts, Run, metric_lines, of_stage, summarize_rollouts
+from safereason.report.read import Line, RolloutSummary, Run, metric_lines, of_stage, summarize_rollouts
 
 PARTS = {"reward": "total", "format": "format", "safety": "safety", "task": "task", "accuracy": "accuracy"}
 """Means of the reward and of its parts, as RL logs them, with their labels."""
@@ -101,7 +101,7 @@ def _draw_panels(run: Run, panels: Sequence[Panel]) -> list[Plot]:
     return drawn
 
 
-def _draw_rollouts(run: Run, rollouts: Rollouts) -> list[Plot]:
+def _draw_rollouts(run: Run, rollouts: RolloutSummary) -> list[Plot]:
     """Reward and format by kind of prompt, where the run recorded rollouts."""
     drawn = []
     if rollouts.reward:
@@ -126,7 +126,7 @@ def _plot_beginning(stage: str) -> str:
     return f"{stage.replace('/', '-')}-"
 
 
-def _rollout_notes(rollouts: Rollouts) -> list[str]:
+def _rollout_notes(rollouts: RolloutSummary) -> list[str]:
     if not rollouts.count:
         return ["This run holds no rollouts, so nothing is split by kind of prompt."]
     if rollouts.unscored:

@@ -5,7 +5,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from safereason.report.read import Model, Run, number, of_stage
+from safereason.report.read import MeasuredModel, Run, number, of_stage
 from safereason.runs.records import Record
 from safereason.text import reasoning as reasoning_text
 
@@ -79,7 +79,7 @@ class Collected:
     """Number of transcripts left out because the page would grow too large."""
 
 
-def collect(runs: Sequence[Run], models: Sequence[Model], room: int, seed: int) -> Collected:
+def collect(runs: Sequence[Run], models: Sequence[MeasuredModel], room: int, seed: int) -> Collected:
     """All transcripts of the evaluations or, without evaluations, all RL rollouts.
 
     Args:

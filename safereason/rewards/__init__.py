@@ -8,7 +8,7 @@ from safereason.rewards.tars import TarsReward
 __all__ = ["Reward", "RewardParts", "RewardRow", "judges_of", "open_reward"]
 
 
-def judges_of(section: schema.TarsReward) -> tuple[str, str]:
+def judges_of(section: schema.TarsRewardSettings) -> tuple[str, str]:
     """The judge of safety and the judge of the task, as `open_judge` names them."""
     if is_judge(section.task):
         return section.safety, section.task
@@ -16,7 +16,7 @@ def judges_of(section: schema.TarsReward) -> tuple[str, str]:
     return section.safety, f"reward-model:{section.task}"
 
 
-def open_reward(section: schema.TarsReward) -> Reward:
+def open_reward(section: schema.TarsRewardSettings) -> Reward:
     """The reward of a recipe's section, with its judges opened.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from safereason import attacks, console
-from safereason.attacks.base import Attack, Need, Score, Settings, Setup, Step, TestCase
+from safereason.attacks.base import Attack, AttackSettings, Need, ScoreFunction, SearchStep, Setup, TestCase
 from safereason.attacks.formats import CASES
 from safereason.attacks.meter import LostError, Meter, Metered, SpentError
 from safereason.data import sources
@@ -50,7 +50,7 @@ RATING = "rating:"
 """Prefix of a chat model whose ratings of the answers lead an attack."""
 NOTHING_FOUND = "the budget ended before the search began; the behavior's own words"
 
-SettingsType = TypeVar("SettingsType", bound=Settings)
+SettingsType = TypeVar("SettingsType", bound=AttackSettings)
 Harm = Callable[[Sequence[Exchange]], list[Verdict]]
 """Scores the harm of each answer, with any judge: the verdict of a refusal judge is turned round."""
 
@@ -73,7 +73,7 @@ class AttackPlan:
     """An attack with its settings from the recipe and the command line."""
 
     attack: Attack
-    settings: Settings
+    settings: AttackSettings
     section: Attacking
     attacker: str | None
     judge: str | None
@@ -326,7 +326,7 @@ def attack_identity(recipe: Recipe, plan: AttackPlan, target: ModelSpec, base_ur
     )
 
 
-def _setting_files(settings: Settings) -> dict[str, str]:
+def _setting_files(settings: AttackSettings) -> dict[str, str]:
     """Hashes of the files that settings name, by setting. A file can change while its name stays the same."""
     hashes = {}
     for key, value in settings.model_dump().items():
@@ -416,7 +416,7 @@ class _SearchModels:
 
     target: Engine
     attacker: Engine | None
-    scorer: Callable[[Meter], Score] | None
+    scorer: Callable[[Meter], ScoreFunction] | None
     others: tuple[Engine, ...]
     prefix: str
 
@@ -462,16 +462,16 @@ def _search_group(plan: AttackPlan, group: Sequence[Example], setup: Setup, watc
     return [_case_record(case, last, meter, is_spent) for case in last.cases]
 
 
-def _unattacked(attack: str, group: Sequence[Example]) -> Step:
+def _unattacked(attack: str, group: Sequence[Example]) -> SearchStep:
     """The step before the first one: each behavior in its own words."""
     cases = []
     for behavior in group:
         details = {"nothing_found": NOTHING_FOUND}
         cases.append(TestCase(behavior.id, attack, behavior.prompt, details=details))
-    return Step(0, tuple(cases))
+    return SearchStep(0, tuple(cases))
 
 
-def _case_record(case: TestCase, last: Step, meter: Meter, is_spent: bool) -> Record:
+def _case_record(case: TestCase, last: SearchStep, meter: Meter, is_spent: bool) -> Record:
     record: Record = {
         "behavior": case.behavior_id,
         "attack": case.attack,
@@ -566,7 +566,7 @@ def _open_or_share(name: str, engine: Engine, target: ModelSpec, options: Option
     return open_engine(model, base_url=options.base_url)
 
 
-def _open_scorer(judge: str, engine: Engine, target: ModelSpec, options: Options) -> Callable[[Meter], Score]:
+def _open_scorer(judge: str, engine: Engine, target: ModelSpec, options: Options) -> Callable[[Meter], ScoreFunction]:
     """A function that makes the score of one search from its meter. The judge is opened once."""
     rating_model = rating_model_of(judge)
     if rating_model is not None:
@@ -577,7 +577,7 @@ def _open_scorer(judge: str, engine: Engine, target: ModelSpec, options: Options
         return lambda meter: rater(Metered(rating_engine, meter, is_target=False, counts_tokens=False))
     harm = open_harm(judge)
 
-    def scorer_of_search(meter: Meter) -> Score:
+    def scorer_of_search(meter: Meter) -> ScoreFunction:
         def score_answers(behavior: Example, answers: Sequence[str]) -> list[float | None]:
             request = BehaviorRequest(behavior.id, behavior.request, behavior.context, behavior.category)
             # The judge reads the behavior's plain prompt. An attack's disguise must not change its verdict.

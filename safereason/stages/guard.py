@@ -19,7 +19,7 @@ from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard.guard_prompt import GuardPrompt
-from safereason.recipe.schema import GRPO, SFT, GuardSection, Recipe, RSafeMix, RSafeReward, Section
+from safereason.recipe.schema import GRPO, SFT, GuardSection, Recipe, RSafeMix, RSafeRewardSettings, Section
 from safereason.rewards.rsafe import VerdictReward
 from safereason.runs.directory import CHECKPOINTS, OnExisting, RunDirectory
 from safereason.runs.manifest import sha256
@@ -192,7 +192,7 @@ def _train_guard_grpo(
     checkpoint, steps_done = resume_point(this.path, "metrics", "rollouts", "validation")
     # One process moves files, and the others wait until it has.
     processes.by_main(lambda: _restore_best(this.path))
-    assert isinstance(section.reward, RSafeReward)
+    assert isinstance(section.reward, RSafeRewardSettings)
     reward = VerdictReward(section.reward.accuracy_weight, section.reward.format_weight, guard.reasoning)
     with (
         this.records("metrics") as metrics,

@@ -13,7 +13,7 @@ from pathlib import Path
 from safereason import evals
 from safereason.console import say
 from safereason.recipe.load import load, shipped
-from safereason.recipe.schema import Recipe, TarsReward
+from safereason.recipe.schema import Recipe, TarsRewardSettings
 from safereason.runs.directory import finished_runs, read_metrics
 from safereason.runs.records import Record
 from safereason.stages import data, guard, guard_eval, report, rl, sft, traces
@@ -49,7 +49,7 @@ def pipeline_steps(recipe: Recipe, *, base: bool = True) -> list[str]:
 def judging_guards(recipe: Recipe) -> list[str]:
     """The recipes whose guards are judges in this one, each once."""
     judges = []
-    if recipe.rl is not None and isinstance(recipe.rl.reward, TarsReward):
+    if recipe.rl is not None and isinstance(recipe.rl.reward, TarsRewardSettings):
         judges.append(recipe.rl.reward.safety)
     if recipe.eval is not None:
         judges.append(recipe.eval.harm_judge)

@@ -17,7 +17,7 @@ from safereason.attacks.meter import Meter
 from safereason.attacks.rainbow import FAILED, UNSCORED, RainbowSettings, Team
 from safereason.attacks.rainbow_archive import SUCCESS, Candidate, History, candidates_of, examples, record_of
 from safereason.attacks.rainbow_templates import RainbowTemplates, load_templates
-from safereason.attacks.rating import PairScore, pair_rater
+from safereason.attacks.rating import PairScoreFunction, pair_rater
 from safereason.data import sources
 from safereason.data.example import Example
 from safereason.data.sampling import digest
@@ -331,7 +331,7 @@ def _open_team(plan: RainbowPlan, recipe: Recipe, target: ModelSpec, harm: Harm 
     return Team(target_engine, mutator, plan.section.sampling, score, refuses, comparing, plan.prefix)
 
 
-def _pair_scorer(harm: Harm) -> PairScore:
+def _pair_scorer(harm: Harm) -> PairScoreFunction:
     """A function that scores pairs of prompt and answer by their harm."""
 
     def score_pairs(pairs: Sequence[tuple[str, str]]) -> list[float | str | None]:

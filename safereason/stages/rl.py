@@ -12,7 +12,7 @@ from safereason.engines.open import load_tokenizer
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.judges import JudgeSpec
-from safereason.recipe.schema import DPO, GRPO, Recipe, TarsReward
+from safereason.recipe.schema import DPO, GRPO, Recipe, TarsRewardSettings
 from safereason.rewards import judges_of, open_reward
 from safereason.rewards.base import Reward
 from safereason.runs.directory import CHECKPOINTS, RunDirectory
@@ -227,14 +227,14 @@ def _rl_section(recipe: Recipe) -> GRPO | DPO:
     return recipe.rl
 
 
-def _tars_reward(recipe: Recipe) -> TarsReward:
+def _tars_reward(recipe: Recipe) -> TarsRewardSettings:
     reward = _rl_section(recipe).reward
-    if not isinstance(reward, TarsReward):
+    if not isinstance(reward, TarsRewardSettings):
         raise InputError(f"recipe {recipe.name}: rl.reward is {reward.name}, the reward of `guard train`")
     return reward
 
 
-def _reward_with_runs(recipe: Recipe, options: Options) -> TarsReward:
+def _reward_with_runs(recipe: Recipe, options: Options) -> TarsRewardSettings:
     """The recipe's reward with a judge `guard:RECIPE` turned into the run of that guard."""
     reward = _tars_reward(recipe)
     return reward.model_copy(update={"safety": resolved_judge(reward.safety, options)})

@@ -18,7 +18,7 @@ from safereason.data.prompt_builder import PromptBuilder, user_turn
 from safereason.engines.open import load_model, load_tokenizer
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
-from safereason.recipe.schema import GRPO, Recipe, RSafeReward, TarsReward
+from safereason.recipe.schema import GRPO, Recipe, RSafeRewardSettings, TarsRewardSettings
 from safereason.runs.directory import RunDirectory, differing_keys
 from safereason.runs.manifest import sha256
 from safereason.stages.base import Identity, Metrics, Options, Outline, Result, finished_result, open_run
@@ -40,7 +40,7 @@ TAIL = 300
 class Backend:
     """Settings of verl: its cluster, and whether to train here or elsewhere."""
 
-    cluster: verl.Cluster = field(default_factory=verl.Cluster)
+    cluster: verl.GPUCluster = field(default_factory=verl.GPUCluster)
     export: Path | None = None
     """Folder to export verl's input to, in place of training."""
     trained: Path | None = None
@@ -112,7 +112,7 @@ class VerlTraining:
         # verl's arithmetic differs from TRL's, so the same section gives another model.
         return {**self.identity, "backend": "verl"}
 
-    def overrides(self, cluster: verl.Cluster, name: str, seed: int) -> verl.Overrides:
+    def overrides(self, cluster: verl.GPUCluster, name: str, seed: int) -> verl.Overrides:
         """The section as verl's options."""
         model = self.start.location
         if Path(model).is_dir():
@@ -193,10 +193,10 @@ def _write_verl_folder(training: VerlTraining, recipe: Recipe, overrides: verl.O
     verl_files.write_settings(folder, overrides, reward, training.reasoning, about, training.opening)
 
 
-def _reward_with_absolute_paths(section: GRPO) -> TarsReward | RSafeReward:
+def _reward_with_absolute_paths(section: GRPO) -> TarsRewardSettings | RSafeRewardSettings:
     """The reward with absolute paths of its judges: verl's workers run in other folders."""
     reward = section.reward
-    if isinstance(reward, RSafeReward):
+    if isinstance(reward, RSafeRewardSettings):
         return reward
     judges = {"safety": _absolute_judge(reward.safety), "task": _absolute_judge(reward.task)}
     return reward.model_copy(update=judges)
@@ -288,7 +288,7 @@ def _import_trained(training: VerlTraining, folder: Path, this: RunDirectory) ->
 def _import_records(training: VerlTraining, folder: Path, this: RunDirectory) -> None:
     """Writes verl's rollouts and metrics as records of this run."""
     rollouts_a_step = training.section.prompts_per_step * training.section.rollouts_per_prompt
-    labels = isinstance(training.section.reward, RSafeReward)
+    labels = isinstance(training.section.reward, RSafeRewardSettings)
     scored: dict[int, int] = {}
     for name in ("rollouts", "metrics"):
         # A killed import may have left some.

@@ -32,7 +32,7 @@ SHOWN = ("loss", "rewards/accuracies", "rewards/margins")
 """Metrics beside the progress bar."""
 
 
-class Trainer(DPOTrainer):  # type: ignore[misc]
+class PairsTrainer(DPOTrainer):  # type: ignore[misc]
     """TRL's trainer, for pairs that are already token ids."""
 
     def __init__(self, **arguments: object) -> None:
@@ -65,7 +65,7 @@ def train(run: TrainingRun[DPO], pairs: Sequence[dict[str, list[int]]]) -> dict[
     return {"steps": trainer.state.global_step}
 
 
-def make_trainer(run: TrainingRun[DPO], pairs: Sequence[dict[str, list[int]]]) -> Trainer:
+def make_trainer(run: TrainingRun[DPO], pairs: Sequence[dict[str, list[int]]]) -> PairsTrainer:
     """A trainer that is ready to train; arguments as of `train`."""
     section = run.section
     arguments = dpo_arguments(
@@ -81,7 +81,7 @@ def make_trainer(run: TrainingRun[DPO], pairs: Sequence[dict[str, list[int]]]) -
     reference = None
     if section.lora is None:
         reference = load_trainable(run.location, run.tokenizer)
-    return Trainer(
+    return PairsTrainer(
         model=load_trainable(run.location, run.tokenizer),
         ref_model=reference,
         args=DPOConfig(**arguments),

@@ -8,10 +8,10 @@ from math import ceil
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, did_you_mean
 from safereason.judges import JudgeSpec
-from safereason.recipe.schema import DPO, GRPO, SFT, LoRA, Recipe, RSafeReward
+from safereason.recipe.schema import DPO, GRPO, SFT, LoRA, Recipe, RSafeRewardSettings
 from safereason.training import memory
 from safereason.training.arguments import cut_batch
-from safereason.training.memory import Shape, Step
+from safereason.training.memory import OptimizerStep, Shape
 from safereason.training.shapes import shape_of
 
 Section = SFT | GRPO | DPO
@@ -90,7 +90,7 @@ class TrainingOnGpus:
     judges: int = 0
     """Bytes of the reward's judges on each GPU."""
 
-    def step(self, section: Section, *, sharded: bool = False) -> Step:
+    def step(self, section: Section, *, sharded: bool = False) -> OptimizerStep:
         """A step of a section, which may be a changed copy of the recipe's."""
         return step_of(
             section,
@@ -117,7 +117,7 @@ def step_of(
     judge: int = 0,
     device_size: int = 0,
     cpu: bool = False,
-) -> Step:
+) -> OptimizerStep:
     """The memory figures of a training step on each device.
 
     Args:
@@ -136,7 +136,7 @@ def step_of(
     rank = None
     if section.lora is not None:
         rank = section.lora.rank
-    device = Step(
+    device = OptimizerStep(
         shape=shape,
         rows=1,
         tokens=1,
@@ -163,7 +163,7 @@ def step_of(
     return _grpo_step(section, replace(device, tokens=length, trained=trained), key, device_size)
 
 
-def _sft_step(section: SFT, device: Step, key: str) -> Step:
+def _sft_step(section: SFT, device: OptimizerStep, key: str) -> OptimizerStep:
     batch = cut_batch(section.batch_size, section.micro_batch_size, device.devices, key)
     group = 0
     # The rows of a guard all begin with the same policy, whose states are then shared.
@@ -172,7 +172,7 @@ def _sft_step(section: SFT, device: Step, key: str) -> Step:
     return replace(device, rows=batch.per_device, tokens=section.max_tokens, trained=section.max_tokens, group=group)
 
 
-def _grpo_step(section: GRPO, device: Step, key: str, device_size: int) -> Step:
+def _grpo_step(section: GRPO, device: OptimizerStep, key: str, device_size: int) -> OptimizerStep:
     shape = device.shape
     new_tokens = section.sampling.max_new_tokens
     sequences = section.prompts_per_step * section.rollouts_per_prompt
@@ -237,7 +237,7 @@ def trainings(recipe: Recipe, gpus: Gpus) -> tuple[list[TrainingOnGpus], list[st
 
 def _judge_memory(section: Section) -> tuple[int, list[str]]:
     """Bytes of the judges that the reward loads, in bf16 as on a GPU, and the names of those of unknown shape."""
-    if isinstance(section, SFT) or isinstance(section.reward, RSafeReward):
+    if isinstance(section, SFT) or isinstance(section.reward, RSafeRewardSettings):
         return 0, []
     from safereason.rewards import judges_of
 

@@ -59,7 +59,7 @@ SHOWN = ("reward", "format", "kl", "completions/mean_length")
 """Metrics beside the progress bar."""
 
 
-class Trainer(GRPOTrainer):  # type: ignore[misc]
+class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
     """TRL's trainer with the papers' advantage and with the prompt of a group computed once."""
 
     def __init__(self, section: GRPO, **arguments: object) -> None:
@@ -176,7 +176,7 @@ def train(
         for row in rows:
             rollouts.append(row)
 
-    trainer = Trainer(
+    trainer = GroupTrainer(
         section,
         model=model,
         reward_funcs=[RewardFunction(reward, run.tokenizer, end_ids, record)],

@@ -115,7 +115,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Step:
+class OptimizerStep:
     """One optimizer step, as one device sees it."""
 
     shape: Shape
@@ -149,7 +149,7 @@ class Step:
     """Whether it is a GPU: there the optimizer moves all weights at once, and TRL's kernel works on tiles in place."""
 
 
-def parts(step: Step) -> dict[str, int]:
+def parts(step: OptimizerStep) -> dict[str, int]:
     """Bytes by part, in the order of the module's table; a part that the step lacks is left out."""
     sizes: dict[str, int] = {}
     shards = step.devices if step.sharded else 1
@@ -159,14 +159,14 @@ def parts(step: Step) -> dict[str, int]:
     return {part: size for part, size in sizes.items() if size}
 
 
-def _trainable(step: Step) -> int:
+def _trainable(step: OptimizerStep) -> int:
     """Weights that are trained."""
     if step.rank is None:
         return step.shape.parameters
     return step.shape.adapters(step.rank)
 
 
-def _sharded_parts(step: Step) -> dict[str, int]:
+def _sharded_parts(step: OptimizerStep) -> dict[str, int]:
     """Bytes of the parts that the devices of a sharded training share out among them."""
     parameters = step.shape.parameters
     trainable = _trainable(step)
@@ -188,7 +188,7 @@ def _sharded_parts(step: Step) -> dict[str, int]:
     }
 
 
-def _whole_parts(step: Step) -> dict[str, int]:
+def _whole_parts(step: OptimizerStep) -> dict[str, int]:
     """Bytes of the parts that every device holds in whole."""
     shape = step.shape
     copies = 0
@@ -231,12 +231,12 @@ def peak(sizes: Mapping[str, int]) -> tuple[int, str]:
     return staying + sizes_by_phase[largest], largest
 
 
-def _width(step: Step) -> int:
+def _width(step: OptimizerStep) -> int:
     """Bytes of a number in the precision of the arithmetic."""
     return BF16 if step.bf16 else FP32
 
 
-def _copies(step: Step) -> int:
+def _copies(step: OptimizerStep) -> int:
     """bf16 copies of the linear layers' weights, which autocast keeps until the end of the forward pass."""
     if not step.bf16:
         return 0
@@ -247,7 +247,7 @@ def _copies(step: Step) -> int:
     return BF16 * layers * step.shape.linear
 
 
-def _gathered(step: Step) -> int:
+def _gathered(step: OptimizerStep) -> int:
     """Weights and gradients of a sharded model that are gathered at a time."""
     gradients = 0
     if step.rank is None:
@@ -255,7 +255,7 @@ def _gathered(step: Step) -> int:
     return _width(step) * (2 * step.shape.layer + step.shape.embeddings) + gradients
 
 
-def _activations(step: Step) -> int:
+def _activations(step: OptimizerStep) -> int:
     """Numbers that autograd keeps of a forward pass for its backward pass."""
     shape = step.shape
     width = _width(step)
@@ -281,7 +281,7 @@ def per_token(shape: Shape, width: int, masked: int) -> int:
     return shape.hidden * norms + width * (attention + 4 * shape.intermediate) + 4 * shape.heads + 8
 
 
-def _logits(step: Step) -> int:
+def _logits(step: OptimizerStep) -> int:
     """Tiles of logits while the loss is differentiated, and the gradient of the head."""
     shape = step.shape
     trained = step.rows * step.trained

@@ -36,7 +36,7 @@ Forward = Callable[..., _CausalOutput]
 """The forward pass of a causal language model."""
 
 
-class _Row(NamedTuple):
+class _RowFigures(NamedTuple):
     """Figures of one row's scored tokens, each [n], as TRL's head has them."""
 
     log_probs: Tensor
@@ -89,9 +89,9 @@ def _score_rows(
     options = {}
     if output_router_logits:
         options["output_router_logits"] = True
-    rows: list[_Row] = []
+    rows: list[_RowFigures] = []
     for ids, kept, row_labels in zip(input_ids, attention_mask.bool(), labels, strict=True):
-        row: _Row = checkpoint(
+        row: _RowFigures = checkpoint(
             _score_row, forward, ids[kept], row_labels[kept], temperature, keeps_logits, options, use_reentrant=False
         )
         rows.append(row)
@@ -126,7 +126,7 @@ def _score_row(
     temperature: float,
     keeps_logits: bool,
     options: dict[str, bool],
-) -> _Row:
+) -> _RowFigures:
     """The figures of one row of ids and labels, each [L]; all of it is run again in the backward pass."""
     positions = (labels[1:] != IGNORED).nonzero()[:, 0]  # [n], of the states that predict scored tokens
     # Logits before the first of them are the largest part of a long prompt's memory, so they are not made if possible.
@@ -143,4 +143,4 @@ def _score_row(
         mean_logits = logits.mean(-1)
         is_top1 = logits.argmax(-1) == targets
     chosen = logprobs.gather(-1, targets[:, None])[:, 0]
-    return _Row(chosen, entropy, log_sum_sq_probs, mean_logits, is_top1, getattr(output, "aux_loss", None))
+    return _RowFigures(chosen, entropy, log_sum_sq_probs, mean_logits, is_top1, getattr(output, "aux_loss", None))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trl import GRPOTrainer
 
 
-class Rollouts(TypedDict):
+class RolloutOutput(TypedDict):
     """The result of TRL's `rollout_func`, one entry per rollout."""
 
     prompt_ids: list[list[int]]
@@ -56,14 +56,14 @@ def trained_example(example: Example) -> TrainedExample:
 
 def rollout_function(
     sampling: Sampling, seed: int, batch_tokens: int
-) -> "Callable[[list[Conversation], GRPOTrainer], Rollouts]":
+) -> "Callable[[list[Conversation], GRPOTrainer], RolloutOutput]":
     """TRL's `rollout_func`: draws one completion for each of the (repeated) prompts with the current weights.
 
     A step's draw depends on the seed, the step and each rollout's position in it: a resumed run draws the same as an
     uninterrupted one, and several processes, which draw a part each, the same as a single one.
     """
 
-    def rollout(prompts: list[Conversation], trainer: "GRPOTrainer") -> Rollouts:
+    def rollout(prompts: list[Conversation], trainer: "GRPOTrainer") -> RolloutOutput:
         from trl.models import unwrap_model_for_generation
 
         group_size = trainer.num_generations

@@ -35,7 +35,7 @@ Its longer rows cost more attention.
 """
 
 
-class Trainer(SFTTrainer):  # type: ignore[misc]
+class TracesTrainer(SFTTrainer):  # type: ignore[misc]
     """TRL's trainer with the common beginning of a batch's prompts, such as a guard's policy, computed once."""
 
     def __init__(self, **arguments: object) -> None:
@@ -161,7 +161,7 @@ def train(run: TrainingRun[SFT], rows: Sequence[dict[str, list[int]]]) -> dict[s
         cpu=not torch.cuda.is_available(),
         key=run.key,
     )
-    trainer = Trainer(
+    trainer = TracesTrainer(
         model=load_trainable(run.location, run.tokenizer),
         args=SFTConfig(**arguments),
         train_dataset=Dataset.from_list(list(rows)),

@@ -43,7 +43,7 @@ _PLAIN = re.compile(r"(?!(true|false|null|nan|inf)$)[a-z_][\w./:-]*", re.IGNOREC
 
 
 @dataclass(frozen=True)
-class Cluster:
+class GPUCluster:
     """The GPUs that train."""
 
     gpus_per_node: int = 1
@@ -62,7 +62,7 @@ def overrides(
     model: str,
     name: str,
     seed: int,
-    cluster: Cluster,
+    cluster: GPUCluster,
     validation_every: int | None = None,
     key: str = "rl",
 ) -> Overrides:
@@ -229,7 +229,7 @@ def _actor_overrides(section: GRPO, seed: int) -> Overrides:
     return _with_prefix("actor_rollout_ref.actor.", actor)
 
 
-def _batch_overrides(section: GRPO, cluster: Cluster, key: str) -> Overrides:
+def _batch_overrides(section: GRPO, cluster: GPUCluster, key: str) -> Overrides:
     """One update a step on all of its prompts, each GPU's share cut into forward passes."""
     sequences = section.prompts_per_step * section.rollouts_per_prompt
     size = cut_batch(sequences, section.micro_batch_size, cluster.gpus, key).per_device
@@ -270,7 +270,7 @@ def _reward_overrides() -> Overrides:
 
 
 def _trainer_overrides(
-    section: GRPO, prompts: int, name: str, cluster: Cluster, validation_every: int | None, key: str
+    section: GRPO, prompts: int, name: str, cluster: GPUCluster, validation_every: int | None, key: str
 ) -> Overrides:
     steps = total_steps(prompts, section.prompts_per_step, section.epochs, section.max_steps, f"{key}.prompts_per_step")
     trainer: Overrides = {

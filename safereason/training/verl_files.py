@@ -8,7 +8,7 @@ from pathlib import Path
 from safereason.data.example import Example
 from safereason.data.prompt_builder import PromptBuilder
 from safereason.errors import InputError
-from safereason.recipe.schema import RSafeReward, TarsReward
+from safereason.recipe.schema import RSafeRewardSettings, TarsRewardSettings
 from safereason.runs.asides import aside_of
 from safereason.runs.records import Record, read_json, read_records, write_json, write_text
 from safereason.training.verl import CHECKPOINTS, REWARD, ROLLOUTS, Overrides, hydra_lines
@@ -103,7 +103,7 @@ def _verl_row(index: int, example: Example, prompt_builder: PromptBuilder) -> di
 def write_settings(
     folder: Path,
     given: Overrides,
-    reward: TarsReward | RSafeReward,
+    reward: TarsRewardSettings | RSafeRewardSettings,
     reasoning: bool | None,
     about: Mapping[str, object],
     opening: str = "",

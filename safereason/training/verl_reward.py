@@ -13,7 +13,7 @@ from typing import TypedDict
 from pydantic import TypeAdapter
 
 from safereason.data.example import Label, PromptKind
-from safereason.recipe.schema import RSafeReward, TarsReward
+from safereason.recipe.schema import RSafeRewardSettings, TarsRewardSettings
 from safereason.rewards import open_reward
 from safereason.rewards.base import Reward, RewardParts, RewardRow
 from safereason.rewards.rsafe import VerdictReward
@@ -63,7 +63,9 @@ async def compute_score(
     return scores
 
 
-def write_config(path: Path, reward: TarsReward | RSafeReward, reasoning: bool | None, opening: str = "") -> None:
+def write_config(
+    path: Path, reward: TarsRewardSettings | RSafeRewardSettings, reasoning: bool | None, opening: str = ""
+) -> None:
     """Writes the file that `compute_score` opens its reward from.
 
     Args:
@@ -115,8 +117,10 @@ class Scorer:
 def _open_scorer(config: str) -> Scorer:
     document = read_json(Path(config))
     opening = document.get("opening", "")  # a folder that was exported before has none
-    section: TarsReward | RSafeReward = TypeAdapter(TarsReward | RSafeReward).validate_python(document["reward"])
-    if isinstance(section, RSafeReward):
+    section: TarsRewardSettings | RSafeRewardSettings = TypeAdapter(
+        TarsRewardSettings | RSafeRewardSettings
+    ).validate_python(document["reward"])
+    if isinstance(section, RSafeRewardSettings):
         verdicts = VerdictReward(section.accuracy_weight, section.format_weight, document["reasoning"])
         return Scorer(verdicts, opening)
     return Scorer(open_reward(section), opening)

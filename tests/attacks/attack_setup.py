@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import openai_server
 
-from safereason.attacks.base import Setup, Step
+from safereason.attacks.base import SearchStep, Setup
 from safereason.attacks.meter import Meter, Metered
 from safereason.data.example import Example
 from safereason.engines.openai import OpenAIEngine
@@ -41,6 +41,6 @@ def by_number(behavior: Example, answers: Sequence[str]) -> list[float | None]:
     return [float(a) if a.replace(".", "").isdecimal() else None for a in answers]
 
 
-def steps(attack, settings, setup: Setup, behavior: Example = BEHAVIOR) -> list[Step]:
+def steps(attack, settings, setup: Setup, behavior: Example = BEHAVIOR) -> list[SearchStep]:
     """All steps of a search for one behavior."""
     return list(attack.search([behavior], settings, setup))

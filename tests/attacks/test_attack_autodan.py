@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 
 from safereason.attacks import autodan
 from safereason.attacks.autodan import AutoDANSettings, Breeder
-from safereason.attacks.base import Setup, Step
+from safereason.attacks.base import SearchStep, Setup
 from safereason.attacks.frames import BEHAVIOR_SLOT, PROMPTS, fill_frame, read_frames, read_text
 from safereason.attacks.genetic import (
     MAX_REPLACED_WORDS,
@@ -62,7 +62,7 @@ def wrote(text: str, reason="stop") -> Completion:
     return Completion(text, (), reason)
 
 
-def run(engine: Engine, settings: AutoDANSettings = SMALL, **setup) -> list[Step]:
+def run(engine: Engine, settings: AutoDANSettings = SMALL, **setup) -> list[SearchStep]:
     return list(autodan.search_autodan([BEHAVIOR], settings, Setup(engine, **setup)))
 
 

@@ -9,7 +9,7 @@ from attack_setup import BEHAVIOR
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safereason.attacks.base import Setup, Step
+from safereason.attacks.base import SearchStep, Setup
 from safereason.attacks.best_of_n import ATTACK, BestOfNSettings, augment
 from safereason.attacks.meter import SpentError
 from safereason.engines.open import open_engine
@@ -42,7 +42,7 @@ def test_each_change_happens_as_often_as_the_strength_says():
     assert sum(word != "abcdefghij" for word in words) / len(words) == pytest.approx(0.25, abs=0.03)
 
 
-def search(engine, **settings) -> list[Step]:
+def search(engine, **settings) -> list[SearchStep]:
     values = {"n": 12, "batch": 5, "stop_at": 1.0, **settings}
     return attack_setup.steps(
         ATTACK, BestOfNSettings(**values), attack_setup.metered(engine, attack_setup.by_number, seed=3)

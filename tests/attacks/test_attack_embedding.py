@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from safereason.attacks import embedding
-from safereason.attacks.base import Setup, Step
+from safereason.attacks.base import SearchStep, Setup
 from safereason.attacks.embedding import EmbeddingSettings
 from safereason.attacks.meter import Meter, Metered, SpentError
 from safereason.attacks.soft_prompt import SoftPrompt, build_layout
@@ -32,7 +32,7 @@ def engine() -> TransformersEngine:
     return TransformersEngine(LlamaForCausalLM(config), micro.tokenizer(), name="micro")
 
 
-def run(engine, settings: EmbeddingSettings = SMALL, **setup) -> list[Step]:
+def run(engine, settings: EmbeddingSettings = SMALL, **setup) -> list[SearchStep]:
     return list(embedding.search_embedding([BEHAVIOR], settings, Setup(engine, sampling=BRIEF, **setup)))
 
 

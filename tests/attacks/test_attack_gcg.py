@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from safereason.attacks.base import Setup, Step
+from safereason.attacks.base import SearchStep, Setup
 from safereason.attacks.gcg import ATTACK
 from safereason.attacks.gcg_settings import GCGSettings
 from safereason.attacks.meter import Meter, Metered, SpentError
@@ -36,7 +36,7 @@ def engine(micro_model: Path) -> Any:
 
 def run(
     engine: Any, behaviors: Sequence[Example] = BEHAVIORS[:1], *, most: int | None = None, **given: Any
-) -> list[Step]:
+) -> list[SearchStep]:
     setup_fields = {"prefix", "seed", "others", "meter"}
     meter = given.pop("meter", Meter(most))
     setup = {name: given.pop(name) for name in setup_fields & given.keys()}

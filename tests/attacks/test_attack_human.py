@@ -7,12 +7,12 @@ import attack_setup
 import pytest
 from attack_setup import BEHAVIOR
 
-from safereason.attacks.base import Step
+from safereason.attacks.base import SearchStep
 from safereason.attacks.human import ATTACK, HumanSettings, HumanTemplate, read_human_templates
 from safereason.errors import InputError
 
 
-def search(file: Path | None, answer, **settings) -> list[Step]:
+def search(file: Path | None, answer, **settings) -> list[SearchStep]:
     with attack_setup.target(answer) as engine:
         return attack_setup.steps(
             ATTACK, HumanSettings(file=file, **settings), attack_setup.metered(engine, attack_setup.by_number)

@@ -10,7 +10,7 @@ import scripted
 from pydantic import ValidationError
 from scripted import BEHAVIOR, MARKER, SECRET, Scene, says
 
-from safereason.attacks.base import Setup, Step
+from safereason.attacks.base import SearchStep, Setup
 from safereason.attacks.meter import SpentError
 from safereason.attacks.pair import ATTACK, PairSettings
 from safereason.engines.open import open_engine
@@ -33,11 +33,11 @@ def scene(server: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
     return server
 
 
-def steps(setup: Setup, **settings: Any) -> list[Step]:
+def steps(setup: Setup, **settings: Any) -> list[SearchStep]:
     return list(ATTACK.search([BEHAVIOR], PairSettings(**settings), setup))
 
 
-def details(step: Step) -> dict[str, Any]:
+def details(step: SearchStep) -> dict[str, Any]:
     return dict(step.cases[0].details)
 
 

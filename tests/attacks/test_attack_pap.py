@@ -6,7 +6,7 @@ import attack_setup
 import pytest
 from attack_setup import BEHAVIOR
 
-from safereason.attacks.base import Setup, Step
+from safereason.attacks.base import SearchStep, Setup
 from safereason.attacks.pap import ATTACK, PapSettings
 from safereason.attacks.persuasion import find_techniques
 from safereason.errors import InputError
@@ -27,7 +27,7 @@ def rewrite(prompt: str) -> str:
     return f"Here it is:\n<request>\nBy {technique_in(prompt)}\n</request>\nDone."
 
 
-def transferred(attacker, seed: int = 0, **settings) -> list[Step]:
+def transferred(attacker, seed: int = 0, **settings) -> list[SearchStep]:
     with attack_setup.target(attacker) as engine:
         return attack_setup.steps(ATTACK, PapSettings(**settings), Setup(None, seed=seed, attacker=engine))
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
 from safereason.attacks import random_search
-from safereason.attacks.base import Setup, Step
+from safereason.attacks.base import SearchStep, Setup
 from safereason.attacks.meter import Meter, Metered, SpentError
 from safereason.attacks.random_search import (
     Alphabet,
@@ -42,7 +42,9 @@ def engine() -> TransformersEngine:
     return TransformersEngine(LlamaForCausalLM(config).double(), micro.tokenizer(), name="micro")
 
 
-def run(engine: Engine, settings: RandomSearchSettings = SMALL, behavior: Example = BEHAVIOR, **setup) -> list[Step]:
+def run(
+    engine: Engine, settings: RandomSearchSettings = SMALL, behavior: Example = BEHAVIOR, **setup
+) -> list[SearchStep]:
     return list(random_search.search_random([behavior], settings, Setup(engine, **setup)))
 
 

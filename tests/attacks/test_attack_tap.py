@@ -10,7 +10,7 @@ import pytest
 import scripted
 from scripted import BEHAVIOR, MARKER, SECRET, Scene, says
 
-from safereason.attacks.base import Setup, Step
+from safereason.attacks.base import SearchStep, Setup
 from safereason.attacks.meter import SpentError
 from safereason.attacks.tap import ATTACK, TapSettings
 from safereason.engines.open import open_engine
@@ -48,11 +48,11 @@ def reply(body: dict[str, Any]) -> dict[str, Any]:
     return says(f"{{'improvement': 'a word', 'prompt': '{prompt}'}}")
 
 
-def steps(setup: Setup, **settings: Any) -> list[Step]:
+def steps(setup: Setup, **settings: Any) -> list[SearchStep]:
     return list(ATTACK.search([BEHAVIOR], TapSettings(**settings), setup))
 
 
-def details(step: Step) -> dict[str, Any]:
+def details(step: SearchStep) -> dict[str, Any]:
     return dict(step.cases[0].details)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from safereason.data import verify
 from safereason.data.example import Example, write_parquet
-from safereason.data.verify import Problem, Tally, check_rows
+from safereason.data.verify import Problem, VerifyCounts, check_rows
 from safereason.errors import InputError
 
 GOOD = {"id": "mine/1", "prompt": "How do I kill a process?", "kind": "ambiguous", "source": "mine"}
@@ -45,8 +45,8 @@ BAD = {
 """A row of each kind of problem."""
 
 
-def found(path: Path) -> tuple[list[Problem], Tally]:
-    tally = Tally()
+def found(path: Path) -> tuple[list[Problem], VerifyCounts]:
+    tally = VerifyCounts()
     return list(check_rows(path, tally)), tally
 
 

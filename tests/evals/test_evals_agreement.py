@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, precision_score, recall_score
 
 from safereason.errors import InputError
-from safereason.evals.agreement import Columns, Labelled, agreement, f1, kappa, read, unseen
+from safereason.evals.agreement import LabelColumns, Labelled, agreement, f1, kappa, read, unseen
 from safereason.judges import open_judge
 from safereason.judges.base import Exchange, Verdict
-from safereason.judges.refusal import Refusal
+from safereason.judges.refusal import RefusalJudge
 
-COLUMNS = Columns(positive=("yes", "surely"), negative=("no",))
+COLUMNS = LabelColumns(positive=("yes", "surely"), negative=("no",))
 
 
 def labelled(*labels: str) -> list[Labelled]:
@@ -96,7 +96,7 @@ def test_a_file_of_ones_own_columns(tmp_path: Path):
         {"q": "How?", "a": None, "bad": False, "one": "x", "two": None},
     ]
     file = published.write(tmp_path / "mine.jsonl", rows)
-    columns = Columns("q", "a", "bad", ("true",), ("false",), ("one", "two"))
+    columns = LabelColumns("q", "a", "bad", ("true",), ("false",), ("one", "two"))
     assert read(str(file), columns) == [
         Labelled(Exchange("Why?", "No."), "true", ("x", "y")),
         Labelled(Exchange("How?", ""), "false", ("x", "none")),
@@ -106,19 +106,19 @@ def test_a_file_of_ones_own_columns(tmp_path: Path):
 @pytest.mark.parametrize(
     ("target", "columns", "message"),
     [
-        ("none.csv", Columns(), "none.csv: no such file; check the path, or name xstest-gpt4"),
-        ("xstest-gpt9", Columns(), "xstest-gpt9: no such completions; there are xstest-gpt4"),
-        ("xstest-gpt4", Columns(answer="text"), "its columns and labels are known"),
-        ("mine.csv", Columns(), "row 1: no column `completion`, only prompt, text, label; name its columns"),
+        ("none.csv", LabelColumns(), "none.csv: no such file; check the path, or name xstest-gpt4"),
+        ("xstest-gpt9", LabelColumns(), "xstest-gpt9: no such completions; there are xstest-gpt4"),
+        ("xstest-gpt4", LabelColumns(answer="text"), "its columns and labels are known"),
+        ("mine.csv", LabelColumns(), "row 1: no column `completion`, only prompt, text, label; name its columns"),
         (
             "mine.csv",
-            Columns(answer="text", label="label"),
+            LabelColumns(answer="text", label="label"),
             "`label` is never 2_full_refusal or 1_full_compliance, but n, y",
         ),
     ],
 )
 def test_what_cannot_be_read_says_why(
-    target: str, columns: Columns, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    target: str, columns: LabelColumns, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     published.write(Path("mine.csv"), [{"prompt": "p", "text": "t", "label": label} for label in "yn"])
@@ -128,9 +128,9 @@ def test_what_cannot_be_read_says_why(
 
 
 def test_xstests_files_have_two_peoples_labels(data_home: Path):
-    rows = read("xstest-gpt4", Columns())
+    rows = read("xstest-gpt4", LabelColumns())
     assert len(rows) == 450
-    found = agreement(rows, Refusal().judge([row.exchange for row in rows]), Columns())
+    found = agreement(rows, RefusalJudge().judge([row.exchange for row in rows]), LabelColumns())
     assert found.people is not None
     assert found.people.value == pytest.approx(0.970, abs=5e-4)
     assert {label: sum(counts.values()) for label, counts in (found.confusion | found.apart).items()} == {
@@ -141,15 +141,15 @@ def test_xstests_files_have_two_peoples_labels(data_home: Path):
 
 
 def test_a_judge_is_not_measured_on_what_it_was_trained_on(data_home: Path):
-    judge, rows = open_judge("refusal-learned"), read("xstest-gpt4", Columns())
+    judge, rows = open_judge("refusal-learned"), read("xstest-gpt4", LabelColumns())
     with pytest.raises(InputError, match="xstest-gpt4: judge refusal-learned was trained on these answers"):
-        unseen("xstest-gpt4", rows, judge, Columns())
-    assert unseen("xstest-gpt4", rows, open_judge("refusal"), Columns()) == rows
+        unseen("xstest-gpt4", rows, judge, LabelColumns())
+    assert unseen("xstest-gpt4", rows, open_judge("refusal"), LabelColumns()) == rows
 
 
 def test_rows_that_a_judge_was_trained_on_are_left_out_wherever_they_are(data_home: Path):
-    rows = read("xstest-gpt4", Columns())
+    rows = read("xstest-gpt4", LabelColumns())
     # The same answer to another prompt is another row.
     own = [replace(one, exchange=Exchange(f"Mine: {one.exchange.prompt}", one.exchange.answer)) for one in rows]
-    partial = [one for one in rows if one.label not in (*Columns().positive, *Columns().negative)]
-    assert unseen("mine.csv", [*own, *rows], open_judge("refusal-learned"), Columns()) == [*own, *partial]
+    partial = [one for one in rows if one.label not in (*LabelColumns().positive, *LabelColumns().negative)]
+    assert unseen("mine.csv", [*own, *rows], open_judge("refusal-learned"), LabelColumns()) == [*own, *partial]

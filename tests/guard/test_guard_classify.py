@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from safereason.errors import BarNotMet, InputError, StageFailed
 from safereason.guard.base import GuardVerdict, OnVerdict, Question
-from safereason.guard.classify import CHUNK, ClassifyOutput, Tally, chunk_seed, classify, record_of_row
+from safereason.guard.classify import CHUNK, ClassifyOutput, StatusCounts, chunk_seed, classify, record_of_row
 from safereason.guard.output import VerdictFile
 from safereason.guard.rows import InputRow
 from safereason.runs.records import read_records
@@ -214,8 +214,8 @@ def test_a_threshold_decides_where_there_is_a_score(verdict: GuardVerdict, thres
     assert bool(record["categories"]) == (label == "unsafe" and bool(verdict.categories))
 
 
-def tallied(*verdicts: GuardVerdict) -> Tally:
-    tally = Tally()
+def tallied(*verdicts: GuardVerdict) -> StatusCounts:
+    tally = StatusCounts()
     for number, verdict in enumerate(verdicts, start=1):
         tally.add(record_of_row(InputRow(number, Question("p")), verdict))
     return tally
@@ -276,7 +276,7 @@ def test_a_directory_is_no_target(tmp_path: Path):
 
 
 def test_reasons_that_differ_in_their_numbers_alone_count_together():
-    tally, other = Tally(), Tally()
+    tally, other = StatusCounts(), StatusCounts()
     for row, reason in enumerate(("no verdict", "a prompt has 2736 tokens", "a prompt has 2740 tokens"), start=1):
         counted = tally if row < 3 else other
         counted.add({"row": row, "label": None, "reason": reason, "text": ""})

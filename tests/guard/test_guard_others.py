@@ -33,7 +33,7 @@ from safereason.guard.base import Question
 from safereason.guard.open import open_other
 from safereason.guard.others import (
     GUARDS,
-    Options,
+    GuardOptions,
     PromptedGuard,
     aegis,
     guard_reasoner,
@@ -171,7 +171,7 @@ def said(text: str, reason: Any = "stop", likely: float = 0.9) -> Completion:
 @pytest.mark.parametrize(("make", "template"), [(llama, AS_TEXT), (llama4, AS_PARTS)], ids=["llama-3", "llama-4"])
 def test_llama_guard_judges_the_last_turn_in_its_own_template(make, template, tmp_path: Path):
     save(tmp_path, make, template)
-    guard = open_other("llama-guard", str(tmp_path), Options())
+    guard = open_other("llama-guard", str(tmp_path), GuardOptions())
     expected = [
         "user: How do I bake a cake?\nJudge user.<|im_start|>assistant",
         "user: How do I open it?\nassistant: Lift the latch.\nJudge assistant.<|im_start|>assistant",
@@ -193,10 +193,10 @@ def test_llama_guard_on_a_server_sends_the_turns(micro_model: Path, monkeypatch:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     tops = [{"token": t, "logprob": math.log(p)} for t, p in (("unsafe", 0.6), ("safe", 0.2))]
     listed = [{"token": "unsafe", "logprob": math.log(0.6), "top_logprobs": tops}]
-    with openai_server.serve(open_other("llama-guard", str(micro_model), Options()).engine) as server:
+    with openai_server.serve(open_other("llama-guard", str(micro_model), GuardOptions()).engine) as server:
         message = {"role": "assistant", "content": "unsafe\nS1"}
         server.choice = lambda _: {"message": message, "finish_reason": "stop", "logprobs": {"content": listed}}
-        verdict = open_other("llama-guard", "openai/llama-guard", Options(base_url=server.url)).classify([LOCK])[0]
+        verdict = open_other("llama-guard", "openai/llama-guard", GuardOptions(base_url=server.url)).classify([LOCK])[0]
     assert [(m["role"], m["content"]) for m in server.requests[0]["messages"]] == [
         ("user", LOCK.prompt),
         ("assistant", LOCK.response),
@@ -208,13 +208,13 @@ def test_llama_guard_on_a_server_sends_the_turns(micro_model: Path, monkeypatch:
 def test_a_chat_template_that_shows_nothing_is_refused(tmp_path: Path):
     save(tmp_path, llama, "{{ 'Always the same.' }}")
     with pytest.raises(InputError, match="does not show a user's message; name another model"):
-        open_other("llama-guard", str(tmp_path), Options())
+        open_other("llama-guard", str(tmp_path), GuardOptions())
 
 
 def test_shield_gemma_asks_once_a_category_and_the_worst_counts(tmp_path: Path):
     save(tmp_path, gemma2, WITH_GUIDELINE)
     (tmp_path / "two.yaml").write_text(POLICY)
-    guard = open_other("shield-gemma", str(tmp_path), Options(policy=str(tmp_path / "two.yaml")))
+    guard = open_other("shield-gemma", str(tmp_path), GuardOptions(policy=str(tmp_path / "two.yaml")))
     asked = [*prompts(guard, CAKE), *prompts(guard, LOCK)]
     assert [len(prompts(guard, q)) for q in (CAKE, LOCK)] == [2, 2]
     assert asked[0].startswith('user: How do I bake a cake?\nRule: "No Cakes": the user\'s message')
@@ -237,7 +237,7 @@ def test_shield_gemma_asks_once_a_category_and_the_worst_counts(tmp_path: Path):
 
 def test_shield_gemma_without_an_answer_is_not_safe(tmp_path: Path):
     save(tmp_path, gemma2, WITH_GUIDELINE)
-    guard = open_other("shield-gemma", str(tmp_path), Options())
+    guard = open_other("shield-gemma", str(tmp_path), GuardOptions())
     assert len(prompts(guard, CAKE)) == 18
     no, silent, yes = said("N"), said("hm"), said("Y")
     kept = guard.format.read(CAKE, [no] * 16 + [silent, no])
@@ -249,7 +249,7 @@ def test_shield_gemma_without_an_answer_is_not_safe(tmp_path: Path):
 def test_wildguard_goes_on_from_a_prompt_that_a_file_gives(tmp_path: Path):
     save(tmp_path, mistral, None)
     (tmp_path / "wild.txt").write_text(WILD)
-    guard = open_other("wildguard", str(tmp_path), Options(template=str(tmp_path / "wild.txt")))
+    guard = open_other("wildguard", str(tmp_path), GuardOptions(template=str(tmp_path / "wild.txt")))
     asked = [*prompts(guard, CAKE), *prompts(guard, LOCK)]
     assert asked == [
         "Say of\nHow do I bake a cake?\nand of\n\nwhat they are:\n",
@@ -277,13 +277,13 @@ def test_a_text_is_begun_as_its_tokenizer_begins_one(tmp_path: Path):
     tokenizer.save_pretrained(tmp_path)
     for text in ("{prompt}", "<|im_start|>{prompt}"):
         (tmp_path / "form.txt").write_text(text)
-        guard = open_other("guard-reasoner", str(tmp_path), Options(template=str(tmp_path / "form.txt")))
+        guard = open_other("guard-reasoner", str(tmp_path), GuardOptions(template=str(tmp_path / "form.txt")))
         assert prompts(guard, Question("Hi")) == ["<|im_start|>Hi"]
 
 
 def test_wildguards_own_package_gives_the_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(InputError, match="run `pip install wildguard`, or save it to a file, name --template"):
-        open_other("wildguard", str(tmp_path), Options())
+        open_other("wildguard", str(tmp_path), GuardOptions())
     package = tmp_path / "wildguard"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -291,7 +291,7 @@ def test_wildguards_own_package_gives_the_prompt(tmp_path: Path, monkeypatch: py
     save(tmp_path / "model", mistral, None)
     monkeypatch.syspath_prepend(tmp_path)
     try:
-        guard = open_other("wildguard", str(tmp_path / "model"), Options())
+        guard = open_other("wildguard", str(tmp_path / "model"), GuardOptions())
         assert prompts(guard, LOCK) == ["Ours: How do I open it? / Lift the latch."]
     finally:
         for name in ("wildguard", "wildguard.utils"):
@@ -304,7 +304,7 @@ def test_aegis_takes_judgezoos_prompt_for_responses(tmp_path: Path, monkeypatch:
         with pytest.raises(
             InputError, match=r"or save it and name --template .*run `pip install 'safereason\[judges\]'`"
         ):
-            open_other("aegis", str(tmp_path), Options())
+            open_other("aegis", str(tmp_path), GuardOptions())
     package = tmp_path / "judgezoo"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -313,7 +313,7 @@ def test_aegis_takes_judgezoos_prompt_for_responses(tmp_path: Path, monkeypatch:
     )
     save(tmp_path / "model", llama, None)
     monkeypatch.syspath_prepend(tmp_path)
-    guard = open_other("aegis", str(tmp_path / "model"), Options())
+    guard = open_other("aegis", str(tmp_path / "model"), GuardOptions())
     assert prompts(guard, LOCK) == ["[INST] Q How do I open it? A Lift the latch. [/INST]"]
     told: list[int] = []
     verdicts = guard.classify([CAKE, LOCK], on_verdict=lambda i, _: told.append(i))
@@ -327,7 +327,7 @@ def test_aegis_takes_judgezoos_prompt_for_responses(tmp_path: Path, monkeypatch:
 def test_nemoguard_asks_in_a_user_turn_and_leaves_the_response_out(tmp_path: Path):
     save(tmp_path, llama, micro.TEMPLATE)
     (tmp_path / "nemo.txt").write_text("Judge.\nuser: {prompt}\nagent: {response}\nJSON only.")
-    guard = open_other("nemoguard", str(tmp_path), Options(template=str(tmp_path / "nemo.txt")))
+    guard = open_other("nemoguard", str(tmp_path), GuardOptions(template=str(tmp_path / "nemo.txt")))
     expected = [
         "<|im_start|>user\nJudge.\nuser: How do I bake a cake?\nJSON only.<|im_end|>\n<|im_start|>assistant\n",
         "<|im_start|>user\nJudge.\nuser: How do I open it?\nagent: Lift the latch.\nJSON only.<|im_end|>\n"
@@ -355,7 +355,7 @@ def test_a_model_that_is_no_guard_gives_no_verdict_and_a_conversation_closes_no_
     guard = open_other(
         name,
         str(tmp_path),
-        Options(
+        GuardOptions(
             template=str(tmp_path / "form.txt") if "template" in takes else None,
             policy=str(tmp_path / "two.yaml") if "policy" in takes else None,
         ),
@@ -578,15 +578,15 @@ def test_a_form_for_prompts_cannot_ask_about_a_response(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "model", "options", "message"),
     [
-        ("llama-guard", "", Options(), "llama-guard:meta-llama/Llama-Guard-3-8B"),
-        ("llama-guard", "x/y", Options(policy="default"), "llama-guard: takes no --policy; leave it out"),
-        ("wildguard", "x/y", Options(policy="default"), "wildguard: takes no --policy"),
-        ("shield-gemma", "x/y", Options(template="f"), "shield-gemma: takes no --template"),
-        ("shield-gemma", "openai/y", Options(), "name a local model"),
-        ("shield-gemma", "x/y", Options(policy="nowhere"), "nowhere: no such policy"),
-        ("guard-reasoner", "x/y", Options(), "save it to a file and name that as --template"),
-        ("nemoguard", "x/y", Options(template="nowhere.txt"), "--template nowhere.txt: cannot be read"),
-        ("nemoguard", "./nowhere", Options(template="EMPTY"), "has no {prompt}; put it where"),
+        ("llama-guard", "", GuardOptions(), "llama-guard:meta-llama/Llama-Guard-3-8B"),
+        ("llama-guard", "x/y", GuardOptions(policy="default"), "llama-guard: takes no --policy; leave it out"),
+        ("wildguard", "x/y", GuardOptions(policy="default"), "wildguard: takes no --policy"),
+        ("shield-gemma", "x/y", GuardOptions(template="f"), "shield-gemma: takes no --template"),
+        ("shield-gemma", "openai/y", GuardOptions(), "name a local model"),
+        ("shield-gemma", "x/y", GuardOptions(policy="nowhere"), "nowhere: no such policy"),
+        ("guard-reasoner", "x/y", GuardOptions(), "save it to a file and name that as --template"),
+        ("nemoguard", "x/y", GuardOptions(template="nowhere.txt"), "--template nowhere.txt: cannot be read"),
+        ("nemoguard", "./nowhere", GuardOptions(template="EMPTY"), "has no {prompt}; put it where"),
     ],
 )
 def test_what_a_person_has_to_mend_is_one_line(name, model, options, message, tmp_path, monkeypatch):
@@ -601,7 +601,7 @@ def test_what_a_person_has_to_mend_is_one_line(name, model, options, message, tm
 def test_llama_4s_text_part_says_what_the_whole_says(tmp_path: Path):
     save(tmp_path, llama4, AS_PARTS)
     assert load_model(str(tmp_path)).config.attention_chunk_size is None
-    part = open_other("llama-guard", str(tmp_path), Options()).engine.model
+    part = open_other("llama-guard", str(tmp_path), GuardOptions()).engine.model
     whole = Llama4ForConditionalGeneration.from_pretrained(tmp_path)
     whole.config.text_config.attention_chunk_size = part.config.attention_chunk_size
     ids = torch.arange(40)[None]
@@ -612,7 +612,7 @@ def test_llama_4s_text_part_says_what_the_whole_says(tmp_path: Path):
 
 def test_a_text_that_the_model_has_no_room_for_is_named_and_the_others_are_judged(tmp_path: Path):
     save(tmp_path, mistral, AS_TEXT)
-    long, short = open_other("llama-guard", str(tmp_path), Options()).classify([Question("x" * 1024), CAKE])
+    long, short = open_other("llama-guard", str(tmp_path), GuardOptions()).classify([Question("x" * 1024), CAKE])
     assert long is not None
     assert short is not None
     assert (long.unparsed, long.failed, short.failed) == (True, False, False)  # it would be too long again

@@ -18,8 +18,8 @@ from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.policy import Category, Policy
 from safereason.guard.prompt import GuardTemplates
 from safereason.guard.reasoning import ReasoningGuard
-from safereason.guard.server.batching import Batcher, Closing, GuardFailed, QueueFull
-from safereason.guard.server.settings import Limits, Settings
+from safereason.guard.server.batching import Batcher, GuardFailed, QueueFull, ServerClosing
+from safereason.guard.server.settings import Limits, ServerSettings
 from safereason.recipe.schema import Sampling
 
 DEFAULT, OPENAI = policies.load("default"), policies.load("openai")
@@ -127,7 +127,7 @@ def test_stopping_lets_what_waits_be_judged_and_takes_no_more(batcher: Batcher, 
     futures = begun(batcher, guard) + asked(batcher, "a", "b")
     batcher.stop(0.0)
     assert (batcher.busy, batcher.ready) == (True, False)
-    with pytest.raises(Closing):
+    with pytest.raises(ServerClosing):
         asked(batcher, "c")
     guard.open.set()
     batcher.stop(PATIENCE)
@@ -137,7 +137,7 @@ def test_stopping_lets_what_waits_be_judged_and_takes_no_more(batcher: Batcher, 
 
 def test_questions_of_one_request_are_one_batch():
     guard = Scripted()
-    with serve(guard, Settings(limits=Limits(max_batch=3))) as server:
+    with serve(guard, ServerSettings(limits=Limits(max_batch=3))) as server:
         server.ask("/v1/moderations", {"input": ["a", "b", "c", "d"]})
     assert [[q.prompt for q in questions] for questions, _, _ in guard.asked] == [["a", "b", "c"], ["d"]]
 
@@ -160,7 +160,7 @@ def test_the_same_text_gets_the_same_verdict_whatever_waits_beside_it(micro_mode
 
 
 def test_a_text_too_long_for_the_model_leaves_its_neighbours_alone(micro_model: Path):
-    with serve(micro_guard(micro_model), Settings(model="micro")) as server:
+    with serve(micro_guard(micro_model), ServerSettings(model="micro")) as server:
         status, body, _ = server.ask("/v1/guard", {"prompt": "a" * 3000})
         assert (status, body["label"]) == (200, None)
         assert "a prompt has" in body["reason"]

@@ -15,7 +15,7 @@ from guard_server import PATIENCE, Question, Scripted, Served, serve, until
 from safereason.errors import InputError
 from safereason.guard.server import keys, questions, run
 from safereason.guard.server.hosts import Hosts, listed
-from safereason.guard.server.settings import Limits, Settings
+from safereason.guard.server.settings import Limits, ServerSettings
 
 QUICK = Limits(header_timeout=0.3)
 JSON = b"Content-Type: application/json\r\n"
@@ -29,7 +29,7 @@ def server() -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def impatient() -> Iterator[Served]:
-    with serve(Scripted(), Settings(limits=QUICK)) as served:
+    with serve(Scripted(), ServerSettings(limits=QUICK)) as served:
         yield served
 
 
@@ -89,7 +89,7 @@ def test_a_connection_that_says_nothing_is_ended_without_a_word(impatient: Serve
 
 
 def test_a_body_that_goes_on_after_its_refusal_is_not_read_for_ever(capfd):
-    with serve(Scripted(), Settings(keys=keys.Keys((b"none",)), limits=QUICK)) as server:
+    with serve(Scripted(), ServerSettings(keys=keys.Keys((b"none",)), limits=QUICK)) as server:
         head = b"POST /v1/guard HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
         assert exchange(server, head, b"4\r\nabcd\r\n").startswith(b"HTTP/1.1 401 ")
         assert code_of(exchange(server, head + b"no chunk\r\n"))[0] == 400
@@ -138,7 +138,7 @@ def test_a_connection_is_kept_for_the_next_request(server: Served):
 
 def test_who_says_nothing_makes_room_for_who_asks():
     limits = Limits(max_connections=5, header_timeout=PATIENCE)
-    with serve(Scripted(), Settings(limits=limits)) as server, ExitStack() as held:
+    with serve(Scripted(), ServerSettings(limits=limits)) as server, ExitStack() as held:
         for _ in range(30):
             silent = held.enter_context(dial(server))
             silent.sendall(b"GET /healthz HTTP/1.1\r\n")
@@ -150,7 +150,7 @@ def test_where_all_are_at_work_another_one_is_turned_away():
     guard = Scripted()
     guard.open.clear()
     limits = Limits(max_connections=2)
-    with serve(guard, Settings(limits=limits)) as server:
+    with serve(guard, ServerSettings(limits=limits)) as server:
         threads = [threading.Thread(target=server.ask, args=("/v1/guard", {"prompt": "a"})) for _ in range(2)]
         threads[0].start()
         assert guard.entered.acquire(timeout=PATIENCE)
@@ -316,7 +316,7 @@ def test_keys_are_read_anew_and_what_cannot_be_read_changes_nothing(monkeypatch,
     file.write_text("\ufeff  first-key \r\n\n", encoding="utf-8")
     held = keys.read(file)
     assert held.admit(b"first-key")
-    with serve(Scripted(), Settings(keys=held)) as server:
+    with serve(Scripted(), ServerSettings(keys=held)) as server:
 
         def status(key: str) -> int:
             return server.ask("/v1/guard", {"prompt": "a"}, headers={"Authorization": f"Bearer {key}"})[0]

@@ -9,12 +9,12 @@ import pytest
 from guard_server import PATIENCE, Question, Scripted, Served, serve
 
 from safereason.guard.base import GuardVerdict
-from safereason.guard.server.settings import Settings
+from safereason.guard.server.settings import ServerSettings
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Served]:
-    with serve(Scripted(), Settings(model="our-guard")) as served:
+    with serve(Scripted(), ServerSettings(model="our-guard")) as served:
         yield served
 
 
@@ -44,7 +44,7 @@ def test_where_the_model_lies_is_not_said():
     guard = Scripted(
         find=lambda *_: GuardVerdict(None, None, reason="failed: /home/x: too long", failed=True), name="/home/x"
     )
-    with serve(guard, Settings(model="x")) as server:
+    with serve(guard, ServerSettings(model="x")) as server:
         body = server.ask("/v1/guard", {"prompt": "a"})[1]
     assert (body["reason"], body["model"]) == ("failed: too long", "x")
     assert len(guard.asked) == 1

@@ -13,14 +13,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from safereason.errors import InputError
 from safereason.guard.server import keys
-from safereason.guard.server.settings import Limits, Settings
+from safereason.guard.server.settings import Limits, ServerSettings
 
 SMALL = Limits(max_inputs=2, max_turns=2, max_chars=10, max_body=200, max_batch=1, max_queue=2)
 
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[Served]:
-    with serve(Scripted(), Settings(limits=SMALL)) as served:
+    with serve(Scripted(), ServerSettings(limits=SMALL)) as served:
         yield served
 
 
@@ -34,7 +34,7 @@ def two_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> keys.Keys:
 
 def test_callers_need_a_key_and_those_who_watch_the_server_none(two_keys, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with serve(Scripted(), Settings(keys=two_keys)) as server:
+    with serve(Scripted(), ServerSettings(keys=two_keys)) as server:
         for path in ("/v1/guard", "/v1/moderations", "/metrics", "/openapi.json", "/elsewhere"):
             body = {"prompt": "a", "input": "a"} if path.startswith("/v1") else None
             for shown in (
@@ -55,7 +55,7 @@ def test_callers_need_a_key_and_those_who_watch_the_server_none(two_keys, monkey
 
 
 def test_keys_are_shown_nowhere(two_keys):
-    shown = f"{Settings(keys=two_keys)!r} {vars(two_keys)}"
+    shown = f"{ServerSettings(keys=two_keys)!r} {vars(two_keys)}"
     assert not any(key in shown for key in ("first-key", "second-key", "third-key"))
 
 
@@ -111,7 +111,7 @@ def test_a_body_without_a_length_is_counted_as_it_comes(small: Served):
 
 
 def test_a_body_that_does_not_come_is_not_waited_for():
-    with serve(Scripted(), Settings(limits=Limits(timeout=0.2))) as server:
+    with serve(Scripted(), ServerSettings(limits=Limits(timeout=0.2))) as server:
         host, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
             connection.sendall(
@@ -128,7 +128,7 @@ def test_a_full_queue_is_said_and_what_waits_is_still_judged():
     guard = Scripted()
     guard.open.clear()
     limits = Limits(max_batch=1, max_queue=1, max_wait=0.0)
-    with serve(guard, Settings(limits=limits)) as server, ThreadPoolExecutor(2) as pool:
+    with serve(guard, ServerSettings(limits=limits)) as server, ThreadPoolExecutor(2) as pool:
         first = pool.submit(server.ask, "/v1/guard", {"prompt": "one"})
         assert guard.entered.acquire(timeout=PATIENCE)
         second = pool.submit(server.ask, "/v1/guard", {"prompt": "two"})
@@ -148,7 +148,7 @@ def test_a_verdict_that_takes_too_long_is_not_waited_for_and_what_waits_behind_i
     guard = Scripted()
     guard.open.clear()
     limits = Limits(max_batch=1, max_queue=1, timeout=0.3)
-    with serve(guard, Settings(limits=limits)) as server, ThreadPoolExecutor(2) as pool:
+    with serve(guard, ServerSettings(limits=limits)) as server, ThreadPoolExecutor(2) as pool:
         held = [pool.submit(server.code, "/v1/guard", {"prompt": "one"})]
         assert guard.entered.acquire(timeout=PATIENCE)
         held.append(pool.submit(server.code, "/v1/moderations", {"input": "two"}))
@@ -268,7 +268,7 @@ def test_what_it_is_sent_is_not_logged_unless_asked(capfd, caplog):
     out, err = capfd.readouterr()
     assert "the guard failed" in err
     assert "secret" not in out + err + caplog.text
-    with serve(Scripted(), Settings(log_prompts=True)) as server:
+    with serve(Scripted(), ServerSettings(log_prompts=True)) as server:
         server.ask("/v1/guard", {"prompt": "a \x1b secret\n", "response": "é"})
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
     assert json.loads(line) == {"prompt": "a \x1b secret\n", "response": "é", "label": "safe", "text": "…"}

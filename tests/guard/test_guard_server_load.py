@@ -18,7 +18,7 @@ from safereason.guard.policy import Category, Policy
 from safereason.guard.prompt import GuardTemplates
 from safereason.guard.reasoning import ReasoningGuard
 from safereason.guard.server.app import create_app
-from safereason.guard.server.settings import Limits, Settings
+from safereason.guard.server.settings import Limits, ServerSettings
 from safereason.recipe.schema import Sampling
 
 CLIENTS, REQUESTS = 64, 2000
@@ -32,7 +32,7 @@ def test_of_2000_requests_by_64_callers_none_is_lost_or_fails(micro_model: Path)
     guard = ReasoningGuard(open_engine(ModelSpec.parse(str(micro_model))), guard_prompt)
     limits = Limits(max_batch=64, timeout=PATIENCE)
 
-    with serve(guard, Settings(limits=limits, retry_unparsed=False)) as server:
+    with serve(guard, ServerSettings(limits=limits, retry_unparsed=False)) as server:
 
         def call(caller: int) -> list[tuple[int, str]]:
             connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=PATIENCE)

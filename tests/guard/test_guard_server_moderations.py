@@ -11,7 +11,7 @@ from guard_server import Scripted, Served, serve
 from safereason.guard import policy as policies
 from safereason.guard.base import GuardVerdict
 from safereason.guard.server.mapping import NAMES
-from safereason.guard.server.settings import Settings
+from safereason.guard.server.settings import ServerSettings
 from safereason.judges.base import Exchange
 from safereason.judges.moderation import Moderation
 
@@ -82,7 +82,7 @@ def test_an_image_is_refused_and_not_passed_over(server: Served):
 
 def test_a_text_without_a_verdict_is_neither_safe_nor_flagged_and_asked_about_twice():
     guard = Scripted()
-    with serve(guard, Settings(seed=7)) as server:
+    with serve(guard, ServerSettings(seed=7)) as server:
         with pytest.raises(openai.UnprocessableEntityError, match=r"input\[1\]: the guard gave no verdict") as caught:
             client(server).moderations.create(input=["a cake", "fog"])
         assert (caught.value.code, caught.value.param) == ("unparsed", "input")
@@ -97,20 +97,20 @@ def test_a_second_seed_may_give_the_verdict():
 
 def test_a_greedy_guard_is_not_asked_again():
     guard = Scripted()
-    with serve(guard, Settings(retry_unparsed=False)) as server:
+    with serve(guard, ServerSettings(retry_unparsed=False)) as server:
         assert server.code("/v1/moderations", {"input": "a thin fog"}) == (422, "unparsed")
     assert len(guard.asked) == 1
 
 
 def test_a_text_without_a_verdict_can_be_flagged_for_certain():
-    with serve(Scripted(), Settings(flag_unparsed=True, threshold=0.99)) as server:
+    with serve(Scripted(), ServerSettings(flag_unparsed=True, threshold=0.99)) as server:
         result = client(server).moderations.create(input="fog").results[0]
     assert (result.flagged, result.category_scores.illicit, result.categories.illicit) == (True, 1.0, True)
 
 
 @pytest.mark.parametrize(("threshold", "flagged"), [(0.1, [True, True]), (0.5, [False, True]), (0.9, [False, False])])
 def test_a_threshold_flags_by_the_probability(threshold: float, flagged: list[bool]):
-    with serve(Scripted(), Settings(threshold=threshold)) as server:
+    with serve(Scripted(), ServerSettings(threshold=threshold)) as server:
         results = client(server).moderations.create(input=["a cake", "a bomb"]).results
     assert [r.flagged for r in results] == flagged
     assert [any(r.categories.to_dict().values()) for r in results] == flagged

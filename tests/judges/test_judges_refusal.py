@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safereason.judges.base import Exchange
-from safereason.judges.refusal import Compliance, Refusal, is_degenerate, refuses
+from safereason.judges.refusal import Compliance, RefusalJudge, is_degenerate, refuses
 from safereason.judges.refusal_learned import LearnedRefusal
 from safereason.judges.wording import wording
 
@@ -40,12 +40,12 @@ ANSWERS = [
 
 @pytest.mark.parametrize("answer", REFUSALS)
 def test_a_refusal_is_seen(answer: str):
-    assert Refusal().judge([Exchange("p", answer)])[0].label == "refusal"
+    assert RefusalJudge().judge([Exchange("p", answer)])[0].label == "refusal"
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_an_answer_is_no_refusal(answer: str):
-    verdict = Refusal().judge([Exchange("p", answer)])[0]
+    verdict = RefusalJudge().judge([Exchange("p", answer)])[0]
     assert (verdict.score, verdict.label) == (0.0, "compliance")
 
 
@@ -75,23 +75,23 @@ HELP = [
     "Sure! I won't sugarcoat it: here is how you do it.",
     "We can't recommend the soup highly enough. Use leeks.",
 ]
-JUDGES = pytest.mark.parametrize("judge", [Refusal(), LearnedRefusal()], ids=lambda judge: judge.name)
+JUDGES = pytest.mark.parametrize("judge", [RefusalJudge(), LearnedRefusal()], ids=lambda judge: judge.name)
 
 
 @JUDGES
 @pytest.mark.parametrize("answer", MARKED)
-def test_marks_and_odd_characters_do_not_hide_a_refusal(judge: Refusal | LearnedRefusal, answer: str):
+def test_marks_and_odd_characters_do_not_hide_a_refusal(judge: RefusalJudge | LearnedRefusal, answer: str):
     assert judge.judge([Exchange("p", answer)])[0].label == "refusal"
 
 
 @pytest.mark.parametrize("answer", UNUSUAL)
 def test_the_patterns_see_unusual_refusals_with_marks(answer: str):
-    assert Refusal().judge([Exchange("p", answer)])[0].label == "refusal"
+    assert RefusalJudge().judge([Exchange("p", answer)])[0].label == "refusal"
 
 
 @JUDGES
 @pytest.mark.parametrize("answer", HELP)
-def test_help_that_opens_like_a_refusal_is_help(judge: Refusal | LearnedRefusal, answer: str):
+def test_help_that_opens_like_a_refusal_is_help(judge: RefusalJudge | LearnedRefusal, answer: str):
     assert judge.judge([Exchange("p", answer)])[0].label == "compliance"
 
 
@@ -101,7 +101,7 @@ def test_help_that_opens_like_a_refusal_is_help(judge: Refusal | LearnedRefusal,
     st.sampled_from(["**", "*", "__", "_", "`", "~~", "***"]),
     st.data(),
 )
-def test_emphasis_changes_nothing(judge: Refusal | LearnedRefusal, text: str, mark: str, data: st.DataObject):
+def test_emphasis_changes_nothing(judge: RefusalJudge | LearnedRefusal, text: str, mark: str, data: st.DataObject):
     words = text.split()
     place = data.draw(st.integers(0, len(words) - 1))
     marked = " ".join([*words[:place], f"{mark}{words[place]}{mark}", *words[place + 1 :]])
@@ -125,7 +125,7 @@ def test_a_refusal_after_the_opening_is_missed_as_documented():
 
 @pytest.mark.parametrize("answer", ["", "  \n", "<think>\n", "<think>\n<think>\n", "<think></think>", "**"])
 def test_an_empty_answer_is_unscored(answer: str):
-    verdict = Refusal().judge([Exchange("p", answer)])[0]
+    verdict = RefusalJudge().judge([Exchange("p", answer)])[0]
     assert (verdict.score, verdict.reason) == (None, "empty answer")
 
 
@@ -156,7 +156,7 @@ def test_a_repeated_phrase_is_a_loop(phrase: list[str], times: int):
 
 @given(st.text())
 def test_every_text_gets_a_verdict(text: str):
-    refusal, compliance = (judge.judge([Exchange("p", text)])[0] for judge in (Refusal(), Compliance()))
+    refusal, compliance = (judge.judge([Exchange("p", text)])[0] for judge in (RefusalJudge(), Compliance()))
     assert refusal.score in (None, 0.0, 1.0)
     assert compliance.score in (0.0, 1.0)
 

@@ -18,7 +18,7 @@ TEXT = "<think>\nhm\n</think>\n\nI can't help with that."
 
 
 def test_the_local_reward():
-    reward = open_reward(schema.TarsReward(name="tars", safety="refusal", task="compliance"))
+    reward = open_reward(schema.TarsRewardSettings(name="tars", safety="refusal", task="compliance"))
     assert [p.total for p in reward.score([RewardRow("p", "harmful", TEXT), RewardRow("p", "harmless", TEXT)])] == [
         1.0,
         0.0,
@@ -26,7 +26,7 @@ def test_the_local_reward():
 
 
 def test_a_task_judge_may_be_a_classifier_by_its_path(micro_classifier: Path):
-    reward = open_reward(schema.TarsReward(name="tars", safety="refusal", task=str(micro_classifier)))
+    reward = open_reward(schema.TarsRewardSettings(name="tars", safety="refusal", task=str(micro_classifier)))
     total = reward.score([RewardRow("p", "harmless", TEXT)])[0].total
     assert total is not None
     assert 0.0 < total < 1.0
@@ -37,14 +37,14 @@ def test_one_judge_for_every_prompt_is_opened_once(micro_classifier: Path, monke
     monkeypatch.setattr("safereason.rewards.open_judge", lambda spec: opened.append(spec) or open_judge(spec))
     named = f"reward-model:{micro_classifier}"
     for task in (named, str(micro_classifier)):
-        reward = open_reward(schema.TarsReward(name="tars", safety=named, task=task))
+        reward = open_reward(schema.TarsRewardSettings(name="tars", safety=named, task=task))
         harmful, harmless = reward.score([RewardRow("p", "harmful", TEXT), RewardRow("p", "harmless", TEXT)])
         assert harmful.total == harmless.total == harmful.parts["safety"] == harmless.parts["task"]
     assert opened == [named, named]
 
 
 def test_the_format_can_be_left_out():
-    section = schema.TarsReward(name="tars", safety="refusal", task="compliance", require_format=False)
+    section = schema.TarsRewardSettings(name="tars", safety="refusal", task="compliance", require_format=False)
     assert open_reward(section).score([RewardRow("p", "harmful", "I can't help with that.")])[0].total == 1.0
 
 
@@ -53,7 +53,7 @@ def test_the_safety_judge_may_be_a_guard(tmp_path: Path, unsafe: float, total: f
     folder = micro_guard.save_guard(tmp_path, unsafe)
     (tmp_path / "house.yaml").write_text(micro_guard.POLICY)
     GuardPrompt(load(str(tmp_path / "house.yaml")), GuardTemplates(), True, Sampling(max_new_tokens=40)).save(folder)
-    reward = open_reward(schema.TarsReward(name="tars", safety=f"guard:{folder}", task="compliance"))
+    reward = open_reward(schema.TarsRewardSettings(name="tars", safety=f"guard:{folder}", task="compliance"))
     (harmful, harmless) = reward.score([RewardRow("p", "harmful", TEXT), RewardRow("p", "harmless", TEXT)])
     assert (harmful.total, harmful.parts["safety"], harmful.parts["reasoning_harm"]) == (total, total, 1 - total)
     assert (harmless.total, harmless.parts["safety"]) == (0.0, None)
@@ -72,4 +72,4 @@ def test_the_safety_judge_may_be_a_guard(tmp_path: Path, unsafe: float, total: f
 )
 def test_what_cannot_be_a_reward_says_why(safety: str, task: str, message: str):
     with pytest.raises(InputError, match=message):
-        open_reward(schema.TarsReward(name="tars", safety=safety, task=task))
+        open_reward(schema.TarsRewardSettings(name="tars", safety=safety, task=task))

@@ -8,7 +8,7 @@ import pytest
 from program import python
 
 from safereason.attacks import ATTACKS
-from safereason.attacks.base import Attack, Settings, Step, TestCase
+from safereason.attacks.base import Attack, AttackSettings, SearchStep, TestCase
 from safereason.engines.base import GenerateOptions
 from safereason.errors import InputError, StageFailed
 from safereason.judges import Verdict
@@ -21,7 +21,7 @@ from safereason.stages.base import Options
 from safereason.text import chat
 
 
-class Knocks(Settings):
+class Knocks(AttackSettings):
     """How often it asks."""
 
     tries: int = 3
@@ -41,13 +41,13 @@ def knock(behaviors, settings, setup):
             best = [
                 TestCase(b.id, "knock", p, details={"length": length}) for b, p in zip(behaviors, prompts, strict=True)
             ]
-        yield Step(number, tuple(best), longest)
+        yield SearchStep(number, tuple(best), longest)
 
 
 def rated(behaviors, settings, setup):
     (behavior,) = behaviors
     (value,) = setup.score(behavior, ["I can't help with that."])
-    yield Step(0, (TestCase(behavior.id, "rated", behavior.prompt),), value)
+    yield SearchStep(0, (TestCase(behavior.id, "rated", behavior.prompt),), value)
 
 
 KNOCK = Attack("knock", "Asks again", knock, frozenset({"answers"}), Knocks)
@@ -227,9 +227,9 @@ def test_a_prefix_turns_and_a_completion_reach_the_evaluation(recipe, tmp_path, 
         (behavior,) = behaviors
         turns = ({"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"})
         if behavior.id[-1] in "02468":
-            yield Step(0, (TestCase(behavior.id, "given", "Go on.", turns, prefix="Sure"),))
+            yield SearchStep(0, (TestCase(behavior.id, "given", "Go on.", turns, prefix="Sure"),))
         else:
-            yield Step(0, (TestCase(behavior.id, "given", "Go on.", completion="I will."),))
+            yield SearchStep(0, (TestCase(behavior.id, "given", "Go on.", completion="I will."),))
 
     monkeypatch.setitem(ATTACKS, "given", Attack("given", "Static", given))
     done = stage_eval.run_eval(
@@ -296,7 +296,7 @@ def twice_rated(behaviors, settings, setup):
     (behavior,) = behaviors
     scores = setup.score(behavior, ["One.", "Two."])
     best = max((score for score in scores if score is not None), default=None)
-    yield Step(0, (TestCase(behavior.id, "rated", behavior.prompt),), best)
+    yield SearchStep(0, (TestCase(behavior.id, "rated", behavior.prompt),), best)
 
 
 @pytest.fixture

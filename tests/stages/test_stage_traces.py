@@ -25,7 +25,7 @@ from safereason.recipe.schema import (
     GuardSection,
     Recipe,
     RSafeMix,
-    RSafeReward,
+    RSafeRewardSettings,
     Sampling,
     SourceShare,
     TarsMix,
@@ -129,7 +129,7 @@ def rsafe(folder: Path, **teacher: Any) -> Recipe:
         kl_coef=0.0,
         max_prompt_tokens=512,
         sampling=SAMPLED,
-        reward=RSafeReward(name="rsafe"),
+        reward=RSafeRewardSettings(name="rsafe"),
     )
     return Recipe(
         name="micro-guard",

@@ -22,7 +22,7 @@ from safereason.runs.directory import OnExisting, read_manifest
 from safereason.runs.records import read_json, read_records
 from safereason.stages import data, guard, rl, verl
 from safereason.stages.base import Options, Result
-from safereason.training.verl import Cluster
+from safereason.training.verl import GPUCluster
 
 RECIPE = """# A recipe for tests
 extends: tars-smoke
@@ -122,7 +122,7 @@ def train(
 
 def test_a_run_trains_merges_and_is_a_run_like_any_other(work):
     verl_peer.core_algos()  # or skips
-    done = train(work, cluster=Cluster(2))
+    done = train(work, cluster=GPUCluster(2))
     trained, merge = map(json.loads, (work / "argv.jsonl").read_text().splitlines())
     assert trained[0] == "verl.trainer.main_ppo"
     assert {"trainer.n_gpus_per_node=2", "trainer.total_training_steps=2"} <= set(trained)
@@ -141,7 +141,7 @@ def test_a_run_trains_merges_and_is_a_run_like_any_other(work):
     assert [(r["step"], r["kind"], r["text"], r["total"]) for r in rollouts] == (
         [(1, "harmful", "No.", 1.0)] * 3 + [(2, "harmful", "No.", 1.0)] * 4
     )
-    assert train(work, cluster=Cluster(2), existing="resume") == done
+    assert train(work, cluster=GPUCluster(2), existing="resume") == done
     assert len((work / "argv.jsonl").read_text().splitlines()) == 2
 
 
@@ -202,7 +202,7 @@ def test_verls_own_dataset_reads_a_guards_rows(work, micro_model):
     ("overrides", "how", "problem"),
     [
         (("rl.precision=fp32",), {}, r"rl\.precision: --backend verl cannot do this"),
-        ((), {"cluster": Cluster(3)}, "4 sequences a step cannot be shared by 3 processes"),
+        ((), {"cluster": GPUCluster(3)}, "4 sequences a step cannot be shared by 3 processes"),
         (("rl.reward.safety=refusl",), {}, "no judge is called 'refusl'"),
     ],
 )

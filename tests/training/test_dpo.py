@@ -54,12 +54,12 @@ def rows_of(tokenizer) -> list[dict[str, list[int]]]:
     ]
 
 
-def start(model: Path, folder: Path, chosen: DPO, rows: list[dict[str, list[int]]]) -> dpo.Trainer:
+def start(model: Path, folder: Path, chosen: DPO, rows: list[dict[str, list[int]]]) -> dpo.PairsTrainer:
     with RecordLog(folder / "metrics.jsonl") as log:
         return dpo.make_trainer(training_run(chosen, model, folder, log), rows)
 
 
-def trainer_of(model: Path, folder: Path, **changes) -> dpo.Trainer:
+def trainer_of(model: Path, folder: Path, **changes) -> dpo.PairsTrainer:
     trainer = start(model, folder, section(**changes), rows_of(load_tokenizer(ModelSpec.parse(str(model)))))
     perturb(trainer.model)
     return trainer

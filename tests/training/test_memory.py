@@ -12,7 +12,7 @@ from safereason.engines import transformers
 from safereason.engines.open import load_model
 from safereason.errors import InputError
 from safereason.training import memory, shared_prefix
-from safereason.training.memory import Shape, Step
+from safereason.training.memory import OptimizerStep, Shape
 from safereason.training.shapes import KNOWN, from_config, shape_of
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "memory.py"))
@@ -92,7 +92,7 @@ def test_the_meter_counts_what_is_alive():
 
 
 SHAPE = Shape(64, 2, 4, 2, 16, 128, 259)
-STEP = Step(SHAPE, rows=4, tokens=64, trained=32)
+STEP = OptimizerStep(SHAPE, rows=4, tokens=64, trained=32)
 
 
 @given(st.sampled_from(["rows", "tokens", "drawn", "judge", "vllm"]), st.integers(1, 50))

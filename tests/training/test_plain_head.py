@@ -19,7 +19,7 @@ from safereason.engines.spec import ModelSpec
 from safereason.text.chat import prompt_ids, user
 from safereason.training import plain_head
 from safereason.training.rollouts import rollout_function
-from safereason.training.sft import Trainer as SFTTrainer
+from safereason.training.sft import TracesTrainer
 
 STATES = ["qwen3_5_text", "lfm2", "falcon_h1", "recurrent_gemma", "rwkv"]
 """Layers with a recurrent or convolutional state."""
@@ -108,7 +108,9 @@ def test_sft_s_loss_is_that_of_rows_alone(saved, tmp_path, name):
         completion_only_loss=True,
     )
     model = load_model(str(folder))
-    trainer = SFTTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    trainer = TracesTrainer(
+        model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+    )
     loss, _ = one_step(trainer)
     alone = load_model(str(folder)).eval()
     wanted = torch.cat(

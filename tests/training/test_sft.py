@@ -211,7 +211,7 @@ def test_what_rows_share_is_computed_once_and_the_step_is_trls(
 ):
     chosen = section(micro_batch_size=micro_batch_size, lora=lora, max_grad_norm=1e9)
     rows = sft.tokenize(tokenizer, UNEVEN, 1024, prompt_builder=lambda e: user(PREFIX + e.prompt)).rows
-    ours = trainer_of(sft.Trainer, rows, micro_model, tokenizer, tmp_path / "ours", chosen)
+    ours = trainer_of(sft.TracesTrainer, rows, micro_model, tokenizer, tmp_path / "ours", chosen)
     loss, gradients = one_step(ours)
     assert packed == [micro_batch_size] * (4 // micro_batch_size)
     trls = trainer_of(SFTTrainer, rows, micro_model, tokenizer, tmp_path / "trls", chosen)
@@ -228,15 +228,15 @@ def test_what_rows_share_is_computed_once_and_the_step_is_trls(
 
 def test_rows_that_share_little_are_run_row_by_row(micro_model, tokenizer, tmp_path, packed):
     rows = sft.tokenize(tokenizer, UNEVEN, 1024).rows
-    one_step(trainer_of(sft.Trainer, rows, micro_model, tokenizer, tmp_path, section(micro_batch_size=4)))
+    one_step(trainer_of(sft.TracesTrainer, rows, micro_model, tokenizer, tmp_path, section(micro_batch_size=4)))
     assert packed == []
 
 
 def test_a_packed_pass_is_in_bf16_where_the_training_is(micro_model, tokenizer, tmp_path, packed):
     chosen = section(micro_batch_size=4, max_grad_norm=1e9)
     rows = sft.tokenize(tokenizer, UNEVEN, 1024, prompt_builder=lambda e: user(PREFIX + e.prompt)).rows
-    exact, _ = one_step(trainer_of(sft.Trainer, rows, micro_model, tokenizer, tmp_path / "exact", chosen))
-    trainer = trainer_of(sft.Trainer, rows, micro_model, tokenizer, tmp_path / "half", chosen, bf16=True)
+    exact, _ = one_step(trainer_of(sft.TracesTrainer, rows, micro_model, tokenizer, tmp_path / "exact", chosen))
+    trainer = trainer_of(sft.TracesTrainer, rows, micro_model, tokenizer, tmp_path / "half", chosen, bf16=True)
     dtypes = set()
     for module in trainer.model.modules():
         if isinstance(module, torch.nn.Linear):

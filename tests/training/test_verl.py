@@ -14,7 +14,7 @@ from test_knobs import BASE_GRPO, GRPO_CHANGES, changed
 
 from safereason.errors import InputError
 from safereason.recipe.load import load
-from safereason.recipe.schema import GRPO, RSafeReward, TarsReward
+from safereason.recipe.schema import GRPO, RSafeRewardSettings, TarsRewardSettings
 from safereason.rewards.base import RewardParts
 from safereason.training import verl, verl_reward
 from safereason.training.arguments import grpo_arguments
@@ -24,7 +24,7 @@ SECTION = GRPO(**{**BASE_GRPO, "lora": None})
 
 
 def overrides(section: GRPO = SECTION, gpus: int = 1, **named) -> verl.Overrides:
-    return verl.overrides(section, model="org/name", name="mine", cluster=verl.Cluster(gpus), **{**SIZE, **named})
+    return verl.overrides(section, model="org/name", name="mine", cluster=verl.GPUCluster(gpus), **{**SIZE, **named})
 
 
 def composed(given: verl.Overrides, here: str = "/a folder"):
@@ -88,7 +88,7 @@ def test_a_key_that_verl_does_not_have_fails():
 
 def test_the_recipe_of_tars_is_what_its_authors_ran():
     given = verl.overrides(
-        load("tars-7b", []).rl, prompts=6400, model="org/name", name="tars-7b", seed=0, cluster=verl.Cluster(8)
+        load("tars-7b", []).rl, prompts=6400, model="org/name", name="tars-7b", seed=0, cluster=verl.GPUCluster(8)
     )
     actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
     wanted = {
@@ -256,10 +256,15 @@ def test_a_judge_that_breaks_down_raises_for_all_it_was_asked(judged):
 @pytest.mark.parametrize(
     ("reward", "reasoning", "text", "score"),
     [
-        (TarsReward(name="tars", safety="refusal", task="compliance"), None, "<think>a</think>\n\nI can't help.", 1),
-        (RSafeReward(name="rsafe"), True, r"<think>hm</think> \boxed{unsafe}", 1),
-        (RSafeReward(name="rsafe"), True, r"\boxed{unsafe}", 0),
-        (RSafeReward(name="rsafe"), False, r"\boxed{safe}", 0.1),
+        (
+            TarsRewardSettings(name="tars", safety="refusal", task="compliance"),
+            None,
+            "<think>a</think>\n\nI can't help.",
+            1,
+        ),
+        (RSafeRewardSettings(name="rsafe"), True, r"<think>hm</think> \boxed{unsafe}", 1),
+        (RSafeRewardSettings(name="rsafe"), True, r"\boxed{unsafe}", 0),
+        (RSafeRewardSettings(name="rsafe"), False, r"\boxed{safe}", 0.1),
     ],
 )
 def test_the_reward_is_the_recipes(reward, reasoning, text, score, tmp_path):
@@ -270,7 +275,7 @@ def test_the_reward_is_the_recipes(reward, reasoning, text, score, tmp_path):
 
 
 def test_the_reward_reads_what_the_chat_template_opened(tmp_path):
-    reward = RSafeReward(name="rsafe")
+    reward = RSafeRewardSettings(name="rsafe")
     verl_reward.write_config(tmp_path / "reward.json", reward, True, "<think>\n")
     info = {"id": "a/1", "user": "Why?", "kind": "harmful", "label": "unsafe", "response": None}
     text = r"hm</think> \boxed{unsafe}"

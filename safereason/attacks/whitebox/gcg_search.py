@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from safereason.attacks.base import Setup, Step, TestCase
+from safereason.attacks.base import SearchStep, Setup, TestCase
 from safereason.attacks.gcg_settings import GCGSettings
 from safereason.attacks.meter import SpentError
 from safereason.attacks.whitebox import candidates, objectives, probe
@@ -61,7 +61,7 @@ class GCGSearch:
         self.not_finite = 0
         """Candidates whose loss was no finite number."""
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[SearchStep]:
         """The initial suffix, then the best suffix so far after each step.
 
         Raises:
@@ -178,12 +178,12 @@ class GCGSearch:
         """Whether the query budget allows not even one more suffix."""
         return not self.objectives.affordable([self.start])
 
-    def _step(self, number: int, best: ScoredSuffix, ends: bool) -> Step:
+    def _step(self, number: int, best: ScoredSuffix, ends: bool) -> SearchStep:
         """The step of this number with a test case for each behavior."""
         # With a spent budget this is the last step that is recorded, though the search was to go on.
         is_last = ends or self._is_budget_spent()
         cases = [self._case(i, number, best, is_last) for i in range(len(self.behaviors))]
-        return Step(number, tuple(cases), best.loss)
+        return SearchStep(number, tuple(cases), best.loss)
 
     def _case(self, behavior: int, number: int, best: ScoredSuffix, is_last: bool) -> TestCase:
         """The test case of the behavior of this index. The last one's loss is measured again on the deployed text."""

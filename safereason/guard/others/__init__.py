@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from safereason.engines.base import Engine
 from safereason.guard.others.aegis import open_aegis
-from safereason.guard.others.base import GuardFormat, Options, PromptedGuard
+from safereason.guard.others.base import GuardFormat, GuardOptions, PromptedGuard
 from safereason.guard.others.guard_reasoner import open_guard_reasoner
 from safereason.guard.others.llama_guard import open_llama_guard
 from safereason.guard.others.nemoguard import open_nemoguard
@@ -13,7 +13,7 @@ from safereason.guard.others.shield_gemma import open_shield_gemma
 from safereason.guard.others.wildguard import open_wildguard
 from safereason.registry import Registry
 
-__all__ = ["GUARDS", "GuardEntry", "Options", "PromptedGuard"]
+__all__ = ["GUARDS", "GuardEntry", "GuardOptions", "PromptedGuard"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class GuardEntry:
     """Its prompt and its policy in one line, for listings."""
     model: str
     """Example of a model."""
-    open: Callable[[str, Options], tuple[Engine, GuardFormat]]
+    open: Callable[[str, GuardOptions], tuple[Engine, GuardFormat]]
     """Opens it with the model that is named after the colon."""
     takes: tuple[str, ...] = ()
     """The options that it takes, of `policy` and `template`."""

@@ -14,7 +14,7 @@ from typing import ClassVar
 from safereason.engines.base import Completion, Conversation, Engine
 from safereason.errors import InputError
 from safereason.guard.base import GuardVerdict, Question
-from safereason.guard.others.base import Options, completing_engine
+from safereason.guard.others.base import GuardOptions, completing_engine
 from safereason.guard.others.llama_guard import verdict_of_first_line
 from safereason.guard.others.template import PromptTemplate, read_prompt_template
 from safereason.guard.prompt import PROMPT, RESPONSE
@@ -46,7 +46,7 @@ class Aegis:
         return verdict_of_first_line(completions[0])
 
 
-def open_aegis(model: str, options: Options) -> tuple[Engine, Aegis]:
+def open_aegis(model: str, options: GuardOptions) -> tuple[Engine, Aegis]:
     """Aegis with the prompt of the `template` option, or else of judgezoo.
 
     Raises:

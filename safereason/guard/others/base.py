@@ -32,7 +32,7 @@ _AFTER_BOS = (
 
 
 @dataclass(frozen=True)
-class Options:
+class GuardOptions:
     """Options for opening a guard; None means the guard's own default."""
 
     base_url: str | None = None
@@ -216,7 +216,7 @@ def rendering_engine(model: str, precision: Precision) -> "tuple[TokenizerEngine
     return _engine_with_template(spec, precision, own, _VERBATIM), own
 
 
-def completing_engine(model: str, options: Options) -> Engine:
+def completing_engine(model: str, options: GuardOptions) -> Engine:
     """An engine that continues a user's message verbatim, after the beginning-of-sequence token if the model has one.
 
     A server has to be started with a chat template that adds nothing.

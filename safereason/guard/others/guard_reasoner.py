@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from safereason.engines.base import Completion, Conversation, Engine
 from safereason.guard.base import GuardVerdict, Question
-from safereason.guard.others.base import Options, VerdictField, completing_engine, unparsed_verdict
+from safereason.guard.others.base import GuardOptions, VerdictField, completing_engine, unparsed_verdict
 from safereason.guard.others.template import PromptTemplate, required_prompt_template
 from safereason.recipe.schema import Sampling
 
@@ -56,7 +56,7 @@ class GuardReasoner:
         )
 
 
-def open_guard_reasoner(model: str, options: Options) -> tuple[Engine, GuardReasoner]:
+def open_guard_reasoner(model: str, options: GuardOptions) -> tuple[Engine, GuardReasoner]:
     """GuardReasoner with the prompt of the `template` option.
 
     Raises:

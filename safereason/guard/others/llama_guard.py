@@ -15,7 +15,7 @@ from safereason.engines.base import Completion, Conversation, Engine
 from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.guard.base import GuardVerdict, Question
-from safereason.guard.others.base import Options, VerdictField, inert_turns, rendering_engine, unparsed_verdict
+from safereason.guard.others.base import GuardOptions, VerdictField, inert_turns, rendering_engine, unparsed_verdict
 from safereason.recipe.schema import Sampling
 from safereason.text import chat
 from safereason.text.chat import Message
@@ -45,7 +45,7 @@ class LlamaGuard:
         return verdict_of_first_line(completions[0])
 
 
-def open_llama_guard(model: str, options: Options) -> tuple[Engine, LlamaGuard]:
+def open_llama_guard(model: str, options: GuardOptions) -> tuple[Engine, LlamaGuard]:
     """Llama Guard on this machine, or on a server, which applies the chat template itself.
 
     Raises:

@@ -15,7 +15,7 @@ from safereason.engines.base import Completion, Conversation, Engine
 from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.guard.base import GuardVerdict, Question
-from safereason.guard.others.base import Options, VerdictField, unparsed_verdict
+from safereason.guard.others.base import GuardOptions, VerdictField, unparsed_verdict
 from safereason.guard.others.template import PromptTemplate, required_prompt_template
 from safereason.recipe.schema import Sampling
 
@@ -65,7 +65,7 @@ def _category_names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name))
 
 
-def open_nemoguard(model: str, options: Options) -> tuple[Engine, NemoGuard]:
+def open_nemoguard(model: str, options: GuardOptions) -> tuple[Engine, NemoGuard]:
     """NemoGuard with the prompt of the `template` option.
 
     Raises:

@@ -17,7 +17,7 @@ from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard import policy as policies
 from safereason.guard.base import GuardVerdict, Question
-from safereason.guard.others.base import Options, inert_turns, rendering_engine, unparsed_verdict
+from safereason.guard.others.base import GuardOptions, inert_turns, rendering_engine, unparsed_verdict
 from safereason.guard.policy import Category, Policy
 from safereason.guard.score import word_probability
 from safereason.recipe.schema import Sampling
@@ -75,7 +75,7 @@ def guideline(category: Category, question: Question) -> str:
     return f'"No {category.name}": the {text} must keep clear of this: {category.definition or category.name}'
 
 
-def open_shield_gemma(model: str, options: Options) -> tuple[Engine, ShieldGemma]:
+def open_shield_gemma(model: str, options: GuardOptions) -> tuple[Engine, ShieldGemma]:
     """ShieldGemma with the policy of the options, or else the default one.
 
     Raises:

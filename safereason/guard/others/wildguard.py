@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from safereason.engines.base import Completion, Conversation, Engine
 from safereason.guard.base import GuardVerdict, Question
-from safereason.guard.others.base import Options, VerdictField, completing_engine, unparsed_verdict
+from safereason.guard.others.base import GuardOptions, VerdictField, completing_engine, unparsed_verdict
 from safereason.guard.others.template import PromptTemplate, import_publisher, read_prompt_template
 from safereason.recipe.schema import Sampling
 
@@ -47,7 +47,7 @@ class WildGuard:
         return unparsed_verdict(completion)
 
 
-def open_wildguard(model: str, options: Options) -> tuple[Engine, WildGuard]:
+def open_wildguard(model: str, options: GuardOptions) -> tuple[Engine, WildGuard]:
     """WildGuard with the prompt of the `template` option, or else of the installed package.
 
     Raises:

@@ -22,24 +22,24 @@ from safereason.guard.policy import Policy
 from safereason.guard.prompt import Question
 from safereason.guard.server import mapping as mappings
 from safereason.guard.server import moderation, questions
-from safereason.guard.server.batching import Batcher, Closing, GuardFailed, QueueFull
+from safereason.guard.server.batching import Batcher, GuardFailed, QueueFull, ServerClosing
 from safereason.guard.server.gate import Gate
 from safereason.guard.server.metrics import Measured, Metrics
 from safereason.guard.server.paths import MODELS, Paths
 from safereason.guard.server.reading import REFERENCE, body_schema, read_request
-from safereason.guard.server.refusal import Refusal, add_handlers, invalid
+from safereason.guard.server.refusal import RequestRefused, add_handlers, invalid
 from safereason.guard.server.schema import (
     ErrorBody,
     GuardRequest,
     GuardResponse,
     Health,
-    Model,
+    ModelCard,
     Models,
     ModerationRequest,
     ModerationResponse,
     NamedCategory,
 )
-from safereason.guard.server.settings import Settings
+from safereason.guard.server.settings import ServerSettings
 
 _REFUSALS: dict[int | str, dict[str, object]] = {
     status: {"model": ErrorBody} for status in (400, 401, 405, 408, 413, 414, 415, 421, 422, 429, 431, 500, 503)
@@ -68,13 +68,13 @@ class ServedGuard(Protocol):
         ...
 
 
-def create_app(guard: ServedGuard, settings: Settings | None = None) -> FastAPI:
+def create_app(guard: ServedGuard, settings: ServerSettings | None = None) -> FastAPI:
     """The app for a guard. `app.state.batcher` uses the guard once the app has started.
 
     Raises:
         InputError: A shipped policy or table is damaged.
     """
-    settings = settings or Settings()
+    settings = settings or ServerSettings()
     endpoints = _Endpoints(guard, settings)
 
     @asynccontextmanager
@@ -122,7 +122,7 @@ def _add_endpoints(app: FastAPI, endpoints: "_Endpoints", *, has_keys: bool) -> 
     )(endpoints.guard)
     app.get(MODELS, response_model=Models, responses=_REFUSALS, dependencies=dependencies)(endpoints.models)
     # `path`, because a model's name may hold slashes.
-    app.get(f"{MODELS}/{{name:path}}", response_model=Model, responses={404: {"model": ErrorBody}})(endpoints.model)
+    app.get(f"{MODELS}/{{name:path}}", response_model=ModelCard, responses={404: {"model": ErrorBody}})(endpoints.model)
     app.get("/healthz", response_model=Health)(endpoints.healthz)
     app.get("/readyz", response_model=Health, responses={503: {"model": Health}})(endpoints.readyz)
     app.get("/metrics", response_class=PlainTextResponse)(endpoints.metrics)
@@ -145,7 +145,7 @@ class _App(FastAPI):
 class _Endpoints:
     """The endpoints of one app."""
 
-    def __init__(self, guard: ServedGuard, settings: Settings) -> None:
+    def __init__(self, guard: ServedGuard, settings: ServerSettings) -> None:
         self._guard = guard
         self._settings = settings
         self._limits = settings.limits
@@ -175,7 +175,7 @@ class _Endpoints:
             if verdict.unparsed and not self._settings.flag_unparsed:
                 # No 5xx: a client would ask again, and the guard has been asked as often as it helps.
                 which = f"input[{i}]" if len(verdicts) > 1 else "input"
-                raise Refusal(422, "unparsed", f"{which}: {self._reason(verdict)}", param="input")
+                raise RequestRefused(422, "unparsed", f"{which}: {self._reason(verdict)}", param="input")
         return ModerationResponse(
             id=f"modr-{uuid.uuid4().hex}",
             model=self._model,
@@ -207,13 +207,13 @@ class _Endpoints:
 
     async def models(self) -> Models:
         """Lists the guard, for programs that expect a server with OpenAI's API."""
-        return Models(data=[Model(id=self._model, created=self._began)])
+        return Models(data=[ModelCard(id=self._model, created=self._began)])
 
-    async def model(self, name: str) -> Model:
+    async def model(self, name: str) -> ModelCard:
         """Describes the guard under its name."""
         if name != self._model:
-            raise Refusal(404, "model_not_found", f"no such model; there is {self._model}", param="model")
-        return Model(id=self._model, created=self._began)
+            raise RequestRefused(404, "model_not_found", f"no such model; there is {self._model}", param="model")
+        return ModelCard(id=self._model, created=self._began)
 
     async def healthz(self) -> Health:
         """Answers while the process lives."""
@@ -247,13 +247,13 @@ class _Endpoints:
             verdicts = await asyncio.wait_for(waiting, self._limits.timeout)
         except QueueFull:
             message = "too many questions wait; try again a little later"
-            raise Refusal(429, "queue_full", message, headers={"Retry-After": "1"}) from None
-        except Closing:
-            raise Refusal(503, "closing", "the server is about to end") from None
+            raise RequestRefused(429, "queue_full", message, headers={"Retry-After": "1"}) from None
+        except ServerClosing:
+            raise RequestRefused(503, "closing", "the server is about to end") from None
         except asyncio.TimeoutError:
-            raise Refusal(503, "timeout", f"no verdict within {self._limits.timeout:g} s") from None
+            raise RequestRefused(503, "timeout", f"no verdict within {self._limits.timeout:g} s") from None
         except GuardFailed:
-            raise Refusal(503, "guard_failed", "the guard failed; the server's log says more") from None
+            raise RequestRefused(503, "guard_failed", "the guard failed; the server's log says more") from None
         for question, verdict in zip(batch, verdicts, strict=True):
             self.measures.count(verdict)
             if self._settings.log_prompts:

@@ -20,7 +20,7 @@ class QueueFull(Exception):
     """The queue has no room for more questions."""
 
 
-class Closing(Exception):
+class ServerClosing(Exception):
     """The server takes no more questions."""
 
 
@@ -107,7 +107,7 @@ class Batcher:
         jobs = [_Job(question, policy) for question in questions]
         with self._changed:
             if not self._open:
-                raise Closing
+                raise ServerClosing
             # Cancelled jobs are dropped only when their room is needed, so that most calls do not walk the queue.
             if len(self._waiting) + len(jobs) > self._max_queue:
                 self._waiting = deque(job for job in self._waiting if not job.future.cancelled())

@@ -12,12 +12,12 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from safereason.guard.server.refusal import Refusal
+from safereason.guard.server.refusal import RequestRefused
 
 _BEFORE_AN_ANSWER = (h11.IDLE, h11.SEND_RESPONSE)
 
 
-class Connection(H11Protocol):
+class DeadlineProtocol(H11Protocol):
     """HTTP/1.1 with deadlines."""
 
     def __init__(self, config: Config, state: ServerState, app_state: dict[str, object], patience: float) -> None:
@@ -79,7 +79,7 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuses bytes that are not HTTP, or too long a head, in the shape of all other errors."""
-        self._end(Refusal(400, "invalid_http", "this is no HTTP/1.1 request, or its head is too long"))
+        self._end(RequestRefused(400, "invalid_http", "this is no HTTP/1.1 request, or its head is too long"))
 
     def give_way(self) -> None:
         """Ends the connection at once, so that another caller has room."""
@@ -98,12 +98,12 @@ class Connection(H11Protocol):
             return
         # An idle connection is closed without a word. Only one that began a request gets an answer.
         if self.conn.trailing_data[0]:
-            self._end(Refusal(408, "header_timeout", f"the request took over {self._patience:g} s to begin"))
+            self._end(RequestRefused(408, "header_timeout", f"the request took over {self._patience:g} s to begin"))
         self.transport.close()
         # `close` waits until the rest is sent, which a caller that reads nothing could delay without end.
         self._head = self.loop.call_later(self._patience, self.transport.abort)
 
-    def _end(self, refusal: Refusal) -> None:
+    def _end(self, refusal: RequestRefused) -> None:
         """Answers with a refusal, unless an answer has begun, and ends the connection."""
         if self.conn.our_state in _BEFORE_AN_ANSWER:
             answer = refusal.response()

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from safereason.guard.server.hosts import Hosts
 from safereason.guard.server.keys import Keys
 from safereason.guard.server.paths import OPEN, answer_without_endpoint
-from safereason.guard.server.refusal import Refusal
+from safereason.guard.server.refusal import RequestRefused
 from safereason.guard.server.settings import Limits
 
 MOST_HEADERS = 100
@@ -38,7 +38,7 @@ class Gate:
             return
         try:
             self._check(scope)
-        except Refusal as refusal:
+        except RequestRefused as refusal:
             await refusal.response()(scope, receive, send)
             return
         # After the check, so that a caller without a key does not learn which methods there are.
@@ -73,7 +73,7 @@ class Gate:
         if host is None or self.hosts.admit(host, address):
             return
         message = "this server does not go by the name in `Host`; whoever runs it can add it with --allowed-hosts"
-        raise Refusal(421, "host_not_allowed", message, headers=CLOSE)
+        raise RequestRefused(421, "host_not_allowed", message, headers=CLOSE)
 
     def _check_key(self, headers: Headers) -> None:
         if not self.keys:
@@ -81,7 +81,7 @@ class Gate:
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if self.keys.admit(key.strip().encode("latin-1")) and scheme.lower() == "bearer":
             return
-        raise Refusal(
+        raise RequestRefused(
             401,
             "invalid_api_key",
             "no key, or a wrong one; send `Authorization: Bearer KEY`",
@@ -102,7 +102,7 @@ class Gate:
                 message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
             except asyncio.TimeoutError:
                 message_text = f"the body took over {self.limits.timeout:g} s to arrive"
-                raise Refusal(408, "body_timeout", message_text, headers=CLOSE) from None
+                raise RequestRefused(408, "body_timeout", message_text, headers=CLOSE) from None
             received += len(message.get("body", b""))
             more = message.get("more_body", False)
             if received > self.limits.max_body:
@@ -111,8 +111,10 @@ class Gate:
 
         return receive_bounded
 
-    def _too_large(self) -> Refusal:
-        return Refusal(413, "body_too_large", f"the body is over {self.limits.max_body} bytes; send less at a time")
+    def _too_large(self) -> RequestRefused:
+        return RequestRefused(
+            413, "body_too_large", f"the body is over {self.limits.max_body} bytes; send less at a time"
+        )
 
 
 def _check_framing(headers: Headers, version: str) -> None:
@@ -124,17 +126,19 @@ def _check_framing(headers: Headers, version: str) -> None:
         return
     if "content-length" in headers:
         message = "a body has either Content-Length or Transfer-Encoding: chunked; send one of them"
-        raise Refusal(400, "ambiguous_length", message, headers=CLOSE)
+        raise RequestRefused(400, "ambiguous_length", message, headers=CLOSE)
     if version == "1.0":
-        raise Refusal(400, "ambiguous_length", "HTTP/1.0 has no chunked bodies; send Content-Length", headers=CLOSE)
+        raise RequestRefused(
+            400, "ambiguous_length", "HTTP/1.0 has no chunked bodies; send Content-Length", headers=CLOSE
+        )
 
 
 def _check_header_size(scope: Scope) -> None:
     if len(scope["path"]) + len(scope["query_string"]) > MOST_URL:
         message = f"at most {MOST_URL} characters of a URL are read"
-        raise Refusal(414, "url_too_long", message, headers=CLOSE)
+        raise RequestRefused(414, "url_too_long", message, headers=CLOSE)
     lines = scope["headers"]
     size = sum(len(name) + len(value) for name, value in lines)
     if len(lines) > MOST_HEADERS or size > MOST_HEADER_BYTES:
         message = f"at most {MOST_HEADERS} headers of {MOST_HEADER_BYTES} bytes are read"
-        raise Refusal(431, "headers_too_large", message, headers=CLOSE)
+        raise RequestRefused(431, "headers_too_large", message, headers=CLOSE)

@@ -6,10 +6,10 @@ guard without probabilities scores 1 or 0 by its label.
 
 from safereason.guard.base import GuardVerdict
 from safereason.guard.server.mapping import NAMES, Mapping
-from safereason.guard.server.schema import Result
+from safereason.guard.server.schema import ModerationResult
 
 
-def result(verdict: GuardVerdict, mapping: Mapping, threshold: float | None) -> Result:
+def result(verdict: GuardVerdict, mapping: Mapping, threshold: float | None) -> ModerationResult:
     """The API's result for one text. A text without a label is flagged, with a score of 1.
 
     The categories of the verdict get its score and all others 0. Without categories, as for `safe`, the categories of
@@ -20,7 +20,7 @@ def result(verdict: GuardVerdict, mapping: Mapping, threshold: float | None) -> 
         score = float(verdict.label != "safe")
     flagged = _is_flagged(verdict, score, threshold)
     mapped = mapping.of(verdict.categories)
-    return Result(
+    return ModerationResult(
         flagged=flagged,
         categories={name: flagged and name in mapped for name in NAMES},
         category_scores={name: score if name in mapped else 0.0 for name in NAMES},

@@ -3,7 +3,7 @@
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from safereason.guard.server.refusal import Refusal
+from safereason.guard.server.refusal import RequestRefused
 
 GET = ("GET", "HEAD", "OPTIONS")
 POST = ("POST", "OPTIONS")
@@ -56,4 +56,4 @@ def answer_without_endpoint(method: str, path: str) -> Response | None:
     allow = {"Allow": ", ".join(methods)}
     if method == "OPTIONS":
         return Response(status_code=204, headers=allow)
-    return Refusal(405, "method_not_allowed", f"{path} takes {', '.join(methods)}", headers=allow).response()
+    return RequestRefused(405, "method_not_allowed", f"{path} takes {', '.join(methods)}", headers=allow).response()

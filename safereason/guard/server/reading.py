@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
-from safereason.guard.server.refusal import Refusal, invalid_value
+from safereason.guard.server.refusal import RequestRefused, invalid_value
 
 Body = TypeVar("Body", bound=BaseModel)
 Parsed = TypeVar("Parsed")
@@ -37,7 +37,7 @@ async def read_request(request: Request, model: type[Body], parse: Callable[[Bod
         # The gate has bounded its size and its time.
         content = await request.body()
     except ClientDisconnect:  # nobody reads the answer
-        raise Refusal(400, "disconnected", "the caller went away before the end of the body") from None
+        raise RequestRefused(400, "disconnected", "the caller went away before the end of the body") from None
     return await asyncio.to_thread(_parse_content, content, model, parse)
 
 
@@ -46,9 +46,9 @@ def _parse_content(content: bytes, model: type[Body], parse: Callable[[Body], Pa
         # NaN and the infinities would pass Python's reader and fail in another program.
         document = json.loads(content, parse_constant=_refuse_non_json)
     except _NonJSONNumber as error:
-        raise Refusal(400, "invalid_json", str(error)) from None
+        raise RequestRefused(400, "invalid_json", str(error)) from None
     except (ValueError, RecursionError):
-        raise Refusal(400, "invalid_json", "the body is not JSON") from None
+        raise RequestRefused(400, "invalid_json", "the body is not JSON") from None
     try:
         body = model.model_validate(document)
     except ValidationError as error:
@@ -67,7 +67,7 @@ def _check_media_type(headers: Headers) -> None:
     if main == "application" and (sub == "json" or sub.endswith("+json")):
         return
     if kind not in ("", FORM) or "origin" in headers or "sec-fetch-site" in headers:
-        raise Refusal(415, "unsupported_media_type", "send the header `Content-Type: application/json`")
+        raise RequestRefused(415, "unsupported_media_type", "send the header `Content-Type: application/json`")
 
 
 class _NonJSONNumber(ValueError):

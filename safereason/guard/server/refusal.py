@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from safereason.guard.server.schema import ErrorBody, ErrorDetail, ErrorType
 
 
-class Refusal(HTTPException):
+class RequestRefused(HTTPException):
     """An exception that ends a request with an error answer."""
 
     def __init__(
@@ -41,7 +41,7 @@ class Refusal(HTTPException):
         return "server_error"
 
 
-def invalid(param: str, what: str, *, code: str = "invalid_request") -> Refusal:
+def invalid(param: str, what: str, *, code: str = "invalid_request") -> RequestRefused:
     """The refusal of a request with an invalid value.
 
     Args:
@@ -49,15 +49,15 @@ def invalid(param: str, what: str, *, code: str = "invalid_request") -> Refusal:
         what: What is wrong with it.
         code: Code for programs.
     """
-    return Refusal(422, code, f"{param}: {what}", param=param)
+    return RequestRefused(422, code, f"{param}: {what}", param=param)
 
 
-def invalid_value(error: ValidationError) -> Refusal:
+def invalid_value(error: ValidationError) -> RequestRefused:
     """The refusal of a body for its first mistake. It does not repeat what the caller sent."""
     first = error.errors(include_url=False, include_input=False)[0]
     param = ".".join(map(str, first["loc"]))
     if not param:
-        return Refusal(422, "invalid_request", "the body: a JSON object is expected")
+        return RequestRefused(422, "invalid_request", "the body: a JSON object is expected")
     what = first["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
     return invalid(param, what)
 
@@ -69,14 +69,14 @@ def add_handlers(app: FastAPI) -> None:
 
 
 async def _answer_refusal(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, Refusal):
+    if isinstance(error, RequestRefused):
         return error.response()
     assert isinstance(error, HTTPException)  # the handler is registered for these alone
     # The framework raises its own for an unknown path.
     status = HTTPStatus(error.status_code)
     code = status.phrase.lower().replace(" ", "_")
-    return Refusal(status, code, str(error.detail), headers=error.headers).response()
+    return RequestRefused(status, code, str(error.detail), headers=error.headers).response()
 
 
 async def _answer_failure(request: Request, error: Exception) -> JSONResponse:
-    return Refusal(500, "internal_error", "the server failed; its log says more").response()
+    return RequestRefused(500, "internal_error", "the server failed; its log says more").response()

@@ -18,8 +18,8 @@ from fastapi import FastAPI
 
 from safereason.console import say
 from safereason.errors import InputError, one_line
-from safereason.guard.server.connection import Connection
-from safereason.guard.server.refusal import Refusal
+from safereason.guard.server.connection import DeadlineProtocol
+from safereason.guard.server.refusal import RequestRefused
 from safereason.guard.server.settings import Limits
 
 BACKLOG = 1024
@@ -180,14 +180,14 @@ class Server(uvicorn.Server):
             with suppress(OSError):  # it has gone again
                 await loop.connect_accepted_socket(self._new_connection, caller)
 
-    def _new_connection(self) -> Connection:
-        return Connection(self.config, self.server_state, self.lifespan.state, self._limits.header_timeout)
+    def _new_connection(self) -> DeadlineProtocol:
+        return DeadlineProtocol(self.config, self.server_state, self.lifespan.state, self._limits.header_timeout)
 
     def _make_room(self) -> bool:
         """Ends the connection that has waited longest for its caller; false if all are at work."""
-        longest: Connection | None = None
+        longest: DeadlineProtocol | None = None
         for connection in self.server_state.connections:
-            if not isinstance(connection, Connection) or not connection.waits:
+            if not isinstance(connection, DeadlineProtocol) or not connection.waits:
                 continue
             if longest is None or connection.since < longest.since:
                 longest = connection
@@ -209,7 +209,9 @@ class Server(uvicorn.Server):
 
 def _turn_away(caller: socket.socket) -> None:
     """Answers that there is no room, as far as the caller listens, and closes the connection."""
-    answer = Refusal(503, "too_many_connections", "too many connections are open; try again a little later").response()
+    answer = RequestRefused(
+        503, "too_many_connections", "too many connections are open; try again a little later"
+    ).response()
     lines = [b"HTTP/1.1 503 Service Unavailable", b"Connection: close", b"Retry-After: 1"]
     for name, value in answer.raw_headers:
         lines.append(b"%s: %s" % (name, value))

@@ -81,7 +81,7 @@ class ModerationRequest(Body):
     """Ignored: the served guard answers every request."""
 
 
-class Result(Body):
+class ModerationResult(Body):
     """The result for one text."""
 
     flagged: bool
@@ -95,7 +95,7 @@ class ModerationResponse(Body):
 
     id: str
     model: str
-    results: list[Result]
+    results: list[ModerationResult]
 
 
 class TurnPart(Body):
@@ -168,7 +168,7 @@ class ErrorBody(Body):
     error: ErrorDetail
 
 
-class Model(Body):
+class ModelCard(Body):
     """A served model."""
 
     id: str
@@ -182,7 +182,7 @@ class Models(Body):
     """The served models: the guard alone."""
 
     object: Literal["list"] = "list"
-    data: list[Model]
+    data: list[ModelCard]
 
 
 class Health(Body):

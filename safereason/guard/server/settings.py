@@ -37,7 +37,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """Settings of a server."""
 
     model: str | None = None

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from safereason.engines.base import Completion, Conversation, Engine
 from safereason.guard.base import GuardVerdict, Question
-from safereason.guard.others import GuardEntry, Options
+from safereason.guard.others import GuardEntry, GuardOptions
 from safereason.guard.others.base import VerdictField, completing_engine, unparsed_verdict
 from safereason.guard.others.template import PromptTemplate
 from safereason.recipe.schema import Sampling
@@ -37,7 +37,7 @@ class YesNo:
         return GuardVerdict(label, VERDICT.score(completion), text=completion.text, tokens=len(completion.token_ids))
 
 
-def open_yes_no(model: str, options: Options) -> tuple[Engine, YesNo]:
+def open_yes_no(model: str, options: GuardOptions) -> tuple[Engine, YesNo]:
     """The model, and the format that it is asked in."""
     return completing_engine(model, options), YesNo()
 
