@@ -20,13 +20,16 @@ data: {traces: [{source: sample-verdicts, prompts: 56}], validation_rows_per_lab
 guard: {sft: {learning_rate: 2.0e-4}, eval: {limit: 10}}
 """
 GUARD = "guard:rsafe-short"
-SHORTER_TARS = (
-    "sft.max_steps=2",
+GUARDED = (
+    "--recipe",
+    "tars-guarded-smoke",
     "rl.max_steps=1",
-    "rl.prompts_per_step=3",
-    "rl.micro_batch_size=12",
-    "eval.limit=4",
+    "rl.prompts_per_step=2",
+    "rl.micro_batch_size=8",
+    # The base model never closes its reasoning, and an answer without that would not reach the guard.
+    "rl.reward.require_format=false",
     f"rl.reward.safety={GUARD}",
+    "eval.limit=4",
     f"eval.harm_judge={GUARD}",
 )
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
@@ -102,46 +105,42 @@ def test_the_guard_answers_the_openai_client(result):
         assert moderated.flagged == (max(scores.values()) >= 0.5)
 
 
-@pytest.fixture(scope="module")
-def guarded(result, root) -> dict:
-    """TARS with the guard that is there as its reward and as its judge."""
-    command = ("run", "--recipe", "tars-guarded-smoke", *SHORTER_TARS, "--root", root, "--json")
-    done = safereason(*command, timeout=HOUR)
-    assert done.returncode == 0, done.stderr
-    assert f"guard rsafe-short: finished before, skipped: {result['runs']['guard rl']}" in done.stderr
-    return json.loads(done.stdout)["metrics"]
-
-
 def parts_of(run: str) -> list[dict]:
     rows = [json.loads(line) for line in (Path(run) / "rollouts.jsonl").read_text().splitlines()]
     return [row for row in rows if row["kind"] == "harmful"]
 
 
-def test_the_guard_is_tars_reward_and_judge(guarded):
-    assert {"safety"} <= {name for row in parts_of(guarded["runs"]["rl"]) for name in row["parts"]}
-    judged = Path(guarded["runs"]["eval harmbench of rl"]) / "verdicts.jsonl"
+@pytest.fixture(scope="module")
+def guarded(result, root) -> str:
+    """The run of RL on the base model, with the guard that is there as its reward."""
+    assert safereason("data", "build", *GUARDED[:2], "--root", root, timeout=HOUR).returncode == 0
+    command = ("rl", *GUARDED, "--model", "embedded/smollm2-135m", "--root", root, "--json")
+    done = safereason(*command, timeout=HOUR)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["run"]
+
+
+def test_the_guard_is_tars_reward(guarded):
+    parts = parts_of(guarded)
+    assert parts
+    assert all((row["parts"]["safety"] is not None) != bool(row["reason"]) for row in parts)
+    assert any(row["parts"]["safety"] is not None for row in parts)
+
+
+def test_the_guard_is_tars_judge(guarded, root):
+    done = safereason("eval", "harmbench", *GUARDED, "--model", guarded, "--root", root, "--json", timeout=HOUR)
+    assert done.returncode == 0, done.stderr
+    judged = Path(json.loads(done.stdout)["run"]) / "verdicts.jsonl"
     verdicts = [json.loads(line) for line in judged.read_text().splitlines()]
     assert all(verdict["judge"].startswith("guard:") for verdict in verdicts)
     assert all((verdict["label"] in ("safe", "unsafe")) != bool(verdict["reason"]) for verdict in verdicts)
 
 
 def test_the_served_guard_is_tars_reward(guarded, result, root):
+    words = ("rl", *GUARDED, "rl.reward.safety=moderation", "--model", "embedded/smollm2-135m", "--root", root)
     with served(result["runs"]["guard rl"]) as url:
-        done = safereason(
-            "rl",
-            "--recipe",
-            "tars-guarded-smoke",
-            *SHORTER_TARS,
-            "rl.reward.safety=moderation",
-            "--model",
-            guarded["runs"]["sft"],
-            "--root",
-            root,
-            "--json",
-            timeout=HOUR,
-            OPENAI_BASE_URL=url,
-            OPENAI_API_KEY="none",
-        )
+        done = safereason(*words, "--json", timeout=HOUR, OPENAI_BASE_URL=url, OPENAI_API_KEY="none")
     assert done.returncode == 0, done.stderr
-    asked = [row for row in parts_of(json.loads(done.stdout)["run"]) if row["parts"]["format"]]
-    assert all(row["parts"]["safety"] is not None or row["reason"] for row in asked)
+    parts = parts_of(json.loads(done.stdout)["run"])
+    assert parts
+    assert all(row["parts"]["safety"] is not None or row["reason"] for row in parts)

@@ -231,8 +231,7 @@ def test_two_processes_with_half_the_model_each_train_as_one(made, alone, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["sft", "rl"])
-@pytest.mark.parametrize("before", [1, 2], ids=["one, then two", "two, then one"])
+@pytest.mark.parametrize(("stage", "before"), [("sft", 1), ("rl", 2)], ids=["sft: one, then two", "rl: two, then one"])
 def test_a_run_goes_on_with_another_number_of_processes(made, alone, tmp_path, stage, before):
     one, two = arguments(made, stage, tmp_path), arguments(made, stage, tmp_path, *launched(made))
     if before == 1:
