@@ -20,7 +20,7 @@ from safereason.recipe import schema
 from safereason.recipe.schema import DPO, GRPO, SFT, GuardSection, Recipe
 from safereason.rewards import RewardParts, RewardRow, open_reward
 from safereason.runs.records import RecordLog
-from safereason.stages import attack, data, guard, guard_eval, pipeline, rl, sft
+from safereason.stages import attack_plan, data, guard, guard_eval, pipeline, rl, sft
 from safereason.stages import eval as evaluation
 from safereason.stages.base import Options, Result
 from safereason.stages.preparation.contamination import ContaminationCheck
@@ -721,8 +721,8 @@ def test_each_field_of_attacking_changes_what_an_attack_works_with(key, monkeypa
     found = []
     for section in (whole, changed(whole, key, ATTACKING_CHANGES[key])):
         recipe = Recipe(name="own", model="org/none", data=BASE_TARS, attack=section)
-        plan = attack.plan_attack(recipe, Options(), attack.AttackRequest("all-in-one", source="sample"))
-        found.append(attack.attack_identity(recipe, plan, ModelSpec.parse("org/target"), None))
+        plan = attack_plan.plan_attack(recipe, Options(), attack_plan.AttackRequest("all-in-one", source="sample"))
+        found.append(attack_plan.attack_identity(recipe, plan, ModelSpec.parse("org/target"), None))
     assert found[0] != found[1]
 
 

@@ -25,6 +25,7 @@ from safereason.recipe.schema import Evaluation, Recipe
 from safereason.runs.manifest import sha256
 from safereason.runs.records import Record, RecordLog, keep_records, read_records
 from safereason.stages import attack, searches
+from safereason.stages.attack_plan import AttackRequest, check_at_hand, plan_attack
 from safereason.stages.base import (
     Identity,
     Metrics,
@@ -245,20 +246,20 @@ def check_attacks(recipe: Recipe, options: Options, plan: EvalPlan, model: Model
         model: The target, which is then checked with all models that the attacks load; None checks no model.
 
     Raises:
-        InputError: As `attack.plan_attack` and `attack.check_at_hand`.
+        InputError: As `plan_attack` and `check_at_hand`.
     """
     for name in plan.attacks:
         # The plain request has no settings and loads no model.
         if name == "direct":
             continue
-        attack_plan = attack.plan_attack(recipe, options, _search_request(name, plan))
+        attack_plan = plan_attack(recipe, options, _search_request(name, plan))
         if model is not None:
-            attack.check_at_hand(attack_plan, model)
+            check_at_hand(attack_plan, model)
 
 
-def _search_request(name: str, plan: EvalPlan) -> attack.AttackRequest:
+def _search_request(name: str, plan: EvalPlan) -> AttackRequest:
     """The search of one of the evaluation's attacks, over the same behaviors."""
-    return attack.AttackRequest(name, plan.sources[0], plan.limit)
+    return AttackRequest(name, plan.sources[0], plan.limit)
 
 
 def _all_cases(recipe: Recipe, options: Options, plan: EvalPlan, model: ModelSpec, drawn: _DrawnExamples) -> list[Case]:

@@ -32,7 +32,8 @@ from safereason.recipe.schema import Attacking, Recipe
 from safereason.runs.manifest import going_on
 from safereason.runs.records import Record, RecordLog, line_of, read_records, write_bytes, write_json
 from safereason.stages import rl
-from safereason.stages.attack import Harm, open_harm, rating_model_of, scorer_identity, settings_of
+from safereason.stages.attack import Harm, open_harm
+from safereason.stages.attack_plan import rating_model_of, scorer_identity, settings_of
 from safereason.stages.base import (
     Identity,
     Metrics,

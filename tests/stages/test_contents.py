@@ -11,7 +11,7 @@ from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.judges import JudgeSpec
 from safereason.recipe.load import load
-from safereason.stages import attack, data, guard_eval, rl, sft
+from safereason.stages import attack_plan, data, guard_eval, rl, sft
 from safereason.stages import eval as evaluation
 from safereason.stages.base import Options
 from safereason.stages.contents import contents
@@ -68,7 +68,7 @@ def test_an_evaluation_of_other_weights_or_rows_is_not_resumed(made):
 def test_each_stage_holds_the_contents_it_depends_on(made):
     recipe, model = load(str(made / "mine.yaml")), str(made / "model")
     options = Options(root=made, model=model)
-    plan = attack.plan_attack(recipe, options, attack.AttackRequest("gcg", source=str(made / "rows.jsonl")))
+    plan = attack_plan.plan_attack(recipe, options, attack_plan.AttackRequest("gcg", source=str(made / "rows.jsonl")))
     judged = evaluation.plan_eval(
         recipe, evaluation.EvalRequest("harmbench", judge=f"rubric:{made / 'mine.yaml'}@{model}")
     )
@@ -77,7 +77,7 @@ def test_each_stage_holds_the_contents_it_depends_on(made):
         identities = (
             sft.sft_identity(recipe, ModelSpec.parse(model)),
             data.data_identity(recipe),
-            attack.attack_identity(recipe, plan, ModelSpec.parse(model), None),
+            attack_plan.attack_identity(recipe, plan, ModelSpec.parse(model), None),
             evaluation._eval_identity(recipe, judged, ModelSpec.parse("org/name"), None),
         )
         return [identity["contents"] for identity in identities]
@@ -121,8 +121,8 @@ def test_a_guard_in_a_run_counts_by_its_run(made):
 def test_a_draft_and_a_judge_of_quality_count_too(made):
     model = str(made / "model")
     recipe = load(str(made / "mine.yaml"), [f"attack.settings.gcg.draft={model}"])
-    plan = attack.plan_attack(recipe, Options(), attack.AttackRequest("gcg", source=str(made / "rows.jsonl")))
-    assert model in attack.attack_identity(recipe, plan, ModelSpec.parse("org/name"), None)["contents"]
+    plan = attack_plan.plan_attack(recipe, Options(), attack_plan.AttackRequest("gcg", source=str(made / "rows.jsonl")))
+    assert model in attack_plan.attack_identity(recipe, plan, ModelSpec.parse("org/name"), None)["contents"]
     for task in (model, f"reward-model:{model}"):
         smoke = load("tars-smoke", [f"rl.reward.task={task}"])
         assert model in rl.rl_identity(smoke, ModelSpec.parse("org/name"), Options())["contents"]

@@ -17,6 +17,7 @@ from safereason.runs.directory import read_manifest
 from safereason.runs.records import read_records
 from safereason.stages import attack as stage_attack
 from safereason.stages import eval as stage_eval
+from safereason.stages.attack_plan import AttackRequest
 from safereason.stages.base import Options
 from safereason.text import chat
 
@@ -92,7 +93,7 @@ def knocks(monkeypatch):
 
 def run(recipe, root, name="knock", **asked):
     options = Options(root=root, model=recipe.model, on_existing=asked.pop("on_existing", "refuse"))
-    return stage_attack.run_attack(recipe, options, stage_attack.AttackRequest(name, **{"limit": 4, **asked}))
+    return stage_attack.run_attack(recipe, options, AttackRequest(name, **{"limit": 4, **asked}))
 
 
 def with_attack(recipe, **changes):
@@ -315,12 +316,10 @@ def test_a_search_whose_judge_is_gone_is_given_up_and_resumed(by_two, tmp_path, 
     options = Options(out=tmp_path / "run", model=str(micro_model))
     judged_by(monkeypatch, lambda call, place: Verdict.failure("HTTP 503") if call == 2 else Verdict(0.5, None))
     with pytest.raises(StageFailed, match=r"the search of .* was given up \(HTTP 503\); --resume asks again"):
-        stage_attack.run_attack(by_two, options, stage_attack.AttackRequest("rated", limit=4))
+        stage_attack.run_attack(by_two, options, AttackRequest("rated", limit=4))
     assert len(list(read_records(tmp_path / "run" / "cases.jsonl"))) == 1
     judge = judged_by(monkeypatch, lambda call, place: Verdict(0.5, None))
-    result = stage_attack.run_attack(
-        by_two, replace(options, on_existing="resume"), stage_attack.AttackRequest("rated", limit=4)
-    )
+    result = stage_attack.run_attack(by_two, replace(options, on_existing="resume"), AttackRequest("rated", limit=4))
     assert (judge.asked, result.metrics["behaviors"], result.metrics["failed"]) == (3, 4, 0)
 
 
@@ -330,12 +329,10 @@ def test_a_search_that_met_a_failure_is_counted_and_done_anew(by_two, tmp_path, 
         monkeypatch, lambda call, place: Verdict.failure("down") if (call, place) == (2, 1) else Verdict(0.5, None)
     )
     with pytest.raises(StageFailed, match=r"1 of 4 searches met what could not be had \(down\); --resume asks again"):
-        stage_attack.run_attack(by_two, options, stage_attack.AttackRequest("rated", limit=4))
+        stage_attack.run_attack(by_two, options, AttackRequest("rated", limit=4))
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["failed"] == 1
     judge = judged_by(monkeypatch, lambda call, place: Verdict(0.5, None))
-    result = stage_attack.run_attack(
-        by_two, replace(options, on_existing="resume"), stage_attack.AttackRequest("rated", limit=4)
-    )
+    result = stage_attack.run_attack(by_two, replace(options, on_existing="resume"), AttackRequest("rated", limit=4))
     assert (judge.asked, result.metrics["behaviors"]) == (1, 4)
     assert (read_manifest(result.run) or {})["status"] == "finished"
 
@@ -343,7 +340,7 @@ def test_a_search_that_met_a_failure_is_counted_and_done_anew(by_two, tmp_path, 
 def test_where_no_answer_could_be_scored_the_reason_is_told(by_two, tmp_path, micro_model, monkeypatch):
     judged_by(monkeypatch, lambda call, place: Verdict.unscored("empty answer"))
     result = stage_attack.run_attack(
-        by_two, Options(out=tmp_path / "run", model=str(micro_model)), stage_attack.AttackRequest("rated", limit=2)
+        by_two, Options(out=tmp_path / "run", model=str(micro_model)), AttackRequest("rated", limit=2)
     )
     with pytest.raises(StageFailed, match=r"no answer could be scored \(empty answer\)"):
         stage_attack.check_attack_scored(result.run, result.metrics)
