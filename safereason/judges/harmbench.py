@@ -27,7 +27,6 @@ from safereason.judges import copyright
 from safereason.judges.base import Exchange, Measure, Verdict
 from safereason.judges.frame import Frame
 from safereason.judges.llm_judge import LLMJudge, identity, no_verdict, precision
-from safereason.judges.registry import HARMBENCH_MODEL
 from safereason.text import chat, published
 from safereason.text.inert import special_tokens
 
@@ -117,8 +116,11 @@ class Classifier:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def open_harmbench(model: str = HARMBENCH_MODEL) -> LLMJudge:
-    """Opens the classifier, on the GPU where there is one.
+def open_harmbench(model: str) -> LLMJudge:
+    """The classifier as a judge, on the GPU where there is one.
+
+    Args:
+        model: A classifier of HarmBench's, on this machine or on the Hub.
 
     Raises:
         InputError: The model or its prompt cannot be had, or a server is named.

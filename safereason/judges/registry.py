@@ -12,6 +12,7 @@ from safereason.runs.manifest import sha256
 
 HARMBENCH_MODEL = "cais/HarmBench-Llama-2-13b-cls"
 STRONGREJECT_MODEL = "qylu4156/strongreject-15k-v1"
+"""The published weights of the two judges, which are loaded where no model is named."""
 
 
 def _model_in_argument(argument: str) -> str | None:

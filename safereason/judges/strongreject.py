@@ -29,7 +29,6 @@ from safereason.judges.cache import VerdictCache, cache_key
 from safereason.judges.chat import open_rubric
 from safereason.judges.frame import Frame
 from safereason.judges.llm_judge import LLMJudge, identity, precision
-from safereason.judges.registry import STRONGREJECT_MODEL
 from safereason.text import chat, published
 from safereason.text.inert import special_tokens
 
@@ -48,10 +47,13 @@ class StrongReject:
 
     name = "strongreject"
 
-    def __init__(
-        self, model: str = STRONGREJECT_MODEL, *, refusal: bool = False, cache: VerdictCache | None = None
-    ) -> None:
+    def __init__(self, model: str, *, refusal: bool = False, cache: VerdictCache | None = None) -> None:
         """Loads it, on the GPU where there is one.
+
+        Args:
+            model: The evaluator, on this machine or on the Hub.
+            refusal: Whether it measures refusal; else harm.
+            cache: Where verdicts are kept, in place of the file in the cache folder.
 
         Raises:
             InputError: The model or its prompt cannot be had, or a server is named.
