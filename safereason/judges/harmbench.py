@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, ClassVar
 from safereason import console
 from safereason.data.fetch import File, fetch
 from safereason.engines.base import Completion, Conversation, Sampling
+from safereason.engines.open import precision_here
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard.others.base import completing_engine_here
 from safereason.judges import copyright
 from safereason.judges.base import Exchange, Measure, Verdict
 from safereason.judges.frame import Frame
-from safereason.judges.llm_judge import LLMJudge, identity, no_verdict, precision
+from safereason.judges.llm_judge import LLMJudge, identity, no_verdict
 from safereason.text import chat, published
 from safereason.text.inert import special_tokens
 
@@ -131,7 +132,7 @@ def open_harmbench(model: str) -> LLMJudge:
     # A model that is missing is the first thing to report, before any notice about prompts.
     spec.check()
     prompts = published_prompts(model)
-    engine = completing_engine_here(spec, precision())
+    engine = completing_engine_here(spec, precision_here())
     # Its chat template is of no use here, and its tokenizer is the classifier's.
     tokenizer = engine.tokenizer
     special = special_tokens(tokenizer)

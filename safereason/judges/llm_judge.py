@@ -7,12 +7,11 @@ from typing import Protocol
 
 from safereason.engines import weights
 from safereason.engines.base import Completion, Conversation, Engine, GenerateOptions, Sampling
-from safereason.engines.open import open_engine
+from safereason.engines.open import open_engine, precision_here
 from safereason.engines.server import shown_address
 from safereason.engines.spec import ModelSpec
 from safereason.judges.base import Exchange, Measure, Verdict
 from safereason.judges.cache import VerdictCache, cache_key
-from safereason.recipe.schema import Precision
 
 REPLY_END = 100
 """Characters from the end of a reply that a message quotes."""
@@ -144,7 +143,7 @@ def open_chat(model: ModelSpec) -> Engine:
     Raises:
         InputError: It cannot be had.
     """
-    return open_engine(model, precision=precision())
+    return open_engine(model, precision=precision_here())
 
 
 def await_server(engine: object) -> None:
@@ -156,15 +155,6 @@ def await_server(engine: object) -> None:
 
     if isinstance(engine, OpenAIEngine):
         engine.be_awaited()
-
-
-def precision() -> Precision:
-    """The arithmetic of a judge that runs here: bf16 on a GPU, where it is as fast as it gets, fp32 on a CPU."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "bf16"
-    return "fp32"
 
 
 def identity(model: ModelSpec) -> str:

@@ -84,11 +84,11 @@ def _reward_model(argument: str, measure: Measure) -> Judge:
 
 
 def _guard(argument: str, measure: Measure) -> Judge:
+    from safereason.engines.open import precision_here
     from safereason.judges.as_guard import open_named
     from safereason.judges.guard import GuardJudge
-    from safereason.judges.llm_judge import precision
 
-    return GuardJudge(open_named(argument, precision=precision()))
+    return GuardJudge(open_named(argument, precision=precision_here()))
 
 
 def _guard_model(argument: str) -> str | None:

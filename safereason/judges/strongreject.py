@@ -21,6 +21,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from safereason.engines.base import Conversation
+from safereason.engines.open import precision_here
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard.others.base import completing_engine_here
@@ -28,7 +29,7 @@ from safereason.judges.base import Exchange, Measure, Verdict
 from safereason.judges.cache import VerdictCache, cache_key
 from safereason.judges.chat import open_rubric
 from safereason.judges.frame import Frame
-from safereason.judges.llm_judge import LLMJudge, identity, precision
+from safereason.judges.llm_judge import LLMJudge, identity
 from safereason.text import chat, published
 from safereason.text.inert import special_tokens
 
@@ -69,7 +70,7 @@ class StrongReject:
             self.measures = "refusal"
         text = str(published.judgezoo("strong_reject", "StrongRejectJudge.SR_CLS_PROMPT"))
         self._frame = Frame(tuple(chat.user(text)), _SLOTS)
-        self.engine = completing_engine_here(spec, precision())
+        self.engine = completing_engine_here(spec, precision_here())
         self._special = special_tokens(self.engine.tokenizer)
         self._model = identity(spec)
         self._cache = cache or VerdictCache()

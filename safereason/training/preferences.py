@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from safereason import console, processes
 from safereason.data.example import Example
 from safereason.engines.base import Completion, GenerateOptions
-from safereason.engines.open import load_tokenizer, open_engine
+from safereason.engines.open import load_tokenizer, open_engine, precision_here
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
-from safereason.recipe.schema import DPO, Precision, Recipe
+from safereason.recipe.schema import DPO, Recipe
 from safereason.rewards.base import Reward, RewardParts, RewardRow
 from safereason.runs.directory import CHECKPOINTS, RunDirectory
 from safereason.runs.manifest import going_on
@@ -123,12 +123,7 @@ def _draw_responses(section: DPO, seed: int, start: ModelSpec, jobs: Sequence[Re
     if len(done) == len(jobs):
         # The training can then go on without a second copy of the model.
         return
-    import torch
-
-    precision: Precision = "fp32"
-    if torch.cuda.is_available():
-        precision = section.precision
-    engine = open_engine(start, precision=precision)
+    engine = open_engine(start, precision=precision_here(section.precision))
     with console.progress("rl: responses", len(jobs), len(done)) as advance:
 
         def record_response(index: int, _: int, completion: Completion) -> None:
