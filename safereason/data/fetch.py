@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from safereason import console
-from safereason.errors import InputError
+from safereason.errors import InputError, first_line
 from safereason.runs.asides import aside_of, clear
 from safereason.runs.cache import cache_home
 from safereason.runs.manifest import sha256
@@ -154,8 +154,7 @@ def _hub_failure(file: HubFile, error: Exception) -> str:
             f"{file.source}/{file.name}: the Hub refuses access (HTTP {status}); accept the terms at {file.page} "
             "and set HF_TOKEN to a token of yours"
         )
-    # The client's messages go on for several lines, with advice for its own users.
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     if status:
         reason = f"HTTP {status}"
     return (

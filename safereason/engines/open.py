@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from safereason.engines import hub
 from safereason.engines.base import Engine, TokenizerEngine
 from safereason.engines.spec import ModelSpec, check_architecture
-from safereason.errors import InputError
+from safereason.errors import InputError, first_line
 from safereason.recipe.schema import Precision
 
 if TYPE_CHECKING:
@@ -250,11 +250,7 @@ def not_loaded(location: str, error: Exception, what: str = "") -> InputError:
     """The error of a model that cannot be loaded, with advice; `what` says what it was loaded as."""
     if "trust_remote_code" in str(error):
         return _wants_code(location)
-    reason = type(error).__name__
-    if str(error).strip():
-        # The rest is a traceback of the library's, or advice that does not fit.
-        reason = str(error).strip().splitlines()[0]
     advice = "check the name, the network and HF_TOKEN"
     if Path(location).is_dir():
         advice = "a folder holds config.json, a tokenizer and weights as safetensors; save or get it again"
-    return InputError(f"{location}: cannot be loaded{what} ({reason[:200]}); {advice}")
+    return InputError(f"{location}: cannot be loaded{what} ({first_line(error)[:200]}); {advice}")

@@ -24,7 +24,7 @@ from safereason.engines.base import (
     generation_prefix,
     text_before_stop,
 )
-from safereason.errors import InputError, StageFailed
+from safereason.errors import InputError, StageFailed, first_line
 from safereason.recipe.schema import Evaluation
 from safereason.runs.records import Record, RecordLog, read_records
 from safereason.text import chat, reasoning
@@ -237,9 +237,9 @@ def load(tasks: Sequence[str], include: Path | None, shots: int | None) -> Loade
         loaded: LoadedTasks = manager.load(list(tasks))
     # Errors come from the library that loads the data, from the network, or from a task's own code.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         named = ",".join(tasks)
-        raise InputError(f"--tasks {named}: cannot be had ({reason[:200]}); check network and HF_TOKEN") from error
+        reason = first_line(error)[:200]
+        raise InputError(f"--tasks {named}: cannot be had ({reason}); check network and HF_TOKEN") from error
     for task in loaded["tasks"].values():
         own = task.get_config("num_fewshot")
         count = own or 0

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from safereason.errors import InputError
+from safereason.errors import InputError, first_line
 from safereason.guard.classify import CHUNK, StatusCounts
 from safereason.guard.rows import FIELDS, Cells, InputRow, replace_surrogates, row_of
 from safereason.runs.directory import OnExisting, differing_keys
@@ -144,7 +144,7 @@ def resolve_uri(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         system, path = fs.FileSystem.from_uri(uri)
     except (OSError, ValueError) as error:
-        raise InputError(f"{uri}: cannot be opened ({_first_line(error)}); check the address") from error
+        raise InputError(f"{uri}: cannot be opened ({first_line(error)[:200]}); check the address") from error
     return system, path
 
 
@@ -199,7 +199,7 @@ def _parquet_files(system: fs.FileSystem, path: str, uri: str) -> list[str]:
             return [path]
         entries = system.get_file_info(fs.FileSelector(path, recursive=True))
     except OSError as error:
-        raise InputError(f"{uri}: cannot be read ({_first_line(error)}); check the path") from error
+        raise InputError(f"{uri}: cannot be read ({first_line(error)[:200]}); check the path") from error
     paths: list[str] = []
     for entry in entries:
         is_parquet = entry.type == fs.FileType.File and entry.path.endswith(".parquet")
@@ -227,7 +227,7 @@ def _read_footer(system: fs.FileSystem, path: str) -> tuple[pq.FileMetaData, str
             return footer, digest[:32]
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(
-            f"{path}: cannot be read as parquet ({_first_line(error)}); mend it or take it away"
+            f"{path}: cannot be read as parquet ({first_line(error)[:200]}); mend it or take it away"
         ) from error
 
 
@@ -239,10 +239,6 @@ def _typed_columns(schema: pa.Schema, names: Sequence[str]) -> dict[str, pa.Data
 def _names_and_types(columns: Mapping[str, pa.DataType]) -> str:
     """Columns with their types, for an error message."""
     return ", ".join(f"{name}: {kind}" for name, kind in columns.items()) or "none that is read"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _read_piece(system: fs.FileSystem, piece: Piece, columns: list[str]) -> Iterator[Cells]:

@@ -16,7 +16,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from safereason import console
-from safereason.errors import InputError
+from safereason.errors import InputError, message_of
 from safereason.text import reasoning as reasoning_text
 from safereason.text.reasoning import CLOSE, OPEN
 
@@ -184,7 +184,7 @@ def _applied(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, g
         text = apply(_without_system(conversation))
     except TemplateError as error:
         roles = ", ".join(turn["role"] for turn in conversation)
-        reason = " ".join(str(error).split())[:200]
+        reason = message_of(error)[:200]
         raise InputError(
             f"{name}: its chat template refuses a conversation of turns {roles} ({reason}); give turns that it takes, "
             "or another model"

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from safereason import processes
 from safereason.engines.open import load_model, torch_dtype
 from safereason.engines.transformers import end_of_turn_ids
-from safereason.errors import StageFailed
+from safereason.errors import StageFailed, message_of
 from safereason.recipe.schema import LoRA, Precision
 from safereason.runs.asides import aside_of, clear
 from safereason.text import chat
@@ -188,7 +188,7 @@ def report_full_disk(folder: Path) -> Iterator[None]:
     except (OSError, SafetensorError, RuntimeError) as error:
         if not _is_write_error(error):
             raise
-        reason = " ".join(str(error).split())[:160]
+        reason = message_of(error)[:160]
         raise StageFailed(f"{folder}: cannot be written ({reason}); make room, and pass --resume") from error
 
 
