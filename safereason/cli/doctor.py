@@ -160,12 +160,14 @@ def _folders() -> dict[str, str]:
 
 
 def _data_home() -> str:
-    home = os.environ.get("SAFEREASON_DATA_HOME")
-    if not home:
+    from safereason.data.fetch import data_home
+
+    home = data_home()
+    if home is None:
         return "$SAFEREASON_DATA_HOME is not set: public data is downloaded into the cache"
-    if not Path(home).is_dir():
+    if not home.is_dir():
         return f"{home}: does not exist"
-    return home
+    return str(home)
 
 
 def _embedded_model() -> dict[str, str]:

@@ -94,7 +94,7 @@ def fetch(file: File | HubFile) -> Path:
     elif isinstance(file, HubFile):
         path = _from_hub(file)
     else:
-        path = cache_home() / "data" / file.source / file.name
+        path = data_folder() / file.source / file.name
         if not path.is_file():
             _check_may_download(file)
             _download(file, path)
@@ -115,6 +115,11 @@ def nothing_downloaded() -> Iterator[None]:
 def _check_may_download(file: File | HubFile) -> None:
     if not _MAY_DOWNLOAD.get():
         raise InputError(f"{file.source}/{file.name}: not on this machine yet; what reads it downloads {file.url}")
+
+
+def data_folder() -> Path:
+    """Folder of public files, a folder a source in it: your own copies where they have one, else the downloads."""
+    return data_home() or cache_home() / "data"
 
 
 def data_home() -> Path | None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from safereason.engines.base import Engine
 from safereason.guard.prompt import Question
 from safereason.text.verdict import Label
 
@@ -49,6 +50,11 @@ class Guard(Protocol):
     """A classifier of questions into safe and unsafe."""
 
     name: str
+
+    @property
+    def engine(self) -> Engine | None:
+        """Engine of the guard's model; None for one that is no model of an engine, such as a Moderation API."""
+        ...
 
     def classify(
         self,

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from safereason.data.fetch import data_home
+from safereason.data.fetch import data_folder
 from safereason.judges.base import Verdict
-from safereason.runs.cache import cache_home
 
 if TYPE_CHECKING:
     from spacy.tokenizer import Tokenizer
@@ -35,7 +34,7 @@ def judge(behavior: str, answer: str) -> Verdict:
         behavior: HarmBench's id, such as `lyrics_…`.
         answer: Already cut as the protocol cuts it.
     """
-    path = (data_home() or cache_home() / "data") / "harmbench" / "copyright_hashes" / f"{behavior}.npy"
+    path = data_folder() / "harmbench" / "copyright_hashes" / f"{behavior}.npy"
     if not path.is_file():
         return Verdict.unscored(
             f"{path}: HarmBench's hashes are not there; convert them as `Add a judge` in the documentation says"

@@ -146,8 +146,8 @@ def open_chat(model: ModelSpec) -> Engine:
     return open_engine(model, precision=precision_here())
 
 
-def await_server(engine: object) -> None:
-    """Has the engine wait for a judge's server, even one that was never reached.
+def await_server(engine: Engine | None) -> None:
+    """Has an engine of a server wait for that server, even one that was never reached; any other has none to wait for.
 
     A judge comes last: what it judges was paid for, and should not be lost to a server that starts late.
     """

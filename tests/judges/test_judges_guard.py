@@ -24,6 +24,7 @@ class Scripted:
     """A guard that finds what it is told."""
 
     name = "scripted"
+    engine = None
 
     def __init__(self, *verdicts: GuardVerdict) -> None:
         self.verdicts = verdicts
