@@ -331,7 +331,7 @@ class _TokenLimitHint:
 
     def look_at(self, record: "Record") -> None:
         """Prints the hint where the record's verdict was cut off, unless it was printed before."""
-        from safereason.guard.classify import CUT
+        from safereason.guard.base import CUT
 
         if self._is_printed or not record["unparsed"]:
             return

@@ -4,12 +4,16 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from safereason.engines.base import Engine
+from safereason.engines.base import Completion, Engine
 from safereason.guard.prompt import Question
 from safereason.text.verdict import Label
 
 # `Label` and `Question` are defined elsewhere. Callers of a guard need them together with its verdict.
 __all__ = ["Guard", "GuardVerdict", "Label", "OnVerdict", "Question"]
+
+
+CUT = "before its token limit"
+"""End of the reason of a verdict that was cut at the token limit."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,21 @@ class GuardVerdict:
     def unparsed(self) -> bool:
         """Whether there is no verdict that can be read."""
         return self.label is None
+
+
+def unparsed_verdict(completion: Completion, reason: str = "the guard gave no verdict") -> GuardVerdict:
+    """The verdict without a label for a completion that holds none.
+
+    Args:
+        completion: A completion without a verdict, or the error of an engine.
+        reason: Why there is no verdict. An engine's error replaces it.
+    """
+    if completion.missing:
+        reason = f"the guard could not be asked: {completion.error}"
+        return GuardVerdict(None, None, reason=reason, failed=completion.failed)
+    if completion.finish_reason == "length":
+        reason += f" {CUT}"
+    return GuardVerdict(None, None, text=completion.text, reason=reason, tokens=len(completion.token_ids))
 
 
 OnVerdict = Callable[[int, GuardVerdict], None]

@@ -176,21 +176,6 @@ class VerdictField:
         return word_probability(completion, match.start("verdict"), self.unsafe, self.safe)
 
 
-def unparsed_verdict(completion: Completion, reason: str = "the guard gave no verdict") -> GuardVerdict:
-    """The verdict without a label for a completion that holds none.
-
-    Args:
-        completion: A completion without a verdict, or the error of an engine.
-        reason: Why there is no verdict. An engine's error replaces it.
-    """
-    if completion.missing:
-        reason = f"the guard could not be asked: {completion.error}"
-        return GuardVerdict(None, None, reason=reason, failed=completion.failed)
-    if completion.finish_reason == "length":
-        reason += " before its token limit"
-    return GuardVerdict(None, None, text=completion.text, reason=reason, tokens=len(completion.token_ids))
-
-
 def inert_turns(question: Question, special: Iterable[str] = ()) -> list[Message]:
     """The conversation of a question, with inert texts.
 

@@ -14,8 +14,8 @@ from typing import ClassVar
 from safereason.engines.base import Completion, Conversation, Engine
 from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
-from safereason.guard.base import GuardVerdict, Question
-from safereason.guard.others.base import GuardOptions, VerdictField, unparsed_verdict
+from safereason.guard.base import GuardVerdict, Question, unparsed_verdict
+from safereason.guard.others.base import GuardOptions, VerdictField
 from safereason.guard.others.template import PromptTemplate, required_prompt_template
 from safereason.recipe.schema import Sampling
 
