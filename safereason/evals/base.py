@@ -11,7 +11,7 @@ from safereason.errors import InputError
 from safereason.evals.metrics import Figure, FigureInfo
 from safereason.judges import BehaviorRequest, Exchange, Judge, Measure, Verdict, open_judge
 from safereason.judges.base import THRESHOLD
-from safereason.recipe.schema import Evaluation
+from safereason.recipe.schema import Evaluation, Recipe
 from safereason.runs.records import Record
 from safereason.text import reasoning
 
@@ -166,6 +166,17 @@ def completion_record(completion: Completion) -> Record:
     if completion.lasts:
         line["lasts"] = True
     return line
+
+
+def eval_section(recipe: Recipe) -> Evaluation:
+    """The recipe's `eval` section.
+
+    Raises:
+        InputError: It has none.
+    """
+    if recipe.eval is None:
+        raise InputError(f"recipe {recipe.name}: it has no eval section; add one")
+    return recipe.eval
 
 
 def has_failed(record: Record) -> bool:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from safereason.errors import InputError
 from safereason.evals.base import Eval, Outcome
-from safereason.evals.bootstrap import Values, ratio_or_nan
+from safereason.evals.bootstrap import Values, percentile_interval, ratio_or_nan
 from safereason.evals.guard_predictions import Prediction
 from safereason.evals.guard_suite import FOUND, STATISTICS, UNPARSED, UNSAFE, Cells
 from safereason.evals.metrics import CONFIDENCE, OVERALL, Better, Figure
@@ -332,11 +332,11 @@ def _difference(values: Values, moved: int, n: int, unscored: int) -> Difference
     least_p = min(1.0, 2.0 ** (1 - moved))
     if not len(drawn) or np.ptp(drawn) < 1e-12:
         return Difference(value, None, None, least_p, n, unscored)
-    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = percentile_interval(drawn)
     on_smaller_side = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     # One is added to both counts, since a p of 0 is more than any number of resamples can tell.
     p = min(1.0, 2 * (on_smaller_side + 1) / (len(drawn) + 1))
-    return Difference(value, float(low), float(high), max(p, least_p), n, unscored)
+    return Difference(value, low, high, max(p, least_p), n, unscored)
 
 
 def _same(a: float | None, b: float | None) -> bool:

@@ -36,7 +36,7 @@ from safereason.data import sources
 from safereason.data.sampling import limited
 from safereason.engines.base import Completion, Message
 from safereason.errors import InputError, command
-from safereason.evals.base import MISSING, Case, Eval, Outcome, exchange
+from safereason.evals.base import MISSING, Case, Eval, Outcome, eval_section, exchange
 from safereason.evals.metrics import OVERALL
 from safereason.judges import Judge, Measure, Verdict
 from safereason.recipe.load import load
@@ -68,9 +68,7 @@ def _task_builder(evaluation: Eval) -> Callable[..., Task]:
         # The name of `prompts` in earlier versions.
         if source and prompts:
             raise InputError("prompts and source are the same argument; pass prompts only")
-        section = load(recipe).eval
-        if section is None:
-            raise InputError(f"recipe {recipe}: it has no eval section; add one")
+        section = eval_section(load(recipe))
         assert evaluation.judge is not None
         chosen = _choose_cases(evaluation, section, prompts or source, cases, limit)
         judge_spec = judge or evaluation.judge(section)

@@ -13,6 +13,7 @@ from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.evals import capability
+from safereason.evals.base import eval_section
 from safereason.evals.metrics import Figure, share
 from safereason.recipe.schema import Evaluation, Recipe
 from safereason.runs.manifest import sha256
@@ -114,13 +115,12 @@ def plan_capability(
     """
     # The harness is an optional dependency.
     capability.check_installed()
-    if recipe.eval is None:
-        raise InputError(f"recipe {recipe.name}: it has no eval section; add one")
+    section = eval_section(recipe)
     if include is not None and not include.is_dir():
         raise InputError(f"--include {include}: no such folder; name one that holds lm-eval tasks")
     # A task that is named twice is measured once.
     named = tuple(dict.fromkeys(tasks)) or capability.TASKS
-    return CapabilityPlan(recipe.eval, named, include, shots, limit or recipe.eval.limit)
+    return CapabilityPlan(section, named, include, shots, limit or section.limit)
 
 
 def _capability_identity(recipe: Recipe, plan: CapabilityPlan, model: ModelSpec, options: Options) -> Identity:

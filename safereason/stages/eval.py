@@ -20,6 +20,7 @@ from safereason.engines.open import load_tokenizer, open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.evals import Case, Eval, adaptivity, judging
+from safereason.evals.base import eval_section
 from safereason.judges import Judge, JudgeSpec, own_name
 from safereason.recipe.schema import Evaluation, Recipe
 from safereason.runs.manifest import sha256
@@ -192,9 +193,7 @@ def plan_eval(recipe: Recipe, request: EvalRequest) -> EvalPlan:
         InputError: The evaluation is unknown, left out of the recipe, or takes no attacks or no judge.
     """
     evaluation = evals.get(request.name)
-    section = recipe.eval
-    if section is None:
-        raise InputError(f"recipe {recipe.name}: it has no eval section; add one")
+    section = eval_section(recipe)
     name = evaluation.name
     chosen_sources = evaluation.sources(section)
     if request.source:
