@@ -1,16 +1,15 @@
 """Soft prompts: embeddings after the user's text, optimised until the model is likely to write a target."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from safereason.engines.base import LocalEngine
-from safereason.engines.states import accepted, empty_cache
+from safereason.engines.states import accepted, empty_cache, evaluation_mode
 from safereason.engines.transformers import end_of_turn_ids
 from safereason.errors import InputError
 from safereason.text import chat
@@ -89,7 +88,7 @@ class SoftPrompt:
         adam = torch.optim.Adam([soft], lr=rate)
         while True:
             # The mode is restored before each yield: the caller may use the model between two steps.
-            with _evaluation_mode(self.model):
+            with evaluation_mode(self.model):
                 loss = self.loss_of(soft, layout, target)
                 # Gradients of the embeddings alone, so that the model's own weights get none.
                 [soft.grad] = torch.autograd.grad(loss, [soft])
@@ -110,7 +109,7 @@ class SoftPrompt:
         ends = end_of_turn_ids(self.model, self.engine.tokenizer)
         cache = empty_cache(self.model)
         written: list[int] = []
-        with _evaluation_mode(self.model):
+        with evaluation_mode(self.model):
             while len(written) < max_new_tokens and not (written and written[-1] in ends):
                 output = self.model(inputs_embeds=inputs, use_cache=bool(cache), **cache, **self._keep_logits(1))
                 written.append(int(output.logits[0, -1].argmax()))
@@ -141,14 +140,3 @@ class SoftPrompt:
 def _mean_norm(vectors: Tensor) -> float:
     """Mean Euclidean norm of vectors [N, E]."""
     return float(vectors.norm(dim=-1).mean())
-
-
-@contextmanager
-def _evaluation_mode(model: Any) -> Iterator[None]:
-    """Switches dropout off, and restores the model's mode afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

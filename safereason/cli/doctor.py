@@ -172,13 +172,9 @@ def _data_home() -> str:
 
 def _embedded_model() -> dict[str, str]:
     from safereason.engines import embedded
-    from safereason.runs.cache import cache_home
 
-    folder = cache_home() / "models" / "smollm2-135m"
     # The package holds a GGUF file. The engine reads a folder of safetensors, which the first use writes to the cache.
-    converted = "not yet: done at first use"
-    if (folder / "config.json").is_file():
-        converted = str(folder)
+    converted = str(embedded.converted_folder() or "not yet: done at first use")
     return {
         "name": embedded.NAME,
         "weights": str(embedded.gguf_file() or f"missing: {embedded.INSTALL}"),

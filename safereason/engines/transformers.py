@@ -31,7 +31,7 @@ from safereason.engines.base import (
 )
 from safereason.engines.memory import halves_of, run_or_halve
 from safereason.engines.sampler import draw, uniforms
-from safereason.engines.states import States, accepted, holds_prefixes
+from safereason.engines.states import States, accepted, evaluation_mode, holds_prefixes
 from safereason.errors import InputError
 from safereason.text import chat
 
@@ -158,14 +158,9 @@ class TransformersEngine:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """The model without dropout and gradients, and as it was afterwards: a trainer may go on with it."""
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            self.model.train(was_training)
+        """Context in which the model has neither dropout nor gradients."""
+        with evaluation_mode(self.model), torch.inference_mode():
+            yield
 
     def room(self, conversation: Conversation) -> int:
         """Tokens that the model can write after a conversation; none, or fewer, where it is too long to be read."""

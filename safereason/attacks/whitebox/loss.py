@@ -6,8 +6,7 @@ are projected onto the vocabulary. Where a cache is not known to be exact (a sli
 is cached and whole prompts are computed, each alone if a batch would change them.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from transformers import DynamicCache
 from safereason.attacks.whitebox import grouping
 from safereason.engines import architectures
 from safereason.engines.memory import halves_of, run_or_halve
-from safereason.engines.states import accepted, holds_prefixes
+from safereason.engines.states import accepted, evaluation_mode, holds_prefixes
 
 CPU_TOKENS, GPU_TOKENS = 1024, 65_536
 """Initial number of tokens of a batch: on a CPU few, so that states stay in its cache; on a GPU possibly too many."""
@@ -68,7 +67,7 @@ class TargetLoss:
         known = grouping.common_prefix_length(self._cached_ids, ids)
         if not self._shares_states or known == len(ids):
             return
-        with _without_dropout(self.model), torch.no_grad():
+        with evaluation_mode(self.model), torch.no_grad():
             cache = self._open_cache(known, 1)
             rest = torch.tensor([list(ids[known:])], device=self.model.device)
             self.model(input_ids=rest, **self._forward_options(cache, 1))
@@ -93,7 +92,7 @@ class TargetLoss:
             lengths.append(len(prompt) + len(self.target) - 1)
         values = torch.empty(len(prompts))
         matched = torch.empty(len(prompts), dtype=torch.bool)
-        with _without_dropout(self.model), torch.inference_mode():
+        with evaluation_mode(self.model), torch.inference_mode():
             for group in grouping.group_prompts(shared, lengths, self._overhead):
                 # A batch shares one cache, so it starts at the shortest common beginning of its prompts.
                 known = min(shared[i] for i in group)
@@ -109,7 +108,7 @@ class TargetLoss:
         It uses none of the shortcuts of `losses`, and so is an independent measurement.
         """
         ids = torch.tensor([[*prompt, *self.target]], device=self.model.device)
-        with _without_dropout(self.model), torch.inference_mode():
+        with evaluation_mode(self.model), torch.inference_mode():
             logits = self.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()  # [T, V]
             target = ids[0, len(prompt) :]
             loss = self._reduce(cross_entropy(logits, target, reduction="none"))
@@ -130,7 +129,7 @@ class TargetLoss:
         self.cache_prefix(prompt[:known])
         ids = [*prompt, *self.target[:-1]]
         embedding = self.model.get_input_embeddings()
-        with _without_dropout(self.model), torch.enable_grad():
+        with evaluation_mode(self.model), torch.enable_grad():
             vectors = embedding(torch.tensor(ids[known:], device=self.model.device)).detach()  # [L, D]
             # Only the span's vectors take a gradient, so that the pass back ends there.
             edited = vectors[span.start - known : span.stop - known].clone().requires_grad_()  # [n, D]
@@ -236,14 +235,3 @@ class TargetLoss:
             return losses.mean(-1)
         count = torch.tensor(float(losses.shape[-1]), device=losses.device)
         return ((self.mellowmax * losses).logsumexp(-1) - count.log()) / self.mellowmax
-
-
-@contextmanager
-def _without_dropout(model: Any) -> Iterator[None]:
-    """Switches the model to evaluation, and restores its mode afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
