@@ -29,6 +29,7 @@ from safereason.attacks.base import AttackSettings
 from safereason.attacks.meter import Meter, Metered
 from safereason.attacks.rainbow_archive import Archive, Candidate, Cell
 from safereason.attacks.rainbow_templates import JUDGE, RISK, STYLE, RainbowTemplates
+from safereason.attacks.rating import PairScoreFunction
 from safereason.data.example import Example
 from safereason.engines.base import Completion, Engine, GenerateOptions, Sampling
 from safereason.text.chat import user
@@ -43,9 +44,6 @@ _BEGIN = re.compile("<begin request>", re.IGNORECASE)
 _END = re.compile("<end request>", re.IGNORECASE)
 _LABEL = re.compile(r"^(?:(?:here is|the|a|new|rewritten) ){0,3}request:\s*", re.IGNORECASE)
 _VERDICT = re.compile(r"verdict\W{1,6}([AB])\b", re.IGNORECASE)
-
-Score = Callable[[Sequence[tuple[str, str]]], list[float | str | None]]
-"""The harm, from 0 to 1, of each pair of a prompt and an answer. None without a score; the error of a failed call."""
 
 
 class RainbowSettings(AttackSettings):
@@ -92,8 +90,8 @@ class Team:
     """The model that writes prompts."""
     sampling: Sampling
     """Sampling of the target model's answers."""
-    score: Score
-    """The judge of single answers."""
+    score: PairScoreFunction
+    """The judge of single answers: the harm of each pair of a prompt and an answer."""
     refuses: Callable[[str], bool]
     """Whether a text of the mutator is a refusal."""
     judge: Engine | None = None
@@ -313,7 +311,7 @@ def _query_target(team: Team, seed: int, candidates: list[Candidate]) -> list[Ca
     return answered
 
 
-def _score_answers(score: Score, candidates: list[Candidate]) -> list[Candidate]:
+def _score_answers(score: PairScoreFunction, candidates: list[Candidate]) -> list[Candidate]:
     """The candidates with the judge's scores. A failed call and an unscored answer are faults."""
     scored: list[Candidate] = []
     scores = score([(candidate.prompt, candidate.answer) for candidate in candidates])

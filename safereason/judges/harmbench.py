@@ -24,6 +24,7 @@ from safereason.engines.open import precision_here
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard.others.base import completing_engine_here
+from safereason.guard.score import CHOICES
 from safereason.judges import copyright
 from safereason.judges.base import Exchange, Measure, Verdict
 from safereason.judges.frame import Frame
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ANSWER_TOKENS = 512
-# The most that OpenAI's API lists; the spellings of yes are among them.
-CHOICES = 20
 SOURCE = File(
     source="harmbench",
     name="eval_utils.py",
@@ -69,6 +68,7 @@ class Classifier:
     name: ClassVar[str] = "harmbench"
     measures: ClassVar[Measure] = "harm"
     sampling: ClassVar[Sampling] = Sampling(temperature=0.0, max_new_tokens=1)
+    # Enough for all spellings of yes.
     choices: ClassVar[int] = CHOICES
 
     @property

@@ -178,13 +178,9 @@ def rainbow_outline(recipe: Recipe, options: Options, plan: RainbowPlan) -> Outl
     templates = plan.templates
     # An iteration cannot draw more cells than there are.
     candidates = settings.most_archives * settings.iterations * min(settings.batch, len(templates.cells))
-    target = options.model or recipe.model
-    if not options.model and recipe.sft:
-        # A plan is possible before the sft run is there.
-        target = "the sft run of this recipe"
     return {
         "stage": STAGE,
-        "target": target,
+        "target": rl.start_words(recipe, options),
         "mutator": plan.mutator,
         "judge": plan.judge,
         "comparing judge": plan.judge_model,

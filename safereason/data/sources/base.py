@@ -237,6 +237,15 @@ def with_unique_ids(examples: Iterable[Example], path: Path) -> Iterator[Example
         yield example
 
 
+def traces_of(prompts: Reader) -> Reader:
+    """The reader of those examples that have a trace: reasoning or an answer to learn from."""
+
+    def traces(split: Split) -> Iterator[Example]:
+        return (example for example in prompts(split) if example.reasoning is not None or example.answer is not None)
+
+    return traces
+
+
 def _parse_rows(path: Path, columns: Sequence[str] | None, strict: bool) -> Iterator[RawRow]:
     match form_suffix(path):
         case ".parquet":
