@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from safereason.data.example import Label, PromptKind
+from safereason.data.example import PromptKind
+from safereason.text.verdict import Label
 
 
 @dataclass(frozen=True)

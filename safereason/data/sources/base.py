@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypeVar
 
-from safereason.data.example import Example, Label, PromptKind, RawRow, parquet_rows
+from safereason.data.example import Example, PromptKind, RawRow, parquet_rows
 from safereason.data.fetch import File, HubFile, fetch
 from safereason.data.sources import json_list
 from safereason.errors import InputError
 from safereason.files import BROKEN, LONGEST_ROW, PACKED, TableLines, form_suffix, from_json, json_type, lines, opened
+from safereason.text.verdict import Label
 
 Split = Literal["train", "test"]
 Reader = Callable[[Split], Iterable[Example]]

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from safereason.data.example import Example, Label, PromptKind, is_unicode
+from safereason.data.example import Example, PromptKind, is_unicode
 from safereason.data.fetch import HubFile, fetch
 from safereason.data.sources.base import (
     Source,
@@ -18,6 +18,7 @@ from safereason.data.sources.base import (
 )
 from safereason.data.sources.description import Description, KindOf, cell_text, load_description
 from safereason.errors import InputError
+from safereason.text.verdict import Label
 
 T = TypeVar("T")
 
