@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safereason.errors import InputError
-from safereason.guard.blocks import Block, Parts, Piece, open_parquet_input
 from safereason.guard.bulk import Job, Worker
 from safereason.guard.classify import CHUNK, ClassifyOutput, ClassifySettings, classify
 from safereason.guard.open import guard_prompt_of
+from safereason.guard.parquet_input import Block, Piece, open_parquet_input
+from safereason.guard.parquet_output import Parts
 from safereason.guard.rows import InputRow
 from safereason.runs.records import Record
 
