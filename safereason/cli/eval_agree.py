@@ -30,7 +30,6 @@ Files = Annotated[
     list[str],
     typer.Argument(metavar="FILE...", help="CSV, JSON or JSONL files with labels; or xstest-gpt4 and its like."),
 ]
-JudgeName = Annotated[str, typer.Option("--judge", metavar="JUDGE", help="The judge, as `eval ls` names it.")]
 Measures = Annotated[
     Literal["refusal", "harm", "quality"],
     typer.Option("--measures", metavar="WHAT", help="What the labels tell: refusal, harm, quality."),
@@ -52,7 +51,7 @@ Negative = Annotated[
 
 def agree(
     files: Files,
-    judge: JudgeName,
+    judge: opt.JudgeName,
     measures: Measures = "refusal",
     prompt_column: PromptColumn = None,
     answer_column: AnswerColumn = None,

@@ -83,7 +83,6 @@ Out = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on after what --out holds, and ask again about rows that failed.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out where it is there.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the draws.")]
 FailOn = Annotated[
     list[FailOnKind] | None,
@@ -130,7 +129,7 @@ def classify(
     threshold: Threshold = None,
     out: Out = None,
     resume: Resume = False,
-    overwrite: Overwrite = False,
+    overwrite: opt.OverwriteFile = False,
     limit: opt.Limit = None,
     seed: Seed = 0,
     fail_on: FailOn = None,
