@@ -37,7 +37,7 @@ class TestCase:
     behavior_id: str
     attack: str
     prompt: str
-    """The last user message."""
+    """The last message of the user, which the attack wrote or left as it is."""
     turns: tuple[Message, ...] = ()
     """Messages before the prompt, such as examples of compliance."""
     prefix: str | None = None
@@ -78,7 +78,7 @@ class Setup:
     attacker: Engine | None = None
     """The model that writes prompts."""
     score: ScoreFunction | None = None
-    """The judge."""
+    """Scores answers to a behavior, where a judge leads the search."""
     others: tuple[Engine, ...] = ()
     """Further models that a suffix is optimised on, so that it transfers."""
     meter: Meter = field(default_factory=Meter)

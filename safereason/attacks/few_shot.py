@@ -24,7 +24,7 @@ from safereason.files import json_rows
 
 
 class Shot(NamedTuple):
-    """One demonstration."""
+    """One demonstration: a request, and an answer that complies with it."""
 
     question: str
     answer: str

@@ -41,7 +41,7 @@ class Candidate:
     votes: tuple[str | None, ...] | None = None
     """Votes of a comparison: `candidate`, `champion`, or None for an unreadable one; None without a comparison."""
     fault: str | None = None
-    """Why it cannot enter the archive, whatever holds its cell."""
+    """Reason why the candidate cannot enter the archive, whatever holds its cell; None where it can."""
     error: str | None = None
     """Error message of a failed server."""
 

@@ -77,11 +77,11 @@ class Alphabet:
     """The units of suffixes: token ids, or positions in a list of characters."""
 
     text: Callable[[Sequence[int]], str]
-    """Decodes a suffix."""
+    """Text of a suffix, from its units."""
     units: Sequence[int]
-    """Units to draw from."""
+    """Units that a change draws from."""
     start: Sequence[int]
-    """The initial suffix."""
+    """Units of the initial suffix."""
 
 
 def search_random(behaviors: Sequence[Example], settings: RandomSearchSettings, setup: Setup) -> Iterator[SearchStep]:

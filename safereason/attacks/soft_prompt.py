@@ -59,7 +59,7 @@ class SoftPrompt:
         # fp32, because steps of 0.01 are lost in the rounding of half precision.
         self.start = self._embed_ids(start_id * tokens).float()  # [K, E]
         self.best = self.start
-        """[K, E]"""
+        """Embeddings [K, E] with the least loss so far, fp32."""
         self.loss: float | None = None
         """Loss of the best; None before the first measurement."""
 

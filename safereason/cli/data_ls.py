@@ -56,7 +56,7 @@ class Use(NamedTuple):
     """One use that a recipe makes of a source."""
 
     purpose: str
-    """`training`, `traces` or `tests`."""
+    """Purpose in the recipe: `training`, `traces` or `tests`."""
     split: "Split"
     """The split that is read for it."""
 

@@ -107,7 +107,7 @@ BatchRows = Annotated[
 
 @dataclass(frozen=True)
 class RowInput:
-    """The rows to classify."""
+    """Rows to classify, as the command line names them."""
 
     source: str
     """A file, or `-` for stdin."""

@@ -24,12 +24,12 @@ LABELS: tuple[Label, ...] = get_args(Label)
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt."""
+    """One prompt of a source, with its kind and perhaps a label, a response, or a trace to learn from."""
 
     id: str
     """Unique within its source: `source/…`."""
     prompt: str
-    """The user's message."""
+    """Text of the user's message."""
     kind: PromptKind
     """The source's judgment of the prompt."""
     source: str

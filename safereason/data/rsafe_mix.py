@@ -144,7 +144,7 @@ class _RSafeDraw:
             self.pools[name] = self._labelled_pool(prompts(name), name)
 
     def mixture(self) -> Mixture:
-        """The whole mix."""
+        """The rows that the mix draws: for training, with traces, and held out for validation."""
         validation = self.hold_out()
         held_out_prompts = {fold(row.prompt) for row in validation}
         # The same text with the other label is another row, so each label is deduplicated by itself.

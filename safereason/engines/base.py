@@ -57,14 +57,14 @@ class Usage:
     """Tokens of a completion, as its engine counts and a provider bills them."""
 
     prompt: int
-    """Tokens read."""
+    """Tokens of the prompt that were read, chat template included."""
     completion: int
     """Tokens generated, reasoning and the end-of-turn token included."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One generated text."""
+    """One text that a model generated, with its token ids and the reason why it ended."""
 
     text: str
     """The model's text without special tokens and without the generation prefix."""
@@ -78,9 +78,9 @@ class Completion:
     error: str = ""
     """The reason where it is `missing`: a server failed, or the prompt is longer than the model reads."""
     choices: tuple[TokenChoice, ...] = ()
-    """Its tokens with their likeliest alternatives, where `choices` requests them."""
+    """Tokens with their likeliest alternatives, where `choices` requests them."""
     usage: Usage | None = None
-    """Its tokens; None where a server does not count them."""
+    """Tokens read and generated; None where a server does not count them."""
     lasts: bool = False
     """Whether the error will come again, as of a prompt that is longer than the model reads."""
 
@@ -156,7 +156,7 @@ class Engine(Protocol):
 
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase | None":
-        """Its tokenizer; None for a server, which does not show its own."""
+        """The model's tokenizer; None for a server, which does not show its own."""
         ...
 
     @property

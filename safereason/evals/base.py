@@ -84,18 +84,18 @@ Figures = Callable[[Sequence[Outcome], Measure | None], list[Figure]]
 
 @dataclass(frozen=True)
 class Eval:
-    """One evaluation."""
+    """One evaluation: its prompts, its judge, and the figures that come of the outcomes."""
 
     name: str
     summary: str
-    """Its measurement in one line."""
+    """Measurement in one line, for listings."""
     sources: Callable[[Evaluation], tuple[str, ...]]
     """Names of the data sources for a recipe's section; none where the section leaves the evaluation out."""
     keeps: Callable[[Example], bool]
     """Whether an example of the sources belongs to the evaluation."""
     figures: Figures
     reports: tuple[FigureInfo, ...]
-    """Its figures, the main one first."""
+    """Figures that it reports, the main one first."""
     judge: Callable[[Evaluation], str] | None
     """The judge in a recipe's section; None for an evaluation that counts tokens and judges nothing."""
     measures: tuple[Measure, ...] = ()
@@ -105,7 +105,7 @@ class Eval:
     draws: int | None = None
     """Default limit, of examples drawn by the seed; None takes all."""
     title: str = ""
-    """Its name in a report, as its publisher spells it; empty where that is its name."""
+    """Name in a report, as its publisher spells it; empty where that is `name`."""
 
 
 def published(*names: str) -> Callable[[Evaluation], tuple[str, ...]]:

@@ -44,7 +44,7 @@ class Difference:
     """Lower end of the 95 % interval; None where all draws agree, so that they cannot tell."""
     high: float | None
     p: float
-    """Two-sided."""
+    """Two-sided p of the difference, as the module works it out."""
     n: int
     """Items that both runs have a score for."""
     unscored: int
@@ -60,13 +60,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Item:
-    """One prompt of a run."""
+    """One prompt of a run, with its value in each figure."""
 
     behavior: str
     """The behavior's id. Items of one behavior are drawn together."""
     attack: str
     values: Mapping[Key, float | None]
-    """Its value for each figure that it is a part of; None where it is unscored."""
+    """Values for the figures that the prompt is a part of; None where it is unscored."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _units(items: Sequence[Item]) -> NDArray[np.int64]:
 
 
 def _weights(units: int, resamples: int, seed: int) -> NDArray[np.float64]:
-    """How often each behavior counts: once, then in each resample. [1 + resamples, units]."""
+    """Number of times that each behavior counts: once, then in each resample. [1 + resamples, units]."""
     # A draw of behaviors with replacement, as the number of times that each was drawn.
     drawn = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=resamples)
     return np.concatenate([np.ones((1, units)), drawn])

@@ -14,11 +14,11 @@ class OtherEval:
 
     name: str
     summary: str
-    """Its measurement in one line."""
+    """Measurement in one line, for listings."""
     title: str
-    """Its name in a report."""
+    """Name in a report."""
     reports: tuple[FigureInfo, ...]
-    """Its figures that may have a bar; empty where they are known only once it is measured."""
+    """Figures that may have a bar; empty where they are known only once it is measured."""
 
 
 GUARD = OtherEval(

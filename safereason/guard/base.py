@@ -29,9 +29,9 @@ class GuardVerdict:
     reasoning: str = ""
     """The reasoning before the verdict."""
     text: str = ""
-    """The whole completion."""
+    """Text of the whole completion, reasoning included."""
     reason: str | None = None
-    """Why there is no verdict."""
+    """Reason why there is no verdict; None where there is one."""
     votes: tuple[Label | None, ...] = ()
     """The labels of all samples; empty for a single sample."""
     tokens: int = 0

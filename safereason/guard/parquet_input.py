@@ -48,7 +48,7 @@ class Block:
 
     @property
     def rows(self) -> int:
-        """The number of rows."""
+        """Rows of all pieces."""
         return sum(piece.rows for piece in self.pieces)
 
 

@@ -33,7 +33,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class InputRow:
-    """One row of the input."""
+    """One row of the input: the question that it holds, its number and its id."""
 
     number: int
     """Number of the row from 1; blank lines and a CSV's header do not count."""
@@ -112,7 +112,7 @@ def read_input_rows(stream: BinaryIO, name: str, form: Format, fields: Mapping[s
 
 
 def row_of(number: int, cells: Cells, fields: Mapping[str, str], where: str) -> InputRow:
-    """One row.
+    """The row that these cells hold.
 
     Args:
         number: Number of the row, from 1.

@@ -23,7 +23,7 @@ class Rubric:
     name: str
     measures: Measure
     frame: Frame
-    """Its slots hold the request, the answer and the context, in this order."""
+    """Frame whose slots hold the request, the answer and the context, in this order."""
     find: Callable[[str], Verdict | None]
     """The verdict in a reply; None where it holds none."""
     reading: str = "1"
@@ -33,7 +33,7 @@ class Rubric:
     choices: int = 0
 
     def build(self, exchange: Exchange) -> Conversation:
-        """The filled frame."""
+        """The conversation that the frame makes of an exchange."""
         # Harmless prompts and most behaviors have no context, which leaves the slot empty.
         context = ""
         if exchange.behavior is not None:

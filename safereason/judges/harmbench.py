@@ -49,7 +49,7 @@ _SLOTS = (_BEHAVIOR, _GENERATION, _CONTEXT)
 
 @dataclass(frozen=True)
 class Prompts:
-    """The classifier's prompts."""
+    """Prompts of the classifier, for behaviors without and with a context."""
 
     standard: Frame
     contextual: Frame | None

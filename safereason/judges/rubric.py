@@ -98,7 +98,7 @@ class RubricFile:
     """The user's turn, with `{request}`, `{answer}` and optionally `{context}`."""
     reply: Reply
     system: str | None = None
-    """The system turn."""
+    """Text of the system turn; None for none."""
     model: str | None = None
     """The model where the command names none: `openai/NAME`, or a local model."""
     max_new_tokens: NewTokens = SAMPLING.max_new_tokens

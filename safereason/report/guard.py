@@ -14,7 +14,7 @@ from safereason.runs.records import Record
 Cells = tuple[Figure | None, ...]
 """One figure for each model; None where it was not measured."""
 PLOT = "reliability"
-"""Name of the plot."""
+"""Name of the section's plot, by which the page finds it."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class SetScores:
 
 @dataclass(frozen=True)
 class Confusion:
-    """How often one model gave which verdict: set, expected label, and the rows called unsafe, safe and neither."""
+    """Counts of one model's verdicts: set, expected label, and the rows called unsafe, safe and neither."""
 
     model: MeasuredModel
     rows: tuple[tuple[str, str, int, int, int], ...]
@@ -53,7 +53,7 @@ class GuardPart:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Where the published figures come from, each source once."""
+        """Sources of the published figures, each once."""
         sources: dict[str, None] = {}
         for row in self.scores:
             for score in row.known:

@@ -41,7 +41,7 @@ class Transcript:
     label: str | None
     score: float | None
     reason: str | None
-    """Why it is unscored."""
+    """Reason why the answer is unscored; None where it is scored."""
     parts: dict[str, float | None] = field(default_factory=dict)
     """Reward parts of a rollout."""
     expected: str | None = None

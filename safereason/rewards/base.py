@@ -13,7 +13,7 @@ class RewardRow:
     """One rollout, as a reward reads it."""
 
     prompt: str
-    """The user's prompt."""
+    """Text of the user's prompt."""
     kind: PromptKind
     """Harmful, harmless or ambiguous, as the prompt's source labels it."""
     text: str
@@ -34,7 +34,7 @@ class RewardParts:
     parts: dict[str, float | None]
     """Parts by name, for the log; None where a part was not requested or is unscored."""
     reason: str | None = None
-    """Why the total is None."""
+    """Reason why the total is None; None where it is not."""
     failed: bool = False
     """Whether the total is None because a judge could not be reached. Another request may then give a score."""
     judged: bool = False

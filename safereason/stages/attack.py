@@ -378,5 +378,5 @@ class _NoEngine:
         raise InputError("this attack has no target to ask; its `needs` leave out what it uses")
 
     def loglikelihood(self, *positional: object, **named: object) -> list[Likelihood]:
-        """Refuses as `generate` does."""
+        """Refuses, as `generate` does."""
         raise InputError("this attack has no target to ask; its `needs` leave out what it uses")

@@ -67,7 +67,7 @@ class EvalPlan:
     section: Evaluation
     attacks: tuple[str, ...]
     judge: str | None
-    """None where nothing is judged."""
+    """Judge of the answers; None where nothing is judged."""
     limit: int | None
     sources: tuple[str, ...]
     cases: tuple[Path, ...] = ()

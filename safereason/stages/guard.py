@@ -304,7 +304,7 @@ def _install_guard(run: Path, guard_prompt: GuardPrompt) -> None:
 
 
 def _kept_model(run: Path) -> Record:
-    """Which model was kept: the last one, or the best one with its validation."""
+    """Record of which model was kept: the last one, or the best one with its validation."""
     validation = run / "model" / BEST_VALIDATION
     if not validation.is_file():
         return {"model": "last"}

@@ -53,7 +53,7 @@ class SFTPlan:
     """Dotted key of the section, for messages."""
     section: SFT
     start: ModelSpec
-    """Model to start from."""
+    """Model that the training starts from."""
     identity: Identity
     reasoned: bool
     """Whether the reasoning is trained on. If not, the answer alone is."""

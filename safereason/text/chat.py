@@ -47,7 +47,7 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The whole prompt as one text."""
         return self.head + self.opening
 
 

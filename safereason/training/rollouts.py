@@ -45,7 +45,7 @@ class TrainedExample(TypedDict):
 
 
 def trained_example(example: Example) -> TrainedExample:
-    """Those columns of an example."""
+    """The columns of one example; see `TrainedExample`."""
     return {
         "id": example.id,
         "prompt": example.prompt,

@@ -30,7 +30,7 @@ class ExtraInfo(TypedDict):
 
     id: str
     user: str
-    """The example's prompt."""
+    """Text of the example's prompt."""
     kind: PromptKind
     label: Label | None
     response: str | None

@@ -20,7 +20,7 @@ from safereason.errors import InputError
 
 @dataclass(frozen=True)
 class Objective:
-    """One behavior on one model."""
+    """One term of a search's loss: one behavior on one model."""
 
     slot: Slot
     loss: TargetLoss

@@ -53,7 +53,7 @@ class Source:
 
     @property
     def summary(self) -> str:
-        """Its title, by which a listing describes it."""
+        """Title, by which a listing describes the source."""
         return self.title
 
     def stream(self, split: Split) -> Iterator[Example]:
@@ -98,11 +98,11 @@ class SourceRow:
     """One row of a published file. Its errors name the file, the row and the column."""
 
     file: Path
-    """The file."""
+    """Path of the file, for errors."""
     number: int
     """Number of the row in the file, from 1."""
     values: Mapping[str, Any]
-    """Values by column."""
+    """Values of the row's columns, unchecked."""
     advice: str = "get the file as it is published"
     """Advice at the end of errors about missing columns."""
 

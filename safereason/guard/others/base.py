@@ -50,7 +50,7 @@ class GuardFormat(Protocol):
 
     @property
     def sampling(self) -> Sampling:
-        """Sampling of its verdicts."""
+        """Sampling of the guard's verdicts."""
         ...
 
     def prompts(self, question: Question, special: Sequence[str] = ()) -> Sequence[Conversation] | str:

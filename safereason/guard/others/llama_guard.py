@@ -37,7 +37,7 @@ class LlamaGuard:
     sampling: ClassVar[Sampling] = Sampling(temperature=0.0, max_new_tokens=64)
 
     def prompts(self, question: Question, special: Sequence[str] = ()) -> list[Conversation]:
-        """The prompt."""
+        """One conversation: the turns of the question, rendered."""
         return [self.render(inert_turns(question, special))]
 
     def read(self, question: Question, completions: Sequence[Completion]) -> GuardVerdict:
