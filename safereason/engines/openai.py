@@ -29,6 +29,7 @@ from safereason.engines.base import (
     Completion,
     Conversation,
     GenerateOptions,
+    Job,
     Likelihood,
     Message,
     Sampling,
@@ -43,9 +44,6 @@ from safereason.errors import InputError
 CONCURRENCY = 16
 """Requests under way at a time."""
 SECONDS_A_TRY = 600.0
-
-Job = tuple[int, int]
-"""Conversation index and number of the completion."""
 
 
 class OpenAIEngine:

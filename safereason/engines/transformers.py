@@ -137,7 +137,7 @@ class TransformersEngine:
         # Rows of similar length share a batch, and the longest come first: memory runs out at once or never.
         longest_first = sorted(range(len(prompts)), key=lambda i: -lengths[i])
         with self._reading():
-            for members in _pack(longest_first, lengths, self._budget(lengths)):
+            for members in pack(longest_first, lengths, self._budget(lengths)):
                 scored = self._score([prompts[i] for i in members], [targets[i] for i in members])
                 likelihoods.update(zip(members, scored, strict=True))
         return [likelihoods[i] for i in range(len(prompts))]
@@ -152,7 +152,7 @@ class TransformersEngine:
         lengths = [len(prompt) for prompt in prompts]
         states: dict[int, Tensor] = {}
         with self._reading():
-            for members in _pack(range(len(prompts)), lengths, self._budget(lengths)):
+            for members in pack(range(len(prompts)), lengths, self._budget(lengths)):
                 states.update(zip(members, self._last([prompts[i] for i in members]), strict=True))
         return torch.stack([states[i] for i in range(len(prompts))])
 
@@ -198,7 +198,7 @@ class TransformersEngine:
             index, first = streams[i]
             rows.extend(_OpenCompletion(i, k, (index, first + k)) for k in range(n))
         lengths = [len(prompts[row.conversation]) + max_new_tokens for row in rows]
-        for members in _pack(range(len(rows)), lengths, self._budget(lengths)):
+        for members in pack(range(len(rows)), lengths, self._budget(lengths)):
             yield [rows[m] for m in members]
 
     def _budget(self, lengths: Sequence[int]) -> int:
@@ -426,7 +426,7 @@ def end_of_turn_ids(model: CausalModel, tokenizer: PreTrainedTokenizerBase) -> s
     return {int(token) for token in candidates if token is not None}
 
 
-def _pack(order: Collection[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+def pack(order: Collection[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Consecutive members whose count x longest length stays within the budget; at least one a batch."""
     batch: list[int] = []
     longest = 0

@@ -22,6 +22,7 @@ from safereason.engines.base import (
     Completion,
     Conversation,
     GenerateOptions,
+    Job,
     Likelihood,
     Sampling,
     TokenChoice,
@@ -46,8 +47,6 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks of adapters that vLLM has room for; others go into the next larger one."""
 
-Job = tuple[int, int]
-"""Conversation index and number of the completion."""
 Requests: TypeAlias = "Mapping[Job, tuple[list[int], SamplingParams]]"
 """Prompt ids and vLLM's sampling parameters, by job."""
 
