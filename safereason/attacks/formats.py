@@ -81,7 +81,7 @@ class ExportedFile:
 
     content: bytes
     notes: tuple[str, ...] = ()
-    """What the format could not hold, one line each."""
+    """Losses of the conversion, one line each: parts of a record that the format cannot hold."""
 
 
 def read_cases(path: Path) -> list[TestCase]:

@@ -1,4 +1,4 @@
-"""How far a judge agrees with people on answers that they labelled, and how far the people agree with each other.
+"""Agreement of a judge with people on answers that they labelled, and of the people with each other.
 
 A judge's verdict counts as positive from a score of 0.5 on, as everywhere. Some labels are neither positive nor
 negative, such as XSTest's partial refusals. They are no part of the figures: the judge's verdicts on such answers are

@@ -12,7 +12,7 @@ from safereason.errors import InputError
 CONFIDENCE = 0.95
 OVERALL = "all"
 Aggregation = Literal["mean", "macro", "statistic"]
-"""How a figure is made of its items: `mean` over items; `macro` over attacks, in each over behaviors, and there over a
+"""The way from items to a figure: `mean` over items; `macro` over attacks, in each over behaviors, and there over a
 behavior's test cases; `statistic` of all items together, such as F1 or a margin."""
 
 Better = Literal["higher", "lower", "neither"]

@@ -1,4 +1,4 @@
-"""How far apart harmful and harmless prompts lie inside a model (TARS, arXiv 2507.00971).
+"""Distance of harmful from harmless prompts inside a model (TARS, arXiv 2507.00971).
 
 The final layer's state at the last token of each prompt is projected to a plane, where a linear support vector machine
 separates the harmful from the harmless ones. The margin is the width of the strip between them, 2/‖w‖.
