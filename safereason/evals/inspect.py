@@ -78,7 +78,7 @@ def _task_builder(evaluation: Eval) -> Callable[..., Task]:
             dataset=MemoryDataset([_sample_of(case) for case in chosen], name=evaluation.name),
             solver=generate(),
             scorer=judged(evaluation.name, judge_spec),
-            metrics=[figures(evaluation.name, _open_judge(evaluation.name, judge_spec).measures)],
+            metrics=[figures(evaluation.name, _open_judge(evaluation.name, judge_spec).measure)],
             config=_generation_config(section.sampling),
         )
 

@@ -121,7 +121,7 @@ class Judge(Protocol):
     """A judge: it scores exchanges, in order."""
 
     name: str
-    measures: Measure
+    measure: Measure
     """The quantity that a score of 1 has in full."""
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:

@@ -21,7 +21,7 @@ class Rubric:
     """The prompt of one rubric, and how a reply to it is read."""
 
     name: str
-    measures: Measure
+    measure: Measure
     frame: Frame
     """Its slots hold the request, the answer and the context, in this order."""
     find: Callable[[str], Verdict | None]
@@ -52,7 +52,7 @@ class Rubric:
 
 def open_rubric(
     name: str,
-    measures: Measure,
+    measure: Measure,
     frame: Frame,
     find: Callable[[str], Verdict | None],
     model: str,
@@ -68,7 +68,7 @@ def open_rubric(
     """
     spec = ModelSpec.parse(model)
     engine = open_chat(spec)
-    rubric = Rubric(name, measures, frame, find, reading, sampling, special_tokens(engine.tokenizer))
+    rubric = Rubric(name, measure, frame, find, reading, sampling, special_tokens(engine.tokenizer))
     return LLMJudge(rubric, engine, identity(spec), cache)
 
 

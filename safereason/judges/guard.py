@@ -15,7 +15,7 @@ class GuardJudge:
     """
 
     name = "guard"
-    measures: Measure = "harm"
+    measure: Measure = "harm"
 
     def __init__(self, guard: AnyGuard, *, seed: int = 0) -> None:
         self.guard = guard

@@ -67,7 +67,7 @@ class Classifier:
     prompts: Prompts
     special: Sequence[str]
     name: ClassVar[str] = "harmbench"
-    measures: ClassVar[Measure] = "harm"
+    measure: ClassVar[Measure] = "harm"
     sampling: ClassVar[Sampling] = Sampling(temperature=0.0, max_new_tokens=1)
     choices: ClassVar[int] = CHOICES
 

@@ -93,7 +93,7 @@ class RubricFile:
     """The contents of a rubric's file."""
 
     measures: Measure
-    """See `Judge.measures`."""
+    """See `Judge.measure`."""
     prompt: str
     """The user's turn, with `{request}`, `{answer}` and optionally `{context}`."""
     reply: Reply

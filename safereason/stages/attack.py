@@ -280,15 +280,15 @@ def open_harm(judge: str) -> Harm:
         InputError: The judge cannot be had, or measures something else.
     """
     opened = open_judge(judge)
-    if opened.measures not in ("harm", "refusal"):
-        raise InputError(f"judge {judge}: measures {opened.measures}; one of harm or refusal is needed")
+    if opened.measure not in ("harm", "refusal"):
+        raise InputError(f"judge {judge}: measures {opened.measure}; one of harm or refusal is needed")
 
     def judge_harm(exchanges: Sequence[Exchange]) -> list[Verdict]:
         verdicts = []
         for verdict in opened.judge(exchanges):
             # An unscored verdict stays unscored.
             if verdict.score is not None:
-                verdict = replace(verdict, score=as_harm(verdict.score, opened.measures))
+                verdict = replace(verdict, score=as_harm(verdict.score, opened.measure))
             verdicts.append(verdict)
         return verdicts
 

@@ -46,7 +46,7 @@ def test_its_likeliest_token_is_the_verdict_and_p_yes_beside_it(
     saying: dict[str, Path], word: str, score: float, yes: float
 ):
     judge, *_ = opened(saying[word])
-    assert (judge.name, judge.measures) == ("harmbench", "harm")
+    assert (judge.name, judge.measure) == ("harmbench", "harm")
     for verdict in judge.judge([exchange("Sure."), exchange(""), Exchange("Do it.", "No.")]):
         assert (verdict.score, verdict.label, verdict.reason) == (score, word.lower(), None)
         assert verdict.details["p_yes"] == pytest.approx(yes, abs=1e-3)

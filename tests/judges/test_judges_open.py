@@ -7,10 +7,10 @@ from safereason.judges import Measure, open_judge
 from safereason.judges.base import is_good
 
 
-@pytest.mark.parametrize(("spec", "measures"), [("refusal", "refusal"), ("compliance", "quality")])
-def test_local_judges_open(spec: str, measures: str):
+@pytest.mark.parametrize(("spec", "measure"), [("refusal", "refusal"), ("compliance", "quality")])
+def test_local_judges_open(spec: str, measure: str):
     judge = open_judge(spec)
-    assert (judge.name, judge.measures) == (spec, measures)
+    assert (judge.name, judge.measure) == (spec, measure)
 
 
 @pytest.mark.parametrize(

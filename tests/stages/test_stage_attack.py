@@ -282,7 +282,7 @@ def test_test_cases_of_a_file_are_asked_in_place_of_attacks(recipe, tmp_path):
 class Judge:
     """Fails at some of what it is asked, by how often it was asked."""
 
-    name, measures = "scripted", "harm"
+    name, measure = "scripted", "harm"
 
     def __init__(self, verdicts) -> None:
         self.verdicts, self.asked = verdicts, 0
