@@ -216,7 +216,7 @@ def _guard_transcripts(run: Run, model: str) -> Iterator[Transcript]:
         prompt = _as_text(row.get("prompt"))
         response = row.get("response")
         if response is not None:
-            prompt = f"{prompt}\n\nThe agent’s reply:\n{response}"
+            prompt = f"{prompt}\n\nThe agent’s response:\n{response}"
         kind = "harmless"
         if row.get("expected") == "unsafe":
             kind = "harmful"

@@ -104,9 +104,9 @@ class TarsReward:
         exchanges: dict[int, Exchange] = {}
         for index in indices:
             # `strict` takes text that never closes its reasoning for an answer, so that here it counts as none.
-            thought = reasoning.split(rows[index].text, strict=True).reasoning
-            if thought.strip():
-                exchanges[index] = Exchange(rows[index].prompt, thought)
+            reasoning_text = reasoning.split(rows[index].text, strict=True).reasoning
+            if reasoning_text.strip():
+                exchanges[index] = Exchange(rows[index].prompt, reasoning_text)
         if not exchanges:
             return {}
         verdicts = self._safety.judge(list(exchanges.values()))

@@ -145,8 +145,8 @@ def plan_rainbow(
     """
     section = recipe.attack or Attacking()
     # Options of the command line go before the recipe's, and those before the defaults of all attacks.
-    writer = mutator or section.attackers.get(NAME, section.attacker)
-    if writer is None:
+    mutator = mutator or section.attackers.get(NAME, section.attacker)
+    if mutator is None:
         raise InputError("attack rainbow: which model writes the prompts? name one with --mutator")
     named_judge = judge or section.judge
     prefix = ""
@@ -168,7 +168,7 @@ def plan_rainbow(
             values[key] = value
     checked = settings_of(NAME, RainbowSettings, values)
     templates = load_templates(checked.templates)
-    return RainbowPlan(checked, section, writer, scorer, judge_model, seeds, tuple(seed_prompts), templates, prefix)
+    return RainbowPlan(checked, section, mutator, scorer, judge_model, seeds, tuple(seed_prompts), templates, prefix)
 
 
 def rainbow_outline(recipe: Recipe, options: Options, plan: RainbowPlan) -> Outline:

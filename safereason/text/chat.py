@@ -1,6 +1,6 @@
 """Conversations to token ids and back, through the model's own chat template.
 
-Chat templates differ in what they do around a reply, and this module alone knows:
+Chat templates differ in what they do around a completion, and this module alone knows:
 
 1. A generation prompt may open the reasoning itself (DeepSeek-R1's distillates, Qwen3.5), or close it at once. `Prompt`
    says what it opened, and a generation prefix that opens the reasoning takes its place, so that it is opened once.
@@ -289,7 +289,7 @@ def _after(opening: str, whole: str) -> str:
 def _end_of_turn(tokenizer: "PreTrainedTokenizerBase", template: str) -> int:
     from jinja2 import TemplateError
 
-    # The token after the probe's text is the one that the template writes at the end of a reply.
+    # The token after the probe's text is the one that the template writes at the end of a completion.
     conversation = [*user("?"), {"role": "assistant", "content": _PROBE}]
     try:
         text = ""

@@ -181,7 +181,7 @@ def test_wrong_right_and_missing_verdicts_are_among_the_transcripts(tmp_path):
     assert {t.expected for t in chosen} == {"safe", "unsafe"}
     assert all(t.reason for t in chosen if t.is_unscored)
     assert {t.kind for t in chosen} == {"harmful", "harmless"}
-    assert any("The agent’s reply:\nA reply" in t.prompt for t in chosen)
+    assert any("The agent’s response:\nA reply" in t.prompt for t in chosen)
     assert all(t.reasoning == "I go through the categories." for t in chosen)
 
 
