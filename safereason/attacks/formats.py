@@ -53,7 +53,7 @@ class CaseRecord:
     turns: tuple[Annotated[Message, AfterValidator(_require_turn)], ...] = ()
     """Messages before the prompt."""
     prefix: str | None = None
-    """Beginning of the reply, as in `TestCase`."""
+    """Beginning of the completion, as in `TestCase`."""
     completion: str | None = None
     """Saved output, as in `TestCase`."""
     generation: str | None = None

@@ -67,7 +67,7 @@ def search_tap(behaviors: Sequence[Example], settings: TapSettings, setup: Setup
         attempts: list[Attempt] = []
         if on_topic:
             affordable = affordable_queries(setup.meter, len(on_topic))
-            attempts = refinement.query_target(on_topic[:affordable])
+            attempts = refinement.query_target_model(on_topic[:affordable])
         best = _prune_by_score(refinement, attempts, settings.width)
         yield refinement.step()
         if refinement.is_done:

@@ -34,7 +34,9 @@ def knock(behaviors, settings, setup):
     longest = -1.0
     for number in range(1, settings.tries + 1):
         prompts = [f"{b.prompt} {setup.seed % 1000} {number}" for b in behaviors]
-        found = setup.target.generate([chat.user(p) for p in prompts], setup.sampling, GenerateOptions(seed=setup.seed))
+        found = setup.target_model.generate(
+            [chat.user(p) for p in prompts], setup.sampling, GenerateOptions(seed=setup.seed)
+        )
         length = float(sum(len(row[0].text) for row in found))
         if length > longest:
             longest = length

@@ -24,7 +24,7 @@ class ScoredSuffix:
     losses: Tensor
     """[G], one for each objective."""
     matched: bool
-    """Whether greedy decoding writes the targets of all objectives."""
+    """Whether greedy decoding writes the target texts of all objectives."""
 
     @property
     def loss(self) -> float:
@@ -44,7 +44,7 @@ class GCGSearch:
         self.behaviors = behaviors
         self.settings = settings
         self.setup = setup
-        self.objectives = objectives.build_objectives(behaviors, [setup.target, *setup.others], settings, setup)
+        self.objectives = objectives.build_objectives(behaviors, [setup.target_model, *setup.others], settings, setup)
         self.draft = self._open_draft()
         # On the CPU, so that a seed draws the same numbers on every device.
         self.generator = torch.Generator().manual_seed(setup.seed)

@@ -1,4 +1,4 @@
-"""Objectives of a shared suffix: on each model, each behavior's prompt with the suffix shall lead to its target."""
+"""Objectives of a shared suffix: on each model, each behavior's prompt with it shall lead to the target text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 from safereason.attacks.base import Setup
 from safereason.attacks.gcg_settings import GCGSettings
 from safereason.attacks.meter import Meter
-from safereason.attacks.target_position import require_target, text_before_target
+from safereason.attacks.target_position import require_target_text, text_before_target
 from safereason.attacks.whitebox import slot
 from safereason.attacks.whitebox.loss import PromptLosses, TargetLoss
 from safereason.attacks.whitebox.slot import Slot, Suffix, TokenIds
@@ -74,7 +74,7 @@ class Objectives:
         return suffixes[: self._meter.queries_left // len(self.on_target_model)]
 
     def losses(self, suffixes: Sequence[Suffix]) -> tuple[Tensor, Tensor]:
-        """The loss [G, N] of each objective after each suffix, and whether each target was matched [G, N].
+        """The loss [G, N] of each objective after each suffix, and whether each target text was matched [G, N].
 
         Raises:
             SpentError: The suffixes exceed the query budget.
@@ -95,7 +95,7 @@ class Objectives:
         else:
             # Another tokenizer gives the suffix other ids, so its text is encoded.
             prompts = objective.slot.encode([suffix.text for suffix in suffixes])
-        tokens = sum(map(len, prompts)) + len(prompts) * len(objective.loss.target)
+        tokens = sum(map(len, prompts)) + len(prompts) * len(objective.loss.target_ids)
         self._meter.count_tokens(tokens, 0)
         return objective.loss.losses(prompts)
 
@@ -109,7 +109,7 @@ class Objectives:
         for objective in self.objectives:
             if objective.shares_vocabulary:
                 prompt = objective.slot.ids(suffix)
-                self._meter.count_tokens(len(prompt) + len(objective.loss.target), 0)
+                self._meter.count_tokens(len(prompt) + len(objective.loss.target_ids), 0)
                 gradients.append(objective.loss.gradient(prompt, objective.slot.span))
         if len(gradients) == 1:
             return gradients[0]
@@ -131,30 +131,30 @@ def build_objectives(
     gradient does not count.
 
     Args:
-        behaviors: Behaviors with targets.
+        behaviors: Behaviors with target texts.
         engines: Models to optimise on.
-        settings: Initial suffix, position of the targets, and mellowmax of the losses.
+        settings: Initial suffix, position of the target texts, and mellowmax of the losses.
         setup: Target model, whether or not it is one of the engines, its generation prefix, and the meter.
 
     Raises:
-        InputError: A model is none of transformers, a behavior has no target, or the initial suffix does not fit a
+        InputError: A model is none of transformers, a behavior has no target text, or the initial suffix does not fit a
             prompt.
     """
-    target_model = require_local(setup.target, "attack gcg")
+    target_model = require_local(setup.target_model, "attack gcg")
     opening = text_before_target(setup.prefix, settings.place)
     objectives: list[Objective] = []
     for engine in engines:
         local_engine = require_local(engine, "attack gcg")
         shares_vocabulary = _shares_vocabulary(local_engine, target_model)
         for behavior in behaviors:
-            target_text = require_target("gcg", behavior)
-            target = local_engine.tokenizer(target_text, add_special_tokens=False)["input_ids"]
+            target_text = require_target_text("gcg", behavior)
+            target_ids = local_engine.tokenizer(target_text, add_special_tokens=False)["input_ids"]
             behavior_slot = slot.find_slot(local_engine.tokenizer, behavior.prompt, settings.start, opening)
-            length = len(behavior_slot.ids(behavior_slot.start.ids)) + len(target)
+            length = len(behavior_slot.ids(behavior_slot.start.ids)) + len(target_ids)
             _check_length(behavior, local_engine, length)
             objective = Objective(
                 slot=behavior_slot,
-                loss=TargetLoss(local_engine.model, target, settings.mellowmax),
+                loss=TargetLoss(local_engine.model, target_ids, settings.mellowmax),
                 shares_vocabulary=shares_vocabulary,
                 on_target_model=local_engine is target_model,
             )
@@ -168,7 +168,7 @@ def _shares_vocabulary(engine: LocalEngine, target_model: LocalEngine) -> bool:
 
 
 def _check_length(behavior: Example, engine: LocalEngine, length: int) -> None:
-    """Refuses a prompt that, with its target, is longer than the model's context."""
+    """Refuses a prompt that, with its target text, is longer than the model's context."""
     # A model that also reads images keeps these figures in a configuration of its text part.
     if length > engine.model.config.get_text_config().max_position_embeddings:
         raise InputError(
