@@ -41,7 +41,7 @@ _CHUNK = 64
 
 
 @dataclass(frozen=True)
-class _Request:
+class _TaskRequest:
     """A request of the harness in the form that our engine takes."""
 
     id: str
@@ -104,7 +104,7 @@ class EngineModel(LM):
         """
         generations = _read_requests(requests)
         # The engine takes one prefix, one list of stop texts and one limit of tokens a call.
-        by_manner: dict[_Manner, list[_Request]] = {}
+        by_manner: dict[_Manner, list[_TaskRequest]] = {}
         done = 0
         for request in generations:
             by_manner.setdefault(self._manner(request), []).append(request)
@@ -132,7 +132,7 @@ class EngineModel(LM):
         """Log-probability of each continuation as the answer, and whether it was the likeliest."""
         continuations = _read_requests(requests)
         missing = [request for request in continuations if request.id not in self._records]
-        by_prefix: dict[str | None, list[_Request]] = {}
+        by_prefix: dict[str | None, list[_TaskRequest]] = {}
         for request in missing:
             by_prefix.setdefault(request.prefix, []).append(request)
         with console.progress("likelihoods", len(continuations), len(continuations) - len(missing)) as advance:
@@ -154,7 +154,7 @@ class EngineModel(LM):
         """
         raise InputError(f"--tasks {requests[0].task_name}: measures plain text, not answers; leave it out")
 
-    def _manner(self, request: _Request) -> _Manner:
+    def _manner(self, request: _TaskRequest) -> _Manner:
         """The engine's settings for a generation."""
         prefix = self._prefix
         if request.prefix is not None:
@@ -181,7 +181,7 @@ class EngineModel(LM):
             return f"{reasoning.join('', '')}{prefix}"
         return prefix
 
-    def _generate(self, members: Sequence[_Request], manner: _Manner, advance: Advance) -> None:
+    def _generate(self, members: Sequence[_TaskRequest], manner: _Manner, advance: Advance) -> None:
         """Generates and records the missing completions for requests of one manner."""
 
         def finished(index: int, number: int, completion: Completion) -> None:
@@ -203,7 +203,7 @@ class EngineModel(LM):
             GenerateOptions(seed=self.seed, stop=manner.stop, prefix=manner.prefix, done=done, on_finish=finished),
         )
 
-    def _score(self, chunk: Sequence[_Request], prefix: str, advance: Advance) -> None:
+    def _score(self, chunk: Sequence[_TaskRequest], prefix: str, advance: Advance) -> None:
         """Computes and records the likelihoods of some continuations."""
         likelihoods = self.engine.loglikelihood(
             [request.turns for request in chunk], [str(request.argument) for request in chunk], prefix=prefix
@@ -270,7 +270,7 @@ def measure(model: EngineModel, loaded: LoadedTasks, limit: int | None) -> Recor
     return results
 
 
-def _read_requests(requests: Sequence[Instance]) -> list[_Request]:
+def _read_requests(requests: Sequence[Instance]) -> list[_TaskRequest]:
     """The harness's requests in our form, each with an id that is the same in a resumed run."""
     times = Counter[str]()
     read = []
@@ -281,7 +281,7 @@ def _read_requests(requests: Sequence[Instance]) -> list[_Request]:
         if times[request_id] > 1:
             request_id = f"{request_id}#{times[request_id]}"
         turns, prefix = _conversation_of(request)
-        read.append(_Request(request_id, str(request.task_name), turns, prefix, request.args[1]))
+        read.append(_TaskRequest(request_id, str(request.task_name), turns, prefix, request.args[1]))
     return read
 
 
@@ -300,7 +300,7 @@ def _conversation_of(request: Instance) -> tuple[tuple[Message, ...], str | None
     return tuple(turns), None
 
 
-def _completion_record(request: _Request, completion: Completion) -> Record:
+def _completion_record(request: _TaskRequest, completion: Completion) -> Record:
     parts = completion.parts
     # Tasks parse the answer by its form, and unclosed reasoning may hold it: then all of the text is scored.
     answer = completion.text
@@ -323,7 +323,7 @@ def _completion_record(request: _Request, completion: Completion) -> Record:
     return record
 
 
-def _likelihood_record(request: _Request, prefix: str, likelihood: Likelihood) -> Record:
+def _likelihood_record(request: _TaskRequest, prefix: str, likelihood: Likelihood) -> Record:
     return {
         "id": request.id,
         "task": request.task,

@@ -426,7 +426,7 @@ class Attacking(Section):
     others: tuple[str, ...] = ()
     """Further target models of the same search (`gcg`: one suffix for all of them)."""
     sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=256)
-    """Sampling of the target's answers during the attack."""
+    """Sampling of the target model's answers during the attack."""
     max_queries: PositiveInt | None = None
     """Most queries to the target in one search; null sets no bound."""
     settings: dict[str, Settings] = Field(default_factory=dict)
