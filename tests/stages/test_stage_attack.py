@@ -326,6 +326,20 @@ def test_a_search_whose_judge_is_gone_is_given_up_and_resumed(by_two, tmp_path, 
     assert (judge.asked, result.metrics["behaviors"], result.metrics["failed"]) == (3, 4, 0)
 
 
+def test_a_refusal_score_at_the_threshold_does_not_end_a_search(recipe, tmp_path, micro_model, monkeypatch):
+    judge = judged_by(monkeypatch, lambda call, place: Verdict(0.5, "partial refusal"))
+    judge.measure = "refusal"
+    settings = {"best-of-n": {"n": 2, "batch": 1}}
+    section = recipe.attack.model_copy(update={"judge": "refusal", "settings": settings})
+    stage_attack.run_attack(
+        recipe.model_copy(update={"attack": section}),
+        Options(out=tmp_path / "run", model=str(micro_model)),
+        stage_attack.AttackRequest("best-of-n", limit=1),
+    )
+    (record,) = read_records(tmp_path / "run" / "cases.jsonl")
+    assert (record["steps"], record["value"], judge.asked) == (2, pytest.approx(0.5), 2)
+
+
 def test_a_search_that_met_a_failure_is_counted_and_done_anew(by_two, tmp_path, micro_model, monkeypatch):
     options = Options(out=tmp_path / "run", model=str(micro_model))
     judged_by(
