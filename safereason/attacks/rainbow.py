@@ -376,7 +376,7 @@ def _with_votes(
 ) -> Candidate:
     """The candidate with the votes of the replies in which it was A and of those in which it was B."""
     for reply in (*replies_as_a, *replies_as_b):
-        # With fewer votes than asked for, one order could decide alone.
+        # With fewer votes than the settings name, one order could decide alone.
         if reply.missing:
             return replace(candidate, fault=FAILED, error=reply.error)
     votes: list[str | None] = []

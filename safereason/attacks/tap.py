@@ -6,7 +6,7 @@ others are sent to it and rated, and the best become the next leaves.
 Deviations, beside PAIR's:
 
 1. The attacker says whether a prompt is on topic, where the paper asks the judge: so any judge will do that scores.
-2. A prompt whose topic cannot be told stays, and is counted (`unclear`).
+2. A prompt whose topic is unclear stays, and is counted (`unclear`).
 3. All prompts that are on topic are sent, as in the paper; the authors' code keeps `width` of them before that too.
 4. Where no branch is left, its leaves branch once more at the next depth; the authors' code goes on from one that was
    pruned.

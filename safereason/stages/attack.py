@@ -615,16 +615,16 @@ def scorer_identity(judge: str) -> str:
 
 
 class _NoEngine:
-    """Stand-in for the target of an attack that needs none."""
+    """Stand-in for the target model of an attack that needs none."""
 
     name = "none"
     tokenizer = None
     local = None
 
     def generate(self, *positional: object, **named: object) -> list[list[Completion]]:
-        """Refuses, since no such attack may query a target."""
-        raise InputError("this attack has no target to ask; its `needs` leave out what it uses")
+        """Refuses, since no such attack may query a target model."""
+        raise InputError("this attack has no target model; its `needs` leave out what it uses")
 
     def loglikelihood(self, *positional: object, **named: object) -> list[Likelihood]:
         """Refuses as `generate` does."""
-        raise InputError("this attack has no target to ask; its `needs` leave out what it uses")
+        raise InputError("this attack has no target model; its `needs` leave out what it uses")

@@ -436,10 +436,10 @@ def _succeeds(score: float | None) -> bool:
 
 
 def _rainbow_summary(metrics: Metrics) -> str:
-    wanted = metrics["prompts_wanted"]
+    requested = metrics["prompts_wanted"]
     shortage = ""
-    if wanted is not None and metrics["prompts"] < wanted:
-        shortage = f" of {wanted} wanted"
+    if requested is not None and metrics["prompts"] < requested:
+        shortage = f" of {requested} wanted"
     return (
         f"rainbow: {metrics['prompts']} distinct prompts{shortage}, {metrics['coverage']:.0%} of the cells covered, "
         f"{metrics['attack_success_by_cell']:.0%} with an attack that succeeds"

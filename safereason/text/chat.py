@@ -217,7 +217,7 @@ def _takes_parts(tokenizer: "PreTrainedTokenizerBase", template: str) -> bool:
         return False
     if _shows(tokenizer, [{"type": "text", "text": _PROBE}]):
         return True
-    # Without this the model would answer to nothing, and no word would be said.
+    # Without this error the model would answer an empty prompt, and nothing would show it.
     name = tokenizer.name_or_path or "this model"
     raise InputError(f"{name}: its chat template does not show a user's message; name another model")
 

@@ -128,7 +128,7 @@ def test_text_that_is_written_means_the_same_to_other_readers(text):
 def test_each_value_has_the_line_of_its_key():
     document = parse("# head\nmodel: m\nrl:\n  a: 1\n  b:\n    - x\n    - {c: 2}\n", "r.yaml")
     assert document.values == {"model": "m", "rl": {"a": 1, "b": ["x", {"c": 2}]}}
-    assert document.places == {
+    assert document.locations == {
         (): "r.yaml:1",
         ("model",): "r.yaml:2",
         ("rl",): "r.yaml:3",

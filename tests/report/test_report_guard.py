@@ -200,7 +200,7 @@ def test_what_was_left_out_is_said(tmp_path):
     )
     document = parsed(write([run], tmp_path))
     assert document.says("sets that could not be had were left out: toxicchat")
-    assert document.says("3 rows could not be asked about")
+    assert document.says("3 rows failed and are left out")
     assert document.says("scored from a file of predictions")
 
 

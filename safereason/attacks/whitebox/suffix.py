@@ -106,9 +106,7 @@ def find_suffix_position(
     prompt = chat.render(tokenizer, chat.user(f"{behavior} {suffix}"), opening)
     whole = chat.ids_of(tokenizer, prompt.text)
     if not tokenizer.is_fast:
-        raise InputError(
-            f"{tokenizer.name_or_path}: its tokenizer is a slow one, that cannot tell where a suffix stands"
-        )
+        raise InputError(f"{tokenizer.name_or_path}: its tokenizer is a slow one, which gives no positions in a text")
     # The last occurrence, because the behavior may contain the suffix's text, too.
     suffix_end = prompt.head.rfind(suffix) + len(suffix)
     suffix_start = suffix_end - len(suffix)
