@@ -138,8 +138,8 @@ def test_each_value_has_the_line_of_its_key():
         ("rl", "b", 1): "r.yaml:7",
         ("rl", "b", 1, "c"): "r.yaml:7",
     }
-    assert document.place(("rl", "b", 1, "missing")) == "r.yaml:7"
-    assert document.place(("absent",)) == "r.yaml:1"
+    assert document.location(("rl", "b", 1, "missing")) == "r.yaml:7"
+    assert document.location(("absent",)) == "r.yaml:1"
 
 
 def test_an_anchor_is_a_copy():
