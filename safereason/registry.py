@@ -73,7 +73,7 @@ class Registry(dict[str, E]):
             name: A registered name, the name of an entry point, or `module:NAME`.
 
         Raises:
-            InputError: There is none, or what stands there is no such entry.
+            InputError: There is none, or what is there is no such entry.
         """
         if name in self:
             return self[name]

@@ -505,7 +505,7 @@ class _Named:
 
     def __init__(self, spec: str) -> None:
         self.name = spec
-        self.measures = "quality" if spec in ("compliance", "reward-model:other") else "refusal"
+        self.measure = "quality" if spec in ("compliance", "reward-model:other") else "refusal"
 
     def judge(self, exchanges):
         return [Verdict(1 / len(self.name), "any") for _ in exchanges]

@@ -33,7 +33,7 @@ PUT_TOGETHER = {
     "safereason/data/verify.py: f'^.*?: row {number}: '",  # anchored, in a message of ours
     "safereason/engines/dialect.py: f'\\\\b{name}\\\\b'",  # the name of a parameter of ours
     "safereason/guard/score.py: f'{re.escape(word)}(?!\\\\w)'",  # a word
-    "safereason/judges/frame.py: ends",  # places in a frame
+    "safereason/judges/template.py: ends",  # slots of a judge's template
     "safereason/judges/rubric.py: self.pattern",  # a person's own rubric
     "safereason/text/template.py: '|'.join(map(re.escape, values))",  # names of places
 }

@@ -41,7 +41,7 @@ class TestCase:
     turns: tuple[Message, ...] = ()
     """Messages before the prompt, such as examples of compliance."""
     prefix: str | None = None
-    """Beginning of the target model's reply. It replaces the evaluation's own prefix; None keeps that one."""
+    """Beginning of the target model's completion. It replaces the evaluation's own prefix; None keeps that one."""
     completion: str | None = None
     """Saved output that no text prompt can reproduce, such as that of a soft prompt."""
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -67,7 +67,7 @@ ANSWERS = Sampling(temperature=0.0, max_new_tokens=256)
 class Setup:
     """The models, the seed and the budget that a search works with. Engines count their own use in `meter`."""
 
-    target: Engine
+    target_model: Engine
     """The target model, which is under attack."""
     prefix: str = ""
     """Generation prefix of the target model, such as an opening tag of reasoning."""

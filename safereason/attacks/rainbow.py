@@ -84,7 +84,7 @@ class RainbowSettings(AttackSettings):
 class Team:
     """The models and judges of a search."""
 
-    target: Engine
+    target_model: Engine
     """The target model, which is under attack."""
     mutator: Engine
     """The model that writes prompts."""
@@ -106,7 +106,7 @@ class Team:
             judge = Metered(self.judge, meter, is_target=False)
         return replace(
             self,
-            target=Metered(self.target, meter, is_target=True),
+            target_model=Metered(self.target_model, meter, is_target=True),
             mutator=Metered(self.mutator, meter, is_target=False),
             judge=judge,
         )
@@ -169,7 +169,7 @@ def iterate(
         candidates = _apply_to_valid(candidates, rewrite)
     # After both, since the second rewriting may bring the parent's words back.
     candidates = _apply_to_valid(candidates, partial(_check_prompts, parent_prompts, settings))
-    candidates = _apply_to_valid(candidates, partial(_query_target, team, rng.getrandbits(31)))
+    candidates = _apply_to_valid(candidates, partial(_query_target_model, team, rng.getrandbits(31)))
     candidates = _apply_to_valid(candidates, partial(_score_answers, team.score))
     if team.judge is None:
         return candidates
@@ -298,16 +298,17 @@ def _check_prompts(
     return checked
 
 
-def _query_target(team: Team, seed: int, candidates: list[Candidate]) -> list[Candidate]:
+def _query_target_model(team: Team, seed: int, candidates: list[Candidate]) -> list[Candidate]:
     """The candidates with the target model's answers."""
     conversations = [user(candidate.prompt) for candidate in candidates]
-    replies = team.target.generate(conversations, team.sampling, GenerateOptions(seed=seed, prefix=team.prefix))
+    options = GenerateOptions(seed=seed, prefix=team.prefix)
+    completions = team.target_model.generate(conversations, team.sampling, options)
     answered: list[Candidate] = []
-    for candidate, (reply,) in zip(candidates, replies, strict=True):
-        if reply.missing:
-            answered.append(replace(candidate, fault=FAILED, error=reply.error))
+    for candidate, (completion,) in zip(candidates, completions, strict=True):
+        if completion.missing:
+            answered.append(replace(candidate, fault=FAILED, error=completion.error))
         else:
-            answered.append(replace(candidate, answer=reply.parts.answer))
+            answered.append(replace(candidate, answer=completion.parts.answer))
     return answered
 
 
@@ -373,7 +374,7 @@ def _with_votes(
 ) -> Candidate:
     """The candidate with the votes of the replies in which it was A and of those in which it was B."""
     for reply in (*replies_as_a, *replies_as_b):
-        # With fewer votes than asked for, one order could decide alone.
+        # With fewer votes than the settings name, one order could decide alone.
         if reply.missing:
             return replace(candidate, fault=FAILED, error=reply.error)
     votes: list[str | None] = []

@@ -109,7 +109,7 @@ def _with_slots(text: str, fields: Iterable[str]) -> str:
 
     Raises:
         KeyError: It has another field.
-        ValueError: A dollar stands alone.
+        ValueError: A dollar sign begins no slot.
     """
     return Template(text).substitute({field: _slot(field) for field in fields})
 

@@ -218,7 +218,7 @@ class OpenAIEngine:
                 proxy = self._connection.proxy()
                 advice = "start the server or check --base-url"
                 if proxy:
-                    advice = f"it is asked by the proxy in {proxy}: check that, or check --base-url"
+                    advice = f"requests go by the proxy in {proxy}: check that, or check --base-url"
                 raise InputError(
                     f"{self.name}: {self._connection.url} cannot be reached ({server.reason_of(error)}); {advice}"
                 ) from error

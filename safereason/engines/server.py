@@ -252,7 +252,7 @@ class Patience:
                 self._is_reported = True
         if is_overdue and goes_on:
             console.say(
-                f"{self.who}: does not answer ({reason_of(error)}); asked again for up to {limit:g} s ({PATIENCE})"
+                f"{self.who}: does not answer ({reason_of(error)}); tried again for up to {limit:g} s ({PATIENCE})"
             )
         return goes_on
 

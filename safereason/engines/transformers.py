@@ -88,7 +88,7 @@ class TransformersEngine:
         `streams` are for a part of a larger call, to draw what the whole call would: the index of each conversation in
         it, and the number that its first completion has there.
         """
-        rendered: list[chat.Prompt] = []
+        rendered: list[chat.RenderedPrompt] = []
         prompts: list[list[int]] = []
         for conversation in conversations:
             prompt = chat.render(self.tokenizer, conversation, options.prefix)

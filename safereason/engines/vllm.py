@@ -129,7 +129,7 @@ class VLLMEngine:
     ) -> list[list[Completion]]:
         """See `Engine.generate`. A prompt that leaves no room for a completion gets one that says so."""
         done = set(options.done)
-        rendered: dict[int, chat.Prompt] = {}
+        rendered: dict[int, chat.RenderedPrompt] = {}
         prompts: dict[int, list[int]] = {}
         for i, conversation in enumerate(conversations):
             if i not in done:

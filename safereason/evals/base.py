@@ -202,7 +202,7 @@ def judge_for(evaluation: Eval, spec: str) -> Judge:
     # The measures go along, since some judges can measure one of several.
     judge = open_judge(spec, evaluation.measures)
     # Other judges have one measure, and ignore the argument.
-    if judge.measures not in evaluation.measures:
+    if judge.measure not in evaluation.measures:
         needed = " or ".join(evaluation.measures)
-        raise InputError(f"eval {evaluation.name}: judge {spec} measures {judge.measures}; one of {needed} is needed")
+        raise InputError(f"eval {evaluation.name}: judge {spec} measures {judge.measure}; one of {needed} is needed")
     return judge

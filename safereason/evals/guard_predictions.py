@@ -237,7 +237,7 @@ def _json_fields(text: str) -> Record | None:
 
 
 def _pairs_of_line(line: str) -> list[tuple[str, str]]:
-    """The pairs of a line `NAME: WORD, NAME: WORD`, whatever stands between them; none where it is a sentence."""
+    """The pairs of a line `NAME: WORD, NAME: WORD`, whatever is between them; none where it is a sentence."""
     # A server may leave the end-of-turn token behind the last word.
     parts = [_WORDS_IN.findall(part) for part in line.partition("<")[0].split(":")]
     # Between two colons stand a word and the next name. More words than that are a sentence, which may mention a

@@ -4,7 +4,7 @@ inspect queries the model and keeps its log; the prompts, the judge and the figu
 Imports inspect_ai, which finds this module by its entry point.
 
 Deviations from `safereason eval`: (1) no generation prefix is set, since providers take none: the server's template has
-to open the thought; (2) prompts are those of the source or of a file of test cases, and no attack is run here;
+to open the reasoning; (2) prompts are those of the source or of a file of test cases, and no attack is run here;
 (3) inspect leaves samples that are unscored out before figures are made, and counts them itself.
 """
 
@@ -76,7 +76,7 @@ def _task_builder(evaluation: Eval) -> Callable[..., Task]:
             dataset=MemoryDataset([_sample_of(case) for case in chosen], name=evaluation.name),
             solver=generate(),
             scorer=judged(evaluation.name, judge_spec),
-            metrics=[figures(evaluation.name, _open_judge(evaluation.name, judge_spec).measures)],
+            metrics=[figures(evaluation.name, _open_judge(evaluation.name, judge_spec).measure)],
             config=_generation_config(section.sampling),
         )
 
@@ -191,9 +191,9 @@ def _completion_of(output: ModelOutput) -> Completion:
     content = output.message.content
     # Providers that return the reasoning apart give a list of parts; others give one text with the tags in it.
     if not isinstance(content, str):
-        thoughts = [part.reasoning for part in content if isinstance(part, ContentReasoning)]
-        if thoughts:
-            text = reasoning.join("\n".join(thoughts), output.completion)
+        reasoning_parts = [part.reasoning for part in content if isinstance(part, ContentReasoning)]
+        if reasoning_parts:
+            text = reasoning.join("\n".join(reasoning_parts), output.completion)
     finish_reason: Literal["stop", "length"] = "stop"
     if output.stop_reason in ("max_tokens", "model_length"):
         finish_reason = "length"

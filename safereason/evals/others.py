@@ -1,4 +1,4 @@
-"""The evaluations that ask no judge about answers to prompts: each of them is a stage of its own.
+"""The evaluations without a judge of answers to prompts: each of them is a stage of its own.
 
 What they measure is in `guard_suite.py`, `separation.py` and `capability.py`, which import more than a listing needs.
 """

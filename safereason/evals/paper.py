@@ -157,7 +157,7 @@ TARS_TABLE_3 = (
     Length("Potentially Inappropriate Topics", 372, 316),
     Length("Potentially Unqualified Advice", 457, 609),
 )
-"""TARS-1.5B, from the plainest requests to those that want the most thought."""
+"""TARS-1.5B, from the plainest requests to those that need the most reasoning."""
 
 TARS_MARGINS = {"TARS-1.5B": 2.21, "DPO": 1.45, "SFT": 1.03, "RL without reasoning": 0.88}
 """Margin of a linear SVM between XSTest's safe prompts and GCG's, on a 2-D UMAP of the last layer's last token."""

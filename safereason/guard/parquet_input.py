@@ -82,7 +82,7 @@ class ParquetInput:
         # Each chunk has a seed of its own. A block that ended inside a chunk would sample its rows otherwise.
         if rows_a_block % CHUNK:
             raise InputError(
-                f"--batch-rows {rows_a_block}: {CHUNK} rows are asked together; give a multiple of {CHUNK}"
+                f"--batch-rows {rows_a_block}: {CHUNK} rows are classified together; give a multiple of {CHUNK}"
             )
         total = sum(self.files.values())
         if limit is not None:

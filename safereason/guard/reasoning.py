@@ -119,7 +119,7 @@ def verdict_of_completion(completion: Completion, policy: Policy) -> GuardVerdic
 def _label_of_completion(completion: Completion) -> Label | None:
     parts = completion.parts
     is_cut = completion.finish_reason == "length"
-    # A box inside the reasoning is a thought, or quotes the text to judge: it is no verdict. Reasoning that was cut
+    # A box inside the reasoning is an idea, or quotes the text to judge: it is no verdict. Reasoning that was cut
     # before its end tag is no answer either.
     if is_cut and not parts.closed and reasoning.OPEN in completion.full_text:
         return None

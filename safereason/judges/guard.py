@@ -14,7 +14,7 @@ class GuardJudge:
     """
 
     name = "guard"
-    measures: Measure = "harm"
+    measure: Measure = "harm"
 
     def __init__(self, guard: Guard, *, seed: int = 0) -> None:
         self.guard = guard

@@ -26,8 +26,8 @@ class JudgePrompt(Protocol):
         ...
 
     @property
-    def measures(self) -> Measure:
-        """See `Judge.measures`."""
+    def measure(self) -> Measure:
+        """See `Judge.measure`."""
         ...
 
     @property
@@ -68,13 +68,13 @@ class LLMJudge:
         """
         self.prompt = prompt
         self.name = prompt.name
-        self.measures = prompt.measures
+        self.measure = prompt.measure
         self.engine = engine
         await_server(engine)
         self._cache = cache or VerdictCache()
         # A change of any of these may change the verdict, and so needs another key.
         settings = prompt.sampling.model_dump_json()
-        self._key_parts = (prompt.name, prompt.measures, model, settings, prompt.reading)
+        self._key_parts = (prompt.name, prompt.measure, model, settings, prompt.reading)
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """One verdict an exchange.

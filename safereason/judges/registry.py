@@ -140,7 +140,7 @@ def _rubric_model(argument: str) -> str | None:
 
 
 def _rubric_identity(argument: str) -> str:
-    """Hash of the file's contents, and the model that is asked; the file's name does not count."""
+    """Hash of the file's contents, and the model; the file's name does not count."""
     from safereason.judges.rubric import split
 
     file, model = split(argument)
@@ -227,7 +227,7 @@ JUDGES: Registry[JudgeEntry] = Registry(
         ),
         JudgeEntry(
             "xstest-rubric",
-            "XSTest's classes of refusal, told by a chat model: xstest-rubric:openai/NAME",
+            "XSTest's classes of refusal, by a chat model: xstest-rubric:openai/NAME",
             _xstest_rubric,
             ("refusal",),
             argument="openai/NAME or another chat model",

@@ -27,7 +27,7 @@ class RewardModel:
     """
 
     name = "reward-model"
-    measures: Measure = "quality"
+    measure: Measure = "quality"
 
     def __init__(self, spec: str) -> None:
         """Loads a hub id, folder or run, on the GPU where there is one.

@@ -305,11 +305,11 @@ class GRPO(Training):
 
 
 class DPO(Training):
-    """Preference optimisation on pairs of the start model's own responses, ranked by the reward (TARS's baseline)."""
+    """Preference optimisation on pairs of the start model's own completions, ranked by the reward (TARS's baseline)."""
 
     algorithm: Literal["dpo"]
     rollouts_per_prompt: Annotated[int, Field(ge=2)]
-    """Responses drawn for each prompt, once; ranked, they make half as many pairs at most."""
+    """Completions drawn for each prompt, once; ranked, they make half as many pairs at most."""
     batch_size: PositiveInt
     """Pairs an optimizer step, over all devices."""
     micro_batch_size: PositiveInt = 2
@@ -317,13 +317,13 @@ class DPO(Training):
     beta: PositiveFloat
     """Weight of the log-ratio to the reference, which is the start."""
     rpo_alpha: NonNegative
-    """Weight of the chosen response's negative log-likelihood a token (RPO's α); 0 is plain DPO."""
+    """Weight of the chosen completion's negative log-likelihood a token (RPO's α); 0 is plain DPO."""
     max_prompt_tokens: PositiveInt
     """Longer prompts are dropped and counted."""
     sampling: Sampling
-    """Sampling of responses."""
+    """Sampling of completions."""
     reward: TarsRewardSettings
-    """The reward that ranks responses."""
+    """The reward that ranks completions."""
 
 
 def _algorithm(section: object) -> str:
@@ -426,7 +426,7 @@ class Attacking(Section):
     others: tuple[str, ...] = ()
     """Further target models of the same search (`gcg`: one suffix for all of them)."""
     sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=256)
-    """Sampling of the target's answers during the attack."""
+    """Sampling of the target model's answers during the attack."""
     max_queries: PositiveInt | None = None
     """Most queries to the target in one search; null sets no bound."""
     settings: dict[str, Settings] = Field(default_factory=dict)

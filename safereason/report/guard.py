@@ -200,7 +200,7 @@ def _guard_notes(model: MeasuredModel, run: Run) -> Iterator[str]:
     if missing:
         yield f"{model.label}: sets that could not be had were left out: {missing}."
     if failed := _as_count(run.metrics.get("failed")):
-        yield f"{model.label}: {failed} rows could not be asked about and are left out."
+        yield f"{model.label}: {failed} rows failed and are left out."
     if run.metrics.get("predictions"):
         yield f"{model.label}: scored from a file of predictions."
 

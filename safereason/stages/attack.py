@@ -87,15 +87,15 @@ def open_harm(judge: str) -> Harm:
         InputError: The judge cannot be had, or measures something else.
     """
     opened = open_judge(judge)
-    if opened.measures not in ("harm", "refusal"):
-        raise InputError(f"judge {judge}: measures {opened.measures}; one of harm or refusal is needed")
+    if opened.measure not in ("harm", "refusal"):
+        raise InputError(f"judge {judge}: measures {opened.measure}; one of harm or refusal is needed")
 
     def judge_harm(exchanges: Sequence[Exchange]) -> list[Verdict]:
         verdicts = []
         for verdict in opened.judge(exchanges):
             # An unscored verdict stays unscored.
             if verdict.score is not None:
-                verdict = replace(verdict, score=as_harm(verdict.score, opened.measures))
+                verdict = replace(verdict, score=as_harm(verdict.score, opened.measure))
             verdicts.append(verdict)
         return verdicts
 
@@ -367,16 +367,16 @@ def _open_scorer(judge: str, engine: Engine, target: ModelSpec, options: Options
 
 
 class _NoEngine:
-    """Stand-in for the target of an attack that needs none."""
+    """Stand-in for the target model of an attack that needs none."""
 
     name = "none"
     tokenizer = None
     local = None
 
     def generate(self, *positional: object, **named: object) -> list[list[Completion]]:
-        """Refuses, since no such attack may query a target."""
-        raise InputError("this attack has no target to ask; its `needs` leave out what it uses")
+        """Refuses, since no such attack may query a target model."""
+        raise InputError("this attack has no target model; its `needs` leave out what it uses")
 
     def loglikelihood(self, *positional: object, **named: object) -> list[Likelihood]:
-        """Refuses, as `generate` does."""
-        raise InputError("this attack has no target to ask; its `needs` leave out what it uses")
+        """Refuses as `generate` does."""
+        raise InputError("this attack has no target model; its `needs` leave out what it uses")

@@ -114,7 +114,7 @@ def run_eval(recipe: Recipe, options: Options, request: EvalRequest) -> Result:
                 judging.judge_all(ids, scorer, plan.judge, log)
         measure = None
         if scorer is not None:
-            measure = scorer.measures
+            measure = scorer.measure
         metrics = {
             **_eval_description(recipe, plan, model, drawn, eval_cases),
             "measure": measure,

@@ -355,7 +355,7 @@ def _row_counts(recipe: Recipe, options: Options) -> Record:
         folder = data.built_data(recipe, options)
     except InputError:
         return _requested_rows(recipe)
-    # A file is missing where the recipe asked for no such rows.
+    # A file is missing where the recipe has no such rows.
     counts: Record = {"built": str(folder)}
     for key, name in (("rows", data.TRAIN), ("validation", data.VALIDATION), ("traces", data.TRACES)):
         counts[key] = 0

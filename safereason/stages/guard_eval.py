@@ -178,7 +178,7 @@ def plan_guard_eval(recipe: Recipe, model: str | None, request: GuardEvalRequest
     if request.policy:
         policies.load(request.policy)
     if model:
-        # Last, since it may ask the Hub.
+        # Last, since it may send a request to the Hub.
         ModelSpec.parse(model).check()
     return GuardEvalPlan(
         sets=tuple(guard_sets),

@@ -146,8 +146,8 @@ def plan_rainbow(
     """
     section = recipe.attack or Attacking()
     # Options of the command line go before the recipe's, and those before the defaults of all attacks.
-    writer = mutator or section.attackers.get(NAME, section.attacker)
-    if writer is None:
+    mutator = mutator or section.attackers.get(NAME, section.attacker)
+    if mutator is None:
         raise InputError("attack rainbow: which model writes the prompts? name one with --mutator")
     named_judge = judge or section.judge
     prefix = ""
@@ -169,7 +169,7 @@ def plan_rainbow(
             values[key] = value
     checked = settings_of(NAME, RainbowSettings, values)
     templates = load_templates(checked.templates)
-    return RainbowPlan(checked, section, writer, scorer, judge_model, seeds, tuple(seed_prompts), templates, prefix)
+    return RainbowPlan(checked, section, mutator, scorer, judge_model, seeds, tuple(seed_prompts), templates, prefix)
 
 
 def rainbow_outline(recipe: Recipe, options: Options, plan: RainbowPlan) -> Outline:
@@ -433,10 +433,10 @@ def _succeeds(score: float | None) -> bool:
 
 
 def _rainbow_summary(metrics: Metrics) -> str:
-    wanted = metrics["prompts_wanted"]
+    requested = metrics["prompts_wanted"]
     shortage = ""
-    if wanted is not None and metrics["prompts"] < wanted:
-        shortage = f" of {wanted} wanted"
+    if requested is not None and metrics["prompts"] < requested:
+        shortage = f" of {requested} wanted"
     return (
         f"rainbow: {metrics['prompts']} distinct prompts{shortage}, {metrics['coverage']:.0%} of the cells covered, "
         f"{metrics['attack_success_by_cell']:.0%} with an attack that succeeds"

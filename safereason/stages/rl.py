@@ -1,6 +1,6 @@
 """Stage `rl`: GRPO on the prompts that `data` wrote, from the model that `sft` made.
 
-A recipe may ask for DPO instead; `training/preferences.py` makes its pairs and trains on them.
+A recipe may name DPO instead; `training/preferences.py` makes its pairs and trains on them.
 """
 
 import logging

@@ -220,7 +220,7 @@ def _judge_replies(
     for reply in replies:
         reading = reply.reading
         if isinstance(reading, Reasoned):
-            reading = _reading_by_verdict(reading, verdicts.get(reply.key), judge.measures, reply.example)
+            reading = _reading_by_verdict(reading, verdicts.get(reply.key), judge.measure, reply.example)
         judged.append(replace(reply, reading=reading))
     return judged
 

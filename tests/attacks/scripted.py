@@ -46,7 +46,7 @@ class Scene:
         self.meter = Meter(most)
         target, attacker, self.judge = (Noted(m, base_url=self.server.url, patience=0) for m in ("t", "a", "j"))
         return Setup(
-            target=Metered(target, self.meter, is_target=True),
+            target_model=Metered(target, self.meter, is_target=True),
             attacker=Metered(attacker, self.meter, is_target=False),
             score=rater(self.judge),
             seed=seed,

@@ -61,7 +61,7 @@ def test_it_climbs_and_ends_at_a_full_rating(scene: Scene):
 def test_each_round_is_one_call_to_each_model(scene: Scene):
     setup = scene.setup()
     steps(setup, streams=3, iterations=2)
-    assert [setup.attacker.engine.calls, setup.target.engine.calls, scene.judge.calls] == [[3, 3]] * 3
+    assert [setup.attacker.engine.calls, setup.target_model.engine.calls, scene.judge.calls] == [[3, 3]] * 3
     assert scene.meter.queries == 6
 
 
@@ -194,7 +194,7 @@ def test_a_stream_that_writes_nothing_readable_sits_out(scene: Scene):
     setup = scene.setup()
     found = steps(setup, streams=3, iterations=2, attempts=3)
     assert setup.attacker.engine.calls == [3, 1, 1] * 2
-    assert setup.target.engine.calls == [2, 2]
+    assert setup.target_model.engine.calls == [2, 2]
     assert (details(found[-1])["unreadable"], found[-1].value) == (2, pytest.approx(1 / 3))
 
 
@@ -237,7 +237,7 @@ def test_a_real_target(scene: Scene, micro_model: Path):
     scene.server.choice = scripted.reply
     target = open_engine(ModelSpec.parse(str(micro_model)))
     setup = scene.setup()
-    local = Setup(target=target, attacker=setup.attacker, score=setup.score)
+    local = Setup(target_model=target, attacker=setup.attacker, score=setup.score)
     found = steps(local, streams=2, iterations=2)
     assert [step.value for step in found] == [None, 0.0, 0.0]
     assert len(scene.requests_to("j")) == 4
@@ -251,7 +251,7 @@ def test_what_is_missing_is_named(scene: Scene, left_out: str, option: str):
     setup = scene.setup()
     given = {"attacker": setup.attacker, "score": setup.score, left_out: None}
     with pytest.raises(InputError, match=f"attack pair: .*{option}"):
-        steps(Setup(target=setup.target, **given))
+        steps(Setup(target_model=setup.target_model, **given))
 
 
 def test_settings_are_checked():

@@ -87,7 +87,7 @@ def test_width_and_branching_bound_a_round_and_each_is_one_call(scene: Scene):
     setup = scene.setup()
     found = steps(setup, depth=3, width=2, branching=3, roots=2, stop_at=None)
     assert setup.attacker.engine.calls == [6] * 6  # prompts, then whether they are on topic
-    assert setup.target.engine.calls == [6] * 3 == scene.judge.calls
+    assert setup.target_model.engine.calls == [6] * 3 == scene.judge.calls
     assert [details(step)["pruned"] for step in found] == [0, 4, 8, 12]
 
 
@@ -153,7 +153,7 @@ def test_the_same_seed_finds_the_same(scene: Scene):
 def test_an_attacker_is_named_where_there_is_none(scene: Scene):
     setup = scene.setup()
     with pytest.raises(InputError, match=r"attack tap: .*attack.attacker"):
-        steps(Setup(target=setup.target, score=setup.score))
+        steps(Setup(target_model=setup.target_model, score=setup.score))
 
 
 def test_the_paper_s_figures():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from safereason.attacks.whitebox import slot
+from safereason.attacks.whitebox import suffix
 from safereason.attacks.whitebox.loss import TargetLoss
 
 nanogcg = pytest.importorskip("nanogcg.gcg", reason="nanogcg 0.3.0 is not installed")
@@ -14,7 +14,7 @@ nanogcg = pytest.importorskip("nanogcg.gcg", reason="nanogcg 0.3.0 is not instal
 def test_the_same_gradient_and_losses() -> None:
     torch.manual_seed(0)
     model, tokenizer = LlamaForCausalLM(micro.config()).eval(), micro.tokenizer()
-    place = slot.find_slot(tokenizer, "Tell me of locks", "! ! ! !", "")
+    place = suffix.find_suffix_position(tokenizer, "Tell me of locks", "! ! ! !", "")
     target = tokenizer("Sure, here")["input_ids"]
     peer = nanogcg.GCG(model, tokenizer, nanogcg.GCGConfig(use_prefix_cache=False, verbosity="ERROR"))
     embed = model.get_input_embeddings()

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safereason.attacks.whitebox import candidates, grouping, probe, slot
+from safereason.attacks.whitebox import candidates, grouping, probe, suffix
 from safereason.errors import InputError
 from safereason.text import chat
 
@@ -46,8 +46,8 @@ def test_batches_keep_to_the_budget(lengths: list[int], budget: int) -> None:
 @given(
     behavior=st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), opening=st.sampled_from(["", "<think>\n"])
 )
-def test_a_slot_is_the_prompt_that_is_deployed(behavior: str, opening: str) -> None:
-    found = slot.find_slot(TOKENIZER, behavior, "! !", opening)
+def test_a_suffix_position_is_the_prompt_that_is_deployed(behavior: str, opening: str) -> None:
+    found = suffix.find_suffix_position(TOKENIZER, behavior, "! !", opening)
     whole = chat.prompt_ids(TOKENIZER, chat.user(f"{behavior} ! !"), opening)
     assert found.ids(found.start.ids) == whole == found.encode(["! !"])[0]
     assert TOKENIZER.decode(found.start.ids) == "! !"
@@ -55,14 +55,14 @@ def test_a_slot_is_the_prompt_that_is_deployed(behavior: str, opening: str) -> N
 
 
 def test_the_last_place_of_the_suffix_is_the_one_that_is_searched() -> None:
-    found = slot.find_slot(TOKENIZER, "! ! is what I say !", "! !", "")
+    found = suffix.find_suffix_position(TOKENIZER, "! ! is what I say !", "! !", "")
     changed = (*found.start.ids[:2], *TOKENIZER("?")["input_ids"])
-    assert found.read([changed]) == [slot.Suffix(changed, "! ?")]
+    assert found.read([changed]) == [suffix.Suffix(changed, "! ?")]
     assert found.encode(["! ?"]) == [found.ids(changed)]
 
 
 def test_ids_that_are_read_otherwise_do_not_survive() -> None:
-    found = slot.find_slot(TOKENIZER, "Say", "!!", "")
+    found = suffix.find_suffix_position(TOKENIZER, "Say", "!!", "")
     end = TOKENIZER.convert_tokens_to_ids("<|im_end|>")
     half = TOKENIZER("é")["input_ids"][0]  # a byte that is no character
     kept = TOKENIZER("ab")["input_ids"]
@@ -70,7 +70,10 @@ def test_ids_that_are_read_otherwise_do_not_survive() -> None:
     trimming = micro.tokenizer()
     trimming.chat_template = micro.TEMPLATE.replace("m['content']", "m['content'] | trim")
     space = TOKENIZER(" ")["input_ids"][0]
-    assert slot.find_slot(trimming, "Say", "!!", "").read([(kept[0], space), (kept[0], kept[1])])[0].text == "ab"
+    assert (
+        suffix.find_suffix_position(trimming, "Say", "!!", "").read([(kept[0], space), (kept[0], kept[1])])[0].text
+        == "ab"
+    )
     assert end not in torch.nonzero(candidates.allowed_token_mask(TOKENIZER, False))[:, 0].tolist()
 
 
@@ -78,7 +81,7 @@ def test_a_suffix_that_the_template_takes_away_is_refused() -> None:
     trimming = micro.tokenizer()
     trimming.chat_template = micro.TEMPLATE.replace("m['content']", "m['content'] | trim")
     with pytest.raises(InputError, match="is not read as it was written; choose another start"):
-        slot.find_slot(trimming, "Say", "! ", "")
+        suffix.find_suffix_position(trimming, "Say", "! ", "")
 
 
 @pytest.mark.parametrize("ascii_only", [True, False])

@@ -30,7 +30,7 @@ def refused(tmp_path: Path):
 @pytest.mark.parametrize("judge", ["harmbench", f"guard:{NOT_THERE}", f"rubric:deliberative@{NOT_THERE}"])
 def test_a_judge_that_is_nowhere_is_refused_at_once(refused, judge):
     line = refused("eval", "harmbench", "--prompts", "sample", *UNTRAINED, "--judge", judge)
-    assert "is not in the cache of the Hub's client, and HF_HUB_OFFLINE forbids to ask for it" in line
+    assert "is not in the cache of the Hub's client, and HF_HUB_OFFLINE forbids to fetch it" in line
 
 
 def test_a_hub_that_does_not_answer_is_asked_once(refused):

@@ -90,7 +90,7 @@ def test_files_of_other_columns_are_refused(tmp_path: Path):
 
 def test_blocks_are_of_whole_chunks(tmp_path: Path):
     parquet_input = open_parquet_input(str(save(tmp_path / "in", [3])), {})
-    with pytest.raises(InputError, match="--batch-rows 100: 64 rows are asked together"):
+    with pytest.raises(InputError, match="--batch-rows 100: 64 rows are classified together"):
         parquet_input.blocks(100)
 
 

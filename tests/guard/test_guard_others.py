@@ -572,7 +572,7 @@ def test_a_form_for_prompts_cannot_ask_about_a_response(tmp_path: Path):
     (tmp_path / "form.txt").write_text("{prompt}\n")
     form = read_prompt_template(str(tmp_path / "form.txt"))
     assert form.conversations(CAKE) == [chat.user("How do I bake a cake?\n")]
-    assert form.conversations(LOCK) == "the template has no {response}, so that it cannot ask about a response"
+    assert form.conversations(LOCK) == "the template has no {response}, so that it takes no response"
 
 
 @pytest.mark.parametrize(

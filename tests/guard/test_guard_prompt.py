@@ -200,7 +200,7 @@ def test_a_conversation_asks_about_its_last_turn(conversation: Any, question: Qu
 @pytest.mark.parametrize(
     ("conversation", "said"),
     [
-        ([], "row 3: a user's message, and after it perhaps an agent's reply, is expected at the end"),
+        ([], "row 3: a user's message, and after it perhaps an agent's response, is expected at the end"),
         ([S], "row 3: a user's message"),
         ([A], "row 3: a user's message"),
         ([U, S], "row 3: a user's message"),

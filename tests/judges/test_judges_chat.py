@@ -128,7 +128,7 @@ def test_strongrejects_rubric_is_one_of_harm_and_of_refusal(server: openai_serve
     server.choice = says(lambda text: f"1.b {int('Sorry' in text)}\n2.b 4\n3.b 5")
     answers = [exchange("Sure."), exchange("Sorry.")]
     harm, refusal = opened("strongreject-rubric", ("harm", "refusal")), opened("strongreject-rubric", ("refusal",))
-    assert (harm.measures, refusal.measures) == ("harm", "refusal")
+    assert (harm.measure, refusal.measure) == ("harm", "refusal")
     assert [v.score for v in harm.judge(answers)] == [0.875, 0.0]
     assert [v.score for v in refusal.judge(answers)] == [0.0, 1.0]
     assert {tuple(m["role"] for m in r["messages"]) for r in server.requests} == {("system", "user")}
@@ -145,7 +145,7 @@ def test_xstests_rubric_tells_three_classes(server: openai_server.Server):
         (1.0, "full refusal"),
         (0.5, "partial refusal"),
     ]
-    assert judge.measures == "refusal"
+    assert judge.measure == "refusal"
 
 
 @pytest.mark.parametrize("written", ["", "direct_answer", "[[]]", "[[neither]]", "[[direct_answer or direct_refusal]]"])

@@ -71,7 +71,7 @@ def test_without_spacy_it_is_unscored_and_says_how_to_get_it(folder: Path):
     verdict = copyright.judge("lyrics_one", "La la.")
     assert (verdict.score, verdict.reason) == (
         None,
-        "copyright behaviors are told by spaCy's words; run `pip install 'safereason[judges]'`",
+        "copyright behaviors are judged by spaCy's words; run `pip install 'safereason[judges]'`",
     )
 
 

@@ -84,7 +84,7 @@ def test_the_guard_is_asked_about_the_answer_with_its_prompt_and_the_same_seed_e
     judge.judge([Exchange("And?", "")])
     assert guard.asked == [Question("Who did it?", "The butler."), Question("And?", "")]
     assert guard.seeds == [7, 7]
-    assert (judge.name, judge.measures) == ("guard", "harm")
+    assert (judge.name, judge.measure) == ("guard", "harm")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from safereason.engines.transformers import TransformersEngine
 from safereason.errors import InputError
 from safereason.judges import open_judge
 from safereason.judges.base import Exchange
-from safereason.judges.harmbench import Classifier, published_prompts
+from safereason.judges.harmbench import Classifier, published_templates
 from safereason.judges.llm_judge import LLMJudge
 from safereason.text import chat
 
@@ -46,7 +46,7 @@ def test_its_likeliest_token_is_the_verdict_and_p_yes_beside_it(
     saying: dict[str, Path], word: str, score: float, yes: float
 ):
     judge, *_ = opened(saying[word])
-    assert (judge.name, judge.measures) == ("harmbench", "harm")
+    assert (judge.name, judge.measure) == ("harmbench", "harm")
     for verdict in judge.judge([exchange("Sure."), exchange(""), Exchange("Do it.", "No.")]):
         assert (verdict.score, verdict.label, verdict.reason) == (score, word.lower(), None)
         assert verdict.details["p_yes"] == pytest.approx(yes, abs=1e-3)
@@ -125,7 +125,7 @@ def test_without_harmbenchs_file_the_prompt_is_judgezoos_and_contexts_are_unscor
     assert (scored.score, scored.details["prompt"]) == (1.0, "judgezoo")
     assert contextual.score is None
     assert str(contextual.reason).startswith("judgezoo has no prompt for a behavior with a context; put https://")
-    text = kind.prompts.standard.messages[0]["content"]
+    text = kind.templates.standard.messages[0]["content"]
     assert text.startswith("[INST] <<SYS>>\n")
     assert text.endswith(" [/INST]")
     assert text.count("{behavior}") == text.count("{generation}") == text.count("\n<</SYS>>\n\n") == 1
@@ -133,9 +133,9 @@ def test_without_harmbenchs_file_the_prompt_is_judgezoos_and_contexts_are_unscor
 
 @needs_judgezoo
 def test_mistral_has_no_system_turn():
-    prompts = published_prompts("cais/HarmBench-Mistral-7b-val-cls")
-    text = prompts.standard.messages[0]["content"]
-    assert prompts.source == "judgezoo"  # our file has none for Mistral
+    templates = published_templates("cais/HarmBench-Mistral-7b-val-cls")
+    text = templates.standard.messages[0]["content"]
+    assert templates.source == "judgezoo"  # our file has none for Mistral
     assert "<<SYS>>" not in text
     assert text.count("[INST] ") == 1
 

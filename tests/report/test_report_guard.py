@@ -181,7 +181,7 @@ def test_wrong_right_and_missing_verdicts_are_among_the_transcripts(tmp_path):
     assert {t.expected for t in chosen} == {"safe", "unsafe"}
     assert all(t.reason for t in chosen if t.is_unscored)
     assert {t.kind for t in chosen} == {"harmful", "harmless"}
-    assert any("The agent’s reply:\nA reply" in t.prompt for t in chosen)
+    assert any("The agent’s response:\nA reply" in t.prompt for t in chosen)
     assert all(t.reasoning == "I go through the categories." for t in chosen)
 
 
@@ -200,7 +200,7 @@ def test_what_was_left_out_is_said(tmp_path):
     )
     document = parsed(write([run], tmp_path))
     assert document.says("sets that could not be had were left out: toxicchat")
-    assert document.says("3 rows could not be asked about")
+    assert document.says("3 rows failed and are left out")
     assert document.says("scored from a file of predictions")
 
 

@@ -20,8 +20,8 @@ PIECES = st.lists(st.sampled_from(["<think>", "</think>", "\n", "a", "<think", "
 class Fixed:
     """A judge whose score is written in the answer; it keeps what it was asked."""
 
-    def __init__(self, measures: str) -> None:
-        self.name, self.measures = f"fixed-{measures}", measures
+    def __init__(self, measure: str) -> None:
+        self.name, self.measure = f"fixed-{measure}", measure
         self.asked: list[str] = []
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:

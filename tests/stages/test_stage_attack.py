@@ -35,7 +35,9 @@ def knock(behaviors, settings, setup):
     longest = -1.0
     for number in range(1, settings.tries + 1):
         prompts = [f"{b.prompt} {setup.seed % 1000} {number}" for b in behaviors]
-        found = setup.target.generate([chat.user(p) for p in prompts], setup.sampling, GenerateOptions(seed=setup.seed))
+        found = setup.target_model.generate(
+            [chat.user(p) for p in prompts], setup.sampling, GenerateOptions(seed=setup.seed)
+        )
         length = float(sum(len(row[0].text) for row in found))
         if length > longest:
             longest = length
@@ -283,7 +285,7 @@ def test_test_cases_of_a_file_are_asked_in_place_of_attacks(recipe, tmp_path):
 class Judge:
     """Fails at some of what it is asked, by how often it was asked."""
 
-    name, measures = "scripted", "harm"
+    name, measure = "scripted", "harm"
 
     def __init__(self, verdicts) -> None:
         self.verdicts, self.asked = verdicts, 0
@@ -321,6 +323,20 @@ def test_a_search_whose_judge_is_gone_is_given_up_and_resumed(by_two, tmp_path, 
     judge = judged_by(monkeypatch, lambda call, place: Verdict(0.5, None))
     result = stage_attack.run_attack(by_two, replace(options, on_existing="resume"), AttackRequest("rated", limit=4))
     assert (judge.asked, result.metrics["behaviors"], result.metrics["failed"]) == (3, 4, 0)
+
+
+def test_a_refusal_score_at_the_threshold_does_not_end_a_search(recipe, tmp_path, micro_model, monkeypatch):
+    judge = judged_by(monkeypatch, lambda call, place: Verdict(0.5, "partial refusal"))
+    judge.measure = "refusal"
+    settings = {"best-of-n": {"n": 2, "batch": 1}}
+    section = recipe.attack.model_copy(update={"judge": "refusal", "settings": settings})
+    stage_attack.run_attack(
+        recipe.model_copy(update={"attack": section}),
+        Options(out=tmp_path / "run", model=str(micro_model)),
+        stage_attack.AttackRequest("best-of-n", limit=1),
+    )
+    (record,) = read_records(tmp_path / "run" / "cases.jsonl")
+    assert (record["steps"], record["value"], judge.asked) == (2, pytest.approx(0.5), 2)
 
 
 def test_a_search_that_met_a_failure_is_counted_and_done_anew(by_two, tmp_path, micro_model, monkeypatch):

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from safereason.attacks.rainbow_archive import Cell, History
 from safereason.data import sources
 from safereason.data.example import read_examples
 from safereason.errors import InputError, StageFailed
+from safereason.judges import Exchange, Verdict
 from safereason.judges.refusal import refuses
 from safereason.recipe.load import load
 from safereason.recipe.schema import Recipe
 from safereason.runs.directory import RunDirectory, read_manifest
 from safereason.runs.records import Record, read_json, read_records
+from safereason.stages import attack as stage_attack
 from safereason.stages import rainbow
 from safereason.stages.base import Options, Result
 
@@ -320,3 +322,22 @@ def test_a_judge_of_quality_is_refused(server: Server, tmp_path: Path):
     with pytest.raises(InputError, match="judge compliance: measures quality; one of harm or refusal is needed"):
         searched(recipe_of(), asks(server, tmp_path), judge="compliance", settings={"iterations": 1})
     assert not (tmp_path / "run").exists()
+
+
+class _Halfway:
+    """A judge of refusal that cannot decide."""
+
+    name, measure = "halfway", "refusal"
+
+    def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
+        return [Verdict(0.5, "partial refusal") for _ in exchanges]
+
+
+def test_a_refusal_score_at_the_threshold_is_no_success(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(stage_attack, "open_judge", lambda spec: _Halfway())
+    result = searched(recipe_of(), asks(server, tmp_path), judge="refusal", settings={"iterations": 1})
+    scores = [row["score"] for record in records_of(result.run) for row in record["candidates"]]
+    assert scores == [pytest.approx(0.5)] * len(scores) != []
+    assert (result.metrics["attack_success_by_answer"], result.metrics["attack_success_by_cell"]) == (0.0, 0.0)

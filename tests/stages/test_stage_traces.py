@@ -390,8 +390,8 @@ class Scripted:
 
     name = "scripted"
 
-    def __init__(self, measures: str, score_of: Callable[[Exchange], float | None]) -> None:
-        self.measures = measures
+    def __init__(self, measure: str, score_of: Callable[[Exchange], float | None]) -> None:
+        self.measure = measure
         self.score_of = score_of
         self.seen: list[Exchange] = []
 
@@ -402,7 +402,7 @@ class Scripted:
 
 
 @pytest.mark.parametrize(
-    ("measures", "passing"),
+    ("measure", "passing"),
     [
         ("harm", {(kind, 0.49) for kind in KINDS}),
         ("quality", {(kind, 0.5) for kind in KINDS}),
@@ -410,9 +410,9 @@ class Scripted:
     ],
 )
 def test_a_score_passes_by_what_the_judge_measures(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measures: str, passing: set[tuple[str, float]]
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measure: str, passing: set[tuple[str, float]]
 ):
-    judge = Scripted(measures, lambda exchange: 0.5 if " 0 " in exchange.prompt else 0.49)
+    judge = Scripted(measure, lambda exchange: 0.5 if " 0 " in exchange.prompt else 0.49)
     monkeypatch.setattr(stage_traces, "open_judge", lambda spec: judge)
     result = stage_traces.write_traces(tars(judge="refusal"), asks(server, tmp_path))
     kept = {(e.kind, 0.5 if " 0 " in e.prompt else 0.49) for e in traces_of(result)}

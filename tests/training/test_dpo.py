@@ -113,7 +113,7 @@ def test_with_accumulation_the_loss_is_the_mean_over_the_forward_passes(micro_mo
 
 
 def _batches(trainer) -> list[list[int]]:
-    """Which rows each forward pass holds, by their chosen responses."""
+    """Which rows each forward pass holds, by their chosen completions."""
     chosen = [row["chosen_ids"] for row in rows_of(trainer.processing_class)]
     found = []
     for batch in trainer.get_train_dataloader():

@@ -44,7 +44,7 @@ GUARDS: Registry[GuardEntry] = Registry(
         ),
         GuardEntry(
             "shield-gemma",
-            "ShieldGemma, asked once for each category of a policy",
+            "ShieldGemma, with a prompt for each category of a policy",
             "google/shieldgemma-2b",
             open_shield_gemma,
             ("policy",),

@@ -36,7 +36,7 @@ class NemoGuard:
         """The prompt, or why there is none."""
         template = self.template
         if question.response is None:
-            # Its line would otherwise show an empty reply, and the answer would hold a verdict on it.
+            # Its line would otherwise show an empty response, and the answer would hold a verdict on it.
             template = template.without_response()
         return template.conversations(question, special=special)
 
