@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from program import safereason, said_once
+from program import refusal_line, safereason
 from terminal import on_terminal
 
 from safereason.cli import data_ls, data_verify
@@ -193,4 +193,4 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, command, name):
     (tmp_path / "broken.parquet").write_text("no parquet")
     done = safereason("data", command, tmp_path / name)
     assert done.returncode == 2
-    assert said_once(done).startswith(f"error: {tmp_path / name}: ")
+    assert refusal_line(done).startswith(f"error: {tmp_path / name}: ")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from program import safereason, said_once
+from program import refusal_line, safereason
 from terminal import on_terminal
 
 from safereason.cli import rendered, rows
@@ -93,9 +93,9 @@ def test_a_category_of_any_type_is_compared(value):
 
 @given(skip=st.integers(0, 5), limit=st.integers(0, 5), kinds=st.lists(st.sampled_from("xyz"), max_size=12))
 def test_skip_and_limit_count_the_rows_that_are_wanted(skip, limit, kinds):
-    wanted = [number for number, kind in enumerate(kinds, start=1) if kind == "x"][skip : skip + limit]
+    expected = [number for number, kind in enumerate(kinds, start=1) if kind == "x"][skip : skip + limit]
     chosen = rows.select([{"kind": kind} for kind in kinds], rows.Filter(kind="x"), skip, limit)
-    assert [number for number, _ in chosen] == wanted
+    assert [number for number, _ in chosen] == expected
 
 
 def test_rows_are_read_as_they_are_asked_for():
@@ -119,7 +119,7 @@ def test_show_of_a_source_as_what_it_serves(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "error"),
     [
         (["harmbnch"], "source harmbnch: is not known; did you mean harmbench?"),
         (["harmbench", "--split", "train"], "source harmbench: has no train split, only test; name another source"),
@@ -130,10 +130,10 @@ def test_show_of_a_source_as_what_it_serves(tmp_path):
         (["mine.yaml"], "mine.yaml: "),
     ],
 )
-def test_show_of_what_is_not_there_says_what_to_do(tmp_path, arguments, said):
+def test_show_of_what_is_not_there_says_what_to_do(tmp_path, arguments, error):
     done = safereason("data", "show", *arguments, cwd=tmp_path)
     assert done.returncode == 2
-    assert said_once(done).startswith(f"error: {said}")
+    assert refusal_line(done).startswith(f"error: {error}")
 
 
 def test_show_of_a_described_file_shows_it_as_examples_and_the_file_itself_as_it_is(tmp_path):
@@ -182,13 +182,17 @@ def test_show_of_a_run_without_rows_names_its_files(tmp_path):
     (tmp_path / "manifest.json").write_text('{"stage": "guard/sft"}')
     done = safereason("data", "show", tmp_path)
     assert done.returncode == 2
-    assert said_once(done) == f"error: {tmp_path}: which rows of this guard/sft run? name a file of it: metrics.jsonl"
+    assert (
+        refusal_line(done) == f"error: {tmp_path}: which rows of this guard/sft run? name a file of it: metrics.jsonl"
+    )
 
 
 def test_show_of_a_folder_that_is_no_run_says_what_to_name(tmp_path):
     done = safereason("data", "show", tmp_path)
     assert done.returncode == 2
-    assert said_once(done) == f"error: {tmp_path}: no run directory; name a run or one of its .parquet or .jsonl files"
+    assert (
+        refusal_line(done) == f"error: {tmp_path}: no run directory; name a run or one of its .parquet or .jsonl files"
+    )
 
 
 def test_show_escapes_what_would_act_on_the_terminal(tmp_path):
@@ -265,8 +269,8 @@ def test_rendered_marks_the_trained_part_token_for_token(traces, micro_model):
 
 
 def test_a_colour_terminal_shows_the_trained_part_in_colour(traces, micro_model):
-    asked = ("--rendered", "--model", micro_model, "--kind", "harmful")
-    code, shown = on_terminal("data", "show", traces, *asked, PAGER="less")
+    arguments = ("--rendered", "--model", micro_model, "--kind", "harmful")
+    code, shown = on_terminal("data", "show", traces, *arguments, PAGER="less")
     assert code == 0
     assert "\x1b[32mTheft hurts.\x1b[" in shown
     assert "  Steal a car?<|im_end|>\x1b" in shown
@@ -388,7 +392,7 @@ def test_a_space_that_a_tokenizer_drops_at_a_beginning_is_shown(tmp_path):
 def test_rendered_needs_a_tokenizer(traces):
     done = safereason("data", "show", traces, "--rendered")
     assert done.returncode == 2
-    assert said_once(done) == "error: --rendered needs a tokenizer; name one with --recipe or --model"
+    assert refusal_line(done) == "error: --rendered needs a tokenizer; name one with --recipe or --model"
 
 
 def test_what_is_no_text_is_not_rendered(micro_model):

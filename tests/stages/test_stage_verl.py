@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import verl_peer
-from program import safereason, said_once
+from program import refusal_line, safereason
 
 from safereason.engines.open import load_model, load_tokenizer
 from safereason.engines.spec import ModelSpec
@@ -243,7 +243,7 @@ def test_the_command_exports_and_refuses_verls_options_without_it(work, tmp_path
     assert "trainer.nnodes=2" in (tmp_path / "folder" / "overrides.txt").read_text().splitlines()
     refused = safereason(*common, "--nodes", 2)
     assert refused.returncode == 2
-    assert "--nodes: goes with --backend verl only" in said_once(refused)
+    assert "--nodes: goes with --backend verl only" in refusal_line(refused)
 
 
 @pytest.mark.parametrize(
