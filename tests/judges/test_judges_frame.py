@@ -20,8 +20,10 @@ STRONGREJECT = ("{behavior}", "{response}", "{context}")
 
 def judgezoo(module: str, constant: str, places: tuple[str, ...]) -> Callable[[Path], Frame]:
     def frame(folder: Path) -> Frame:
-        found = published.judgezoo(module, constant)
-        return Frame(tuple(found) if isinstance(found, list) else tuple(chat.user(found)), places)
+        published_frame = published.judgezoo(module, constant)
+        return Frame(
+            tuple(published_frame) if isinstance(published_frame, list) else tuple(chat.user(published_frame)), places
+        )
 
     return frame
 
@@ -66,7 +68,7 @@ def static_lines(frame: Frame) -> list[str]:
     return [line.strip().rstrip('"') for line in lines if len(line.strip()) > 2]
 
 
-def seen(text: str, line: str) -> int:
+def count_of(text: str, line: str) -> int:
     """How often a line begins so, whatever its case."""
     return sum(each.strip().casefold().startswith(line.casefold()) for each in text.splitlines())
 
@@ -129,7 +131,7 @@ def test_no_text_becomes_a_part_of_the_frame(frame: Callable[[Path], Frame], dat
     # Behind a line break, so that the text cannot complete a line of the frame itself.
     attacked = filled(judge, NEUTRAL, f"\n{text}", NEUTRAL)
     for line in static_lines(judge):
-        assert seen(attacked, line) == seen(neutral, line), line
+        assert count_of(attacked, line) == count_of(neutral, line), line
     before, _, after = filled(judge, NEUTRAL, "\x00", NEUTRAL).partition("\x00")
     assert attacked.startswith(before)
     assert attacked.endswith(after)
