@@ -37,7 +37,7 @@ def visit(browser):
         page.on("console", lambda message: troubles.append(message.text))
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("dialog", lambda dialog: (troubles.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda asked: asked.url.startswith("file:") or troubles.append(asked.url))
+        page.on("request", lambda request: request.url.startswith("file:") or troubles.append(request.url))
         page.goto((folder / "report.html").as_uri() + address)
         return page
 
