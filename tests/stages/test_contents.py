@@ -73,7 +73,7 @@ def test_each_stage_holds_the_contents_it_depends_on(made):
         recipe, evaluation.EvalRequest("harmbench", judge=f"rubric:{made / 'mine.yaml'}@{model}")
     )
 
-    def held() -> list[dict]:
+    def contents_by_stage() -> list[dict]:
         identities = (
             sft.sft_identity(recipe, ModelSpec.parse(model)),
             data.data_identity(recipe),
@@ -82,12 +82,12 @@ def test_each_stage_holds_the_contents_it_depends_on(made):
         )
         return [identity["contents"] for identity in identities]
 
-    before = held()
+    before = contents_by_stage()
     write_rows(made / "rows.jsonl", ("Another?",))
-    with_rows = held()
+    with_rows = contents_by_stage()
     shutil.rmtree(made / "model")
     micro.save_model(made / "model", seed=1)
-    with_both = held()
+    with_both = contents_by_stage()
     assert [a != b for a, b in zip(before, with_rows, strict=True)] == [True, True, True, True]
     assert [a != b for a, b in zip(with_rows, with_both, strict=True)] == [True, False, True, True]
 

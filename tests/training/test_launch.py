@@ -112,8 +112,8 @@ def launched(made: Path) -> tuple[str, str]:
 
 
 def run_of(root: Path, stage: str) -> Path:
-    (found,) = (root / stage).iterdir()
-    return found
+    (run,) = (root / stage).iterdir()
+    return run
 
 
 def losses(run: Path) -> list[dict[str, float]]:
@@ -157,27 +157,27 @@ def kill_after_a_checkpoint(running: Running, root: Path) -> None:
         process.send_signal(signal.SIGKILL)
 
 
-def assert_same_training(found: Path, wanted: Path) -> None:
-    assert found.name == wanted.name
-    assert len(losses(wanted)) == 4
-    for step, before in zip(losses(found), losses(wanted), strict=True):
+def assert_same_training(result: Path, expected: Path) -> None:
+    assert result.name == expected.name
+    assert len(losses(expected)) == 4
+    for step, before in zip(losses(result), losses(expected), strict=True):
         assert step == pytest.approx(before, abs=1e-4)
-    assert read_json(found / "metrics.json") == pytest.approx(read_json(wanted / "metrics.json"), abs=1e-4)
+    assert read_json(result / "metrics.json") == pytest.approx(read_json(expected / "metrics.json"), abs=1e-4)
 
 
 @pytest.mark.parametrize("stage", ["sft", "rl"])
 def test_two_processes_train_as_one(alone, together, stage):
-    found, wanted = run_of(together, stage), run_of(alone, stage)
-    assert_same_training(found, wanted)
-    assert {path.name for path in found.iterdir()} == {path.name for path in wanted.iterdir()}
+    result, expected = run_of(together, stage), run_of(alone, stage)
+    assert_same_training(result, expected)
+    assert {path.name for path in result.iterdir()} == {path.name for path in expected.iterdir()}
 
 
 def test_two_processes_draw_the_rollouts_of_one(alone, together):
-    found, wanted = (list(read_records(run_of(root, "rl") / "rollouts.jsonl")) for root in (together, alone))
-    assert [(row["step"], row["id"], row["text"]) for row in found] == [
-        (row["step"], row["id"], row["text"]) for row in wanted
+    result, expected = (list(read_records(run_of(root, "rl") / "rollouts.jsonl")) for root in (together, alone))
+    assert [(row["step"], row["id"], row["text"]) for row in result] == [
+        (row["step"], row["id"], row["text"]) for row in expected
     ]
-    assert [row["total"] for row in found] == pytest.approx([row["total"] for row in wanted], abs=1e-6)
+    assert [row["total"] for row in result] == pytest.approx([row["total"] for row in expected], abs=1e-6)
 
 
 def test_two_processes_train_a_guard_as_one(made, tmp_path):
@@ -190,11 +190,11 @@ def test_two_processes_train_a_guard_as_one(made, tmp_path):
     done = safereason("guard", "train", "--recipe", made / "guard.yaml", "--root", tmp_path / "two", *launched(made))
     assert done.returncode == 0, done.stderr
     for stage in ("guard/sft", "guard/rl"):
-        found, wanted = (run_of(tmp_path / name, stage) for name in ("two", "one"))
-        assert found.name == wanted.name
-        steps = losses(wanted)
+        result, expected = (run_of(tmp_path / name, stage) for name in ("two", "one"))
+        assert result.name == expected.name
+        steps = losses(expected)
         assert len(steps) == (3 if stage == "guard/sft" else 4)
-        for step, before in zip(losses(found), steps, strict=True):
+        for step, before in zip(losses(result), steps, strict=True):
             assert {name: step[name] for name in before} == pytest.approx(before, abs=1e-4)
     assert any(0 < step["reward"] < 1 for step in steps)
     looks = [list(read_records(run_of(tmp_path / name, "guard/rl") / "validation.jsonl")) for name in ("two", "one")]
@@ -222,9 +222,9 @@ def test_two_processes_with_half_the_model_each_train_as_one(made, alone, tmp_pa
     assert (checkpoint / "pytorch_model_fsdp_0").is_dir()
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found, wanted = run_of(tmp_path, stage), run_of(alone, stage)
-    assert_same_training(found, wanted)
-    weights, whole = (load_file(run / "model" / "model.safetensors") for run in (found, wanted))
+    result, expected = run_of(tmp_path, stage), run_of(alone, stage)
+    assert_same_training(result, expected)
+    weights, whole = (load_file(run / "model" / "model.safetensors") for run in (result, expected))
     assert weights.keys() == whole.keys()
     for name, tensor in whole.items():
         torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-3)
@@ -251,9 +251,9 @@ def test_killed_with_its_launcher_it_is_resumed(made, alone, tmp_path):
     kill_after_a_checkpoint(launcher([sys.executable, "-m", "safereason", *words]), tmp_path)
     again = safereason(*words, "--resume")
     assert again.returncode == 0, again.stderr
-    found = run_of(tmp_path, "rl")
-    assert_same_training(found, run_of(alone, "rl"))
-    assert len(list(read_records(found / "rollouts.jsonl"))) == 48
+    result = run_of(tmp_path, "rl")
+    assert_same_training(result, run_of(alone, "rl"))
+    assert len(list(read_records(result / "rollouts.jsonl"))) == 48
 
 
 @pytest.mark.slow
@@ -287,9 +287,9 @@ def test_a_dry_run_prints_the_command(made, tmp_path):
     assert not (tmp_path / "sft").exists()
 
 
-def environment(asked: launch.Launch, monkeypatch) -> dict[str, str]:
+def environment(settings: launch.Launch, monkeypatch) -> dict[str, str]:
     """What accelerate would start the processes with."""
-    parsed, defaults, _ = _validate_launch_command(asked.parsed(["sft", "--recipe", "tars-7b"]))
+    parsed, defaults, _ = _validate_launch_command(settings.parsed(["sft", "--recipe", "tars-7b"]))
     assert (parsed.module, parsed.training_script, parsed.training_script_args) == (
         True,
         "safereason",
@@ -297,16 +297,16 @@ def environment(asked: launch.Launch, monkeypatch) -> dict[str, str]:
     )
     parsed.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
     prepare = prepare_deepspeed_cmd_env if parsed.use_deepspeed else lambda known: (None, prepare_multi_gpu_env(known))
-    found = {name: value for name, value in prepare(parsed)[1].items() if name.startswith(("ACCELERATE", "FSDP"))}
-    for name, value in found.items():
+    variables = {name: value for name, value in prepare(parsed)[1].items() if name.startswith(("ACCELERATE", "FSDP"))}
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    return found
+    return variables
 
 
 def test_fsdp2_shards_by_accelerates_own_plugin(monkeypatch):
-    asked = launch.read("accelerate:fsdp2", gpus=8)
-    assert asked.processes == 8
-    assert environment(asked, monkeypatch)["ACCELERATE_MIXED_PRECISION"] == "no"
+    settings = launch.read("accelerate:fsdp2", gpus=8)
+    assert settings.processes == 8
+    assert environment(settings, monkeypatch)["ACCELERATE_MIXED_PRECISION"] == "no"
     plugin = FullyShardedDataParallelPlugin()
     assert (plugin.fsdp_version, plugin.reshard_after_forward, plugin.cpu_ram_efficient_loading) == (2, True, False)
     assert plugin.state_dict_type == StateDictType.SHARDED_STATE_DICT
@@ -317,9 +317,9 @@ def test_fsdp2_shards_by_accelerates_own_plugin(monkeypatch):
 
 def test_zero3_shards_by_accelerates_own_plugin(monkeypatch):
     monkeypatch.setattr(launch, "installed", lambda package: "0")
-    asked = launch.read("accelerate:zero3", gpus=4)
-    assert asked.processes == 4
-    environment(asked, monkeypatch)
+    settings = launch.read("accelerate:zero3", gpus=4)
+    assert settings.processes == 4
+    environment(settings, monkeypatch)
     plugin = DeepSpeedPlugin()
     assert (plugin.zero_stage, plugin.zero3_init_flag, plugin.zero3_save_16bit_model) == (3, False, True)
     assert plugin.deepspeed_config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] is True
@@ -332,10 +332,14 @@ def no_default(monkeypatch):
 
 
 def test_plain_accelerate_takes_all_gpus(no_default):
-    asked = launch.read("accelerate", gpus=4)
-    assert asked.processes == 4
-    given, _, _ = _validate_launch_command(asked.parsed(["rl"]))
-    assert (given.multi_gpu, given.num_processes, given.num_machines) == (True, 4, 1)
+    settings = launch.read("accelerate", gpus=4)
+    assert settings.processes == 4
+    accelerate_arguments, _, _ = _validate_launch_command(settings.parsed(["rl"]))
+    assert (accelerate_arguments.multi_gpu, accelerate_arguments.num_processes, accelerate_arguments.num_machines) == (
+        True,
+        4,
+        1,
+    )
 
 
 def test_plain_accelerate_takes_the_users_own_config(monkeypatch, tmp_path):
@@ -362,8 +366,8 @@ def test_machines_come_from_the_config(tmp_path):
     ],
 )
 def test_a_config_that_will_not_do_is_refused(tmp_path, change, message):
-    said = {key: value for key, value in {**yaml.safe_load(TWO), **change}.items() if value is not None}
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(said))
+    config = {key: value for key, value in {**yaml.safe_load(TWO), **change}.items() if value is not None}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(InputError, match=message) as error:
         launch.read(f"accelerate:{tmp_path / 'mine.yaml'}", gpus=0)
     assert "\n" not in str(error.value)
