@@ -72,14 +72,14 @@ def test_every_dependency_is_pinned_at_a_version_that_pyproject_allows():
 
 def _closure(names) -> set[str]:
     """Distributions that these need here."""
-    found, left = set(), list(names)
+    reached, left = set(), list(names)
     while left:
         name = left.pop()
-        if name not in found:
-            found.add(name)
+        if name not in reached:
+            reached.add(name)
             requirements = [Requirement(text) for text in metadata.requires(name) or ()]
             left += [r.name for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
-    return found
+    return reached
 
 
 def _link(distributions: set[str], site: Path) -> None:
