@@ -183,9 +183,9 @@ def installed() -> Iterator[list[dict[str, Any]]]:
         "vllm.lora": {},
         "vllm.lora.request": {"LoRARequest": lambda *args: _named_in_order(args)},
     }
-    made = {name: _module(name, contents) for name, contents in modules.items()}
-    before = {name: sys.modules.get(name) for name in made}
-    sys.modules.update(made)
+    stand_ins = {name: _module(name, contents) for name, contents in modules.items()}
+    before = {name: sys.modules.get(name) for name in stand_ins}
+    sys.modules.update(stand_ins)
     try:
         yield loaded
     finally:

@@ -116,7 +116,7 @@ def test_the_table_sums_up(tmp_path: Path):
 
 @given(st.integers(0, 2**32))
 def test_the_same_seed_does_the_same_damage(seed: int):
-    made = [
+    damaged = [
         (
             damage.as_json({"a": [1, {"b": "c"}]}, random.Random(seed)),
             damage.rows(GOOD, random.Random(seed)),
@@ -124,4 +124,4 @@ def test_the_same_seed_does_the_same_damage(seed: int):
         )
         for _ in range(2)
     ]
-    assert made[0] == made[1]
+    assert damaged[0] == damaged[1]

@@ -91,8 +91,10 @@ def test_recipes_in_the_docs_load(page, text, tmp_path):
 def test_links_between_files_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-            made = target.startswith(("https://", "reference/", "../reference/")) or target.removeprefix("../") in MADE
-            assert made or (page.parent / target).exists(), f"{page.name}: {target}"
+            is_generated = (
+                target.startswith(("https://", "reference/", "../reference/")) or target.removeprefix("../") in MADE
+            )
+            assert is_generated or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_the_page_on_one_example_names_modules_that_are_there_and_each_once():

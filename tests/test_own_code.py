@@ -120,11 +120,11 @@ def places(tmp_path_factory: pytest.TempPathFactory, model: Path, micro_model: P
     (work / "micro").mkdir()
     (work / "micro/guard.yaml").write_text(GUARD.format(model=micro_model))
     run = work / "run"
-    made = (
+    command_lines = (
         f"data build --recipe {recipe} --root {work}/runs",
         f"data build --recipe {work}/micro/guard.yaml --root {work}/runs",
     )
-    for words in made:
+    for words in command_lines:
         assert errors.guarded(lambda words=words: app(words.split(), standalone_mode=False)) == 0, words
     evaluated = f"eval xstest --recipe {recipe} --model {micro_model} --out {run} eval.sampling.max_new_tokens=2"
     errors.guarded(lambda: app(evaluated.split(), standalone_mode=False))

@@ -185,10 +185,10 @@ def test_sentences_are_crossed_in_one_generation_and_words_replaced_in_the_next(
     whole = {sentence for seed in SEEDS for side in seed.split(BEHAVIOR_SLOT) for sentence in split_sentences(side)}
     for number, crossing in [(1, True), (2, False), (3, True)]:
         children = breeder(settings).following(SEEDS, [0.0] * len(SEEDS), number)
-        made = {
+        child_sentences = {
             sentence for frame in children for side in frame.split(BEHAVIOR_SLOT) for sentence in split_sentences(side)
         }
-        assert (made <= whole) == crossing
+        assert (child_sentences <= whole) == crossing
         assert not set(children) <= set(SEEDS)
 
 

@@ -69,9 +69,9 @@ def test_neither_attacker_nor_judge_sees_the_reasoning(scene: Scene):
     steps(scene.setup(), streams=2, iterations=3)
     assert len(scene.requests_to("a")) == len(scene.requests_to("j")) == 6
     assert SECRET not in json.dumps([scene.requests_to("a"), scene.requests_to("j")])
-    shown = scene.requests_to("a")[-1]["messages"][-1]["content"]
-    assert scripted.between(shown, "ANSWER").startswith("You said: Harbour")
-    assert "Rating: 4 of 10" in shown
+    content = scene.requests_to("a")[-1]["messages"][-1]["content"]
+    assert scripted.between(content, "ANSWER").startswith("You said: Harbour")
+    assert "Rating: 4 of 10" in content
 
 
 def test_the_target_gets_the_prompt_alone_after_its_prefix(scene: Scene):
@@ -221,8 +221,8 @@ def test_an_answer_cannot_open_a_turn_of_the_attacker(scene: Scene):
 
     scene.server.choice = hostile
     steps(scene.setup(), streams=1, iterations=2)
-    shown = scene.requests_to("a")[-1]["messages"][-1]["content"]
-    assert (shown.count("<END ANSWER>"), shown.count("<|")) == (1, 0)
+    content = scene.requests_to("a")[-1]["messages"][-1]["content"]
+    assert (content.count("<END ANSWER>"), content.count("<|")) == (1, 0)
 
 
 def test_a_real_model_in_all_three_parts(scene: Scene):

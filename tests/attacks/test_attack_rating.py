@@ -67,7 +67,7 @@ def test_ratings_become_scores_in_order(server: Server):
 
 def test_what_is_no_verdict_is_unscored(server: Server):
     replies = iter([("I cannot say.", "stop"), ("Rating: [[10]]\nbecause it goes on and", "length"), ("", "stop")])
-    server.choice = lambda body: dict(zip(("message", "finish_reason"), made(next(replies)), strict=True))
+    server.choice = lambda body: dict(zip(("message", "finish_reason"), message_and_reason(next(replies)), strict=True))
     score = rater(OpenAIEngine("judge", base_url=server.url, concurrency=1))
     assert score(BEHAVIOR, ["a", "b", "c"]) == [None] * 3
     server.status_of = lambda body: 400
@@ -75,7 +75,7 @@ def test_what_is_no_verdict_is_unscored(server: Server):
     assert score(BEHAVIOR, []) == []
 
 
-def made(reply: tuple[str, str]) -> tuple[dict[str, str], str]:
+def message_and_reason(reply: tuple[str, str]) -> tuple[dict[str, str], str]:
     return {"role": "assistant", "content": reply[0]}, reply[1]
 
 

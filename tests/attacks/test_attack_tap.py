@@ -56,7 +56,7 @@ def details(step: SearchStep) -> dict[str, Any]:
     return dict(step.cases[0].details)
 
 
-def put(scene: Scene) -> list[str]:
+def target_prompts(scene: Scene) -> list[str]:
     """Prompts that the target was asked."""
     return [body["messages"][-1]["content"] for body in scene.requests_to("t")]
 
@@ -76,8 +76,8 @@ def test_what_strays_is_never_put_to_the_target(scene: Scene):
     requests = [body for body in scene.requests_to("a") if not is_topic(body)]
     strayed = sum(body["seed"] % 3 == 2 for body in requests)
     assert 0 < strayed < len(requests)
-    assert not any("stray" in prompt for prompt in put(scene))
-    assert len(put(scene)) == len(requests) - strayed == scene.meter.queries
+    assert not any("stray" in prompt for prompt in target_prompts(scene))
+    assert len(target_prompts(scene)) == len(requests) - strayed == scene.meter.queries
     assert details(found_steps[-1])["off_topic"] == strayed
     assert details(found_steps[-1])["unclear"] == 0
 
@@ -93,7 +93,7 @@ def test_width_and_branching_bound_a_round_and_each_is_one_call(scene: Scene):
 
 def test_only_the_best_go_on(scene: Scene):
     steps(scene.setup(), depth=2, width=1, branching=6)
-    first, second = put(scene)[:1], [body for body in scene.requests_to("a") if len(body["messages"]) == 4]
+    first, second = target_prompts(scene)[:1], [body for body in scene.requests_to("a") if len(body["messages"]) == 4]
     assert first
     assert len(second) == 6
     assert {json.loads(body["messages"][2]["content"])["prompt"] for body in second} == {f"Harbour {MARKER}"}
@@ -112,14 +112,14 @@ def test_where_all_stray_the_leaves_branch_again(scene: Scene):
     scene.server.choice = lambda body: choice_of("On topic: [[no]]") if is_topic(body) else reply(body)
     found_steps = steps(scene.setup(), depth=3, branching=2)
     assert (found_steps[-1].cases[0].prompt, details(found_steps[-1])["off_topic"]) == (BEHAVIOR.prompt, 6)
-    assert put(scene) == []
+    assert target_prompts(scene) == []
     assert len(scene.requests_to("a")) == 12
 
 
 def test_what_cannot_be_told_stays(scene: Scene):
     scene.server.choice = lambda body: choice_of("Perhaps.") if is_topic(body) else reply(body)
     found_steps = steps(scene.setup(), depth=1, branching=6)
-    assert len(put(scene)) == 6
+    assert len(target_prompts(scene)) == 6
     assert (details(found_steps[-1])["unclear"], details(found_steps[-1])["off_topic"]) == (6, 0)
 
 
@@ -135,7 +135,7 @@ def test_a_budget_is_spent_to_the_last_query_and_the_best_is_kept(scene: Scene):
     found_steps = [next(search) for _ in range(3)]
     with pytest.raises(SpentError):
         next(search)
-    assert (len(put(scene)), scene.meter.queries) == (5, 5)
+    assert (len(target_prompts(scene)), scene.meter.queries) == (5, 5)
     assert found_steps[-1].value == pytest.approx(1 / 3)
     assert len(scene.requests_to("a")) == 2 * (3 + 6)  # and nothing more was written
 
@@ -144,7 +144,7 @@ def test_the_same_seed_finds_the_same(scene: Scene):
     def tree(seed: int) -> list[Any]:
         scene.server.requests.clear()
         found_steps = steps(scene.setup(seed=seed), depth=3, width=2, branching=3, stop_at=None)
-        return [sorted(put(scene)), [(step.cases, step.value) for step in found_steps]]
+        return [sorted(target_prompts(scene)), [(step.cases, step.value) for step in found_steps]]
 
     assert tree(3) == tree(3)
     assert tree(3) != tree(4)

@@ -150,20 +150,20 @@ def main() -> int:
     finally:
         pool.close()
         shutil.rmtree(folder, ignore_errors=True)
-    shown = table(tallies)
-    print(f"\n{shown}")
+    summary = table(tallies)
+    print(f"\n{summary}")
     for tally in tallies:
         if tally.not_done:
             print(f"{tally.part}: {tally.not_done} more were planned; the time was up")
     if arguments.write:
-        _write(shown, tallies, arguments.seed, time.monotonic() - started)
+        _write(summary, tallies, arguments.seed, time.monotonic() - started)
     faults = sum(tally.counts.faults() for tally in tallies)
     if faults:
         print(f"{faults} faults; failing inputs are in {arguments.keep}")
     return 1 if faults else 0
 
 
-def _write(shown: str, tallies: list[Tally], seed: int, seconds: float) -> None:
+def _write(summary: str, tallies: list[Tally], seed: int, seconds: float) -> None:
     """The table and what each part did, between the marks of the page."""
     lines = [
         f"- {t.part}: {'; '.join(t.notes)}{f'; {t.not_done} planned and not done' if t.not_done else ''}"
@@ -173,8 +173,8 @@ def _write(shown: str, tallies: list[Tally], seed: int, seconds: float) -> None:
     text = PAGE.read_text(encoding="utf-8")
     head, _, rest = text.partition(BEGIN)
     tail = rest.partition(END)[2]
-    made = f"{head}{BEGIN}\n{about}\n\n{shown}\n\n" + "\n".join(lines) + f"\n{END}{tail}"
-    PAGE.write_text(made, encoding="utf-8")
+    page = f"{head}{BEGIN}\n{about}\n\n{summary}\n\n" + "\n".join(lines) + f"\n{END}{tail}"
+    PAGE.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -257,14 +257,14 @@ def _send(flood: Flood, kind: str, method: str, path: str, body: bytes | None, h
 def _body(flood: Flood, draw: random.Random) -> None:
     """A body of the schema with a part of it damaged; such a one may be a good one still."""
     path, good = draw.choice(BODIES)
-    made = damage.as_json(good, draw)
-    _send(flood, "a damaged body", "POST", path, made, {"Content-Type": "application/json"})
+    body = damage.as_json(good, draw)
+    _send(flood, "a damaged body", "POST", path, body, {"Content-Type": "application/json"})
 
 
 def _refused(flood: Flood, draw: random.Random) -> None:
     """A body that is refused, so that no guard is asked."""
     path, good = draw.choice(BODIES)
-    made = draw.choice(
+    body = draw.choice(
         (
             damage.content(json.dumps(good).encode(), draw) + b"}",
             b"[" * damage.DEEP,
@@ -280,7 +280,7 @@ def _refused(flood: Flood, draw: random.Random) -> None:
             json.dumps({"input": [[1, 2], {"a": 1}]}).encode(),
         )
     )
-    _send(flood, "a body that is refused", "POST", path, made, {"Content-Type": "application/json"})
+    _send(flood, "a body that is refused", "POST", path, body, {"Content-Type": "application/json"})
 
 
 def _headers(flood: Flood, draw: random.Random) -> None:
@@ -313,23 +313,23 @@ def _paths(flood: Flood, draw: random.Random) -> None:
 
 def _garbage(flood: Flood, draw: random.Random) -> None:
     """Bytes that are no HTTP: refused or hung up on, and nobody else notices."""
-    made = draw.choice(GARBAGE)
+    raw = draw.choice(GARBAGE)
     if draw.random() < 0.5:
-        made = damage.content(made, draw)
+        raw = damage.content(raw, draw)
     status = 0
     try:
         with socket.create_connection(("127.0.0.1", flood.port), timeout=PATIENCE) as connection:
-            connection.sendall(made)
+            connection.sendall(raw)
             if draw.random() < 0.7:
                 connection.shutdown(socket.SHUT_WR)
                 if match := re.match(rb"HTTP/1\.[01] (\d+)", connection.recv(4096)):
                     status = int(match[1])
     except ConnectionRefusedError:
-        flood.count(None, "bytes that are no HTTP", {"sent": repr(made)[:2000]})
+        flood.count(None, "bytes that are no HTTP", {"sent": repr(raw)[:2000]})
         return
     except OSError:  # hung up on
         pass
-    flood.count(status, "bytes that are no HTTP", {"sent": repr(made)[:2000]})
+    flood.count(status, "bytes that are no HTTP", {"sent": repr(raw)[:2000]})
 
 
 KINDS: tuple[Callable[[Flood, random.Random], None], ...] = (_body, _refused, _headers, _paths, _garbage)

@@ -111,14 +111,14 @@ def read_all(name: str, seed: str, count: str, bench: str, folder: str) -> list[
     for number in range(int(count)):
         place = Path(folder) / str(number)
         place.mkdir()
-        made = surface.make(random.Random(f"{name}/{seed}/{number}"), place, Path(bench))
-        Path(folder, "at").write_text(f"{number}: {joined(made.argv)}", errors="backslashreplace")
+        case = surface.make(random.Random(f"{name}/{seed}/{number}"), place, Path(bench))
+        Path(folder, "at").write_text(f"{number}: {joined(case.argv)}", errors="backslashreplace")
         is_kept = False
-        for column, kind, output in _faults(surface, made, place):
+        for column, kind, output in _faults(surface, case, place):
             kinds[kind] = kinds.get(kind, 0) + 1
             is_kept = is_kept or kinds[kind] <= MOST_KEPT
-            about = {"typed": joined(made.argv), "seed": f"{name}/{seed}/{number}", "output": output[-4000:]}
-            faults.append({"column": column, "kind": kind, "about": about, "files": [str(f) for f in made.files]})
+            about = {"typed": joined(case.argv), "seed": f"{name}/{seed}/{number}", "output": output[-4000:]}
+            faults.append({"column": column, "kind": kind, "about": about, "files": [str(f) for f in case.files]})
         if not is_kept:
             shutil.rmtree(place, ignore_errors=True)
     return faults
@@ -162,10 +162,10 @@ def call(argv: tuple[str, ...]) -> Answer:
     return Answer(code, *texts, raised)
 
 
-def _faults(surface: Surface, made: Input, place: Path) -> Iterator[tuple[str, str, str]]:
+def _faults(surface: Surface, case: Input, place: Path) -> Iterator[tuple[str, str, str]]:
     before = set(place.rglob("*"))
-    answer = call(made.argv)
-    what = " ".join(made.argv[:2])
+    answer = call(case.argv)
+    what = " ".join(case.argv[:2])
     output = answer.err + answer.raised
     if answer.raised == "Stuck":
         yield "wrong_codes", f"{surface.name}: {what}: over {SECONDS_AN_INPUT} s of CPU", output
@@ -179,7 +179,7 @@ def _faults(surface: Surface, made: Input, place: Path) -> Iterator[tuple[str, s
         yield "tracebacks", f"{surface.name}: {what}: unexpected {unexpected[1]}", output
     if answer.code not in (0, 3, None) and not answer.err.strip():
         yield "wrong_codes", f"{surface.name}: {what}: code {answer.code} without a word", output
-    if answer.code == 2 and made.out is not None and made.out.exists():
+    if answer.code == 2 and case.out is not None and case.out.exists():
         yield "partial_files", f"{surface.name}: {what}: refused, and wrote", output
     left = {path for path in place.rglob("*") if path.name.endswith(".part")} - before
     if left:

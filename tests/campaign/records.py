@@ -69,7 +69,7 @@ def _read(path: Path) -> None:
 
 
 def compare(tally: Tally, result: Path, expected: Path, names: set[str], about: dict[str, object]) -> None:
-    """Counts what is lost, doubled or different in `found`, file by file of `names`, and left-overs."""
+    """Counts what is lost, doubled or different in `result`, file by file of `names`, and left-overs."""
     for name in sorted(names):
         if not is_result(name):
             continue

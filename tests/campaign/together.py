@@ -94,7 +94,7 @@ def _paid_once(folder: Path, tally: Tally, pool: Pool) -> None:
     tally.tried()
     bench, scratch = folder / "bench", new_folder(folder, f"paid-{time.monotonic_ns()}")
     (bench / "rubric.yaml").write_text(RUBRIC)
-    made = strings(
+    arguments = strings(
         "eval",
         "xstest",
         "--recipe",
@@ -106,7 +106,7 @@ def _paid_once(folder: Path, tally: Tally, pool: Pool) -> None:
         "--root",
         scratch / "answers",
     )
-    done = pool.run(Job(made, str(scratch)))
+    done = pool.run(Job(arguments, str(scratch)))
     if done.code:
         raise RuntimeError(done.err)
     (answers,) = (scratch / "answers" / "eval" / "xstest").iterdir()

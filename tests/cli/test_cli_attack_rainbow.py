@@ -122,8 +122,8 @@ def test_what_it_wrote_is_a_pool_of_a_recipe(whole, tmp_path):
     done = safereason("data", "build", "--recipe", "tars-smoke", pool, "--root", tmp_path, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["metrics"]["by_kind"]["harmful"] == 24
-    shown = safereason("data", "show", run / "archive.jsonl", "--limit", 2)
-    assert shown.returncode == 0, shown.stderr
+    listing = safereason("data", "show", run / "archive.jsonl", "--limit", 2)
+    assert listing.returncode == 0, listing.stderr
 
 
 @pytest.mark.parametrize("option", ["--count", "--prompts"])

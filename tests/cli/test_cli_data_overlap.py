@@ -223,10 +223,10 @@ def test_the_page_has_what_other_thresholds_would_find(data_home):
     safe, unsafe = ([e for e in sets["xstest"] if e.kind == kind] for kind in ("harmless", "harmful"))
     measured = []
     for near in (0.9, 0.8, 0.7, 0.6):
-        made = build_indexes({**sets, "unsafe": unsafe}, Hygiene(near_duplicate=near, shared_words=None))
-        later = {name: {other: made[other] for other in names[place:]} for place, name in enumerate(names, start=1)}
+        indexes = build_indexes({**sets, "unsafe": unsafe}, Hygiene(near_duplicate=near, shared_words=None))
+        later = {name: {other: indexes[other] for other in names[place:]} for place, name in enumerate(names, start=1)}
         hits = [hit for name in names for _, matches in compare_rows(sets[name], later[name]) for hit in matches]
-        mistaken = sum(bool(matches) for _, matches in compare_rows(safe, {"unsafe": made["unsafe"]}))
+        mistaken = sum(bool(matches) for _, matches in compare_rows(safe, {"unsafe": indexes["unsafe"]}))
         measured.append([str(near), str(sum(hit.match.how == "near" for hit in hits)), str(mistaken)])
     assert tables(PAGE.read_text())[2] == measured
 

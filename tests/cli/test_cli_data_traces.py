@@ -60,8 +60,8 @@ def test_a_teacher_writes_traces(whole):
     assert run.parts[-3:-1] == ("data", "traces")
     assert (metrics["prompts"], metrics["replies"], metrics["prompts_without_trace"]) == (12, 24, 0)
     assert metrics["kept"] == len(read_examples(run / "traces.parquet")) >= 12
-    shown = json.loads(safereason("data", "show", run / "replies.jsonl", "--json", "--limit", 24).stdout)
-    assert sum(row["outcome"] == "kept" for row in shown) == metrics["kept"]
+    rows = json.loads(safereason("data", "show", run / "replies.jsonl", "--json", "--limit", 24).stdout)
+    assert sum(row["outcome"] == "kept" for row in rows) == metrics["kept"]
 
 
 def test_it_is_killed_and_resumed(recipe, whole, tmp_path):

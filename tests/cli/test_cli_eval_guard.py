@@ -91,9 +91,9 @@ def test_a_model_is_measured_without_a_recipe_by_the_policy_and_sampling_that_ar
     assert sum(result["metrics"]["sets"]["mine.jsonl"].values()) == 2
     for more in ((), ("--resume",)):
         assert run(*named, "guard.sampling.max_new_tokens=3", "--json", *more) == 1
-        shown = capsys.readouterr()
+        output = capsys.readouterr()
         earlier = f"{result['run']}: finished before, so that its result is shown; --overwrite makes it anew"
-        assert (shown.out, shown.err.splitlines()) == (out, [earlier, nothing])
+        assert (output.out, output.err.splitlines()) == (out, [earlier, nothing])
 
 
 def test_predictions_are_printed_as_figures_and_confusion(work: Path, capsys):
@@ -106,9 +106,9 @@ def test_predictions_are_printed_as_figures_and_confusion(work: Path, capsys):
     assert lines["mine", "unsafe"][2:] == ["2", "0", "1"]
     assert lines["mine", "safe"][2:] == ["1", "2", "0"]
     assert run("--recipe", "tiny.yaml", "--predictions", "verdicts.jsonl", "--prompts", "mine") == 0
-    shown = capsys.readouterr()
-    assert shown.out == out
-    assert "finished before, so that its result is shown; --overwrite makes it anew" in shown.err
+    output = capsys.readouterr()
+    assert output.out == out
+    assert "finished before, so that its result is shown; --overwrite makes it anew" in output.err
 
 
 def test_what_the_authors_have_stands_beside(work: Path, capsys):

@@ -87,8 +87,8 @@ def test_keys_and_no_keys_exclude_each_other(guard, capsys, monkeypatch):
 
 def test_a_port_in_use_is_known_before_the_model_is_loaded(guard, capsys, monkeypatch):
     monkeypatch.setattr("safereason.guard.open.open_engine", lambda *_, **__: pytest.fail("it was loaded"))
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         error = refusal(capsys, "--model", guard, "--port", port, "--policy", "default")
     assert error == f"error: 127.0.0.1:{port}: cannot be listened at (address already in use); choose --host and --port"
 

@@ -260,8 +260,8 @@ def test_where_nothing_can_be_scored_the_commonest_reason_is_told(server: Server
     assert done.returncode == 1
     assert f"none of {ROWS} answers could be scored (empty answer)" in last_line(done)
     assert done.stdout  # the figures are there, and say unscored
-    shown = evaluate(server, behaviors, tmp_path, judge="refusal")
-    assert (shown.returncode, shown.stdout, last_line(shown)) == (1, done.stdout, last_line(done))
+    again = evaluate(server, behaviors, tmp_path, judge="refusal")
+    assert (again.returncode, again.stdout, last_line(again)) == (1, done.stdout, last_line(done))
     assert evaluate(server, behaviors, tmp_path, "--resume", judge="refusal").returncode == 1
     assert len(server.chats) == ROWS  # nothing was asked again
 

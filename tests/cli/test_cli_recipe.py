@@ -17,13 +17,13 @@ def test_ls_names_every_shipped_recipe():
 
 
 def test_show_prints_yaml_with_the_overrides_put_in():
-    shown = yaml.safe_load(safereason("recipe", "show", "tars-1.5b", "rl.kl_coef=0.5", "seed=7").stdout)
-    assert (shown["rl"]["kl_coef"], shown["seed"]) == (0.5, 7)
+    document = yaml.safe_load(safereason("recipe", "show", "tars-1.5b", "rl.kl_coef=0.5", "seed=7").stdout)
+    assert (document["rl"]["kl_coef"], document["seed"]) == (0.5, 7)
 
 
 def test_show_json_is_the_resolved_recipe():
-    shown = json.loads(safereason("recipe", "show", "tars-smoke", "--json").stdout)
-    assert shown == resolved(load("tars-smoke"))
+    document = json.loads(safereason("recipe", "show", "tars-smoke", "--json").stdout)
+    assert document == resolved(load("tars-smoke"))
 
 
 def test_sources_stand_beside_the_values():
@@ -34,8 +34,8 @@ def test_sources_stand_beside_the_values():
 
 
 def test_sources_as_json():
-    shown = json.loads(safereason("recipe", "show", "tars-smoke", "sft.epochs=9", "--sources", "--json").stdout)
-    assert shown["sft.epochs"] == {"value": 9.0, "source": "override"}
+    document = json.loads(safereason("recipe", "show", "tars-smoke", "sft.epochs=9", "--sources", "--json").stdout)
+    assert document["sft.epochs"] == {"value": 9.0, "source": "override"}
 
 
 def test_cp_keeps_the_comments_and_never_overwrites(tmp_path):

@@ -104,14 +104,14 @@ FINISHED = {
 def test_a_finished_run_is_shown_again_as_it_is(whole, tiny, root, step):
     command = (*FINISHED[step], "--recipe", tiny, "--root", root)
     before = (Path(whole["runs"][step]) / "manifest.json").read_bytes()
-    shown = safereason(*command, "--json")
-    assert (shown.returncode, shown.stderr.count("\n")) == (0, 1), shown.stderr
-    assert "finished before, so that its result is shown; --overwrite makes it anew" in shown.stderr
-    document = json.loads(shown.stdout)
+    again = safereason(*command, "--json")
+    assert (again.returncode, again.stderr.count("\n")) == (0, 1), again.stderr
+    assert "finished before, so that its result is shown; --overwrite makes it anew" in again.stderr
+    document = json.loads(again.stdout)
     assert document["run"] == whole["runs"][step]
     assert document["metrics"] == json.loads((Path(document["run"]) / "metrics.json").read_text())
     resumed = safereason(*command, "--resume", "--json")
-    assert resumed.stdout == shown.stdout
+    assert resumed.stdout == again.stdout
     assert (Path(whole["runs"][step]) / "manifest.json").read_bytes() == before
 
 

@@ -56,11 +56,11 @@ def test_examples_come_back_from_both_formats(tmp_path_factory, rows):
     )
 )
 def test_a_row_is_an_example_or_one_line_says_why_not(row):
-    made, error = outcome(row)
-    if made is None:
+    parsed, error = outcome(row)
+    if parsed is None:
         assert error.startswith("here: ")
     else:
-        assert {name: value for name, value in asdict(made).items() if name in row} == row
+        assert {name: value for name, value in asdict(parsed).items() if name in row} == row
 
 
 def outcome(row):

@@ -161,8 +161,8 @@ EDITS = st.lists(st.tuples(st.integers(0, 60), st.text("abxy", max_size=3)), max
 
 
 @given(st.lists(st.tuples(TEXTS, EDITS), min_size=1, max_size=12), TEXTS)
-def test_what_is_near_is_what_brute_force_says(made, alone):
-    texts, queries = [text for text, _ in made], [*(edited(*pair) for pair in made), alone]
+def test_what_is_near_is_what_brute_force_says(pairs, alone):
+    texts, queries = [text for text, _ in pairs], [*(edited(*pair) for pair in pairs), alone]
     index = index_of(*texts, near=0.5, words=None)
     for query in queries:
         true = [jaccard(query, text) for text in texts]

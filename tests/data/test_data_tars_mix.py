@@ -94,7 +94,7 @@ def test_a_slice_and_what_comes_after_it_share_no_prompt(first, second, seed):
 
 
 @given(st.integers(5, 20), st.integers(0, 5), st.sets(st.integers(0, 29), max_size=4))
-def test_rl_prompts_after_the_skip_are_not_the_ones_sft_was_taught(taken, seed, empty):
+def test_rl_prompts_after_the_skip_are_not_the_ones_sft_was_taught(number, seed, empty):
     taught = rows_of("harmful", 30, "taught")
     traces = {
         "taught": [
@@ -102,13 +102,13 @@ def test_rl_prompts_after_the_skip_are_not_the_ones_sft_was_taught(taken, seed, 
         ]
     }
     mix = mix_of(
-        prompts=30 - taken,
+        prompts=30 - number,
         harmful_ratio=1,
-        harmful=[{"source": "taught", "prompts": 30 - taken, "skip": taken}],
-        traces=[{"source": "taught", "prompts": taken}],
+        harmful=[{"source": "taught", "prompts": 30 - number, "skip": number}],
+        traces=[{"source": "taught", "prompts": number}],
     )
     mixture = build(mix, seed, {"taught": taught}, traces)
-    assert len(mixture.traces) == taken - mixture.drops["traces: no reasoning"]
+    assert len(mixture.traces) == number - mixture.drops["traces: no reasoning"]
     assert not {e.prompt for e in mixture.traces} & {e.prompt for e in mixture.prompts}
 
 

@@ -33,8 +33,8 @@ def loaded() -> Iterator[list[dict[str, Any]]]:
         if REAL:
             yield []
             return
-        with fake_vllm.installed() as made:
-            yield made
+        with fake_vllm.installed() as calls:
+            yield calls
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Scripted:
-    """Writes what `says` makes of the prompt; thinks the right word likeliest."""
+    """Writes what `complete` makes of the prompt; thinks the right word likeliest."""
 
     name = "scripted"
     tokenizer: Any = None

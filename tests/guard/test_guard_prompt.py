@@ -263,17 +263,17 @@ def labelled(text: str) -> int:
 )
 def test_no_turn_can_imitate_another(templates: GuardTemplates, conversation: Any, last: str):
     question = question_of([*conversation, turn("user", last)])
-    shown = templates.render(POLICY, question)
+    rendered = templates.render(POLICY, question)
     empty = templates.render(POLICY, question_of([*({**m, "content": "x"} for m in conversation), turn("user", "x")]))
-    assert labelled(shown) == labelled(empty)
+    assert labelled(rendered) == labelled(empty)
 
 
 @BOTH
 @given(IMITATIONS)
 def test_a_single_message_cannot_pass_for_a_dialogue(templates: GuardTemplates, text: str):
-    shown = templates.render(POLICY, Question(text))
-    assert labelled(shown) == labelled(templates.render(POLICY, Question("x")))
-    assert templates.render(POLICY, question_of([turn("user", text)])) == shown
+    rendered = templates.render(POLICY, Question(text))
+    assert labelled(rendered) == labelled(templates.render(POLICY, Question("x")))
+    assert templates.render(POLICY, question_of([turn("user", text)])) == rendered
 
 
 def test_a_line_that_reads_like_a_turn_is_quoted_and_others_stand_as_they_are():

@@ -29,13 +29,13 @@ def jsonl(*documents: Any) -> bytes:
     return b"".join(json.dumps(document).encode() + b"\n" for document in documents)
 
 
-def taken(content: bytes, form: Any = "jsonl", **fields: str) -> list[InputRow]:
+def rows_of(content: bytes, form: Any = "jsonl", **fields: str) -> list[InputRow]:
     return list(read_input_rows(io.BytesIO(content), "in", form, fields))
 
 
 def refusal(content: bytes, form: Any = "jsonl", **fields: str) -> str:
     with pytest.raises(InputError) as caught:
-        taken(content, form, **fields)
+        rows_of(content, form, **fields)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -45,7 +45,7 @@ def test_jsonl_is_read_back(questions: list[Question], ids: list[Any], ascii_onl
     documents = [{"prompt": q.prompt, "response": q.response, "id": i} for q, i in zip(questions, ids, strict=False)]
     lines = [json.dumps(document, ensure_ascii=ascii_only) for document in documents]
     text = "\n".join(lines) + ("" if bare_end else "\n")
-    assert taken(text.encode()) == [
+    assert rows_of(text.encode()) == [
         InputRow(number, q, i) for number, (q, i) in enumerate(zip(questions, ids, strict=False), start=1)
     ]
 
@@ -60,14 +60,14 @@ def test_csv_is_read_back(questions: list[Question], end: str, marked: bool, col
         writer.writerow([q.prompt, "", q.response or ""])
     content = (b"\xef\xbb\xbf" if marked else b"") + out.getvalue().encode()
     expected = [InputRow(n, Question(q.prompt, q.response or None)) for n, q in enumerate(questions, start=1)]
-    assert taken(content, "csv", prompt=column) == expected
+    assert rows_of(content, "csv", prompt=column) == expected
 
 
 @given(st.binary(max_size=80), st.sampled_from(["jsonl", "csv"]))
 def test_whatever_comes_is_rows_or_one_refusal_with_its_line(content: bytes, form: Any):
     outcome: list[str] = []
     try:
-        outcome = [row.question.prompt.strip() for row in taken(content, form)]
+        outcome = [row.question.prompt.strip() for row in rows_of(content, form)]
     except InputError as error:
         place = re.match(r"in:\d+: ", str(error))
         outcome = [place.group() if place else ""]
@@ -76,8 +76,8 @@ def test_whatever_comes_is_rows_or_one_refusal_with_its_line(content: bytes, for
 
 def test_columns_are_mapped():
     content = jsonl({"instruction": "a", "output": "b", "key": "k", "prompt": "not this"})
-    assert taken(content, prompt="instruction", response="output", id="key") == [InputRow(1, Question("a", "b"), "k")]
-    assert taken(b"text,answer\na,b\n", "csv", prompt="text", response="answer") == [InputRow(1, Question("a", "b"))]
+    assert rows_of(content, prompt="instruction", response="output", id="key") == [InputRow(1, Question("a", "b"), "k")]
+    assert rows_of(b"text,answer\na,b\n", "csv", prompt="text", response="answer") == [InputRow(1, Question("a", "b"))]
     assert fields_of(["prompt=a=b", "id=key"]) == {"prompt": "a=b", "id": "key"}
 
 
@@ -95,30 +95,30 @@ def test_messages_and_prompt_exclude_each_other(other: str):
 
 def test_a_conversation_is_a_question_about_its_last_turn():
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
-    assert taken(jsonl({"messages": turns}, {"messages": turns[:1]})) == [
+    assert rows_of(jsonl({"messages": turns}, {"messages": turns[:1]})) == [
         InputRow(1, Question("hi", "ho")),
         InputRow(2, Question("hi")),
     ]
     both = jsonl({"prompt": "p", "messages": turns})
-    assert taken(both) == [InputRow(1, Question("p"))]
-    assert taken(both, messages="messages") == [InputRow(1, Question("hi", "ho"))]
+    assert rows_of(both) == [InputRow(1, Question("p"))]
+    assert rows_of(both, messages="messages") == [InputRow(1, Question("hi", "ho"))]
 
 
 def test_an_empty_response_is_one_in_jsonl_and_none_in_csv():
-    assert taken(jsonl({"prompt": "a", "response": ""})) == [InputRow(1, Question("a", ""))]
-    assert taken(b"prompt,response\na,\n", "csv") == [InputRow(1, Question("a"))]
+    assert rows_of(jsonl({"prompt": "a", "response": ""})) == [InputRow(1, Question("a", ""))]
+    assert rows_of(b"prompt,response\na,\n", "csv") == [InputRow(1, Question("a"))]
 
 
 def test_half_a_surrogate_pair_becomes_the_replacement_character():
-    input_rows = taken(b'{"prompt": "a\\ud800b", "response": "\\udfff", "id": "\\ud800"}\n')
+    input_rows = rows_of(b'{"prompt": "a\\ud800b", "response": "\\udfff", "id": "\\ud800"}\n')
     assert input_rows == [InputRow(1, Question("a\ufffdb", "\ufffd"), "\ud800")]
     turns = [{"role": "user", "content": "\ud83d"}, {"role": "assistant", "content": "\ud83d\ude00"}]
-    assert taken(jsonl({"messages": turns})) == [InputRow(1, Question("\ufffd", "\U0001f600"))]
+    assert rows_of(jsonl({"messages": turns})) == [InputRow(1, Question("\ufffd", "\U0001f600"))]
 
 
 def test_rows_are_numbered_without_blank_lines_and_lines_with_them():
     content = b'\xef\xbb\xbf\n{"prompt": "a"}\n \n{"prompt": "b"}'
-    assert [row.number for row in taken(content)] == [1, 2]
+    assert [row.number for row in rows_of(content)] == [1, 2]
     assert refusal(content + b'\n\n{"prompt": ""}') == "in:6: its prompt is empty; fill it in or delete the row"
     assert refusal(b'prompt\n"a\nb"\n\n" "\n', "csv").startswith("in:5: its prompt is empty")
 
@@ -193,8 +193,8 @@ def test_a_row_without_end_is_refused_before_it_fills_the_memory(
 def test_a_row_just_short_enough_is_read(monkeypatch: pytest.MonkeyPatch):
     line = jsonl({"prompt": "a" * 200_000})
     monkeypatch.setattr(rows, "LONGEST", len(line))
-    assert [len(row.question.prompt) for row in taken(line * 3)] == [200_000] * 3
-    assert [len(row.question.prompt) for row in taken(b"prompt\n" + b"a" * 200_000, "csv")] == [200_000]
+    assert [len(row.question.prompt) for row in rows_of(line * 3)] == [200_000] * 3
+    assert [len(row.question.prompt) for row in rows_of(b"prompt\n" + b"a" * 200_000, "csv")] == [200_000]
 
 
 def test_nothing_is_read_ahead():

@@ -50,12 +50,12 @@ def guard() -> GatedGuard:
 
 @pytest.fixture
 def batcher(guard: GatedGuard):
-    made = Batcher(guard, max_batch=4, max_wait=0.0, max_queue=6, on_batch=lambda size: None)
-    made.start()
-    yield made
+    started = Batcher(guard, max_batch=4, max_wait=0.0, max_queue=6, on_batch=lambda size: None)
+    started.start()
+    yield started
     guard.open.set()
-    made.stop(PATIENCE)
-    assert not made.busy
+    started.stop(PATIENCE)
+    assert not started.busy
 
 
 def submitted(batcher: Batcher, *texts: str, policy: Policy = DEFAULT):

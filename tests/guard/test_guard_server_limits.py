@@ -37,7 +37,7 @@ def test_callers_need_a_key_and_those_who_watch_the_server_none(two_keys, monkey
     with serve(Scripted(), ServerSettings(keys=two_keys)) as server:
         for path in ("/v1/guard", "/v1/moderations", "/metrics", "/openapi.json", "/elsewhere"):
             body = {"prompt": "a", "input": "a"} if path.startswith("/v1") else None
-            for shown in (
+            for headers in (
                 {},
                 {"Authorization": "Bearer first-ke"},
                 {"Authorization": "first-key"},
@@ -45,7 +45,7 @@ def test_callers_need_a_key_and_those_who_watch_the_server_none(two_keys, monkey
                 {"Authorization": "Bearer "},
                 {"Authorization": "Bearer k\u00e9y"},
             ):
-                assert server.code(path, body, headers=shown) == (401, "invalid_api_key")
+                assert server.code(path, body, headers=headers) == (401, "invalid_api_key")
             for key in ("first-key", "second-key", "third-key"):
                 status = server.request(path, body, headers={"Authorization": f"Bearer {key}"})[0]
                 assert status == (404 if path == "/elsewhere" else 200)
@@ -55,8 +55,8 @@ def test_callers_need_a_key_and_those_who_watch_the_server_none(two_keys, monkey
 
 
 def test_keys_are_shown_nowhere(two_keys):
-    shown = f"{ServerSettings(keys=two_keys)!r} {vars(two_keys)}"
-    assert not any(key in shown for key in ("first-key", "second-key", "third-key"))
+    text = f"{ServerSettings(keys=two_keys)!r} {vars(two_keys)}"
+    assert not any(key in text for key in ("first-key", "second-key", "third-key"))
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,9 @@ def test_a_plugins_figure_has_its_own_title_and_unit(tmp_path, monkeypatch):
     own = replace(ADAPTIVITY, name="terse", title="Terseness", reports=(length, FigureInfo("ratio", unit="")))
     monkeypatch.setitem(EVALS, "terse", own)
     groups = [f"category:{name}" for name in "ab"]
-    shown = [figure("words", 12.34, low=11.0, high=13.0), figure("ratio", 0.5), figure("other_share", 0.25)]
-    shown += [figure(name, 7.0, group) for name in ("words", "ratio") for group in groups]
-    run = report_runs.make(tmp_path, "eval/terse", {"seed": 0, "model": "m"}, {"judge": None, "figures": shown})
+    figures = [figure("words", 12.34, low=11.0, high=13.0), figure("ratio", 0.5), figure("other_share", 0.25)]
+    figures += [figure(name, 7.0, group) for name in ("words", "ratio") for group in groups]
+    run = report_runs.make(tmp_path, "eval/terse", {"seed": 0, "model": "m"}, {"judge": None, "figures": figures})
     page = build_page(read_runs([run]), "A test")
     assert [column.title for column in page.headline.columns] == ["Words of an answer"]
     words, ratio = page.groups[0].plots

@@ -119,10 +119,10 @@ def test_the_guard_has_a_part_of_its_own(page):
 
 def test_each_set_has_f1_with_interval_beside_baseline_and_what_is_known(tmp_path):
     runs = read_runs(everything(tmp_path))
-    shown = guard_part([run for run in runs if run.stage == "eval/guard"], measured_models(runs))
-    assert shown is not None
-    assert [model.role for model in shown.models] == ["Base", "Guard RL"]
-    rows = {row.name: row for row in shown.scores}
+    part = guard_part([run for run in runs if run.stage == "eval/guard"], measured_models(runs))
+    assert part is not None
+    assert [model.role for model in part.models] == ["Base", "Guard RL"]
+    rows = {row.name: row for row in part.scores}
     assert list(rows) == ["all sets, weighted by rows", *SETS]
     row = rows["openai-moderation"]
     weak, strong = row.f1
@@ -133,7 +133,7 @@ def test_each_set_has_f1_with_interval_beside_baseline_and_what_is_known(tmp_pat
     assert row.always_unsafe.value == pytest.approx(2 / 3)
     assert [score.f1 for score in row.known] == [0.764]
     assert rows["mine"].known == ()
-    assert len(shown.sources) == 1
+    assert len(part.sources) == 1
 
 
 def test_known_figures_are_shown_with_where_they_come_from(page):

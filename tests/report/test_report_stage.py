@@ -163,16 +163,16 @@ def test_what_a_model_wrote_is_shown_and_never_obeyed(tmp_path):
     ]
     folder = write(paths, tmp_path, report_runs.HOSTILE)
     document = parsed(folder)
-    shown = report_runs.HOSTILE.replace("\u202e", "⟨U+202E⟩").replace("\u202c", "⟨U+202C⟩")
-    shown = shown.replace("\x00", "⟨U+0000⟩").replace("\ud800", "⟨U+D800⟩")
+    visible = report_runs.HOSTILE.replace("\u202e", "⟨U+202E⟩").replace("\u202c", "⟨U+202C⟩")
+    visible = visible.replace("\x00", "⟨U+0000⟩").replace("\ud800", "⟨U+D800⟩")
     assert document.stack == []
     assert "strong" not in {tag for tag, _ in document.elements}
     assert len(document.of("script")) == 2
     (script,) = [data for data, stack in document.text if stack[-1:] == ("script",) and '"transcripts":' in data]
     assert not set("<>&\u2028\u2029") & set(script)
-    assert {t["answer"] for t in json.loads(script)["transcripts"] if "answer" in t} == {shown}
-    assert [data for data, stack in document.text if data == shown and stack[-1] == "div"]
-    assert [data for data, stack in document.text if data == shown and stack[-1] == "h1"]
+    assert {t["answer"] for t in json.loads(script)["transcripts"] if "answer" in t} == {visible}
+    assert [data for data, stack in document.text if data == visible and stack[-1] == "div"]
+    assert [data for data, stack in document.text if data == visible and stack[-1] == "h1"]
     assert "\u202e" not in (folder / "report.html").read_text(encoding="utf-8")
 
 

@@ -105,8 +105,8 @@ def test_prompts_of_another_source_are_another_column_and_another_table(tmp_path
     page = build_page(read_runs(paths), "A test")
     assert [(c.name, c.source) for c in page.headline.columns if c.name == "dsr"] == [("dsr", ""), ("dsr", "sample")]
     assert [(part.evaluation, part.source) for part in page.details] == [("harmbench", ""), ("harmbench", "sample")]
-    (shown,) = page.shares().values()
-    assert {name: figure["value"] for name, figure in shown.items() if "dsr" in name} == {
+    (shares,) = page.shares().values()
+    assert {name: figure["value"] for name, figure in shares.items() if "dsr" in name} == {
         "harmbench/dsr (by local refusal judge, weak)": 20 / 32,
         "harmbench/dsr (on sample, by local refusal judge, weak)": 9 / 32,
     }

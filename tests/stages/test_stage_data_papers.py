@@ -197,9 +197,9 @@ def test_an_archive_of_this_recipe_is_taken_before_one_of_the_data_home(home, ta
     options = Options(root=tmp_path / "runs", out=tmp_path / "out")
     result = data.build_data(load("tars-1.5b", OURS), options)
     ours = {row["prompt"] for row in rows}
-    taken = [e.prompt for e in read_examples(result.run / data.TRAIN) if e.source == "rainbow"]
-    assert taken
-    assert set(taken) <= ours
+    prompts = [e.prompt for e in read_examples(result.run / data.TRAIN) if e.source == "rainbow"]
+    assert prompts
+    assert set(prompts) <= ours
     before, archive = read_json(result.run / "manifest.json"), archive_run / "archive.jsonl"
     assert before["inputs"][str(archive)] == sha256(archive)
     assert data.build_data(load("tars-1.5b", OURS), options).is_earlier

@@ -179,10 +179,10 @@ def test_rows_figures_and_tables_of_a_guard(
         "unsafe": {"unsafe": 5, "safe": 1, "unparsed": 0},
         "safe": {"unsafe": 0, "safe": 6, "unparsed": 1},
     }
-    shown = values(result.metrics)
-    assert shown["f1/mine"] == pytest.approx(10 / 12)
-    assert shown["f1_parsed/mine"] == pytest.approx(10 / 11)
-    assert shown["unparsed/mine"] == pytest.approx(1 / 13)
+    figures = values(result.metrics)
+    assert figures["f1/mine"] == pytest.approx(10 / 12)
+    assert figures["f1_parsed/mine"] == pytest.approx(10 / 11)
+    assert figures["unparsed/mine"] == pytest.approx(1 / 13)
     categories = {row["category"]: (row["n"], row["recall"]) for row in result.metrics["categories"]["mine"]}
     assert categories == {"c0": (3, 1.0), "c1": (3, pytest.approx(2 / 3)), "x": (6, pytest.approx(5 / 6))}
     assert set(result.metrics["reliability"]) == {"all", "mine", "some"}
@@ -377,6 +377,6 @@ def test_rows_of_classify_are_joined_to_a_set_of_the_recipe(recipe: Recipe, opti
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     request = guard_eval_score.PredictionsRequest(tmp_path / "rows.jsonl", sets=["mine"])
     result = guard_eval_score.score_guard_eval(recipe, Options(root=options.root), request)
-    shown = values(result.metrics)
-    assert shown["f1/mine"] == shown["f1_always_unsafe/mine"] == pytest.approx(2 / 3)
+    figures = values(result.metrics)
+    assert figures["f1/mine"] == figures["f1_always_unsafe/mine"] == pytest.approx(2 / 3)
     assert result.metrics["sets"] == {"mine": {"safe": 6, "unsafe": 6}}

@@ -217,15 +217,15 @@ def test_a_guard_of_ones_own_recipe_has_to_be_there(guarded, tmp_path, shipped):
 
 def test_a_guards_recipe_is_trained_and_measured_model_by_model(shipped, tmp_path):
     recipe = recipes.load(shipped)
-    made = pipeline.run_pipeline(recipe, Options(root=tmp_path / "runs")).metrics
-    assert list(made["runs"]) == ["data", "guard sft", "eval guard of base", "eval guard of guard sft"]
-    assert list(made["changes"]) == ["base", "guard sft"]
-    for figures in made["changes"].values():
+    metrics = pipeline.run_pipeline(recipe, Options(root=tmp_path / "runs")).metrics
+    assert list(metrics["runs"]) == ["data", "guard sft", "eval guard of base", "eval guard of guard sft"]
+    assert list(metrics["changes"]) == ["base", "guard sft"]
+    for figures in metrics["changes"].values():
         assert [f["name"] for f in figures] == ["f1", "f1_always_unsafe", "unparsed"]
         assert figures[2]["value"] == 0.0
-    assert made["changes"]["base"] == made["changes"]["guard sft"]  # its steps were too small to be seen
+    assert metrics["changes"]["base"] == metrics["changes"]["guard sft"]  # its steps were too small to be seen
     models = [
-        read_json(Path(made["runs"][f"eval guard of {name}"]) / "metrics.json")["model"]
+        read_json(Path(metrics["runs"][f"eval guard of {name}"]) / "metrics.json")["model"]
         for name in ("base", "guard sft")
     ]
     assert models[0] == recipe.model

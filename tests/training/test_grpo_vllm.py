@@ -32,13 +32,13 @@ def drawing(draw: Draw) -> type:
     """A stand-in for TRL's class, which keeps what it is made and asked with."""
 
     class Stand:
-        made: dict[str, Any]
+        arguments: dict[str, Any]
         syncs = 0
         calls: list[tuple[list[list[int]], int]]
 
         def __init__(self, *args: Any, **named: Any) -> None:
             bound = inspect.signature(VLLMGeneration.__init__).bind(self, *args, **named)
-            type(self).made, type(self).calls = dict(bound.arguments), []
+            type(self).arguments, type(self).calls = dict(bound.arguments), []
 
         def sync_weights(self) -> None:
             type(self).syncs += 1
@@ -117,7 +117,9 @@ def test_vllm_is_told_the_sampling_and_its_share(micro_model, tmp_path, monkeypa
     drawn = {"temperature": 0.6, "top_p": 0.9, "top_k": 7, "repetition_penalty": 1.1, "max_new_tokens": 5}
     chosen = section(rollouts="vllm-colocate", max_steps=1, sampling=drawn, vllm={"memory_share": 0.4})
     end = tokenizer.eos_token_id
-    made = trained(chosen, micro_model, tmp_path, monkeypatch, lambda prompts: [[65, end]] * len(prompts)).made
+    arguments = trained(
+        chosen, micro_model, tmp_path, monkeypatch, lambda prompts: [[65, end]] * len(prompts)
+    ).arguments
     expected = {
         "temperature": 0.6,
         "top_p": 0.9,
@@ -129,7 +131,7 @@ def test_vllm_is_told_the_sampling_and_its_share(micro_model, tmp_path, monkeypa
         "max_model_length": 64 + 5,
         "trust_remote_code": False,
     }
-    assert {key: made[key] for key in expected} == expected
+    assert {key: arguments[key] for key in expected} == expected
 
 
 def test_vllm_is_told_where_the_template_ends_a_turn(tmp_path, monkeypatch):
@@ -137,8 +139,8 @@ def test_vllm_is_told_where_the_template_ends_a_turn(tmp_path, monkeypatch):
     folder = families.save(tmp_path / "start", tokens)
     end = tokens.convert_tokens_to_ids("<end_of_turn>")
     chosen = section(rollouts="vllm-colocate", max_steps=1, extra={"generation_kwargs": {"min_p": 0.1}})
-    made = trained(chosen, folder, tmp_path, monkeypatch, lambda prompts: [[65, end]] * len(prompts)).made
-    assert made["generation_kwargs"] == {"stop_token_ids": sorted([tokens.eos_token_id, end]), "min_p": 0.1}
+    arguments = trained(chosen, folder, tmp_path, monkeypatch, lambda prompts: [[65, end]] * len(prompts)).arguments
+    assert arguments["generation_kwargs"] == {"stop_token_ids": sorted([tokens.eos_token_id, end]), "min_p": 0.1}
     assert {record["finish_reason"] for record in read_records(tmp_path / "rollouts.jsonl")} == {"stop"}
     (step,) = read_records(tmp_path / "metrics.jsonl")
     assert step["completions/clipped_ratio"] == 0

@@ -68,7 +68,7 @@ guard:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
+def inputs(tmp_path_factory) -> Path:
     """A folder with a recipe, its data, and accelerate's config."""
     folder = tmp_path_factory.mktemp("launch")
     model = micro.save_model(folder / "model")
@@ -101,14 +101,14 @@ def made(tmp_path_factory) -> Path:
     return folder
 
 
-def arguments(made: Path, stage: str, root: Path, *more: object) -> list[str]:
-    shutil.copytree(made / "runs" / "data", root / "data", dirs_exist_ok=True)
-    named = {"--recipe": made / "tiny.yaml", "--model": made / "model", "--root": root}
+def arguments(inputs: Path, stage: str, root: Path, *more: object) -> list[str]:
+    shutil.copytree(inputs / "runs" / "data", root / "data", dirs_exist_ok=True)
+    named = {"--recipe": inputs / "tiny.yaml", "--model": inputs / "model", "--root": root}
     return [stage, *(str(word) for pair in named.items() for word in pair), *map(str, more)]
 
 
-def launched(made: Path) -> tuple[str, str]:
-    return ("--launch", f"accelerate:{made / 'two.yaml'}")
+def launched(inputs: Path) -> tuple[str, str]:
+    return ("--launch", f"accelerate:{inputs / 'two.yaml'}")
 
 
 def run_of(root: Path, stage: str) -> Path:
@@ -122,21 +122,21 @@ def losses(run: Path) -> list[dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def alone(made, tmp_path_factory) -> Path:
+def alone(inputs, tmp_path_factory) -> Path:
     """The runs of one process."""
     root = tmp_path_factory.mktemp("alone")
-    shutil.copytree(made / "runs" / "data", root / "data")
+    shutil.copytree(inputs / "runs" / "data", root / "data")
     for train in (sft.train_sft, rl.train_rl):
-        train(load(str(made / "tiny.yaml")), Options(root=root, model=str(made / "model")))
+        train(load(str(inputs / "tiny.yaml")), Options(root=root, model=str(inputs / "model")))
     return root
 
 
 @pytest.fixture(scope="module")
-def together(made, tmp_path_factory) -> Path:
+def together(inputs, tmp_path_factory) -> Path:
     """The runs of two."""
     root = tmp_path_factory.mktemp("together")
     for stage in ("sft", "rl"):
-        done = safereason(*arguments(made, stage, root, *launched(made), "--json"))
+        done = safereason(*arguments(inputs, stage, root, *launched(inputs), "--json"))
         assert done.returncode == 0, done.stderr
         run = run_of(root, stage)
         assert json.loads(done.stdout) == {"run": str(run), "metrics": read_json(run / "metrics.json")}
@@ -180,14 +180,16 @@ def test_two_processes_draw_the_rollouts_of_one(alone, together):
     assert [row["total"] for row in result] == pytest.approx([row["total"] for row in expected], abs=1e-6)
 
 
-def test_two_processes_train_a_guard_as_one(made, tmp_path):
+def test_two_processes_train_a_guard_as_one(inputs, tmp_path):
     """Its SFT, its RL, and the looks at rows held out, which every process takes alike."""
-    recipe = load(str(made / "guard.yaml"))
+    recipe = load(str(inputs / "guard.yaml"))
     roots = {"one": Options(root=tmp_path / "one"), "two": Options(root=tmp_path / "two")}
     for options in roots.values():
         data.build_data(recipe, options)
     guard.train_guard(recipe, roots["one"])
-    done = safereason("guard", "train", "--recipe", made / "guard.yaml", "--root", tmp_path / "two", *launched(made))
+    done = safereason(
+        "guard", "train", "--recipe", inputs / "guard.yaml", "--root", tmp_path / "two", *launched(inputs)
+    )
     assert done.returncode == 0, done.stderr
     for stage in ("guard/sft", "guard/rl"):
         result, expected = (run_of(tmp_path / name, stage) for name in ("two", "one"))
@@ -204,7 +206,7 @@ def test_two_processes_train_a_guard_as_one(made, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "rl"])
-def test_two_processes_with_half_the_model_each_train_as_one(made, alone, tmp_path, stage):
+def test_two_processes_with_half_the_model_each_train_as_one(inputs, alone, tmp_path, stage):
     """FSDP2: rollouts on the weights put together, checkpoints in parts, and one whole model in the end.
 
     They are killed on the way. What they did before is held to one process's training as well as what came after.
@@ -215,7 +217,7 @@ def test_two_processes_with_half_the_model_each_train_as_one(made, alone, tmp_pa
         "launch",
         *config,
         str(Path(fsdp_on_cpu.__file__)),
-        *arguments(made, stage, tmp_path),
+        *arguments(inputs, stage, tmp_path),
     ]
     kill_after_a_checkpoint(launcher(command), tmp_path)
     (checkpoint,) = tmp_path.glob(f"{stage}/*/checkpoints/checkpoint-2")
@@ -233,8 +235,8 @@ def test_two_processes_with_half_the_model_each_train_as_one(made, alone, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "rl"])
 @pytest.mark.parametrize("before", [1, 2], ids=["one, then two", "two, then one"])
-def test_a_run_goes_on_with_another_number_of_processes(made, alone, tmp_path, stage, before):
-    one, two = arguments(made, stage, tmp_path), arguments(made, stage, tmp_path, *launched(made))
+def test_a_run_goes_on_with_another_number_of_processes(inputs, alone, tmp_path, stage, before):
+    one, two = arguments(inputs, stage, tmp_path), arguments(inputs, stage, tmp_path, *launched(inputs))
     if before == 1:
         kill_after_a_checkpoint(started(*one), tmp_path)
         again = safereason(*two, "--resume")
@@ -246,8 +248,8 @@ def test_a_run_goes_on_with_another_number_of_processes(made, alone, tmp_path, s
 
 
 @pytest.mark.slow
-def test_killed_with_its_launcher_it_is_resumed(made, alone, tmp_path):
-    words = arguments(made, "rl", tmp_path, *launched(made))
+def test_killed_with_its_launcher_it_is_resumed(inputs, alone, tmp_path):
+    words = arguments(inputs, "rl", tmp_path, *launched(inputs))
     kill_after_a_checkpoint(launcher([sys.executable, "-m", "safereason", *words]), tmp_path)
     again = safereason(*words, "--resume")
     assert again.returncode == 0, again.stderr
@@ -257,8 +259,8 @@ def test_killed_with_its_launcher_it_is_resumed(made, alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_fails_in_every_process_is_said_once(made, alone, tmp_path):
-    words = arguments(made, "sft", tmp_path, *launched(made))
+def test_what_fails_in_every_process_is_said_once(inputs, alone, tmp_path):
+    words = arguments(inputs, "sft", tmp_path, *launched(inputs))
     run = tmp_path / "sft" / run_of(alone, "sft").name
     run.mkdir(parents=True)
     (run / "mine.txt").write_text("mine")
@@ -269,21 +271,31 @@ def test_what_fails_in_every_process_is_said_once(made, alone, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_batch_that_cannot_be_shared_is_refused_before_anything_starts(made, tmp_path):
-    done = safereason(*arguments(made, "sft", tmp_path, *launched(made), "sft.batch_size=3"))
+def test_a_batch_that_cannot_be_shared_is_refused_before_anything_starts(inputs, tmp_path):
+    done = safereason(*arguments(inputs, "sft", tmp_path, *launched(inputs), "sft.batch_size=3"))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: sft: 3 sequences a step cannot be shared by 2 processes evenly\n"
     assert not (tmp_path / "sft").exists()
 
 
-def test_a_dry_run_prints_the_command(made, tmp_path):
-    words = arguments(made, "sft", tmp_path)
-    done = safereason(*words, *launched(made), "--dry-run", "--json")
+def test_a_dry_run_prints_the_command(inputs, tmp_path):
+    words = arguments(inputs, "sft", tmp_path)
+    done = safereason(*words, *launched(inputs), "--dry-run", "--json")
     plan = json.loads(done.stdout)["plan"]
     assert plan["SFTConfig"]["per_device_train_batch_size"] == 2
-    config = str(made / "two.yaml")
-    shown = ["accelerate", "launch", "--config_file", config, "--module", "safereason", *words, "--dry-run", "--json"]
-    assert plan["launch"].split() == shown
+    config = str(inputs / "two.yaml")
+    expected = [
+        "accelerate",
+        "launch",
+        "--config_file",
+        config,
+        "--module",
+        "safereason",
+        *words,
+        "--dry-run",
+        "--json",
+    ]
+    assert plan["launch"].split() == expected
     assert not (tmp_path / "sft").exists()
 
 

@@ -42,11 +42,11 @@ MUTE = {"f1": 0.0, "unparsed": 1.0, "says_unsafe": 0.0, "mean_tokens": 20.0}
 @pytest.fixture(scope="module")
 def guards(tmp_path_factory, micro_model):
     """Models by what they always say."""
-    made = {
+    folders = {
         say: micro_guard.save_guard(tmp_path_factory.mktemp(say), unsafe)
         for say, unsafe in (("unsafe", 0.9), ("safe", 0.1))
     }
-    return {say: load_model(str(folder)) for say, folder in {**made, "nothing": micro_model}.items()}
+    return {say: load_model(str(folder)) for say, folder in {**folders, "nothing": micro_model}.items()}
 
 
 class Training:
@@ -86,9 +86,9 @@ class Training:
 
 @pytest.fixture
 def training(tmp_path, guards) -> Training:
-    made = Training(tmp_path)
-    made.models = guards
-    return made
+    result = Training(tmp_path)
+    result.models = guards
+    return result
 
 
 def test_it_looks_before_the_first_step_every_so_many_and_after_the_last(training, guards, capsys):
