@@ -97,12 +97,12 @@ def test_the_same_seed_gives_the_same_prompts(engine):
 def test_the_budget_ends_it_with_the_best_so_far(engine):
     meter = Meter(max_queries=25)
     steps = autodan.search_autodan([BEHAVIOR], SMALL, Setup(Metered(engine, meter, is_target=True), meter=meter))
-    found_steps = []
+    search_steps = []
     with pytest.raises(SpentError):
-        found_steps.extend(steps)
+        search_steps.extend(steps)
     assert 10 <= meter.queries <= 25
-    assert found_steps[-1].value is not None
-    assert len(found_steps) > 1
+    assert search_steps[-1].value is not None
+    assert len(search_steps) > 1
 
 
 def test_a_frame_is_scored_once(engine):

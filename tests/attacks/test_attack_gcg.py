@@ -139,23 +139,23 @@ def test_each_candidate_is_a_query(engine: Any) -> None:
 
 def test_the_end_of_the_budget_leaves_a_measured_case(engine: Any) -> None:
     meter = Meter(max_queries=60)
-    found_steps = []
+    search_steps = []
     with pytest.raises(SpentError):
-        found_steps.extend(ATTACK.search(BEHAVIORS[:1], GCGSettings(**SMALL), Setup(engine, meter=meter)))
-    assert 1 < len(found_steps) < 5
+        search_steps.extend(ATTACK.search(BEHAVIORS[:1], GCGSettings(**SMALL), Setup(engine, meter=meter)))
+    assert 1 < len(search_steps) < 5
     assert meter.queries == 60  # to the last one
-    assert "loss_deployed" not in found_steps[0].cases[0].details
-    assert "loss_deployed" in found_steps[-1].cases[0].details
+    assert "loss_deployed" not in search_steps[0].cases[0].details
+    assert "loss_deployed" in search_steps[-1].cases[0].details
 
 
 def test_a_budget_of_one_query_measures_the_start(engine: Any) -> None:
-    found_steps = []
+    search_steps = []
     with pytest.raises(SpentError):
-        found_steps.extend(
+        search_steps.extend(
             ATTACK.search(BEHAVIORS[:1], GCGSettings(**SMALL), Setup(engine, meter=Meter(max_queries=1)))
         )
-    assert [step.number for step in found_steps] == [0]
-    assert found_steps[0].cases[0].details["loss_deployed"] == pytest.approx(found_steps[0].value, abs=1e-4)
+    assert [step.number for step in search_steps] == [0]
+    assert search_steps[0].cases[0].details["loss_deployed"] == pytest.approx(search_steps[0].value, abs=1e-4)
 
 
 def test_behaviors_share_a_suffix(engine: Any) -> None:

@@ -42,13 +42,13 @@ def details(step: SearchStep) -> dict[str, Any]:
 
 
 def test_it_climbs_and_ends_at_a_full_rating(scene: Scene):
-    found_steps = steps(scene.setup(), streams=3, iterations=9)
-    assert [step.number for step in found_steps] == [0, 1, 2, 3, 4]
-    assert [step.value for step in found_steps] == pytest.approx([None, 0.0, 1 / 3, 2 / 3, 1.0])
-    assert found_steps[0].cases[0].prompt == BEHAVIOR.prompt
-    case = found_steps[-1].cases[0]
+    search_steps = steps(scene.setup(), streams=3, iterations=9)
+    assert [step.number for step in search_steps] == [0, 1, 2, 3, 4]
+    assert [step.value for step in search_steps] == pytest.approx([None, 0.0, 1 / 3, 2 / 3, 1.0])
+    assert search_steps[0].cases[0].prompt == BEHAVIOR.prompt
+    case = search_steps[-1].cases[0]
     assert (case.behavior_id, case.attack, case.prompt.count(MARKER)) == ("own/0", "pair", 3)
-    assert details(found_steps[-1]) == {
+    assert details(search_steps[-1]) == {
         "iteration": 4,
         "stream": 0,
         "score": 1.0,
@@ -75,10 +75,10 @@ def test_neither_attacker_nor_judge_sees_the_reasoning(scene: Scene):
 
 
 def test_the_target_gets_the_prompt_alone_after_its_prefix(scene: Scene):
-    found_steps = steps(scene.setup(prefix="<think>\n"), streams=1, iterations=1)
+    search_steps = steps(scene.setup(prefix="<think>\n"), streams=1, iterations=1)
     (body,) = scene.requests_to("t")
     assert body["messages"] == [
-        {"role": "user", "content": found_steps[-1].cases[0].prompt},
+        {"role": "user", "content": search_steps[-1].cases[0].prompt},
         {"role": "assistant", "content": "<think>\n"},
     ]
     assert (body["temperature"], body["max_tokens"]) == (0.0, 256)
@@ -131,12 +131,12 @@ def test_own_prompts_that_are_none(scene: Scene, tmp_path: Path, make: Any, prob
 
 def test_a_budget_is_spent_to_the_last_query_and_the_best_is_kept(scene: Scene):
     search = ATTACK.search([BEHAVIOR], PairSettings(streams=3, iterations=9), scene.setup(most=5))
-    found_steps = [next(search) for _ in range(3)]
+    search_steps = [next(search) for _ in range(3)]
     with pytest.raises(SpentError):
         next(search)
     assert (len(scene.requests_to("t")), len(scene.requests_to("a")), scene.meter.queries) == (5, 5, 5)
-    assert found_steps[-1].value == pytest.approx(1 / 3)
-    assert found_steps[-1].cases[0].prompt.endswith(f" {MARKER}")
+    assert search_steps[-1].value == pytest.approx(1 / 3)
+    assert search_steps[-1].cases[0].prompt.endswith(f" {MARKER}")
 
 
 def test_the_same_seed_finds_the_same(scene: Scene):
@@ -149,9 +149,9 @@ def test_the_same_seed_finds_the_same(scene: Scene):
 
 def test_ties_go_to_the_earlier(scene: Scene):
     scene.server.choice = lambda body: choice_of("Rating: [[4]]") if body["model"] == "j" else scripted.reply(body)
-    found_steps = steps(scene.setup(), streams=3, iterations=3)
-    assert [step.value for step in found_steps[1:]] == pytest.approx([1 / 3] * 3)
-    assert {(details(step)["iteration"], details(step)["stream"]) for step in found_steps[1:]} == {(1, 0)}
+    search_steps = steps(scene.setup(), streams=3, iterations=3)
+    assert [step.value for step in search_steps[1:]] == pytest.approx([1 / 3] * 3)
+    assert {(details(step)["iteration"], details(step)["stream"]) for step in search_steps[1:]} == {(1, 0)}
 
 
 def test_an_unscored_prompt_never_beats_a_scored_one_and_is_shown_as_unrated(scene: Scene):
@@ -161,17 +161,17 @@ def test_an_unscored_prompt_never_beats_a_scored_one_and_is_shown_as_unrated(sce
         return scripted.reply(body)
 
     scene.server.choice = unsure
-    found_steps = steps(scene.setup(), streams=2, iterations=3)
-    assert [step.value for step in found_steps[1:]] == [0.0] * 3
-    assert [details(step)["unscored"] for step in found_steps] == [0, 0, 2, 4]
+    search_steps = steps(scene.setup(), streams=2, iterations=3)
+    assert [step.value for step in search_steps[1:]] == [0.0] * 3
+    assert [details(step)["unscored"] for step in search_steps] == [0, 0, 2, 4]
     assert "could not be rated" in scene.requests_to("a")[-1]["messages"][-1]["content"]
 
 
 def test_where_nothing_is_scored_the_first_prompt_is_kept(scene: Scene):
     scene.server.choice = lambda body: choice_of("?") if body["model"] == "j" else scripted.reply(body)
-    found_steps = steps(scene.setup(), streams=2, iterations=2)
-    assert [step.value for step in found_steps] == [None] * 3
-    assert found_steps[1].cases[0].prompt == found_steps[2].cases[0].prompt != BEHAVIOR.prompt
+    search_steps = steps(scene.setup(), streams=2, iterations=2)
+    assert [step.value for step in search_steps] == [None] * 3
+    assert search_steps[1].cases[0].prompt == search_steps[2].cases[0].prompt != BEHAVIOR.prompt
 
 
 def test_what_cannot_be_read_is_asked_again_with_another_seed(scene: Scene):
@@ -180,9 +180,9 @@ def test_what_cannot_be_read_is_asked_again_with_another_seed(scene: Scene):
         return choice_of("I would rather not.") if is_early else scripted.reply(body)
 
     scene.server.choice = careless
-    found_steps = steps(scene.setup(), streams=2, iterations=1)
+    search_steps = steps(scene.setup(), streams=2, iterations=1)
     assert len({body["seed"] for body in scene.requests_to("a")}) == 4
-    assert details(found_steps[-1])["unreadable"] == 0
+    assert details(search_steps[-1])["unreadable"] == 0
 
 
 def test_a_stream_that_writes_nothing_readable_sits_out(scene: Scene):
@@ -192,16 +192,16 @@ def test_a_stream_that_writes_nothing_readable_sits_out(scene: Scene):
 
     scene.server.choice = half
     setup = scene.setup()
-    found_steps = steps(setup, streams=3, iterations=2, attempts=3)
+    search_steps = steps(setup, streams=3, iterations=2, attempts=3)
     assert setup.attacker.engine.calls == [3, 1, 1] * 2
     assert setup.target.engine.calls == [2, 2]
-    assert (details(found_steps[-1])["unreadable"], found_steps[-1].value) == (2, pytest.approx(1 / 3))
+    assert (details(search_steps[-1])["unreadable"], search_steps[-1].value) == (2, pytest.approx(1 / 3))
 
 
 def test_a_target_that_fails_gives_no_answer(scene: Scene):
     scene.server.status_of = lambda body: 400 if body["model"] == "t" else 200
-    found_steps = steps(scene.setup(), streams=2, iterations=2)
-    assert (found_steps[-1].cases[0].prompt, details(found_steps[-1])["failed"]) == (BEHAVIOR.prompt, 4)
+    search_steps = steps(scene.setup(), streams=2, iterations=2)
+    assert (search_steps[-1].cases[0].prompt, details(search_steps[-1])["failed"]) == (BEHAVIOR.prompt, 4)
     assert scene.requests_to("j") == []
     assert all(len(body["messages"]) == 2 for body in scene.requests_to("a"))
 
@@ -228,8 +228,8 @@ def test_an_answer_cannot_open_a_turn_of_the_attacker(scene: Scene):
 def test_a_real_model_in_all_three_parts(scene: Scene):
     """The micro model writes noise, which nobody can read: the search ends with the behavior's own words."""
     scene.server.choice = None
-    found_steps = steps(scene.setup(), streams=2, iterations=1, attempts=2, sampling={"max_new_tokens": 8})
-    assert (found_steps[-1].cases[0].prompt, details(found_steps[-1])["unreadable"]) == (BEHAVIOR.prompt, 2)
+    search_steps = steps(scene.setup(), streams=2, iterations=1, attempts=2, sampling={"max_new_tokens": 8})
+    assert (search_steps[-1].cases[0].prompt, details(search_steps[-1])["unreadable"]) == (BEHAVIOR.prompt, 2)
     assert scene.meter.completion_tokens == 4 * 8
 
 
@@ -238,8 +238,8 @@ def test_a_real_target(scene: Scene, micro_model: Path):
     target = open_engine(ModelSpec.parse(str(micro_model)))
     setup = scene.setup()
     local = Setup(target=target, attacker=setup.attacker, score=setup.score)
-    found_steps = steps(local, streams=2, iterations=2)
-    assert [step.value for step in found_steps] == [None, 0.0, 0.0]
+    search_steps = steps(local, streams=2, iterations=2)
+    assert [step.value for step in search_steps] == [None, 0.0, 0.0]
     assert len(scene.requests_to("j")) == 4
     assert scene.requests_to("t") == []
 

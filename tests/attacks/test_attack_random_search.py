@@ -81,21 +81,21 @@ def test_the_same_seed_gives_the_same_suffix(engine):
 def test_each_restart_tries_the_same_number_of_candidates(engine, batch, restarts, steps):
     meter = Meter()
     settings = SMALL.model_copy(update={"batch": batch, "restarts": restarts})
-    found_steps = run(Metered(engine, meter, is_target=True), settings, meter=meter)
+    search_steps = run(Metered(engine, meter, is_target=True), settings, meter=meter)
     assert meter.queries == restarts * (1 + 40)
-    assert len(found_steps) == steps
-    assert found_steps[-1].value == min(step.value for step in found_steps[1:])
+    assert len(search_steps) == steps
+    assert search_steps[-1].value == min(step.value for step in search_steps[1:])
 
 
 def test_the_budget_ends_it_with_the_best_so_far(engine):
     meter = Meter(max_queries=20)
     steps = random_search.search_random([BEHAVIOR], SMALL, Setup(Metered(engine, meter, is_target=True), meter=meter))
-    found_steps = []
+    search_steps = []
     with pytest.raises(SpentError):
-        found_steps.extend(steps)
+        search_steps.extend(steps)
     assert meter.queries == 1 + 8 + 8
-    assert found_steps == run(engine)[: len(found_steps)]
-    assert len(found_steps) == 4
+    assert search_steps == run(engine)[: len(search_steps)]
+    assert len(search_steps) == 4
 
 
 def test_it_ends_once_the_first_token_is_likely_enough(engine):
