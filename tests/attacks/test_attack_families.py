@@ -43,8 +43,8 @@ def test_a_suffix_is_sought_for_what_the_model_reads(folder: Path, prefix: str, 
     read = suffix.encode_prompts(engine.tokenizer, [case.prompt], text_before_target(going_on, place))[0]
     text = engine.tokenizer.decode(read, skip_special_tokens=False)
     assert text == f"<|User|>{case.prompt}<|Assistant|>{PLACES[place]}"
-    (found,) = engine.loglikelihood([user(case.prompt)], [BEHAVIOR.target], prefix=PLACES[place])
-    assert case.details["loss_deployed"] == pytest.approx(-found.total / len(found.token_logprobs), abs=1e-4)
+    (likelihood,) = engine.loglikelihood([user(case.prompt)], [BEHAVIOR.target], prefix=PLACES[place])
+    assert case.details["loss_deployed"] == pytest.approx(-likelihood.total / len(likelihood.token_logprobs), abs=1e-4)
 
 
 @PREFIXES

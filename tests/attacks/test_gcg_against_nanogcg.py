@@ -23,8 +23,8 @@ def test_the_same_gradient_and_losses() -> None:
         embed(torch.tensor([ids])) for ids in (place.before, place.after, target)
     )
     ours = TargetLoss(model, target)
-    found = ours.gradient(place.ids(place.start.ids), place.span)
-    torch.testing.assert_close(found, peer.compute_token_gradient(torch.tensor([place.start.ids]))[0])
+    gradient = ours.gradient(place.ids(place.start.ids), place.span)
+    torch.testing.assert_close(gradient, peer.compute_token_gradient(torch.tensor([place.start.ids]))[0])
 
     changed = [(*place.start.ids[:i], 70, *place.start.ids[i + 1 :]) for i in range(len(place.start.ids))]
     whole = embed(torch.tensor([[*place.ids(ids), *target] for ids in changed]))
