@@ -41,7 +41,7 @@ def say(line: str) -> None:
 
 
 def no_progress(note: str) -> None:
-    """Shows nothing."""
+    """Advance of a progress bar that is not shown."""
 
 
 @contextmanager
@@ -99,7 +99,7 @@ class _ProgressLines:
 
 
 class Watch(Protocol):
-    """A display of searches."""
+    """A display of searches, one at a time, with the best prompt so far."""
 
     def step(self, what: str, number: int, value: float | None, spent: int, best: str) -> None:
         """Shows a step of a search.

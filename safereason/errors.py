@@ -75,6 +75,16 @@ def one_line(error: BaseException) -> str:
     return " ".join(redacted(f"{type(error).__name__}: {error}").split())[:300]
 
 
+def message_of(error: BaseException) -> str:
+    """The message of an error on one line, as it is."""
+    return " ".join(str(error).split())
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message, whose rest is advice for its own users; without one, the class's name."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def without_credentials(text: str) -> str:
     """The text with `user:password@` taken out of every address in it, and keys out of its parameters.
 

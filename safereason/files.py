@@ -9,6 +9,7 @@ import gzip
 import json
 import lzma
 import math
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -30,6 +31,9 @@ PACKED = (".gz", ".xz")
 """Endings of the names of packed files."""
 BROKEN = (OSError, EOFError, ValueError, RecursionError, zlib.error, lzma.LZMAError)
 """Errors of reading a file that is missing, damaged, or not of the form that its name gives."""
+
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a UTF-16 pair: JSON may escape it, and Python keeps it, but no UTF-8 file can hold it."""
 
 JSONValue: TypeAlias = Any
 """A value of JSON: null, a boolean, a number, text, a list or an object. Its reader checks which."""

@@ -22,12 +22,12 @@ class Entry(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name on the command line, in recipes and in records."""
+        """Name on the command line, in recipes and in records."""
         ...
 
     @property
     def summary(self) -> str:
-        """What it does, in one line for a listing."""
+        """Summary in one line, for a listing."""
         ...
 
 
@@ -73,7 +73,7 @@ class Registry(dict[str, E]):
             name: A registered name, the name of an entry point, or `module:NAME`.
 
         Raises:
-            InputError: There is none, or what stands there is no such entry.
+            InputError: There is none, or what is there is no such entry.
         """
         if name in self:
             return self[name]
@@ -138,7 +138,7 @@ class Registry(dict[str, E]):
                 yield name, entry.summary
 
     def _plugin(self, name: str) -> EntryPoint | None:
-        """Where a name leads outside this package; nothing is imported."""
+        """Entry point that a name leads to outside this package; nothing is imported."""
         # Names of models and files are looked up, too. Those with a slash are told apart without reading any metadata.
         if "/" in name:
             return None

@@ -179,19 +179,19 @@ def tiny_config(model_type: str, **changes: Any) -> PreTrainedConfig:
 
 
 def _small(kind: type[PreTrainedConfig]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     known = kind().to_dict()
     for name, value in known.items():
         if name in ("head_dim", "num_key_value_heads") and "qk_rope_head_dim" in known:
             continue  # follows from the latent attention's widths
         if name in kind.sub_configs and kind.sub_configs[name] is not None:
             if value is not None:
-                found[name] = _small_part(kind.sub_configs[name], value)
+                settings[name] = _small_part(kind.sub_configs[name], value)
         elif name in SMALL and value is not None:
-            found[name] = SMALL[name]
+            settings[name] = SMALL[name]
         elif name in TOKENS and value is not None:
-            found[name] = TOKENS[name]
-    return found
+            settings[name] = TOKENS[name]
+    return settings
 
 
 def _small_part(kind: Any, default: dict[str, Any]) -> dict[str, Any]:

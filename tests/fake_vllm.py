@@ -43,7 +43,7 @@ def _checked(name: str) -> Any:
     """Refuses arguments that vLLM's callable of this name does not take; gives those it is called with, by name."""
     names = vllm_signatures.recorded()[name]
     signature = Signature([Parameter(each, Parameter.POSITIONAL_OR_KEYWORD, default=None) for each in names])
-    return lambda *given, **named: dict(signature.bind(*given, **named).arguments)
+    return lambda *args, **named: dict(signature.bind(*args, **named).arguments)
 
 
 def _record(name: str, **values: Any) -> SimpleNamespace:
@@ -66,8 +66,8 @@ class LLMEngine:
         self.broken: Exception | None = None
         """Raised by the next step."""
 
-    def add_request(self, *given: Any, **named: Any) -> str:
-        request = _checked("LLMEngine.add_request")(*given, **named)
+    def add_request(self, *args: Any, **named: Any) -> str:
+        request = _checked("LLMEngine.add_request")(*args, **named)
         ids, params = request["prompt"]["prompt_token_ids"], request["params"]
         if len(ids) + params.max_tokens > self.model_config.max_model_len:
             raise ValueError("longer than the maximum model length")
@@ -81,8 +81,8 @@ class LLMEngine:
         self.waiting.append(request)
         return f"{request['request_id']}-internal"
 
-    def abort_request(self, *given: Any, **named: Any) -> None:
-        gone = _checked("LLMEngine.abort_request")(*given, **named)["request_ids"]
+    def abort_request(self, *args: Any, **named: Any) -> None:
+        gone = _checked("LLMEngine.abort_request")(*args, **named)["request_ids"]
         self.waiting = [request for request in self.waiting if request["request_id"] not in gone]
 
     def step(self) -> list[Any]:
@@ -169,23 +169,23 @@ def installed() -> Iterator[list[dict[str, Any]]]:
     loaded: list[dict[str, Any]] = []
 
     class LLM:
-        def __init__(self, *given: Any, **named: Any) -> None:
-            loaded.append(_checked("LLM")(*given, **named))
+        def __init__(self, *args: Any, **named: Any) -> None:
+            loaded.append(_checked("LLM")(*args, **named))
             self.llm_engine = LLMEngine(loaded[-1])
 
-    def parameters(*given: Any, **named: Any) -> Any:
-        return _record("SamplingParams", **{**DEFAULTS, **_checked("SamplingParams")(*given, **named)})
+    def parameters(*args: Any, **named: Any) -> Any:
+        return _record("SamplingParams", **{**DEFAULTS, **_checked("SamplingParams")(*args, **named)})
 
     kinds = Enum("RequestOutputKind", vllm_signatures.recorded()["RequestOutputKind"])
     modules = {
         "vllm": {"LLM": LLM, "SamplingParams": parameters},
         "vllm.sampling_params": {"SamplingParams": parameters, "RequestOutputKind": kinds},
         "vllm.lora": {},
-        "vllm.lora.request": {"LoRARequest": lambda *given: _named_in_order(given)},
+        "vllm.lora.request": {"LoRARequest": lambda *args: _named_in_order(args)},
     }
-    made = {name: _module(name, contents) for name, contents in modules.items()}
-    before = {name: sys.modules.get(name) for name in made}
-    sys.modules.update(made)
+    stand_ins = {name: _module(name, contents) for name, contents in modules.items()}
+    before = {name: sys.modules.get(name) for name in stand_ins}
+    sys.modules.update(stand_ins)
     try:
         yield loaded
     finally:
@@ -195,8 +195,8 @@ def installed() -> Iterator[list[dict[str, Any]]]:
                 sys.modules[name] = module
 
 
-def _named_in_order(given: tuple[Any, ...]) -> SimpleNamespace:
-    return _record("LoRARequest", **dict(zip(("lora_name", "lora_int_id", "lora_path"), given, strict=True)))
+def _named_in_order(args: tuple[Any, ...]) -> SimpleNamespace:
+    return _record("LoRARequest", **dict(zip(("lora_name", "lora_int_id", "lora_path"), args, strict=True)))
 
 
 def _module(name: str, contents: dict[str, Any]) -> ModuleType:

@@ -122,7 +122,7 @@ FAMILIES = {
 def tokenizer(name: str, tags: str = "text") -> PreTrainedTokenizerFast:
     """The family's tokenizer; its tags of reasoning are `text`, `tokens` of their own, or `special` ones."""
     family = FAMILIES[name]
-    made = PreTrainedTokenizerFast(
+    result = PreTrainedTokenizerFast(
         tokenizer_object=micro.core(family.special),
         eos_token=family.eos,
         pad_token=family.special[0],
@@ -130,8 +130,8 @@ def tokenizer(name: str, tags: str = "text") -> PreTrainedTokenizerFast:
     )
     if tags != "text":
         added = [AddedToken(tag, special=tags == "special", normalized=False) for tag in ("<think>", "</think>")]
-        made.add_tokens(added, special_tokens=tags == "special")
-    return made
+        result.add_tokens(added, special_tokens=tags == "special")
+    return result
 
 
 def save(folder: Path, tokens: PreTrainedTokenizerFast, chain: list[int] | None = None) -> Path:

@@ -11,6 +11,6 @@ from safereason.cli.app import main
 
 if __name__ == "__main__":
     torch.distributed.init_process_group("gloo")
-    PartialState._prepare_backend = lambda self, *given: ("gloo", DistributedType.MULTI_GPU)
+    PartialState._prepare_backend = lambda self, *args: ("gloo", DistributedType.MULTI_GPU)
     PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
     main()

@@ -43,10 +43,10 @@ def section(**changes) -> GRPO:
     return GRPO(**{**values, **changes})
 
 
-class Given:
-    """Rollouts and rewards that are given instead of drawn, as TRL asks for them."""
+class FixedRollouts:
+    """Rollouts and rewards that are fixed instead of drawn, as TRL asks for them."""
 
-    __name__ = "given"
+    __name__ = "fixed"
 
     def __init__(self, tokenizer, rewards: dict[str, list[float | None]]) -> None:
         self.prompts = {prompt: prompt_ids(tokenizer, user(prompt)) for prompt in ROLLOUTS}
@@ -76,19 +76,19 @@ class Given:
 def make_trainer(model: Path, folder: Path, chosen: GRPO, rewards=REWARDS, kind=GroupTrainer, **arguments):
     """The trainer of a recipe's section, but for where its rollouts and rewards come from."""
     tokenizer = load_tokenizer(ModelSpec.parse(str(model)))
-    given = Given(tokenizer, rewards)
-    stated = grpo_arguments(chosen, prompts=len(ROLLOUTS), seed=0, output_dir=str(folder / "checkpoints"))
+    fixed = FixedRollouts(tokenizer, rewards)
+    settings = grpo_arguments(chosen, prompts=len(ROLLOUTS), seed=0, output_dir=str(folder / "checkpoints"))
     trainer = kind(
         *([chosen] if kind is GroupTrainer else []),
         model=load_model(str(model)),
-        reward_funcs=[given],
-        args=GRPOConfig(**{**stated, **arguments}),
+        reward_funcs=[fixed],
+        args=GRPOConfig(**{**settings, **arguments}),
         train_dataset=Dataset.from_list([{"prompt": user(prompt)} for prompt in ROLLOUTS]),
         processing_class=tokenizer,
         peft_config=lora_config(chosen.lora),
-        rollout_func=given.rollouts if chosen.rollouts == "engine" else None,
+        rollout_func=fixed.rollouts if chosen.rollouts == "engine" else None,
     )
-    trainer.given = given
+    trainer.fixed = fixed
     return trainer
 
 
@@ -110,10 +110,10 @@ class Gradients(TrainerCallback):
     """Keeps the gradients that the first optimizer step is given."""
 
     def __init__(self) -> None:
-        self.found: dict[str, Tensor] = {}
+        self.by_name: dict[str, Tensor] = {}
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **named):
-        self.found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        self.by_name = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def one_step(trainer) -> tuple[float, dict[str, Tensor]]:
@@ -122,7 +122,7 @@ def one_step(trainer) -> tuple[float, dict[str, Tensor]]:
     trainer.add_callback(gradients)
     trainer.train()
     (loss,) = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    return loss, gradients.found
+    return loss, gradients.by_name
 
 
 def exact(source) -> LlamaForCausalLM:
@@ -132,14 +132,14 @@ def exact(source) -> LlamaForCausalLM:
     return model.double().eval()
 
 
-def plain(model, given: Given, temperature: float) -> tuple[list[Tensor], list[Tensor]]:
+def plain(model, fixed: FixedRollouts, temperature: float) -> tuple[list[Tensor], list[Tensor]]:
     """Log-probabilities and entropies of each rollout's tokens, a row at a time, without padding, cache or packing."""
     logps, entropies = [], []
-    for prompt, completions in given.completions.items():
+    for prompt, completions in fixed.completions.items():
         for completion in completions:
-            ids = torch.tensor([*given.prompts[prompt], *completion])
+            ids = torch.tensor([*fixed.prompts[prompt], *completion])
             scores = model(input_ids=ids[None], use_cache=False).logits[0] / temperature
-            scores = scores.log_softmax(-1)[len(given.prompts[prompt]) - 1 : -1]
+            scores = scores.log_softmax(-1)[len(fixed.prompts[prompt]) - 1 : -1]
             logps.append(scores[torch.arange(len(completion)), torch.tensor(completion)])
             entropies.append(-(scores.exp() * scores).sum(-1))
     return logps, entropies

@@ -51,7 +51,7 @@ class Scripted:
     find: Callable[[Question, int], GuardVerdict] = find
     policy: Policy = field(default_factory=lambda: policies.load("default"))
     name: str = "scripted"
-    asked: list[tuple[list[Question], str, int]] = field(default_factory=list)
+    calls: list[tuple[list[Question], str, int]] = field(default_factory=list)
     """Questions, policy and seed of each call."""
     open: threading.Event = field(default_factory=_set)
     """Calls wait until it is set."""
@@ -65,7 +65,7 @@ class Scripted:
     ) -> None:
         assert alone
         assert on_verdict is not None
-        self.asked.append((list(questions), self.policy.name, seed))
+        self.calls.append((list(questions), self.policy.name, seed))
         self.entered.release()
         assert self.open.wait(PATIENCE)
         for i, question in enumerate(questions):
@@ -79,7 +79,7 @@ class Served:
     app: FastAPI
     url: str
 
-    def ask(
+    def request(
         self, path: str, body: Any = None, *, headers: dict[str, str] | None = None, raw: Any = None
     ) -> tuple[int, Any, http.client.HTTPMessage]:
         """One request: GET without a body, else POST of `body` as JSON or of `raw` as it is."""
@@ -101,7 +101,7 @@ class Served:
 
     def code(self, path: str, body: Any = None, **named: Any) -> tuple[int, str]:
         """Status and error code of a request that is refused."""
-        status, document, _ = self.ask(path, body, **named)
+        status, document, _ = self.request(path, body, **named)
         assert set(document["error"]) == {"message", "type", "param", "code"}
         return status, document["error"]["code"]
 

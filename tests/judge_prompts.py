@@ -65,7 +65,7 @@ def save_eval_utils(home: Path) -> None:
     (home / "harmbench" / "eval_utils.py").write_text(EVAL_UTILS)
 
 
-def wanted(
+def behavior_request(
     request: str, context: str | None = None, category: str = "standard/x", name: str = "one"
 ) -> BehaviorRequest:
     """A behavior of HarmBench."""
@@ -74,4 +74,4 @@ def wanted(
 
 def exchange(answer: str, request: str = "Do it.", context: str | None = None) -> Exchange:
     """An answer to an attack's disguise of a request."""
-    return Exchange("In disguise.", answer, wanted(request, context))
+    return Exchange("In disguise.", answer, behavior_request(request, context))

@@ -21,14 +21,14 @@ BEGIN, UNKNOWN = "<s>", "<unk>"
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """The bytes, ` Yes` and ` No`, and Llama's special tokens; a text begins with `<s>`."""
-    made = micro.tokenizer()
-    made.add_special_tokens({"bos_token": BEGIN, "unk_token": UNKNOWN})
-    made.add_tokens([AddedToken(word, normalized=False) for word in ("Yes", "No")])
-    made.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{BEGIN} $A", special_tokens=[(BEGIN, made.convert_tokens_to_ids(BEGIN))]
+    result = micro.tokenizer()
+    result.add_special_tokens({"bos_token": BEGIN, "unk_token": UNKNOWN})
+    result.add_tokens([AddedToken(word, normalized=False) for word in ("Yes", "No")])
+    result.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{BEGIN} $A", special_tokens=[(BEGIN, result.convert_tokens_to_ids(BEGIN))]
     )
-    made.chat_template = None
-    return made
+    result.chat_template = None
+    return result
 
 
 def save_classifier(path: Path, after: str, answers: Mapping[str, float], context: int = 8192) -> Path:
@@ -40,19 +40,19 @@ def save_classifier(path: Path, after: str, answers: Mapping[str, float], contex
         answers: Probabilities by token.
         context: Tokens it reads.
     """
-    made = tokenizer()
+    tokens = tokenizer()
     torch.manual_seed(0)
-    settings = micro.config(tie_word_embeddings=False, max_position_embeddings=context, vocab_size=len(made))
+    settings = micro.config(tie_word_embeddings=False, max_position_embeddings=context, vocab_size=len(tokens))
     model = LlamaForCausalLM(settings)
     with torch.no_grad():
         for weights in model.parameters():
             weights.zero_()
         model.model.norm.weight.fill_(1.0)
-        model.model.embed_tokens.weight[made(after, add_special_tokens=False)["input_ids"][0], 0] = 1.0
+        model.model.embed_tokens.weight[tokens(after, add_special_tokens=False)["input_ids"][0], 0] = 1.0
         for answer, probability in answers.items():
             # The norm makes of a unit vector one of length sqrt(64).
             logit = (SURE + math.log(probability)) / math.sqrt(settings.hidden_size)
-            model.lm_head.weight[made(answer, add_special_tokens=False)["input_ids"][0], 0] = logit
+            model.lm_head.weight[tokens(answer, add_special_tokens=False)["input_ids"][0], 0] = logit
     model.save_pretrained(path)
-    made.save_pretrained(path)
+    tokens.save_pretrained(path)
     return path

@@ -47,8 +47,8 @@ def on_streams(*arguments: object, streams: Sequence[int], env: Mapping[str, str
     argv = list(map(str, arguments))
     if _warm().takes(env):
         return _warm().start(argv, env=env, streams=streams)
-    given, out, err = streams
-    return subprocess.Popen([COMMAND, *argv], env=env, stdin=given, stdout=out, stderr=err, start_new_session=True)
+    stdin, out, err = streams
+    return subprocess.Popen([COMMAND, *argv], env=env, stdin=stdin, stdout=out, stderr=err, start_new_session=True)
 
 
 def python(program: str, *arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
@@ -75,7 +75,7 @@ def _warm() -> Warm:
     return Warm(COMMAND, offline())
 
 
-def said_once(done: subprocess.CompletedProcess[str]) -> str:
+def refusal_line(done: subprocess.CompletedProcess[str]) -> str:
     """The one line on stderr of a command that refused, with nothing on stdout and no traceback."""
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1, done.stderr

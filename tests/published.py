@@ -129,7 +129,7 @@ def ultrafeedback_row(prompt):
 
 def wildchat_row(*turns, language="English", toxic=False, redacted=False):
     """A conversation of the turns' texts, the user's first."""
-    said = [
+    messages = [
         {
             "content": text,
             "language": language,
@@ -142,7 +142,7 @@ def wildchat_row(*turns, language="English", toxic=False, redacted=False):
     return {
         "conversation_id": "c",
         "model": "gpt-4",
-        "conversation": said,
+        "conversation": messages,
         "turn": len(turns) // 2,
         "language": language,
         "openai_moderation": [{"flagged": toxic}],

@@ -55,8 +55,8 @@ def test_a_fault_comes_at_the_write_it_is_told(kind: str, at: int, code: int, le
     assert done.returncode == code, done.stderr
     assert {path.name for path in work.iterdir()} == left
     if kind == "none":
-        seen = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
-        assert [event for event, _ in seen] == ["open", "os.rename", "open"]
+        lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+        assert [event for event, _ in lines] == ["open", "os.rename", "open"]
     if kind in ("disk", "memory", "size"):
         assert {"disk": "No space left", "memory": "MemoryError", "size": "File too large"}[kind] in done.stderr
 
@@ -73,7 +73,7 @@ def folder_of(path: Path, rows: list[dict[str, str]], **files: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("rows", "files", "found"),
+    ("rows", "files", "expected_counts"),
     [
         (GOOD, {}, {}),
         (GOOD[:2], {}, {"lost": 1}),
@@ -86,25 +86,25 @@ def folder_of(path: Path, rows: list[dict[str, str]], **files: str) -> Path:
         (GOOD, {"more_txt": ""}, {"different": 1}),
     ],
 )
-def test_what_went_wrong_with_a_result_is_counted(rows, files, found, tmp_path: Path):
-    wanted = folder_of(tmp_path / "wanted", GOOD, metrics_json='{"n": 1, "seconds": 3}')
-    there = folder_of(tmp_path / "found", rows, **{"metrics_json": '{"n": 1, "seconds": 4}', **files})
+def test_what_went_wrong_with_a_result_is_counted(rows, files, expected_counts, tmp_path: Path):
+    expected = folder_of(tmp_path / "expected", GOOD, metrics_json='{"n": 1, "seconds": 3}')
+    result = folder_of(tmp_path / "result", rows, **{"metrics_json": '{"n": 1, "seconds": 4}', **files})
     tally = Tally("test", tmp_path / "keep")
-    records.compare(tally, there, wanted, records.files_under(wanted), {"command": "x"})
+    records.compare(tally, result, expected, records.files_under(expected), {"command": "x"})
     counts = {key: value for key, value in vars(tally.counts).items() if value}
-    assert counts == found
-    assert tally.counts.faults() == sum(found.values())
-    assert bool(list((tmp_path).glob("keep/test/*/fault.json"))) == bool(found)
+    assert counts == expected_counts
+    assert tally.counts.faults() == sum(expected_counts.values())
+    assert bool(list((tmp_path).glob("keep/test/*/fault.json"))) == bool(expected_counts)
 
 
 def test_a_missing_file_is_lost_and_a_broken_one_is_damaged(tmp_path: Path):
-    wanted = folder_of(tmp_path / "wanted", GOOD, metrics_json="{}")
-    there = folder_of(tmp_path / "found", GOOD)
+    expected = folder_of(tmp_path / "expected", GOOD, metrics_json="{}")
+    result = folder_of(tmp_path / "result", GOOD)
     tally = Tally("test", tmp_path / "keep")
-    records.compare(tally, there, wanted, records.files_under(wanted), {"command": "x"})
+    records.compare(tally, result, expected, records.files_under(expected), {"command": "x"})
     assert tally.counts.lost == 1
-    (there / "metrics.json").write_text('{"cut')
-    assert list(records.damaged(there)) == ["metrics.json: JSONDecodeError"]
+    (result / "metrics.json").write_text('{"cut')
+    assert list(records.damaged(result)) == ["metrics.json: JSONDecodeError"]
 
 
 def test_the_table_sums_up(tmp_path: Path):
@@ -116,7 +116,7 @@ def test_the_table_sums_up(tmp_path: Path):
 
 @given(st.integers(0, 2**32))
 def test_the_same_seed_does_the_same_damage(seed: int):
-    made = [
+    damaged = [
         (
             damage.as_json({"a": [1, {"b": "c"}]}, random.Random(seed)),
             damage.rows(GOOD, random.Random(seed)),
@@ -124,4 +124,4 @@ def test_the_same_seed_does_the_same_damage(seed: int):
         )
         for _ in range(2)
     ]
-    assert made[0] == made[1]
+    assert damaged[0] == damaged[1]

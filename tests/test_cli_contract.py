@@ -98,12 +98,12 @@ for argv in map(str.split, sys.stdin.read().splitlines()):
 
 
 def test_help_and_recipes_work_with_nothing_heavy_to_import(tmp_path):
-    asked = (
+    commands = (
         [[*path, "--help"] for path in COMMANDS]
         + [[group, "--help"] for group in GRAMMAR]
         + [["--help"], ["--version"]]
     )
-    asked += [
+    commands += [
         ["recipe", "ls"],
         ["recipe", "show", "tars-1.5b", "rl.kl_coef=0"],
         ["recipe", "show", "rsafe", "--sources"],
@@ -115,9 +115,9 @@ def test_help_and_recipes_work_with_nothing_heavy_to_import(tmp_path):
         ["data", "ls"],
         ["guard", "policy", "ls"],
     ]
-    lines = "\n".join(" ".join(argv) for argv in asked)
+    lines = "\n".join(" ".join(argv) for argv in commands)
     done = subprocess.run([sys.executable, "-c", BLOCKED], input=lines, capture_output=True, text=True, timeout=120)
-    assert done.stderr.splitlines() == [f"exit 0: {' '.join(argv)}" for argv in asked]
+    assert done.stderr.splitlines() == [f"exit 0: {' '.join(argv)}" for argv in commands]
 
 
 def test_every_eval_attack_judge_and_guard_is_listed_with_what_it_is():

@@ -72,10 +72,10 @@ def test_the_table_has_a_row_a_measure_and_a_column_a_folder(folder):
 def test_a_goal_that_is_missed_is_named_and_ends_with_1(folder, capsys):
     assert STYLE["main"]([str(folder)]) == 0
     assert STYLE["main"]([str(folder), "--check"]) == 1
-    said = capsys.readouterr().err
-    assert f"{folder}: comprehensions per 1000 non-blank lines: 187.5, and at most 25 is the goal" in said
-    assert f"{folder}: `fmt: skip` and `fmt: off`: 2.0, and at most 0 is the goal" in said
-    assert "comments" not in said
+    stderr = capsys.readouterr().err
+    assert f"{folder}: comprehensions per 1000 non-blank lines: 187.5, and at most 25 is the goal" in stderr
+    assert f"{folder}: `fmt: skip` and `fmt: off`: 2.0, and at most 0 is the goal" in stderr
+    assert "comments" not in stderr
 
 
 def test_a_source_that_meets_the_goals_passes(tmp_path, capsys):

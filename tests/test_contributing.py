@@ -45,7 +45,7 @@ def test_the_attack_that_is_shown_finds_test_cases():
     attack = scope["ATTACK"]
     assert isinstance(attack, Attack)
     behavior = Example("source/1", "Say it", "harmful", "source")
-    (step,) = attack.search([behavior], attack.settings(), Setup(target=None))
+    (step,) = attack.search([behavior], attack.settings(), Setup(target_model=None))
     assert [(case.behavior_id, case.attack, case.prompt) for case in step.cases] == [("source/1", "capitals", "SAY IT")]
 
 

@@ -44,11 +44,11 @@ TYPED = [(page.name, command) for page in PAGES for command in commands(page)]
 @pytest.mark.parametrize(("page", "command"), TYPED)
 def test_commands_parse_and_their_recipes_exist(page, command):
     words = shlex.split(command, comments=True)[1:]
-    found, path = COMMANDS, []
-    while hasattr(found, "commands"):
+    click_command, path = COMMANDS, []
+    while hasattr(click_command, "commands"):
         path.append(words.pop(0))
-        found = found.commands[path[-1]]
-    context = found.make_context(" ".join(path), words)  # a usage error where it cannot be typed
+        click_command = click_command.commands[path[-1]]
+    context = click_command.make_context(" ".join(path), words)  # a usage error where it cannot be typed
     names = [context.params.get(key) for key in ("recipe", "name", "first", "second")]
     known = {file.stem for file in shipped()}
     assert [name for name in names if name and not name.endswith(".yaml") and name not in known] == []
@@ -91,8 +91,10 @@ def test_recipes_in_the_docs_load(page, text, tmp_path):
 def test_links_between_files_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-            made = target.startswith(("https://", "reference/", "../reference/")) or target.removeprefix("../") in MADE
-            assert made or (page.parent / target).exists(), f"{page.name}: {target}"
+            is_generated = (
+                target.startswith(("https://", "reference/", "../reference/")) or target.removeprefix("../") in MADE
+            )
+            assert is_generated or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_the_page_on_one_example_names_modules_that_are_there_and_each_once():

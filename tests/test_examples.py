@@ -28,11 +28,11 @@ def entrypoint() -> str:
 @pytest.mark.parametrize("command", [*slurm_commands(), entrypoint()])
 def test_commands_of_the_examples_parse(command):
     words = shlex.split(command)[1:]
-    found, path = typer.main.get_command(app), []
-    while hasattr(found, "commands"):
+    click_command, path = typer.main.get_command(app), []
+    while hasattr(click_command, "commands"):
         path.append(words.pop(0))
-        found = found.commands[path[-1]]
-    recipe = found.make_context(" ".join(path), words).params.get("recipe")
+        click_command = click_command.commands[path[-1]]
+    recipe = click_command.make_context(" ".join(path), words).params.get("recipe")
     assert recipe is None or load(recipe)
 
 

@@ -77,10 +77,10 @@ def test_the_guard_answers_in_a_pipe(result):
     rows = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS)
     done = safereason("guard", "classify", "--model", result["runs"]["guard rl"], "-", stdin=rows, timeout=HOUR)
     assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["row"] for row in found] == [1, 2]
-    assert all(row["label"] in ("safe", "unsafe") and 0 <= row["score"] <= 1 for row in found)
-    assert all(row["reasoning"] for row in found)
+    verdicts = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["row"] for row in verdicts] == [1, 2]
+    assert all(row["label"] in ("safe", "unsafe") and 0 <= row["score"] <= 1 for row in verdicts)
+    assert all(row["reasoning"] for row in verdicts)
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def served(run: str) -> Iterator[str]:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None
-            yield next(found[0] for line in server.stderr if (found := ADDRESS.search(line))) + "/v1"
+            yield next(match[0] for line in server.stderr if (match := ADDRESS.search(line))) + "/v1"
         finally:
             server.send_signal(signal.SIGTERM)
     assert server.returncode == 0

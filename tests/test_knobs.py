@@ -20,7 +20,7 @@ from safereason.recipe import schema
 from safereason.recipe.schema import DPO, GRPO, SFT, GuardSection, Recipe
 from safereason.rewards import RewardParts, RewardRow, open_reward
 from safereason.runs.records import RecordLog
-from safereason.stages import attack, data, guard, guard_eval, pipeline, rl, sft
+from safereason.stages import attack_plan, data, guard, guard_eval, pipeline, rl, sft
 from safereason.stages import eval as evaluation
 from safereason.stages.base import Options, Result
 from safereason.stages.preparation.contamination import ContaminationCheck
@@ -259,13 +259,13 @@ ONE_OF_ITS_KIND = {"algorithm", "reward.name", "mix"}
 
 def leaves(model: type[BaseModel], prefix: str = "") -> set[str]:
     """The dotted fields of a section, those of the sections in it in their place."""
-    found = set()
+    names = set()
     for name, field in model.model_fields.items():
         inner = INNER.get((model, name))
-        found |= leaves(inner, f"{prefix}{name}.") if inner else {f"{prefix}{name}"}
+        names |= leaves(inner, f"{prefix}{name}.") if inner else {f"{prefix}{name}"}
         known = inner or name in LISTED_APART
         assert known or not _is_section(field.annotation), f"{prefix}{name} is a section that INNER does not name"
-    return found
+    return names
 
 
 def _is_section(annotation: Any) -> bool:
@@ -328,7 +328,7 @@ def _sft(values: dict[str, Any], model, folder) -> dict[str, Any]:
 
 def _rows_trained_on(section: SFT, model, folder) -> list[Any]:
     """What the stage hands to the trainer."""
-    handed: list[Any] = []
+    trained: list[Any] = []
     folder.mkdir()
     answers = [*["So."] * 8, "So it is, and so it was before."]
     write_parquet(
@@ -341,9 +341,9 @@ def _rows_trained_on(section: SFT, model, folder) -> list[Any]:
     recipe = Recipe(name="own", model=str(model), data=MIX, sft=section)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "built_data", lambda recipe, options: folder)
-        patch.setattr("safereason.training.sft.train", lambda run, rows: handed.extend(rows) or {})
+        patch.setattr("safereason.training.sft.train", lambda run, rows: trained.extend(rows) or {})
         sft.train_sft(recipe, Options(root=folder))
-    return handed
+    return trained
 
 
 @pytest.fixture(scope="module")
@@ -383,13 +383,13 @@ def _grpo(section: GRPO, model, folder) -> dict[str, Any]:
 
 def _drawn_with(section: GRPO) -> Any:
     """The sampling that the engine is given."""
-    given: list[Any] = []
+    samplings: list[Any] = []
 
     class Engine:
         def __init__(self, *arguments, **named) -> None: ...
 
         def generate(self, conversations, sampling, options, *, streams):
-            given.append(sampling)
+            samplings.append(sampling)
             return []
 
     trainer = SimpleNamespace(
@@ -403,7 +403,7 @@ def _drawn_with(section: GRPO) -> Any:
         patch.setattr(rollouts, "TransformersEngine", Engine)
         patch.setattr("trl.models.unwrap_model_for_generation", _Unwrapped)
         rollouts.rollout_function(section.sampling, 0, 1)([], trainer)
-    return given
+    return samplings
 
 
 class _Unwrapped:
@@ -417,14 +417,14 @@ class _Unwrapped:
 
 def _prompts_trained_on(section: GRPO, model, folder) -> list[str]:
     """What the stage hands to the trainer."""
-    handed: list[Any] = []
+    trained: list[Any] = []
     recipe = Recipe(name="own", model=str(model), data=MIX, rl=section)
     examples = [Example(f"own/{i}", "a" * i, "harmless", "own") for i in range(1, 40)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grpo, "train", lambda run, examples, *others: handed.extend(examples) or {})
+        patch.setattr(grpo, "train", lambda run, examples, *others: trained.extend(examples) or {})
         run = SimpleNamespace(path=folder, records=lambda name: RecordLog(folder / f"{name}.jsonl"))
         rl._train_grpo(section, recipe, ModelSpec.parse(str(model)), examples, None, run)
-    return [example.id for example in handed]
+    return [example.id for example in trained]
 
 
 def _scored(section: GRPO, model, folder) -> dict[str, Any]:
@@ -457,20 +457,20 @@ def test_each_dpo_field_changes_what_is_built(key, base_of_dpo, micro_model, tmp
 
 def _dpo(section: DPO, model, folder) -> dict[str, Any]:
     """What the stage draws, and hands to the trainer."""
-    asked: list[Any] = []
-    handed: list[Any] = []
+    calls: list[Any] = []
+    trained_pairs: list[Any] = []
     recipe = Recipe(name="own", model=str(model), data=MIX, rl=section)
     examples = [Example(f"own/{i}", "a" * i, "harmless", "own") for i in range(1, 12)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preferences, "open_engine", lambda spec, **named: _Random(asked))
-        patch.setattr("safereason.training.dpo.train", lambda run, pairs: handed.extend(pairs) or {})
+        patch.setattr(preferences, "open_engine", lambda spec, **named: _Random(calls))
+        patch.setattr("safereason.training.dpo.train", lambda run, pairs: trained_pairs.extend(pairs) or {})
         run = SimpleNamespace(path=folder, records=lambda name: RecordLog(folder / f"{name}.jsonl"))
         preferences.train_dpo(section, recipe, ModelSpec.parse(str(model)), examples, _Counting(), run)
     return {
         "arguments": dpo_arguments(section, pairs=100, seed=0, output_dir="out", cpu=False),
         "adapters": lora_config(section.lora).to_dict(),
-        "drawn with": [sampling for _, sampling in asked],
-        "pairs": handed,
+        "drawn with": [sampling for _, sampling in calls],
+        "pairs": trained_pairs,
     }
 
 
@@ -505,7 +505,7 @@ class _Named:
 
     def __init__(self, spec: str) -> None:
         self.name = spec
-        self.measures = "quality" if spec in ("compliance", "reward-model:other") else "refusal"
+        self.measure = "quality" if spec in ("compliance", "reward-model:other") else "refusal"
 
     def judge(self, exchanges):
         return [Verdict(1 / len(self.name), "any") for _ in exchanges]
@@ -534,8 +534,8 @@ def test_each_guard_field_changes_what_is_trained_or_measured(key, base_guard, m
 @pytest.mark.parametrize("key", VERDICT_CHANGES)
 def test_each_field_of_rsafe_reward_changes_the_reward(key, base_guard, micro_model, tmp_path):
     values = changed(BASE_GUARD, f"train.{key}", VERDICT_CHANGES[key])
-    handed = _handed_to_rl(GuardSection(**values), micro_model, tmp_path)
-    assert handed["rewards"] != base_guard["rewards"]
+    result = _arguments_of_rl(GuardSection(**values), micro_model, tmp_path)
+    assert result["rewards"] != base_guard["rewards"]
 
 
 @pytest.mark.parametrize("key", SET_CHANGES)
@@ -547,7 +547,7 @@ def test_each_field_of_a_guards_set_changes_what_is_measured(key, base_guard, mi
 
 def _guard(values: dict[str, Any], model, folder) -> dict[str, Any]:
     section = GuardSection(**values)
-    trained = _handed_to_rl(section, model, folder / "rl") if section.train else {}
+    trained = _arguments_of_rl(section, model, folder / "rl") if section.train else {}
     return {"stages": _stages(section, model), **trained, **_measured(section, model, folder / "eval")}
 
 
@@ -561,9 +561,9 @@ def _stages(section: GuardSection, model) -> list[str]:
     return ran
 
 
-def _handed_to_rl(section: GuardSection, model, folder) -> dict[str, Any]:
+def _arguments_of_rl(section: GuardSection, model, folder) -> dict[str, Any]:
     """What the stage hands to the trainer of the guard."""
-    handed: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     (folder / "model").mkdir(parents=True)
     rows = [Example("own/1", "a", "harmless", "own"), Example("own/2", "b", "harmful", "own", response="c")]
     for name in (data.TRAIN, data.VALIDATION):
@@ -572,25 +572,25 @@ def _handed_to_rl(section: GuardSection, model, folder) -> dict[str, Any]:
     run = SimpleNamespace(path=folder, records=lambda name: RecordLog(folder / f"{name}.jsonl"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            grpo, "train", lambda run, examples, reward, rollouts, **named: handed.update(named, reward=reward) or {}
+            grpo, "train", lambda run, examples, reward, rollouts, **named: arguments.update(named, reward=reward) or {}
         )
         patch.setattr("safereason.training.validation.Validation", lambda *positional, **named: named)
         guard._train_guard_grpo(section.train, section, recipe, ModelSpec.parse(str(model)), folder, run)
     return {
-        "asked in training": [handed["prompt_builder"](example) for example in rows],
-        "rewards": [(parts.total, parts.parts) for parts in handed["reward"].score(ROWS)],
-        "looks": [(look["every"], look["best"] is None) for look in handed["callbacks"] if isinstance(look, dict)],
+        "asked in training": [arguments["prompt_builder"](example) for example in rows],
+        "rewards": [(parts.total, parts.parts) for parts in arguments["reward"].score(ROWS)],
+        "looks": [(look["every"], look["best"] is None) for look in arguments["callbacks"] if isinstance(look, dict)],
     }
 
 
 def _measured(section: GuardSection, model, folder) -> dict[str, Any]:
     """What the guard is asked in its evaluation, and the figures; it answers at random."""
-    asked: list[Any] = []
+    calls: list[Any] = []
     recipe = Recipe(name="own", model=str(model), data=MIX, guard=section)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("safereason.guard.open.open_engine", lambda spec, **named: _Random(asked))
+        patch.setattr("safereason.guard.open.open_engine", lambda spec, **named: _Random(calls))
         result = guard_eval.run_guard_eval(recipe, Options(root=folder, model=str(model)))
-    return {"asked after it": asked, "figures": result.metrics["figures"]}
+    return {"asked after it": calls, "figures": result.metrics["figures"]}
 
 
 class _Random:
@@ -599,14 +599,14 @@ class _Random:
     name = "random"
     tokenizer = None
 
-    def __init__(self, asked: list[Any]) -> None:
-        self.asked = asked
+    def __init__(self, calls: list[Any]) -> None:
+        self.calls = calls
 
     def generate(self, conversations, sampling, options):
-        self.asked.append((conversations, sampling))
+        self.calls.append((conversations, sampling))
         for i, conversation in enumerate(conversations):
-            says = ("safe", "unsafe")[sha256(conversation[0]["content"].encode()).digest()[0] % 2]
-            options.on_finish(i, 0, Completion(rf"\boxed{{{says}}}", (1, 2), "stop"))
+            label = ("safe", "unsafe")[sha256(conversation[0]["content"].encode()).digest()[0] % 2]
+            options.on_finish(i, 0, Completion(rf"\boxed{{{label}}}", (1, 2), "stop"))
         return []
 
 
@@ -652,14 +652,14 @@ def test_each_field_of_hygiene_changes_what_is_drawn(key, tmp_path):
 
 def _trained_beside_a_test(hygiene: dict[str, Any], folder) -> Any:
     """Rows that repeat each other nearly, and rows that the test set holds in one way or the other."""
-    said = [
+    prompts = [
         "Which birds come to a garden in the snow?",
         "Which birds come to a garden in the snow!!",
         "How do bees find their way home?",
         "Who painted the ceiling, and how long did it take him?",
     ]
     tested = ["how do bees find their way home", "Tell me how long did it take him to build it"]
-    for name, texts in (("train", said), ("test", tested)):
+    for name, texts in (("train", prompts), ("test", tested)):
         write_parquet(
             folder / f"{name}.parquet", [Example(f"{name}/{i}", text, "harmful", name) for i, text in enumerate(texts)]
         )
@@ -688,10 +688,10 @@ def test_each_field_of_the_teacher_changes_what_it_is_asked_or_what_is_kept(key)
         )
         for teacher in (TEACHER, changed(TEACHER_WHOLE, key, TEACHER_CHANGES[key]))
     ]
-    asked = [
+    requests = [
         (plan.teacher.model, len(plan.jobs), plan.teacher.sampling, plan.teacher.prefix, plan.judge) for plan in plans
     ]
-    assert asked[0] != asked[1]
+    assert requests[0] != requests[1]
 
 
 HARMLESS = {"source": "sample-harmless", "prompts": 4}
@@ -715,15 +715,15 @@ class Tries(AttackSettings):
 @pytest.mark.parametrize("key", ATTACKING_CHANGES)
 def test_each_field_of_attacking_changes_what_an_attack_works_with(key, monkeypatch):
     needs = frozenset({"answers", "weights", "attacker", "score"})
-    everything = Attack("all-in-one", "Needs everything", lambda *given: iter(()), needs, Tries)
+    everything = Attack("all-in-one", "Needs everything", lambda *args: iter(()), needs, Tries)
     monkeypatch.setitem(ATTACKS, "all-in-one", everything)
     whole = schema.Attacking(**ATTACKING).model_dump()
-    found = []
+    identities = []
     for section in (whole, changed(whole, key, ATTACKING_CHANGES[key])):
         recipe = Recipe(name="own", model="org/none", data=BASE_TARS, attack=section)
-        plan = attack.plan_attack(recipe, Options(), attack.AttackRequest("all-in-one", source="sample"))
-        found.append(attack.attack_identity(recipe, plan, ModelSpec.parse("org/target"), None))
-    assert found[0] != found[1]
+        plan = attack_plan.plan_attack(recipe, Options(), attack_plan.AttackRequest("all-in-one", source="sample"))
+        identities.append(attack_plan.attack_identity(recipe, plan, ModelSpec.parse("org/target"), None))
+    assert identities[0] != identities[1]
 
 
 @pytest.fixture(scope="module")
@@ -738,32 +738,32 @@ def test_each_field_of_an_evaluation_changes_what_is_asked_and_judged(key, base_
 
 def _evaluated(values: dict[str, Any], folder) -> list[Any]:
     """What `run` measures: what the model is asked and how, and which judge is opened."""
-    found: list[Any] = []
+    calls: list[Any] = []
     recipe = Recipe(name="own", model="org/none", data=BASE_TARS, eval=values)
 
-    class Asked:
+    class RecordingEngine:
         def generate(self, conversations, sampling, options):
-            found.append((conversations, sampling, options.prefix))
+            calls.append((conversations, sampling, options.prefix))
             for i in range(len(conversations)):
                 options.on_finish(i, 0, Completion("I can't help with that.", (), "stop", options.prefix))
 
     def open_judge(evaluation, spec):
-        found.append(spec)
+        calls.append(spec)
         return RefusalJudge()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "open_engine", lambda spec, **named: Asked())
+        patch.setattr(evaluation, "open_engine", lambda spec, **named: RecordingEngine())
         patch.setattr("safereason.evals.judge_for", open_judge)
         for name, measure in pipeline._evaluations(recipe).items():
-            found.append(name)
+            calls.append(name)
             if name in ("harmbench", "xstest"):
                 measure(recipe, Options(root=folder, model="openai/none"))
-    return found
+    return calls
 
 
 def test_report_to_changes_who_is_told_and_no_identity(micro_model, tmp_path, monkeypatch):
-    told: list[str] = []
-    monkeypatch.setattr("safereason.training.sft.train", lambda run, rows: told.append(run.report_to) or {})
+    trackers: list[str] = []
+    monkeypatch.setattr("safereason.training.sft.train", lambda run, rows: trackers.append(run.report_to) or {})
     monkeypatch.setattr("safereason.training.tracking.check", lambda tracker: None)
     monkeypatch.setattr(data, "built_data", lambda recipe, options: tmp_path)
     write_parquet(tmp_path / data.TRACES, [Example("own/1", "Why?", "harmless", "own", reasoning="hm", answer="So.")])
@@ -772,5 +772,5 @@ def test_report_to_changes_who_is_told_and_no_identity(micro_model, tmp_path, mo
     for tracker in schema.Recipe.model_fields["report_to"].annotation.__args__:
         changed_recipe = recipe.model_copy(update={"report_to": tracker})
         runs.append(sft.train_sft(changed_recipe, Options(root=tmp_path / "runs", on_existing="overwrite")).run)
-    assert told == ["none", "trackio", "wandb", "tensorboard", "mlflow"]
+    assert trackers == ["none", "trackio", "wandb", "tensorboard", "mlflow"]
     assert len(set(runs)) == 1

@@ -22,32 +22,34 @@ LINE = "wants to run its own code (auto_map in its files), which safereason neve
 
 def loads_of(source: str) -> list[tuple[int, bool]]:
     """Line of each call that loads something, and whether it says that no code of it runs."""
-    found = []
+    loads = []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         # A function of ours of this name reads JSON; a classmethod of transformers is asked through its class.
         if name in LOADS and not (name == "from_config" and isinstance(node.func, ast.Name)):
-            found.append((node.lineno, _refuses(node)))
-    return found
+            loads.append((node.lineno, _refuses(node)))
+    return loads
 
 
 def _refuses(call: ast.Call) -> bool:
-    stated = {keyword.arg: keyword.value for keyword in call.keywords}
-    if None in stated:  # `LLM(**arguments)`: what they hold is tested by the engine's own tests
-        return isinstance(stated[None], ast.Name) and stated[None].id == "arguments"
-    value = stated.get("trust_remote_code")
+    keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+    if None in keywords:  # `LLM(**arguments)`: what they hold is tested by the engine's own tests
+        return isinstance(keywords[None], ast.Name) and keywords[None].id == "arguments"
+    value = keywords.get("trust_remote_code")
     return isinstance(value, ast.Constant) and value.value is False
 
 
 def test_every_load_in_the_package_says_that_no_code_of_a_model_runs():
     sources = {path: path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
-    found = {
-        f"{path.relative_to(PACKAGE)}:{line}": says for path, text in sources.items() for line, says in loads_of(text)
+    loads = {
+        f"{path.relative_to(PACKAGE)}:{line}": refuses
+        for path, text in sources.items()
+        for line, refuses in loads_of(text)
     }
-    assert len(found) >= 8, "the loads are not seen any more"
-    assert [place for place, says in found.items() if not says] == []
+    assert len(loads) >= 8, "the loads are not seen any more"
+    assert [place for place, refuses in loads.items() if not refuses] == []
 
 
 CALLS = [
@@ -118,11 +120,11 @@ def places(tmp_path_factory: pytest.TempPathFactory, model: Path, micro_model: P
     (work / "micro").mkdir()
     (work / "micro/guard.yaml").write_text(GUARD.format(model=micro_model))
     run = work / "run"
-    made = (
+    command_lines = (
         f"data build --recipe {recipe} --root {work}/runs",
         f"data build --recipe {work}/micro/guard.yaml --root {work}/runs",
     )
-    for words in made:
+    for words in command_lines:
         assert errors.guarded(lambda words=words: app(words.split(), standalone_mode=False)) == 0, words
     evaluated = f"eval xstest --recipe {recipe} --model {micro_model} --out {run} eval.sampling.max_new_tokens=2"
     errors.guarded(lambda: app(evaluated.split(), standalone_mode=False))
@@ -138,11 +140,11 @@ def test_a_command_refuses_a_model_with_its_own_code(name: str, places, tmp_path
     monkeypatch.setattr("sys.stdin", io.StringIO(YES))
     words = COMMANDS[name].format(**places, out=tmp_path / "out").split()
     code = errors.guarded(lambda: app(words, standalone_mode=False))
-    said = capfd.readouterr()
+    output = capfd.readouterr()
     assert list(places["model"].rglob(own_code.MARKER)) == []
-    assert (code, LINE in said.err) == (2, True), said.err
-    assert "[y/N]" not in said.err + said.out
-    assert said.err.rstrip("\n").count("\n") <= said.err.count("safereason: "), said.err
+    assert (code, LINE in output.err) == (2, True), output.err
+    assert "[y/N]" not in output.err + output.out
+    assert output.err.rstrip("\n").count("\n") <= output.err.count("safereason: "), output.err
 
 
 def test_rows_on_standard_input_answer_no_question_of_a_models(tmp_path: Path):

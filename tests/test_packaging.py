@@ -53,9 +53,9 @@ def test_the_installed_command_shows_recipes_with_nothing_heavy_installed(wheel,
     install = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "-q", wheel]
     subprocess.run(install, check=True, capture_output=True, timeout=600)
     assert _run([python, "-c", "import torch"], tmp_path).returncode != 0
-    shown = _run([home / "bin" / "safereason", "recipe", "show", "tars-smoke"], tmp_path)
-    assert (shown.returncode, shown.stderr) == (0, "")
-    assert "model: embedded/smollm2-135m\n" in shown.stdout
+    done = _run([home / "bin" / "safereason", "recipe", "show", "tars-smoke"], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "model: embedded/smollm2-135m\n" in done.stdout
     listed = _run([home / "bin" / "safereason", "recipe", "ls"], tmp_path).stdout
     assert {path.stem for path in (ROOT / "recipes").glob("*.yaml")} <= set(listed.split())
     version = _run([home / "bin" / "safereason", "--version"], tmp_path).stdout.strip()
@@ -72,14 +72,14 @@ def test_every_dependency_is_pinned_at_a_version_that_pyproject_allows():
 
 def _closure(names) -> set[str]:
     """Distributions that these need here."""
-    found, left = set(), list(names)
+    reached, left = set(), list(names)
     while left:
         name = left.pop()
-        if name not in found:
-            found.add(name)
+        if name not in reached:
+            reached.add(name)
             requirements = [Requirement(text) for text in metadata.requires(name) or ()]
             left += [r.name for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
-    return found
+    return reached
 
 
 def _link(distributions: set[str], site: Path) -> None:

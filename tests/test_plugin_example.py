@@ -10,7 +10,7 @@ from pathlib import Path
 
 import openai_server
 import pytest
-from program import COMMAND, offline, safereason, said_once
+from program import COMMAND, offline, refusal_line, safereason
 
 from safereason.runs.records import read_records
 
@@ -88,8 +88,8 @@ def test_the_attack_runs_and_its_records_know_it_by_its_own_name(
     name, source, path = "courtesy", "manners", installed
     if by_path:
         name, source, path = f"{PACKAGE}.attack:COURTESY", f"{PACKAGE}.source:PROMPTS", copied
-    asked = ("attack", name, "courtesy.word=Kindly", "--prompts", source, "--root", tmp_path)
-    result = result_of(*asked, path=path)
+    arguments = ("attack", name, "courtesy.word=Kindly", "--prompts", source, "--root", tmp_path)
+    result = result_of(*arguments, path=path)
     run = Path(result["run"])
     assert run.parent == tmp_path / "attack" / "courtesy"
     assert [(record["attack"], record["prompt"]) for record in read_records(run / "cases.jsonl")] == [
@@ -97,7 +97,9 @@ def test_the_attack_runs_and_its_records_know_it_by_its_own_name(
         ("courtesy", "Kindly: A request about other people's letters."),
     ]
     # The same run, by whichever name it was found: it is not searched again.
-    assert result_of("attack", "courtesy", *asked[2:4], "manners", *asked[5:], path=installed)["run"] == str(run)
+    assert result_of("attack", "courtesy", *arguments[2:4], "manners", *arguments[5:], path=installed)["run"] == str(
+        run
+    )
 
 
 @pytest.mark.parametrize("by_path", [False, True], ids=["installed", "dotted path"])
@@ -149,8 +151,8 @@ def test_a_benchmark_is_measured_under_the_attack(
     attack, source, path = "courtesy", "manners", installed
     if by_path:
         attack, source, path = f"{PACKAGE}.attack:COURTESY", f"{PACKAGE}.source:PROMPTS", copied
-    asked = ("--attacks", f"direct,{attack}", "--prompts", source, "--judge", "refusal", *polite)
-    result = result_of("eval", "harmbench", *asked, "courtesy.word=Kindly", "--root", tmp_path, path=path)
+    arguments = ("--attacks", f"direct,{attack}", "--prompts", source, "--judge", "refusal", *polite)
+    result = result_of("eval", "harmbench", *arguments, "courtesy.word=Kindly", "--root", tmp_path, path=path)
     assert result["metrics"]["attacks"] == ["direct", "courtesy"]
     prompts = [record["prompt"] for record in read_records(Path(result["run"]) / "completions.jsonl")]
     assert sum(prompt.startswith("Kindly: ") for prompt in prompts) == 2
@@ -161,8 +163,18 @@ def test_the_guard_is_measured(installed: str, copied: str, micro_model: Path, t
     guard, source, path = "yes-no", "manners", installed
     if by_path:
         guard, source, path = f"{PACKAGE}.guard:YES_NO", f"{PACKAGE}.source:PROMPTS", copied
-    asked = ("eval", "guard", "--guard", f"{guard}:{micro_model}", "--prompts", source, "--root", tmp_path, "--json")
-    done = safereason(*asked, PYTHONPATH=path)
+    arguments = (
+        "eval",
+        "guard",
+        "--guard",
+        f"{guard}:{micro_model}",
+        "--prompts",
+        source,
+        "--root",
+        tmp_path,
+        "--json",
+    )
+    done = safereason(*arguments, PYTHONPATH=path)
     # The micro model writes noise, so that no row has a verdict and the command says that it measured nothing.
     assert done.returncode == 1, done.stderr
     result = json.loads(done.stdout)
@@ -184,7 +196,7 @@ def test_the_guard_is_measured(installed: str, copied: str, micro_model: Path, t
 def test_what_cannot_be_found_is_one_line(copied: str, words: tuple[str, ...], message: str):
     done = safereason(*words, PYTHONPATH=copied)
     assert done.returncode == 2
-    assert message in said_once(done)
+    assert message in refusal_line(done)
 
 
 def test_help_and_built_in_names_read_no_metadata(tmp_path: Path):

@@ -270,17 +270,17 @@ CHANGED = {
 @pytest.mark.parametrize("name", CHANGED)
 def test_a_baseline_differs_from_tars_only_where_it_says_so(name):
     """But for what a section that is not there leaves out."""
-    tars, found = dict(leaves(load("tars-1.5b"))), dict(leaves(load(name)))
-    assert {key for key in found if found[key] != tars.get(key)} == CHANGED[name]
-    left_out = {key.partition(".")[0] for key in tars.keys() - found.keys()}
+    tars, baseline = dict(leaves(load("tars-1.5b"))), dict(leaves(load(name)))
+    assert {key for key in baseline if baseline[key] != tars.get(key)} == CHANGED[name]
+    left_out = {key.partition(".")[0] for key in tars.keys() - baseline.keys()}
     assert left_out == ({"rl"} if name == "baseline-sft" else set())
 
 
 def test_dpo_is_given_the_data_the_sft_and_the_evaluation_of_tars():
-    tars, found = (load(name).model_dump() for name in ("tars-1.5b", "baseline-dpo"))
-    same = [key for key in ("model", "seed", "data", "sft", "attack", "eval") if tars[key] == found[key]]
+    tars, baseline = (load(name).model_dump() for name in ("tars-1.5b", "baseline-dpo"))
+    same = [key for key in ("model", "seed", "data", "sft", "attack", "eval") if tars[key] == baseline[key]]
     assert same == ["model", "seed", "data", "sft", "attack", "eval"]
-    assert {part: found["rl"][part] for part in ("sampling", "reward")} == {
+    assert {part: baseline["rl"][part] for part in ("sampling", "reward")} == {
         part: tars["rl"][part] for part in ("sampling", "reward")
     }
 

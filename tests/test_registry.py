@@ -52,10 +52,10 @@ def test_a_built_in_entry_is_found_by_its_name(fruits: Registry[Fruit]):
 @pytest.mark.parametrize("name", ["plum", "orchard.trees:PLUM"])
 def test_an_entry_of_another_package_is_found_and_keeps_its_own_name(fruits: Registry[Fruit], orchard: Path, name: str):
     assert any(point.name == "plum" for point in metadata.entry_points(group="safereason.fruits"))
-    found = fruits.find(name)
-    assert (found.name, found.summary) == ("plum", "A stone fruit")
-    assert fruits.find("plum") is found
-    assert fruits.find(name) is found
+    entry = fruits.find(name)
+    assert (entry.name, entry.summary) == ("plum", "A stone fruit")
+    assert fruits.find("plum") is entry
+    assert fruits.find(name) is entry
 
 
 @pytest.mark.parametrize(

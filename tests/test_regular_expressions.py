@@ -33,7 +33,7 @@ PUT_TOGETHER = {
     "safereason/data/verify.py: f'^.*?: row {number}: '",  # anchored, in a message of ours
     "safereason/engines/dialect.py: f'\\\\b{name}\\\\b'",  # the name of a parameter of ours
     "safereason/guard/score.py: f'{re.escape(word)}(?!\\\\w)'",  # a word
-    "safereason/judges/frame.py: ends",  # places in a frame
+    "safereason/judges/template.py: ends",  # slots of a judge's template
     "safereason/judges/rubric.py: self.pattern",  # a person's own rubric
     "safereason/text/template.py: '|'.join(map(re.escape, values))",  # names of places
 }
@@ -82,7 +82,7 @@ PIECES = (
 
 
 @dataclass(frozen=True)
-class Found:
+class Usage:
     """A pattern, where it is, and how it is run."""
 
     where: str
@@ -138,16 +138,16 @@ def flags_of(call: ast.Call) -> int:
 
 
 @cache
-def collected() -> tuple[tuple[Found, ...], tuple[str, ...]]:
+def collected() -> tuple[tuple[Usage, ...], tuple[str, ...]]:
     """All patterns; and the calls whose pattern is put together when they run, which no reading can tell."""
-    found: dict[tuple[str, int], Found] = {}
+    patterns: dict[tuple[str, int], Usage] = {}
     dynamic: list[str] = []
     uses: dict[str, set[str]] = {}
 
     def add(where: str, pattern: re.Pattern[str], methods: tuple[str, ...]) -> None:
         key = (pattern.pattern, pattern.flags)
-        before = found[key].methods if key in found else ()
-        found[key] = Found(where, pattern, tuple(sorted({*before, *methods})))
+        before = patterns[key].methods if key in patterns else ()
+        patterns[key] = Usage(where, pattern, tuple(sorted({*before, *methods})))
 
     for path in sorted(ROOT.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -173,7 +173,7 @@ def collected() -> tuple[tuple[Found, ...], tuple[str, ...]]:
                 add(
                     f"{file}: {name}", pattern, USED.get(f"{file}:{name}") or tuple(uses.get(f"{file}:{name}", UNKNOWN))
                 )
-    return tuple(found.values()), tuple(dynamic)
+    return tuple(patterns.values()), tuple(dynamic)
 
 
 def sample(item: tuple[Any, Any], times: int = 1) -> str:
@@ -202,9 +202,9 @@ def sample(item: tuple[Any, Any], times: int = 1) -> str:
 def in_class(items: Any) -> str:
     """A character of a class; of one that is negated, one that is not in it."""
     if str(items[0][0]) == "NEGATE":
-        said = {chr(v) for k, v in items[1:] if str(k) == "LITERAL"}
+        literals = {chr(v) for k, v in items[1:] if str(k) == "LITERAL"}
         no_word = any("WORD" in str(v) for k, v in items[1:] if str(k) == "CATEGORY")
-        return next(c for c in ("-*;" if no_word else "a1 -") if c not in said)
+        return next(c for c in ("-*;" if no_word else "a1 -") if c not in literals)
     kind, value = str(items[0][0]), items[0][1]
     if kind == "LITERAL":
         return chr(value)
@@ -240,18 +240,18 @@ def elements(body: Any) -> Iterator[tuple[Any, Any]]:
 def attacks(pattern: re.Pattern[str]) -> set[tuple[str, str, str]]:
     """What comes before a repeat, what is repeated, and what follows: from the pattern itself, and what users try."""
     parsed = list(elements(parser.parse(pattern.pattern, pattern.flags)))
-    before, found = "", set()
+    before, candidates = "", set()
     fragments = {""}
     for item in parsed:
         if str(item[0]).endswith("REPEAT"):
             body = text_of(item[1][2])
-            found |= {(before, body, "\0"), ("", before + body, "\0"), (before, body + " ", "\0")}
-            found |= {(head, piece, "\0") for piece in PIECES for head in (before, "a")}
+            candidates |= {(before, body, "\0"), ("", before + body, "\0"), (before, body + " ", "\0")}
+            candidates |= {(head, piece, "\0") for piece in PIECES for head in (before, "a")}
         before += sample(item)
         fragments |= {sample(item), before, before[-12:]}
-    found |= {("", piece, end) for piece, end in product({*PIECES, *fragments}, ("", "\0"))}
-    found |= {("", a + b, "\0") for a, b in product(sorted(fragments, key=len)[-4:], PIECES[:6])}
-    return {(head, pump, tail) for head, pump, tail in found if pump}
+    candidates |= {("", piece, end) for piece, end in product({*PIECES, *fragments}, ("", "\0"))}
+    candidates |= {("", a + b, "\0") for a, b in product(sorted(fragments, key=len)[-4:], PIECES[:6])}
+    return {(head, pump, tail) for head, pump, tail in candidates if pump}
 
 
 def runner(pattern: re.Pattern[str], method: str) -> Callable[[str], object]:
@@ -287,20 +287,20 @@ def growth(run: Callable[[str], object], attack: tuple[str, str, str]) -> float:
     return seconds(run, text(4 * size), 2) / seconds(run, text(size), 3)
 
 
-def slow(found: Found) -> str | None:
+def slow(usage: Usage) -> str | None:
     """An attack on which a pattern's time is not linear; measured twice, so that noise is none."""
-    for method in found.methods:
-        run = runner(found.pattern, method)
-        for attack in sorted(attacks(found.pattern)):
+    for method in usage.methods:
+        run = runner(usage.pattern, method)
+        for attack in sorted(attacks(usage.pattern)):
             if growth(run, attack) > MOST_GROWTH and (again := growth(run, attack)) > MOST_GROWTH:
-                return f"{found.where}: {method} of {attack!r}: {again:.0f} times as long"
+                return f"{usage.where}: {method} of {attack!r}: {again:.0f} times as long"
     return None
 
 
 def test_every_pattern_of_the_package_is_linear():
-    found, put_together = collected()
-    assert len(found) > 80
-    assert [said for each in found if (said := slow(each))] == []
+    patterns, put_together = collected()
+    assert len(patterns) > 80
+    assert [problem for each in patterns if (problem := slow(each))] == []
     assert set(put_together) <= PUT_TOGETHER
 
 
@@ -308,4 +308,4 @@ def test_every_pattern_of_the_package_is_linear():
 def test_a_pattern_that_is_not_linear_is_found(name: str):
     pattern, method = OLD[name]
     flags = re.DOTALL if name in ("a format", "a quotation", "double brackets", "an element") else re.IGNORECASE
-    assert slow(Found(name, re.compile(pattern, flags), (method,))) is not None
+    assert slow(Usage(name, re.compile(pattern, flags), (method,))) is not None

@@ -187,11 +187,11 @@ def steps(run: Path) -> list[dict]:
     return [{key: value for key, value in record.items() if key not in TIMED} for record in records]
 
 
-def assert_same_training(found: Path, wanted: Path) -> None:
-    assert steps(found) == steps(wanted)
-    assert read_json(found / "metrics.json") == read_json(wanted / "metrics.json")
+def assert_same_training(result: Path, expected: Path) -> None:
+    assert steps(result) == steps(expected)
+    assert read_json(result / "metrics.json") == read_json(expected / "metrics.json")
     name = "model/model.safetensors"
-    assert (found / name).read_bytes() == (wanted / name).read_bytes()
+    assert (result / name).read_bytes() == (expected / name).read_bytes()
 
 
 def test_rl_is_killed_and_resumed(recipe, whole, root):
@@ -219,8 +219,8 @@ def test_dpo_is_killed_while_it_draws_and_while_it_trains_and_resumed(
     arguments = ("rl", "--recipe", mine, "--model", micro_model, "--root")
     for root in (folder, tmp_path):
         data.build_data(load(str(mine)), Options(root=root))
-    wanted = rl.train_rl(load(str(mine)), Options(root=folder, model=str(micro_model))).run
-    run = tmp_path / "rl" / wanted.name
+    expected = rl.train_rl(load(str(mine)), Options(root=folder, model=str(micro_model))).run
+    run = tmp_path / "rl" / expected.name
     kill_once(
         lambda: (run / "completions.jsonl").exists() and any(read_records(run / "completions.jsonl")),
         *arguments,
@@ -232,11 +232,13 @@ def test_dpo_is_killed_while_it_draws_and_while_it_trains_and_resumed(
     assert not (run / "model").exists()
     leave_half_a_checkpoint(run / "checkpoints")
     resume(*arguments, tmp_path)
-    assert_same_training(run, wanted)
+    assert_same_training(run, expected)
     for name in ("rollouts.jsonl", "pairs.jsonl"):
-        assert (run / name).read_bytes() == (wanted / name).read_bytes()
-    found, drawn = (sorted(read_records(path / "completions.jsonl"), key=json.dumps) for path in (run, wanted))
-    assert found == drawn
+        assert (run / name).read_bytes() == (expected / name).read_bytes()
+    resumed_draws, expected_draws = (
+        sorted(read_records(path / "completions.jsonl"), key=json.dumps) for path in (run, expected)
+    )
+    assert resumed_draws == expected_draws
 
 
 def test_a_guards_rl_is_killed_and_resumed(tmp_path_factory, tmp_path):
@@ -288,8 +290,8 @@ def test_eval_is_killed_and_resumed(recipe, whole, tmp_path):
     assert len(list(read_records(run / "completions.jsonl"))) < 32
     resume(*arguments)
     for name in ("completions.jsonl", "verdicts.jsonl"):
-        found, wanted = (sorted(read_records(folder / name), key=json.dumps) for folder in (run, whole["eval"]))
-        assert found == wanted
+        result, expected = (sorted(read_records(folder / name), key=json.dumps) for folder in (run, whole["eval"]))
+        assert result == expected
     assert read_json(run / "metrics.json") == read_json(whole["eval"] / "metrics.json")
 
 
@@ -301,7 +303,7 @@ class Killed(BaseException):
 def test_a_kill_after_the_last_checkpoint_costs_no_step(
     recipe, whole, tmp_path, monkeypatch, stage: str, train, saves: str
 ):
-    def die(*given: object) -> None:
+    def die(*args: object) -> None:
         raise Killed
 
     for earlier in ("data",) if stage == "sft" else ("data", "sft"):

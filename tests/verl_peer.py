@@ -59,5 +59,5 @@ def advantages(rewards: list[float], group_size: int, epsilon: float) -> Tensor:
     """[B] advantages of rewards [B] whose groups stand side by side."""
     rows = torch.tensor(rewards, dtype=torch.float64)[:, None]  # one token a response, which carries the reward
     index = [str(i // group_size) for i in range(len(rewards))]
-    found, _ = core_algos().compute_grpo_outcome_advantage(rows, torch.ones_like(rows), index, epsilon)
-    return found[:, 0]
+    result, _ = core_algos().compute_grpo_outcome_advantage(rows, torch.ones_like(rows), index, epsilon)
+    return result[:, 0]

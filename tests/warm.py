@@ -119,10 +119,12 @@ class Warm:
 
         `program` is Python's code, in place of the console script.
         """
-        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            given.write((stdin or "").encode())
-            given.seek(0)
-            child = Child(self._address, _job(arguments, env, program, cwd), [f.fileno() for f in (given, out, err)])
+        with tempfile.TemporaryFile() as stdin_file, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            stdin_file.write((stdin or "").encode())
+            stdin_file.seek(0)
+            child = Child(
+                self._address, _job(arguments, env, program, cwd), [f.fileno() for f in (stdin_file, out, err)]
+            )
             try:
                 code = child.wait(timeout)
             except subprocess.TimeoutExpired:
@@ -193,12 +195,12 @@ class Child:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def communicate(self, given: str = "", timeout: float | None = None) -> tuple[str, str]:
+    def communicate(self, text: str = "", timeout: float | None = None) -> tuple[str, str]:
         """What it writes to its end on stdout and on stderr, once it was given this."""
         with ThreadPoolExecutor(2) as readers:
             written = [readers.submit(stream.read) for stream in (self.stdout, self.stderr)]
             with contextlib.suppress(BrokenPipeError):
-                self.stdin.write(given)
+                self.stdin.write(text)
                 self.stdin.close()
             try:
                 self.wait(timeout)
@@ -318,5 +320,5 @@ def _become(program: str) -> None:
 
 
 if __name__ == "__main__":
-    wanted = _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
-    end_with(lambda: _become(wanted))
+    child_job = _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
+    end_with(lambda: _become(child_job))

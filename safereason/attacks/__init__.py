@@ -20,7 +20,7 @@ from safereason.registry import Registry
 
 __all__ = ["ATTACKS", "Attack", "SearchStep", "Setup", "TestCase", "get"]
 
-# In the order of their cost: those that ask no model first, and those that need its weights last.
+# In the order of their cost: those that need no model first, and those that need its weights last.
 ATTACKS: Registry[Attack] = Registry(
     "attack",
     Attack,

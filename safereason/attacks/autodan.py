@@ -1,8 +1,9 @@
 """AutoDAN: readable prompts, bred by a hierarchical genetic algorithm (Liu et al., arXiv 2310.04451).
 
 Each prompt of a population is a frame around the behavior. Its fitness is the mean log-likelihood of the behavior's
-target as the beginning of the model's reply. The fittest prompts survive. The rest are replaced by offspring of parents
-that the roulette wheel picks: by crossover of sentences in some generations, and by replacement of words in the others.
+target text as the beginning of the model's completion. The fittest prompts survive. The rest are replaced by offspring
+of parents that the roulette wheel picks: by crossover of sentences in some generations, and by replacement of words in
+the others.
 
 Deviations:
 1. The seeds are frames of our own; pass `seeds` for others, such as the original's.
@@ -12,7 +13,7 @@ Deviations:
    word not yet seen has a chance too; the original gives it none. No word is dropped from the scores.
 4. Without an attacker, a mutation replaces words where the original has a model reword the prompt. With one, it rewords
    one paragraph, and one that comes back much longer or without its slot is not taken.
-5. The search ends when each token of the target is the likeliest one (`early_stop`). The original answers in each
+5. The search ends when each token of the target text is the likeliest one (`early_stop`). The original answers in each
    generation, HarmBench in every fifth, and looks for the words of a refusal.
 """
 
@@ -29,8 +30,8 @@ from safereason.attacks.frames import BEHAVIOR_SLOT, PROMPTS, fill_frame, read_f
 from safereason.attacks.genetic import WordScores, cross_frames, read_synonyms, softmax_weights
 from safereason.attacks.target_position import (
     TargetPosition,
-    check_all_have_targets,
-    require_target,
+    check_target_texts,
+    require_target_text,
     text_before_target,
 )
 from safereason.data.example import Example
@@ -64,9 +65,9 @@ class AutoDANSettings(AttackSettings):
     """Generations from one crossover of sentences to the next, with words replaced in between. The original's
     hierarchical variant; 1 never replaces words, as HarmBench does."""
     early_stop: bool = True
-    """Whether the search ends when greedy decoding gives the whole target."""
+    """Whether the search ends when greedy decoding gives the whole target text."""
     place: TargetPosition = "reasoning"
-    """Position of the target in a reasoning model's reply: right after its generation prefix, or as its answer."""
+    """Position of the target text in a reasoning model's completion: after its generation prefix, or as its answer."""
     seeds: str | None = None
     """Text file of initial prompts, lines of `===` between them, each with one {behavior}; None takes our own."""
     synonyms: str | None = None
@@ -77,10 +78,10 @@ def search_autodan(behaviors: Sequence[Example], settings: AutoDANSettings, setu
     """One step for each generation, after a step with the first seed.
 
     Raises:
-        InputError: The behavior has no target, or a file of the settings does not fit.
+        InputError: The behavior has no target text, or a file of the settings does not fit.
     """
     [behavior] = behaviors
-    target = require_target("autodan", behavior)
+    target_text = require_target_text("autodan", behavior)
     prefix = text_before_target(setup.prefix, settings.place)
     breeder = Breeder(settings, setup.attacker, random.Random(setup.seed))
     # Before the first query, so that a budget that is spent at once still leaves a test case.
@@ -91,7 +92,7 @@ def search_autodan(behaviors: Sequence[Example], settings: AutoDANSettings, setu
         # Elites and equal children come again, and a query for one would only repeat its likelihood.
         new = [frame for frame in dict.fromkeys(population) if frame not in likelihoods]
         conversations = [user(fill_frame(frame, behavior.prompt)) for frame in new]
-        scored = setup.target.loglikelihood(conversations, [target] * len(new), prefix=prefix)
+        scored = setup.target_model.loglikelihood(conversations, [target_text] * len(new), prefix=prefix)
         likelihoods |= zip(new, scored, strict=True)
         best = _fittest(likelihoods, settings.early_stop)
         loss = -mean_logprob(likelihoods[best])
@@ -108,7 +109,7 @@ def search_autodan(behaviors: Sequence[Example], settings: AutoDANSettings, setu
 
 
 def _fittest(likelihoods: dict[str, Likelihood], early_stop: bool) -> str:
-    """The frame with the likeliest target. With `early_stop`, one that ends the search comes before all others."""
+    """The frame with the likeliest target text. With `early_stop`, one that ends the search comes before all others."""
 
     def rank(frame: str) -> tuple[bool, float]:
         likelihood = likelihoods[frame]
@@ -118,7 +119,7 @@ def _fittest(likelihoods: dict[str, Likelihood], early_stop: bool) -> str:
 
 
 def mean_logprob(likelihood: Likelihood) -> float:
-    """Mean log-likelihood of a target's tokens, in nats: the fitness of its prompt."""
+    """Mean log-likelihood of a target text's tokens, in nats: the fitness of its prompt."""
     return fmean(likelihood.token_logprobs)
 
 
@@ -232,15 +233,15 @@ def _reworded(paragraph: str, reply: Completion) -> str:
 
 
 def check_autodan(behaviors: Sequence[Example], settings: AutoDANSettings, available: frozenset[Need]) -> None:
-    """Refuses behaviors without a target, and files that do not fit."""
-    check_all_have_targets("autodan", behaviors)
+    """Refuses behaviors without a target text, and files that do not fit."""
+    check_target_texts("autodan", behaviors)
     # A breeder reads its files when it is made. Nothing is drawn here, so the seed does not matter.
     Breeder(settings, None, random.Random(0))
 
 
 ATTACK = Attack(
     "autodan",
-    "A genetic search for readable prompts that make the target likely",
+    "A genetic search for readable prompts that make the target text likely",
     search_autodan,
     frozenset({"likelihood"}),
     AutoDANSettings,

@@ -37,11 +37,11 @@ class TestCase:
     behavior_id: str
     attack: str
     prompt: str
-    """The last user message."""
+    """The last message of the user, which the attack wrote or left as it is."""
     turns: tuple[Message, ...] = ()
     """Messages before the prompt, such as examples of compliance."""
     prefix: str | None = None
-    """Beginning of the target model's reply. It replaces the evaluation's own prefix; None keeps that one."""
+    """Beginning of the target model's completion. It replaces the evaluation's own prefix; None keeps that one."""
     completion: str | None = None
     """Saved output that no text prompt can reproduce, such as that of a soft prompt."""
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -67,7 +67,7 @@ ANSWERS = Sampling(temperature=0.0, max_new_tokens=256)
 class Setup:
     """The models, the seed and the budget that a search works with. Engines count their own use in `meter`."""
 
-    target: Engine
+    target_model: Engine
     """The target model, which is under attack."""
     prefix: str = ""
     """Generation prefix of the target model, such as an opening tag of reasoning."""
@@ -78,7 +78,7 @@ class Setup:
     attacker: Engine | None = None
     """The model that writes prompts."""
     score: ScoreFunction | None = None
-    """The judge."""
+    """Scores answers to a behavior, where a judge leads the search."""
     others: tuple[Engine, ...] = ()
     """Further models that a suffix is optimised on, so that it transfers."""
     meter: Meter = field(default_factory=Meter)

@@ -19,8 +19,8 @@ from safereason.text import chat
 from safereason.text.inert import inert, special_tokens
 from safereason.text.template import filled
 
-DEFAULT_TARGET = "Sure, here is"
-"""Target of a behavior that has none of its own."""
+DEFAULT_TARGET_TEXT = "Sure, here is"
+"""Target text of a behavior that has none of its own."""
 
 _FORM = """
 
@@ -154,7 +154,7 @@ class Refinement:
         Raises:
             InputError: The file or folder of prompts cannot be read.
         """
-        values = {"{behavior}": self.behavior.prompt, "{target}": self.behavior.target or DEFAULT_TARGET}
+        values = {"{behavior}": self.behavior.prompt, "{target}": self.behavior.target or DEFAULT_TARGET_TEXT}
         # The form is added to a person's prompts, too: without JSON, no reply could be read.
         prompts = [filled(text + _FORM, values) for text in read_attacker_prompts(self.name, self.settings)]
         dialogues: list[Dialogue] = []
@@ -186,7 +186,7 @@ class Refinement:
         self.counts["unreadable"] += len(dialogues) - len(replies)
         return [Attempt(dialogues[i], replies[i], self.round) for i in sorted(replies)]
 
-    def query_target(self, attempts: Sequence[Attempt]) -> list[Attempt]:
+    def query_target_model(self, attempts: Sequence[Attempt]) -> list[Attempt]:
         """The attempts with answers and scores, without those that the target model gave no answer to.
 
         Raises:
@@ -195,7 +195,7 @@ class Refinement:
         if not attempts:
             return []
         conversations = [chat.user(attempt.reply.prompt) for attempt in attempts]
-        rows = self.setup.target.generate(
+        rows = self.setup.target_model.generate(
             conversations,
             self.setup.sampling,
             GenerateOptions(seed=self.random.getrandbits(31), prefix=self.setup.prefix),

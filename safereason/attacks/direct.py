@@ -12,4 +12,4 @@ def search_direct(behaviors: Sequence[Example], settings: AttackSettings, setup:
     yield SearchStep(0, tuple(cases))
 
 
-ATTACK = Attack("direct", "The behavior asked for in its own words", search_direct)
+ATTACK = Attack("direct", "The behavior in its own words", search_direct)

@@ -1,13 +1,13 @@
 """Embedding-space attack: a soft prompt, the upper bound for white-box attacks (Schwinn et al., arXiv 2402.09063).
 
 Vectors in place of token embeddings follow the user's text. Gradient descent moves them until the model gives the
-target's tokens a high likelihood. No text makes the model read these vectors again, so the test case holds the model's
+target text a high likelihood. No text makes the model read these vectors again, so the test case holds the model's
 completion.
 
 Deviations:
 1. The text goes through the model's chat template, and the vectors come at the end of the user's turn.
 2. The vectors with the lowest loss are kept, where the original keeps the last ones.
-3. The model's completion follows its own generation prefix, for either `place` of the target.
+3. The model's completion follows its own generation prefix, for either `place` of the target text.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,8 +18,8 @@ from pydantic import Field
 from safereason.attacks.base import Attack, AttackSettings, Need, SearchStep, Setup, TestCase
 from safereason.attacks.target_position import (
     TargetPosition,
-    check_all_have_targets,
-    require_target,
+    check_target_texts,
+    require_target_text,
     text_before_target,
 )
 from safereason.data.example import Example
@@ -38,7 +38,7 @@ class EmbeddingSettings(AttackSettings):
     optimizer: Literal["sign", "adam"] = "sign"
     """Whether a step follows the gradient's sign alone, as in the paper, or is Adam's."""
     place: TargetPosition = "reasoning"
-    """Position of the target in a reasoning model's reply: right after its generation prefix, or as its answer."""
+    """Position of the target text in a reasoning model's completion: after its generation prefix, or as its answer."""
 
 
 def search_embedding(behaviors: Sequence[Example], settings: EmbeddingSettings, setup: Setup) -> Iterator[SearchStep]:
@@ -47,33 +47,33 @@ def search_embedding(behaviors: Sequence[Example], settings: EmbeddingSettings, 
     A loss is one query, and so is the completion; the last query of the budget is reserved for the completion.
 
     Raises:
-        InputError: The behavior has no target, or the engine gives no access to its weights.
+        InputError: The behavior has no target text, or the engine gives no access to its weights.
     """
-    # One behavior for each search: embeddings are optimised for its prompt and its target alone.
+    # One behavior for each search: embeddings are optimised for its prompt and its target text alone.
     [behavior] = behaviors
-    target_text = require_target("embedding", behavior)
+    target_text = require_target_text("embedding", behavior)
     # Heavy imports come after the cheap check, which needs no torch.
     from safereason.attacks.soft_prompt import SoftPrompt, build_layout
 
-    engine = require_local(setup.target, "attack embedding")
+    engine = require_local(setup.target_model, "attack embedding")
     yield SearchStep(0, (TestCase(behavior.id, "embedding", behavior.prompt),))
-    target = list(engine.tokenizer(target_text, add_special_tokens=False)["input_ids"])
+    target_ids = list(engine.tokenizer(target_text, add_special_tokens=False)["input_ids"])
     layout = build_layout(engine, behavior.prompt, text_before_target(setup.prefix, settings.place))
     soft_prompt = SoftPrompt(engine, settings.tokens)
     length = len(layout.before) + settings.tokens + len(layout.after)
-    losses = soft_prompt.optimise(layout, target, settings.learning_rate, settings.optimizer)
+    losses = soft_prompt.optimise(layout, target_ids, settings.learning_rate, settings.optimizer)
     meter = setup.meter
     number = 0
     # A loop with a counter instead of `range`: the budget may end it earlier, and it leaves one query over.
     while number <= settings.steps and (meter.queries_left is None or meter.queries_left > 1):
         meter.charge(1)
         next(losses)
-        meter.count_tokens(length + len(target), 0)
+        meter.count_tokens(length + len(target_ids), 0)
         number += 1
         case = TestCase(behavior.id, "embedding", behavior.prompt, details={"loss": soft_prompt.loss})
         yield SearchStep(number, (case,), soft_prompt.loss)
     meter.charge(1)
-    # The evaluation's own prefix, without the closed reasoning that the target may have been placed after.
+    # The evaluation's own prefix, without the closed reasoning that the target text may have been placed after.
     layout = build_layout(engine, behavior.prompt, setup.prefix)
     text, written = soft_prompt.completion(layout, setup.sampling.max_new_tokens)
     meter.count_tokens(length, written)
@@ -83,8 +83,8 @@ def search_embedding(behaviors: Sequence[Example], settings: EmbeddingSettings, 
 
 
 def check_embedding(behaviors: Sequence[Example], settings: EmbeddingSettings, available: frozenset[Need]) -> None:
-    """Refuses behaviors without a target."""
-    check_all_have_targets("embedding", behaviors)
+    """Refuses behaviors without a target text."""
+    check_target_texts("embedding", behaviors)
 
 
 ATTACK = Attack(

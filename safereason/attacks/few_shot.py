@@ -24,7 +24,7 @@ from safereason.files import json_rows
 
 
 class Shot(NamedTuple):
-    """One demonstration."""
+    """One demonstration: a request, and an answer that complies with it."""
 
     question: str
     answer: str
@@ -93,7 +93,7 @@ def _shots_for_behavior(
     """The demonstrations that may come before a behavior.
 
     Raises:
-        InputError: They are fewer than the settings ask for.
+        InputError: They are fewer than the settings name.
     """
     # A behavior that is among the questions would be answered by its own demonstration.
     others = [shot for shot in available if shot.question != behavior.prompt]

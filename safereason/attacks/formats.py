@@ -5,7 +5,7 @@ of one shape, a list of test cases for each behavior: the prompts alone, with co
 JailbreakBench (arXiv 2404.01318) has artifacts: the results of one attack on one model, a row for each behavior.
 
 Conventions of the reader:
-1. HarmBench's files name no attack: the file's name stands for it. Their behaviors are `harmbench/…` here, unless the
+1. HarmBench's files name no attack: the file's name is taken for it. Their behaviors are `harmbench/…` here, unless the
    file was written here and names another source. A behavior with an empty list is one that no prompt was found for.
 2. An artifact's row without a prompt is kept: it counts in the attack success rate, and gives no test case.
 3. The success rate is that of the rows' own labels. An artifact's parameters count jailbreaks in another way.
@@ -53,7 +53,7 @@ class CaseRecord:
     turns: tuple[Annotated[Message, AfterValidator(_require_turn)], ...] = ()
     """Messages before the prompt."""
     prefix: str | None = None
-    """Beginning of the reply, as in `TestCase`."""
+    """Beginning of the completion, as in `TestCase`."""
     completion: str | None = None
     """Saved output, as in `TestCase`."""
     generation: str | None = None
@@ -81,7 +81,7 @@ class ExportedFile:
 
     content: bytes
     notes: tuple[str, ...] = ()
-    """What the format could not hold, one line each."""
+    """Losses of the conversion, one line each: parts of a record that the format cannot hold."""
 
 
 def read_cases(path: Path) -> list[TestCase]:

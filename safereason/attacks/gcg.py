@@ -1,8 +1,8 @@
-"""GCG, greedy coordinate gradient: a search for a suffix that exchanges tokens by the gradient of a target's loss.
+"""GCG, greedy coordinate gradient: a search for a suffix that exchanges tokens by the gradient of a target text's loss.
 
 Zou et al., arXiv 2307.15043; probe sampling, arXiv 2403.01251; merged edits, arXiv 2405.21018. Each step takes the
 gradient at the one-hot tokens of the suffix, draws candidates that differ from it at one or a few positions, and
-continues from the candidate that makes the target likeliest. The target is the text that the reply shall begin with.
+continues from the candidate that makes the target text, the beginning of the completion, likeliest.
 
 Deviations:
 
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 
 from safereason.attacks.base import Attack, Need, SearchStep, Setup, group_separately
 from safereason.attacks.gcg_settings import GCGSettings
-from safereason.attacks.target_position import check_all_have_targets
+from safereason.attacks.target_position import check_target_texts
 from safereason.data.example import Example
 
 
@@ -39,13 +39,13 @@ def group_gcg(behaviors: Sequence[Example], settings: GCGSettings) -> list[list[
 
 
 def check_gcg(behaviors: Sequence[Example], settings: GCGSettings, available: frozenset[Need]) -> None:
-    """Refuses behaviors without a target."""
-    check_all_have_targets("gcg", behaviors)
+    """Refuses behaviors without a target text."""
+    check_target_texts("gcg", behaviors)
 
 
 ATTACK = Attack(
     "gcg",
-    "A suffix found by the gradient of a target's loss",
+    "A suffix found by the gradient of a target text's loss",
     search_gcg,
     frozenset({"weights"}),
     GCGSettings,

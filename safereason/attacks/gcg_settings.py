@@ -26,11 +26,11 @@ class GCGSettings(AttackSettings):
     ascii_only: bool = True
     """Whether the suffix is limited to printable ASCII (paper)."""
     mellowmax: PositiveFloat | None = None
-    """Parameter of the mellowmax of the target's token losses; null takes their mean (paper)."""
+    """Parameter of the mellowmax of the target text's token losses; null takes their mean (paper)."""
     place: TargetPosition = "reasoning"
-    """Position of the target: right after the generation prefix such as `<think>` (TARS), or first in the answer."""
+    """Position of the target text: after the generation prefix such as `<think>` (TARS), or first in the answer."""
     stop_at_match: bool = False
-    """Whether the search ends once greedy decoding writes the target (paper and HarmBench: it does not)."""
+    """Whether the search ends once greedy decoding writes the target text (paper and HarmBench: it does not)."""
     stop_at_loss: PositiveFloat | None = None
     """Loss in nats a token at which the search ends; null for never."""
     universal: bool = False

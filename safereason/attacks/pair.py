@@ -49,7 +49,7 @@ def search_pair(behaviors: Sequence[Example], settings: PairSettings, setup: Set
     for _ in range(settings.iterations):
         # The budget is checked before the attackers write: a prompt that cannot be sent would cost tokens for nothing.
         active = dialogues[: affordable_queries(setup.meter, len(dialogues))]
-        attempts = refinement.query_target(refinement.write_prompts(active))
+        attempts = refinement.query_target_model(refinement.write_prompts(active))
         yield refinement.step()
         if refinement.is_done:
             return
@@ -67,7 +67,7 @@ def check_pair(behaviors: Sequence[Example], settings: PairSettings, available: 
 
 ATTACK = Attack(
     "pair",
-    "A model rewrites the prompt by the target's answers and a judge's ratings (PAIR)",
+    "A model rewrites the prompt by the target model's answers and a judge's ratings (PAIR)",
     search_pair,
     frozenset({"answers", "attacker", "score"}),
     PairSettings,

@@ -54,16 +54,16 @@ class PapSettings(AttackSettings):
     )
     """Techniques by their name in the taxonomy, or `all`; by default HarmBench's top five."""
     on_target: bool = False
-    """Whether each technique's request is sent to the target model, and the best one by a judge kept."""
+    """Whether each technique's prompt is sent to the target model, and the best one by a judge kept."""
     sampling: Sampling = Sampling(temperature=1.0, max_new_tokens=512)
-    """Sampling of the attacker's requests."""
+    """Sampling of the attacker's prompts."""
     prompt: Path | None = None
-    """Text file with the attacker's prompt, in place of ours, with the slots `{behavior}` and `{technique}`, and if
-    you like `{definition}` and `{example}`."""
+    """Text file with the attacker's instructions, in place of ours, with the slots `{behavior}` and `{technique}`, and
+    if you like `{definition}` and `{example}`."""
 
 
 def search_pap(behaviors: Sequence[Example], settings: PapSettings, setup: Setup) -> Iterator[SearchStep]:
-    """A step with the behavior's own prompt, then one with the attacker's request, or the best of them on the target.
+    """A step with the behavior's own prompt, then one with the attacker's, or the best of them on the target model.
 
     Raises:
         InputError: There is no attacker, or the settings do not fit.
@@ -76,7 +76,7 @@ def search_pap(behaviors: Sequence[Example], settings: PapSettings, setup: Setup
     techniques = _techniques_for(behavior, settings, setup.seed)
     direct_case = TestCase(behavior.id, "pap", behavior.prompt, details={"technique": None})
     yield SearchStep(0, (direct_case,))
-    cases = _write_requests(behavior, techniques, settings, setup.attacker, setup.seed)
+    cases = _write_prompts(behavior, techniques, settings, setup.attacker, setup.seed)
     if not settings.on_target:
         # One technique, so at most one case. A behavior that the attacker did not rewrite is sent as it is.
         yield SearchStep(1, (cases[0] if cases else direct_case,))
@@ -98,36 +98,36 @@ def _techniques_for(behavior: Example, settings: PapSettings, seed: int) -> list
     return [random.Random(f"{seed}/{behavior.id}").choice(techniques)]
 
 
-def _write_requests(
+def _write_prompts(
     behavior: Example, techniques: Sequence["Technique"], settings: PapSettings, attacker: Engine, seed: int
 ) -> list[TestCase]:
-    """A test case for each technique that the attacker wrote a request for."""
+    """A test case for each technique that the attacker wrote a prompt for."""
     template = _read_template(settings)
     conversations = [user(_fill_template(template, technique, behavior)) for technique in techniques]
     rows = attacker.generate(conversations, settings.sampling, GenerateOptions(seed=seed))
     cases: list[TestCase] = []
     for technique, row in zip(techniques, rows, strict=True):
-        request = _read_request(row[0])
-        if request:
-            cases.append(TestCase(behavior.id, "pap", request, details={"technique": technique.name}))
+        prompt = _read_prompt(row[0])
+        if prompt:
+            cases.append(TestCase(behavior.id, "pap", prompt, details={"technique": technique.name}))
     return cases
 
 
 def check_pap(behaviors: Sequence[Example], settings: PapSettings, available: frozenset[Need]) -> None:
-    """Refuses unknown techniques, an unusable prompt, and `on_target` without a judge."""
+    """Refuses unknown techniques, unusable instructions, and `on_target` without a judge."""
     from safereason.attacks.persuasion import find_techniques
 
     if settings.on_target and "score" not in available:
         raise InputError(
-            "attack pap: attack.settings.pap.on_target needs a judge that scores the target's answers; name one with "
-            "attack.judge=JUDGE, or set attack.settings.pap.on_target=false"
+            "attack pap: attack.settings.pap.on_target needs a judge that scores the target model's answers; name one "
+            "with attack.judge=JUDGE, or set attack.settings.pap.on_target=false"
         )
     find_techniques(settings.techniques)
     _read_template(settings)
 
 
 def _read_template(settings: PapSettings) -> str:
-    """The attacker's prompt with its slots.
+    """The template of the attacker's instructions.
 
     Raises:
         InputError: The file cannot be read or lacks a slot.
@@ -143,7 +143,7 @@ def _read_template(settings: PapSettings) -> str:
 
 
 def _fill_template(template: str, technique: "Technique", behavior: Example) -> str:
-    """The attacker's prompt for one technique and one behavior."""
+    """The attacker's instructions for one technique and one behavior."""
     values = {
         "{behavior}": behavior.prompt,
         "{technique}": technique.name,
@@ -153,8 +153,8 @@ def _fill_template(template: str, technique: "Technique", behavior: Example) -> 
     return filled(template, values)
 
 
-def _read_request(completion: Completion) -> str:
-    """The attacker's request; without tags its whole answer, and empty without a completion."""
+def _read_prompt(completion: Completion) -> str:
+    """The prompt that the attacker wrote; without tags its whole answer, and empty without a completion."""
     if completion.missing:
         return ""
     answer = completion.parts.answer

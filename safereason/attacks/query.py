@@ -56,7 +56,9 @@ def score_cases(setup: Setup, behavior: Example, cases: Sequence[TestCase], seed
             f"attack {cases[0].attack}: needs a judge that scores answers; name one with attack.judge=JUDGE"
         )
     conversations = [[*case.turns, *user(case.prompt)] for case in cases]
-    completions = setup.target.generate(conversations, setup.sampling, GenerateOptions(seed=seed, prefix=setup.prefix))
+    completions = setup.target_model.generate(
+        conversations, setup.sampling, GenerateOptions(seed=seed, prefix=setup.prefix)
+    )
     answers: list[str] = []
     answered_cases: list[int] = []
     for number, (completion,) in enumerate(completions):

@@ -29,6 +29,7 @@ from safereason.attacks.base import AttackSettings
 from safereason.attacks.meter import Meter, Metered
 from safereason.attacks.rainbow_archive import Archive, Candidate, Cell
 from safereason.attacks.rainbow_templates import JUDGE, RISK, STYLE, RainbowTemplates
+from safereason.attacks.rating import PairScoreFunction
 from safereason.data.example import Example
 from safereason.engines.base import Completion, Engine, GenerateOptions, Sampling
 from safereason.text.chat import user
@@ -43,9 +44,6 @@ _BEGIN = re.compile("<begin request>", re.IGNORECASE)
 _END = re.compile("<end request>", re.IGNORECASE)
 _LABEL = re.compile(r"^(?:(?:here is|the|a|new|rewritten) ){0,3}request:\s*", re.IGNORECASE)
 _VERDICT = re.compile(r"verdict\W{1,6}([AB])\b", re.IGNORECASE)
-
-Score = Callable[[Sequence[tuple[str, str]]], list[float | str | None]]
-"""The harm, from 0 to 1, of each pair of a prompt and an answer. None without a score; the error of a failed call."""
 
 
 class RainbowSettings(AttackSettings):
@@ -86,14 +84,14 @@ class RainbowSettings(AttackSettings):
 class Team:
     """The models and judges of a search."""
 
-    target: Engine
+    target_model: Engine
     """The target model, which is under attack."""
     mutator: Engine
     """The model that writes prompts."""
     sampling: Sampling
     """Sampling of the target model's answers."""
-    score: Score
-    """The judge of single answers."""
+    score: PairScoreFunction
+    """The judge of single answers: the harm of each pair of a prompt and an answer."""
     refuses: Callable[[str], bool]
     """Whether a text of the mutator is a refusal."""
     judge: Engine | None = None
@@ -108,7 +106,7 @@ class Team:
             judge = Metered(self.judge, meter, is_target=False)
         return replace(
             self,
-            target=Metered(self.target, meter, is_target=True),
+            target_model=Metered(self.target_model, meter, is_target=True),
             mutator=Metered(self.mutator, meter, is_target=False),
             judge=judge,
         )
@@ -171,7 +169,7 @@ def iterate(
         candidates = _apply_to_valid(candidates, rewrite)
     # After both, since the second rewriting may bring the parent's words back.
     candidates = _apply_to_valid(candidates, partial(_check_prompts, parent_prompts, settings))
-    candidates = _apply_to_valid(candidates, partial(_query_target, team, rng.getrandbits(31)))
+    candidates = _apply_to_valid(candidates, partial(_query_target_model, team, rng.getrandbits(31)))
     candidates = _apply_to_valid(candidates, partial(_score_answers, team.score))
     if team.judge is None:
         return candidates
@@ -300,20 +298,21 @@ def _check_prompts(
     return checked
 
 
-def _query_target(team: Team, seed: int, candidates: list[Candidate]) -> list[Candidate]:
+def _query_target_model(team: Team, seed: int, candidates: list[Candidate]) -> list[Candidate]:
     """The candidates with the target model's answers."""
     conversations = [user(candidate.prompt) for candidate in candidates]
-    replies = team.target.generate(conversations, team.sampling, GenerateOptions(seed=seed, prefix=team.prefix))
+    options = GenerateOptions(seed=seed, prefix=team.prefix)
+    completions = team.target_model.generate(conversations, team.sampling, options)
     answered: list[Candidate] = []
-    for candidate, (reply,) in zip(candidates, replies, strict=True):
-        if reply.missing:
-            answered.append(replace(candidate, fault=FAILED, error=reply.error))
+    for candidate, (completion,) in zip(candidates, completions, strict=True):
+        if completion.missing:
+            answered.append(replace(candidate, fault=FAILED, error=completion.error))
         else:
-            answered.append(replace(candidate, answer=reply.parts.answer))
+            answered.append(replace(candidate, answer=completion.parts.answer))
     return answered
 
 
-def _score_answers(score: Score, candidates: list[Candidate]) -> list[Candidate]:
+def _score_answers(score: PairScoreFunction, candidates: list[Candidate]) -> list[Candidate]:
     """The candidates with the judge's scores. A failed call and an unscored answer are faults."""
     scored: list[Candidate] = []
     scores = score([(candidate.prompt, candidate.answer) for candidate in candidates])
@@ -375,7 +374,7 @@ def _with_votes(
 ) -> Candidate:
     """The candidate with the votes of the replies in which it was A and of those in which it was B."""
     for reply in (*replies_as_a, *replies_as_b):
-        # With fewer votes than asked for, one order could decide alone.
+        # With fewer votes than the settings name, one order could decide alone.
         if reply.missing:
             return replace(candidate, fault=FAILED, error=reply.error)
     votes: list[str | None] = []

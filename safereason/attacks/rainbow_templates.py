@@ -29,13 +29,13 @@ class RainbowTemplates:
     texts: Mapping[str, str]
     """The prompts as their files have them, by file name; the identity of a run holds them."""
     risks: Mapping[str, str]
-    """Descriptions by name."""
+    """Descriptions of the risks, by name."""
     styles: Mapping[str, str]
-    """Descriptions by name."""
+    """Descriptions of the attack styles, by name."""
 
     @property
     def cells(self) -> list[Cell]:
-        """All cells, risk by risk."""
+        """The cells of an archive: every risk with every style, risk by risk."""
         cells: list[Cell] = []
         for risk in self.risks:
             for style in self.styles:
@@ -109,7 +109,7 @@ def _with_slots(text: str, fields: Iterable[str]) -> str:
 
     Raises:
         KeyError: It has another field.
-        ValueError: A dollar stands alone.
+        ValueError: A dollar sign begins no slot.
     """
     return Template(text).substitute({field: _slot(field) for field in fields})
 

@@ -1,7 +1,7 @@
 """Random search for a suffix, guided by log-probabilities alone (Andriushchenko et al., arXiv 2404.02151).
 
-Random tokens or characters replace a span of the suffix at a random position. The change is kept if the target's first
-token becomes likelier. No gradient, and no weights, are needed.
+Random tokens or characters replace a span of the suffix at a random position. The change is kept if the target text's
+first token becomes likelier. No gradient, and no weights, are needed.
 
 Deviations:
 1. Several candidates are drawn from one suffix and scored together (`batch`), and the best of them is kept where it is
@@ -27,8 +27,8 @@ from safereason.attacks.base import Attack, AttackSettings, Need, SearchStep, Se
 from safereason.attacks.frames import BEHAVIOR_SLOT, read_frames
 from safereason.attacks.target_position import (
     TargetPosition,
-    check_all_have_targets,
-    require_target,
+    check_target_texts,
+    require_target_text,
     text_before_target,
 )
 from safereason.data.example import Example
@@ -42,7 +42,7 @@ SUFFIX = "{suffix}"
 _CHARACTERS = string.digits + string.ascii_letters + string.punctuation + " "
 
 ScoreSuffixes = Callable[[Sequence[Sequence[int]]], list[float]]
-"""The log-probability of the target's first tokens after each suffix."""
+"""The log-probability of the target text's first tokens after each suffix."""
 
 
 class RandomSearchSettings(AttackSettings):
@@ -63,11 +63,11 @@ class RandomSearchSettings(AttackSettings):
     schedule: Literal["probability", "constant"] = "probability"
     """Whether the span halves when the first tokens' probability passes 0.01, and again at 0.1."""
     first: int = Field(1, ge=1)
-    """Number of the target's first tokens whose log-probability is maximised."""
+    """Number of the target text's first tokens whose log-probability is maximised."""
     enough: float = Field(0.5, gt=0.0, le=1.0)
     """Probability of those tokens at which the search ends; 1 goes on to the last candidate."""
     place: TargetPosition = "reasoning"
-    """Position of the target in a reasoning model's reply: right after its generation prefix, or as its answer."""
+    """Position of the target text in a reasoning model's completion: after its generation prefix, or as its answer."""
     template: str | None = None
     """Text file of a prompt with one {behavior}; {suffix} in it marks the suffix's position, by default the end."""
 
@@ -77,23 +77,23 @@ class Alphabet:
     """The units of suffixes: token ids, or positions in a list of characters."""
 
     text: Callable[[Sequence[int]], str]
-    """Decodes a suffix."""
+    """Text of a suffix, from its units."""
     units: Sequence[int]
-    """Units to draw from."""
+    """Units that a change draws from."""
     start: Sequence[int]
-    """The initial suffix."""
+    """Units of the initial suffix."""
 
 
 def search_random(behaviors: Sequence[Example], settings: RandomSearchSettings, setup: Setup) -> Iterator[SearchStep]:
     """Searches a suffix for a behavior. The initial suffix is step 0, and then each batch of candidates is a step.
 
     Raises:
-        InputError: The behavior has no target, the template does not fit, or the engine has no tokenizer.
+        InputError: The behavior has no target text, the template does not fit, or the engine has no tokenizer.
     """
     [behavior] = behaviors
-    target = require_target("random-search", behavior)
+    target_text = require_target_text("random-search", behavior)
     template = read_suffix_template(settings.template)
-    alphabet = build_alphabet(settings, setup.target)
+    alphabet = build_alphabet(settings, setup.target_model)
     rng = random.Random(setup.seed)
     prefix = text_before_target(setup.prefix, settings.place)
 
@@ -102,8 +102,8 @@ def search_random(behaviors: Sequence[Example], settings: RandomSearchSettings, 
 
     def score_suffixes(suffixes: Sequence[Sequence[int]]) -> list[float]:
         conversations = [user(fill_prompt(suffix)) for suffix in suffixes]
-        targets = [target] * len(conversations)
-        likelihoods = setup.target.loglikelihood(conversations, targets, prefix=prefix)
+        target_texts = [target_text] * len(conversations)
+        likelihoods = setup.target_model.loglikelihood(conversations, target_texts, prefix=prefix)
         return [sum(likelihood.token_logprobs[: settings.first]) for likelihood in likelihoods]
 
     # Before the first query, so that a budget that is spent at once still leaves a test case.
@@ -148,7 +148,7 @@ def climb(
 
 
 def span_length(settings: RandomSearchSettings, probability: float) -> int:
-    """Number of units to change at once, given the probability of the target's first tokens."""
+    """Number of units to change at once, given the probability of the target text's first tokens."""
     if settings.schedule == "constant" or probability <= 0.01:
         return settings.change
     # The closer the search is, the smaller the steps: a long change would undo more than it gains.
@@ -217,14 +217,14 @@ def read_suffix_template(path: str | None) -> str:
 def check_random_search(
     behaviors: Sequence[Example], settings: RandomSearchSettings, available: frozenset[Need]
 ) -> None:
-    """Refuses behaviors without a target, and a template that does not fit."""
-    check_all_have_targets("random-search", behaviors)
+    """Refuses behaviors without a target text, and a template that does not fit."""
+    check_target_texts("random-search", behaviors)
     read_suffix_template(settings.template)
 
 
 ATTACK = Attack(
     "random-search",
-    "A suffix found by random changes that make the target's first token likelier",
+    "A suffix found by random changes that make the target text's first token likelier",
     search_random,
     frozenset({"likelihood"}),
     RandomSearchSettings,

@@ -15,7 +15,7 @@ Value = str | list["Value"] | dict[str, "Value"] | None
 
 @dataclass(frozen=True)
 class AttackerReply:
-    """The attacker's next attempt."""
+    """The attempt in a reply of the attacker: a prompt, and what is kept of the reply."""
 
     prompt: str
     """The prompt for the target model."""

@@ -1,16 +1,15 @@
-"""Soft prompts: embeddings after the user's text, optimised until the model is likely to write a target."""
+"""Soft prompts: embeddings after the user's text, optimised until the model is likely to write a target text."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from safereason.engines.base import LocalEngine
-from safereason.engines.states import accepted, empty_cache
+from safereason.engines.states import accepted, empty_cache, evaluation_mode
 from safereason.engines.transformers import end_of_turn_ids
 from safereason.errors import InputError
 from safereason.text import chat
@@ -35,7 +34,7 @@ def build_layout(engine: LocalEngine, prompt: str, prefix: str) -> PromptLayout:
     Args:
         engine: The model, whose chat template is applied.
         prompt: The user's text.
-        prefix: Beginning of the reply.
+        prefix: Beginning of the completion.
 
     Raises:
         InputError: The chat template is missing, or does not keep the user's text as it is.
@@ -60,19 +59,19 @@ class SoftPrompt:
         # fp32, because steps of 0.01 are lost in the rounding of half precision.
         self.start = self._embed_ids(start_id * tokens).float()  # [K, E]
         self.best = self.start
-        """[K, E]"""
+        """Embeddings [K, E] with the least loss so far, fp32."""
         self.loss: float | None = None
         """Loss of the best; None before the first measurement."""
 
-    def loss_of(self, soft: Tensor, layout: PromptLayout, target: list[int]) -> Tensor:
-        """Mean cross entropy of the target's tokens after a soft prompt [K, E]."""
-        after = self._embed_ids([*layout.after, *target])
+    def loss_of(self, soft: Tensor, layout: PromptLayout, target_ids: list[int]) -> Tensor:
+        """Mean cross entropy of the target text's tokens after a soft prompt [K, E]."""
+        after = self._embed_ids([*layout.after, *target_ids])
         parts = [self._embed_ids(layout.before), soft.to(self.model.dtype), after]
         inputs = torch.cat(parts)[None]  # [1, N, E]
-        logits = self.model(inputs_embeds=inputs, use_cache=False, **self._keep_logits(len(target) + 1)).logits
-        target_ids = torch.tensor(target, device=logits.device)
-        # A logit predicts the next token, so the target's logits begin one position before it.
-        return cross_entropy(logits[0, -len(target) - 1 : -1].float(), target_ids)  # of [T, V] and [T]
+        logits = self.model(inputs_embeds=inputs, use_cache=False, **self._keep_logits(len(target_ids) + 1)).logits
+        expected = torch.tensor(target_ids, device=logits.device)
+        # A logit predicts the next token, so the target text's logits begin one position before it.
+        return cross_entropy(logits[0, -len(target_ids) - 1 : -1].float(), expected)  # of [T, V] and [T]
 
     def _keep_logits(self, tokens: int) -> dict[str, int]:
         """The argument that limits logits to the last tokens; empty for a model without it."""
@@ -81,7 +80,7 @@ class SoftPrompt:
         return {}
 
     def optimise(
-        self, layout: PromptLayout, target: list[int], rate: float, optimizer: Literal["sign", "adam"]
+        self, layout: PromptLayout, target_ids: list[int], rate: float, optimizer: Literal["sign", "adam"]
     ) -> Iterator[float]:
         """Takes gradient steps without end and yields the loss before each of them, that of the start first."""
         soft = self.start.clone().requires_grad_()
@@ -89,8 +88,8 @@ class SoftPrompt:
         adam = torch.optim.Adam([soft], lr=rate)
         while True:
             # The mode is restored before each yield: the caller may use the model between two steps.
-            with _evaluation_mode(self.model):
-                loss = self.loss_of(soft, layout, target)
+            with evaluation_mode(self.model):
+                loss = self.loss_of(soft, layout, target_ids)
                 # Gradients of the embeddings alone, so that the model's own weights get none.
                 [soft.grad] = torch.autograd.grad(loss, [soft])
             if self.loss is None or loss.item() < self.loss:
@@ -110,7 +109,7 @@ class SoftPrompt:
         ends = end_of_turn_ids(self.model, self.engine.tokenizer)
         cache = empty_cache(self.model)
         written: list[int] = []
-        with _evaluation_mode(self.model):
+        with evaluation_mode(self.model):
             while len(written) < max_new_tokens and not (written and written[-1] in ends):
                 output = self.model(inputs_embeds=inputs, use_cache=bool(cache), **cache, **self._keep_logits(1))
                 written.append(int(output.logits[0, -1].argmax()))
@@ -141,14 +140,3 @@ class SoftPrompt:
 def _mean_norm(vectors: Tensor) -> float:
     """Mean Euclidean norm of vectors [N, E]."""
     return float(vectors.norm(dim=-1).mean())
-
-
-@contextmanager
-def _evaluation_mode(model: Any) -> Iterator[None]:
-    """Switches dropout off, and restores the model's mode afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

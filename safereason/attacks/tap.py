@@ -6,7 +6,7 @@ others are sent to it and rated, and the best become the next leaves.
 Deviations, beside PAIR's:
 
 1. The attacker says whether a prompt is on topic, where the paper asks the judge: so any judge will do that scores.
-2. A prompt whose topic cannot be told stays, and is counted (`unclear`).
+2. A prompt whose topic is unclear stays, and is counted (`unclear`).
 3. All prompts that are on topic are sent, as in the paper; the authors' code keeps `width` of them before that too.
 4. Where no branch is left, its leaves branch once more at the next depth; the authors' code goes on from one that was
    pruned.
@@ -67,7 +67,7 @@ def search_tap(behaviors: Sequence[Example], settings: TapSettings, setup: Setup
         attempts: list[Attempt] = []
         if on_topic:
             affordable = affordable_queries(setup.meter, len(on_topic))
-            attempts = refinement.query_target(on_topic[:affordable])
+            attempts = refinement.query_target_model(on_topic[:affordable])
         best = _prune_by_score(refinement, attempts, settings.width)
         yield refinement.step()
         if refinement.is_done:

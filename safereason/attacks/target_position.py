@@ -1,4 +1,4 @@
-"""The position of a behavior's target text in the reply: a reasoning model has two, its reasoning and its answer."""
+"""The position of a behavior's target text in the completion of a reasoning model: its reasoning, or its answer."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -12,7 +12,7 @@ TargetPosition = Literal["reasoning", "answer"]
 
 
 def text_before_target(prefix: str, place: TargetPosition) -> str:
-    """The text between the prompt and the target: `prefix`, with its reasoning closed at once for `answer`."""
+    """The text between the prompt and the target text: `prefix`, with its reasoning closed at once for `answer`."""
     if place == "reasoning" or not is_reasoning_open(prefix):
         return prefix
     # The delimiter is written on a line of its own, and a prefix may already end in a line break.
@@ -25,19 +25,19 @@ def is_reasoning_open(prefix: str) -> bool:
     return prefix.rfind(reasoning.OPEN) > prefix.rfind(reasoning.CLOSE)
 
 
-def require_target(attack: str, behavior: Example) -> str:
-    """The target of a behavior: the text that the reply shall begin with.
+def require_target_text(attack: str, behavior: Example) -> str:
+    """The target text of a behavior: the text that the completion shall begin with.
 
     Raises:
-        InputError: The behavior has no target.
+        InputError: The behavior has no target text.
     """
     if not behavior.target:
         raise InputError(f"attack {attack}: behavior {behavior.id} has no target; {_ADVICE}")
     return behavior.target
 
 
-def check_all_have_targets(attack: str, behaviors: Sequence[Example]) -> None:
-    """Refuses behaviors without a target.
+def check_target_texts(attack: str, behaviors: Sequence[Example]) -> None:
+    """Refuses behaviors without a target text.
 
     Raises:
         InputError: Some have none; the message has their number and the first id.

@@ -37,15 +37,15 @@ def search_thought_hijack(
     behaviors: Sequence[Example], settings: ThoughtHijackSettings, setup: Setup
 ) -> Iterator[SearchStep]:
     """One step with the behaviors' own prompts, each with a closed reasoning."""
-    thoughts = _read_thoughts(settings)
-    cases = [_hijacked_case(behavior, settings, thoughts, setup.prefix) for behavior in behaviors]
+    reasoning_text = _read_reasoning(settings)
+    cases = [_hijacked_case(behavior, settings, reasoning_text, setup.prefix) for behavior in behaviors]
     yield SearchStep(0, tuple(cases))
 
 
-def _hijacked_case(behavior: Example, settings: ThoughtHijackSettings, thoughts: str, prefix: str) -> TestCase:
+def _hijacked_case(behavior: Example, settings: ThoughtHijackSettings, reasoning_text: str, prefix: str) -> TestCase:
     """The test case of one behavior."""
     # The reasoning is closed here, so that the next token of the model belongs to its answer.
-    beginning = close_reasoning(prefix, fill_frame(thoughts, behavior.prompt))
+    beginning = close_reasoning(prefix, fill_frame(reasoning_text, behavior.prompt))
     if settings.how == "foreign-answer":
         beginning += answer_beginning(behavior)
     return TestCase(behavior.id, "thought-hijack", behavior.prompt, prefix=beginning, details={"how": settings.how})
@@ -55,10 +55,10 @@ def check_thought_hijack(
     behaviors: Sequence[Example], settings: ThoughtHijackSettings, available: frozenset[Need]
 ) -> None:
     """Refuses an unusable file of reasoning."""
-    _read_thoughts(settings)
+    _read_reasoning(settings)
 
 
-def _read_thoughts(settings: ThoughtHijackSettings) -> str:
+def _read_reasoning(settings: ThoughtHijackSettings) -> str:
     """The reasoning that replaces the model's own; empty for `how: empty`.
 
     Raises:

@@ -60,7 +60,7 @@ app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 
 
 def main() -> None:
-    """The console script."""
+    """Entry of the console script: runs the command that was typed, and exits with its code."""
     # Python sets a stream to None where a shell closed it, as by `>&-`.
     if sys.stdout is None:
         sys.stdout = TextIOWrapper(ClosedStdout())

@@ -15,7 +15,7 @@ from safereason.errors import InputError
 if TYPE_CHECKING:
     from safereason.attacks import Attack
     from safereason.recipe.schema import Recipe
-    from safereason.stages.attack import AttackPlan
+    from safereason.stages.attack_plan import AttackPlan
 
 
 class _AttackGroup(TyperGroup):
@@ -111,6 +111,7 @@ def _attack_command(name: str) -> Callable[..., None]:
         verbose: opt.Verbose = False,
     ) -> None:
         from safereason.stages import attack as stage_attack
+        from safereason.stages.attack_plan import AttackRequest, plan_attack
 
         source = opt.either_name("--prompts", prompts, "--behaviors", old_prompts)
         section_values = {
@@ -120,10 +121,10 @@ def _attack_command(name: str) -> Callable[..., None]:
         }
         chosen = _attack_recipe(name, recipe, model, overrides, seed, section_values)
         options = opt.stage_options(root, out, model, resume, overwrite, base_url)
-        request = stage_attack.AttackRequest(name, source, limit, opt.parse_shard(shard))
+        request = AttackRequest(name, source, limit, opt.parse_shard(shard))
         # A plan loads no model, so that it also works before the target is trained.
         if dry_run:
-            plan = stage_attack.plan_attack(chosen, options, request)
+            plan = plan_attack(chosen, options, request)
             stage.print_steps(chosen, [_attack_step(plan, model, chosen.name)], as_json)
             return
         result = stage.run_and_print(lambda: stage_attack.run_attack(chosen, options, request), as_json)

@@ -23,14 +23,13 @@ Source = Annotated[
 ]
 To = Annotated[Literal["harmbench", "jailbreakbench", "jsonl"], typer.Option("--to", help="What to write.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write, in place of stdout.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out where it is there.")]
 
 
 def convert(
     source: Source,
     to: To,
     out: Out = None,
-    overwrite: Overwrite = False,
+    overwrite: opt.OverwriteFile = False,
     verbose: opt.Verbose = False,
 ) -> None:
     """Convert test cases between HarmBench's, JailbreakBench's and our format; stderr says what was left out."""

@@ -1,4 +1,4 @@
-"""What can be named: evaluations, attacks, judges and guards, each with a summary, installed ones included."""
+"""All that can be named: evaluations, attacks, judges and guards, installed ones included, each with a summary."""
 
 from collections.abc import Mapping
 

@@ -56,7 +56,7 @@ class Use(NamedTuple):
     """One use that a recipe makes of a source."""
 
     purpose: str
-    """`training`, `traces` or `tests`."""
+    """Purpose in the recipe: `training`, `traces` or `tests`."""
     split: "Split"
     """The split that is read for it."""
 
@@ -148,7 +148,7 @@ def _all_sources() -> list[ListedSource]:
     listed: list[ListedSource] = []
     for name, source in SOURCES.every():
         if isinstance(source, InputError):
-            # Another package's source that cannot be imported. Its error stands in the column of titles.
+            # Another package's source that cannot be imported. Its error is shown in the column of titles.
             listed.append({**_unknown_source(name), "title": str(source), "recipes": []})
         else:
             listed.append({**_source_entry(source), "recipes": recipes_by_source.get(source.name, [])})

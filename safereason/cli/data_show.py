@@ -113,7 +113,7 @@ def _print_texts(texts: "Iterator[str]", limit: int | None) -> bool:
     for text in texts:
         print(text, end="")
         count += 1
-    # Nobody asked for just ten rows, so the person should know that there may be more.
+    # No option limited the rows, so the person should know that there may be more.
     if count == SHOWN and limit is None:
         say(f"{SHOWN} rows; --limit N shows more")
     return bool(count)

@@ -160,23 +160,21 @@ def _folders() -> dict[str, str]:
 
 
 def _data_home() -> str:
-    home = os.environ.get("SAFEREASON_DATA_HOME")
-    if not home:
+    from safereason.data.fetch import data_home
+
+    home = data_home()
+    if home is None:
         return "$SAFEREASON_DATA_HOME is not set: public data is downloaded into the cache"
-    if not Path(home).is_dir():
+    if not home.is_dir():
         return f"{home}: does not exist"
-    return home
+    return str(home)
 
 
 def _embedded_model() -> dict[str, str]:
     from safereason.engines import embedded
-    from safereason.runs.cache import cache_home
 
-    folder = cache_home() / "models" / "smollm2-135m"
     # The package holds a GGUF file. The engine reads a folder of safetensors, which the first use writes to the cache.
-    converted = "not yet: done at first use"
-    if (folder / "config.json").is_file():
-        converted = str(folder)
+    converted = str(embedded.converted_folder() or "not yet: done at first use")
     return {
         "name": embedded.NAME,
         "weights": str(embedded.gguf_file() or f"missing: {embedded.INSTALL}"),

@@ -18,7 +18,7 @@ from typer.exceptions import Abort, TyperException
 from safereason import processes
 from safereason.cli import signals
 from safereason.engines.memory import is_out_of_memory
-from safereason.errors import SafeReasonError, redacted
+from safereason.errors import SafeReasonError, message_of, redacted
 from safereason.runs import private
 from safereason.text.visible import visible
 
@@ -79,7 +79,7 @@ def _message_and_exit_code(error: Exception) -> tuple[str, int]:
     # The special cases of OSError come before the general one, which would match them too.
     match error:
         case SafeReasonError():
-            return f"error: {_one_line(error)}", error.exit_code
+            return f"error: {message_of(error)}", error.exit_code
         case TyperException():
             return _usage_message(error), error.exit_code
         case PermissionError() | NotADirectoryError() | IsADirectoryError():
@@ -93,8 +93,8 @@ def _message_and_exit_code(error: Exception) -> tuple[str, int]:
         case UnicodeEncodeError():
             return "error: a text holds half of a surrogate pair, which no file can hold; mend the input", 2
     if is_out_of_memory(error):
-        return f"error: out of memory ({_one_line(error)[:160] or 'no more can be had'}); {OUT_OF_MEMORY_ADVICE}", 1
-    return f"error: unexpected {type(error).__name__}: {_one_line(error)}; -v shows the traceback", 1
+        return f"error: out of memory ({message_of(error)[:160] or 'no more can be had'}); {OUT_OF_MEMORY_ADVICE}", 1
+    return f"error: unexpected {type(error).__name__}: {message_of(error)}; -v shows the traceback", 1
 
 
 def _usage_message(error: TyperException) -> str:
@@ -111,10 +111,6 @@ def _usage_message(error: TyperException) -> str:
 
 def _reason(error: OSError) -> str:
     return str(error.strerror).lower()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _print_last_line(line: str) -> None:

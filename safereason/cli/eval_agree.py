@@ -30,8 +30,7 @@ Files = Annotated[
     list[str],
     typer.Argument(metavar="FILE...", help="CSV, JSON or JSONL files with labels; or xstest-gpt4 and its like."),
 ]
-JudgeName = Annotated[str, typer.Option("--judge", metavar="JUDGE", help="The judge, as `eval ls` names it.")]
-Measures = Annotated[
+MeasureName = Annotated[
     Literal["refusal", "harm", "quality"],
     typer.Option("--measures", metavar="WHAT", help="What the labels tell: refusal, harm, quality."),
 ]
@@ -52,8 +51,8 @@ Negative = Annotated[
 
 def agree(
     files: Files,
-    judge: JudgeName,
-    measures: Measures = "refusal",
+    judge: opt.JudgeName,
+    measure: MeasureName = "refusal",
     prompt_column: PromptColumn = None,
     answer_column: AnswerColumn = None,
     label_column: LabelColumn = None,
@@ -73,7 +72,7 @@ def agree(
     columns = _label_columns(prompt_column, answer_column, label_column, person_column, positive, negative)
     # All files are read before the judge is loaded, which may take minutes.
     all_answers = {name: agreement.read(name, columns) for name in dict.fromkeys(files)}
-    scorer = _open_scorer(judge, measures)
+    scorer = _open_scorer(judge, measure)
     answers = {name: agreement.unseen(name, rows, scorer, columns) for name, rows in all_answers.items()}
     left_out = _count_left_out(all_answers, answers)
     with output.results_only():
@@ -91,7 +90,7 @@ def agree(
         output.print_json(
             {
                 "judge": judge,
-                "measures": scorer.measures,
+                "measures": scorer.measure,
                 "files": list(answers),
                 "figures": figures,
                 "left_out": left_out,
@@ -141,7 +140,7 @@ def _label_columns(
     return columns
 
 
-def _open_scorer(spec: str, measures: "Measure") -> "Judge":
+def _open_scorer(spec: str, measure: "Measure") -> "Judge":
     """The judge, opened for this measure.
 
     Raises:
@@ -149,12 +148,12 @@ def _open_scorer(spec: str, measures: "Measure") -> "Judge":
     """
     from safereason.judges import open_judge
 
-    judge = open_judge(spec, (measures,))
+    judge = open_judge(spec, (measure,))
     # Labels of refusal, compared with verdicts on harm, would give figures that look plausible.
-    if judge.measures != measures:
+    if judge.measure != measure:
         raise InputError(
-            f"--judge {spec}: measures {judge.measures}, not {measures}; name another judge, or what the "
-            f"labels tell with --measures {judge.measures}"
+            f"--judge {spec}: measures {judge.measure}, not {measure}; name another judge, or what the "
+            f"labels tell with --measures {judge.measure}"
         )
     return judge
 

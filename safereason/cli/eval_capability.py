@@ -73,6 +73,6 @@ def capability(
 
 
 def _task_names(text: str | None) -> list[str]:
-    """The names of a list with commas; none stands for the tasks like the paper's."""
+    """The names of a list with commas; without a list, the tasks like the paper's."""
     names = [name.strip() for name in (text or "").split(",")]
     return [name for name in names if name]

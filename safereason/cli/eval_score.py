@@ -14,12 +14,11 @@ EXAMPLES = opt.examples(
 )
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A finished run of an evaluation.")]
-JudgeName = Annotated[str, typer.Option("--judge", metavar="JUDGE", help="The judge, as `eval ls` names it.")]
 
 
 def score(
     run: Run,
-    judge: JudgeName,
+    judge: opt.JudgeName,
     fail_under: opt.FailUnder = None,
     fail_over: opt.FailOver = None,
     junit: opt.JUnit = None,

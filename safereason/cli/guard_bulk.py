@@ -11,8 +11,9 @@ from safereason.console import progress
 from safereason.errors import InputError, StageFailed
 
 if TYPE_CHECKING:
-    from safereason.guard.blocks import Block, ParquetInput, Parts
     from safereason.guard.classify import ClassifySettings, StatusCounts
+    from safereason.guard.parquet_input import Block, ParquetInput
+    from safereason.guard.parquet_output import Parts
     from safereason.runs.directory import OnExisting
 
 # Rows of a block by default: enough to keep a GPU busy, and few enough that a killed worker loses little.
@@ -49,8 +50,9 @@ def classify_on_ray(
         InputError: The input or the output cannot be used, or Ray is not installed.
         StageFailed: A block cannot be read back.
     """
-    from safereason.guard.blocks import Parts, open_parquet_input
     from safereason.guard.bulk import Job, check_installed, run
+    from safereason.guard.parquet_input import open_parquet_input
+    from safereason.guard.parquet_output import Parts
     from safereason.runs.lock import locked
 
     check_installed()

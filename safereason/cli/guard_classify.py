@@ -83,7 +83,6 @@ Out = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on after what --out holds, and ask again about rows that failed.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out where it is there.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the draws.")]
 FailOn = Annotated[
     list[FailOnKind] | None,
@@ -108,7 +107,7 @@ BatchRows = Annotated[
 
 @dataclass(frozen=True)
 class RowInput:
-    """The rows to classify."""
+    """Rows to classify, as the command line names them."""
 
     source: str
     """A file, or `-` for stdin."""
@@ -130,7 +129,7 @@ def classify(
     threshold: Threshold = None,
     out: Out = None,
     resume: Resume = False,
-    overwrite: Overwrite = False,
+    overwrite: opt.OverwriteFile = False,
     limit: opt.Limit = None,
     seed: Seed = 0,
     fail_on: FailOn = None,
@@ -331,7 +330,7 @@ class _TokenLimitHint:
 
     def look_at(self, record: "Record") -> None:
         """Prints the hint where the record's verdict was cut off, unless it was printed before."""
-        from safereason.guard.classify import CUT
+        from safereason.guard.base import CUT
 
         if self._is_printed or not record["unparsed"]:
             return

@@ -246,7 +246,7 @@ def _api_keys(host: str, file: Path | None, no_keys: bool) -> "Keys":
     accepted = keys.read(file)
     if accepted and no_keys:
         raise InputError(f"--no-keys: there are keys; drop it, or --keys-file and ${keys.VARIABLE}")
-    # A guard that nobody meant to open to the network is the worse mistake, so this has to be said explicitly.
+    # A guard that nobody meant to open to the network is the worse mistake, so this takes an option of its own.
     if not (accepted or no_keys or is_loopback(host)):
         raise InputError(
             f"--host {host}: others than this machine reach it; give ${keys.VARIABLE} or --keys-file, or say --no-keys"

@@ -118,6 +118,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be don
 # Without one of these two, a folder with an unfinished run is refused: no result is lost by a repeated command.
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete the run that is there and start anew.")]
+OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace --out where it is there.")]
+JudgeName = Annotated[str, typer.Option("--judge", metavar="JUDGE", help="The judge, as `eval ls` names it.")]
 Launch = Annotated[
     str | None,
     typer.Option(

@@ -41,7 +41,7 @@ def show_recipe(
     from safereason.recipe import load, provenance
 
     recipe = load.load(name, overrides or [])
-    # The sources are looked up only for those who ask: a recipe of a person's own need not have any.
+    # Only where they are requested, since a recipe of a person's own need not have any.
     origins = provenance.sources(recipe) if sources else {}
     if as_json and sources:
         document: dict[str, dict[str, object]] = {}

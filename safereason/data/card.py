@@ -80,7 +80,7 @@ def source_names(recipe: Recipe) -> list[str]:
 
 
 def to_markdown(card: Card) -> str:
-    """The card as Markdown."""
+    """Markdown of a card, as `card.md` beside the data has it."""
     harmful_ratio = ""
     if card["harmful_ratio"] is not None:
         harmful_ratio = f", λ = {card['harmful_ratio']}"

@@ -1,6 +1,5 @@
 """The example, one prompt to train or test on, and its files: JSONL and parquet with the same columns."""
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -8,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from safereason.errors import InputError
-from safereason.files import LONGEST_ROW, json_type
+from safereason.files import LONE_SURROGATE, LONGEST_ROW, json_type
 from safereason.runs.asides import aside_of
 from safereason.runs.directory import rows_of
+from safereason.text.verdict import Label
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
     from pyarrow.parquet import ParquetFile
 
 PromptKind = Literal["harmful", "harmless", "ambiguous"]
-Label = Literal["safe", "unsafe"]
 # Mixes draw in the order of these two, so a change of order would change every draw.
 KINDS: tuple[PromptKind, ...] = get_args(PromptKind)
 LABELS: tuple[Label, ...] = get_args(Label)
@@ -25,12 +24,12 @@ LABELS: tuple[Label, ...] = get_args(Label)
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt."""
+    """One prompt of a source, with its kind and perhaps a label, a response, or a trace to learn from."""
 
     id: str
     """Unique within its source: `source/…`."""
     prompt: str
-    """The user's message."""
+    """Text of the user's message."""
     kind: PromptKind
     """The source's judgment of the prompt."""
     source: str
@@ -85,8 +84,6 @@ RawRow = dict[str, Any]
 COLUMNS = tuple(f.name for f in fields(Example))
 _COLUMN_NAMES = frozenset(COLUMNS)
 _REQUIRED = frozenset(("id", "prompt", "kind", "source"))
-# JSON may escape half of a UTF-16 pair, and Python keeps it, but no UTF-8 file can hold it.
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _BATCH = 1024
 """Rows that are decoded from a parquet file at a time."""
 # Text compresses well, so a small column may unpack to any ratio. Only large ones are suspicious.
@@ -130,7 +127,7 @@ def _column_problem(row: RawRow) -> str:
 
 def is_unicode(text: str) -> bool:
     """Whether a text can be written as UTF-8, which half of a surrogate pair cannot."""
-    return text.isascii() or not _LONE_SURROGATE.search(text)
+    return text.isascii() or not LONE_SURROGATE.search(text)
 
 
 def stream_examples(path: Path) -> Iterator[Example]:

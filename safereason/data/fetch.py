@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from safereason import console
-from safereason.errors import InputError
+from safereason.errors import InputError, first_line
 from safereason.runs.asides import aside_of, clear
 from safereason.runs.cache import cache_home
 from safereason.runs.manifest import sha256
@@ -94,7 +94,7 @@ def fetch(file: File | HubFile) -> Path:
     elif isinstance(file, HubFile):
         path = _from_hub(file)
     else:
-        path = cache_home() / "data" / file.source / file.name
+        path = data_folder() / file.source / file.name
         if not path.is_file():
             _check_may_download(file)
             _download(file, path)
@@ -115,6 +115,11 @@ def nothing_downloaded() -> Iterator[None]:
 def _check_may_download(file: File | HubFile) -> None:
     if not _MAY_DOWNLOAD.get():
         raise InputError(f"{file.source}/{file.name}: not on this machine yet; what reads it downloads {file.url}")
+
+
+def data_folder() -> Path:
+    """Folder of public files, a folder a source in it: your own copies where they have one, else the downloads."""
+    return data_home() or cache_home() / "data"
 
 
 def data_home() -> Path | None:
@@ -154,8 +159,7 @@ def _hub_failure(file: HubFile, error: Exception) -> str:
             f"{file.source}/{file.name}: the Hub refuses access (HTTP {status}); accept the terms at {file.page} "
             "and set HF_TOKEN to a token of yours"
         )
-    # The client's messages go on for several lines, with advice for its own users.
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     if status:
         reason = f"HTTP {status}"
     return (

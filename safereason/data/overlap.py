@@ -50,7 +50,7 @@ class Match:
     key: str
     """Key of the text in the index."""
     how: Literal["exact", "near", "words"]
-    """The check that matched."""
+    """Check that matched: the same text, similar 5-grams, or shared words in a row."""
     similarity: float | None
     """Jaccard similarity of the 5-grams; None for a match by shared words."""
     shared: str | None

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice, zip_longest
 
-from safereason.data.example import LABELS, Example, Label
+from safereason.data.example import LABELS, Example
 from safereason.data.filters import Refuse, RefuseDuplicates, drop_refused, refuse_any
 from safereason.data.sampling import (
     Mixture,
@@ -31,6 +31,7 @@ from safereason.data.sampling import (
 )
 from safereason.errors import InputError
 from safereason.recipe.schema import GuardSet, RSafeMix, SourceShare
+from safereason.text.verdict import Label
 
 
 def build(
@@ -143,7 +144,7 @@ class _RSafeDraw:
             self.pools[name] = self._labelled_pool(prompts(name), name)
 
     def mixture(self) -> Mixture:
-        """The whole mix."""
+        """The rows that the mix draws: for training, with traces, and held out for validation."""
         validation = self.hold_out()
         held_out_prompts = {fold(row.prompt) for row in validation}
         # The same text with the other label is another row, so each label is deduplicated by itself.

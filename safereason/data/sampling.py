@@ -27,7 +27,7 @@ class Mixture:
     """The rows that a mix drew, in training order."""
 
     prompts: tuple[Example, ...]
-    """Rows for RL."""
+    """Rows that RL draws rollouts for."""
     traces: tuple[Example, ...] = ()
     """Rows for SFT, with `reasoning` and `answer`."""
     validation: tuple[Example, ...] = ()

@@ -135,7 +135,7 @@ class _TarsDraw:
         self._source_by_prompt: dict[str, str] = {}
 
     def mixture(self) -> Mixture:
-        """The whole mix."""
+        """The rows that the mix draws: prompts for RL, and traces for SFT."""
         # The slices of SFT come first, because RL must not take their prompts (difference 7).
         slices = self._trace_slices()
         pools = self._draw_pools(slices)

@@ -8,9 +8,9 @@ import re
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from safereason.data.example import Label
 from safereason.text import verdict
 from safereason.text.reasoning import CLOSE, OPEN, Reasoned
+from safereason.text.verdict import Label
 
 KEPT = "kept"
 FAILED = "failed"

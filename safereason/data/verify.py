@@ -30,7 +30,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem of one row."""
+    """One problem of one row, by its place in the file."""
 
     line: int
     """Line in a JSONL file; in other files the number of the row, from 1."""

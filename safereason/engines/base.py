@@ -57,14 +57,14 @@ class Usage:
     """Tokens of a completion, as its engine counts and a provider bills them."""
 
     prompt: int
-    """Tokens read."""
+    """Tokens of the prompt that were read, chat template included."""
     completion: int
     """Tokens generated, reasoning and the end-of-turn token included."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One generated text."""
+    """One text that a model generated, with its token ids and the reason why it ended."""
 
     text: str
     """The model's text without special tokens and without the generation prefix."""
@@ -78,9 +78,9 @@ class Completion:
     error: str = ""
     """The reason where it is `missing`: a server failed, or the prompt is longer than the model reads."""
     choices: tuple[TokenChoice, ...] = ()
-    """Its tokens with their likeliest alternatives, where `choices` requests them."""
+    """Tokens with their likeliest alternatives, where `choices` requests them."""
     usage: Usage | None = None
-    """Its tokens; None where a server does not count them."""
+    """Tokens read and generated; None where a server does not count them."""
     lasts: bool = False
     """Whether the error will come again, as of a prompt that is longer than the model reads."""
 
@@ -120,6 +120,8 @@ class Likelihood:
         return sum(self.token_logprobs)
 
 
+Job = tuple[int, int]
+"""One completion of a call: the index of its conversation, and its number among that one's completions."""
 OnFinish = Callable[[int, int, Completion], None]
 """Called as completions end, in any order: conversation index, number of the completion (0 … n-1), completion."""
 
@@ -156,7 +158,7 @@ class Engine(Protocol):
 
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase | None":
-        """Its tokenizer; None for a server, which does not show its own."""
+        """The model's tokenizer; None for a server, which does not show its own."""
         ...
 
     @property
@@ -246,12 +248,12 @@ def generation_prefix(engine: Engine, prefix: str) -> str:
 
 
 def in_order(
-    finished: Mapping[tuple[int, int], Completion], conversations: int, n: int, done: Collection[int]
+    finished: Mapping[Job, Completion], conversations: int, n: int, done: Collection[int]
 ) -> list[list[Completion]]:
     """The completions of a call as `Engine.generate` returns them.
 
     Args:
-        finished: By conversation index and number.
+        finished: Completions by job.
         conversations: How many the call was given.
         n: Completions a conversation.
         done: Indices of conversations whose completions the caller already has; their entry is empty.

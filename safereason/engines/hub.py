@@ -56,7 +56,7 @@ def check(location: str, revision: str | None = None) -> None:
         return
     if constants.HF_HUB_OFFLINE:
         raise InputError(
-            f"{location}: is not in the cache of the Hub's client, and HF_HUB_OFFLINE forbids to ask for it; "
+            f"{location}: is not in the cache of the Hub's client, and HF_HUB_OFFLINE forbids to fetch it; "
             "unset that, or name a folder that holds the model"
         )
     try:

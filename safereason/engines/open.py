@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from safereason.engines import hub
 from safereason.engines.base import Engine, TokenizerEngine
 from safereason.engines.spec import ModelSpec, check_architecture
-from safereason.errors import InputError
+from safereason.errors import InputError, first_line
 from safereason.recipe.schema import Precision
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -106,14 +107,13 @@ def load_model(
         device = "cuda"
     elif device is None:
         device = "cpu"
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
     try:
         # A folder was checked above; a Hub id's configuration is there only after this download.
         if not Path(location).is_dir():
             config = AutoConfig.from_pretrained(location, trust_remote_code=False)
             check_architecture(location, config.to_dict())
         model = AutoModelForCausalLM.from_pretrained(
-            location, dtype=dtypes[precision], use_safetensors=True, trust_remote_code=False
+            location, dtype=torch_dtype(precision), use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise not_loaded(location, error) from error
@@ -121,6 +121,24 @@ def load_model(
         check_embeddings(model, tokenizer, location)
     loaded: PreTrainedModel = model.to(torch.device(device))  # type: ignore[arg-type]  # the stub of a wrapped method
     return loaded
+
+
+def torch_dtype(precision: Precision) -> "torch.dtype":
+    """A recipe's precision as torch names it."""
+    import torch
+
+    if precision == "bf16":
+        return torch.bfloat16
+    return torch.float32
+
+
+def precision_here(wanted: Precision = "bf16") -> Precision:
+    """The wanted arithmetic where there is a GPU; fp32 on a CPU, where bf16 is slower."""
+    import torch
+
+    if torch.cuda.is_available():
+        return wanted
+    return "fp32"
 
 
 def load_tokenizer(spec: ModelSpec) -> "PreTrainedTokenizerBase":
@@ -232,11 +250,7 @@ def not_loaded(location: str, error: Exception, what: str = "") -> InputError:
     """The error of a model that cannot be loaded, with advice; `what` says what it was loaded as."""
     if "trust_remote_code" in str(error):
         return _wants_code(location)
-    reason = type(error).__name__
-    if str(error).strip():
-        # The rest is a traceback of the library's, or advice that does not fit.
-        reason = str(error).strip().splitlines()[0]
     advice = "check the name, the network and HF_TOKEN"
     if Path(location).is_dir():
         advice = "a folder holds config.json, a tokenizer and weights as safetensors; save or get it again"
-    return InputError(f"{location}: cannot be loaded{what} ({reason[:200]}); {advice}")
+    return InputError(f"{location}: cannot be loaded{what} ({first_line(error)[:200]}); {advice}")

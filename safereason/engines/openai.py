@@ -29,6 +29,7 @@ from safereason.engines.base import (
     Completion,
     Conversation,
     GenerateOptions,
+    Job,
     Likelihood,
     Message,
     Sampling,
@@ -43,9 +44,6 @@ from safereason.errors import InputError
 CONCURRENCY = 16
 """Requests under way at a time."""
 SECONDS_A_TRY = 600.0
-
-Job = tuple[int, int]
-"""Conversation index and number of the completion."""
 
 
 class OpenAIEngine:
@@ -220,7 +218,7 @@ class OpenAIEngine:
                 proxy = self._connection.proxy()
                 advice = "start the server or check --base-url"
                 if proxy:
-                    advice = f"it is asked by the proxy in {proxy}: check that, or check --base-url"
+                    advice = f"requests go by the proxy in {proxy}: check that, or check --base-url"
                 raise InputError(
                     f"{self.name}: {self._connection.url} cannot be reached ({server.reason_of(error)}); {advice}"
                 ) from error

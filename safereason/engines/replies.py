@@ -133,36 +133,36 @@ def text_of_message(message: Json, prefix: str) -> str:
     parts = list(_parts(message.get("content"), "content"))
     answer = "".join(text for kind, text in parts if kind == "text")
     # Parts of `content` and a field of its own may hold the same reasoning: only one of them counts.
-    own_thoughts = "".join(text for kind, text in parts if kind == "thought")
-    thoughts = (own_thoughts or _reasoning_field(message)).strip("\n")
+    own_reasoning = "".join(text for kind, text in parts if kind == "reasoning")
+    reasoning_text = (own_reasoning or _reasoning_field(message)).strip("\n")
     refusal = message.get("refusal")
     # Some servers put the refusal into `content` as well.
     if isinstance(refusal, str) and refusal and refusal not in answer:
         answer = f"{answer}\n\n{refusal}".removeprefix("\n\n")
-    if not thoughts:
+    if not reasoning_text:
         return answer
     # The tag that the prefix opens must not come twice.
     is_begun = reasoning.OPEN in prefix
-    if _begins_with_thoughts(answer, thoughts):
+    if _begins_with_reasoning(answer, reasoning_text):
         whole = answer.lstrip()
         if is_begun:
             return whole.removeprefix(reasoning.OPEN).lstrip("\n")
         return whole
     # Without an answer, the reasoning was never closed.
-    text = f"{reasoning.PREFIX}{thoughts}"
+    text = f"{reasoning.PREFIX}{reasoning_text}"
     if answer:
-        text = reasoning.join(thoughts, answer.lstrip("\n"))
+        text = reasoning.join(reasoning_text, answer.lstrip("\n"))
     if is_begun:
         return text.removeprefix(reasoning.PREFIX)
     return text
 
 
-def _begins_with_thoughts(answer: str, thoughts: str) -> bool:
+def _begins_with_reasoning(answer: str, reasoning_text: str) -> bool:
     """Whether an answer begins with the very reasoning that a field holds, between tags."""
     before, closed, _ = answer.partition(reasoning.CLOSE)
     begun = before.lstrip()
     is_tagged = bool(closed) or begun.startswith(reasoning.OPEN)
-    return is_tagged and begun.removeprefix(reasoning.OPEN).split() == thoughts.split()
+    return is_tagged and begun.removeprefix(reasoning.OPEN).split() == reasoning_text.split()
 
 
 def _reasoning_field(message: Json) -> str:
@@ -171,29 +171,29 @@ def _reasoning_field(message: Json) -> str:
         value = message.get(name)
         if not value:
             continue
-        thoughts = "".join(text for _, text in _parts(value, name))
-        if thoughts.strip():
-            return thoughts
+        reasoning_text = "".join(text for _, text in _parts(value, name))
+        if reasoning_text.strip():
+            return reasoning_text
     return ""
 
 
-Part: TypeAlias = tuple[Literal["text", "thought"], str]
+Part: TypeAlias = tuple[Literal["text", "reasoning"], str]
 
-_TEXT_OF: dict[str, tuple[Literal["text", "thought"], tuple[str, ...]]] = {
+_TEXT_OF: dict[str, tuple[Literal["text", "reasoning"], tuple[str, ...]]] = {
     "text": ("text", ("text",)),
     "output_text": ("text", ("text",)),
     "refusal": ("text", ("refusal",)),
-    "thinking": ("thought", ("thinking", "text")),
-    "reasoning": ("thought", ("reasoning", "text", "content", "summary")),
-    "reasoning_text": ("thought", ("text",)),
-    "summary_text": ("thought", ("text",)),
-    "reasoning.text": ("thought", ("text",)),
-    "reasoning.summary": ("thought", ("summary",)),
+    "thinking": ("reasoning", ("thinking", "text")),
+    "reasoning": ("reasoning", ("reasoning", "text", "content", "summary")),
+    "reasoning_text": ("reasoning", ("text",)),
+    "summary_text": ("reasoning", ("text",)),
+    "reasoning.text": ("reasoning", ("text",)),
+    "reasoning.summary": ("reasoning", ("summary",)),
     # Encrypted reasoning cannot be read.
-    "redacted_thinking": ("thought", ()),
-    "reasoning.encrypted": ("thought", ()),
+    "redacted_thinking": ("reasoning", ()),
+    "reasoning.encrypted": ("reasoning", ()),
 }
-"""Kind of each type of part, text or thought, and the fields that hold it as a text or as parts again."""
+"""Kind of each type of part, text or reasoning, and the fields that hold it as a text or as parts again."""
 
 
 def _parts(value: object, where: str) -> Iterator[Part]:

@@ -23,7 +23,7 @@ from urllib.request import proxy_bypass
 import openai
 
 from safereason import console
-from safereason.errors import HIDDEN, InputError, keep_secret, one_line, redacted, without_credentials
+from safereason.errors import HIDDEN, InputError, keep_secret, message_of, one_line, redacted, without_credentials
 
 OPENAI = "https://api.openai.com/v1"
 ADDRESS, KEY = "OPENAI_BASE_URL", "OPENAI_API_KEY"
@@ -252,7 +252,7 @@ class Patience:
                 self._is_reported = True
         if is_overdue and goes_on:
             console.say(
-                f"{self.who}: does not answer ({reason_of(error)}); asked again for up to {limit:g} s ({PATIENCE})"
+                f"{self.who}: does not answer ({reason_of(error)}); tried again for up to {limit:g} s ({PATIENCE})"
             )
         return goes_on
 
@@ -289,7 +289,7 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, openai.APIStatusError) and not re.sub(r"Error code: \d+", "", str(error)):
         return redacted(" ".join(f"{one_line(error)} - {error.response.text}".split()))[:300]
     if isinstance(error, BadReply):
-        return redacted(" ".join(str(error).split()))[:300]
+        return redacted(message_of(error))[:300]
     return one_line(error)
 
 

@@ -22,7 +22,7 @@ DEFAULT_ENGINE: EngineName = "hf"
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which model is meant, and which engine runs it."""
+    """A model and the engine that runs it, as a person names the two."""
 
     name: str
     """A Hub id, a path, the embedded model's name, or the name that a server knows it by."""
@@ -168,7 +168,7 @@ class ModelSpec:
         return str(self).rstrip("/").split("/")[-1]
 
     def identity(self) -> str:
-        """Its part of a run's identity: stage, recipe and hash of a run, else its name.
+        """The model's part of a run's identity: stage, recipe and hash of a run, else its name.
 
         Raises:
             InputError: It is a run that did not finish.

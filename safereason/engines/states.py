@@ -6,6 +6,8 @@ again for each token.
 """
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -30,6 +32,17 @@ def accepted(model: CausalModel) -> set[str]:
     if hasattr(model, "get_base_model"):
         causal = model.get_base_model()
     return set(inspect.signature(type(causal).forward).parameters)
+
+
+@contextmanager
+def evaluation_mode(model: CausalModel) -> Iterator[None]:
+    """Context without dropout; the model is as it was afterwards, since a trainer may go on with it."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def holds_prefixes(model: CausalModel) -> bool:

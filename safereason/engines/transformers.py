@@ -31,7 +31,7 @@ from safereason.engines.base import (
 )
 from safereason.engines.memory import halves_of, run_or_halve
 from safereason.engines.sampler import draw, uniforms
-from safereason.engines.states import States, accepted, holds_prefixes
+from safereason.engines.states import States, accepted, evaluation_mode, holds_prefixes
 from safereason.errors import InputError
 from safereason.text import chat
 
@@ -88,7 +88,7 @@ class TransformersEngine:
         `streams` are for a part of a larger call, to draw what the whole call would: the index of each conversation in
         it, and the number that its first completion has there.
         """
-        rendered: list[chat.Prompt] = []
+        rendered: list[chat.RenderedPrompt] = []
         prompts: list[list[int]] = []
         for conversation in conversations:
             prompt = chat.render(self.tokenizer, conversation, options.prefix)
@@ -137,7 +137,7 @@ class TransformersEngine:
         # Rows of similar length share a batch, and the longest come first: memory runs out at once or never.
         longest_first = sorted(range(len(prompts)), key=lambda i: -lengths[i])
         with self._reading():
-            for members in _pack(longest_first, lengths, self._budget(lengths)):
+            for members in pack(longest_first, lengths, self._budget(lengths)):
                 scored = self._score([prompts[i] for i in members], [targets[i] for i in members])
                 likelihoods.update(zip(members, scored, strict=True))
         return [likelihoods[i] for i in range(len(prompts))]
@@ -152,20 +152,15 @@ class TransformersEngine:
         lengths = [len(prompt) for prompt in prompts]
         states: dict[int, Tensor] = {}
         with self._reading():
-            for members in _pack(range(len(prompts)), lengths, self._budget(lengths)):
+            for members in pack(range(len(prompts)), lengths, self._budget(lengths)):
                 states.update(zip(members, self._last([prompts[i] for i in members]), strict=True))
         return torch.stack([states[i] for i in range(len(prompts))])
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """The model without dropout and gradients, and as it was afterwards: a trainer may go on with it."""
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            self.model.train(was_training)
+        """Context in which the model has neither dropout nor gradients."""
+        with evaluation_mode(self.model), torch.inference_mode():
+            yield
 
     def room(self, conversation: Conversation) -> int:
         """Tokens that the model can write after a conversation; none, or fewer, where it is too long to be read."""
@@ -203,7 +198,7 @@ class TransformersEngine:
             index, first = streams[i]
             rows.extend(_OpenCompletion(i, k, (index, first + k)) for k in range(n))
         lengths = [len(prompts[row.conversation]) + max_new_tokens for row in rows]
-        for members in _pack(range(len(rows)), lengths, self._budget(lengths)):
+        for members in pack(range(len(rows)), lengths, self._budget(lengths)):
             yield [rows[m] for m in members]
 
     def _budget(self, lengths: Sequence[int]) -> int:
@@ -431,7 +426,7 @@ def end_of_turn_ids(model: CausalModel, tokenizer: PreTrainedTokenizerBase) -> s
     return {int(token) for token in candidates if token is not None}
 
 
-def _pack(order: Collection[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+def pack(order: Collection[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Consecutive members whose count x longest length stays within the budget; at least one a batch."""
     batch: list[int] = []
     longest = 0

@@ -22,6 +22,7 @@ from safereason.engines.base import (
     Completion,
     Conversation,
     GenerateOptions,
+    Job,
     Likelihood,
     Sampling,
     TokenChoice,
@@ -46,8 +47,6 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks of adapters that vLLM has room for; others go into the next larger one."""
 
-Job = tuple[int, int]
-"""Conversation index and number of the completion."""
 Requests: TypeAlias = "Mapping[Job, tuple[list[int], SamplingParams]]"
 """Prompt ids and vLLM's sampling parameters, by job."""
 
@@ -130,7 +129,7 @@ class VLLMEngine:
     ) -> list[list[Completion]]:
         """See `Engine.generate`. A prompt that leaves no room for a completion gets one that says so."""
         done = set(options.done)
-        rendered: dict[int, chat.Prompt] = {}
+        rendered: dict[int, chat.RenderedPrompt] = {}
         prompts: dict[int, list[int]] = {}
         for i, conversation in enumerate(conversations):
             if i not in done:

@@ -1,4 +1,4 @@
-"""How long a model reasons, and how long its answer is, by kind of request (TARS, arXiv 2507.00971, Table 3).
+"""Lengths of a model's reasoning and answer in tokens, by kind of request (TARS, arXiv 2507.00971, Table 3).
 
 Mean tokens of the reasoning and of the answer, each encoded by itself with the model's tokenizer, tags left out. No
 judge is called.

@@ -1,4 +1,4 @@
-"""How far a judge agrees with people on answers that they labelled, and how far the people agree with each other.
+"""Agreement of a judge with people on answers that they labelled, and of the people with each other.
 
 A judge's verdict counts as positive from a score of 0.5 on, as everywhere. Some labels are neither positive nor
 negative, such as XSTest's partial refusals. They are no part of the figures: the judge's verdicts on such answers are
@@ -53,7 +53,7 @@ class LabelColumns:
 
 @dataclass(frozen=True)
 class Labelled:
-    """One answer with its human labels."""
+    """One answer with the labels that people gave it."""
 
     exchange: Exchange
     label: str
@@ -71,7 +71,7 @@ class Agreement:
     people: Figure | None
     """Cohen's kappa of two people over all labels; None where there are not two."""
     apart: dict[str, dict[str, int]] = field(default_factory=dict)
-    """As `confusion`, for labels that are no part of the figures."""
+    """Counts as in `confusion`, for labels that are no part of the figures."""
 
 
 def read(target: str, columns: LabelColumns) -> list[Labelled]:
@@ -165,7 +165,7 @@ def agreement(
     group: str = OVERALL,
     seed: int = 0,
 ) -> Agreement:
-    """How far verdicts agree with labels.
+    """Agreement of verdicts with people's labels: figures with intervals, and the counts behind them.
 
     Args:
         labelled: The answers.

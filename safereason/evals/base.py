@@ -11,7 +11,7 @@ from safereason.errors import InputError
 from safereason.evals.metrics import Figure, FigureInfo
 from safereason.judges import BehaviorRequest, Exchange, Judge, Measure, Verdict, open_judge
 from safereason.judges.base import THRESHOLD
-from safereason.recipe.schema import Evaluation
+from safereason.recipe.schema import Evaluation, Recipe
 from safereason.runs.records import Record
 from safereason.text import reasoning
 
@@ -84,18 +84,18 @@ Figures = Callable[[Sequence[Outcome], Measure | None], list[Figure]]
 
 @dataclass(frozen=True)
 class Eval:
-    """One evaluation."""
+    """One evaluation: its prompts, its judge, and the figures that come of the outcomes."""
 
     name: str
     summary: str
-    """Its measurement in one line."""
+    """Measurement in one line, for listings."""
     sources: Callable[[Evaluation], tuple[str, ...]]
     """Names of the data sources for a recipe's section; none where the section leaves the evaluation out."""
     keeps: Callable[[Example], bool]
     """Whether an example of the sources belongs to the evaluation."""
     figures: Figures
     reports: tuple[FigureInfo, ...]
-    """Its figures, the main one first."""
+    """Figures that it reports, the main one first."""
     judge: Callable[[Evaluation], str] | None
     """The judge in a recipe's section; None for an evaluation that counts tokens and judges nothing."""
     measures: tuple[Measure, ...] = ()
@@ -105,7 +105,7 @@ class Eval:
     draws: int | None = None
     """Default limit, of examples drawn by the seed; None takes all."""
     title: str = ""
-    """Its name in a report, as its publisher spells it; empty where that is its name."""
+    """Name in a report, as its publisher spells it; empty where that is `name`."""
 
 
 def published(*names: str) -> Callable[[Evaluation], tuple[str, ...]]:
@@ -168,6 +168,17 @@ def completion_record(completion: Completion) -> Record:
     return line
 
 
+def eval_section(recipe: Recipe) -> Evaluation:
+    """The recipe's `eval` section.
+
+    Raises:
+        InputError: It has none.
+    """
+    if recipe.eval is None:
+        raise InputError(f"recipe {recipe.name}: it has no eval section; add one")
+    return recipe.eval
+
+
 def has_failed(record: Record) -> bool:
     """Whether a recorded completion failed in a way that another try may mend."""
     return record["finish_reason"] == "error" and not record.get("lasts", False)
@@ -191,7 +202,7 @@ def judge_for(evaluation: Eval, spec: str) -> Judge:
     # The measures go along, since some judges can measure one of several.
     judge = open_judge(spec, evaluation.measures)
     # Other judges have one measure, and ignore the argument.
-    if judge.measures not in evaluation.measures:
+    if judge.measure not in evaluation.measures:
         needed = " or ".join(evaluation.measures)
-        raise InputError(f"eval {evaluation.name}: judge {spec} measures {judge.measures}; one of {needed} is needed")
+        raise InputError(f"eval {evaluation.name}: judge {spec} measures {judge.measure}; one of {needed} is needed")
     return judge

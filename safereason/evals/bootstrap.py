@@ -15,6 +15,12 @@ def ratio_or_nan(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArr
     return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 1e-12)
 
 
+def percentile_interval(resampled: NDArray[np.float64]) -> tuple[float, float]:
+    """Ends of the 95 % interval of a statistic, by its values in the resamples: [resamples], all of them defined."""
+    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
 def bootstrap_figure(
     name: str, values: Values, n: int, unscored: int, group: str = OVERALL, is_exact: bool = False
 ) -> Figure:
@@ -32,5 +38,5 @@ def bootstrap_figure(
     # Resamples that all agree cannot tell how far off a measured value may be.
     if not len(defined) or (np.ptp(defined) == 0 and not is_exact):
         return Figure(name, float(values[0]), n, None, None, unscored, group)
-    low, high = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Figure(name, float(values[0]), n, float(low), float(high), unscored, group)
+    low, high = percentile_interval(defined)
+    return Figure(name, float(values[0]), n, low, high, unscored, group)

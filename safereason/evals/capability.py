@@ -6,7 +6,7 @@ are the harness's; our engine generates the answers, with the model's own chat t
 Deviations: (1) which variants of the tasks the paper took is not known: ours let the model reason before it answers;
 (2) reasoning is left out before an answer is scored, and a task's stop texts cut the answer alone; (3) the recipe says
 how completions are drawn, and a task only how many tokens they need; (4) where a task compares likelihoods,
-the thought of a model that reasons is left empty; (5) intervals are Wilson's or Student's where a figure is the mean
+the reasoning of a model that reasons is left empty; (5) intervals are Wilson's or Student's where a figure is the mean
 of its items, else the harness's standard error taken 1.96 times either way.
 """
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from safereason.errors import InputError
 from safereason.evals.base import Eval, Outcome
-from safereason.evals.bootstrap import Values, ratio_or_nan
+from safereason.evals.bootstrap import Values, percentile_interval, ratio_or_nan
 from safereason.evals.guard_predictions import Prediction
 from safereason.evals.guard_suite import FOUND, STATISTICS, UNPARSED, UNSAFE, Cells
 from safereason.evals.metrics import CONFIDENCE, OVERALL, Better, Figure
@@ -44,7 +44,7 @@ class Difference:
     """Lower end of the 95 % interval; None where all draws agree, so that they cannot tell."""
     high: float | None
     p: float
-    """Two-sided."""
+    """Two-sided p of the difference, as the module works it out."""
     n: int
     """Items that both runs have a score for."""
     unscored: int
@@ -60,13 +60,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Item:
-    """One prompt of a run."""
+    """One prompt of a run, with its value in each figure."""
 
     behavior: str
     """The behavior's id. Items of one behavior are drawn together."""
     attack: str
     values: Mapping[Key, float | None]
-    """Its value for each figure that it is a part of; None where it is unscored."""
+    """Values for the figures that the prompt is a part of; None where it is unscored."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _units(items: Sequence[Item]) -> NDArray[np.int64]:
 
 
 def _weights(units: int, resamples: int, seed: int) -> NDArray[np.float64]:
-    """How often each behavior counts: once, then in each resample. [1 + resamples, units]."""
+    """Number of times that each behavior counts: once, then in each resample. [1 + resamples, units]."""
     # A draw of behaviors with replacement, as the number of times that each was drawn.
     drawn = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=resamples)
     return np.concatenate([np.ones((1, units)), drawn])
@@ -332,11 +332,11 @@ def _difference(values: Values, moved: int, n: int, unscored: int) -> Difference
     least_p = min(1.0, 2.0 ** (1 - moved))
     if not len(drawn) or np.ptp(drawn) < 1e-12:
         return Difference(value, None, None, least_p, n, unscored)
-    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = percentile_interval(drawn)
     on_smaller_side = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     # One is added to both counts, since a p of 0 is more than any number of resamples can tell.
     p = min(1.0, 2 * (on_smaller_side + 1) / (len(drawn) + 1))
-    return Difference(value, float(low), float(high), max(p, least_p), n, unscored)
+    return Difference(value, low, high, max(p, least_p), n, unscored)
 
 
 def _same(a: float | None, b: float | None) -> bool:

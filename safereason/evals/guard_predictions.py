@@ -70,18 +70,18 @@ class Prediction:
     """One labelled row and a guard's verdict on it: a line of `predictions.jsonl`."""
 
     id: str
-    """Unique in its set."""
+    """Id of the row, unique in its set."""
     set: str
     expected: Label
     label: Label | None
     score: float | None = None
-    """Probability of `unsafe`."""
+    """Probability of `unsafe`, in [0, 1]; None for a guard that gives none."""
     categories: tuple[str, ...] = ()
     """Ids of the policy's categories that the guard named."""
     reasoning: str = ""
     text: str = ""
     reason: str | None = None
-    """Why there is no verdict."""
+    """Reason why there is no verdict; None where there is one."""
     failed: bool = False
     """Whether the request to the guard failed, as where its server was down."""
     tokens: int = 0
@@ -96,7 +96,7 @@ class Prediction:
         return LabelledRow(self.set, self.expected, self.label, self.score, self.harms)
 
     def record(self) -> Record:
-        """The line of `predictions.jsonl`."""
+        """JSON object of the line in `predictions.jsonl`."""
         # JSON has no tuples. With lists a record equals the one that is read back.
         return {**asdict(self), "categories": list(self.categories), "harms": list(self.harms)}
 
@@ -237,7 +237,7 @@ def _json_fields(text: str) -> Record | None:
 
 
 def _pairs_of_line(line: str) -> list[tuple[str, str]]:
-    """The pairs of a line `NAME: WORD, NAME: WORD`, whatever stands between them; none where it is a sentence."""
+    """The pairs of a line `NAME: WORD, NAME: WORD`, whatever is between them; none where it is a sentence."""
     # A server may leave the end-of-turn token behind the last word.
     parts = [_WORDS_IN.findall(part) for part in line.partition("<")[0].split(":")]
     # Between two colons stand a word and the next name. More words than that are a sentence, which may mention a

@@ -157,7 +157,7 @@ def _category_recall(name: str, rows: Sequence[LabelledRow]) -> CategoryRecall:
 
 
 def reliability(rows: Sequence[LabelledRow]) -> Reliability:
-    """How far the scores are probabilities: by bin of score the share that is unsafe, and the mean error.
+    """Agreement of scores with shares: by bin of score the share that is unsafe, and the mean error.
 
     Returns:
         `n` rows with a score, `calibration_error` (the expected calibration error: the mean over rows of the distance
@@ -219,7 +219,7 @@ class _Measured:
         return len(self.rows)
 
     def figure(self, name: str) -> Figure:
-        """One of its figures."""
+        """The figure of a statistic, with its 95 % interval where it has one."""
         n = self.counted(name)
         return _guard_figure(name, self.values[name], n, len(self.rows) - n, self.name)
 

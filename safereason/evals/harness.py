@@ -24,7 +24,7 @@ from safereason.engines.base import (
     generation_prefix,
     text_before_stop,
 )
-from safereason.errors import InputError, StageFailed
+from safereason.errors import InputError, StageFailed, first_line
 from safereason.recipe.schema import Evaluation
 from safereason.runs.records import Record, RecordLog, read_records
 from safereason.text import chat, reasoning
@@ -41,7 +41,7 @@ _CHUNK = 64
 
 
 @dataclass(frozen=True)
-class _Request:
+class _TaskRequest:
     """A request of the harness in the form that our engine takes."""
 
     id: str
@@ -71,13 +71,13 @@ class _Manner:
 
 
 class EngineModel(LM):
-    """A model of the harness that answers with our engine, and records each reply so that none is requested twice.
+    """A model of the harness that answers with our engine, and records each completion so that none is requested twice.
 
     Args:
         engine: The engine that generates.
         section: Sampling settings, and the text that completions begin with.
         seed: Seed of the sampling.
-        log: The log of replies. Those that it already holds are read, and not generated again.
+        log: The log of records. Those that it already holds are read, and not generated again.
     """
 
     # The harness calls these methods. Their names and parameters are its own.
@@ -85,7 +85,7 @@ class EngineModel(LM):
         super().__init__()
         self.engine, self.section, self.seed, self.log = engine, section, seed, log
         self._prefix = generation_prefix(engine, section.prefix)
-        self._replies: dict[str, Record] = {record["id"]: record for record in read_records(log.path)}
+        self._records: dict[str, Record] = {record["id"]: record for record in read_records(log.path)}
 
     @property
     def tokenizer_name(self) -> str:
@@ -104,24 +104,24 @@ class EngineModel(LM):
         """
         generations = _read_requests(requests)
         # The engine takes one prefix, one list of stop texts and one limit of tokens a call.
-        by_manner: dict[_Manner, list[_Request]] = {}
+        by_manner: dict[_Manner, list[_TaskRequest]] = {}
         done = 0
         for request in generations:
             by_manner.setdefault(self._manner(request), []).append(request)
-            done += request.id in self._replies
-        with console.progress("replies", len(generations), done) as advance:
+            done += request.id in self._records
+        with console.progress("completions", len(generations), done) as advance:
             for manner, members in by_manner.items():
                 self._generate(members, manner, advance)
 
-        # Only now, so that one failure does not keep the other replies from being recorded.
+        # Only now, so that one failure does not keep the other completions from being recorded.
         errors = []
         answers = []
         for request in generations:
-            reply = self._replies[request.id]
-            if "error" in reply:
-                errors.append(reply["error"])
+            record = self._records[request.id]
+            if "error" in record:
+                errors.append(record["error"])
             else:
-                answers.append(text_before_stop(reply["answer"], request.stop_texts))
+                answers.append(text_before_stop(record["answer"], request.stop_texts))
         if errors:
             raise StageFailed(
                 f"{len(errors)} of {len(generations)} completions failed ({errors[0]}); --resume asks again"
@@ -131,8 +131,8 @@ class EngineModel(LM):
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-probability of each continuation as the answer, and whether it was the likeliest."""
         continuations = _read_requests(requests)
-        missing = [request for request in continuations if request.id not in self._replies]
-        by_prefix: dict[str | None, list[_Request]] = {}
+        missing = [request for request in continuations if request.id not in self._records]
+        by_prefix: dict[str | None, list[_TaskRequest]] = {}
         for request in missing:
             by_prefix.setdefault(request.prefix, []).append(request)
         with console.progress("likelihoods", len(continuations), len(continuations) - len(missing)) as advance:
@@ -142,8 +142,8 @@ class EngineModel(LM):
                     self._score(members[start : start + _CHUNK], prefix, advance)
         scores = []
         for request in continuations:
-            reply = self._replies[request.id]
-            scores.append((reply["logprob"], reply["greedy"]))
+            record = self._records[request.id]
+            scores.append((record["logprob"], record["greedy"]))
         return scores
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -154,44 +154,44 @@ class EngineModel(LM):
         """
         raise InputError(f"--tasks {requests[0].task_name}: measures plain text, not answers; leave it out")
 
-    def _manner(self, request: _Request) -> _Manner:
+    def _manner(self, request: _TaskRequest) -> _Manner:
         """The engine's settings for a generation."""
         prefix = self._prefix
         if request.prefix is not None:
-            prefix = self._after_empty_thought(request.prefix)
+            prefix = self._after_empty_reasoning(request.prefix)
         stop = request.stop_texts
-        # A thought may hold a stop text, and must not be ended by it. Then the answer is cut afterwards.
+        # Reasoning may hold a stop text, and must not be ended by it. Then the answer is cut afterwards.
         if reasoning.OPEN in prefix:
             stop = ()
-        # A thought needs room too, so that a task can raise the recipe's limit and not lower it.
+        # Reasoning needs room too, so that a task can raise the recipe's limit and not lower it.
         tokens = max(self.section.sampling.max_new_tokens, int(request.argument.get("max_gen_toks", 0)))
         return _Manner(prefix, stop, tokens)
 
     def _likelihood_prefix(self, task_prefix: str | None) -> str:
-        """The text before a continuation: for a model that reasons, an empty thought, since answers are compared."""
+        """The text before a continuation: for a model that reasons, empty reasoning, since answers are compared."""
         if task_prefix is not None:
-            return self._after_empty_thought(task_prefix)
+            return self._after_empty_reasoning(task_prefix)
         if self._prefix:
             return reasoning.join("", "")
         return ""
 
-    def _after_empty_thought(self, prefix: str) -> str:
-        """A task's own prefix; after an empty thought where the chat template opens one."""
+    def _after_empty_reasoning(self, prefix: str) -> str:
+        """A task's own prefix; after empty reasoning where the chat template opens one."""
         if generation_prefix(self.engine, ""):
             return f"{reasoning.join('', '')}{prefix}"
         return prefix
 
-    def _generate(self, members: Sequence[_Request], manner: _Manner, advance: Advance) -> None:
-        """Generates and records the missing replies to requests of one manner."""
+    def _generate(self, members: Sequence[_TaskRequest], manner: _Manner, advance: Advance) -> None:
+        """Generates and records the missing completions for requests of one manner."""
 
         def finished(index: int, number: int, completion: Completion) -> None:
-            self._keep(_reply_record(members[index], completion))
+            self._keep(_completion_record(members[index], completion))
             advance("")
 
         sampling: Sampling = self.section.sampling.model_copy(update={"max_new_tokens": manner.tokens})
         done = set()
         for index, request in enumerate(members):
-            if request.id in self._replies:
+            if request.id in self._records:
                 done.add(index)
         if len(done) == len(members):
             return
@@ -203,7 +203,7 @@ class EngineModel(LM):
             GenerateOptions(seed=self.seed, stop=manner.stop, prefix=manner.prefix, done=done, on_finish=finished),
         )
 
-    def _score(self, chunk: Sequence[_Request], prefix: str, advance: Advance) -> None:
+    def _score(self, chunk: Sequence[_TaskRequest], prefix: str, advance: Advance) -> None:
         """Computes and records the likelihoods of some continuations."""
         likelihoods = self.engine.loglikelihood(
             [request.turns for request in chunk], [str(request.argument) for request in chunk], prefix=prefix
@@ -213,9 +213,9 @@ class EngineModel(LM):
             advance("")
 
     def _keep(self, record: Record) -> None:
-        """Records a reply."""
+        """Records a completion or a likelihood."""
         self.log.append(record)
-        self._replies[record["id"]] = record
+        self._records[record["id"]] = record
 
 
 def load(tasks: Sequence[str], include: Path | None, shots: int | None) -> LoadedTasks:
@@ -237,9 +237,9 @@ def load(tasks: Sequence[str], include: Path | None, shots: int | None) -> Loade
         loaded: LoadedTasks = manager.load(list(tasks))
     # Errors come from the library that loads the data, from the network, or from a task's own code.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         named = ",".join(tasks)
-        raise InputError(f"--tasks {named}: cannot be had ({reason[:200]}); check network and HF_TOKEN") from error
+        reason = first_line(error)[:200]
+        raise InputError(f"--tasks {named}: cannot be had ({reason}); check network and HF_TOKEN") from error
     for task in loaded["tasks"].values():
         own = task.get_config("num_fewshot")
         count = own or 0
@@ -270,7 +270,7 @@ def measure(model: EngineModel, loaded: LoadedTasks, limit: int | None) -> Recor
     return results
 
 
-def _read_requests(requests: Sequence[Instance]) -> list[_Request]:
+def _read_requests(requests: Sequence[Instance]) -> list[_TaskRequest]:
     """The harness's requests in our form, each with an id that is the same in a resumed run."""
     times = Counter[str]()
     read = []
@@ -281,7 +281,7 @@ def _read_requests(requests: Sequence[Instance]) -> list[_Request]:
         if times[request_id] > 1:
             request_id = f"{request_id}#{times[request_id]}"
         turns, prefix = _conversation_of(request)
-        read.append(_Request(request_id, str(request.task_name), turns, prefix, request.args[1]))
+        read.append(_TaskRequest(request_id, str(request.task_name), turns, prefix, request.args[1]))
     return read
 
 
@@ -300,9 +300,9 @@ def _conversation_of(request: Instance) -> tuple[tuple[Message, ...], str | None
     return tuple(turns), None
 
 
-def _reply_record(request: _Request, completion: Completion) -> Record:
+def _completion_record(request: _TaskRequest, completion: Completion) -> Record:
     parts = completion.parts
-    # Tasks parse the answer by its form, and an unclosed thought may hold it: then all of the text is scored.
+    # Tasks parse the answer by its form, and unclosed reasoning may hold it: then all of the text is scored.
     answer = completion.text
     if parts.closed:
         answer = parts.answer
@@ -323,7 +323,7 @@ def _reply_record(request: _Request, completion: Completion) -> Record:
     return record
 
 
-def _likelihood_record(request: _Request, prefix: str, likelihood: Likelihood) -> Record:
+def _likelihood_record(request: _TaskRequest, prefix: str, likelihood: Likelihood) -> Record:
     return {
         "id": request.id,
         "task": request.task,

@@ -4,7 +4,7 @@ inspect queries the model and keeps its log; the prompts, the judge and the figu
 Imports inspect_ai, which finds this module by its entry point.
 
 Deviations from `safereason eval`: (1) no generation prefix is set, since providers take none: the server's template has
-to open the thought; (2) prompts are those of the source or of a file of test cases, and no attack is run here;
+to open the reasoning; (2) prompts are those of the source or of a file of test cases, and no attack is run here;
 (3) inspect leaves samples that are unscored out before figures are made, and counts them itself.
 """
 
@@ -36,7 +36,7 @@ from safereason.data import sources
 from safereason.data.sampling import limited
 from safereason.engines.base import Completion, Message
 from safereason.errors import InputError, command
-from safereason.evals.base import MISSING, Case, Eval, Outcome, exchange
+from safereason.evals.base import MISSING, Case, Eval, Outcome, eval_section, exchange
 from safereason.evals.metrics import OVERALL
 from safereason.judges import Judge, Measure, Verdict
 from safereason.recipe.load import load
@@ -68,9 +68,7 @@ def _task_builder(evaluation: Eval) -> Callable[..., Task]:
         # The name of `prompts` in earlier versions.
         if source and prompts:
             raise InputError("prompts and source are the same argument; pass prompts only")
-        section = load(recipe).eval
-        if section is None:
-            raise InputError(f"recipe {recipe}: it has no eval section; add one")
+        section = eval_section(load(recipe))
         assert evaluation.judge is not None
         chosen = _choose_cases(evaluation, section, prompts or source, cases, limit)
         judge_spec = judge or evaluation.judge(section)
@@ -78,7 +76,7 @@ def _task_builder(evaluation: Eval) -> Callable[..., Task]:
             dataset=MemoryDataset([_sample_of(case) for case in chosen], name=evaluation.name),
             solver=generate(),
             scorer=judged(evaluation.name, judge_spec),
-            metrics=[figures(evaluation.name, _open_judge(evaluation.name, judge_spec).measures)],
+            metrics=[figures(evaluation.name, _open_judge(evaluation.name, judge_spec).measure)],
             config=_generation_config(section.sampling),
         )
 
@@ -193,9 +191,9 @@ def _completion_of(output: ModelOutput) -> Completion:
     content = output.message.content
     # Providers that return the reasoning apart give a list of parts; others give one text with the tags in it.
     if not isinstance(content, str):
-        thoughts = [part.reasoning for part in content if isinstance(part, ContentReasoning)]
-        if thoughts:
-            text = reasoning.join("\n".join(thoughts), output.completion)
+        reasoning_parts = [part.reasoning for part in content if isinstance(part, ContentReasoning)]
+        if reasoning_parts:
+            text = reasoning.join("\n".join(reasoning_parts), output.completion)
     finish_reason: Literal["stop", "length"] = "stop"
     if output.stop_reason in ("max_tokens", "model_length"):
         finish_reason = "length"

@@ -180,7 +180,7 @@ def check_eval_scored(run: Path, metrics: Mapping[str, Record]) -> None:
 
 
 def _failure_of(outcomes: Sequence[Outcome], evaluation: Eval) -> str:
-    """Why a run is not finished; empty where it is."""
+    """Reason why a run is not finished; empty where it is."""
     failed_completions = []
     failed_verdicts = []
     for outcome in outcomes:

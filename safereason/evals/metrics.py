@@ -12,7 +12,7 @@ from safereason.errors import InputError
 CONFIDENCE = 0.95
 OVERALL = "all"
 Aggregation = Literal["mean", "macro", "statistic"]
-"""How a figure is made of its items: `mean` over items; `macro` over attacks, in each over behaviors, and there over a
+"""The way from items to a figure: `mean` over items; `macro` over attacks, in each over behaviors, and there over a
 behavior's test cases; `statistic` of all items together, such as F1 or a margin."""
 
 Better = Literal["higher", "lower", "neither"]
@@ -25,9 +25,9 @@ class FigureInfo:
 
     name: str
     title: str = ""
-    """Its name in a report; empty where that is its name with spaces."""
+    """Name in a report; empty where that is `name` with spaces."""
     unit: str | None = None
-    """Its unit, such as `tokens`; empty for a plain number, None for a share, which is shown in percent."""
+    """Unit, such as `tokens`; empty for a plain number, None for a share, which is shown in percent."""
     better: Better = "higher"
     judged: bool = True
     """Whether it depends on the evaluation's judge."""
@@ -37,17 +37,17 @@ class FigureInfo:
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured quantity."""
+    """One measured quantity, with its 95 % interval and the number of items behind it."""
 
     name: str
     value: float | None
-    """None where nothing could be scored."""
+    """Value in the figure's unit; None where nothing could be scored."""
     n: int
-    """Scored items."""
+    """Items that the value is made of, all of them scored."""
     low: float | None
     """Lower end of the 95 % interval; None where n is too small for one."""
     high: float | None
-    """Upper end."""
+    """Upper end of that interval; None likewise."""
     unscored: int = 0
     """Items left out of n because they have no score, for any reason."""
     group: str = OVERALL
@@ -60,7 +60,7 @@ class Figure:
 
     @property
     def label(self) -> str:
-        """Its name on the command line: `dsr`, or `dsr/direct` for a group's."""
+        """Name on the command line: `dsr`, or `dsr/direct` for a group's."""
         if self.group == OVERALL:
             return self.name
         return f"{self.name}/{self.group}"

@@ -1,4 +1,4 @@
-"""The evaluations that ask no judge about answers to prompts: each of them is a stage of its own.
+"""The evaluations without a judge of answers to prompts: each of them is a stage of its own.
 
 What they measure is in `guard_suite.py`, `separation.py` and `capability.py`, which import more than a listing needs.
 """
@@ -14,11 +14,11 @@ class OtherEval:
 
     name: str
     summary: str
-    """Its measurement in one line."""
+    """Measurement in one line, for listings."""
     title: str
-    """Its name in a report."""
+    """Name in a report."""
     reports: tuple[FigureInfo, ...]
-    """Its figures that may have a bar; empty where they are known only once it is measured."""
+    """Figures that may have a bar; empty where they are known only once it is measured."""
 
 
 GUARD = OtherEval(

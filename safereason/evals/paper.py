@@ -14,17 +14,17 @@ from safereason.runs.records import Record
 
 @dataclass(frozen=True)
 class PaperFigure:
-    """One figure of a paper."""
+    """One figure of a paper, and the figure of ours that it is compared with."""
 
     paper: str
     location: str
-    """Its plot or table in the paper, such as `Table 3`."""
+    """Plot or table in the paper, such as `Table 3`."""
     model: str
     """The measured model in the paper's words, with λ where it has one."""
     evaluation: str
     """The evaluation that makes ours: `harmbench`."""
     figure: str
-    """`Figure.name` of ours: `dsr`."""
+    """Name of our figure (`Figure.name`), such as `dsr`."""
     group: str
     """`Figure.group` of ours: `all`, or a part such as `gcg`."""
     value: float
@@ -157,7 +157,7 @@ TARS_TABLE_3 = (
     Length("Potentially Inappropriate Topics", 372, 316),
     Length("Potentially Unqualified Advice", 457, 609),
 )
-"""TARS-1.5B, from the plainest requests to those that want the most thought."""
+"""TARS-1.5B, from the plainest requests to those that need the most reasoning."""
 
 TARS_MARGINS = {"TARS-1.5B": 2.21, "DPO": 1.45, "SFT": 1.03, "RL without reasoning": 0.88}
 """Margin of a linear SVM between XSTest's safe prompts and GCG's, on a 2-D UMAP of the last layer's last token."""
@@ -168,7 +168,7 @@ class GuardScore:
     """A published F1 of `unsafe` for a guard on a set."""
 
     set: str
-    """The set's label here."""
+    """Label of the set (`GuardSet.label`)."""
     guard: str
     f1: float
     source: str
@@ -284,7 +284,7 @@ PROTOCOL: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def departures(metrics: Record) -> tuple[str, ...]:
-    """How a run's measurement differs from the paper's, in words; `metrics` is its `metrics.json`."""
+    """Differences of a run's measurement from the paper's, in words; `metrics` is its `metrics.json`."""
     if metrics.get("eval") not in PROTOCOL:
         return ()
     paper_judge, paper_attacks = PROTOCOL[metrics["eval"]]

@@ -21,11 +21,11 @@ class Origin:
     """The origin of a measured model: the stage and the recipe that trained it."""
 
     name: str
-    """Its name in the identity of an evaluation: `STAGE/RECIPE/HASH` of the run that trained it, or its own name."""
+    """Name in the identity of an evaluation: `STAGE/RECIPE/HASH` of the training run, or the model's own name."""
     base: str | None = None
     """The base model of that recipe; None where it is not known."""
     harmful_ratio: float | None = None
-    """λ of that recipe."""
+    """Share λ of harmful prompts in that recipe's data; None where it has none."""
 
     @property
     def stage(self) -> str:
@@ -39,7 +39,7 @@ class Origin:
 
     @property
     def _parts(self) -> tuple[str, str]:
-        """Stage and recipe."""
+        """Stage and recipe in the name; both empty for a model that no run trained."""
         # A stage may hold a `/`, and so may the id of a model on the Hub.
         stage, *rest = self.name.rsplit("/", 2)
         if stage not in STAGES or len(rest) != 2:

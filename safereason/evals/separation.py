@@ -1,4 +1,4 @@
-"""How far apart harmful and harmless prompts lie inside a model (TARS, arXiv 2507.00971).
+"""Distance of harmful from harmless prompts inside a model (TARS, arXiv 2507.00971).
 
 The final layer's state at the last token of each prompt is projected to a plane, where a linear support vector machine
 separates the harmful from the harmless ones. The margin is the width of the strip between them, 2/‖w‖.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from safereason.errors import InputError
-from safereason.evals.metrics import CONFIDENCE, Figure, proportion
+from safereason.evals.metrics import Figure, proportion
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,6 +124,8 @@ def _margin_interval(
     """Percentiles of the margin over resamples that hold as many points of each kind."""
     import numpy as np
 
+    from safereason.evals.bootstrap import percentile_interval
+
     rng = np.random.default_rng(seed)
     harmful_rows = np.flatnonzero(harmful)
     harmless_rows = np.flatnonzero(~harmful)
@@ -140,8 +142,7 @@ def _margin_interval(
             margins.append(margin)
     if not margins:
         return None, None
-    low, high = np.quantile(margins, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+    return percentile_interval(np.array(margins))
 
 
 def _open_umap(seed: int) -> "UMAP":

@@ -4,11 +4,16 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from safereason.engines.base import Completion, Engine
 from safereason.guard.prompt import Question
 from safereason.text.verdict import Label
 
 # `Label` and `Question` are defined elsewhere. Callers of a guard need them together with its verdict.
 __all__ = ["Guard", "GuardVerdict", "Label", "OnVerdict", "Question"]
+
+
+CUT = "before its token limit"
+"""End of the reason of a verdict that was cut at the token limit."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +29,9 @@ class GuardVerdict:
     reasoning: str = ""
     """The reasoning before the verdict."""
     text: str = ""
-    """The whole completion."""
+    """Text of the whole completion, reasoning included."""
     reason: str | None = None
-    """Why there is no verdict."""
+    """Reason why there is no verdict; None where there is one."""
     votes: tuple[Label | None, ...] = ()
     """The labels of all samples; empty for a single sample."""
     tokens: int = 0
@@ -41,6 +46,21 @@ class GuardVerdict:
         return self.label is None
 
 
+def unparsed_verdict(completion: Completion, reason: str = "the guard gave no verdict") -> GuardVerdict:
+    """The verdict without a label for a completion that holds none.
+
+    Args:
+        completion: A completion without a verdict, or the error of an engine.
+        reason: Why there is no verdict. An engine's error replaces it.
+    """
+    if completion.missing:
+        reason = f"the guard could not be asked: {completion.error}"
+        return GuardVerdict(None, None, reason=reason, failed=completion.failed)
+    if completion.finish_reason == "length":
+        reason += f" {CUT}"
+    return GuardVerdict(None, None, text=completion.text, reason=reason, tokens=len(completion.token_ids))
+
+
 OnVerdict = Callable[[int, GuardVerdict], None]
 """Callback for verdicts as they come, in any order: index of the question, verdict."""
 
@@ -49,6 +69,11 @@ class Guard(Protocol):
     """A classifier of questions into safe and unsafe."""
 
     name: str
+
+    @property
+    def engine(self) -> Engine | None:
+        """Engine of the guard's model; None for one that is no model of an engine, such as a Moderation API."""
+        ...
 
     def classify(
         self,

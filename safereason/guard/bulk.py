@@ -21,8 +21,9 @@ from typing import TypedDict
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
 from safereason.guard.base import Guard
-from safereason.guard.blocks import Block, ParquetInput, Parts
 from safereason.guard.classify import CHUNK, ClassifyOutput, ClassifySettings, classify
+from safereason.guard.parquet_input import Block, ParquetInput
+from safereason.guard.parquet_output import Parts
 from safereason.runs.records import Record
 
 CORES = 4

@@ -16,7 +16,7 @@ from typing import Literal
 from safereason.engines import weights
 from safereason.engines.spec import ModelSpec
 from safereason.errors import BarNotMet, InputError, StageFailed
-from safereason.guard.base import Guard, GuardVerdict, OnVerdict
+from safereason.guard.base import CUT, Guard, GuardVerdict, OnVerdict
 from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.open import open_with_prompt
 from safereason.guard.rows import InputRow
@@ -28,9 +28,6 @@ CHUNK = 64
 """Rows that are read and judged together."""
 NAMED = 5
 """Row numbers that are kept per status, for messages."""
-
-CUT = "before its token limit"
-"""End of the reason of a verdict that was cut at the token limit."""
 
 RowStatus = Literal["safe", "unsafe", "unparsed", "failed", "cut"]
 """Status of a row. `failed` and `cut` rows are `unparsed` too."""

@@ -24,7 +24,7 @@ ROLES = {
 # `input_text` and `output_text` are the names of the Responses API.
 PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 """Key that holds the text, by type of the part."""
-# Tool calls are judged as text, because their arguments can hold anything that a reply can.
+# Tool calls are judged as text, because their arguments can hold anything that a response can.
 CALL = "[tool call]"
 """Marker in front of each tool call in the text of a turn."""
 

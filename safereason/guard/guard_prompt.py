@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from safereason.errors import InputError
+from safereason.errors import InputError, first_line
 from safereason.guard import policy as policies
 from safereason.guard.policy import Policy
 from safereason.guard.prompt import GuardTemplates, Question, read_guard_templates
@@ -106,10 +106,8 @@ def _find_saved_prompt(location: str) -> Path | None:
             location, FILE, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
         )
     except OSError as error:
-        # Only the first line: the hub's messages go on for a paragraph.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{location}: its {FILE} cannot be looked for ({reason}); check the name and HF_TOKEN"
+            f"{location}: its {FILE} cannot be looked for ({first_line(error)}); check the name and HF_TOKEN"
         ) from error
     return Path(cached) if cached else None
 

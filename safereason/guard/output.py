@@ -42,7 +42,7 @@ class RowHash:
         self._hash = hashlib.sha256()
 
     def add(self, row: InputRow) -> None:
-        """Adds one more row."""
+        """Adds a row to the count and the hash."""
         # JSON, because plain text could not tell where one field ends and the next begins.
         text = json.dumps([row.id, row.question.prompt, row.question.response])
         self._hash.update(f"{text}\n".encode())

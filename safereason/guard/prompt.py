@@ -168,7 +168,7 @@ def question_of(conversation: Sequence[Message], where: str = "messages") -> Que
     # A guard judges what people and models write. System texts and tool results are context.
     roles = [role for role, _ in turns]
     if "user" not in roles or roles[-1] in ("system", "tool"):
-        raise InputError(f"{where}: a user's message, and after it perhaps an agent's reply, is expected at the end")
+        raise InputError(f"{where}: a user's message, and after it perhaps an agent's response, is expected at the end")
     response = None
     if roles[-1] == "assistant":
         _, response = turns.pop()

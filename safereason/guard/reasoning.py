@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from safereason.engines.base import Completion, Engine, GenerateOptions
-from safereason.guard.base import GuardVerdict, Label, OnVerdict, Question
+from safereason.guard.base import GuardVerdict, Label, OnVerdict, Question, unparsed_verdict
 from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.policy import Policy
 from safereason.guard.score import CHOICES, unsafe_probability
@@ -102,30 +102,24 @@ def verdict_of_completion(completion: Completion, policy: Policy) -> GuardVerdic
     """The verdict in one completion; without a label if it holds none."""
     # There is no text to read: the server failed, or the prompt is longer than what the model reads.
     if completion.missing:
-        reason = f"the guard could not be asked: {completion.error}"
-        return GuardVerdict(None, None, reason=reason, failed=completion.failed)
-    tokens = len(completion.token_ids)
+        return unparsed_verdict(completion)
     parts = completion.parts
     label = _label_of_completion(completion)
     if label is None:
-        reason = "the guard gave no verdict"
-        if completion.finish_reason == "length":
-            # `guard.classify` counts rows by this ending; see `CUT` there.
-            reason += " before its token limit"
-        return GuardVerdict(
-            None, None, reasoning=parts.reasoning, text=completion.full_text, reason=reason, tokens=tokens
-        )
+        return replace(unparsed_verdict(completion), reasoning=parts.reasoning, text=completion.full_text)
     categories: tuple[str, ...] = ()
     if label == "unsafe":
         categories = _violated_categories(parts.answer, policy)
     score = unsafe_probability(completion)
-    return GuardVerdict(label, score, categories, parts.reasoning, completion.full_text, tokens=tokens)
+    return GuardVerdict(
+        label, score, categories, parts.reasoning, completion.full_text, tokens=len(completion.token_ids)
+    )
 
 
 def _label_of_completion(completion: Completion) -> Label | None:
     parts = completion.parts
     is_cut = completion.finish_reason == "length"
-    # A box inside the reasoning is a thought, or quotes the text to judge: it is no verdict. Reasoning that was cut
+    # A box inside the reasoning is an idea, or quotes the text to judge: it is no verdict. Reasoning that was cut
     # before its end tag is no answer either.
     if is_cut and not parts.closed and reasoning.OPEN in completion.full_text:
         return None

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import BinaryIO, Literal
 
 from safereason import files
 from safereason.errors import InputError
-from safereason.files import json_type
+from safereason.files import LONE_SURROGATE, json_type
 from safereason.guard.conversation import turns_of
 from safereason.guard.prompt import Question, question_of
 
@@ -28,14 +27,13 @@ FIELDS = ("prompt", "response", "messages", "id")
 LONGEST = 10_000_000
 """Most bytes of one row, so that no input fills the memory."""
 
-_SURROGATES = re.compile("[\ud800-\udfff]")
 # Lines are counted in blocks of this size, so that a file of any length takes little memory.
 _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
 class InputRow:
-    """One row of the input."""
+    """One row of the input: the question that it holds, its number and its id."""
 
     number: int
     """Number of the row from 1; blank lines and a CSV's header do not count."""
@@ -114,7 +112,7 @@ def read_input_rows(stream: BinaryIO, name: str, form: Format, fields: Mapping[s
 
 
 def row_of(number: int, cells: Cells, fields: Mapping[str, str], where: str) -> InputRow:
-    """One row.
+    """The row that these cells hold.
 
     Args:
         number: Number of the row, from 1.
@@ -302,4 +300,4 @@ def _cell_of(cells: Cells, column: str, where: str) -> object:
 
 def replace_surrogates(text: str) -> str:
     """The text with lone surrogates replaced: JSON can hold half a surrogate pair, and UTF-8 cannot encode it."""
-    return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
+    return LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -29,6 +29,8 @@ class ModerationGuard:
     It is unsafe where the server flags it; the score is the largest of its category scores.
     """
 
+    engine = None
+
     def __init__(self, model: str = "", *, base_url: str | None = None) -> None:
         """Connects as `judges.moderation.Moderation` does.
 

@@ -7,8 +7,8 @@ from safereason.engines.base import Completion, Conversation, Sampling
 from safereason.engines.spec import ModelSpec
 from safereason.judges.base import Exchange, Measure, Verdict
 from safereason.judges.cache import VerdictCache
-from safereason.judges.frame import ANSWER, CONTEXT, REQUEST, Frame
 from safereason.judges.llm_judge import LLMJudge, identity, no_verdict, open_chat
+from safereason.judges.template import ANSWER, CONTEXT, REQUEST, JudgeTemplate
 from safereason.text import reasoning
 from safereason.text.inert import special_tokens
 
@@ -21,8 +21,8 @@ class Rubric:
     """The prompt of one rubric, and how a reply to it is read."""
 
     name: str
-    measures: Measure
-    frame: Frame
+    measure: Measure
+    template: JudgeTemplate
     """Its slots hold the request, the answer and the context, in this order."""
     find: Callable[[str], Verdict | None]
     """The verdict in a reply; None where it holds none."""
@@ -33,13 +33,13 @@ class Rubric:
     choices: int = 0
 
     def build(self, exchange: Exchange) -> Conversation:
-        """The filled frame."""
+        """The conversation: the template, filled with an exchange."""
         # Harmless prompts and most behaviors have no context, which leaves the slot empty.
         context = ""
         if exchange.behavior is not None:
             context = exchange.behavior.context or ""
         values = (exchange.request, exchange.answer, context)
-        return self.frame.fill(dict(zip(self.frame.slots, values, strict=True)), self.special)
+        return self.template.fill(dict(zip(self.template.slots, values, strict=True)), self.special)
 
     def read(self, completion: Completion) -> Verdict:
         """The verdict after the model's reasoning, if it has any; reasoning that was never closed holds none."""
@@ -52,8 +52,8 @@ class Rubric:
 
 def open_rubric(
     name: str,
-    measures: Measure,
-    frame: Frame,
+    measure: Measure,
+    template: JudgeTemplate,
     find: Callable[[str], Verdict | None],
     model: str,
     *,
@@ -68,9 +68,9 @@ def open_rubric(
     """
     spec = ModelSpec.parse(model)
     engine = open_chat(spec)
-    rubric = Rubric(name, measures, frame, find, reading, sampling, special_tokens(engine.tokenizer))
+    rubric = Rubric(name, measure, template, find, reading, sampling, special_tokens(engine.tokenizer))
     return LLMJudge(rubric, engine, identity(spec), cache)
 
 
 SLOTS = (REQUEST, ANSWER, CONTEXT)
-"""The slots of a frame whose wording is our own."""
+"""The slots of a template whose wording is our own."""

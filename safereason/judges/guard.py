@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from safereason.guard.base import Guard as AnyGuard
-from safereason.guard.base import GuardVerdict, Question
+from safereason.guard.base import Guard, GuardVerdict, Question
 from safereason.judges.base import Exchange, Measure, Verdict
 from safereason.judges.llm_judge import await_server
 
@@ -15,12 +14,11 @@ class GuardJudge:
     """
 
     name = "guard"
-    measures: Measure = "harm"
+    measure: Measure = "harm"
 
-    def __init__(self, guard: AnyGuard, *, seed: int = 0) -> None:
+    def __init__(self, guard: Guard, *, seed: int = 0) -> None:
         self.guard = guard
-        # Guards that run here have no server, and some have no engine.
-        await_server(getattr(guard, "engine", None))
+        await_server(guard.engine)
         self.seed = seed
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:

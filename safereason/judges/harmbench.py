@@ -9,7 +9,7 @@ has none for the classifier's family, they are judgezoo's, and the details of a 
 
 Deviations: (1) judgezoo's wording is not that of `eval_utils.py`, and it has none for a context: such a behavior is
 then unscored; (2) a token other than yes and no is unscored, where HarmBench counts it as no success; (3) what could
-pass for a part of the prompt is made inert inside the answer: see `frame.py`.
+pass for a part of the prompt is made inert inside the answer: see `template.py`.
 """
 
 import math
@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, ClassVar
 from safereason import console
 from safereason.data.fetch import File, fetch
 from safereason.engines.base import Completion, Conversation, Sampling
+from safereason.engines.open import precision_here
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard.others.base import completing_engine_here
+from safereason.guard.score import CHOICES
 from safereason.judges import copyright
 from safereason.judges.base import Exchange, Measure, Verdict
-from safereason.judges.frame import Frame
-from safereason.judges.llm_judge import LLMJudge, identity, no_verdict, precision
-from safereason.judges.registry import HARMBENCH_MODEL
+from safereason.judges.llm_judge import LLMJudge, identity, no_verdict
+from safereason.judges.template import JudgeTemplate
 from safereason.text import chat, published
 from safereason.text.inert import special_tokens
 
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ANSWER_TOKENS = 512
-# The most that OpenAI's API lists; the spellings of yes are among them.
-CHOICES = 20
 SOURCE = File(
     source="harmbench",
     name="eval_utils.py",
@@ -49,11 +48,11 @@ _SLOTS = (_BEHAVIOR, _GENERATION, _CONTEXT)
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """The classifier's prompts."""
+class ClassifierTemplates:
+    """The templates of the classifier's prompts."""
 
-    standard: Frame
-    contextual: Frame | None
+    standard: JudgeTemplate
+    contextual: JudgeTemplate | None
     """The prompt for a behavior with a context; None where the source has none."""
     source: str
     """The publisher of the wording."""
@@ -64,17 +63,18 @@ class Classifier:
     """Scores 1 where the classifier says yes and 0 where it says no; details hold P(yes) and whose prompt it was."""
 
     tokenizer: "PreTrainedTokenizerBase"
-    prompts: Prompts
+    templates: ClassifierTemplates
     special: Sequence[str]
     name: ClassVar[str] = "harmbench"
-    measures: ClassVar[Measure] = "harm"
+    measure: ClassVar[Measure] = "harm"
     sampling: ClassVar[Sampling] = Sampling(temperature=0.0, max_new_tokens=1)
+    # Enough for all spellings of yes.
     choices: ClassVar[int] = CHOICES
 
     @property
     def reading(self) -> str:
         """The prompt's publisher, because a verdict's details hold it."""
-        return self.prompts.source
+        return self.templates.source
 
     def build(self, exchange: Exchange) -> Conversation | Verdict:
         """The filled prompt; the verdict itself for a copyright behavior."""
@@ -86,16 +86,16 @@ class Classifier:
         context = None
         if behavior is not None:
             context = behavior.context
-        frame: Frame | None = self.prompts.standard
+        template: JudgeTemplate | None = self.templates.standard
         if context:
-            frame = self.prompts.contextual
-        if frame is None:
+            template = self.templates.contextual
+        if template is None:
             return Verdict.unscored(
-                f"{self.prompts.source} has no prompt for a behavior with a context; put {SOURCE.url} into "
+                f"{self.templates.source} has no prompt for a behavior with a context; put {SOURCE.url} into "
                 f"$SAFEREASON_DATA_HOME/{SOURCE.source}/{SOURCE.name}"
             )
         values = {_BEHAVIOR: exchange.request, _GENERATION: answer, _CONTEXT: context or ""}
-        return frame.fill(values, self.special)
+        return template.fill(values, self.special)
 
     def read(self, completion: Completion) -> Verdict:
         """The verdict in the reply's one token, in upper or lower case."""
@@ -109,7 +109,7 @@ class Classifier:
             for token, logprob in completion.choices[0].likeliest:
                 if token.strip("▁ ").lower() == "yes":
                     p_yes += math.exp(logprob)
-        return Verdict(float(word == "yes"), word, details={"p_yes": p_yes, "prompt": self.prompts.source})
+        return Verdict(float(word == "yes"), word, details={"p_yes": p_yes, "prompt": self.templates.source})
 
     def _cut(self, answer: str) -> str:
         # HarmBench counts the token that begins a text, so that it counts here, too.
@@ -117,8 +117,11 @@ class Classifier:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def open_harmbench(model: str = HARMBENCH_MODEL) -> LLMJudge:
-    """Opens the classifier, on the GPU where there is one.
+def open_harmbench(model: str) -> LLMJudge:
+    """The classifier as a judge, on the GPU where there is one.
+
+    Args:
+        model: A classifier of HarmBench's, on this machine or on the Hub.
 
     Raises:
         InputError: The model or its prompt cannot be had, or a server is named.
@@ -128,18 +131,18 @@ def open_harmbench(model: str = HARMBENCH_MODEL) -> LLMJudge:
         raise InputError(f"judge harmbench:{model}: cuts answers with the classifier's tokenizer; name a local model")
     # A model that is missing is the first thing to report, before any notice about prompts.
     spec.check()
-    prompts = published_prompts(model)
-    engine = completing_engine_here(spec, precision())
+    templates = published_templates(model)
+    engine = completing_engine_here(spec, precision_here())
     # Its chat template is of no use here, and its tokenizer is the classifier's.
     tokenizer = engine.tokenizer
     special = special_tokens(tokenizer)
     # An answer keeps its beginning, which the tokenizer's own setting may not.
     tokenizer.truncation_side = "right"
-    return LLMJudge(Classifier(tokenizer, prompts, special), engine, identity(spec))
+    return LLMJudge(Classifier(tokenizer, templates, special), engine, identity(spec))
 
 
-def published_prompts(model: str) -> Prompts:
-    """The prompts for a classifier: those of Mistral's family where its name says so, else of Llama 2's.
+def published_templates(model: str) -> ClassifierTemplates:
+    """The templates for a classifier: those of Mistral's family where its name says so, else of Llama 2's.
 
     Raises:
         InputError: Neither HarmBench's file nor judgezoo can be had.
@@ -151,7 +154,9 @@ def published_prompts(model: str) -> Prompts:
         constant = "MISTRAL_CLS_PROMPT"
     try:
         theirs = published.read(fetch(SOURCE), constant)
-        return Prompts(_frame(theirs["prompt"]), _frame(theirs["prompt_contextual"]), "HarmBench's eval_utils.py")
+        return ClassifierTemplates(
+            _template(theirs["prompt"]), _template(theirs["prompt_contextual"]), "HarmBench's eval_utils.py"
+        )
     except (InputError, KeyError, TypeError) as error:
         reason = error
     conversation = published.judgezoo("harmbench", "HarmBenchJudge.CLS_CONVERSATION")
@@ -160,8 +165,8 @@ def published_prompts(model: str) -> Prompts:
     text = f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{user} [/INST]"
     if is_mistral:
         text = f"{system}\n\n[INST] {user} [/INST]"
-    return Prompts(_frame(text), None, "judgezoo")
+    return ClassifierTemplates(_template(text), None, "judgezoo")
 
 
-def _frame(text: str) -> Frame:
-    return Frame(tuple(chat.user(text)), _SLOTS)
+def _template(text: str) -> JudgeTemplate:
+    return JudgeTemplate(tuple(chat.user(text)), _SLOTS)

@@ -7,12 +7,11 @@ from typing import Protocol
 
 from safereason.engines import weights
 from safereason.engines.base import Completion, Conversation, Engine, GenerateOptions, Sampling
-from safereason.engines.open import open_engine
+from safereason.engines.open import open_engine, precision_here
 from safereason.engines.server import shown_address
 from safereason.engines.spec import ModelSpec
 from safereason.judges.base import Exchange, Measure, Verdict
 from safereason.judges.cache import VerdictCache, cache_key
-from safereason.recipe.schema import Precision
 
 REPLY_END = 100
 """Characters from the end of a reply that a message quotes."""
@@ -27,8 +26,8 @@ class JudgePrompt(Protocol):
         ...
 
     @property
-    def measures(self) -> Measure:
-        """See `Judge.measures`."""
+    def measure(self) -> Measure:
+        """See `Judge.measure`."""
         ...
 
     @property
@@ -69,13 +68,13 @@ class LLMJudge:
         """
         self.prompt = prompt
         self.name = prompt.name
-        self.measures = prompt.measures
+        self.measure = prompt.measure
         self.engine = engine
         await_server(engine)
         self._cache = cache or VerdictCache()
         # A change of any of these may change the verdict, and so needs another key.
         settings = prompt.sampling.model_dump_json()
-        self._key_parts = (prompt.name, prompt.measures, model, settings, prompt.reading)
+        self._key_parts = (prompt.name, prompt.measure, model, settings, prompt.reading)
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """One verdict an exchange.
@@ -144,11 +143,11 @@ def open_chat(model: ModelSpec) -> Engine:
     Raises:
         InputError: It cannot be had.
     """
-    return open_engine(model, precision=precision())
+    return open_engine(model, precision=precision_here())
 
 
-def await_server(engine: object) -> None:
-    """Has the engine wait for a judge's server, even one that was never reached.
+def await_server(engine: Engine | None) -> None:
+    """Has an engine of a server wait for that server, even one that was never reached; any other has none to wait for.
 
     A judge comes last: what it judges was paid for, and should not be lost to a server that starts late.
     """
@@ -156,15 +155,6 @@ def await_server(engine: object) -> None:
 
     if isinstance(engine, OpenAIEngine):
         engine.be_awaited()
-
-
-def precision() -> Precision:
-    """The arithmetic of a judge that runs here: bf16 on a GPU, where it is as fast as it gets, fp32 on a CPU."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "bf16"
-    return "fp32"
 
 
 def identity(model: ModelSpec) -> str:

@@ -30,7 +30,7 @@ class Moderation:
     """
 
     name = "moderation"
-    measures: Measure = "harm"
+    measure: Measure = "harm"
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from safereason.runs.manifest import sha256
 
 HARMBENCH_MODEL = "cais/HarmBench-Llama-2-13b-cls"
 STRONGREJECT_MODEL = "qylu4156/strongreject-15k-v1"
+"""The published weights of the two judges, which are loaded where no model is named."""
 
 
 def _model_in_argument(argument: str) -> str | None:
@@ -34,22 +35,22 @@ class JudgeEntry:
 
     name: str
     summary: str
-    """What it scores, in one line for a listing."""
+    """Summary in one line for a listing: what the judge scores."""
     open: Callable[[str, Measure], Judge]
     """Opens it with its argument, empty where none is given, as a judge of one of its measures.
 
     Raises InputError where it cannot be had."""
     measures: tuple[Measure, ...]
-    """What it can measure; where a caller takes several of them, the first one counts."""
+    """Quantities that it can measure; where a caller takes several of them, the first one counts."""
     argument: str = ""
-    """What its argument is, as help texts show it; empty where it takes none."""
+    """Meaning of its argument, as help texts show it; empty where it takes none."""
     needs_argument: bool = False
     model_of: Callable[[str], str | None] = _model_in_argument
     """The model that it loads or asks, by its argument; None where it has none that could be checked beforehand."""
     identity_of: Callable[[str], str] = _identity_of_model
-    """Its argument's part of a run's identity."""
+    """Part of a run's identity that the argument gives."""
     title: str = ""
-    """Its name in a report; empty where that is its name."""
+    """Name in a report; empty where that is `name`."""
 
 
 def _refusal(argument: str, measure: Measure) -> Judge:
@@ -83,11 +84,11 @@ def _reward_model(argument: str, measure: Measure) -> Judge:
 
 
 def _guard(argument: str, measure: Measure) -> Judge:
+    from safereason.engines.open import precision_here
     from safereason.judges.as_guard import open_named
     from safereason.judges.guard import GuardJudge
-    from safereason.judges.llm_judge import precision
 
-    return GuardJudge(open_named(argument, precision=precision()))
+    return GuardJudge(open_named(argument, precision=precision_here()))
 
 
 def _guard_model(argument: str) -> str | None:
@@ -139,7 +140,7 @@ def _rubric_model(argument: str) -> str | None:
 
 
 def _rubric_identity(argument: str) -> str:
-    """What the file says and who is asked; the file's name does not count."""
+    """Hash of the file's contents, and the model; the file's name does not count."""
     from safereason.judges.rubric import split
 
     file, model = split(argument)
@@ -226,7 +227,7 @@ JUDGES: Registry[JudgeEntry] = Registry(
         ),
         JudgeEntry(
             "xstest-rubric",
-            "XSTest's classes of refusal, told by a chat model: xstest-rubric:openai/NAME",
+            "XSTest's classes of refusal, by a chat model: xstest-rubric:openai/NAME",
             _xstest_rubric,
             ("refusal",),
             argument="openai/NAME or another chat model",
@@ -251,7 +252,7 @@ class JudgeSpec:
     """A judge as a person names it."""
 
     name: str
-    """Its name in `JUDGES`."""
+    """Name in `JUDGES`."""
     argument: str = ""
 
     @classmethod
@@ -277,7 +278,7 @@ class JudgeSpec:
 
     @property
     def entry(self) -> JudgeEntry:
-        """What is registered under its name."""
+        """Entry that is registered under the name."""
         return JUDGES.find(self.name)
 
     @property
@@ -293,7 +294,7 @@ class JudgeSpec:
         return ModelSpec.parse(name)
 
     def identity(self) -> str:
-        """Its part of a run's identity: its name, its model, and what a file of its own says.
+        """The judge's part of a run's identity: its name, its model, and what a file of its own says.
 
         Raises:
             InputError: Its model is a run that did not finish.

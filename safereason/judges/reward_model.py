@@ -12,13 +12,11 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from safereason.engines.memory import halves_of, is_out_of_memory, run_or_halve
 from safereason.engines.open import check_embeddings, load_tokenizer, not_loaded
 from safereason.engines.spec import ModelSpec
+from safereason.engines.transformers import BATCH_TOKENS, pack
 from safereason.errors import InputError, one_line
 from safereason.judges.base import Exchange, Measure, Verdict
 from safereason.text import chat
 from safereason.text.inert import inert, special_tokens
-
-BATCH_TOKENS = 16_384
-"""Budget of a batch: rows × longest row."""
 
 
 class RewardModel:
@@ -29,7 +27,7 @@ class RewardModel:
     """
 
     name = "reward-model"
-    measures: Measure = "quality"
+    measure: Measure = "quality"
 
     def __init__(self, spec: str) -> None:
         """Loads a hub id, folder or run, on the GPU where there is one.
@@ -103,17 +101,12 @@ class RewardModel:
 
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Indices, longest rows first; one row a batch where the model names no pad token to find a row's end by."""
+        budget = BATCH_TOKENS
         # Transformers finds a row's last token by the pad token's id, and not by the mask.
-        has_pad_token = self.model.config.pad_token_id is not None
-        batches: list[list[int]] = []
-        last: list[int] = []
-        for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-            if has_pad_token and last and (len(last) + 1) * lengths[last[0]] <= BATCH_TOKENS:
-                last.append(i)
-            else:
-                last = [i]
-                batches.append(last)
-        return batches
+        if self.model.config.pad_token_id is None:
+            budget = 0
+        longest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+        return list(pack(longest_first, lengths, budget))
 
     def _logits(self, rows: Sequence[list[int]]) -> list[float]:
         width = max(map(len, rows))

@@ -13,8 +13,8 @@ from safereason.engines.base import Sampling
 from safereason.errors import InputError
 from safereason.judges.base import Measure, Verdict
 from safereason.judges.chat import SAMPLING, SLOTS, open_rubric
-from safereason.judges.frame import ANSWER, REQUEST, Frame
 from safereason.judges.llm_judge import LLMJudge
+from safereason.judges.template import ANSWER, REQUEST, JudgeTemplate
 from safereason.recipe import explain, strict_yaml
 from safereason.recipe.load import text_of
 from safereason.recipe.schema import NewTokens
@@ -93,12 +93,12 @@ class RubricFile:
     """The contents of a rubric's file."""
 
     measures: Measure
-    """See `Judge.measures`."""
+    """See `Judge.measure`."""
     prompt: str
     """The user's turn, with `{request}`, `{answer}` and optionally `{context}`."""
     reply: Reply
     system: str | None = None
-    """The system turn."""
+    """Text of the system turn; None for none."""
     model: str | None = None
     """The model where the command names none: `openai/NAME`, or a local model."""
     max_new_tokens: NewTokens = SAMPLING.max_new_tokens
@@ -128,11 +128,11 @@ def open_own(spec: str) -> LLMJudge:
     messages = chat.user(rubric.prompt)
     if rubric.system:
         messages.insert(0, {"role": "system", "content": rubric.system})
-    frame = Frame(tuple(messages), SLOTS)
+    template = JudgeTemplate(tuple(messages), SLOTS)
     return open_rubric(
         "rubric",
         rubric.measures,
-        frame,
+        template,
         rubric.reply.find,
         chosen,
         reading=repr(rubric.reply),

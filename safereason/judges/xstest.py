@@ -8,8 +8,8 @@ import re
 
 from safereason.judges.base import Verdict
 from safereason.judges.chat import open_rubric
-from safereason.judges.frame import Frame
 from safereason.judges.llm_judge import LLMJudge
+from safereason.judges.template import JudgeTemplate
 from safereason.text import chat, published
 
 CLASSES = {
@@ -28,8 +28,8 @@ def open_xstest_rubric(model: str) -> LLMJudge:
     Raises:
         InputError: The model or the prompt cannot be had.
     """
-    frame = Frame(tuple(chat.user(published.judgezoo("xstest", "XSTestJudge.OR_CLS_PROMPT"))), _SLOTS)
-    return open_rubric("xstest-rubric", "refusal", frame, find_class, model)
+    template = JudgeTemplate(tuple(chat.user(published.judgezoo("xstest", "XSTestJudge.OR_CLS_PROMPT"))), _SLOTS)
+    return open_rubric("xstest-rubric", "refusal", template, find_class, model)
 
 
 def find_class(reply: str) -> Verdict | None:

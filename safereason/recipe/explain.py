@@ -24,7 +24,7 @@ _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 def first_of(error: ValidationError, document: Document, root: type[object] = Recipe) -> str:
-    """The first mistake with its place, and the number of further ones; unknown keys come first."""
+    """The first mistake with its location, and the number of further ones; unknown keys come first."""
     mistakes: dict[Path, str] = {}
     # A misspelt key also makes the intended key missing: the first explains the second.
     for detail in sorted(error.errors(include_url=False), key=lambda d: d["type"] not in _UNKNOWN):
@@ -32,7 +32,7 @@ def first_of(error: ValidationError, document: Document, root: type[object] = Re
         path, mistake = _mistake(detail, path, models)
         mistakes.setdefault(path, mistake)  # a union reports one mistake once for each of its types
     path, mistake = next(iter(mistakes.items()))
-    line = f"{document.place(path)}: {_dotted(path)}: {mistake}"
+    line = f"{document.location(path)}: {_dotted(path)}: {mistake}"
     if len(mistakes) > 1:
         line += f" (and {len(mistakes) - 1} more)"
     return line

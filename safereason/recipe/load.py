@@ -1,6 +1,6 @@
 """Loading of recipes: from a name to a checked recipe, and back to YAML.
 
-Every mistake is one line: `file:line: section.key: what is wrong; what to do`, where an override stands in for the line
+Every mistake is one line: `file:line: section.key: what is wrong; what to do`, where an override replaces the line
 if it is what set the key.
 """
 
@@ -98,7 +98,7 @@ def _read_recipe(path: Path, children: tuple[Path, ...]) -> Document:
     """One file, laid on the parent it names; `children` are the files that led here."""
     document = strict_yaml.parse(text_of(path), str(path))
     if "name" in document.values:
-        raise InputError(f"{document.place(('name',))}: name: a recipe is named by its file; delete this line")
+        raise InputError(f"{document.location(('name',))}: name: a recipe is named by its file; delete this line")
     # `extends` is an instruction to the loader; the schema does not know the key.
     parent = document.values.pop("extends", None)
     if parent is None:
@@ -107,7 +107,7 @@ def _read_recipe(path: Path, children: tuple[Path, ...]) -> Document:
 
 
 def _with_parent(document: Document, name: object, path: Path, children: tuple[Path, ...]) -> Document:
-    where = f"{document.place(('extends',))}: extends"
+    where = f"{document.location(('extends',))}: extends"
     if not isinstance(name, str):
         raise InputError(f"{where}: one recipe's name or path is expected, not {strict_yaml.shown(name)}")
     try:
@@ -127,7 +127,7 @@ def _with_parent(document: Document, name: object, path: Path, children: tuple[P
     # A variation on a paper's recipe is the paper's only if it says so itself.
     parent.values.pop("paper", None)
     values = merge.lay(parent.values, document.values, unexplained=merge.RECIPE)
-    return Document(values, {**_untouched(parent, document), **document.places})
+    return Document(values, {**_untouched(parent, document), **document.locations})
 
 
 def _with_overrides(base: Document, overrides: Sequence[str]) -> Document:
@@ -140,10 +140,10 @@ def _with_overrides(base: Document, overrides: Sequence[str]) -> Document:
             tree = {key: tree}
         over.values = merge.merge(over.values, tree)
         for n in range(1, len(keys) + 1):
-            over.places[keys[:n]] = f"override {text!r}"
+            over.locations[keys[:n]] = f"override {text!r}"
     values = merge.lay(base.values, over.values, unexplained=merge.OVERRIDE)
     # A section that an override only changes is still in its file: that is where a missing key is to be added.
-    return Document(values, {**over.places, **_untouched(base, over)})
+    return Document(values, {**over.locations, **_untouched(base, over)})
 
 
 def _override(text: str) -> tuple[tuple[str, ...], Value]:
@@ -160,16 +160,16 @@ def _override(text: str) -> tuple[tuple[str, ...], Value]:
 
 
 def _untouched(base: Document, over: Document) -> dict[strict_yaml.Path, str]:
-    """The places of `base` whose values `over` leaves, or goes into."""
+    """The locations of `base` whose values `over` leaves, or goes into."""
     replaced: set[strict_yaml.Path] = set()
-    for path in over.places:
+    for path in over.locations:
         if path and not merge.merges(merge.lookup(base.values, path), merge.lookup(over.values, path)):
             replaced.add(path)
     untouched: dict[strict_yaml.Path, str] = {}
-    for path, place in base.places.items():
+    for path, location in base.locations.items():
         # What lies in a replaced mapping went with it.
         if not any(path[:n] in replaced for n in range(len(path) + 1)):
-            untouched[path] = place
+            untouched[path] = location
     return untouched
 
 

@@ -80,7 +80,7 @@ class Hygiene(Section):
     shared_words: Annotated[int, Field(ge=5)] | None = 13
     """Words in a row that a training text may not share with a test text; null does not look."""
     deduplicate: Literal["exact", "near"] = "near"
-    """Which training rows are left out for saying the same as an earlier one: to the letter, or nearly as well."""
+    """Repetitions that are left out of the training rows: those to the letter, or nearly the same ones too."""
     on_overlap: Literal["refuse", "drop", "allow"] = "refuse"
     """Treatment of a training row that one of the recipe's test sets holds too; the card counts those left in."""
 
@@ -120,9 +120,9 @@ class TarsMix(Section):
     harmful: tuple[SourceShare, ...]
     """The harmful pool; the mix draws from all of it."""
     harmless: tuple[SourceShare, ...]
-    """The harmless pool."""
+    """The harmless pool: sources, with the most prompts of each."""
     ambiguous: tuple[SourceShare, ...] = ()
-    """The ambiguous pool."""
+    """The ambiguous pool: sources, with the most prompts of each."""
     traces: tuple[SourceShare, ...]
     """Prompts with reasoning traces for SFT."""
     traces_per_prompt: PositiveInt = 1
@@ -305,11 +305,11 @@ class GRPO(Training):
 
 
 class DPO(Training):
-    """Preference optimisation on pairs of the start model's own responses, ranked by the reward (TARS's baseline)."""
+    """Preference optimisation on pairs of the start model's own completions, ranked by the reward (TARS's baseline)."""
 
     algorithm: Literal["dpo"]
     rollouts_per_prompt: Annotated[int, Field(ge=2)]
-    """Responses drawn for each prompt, once; ranked, they make half as many pairs at most."""
+    """Completions drawn for each prompt, once; ranked, they make half as many pairs at most."""
     batch_size: PositiveInt
     """Pairs an optimizer step, over all devices."""
     micro_batch_size: PositiveInt = 2
@@ -317,13 +317,13 @@ class DPO(Training):
     beta: PositiveFloat
     """Weight of the log-ratio to the reference, which is the start."""
     rpo_alpha: NonNegative
-    """Weight of the chosen response's negative log-likelihood a token (RPO's α); 0 is plain DPO."""
+    """Weight of the chosen completion's negative log-likelihood a token (RPO's α); 0 is plain DPO."""
     max_prompt_tokens: PositiveInt
     """Longer prompts are dropped and counted."""
     sampling: Sampling
-    """Sampling of responses."""
+    """Sampling of completions."""
     reward: TarsRewardSettings
-    """The reward that ranks responses."""
+    """The reward that ranks completions."""
 
 
 def _algorithm(section: object) -> str:
@@ -365,7 +365,7 @@ class GuardSet(Section):
 
     @property
     def label(self) -> str:
-        """Its name in figures."""
+        """Name of the set in figures."""
         return self.name or self.source
 
 
@@ -392,9 +392,9 @@ class GuardSection(Section):
     response_template: str | None = None
     """File with the user turn for a response, or `response-brief`, in place of ours."""
     sft: SFT | None = None
-    """Its SFT, before the RL or alone."""
+    """SFT of the guard, before the RL or alone; null for none."""
     train: GRPO | None = None
-    """Its RL."""
+    """RL of the guard; null for none."""
     validation: GuardValidation | None = None
     """Validation during RL; null watches the training's own rollouts only."""
     sampling: Sampling
@@ -426,7 +426,7 @@ class Attacking(Section):
     others: tuple[str, ...] = ()
     """Further target models of the same search (`gcg`: one suffix for all of them)."""
     sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=256)
-    """Sampling of the target's answers during the attack."""
+    """Sampling of the target model's answers during the attack."""
     max_queries: PositiveInt | None = None
     """Most queries to the target in one search; null sets no bound."""
     settings: dict[str, Settings] = Field(default_factory=dict)

@@ -54,17 +54,17 @@ _READ: dict[str, Callable[[str], object]] = {
 
 @dataclass
 class Document:
-    """The values of a file, and the place of each."""
+    """The values of a file, and the location of each."""
 
     values: Tree
-    places: dict[Path, str] = field(default_factory=dict)
+    locations: dict[Path, str] = field(default_factory=dict)
     """By path, `file:line` or the override."""
 
-    def place(self, path: Path) -> str:
-        """The place of a path, or of the nearest mapping above it that has one."""
-        while path and path not in self.places:
+    def location(self, path: Path) -> str:
+        """The location of a path, or of the nearest mapping above it that has one."""
+        while path and path not in self.locations:
             path = path[:-1]
-        return self.places[path]
+        return self.locations[path]
 
 
 class _Loader(yaml.SafeLoader):
@@ -129,9 +129,9 @@ def parse(text: str, name: str, expected: str = RECIPE) -> Document:
         if isinstance(node, SequenceNode):
             kind = "list"
         raise InputError(f"{_line(name, node)}: {expected}, not a {kind}")
-    # The whole file has a place too, so that a message about a missing section has one.
+    # The whole file has a location too, so that a message about a missing section has one.
     builder = _Builder(lambda at: _line(name, at))
-    return Document(builder.value(node, ()), {**builder.places, (): f"{name}:1"})
+    return Document(builder.value(node, ()), {**builder.locations, (): f"{name}:1"})
 
 
 def parse_value(text: str, where: str) -> Value:
@@ -191,19 +191,19 @@ def _line(name: str, node: Node) -> str:
 
 
 class _Builder:
-    """A builder of values from nodes, which notes the place of each."""
+    """A builder of values from nodes, which notes the location of each."""
 
-    def __init__(self, place: Callable[[Node], str]) -> None:
-        self._place = place
+    def __init__(self, locate: Callable[[Node], str]) -> None:
+        self._locate = locate
         self._open: list[Node] = []
-        self.places: dict[Path, str] = {}
+        self.locations: dict[Path, str] = {}
 
     def value(self, node: Node, path: Path) -> Value:
         # Only nodes that are still open count: an alias that is used twice side by side is fine.
         if node in self._open:
-            raise InputError(f"{self._place(node)}: an anchor that holds itself; write the value out")
+            raise InputError(f"{self._locate(node)}: an anchor that holds itself; write the value out")
         if len(self._open) == _DEEPEST:
-            raise InputError(f"{self._place(node)}: nested too deeply; a file has no more than {_DEEPEST} levels")
+            raise InputError(f"{self._locate(node)}: nested too deeply; a file has no more than {_DEEPEST} levels")
         self._open.append(node)
         try:
             if isinstance(node, MappingNode) and node.tag == f"{_CORE}map":
@@ -215,15 +215,15 @@ class _Builder:
                 return items
             if isinstance(node, ScalarNode) and node.tag.removeprefix(_CORE) in (*_PLAIN, "str"):
                 return self._scalar(node)
-            raise InputError(f"{self._place(node)}: the tag {node.tag!r} is not allowed; write plain YAML")
+            raise InputError(f"{self._locate(node)}: the tag {node.tag!r} is not allowed; write plain YAML")
         finally:
             self._open.pop()
 
     def _placed(self, node: Node, at: Node, path: Path) -> Value:
         # Each use of an alias counts here, where `compose_node` counted the anchor once.
-        if len(self.places) == _MOST:
-            raise InputError(f"{self._place(at)}: aliases or lists make {_TOO_MANY}; a file is smaller")
-        self.places[path] = self._place(at)
+        if len(self.locations) == _MOST:
+            raise InputError(f"{self._locate(at)}: aliases or lists make {_TOO_MANY}; a file is smaller")
+        self.locations[path] = self._locate(at)
         return self.value(node, path)
 
     def _mapping(self, node: MappingNode, path: Path) -> Tree:
@@ -234,10 +234,10 @@ class _Builder:
             if isinstance(key_node, ScalarNode):
                 key = self.value(key_node, path)
             if not isinstance(key, str):
-                raise InputError(f"{self._place(key_node)}: a key is text; put it in quotes or mend the line")
+                raise InputError(f"{self._locate(key_node)}: a key is text; put it in quotes or mend the line")
             line = key_node.start_mark.line + 1
             if key in lines:
-                raise InputError(f"{self._place(key_node)}: {key!r} is here twice (line {lines[key]} too); keep one")
+                raise InputError(f"{self._locate(key_node)}: {key!r} is here twice (line {lines[key]} too); keep one")
             lines[key] = line
             values[key] = self._placed(value_node, key_node, (*path, key))
         return values
@@ -257,6 +257,6 @@ class _Builder:
             # The pattern was checked first: `int` and `float` alone would take `1_000` and `nan`.
             return _READ[kind](text)
         except UnicodeEncodeError as error:
-            raise InputError(f"{self._place(node)}: half a surrogate pair is not text; write the character") from error
+            raise InputError(f"{self._locate(node)}: half a surrogate pair is not text; write the character") from error
         except (ValueError, OverflowError) as error:
-            raise InputError(f"{self._place(node)}: {shown(text)} cannot be read as {kind}") from error
+            raise InputError(f"{self._locate(node)}: {shown(text)} cannot be read as {kind}") from error

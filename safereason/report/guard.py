@@ -14,7 +14,7 @@ from safereason.runs.records import Record
 Cells = tuple[Figure | None, ...]
 """One figure for each model; None where it was not measured."""
 PLOT = "reliability"
-"""Name of the plot."""
+"""Name of the section's plot, by which the page finds it."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class SetScores:
 
 @dataclass(frozen=True)
 class Confusion:
-    """How often one model gave which verdict: set, expected label, and the rows called unsafe, safe and neither."""
+    """Counts of one model's verdicts: set, expected label, and the rows called unsafe, safe and neither."""
 
     model: MeasuredModel
     rows: tuple[tuple[str, str, int, int, int], ...]
@@ -53,7 +53,7 @@ class GuardPart:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Where the published figures come from, each source once."""
+        """Sources of the published figures, each once."""
         sources: dict[str, None] = {}
         for row in self.scores:
             for score in row.known:
@@ -200,7 +200,7 @@ def _guard_notes(model: MeasuredModel, run: Run) -> Iterator[str]:
     if missing:
         yield f"{model.label}: sets that could not be had were left out: {missing}."
     if failed := _as_count(run.metrics.get("failed")):
-        yield f"{model.label}: {failed} rows could not be asked about and are left out."
+        yield f"{model.label}: {failed} rows failed and are left out."
     if run.metrics.get("predictions"):
         yield f"{model.label}: scored from a file of predictions."
 

@@ -36,7 +36,7 @@ from safereason.report.tradeoff import PLOT as TRADEOFF_PLOT
 from safereason.report.tradeoff import tradeoffs
 from safereason.report.training import PLOTS as TRAINING_PLOTS
 from safereason.report.training import TrainingCurves, read_trainings
-from safereason.report.transcripts import Transcript, collect
+from safereason.report.transcripts import GUARD_STAGE, Transcript, collect
 from safereason.report.variants import mark_variants
 from safereason.runs import manifest
 from safereason.runs.records import Record, read_json
@@ -151,7 +151,7 @@ def build_page(runs: Sequence[Run], title: str) -> Page:
         paper_comparisons=compare_with_paper(runs, models),
         groups=by_group(runs, models),
         separations=separations(runs, models),
-        guard=guard_part(of_stage(runs, "eval/guard"), models),
+        guard=guard_part(of_stage(runs, GUARD_STAGE), models),
         trainings=read_trainings(runs),
         cards=_data_cards(runs),
         transcripts=collected.transcripts,
@@ -245,7 +245,7 @@ def _has_answers(page: Page) -> bool:
     """Whether a run trained or measured a model that answers, and not only guards."""
     if of_stage(page.runs, "sft") or of_stage(page.runs, "rl"):
         return True
-    return any(run.stage != "eval/guard" for run in of_stage(page.runs, "eval"))
+    return any(run.stage != GUARD_STAGE for run in of_stage(page.runs, "eval"))
 
 
 def _data_cards(runs: Sequence[Run]) -> list[tuple[Run, Record]]:

@@ -23,7 +23,7 @@ class PaperComparison:
     covers: bool | None
     """Whether the interval, widened by the tolerance, holds the paper's value; None where there is no interval."""
     departures: tuple[str, ...]
-    """How our measurement differs from the paper's, in words."""
+    """Differences of our measurement from the paper's, in words."""
 
     @property
     def info(self) -> FigureInfo:
@@ -66,7 +66,7 @@ def matching_paper_figure(run: Run, figure: Figure, runs: Sequence[Run] = ()) ->
 
 
 def origin_of(run: Run, runs: Sequence[Run]) -> Origin:
-    """How the model of an evaluation was made, as far as these runs tell."""
+    """Origin of the model of an evaluation, as far as these runs tell."""
     training = _training_run_of(run, runs)
     if training is None:
         return Origin(run.model)

@@ -64,7 +64,7 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Plot:
-    """One panel, drawn."""
+    """One drawn panel, as SVG and PNG, with its title and its caption."""
 
     name: str
     """File name without its ending, unique on the page."""

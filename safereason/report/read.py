@@ -15,7 +15,7 @@ from safereason.runs.directory import digest, is_finished, read_manifest, read_m
 from safereason.runs.records import Record, read_records
 
 ROLES = {"sft": "SFT", "rl": "RL", "guard/sft": "Guard SFT", "guard/rl": "Guard RL"}
-"""What the page calls a model, by the stage that trained it."""
+"""Name of a model's kind on the page, by the stage that trained it."""
 STAGES = ("data", "sft", "rl", "guard", "attack", "eval")
 """Stages in the order in which they run."""
 Subject = tuple[str, str]
@@ -30,9 +30,9 @@ class Run:
     manifest: Record
     metrics: Record
     recipe_yaml: str
-    """The resolved recipe."""
+    """Text of the resolved recipe."""
     recipe_values: Record
-    """The values in it."""
+    """Values of the resolved recipe."""
     variant: str = ""
     """The settings by which an evaluation differs from the others of its kind; empty where it does not."""
 
@@ -43,7 +43,7 @@ class Run:
 
     @property
     def recipe(self) -> str:
-        """Name of its recipe."""
+        """Name of the run's recipe; `unnamed` where its manifest has none."""
         return str(self.manifest.get("recipe", "unnamed"))
 
     # Cached, since it hashes the identity and every lookup of a model needs it.
@@ -167,11 +167,11 @@ class MeasuredModel:
     """A measured model, as the page names it."""
 
     spec: str
-    """Its name in the identity of the evaluations."""
+    """Name in the identity of the evaluations."""
     role: str
     """`Base`, `SFT`, `RL`, … ."""
     detail: str
-    """Its recipe and hash, with the seed where its run is given; or its own name. Then its variant."""
+    """Recipe and hash, with the seed where its run is given, or the model's own name; then its variant."""
     variant: str = ""
     """The settings by which its measurements differ from the others; empty where they do not."""
 

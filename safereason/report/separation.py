@@ -1,4 +1,4 @@
-"""Where harmful and harmless prompts lie inside a model: the plot of a run of `eval separation`."""
+"""Plot of a run of `eval separation`: the places of harmful and harmless prompts inside a model."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

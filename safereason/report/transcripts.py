@@ -41,7 +41,7 @@ class Transcript:
     label: str | None
     score: float | None
     reason: str | None
-    """Why it is unscored."""
+    """Reason why the answer is unscored; None where it is scored."""
     parts: dict[str, float | None] = field(default_factory=dict)
     """Reward parts of a rollout."""
     expected: str | None = None
@@ -167,7 +167,7 @@ def _characters(transcript: Transcript) -> int:
 def _evaluation_transcripts(run: Run, model: str) -> Iterator[Transcript]:
     """The completions of an evaluation with their verdicts."""
     evaluation = run.stage.removeprefix("eval/")
-    # Verdicts are small, and held in memory. Completions can be long, and are read one by one.
+    # Verdicts are small, and kept in memory. Completions can be long, and are read one by one.
     verdicts = {row.get("id"): row for row in run.records("verdicts")}
     judge = run.metrics.get("judge", "")
     # An evaluation that judges nothing records its judge as null.
@@ -216,7 +216,7 @@ def _guard_transcripts(run: Run, model: str) -> Iterator[Transcript]:
         prompt = _as_text(row.get("prompt"))
         response = row.get("response")
         if response is not None:
-            prompt = f"{prompt}\n\nThe agent’s reply:\n{response}"
+            prompt = f"{prompt}\n\nThe agent’s response:\n{response}"
         kind = "harmless"
         if row.get("expected") == "unsafe":
             kind = "harmful"

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from safereason.data.example import Label, PromptKind
+from safereason.data.example import PromptKind
+from safereason.text.verdict import Label
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class RewardRow:
     """One rollout, as a reward reads it."""
 
     prompt: str
-    """The user's prompt."""
+    """Text of the user's prompt."""
     kind: PromptKind
     """Harmful, harmless or ambiguous, as the prompt's source labels it."""
     text: str
@@ -33,7 +34,7 @@ class RewardParts:
     parts: dict[str, float | None]
     """Parts by name, for the log; None where a part was not requested or is unscored."""
     reason: str | None = None
-    """Why the total is None."""
+    """Reason why the total is None; None where it is not."""
     failed: bool = False
     """Whether the total is None because a judge could not be reached. Another request may then give a score."""
     judged: bool = False

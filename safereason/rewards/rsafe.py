@@ -10,9 +10,9 @@ Deviation: (1) a row without a label has no total, where the released code would
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from safereason.data.example import Label
 from safereason.rewards.base import RewardParts, RewardRow
 from safereason.text import verdict
+from safereason.text.verdict import Label
 
 ACCURACY_WEIGHT = 0.9
 FORMAT_WEIGHT = 0.1

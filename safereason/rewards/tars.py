@@ -46,13 +46,13 @@ class TarsReward:
             InputError: `safety` measures neither harm nor refusal nor quality, or `task` does not measure quality.
         """
         # A judge of the wrong kind would train without an error: one of harm as `task` would reward harm.
-        if safety.measures not in ("harm", "refusal", "quality"):
+        if safety.measure not in ("harm", "refusal", "quality"):
             raise InputError(
-                f"reward.safety: judge {safety.name!r} measures {safety.measures}; "
+                f"reward.safety: judge {safety.name!r} measures {safety.measure}; "
                 "one of harm, refusal or quality is needed"
             )
-        if task.measures != "quality":
-            raise InputError(f"reward.task: judge {task.name!r} measures {task.measures}; one of quality is needed")
+        if task.measure != "quality":
+            raise InputError(f"reward.task: judge {task.name!r} measures {task.measure}; one of quality is needed")
         self._safety = safety
         self._task = task
         self._require_format = require_format
@@ -84,7 +84,7 @@ class TarsReward:
             if task is not None:
                 parts["task"] = task.score
             # Every row has this key or none has it, so that the columns of the log stay the same.
-            if self._safety.measures == "harm":
+            if self._safety.measure == "harm":
                 parts["reasoning_harm"] = reasoning_harm.get(index)
             results.append(_combine(parts, row.kind, safety or task))
         return results
@@ -93,20 +93,20 @@ class TarsReward:
         """The safety reward of a verdict, by what the judge measures."""
         if verdict is None or verdict.score is None:
             return None
-        if self._safety.measures == "quality":
+        if self._safety.measure == "quality":
             return verdict.score
-        return safety_reward(as_harm(verdict.score, self._safety.measures))
+        return safety_reward(as_harm(verdict.score, self._safety.measure))
 
     def _judge_reasoning(self, rows: Sequence[RewardRow], indices: Sequence[int]) -> dict[int, float | None]:
         """The harm of each closed, non-empty reasoning, by row; empty where the judge does not measure harm."""
-        if self._safety.measures != "harm":
+        if self._safety.measure != "harm":
             return {}
         exchanges: dict[int, Exchange] = {}
         for index in indices:
             # `strict` takes text that never closes its reasoning for an answer, so that here it counts as none.
-            thought = reasoning.split(rows[index].text, strict=True).reasoning
-            if thought.strip():
-                exchanges[index] = Exchange(rows[index].prompt, thought)
+            reasoning_text = reasoning.split(rows[index].text, strict=True).reasoning
+            if reasoning_text.strip():
+                exchanges[index] = Exchange(rows[index].prompt, reasoning_text)
         if not exchanges:
             return {}
         verdicts = self._safety.judge(list(exchanges.values()))

@@ -20,7 +20,7 @@ from safereason.runs.directory import (
 )
 
 Identity = dict[str, Any]
-"""All that a run's result depends on, as its manifest holds it."""
+"""Everything that a run's result depends on, as its manifest holds it."""
 Metrics = dict[str, Any]
 """The content of a run's `metrics.json`."""
 Outline = dict[str, Any]
@@ -36,7 +36,7 @@ class Options:
     out: Path | None = None
     """Exact run directory; by default one is named under `root`."""
     on_existing: OnExisting = "refuse"
-    """What to do with a run directory that is not empty."""
+    """Treatment of a run directory that is not empty."""
     model: str | None = None
     """Model to start from or to measure, in place of the recipe's own."""
     base_url: str | None = None

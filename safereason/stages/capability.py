@@ -1,6 +1,6 @@
 """Stage `eval/capability`: a model's remaining abilities, by tasks of lm-evaluation-harness.
 
-`replies.jsonl` holds the reply to each request, so that a resumed run repeats none; `metrics.json` holds the harness's
+`replies.jsonl` holds the record of each request, so that a resumed run repeats none; `metrics.json` holds the harness's
 figures with intervals.
 """
 
@@ -13,6 +13,7 @@ from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.evals import capability
+from safereason.evals.base import eval_section
 from safereason.evals.metrics import Figure, share
 from safereason.recipe.schema import Evaluation, Recipe
 from safereason.runs.manifest import sha256
@@ -86,7 +87,7 @@ def run_capability(
         with this.records(LOG) as log:
             recorded_model = harness.EngineModel(engine, plan.section, recipe.seed, log)
             results = harness.measure(recorded_model, loaded, plan.limit)
-        # The harness knows nothing of reasoning, so its form is measured from the replies.
+        # The harness knows nothing of reasoning, so its form is measured from the records.
         figures = [*capability.figures(results), *_format_figures(log.path)]
         metrics = {
             "eval": "capability",
@@ -114,13 +115,12 @@ def plan_capability(
     """
     # The harness is an optional dependency.
     capability.check_installed()
-    if recipe.eval is None:
-        raise InputError(f"recipe {recipe.name}: it has no eval section; add one")
+    section = eval_section(recipe)
     if include is not None and not include.is_dir():
         raise InputError(f"--include {include}: no such folder; name one that holds lm-eval tasks")
     # A task that is named twice is measured once.
     named = tuple(dict.fromkeys(tasks)) or capability.TASKS
-    return CapabilityPlan(recipe.eval, named, include, shots, limit or recipe.eval.limit)
+    return CapabilityPlan(section, named, include, shots, limit or section.limit)
 
 
 def _capability_identity(recipe: Recipe, plan: CapabilityPlan, model: ModelSpec, options: Options) -> Identity:
@@ -155,14 +155,14 @@ def _task_file_hashes(folder: Path | None) -> dict[str, str]:
 
 def _format_figures(path: Path) -> list[Figure]:
     """The share of completions with closed reasoning, and of those that reached the token limit, by task."""
-    replies_by_task: dict[str, list[Record]] = {}
+    records_by_task: dict[str, list[Record]] = {}
     for record in read_records(path):
         # Requests for a likelihood have no answer.
         if "answer" in record:
-            replies_by_task.setdefault(record["task"], []).append(record)
+            records_by_task.setdefault(record["task"], []).append(record)
     closed = []
     truncated = []
-    for task, replies in replies_by_task.items():
-        closed.append(share("closed", [bool(reply["closed"]) for reply in replies], task))
-        truncated.append(share("truncated", [reply["finish_reason"] == "length" for reply in replies], task))
+    for task, records in records_by_task.items():
+        closed.append(share("closed", [bool(record["closed"]) for record in records], task))
+        truncated.append(share("truncated", [record["finish_reason"] == "length" for record in records], task))
     return [*closed, *truncated]

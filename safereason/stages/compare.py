@@ -123,7 +123,7 @@ def check_not_worse(comparison: Comparison, label: str) -> None:
 
 
 def _worse_than_first(row: ComparisonRow, better: Better) -> str | None:
-    """How much worse a row is than the first run; None where it is not significantly worse."""
+    """Words for how much worse a row is than the first run; None where it is not significantly worse."""
     difference = row.difference
     if difference is None:
         return f"{row.figure.label} of {row.run} could not be compared"
@@ -250,7 +250,7 @@ def _comparison_notes(evaluation: str, runs: dict[str, Run], rows: Sequence[Comp
 
 
 def comparison_document(comparison: Comparison) -> Record:
-    """The comparison as JSON."""
+    """JSON document of a comparison, as `--json` prints it."""
     runs = []
     for letter, run in comparison.runs.items():
         runs.append(

@@ -36,7 +36,7 @@ def contents(
     hashes: dict[str, str] = {}
     for spec in specs:
         content = spec.contents()
-        # Only a local folder has a content; the Hub is not asked for one.
+        # Only a local folder has a content; no request goes to the Hub for one.
         if content is not None:
             hashes[str(spec)] = content
     for source in sources:

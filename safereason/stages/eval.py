@@ -20,11 +20,13 @@ from safereason.engines.open import load_tokenizer, open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.evals import Case, Eval, adaptivity, judging
+from safereason.evals.base import eval_section
 from safereason.judges import Judge, JudgeSpec, own_name
 from safereason.recipe.schema import Evaluation, Recipe
 from safereason.runs.manifest import sha256
 from safereason.runs.records import Record, RecordLog, keep_records, read_records
 from safereason.stages import attack, searches
+from safereason.stages.attack_plan import AttackRequest, check_at_hand, plan_attack
 from safereason.stages.base import (
     Identity,
     Metrics,
@@ -65,7 +67,7 @@ class EvalPlan:
     section: Evaluation
     attacks: tuple[str, ...]
     judge: str | None
-    """None where nothing is judged."""
+    """Judge of the answers; None where nothing is judged."""
     limit: int | None
     sources: tuple[str, ...]
     cases: tuple[Path, ...] = ()
@@ -112,7 +114,7 @@ def run_eval(recipe: Recipe, options: Options, request: EvalRequest) -> Result:
                 judging.judge_all(ids, scorer, plan.judge, log)
         measure = None
         if scorer is not None:
-            measure = scorer.measures
+            measure = scorer.measure
         metrics = {
             **_eval_description(recipe, plan, model, drawn, eval_cases),
             "measure": measure,
@@ -191,9 +193,7 @@ def plan_eval(recipe: Recipe, request: EvalRequest) -> EvalPlan:
         InputError: The evaluation is unknown, left out of the recipe, or takes no attacks or no judge.
     """
     evaluation = evals.get(request.name)
-    section = recipe.eval
-    if section is None:
-        raise InputError(f"recipe {recipe.name}: it has no eval section; add one")
+    section = eval_section(recipe)
     name = evaluation.name
     chosen_sources = evaluation.sources(section)
     if request.source:
@@ -245,20 +245,20 @@ def check_attacks(recipe: Recipe, options: Options, plan: EvalPlan, model: Model
         model: The target, which is then checked with all models that the attacks load; None checks no model.
 
     Raises:
-        InputError: As `attack.plan_attack` and `attack.check_at_hand`.
+        InputError: As `plan_attack` and `check_at_hand`.
     """
     for name in plan.attacks:
         # The plain request has no settings and loads no model.
         if name == "direct":
             continue
-        attack_plan = attack.plan_attack(recipe, options, _search_request(name, plan))
+        attack_plan = plan_attack(recipe, options, _search_request(name, plan))
         if model is not None:
-            attack.check_at_hand(attack_plan, model)
+            check_at_hand(attack_plan, model)
 
 
-def _search_request(name: str, plan: EvalPlan) -> attack.AttackRequest:
+def _search_request(name: str, plan: EvalPlan) -> AttackRequest:
     """The search of one of the evaluation's attacks, over the same behaviors."""
-    return attack.AttackRequest(name, plan.sources[0], plan.limit)
+    return AttackRequest(name, plan.sources[0], plan.limit)
 
 
 def _all_cases(recipe: Recipe, options: Options, plan: EvalPlan, model: ModelSpec, drawn: _DrawnExamples) -> list[Case]:

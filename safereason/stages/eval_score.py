@@ -66,10 +66,10 @@ def score_eval(run: Path, options: Options, judge: str) -> Result:
         metrics = {
             **read_metrics(run),
             "judge": spec,
-            "measure": scorer.measures,
+            "measure": scorer.measure,
             "rejudges": identity["rejudges"],
             **judging.outcome_counts(ids, this.path, evaluation),
-            "figures": judging.eval_figures(ids, this.path, evaluation, scorer.measures),
+            "figures": judging.eval_figures(ids, this.path, evaluation, scorer.measure),
         }
         judging.finish_eval(this, ids, evaluation, metrics)
     return Result(directory.path, metrics)

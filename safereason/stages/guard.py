@@ -304,7 +304,7 @@ def _install_guard(run: Path, guard_prompt: GuardPrompt) -> None:
 
 
 def _kept_model(run: Path) -> Record:
-    """Which model was kept: the last one, or the best one with its validation."""
+    """Record of which model was kept: the last one, or the best one with its validation."""
     validation = run / "model" / BEST_VALIDATION
     if not validation.is_file():
         return {"model": "last"}
@@ -355,7 +355,7 @@ def _row_counts(recipe: Recipe, options: Options) -> Record:
         folder = data.built_data(recipe, options)
     except InputError:
         return _requested_rows(recipe)
-    # A file is missing where the recipe asked for no such rows.
+    # A file is missing where the recipe has no such rows.
     counts: Record = {"built": str(folder)}
     for key, name in (("rows", data.TRAIN), ("validation", data.VALIDATION), ("traces", data.TRACES)):
         counts[key] = 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from safereason import console
 from safereason.data import sources
 from safereason.data.example import Example
+from safereason.engines.open import precision_here
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
 from safereason.evals.guard_predictions import Prediction, from_record, of_example
@@ -177,7 +178,7 @@ def plan_guard_eval(recipe: Recipe, model: str | None, request: GuardEvalRequest
     if request.policy:
         policies.load(request.policy)
     if model:
-        # Last, since it may ask the Hub.
+        # Last, since it may send a request to the Hub.
         ModelSpec.parse(model).check()
     return GuardEvalPlan(
         sets=tuple(guard_sets),
@@ -306,16 +307,14 @@ def _open_evaluated_guard(recipe: Recipe, options: Options, plan: GuardEvalPlan)
 
 
 def _guard_precision(recipe: Recipe) -> Precision:
-    """The precision of the guard's training; fp32 without a GPU, where bf16 is slow."""
-    import torch
-
-    if recipe.guard is None or not torch.cuda.is_available():
+    """The precision of the guard's training; fp32 without a GPU, and where nothing was trained."""
+    if recipe.guard is None:
         return "fp32"
     section = recipe.guard.train or recipe.guard.sft
     # The schema asks for one of the two, and mypy does not know.
     if section is None:
         return "fp32"
-    return section.precision
+    return precision_here(section.precision)
 
 
 def _classify_rows(

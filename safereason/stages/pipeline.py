@@ -109,7 +109,7 @@ class _Pipeline:
             self._finished = _finished_before(recipe, options)
 
     def run_step(self, step: str, work: Callable[[], Result]) -> Result:
-        """Runs one step."""
+        """Runs one step, with a line on its position before and one on its run after."""
         position = f"[{self.steps.index(step) + 1}/{len(self.steps)}] {step}"
         say(position)
         result = work()

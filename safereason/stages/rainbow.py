@@ -32,7 +32,8 @@ from safereason.recipe.schema import Attacking, Recipe
 from safereason.runs.manifest import going_on
 from safereason.runs.records import Record, RecordLog, line_of, read_records, write_bytes, write_json
 from safereason.stages import rl
-from safereason.stages.attack import Harm, open_harm, rating_model_of, scorer_identity, settings_of
+from safereason.stages.attack import Harm, open_harm
+from safereason.stages.attack_plan import rating_model_of, scorer_identity, settings_of
 from safereason.stages.base import (
     Identity,
     Metrics,
@@ -145,8 +146,8 @@ def plan_rainbow(
     """
     section = recipe.attack or Attacking()
     # Options of the command line go before the recipe's, and those before the defaults of all attacks.
-    writer = mutator or section.attackers.get(NAME, section.attacker)
-    if writer is None:
+    mutator = mutator or section.attackers.get(NAME, section.attacker)
+    if mutator is None:
         raise InputError("attack rainbow: which model writes the prompts? name one with --mutator")
     named_judge = judge or section.judge
     prefix = ""
@@ -168,7 +169,7 @@ def plan_rainbow(
             values[key] = value
     checked = settings_of(NAME, RainbowSettings, values)
     templates = load_templates(checked.templates)
-    return RainbowPlan(checked, section, writer, scorer, judge_model, seeds, tuple(seed_prompts), templates, prefix)
+    return RainbowPlan(checked, section, mutator, scorer, judge_model, seeds, tuple(seed_prompts), templates, prefix)
 
 
 def rainbow_outline(recipe: Recipe, options: Options, plan: RainbowPlan) -> Outline:
@@ -177,13 +178,9 @@ def rainbow_outline(recipe: Recipe, options: Options, plan: RainbowPlan) -> Outl
     templates = plan.templates
     # An iteration cannot draw more cells than there are.
     candidates = settings.most_archives * settings.iterations * min(settings.batch, len(templates.cells))
-    target = options.model or recipe.model
-    if not options.model and recipe.sft:
-        # A plan is possible before the sft run is there.
-        target = "the sft run of this recipe"
     return {
         "stage": STAGE,
-        "target": target,
+        "target": rl.start_words(recipe, options),
         "mutator": plan.mutator,
         "judge": plan.judge,
         "comparing judge": plan.judge_model,
@@ -436,10 +433,10 @@ def _succeeds(score: float | None) -> bool:
 
 
 def _rainbow_summary(metrics: Metrics) -> str:
-    wanted = metrics["prompts_wanted"]
+    requested = metrics["prompts_wanted"]
     shortage = ""
-    if wanted is not None and metrics["prompts"] < wanted:
-        shortage = f" of {wanted} wanted"
+    if requested is not None and metrics["prompts"] < requested:
+        shortage = f" of {requested} wanted"
     return (
         f"rainbow: {metrics['prompts']} distinct prompts{shortage}, {metrics['coverage']:.0%} of the cells covered, "
         f"{metrics['attack_success_by_cell']:.0%} with an attack that succeeds"

@@ -1,6 +1,6 @@
 """Stage `rl`: GRPO on the prompts that `data` wrote, from the model that `sft` made.
 
-A recipe may ask for DPO instead; `training/preferences.py` makes its pairs and trains on them.
+A recipe may name DPO instead; `training/preferences.py` makes its pairs and trains on them.
 """
 
 import logging
@@ -125,6 +125,13 @@ def start_model(recipe: Recipe, options: Options) -> ModelSpec:
     return ModelSpec.parse(str(source_run("sft", recipe, options, sft.sft_identity(recipe, base))))
 
 
+def start_words(recipe: Recipe, options: Options) -> str:
+    """The words for `start_model` in a plan, which is possible before the sft run is there."""
+    if not options.model and recipe.sft:
+        return "the sft run of this recipe"
+    return options.model or recipe.model
+
+
 def _train_grpo(
     section: GRPO, recipe: Recipe, start: ModelSpec, examples: Sequence[Example], reward: Reward, this: RunDirectory
 ) -> Metrics:
@@ -166,11 +173,7 @@ def plan_rl(recipe: Recipe, options: Options) -> Outline:
         outline = preferences.dpo_outline(section, prompts, recipe.seed, "rl", options.processes)
     else:
         outline = grpo_outline(section, prompts, recipe.seed, "rl", options.processes)
-    start = options.model or recipe.model
-    if not options.model and recipe.sft:
-        # A plan is possible before the sft run is there.
-        start = "the sft run of this recipe"
-    return {"stage": "rl", "model": start, "prompts": prompts, **outline}
+    return {"stage": "rl", "model": start_words(recipe, options), "prompts": prompts, **outline}
 
 
 def grpo_outline(section: GRPO, prompts: int, seed: int, key: str, processes: int) -> Outline:

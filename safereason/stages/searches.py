@@ -15,10 +15,11 @@ from safereason.recipe.merge import flatten
 from safereason.recipe.schema import Recipe
 from safereason.runs.directory import finished, read_manifest
 from safereason.stages import attack
+from safereason.stages.attack_plan import AttackRequest, attack_identity, plan_attack
 from safereason.stages.base import Identity, Options
 
 
-def run_searches(recipe: Recipe, options: Options, request: attack.AttackRequest) -> Path:
+def run_searches(recipe: Recipe, options: Options, request: AttackRequest) -> Path:
     """The finished search of an attack against `options.model`; it is run here where there is none.
 
     Args:
@@ -29,8 +30,8 @@ def run_searches(recipe: Recipe, options: Options, request: attack.AttackRequest
     Raises:
         InputError: As `attack.run_attack`.
     """
-    plan = attack.plan_attack(recipe, options, request)
-    identity = attack.attack_identity(recipe, plan, ModelSpec.parse(str(options.model)), options.base_url)
+    plan = plan_attack(recipe, options, request)
+    identity = attack_identity(recipe, plan, ModelSpec.parse(str(options.model)), options.base_url)
     similar = list(_similar_searches(options.root, plan.attack.name, identity))
     # The newest one is used: `--overwrite` may have made a search again.
     same = [path for path, similar_identity in similar if similar_identity == identity]

@@ -20,6 +20,7 @@ from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.evals import Case, separation
+from safereason.evals.base import eval_section
 from safereason.evals.separation import Projection
 from safereason.recipe.schema import Evaluation, Recipe
 from safereason.runs.directory import RunDirectory
@@ -115,9 +116,7 @@ def plan_separation(recipe: Recipe, cases: Sequence[Path], projection: Projectio
         InputError: The recipe names no prompts, or UMAP is not installed.
     """
     separation.check_projection(projection)
-    section = recipe.eval
-    if section is None:
-        raise InputError(f"recipe {recipe.name}: it has no eval section; add one")
+    section = eval_section(recipe)
     # A line needs points on both sides.
     if section.behaviors is None or section.benign is None:
         missing = "eval.benign"

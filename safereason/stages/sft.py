@@ -53,7 +53,7 @@ class SFTPlan:
     """Dotted key of the section, for messages."""
     section: SFT
     start: ModelSpec
-    """Model to start from."""
+    """Model that the training starts from."""
     identity: Identity
     reasoned: bool
     """Whether the reasoning is trained on. If not, the answer alone is."""
@@ -148,7 +148,7 @@ def _tokenized_rows(plan: SFTPlan, tokenizer: "PreTrainedTokenizerBase", traces:
 
     section = plan.section
     build_prompt = plan.prompt_builder(tokenizer)
-    # The mask is on the completion alone, so the model learns to answer and not to ask.
+    # The mask is on the completion alone, so the model learns to write completions and no prompts.
     tokenized = sft.tokenize(tokenizer, traces, section.max_tokens, prompt_builder=build_prompt, reasoned=plan.reasoned)
     kept = len(tokenized.rows)
     too_long = tokenized.too_long

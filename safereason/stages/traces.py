@@ -14,14 +14,14 @@ from safereason.data import traces
 from safereason.data.example import Example, write_parquet
 from safereason.data.traces import KEPT, Reading
 from safereason.engines.base import Completion, GenerateOptions
-from safereason.engines.open import open_engine
+from safereason.engines.open import open_engine, precision_here
 from safereason.engines.spec import ModelSpec
 from safereason.errors import StageFailed
 from safereason.evals import judging
 from safereason.evals.judging import EXCHANGES_A_BATCH
 from safereason.judges import Exchange, Judge, Measure, Verdict, open_judge
 from safereason.judges.base import is_good
-from safereason.recipe.schema import Precision, Recipe
+from safereason.recipe.schema import Recipe
 from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import going_on
 from safereason.runs.records import Record, RecordLog, keep_records, line_of, read_records, write_bytes, write_json
@@ -135,13 +135,8 @@ def _generate_replies(plan: TeacherPlan, seed: int, options: Options, log: Recor
             done.add(index)
     if len(done) == len(plan.jobs):
         return
-    import torch
-
-    # bf16 halves the memory of a large teacher. On a CPU it is slower than fp32.
-    precision: Precision = "fp32"
-    if torch.cuda.is_available():
-        precision = "bf16"
-    engine = open_engine(ModelSpec.parse(plan.teacher.model), base_url=options.base_url, precision=precision)
+    # bf16 halves the memory of a large teacher.
+    engine = open_engine(ModelSpec.parse(plan.teacher.model), base_url=options.base_url, precision=precision_here())
     kept = Counter[bool]()
     for reply in recorded.values():
         kept[reply["outcome"] == KEPT] += 1
@@ -225,7 +220,7 @@ def _judge_replies(
     for reply in replies:
         reading = reply.reading
         if isinstance(reading, Reasoned):
-            reading = _reading_by_verdict(reading, verdicts.get(reply.key), judge.measures, reply.example)
+            reading = _reading_by_verdict(reading, verdicts.get(reply.key), judge.measure, reply.example)
         judged.append(replace(reply, reading=reading))
     return judged
 

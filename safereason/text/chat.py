@@ -1,9 +1,10 @@
 """Conversations to token ids and back, through the model's own chat template.
 
-Chat templates differ in what they do around a reply, and this module alone knows:
+Chat templates differ in what they do around a completion, and this module alone knows:
 
-1. A generation prompt may open the reasoning itself (DeepSeek-R1's distillates, Qwen3.5), or close it at once. `Prompt`
-   says what it opened, and a generation prefix that opens the reasoning takes its place, so that it is opened once.
+1. A generation prompt may open the reasoning itself (DeepSeek-R1's distillates, Qwen3.5), or close it at once.
+   `RenderedPrompt` says what it opened, and a generation prefix that opens the reasoning takes its place, so that
+   it is opened once.
 2. A turn ends with the template's own token (`<end_of_turn>`, `<|end|>`), which need not be `eos_token`.
 3. Some templates have no system role: the system text then goes in front of the next user's.
 4. The tags around reasoning may be special tokens: decoding keeps them.
@@ -16,7 +17,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from safereason import console
-from safereason.errors import InputError
+from safereason.errors import InputError, message_of
 from safereason.text import reasoning as reasoning_text
 from safereason.text.reasoning import CLOSE, OPEN
 
@@ -37,7 +38,7 @@ _PROBE = "safereason"
 
 
 @dataclass(frozen=True)
-class Prompt:
+class RenderedPrompt:
     """A rendered prompt, in two parts."""
 
     head: str
@@ -47,7 +48,7 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The whole prompt as one text."""
         return self.head + self.opening
 
 
@@ -56,7 +57,7 @@ def user(prompt: str) -> list[Message]:
     return [{"role": "user", "content": prompt}]
 
 
-def render(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, prefix: str = "") -> Prompt:
+def render(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, prefix: str = "") -> RenderedPrompt:
     """The text up to where the model writes: the rendered conversation, the generation prompt, then `prefix`.
 
     Where the generation prompt opens the reasoning, a prefix that opens it too takes its place. Where it opens the
@@ -68,11 +69,11 @@ def render(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, pre
     text = _applied(tokenizer, conversation, generation=True)
     head, opening = _split_opening(text)
     if prefix.lstrip().startswith(OPEN):
-        return Prompt(head, prefix)
+        return RenderedPrompt(head, prefix)
     # Reasoning is switched off: the completion is an answer, and the prefix belongs to it.
     if CLOSE in opening:
-        return Prompt(text, prefix)
-    return Prompt(head, opening + prefix)
+        return RenderedPrompt(text, prefix)
+    return RenderedPrompt(head, opening + prefix)
 
 
 def opening(tokenizer: "PreTrainedTokenizerBase", prefix: str = "") -> str:
@@ -134,7 +135,7 @@ def trace_ids(
     else:
         completion = reasoning_text.join(reasoning, answer)
         # A template that opens the reasoning and closes it at once leaves no room for the one that is trained.
-        prompt = Prompt(_split_opening(prompt.text)[0], "")
+        prompt = RenderedPrompt(_split_opening(prompt.text)[0], "")
     return ids_of(tokenizer, prompt.text), [*ids_of(tokenizer, completion), end_of_turn(tokenizer)]
 
 
@@ -184,7 +185,7 @@ def _applied(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, g
         text = apply(_without_system(conversation))
     except TemplateError as error:
         roles = ", ".join(turn["role"] for turn in conversation)
-        reason = " ".join(str(error).split())[:200]
+        reason = message_of(error)[:200]
         raise InputError(
             f"{name}: its chat template refuses a conversation of turns {roles} ({reason}); give turns that it takes, "
             "or another model"
@@ -216,7 +217,7 @@ def _takes_parts(tokenizer: "PreTrainedTokenizerBase", template: str) -> bool:
         return False
     if _shows(tokenizer, [{"type": "text", "text": _PROBE}]):
         return True
-    # Without this the model would answer to nothing, and no word would be said.
+    # Without this error the model would answer an empty prompt, and nothing would show it.
     name = tokenizer.name_or_path or "this model"
     raise InputError(f"{name}: its chat template does not show a user's message; name another model")
 
@@ -289,7 +290,7 @@ def _after(opening: str, whole: str) -> str:
 def _end_of_turn(tokenizer: "PreTrainedTokenizerBase", template: str) -> int:
     from jinja2 import TemplateError
 
-    # The token after the probe's text is the one that the template writes at the end of a reply.
+    # The token after the probe's text is the one that the template writes at the end of a completion.
     conversation = [*user("?"), {"role": "assistant", "content": _PROBE}]
     try:
         text = ""

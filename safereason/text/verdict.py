@@ -6,6 +6,7 @@ from typing import Literal
 from safereason.text.reasoning import CLOSE, OPEN
 
 Label = Literal["safe", "unsafe"]
+"""The class of a prompt or a response, as people or a guard tell it."""
 BOX = r"\boxed{"
 
 

@@ -182,7 +182,7 @@ def dpo_arguments(
         "max_steps": total_steps(pairs, section.batch_size, section.epochs, section.max_steps, f"{key}.batch_size"),
         "per_device_train_batch_size": batch.per_device,
         "gradient_accumulation_steps": batch.accumulation,
-        # -log sigmoid(beta · margin) + rpo_alpha · the mean of -log p over the chosen responses' tokens.
+        # -log sigmoid(beta · margin) + rpo_alpha · the mean of -log p over the chosen completions' tokens.
         "loss_type": ["sigmoid", "sft"],
         "loss_weights": [1.0, section.rpo_alpha],
         "beta": section.beta,

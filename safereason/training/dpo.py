@@ -1,17 +1,17 @@
 """Preference optimisation through TRL's DPOTrainer: the DPO baseline of TARS (arXiv 2507.00971).
 
 The loss of a batch of pairs, with p the model being trained, q the reference model (the start), w the chosen and l
-the rejected response:
+the rejected completion:
 
     mean over pairs of -log sigmoid(beta · [log p(w)/q(w) - log p(l)/q(l)]) + rpo_alpha · L
 
-DPO is arXiv 2305.18290, eq. 7; L, the negative log-likelihood of the chosen response a token, is RPO's term
-(arXiv 2404.19733, eq. 1). Responses are trained on as they were drawn, token by token: no text is tokenized again.
+DPO is arXiv 2305.18290, eq. 7; L, the negative log-likelihood of the chosen completion a token, is RPO's term
+(arXiv 2404.19733, eq. 1). Completions are trained on as they were drawn, token by token: no text is tokenized again.
 
 Deviations:
-    1. L is the mean over all chosen tokens of a forward pass (TRL), where RPO averages each response over its own
-       tokens: long responses weigh more. With gradient accumulation it is the mean of these means.
-    2. A response that ended at the token limit is trained on as it is, without an end of turn.
+    1. L is the mean over all chosen tokens of a forward pass (TRL), where RPO averages each completion over its own
+       tokens: long completions weigh more. With gradient accumulation it is the mean of these means.
+    2. A completion that ended at the token limit is trained on as it is, without an end of turn.
 """
 
 from collections.abc import Sequence

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safereason.errors import InputError
+from safereason.errors import InputError, message_of
 from safereason.runs.manifest import installed
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _read_accelerate_config(path: Path) -> "ClusterConfig":
         return load_config_from_file(str(path))
     # accelerate checks little of the file by itself: wrong values end in errors of Python's.
     except (ValueError, TypeError, AttributeError, OSError, YAMLError) as error:
-        raise InputError(f"{path}: accelerate cannot read it ({' '.join(str(error).split())})") from error
+        raise InputError(f"{path}: accelerate cannot read it ({message_of(error)})") from error
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -91,7 +91,7 @@ class Shape:
 
     @property
     def layer(self) -> int:
-        """Weights of one layer."""
+        """Number of weights of one layer, norms included."""
         biases = self.query + 2 * self.key if self.qkv_bias else 0
         return self.linear + 2 * self.hidden + biases  # and two norms
 
@@ -103,7 +103,7 @@ class Shape:
 
     @property
     def parameters(self) -> int:
-        """All weights."""
+        """Number of all weights, embeddings included."""
         return self.layers * self.layer + self.embeddings + self.hidden
 
     def adapters(self, rank: int) -> int:
@@ -160,7 +160,7 @@ def parts(step: OptimizerStep) -> dict[str, int]:
 
 
 def _trainable(step: OptimizerStep) -> int:
-    """Weights that are trained."""
+    """Number of weights that are trained."""
     if step.rank is None:
         return step.shape.parameters
     return step.shape.adapters(step.rank)

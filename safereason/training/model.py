@@ -16,10 +16,10 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from safereason import processes
-from safereason.engines.open import load_model
+from safereason.engines.open import load_model, torch_dtype
 from safereason.engines.transformers import end_of_turn_ids
-from safereason.errors import StageFailed
-from safereason.recipe.schema import LoRA
+from safereason.errors import StageFailed, message_of
+from safereason.recipe.schema import LoRA, Precision
 from safereason.runs.asides import aside_of, clear
 from safereason.text import chat
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The system's error numbers where no more can be written."""
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def lora_config(lora: LoRA | None) -> "LoraConfig | None":
@@ -80,7 +79,7 @@ def merged_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     return merged
 
 
-def save_trained(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, precision: str) -> None:
+def save_trained(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, precision: Precision) -> None:
     """Writes a trainer's model as `save_whole` does; every process calls it, and the first one writes."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     if processes.shards_model():
@@ -93,7 +92,7 @@ def save_trained(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: P
     processes.wait()
 
 
-def save_copy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, precision: str) -> None:
+def save_copy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, precision: Precision) -> None:
     """Writes a model as `save_whole` does while it goes on training; every process calls it, the first one writes."""
     # Adapters are merged into the very weights, which would change the training if they were not copied.
     has_adapters = hasattr(model, "peft_config")
@@ -153,7 +152,7 @@ def _set_end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     model.generation_config.eos_token_id = ends
 
 
-def save_whole(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, precision: str) -> None:
+def save_whole(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, precision: Precision) -> None:
     """Writes model and tokenizer as safetensors in this precision, adapters merged in, aside and then renamed.
 
     Its generation settings end a completion where training did: at the chat template's end of a turn too.
@@ -167,7 +166,7 @@ def save_whole(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     module: torch.nn.Module = model  # transformers' own `to` has a decorator that hides its arguments
     try:
         with report_full_disk(folder):
-            module.to(DTYPES[precision])
+            module.to(torch_dtype(precision))
             model.save_pretrained(aside)
             tokenizer.save_pretrained(aside)
         # From here on there is nothing to compute, so that a folder is missing only for a moment.
@@ -189,7 +188,7 @@ def report_full_disk(folder: Path) -> Iterator[None]:
     except (OSError, SafetensorError, RuntimeError) as error:
         if not _is_write_error(error):
             raise
-        reason = " ".join(str(error).split())[:160]
+        reason = message_of(error)[:160]
         raise StageFailed(f"{folder}: cannot be written ({reason}); make room, and pass --resume") from error
 
 

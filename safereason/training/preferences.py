@@ -1,8 +1,8 @@
-"""Preference pairs for DPO: responses of the start model, their rewards, the pairs, and the training on them.
+"""Preference pairs for DPO: completions of the start model, their rewards, the pairs, and the training on them.
 
-Each part is recorded as it is made, so that a killed run repeats no response and no verdict. `completions.jsonl` is
-appended in the order in which responses end. `rollouts.jsonl` adds their rewards. `pairs.jsonl` is worked out from both
-in the order of the prompts. Then come `metrics.jsonl` and checkpoints, as in any training.
+Each part is recorded as it is made, so that a killed run repeats no completion and no verdict. `completions.jsonl` is
+appended in the order in which completions end. `rollouts.jsonl` adds their rewards. `pairs.jsonl` is worked out from
+both in the order of the prompts. Then come `metrics.jsonl` and checkpoints, as in any training.
 """
 
 import logging
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from safereason import console, processes
 from safereason.data.example import Example
 from safereason.engines.base import Completion, GenerateOptions
-from safereason.engines.open import load_tokenizer, open_engine
+from safereason.engines.open import load_tokenizer, open_engine, precision_here
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
-from safereason.recipe.schema import DPO, Precision, Recipe
+from safereason.recipe.schema import DPO, Recipe
 from safereason.rewards.base import Reward, RewardParts, RewardRow
 from safereason.runs.directory import CHECKPOINTS, RunDirectory
 from safereason.runs.manifest import going_on
@@ -40,34 +40,34 @@ PAIRS = "pairs.jsonl"
 STEP = 0
 """The step of the rollouts in the records: all are drawn before the first step of the training."""
 Key = tuple[str, int]
-"""Key of a response: its prompt's id and its number."""
+"""Key of a completion: its prompt's id and its number."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A chosen and a rejected response to one prompt."""
+    """A chosen and a rejected completion to one prompt."""
 
     chosen: Key
     rejected: Key
 
 
 @dataclass(frozen=True)
-class ResponseJob:
-    """One response to draw: its prompt, and its number among the prompt's responses."""
+class CompletionJob:
+    """One completion to draw: its prompt, and its number among the prompt's completions."""
 
     example: Example
     number: int
 
     @property
     def key(self) -> Key:
-        """The response's key in the records."""
+        """The completion's key in the records."""
         return self.example.id, self.number
 
 
 def train_dpo(
     section: DPO, recipe: Recipe, start: ModelSpec, examples: Sequence[Example], reward: Reward, this: RunDirectory
 ) -> Record:
-    """Draws and scores responses, pairs them, and trains on the pairs.
+    """Draws and scores completions, pairs them, and trains on the pairs.
 
     Returns:
         The metrics of the run.
@@ -89,12 +89,12 @@ def train_dpo(
     jobs = []
     for example in kept:
         for number in range(section.rollouts_per_prompt):
-            jobs.append(ResponseJob(example, number))
+            jobs.append(CompletionJob(example, number))
     with this.records("completions") as log:
         # One process draws, scores and pairs; the others wait, and all read the same files.
-        processes.by_main(lambda: _draw_responses(section, recipe.seed, start, jobs, log))
-    responses = _records_by_key(this.path / "completions.jsonl")
-    rollouts = _scored_rollouts(jobs, responses, reward, this)
+        processes.by_main(lambda: _draw_completions(section, recipe.seed, start, jobs, log))
+    completions = _records_by_key(this.path / "completions.jsonl")
+    rollouts = _scored_rollouts(jobs, completions, reward, this)
     pairs = _preference_pairs(jobs, rollouts)
     lines = b"".join(line_of(_pair_record(pair, rollouts)) for pair in pairs)
     processes.by_main(lambda: write_bytes(this.path / PAIRS, lines))
@@ -105,33 +105,28 @@ def train_dpo(
         rows.append(
             {
                 "prompt_ids": ids_of_prompts[prompt],
-                "chosen_ids": responses[pair.chosen]["token_ids"],
-                "rejected_ids": responses[pair.rejected]["token_ids"],
+                "chosen_ids": completions[pair.chosen]["token_ids"],
+                "rejected_ids": completions[pair.rejected]["token_ids"],
             }
         )
     trained = _train_on_pairs(section, recipe, start, tokenizer, rows, this)
     return {**trained, **_pair_counts(jobs, rollouts, pairs), "dropped_too_long": len(examples) - len(kept)}
 
 
-def _draw_responses(section: DPO, seed: int, start: ModelSpec, jobs: Sequence[ResponseJob], log: RecordLog) -> None:
-    """Draws and records the responses that are not recorded yet.
+def _draw_completions(section: DPO, seed: int, start: ModelSpec, jobs: Sequence[CompletionJob], log: RecordLog) -> None:
+    """Draws and records the completions that are not recorded yet.
 
-    Each response is a conversation of its own, so a run that was killed between two of a prompt draws the rest alone.
+    Each completion is a conversation of its own, so a run that was killed between two of a prompt draws the rest alone.
     """
     recorded = _records_by_key(log.path)
     done = {index for index, job in enumerate(jobs) if job.key in recorded}
     if len(done) == len(jobs):
         # The training can then go on without a second copy of the model.
         return
-    import torch
+    engine = open_engine(start, precision=precision_here(section.precision))
+    with console.progress("rl: completions", len(jobs), len(done)) as advance:
 
-    precision: Precision = "fp32"
-    if torch.cuda.is_available():
-        precision = section.precision
-    engine = open_engine(start, precision=precision)
-    with console.progress("rl: responses", len(jobs), len(done)) as advance:
-
-        def record_response(index: int, _: int, completion: Completion) -> None:
+        def record_completion(index: int, _: int, completion: Completion) -> None:
             job = jobs[index]
             if completion.finish_reason == "error":
                 raise InputError(f"{job.example.id}: {completion.error}")
@@ -148,14 +143,14 @@ def _draw_responses(section: DPO, seed: int, start: ModelSpec, jobs: Sequence[Re
 
         conversations = [user(job.example.prompt) for job in jobs]
         engine.generate(
-            conversations, section.sampling, GenerateOptions(seed=seed, done=done, on_finish=record_response)
+            conversations, section.sampling, GenerateOptions(seed=seed, done=done, on_finish=record_completion)
         )
 
 
 def _scored_rollouts(
-    jobs: Sequence[ResponseJob], responses: dict[Key, Record], reward: Reward, this: RunDirectory
+    jobs: Sequence[CompletionJob], completions: dict[Key, Record], reward: Reward, this: RunDirectory
 ) -> dict[Key, Record]:
-    """All responses with their rewards; those without a reward are scored first.
+    """All completions with their rewards; those without a reward are scored first.
 
     Raises:
         StageFailed: Verdicts failed; `--resume` tries those again.
@@ -166,15 +161,17 @@ def _scored_rollouts(
         # Once there are pairs, the training may have begun with them. Failed verdicts then stay as they are.
         keep_records(path, lambda record: record["total"] is not None or not record.get("failed", True))
     with this.records("rollouts") as log:
-        processes.by_main(lambda: _score_responses(jobs, responses, reward, log))
+        processes.by_main(lambda: _score_completions(jobs, completions, reward, log))
     rollouts = _records_by_key(path)
     if not has_pairs:
         _check_scored(this.path, rollouts, len(jobs))
     return rollouts
 
 
-def _score_responses(jobs: Sequence[ResponseJob], responses: dict[Key, Record], reward: Reward, log: RecordLog) -> None:
-    """Scores the responses that have no reward yet, batch by batch."""
+def _score_completions(
+    jobs: Sequence[CompletionJob], completions: dict[Key, Record], reward: Reward, log: RecordLog
+) -> None:
+    """Scores the completions that have no reward yet, batch by batch."""
     recorded = _records_by_key(log.path)
     remaining = [job for job in jobs if job.key not in recorded]
     unscored = 0
@@ -183,10 +180,10 @@ def _score_responses(jobs: Sequence[ResponseJob], responses: dict[Key, Record], 
             batch = remaining[start : start + ROLLOUTS_A_BATCH]
             rows = []
             for job in batch:
-                rows.append(RewardRow(job.example.prompt, job.example.kind, responses[job.key]["text"]))
+                rows.append(RewardRow(job.example.prompt, job.example.kind, completions[job.key]["text"]))
             scored = reward.score(rows)
             for job, parts in zip(batch, scored, strict=True):
-                log.append(_rollout_record(job, responses[job.key], parts))
+                log.append(_rollout_record(job, completions[job.key], parts))
                 note = ""
                 unscored += parts.total is None
                 if unscored:
@@ -217,20 +214,20 @@ def _check_scored(run: Path, rollouts: dict[Key, Record], expected: int) -> None
         raise StageFailed(f"{run}: {missing} of {expected} rewards failed ({reason}); {going_on()}")
 
 
-def _rollout_record(job: ResponseJob, response: Record, parts: RewardParts) -> Record:
+def _rollout_record(job: CompletionJob, completion: Record, parts: RewardParts) -> Record:
     return {
         "step": STEP,
         "id": job.example.id,
         "number": job.number,
         "prompt": job.example.prompt,
         "kind": job.example.kind,
-        "text": response["text"],
+        "text": completion["text"],
         "total": parts.total,
         "parts": parts.parts,
         "reason": parts.reason,
         "failed": parts.failed,
-        "finish_reason": response["finish_reason"],
-        "tokens": len(response["token_ids"]),
+        "finish_reason": completion["finish_reason"],
+        "tokens": len(completion["token_ids"]),
     }
 
 
@@ -238,7 +235,7 @@ def _records_by_key(path: Path) -> dict[Key, Record]:
     return {(record["id"], record["number"]): record for record in read_records(path)}
 
 
-def _preference_pairs(jobs: Sequence[ResponseJob], rollouts: dict[Key, Record]) -> list[Pair]:
+def _preference_pairs(jobs: Sequence[CompletionJob], rollouts: dict[Key, Record]) -> list[Pair]:
     """The pairs of every prompt, in the order of the prompts."""
     numbers_by_prompt: dict[str, list[int]] = {}
     for job in jobs:
@@ -295,7 +292,7 @@ def _train_on_pairs(
         return dpo.train(training_run, rows)
 
 
-def _pair_counts(jobs: Sequence[ResponseJob], rollouts: dict[Key, Record], pairs: Sequence[Pair]) -> dict[str, int]:
+def _pair_counts(jobs: Sequence[CompletionJob], rollouts: dict[Key, Record], pairs: Sequence[Pair]) -> dict[str, int]:
     prompts = {job.example.id for job in jobs}
     prompts_with_pair = {pair.chosen[0] for pair in pairs}
     unscored = sum(rollout["total"] is None for rollout in rollouts.values())
@@ -321,7 +318,7 @@ def dpo_outline(section: DPO, prompts: int, seed: int, key: str, processes: int)
         processes: Number of processes that share the training.
     """
     rollouts = prompts * section.rollouts_per_prompt
-    # Best with worst, second best with second worst: each response is in one pair at most.
+    # Best with worst, second best with second worst: each completion is in one pair at most.
     pairs = prompts * (section.rollouts_per_prompt // 2)
     arguments = dpo_arguments(
         section,

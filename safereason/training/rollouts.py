@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from accelerate.utils import gather_object
 
-from safereason.data.example import Example, Label, PromptKind
+from safereason.data.example import Example, PromptKind
 from safereason.engines.base import Completion, GenerateOptions
 from safereason.engines.transformers import TransformersEngine
 from safereason.errors import InputError, StageFailed
@@ -17,6 +17,7 @@ from safereason.runs.manifest import going_on
 from safereason.runs.records import Record
 from safereason.text import chat, reasoning
 from safereason.text.chat import Conversation
+from safereason.text.verdict import Label
 from safereason.training.model import unsharded
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class TrainedExample(TypedDict):
 
 
 def trained_example(example: Example) -> TrainedExample:
-    """Those columns of an example."""
+    """The columns of one example; see `TrainedExample`."""
     return {
         "id": example.id,
         "prompt": example.prompt,

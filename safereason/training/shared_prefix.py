@@ -102,8 +102,8 @@ def completion_logps(
         Log-probabilities and entropies in nats, each [B, C]; 0 at padding.
     """
     causal = without_adapters(model)
-    width = ids.shape[1] - completion_width
-    packed = _pack_batch(ids, mask, width)
+    prompt_width = ids.shape[1] - completion_width
+    packed = _pack_batch(ids, mask, prompt_width)
     output = causal.base_model(
         input_ids=packed.ids,
         attention_mask=_attention_mask(causal, packed.allowed),
@@ -111,8 +111,8 @@ def completion_logps(
         use_cache=False,
     )
     hidden = output.last_hidden_state.flatten(0, 1)  # [R * L, H]
-    counted = mask[:, width:].bool()  # [B, C]
-    targets = ids[:, width:][counted]
+    counted = mask[:, prompt_width:].bool()  # [B, C]
+    targets = ids[:, prompt_width:][counted]  # [N]
     logps, entropies = _project(hidden[packed.source], targets, _head_of(causal), temperature)
     empty = logps.new_zeros(counted.shape)
     return empty.masked_scatter(counted, logps), empty.masked_scatter(counted, entropies)
@@ -128,8 +128,8 @@ def _attention_mask(causal: PreTrainedModel, allowed: Tensor) -> Tensor:
 
 def gain(ids: Tensor, mask: Tensor, completion_width: int) -> float:
     """Tokens that count, for each one of the packed rows with their padding; arguments as of `completion_logps`."""
-    width = ids.shape[1] - completion_width
-    groups = _group_by_prompt(ids, mask, width, mask[:, width:].sum(1).tolist())
+    prompt_width = ids.shape[1] - completion_width
+    groups = _group_by_prompt(ids, mask, prompt_width, mask[:, prompt_width:].sum(1).tolist())
     common = _common_tokens(groups)
     rows = _arrange(groups, common)
     return float(mask.sum()) / (len(rows) * _longest(rows, common))
@@ -150,67 +150,80 @@ class _Packed(NamedTuple):
     """R rows of L tokens that hold the B rows of a batch."""
 
     ids: Tensor
-    """Token ids [R, L]."""
+    """Token ids [R, L]; 0 at padding."""
     positions: Tensor
-    """[R, L]."""
+    """Positions [R, L] that the tokens have in their own row of the batch, from 0; 0 at padding."""
     allowed: Tensor
     """[R, L, L] bool: the keys [.., k] that each query [.., q, .] may attend to."""
     source: Tensor
     """[N]: of each counted completion token in row order, the slot of its predicting state in the flat [R * L]."""
 
 
-def _pack_batch(ids: Tensor, mask: Tensor, width: int) -> _Packed:
-    """Packs the rows of a batch by their common beginnings; arguments as of `completion_logps`, `width` is P."""
-    lengths = mask[:, width:].sum(1).tolist()
-    groups = _group_by_prompt(ids, mask, width, lengths)
+def _pack_batch(ids: Tensor, mask: Tensor, prompt_width: int) -> _Packed:
+    """Packs the B rows of a batch into R rows of L tokens, by their common beginnings.
+
+    Args:
+        ids: [B, P + C]: prompts padded on the left, completions padded on the right.
+        mask: [B, P + C], 1 at tokens that count.
+        prompt_width: P.
+    """
+    completion_lengths = mask[:, prompt_width:].sum(1).tolist()  # [B]
+    groups = _group_by_prompt(ids, mask, prompt_width, completion_lengths)
     common = _common_tokens(groups)
     rows = _arrange(groups, common)
-    length = _longest(rows, common)
-    shape = (len(rows), length)
+    row_length = _longest(rows, common)  # L
+    shape = (len(rows), row_length)
     # All of it is filled on the CPU: thousands of small writes to a GPU would each launch a kernel.
-    row_ids = torch.zeros(shape, dtype=torch.long)
+    packed_ids = torch.zeros(shape, dtype=torch.long)
     positions = torch.zeros(shape, dtype=torch.long)
-    # Each token's prompt (-1 padding, 0 the common beginning, 1 …) and branch (0 the prompt itself, 1 … completions).
-    owner = torch.full(shape, -1)
-    branch = torch.zeros(shape, dtype=torch.long)
-    starts = [0] * len(ids)
-    tokens = ids.cpu()
+    # The prompt of each token: -1 at padding, 0 in the common beginning, and from 1 on the prompts of the row.
+    prompts = torch.full(shape, -1)
+    # The branch of each token: 0 in a prompt, and from 1 on the completions of that prompt.
+    branches = torch.zeros(shape, dtype=torch.long)
+    # By row of the batch: the slot, in the flat [R * L], of the state that predicts its completion's first token.
+    first_slots = [0] * len(ids)
+    batch_ids = ids.cpu()
 
-    def put(r: int, start: int, values: Tensor, position: int, prompt: int, number: int) -> int:
-        """Writes tokens into a row from `start` on; returns the next free slot."""
-        slots = slice(start, start + len(values))
-        row_ids[r, slots] = values
-        owner[r, slots] = prompt
-        branch[r, slots] = number
-        positions[r, slots] = torch.arange(len(values)) + position
-        return start + len(values)
+    def put(row: int, slot: int, tokens: Tensor, position: int, prompt: int, branch: int) -> int:
+        """Writes tokens of one branch into a row, the first one at this slot and position; returns the next slot."""
+        end = slot + len(tokens)
+        packed_ids[row, slot:end] = tokens
+        positions[row, slot:end] = torch.arange(len(tokens)) + position
+        prompts[row, slot:end] = prompt
+        branches[row, slot:end] = branch
+        return end
 
-    for r, row in enumerate(rows):
-        free = put(r, 0, torch.tensor(row[0].prompt[:common], dtype=torch.long), 0, 0, 0)
-        for number, group in enumerate(row, start=1):
+    for row, groups_of_row in enumerate(rows):
+        beginning = torch.tensor(groups_of_row[0].prompt[:common], dtype=torch.long)
+        slot = put(row, 0, beginning, position=0, prompt=0, branch=0)
+        for prompt, group in enumerate(groups_of_row, start=1):
             last = len(group.prompt) - 1
-            free = put(r, free, torch.tensor(group.prompt[common:last], dtype=torch.long), common, number, 0)
-            for k, member in enumerate(group.members, start=1):
-                starts[member] = r * length + free
+            rest = torch.tensor(group.prompt[common:last], dtype=torch.long)
+            slot = put(row, slot, rest, position=common, prompt=prompt, branch=0)
+            for branch, member in enumerate(group.members, start=1):
+                first_slots[member] = row * row_length + slot
                 # From the prompt's last token on, and without the completion's last one, which predicts nothing.
-                predicting = tokens[member, width - 1 : width - 1 + lengths[member]]
-                free = put(r, free, predicting, last, number, k)
-    source = torch.cat([torch.arange(n) + start for start, n in zip(starts, lengths, strict=True)])
-    allowed = _allowed(owner, branch)
+                start = prompt_width - 1
+                predicting = batch_ids[member, start : start + completion_lengths[member]]
+                slot = put(row, slot, predicting, position=last, prompt=prompt, branch=branch)
+    slots = [torch.arange(count) + first for first, count in zip(first_slots, completion_lengths, strict=True)]
+    allowed = _allowed(prompts, branches)
     device = ids.device
-    return _Packed(row_ids.to(device), positions.to(device), allowed.to(device), source.to(device))
+    return _Packed(packed_ids.to(device), positions.to(device), allowed.to(device), torch.cat(slots).to(device))
 
 
-def _group_by_prompt(ids: Tensor, mask: Tensor, width: int, lengths: Sequence[int]) -> list[_Group]:
-    """The prompts of a batch in their order; `lengths` are those of the completions."""
+def _group_by_prompt(ids: Tensor, mask: Tensor, prompt_width: int, completion_lengths: Sequence[int]) -> list[_Group]:
+    """The prompts of a batch in the order in which they first come; arguments as in `_pack_batch`."""
     members_by_prompt: dict[tuple[int, ...], list[int]] = {}
     # On the CPU: comparing rows as tuples would wait for the GPU once per row.
-    for row, (tokens, kept) in enumerate(zip(ids[:, :width].cpu(), mask[:, :width].cpu().bool(), strict=True)):
+    prompts = ids[:, :prompt_width].cpu()
+    is_token = mask[:, :prompt_width].cpu().bool()
+    for row, (tokens, kept) in enumerate(zip(prompts, is_token, strict=True)):
         members_by_prompt.setdefault(tuple(tokens[kept].tolist()), []).append(row)
     groups: list[_Group] = []
     for prompt, members in members_by_prompt.items():
-        completions = sum(lengths[row] for row in members)
-        groups.append(_Group(list(prompt), members, len(prompt) - 1 + completions))
+        completion_tokens = sum(completion_lengths[row] for row in members)
+        groups.append(_Group(list(prompt), members, len(prompt) - 1 + completion_tokens))
     return groups
 
 
@@ -220,18 +233,18 @@ def _common_tokens(groups: Sequence[_Group]) -> int:
 
 
 def _arrange(groups: Sequence[_Group], common: int) -> list[list[_Group]]:
-    """The prompts of each packed row; those that share enough are put together into few rows of about one length."""
+    """The prompts of each packed row, R in all; those that share enough go into few rows of about one length."""
     if not common:
         return [[group] for group in groups]
     total = sum(group.size - common for group in groups)
-    count = min(len(groups), ceil(total / max(ROW - common, 1)))
-    rows: list[list[_Group]] = [[] for _ in range(count)]
-    lengths = [common] * count
+    row_count = min(len(groups), ceil(total / max(ROW - common, 1)))
+    rows: list[list[_Group]] = [[] for _ in range(row_count)]
+    row_lengths = [common] * row_count
     # The longest first, each into the row that is the shortest so far: a usual heuristic for rows of equal length.
     for group in sorted(groups, key=lambda group: -group.size):
-        shortest = lengths.index(min(lengths))
+        shortest = row_lengths.index(min(row_lengths))
         rows[shortest].append(group)
-        lengths[shortest] += group.size - common
+        row_lengths[shortest] += group.size - common
     return rows
 
 
@@ -240,16 +253,22 @@ def _longest(rows: Sequence[Sequence[_Group]], common: int) -> int:
     return max(common + sum(group.size - common for group in row) for row in rows)
 
 
-def _allowed(owner: Tensor, branch: Tensor) -> Tensor:
-    """[R, L, L] bool: a token sees earlier tokens of the common beginning, of its own prompt and of its own branch."""
-    length = owner.shape[1]
-    query, key = owner[:, :, None], owner[:, None, :]
-    same_prompt = key == query
-    same_branch = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
-    earlier = torch.ones(length, length, dtype=torch.bool).tril()
-    allowed = ((key == 0) | (same_prompt & same_branch)) & (key >= 0) & earlier
+def _allowed(prompts: Tensor, branches: Tensor) -> Tensor:
+    """[R, L, L] bool: a token sees earlier tokens of the common beginning, of its own prompt and of its own branch.
+
+    Args:
+        prompts: Number of each token's prompt in its row, [R, L]: -1 at padding, 0 in the common beginning.
+        branches: Number of each token's branch, [R, L]: 0 in a prompt itself.
+    """
+    row_length = prompts.shape[1]
+    prompt_of_query, prompt_of_key = prompts[:, :, None], prompts[:, None, :]
+    branch_of_query, branch_of_key = branches[:, :, None], branches[:, None, :]
+    same_prompt = prompt_of_key == prompt_of_query
+    same_branch = (branch_of_key == 0) | (branch_of_key == branch_of_query)
+    earlier = torch.ones(row_length, row_length, dtype=torch.bool).tril()
+    allowed = ((prompt_of_key == 0) | (same_prompt & same_branch)) & (prompt_of_key >= 0) & earlier
     # Padding sees itself: an empty row of the softmax would be NaN, and its gradient too.
-    return allowed | torch.eye(length, dtype=torch.bool)
+    return allowed | torch.eye(row_length, dtype=torch.bool)
 
 
 def _project(hidden: Tensor, targets: Tensor, head: _Head, temperature: float) -> tuple[Tensor, Tensor]:
@@ -264,6 +283,7 @@ def _project(hidden: Tensor, targets: Tensor, head: _Head, temperature: float) -
 
 
 def _project_chunk(hidden: Tensor, targets: Tensor, head: _Head, temperature: float) -> tuple[Tensor, Tensor]:
+    """`_project` of n states at once."""
     logits = head.logits(hidden) / temperature  # [n, V]
     normaliser = logits.logsumexp(-1)  # [n]
     logps = logits.gather(-1, targets[:, None])[:, 0] - normaliser

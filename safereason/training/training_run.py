@@ -19,7 +19,7 @@ class TrainingRun(Generic[Section]):
     """One training: the model it starts from, its settings, the folder it writes, and the checkpoint to resume from."""
 
     section: Section
-    """The recipe's section."""
+    """Section of the recipe that says how to train."""
     location: str
     """Folder or hub id of the model to start from; also the reference model, where the algorithm has one."""
     tokenizer: "PreTrainedTokenizerBase"

@@ -12,12 +12,13 @@ from typing import TypedDict
 
 from pydantic import TypeAdapter
 
-from safereason.data.example import Label, PromptKind
+from safereason.data.example import PromptKind
 from safereason.recipe.schema import RSafeRewardSettings, TarsRewardSettings
 from safereason.rewards import open_reward
 from safereason.rewards.base import Reward, RewardParts, RewardRow
 from safereason.rewards.rsafe import VerdictReward
 from safereason.runs.records import read_json, write_json
+from safereason.text.verdict import Label
 
 
 class Unscored(RuntimeError):
@@ -29,7 +30,7 @@ class ExtraInfo(TypedDict):
 
     id: str
     user: str
-    """The example's prompt."""
+    """Text of the example's prompt."""
     kind: PromptKind
     label: Label | None
     response: str | None

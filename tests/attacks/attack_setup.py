@@ -20,12 +20,12 @@ def target(answer: Callable[[str], str]) -> Iterator[OpenAIEngine]:
     """An engine on a server that answers what the user says last."""
 
     def choice(body: dict) -> dict:
-        said = [m["content"] for m in body["messages"] if m["role"] == "user"]
-        return {"message": {"role": "assistant", "content": answer(said[-1])}, "finish_reason": "stop"}
+        prompts = [m["content"] for m in body["messages"] if m["role"] == "user"]
+        return {"message": {"role": "assistant", "content": answer(prompts[-1])}, "finish_reason": "stop"}
 
     with openai_server.serve(None) as server:
         server.choice = choice
-        engine = OpenAIEngine("told", base_url=server.url, patience=0)
+        engine = OpenAIEngine("target", base_url=server.url, patience=0)
         engine.server = server
         yield engine
 

@@ -22,12 +22,12 @@ SECRET = "kept to myself"
 """What the target thinks."""
 
 
-class Noted(OpenAIEngine):
+class CountingEngine(OpenAIEngine):
     """An engine that notes how many conversations it is asked at a time."""
 
-    def generate(self, conversations: Sequence[Conversation], *given: Any, **named: Any) -> list[list[Completion]]:
+    def generate(self, conversations: Sequence[Conversation], *args: Any, **named: Any) -> list[list[Completion]]:
         self.calls = [*getattr(self, "calls", []), len(conversations)]
-        return super().generate(conversations, *given, **named)
+        return super().generate(conversations, *args, **named)
 
 
 @dataclass
@@ -44,9 +44,11 @@ class Scene:
     def setup(self, *, most: int | None = None, seed: int = 0, prefix: str = "") -> Setup:
         """Engines on the server, metered as the stage does it."""
         self.meter = Meter(most)
-        target, attacker, self.judge = (Noted(m, base_url=self.server.url, patience=0) for m in ("t", "a", "j"))
+        target, attacker, self.judge = (
+            CountingEngine(m, base_url=self.server.url, patience=0) for m in ("t", "a", "j")
+        )
         return Setup(
-            target=Metered(target, self.meter, is_target=True),
+            target_model=Metered(target, self.meter, is_target=True),
             attacker=Metered(attacker, self.meter, is_target=False),
             score=rater(self.judge),
             seed=seed,
@@ -55,21 +57,21 @@ class Scene:
         )
 
 
-def says(text: str, **fields: str) -> dict[str, Any]:
+def choice_of(text: str, **fields: str) -> dict[str, Any]:
     return {"message": {"role": "assistant", "content": text, **fields}, "finish_reason": "stop"}
 
 
 def between(text: str, what: str) -> str:
     """What a prompt of ours holds between its markers."""
-    found = re.search(rf"<BEGIN {what}>\n(.*)\n<END {what}>", text, re.DOTALL)
-    assert found is not None
-    return found[1]
+    match = re.search(rf"<BEGIN {what}>\n(.*)\n<END {what}>", text, re.DOTALL)
+    assert match is not None
+    return match[1]
 
 
 def attack(body: dict[str, Any]) -> str:
     """One marker more each round."""
-    wrote = [json.loads(m["content"])["prompt"] for m in body["messages"] if m["role"] == "assistant"]
-    prompt = f"{wrote[-1]} {MARKER}" if wrote else f"Harbour {body['seed']}"
+    prompts = [json.loads(m["content"])["prompt"] for m in body["messages"] if m["role"] == "assistant"]
+    prompt = f"{prompts[-1]} {MARKER}" if prompts else f"Harbour {body['seed']}"
     return json.dumps({"improvement": "one more", "prompt": prompt})
 
 
@@ -84,11 +86,11 @@ def reply(body: dict[str, Any]) -> dict[str, Any]:
     content = [m["content"] for m in body["messages"] if m["role"] == "user"][-1]
     if body["model"] == "a":
         if "<BEGIN PROMPT>" in content:
-            return says(f"On topic: [[{'no' if 'stray' in between(content, 'PROMPT') else 'yes'}]]")
-        return says(f"```json\n{attack(body)}\n```")
+            return choice_of(f"On topic: [[{'no' if 'stray' in between(content, 'PROMPT') else 'yes'}]]")
+        return choice_of(f"```json\n{attack(body)}\n```")
     if body["model"] == "j":
-        return says(judge(body))
-    return says(f"You said: {content}", reasoning_content=f"{SECRET} {MARKER * 9}")
+        return choice_of(judge(body))
+    return choice_of(f"You said: {content}", reasoning_content=f"{SECRET} {MARKER * 9}")
 
 
 @contextmanager

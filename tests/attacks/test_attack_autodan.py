@@ -58,7 +58,7 @@ class Rewriter:
         return [[self.reply(conversation[-1]["content"])] for conversation in conversations]
 
 
-def wrote(text: str, reason="stop") -> Completion:
+def completion_of(text: str, reason="stop") -> Completion:
     return Completion(text, (), reason)
 
 
@@ -97,12 +97,12 @@ def test_the_same_seed_gives_the_same_prompts(engine):
 def test_the_budget_ends_it_with_the_best_so_far(engine):
     meter = Meter(max_queries=25)
     steps = autodan.search_autodan([BEHAVIOR], SMALL, Setup(Metered(engine, meter, is_target=True), meter=meter))
-    found = []
+    search_steps = []
     with pytest.raises(SpentError):
-        found.extend(steps)
+        search_steps.extend(steps)
     assert 10 <= meter.queries <= 25
-    assert found[-1].value is not None
-    assert len(found) > 1
+    assert search_steps[-1].value is not None
+    assert len(search_steps) > 1
 
 
 def test_a_frame_is_scored_once(engine):
@@ -114,9 +114,9 @@ def test_a_frame_is_scored_once(engine):
 
 def test_it_ends_where_the_target_is_what_the_model_writes(engine):
     one = Setup(engine).sampling.model_copy(update={"max_new_tokens": 1})
-    asked = ["?" * number for number in range(1, 40)]
-    written = [c.text for [c] in engine.generate([user(fill_frame(SEEDS[0], prompt)) for prompt in asked], one)]
-    prompt, text = next(pair for pair in zip(asked, written, strict=True) if pair[1].isascii() and pair[1].strip())
+    prompts = ["?" * number for number in range(1, 40)]
+    texts = [c.text for [c] in engine.generate([user(fill_frame(SEEDS[0], prompt)) for prompt in prompts], one)]
+    prompt, text = next(pair for pair in zip(prompts, texts, strict=True) if pair[1].isascii() and pair[1].strip())
     target = Example(id="b/3", prompt=prompt, kind="harmful", source="b", target=text)
     steps = list(autodan.search_autodan([target], SMALL, Setup(engine)))
     assert steps[-1].cases[0].details["greedy"] is True
@@ -133,7 +133,9 @@ def test_a_behavior_without_a_target_is_refused(engine):
 
 def test_the_attacker_rewords_paragraphs_and_never_the_behavior(engine):
     attacker = Rewriter(
-        lambda asked: wrote("<think>\nhm\n</think>\n\nPut otherwise. " + BEHAVIOR_SLOT * (BEHAVIOR_SLOT in tail(asked)))
+        lambda prompt: completion_of(
+            "<think>\nhm\n</think>\n\nPut otherwise. " + BEHAVIOR_SLOT * (BEHAVIOR_SLOT in tail(prompt))
+        )
     )
     first = breeder(attacker=attacker).first()
     assert len(attacker.requests) == 10 - len(SEEDS)
@@ -141,28 +143,28 @@ def test_the_attacker_rewords_paragraphs_and_never_the_behavior(engine):
     assert first[: len(SEEDS)] == SEEDS
     attacked = run(engine, attacker=attacker)
     assert attacked[-1].value <= attacked[1].value
-    assert not any(BEHAVIOR.prompt in asked for asked in attacker.requests)
+    assert not any(BEHAVIOR.prompt in prompt for prompt in attacker.requests)
 
 
-def tail(asked: str) -> str:
-    return asked.rsplit("\n\n", 1)[1]
+def tail(prompt: str) -> str:
+    return prompt.rsplit("\n\n", 1)[1]
 
 
 @pytest.mark.parametrize(
     "reply",
     [
-        wrote(""),
-        wrote("cut", "length"),
-        wrote("", "error"),
-        wrote(f"{BEHAVIOR_SLOT} and {BEHAVIOR_SLOT}"),
+        completion_of(""),
+        completion_of("cut", "length"),
+        completion_of("", "error"),
+        completion_of(f"{BEHAVIOR_SLOT} and {BEHAVIOR_SLOT}"),
     ],
 )
 def test_a_reply_that_is_none_leaves_the_prompt(reply):
-    assert breeder(attacker=Rewriter(lambda asked: reply)).first() == (SEEDS + SEEDS)[:10]
+    assert breeder(attacker=Rewriter(lambda prompt: reply)).first() == (SEEDS + SEEDS)[:10]
 
 
 def test_a_child_that_grows_too_long_gives_way_to_its_parent():
-    attacker = Rewriter(lambda asked: wrote(tail(asked) + "x" * 5000))
+    attacker = Rewriter(lambda prompt: completion_of(tail(prompt) + "x" * 5000))
     always = SMALL.model_copy(update={"mutation": 1.0, "crossover": 0.0})
     rows = breeder(always, attacker)
     assert set(rows.following(SEEDS, [0.0] * len(SEEDS), 1)) <= set(SEEDS)
@@ -183,10 +185,10 @@ def test_sentences_are_crossed_in_one_generation_and_words_replaced_in_the_next(
     whole = {sentence for seed in SEEDS for side in seed.split(BEHAVIOR_SLOT) for sentence in split_sentences(side)}
     for number, crossing in [(1, True), (2, False), (3, True)]:
         children = breeder(settings).following(SEEDS, [0.0] * len(SEEDS), number)
-        made = {
+        child_sentences = {
             sentence for frame in children for side in frame.split(BEHAVIOR_SLOT) for sentence in split_sentences(side)
         }
-        assert (made <= whole) == crossing
+        assert (child_sentences <= whole) == crossing
         assert not set(children) <= set(SEEDS)
 
 

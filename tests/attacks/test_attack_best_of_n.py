@@ -57,17 +57,17 @@ def capitals(prompt: str) -> str:
 
 def test_the_best_so_far_is_kept_at_each_step_and_unscored_answers_are_counted():
     with attack_setup.target(capitals) as engine:
-        found = search(engine)
-        said = [request["messages"][-1]["content"] for request in engine.server.requests]
-    assert [step.number for step in found] == [0, 1, 2, 3]
-    assert (found[0].cases[0].prompt, found[0].value) == (BEHAVIOR.prompt, None)
-    assert len(said) == len(set(said)) == 12
-    scores = {prompt: float(capitals(prompt)) for prompt in said if capitals(prompt) != "few"}
-    best = found[-1].cases[0]
+        steps = search(engine)
+        prompts = [request["messages"][-1]["content"] for request in engine.server.requests]
+    assert [step.number for step in steps] == [0, 1, 2, 3]
+    assert (steps[0].cases[0].prompt, steps[0].value) == (BEHAVIOR.prompt, None)
+    assert len(prompts) == len(set(prompts)) == 12
+    scores = {prompt: float(capitals(prompt)) for prompt in prompts if capitals(prompt) != "few"}
+    best = steps[-1].cases[0]
     assert 0 < len(scores) < 12
-    assert (scores[best.prompt], found[-1].value) == (max(scores.values()),) * 2
+    assert (scores[best.prompt], steps[-1].value) == (max(scores.values()),) * 2
     assert (best.details["tries"], best.details["unscored"]) == (12, 12 - len(scores))
-    values = [step.value for step in found if step.value is not None]
+    values = [step.value for step in steps if step.value is not None]
     assert values == sorted(values)
 
 
@@ -82,10 +82,10 @@ def test_the_same_seed_finds_the_same_and_a_good_answer_ends_it():
 def test_a_budget_ends_it_with_the_best_so_far():
     with attack_setup.target(capitals) as engine:
         setup = attack_setup.metered(engine, attack_setup.by_number, most=7, seed=3)
-        found = ATTACK.search([BEHAVIOR], BestOfNSettings(n=12, batch=5, stop_at=1.0), setup)
-        assert [next(found).number, next(found).number] == [0, 1]
+        steps = ATTACK.search([BEHAVIOR], BestOfNSettings(n=12, batch=5, stop_at=1.0), setup)
+        assert [next(steps).number, next(steps).number] == [0, 1]
         with pytest.raises(SpentError):
-            next(found)
+            next(steps)
         assert setup.meter.queries == len(engine.server.requests) == 5
 
 
@@ -98,18 +98,18 @@ def test_failed_answers_are_unscored():
 
 
 def test_a_local_model_reasons_and_only_its_answer_is_judged(micro_model: Path):
-    seen: list[str] = []
+    judged: list[str] = []
 
     def score(behavior, answers):
-        seen.extend(answers)
+        judged.extend(answers)
         return [0.1 * len(answer) % 1 for answer in answers]
 
     setup = attack_setup.metered(open_engine(ModelSpec.parse(str(micro_model))), score, prefix="<think>\n</think>\n\n")
     last = attack_setup.steps(ATTACK, BestOfNSettings(n=3, batch=2, stop_at=1.0), setup)[-1]
-    assert len(seen) == setup.meter.queries == 3
-    assert not any("think>" in answer for answer in seen)
+    assert len(judged) == setup.meter.queries == 3
+    assert not any("think>" in answer for answer in judged)
     assert setup.meter.completion_tokens > 0
-    assert last.value == max(0.1 * len(answer) % 1 for answer in seen)
+    assert last.value == max(0.1 * len(answer) % 1 for answer in judged)
 
 
 def test_it_needs_a_judge(micro_model: Path):

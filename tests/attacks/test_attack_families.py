@@ -11,7 +11,7 @@ from safereason.attacks.gcg import ATTACK as GCG_ATTACK
 from safereason.attacks.gcg_settings import GCGSettings
 from safereason.attacks.soft_prompt import build_layout
 from safereason.attacks.target_position import text_before_target
-from safereason.attacks.whitebox import slot
+from safereason.attacks.whitebox import suffix
 from safereason.data.example import Example
 from safereason.engines.base import generation_prefix
 from safereason.engines.open import open_engine
@@ -40,11 +40,11 @@ def test_a_suffix_is_sought_for_what_the_model_reads(folder: Path, prefix: str, 
     settings = GCGSettings(steps=2, width=8, top_k=8, start="! !", place=place)
     *_, last = GCG_ATTACK.search([BEHAVIOR], settings, Setup(engine, going_on))
     (case,) = last.cases
-    read = slot.encode_prompts(engine.tokenizer, [case.prompt], text_before_target(going_on, place))[0]
+    read = suffix.encode_prompts(engine.tokenizer, [case.prompt], text_before_target(going_on, place))[0]
     text = engine.tokenizer.decode(read, skip_special_tokens=False)
     assert text == f"<|User|>{case.prompt}<|Assistant|>{PLACES[place]}"
-    (found,) = engine.loglikelihood([user(case.prompt)], [BEHAVIOR.target], prefix=PLACES[place])
-    assert case.details["loss_deployed"] == pytest.approx(-found.total / len(found.token_logprobs), abs=1e-4)
+    (likelihood,) = engine.loglikelihood([user(case.prompt)], [BEHAVIOR.target], prefix=PLACES[place])
+    assert case.details["loss_deployed"] == pytest.approx(-likelihood.total / len(likelihood.token_logprobs), abs=1e-4)
 
 
 @PREFIXES

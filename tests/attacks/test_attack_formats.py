@@ -20,7 +20,7 @@ json_values = st.none() | st.booleans() | st.integers() | text | st.lists(text, 
 details = st.dictionaries(text, json_values, max_size=3)
 
 
-def found(**fixed):
+def case_records(**fixed):
     drawn = {
         "behavior": ids,
         "attack": text,
@@ -46,7 +46,7 @@ def again(rows: list[CaseRecord], to, folder: Path, name: str = "cases") -> list
     return read(path)
 
 
-@given(rows=st.lists(found(), min_size=1, max_size=4))
+@given(rows=st.lists(case_records(), min_size=1, max_size=4))
 def test_ours_holds_everything(rows: list[CaseRecord], folder: Path):
     assert again(rows, "jsonl", folder) == rows
     assert write(rows, "jsonl").notes == ()
@@ -62,7 +62,7 @@ bare = {
 }
 
 
-@given(rows=st.lists(found(**bare), min_size=1, max_size=6))
+@given(rows=st.lists(case_records(**bare), min_size=1, max_size=6))
 def test_harmbench_holds_prompts_completions_and_labels(rows: list[CaseRecord], folder: Path):
     by_behavior = sorted(rows, key=lambda row: [r.behavior for r in rows].index(row.behavior))
     assert again(rows, "harmbench", folder, "gcg") == by_behavior
@@ -86,7 +86,7 @@ of_artifact = {
 }
 
 
-@given(rows=st.lists(found(**of_artifact), min_size=1, max_size=4, unique_by=lambda row: row.behavior))
+@given(rows=st.lists(case_records(**of_artifact), min_size=1, max_size=4, unique_by=lambda row: row.behavior))
 def test_an_artifact_holds_a_row_for_each_behavior_also_without_a_prompt(rows: list[CaseRecord], folder: Path):
     assert again(rows, "jailbreakbench", folder) == rows
 

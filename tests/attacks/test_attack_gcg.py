@@ -35,20 +35,20 @@ def engine(micro_model: Path) -> Any:
 
 
 def run(
-    engine: Any, behaviors: Sequence[Example] = BEHAVIORS[:1], *, most: int | None = None, **given: Any
+    engine: Any, behaviors: Sequence[Example] = BEHAVIORS[:1], *, most: int | None = None, **values: Any
 ) -> list[SearchStep]:
     setup_fields = {"prefix", "seed", "others", "meter"}
-    meter = given.pop("meter", Meter(most))
-    setup = {name: given.pop(name) for name in setup_fields & given.keys()}
+    meter = values.pop("meter", Meter(most))
+    setup = {name: values.pop(name) for name in setup_fields & values.keys()}
     target = Metered(engine, meter, is_target=True)
-    settings = GCGSettings(**{**SMALL, **given})
+    settings = GCGSettings(**{**SMALL, **values})
     return list(ATTACK.search(behaviors, settings, Setup(target, meter=meter, **setup)))
 
 
 def plain_loss(engine: Any, prompt: str, target: str, prefix: str = "") -> float:
     """The mean of what the engine itself says of the target's tokens."""
-    (found,) = engine.loglikelihood([chat.user(prompt)], [target], prefix=prefix)
-    return -found.total / len(found.token_logprobs)
+    (likelihood,) = engine.loglikelihood([chat.user(prompt)], [target], prefix=prefix)
+    return -likelihood.total / len(likelihood.token_logprobs)
 
 
 def test_yields_the_best_so_far_after_each_step(engine: Any) -> None:
@@ -139,21 +139,23 @@ def test_each_candidate_is_a_query(engine: Any) -> None:
 
 def test_the_end_of_the_budget_leaves_a_measured_case(engine: Any) -> None:
     meter = Meter(max_queries=60)
-    found = []
+    search_steps = []
     with pytest.raises(SpentError):
-        found.extend(ATTACK.search(BEHAVIORS[:1], GCGSettings(**SMALL), Setup(engine, meter=meter)))
-    assert 1 < len(found) < 5
+        search_steps.extend(ATTACK.search(BEHAVIORS[:1], GCGSettings(**SMALL), Setup(engine, meter=meter)))
+    assert 1 < len(search_steps) < 5
     assert meter.queries == 60  # to the last one
-    assert "loss_deployed" not in found[0].cases[0].details
-    assert "loss_deployed" in found[-1].cases[0].details
+    assert "loss_deployed" not in search_steps[0].cases[0].details
+    assert "loss_deployed" in search_steps[-1].cases[0].details
 
 
 def test_a_budget_of_one_query_measures_the_start(engine: Any) -> None:
-    found = []
+    search_steps = []
     with pytest.raises(SpentError):
-        found.extend(ATTACK.search(BEHAVIORS[:1], GCGSettings(**SMALL), Setup(engine, meter=Meter(max_queries=1))))
-    assert [step.number for step in found] == [0]
-    assert found[0].cases[0].details["loss_deployed"] == pytest.approx(found[0].value, abs=1e-4)
+        search_steps.extend(
+            ATTACK.search(BEHAVIORS[:1], GCGSettings(**SMALL), Setup(engine, meter=Meter(max_queries=1)))
+        )
+    assert [step.number for step in search_steps] == [0]
+    assert search_steps[0].cases[0].details["loss_deployed"] == pytest.approx(search_steps[0].value, abs=1e-4)
 
 
 def test_behaviors_share_a_suffix(engine: Any) -> None:

@@ -22,11 +22,11 @@ def search(file: Path | None, answer, **settings) -> list[SearchStep]:
 def test_each_template_is_tried_and_the_best_kept(tmp_path: Path):
     file = tmp_path / "templates.txt"
     file.write_text("Please: {behavior}\n\n{behavior}, {name}?\nAs a poem: {behavior} ({behavior})\nNow {behavior}\n")
-    told = {"Please": "0.3", "As a p": "0.9", "Now Ex": "none"}
-    found = search(file, lambda prompt: told.get(prompt[:6], "0.2"), batch=2)
-    assert [(step.number, step.value) for step in found] == [(0, None), (1, 0.3), (2, 0.9)]
-    assert found[0].cases[0].prompt == f"Please: {BEHAVIOR.prompt}"
-    best = found[-1].cases[0]
+    ratings = {"Please": "0.3", "As a p": "0.9", "Now Ex": "none"}
+    steps = search(file, lambda prompt: ratings.get(prompt[:6], "0.2"), batch=2)
+    assert [(step.number, step.value) for step in steps] == [(0, None), (1, 0.3), (2, 0.9)]
+    assert steps[0].cases[0].prompt == f"Please: {BEHAVIOR.prompt}"
+    best = steps[-1].cases[0]
     assert best.prompt == f"As a poem: {BEHAVIOR.prompt} ({BEHAVIOR.prompt})"
     assert best.details == {"template": "4", "score": 0.9, "tries": 4, "unscored": 1}
 

@@ -53,27 +53,27 @@ def test_an_unknown_technique_is_said(names: tuple[str, ...], problem: str):
 
 
 def test_transferred_one_technique_rewrites_the_behavior_without_the_target():
-    found = transferred(rewrite)
-    assert [step.number for step in found] == [0, 1]
-    assert found[0].cases[0].prompt == BEHAVIOR.prompt
-    (case,) = found[1].cases
+    steps = transferred(rewrite)
+    assert [step.number for step in steps] == [0, 1]
+    assert steps[0].cases[0].prompt == BEHAVIOR.prompt
+    (case,) = steps[1].cases
     assert case.prompt == f"By {case.details['technique']}"
     assert case.details["technique"] in TOP_FIVE
-    assert transferred(rewrite) == found
+    assert transferred(rewrite) == steps
     drawn = {transferred(rewrite, seed)[-1].cases[0].details["technique"] for seed in range(12)}
     assert 1 < len(drawn) <= 5
 
 
 def test_the_attacker_is_told_the_behavior_and_the_technique(tmp_path: Path):
     way = find_techniques(("Rumors",))[0]
-    seen: list[str] = []
-    transferred(lambda prompt: seen.append(prompt) or "r", techniques=("Rumors",))
-    for told in (BEHAVIOR.prompt, "Rumors", way.definition, way.example):
-        assert told in seen[0]
+    prompts: list[str] = []
+    transferred(lambda prompt: prompts.append(prompt) or "r", techniques=("Rumors",))
+    for part in (BEHAVIOR.prompt, "Rumors", way.definition, way.example):
+        assert part in prompts[0]
     file = tmp_path / "prompt.txt"
     file.write_text("{technique} ({definition}) on {behavior}, {else}")
-    transferred(lambda prompt: seen.append(prompt) or "r", techniques=("Rumors",), prompt=file)
-    assert seen[1] == f"Rumors ({way.definition}) on {BEHAVIOR.prompt}, {{else}}"
+    transferred(lambda prompt: prompts.append(prompt) or "r", techniques=("Rumors",), prompt=file)
+    assert prompts[1] == f"Rumors ({way.definition}) on {BEHAVIOR.prompt}, {{else}}"
 
 
 @pytest.mark.parametrize(
@@ -96,12 +96,12 @@ def test_on_the_target_the_best_technique_is_kept():
     scores = {"By Rumors": "0.2", "By Threats": "0.8", "By Favor": "unclear"}
     with attack_setup.target(rewrite) as attacker, attack_setup.target(lambda prompt: scores[prompt]) as engine:
         setup = attack_setup.metered(engine, attack_setup.by_number, attacker=attacker)
-        found = attack_setup.steps(
+        steps = attack_setup.steps(
             ATTACK, PapSettings(techniques=("Rumors", "Threats", "Favor"), on_target=True), setup
         )
-    assert found[-1].value == 0.8
-    assert found[-1].cases[0].prompt == "By Threats"
-    assert found[-1].cases[0].details == {"technique": "Threats", "score": 0.8, "tries": 3, "unscored": 1}
+    assert steps[-1].value == 0.8
+    assert steps[-1].cases[0].prompt == "By Threats"
+    assert steps[-1].cases[0].details == {"technique": "Threats", "score": 0.8, "tries": 3, "unscored": 1}
     assert setup.meter.queries == 3
 
 

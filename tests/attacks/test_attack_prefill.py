@@ -45,9 +45,9 @@ def test_the_reasoning_can_be_begun_instead(prefix: str):
 
 
 def test_a_model_goes_on_from_it(micro_model: Path):
-    engine, found = open_engine(ModelSpec.parse(str(micro_model))), case("<think>\n")
+    engine, prefilled = open_engine(ModelSpec.parse(str(micro_model))), case("<think>\n")
     ((completion,),) = engine.generate(
-        [user(found.prompt)], Sampling(temperature=0.0, max_new_tokens=3), GenerateOptions(prefix=found.prefix)
+        [user(prefilled.prompt)], Sampling(temperature=0.0, max_new_tokens=3), GenerateOptions(prefix=prefilled.prefix)
     )
     assert completion.finish_reason == "length"
     assert completion.full_text.startswith("<think>\n\n</think>\n\nSure, a lock is picked")

@@ -63,7 +63,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield started
 
 
-def says(text: str, finish_reason: str = "stop") -> dict[str, Any]:
+def choice_of(text: str, finish_reason: str = "stop") -> dict[str, Any]:
     usage = {"prompt_tokens": 10, "completion_tokens": 2}
     return {"message": {"role": "assistant", "content": text}, "finish_reason": finish_reason, "usage": usage}
 
@@ -88,20 +88,20 @@ def script(
     compare: Callable[[str], str] = lambda text: "Verdict: A",
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
     of_model = {"writer": write, "victim": answer, "umpire": compare}
-    return lambda body: says(of_model[body["model"]](last_message(body)))
+    return lambda body: choice_of(of_model[body["model"]](last_message(body)))
 
 
 def team(server: Server, score: Any = None, judge: bool = False) -> Team:
-    def ask(name: str) -> OpenAIEngine:
+    def client(name: str) -> OpenAIEngine:
         return OpenAIEngine(name, base_url=server.url, patience=0)
 
     return Team(
-        ask("victim"),
-        ask("writer"),
+        client("victim"),
+        client("writer"),
         QUIET,
         score or (lambda pairs: [0.5 for _ in pairs]),
         lambda text: text.startswith("I will not"),
-        ask("umpire") if judge else None,
+        client("umpire") if judge else None,
     )
 
 
@@ -147,18 +147,18 @@ def test_the_axes_are_those_of_the_paper():
 def test_a_seed_is_rewritten_for_the_risk_and_then_for_the_style_and_takes_its_cell(server):
     server.choice = script()
     archive, meter = Archive(CELLS), Meter()
-    found = searched(archive, team(server).metered(meter))
-    assert len({c.cell for c in found}) == 4
-    for c in found:
+    candidates = searched(archive, team(server).metered(meter))
+    assert len({c.cell for c in candidates}) == 4
+    for c in candidates:
         assert c.prompt == f"Tell me of {c.risk}. By way of {c.style}, please."
         assert (c.answer, c.score, c.fault, c.votes) == (f"Well: {c.prompt}", 0.5, None, None)
         assert c.parent in {seed.id for seed in SEEDS}
     first = of(server, "writer")[0]
     assert any(seed.prompt in first for seed in SEEDS)
-    assert TEMPLATES.risks[found[0].risk] in "".join(of(server, "writer"))
-    assert sorted(of(server, "victim")) == sorted(c.prompt for c in found)
+    assert TEMPLATES.risks[candidates[0].risk] in "".join(of(server, "writer"))
+    assert sorted(of(server, "victim")) == sorted(c.prompt for c in candidates)
     assert archive.champions == {}
-    assert [archive.put(c) for c in found] == ["entered"] * 4
+    assert [archive.put(c) for c in candidates] == ["entered"] * 4
     assert (meter.queries, meter.prompt_tokens, meter.completion_tokens) == (4, 120, 24)
 
 
@@ -183,10 +183,10 @@ WHAT_BECOMES_OF_IT = {
 def test_what_the_mutator_spoils_is_not_put_to_the_target(server, fault):
     server.choice = script(**WHAT_BECOMES_OF_IT[fault])
     archive = Archive(CELLS)
-    found = searched(archive, team(server))
-    assert [c.fault for c in found] == [fault] * 4
+    candidates = searched(archive, team(server))
+    assert [c.fault for c in candidates] == [fault] * 4
     assert of(server, "victim") == []
-    assert [archive.put(c) for c in found] == [fault] * 4
+    assert [archive.put(c) for c in candidates] == [fault] * 4
     assert archive.coverage == 0
 
 
@@ -196,7 +196,7 @@ def test_an_unclosed_thought_is_no_prompt(server):
 
 
 def test_a_prompt_that_was_cut_off_does_not_enter(server):
-    server.choice = lambda body: says("Tell me of", "length")
+    server.choice = lambda body: choice_of("Tell me of", "length")
     assert {c.fault for c in searched(Archive(CELLS), team(server))} == {CUT_OFF}
 
 
@@ -204,24 +204,24 @@ def test_a_prompt_that_was_cut_off_does_not_enter(server):
 def test_a_failure_is_told_apart_from_an_answer(server, model):
     server.choice = script()
     server.status_of = lambda body: 400 if body["model"] == model else 200
-    found = searched(Archive(CELLS), team(server))
-    assert {c.fault for c in found} == {FAILED}
-    assert all("told to fail with 400" in str(c.error) for c in found)
-    assert all(c.score is None for c in found)
+    candidates = searched(Archive(CELLS), team(server))
+    assert {c.fault for c in candidates} == {FAILED}
+    assert all("told to fail with 400" in str(c.error) for c in candidates)
+    assert all(c.score is None for c in candidates)
 
 
 def test_an_answer_without_a_score_does_not_enter_and_reasoning_is_not_judged(server):
     server.choice = script(answer=lambda prompt: "<think>secret</think>\n\nSaid.")
-    seen = []
+    judged = []
 
     def score(pairs):
-        seen.extend(pairs)
+        judged.extend(pairs)
         return [None, *(1.0 for _ in pairs[1:])]
 
     archive = Archive(CELLS)
-    found = searched(archive, team(server, score))
-    assert [archive.put(c) for c in found] == [UNSCORED, *["entered"] * 3]
-    assert {answer for _, answer in seen} == {"Said."}
+    candidates = searched(archive, team(server, score))
+    assert [archive.put(c) for c in candidates] == [UNSCORED, *["entered"] * 3]
+    assert {answer for _, answer in judged} == {"Said."}
 
 
 def test_by_score_the_better_one_stays(server):
@@ -230,8 +230,10 @@ def test_by_score_the_better_one_stays(server):
     values = ((0.5, "entered"), (0.5, "beaten"), (0.6, "replaced"), (0.1, "beaten"))
     for iteration, (value, outcome) in enumerate(values, start=1):
         server.choice = script(write=lambda text, n=iteration: f"try {n} {in_order(text)}")
-        found = searched(archive, team(server, lambda pairs, v=value: [v for _ in pairs]), iteration, near_copy=1.0)
-        assert [archive.put(c) for c in found] == [outcome] * 4
+        candidates = searched(
+            archive, team(server, lambda pairs, v=value: [v for _ in pairs]), iteration, near_copy=1.0
+        )
+        assert [archive.put(c) for c in candidates] == [outcome] * 4
     assert {archive.score(cell) for cell in archive.cells} == {0.6}
     assert (archive.coverage, archive.successes, len(archive.entered)) == (1.0, 4, 8)
 
@@ -258,9 +260,9 @@ def test_a_comparing_judge_decides_whatever_the_scores(server, compare, outcome,
     assert [archive.put(c) for c in high] == ["entered"] * 4
     assert of(server, "umpire") == []
     server.choice = script(lambda text: f"anew {in_order(text)}", lambda prompt: "second", compare)
-    found = searched(archive, team(server, lambda pairs: [0.1 for _ in pairs], judge=True), 2, near_copy=1.0)
-    assert {c.votes for c in found} == {votes}
-    assert [archive.put(c) for c in found] == [outcome] * 4
+    candidates = searched(archive, team(server, lambda pairs: [0.1 for _ in pairs], judge=True), 2, near_copy=1.0)
+    assert {c.votes for c in candidates} == {votes}
+    assert [archive.put(c) for c in candidates] == [outcome] * 4
     assert len(of(server, "umpire")) == 8
 
 
@@ -271,10 +273,12 @@ def test_a_comparing_judge_that_fails_is_no_vote(server):
         archive.put(c)
     server.choice = script(lambda text: f"anew {in_order(text)}")
     server.status_of = lambda body: 400 if body["model"] == "umpire" else 200
-    found = searched(archive, team(server, lambda pairs: [1.0 for _ in pairs], judge=True), 2, near_copy=1.0, votes=2)
+    candidates = searched(
+        archive, team(server, lambda pairs: [1.0 for _ in pairs], judge=True), 2, near_copy=1.0, votes=2
+    )
     assert len(of(server, "umpire")) == 16
-    assert {(c.votes, c.fault) for c in found} == {(None, FAILED)}
-    assert [archive.put(c) for c in found] == [FAILED] * 4
+    assert {(c.votes, c.fault) for c in candidates} == {(None, FAILED)}
+    assert [archive.put(c) for c in candidates] == [FAILED] * 4
 
 
 def test_no_prompt_or_answer_steps_out_of_its_place_before_the_judge(server):
@@ -307,8 +311,8 @@ def test_a_champion_is_a_parent(server):
     archive = Archive(CELLS)
     for cell in CELLS:
         archive.put(Candidate(f"of/{cell.risk}/{cell.style}", *cell, parent="p", prompt="Was here.", score=0.1))
-    found = searched(archive, team(server))
-    assert all(c.parent.startswith("of/") for c in found)
+    candidates = searched(archive, team(server))
+    assert all(c.parent.startswith("of/") for c in candidates)
     assert any("Was here." in text for text in of(server, "writer"))
 
 
@@ -398,12 +402,12 @@ def iterations(draw: st.DrawFn) -> list[dict[str, Any]]:
     for archive in range(1, draw(st.integers(1, 3)) + 1):
         for iteration in range(1, draw(st.integers(1, 6)) + 1):
             cells = draw(st.lists(st.sampled_from(FEW), min_size=1, max_size=4, unique=True))
-            found = []
+            candidates = []
             for place, cell in enumerate(cells):
                 fault = draw(st.sampled_from([None, None, None, REFUSED, UNSCORED]))
                 score = None if fault else draw(st.sampled_from([0.0, 0.25, 0.5, 1.0]))
                 votes = draw(st.none() | st.tuples(*[st.sampled_from(["candidate", "champion", None])] * 2))
-                found.append(
+                candidates.append(
                     Candidate(
                         f"rainbow/{archive}/{iteration}/{place}",
                         *cell,
@@ -415,7 +419,7 @@ def iterations(draw: st.DrawFn) -> list[dict[str, Any]]:
                         fault=fault,
                     )
                 )
-            records.append(record_of(archive, iteration, [(c, "?") for c in found]))
+            records.append(record_of(archive, iteration, [(c, "?") for c in candidates]))
     return records
 
 
@@ -441,9 +445,9 @@ def test_an_archive_is_what_its_records_say_at_any_point(records):
         whole = History(FEW, records[:end])
         assert [a.champions for a in whole.archives] == [a.champions for a in step_by_step.archives]
         assert (whole.prompts, whole.iterations) == (step_by_step.prompts, step_by_step.iterations)
-    found = examples(step_by_step)
-    assert len({" ".join(e.prompt.casefold().split()) for e in found}) == len(found)
-    assert {e.id for e in found} <= {c.id for a in step_by_step.archives for c in a.entered}
+    exported = examples(step_by_step)
+    assert len({" ".join(e.prompt.casefold().split()) for e in exported}) == len(exported)
+    assert {e.id for e in exported} <= {c.id for a in step_by_step.archives for c in a.entered}
     for cell, best in step_by_step.best().items():
         assert best.score == max(a.score(cell) for a in step_by_step.archives)
 

@@ -57,9 +57,9 @@ def test_the_loss_falls_and_the_suffix_keeps_its_length(engine, unit):
     assert [step.number for step in steps] == list(range(7))  # what it begins with, its loss, 5 batches
     start = "! ! ! " if unit == "token" else "______"
     assert steps[0].cases[0].prompt == steps[1].cases[0].prompt == f"Name a colour. {start}"
-    found = steps[-1].cases[0]
-    assert found.prompt == f"Name a colour. {found.details['suffix']}"
-    assert len(found.details["suffix"]) == 6
+    case = steps[-1].cases[0]
+    assert case.prompt == f"Name a colour. {case.details['suffix']}"
+    assert len(case.details["suffix"]) == 6
 
 
 @pytest.mark.parametrize(("place", "prefix"), [("reasoning", "<think>\n"), ("answer", "<think>\n\n</think>\n\n")])
@@ -81,21 +81,21 @@ def test_the_same_seed_gives_the_same_suffix(engine):
 def test_each_restart_tries_the_same_number_of_candidates(engine, batch, restarts, steps):
     meter = Meter()
     settings = SMALL.model_copy(update={"batch": batch, "restarts": restarts})
-    found = run(Metered(engine, meter, is_target=True), settings, meter=meter)
+    search_steps = run(Metered(engine, meter, is_target=True), settings, meter=meter)
     assert meter.queries == restarts * (1 + 40)
-    assert len(found) == steps
-    assert found[-1].value == min(step.value for step in found[1:])
+    assert len(search_steps) == steps
+    assert search_steps[-1].value == min(step.value for step in search_steps[1:])
 
 
 def test_the_budget_ends_it_with_the_best_so_far(engine):
     meter = Meter(max_queries=20)
     steps = random_search.search_random([BEHAVIOR], SMALL, Setup(Metered(engine, meter, is_target=True), meter=meter))
-    found = []
+    search_steps = []
     with pytest.raises(SpentError):
-        found.extend(steps)
+        search_steps.extend(steps)
     assert meter.queries == 1 + 8 + 8
-    assert found == run(engine)[: len(found)]
-    assert len(found) == 4
+    assert search_steps == run(engine)[: len(search_steps)]
+    assert len(search_steps) == 4
 
 
 def test_it_ends_once_the_first_token_is_likely_enough(engine):
@@ -183,13 +183,13 @@ def test_the_span_shrinks_as_the_target_becomes_likelier(schedule, probability, 
 
 def test_what_is_no_better_is_not_kept():
     letters = Alphabet(str, range(10), [0, 0, 0])
-    asked = []
+    scored = []
 
     def score(suffixes):
-        asked.extend(map(list, suffixes))
+        scored.extend(map(list, suffixes))
         return [-1.0 - sum(suffix) for suffix in suffixes]  # nothing beats the start
 
     settings = RandomSearchSettings(candidates=9, batch=3, change=1)
     climbed = list(climb(letters, score, settings, random.Random(0)))
     assert climbed == [([0, 0, 0], -1.0)] * 4
-    assert all(sum(unit != 0 for unit in suffix) <= 1 for suffix in asked)
+    assert all(sum(unit != 0 for unit in suffix) <= 1 for suffix in scored)

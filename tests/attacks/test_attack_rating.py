@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from openai_server import Server
-from scripted import BEHAVIOR, between, says
+from scripted import BEHAVIOR, between, choice_of
 
 from safereason.attacks.rating import rater, read_rating, read_yes_or_no, topic_judge
 from safereason.engines.open import open_engine
@@ -51,23 +51,23 @@ def engine(server: Server) -> OpenAIEngine:
     return OpenAIEngine("judge", base_url=server.url, patience=0)
 
 
-def asked(server: Server) -> list[str]:
+def prompts_to(server: Server) -> list[str]:
     return [body["messages"][-1]["content"] for body in server.requests]
 
 
 def test_ratings_become_scores_in_order(server: Server):
     def by_length(body: dict[str, Any]) -> dict[str, Any]:
-        return says(f"So much of it.\n\nRating: [[{len(between(body['messages'][-1]['content'], 'ANSWER'))}]]")
+        return choice_of(f"So much of it.\n\nRating: [[{len(between(body['messages'][-1]['content'], 'ANSWER'))}]]")
 
     server.choice = by_length
     assert rater(engine(server))(BEHAVIOR, ["x" * n for n in (1, 10, 4, 11)]) == pytest.approx([0.0, 1.0, 1 / 3, None])
-    assert all(between(text, "REQUEST") == BEHAVIOR.prompt for text in asked(server))
+    assert all(between(text, "REQUEST") == BEHAVIOR.prompt for text in prompts_to(server))
     assert {body["temperature"] for body in server.requests} == {0.0}
 
 
 def test_what_is_no_verdict_is_unscored(server: Server):
-    said = iter([("I cannot say.", "stop"), ("Rating: [[10]]\nbecause it goes on and", "length"), ("", "stop")])
-    server.choice = lambda body: dict(zip(("message", "finish_reason"), made(next(said)), strict=True))
+    replies = iter([("I cannot say.", "stop"), ("Rating: [[10]]\nbecause it goes on and", "length"), ("", "stop")])
+    server.choice = lambda body: dict(zip(("message", "finish_reason"), message_and_reason(next(replies)), strict=True))
     score = rater(OpenAIEngine("judge", base_url=server.url, concurrency=1))
     assert score(BEHAVIOR, ["a", "b", "c"]) == [None] * 3
     server.status_of = lambda body: 400
@@ -75,12 +75,12 @@ def test_what_is_no_verdict_is_unscored(server: Server):
     assert score(BEHAVIOR, []) == []
 
 
-def made(said: tuple[str, str]) -> tuple[dict[str, str], str]:
-    return {"role": "assistant", "content": said[0]}, said[1]
+def message_and_reason(reply: tuple[str, str]) -> tuple[dict[str, str], str]:
+    return {"role": "assistant", "content": reply[0]}, reply[1]
 
 
 def test_a_judge_that_reasons_is_read_after_its_reasoning(server: Server):
-    server.choice = lambda body: says("Rating: [[2]]", reasoning_content="First I thought\nRating: [[9]]")
+    server.choice = lambda body: choice_of("Rating: [[2]]", reasoning_content="First I thought\nRating: [[9]]")
     assert rater(engine(server))(BEHAVIOR, ["a"]) == pytest.approx([1 / 9])
 
 
@@ -98,23 +98,23 @@ def obeys(text: str) -> str:
 @pytest.mark.parametrize("gullible", [repeats, obeys])
 @pytest.mark.parametrize("answer", INJECTIONS)
 def test_an_answer_cannot_rate_itself(server: Server, answer: str, gullible: Callable[[str], str]):
-    server.choice = lambda body: says(gullible(body["messages"][-1]["content"]))
+    server.choice = lambda body: choice_of(gullible(body["messages"][-1]["content"]))
     assert rater(engine(server))(BEHAVIOR, [answer]) == [None]
     assert topic_judge(engine(server))(BEHAVIOR, [answer]) == [None]
-    assert [len(re.findall(r"<\s*/?\s*(?:END|\|)", text)) for text in asked(server)] == [2, 2]
+    assert [len(re.findall(r"<\s*/?\s*(?:END|\|)", text)) for text in prompts_to(server)] == [2, 2]
 
 
 def test_those_answers_would_do_it_if_they_were_left_as_they_are():
     verdicts = [(read_rating(text), read_yes_or_no(text)) for text in INJECTIONS]
     assert sum(rating == 10 for rating, _ in verdicts) >= 6
-    assert sum(said is True for _, said in verdicts) >= 2
+    assert sum(is_rated is True for _, is_rated in verdicts) >= 2
 
 
 def test_an_own_template(server: Server):
-    server.choice = lambda body: says("Rating: [[1]]")
+    server.choice = lambda body: choice_of("Rating: [[1]]")
     assert rater(engine(server), "Of {behavior}: {answer}")(BEHAVIOR, ["{behavior}"]) == [0.0]
-    assert asked(server)[0].startswith(f"Of {BEHAVIOR.prompt}: {{behavior}}\n\n")
-    assert "Rating: [[N]]" in asked(server)[0]
+    assert prompts_to(server)[0].startswith(f"Of {BEHAVIOR.prompt}: {{behavior}}\n\n")
+    assert "Rating: [[N]]" in prompts_to(server)[0]
     with pytest.raises(InputError, match=r"has no \{answer\}"):
         rater(engine(server), "Of {behavior}")
 
@@ -122,7 +122,9 @@ def test_an_own_template(server: Server):
 def test_prompts_are_on_topic_or_not(server: Server):
     def by_word(body: dict[str, Any]) -> dict[str, Any]:
         text = between(body["messages"][-1]["content"], "PROMPT")
-        return says({"harbour": "Yes.\nOn topic: [[yes]]", "bread": "On topic: [[No]]"}.get(text, "[[yes]] or [[no]]"))
+        return choice_of(
+            {"harbour": "Yes.\nOn topic: [[yes]]", "bread": "On topic: [[No]]"}.get(text, "[[yes]] or [[no]]")
+        )
 
     server.choice = by_word
     assert topic_judge(engine(server))(BEHAVIOR, ["harbour", "bread", "?"]) == [True, False, None]

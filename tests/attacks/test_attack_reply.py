@@ -82,21 +82,23 @@ def garbled(draw: st.DrawFn) -> tuple[AttackerReply, str]:
         fields = {"thought": quoted(draw(TEXT), quote, raw), **fields}
     between = draw(st.sampled_from([", ", ",\n  ", ","]))
     body = between.join(f"{quoted(k, quote, raw)}: {v}" for k, v in fields.items())
-    said = AttackerReply("\n".join(lines).strip(), improvement.strip())
+    expected = AttackerReply("\n".join(lines).strip(), improvement.strip())
     before = draw(AROUND) + draw(st.sampled_from(["{", '{"reply": {', "[{", "{\n  "]))
     cut = draw(st.sampled_from(["no", "brace", "quote"]))
     if cut == "no":
         fence = draw(st.booleans())
-        return said, ("```json\n" if fence else "") + before + body + comma + "}" + ("\n```" if fence else draw(AROUND))
+        return expected, ("```json\n" if fence else "") + before + body + comma + "}" + (
+            "\n```" if fence else draw(AROUND)
+        )
     if cut == "brace" or as_list:
-        return said, before + body
-    return said, before + body[:-1]
+        return expected, before + body
+    return expected, before + body[:-1]
 
 
 @given(garbled())
 def test_what_is_garbled_in_usual_ways_is_read_back(case: tuple[AttackerReply, str]):
-    said, text = case
-    assert read_reply(text) == said
+    expected, text = case
+    assert read_reply(text) == expected
 
 
 @given(FULL, TEXT, st.booleans(), st.sampled_from([None, 2]))
@@ -107,8 +109,8 @@ def test_json_is_read_as_json_is(prompt: str, improvement: str, is_ascii: bool, 
 
 @given(st.text() | HOSTILE)
 def test_no_text_is_too_much_and_what_is_found_can_be_written(text: str):
-    found = read_reply(text)
-    assert found is None or (found.prompt.strip() == found.prompt != "" and found.prompt.encode())
+    reply = read_reply(text)
+    assert reply is None or (reply.prompt.strip() == reply.prompt != "" and reply.prompt.encode())
 
 
 @pytest.mark.parametrize(
@@ -129,9 +131,9 @@ def test_no_text_is_too_much_and_what_is_found_can_be_written(text: str):
     ],
 )
 def test_further_ways(text: str, prompt: str):
-    found = read_reply(text)
-    assert found is not None
-    assert found.prompt == prompt
+    reply = read_reply(text)
+    assert reply is not None
+    assert reply.prompt == prompt
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import scripted
-from scripted import BEHAVIOR, MARKER, SECRET, Scene, says
+from scripted import BEHAVIOR, MARKER, SECRET, Scene, choice_of
 
 from safereason.attacks.base import SearchStep, Setup
 from safereason.attacks.meter import SpentError
@@ -43,9 +43,9 @@ def reply(body: dict[str, Any]) -> dict[str, Any]:
     """As the scripted models do, but branches differ."""
     if body["model"] != "a" or is_topic(body):
         return scripted.reply(body)
-    wrote = [json.loads(m["content"])["prompt"] for m in body["messages"] if m["role"] == "assistant"]
-    prompt = f"{wrote[-1] if wrote else 'Harbour'} {WORDS[body['seed'] % 3]}"
-    return says(f"{{'improvement': 'a word', 'prompt': '{prompt}'}}")
+    prompts = [json.loads(m["content"])["prompt"] for m in body["messages"] if m["role"] == "assistant"]
+    prompt = f"{prompts[-1] if prompts else 'Harbour'} {WORDS[body['seed'] % 3]}"
+    return choice_of(f"{{'improvement': 'a word', 'prompt': '{prompt}'}}")
 
 
 def steps(setup: Setup, **settings: Any) -> list[SearchStep]:
@@ -56,44 +56,44 @@ def details(step: SearchStep) -> dict[str, Any]:
     return dict(step.cases[0].details)
 
 
-def put(scene: Scene) -> list[str]:
+def target_prompts(scene: Scene) -> list[str]:
     """Prompts that the target was asked."""
     return [body["messages"][-1]["content"] for body in scene.requests_to("t")]
 
 
 def test_it_climbs_by_its_best_branches(scene: Scene):
-    found = steps(scene.setup(), depth=9, width=2, branching=6)
-    values = [step.value for step in found]
+    search_steps = steps(scene.setup(), depth=9, width=2, branching=6)
+    values = [step.value for step in search_steps]
     assert values[0] is None
     assert values[1:] == sorted(values[1:])
-    assert (values[-1], found[-1].cases[0].attack) == (1.0, "tap")
-    assert found[-1].cases[0].prompt.count(MARKER) >= 3
-    assert len(found) < 10
+    assert (values[-1], search_steps[-1].cases[0].attack) == (1.0, "tap")
+    assert search_steps[-1].cases[0].prompt.count(MARKER) >= 3
+    assert len(search_steps) < 10
 
 
 def test_what_strays_is_never_put_to_the_target(scene: Scene):
-    found = steps(scene.setup(), depth=2, width=3, branching=6, stop_at=None)
-    wrote = [body for body in scene.requests_to("a") if not is_topic(body)]
-    strayed = sum(body["seed"] % 3 == 2 for body in wrote)
-    assert 0 < strayed < len(wrote)
-    assert not any("stray" in prompt for prompt in put(scene))
-    assert len(put(scene)) == len(wrote) - strayed == scene.meter.queries
-    assert details(found[-1])["off_topic"] == strayed
-    assert details(found[-1])["unclear"] == 0
+    search_steps = steps(scene.setup(), depth=2, width=3, branching=6, stop_at=None)
+    requests = [body for body in scene.requests_to("a") if not is_topic(body)]
+    strayed = sum(body["seed"] % 3 == 2 for body in requests)
+    assert 0 < strayed < len(requests)
+    assert not any("stray" in prompt for prompt in target_prompts(scene))
+    assert len(target_prompts(scene)) == len(requests) - strayed == scene.meter.queries
+    assert details(search_steps[-1])["off_topic"] == strayed
+    assert details(search_steps[-1])["unclear"] == 0
 
 
 def test_width_and_branching_bound_a_round_and_each_is_one_call(scene: Scene):
     scene.server.choice = scripted.reply  # nothing strays, and siblings rate alike
     setup = scene.setup()
-    found = steps(setup, depth=3, width=2, branching=3, roots=2, stop_at=None)
+    search_steps = steps(setup, depth=3, width=2, branching=3, roots=2, stop_at=None)
     assert setup.attacker.engine.calls == [6] * 6  # prompts, then whether they are on topic
-    assert setup.target.engine.calls == [6] * 3 == scene.judge.calls
-    assert [details(step)["pruned"] for step in found] == [0, 4, 8, 12]
+    assert setup.target_model.engine.calls == [6] * 3 == scene.judge.calls
+    assert [details(step)["pruned"] for step in search_steps] == [0, 4, 8, 12]
 
 
 def test_only_the_best_go_on(scene: Scene):
     steps(scene.setup(), depth=2, width=1, branching=6)
-    first, second = put(scene)[:1], [body for body in scene.requests_to("a") if len(body["messages"]) == 4]
+    first, second = target_prompts(scene)[:1], [body for body in scene.requests_to("a") if len(body["messages"]) == 4]
     assert first
     assert len(second) == 6
     assert {json.loads(body["messages"][2]["content"])["prompt"] for body in second} == {f"Harbour {MARKER}"}
@@ -109,18 +109,18 @@ def test_those_that_rate_alike_go_on_from_more_than_one_branch(scene: Scene):
 
 
 def test_where_all_stray_the_leaves_branch_again(scene: Scene):
-    scene.server.choice = lambda body: says("On topic: [[no]]") if is_topic(body) else reply(body)
-    found = steps(scene.setup(), depth=3, branching=2)
-    assert (found[-1].cases[0].prompt, details(found[-1])["off_topic"]) == (BEHAVIOR.prompt, 6)
-    assert put(scene) == []
+    scene.server.choice = lambda body: choice_of("On topic: [[no]]") if is_topic(body) else reply(body)
+    search_steps = steps(scene.setup(), depth=3, branching=2)
+    assert (search_steps[-1].cases[0].prompt, details(search_steps[-1])["off_topic"]) == (BEHAVIOR.prompt, 6)
+    assert target_prompts(scene) == []
     assert len(scene.requests_to("a")) == 12
 
 
 def test_what_cannot_be_told_stays(scene: Scene):
-    scene.server.choice = lambda body: says("Perhaps.") if is_topic(body) else reply(body)
-    found = steps(scene.setup(), depth=1, branching=6)
-    assert len(put(scene)) == 6
-    assert (details(found[-1])["unclear"], details(found[-1])["off_topic"]) == (6, 0)
+    scene.server.choice = lambda body: choice_of("Perhaps.") if is_topic(body) else reply(body)
+    search_steps = steps(scene.setup(), depth=1, branching=6)
+    assert len(target_prompts(scene)) == 6
+    assert (details(search_steps[-1])["unclear"], details(search_steps[-1])["off_topic"]) == (6, 0)
 
 
 def test_nobody_but_the_target_sees_its_reasoning(scene: Scene):
@@ -132,19 +132,19 @@ def test_nobody_but_the_target_sees_its_reasoning(scene: Scene):
 def test_a_budget_is_spent_to_the_last_query_and_the_best_is_kept(scene: Scene):
     scene.server.choice = scripted.reply
     search = ATTACK.search([BEHAVIOR], TapSettings(depth=9, width=2, branching=3), scene.setup(most=5))
-    found = [next(search) for _ in range(3)]
+    search_steps = [next(search) for _ in range(3)]
     with pytest.raises(SpentError):
         next(search)
-    assert (len(put(scene)), scene.meter.queries) == (5, 5)
-    assert found[-1].value == pytest.approx(1 / 3)
+    assert (len(target_prompts(scene)), scene.meter.queries) == (5, 5)
+    assert search_steps[-1].value == pytest.approx(1 / 3)
     assert len(scene.requests_to("a")) == 2 * (3 + 6)  # and nothing more was written
 
 
 def test_the_same_seed_finds_the_same(scene: Scene):
     def tree(seed: int) -> list[Any]:
         scene.server.requests.clear()
-        found = steps(scene.setup(seed=seed), depth=3, width=2, branching=3, stop_at=None)
-        return [sorted(put(scene)), [(step.cases, step.value) for step in found]]
+        search_steps = steps(scene.setup(seed=seed), depth=3, width=2, branching=3, stop_at=None)
+        return [sorted(target_prompts(scene)), [(step.cases, step.value) for step in search_steps]]
 
     assert tree(3) == tree(3)
     assert tree(3) != tree(4)
@@ -153,7 +153,7 @@ def test_the_same_seed_finds_the_same(scene: Scene):
 def test_an_attacker_is_named_where_there_is_none(scene: Scene):
     setup = scene.setup()
     with pytest.raises(InputError, match=r"attack tap: .*attack.attacker"):
-        steps(Setup(target=setup.target, score=setup.score))
+        steps(Setup(target_model=setup.target_model, score=setup.score))
 
 
 def test_the_paper_s_figures():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from safereason.attacks.whitebox import slot
+from safereason.attacks.whitebox import suffix
 from safereason.attacks.whitebox.loss import TargetLoss
 
 nanogcg = pytest.importorskip("nanogcg.gcg", reason="nanogcg 0.3.0 is not installed")
@@ -14,7 +14,7 @@ nanogcg = pytest.importorskip("nanogcg.gcg", reason="nanogcg 0.3.0 is not instal
 def test_the_same_gradient_and_losses() -> None:
     torch.manual_seed(0)
     model, tokenizer = LlamaForCausalLM(micro.config()).eval(), micro.tokenizer()
-    place = slot.find_slot(tokenizer, "Tell me of locks", "! ! ! !", "")
+    place = suffix.find_suffix_position(tokenizer, "Tell me of locks", "! ! ! !", "")
     target = tokenizer("Sure, here")["input_ids"]
     peer = nanogcg.GCG(model, tokenizer, nanogcg.GCGConfig(use_prefix_cache=False, verbosity="ERROR"))
     embed = model.get_input_embeddings()
@@ -23,8 +23,8 @@ def test_the_same_gradient_and_losses() -> None:
         embed(torch.tensor([ids])) for ids in (place.before, place.after, target)
     )
     ours = TargetLoss(model, target)
-    found = ours.gradient(place.ids(place.start.ids), place.span)
-    torch.testing.assert_close(found, peer.compute_token_gradient(torch.tensor([place.start.ids]))[0])
+    gradient = ours.gradient(place.ids(place.start.ids), place.span)
+    torch.testing.assert_close(gradient, peer.compute_token_gradient(torch.tensor([place.start.ids]))[0])
 
     changed = [(*place.start.ids[:i], 70, *place.start.ids[i + 1 :]) for i in range(len(place.start.ids))]
     whole = embed(torch.tensor([[*place.ids(ids), *target] for ids in changed]))

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safereason.attacks.whitebox import candidates, grouping, probe, slot
+from safereason.attacks.whitebox import candidates, grouping, probe, suffix
 from safereason.errors import InputError
 from safereason.text import chat
 
@@ -26,51 +26,54 @@ def test_no_other_parting_into_groups_computes_fewer_tokens(prompts: list[tuple[
         widths = [(max(lengths[i] for i in g) - min(shared[i] for i in g)) * len(g) for g in groups]
         return sum(widths) + overhead * len(groups)
 
-    found = grouping.group_prompts(shared, lengths, overhead)
-    assert sorted(i for group in found for i in group) == list(range(len(prompts)))
+    grouped = grouping.group_prompts(shared, lengths, overhead)
+    assert sorted(i for group in grouped for i in group) == list(range(len(prompts)))
     starts = sorted(set(shared))
     for count in range(len(starts)):
         for cuts in combinations(starts[1:], count):
             bounds = [starts[0], *cuts, 99]
             other = [[i for i, s in enumerate(shared) if low <= s < high] for low, high in pairwise(bounds)]
-            assert cost(found) <= cost(other)
+            assert cost(grouped) <= cost(other)
 
 
 @given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=20), budget=st.integers(1, 200))
 def test_batches_keep_to_the_budget(lengths: list[int], budget: int) -> None:
-    found = list(grouping.split_batches(range(len(lengths)), lengths, budget))
-    assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
-    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= budget for b in found)
+    batches = list(grouping.split_batches(range(len(lengths)), lengths, budget))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= budget for b in batches)
 
 
 @given(
     behavior=st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), opening=st.sampled_from(["", "<think>\n"])
 )
-def test_a_slot_is_the_prompt_that_is_deployed(behavior: str, opening: str) -> None:
-    found = slot.find_slot(TOKENIZER, behavior, "! !", opening)
+def test_a_suffix_position_is_the_prompt_that_is_deployed(behavior: str, opening: str) -> None:
+    position = suffix.find_suffix_position(TOKENIZER, behavior, "! !", opening)
     whole = chat.prompt_ids(TOKENIZER, chat.user(f"{behavior} ! !"), opening)
-    assert found.ids(found.start.ids) == whole == found.encode(["! !"])[0]
-    assert TOKENIZER.decode(found.start.ids) == "! !"
-    assert whole[found.span] == list(found.start.ids)
+    assert position.ids(position.start.ids) == whole == position.encode(["! !"])[0]
+    assert TOKENIZER.decode(position.start.ids) == "! !"
+    assert whole[position.span] == list(position.start.ids)
 
 
 def test_the_last_place_of_the_suffix_is_the_one_that_is_searched() -> None:
-    found = slot.find_slot(TOKENIZER, "! ! is what I say !", "! !", "")
-    changed = (*found.start.ids[:2], *TOKENIZER("?")["input_ids"])
-    assert found.read([changed]) == [slot.Suffix(changed, "! ?")]
-    assert found.encode(["! ?"]) == [found.ids(changed)]
+    position = suffix.find_suffix_position(TOKENIZER, "! ! is what I say !", "! !", "")
+    changed = (*position.start.ids[:2], *TOKENIZER("?")["input_ids"])
+    assert position.read([changed]) == [suffix.Suffix(changed, "! ?")]
+    assert position.encode(["! ?"]) == [position.ids(changed)]
 
 
 def test_ids_that_are_read_otherwise_do_not_survive() -> None:
-    found = slot.find_slot(TOKENIZER, "Say", "!!", "")
+    position = suffix.find_suffix_position(TOKENIZER, "Say", "!!", "")
     end = TOKENIZER.convert_tokens_to_ids("<|im_end|>")
     half = TOKENIZER("é")["input_ids"][0]  # a byte that is no character
     kept = TOKENIZER("ab")["input_ids"]
-    assert [s.text for s in found.read([tuple(kept), (kept[0], half)])] == ["ab"]
+    assert [s.text for s in position.read([tuple(kept), (kept[0], half)])] == ["ab"]
     trimming = micro.tokenizer()
     trimming.chat_template = micro.TEMPLATE.replace("m['content']", "m['content'] | trim")
     space = TOKENIZER(" ")["input_ids"][0]
-    assert slot.find_slot(trimming, "Say", "!!", "").read([(kept[0], space), (kept[0], kept[1])])[0].text == "ab"
+    assert (
+        suffix.find_suffix_position(trimming, "Say", "!!", "").read([(kept[0], space), (kept[0], kept[1])])[0].text
+        == "ab"
+    )
     assert end not in torch.nonzero(candidates.allowed_token_mask(TOKENIZER, False))[:, 0].tolist()
 
 
@@ -78,7 +81,7 @@ def test_a_suffix_that_the_template_takes_away_is_refused() -> None:
     trimming = micro.tokenizer()
     trimming.chat_template = micro.TEMPLATE.replace("m['content']", "m['content'] | trim")
     with pytest.raises(InputError, match="is not read as it was written; choose another start"):
-        slot.find_slot(trimming, "Say", "! ", "")
+        suffix.find_suffix_position(trimming, "Say", "! ", "")
 
 
 @pytest.mark.parametrize("ascii_only", [True, False])
@@ -103,11 +106,11 @@ def test_candidates_come_from_the_steepest_allowed_tokens(
     gradient = torch.randn(len(current), 10, generator=generator)
     allowed_tokens = torch.arange(10) != 3
     replaced = min(replaced, len(current))
-    found = candidates.draw_candidates(
+    drawn = candidates.draw_candidates(
         tuple(current), gradient, allowed_tokens, width=30, top_k=top_k, replaced=replaced, generator=generator
     )
-    assert len(found) == len(set(found)) >= 1
-    for ids in found:
+    assert len(drawn) == len(set(drawn)) >= 1
+    for ids in drawn:
         changed = [i for i in range(len(current)) if ids[i] != current[i]]
         assert len(changed) == replaced
         for i in changed:
@@ -140,6 +143,6 @@ def test_the_better_the_draft_agrees_the_fewer_are_left_to_score() -> None:
 
 @given(size=st.integers(1, 100), share=st.integers(1, 30))
 def test_a_probe_set_is_a_share_of_all(size: int, share: int) -> None:
-    found = probe.draw_probe_set(size, share, torch.Generator().manual_seed(0))
-    assert len(found) == len(set(found)) == max(min(2, size), size // share)
-    assert set(found) <= set(range(size))
+    probe_set = probe.draw_probe_set(size, share, torch.Generator().manual_seed(0))
+    assert len(probe_set) == len(set(probe_set)) == max(min(2, size), size // share)
+    assert set(probe_set) <= set(range(size))

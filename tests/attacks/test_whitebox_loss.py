@@ -54,12 +54,12 @@ def test_losses_of_prompts_of_any_length_are_those_of_whole_passes(
     loss._budget, loss._overhead = budget, overhead
     prompts = [base[:place] + ids + base[place + 1 :] for place, ids in edits]
     with torch.no_grad():
-        wanted = [expected(model, prompt, target) for prompt in prompts]
+        expected_losses = [expected(model, prompt, target) for prompt in prompts]
     for _ in range(2):  # the second time with whatever the first one left behind
-        assert loss.losses(prompts).values.tolist() == pytest.approx(wanted, abs=1e-4)
+        assert loss.losses(prompts).values.tolist() == pytest.approx(expected_losses, abs=1e-4)
     loss.gradient(base, slice(0, 1))
-    assert loss.losses(prompts).values.tolist() == pytest.approx(wanted, abs=1e-4)
-    assert [loss.loss_without_cache(prompt)[0] for prompt in prompts] == pytest.approx(wanted, abs=1e-4)
+    assert loss.losses(prompts).values.tolist() == pytest.approx(expected_losses, abs=1e-4)
+    assert [loss.loss_without_cache(prompt)[0] for prompt in prompts] == pytest.approx(expected_losses, abs=1e-4)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
@@ -71,8 +71,8 @@ def test_losses_and_gradient_on_a_deeper_llama_with_grouped_heads(heads: int) ->
     torch.testing.assert_close(loss.gradient(prompt, span), one_hot_gradient(model, prompt, target, span))
     prompts = [[*prompt[:i], 7, *prompt[i + 1 :]] for i in range(30, 50)]
     with torch.no_grad():
-        wanted = [expected(model, changed, target) for changed in prompts]
-    assert loss.losses(prompts).values.tolist() == pytest.approx(wanted, abs=1e-4)
+        expected_losses = [expected(model, changed, target) for changed in prompts]
+    assert loss.losses(prompts).values.tolist() == pytest.approx(expected_losses, abs=1e-4)
 
 
 def one_hot_gradient(model: Any, prompt: list[int], target: list[int], span: slice) -> torch.Tensor:
@@ -96,7 +96,7 @@ def test_the_gradient_is_that_of_the_one_hot_rows(name: str, span: slice) -> Non
 
 def test_the_gradient_is_what_a_small_step_changes() -> None:
     model, prompt, target, h = llama(1), list(range(60, 72)), [5, 9, 3], 1e-2
-    found = TargetLoss(model, target).gradient(prompt, slice(4, 9))
+    gradient = TargetLoss(model, target).gradient(prompt, slice(4, 9))
     table = model.get_input_embeddings().weight.detach()
 
     def stepped(place: int, token: int, size: float) -> float:
@@ -108,7 +108,7 @@ def test_the_gradient_is_what_a_small_step_changes() -> None:
 
     for place, token in [(4, 0), (6, 200), (8, 77)]:
         slope = (stepped(place, token, h) - stepped(place, token, -h)) / (2 * h)
-        assert float(found[place - 4, token]) == pytest.approx(slope, rel=0.01, abs=1e-4)
+        assert float(gradient[place - 4, token]) == pytest.approx(slope, rel=0.01, abs=1e-4)
 
 
 def test_mellowmax_lies_between_the_mean_and_the_worst_token() -> None:
@@ -116,11 +116,11 @@ def test_mellowmax_lies_between_the_mean_and_the_worst_token() -> None:
     logits = model(torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1]
     tokens = cross_entropy(logits, torch.tensor(target), reduction="none").detach()
     for alpha in (0.5, 4.0):
-        wanted = float((alpha * tokens).exp().mean().log() / alpha)
-        assert float(tokens.mean()) < wanted < float(tokens.max())
+        mellowmax = float((alpha * tokens).exp().mean().log() / alpha)
+        assert float(tokens.mean()) < mellowmax < float(tokens.max())
         loss = TargetLoss(model, target, mellowmax=alpha)
-        assert float(loss.losses([prompt]).values) == pytest.approx(wanted, abs=1e-5)
-        assert loss.loss_without_cache(prompt)[0] == pytest.approx(wanted, abs=1e-5)
+        assert float(loss.losses([prompt]).values) == pytest.approx(mellowmax, abs=1e-5)
+        assert loss.loss_without_cache(prompt)[0] == pytest.approx(mellowmax, abs=1e-5)
 
 
 def test_matched_is_what_greedy_decoding_writes() -> None:
@@ -137,23 +137,23 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_next_one_smaller(monkeypatc
     model, target = llama(2), [1, 2]
     loss = TargetLoss(model, target)
     prompts = [[i, *range(9)] for i in range(16)]
-    wanted = loss.losses(prompts).values
+    expected_losses = loss.losses(prompts).values
     sizes: list[int] = []
     forward = type(model).forward
 
-    def small(self: Any, input_ids: Any = None, **given: Any) -> Any:
+    def small(self: Any, input_ids: Any = None, **named: Any) -> Any:
         sizes.append(len(input_ids))
         if len(input_ids) > room:
             raise torch.OutOfMemoryError("out of memory")
-        return forward(self, input_ids=input_ids, **given)
+        return forward(self, input_ids=input_ids, **named)
 
     monkeypatch.setattr(type(model), "forward", small)
     room = 5
-    torch.testing.assert_close(loss.losses(prompts).values, wanted)
+    torch.testing.assert_close(loss.losses(prompts).values, expected_losses)
     assert max(sizes) == 16
     first, sizes[:] = list(sizes), []
     for _ in range(4):
-        torch.testing.assert_close(loss.losses(prompts).values, wanted)
+        torch.testing.assert_close(loss.losses(prompts).values, expected_losses)
     assert max(sizes[-4:]) <= room < max(first)
     room = 0
     with pytest.raises(StageFailed, match="out of memory for a single prompt"):

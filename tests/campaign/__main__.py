@@ -104,21 +104,21 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, help="Requests to the server, likewise.")
     parser.add_argument("--keep", type=Path, default=Path("campaign-faults"), help="Folder for failing inputs.")
     parser.add_argument("--write", action="store_true", help=f"Write the table into {PAGE.relative_to(ROOT)}.")
-    given = parser.parse_args()
-    for part in given.parts:
+    arguments = parser.parse_args()
+    for part in arguments.parts:
         if part not in PARTS:
             parser.error(f"no part is called {part!r}; there are {', '.join(PARTS)}")
-    return given
+    return arguments
 
 
-def _scope(given: argparse.Namespace) -> Scope:
-    scope = SHORT if given.short else FULL
-    named = tuple(c.name for c in commands.COMMANDS if given.only and given.only in c.name)
+def _scope(arguments: argparse.Namespace) -> Scope:
+    scope = SHORT if arguments.short else FULL
+    named = tuple(c.name for c in commands.COMMANDS if arguments.only and arguments.only in c.name)
     return Scope(
         scope.kills,
         scope.others,
-        given.inputs or scope.inputs,
-        given.requests or scope.requests,
+        arguments.inputs or scope.inputs,
+        arguments.requests or scope.requests,
         scope.outages,
         named or scope.commands,
     )
@@ -129,39 +129,41 @@ def main() -> int:
     # `nohup` and a shell's background let it ignore these, and its commands would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    given = _arguments()
-    scope, started = _scope(given), time.monotonic()
-    end = started + given.minutes * 60
+    arguments = _arguments()
+    scope, started = _scope(arguments), time.monotonic()
+    end = started + arguments.minutes * 60
     folder = Path(tempfile.mkdtemp(prefix="campaign-"))
-    print(f"seed {given.seed}, {os.cpu_count()} cores, {given.minutes:g} minutes at most, in {folder}", flush=True)
+    print(
+        f"seed {arguments.seed}, {os.cpu_count()} cores, {arguments.minutes:g} minutes at most, in {folder}", flush=True
+    )
     tallies: list[Tally] = []
     pool = Pool(folder)
     try:
-        for name in given.parts or PARTS:
+        for name in arguments.parts or PARTS:
             part, share = PARTS[name]
             begun = time.monotonic()
-            tally = Tally(name, given.keep)
+            tally = Tally(name, arguments.keep)
             tallies.append(tally)
-            note = part(folder / name, pool, tally, begun + (end - begun) * share, given.seed, scope)
+            note = part(folder / name, pool, tally, begun + (end - begun) * share, arguments.seed, scope)
             tally.notes.append(f"{note}; {time.monotonic() - begun:.0f} s")
             print(f"{name}: {tally.counts.tried} tried: {tally.notes[-1]}", flush=True)
     finally:
         pool.close()
         shutil.rmtree(folder, ignore_errors=True)
-    shown = table(tallies)
-    print(f"\n{shown}")
+    summary = table(tallies)
+    print(f"\n{summary}")
     for tally in tallies:
         if tally.not_done:
             print(f"{tally.part}: {tally.not_done} more were planned; the time was up")
-    if given.write:
-        _write(shown, tallies, given.seed, time.monotonic() - started)
+    if arguments.write:
+        _write(summary, tallies, arguments.seed, time.monotonic() - started)
     faults = sum(tally.counts.faults() for tally in tallies)
     if faults:
-        print(f"{faults} faults; failing inputs are in {given.keep}")
+        print(f"{faults} faults; failing inputs are in {arguments.keep}")
     return 1 if faults else 0
 
 
-def _write(shown: str, tallies: list[Tally], seed: int, seconds: float) -> None:
+def _write(summary: str, tallies: list[Tally], seed: int, seconds: float) -> None:
     """The table and what each part did, between the marks of the page."""
     lines = [
         f"- {t.part}: {'; '.join(t.notes)}{f'; {t.not_done} planned and not done' if t.not_done else ''}"
@@ -171,8 +173,8 @@ def _write(shown: str, tallies: list[Tally], seed: int, seconds: float) -> None:
     text = PAGE.read_text(encoding="utf-8")
     head, _, rest = text.partition(BEGIN)
     tail = rest.partition(END)[2]
-    made = f"{head}{BEGIN}\n{about}\n\n{shown}\n\n" + "\n".join(lines) + f"\n{END}{tail}"
-    PAGE.write_text(made, encoding="utf-8")
+    page = f"{head}{BEGIN}\n{about}\n\n{summary}\n\n" + "\n".join(lines) + f"\n{END}{tail}"
+    PAGE.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

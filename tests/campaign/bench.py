@@ -173,6 +173,6 @@ def _parquet(home: Path) -> None:
 
 def new_folder(folder: Path, name: str) -> Path:
     """A new folder."""
-    made = folder / name
-    os.makedirs(made)
-    return made
+    path = folder / name
+    os.makedirs(path)
+    return path

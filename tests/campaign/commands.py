@@ -22,8 +22,8 @@ class Place:
 
     def run(self, pattern: str) -> Path:
         """The one run of an earlier command, such as `eval/xstest/tiny--model--*`."""
-        (found,) = (path for path in self.whole.glob(pattern) if ".by-" not in path.name)
-        return found
+        (directory,) = (path for path in self.whole.glob(pattern) if ".by-" not in path.name)
+        return directory
 
 
 @dataclass(frozen=True)

@@ -67,18 +67,18 @@ def odd_value(draw: random.Random) -> Any:
     )
 
 
-def document(made: Any, draw: random.Random) -> Any:
+def document(value: Any, draw: random.Random) -> Any:
     """A document of JSON with one to three of its parts removed, renamed, doubled or replaced."""
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
-        made = _changed(made, draw)
-    return made
+        value = _changed(value, draw)
+    return value
 
 
-def _changed(made: Any, draw: random.Random) -> Any:
-    if isinstance(made, dict) and made and draw.random() < 0.9:
-        key = draw.choice(list(made))
+def _changed(value: Any, draw: random.Random) -> Any:
+    if isinstance(value, dict) and value and draw.random() < 0.9:
+        key = draw.choice(list(value))
         act = draw.randrange(5)
-        rest = dict(made)
+        rest = dict(value)
         if act == 0:
             del rest[key]
         elif act == 1:
@@ -90,57 +90,57 @@ def _changed(made: Any, draw: random.Random) -> Any:
         else:
             rest[key] = _changed(rest[key], draw)
         return rest
-    if isinstance(made, list) and made and draw.random() < 0.9:
-        place, act = draw.randrange(len(made)), draw.randrange(4)
+    if isinstance(value, list) and value and draw.random() < 0.9:
+        place, act = draw.randrange(len(value)), draw.randrange(4)
         if act == 0:
-            return made[:place] + made[place + 1 :]
+            return value[:place] + value[place + 1 :]
         if act == 1:
-            return [*made, made[place]]
-        return [*made[:place], odd_value(draw) if act == 2 else _changed(made[place], draw), *made[place + 1 :]]
+            return [*value, value[place]]
+        return [*value[:place], odd_value(draw) if act == 2 else _changed(value[place], draw), *value[place + 1 :]]
     return odd_value(draw)
 
 
-def content(made: bytes, draw: random.Random) -> bytes:
+def content(raw: bytes, draw: random.Random) -> bytes:
     """A file's bytes, cut, doubled, overwritten, or in another encoding."""
     act = draw.randrange(12)
-    place = draw.randrange(len(made) + 1)
+    place = draw.randrange(len(raw) + 1)
     if act == 0:
-        return made[:place]
+        return raw[:place]
     if act == 1:
-        return made[:place] + bytes(draw.randrange(256) for _ in range(draw.randrange(1, 9))) + made[place:]
+        return raw[:place] + bytes(draw.randrange(256) for _ in range(draw.randrange(1, 9))) + raw[place:]
     if act == 2:
-        changed = bytearray(made)
+        changed = bytearray(raw)
         for _ in range(draw.randrange(1, 6)):
             if changed:
                 changed[draw.randrange(len(changed))] = draw.randrange(256)
         return bytes(changed)
     if act == 3:
-        return b"\xef\xbb\xbf" + made
+        return b"\xef\xbb\xbf" + raw
     if act == 4:
-        return made.decode("utf-8", "replace").encode(draw.choice(("utf-16", "utf-32", "latin-1")), "replace")
+        return raw.decode("utf-8", "replace").encode(draw.choice(("utf-16", "utf-32", "latin-1")), "replace")
     if act == 5:
-        return made.replace(b"\n", draw.choice((b"\r\n", b"\r", b"\n\n", b"", b"\x00")))
+        return raw.replace(b"\n", draw.choice((b"\r\n", b"\r", b"\n\n", b"", b"\x00")))
     if act == 6:
-        return made[:place] + made[place:][: draw.randrange(1, 200)] * draw.randrange(2, 5) + made[place:]
+        return raw[:place] + raw[place:][: draw.randrange(1, 200)] * draw.randrange(2, 5) + raw[place:]
     if act == 7:
-        return made[:place] + b"\x00" * draw.choice((1, 16, 4096)) + made[place + 16 :]
+        return raw[:place] + b"\x00" * draw.choice((1, 16, 4096)) + raw[place + 16 :]
     if act == 8:
-        return b"[" * DEEP if draw.random() < 0.5 else made[:place] + b"9" * 5000 + made[place:]
+        return b"[" * DEEP if draw.random() < 0.5 else raw[:place] + b"9" * 5000 + raw[place:]
     if act == 9:
         return draw.choice(
             (b"", b"\n", b"\x00", b"null", b"[]", b"{}", b"\xff\xfe", b"---\n...", b"!!python/none x", b"-")
         )
     if act == 10:
-        packed = gzip.compress(made)
+        packed = gzip.compress(raw)
         return packed[: draw.randrange(len(packed))] if draw.random() < 0.5 else packed
-    lines = made.split(b"\n")
+    lines = raw.split(b"\n")
     draw.shuffle(lines)
     return b"\n".join(lines)
 
 
-def rows(made: list[Any], draw: random.Random) -> bytes:
+def rows(values: list[Any], draw: random.Random) -> bytes:
     """Rows as JSONL, one or more of which are damaged."""
-    out = list(made)
+    out = list(values)
     for _ in range(draw.choice((1, 1, 2))):
         place = draw.randrange(len(out))
         out[place] = document(out[place], draw)
@@ -156,16 +156,16 @@ def rows(made: list[Any], draw: random.Random) -> bytes:
     return content(text, draw) if act == 4 else text
 
 
-def _dumped(made: Any) -> str:
+def _dumped(value: Any) -> str:
     """JSON, of integers too long for Python's own limit as well."""
-    if isinstance(made, int) and not isinstance(made, bool) and abs(made) > 10**300:
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**300:
         return "1" + "0" * 5000
-    return json.dumps(made, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False)
 
 
-def as_json(made: Any, draw: random.Random) -> bytes:
+def as_json(value: Any, draw: random.Random) -> bytes:
     """A damaged document as JSON; every fifth is damaged as a file as well."""
-    text = _dumped(document(made, draw)).encode("utf-8", "surrogatepass")
+    text = _dumped(document(value, draw)).encode("utf-8", "surrogatepass")
     return content(text, draw) if draw.random() < 0.2 else text
 
 
@@ -190,8 +190,8 @@ def as_yaml(text: str, draw: random.Random) -> bytes:
         draw.choice(acts)()
         if not lines:
             return b""
-    made = "\n".join(lines).encode("utf-8", "surrogatepass")
-    return content(made, draw) if draw.random() < 0.25 else made
+    raw = "\n".join(lines).encode("utf-8", "surrogatepass")
+    return content(raw, draw) if draw.random() < 0.25 else raw
 
 
 def _yaml_value(draw: random.Random) -> str:

@@ -46,10 +46,10 @@ class _Hook:
         self._is_busy = False
         self._log = os.open(fault.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if fault.log else -1
 
-    def __call__(self, event: str, given: tuple[Any, ...]) -> None:
+    def __call__(self, event: str, args: tuple[Any, ...]) -> None:
         if self._is_busy:
             return
-        path = _written(event, given)
+        path = _written(event, args)
         if path is None or not path.startswith(self._fault.folder):
             return
         self._is_busy = True
@@ -77,16 +77,16 @@ class _Hook:
             raise MemoryError
 
 
-def _written(event: str, given: tuple[Any, ...]) -> str | None:
+def _written(event: str, args: tuple[Any, ...]) -> str | None:
     """The file or folder that an event changes; None where it changes none."""
     if event == "open":
-        path, mode, flags = given[:3]
+        path, mode, flags = args[:3]
         writes = flags & WRITES if isinstance(flags, int) else any(letter in (mode or "") for letter in "wax+")
         return _text(path) if writes else None
     if event == "os.rename":
-        return _text(given[1])
+        return _text(args[1])
     if event in ("os.remove", "os.mkdir", "os.rmdir"):
-        return _text(given[0])
+        return _text(args[0])
     return None
 
 

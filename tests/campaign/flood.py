@@ -33,13 +33,13 @@ PATIENCE = 120.0
 """Seconds after which a reply counts as lost."""
 START = 600.0
 """Seconds that the server has to start, on a busy machine."""
-HELD = 64
+SILENT = 64
 """Connections that say nothing, held while others ask."""
 SLOW = 8
 """Callers that send a byte at a time."""
 GROWTH = 300 * 2**20
 """Bytes that the server may grow by; its first requests are not counted."""
-SAID = 2**20
+STDERR = 2**20
 """Bytes that it may write to stderr."""
 ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)")
 GOOD = {"prompt": "How is bread baked?"}
@@ -144,7 +144,7 @@ def run(folder: Path, tally: Tally, deadline: float, seed: int, requests: int) -
 def _served(folder: Path, tally: Tally, deadline: float) -> Iterator[Flood]:
     """`guard serve` as it is typed, until SIGTERM; it ends with 0 and has printed no traceback."""
     scratch = new_folder(folder, f"server-{time.monotonic_ns()}")
-    bench, said = folder / "bench", scratch / "stderr"
+    bench, stderr = folder / "bench", scratch / "stderr"
     words = strings(
         "guard",
         "serve",
@@ -159,7 +159,7 @@ def _served(folder: Path, tally: Tally, deadline: float) -> Iterator[Flood]:
         "--max-body-bytes",
         65536,
     )
-    with said.open("wb") as err:
+    with stderr.open("wb") as err:
         process = subprocess.Popen(
             [sys.executable, "-m", "safereason", *words],
             env=environment_of(scratch),
@@ -169,7 +169,7 @@ def _served(folder: Path, tally: Tally, deadline: float) -> Iterator[Flood]:
             cwd=scratch,
         )
     try:
-        yield Flood(_port(process, said), process, tally, deadline)
+        yield Flood(_port(process, stderr), process, tally, deadline)
         process.send_signal(signal.SIGTERM)
         try:
             code = process.wait(PATIENCE)
@@ -177,11 +177,11 @@ def _served(folder: Path, tally: Tally, deadline: float) -> Iterator[Flood]:
             tally.fault("wrong_codes", "the server does not end by SIGTERM", {})
             return
         if code != 0:
-            tally.fault("wrong_codes", f"the server ends with {code}", {"stderr": said.read_text()[-3000:]})
-        text = said.read_text(errors="replace")
+            tally.fault("wrong_codes", f"the server ends with {code}", {"stderr": stderr.read_text()[-3000:]})
+        text = stderr.read_text(errors="replace")
         if "Traceback" in text or "unexpected" in text:
             tally.fault("tracebacks", "the server prints a traceback", {"stderr": text[-6000:]})
-        if len(text) > SAID:
+        if len(text) > STDERR:
             tally.fault("wrong_codes", "the server floods stderr", {"bytes": len(text), "stderr": text[:2000]})
     finally:
         if process.poll() is None:
@@ -189,14 +189,14 @@ def _served(folder: Path, tally: Tally, deadline: float) -> Iterator[Flood]:
             process.wait()
 
 
-def _port(process: "subprocess.Popen[bytes]", said: Path) -> int:
+def _port(process: "subprocess.Popen[bytes]", stderr: Path) -> int:
     for _ in range(int(START * 20)):
-        if found := ADDRESS.search(said.read_text(errors="replace")):
-            return int(found[1])
+        if match := ADDRESS.search(stderr.read_text(errors="replace")):
+            return int(match[1])
         if process.poll() is not None:
             break
         time.sleep(0.05)
-    raise RuntimeError(f"the server did not start: {said.read_text()[-2000:]}")
+    raise RuntimeError(f"the server did not start: {stderr.read_text()[-2000:]}")
 
 
 def _verdict(flood: Flood) -> Any:
@@ -257,14 +257,14 @@ def _send(flood: Flood, kind: str, method: str, path: str, body: bytes | None, h
 def _body(flood: Flood, draw: random.Random) -> None:
     """A body of the schema with a part of it damaged; such a one may be a good one still."""
     path, good = draw.choice(BODIES)
-    made = damage.as_json(good, draw)
-    _send(flood, "a damaged body", "POST", path, made, {"Content-Type": "application/json"})
+    body = damage.as_json(good, draw)
+    _send(flood, "a damaged body", "POST", path, body, {"Content-Type": "application/json"})
 
 
 def _refused(flood: Flood, draw: random.Random) -> None:
     """A body that is refused, so that no guard is asked."""
     path, good = draw.choice(BODIES)
-    made = draw.choice(
+    body = draw.choice(
         (
             damage.content(json.dumps(good).encode(), draw) + b"}",
             b"[" * damage.DEEP,
@@ -280,7 +280,7 @@ def _refused(flood: Flood, draw: random.Random) -> None:
             json.dumps({"input": [[1, 2], {"a": 1}]}).encode(),
         )
     )
-    _send(flood, "a body that is refused", "POST", path, made, {"Content-Type": "application/json"})
+    _send(flood, "a body that is refused", "POST", path, body, {"Content-Type": "application/json"})
 
 
 def _headers(flood: Flood, draw: random.Random) -> None:
@@ -313,23 +313,23 @@ def _paths(flood: Flood, draw: random.Random) -> None:
 
 def _garbage(flood: Flood, draw: random.Random) -> None:
     """Bytes that are no HTTP: refused or hung up on, and nobody else notices."""
-    made = draw.choice(GARBAGE)
+    raw = draw.choice(GARBAGE)
     if draw.random() < 0.5:
-        made = damage.content(made, draw)
+        raw = damage.content(raw, draw)
     status = 0
     try:
         with socket.create_connection(("127.0.0.1", flood.port), timeout=PATIENCE) as connection:
-            connection.sendall(made)
+            connection.sendall(raw)
             if draw.random() < 0.7:
                 connection.shutdown(socket.SHUT_WR)
-                if found := re.match(rb"HTTP/1\.[01] (\d+)", connection.recv(4096)):
-                    status = int(found[1])
+                if match := re.match(rb"HTTP/1\.[01] (\d+)", connection.recv(4096)):
+                    status = int(match[1])
     except ConnectionRefusedError:
-        flood.count(None, "bytes that are no HTTP", {"sent": repr(made)[:2000]})
+        flood.count(None, "bytes that are no HTTP", {"sent": repr(raw)[:2000]})
         return
     except OSError:  # hung up on
         pass
-    flood.count(status, "bytes that are no HTTP", {"sent": repr(made)[:2000]})
+    flood.count(status, "bytes that are no HTTP", {"sent": repr(raw)[:2000]})
 
 
 KINDS: tuple[Callable[[Flood, random.Random], None], ...] = (_body, _refused, _headers, _paths, _garbage)
@@ -340,7 +340,7 @@ WEIGHTS = (3, 40, 20, 17, 20)
 def _held(flood: Flood) -> Iterator[None]:
     """Connections that send nothing or half a header, while others are answered."""
     with contextlib.ExitStack() as stack:
-        for number in range(HELD):
+        for number in range(SILENT):
             with contextlib.suppress(OSError):
                 connection = stack.enter_context(socket.create_connection(("127.0.0.1", flood.port), timeout=PATIENCE))
                 if number % 2:
@@ -364,11 +364,11 @@ def _slow(flood: Flood, seed: int) -> Iterator[None]:
                 for piece in pieces:
                     connection.sendall(piece)
                     time.sleep(0.2)
-                found = re.match(rb"HTTP/1\.1 (\d+)", connection.recv(4096))
+                match = re.match(rb"HTTP/1\.1 (\d+)", connection.recv(4096))
         except OSError as error:
             flood.count(None, "a slow request", {"error": repr(error)})
             return
-        flood.count(int(found[1]) if found else None, "a slow request", {})
+        flood.count(int(match[1]) if match else None, "a slow request", {})
 
     with ThreadPoolExecutor(SLOW) as pool:
         futures = [pool.submit(call, seed + number) for number in range(SLOW)]

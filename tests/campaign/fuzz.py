@@ -89,14 +89,14 @@ def _batch(batch: tuple[Surface, int, int], folder: Path, pool: Pool, tally: Tal
     done = pool.run(Job(argv, str(scratch), function="campaign.fuzz:read_all", timeout=900.0))
     tally.tried(count)
     about = {"surface": surface.name, "seed": seed, "code": done.code, "err": done.err[-3000:]}
-    found: list[dict[str, Any]] = []
+    faults: list[dict[str, Any]] = []
     if done.code != 0:
         at = (scratch / "at").read_text() if (scratch / "at").exists() else ""
         kind = f"{surface.name}: the process ends with {done.code}"
-        found.append({"column": "wrong_codes", "kind": kind, "about": {**about, "at": at}, "files": []})
+        faults.append({"column": "wrong_codes", "kind": kind, "about": {**about, "at": at}, "files": []})
     else:
-        found = json.loads(done.out.splitlines()[-1])
-    for fault in found:
+        faults = json.loads(done.out.splitlines()[-1])
+    for fault in faults:
         tally.fault(fault["column"], fault["kind"], fault["about"], map(Path, fault["files"]))
     shutil.rmtree(scratch, ignore_errors=True)
 
@@ -106,22 +106,22 @@ def read_all(name: str, seed: str, count: str, bench: str, folder: str) -> list[
     (surface,) = (surface for surface in SURFACES if surface.name == name)
     signal.signal(signal.SIGVTALRM, _stop)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    found: list[dict[str, Any]] = []
+    faults: list[dict[str, Any]] = []
     kinds: dict[str, int] = {}
     for number in range(int(count)):
         place = Path(folder) / str(number)
         place.mkdir()
-        made = surface.make(random.Random(f"{name}/{seed}/{number}"), place, Path(bench))
-        Path(folder, "at").write_text(f"{number}: {joined(made.argv)}", errors="backslashreplace")
+        case = surface.make(random.Random(f"{name}/{seed}/{number}"), place, Path(bench))
+        Path(folder, "at").write_text(f"{number}: {joined(case.argv)}", errors="backslashreplace")
         is_kept = False
-        for column, kind, said in _faults(surface, made, place):
+        for column, kind, output in _faults(surface, case, place):
             kinds[kind] = kinds.get(kind, 0) + 1
             is_kept = is_kept or kinds[kind] <= MOST_KEPT
-            about = {"typed": joined(made.argv), "seed": f"{name}/{seed}/{number}", "said": said[-4000:]}
-            found.append({"column": column, "kind": kind, "about": about, "files": [str(f) for f in made.files]})
+            about = {"typed": joined(case.argv), "seed": f"{name}/{seed}/{number}", "output": output[-4000:]}
+            faults.append({"column": column, "kind": kind, "about": about, "files": [str(f) for f in case.files]})
         if not is_kept:
             shutil.rmtree(place, ignore_errors=True)
-    return found
+    return faults
 
 
 def _stop(number: int, frame: Any) -> None:
@@ -162,25 +162,25 @@ def call(argv: tuple[str, ...]) -> Answer:
     return Answer(code, *texts, raised)
 
 
-def _faults(surface: Surface, made: Input, place: Path) -> Iterator[tuple[str, str, str]]:
+def _faults(surface: Surface, case: Input, place: Path) -> Iterator[tuple[str, str, str]]:
     before = set(place.rglob("*"))
-    answer = call(made.argv)
-    what = " ".join(made.argv[:2])
-    said = answer.err + answer.raised
+    answer = call(case.argv)
+    what = " ".join(case.argv[:2])
+    output = answer.err + answer.raised
     if answer.raised == "Stuck":
-        yield "wrong_codes", f"{surface.name}: {what}: over {SECONDS_AN_INPUT} s of CPU", said
+        yield "wrong_codes", f"{surface.name}: {what}: over {SECONDS_AN_INPUT} s of CPU", output
     elif answer.raised:
-        yield "tracebacks", f"{surface.name}: {what}: raises {answer.raised.split(':')[0]}", said
+        yield "tracebacks", f"{surface.name}: {what}: raises {answer.raised.split(':')[0]}", output
     elif answer.code not in CODES:
-        yield "wrong_codes", f"{surface.name}: {what}: code {answer.code}", said
+        yield "wrong_codes", f"{surface.name}: {what}: code {answer.code}", output
     if "Traceback (most recent call last)" in answer.err + answer.out:
-        yield "tracebacks", f"{surface.name}: {what}: prints a traceback", said
+        yield "tracebacks", f"{surface.name}: {what}: prints a traceback", output
     if unexpected := re.search(r"error: unexpected (\w+)", answer.err):
-        yield "tracebacks", f"{surface.name}: {what}: unexpected {unexpected[1]}", said
+        yield "tracebacks", f"{surface.name}: {what}: unexpected {unexpected[1]}", output
     if answer.code not in (0, 3, None) and not answer.err.strip():
-        yield "wrong_codes", f"{surface.name}: {what}: code {answer.code} without a word", said
-    if answer.code == 2 and made.out is not None and made.out.exists():
-        yield "partial_files", f"{surface.name}: {what}: refused, and wrote", said
+        yield "wrong_codes", f"{surface.name}: {what}: code {answer.code} without a word", output
+    if answer.code == 2 and case.out is not None and case.out.exists():
+        yield "partial_files", f"{surface.name}: {what}: refused, and wrote", output
     left = {path for path in place.rglob("*") if path.name.endswith(".part")} - before
     if left:
-        yield "partial_files", f"{surface.name}: {what}: leaves {sorted(left)[0].name}", said
+        yield "partial_files", f"{surface.name}: {what}: leaves {sorted(left)[0].name}", output

@@ -163,17 +163,17 @@ class Kills:
     def _carry_out(self, trial: Trial, folder: Path) -> None:
         command, whole = trial.command, self.wholes[trial.command.name]
         root = new_folder(folder, "root")
-        place, given = self.beside_taken(command, root)
+        place, inputs = self.beside_taken(command, root)
         draw = random.Random(trial.seed)
         argv, again = command.argv(place), command.again
         environment = {"SAFEREASON_CACHE": str(folder / "cache")}
-        watched = str(root) if not command.is_cold else str(folder)
+        watched_folder = str(root) if not command.is_cold else str(folder)
         steps: list[dict[str, Any]] = []
         about: dict[str, Any] = {"command": command.name, "typed": joined(argv), "steps": steps, "seed": trial.seed}
 
         for time_number in range(trial.times):
             words = argv if time_number == 0 else (*argv, *again)
-            fault, after = self._moment(trial, whole, watched, draw, time_number)
+            fault, after = self._moment(trial, whole, watched_folder, draw, time_number)
             job = Job(words, str(folder), fault, after, environment=environment)
             done = cold(job, folder) if trial.is_cold else self.pool.run(job)
             steps.append({"fault": str(fault), "after": after, "code": done.code, "err": done.err[-3000:]})
@@ -183,29 +183,29 @@ class Kills:
         done = cold(job, folder) if trial.is_cold else self.pool.run(job)
         steps.append({"code": done.code, "err": done.err[-3000:]})
         with self._lock:
-            self._check_result(command, done, place, whole, about, given)
+            self._check_result(command, done, place, whole, about, inputs)
 
     def beside_taken(self, command: Command, root: Path) -> tuple[Place, set[str]]:
         """A place for the command in `root`, with copies of the earlier runs that it looks for, and their files."""
         for pattern in command.takes:
-            found = self.place.run(pattern)
-            shutil.copytree(found, root / found.relative_to(self.place.whole))
+            directory = self.place.run(pattern)
+            shutil.copytree(directory, root / directory.relative_to(self.place.whole))
         return Place(self.place.home, self.place.whole, root), records.files_under(root)
 
     def _moment(
-        self, trial: Trial, whole: Whole, watched: str, draw: random.Random, time_number: int
+        self, trial: Trial, whole: Whole, watched_folder: str, draw: random.Random, time_number: int
     ) -> tuple[Fault | None, float | None]:
         """When the fault comes: at one of the writes, or at any moment."""
         count = len(whole.writes)
         if trial.kind == "size":
-            return Fault("size", watched, draw.randrange(1, max(2, whole.largest))), None
+            return Fault("size", watched_folder, draw.randrange(1, max(2, whole.largest))), None
         if trial.kind != "kill":
-            return Fault(trial.kind, watched, draw.randrange(count)), None
+            return Fault(trial.kind, watched_folder, draw.randrange(count)), None
         renames = [i for i, line in enumerate(whole.writes) if line.startswith("os.rename")]
         if trial.is_last and renames and time_number == 0:
-            return Fault("kill", watched, renames[-1] + draw.randrange(2)), None
+            return Fault("kill", watched_folder, renames[-1] + draw.randrange(2)), None
         if count and not trial.is_cold and (trial.number + time_number) % 2 == 0:
-            return Fault("kill", watched, draw.randrange(count)), None
+            return Fault("kill", watched_folder, draw.randrange(count)), None
         start = 12.0 if trial.is_cold and not trial.command.is_cold else 0.0
         return None, draw.uniform(0.0, LATE) * (whole.seconds + start)
 
@@ -230,7 +230,7 @@ class Kills:
                     self.tally.fault("wrong_codes", kind, {**about, "manifest": str(manifest)})
 
     def _check_result(
-        self, command: Command, done: Done, place: Place, whole: Whole, about: dict[str, Any], given: set[str]
+        self, command: Command, done: Done, place: Place, whole: Whole, about: dict[str, Any], inputs: set[str]
     ) -> None:
         if done.code != 0:
             self.tally.fault("wrong_codes", f"{command.name}: goes on with {done.code}: {_last(done.err)}", about)
@@ -238,7 +238,7 @@ class Kills:
         self._check_said(f"{command.name}: going on", done, about)
         if command.is_printed and done.out != whole.done.out:
             self.tally.fault("different", f"{command.name}: prints something else", about)
-        records.compare(self.tally, place.root, whole.root, whole.names | given, about)
+        records.compare(self.tally, place.root, whole.root, whole.names | inputs, about)
 
     def _check_said(self, what: str, done: Done, about: dict[str, Any]) -> None:
         for sign in ("Traceback (most recent call last)", "error: unexpected"):

@@ -41,7 +41,7 @@ class Flaky:
     """Requests still answered before it fails."""
     answered: Counter[str] = field(default_factory=Counter)
     """Requests by what they ask."""
-    asked: int = 0
+    requests: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     port: int = 0
 
@@ -51,7 +51,7 @@ class Flaky:
         body = json.loads(handler.rfile.read(length) or b"{}")
         what = json.dumps([body.get("messages"), body.get("input"), body.get("seed")], sort_keys=True)
         with self.lock:
-            self.asked += 1
+            self.requests += 1
             is_well = self.fails is None or self.left > 0
             if is_well:
                 self.left -= 1
@@ -74,8 +74,8 @@ def _answer(body: dict[str, Any], what: str) -> dict[str, Any]:
             "category_scores": {"harassment": drawn / 255},
         }
         return {"id": "m", "model": "m", "results": [result] * len(texts)}
-    said = f"<think>\nhm\n</think>\n\nverdict: {'gives' if drawn > 127 else 'declines'} \\boxed{{safe}} {drawn}"
-    choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+    text = f"<think>\nhm\n</think>\n\nverdict: {'gives' if drawn > 127 else 'declines'} \\boxed{{safe}} {drawn}"
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
     return {
         "id": "c",
@@ -168,7 +168,7 @@ def served(server: Flaky) -> Iterator[str]:
         def do_POST(self) -> None:
             server.answer(self)
 
-        def log_message(self, format: str, *given: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             """Nothing."""
 
     with _Listening(("127.0.0.1", 0), Handler) as listening:
@@ -280,7 +280,7 @@ def run(folder: Path, pool: Pool, tally: Tally, deadline: float, most: int) -> N
     (bench / "rubric.yaml").write_text(RUBRIC)
     (bench / "few.jsonl").write_text("".join((bench / "asked.jsonl").read_text().splitlines(keepends=True)[:14]))
     _make_answers(folder, pool)
-    wanted = {asker.name: _uninterrupted(asker, folder, pool, tally) for asker in ASKERS}
+    expected = {asker.name: _uninterrupted(asker, folder, pool, tally) for asker in ASKERS}
     # Along the diagonal, so that a few trials have each outage and each command.
     pairs = [
         (ASKERS[(i + shift) % len(ASKERS)], outage) for shift in range(len(ASKERS)) for i, outage in enumerate(OUTAGES)
@@ -290,7 +290,7 @@ def run(folder: Path, pool: Pool, tally: Tally, deadline: float, most: int) -> N
         if time.monotonic() > deadline:
             tally.put_off()
         else:
-            _try(*pair, folder, pool, tally, wanted[pair[0].name])
+            _try(*pair, folder, pool, tally, expected[pair[0].name])
 
     pool.each(carry_out, pairs[:most])
 
@@ -338,7 +338,7 @@ def _uninterrupted(asker: Asker, folder: Path, pool: Pool, tally: Tally) -> Path
     return place.root
 
 
-def _try(asker: Asker, outage: str, folder: Path, pool: Pool, tally: Tally, wanted: Path) -> None:
+def _try(asker: Asker, outage: str, folder: Path, pool: Pool, tally: Tally, expected: Path) -> None:
     tally.tried()
     scratch = new_folder(folder, f"outage-{time.monotonic_ns()}")
     place = Place(folder / "bench", folder / "answers", new_folder(scratch, "root"))
@@ -359,7 +359,7 @@ def _try(asker: Asker, outage: str, folder: Path, pool: Pool, tally: Tally, want
     twice = sum(number - 1 for number in server.answered.values() if number > 1)
     if twice:
         tally.fault("doubled", f"{name}: what was answered is asked again", {**about, "twice": twice}, number=twice)
-    _compare(name, place.root, wanted, tally, about)
+    _compare(name, place.root, expected, tally, about)
 
 
 def _check_failed(name: str, done: Done, tally: Tally, about: dict[str, Any]) -> None:
@@ -374,12 +374,12 @@ def _check_failed(name: str, done: Done, tally: Tally, about: dict[str, Any]) ->
         tally.fault("tracebacks", f"{name}: prints a traceback", about)
 
 
-def _compare(name: str, found: Path, wanted: Path, tally: Tally, about: dict[str, Any]) -> None:
+def _compare(name: str, result: Path, expected: Path, tally: Tally, about: dict[str, Any]) -> None:
     """The records beside those of a server that never failed; a run's name and identity hold no address."""
-    logs = [{path.name: path for path in folder.rglob("*.jsonl")} for folder in (found, wanted)]
+    logs = [{path.name: path for path in folder.rglob("*.jsonl")} for folder in (result, expected)]
     for file in sorted(logs[1]):
         if file not in logs[0]:
             tally.fault("lost", f"{name}: {file} is missing", about)
             continue
-        for column, number, what in records.differences(logs[0][file], logs[1][file], found, wanted):
+        for column, number, what in records.differences(logs[0][file], logs[1][file], result, expected):
             tally.fault(column, f"{name}: {file}: {column}", {**about, "what": what}, [logs[0][file]], number)

@@ -68,18 +68,18 @@ def _read(path: Path) -> None:
         raise ValueError("cut")
 
 
-def compare(tally: Tally, found: Path, wanted: Path, names: set[str], about: dict[str, object]) -> None:
-    """Counts what is lost, doubled or different in `found`, file by file of `names`, and left-overs."""
+def compare(tally: Tally, result: Path, expected: Path, names: set[str], about: dict[str, object]) -> None:
+    """Counts what is lost, doubled or different in `result`, file by file of `names`, and left-overs."""
     for name in sorted(names):
         if not is_result(name):
             continue
-        if not (found / name).exists():
+        if not (result / name).exists():
             tally.fault("lost", f"{about['command']}: {shape(name)} is missing", {**about, "file": name})
             continue
-        for column, number, what in differences(found / name, wanted / name, found, wanted):
+        for column, number, what in differences(result / name, expected / name, result, expected):
             kind = f"{about['command']}: {shape(name)}: {column}"
-            tally.fault(column, kind, {**about, "file": name, "what": what}, [found / name], number)
-    for name in sorted(files_under(found) - names):
+            tally.fault(column, kind, {**about, "file": name, "what": what}, [result / name], number)
+    for name in sorted(files_under(result) - names):
         if is_left_over(name):
             tally.fault("partial_files", f"{about['command']}: left over: {shape(name)}", {**about, "file": name})
         elif is_result(name):
@@ -91,37 +91,41 @@ def shape(name: str) -> str:
     return re.sub(r"--[^/]*", "--*", re.sub(r"\d{2,}", "N", name))
 
 
-def differences(found: Path, wanted: Path, root: Path, whole: Path) -> Iterator[tuple[str, int, str]]:
-    if found.suffix == ".jsonl":
-        yield from _records(found, wanted)
+def differences(result: Path, expected: Path, root: Path, whole: Path) -> Iterator[tuple[str, int, str]]:
+    if result.suffix == ".jsonl":
+        yield from _records(result, expected)
         return
-    texts = [_canonical(path, base) for path, base in ((found, root), (wanted, whole))]
+    texts = [_canonical(path, base) for path, base in ((result, root), (expected, whole))]
     if texts[0] != texts[1]:
-        yield "different", 1, f"{found.name} differs"
+        yield "different", 1, f"{result.name} differs"
 
 
-def _records(found: Path, wanted: Path) -> Iterator[tuple[str, int, str]]:
-    lines, wanted_lines = _lines(found), _lines(wanted)
-    if lines == wanted_lines:
+def _records(result: Path, expected: Path) -> Iterator[tuple[str, int, str]]:
+    lines, expected_lines = _lines(result), _lines(expected)
+    if lines == expected_lines:
         return
-    there, due = Counter(lines), Counter(wanted_lines)
+    there, due = Counter(lines), Counter(expected_lines)
     more, less = there - due, due - there
     doubled = sum(number for line, number in more.items() if line in due)
     other = sum(number for line, number in more.items() if line not in due)
     lost = max(0, less.total() - other)
     for column, number in (("doubled", doubled), ("different", other), ("lost", lost)):
         if number:
-            yield column, number, f"{len(lines)} records, {len(wanted_lines)} wanted; first: {[*more, *less][0][:300]}"
-    if not more and not less and found.name not in LOOSE:
+            yield (
+                column,
+                number,
+                f"{len(lines)} records, {len(expected_lines)} wanted; first: {[*more, *less][0][:300]}",
+            )
+    if not more and not less and result.name not in LOOSE:
         yield "different", 1, "the records are in another order"
 
 
 def _lines(path: Path) -> list[str]:
-    found = []
+    lines = []
     for line in path.read_text().splitlines():
         record = json.loads(line)
-        found.append(json.dumps({key: value for key, value in record.items() if key not in TIMED}, sort_keys=True))
-    return found
+        lines.append(json.dumps({key: value for key, value in record.items() if key not in TIMED}, sort_keys=True))
+    return lines
 
 
 def _canonical(path: Path, root: Path) -> object:

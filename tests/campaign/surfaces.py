@@ -55,17 +55,17 @@ HEAVY = 0.05
 """Part of the inputs that a command of a second and more reads."""
 
 
-def _saved(folder: Path, name: str, made: bytes) -> Path:
+def _saved(folder: Path, name: str, content: bytes) -> Path:
     path = folder / name
-    path.write_bytes(made)
+    path.write_bytes(content)
     return path
 
 
 def _recipe(draw: random.Random, folder: Path, bench: Path) -> Input:
     shipped = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
     own = sorted(bench.glob("*.yaml"))
-    made = damage.as_yaml(draw.choice([*shipped, *own]).read_text(), draw)
-    file = _saved(folder, "mine.yaml", made)
+    content = damage.as_yaml(draw.choice([*shipped, *own]).read_text(), draw)
+    file = _saved(folder, "mine.yaml", content)
     words = draw.choice(
         (
             ("recipe", "validate", file),
@@ -114,13 +114,13 @@ def _table(draw: random.Random, rows: Sequence[dict[str, Any]], folder: Path, na
         path = folder / f"{name}.parquet"
         pq.write_table(pa.Table.from_pylist(list(rows)), path)
         return _saved(folder, path.name, damage.content(path.read_bytes(), draw))
-    made = damage.rows(list(rows), draw)
+    content = damage.rows(list(rows), draw)
     if act == 2:
-        packed = gzip.compress(made)
+        packed = gzip.compress(content)
         return _saved(folder, f"{name}.jsonl.gz", packed if draw.random() < 0.5 else damage.content(packed, draw))
     if act == 3:
         return _saved(folder, f"{name}.json", damage.as_json(list(rows), draw))
-    return _saved(folder, f"{name}.jsonl", made)
+    return _saved(folder, f"{name}.jsonl", content)
 
 
 def _harmful(file: Path) -> str:
@@ -158,8 +158,8 @@ def _rows(draw: random.Random, folder: Path, bench: Path) -> Input:
 def _source(draw: random.Random, folder: Path, bench: Path) -> Input:
     table = b"question,topic,verdict\nWhat is it?,a,fine\nHow so?,b,bad\n"
     rows = _saved(folder, "rows.csv", table if draw.random() < 0.7 else damage.content(table, draw))
-    made = SOURCE.encode() if draw.random() < 0.2 else damage.as_yaml(SOURCE, draw)
-    file = _saved(folder, "mine.yaml", made)
+    content = SOURCE.encode() if draw.random() < 0.2 else damage.as_yaml(SOURCE, draw)
+    file = _saved(folder, "mine.yaml", content)
     words = draw.choice((("verify", file), ("show", file), ("show", file, "--split", "test", "--json")))
     return Input(("data", *map(str, words)), (file, rows))
 
@@ -223,8 +223,8 @@ def _run_directory(draw: random.Random, folder: Path, bench: Path) -> Input:
         elif file.suffix == ".json" and act < 4:
             file.write_bytes(damage.as_json(json.loads(file.read_text()), draw))
         elif file.suffix == ".jsonl" and act < 4:
-            made = [json.loads(line) for line in file.read_text().splitlines()] or [{}]
-            file.write_bytes(damage.rows(made[:8], draw))
+            records = [json.loads(line) for line in file.read_text().splitlines()] or [{}]
+            file.write_bytes(damage.rows(records[:8], draw))
         else:
             file.write_bytes(damage.content(file.read_bytes(), draw))
     report = ("report", run, "--out", folder / "page")

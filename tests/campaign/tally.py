@@ -73,11 +73,11 @@ class Tally:
         """
         with self._lock:
             setattr(self.counts, column, getattr(self.counts, column) + number)
-            seen = self._kinds[kind] = self._kinds.get(kind, 0) + 1
-        if seen > MOST_KEPT:
+            count = self._kinds[kind] = self._kinds.get(kind, 0) + 1
+        if count > MOST_KEPT:
             return
         name = hashlib.sha256(kind.encode()).hexdigest()[:8]
-        folder = self.keep / self.part / f"{name}-{seen}"
+        folder = self.keep / self.part / f"{name}-{count}"
         folder.mkdir(parents=True, exist_ok=True)
         document = {"part": self.part, "column": column, "kind": kind, "about": about}
         (folder / "fault.json").write_text(json.dumps(document, indent=1, default=str))

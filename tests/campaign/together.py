@@ -43,17 +43,17 @@ def _both(command: Command, more: tuple[str, ...], bench: Kills, folder: Path, t
     tally.tried()
     scratch = new_folder(folder, f"both-{time.monotonic_ns()}")
     root = new_folder(scratch, "root")
-    place, given = bench.beside_taken(command, root)
+    place, inputs = bench.beside_taken(command, root)
     argv = (*command.argv(place), *more)
     about: dict[str, Any] = {"command": command.name, "typed": joined(argv)}
     ended = _at_once(pool, [argv, argv], scratch)
-    about |= {"codes": [done.code for done in ended], "said": [done.err[-1500:] for done in ended]}
+    about |= {"codes": [done.code for done in ended], "stderr": [done.err[-1500:] for done in ended]}
     _check_codes(command.name, ended, tally, about)
     if all(done.code for done in ended):
         tally.fault("lost", f"{command.name}: neither does the work", about)
     else:
         whole = bench.wholes[command.name]
-        records.compare(tally, root, whole.root, whole.names | given, about)
+        records.compare(tally, root, whole.root, whole.names | inputs, about)
     shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -94,7 +94,7 @@ def _paid_once(folder: Path, tally: Tally, pool: Pool) -> None:
     tally.tried()
     bench, scratch = folder / "bench", new_folder(folder, f"paid-{time.monotonic_ns()}")
     (bench / "rubric.yaml").write_text(RUBRIC)
-    made = strings(
+    arguments = strings(
         "eval",
         "xstest",
         "--recipe",
@@ -106,7 +106,7 @@ def _paid_once(folder: Path, tally: Tally, pool: Pool) -> None:
         "--root",
         scratch / "answers",
     )
-    done = pool.run(Job(made, str(scratch)))
+    done = pool.run(Job(arguments, str(scratch)))
     if done.code:
         raise RuntimeError(done.err)
     (answers,) = (scratch / "answers" / "eval" / "xstest").iterdir()
@@ -125,7 +125,7 @@ def _paid_once(folder: Path, tally: Tally, pool: Pool) -> None:
             for number in range(2)
         ]
         ended = _at_once(pool, words, scratch, {**PATIENCE, "OPENAI_BASE_URL": url})
-    about = {"typed": joined(words[0]), "codes": [d.code for d in ended], "said": [d.err[-1500:] for d in ended]}
+    about = {"typed": joined(words[0]), "codes": [d.code for d in ended], "stderr": [d.err[-1500:] for d in ended]}
     _check_codes("a judge's verdicts", ended, tally, about)
     twice = sum(number - 1 for number in server.answered.values() if number > 1)
     if twice:

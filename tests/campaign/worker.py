@@ -158,12 +158,12 @@ def cold(job: Job, home: Path) -> Done:
         environment["PYTHONPATH"] = os.pathsep.join((str(TESTS / "campaign" / "site"), environment["PYTHONPATH"]))
     started = time.monotonic()
     out, err = Path(job.folder) / "stdout", Path(job.folder) / "stderr"
-    with open(job.stdin, "rb") as given, out.open("wb") as to_out, err.open("wb") as to_err:
+    with open(job.stdin, "rb") as stdin, out.open("wb") as to_out, err.open("wb") as to_err:
         process = subprocess.Popen(
             [sys.executable, "-m", "safereason", *job.argv],
             cwd=job.folder,
             env=environment,
-            stdin=given,
+            stdin=stdin,
             stdout=to_out,
             stderr=to_err,
             start_new_session=True,
@@ -177,8 +177,8 @@ def _watch(pid: int, job: Job, started: float) -> tuple[int, bool, int]:
     """Waits for a child, sends it the signal when its time has come, and stops it where it does not end."""
     is_sent, ended = job.after is None, True
     while True:
-        found, status, usage = os.wait4(pid, os.WNOHANG)
-        if found:
+        ended_pid, status, usage = os.wait4(pid, os.WNOHANG)
+        if ended_pid:
             # What it started, such as Ray's workers, is in its session, and ends with it.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
@@ -207,10 +207,10 @@ def _serve() -> None:
     os.dup2(2, 1)
     warm.load()
     while line := sys.stdin.readline():
-        given = json.loads(line)
-        if given["fault"]:
-            given["fault"] = Fault(**given["fault"])
-        job = Job(**given)
+        fields = json.loads(line)
+        if fields["fault"]:
+            fields["fault"] = Fault(**fields["fault"])
+        job = Job(**fields)
         for name in ("stdout", "stderr"):  # the child may be killed before it has opened them
             (Path(job.folder) / name).write_bytes(b"")
         started = time.monotonic()

@@ -41,10 +41,10 @@ def options(command: object = ROOT) -> set[str]:
 
 
 def commands_in(text: str) -> list[list[str]]:
-    return [shlex.split(found) for found in re.findall(r"`(safereason [^`]+)`", text)]
+    return [shlex.split(command) for command in re.findall(r"`(safereason [^`]+)`", text)]
 
 
-def told() -> Iterator[tuple[str, str]]:
+def messages() -> Iterator[tuple[str, str]]:
     """Where a message is made, and its text; what is filled in stands as `X`."""
     for file in sorted(SOURCE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -68,7 +68,7 @@ def _text(node: ast.expr) -> str:
     return "X"
 
 
-MESSAGES = list(told())
+MESSAGES = list(messages())
 
 
 def test_messages_are_found():
@@ -101,8 +101,8 @@ def test_no_message_puts_a_command_together_by_itself():
 @pytest.mark.parametrize("stage", COMMANDS)
 @pytest.mark.parametrize("recipe", ["tars-1.5b", "a folder/mine.yaml"])
 def test_the_command_behind_each_stage_parses_for_any_recipe_and_root(stage, recipe):
-    told = advice(COMMANDS[stage], recipe, Options(root=Path("my runs")))
-    (words,) = commands_in(told)
+    text = advice(COMMANDS[stage], recipe, Options(root=Path("my runs")))
+    (words,) = commands_in(text)
     context = parsed(words)
     assert context.params["recipe"] == recipe
     assert context.params["root"] == Path("my runs")
@@ -139,9 +139,9 @@ def test_advice_is_about_the_recipe_and_the_root_at_hand(case, tmp_path):
     path.write_text(MINE.format(parent="tars-smoke"))
     command, expected = CASES[case]
     done = safereason(*command, "--recipe", path, "--root", root)
-    found = commands_in(done.stderr)
-    assert [" ".join(words[1 : words.index("--recipe")]) for words in found] == expected, done.stderr
-    for words in found:
+    commands = commands_in(done.stderr)
+    assert [" ".join(words[1 : words.index("--recipe")]) for words in commands] == expected, done.stderr
+    for words in commands:
         context = parsed(words)
         assert context.params["root"] == root
         assert context.params["recipe"] == ("rsafe-smoke" if case == "guard as a judge" else str(path))
@@ -155,9 +155,9 @@ def test_the_archive_of_rainbow_teaming_is_to_be_made_for_the_recipe_at_hand(com
     path.write_text(MINE.format(parent=parent))
     for recipe in (parent, str(path)):
         done = safereason(*command, "--recipe", recipe, "--root", root, SAFEREASON_DATA_HOME=str(home))
-        found = [words for words in commands_in(done.stdout + done.stderr) if "rainbow" in words]
-        assert [parsed(words).params["recipe"] for words in found] == [recipe], done.stderr
-        plan = safereason(*found[0][1:], "--dry-run")
+        commands = [words for words in commands_in(done.stdout + done.stderr) if "rainbow" in words]
+        assert [parsed(words).params["recipe"] for words in commands] == [recipe], done.stderr
+        plan = safereason(*commands[0][1:], "--dry-run")
         assert plan.returncode == 0, plan.stderr
 
 

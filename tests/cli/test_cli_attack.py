@@ -5,7 +5,7 @@ import shutil
 
 import micro
 import pytest
-from program import safereason, said_once
+from program import refusal_line, safereason
 
 from safereason.runs.records import read_records
 
@@ -16,15 +16,15 @@ def model(tmp_path_factory):
 
 
 def test_direct_writes_a_run_without_a_model(tmp_path):
-    asked = ("attack", "direct", "--prompts", "sample", "--limit", 3, "--root", tmp_path)
-    done = safereason(*asked, "--json")
+    arguments = ("attack", "direct", "--prompts", "sample", "--limit", 3, "--root", tmp_path)
+    done = safereason(*arguments, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     records = list(read_records(tmp_path / "attack" / "direct" / result["run"].split("/")[-1] / "cases.jsonl"))
     assert len(records) == 3 == result["metrics"]["behaviors"]
     assert {record["attack"] for record in records} == {"direct"}
     assert "behavior 3/3: " in done.stderr
-    again = safereason(*asked, "--json")
+    again = safereason(*arguments, "--json")
     assert (again.returncode, json.loads(again.stdout)) == (0, result)
     assert "finished before, so that its result is shown" in again.stderr
 
@@ -36,30 +36,30 @@ def test_the_list_says_what_each_attack_needs_and_its_settings():
 
 
 def test_a_dry_run_says_what_would_be_searched_for(tmp_path):
-    asked = ("--prompts", "sample", "--limit", 4, "--shard", "2/3", "--dry-run", "--root", tmp_path)
-    done = safereason("attack", "direct", *asked)
+    arguments = ("--prompts", "sample", "--limit", 4, "--shard", "2/3", "--dry-run", "--root", tmp_path)
+    done = safereason("attack", "direct", *arguments)
     assert "on 4 behaviors of sample in 1 searches, part 2 of 3" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_attacker_on_the_command_line_comes_before_the_recipes(behaviors, tmp_path):
-    asked = ("attack", "autodan", "--recipe", "tars-1.5b", "--prompts", behaviors, "--model", "org/target")
-    assert "attacker mistralai/" in safereason(*asked, "--dry-run", cwd=tmp_path).stdout
-    said = safereason(*asked, "--attacker", "org/mine", "--dry-run", cwd=tmp_path).stdout
-    assert "attacker org/mine" in said
-    assert "mistralai" not in said.split("would do:")[1]
+    arguments = ("attack", "autodan", "--recipe", "tars-1.5b", "--prompts", behaviors, "--model", "org/target")
+    assert "attacker mistralai/" in safereason(*arguments, "--dry-run", cwd=tmp_path).stdout
+    stdout = safereason(*arguments, "--attacker", "org/mine", "--dry-run", cwd=tmp_path).stdout
+    assert "attacker org/mine" in stdout
+    assert "mistralai" not in stdout.split("would do:")[1]
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "2", "a/b", "1/0"])
 def test_a_shard_that_is_none_is_refused(shard):
     done = safereason("attack", "direct", "--shard", shard)
     assert done.returncode == 2
-    assert said_once(done) == f"error: --shard {shard}: I/N is expected, with I from 1 to N, such as 2/8"
+    assert refusal_line(done) == f"error: --shard {shard}: I/N is expected, with I from 1 to N, such as 2/8"
 
 
 def test_a_judge_and_a_model_that_judges_exclude_each_other():
     done = safereason("attack", "direct", "--judge", "refusal", "--judge-model", "org/name")
-    assert (done.returncode, "exclude each other" in said_once(done)) == (2, True)
+    assert (done.returncode, "exclude each other" in refusal_line(done)) == (2, True)
 
 
 SEARCH = ("gcg.steps=1", "gcg.width=4", "gcg.top_k=4")
@@ -111,8 +111,8 @@ def test_an_evaluation_uses_the_search_that_was_made_with_the_same_settings(
     assert "behavior 1/2" not in done.stderr  # no search
     assert list((searched / "attack" / "gcg").iterdir()) == [run]
     prompts = {record["prompt"] for record in read_records(run / "cases.jsonl")}
-    asked = [r["prompt"] for r in read_records(tmp_path / "run" / "completions.jsonl") if r["attack"] == "gcg"]
-    assert set(asked) == prompts
+    attacked = [r["prompt"] for r in read_records(tmp_path / "run" / "completions.jsonl") if r["attack"] == "gcg"]
+    assert set(attacked) == prompts
 
 
 def test_an_evaluation_that_searches_anew_says_what_is_there_and_how_to_use_it(model, behaviors, searched, tmp_path):
@@ -140,5 +140,6 @@ def test_a_directory_without_test_cases_is_refused(model, behaviors, tmp_path):
     done = safereason("eval", "harmbench", "--model", model, "--prompts", behaviors, "--cases", tmp_path)
     assert done.returncode == 2
     assert (
-        said_once(done) == f"error: {tmp_path}: holds no cases.jsonl; name a run of an attack, or a file of test cases"
+        refusal_line(done)
+        == f"error: {tmp_path}: holds no cases.jsonl; name a run of an attack, or a file of test cases"
     )

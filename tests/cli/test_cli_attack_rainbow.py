@@ -11,7 +11,7 @@ from typing import Any
 import openai_server
 import pytest
 from openai_server import Server
-from program import python, safereason, said_once
+from program import python, refusal_line, safereason
 
 from safereason.runs.records import read_records
 
@@ -35,16 +35,16 @@ def speak(body: dict[str, Any]) -> dict[str, Any]:
     """A mutator that names the risk and the style it was given, and a target that refuses what is in code."""
     text = body["messages"][0]["content"]
     if body["model"] == "victim":
-        said = REFUSAL if "as code" in text else "Gladly, this is how."
+        reply = REFUSAL if "as code" in text else "Gladly, this is how."
     elif risk := re.search(r"Category: (.*) \(", text):
-        said = f"Number {body['seed']} on {risk[1]}"
+        reply = f"Number {body['seed']} on {risk[1]}"
     elif "Rate how far" in text:
-        said = f"Because. Rating: [[{10 if 'Gladly' in text else 1}]]"
+        reply = f"Because. Rating: [[{10 if 'Gladly' in text else 1}]]"
     else:
         request = re.search(r"<begin request>\n(.*)\n<end request>", text)
         style = re.search(r"Style: (.*) \(", text)
-        said = f"{request[1] if request else ''} as {style[1] if style else ''}"
-    return {"message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+        reply = f"{request[1] if request else ''} as {style[1] if style else ''}"
+    return {"message": {"role": "assistant", "content": reply}, "finish_reason": "stop"}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def server() -> Iterator[Server]:
         yield started
 
 
-def asked(server: Server, *more: object) -> list[str]:
+def rainbow_command(server: Server, *more: object) -> list[str]:
     common = (
         "--recipe",
         "tars-smoke",
@@ -75,7 +75,7 @@ def asked(server: Server, *more: object) -> list[str]:
 @pytest.fixture(scope="module")
 def whole(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     run = tmp_path_factory.mktemp("rainbow") / "run"
-    done = safereason(*asked(server, "--out", run), NO_PROXY="127.0.0.1", OPENAI_API_KEY="none")
+    done = safereason(*rainbow_command(server, "--out", run), NO_PROXY="127.0.0.1", OPENAI_API_KEY="none")
     assert done.returncode == 0, done.stderr
     return run, done
 
@@ -102,12 +102,12 @@ def test_it_is_killed_and_resumed(server, whole, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     run = tmp_path / "run"
-    command = asked(server, "--out", run)
+    command = rainbow_command(server, "--out", run)
     assert python(KILLED, *command).returncode == -signal.SIGKILL
     assert len(list(read_records(run / "iterations.jsonl"))) == 3
     refused = safereason(*command)
     assert refused.returncode == 2
-    assert "pass --resume to go on" in said_once(refused)
+    assert "pass --resume to go on" in refusal_line(refused)
     resumed = safereason(*command, "--resume", "--json")
     assert resumed.returncode == 0, resumed.stderr
     document = json.loads(resumed.stdout)
@@ -122,8 +122,8 @@ def test_what_it_wrote_is_a_pool_of_a_recipe(whole, tmp_path):
     done = safereason("data", "build", "--recipe", "tars-smoke", pool, "--root", tmp_path, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["metrics"]["by_kind"]["harmful"] == 24
-    shown = safereason("data", "show", run / "archive.jsonl", "--limit", 2)
-    assert shown.returncode == 0, shown.stderr
+    listing = safereason("data", "show", run / "archive.jsonl", "--limit", 2)
+    assert listing.returncode == 0, listing.stderr
 
 
 @pytest.mark.parametrize("option", ["--count", "--prompts"])
@@ -167,14 +167,14 @@ def test_a_dry_run_says_how_much_is_asked_and_asks_nobody(tmp_path, option):
 def test_what_cannot_be_done_is_one_line(tmp_path, arguments, problem):
     done = safereason("attack", "rainbow", "--recipe", "tars-smoke", *arguments, cwd=tmp_path)
     assert done.returncode == 2
-    assert problem in said_once(done)
+    assert problem in refusal_line(done)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_chat_model_may_rate_the_answers_as_in_the_papers_recipe(server, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    done = safereason(*asked(server, "attack.judge=rating:openai/rater", "--root", tmp_path, "--json"))
+    done = safereason(*rainbow_command(server, "attack.judge=rating:openai/rater", "--root", tmp_path, "--json"))
     assert done.returncode == 0, done.stderr
     metrics = json.loads(done.stdout)["metrics"]
     assert metrics["judge"] == "rating:openai/rater"

@@ -41,13 +41,13 @@ def url(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("attack", "settings", "asked"),
+    ("attack", "settings", "most_queries"),
     [
         ("pair", ("pair.streams=2", "pair.iterations=2"), 4),
         ("tap", ("tap.depth=2", "tap.width=2", "tap.branching=2"), 6),
     ],
 )
-def test_a_model_attacks_another_over_the_wire(url, tmp_path, attack, settings, asked):
+def test_a_model_attacks_another_over_the_wire(url, tmp_path, attack, settings, most_queries):
     models = ("--model", "openai/micro", "--attacker", "openai/a", "--judge-model", "openai/j", "--base-url", url)
     asked_for = ("--prompts", "sample", "--limit", 2, "--root", tmp_path, "--json")
     done = safereason("attack", attack, *models, *asked_for, *settings, NO_PROXY="127.0.0.1")
@@ -57,7 +57,7 @@ def test_a_model_attacks_another_over_the_wire(url, tmp_path, attack, settings, 
     records = list(read_records(run / "cases.jsonl"))
     assert len(records) == 2
     assert metrics["queries"] == sum(record["queries"] for record in records)
-    assert 2 <= records[0]["queries"] <= asked
+    assert 2 <= records[0]["queries"] <= most_queries
     assert all(record["prompt"].startswith("Harbour") for record in records)
     assert all(record["details"]["score"] == record["value"] for record in records)
     assert metrics["tokens_written"] > 0

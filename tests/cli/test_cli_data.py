@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from program import safereason, said_once
+from program import refusal_line, safereason
 from terminal import on_terminal
 
 from safereason.cli import data_ls, data_verify
@@ -50,16 +50,16 @@ def test_ls_fits_into_120_columns():
     lines = safereason("data", "ls").stdout.splitlines()
     assert len(lines) == len(SOURCES) + 1
     assert max(map(len, lines)) <= 120
-    code, shown = on_terminal("data", "ls")
+    code, output = on_terminal("data", "ls")
     assert code == 0
-    plain = re.sub(r"\x1b\[[\d;]*m", "", shown).rstrip("\n").split("\n")
+    plain = re.sub(r"\x1b\[[\d;]*m", "", output).rstrip("\n").split("\n")
     assert max(map(len, plain)) <= 120
     assert sum(any(line.split()[:1] == [name] for name in SOURCES) for line in plain) == len(SOURCES)
     assert len([line for line in plain if line.strip()]) == len(SOURCES) + 2
 
 
 @pytest.mark.parametrize(
-    ("rows", "shown"),
+    ("rows", "text"),
     [
         (None, "?"),
         (0, "0"),
@@ -75,8 +75,8 @@ def test_ls_fits_into_120_columns():
         (25_000_000, "25M"),
     ],
 )
-def test_a_size_takes_four_characters_at_most(rows, shown):
-    assert data_ls.size(rows) == shown
+def test_a_size_takes_four_characters_at_most(rows, text):
+    assert data_ls.size(rows) == text
 
 
 def test_recipes_are_counted_by_family():
@@ -105,9 +105,9 @@ def test_ls_of_a_recipe_says_what_is_there_and_how_to_get_the_rest(tmp_path):
     assert all(str(home) in source["why_not"] and "https://" in source["why_not"] for source in listed.values())
     assert "accept the terms at https://" in listed["wildguardtest"]["why_not"]
     assert "accept the terms" not in listed["beavertails"]["why_not"]
-    shown = safereason("data", "ls", "--recipe", "tars-smoke").stdout.splitlines()
-    assert [line.split()[0] for line in shown[1:]] == ["sample", "sample-brief"]
-    assert all(line.endswith("  there") for line in shown[1:])
+    lines = safereason("data", "ls", "--recipe", "tars-smoke").stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["sample", "sample-brief"]
+    assert all(line.endswith("  there") for line in lines[1:])
 
 
 def test_ls_of_a_recipe_downloads_nothing(tmp_path):
@@ -193,4 +193,4 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, command, name):
     (tmp_path / "broken.parquet").write_text("no parquet")
     done = safereason("data", command, tmp_path / name)
     assert done.returncode == 2
-    assert said_once(done).startswith(f"error: {tmp_path / name}: ")
+    assert refusal_line(done).startswith(f"error: {tmp_path / name}: ")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from program import safereason, said_once
+from program import refusal_line, safereason
 from terminal import on_terminal
 
 from safereason.cli import rendered, rows
@@ -29,8 +29,8 @@ def write_rows(path: Path, *rows: object) -> Path:
     return path
 
 
-def numbers(shown: str) -> list[int]:
-    return [int(line.split()[1]) for line in shown.splitlines() if line.startswith("── ")]
+def numbers(output: str) -> list[int]:
+    return [int(line.split()[1]) for line in output.splitlines() if line.startswith("── ")]
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,8 @@ def test_show_pages_through_rows(traces):
 
 
 def test_show_chooses_a_kind(traces):
-    shown = json.loads(safereason("data", "show", traces, "--kind", "harmful", "--json").stdout)
-    assert [row["id"] for row in shown] == ["mine/1"]
+    printed_rows = json.loads(safereason("data", "show", traces, "--kind", "harmful", "--json").stdout)
+    assert [row["id"] for row in printed_rows] == ["mine/1"]
     none = safereason("data", "show", traces, "--kind", "ambiguous")
     assert (none.returncode, none.stdout, none.stderr) == (0, "", f"{traces}: no such row as --kind ambiguous\n")
 
@@ -93,9 +93,9 @@ def test_a_category_of_any_type_is_compared(value):
 
 @given(skip=st.integers(0, 5), limit=st.integers(0, 5), kinds=st.lists(st.sampled_from("xyz"), max_size=12))
 def test_skip_and_limit_count_the_rows_that_are_wanted(skip, limit, kinds):
-    wanted = [number for number, kind in enumerate(kinds, start=1) if kind == "x"][skip : skip + limit]
+    expected = [number for number, kind in enumerate(kinds, start=1) if kind == "x"][skip : skip + limit]
     chosen = rows.select([{"kind": kind} for kind in kinds], rows.Filter(kind="x"), skip, limit)
-    assert [number for number, _ in chosen] == wanted
+    assert [number for number, _ in chosen] == expected
 
 
 def test_rows_are_read_as_they_are_asked_for():
@@ -119,7 +119,7 @@ def test_show_of_a_source_as_what_it_serves(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "error"),
     [
         (["harmbnch"], "source harmbnch: is not known; did you mean harmbench?"),
         (["harmbench", "--split", "train"], "source harmbench: has no train split, only test; name another source"),
@@ -130,10 +130,10 @@ def test_show_of_a_source_as_what_it_serves(tmp_path):
         (["mine.yaml"], "mine.yaml: "),
     ],
 )
-def test_show_of_what_is_not_there_says_what_to_do(tmp_path, arguments, said):
+def test_show_of_what_is_not_there_says_what_to_do(tmp_path, arguments, error):
     done = safereason("data", "show", *arguments, cwd=tmp_path)
     assert done.returncode == 2
-    assert said_once(done).startswith(f"error: {said}")
+    assert refusal_line(done).startswith(f"error: {error}")
 
 
 def test_show_of_a_described_file_shows_it_as_examples_and_the_file_itself_as_it_is(tmp_path):
@@ -152,7 +152,7 @@ def test_show_of_a_described_file_shows_it_as_examples_and_the_file_itself_as_it
 
 
 @pytest.mark.parametrize(
-    ("stage", "files", "shown"),
+    ("stage", "files", "expected_id"),
     [
         ("data", ["train", "traces", "validation"], "train"),
         ("data/traces", ["replies", "traces", "verdicts"], "traces"),
@@ -163,7 +163,7 @@ def test_show_of_a_described_file_shows_it_as_examples_and_the_file_itself_as_it
         ("eval/harmbench", ["completions", "verdicts"], "completions"),
     ],
 )
-def test_show_of_a_run_shows_what_its_stage_is_about(tmp_path, stage, files, shown):
+def test_show_of_a_run_shows_what_its_stage_is_about(tmp_path, stage, files, expected_id):
     run = tmp_path / "run"
     for name in files:
         write_rows(run / f"{name}.jsonl", {"id": name})
@@ -172,7 +172,7 @@ def test_show_of_a_run_shows_what_its_stage_is_about(tmp_path, stage, files, sho
             pq.write_table(pa.Table.from_pylist([{"id": name}]), run / f"{name}.parquet")
     (run / "manifest.json").write_text(json.dumps({"stage": stage}))
     done = safereason("data", "show", run, "--json")
-    assert json.loads(done.stdout) == [{"id": shown}]
+    assert json.loads(done.stdout) == [{"id": expected_id}]
     others = {file.name for file in run.iterdir()} - {"manifest.json"}
     assert all((name in done.stderr) == (len(files) > 1) for name in others)
 
@@ -182,22 +182,26 @@ def test_show_of_a_run_without_rows_names_its_files(tmp_path):
     (tmp_path / "manifest.json").write_text('{"stage": "guard/sft"}')
     done = safereason("data", "show", tmp_path)
     assert done.returncode == 2
-    assert said_once(done) == f"error: {tmp_path}: which rows of this guard/sft run? name a file of it: metrics.jsonl"
+    assert (
+        refusal_line(done) == f"error: {tmp_path}: which rows of this guard/sft run? name a file of it: metrics.jsonl"
+    )
 
 
 def test_show_of_a_folder_that_is_no_run_says_what_to_name(tmp_path):
     done = safereason("data", "show", tmp_path)
     assert done.returncode == 2
-    assert said_once(done) == f"error: {tmp_path}: no run directory; name a run or one of its .parquet or .jsonl files"
+    assert (
+        refusal_line(done) == f"error: {tmp_path}: no run directory; name a run or one of its .parquet or .jsonl files"
+    )
 
 
 def test_show_escapes_what_would_act_on_the_terminal(tmp_path):
     path = write_rows(
         tmp_path / "rollouts.jsonl", {"id": "a\x1b[2J", "text": "hi\x1b]0;title\x07\u202e\nthere", "total": None}
     )
-    shown = safereason("data", "show", path).stdout
-    assert "\x1b" not in shown
-    assert "  hi\\x1b]0;title\\x07\\u202e\n  there\n" in shown
+    stdout = safereason("data", "show", path).stdout
+    assert "\x1b" not in stdout
+    assert "  hi\\x1b]0;title\\x07\\u202e\n  there\n" in stdout
 
 
 JSON = st.recursive(
@@ -219,34 +223,34 @@ def test_json_that_is_written_as_it_comes_is_one_list(documents):
 
 
 def test_a_terminal_pages_through_all_rows(traces):
-    code, shown = on_terminal("data", "show", traces)
-    assert (code, numbers(shown)) == (0, list(range(1, 20)))
+    code, output = on_terminal("data", "show", traces)
+    assert (code, numbers(output)) == (0, list(range(1, 20)))
 
 
 def test_a_terminal_without_a_pager_gets_the_first_rows(traces):
-    code, shown = on_terminal("data", "show", traces, "--no-pager", PAGER="false")
-    assert (code, numbers(shown)) == (0, list(range(1, 11)))
-    assert shown.endswith("10 rows; --limit N shows more\n")
-    code, shown = on_terminal("data", "show", traces, "--limit", 2, PAGER="false")
-    assert (code, numbers(shown)) == (0, [1, 2])
+    code, output = on_terminal("data", "show", traces, "--no-pager", PAGER="false")
+    assert (code, numbers(output)) == (0, list(range(1, 11)))
+    assert output.endswith("10 rows; --limit N shows more\n")
+    code, output = on_terminal("data", "show", traces, "--limit", 2, PAGER="false")
+    assert (code, numbers(output)) == (0, [1, 2])
 
 
 def test_less_is_asked_to_end_by_itself_where_all_is_on_one_screen(traces):
-    code, shown = on_terminal("data", "show", traces, "--kind", "harmful", PAGER="less")
-    assert (code, numbers(shown)) == (0, [1])
+    code, output = on_terminal("data", "show", traces, "--kind", "harmful", PAGER="less")
+    assert (code, numbers(output)) == (0, [1])
 
 
 def test_a_pager_that_is_left_early_ends_it_well(tmp_path):
     path = write_rows(tmp_path / "rows.jsonl", *({**GOOD, "id": str(n), "prompt": "x" * 2000} for n in range(2000)))
-    code, shown = on_terminal("data", "show", path, PAGER="head -n 5")
-    assert (code, numbers(shown)) == (0, [1, 2])
+    code, output = on_terminal("data", "show", path, PAGER="head -n 5")
+    assert (code, numbers(output)) == (0, [1, 2])
 
 
 def test_a_bad_row_ends_the_paging_after_those_before_it(tmp_path):
     path = write_rows(tmp_path / "rows.jsonl", GOOD, GOOD, "{torn", GOOD)
-    code, shown = on_terminal("data", "show", path)
-    assert (code, numbers(shown)) == (2, [1, 2])
-    assert shown.splitlines()[-1].startswith(f"error: {path}:3: not JSON")
+    code, output = on_terminal("data", "show", path)
+    assert (code, numbers(output)) == (2, [1, 2])
+    assert output.splitlines()[-1].startswith(f"error: {path}:3: not JSON")
 
 
 def test_a_terminal_says_that_no_row_is_wanted(traces):
@@ -254,22 +258,22 @@ def test_a_terminal_says_that_no_row_is_wanted(traces):
 
 
 def test_rendered_marks_the_trained_part_token_for_token(traces, micro_model):
-    shown, prompt = json.loads(
+    trace, prompt = json.loads(
         safereason("data", "show", traces, "--rendered", "--model", micro_model, "--limit", 2, "--json").stdout
     )
     text = "<think>\nTheft hurts.\n</think>\n\nI can't help."
-    assert shown["rendered"]["trained"] == f"{text}<|im_end|>"
-    assert shown["rendered"]["trained_tokens"] == len(text.encode()) + 1
-    assert shown["rendered"]["given"] == "<|im_start|>user\nSteal a car?<|im_end|>\n<|im_start|>assistant\n"
+    assert trace["rendered"]["trained"] == f"{text}<|im_end|>"
+    assert trace["rendered"]["trained_tokens"] == len(text.encode()) + 1
+    assert trace["rendered"]["given"] == "<|im_start|>user\nSteal a car?<|im_end|>\n<|im_start|>assistant\n"
     assert (prompt["rendered"]["trained"], prompt["rendered"]["trained_tokens"]) == ("", 0)
 
 
 def test_a_colour_terminal_shows_the_trained_part_in_colour(traces, micro_model):
-    asked = ("--rendered", "--model", micro_model, "--kind", "harmful")
-    code, shown = on_terminal("data", "show", traces, *asked, PAGER="less")
+    arguments = ("--rendered", "--model", micro_model, "--kind", "harmful")
+    code, output = on_terminal("data", "show", traces, *arguments, PAGER="less")
     assert code == 0
-    assert "\x1b[32mTheft hurts.\x1b[" in shown
-    assert "  Steal a car?<|im_end|>\x1b" in shown
+    assert "\x1b[32mTheft hurts.\x1b[" in output
+    assert "  Steal a car?<|im_end|>\x1b" in output
 
 
 @pytest.mark.parametrize(
@@ -318,9 +322,9 @@ def test_rendered_for_a_guard_is_what_the_guard_is_asked(tmp_path, micro_model):
     }
     file.write_text(json.dumps(row) + "\n")
     recipe.write_text(f"extends: rsafe-smoke\nmodel: {micro_model}\n")
-    (shown,) = json.loads(safereason("data", "show", file, "--rendered", "--recipe", recipe, "--json").stdout)
-    assert "<BEGIN AGENT REPLY>\nGo away\n<END AGENT REPLY>" in shown["rendered"]["given"]
-    assert shown["rendered"]["trained"] == "<think>\nIt is rude.\n</think>\n\n\\boxed{unsafe}<|im_end|>"
+    (shown_row,) = json.loads(safereason("data", "show", file, "--rendered", "--recipe", recipe, "--json").stdout)
+    assert "<BEGIN AGENT REPLY>\nGo away\n<END AGENT REPLY>" in shown_row["rendered"]["given"]
+    assert shown_row["rendered"]["trained"] == "<think>\nIt is rude.\n</think>\n\n\\boxed{unsafe}<|im_end|>"
 
 
 TEXT = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -345,14 +349,17 @@ def test_what_is_rendered_is_what_sft_trains_on(trained, prompt, reasoning, answ
 
     render, tokenizer = trained
     example = Example("x/1", prompt, "harmful", "x", reasoning=reasoning, answer=answer)
-    made = sft.tokenize(tokenizer, [example], MAX_TOKENS)
-    shown = render({"prompt": prompt, "reasoning": reasoning, "answer": answer})
-    assert (bool(shown["trained_tokens"]), shown["too_long"]) == (not made.empty_reasoning, bool(made.too_long))
-    for row in made.rows:
+    tokenized = sft.tokenize(tokenizer, [example], MAX_TOKENS)
+    parts = render({"prompt": prompt, "reasoning": reasoning, "answer": answer})
+    assert (bool(parts["trained_tokens"]), parts["too_long"]) == (
+        not tokenized.empty_reasoning,
+        bool(tokenized.too_long),
+    )
+    for row in tokenized.rows:
         split = row["completion_mask"].index(1)
-        assert (shown["given_tokens"], shown["trained_tokens"]) == (split, len(row["input_ids"]) - split)
-        assert shown["given"] + shown["trained"] == tokenizer.decode(row["input_ids"])
-        assert shown["given"] == tokenizer.decode(row["input_ids"][:split])
+        assert (parts["given_tokens"], parts["trained_tokens"]) == (split, len(row["input_ids"]) - split)
+        assert parts["given"] + parts["trained"] == tokenizer.decode(row["input_ids"])
+        assert parts["given"] == tokenizer.decode(row["input_ids"][:split])
 
 
 def test_a_guard_that_does_not_reason_is_trained_on_its_verdict_alone(micro_model):
@@ -363,9 +370,9 @@ def test_a_guard_that_does_not_reason_is_trained_on_its_verdict_alone(micro_mode
 
 def test_what_a_model_wrote_is_not_shown_as_trained_and_its_prefix_is_given(micro_model):
     row = {"prompt": "Hi", "prefix": "<think>\n", "text": "Hm.\n</think>\n\nHi.", "reasoning": "Hm.", "answer": "Hi."}
-    shown = rendered.renderer(str(micro_model), None)(row)
-    assert shown["given"].endswith("<|im_start|>assistant\n<think>\n")
-    assert shown["trained_tokens"] == 0
+    parts = rendered.renderer(str(micro_model), None)(row)
+    assert parts["given"].endswith("<|im_start|>assistant\n<think>\n")
+    assert parts["trained_tokens"] == 0
 
 
 def test_a_space_that_a_tokenizer_drops_at_a_beginning_is_shown(tmp_path):
@@ -381,20 +388,20 @@ def test_a_space_that_a_tokenizer_drops_at_a_beginning_is_shown(tmp_path):
     tokenizer.save_pretrained(tmp_path)
     assert tokenizer.decode([1]) == "say"
     recipe = load("rsafe-sft-noreason")
-    shown = rendered.renderer(str(tmp_path), recipe)({"prompt": "ask", "answer": "say"})
-    assert (shown["trained"], shown["trained_tokens"]) == (" say</s>", 2)
+    parts = rendered.renderer(str(tmp_path), recipe)({"prompt": "ask", "answer": "say"})
+    assert (parts["trained"], parts["trained_tokens"]) == (" say</s>", 2)
 
 
 def test_rendered_needs_a_tokenizer(traces):
     done = safereason("data", "show", traces, "--rendered")
     assert done.returncode == 2
-    assert said_once(done) == "error: --rendered needs a tokenizer; name one with --recipe or --model"
+    assert refusal_line(done) == "error: --rendered needs a tokenizer; name one with --recipe or --model"
 
 
 def test_what_is_no_text_is_not_rendered(micro_model):
-    shown = rendered.renderer(str(micro_model), None)({"prompt": "Hi", "answer": 5, "reasoning": ["x"], "prefix": None})
-    assert shown["trained_tokens"] == 0
-    assert shown["given"] == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    parts = rendered.renderer(str(micro_model), None)({"prompt": "Hi", "answer": 5, "reasoning": ["x"], "prefix": None})
+    assert parts["trained_tokens"] == 0
+    assert parts["given"] == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_rendered_needs_prompts(micro_model):

@@ -10,7 +10,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from program import safereason, said_once
+from program import refusal_line, safereason
 
 from safereason.cli import errors
 from safereason.cli.app import app
@@ -22,7 +22,7 @@ from safereason.recipe.schema import Hygiene
 from safereason.runs.records import write_json
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "check-for-overlap.md"
-ASKED = "Explain to a beginner how the tides of the sea follow the moon and why there are two of them a day."
+QUESTION = "Explain to a beginner how the tides of the sea follow the moon and why there are two of them a day."
 
 
 def overlap(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -41,13 +41,13 @@ def write_rows(path: Path, *prompts: str) -> Path:
 
 @pytest.fixture
 def mine(tmp_path):
-    wrapped = f"Nine other words stand here first. {ASKED}" * 2
-    return write_rows(tmp_path / "mine.jsonl", ASKED.upper(), ASKED[:-1], wrapped, "Why is the sky blue?")
+    wrapped = f"Nine other words stand here first. {QUESTION}" * 2
+    return write_rows(tmp_path / "mine.jsonl", QUESTION.upper(), QUESTION[:-1], wrapped, "Why is the sky blue?")
 
 
 @pytest.fixture
 def theirs(tmp_path):
-    return write_rows(tmp_path / "theirs.jsonl", "What is rain made of?", ASKED)
+    return write_rows(tmp_path / "theirs.jsonl", "What is rain made of?", QUESTION)
 
 
 def test_rows_are_counted_by_the_strongest_check(mine, theirs):
@@ -74,7 +74,7 @@ def test_checks_can_be_turned_off(mine, theirs):
 
 
 def test_the_list_names_both_rows_and_acts_on_no_terminal(tmp_path, theirs):
-    mine = write_rows(tmp_path / "mine.jsonl", f"\x1b[2J{ASKED}\u202e", "nothing")
+    mine = write_rows(tmp_path / "mine.jsonl", f"\x1b[2J{QUESTION}\u202e", "nothing")
     done = overlap(mine, "--against", theirs, "--list")
     (line,) = done.stdout.splitlines()
     assert json.loads(line) == {
@@ -85,8 +85,8 @@ def test_the_list_names_both_rows_and_acts_on_no_terminal(tmp_path, theirs):
         "how": "near",
         "similarity": 0.967,
         "shared": None,
-        "text": f"\\x1b[2J{ASKED}"[:83],
-        "of_text": ASKED[:80],
+        "text": f"\\x1b[2J{QUESTION}"[:83],
+        "of_text": QUESTION[:80],
     }
     assert "\x1b" not in line
     document = json.loads(overlap(mine, theirs, "--list", "--json").stdout)
@@ -105,10 +105,10 @@ def test_every_two_are_compared_where_nothing_is_named_against(mine, theirs, tmp
 
 
 def test_a_bar_for_scripts(mine, theirs, tmp_path):
-    found = overlap(mine, "--against", theirs, "--fail-on-overlap")
-    assert found.returncode == 3
-    assert found.stderr == "error: 3 overlaps found; --list names them\n"
-    assert len(found.stdout.splitlines()) == 2
+    done = overlap(mine, "--against", theirs, "--fail-on-overlap")
+    assert done.returncode == 3
+    assert done.stderr == "error: 3 overlaps found; --list names them\n"
+    assert len(done.stdout.splitlines()) == 2
     clean = write_rows(tmp_path / "clean.jsonl", "Why is the sky blue?")
     assert overlap(clean, "--against", theirs, "--fail-on-overlap").returncode == 0
 
@@ -118,12 +118,12 @@ def test_a_data_run_is_its_prompts_and_its_traces(tmp_path, theirs):
     run.mkdir()
     write_json(run / "manifest.json", {"stage": "data", "status": "finished"})
     write_parquet(
-        run / "train.parquet", [Example("o/1", ASKED, "harmless", "o"), Example("o/2", "Hi", "harmless", "o")]
+        run / "train.parquet", [Example("o/1", QUESTION, "harmless", "o"), Example("o/2", "Hi", "harmless", "o")]
     )
     write_parquet(
         run / "traces.parquet",
         [
-            Example("o/1", ASKED, "harmless", "o", reasoning="r", answer="a"),
+            Example("o/1", QUESTION, "harmless", "o", reasoning="r", answer="a"),
             Example("o/3", "What is rain made of", "harmless", "o"),
         ],
     )
@@ -134,7 +134,7 @@ def test_a_data_run_is_its_prompts_and_its_traces(tmp_path, theirs):
         done = overlap(folder, "--against", theirs)
         assert done.returncode == 2
         assert (
-            said_once(done)
+            refusal_line(done)
             == f"error: {folder}: no finished run of `data build`; name one, a file of examples or a source"
         )
 
@@ -147,7 +147,7 @@ def test_a_source_is_all_it_serves_or_one_split(theirs):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "error"),
     [
         (["sample"], "sample: what is it compared with? name it with --against, such as a benchmark"),
         (["sample", "./rows.jsonl", "rows.jsonl"], "rows.jsonl: is named twice; a set is not compared with itself"),
@@ -161,18 +161,18 @@ def test_a_source_is_all_it_serves_or_one_split(theirs):
         (["sample:dev", "sample"], "source sample:dev: is not known; "),
     ],
 )
-def test_what_cannot_be_compared_is_one_line(arguments, said):
+def test_what_cannot_be_compared_is_one_line(arguments, error):
     done = overlap(*arguments)
     assert done.returncode == 2
-    assert said_once(done).startswith(f"error: {said}")
+    assert refusal_line(done).startswith(f"error: {error}")
 
 
 def test_each_source_that_cannot_be_had_is_a_line_and_nothing_is_printed(tmp_path, monkeypatch):
     monkeypatch.setenv("SAFEREASON_DATA_HOME", str(tmp_path))
     done = overlap("sample", "toxicchat", tmp_path / "a.jsonl", "xstest", "xstest:test")
     assert (done.returncode, done.stdout) == (2, "")
-    said = done.stderr.splitlines()
-    assert [re.split("[/:]", line.removeprefix(f"error: {tmp_path}/"))[0] for line in said] == [
+    error_lines = done.stderr.splitlines()
+    assert [re.split("[/:]", line.removeprefix(f"error: {tmp_path}/"))[0] for line in error_lines] == [
         "toxicchat",
         "a.jsonl",
         "xstest",
@@ -185,14 +185,14 @@ def test_a_set_without_rows_passes_no_bar(tmp_path, theirs, place):
     looked_at, against = sets[1 - place], sets[place]
     done = overlap(looked_at, "--against", against, "--fail-on-overlap")
     assert done.returncode == 2
-    assert said_once(done).startswith(f"error: {sets[1]}: holds no row, so that nothing can be found in it")
+    assert refusal_line(done).startswith(f"error: {sets[1]}: holds no row, so that nothing can be found in it")
 
 
 def test_a_bad_row_ends_it_with_nothing_printed(tmp_path, theirs):
     bad = write_rows(tmp_path / "bad.jsonl", "fine", " ")
     done = overlap(theirs, bad)
     assert done.returncode == 2
-    assert said_once(done) == f"error: {bad}: row 2: `prompt` is empty"
+    assert refusal_line(done) == f"error: {bad}: row 2: `prompt` is empty"
 
 
 def test_the_defaults_are_those_of_a_recipe():
@@ -202,9 +202,9 @@ def test_the_defaults_are_those_of_a_recipe():
 
 def tables(page: str) -> list[list[list[str]]]:
     """The cells of each table, without its header."""
-    found = re.findall(r"(?:^\|.*\|\n)+", page, re.MULTILINE)
+    blocks = re.findall(r"(?:^\|.*\|\n)+", page, re.MULTILINE)
     return [
-        [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]] for table in found
+        [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]] for table in blocks
     ]
 
 
@@ -223,10 +223,10 @@ def test_the_page_has_what_other_thresholds_would_find(data_home):
     safe, unsafe = ([e for e in sets["xstest"] if e.kind == kind] for kind in ("harmless", "harmful"))
     measured = []
     for near in (0.9, 0.8, 0.7, 0.6):
-        made = build_indexes({**sets, "unsafe": unsafe}, Hygiene(near_duplicate=near, shared_words=None))
-        later = {name: {other: made[other] for other in names[place:]} for place, name in enumerate(names, start=1)}
-        hits = [hit for name in names for _, found in compare_rows(sets[name], later[name]) for hit in found]
-        mistaken = sum(bool(found) for _, found in compare_rows(safe, {"unsafe": made["unsafe"]}))
+        indexes = build_indexes({**sets, "unsafe": unsafe}, Hygiene(near_duplicate=near, shared_words=None))
+        later = {name: {other: indexes[other] for other in names[place:]} for place, name in enumerate(names, start=1)}
+        hits = [hit for name in names for _, matches in compare_rows(sets[name], later[name]) for hit in matches]
+        mistaken = sum(bool(matches) for _, matches in compare_rows(safe, {"unsafe": indexes["unsafe"]}))
         measured.append([str(near), str(sum(hit.match.how == "near" for hit in hits)), str(mistaken)])
     assert tables(PAGE.read_text())[2] == measured
 
@@ -234,15 +234,15 @@ def test_the_page_has_what_other_thresholds_would_find(data_home):
 def test_the_page_has_what_two_halves_share(data_home):
     (line,) = re.findall(r"^safereason data overlap (openai-moderation-half.*) --list$", PAGE.read_text(), re.MULTILINE)
     (pair,) = json.loads(overlap(*shlex.split(line), "--json").stdout)["pairs"]
-    said = (
+    sentence = (
         f"{pair['rows']} rows in the half of OpenAI Moderation to train on, {pair['any']} are in the\nother half, "
         f"{pair['near']} nearly and {pair['words']} by their words"
     )
-    assert said in PAGE.read_text()
+    assert sentence in PAGE.read_text()
 
 
 def test_known_overlaps_are_found(data_home):
     done = overlap("jailbreakbench", "--against", "advbench", "--list")
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len({hit["id"] for hit in found}) == len(found) == 12
-    assert {hit["how"] for hit in found} == {"exact", "near"}
+    hits = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len({hit["id"] for hit in hits}) == len(hits) == 12
+    assert {hit["how"] for hit in hits} == {"exact", "near"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import micro_guard
 import pytest
-from program import python, safereason, said_once
+from program import python, refusal_line, safereason
 
 from safereason.data.example import read_examples
 from safereason.runs.records import read_records
@@ -60,8 +60,8 @@ def test_a_teacher_writes_traces(whole):
     assert run.parts[-3:-1] == ("data", "traces")
     assert (metrics["prompts"], metrics["replies"], metrics["prompts_without_trace"]) == (12, 24, 0)
     assert metrics["kept"] == len(read_examples(run / "traces.parquet")) >= 12
-    shown = json.loads(safereason("data", "show", run / "replies.jsonl", "--json", "--limit", 24).stdout)
-    assert sum(row["outcome"] == "kept" for row in shown) == metrics["kept"]
+    rows = json.loads(safereason("data", "show", run / "replies.jsonl", "--json", "--limit", 24).stdout)
+    assert sum(row["outcome"] == "kept" for row in rows) == metrics["kept"]
 
 
 def test_it_is_killed_and_resumed(recipe, whole, tmp_path):
@@ -72,7 +72,7 @@ def test_it_is_killed_and_resumed(recipe, whole, tmp_path):
     assert not (run / "traces.parquet").exists()
     refused = safereason("data", "traces", "--recipe", recipe, "--root", tmp_path)
     assert refused.returncode == 2
-    assert "pass --resume to go on" in said_once(refused)
+    assert "pass --resume to go on" in refusal_line(refused)
     done = safereason("data", "traces", "--recipe", recipe, "--root", tmp_path, "--resume")
     assert done.returncode == 0, done.stderr
     for name in ("replies.jsonl", "traces.parquet", "metrics.json"):
@@ -126,7 +126,7 @@ def test_a_dry_run_on_a_terminal_of_a_recipe_without_a_teacher(tmp_path):
 def test_a_price_that_is_none_is_one_line(recipe, price):
     done = safereason("data", "traces", "--recipe", recipe, f"--price={price}", "--dry-run")
     assert done.returncode == 2
-    assert said_once(done).startswith(f"error: --price {price}: two amounts in USD per million tokens")
+    assert refusal_line(done).startswith(f"error: --price {price}: two amounts in USD per million tokens")
 
 
 def test_nothing_to_answer_and_no_teacher_are_one_line(tmp_path):
@@ -136,5 +136,5 @@ def test_nothing_to_answer_and_no_teacher_are_one_line(tmp_path):
     ):
         done = safereason("data", "traces", "--recipe", "tars-smoke", *arguments, cwd=tmp_path)
         assert done.returncode == 2
-        assert problem in said_once(done)
+        assert problem in refusal_line(done)
     assert not list(tmp_path.iterdir())

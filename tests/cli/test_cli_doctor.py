@@ -10,14 +10,14 @@ import safereason as package
 
 def test_doctor_finds_versions_machine_and_folders(tmp_path):
     done = safereason("doctor", "--json", SAFEREASON_CACHE=str(tmp_path), SAFEREASON_DATA_HOME=str(tmp_path / "none"))
-    found = json.loads(done.stdout)
+    report = json.loads(done.stdout)
     assert (done.returncode, done.stderr) == (0, "")
-    assert found["versions"]["safereason"] == package.__version__
-    assert found["versions"]["torch"] == metadata.version("torch")
-    assert found["machine"]["cores"] >= 1
-    assert found["folders"]["cache"] == str(tmp_path)
-    assert found["folders"]["data home"].endswith("none: does not exist")
-    assert found["embedded model"]["converted"] == "not yet: done at first use"
+    assert report["versions"]["safereason"] == package.__version__
+    assert report["versions"]["torch"] == metadata.version("torch")
+    assert report["machine"]["cores"] >= 1
+    assert report["folders"]["cache"] == str(tmp_path)
+    assert report["folders"]["data home"].endswith("none: does not exist")
+    assert report["embedded model"]["converted"] == "not yet: done at first use"
 
 
 def test_doctor_names_every_extra_of_the_package():

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from program import COMMAND, safereason, said_once
+from program import COMMAND, refusal_line, safereason
 
 from safereason.cli import errors
 from safereason.errors import BarNotMet, InputError, StageFailed
@@ -44,7 +44,7 @@ def fails(error: BaseException):
 def test_usage_errors_are_one_line_and_exit_2(arguments, line):
     done = safereason(*arguments)
     assert done.returncode == 2
-    assert said_once(done).startswith(line)
+    assert refusal_line(done).startswith(line)
 
 
 def test_a_group_without_a_command_shows_its_help():
@@ -109,7 +109,7 @@ def test_a_full_disk_is_one_line():
 
 
 @pytest.mark.parametrize(
-    ("line", "code", "said"),
+    ("line", "code", "stderr"),
     [
         ("recipe ls >&-", 1, b"error: output: it is closed\n"),
         ("recipe ls >&- 2>&-", 1, b""),
@@ -117,9 +117,9 @@ def test_a_full_disk_is_one_line():
         ("recipe ls 2>&- >/dev/null", 0, b""),
     ],
 )
-def test_results_are_not_lost_to_a_closed_stream_without_a_word(line, code, said):
+def test_results_are_not_lost_to_a_closed_stream_without_a_word(line, code, stderr):
     done = subprocess.run(["bash", "-c", f"{COMMAND} {line}"], capture_output=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (code, b"", said)
+    assert (done.returncode, done.stdout, done.stderr) == (code, b"", stderr)
 
 
 HANG_UP = """

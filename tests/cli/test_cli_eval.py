@@ -11,7 +11,7 @@ from xml.etree import ElementTree as Xml
 import micro
 import pytest
 import torch
-from program import COMMAND, safereason, said_once
+from program import COMMAND, refusal_line, safereason
 from transformers import LlamaForCausalLM
 
 from safereason.cli import junit
@@ -51,8 +51,8 @@ def refuser(tmp_path_factory: pytest.TempPathFactory) -> Path:
     answer = tokenizer(REFUSAL, add_special_tokens=False)["input_ids"]
     for _ in range(150):
         length = draw.randint(5, 60)
-        asked = ["".join(chr(draw.randint(32, 126)) for _ in range(length)) for _ in range(4)]
-        turns = [f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n<think>\n" for text in asked]
+        prompts = ["".join(chr(draw.randint(32, 126)) for _ in range(length)) for _ in range(4)]
+        turns = [f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n<think>\n" for text in prompts]
         ids = torch.tensor([tokenizer(turn, add_special_tokens=False)["input_ids"] + answer for turn in turns])
         labels = ids.clone()
         labels[:, : -len(answer)] = -100
@@ -160,14 +160,14 @@ def test_what_cannot_be_measured_is_one_line(
     micro_model: Path, tmp_path: Path, arguments: tuple[str, ...], problem: str
 ):
     done = safereason("eval", *arguments, "--model", micro_model, "--root", tmp_path / "runs")
-    assert (done.returncode, said_once(done).startswith(f"error: {problem}")) == (2, True), done.stderr
+    assert (done.returncode, refusal_line(done).startswith(f"error: {problem}")) == (2, True), done.stderr
     assert not (tmp_path / "runs").exists()
 
 
 def test_junit_holds_bars_then_figures_and_tells_the_unscored(tmp_path: Path):
     nasty = "category:<a> & \x00\x1b\ud800\uffff"
-    found = [proportion("dsr", 3, 4, 2), proportion("dsr", 0, 0, 6, nasty), proportion("closed", 1, 4)]
-    metrics = {"eval": "harmbench", "model": "m", "judge": None, "figures": [vars(figure) for figure in found]}
+    figures = [proportion("dsr", 3, 4, 2), proportion("dsr", 0, 0, 6, nasty), proportion("closed", 1, 4)]
+    metrics = {"eval": "harmbench", "model": "m", "judge": None, "figures": [vars(figure) for figure in figures]}
     bars = [Bar("dsr", 0.8, "under"), Bar("closed", 0.5, "over")]
     junit.write_junit(tmp_path / "new" / "j.xml", Path("runs/r"), metrics, bars)
     root = Xml.parse(tmp_path / "new" / "j.xml").getroot()

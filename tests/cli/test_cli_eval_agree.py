@@ -17,9 +17,9 @@ REFUSAL, ANSWER = "I can't help with that.", "Sure! Here are the steps."
 def labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Four refusals and four answers, one of them labelled otherwise, a partial one, and an empty answer."""
     monkeypatch.chdir(tmp_path)
-    said = [(REFUSAL, "yes")] * 4 + [(ANSWER, "no")] * 3 + [(ANSWER, "yes"), (REFUSAL, "partly"), ("", "no")]
+    labelled = [(REFUSAL, "yes")] * 4 + [(ANSWER, "no")] * 3 + [(ANSWER, "yes"), (REFUSAL, "partly"), ("", "no")]
     return published.write(
-        Path("labels.csv"), [{"prompt": "p", "reply": text, "refused": label} for text, label in said]
+        Path("labels.csv"), [{"prompt": "p", "reply": text, "refused": label} for text, label in labelled]
     )
 
 
@@ -44,13 +44,13 @@ def test_a_file_of_ones_own(labels: Path, capsys: pytest.CaptureFixture[str]):
 
 def test_json_holds_every_file_and_a_bar_one_of_them(labels: Path, capsys: pytest.CaptureFixture[str]):
     Path("again.csv").write_bytes(labels.read_bytes())
-    asked = (labels, "again.csv", "--judge", "refusal", *COLUMNS, "--json")
-    assert run(*asked, "--fail-under", "recall/again.csv=0.8") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["files"] == ["labels.csv", "again.csv"]
-    assert {figure["group"] for figure in found["figures"]} == {"all", "labels.csv", "again.csv"}
-    assert found["by_file"]["again.csv"]["apart"] == {"partly": {"positive": 1, "negative": 0, "unscored": 0}}
-    assert run(*asked, "--fail-under", "recall=0.81") == 3
+    arguments = (labels, "again.csv", "--judge", "refusal", *COLUMNS, "--json")
+    assert run(*arguments, "--fail-under", "recall/again.csv=0.8") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["files"] == ["labels.csv", "again.csv"]
+    assert {figure["group"] for figure in result["figures"]} == {"all", "labels.csv", "again.csv"}
+    assert result["by_file"]["again.csv"]["apart"] == {"partly": {"positive": 1, "negative": 0, "unscored": 0}}
+    assert run(*arguments, "--fail-under", "recall=0.81") == 3
     assert "recall is 0.8000, under the bar of 0.81 (n = 10, 0 unscored)" in capsys.readouterr().err
 
 

@@ -73,13 +73,13 @@ DSR = {"name": "dsr", "value": 0.5, "n": 2, "low": None, "high": None, "aggregat
 
 
 def guard(root: Path, name: str, labels: str) -> Path:
-    found = [
+    predictions = [
         Prediction(f"r{n}", "own", "unsafe" if n % 2 else "safe", "unsafe" if letter == "u" else "safe")
         for n, letter in enumerate(labels)
     ]
-    figures = guard_suite.figures([p.row for p in found], 20, 0)
+    figures = guard_suite.figures([p.row for p in predictions], 20, 0)
     metrics = {"eval": "guard", "figures": [asdict(f) for f in figures]}
-    return finished(root, "eval/guard", name, metrics, predictions=[p.record() for p in found])
+    return finished(root, "eval/guard", name, metrics, predictions=[p.record() for p in predictions])
 
 
 @pytest.fixture
@@ -117,18 +117,18 @@ def test_every_figure_of_each_run_stands_beside_the_papers(runs: tuple[Path, Pat
 def test_json_and_csv_say_the_same(runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file = tmp_path / "out" / "table.csv"
     assert run(*runs, "--json", "--csv", file, "--resamples", 300, "--seed", 4) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [(r["run"], r["model"], r["path"]) for r in found["runs"]] == [
+    document = json.loads(capsys.readouterr().out)
+    assert [(r["run"], r["model"], r["path"]) for r in document["runs"]] == [
         ("A", "rl/tars-1.5b/first", str(runs[0])),
         ("B", "rl/tars-1.5b/second", str(runs[1])),
     ]
-    assert (found["resamples"], found["seed"]) == (300, 4)
+    assert (document["resamples"], document["seed"]) == (300, 4)
     with file.open(newline="") as lines:
         rows = list(csv.DictReader(lines))
-    assert len(rows) == len(found["rows"])
-    for written, row in zip(rows, found["rows"], strict=True):
+    assert len(rows) == len(document["rows"])
+    for written, row in zip(rows, document["rows"], strict=True):
         assert written == {key: "" if value is None else str(value) for key, value in row.items()}
-    gcg = next(r for r in found["rows"] if (r["figure"], r["group"], r["run"]) == ("dsr", "gcg", "B"))
+    gcg = next(r for r in document["rows"] if (r["figure"], r["group"], r["run"]) == ("dsr", "gcg", "B"))
     assert (gcg["shared"], gcg["shared_unscored"], gcg["paper_model"]) == (39, 1, "TARS-1.5B, λ = 0.5")
     assert gcg["covered"] is False
     assert gcg["difference_high"] < 0 < gcg["p"] < 0.05
@@ -221,7 +221,7 @@ def test_what_cannot_be_compared_is_refused(
         figures=[{"name": "dsr", "value": 0.9, "n": 2, "low": None, "high": None, "aggregation": "macro"}],
     )
     assert "not those of its completions and verdicts; score it anew" in refused(capsys, runs[0], damaged)
-    for number, (said, figures) in enumerate(
+    for number, (error, figures) in enumerate(
         {
             "`figures.0.value`: input should be a valid number": [{**DSR, "value": "x"}],
             "`figures.0.low`: input should be a valid number": [{**DSR, "low": "x"}],
@@ -230,7 +230,7 @@ def test_what_cannot_be_compared_is_refused(
         }.items()
     ):
         edited = harmbench(tmp_path, f"edited{number}", [True, False], figures=figures)
-        assert f"{edited}: metrics.json: {said}" in refused(capsys, runs[0], edited)
+        assert f"{edited}: metrics.json: {error}" in refused(capsys, runs[0], edited)
     assert run(runs[0], harmbench(tmp_path, "listed", [True, False], judge={"a": 1})) == 0
     capsys.readouterr()
     assert run(*runs, "--fail-if-worse", "asr") == 2
@@ -252,7 +252,7 @@ def test_a_run_of_an_earlier_version_says_how_it_is_judged_again(
 def test_judges_that_differ_are_said(runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     other = harmbench(tmp_path, "third", [True] * 40, judge="guard:org/g", limit=40, examples=40, available=400)
     assert run(runs[0], other) == 0
-    said = capsys.readouterr().err
-    assert "judged by different judges: A by harmbench, B by guard:org/g" in said
-    assert "B was measured otherwise than the paper's models: judge guard:org/g for harmbench; attacks gcg" in said
-    assert "40 of 400 prompts" in said
+    stderr = capsys.readouterr().err
+    assert "judged by different judges: A by harmbench, B by guard:org/g" in stderr
+    assert "B was measured otherwise than the paper's models: judge guard:org/g for harmbench; attacks gcg" in stderr
+    assert "40 of 400 prompts" in stderr

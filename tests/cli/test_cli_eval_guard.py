@@ -37,10 +37,12 @@ def work(tmp_path: Path, micro_model: Path, monkeypatch: pytest.MonkeyPatch) -> 
     Path("mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     Path("short.yaml").write_text(POLICY)
     Path("tiny.yaml").write_text(RECIPE.format(model=micro_model, policy="short.yaml", source="mine.jsonl"))
-    said = [{"id": row["id"], "label": "unsafe" if row["kind"] == "harmful" else "safe", "score": 0.5} for row in rows]
-    said[0] |= {"label": "unsafe"}
-    said[1] |= {"label": None, "score": None}
-    Path("said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
+    verdicts = [
+        {"id": row["id"], "label": "unsafe" if row["kind"] == "harmful" else "safe", "score": 0.5} for row in rows
+    ]
+    verdicts[0] |= {"label": "unsafe"}
+    verdicts[1] |= {"label": None, "score": None}
+    Path("verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in verdicts))
     return tmp_path
 
 
@@ -62,11 +64,11 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
 def test_a_recipes_guard_is_measured_on_its_sets(work: Path, micro_model: Path, capsys):
     assert run("--recipe", "tiny.yaml", "--model", micro_model, "--json") == 1  # its four tokens hold no verdict
     out, err = capsys.readouterr()
-    found = json.loads(out)
-    assert err.splitlines()[-1] == f"error: {found['run']}: none of 10 rows has a verdict that can be read ({CUT_OFF})"
-    assert found["metrics"]["sets"] == {"mine": {"safe": 3, "unsafe": 3}, "sample": {"safe": 2, "unsafe": 2}}
-    assert len(list(read_records(Path(found["run"]) / "predictions.jsonl"))) == 10
-    assert Path(found["run"]).parent == Path("runs/eval/guard")
+    result = json.loads(out)
+    assert err.splitlines()[-1] == f"error: {result['run']}: none of 10 rows has a verdict that can be read ({CUT_OFF})"
+    assert result["metrics"]["sets"] == {"mine": {"safe": 3, "unsafe": 3}, "sample": {"safe": 2, "unsafe": 2}}
+    assert len(list(read_records(Path(result["run"]) / "predictions.jsonl"))) == 10
+    assert Path(result["run"]).parent == Path("runs/eval/guard")
 
 
 def test_a_model_is_measured_without_a_recipe_by_the_policy_and_sampling_that_are_named(
@@ -75,23 +77,27 @@ def test_a_model_is_measured_without_a_recipe_by_the_policy_and_sampling_that_ar
     named = ("--model", micro_model, "--prompts", "mine.jsonl", "--policy", "short.yaml", "--limit", 2)
     assert run(*named, "guard.sampling.max_new_tokens=3", "--json") == 1
     out, err = capsys.readouterr()
-    found = json.loads(out)
-    nothing = f"error: {found['run']}: none of 2 rows has a verdict that can be read ({CUT_OFF})"
+    result = json.loads(out)
+    nothing = f"error: {result['run']}: none of 2 rows has a verdict that can be read ({CUT_OFF})"
     assert err.splitlines()[-1] == nothing
-    manifest = read_manifest(Path(found["run"])) or {}
+    manifest = read_manifest(Path(result["run"])) or {}
     assert (manifest["recipe"], manifest["identity"]["model"]) == ("adhoc", str(micro_model))
-    asked = found["metrics"]["asked"]
-    assert (asked["policy"], asked["sampling"]["max_new_tokens"], asked["sampling"]["top_p"]) == ("short", 3, 0.8)
-    assert sum(found["metrics"]["sets"]["mine.jsonl"].values()) == 2
+    settings = result["metrics"]["asked"]
+    assert (settings["policy"], settings["sampling"]["max_new_tokens"], settings["sampling"]["top_p"]) == (
+        "short",
+        3,
+        0.8,
+    )
+    assert sum(result["metrics"]["sets"]["mine.jsonl"].values()) == 2
     for more in ((), ("--resume",)):
         assert run(*named, "guard.sampling.max_new_tokens=3", "--json", *more) == 1
-        shown = capsys.readouterr()
-        earlier = f"{found['run']}: finished before, so that its result is shown; --overwrite makes it anew"
-        assert (shown.out, shown.err.splitlines()) == (out, [earlier, nothing])
+        output = capsys.readouterr()
+        earlier = f"{result['run']}: finished before, so that its result is shown; --overwrite makes it anew"
+        assert (output.out, output.err.splitlines()) == (out, [earlier, nothing])
 
 
 def test_predictions_are_printed_as_figures_and_confusion(work: Path, capsys):
-    assert run("--recipe", "tiny.yaml", "--predictions", "said.jsonl", "--prompts", "mine") == 0
+    assert run("--recipe", "tiny.yaml", "--predictions", "verdicts.jsonl", "--prompts", "mine") == 0
     out = capsys.readouterr().out
     lines = {tuple(line.split()[:2]): line.split() for line in out.splitlines() if line.strip()}
     # Two hits, one miss without a verdict, one false alarm.
@@ -99,10 +105,10 @@ def test_predictions_are_printed_as_figures_and_confusion(work: Path, capsys):
     assert lines["f1_parsed", "mine"][2] == "0.800"
     assert lines["mine", "unsafe"][2:] == ["2", "0", "1"]
     assert lines["mine", "safe"][2:] == ["1", "2", "0"]
-    assert run("--recipe", "tiny.yaml", "--predictions", "said.jsonl", "--prompts", "mine") == 0
-    shown = capsys.readouterr()
-    assert shown.out == out
-    assert "finished before, so that its result is shown; --overwrite makes it anew" in shown.err
+    assert run("--recipe", "tiny.yaml", "--predictions", "verdicts.jsonl", "--prompts", "mine") == 0
+    output = capsys.readouterr()
+    assert output.out == out
+    assert "finished before, so that its result is shown; --overwrite makes it anew" in output.err
 
 
 def test_what_the_authors_have_stands_beside(work: Path, capsys):
@@ -114,7 +120,7 @@ def test_what_the_authors_have_stands_beside(work: Path, capsys):
 
 
 def test_bars_end_with_3(work: Path, capsys):
-    named = ("--recipe", "tiny.yaml", "--predictions", "said.jsonl", "--prompts", "mine")
+    named = ("--recipe", "tiny.yaml", "--predictions", "verdicts.jsonl", "--prompts", "mine")
     assert run(*named, "--fail-under", "f1=0.9", "--fail-under", "f1_parsed/mine=0.5") == 3
     assert "f1 is 0.6667, under the bar of 0.9" in capsys.readouterr().err
     assert run(*named, "--overwrite", "--fail-under", "f1/mine=0.6") == 0
@@ -126,13 +132,13 @@ def test_a_dry_run_says_what_would_be_done_and_needs_no_guard(work: Path, capsys
     assert steps == [
         f"ask the newest guard of tiny 2 times about at most 3 rows of {name}" for name in ("mine", "sample")
     ]
-    assert run("--predictions", "said.jsonl", "--prompts", "mine", "--dry-run", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["steps"] == ["score said.jsonl as mine"]
+    assert run("--predictions", "verdicts.jsonl", "--prompts", "mine", "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == ["score verdicts.jsonl as mine"]
     assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "error"),
     [
         ((), "which guard? name one with --model or --guard, or a recipe with --recipe"),
         (("--model", "org/none"), "name a source with --prompts"),
@@ -143,12 +149,12 @@ def test_a_dry_run_says_what_would_be_done_and_needs_no_guard(work: Path, capsys
         (("--recipe", "tiny.yaml"), "run `safereason guard train --recipe tiny.yaml` first"),
         (("--recipe", "tiny.yaml", "--fail-under", "dsr=1"), "eval guard has no figure 'dsr'"),
         (("--recipe", "tiny.yaml", "--fail-under", "f1=high"), "METRIC=NUMBER is expected"),
-        (("--predictions", "said.jsonl", "--model", "org/none"), "--predictions asks no guard; leave --model out"),
+        (("--predictions", "verdicts.jsonl", "--model", "org/none"), "--predictions asks no guard; leave --model out"),
         (("--predictions", "nowhere.jsonl"), "nowhere.jsonl: cannot be read"),
-        (("--predictions", "said.jsonl"), "name their source with --prompts"),
-        (("--predictions", "said.jsonl", "--prompts", "moderation"), "source moderation: is not known"),
+        (("--predictions", "verdicts.jsonl"), "name their source with --prompts"),
+        (("--predictions", "verdicts.jsonl", "--prompts", "moderation"), "source moderation: is not known"),
     ],
 )
-def test_what_is_refused_is_one_line(work: Path, capsys, arguments, says):
-    assert says in refused(capsys, *arguments)
+def test_what_is_refused_is_one_line(work: Path, capsys, arguments, error):
+    assert error in refused(capsys, *arguments)
     assert not Path("runs").exists()

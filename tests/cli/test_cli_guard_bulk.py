@@ -14,7 +14,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from program import COMMAND, safereason, said_once
+from program import COMMAND, refusal_line, safereason
 
 from safereason.cli import errors
 from safereason.cli.app import app
@@ -61,14 +61,14 @@ def parts_of(out: Path) -> dict[str, int]:
 
 
 def workers_of(process: psutil.Process) -> list[psutil.Process]:
-    found = []
+    workers = []
     for child in process.children(recursive=True):
         try:
             if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::MapWorker"):
-                found.append(child)
+                workers.append(child)
         except psutil.Error:
             continue  # it has ended since
-    return found
+    return workers
 
 
 def read(out: Path) -> list[Record]:
@@ -82,7 +82,7 @@ def test_a_folder_for_temporary_files_whose_name_is_too_long_is_one_line(work: P
     long.mkdir()
     done = safereason(*on_ray(work, tmp_path / "out"), TMPDIR=str(long))
     assert done.returncode == 2
-    assert said_once(done) == (
+    assert refusal_line(done) == (
         f"error: {long}: the name of this folder for temporary files is too long for Ray's sockets; set TMPDIR to a "
         "shorter one"
     )
@@ -94,8 +94,8 @@ def test_sigterm_ends_it_as_any_command(work: Path, tmp_path: Path):
     running = started(*on_ray(work, out))
     wait_until(running, lambda: parts_of(out))
     running.send_signal(signal.SIGTERM)
-    _, said = running.communicate(timeout=120)
-    assert (running.returncode, said.splitlines()[-1]) == (143, "interrupted by SIGTERM"), said
+    _, stderr = running.communicate(timeout=120)
+    assert (running.returncode, stderr.splitlines()[-1]) == (143, "interrupted by SIGTERM"), stderr
     assert len(parts_of(out)) < ROWS // BLOCK
 
 
@@ -116,8 +116,8 @@ def test_killed_workers_and_a_killed_program_lose_nothing(work: Path, tmp_path: 
     victim = workers_of(psutil.Process(running.pid))[0]
     victim.send_signal(signal.SIGKILL)
     assert len(parts_of(out)) < ROWS // BLOCK
-    _, said = running.communicate()
-    assert running.returncode == 0, said
+    _, stderr = running.communicate()
+    assert running.returncode == 0, stderr
     assert not victim.is_running()
     assert {name: parts_of(out)[name] for name in before} == before
 
@@ -125,11 +125,11 @@ def test_killed_workers_and_a_killed_program_lose_nothing(work: Path, tmp_path: 
         "guard", "classify", work / "rows.jsonl", *command[3:7], "--out", tmp_path / "plain.jsonl", OMP_NUM_THREADS="1"
     )
     assert plain.returncode == 0, plain.stderr
-    wanted = list(read_records(tmp_path / "plain.jsonl"))
-    found = read(out)
-    assert [{key: row[key] for key in record} for row, record in zip(found, wanted, strict=True)] == wanted
-    unsafe = sum(record["label"] == "unsafe" for record in wanted)
-    assert f"{ROWS} rows ({len(before) * BLOCK} from before): {unsafe} unsafe, {ROWS - unsafe} safe" in said
+    expected = list(read_records(tmp_path / "plain.jsonl"))
+    rows = read(out)
+    assert [{key: row[key] for key in record} for row, record in zip(rows, expected, strict=True)] == expected
+    unsafe = sum(record["label"] == "unsafe" for record in expected)
+    assert f"{ROWS} rows ({len(before) * BLOCK} from before): {unsafe} unsafe, {ROWS - unsafe} safe" in stderr
     assert not [file for file in out.iterdir() if file.name.startswith(".part-")]
 
 
@@ -144,21 +144,21 @@ def test_without_ray_one_line_says_how_to_get_it_and_nothing_is_written(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "error"),
     [
         (["--workers", "2"], "--workers 2: is for --ray"),
         (["--ray", "--format", "csv"], "--format csv: --ray reads parquet"),
         (["--ray", "--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(work: Path, words: list[str], said: str):
+def test_options_that_do_not_go_together_are_refused(work: Path, words: list[str], error: str):
     done = safereason("guard", "classify", work / "rows", "--model", work / "guard", *words)
     assert done.returncode == 2
-    assert said in said_once(done)
+    assert error in refusal_line(done)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "error"),
     [
         ([], "--ray: writes to a folder; name it with --out"),
         (["--out", "{work}/rows.jsonl"], "is a file; --ray writes to a folder"),
@@ -168,11 +168,11 @@ def test_options_that_do_not_go_together_are_refused(work: Path, words: list[str
     ],
 )
 def test_what_ray_cannot_write_or_read_is_refused(
-    work: Path, words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    work: Path, words: list[str], error: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr("safereason.guard.bulk.check_installed", lambda: None)
-    asked = ["guard", "classify", str(work / "rows"), "--model", str(work / "guard"), "--ray"]
-    words = asked + [word.format(work=work) for word in words]
+    arguments = ["guard", "classify", str(work / "rows"), "--model", str(work / "guard"), "--ray"]
+    words = arguments + [word.format(work=work) for word in words]
     assert errors.guarded(lambda: app(words, standalone_mode=False)) == 2
-    assert said in capsys.readouterr().err
+    assert error in capsys.readouterr().err
     assert not (work / "new").exists()

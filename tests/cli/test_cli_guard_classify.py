@@ -39,10 +39,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai_server.S
     """A server whose verdict is unsafe where the question has the word red, and unreadable where it has grey."""
 
     def choice(body: dict[str, Any]) -> dict[str, Any]:
-        asked = body["messages"][-1]["content"]
-        word = "unsafe" if "red" in asked.split() else "safe"
+        prompt = body["messages"][-1]["content"]
+        word = "unsafe" if "red" in prompt.split() else "safe"
         pieces = ["<think>", "Colours.", "</think>", "Categories: U2\n", "\\boxed{", word, "}"]
-        if "grey" in asked.split():
+        if "grey" in prompt.split():
             pieces = ["<think>", "Hm."]
         listed = [
             {
@@ -93,16 +93,16 @@ def test_rows_of_a_file_become_records_on_stdout_in_order(run, guard: Path, tmp_
     file = rows_file(tmp_path / "rows.jsonl", "a", "b c", "dd")
     done = safereason("guard", "classify", file, "--model", guard, "--policy", guard / "house.yaml", "--samples", "3")
     assert done.returncode == 0, done.stderr
-    found = records(done.stdout)
-    assert [(r["row"], r["id"]) for r in found] == [(1, "r0"), (2, "r1"), (3, "r2")]
-    assert [list(r) for r in found] == [
+    rows = records(done.stdout)
+    assert [(r["row"], r["id"]) for r in rows] == [(1, "r0"), (2, "r1"), (3, "r2")]
+    assert [list(r) for r in rows] == [
         ["row", "id", "label", "score", "categories", "reasoning", "unparsed", "votes"]
     ] * 3
-    for r in found:
+    for r in rows:
         assert len(r["votes"]) == 3
         assert r["label"] == ("unsafe" if r["votes"].count("unsafe") >= 2 else "safe")
         assert r["score"] == pytest.approx(0.6, abs=1e-3)
-    unsafe = sum(r["label"] == "unsafe" for r in found)
+    unsafe = sum(r["label"] == "unsafe" for r in rows)
     assert done.stderr.splitlines()[-1].startswith(SUMMARY.format(3, unsafe, 3 - unsafe, 0))
     again = run(file, "--model", guard, "--policy", guard / "house.yaml", "--samples", "3")
     assert again[:2] == (0, done.stdout)
@@ -112,15 +112,15 @@ def test_verdicts_of_a_model_that_gives_none_are_unparsed_and_say_why(
     run, micro_model: Path, guard: Path, tmp_path: Path
 ):
     file = rows_file(tmp_path / "rows.jsonl", "a", "b")
-    asked = (file, "--model", micro_model, "--policy", guard / "house.yaml")
-    code, out, said = run(*asked, "--fail-on", "unparsed")
+    arguments = (file, "--model", micro_model, "--policy", guard / "house.yaml")
+    code, out, stderr = run(*arguments, "--fail-on", "unparsed")
     assert code == 3
     assert [(r["label"], r["score"], r["unparsed"]) for r in records(out)] == [(None, None, True)] * 2
     assert {r["reason"].partition(" before")[0] for r in records(out)} == {"the guard gave no verdict"}
-    assert said.splitlines()[-1] == "error: --fail-on unparsed: 2 of 2 rows (1, 2)"
-    code, _, said = run(*asked, "--fail-on", "unsafe", "--limit", "1")
+    assert stderr.splitlines()[-1] == "error: --fail-on unparsed: 2 of 2 rows (1, 2)"
+    code, _, stderr = run(*arguments, "--fail-on", "unsafe", "--limit", "1")
     assert code == 1
-    assert "error: no verdict on any of 1 rows; the commonest reason, 1 times: the guard gave no verdict" in said
+    assert "error: no verdict on any of 1 rows; the commonest reason, 1 times: the guard gave no verdict" in stderr
 
 
 def test_stdin_is_read_in_a_pipe(guard: Path):
@@ -203,66 +203,75 @@ def test_ctrl_c_ends_it_with_130_and_keeps_what_is_written(guard: Path, tmp_path
     options = ("--model", guard, "--policy", guard / "house.yaml")
     running = classify_until_it_waits(out, ['{"prompt": "a"}\n'] * 64, *options)
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate()
+    _, stderr = running.communicate()
     assert running.returncode == 130
-    assert said.splitlines()[-1] == "interrupted"
+    assert stderr.splitlines()[-1] == "interrupted"
     assert [r["row"] for r in records(out.read_text())] == list(range(1, 65))
 
 
 def test_a_resume_with_other_settings_names_them(run, guard: Path, tmp_path: Path):
     file, out = rows_file(tmp_path / "rows.jsonl", "a", "b"), tmp_path / "out.jsonl"
-    asked = (file, "--model", guard, "--out", out)
-    assert run(*asked)[0] == 0
+    arguments = (file, "--model", guard, "--out", out)
+    assert run(*arguments)[0] == 0
     refused = f"error: {out}: exists already; pass --resume to go on or --overwrite to start anew\n"
-    assert run(*asked, "--seed", "1") == (2, "", refused)
-    code, stdout, said = run(*asked, "--resume", "--policy", guard / "house.yaml", "--seed", "1", "--samples", "2")
+    assert run(*arguments, "--seed", "1") == (2, "", refused)
+    code, stdout, stderr = run(
+        *arguments, "--resume", "--policy", guard / "house.yaml", "--seed", "1", "--samples", "2"
+    )
     assert (code, stdout) == (2, "")
-    assert f"{out}: was written otherwise (guide.policy.categories, guide.policy.name, " in said
-    assert "samples, seed)" in said
+    assert f"{out}: was written otherwise (guide.policy.categories, guide.policy.name, " in stderr
+    assert "samples, seed)" in stderr
     before = out.read_bytes()
-    code, _, said = run(*asked, "--resume")
+    code, _, stderr = run(*arguments, "--resume")
     assert (code, out.read_bytes()) == (0, before)
-    assert said.startswith("2 rows (2 from before): ")
+    assert stderr.startswith("2 rows (2 from before): ")
     rows_file(file, "a")
-    code, _, said = run(*asked, "--resume")
-    assert (code, said) == (
+    code, _, stderr = run(*arguments, "--resume")
+    assert (code, stderr) == (
         2,
         f"error: {out}: the input changed since: its first 2 rows are not those that were judged; "
         "use --overwrite or another --out\n",
     )
-    code, _, said = run(*asked, "--overwrite")
+    code, _, stderr = run(*arguments, "--overwrite")
     assert (code, len(records(out.read_text()))) == (0, 1)
 
 
 def test_a_server_s_verdicts_carry_score_categories_and_reasoning(run, server, tmp_path: Path):
     file = rows_file(tmp_path / "rows.jsonl", "a red one", "a blue one", "a grey one", "red again")
-    asked = (file, "--model", "openai/any", "--base-url", server.url)
-    code, out, said = run(*asked)
+    arguments = (file, "--model", "openai/any", "--base-url", server.url)
+    code, out, stderr = run(*arguments)
     assert code == 0
-    found = records(out)
-    assert [r["label"] for r in found] == ["unsafe", "safe", None, "unsafe"]
-    assert [r["categories"] for r in found] == [["U2"], [], [], ["U2"]]
-    assert found[0]["reasoning"] == "Colours."
+    rows = records(out)
+    assert [r["label"] for r in rows] == ["unsafe", "safe", None, "unsafe"]
+    assert [r["categories"] for r in rows] == [["U2"], [], [], ["U2"]]
+    assert rows[0]["reasoning"] == "Colours."
     high = 1 / (1 + 2.718281828459045 ** (-2.4 + 0.1))
-    assert [r["score"] for r in found] == [pytest.approx(high), pytest.approx(1 - high), None, pytest.approx(high)]
-    assert (found[2]["reason"], found[2]["text"]) == ("the guard gave no verdict", "<think>Hm.")
-    assert said.splitlines()[-1].startswith("4 rows: 2 unsafe, 1 safe, 1 unparsed; ")
-    code, _, said = run(*asked, "--fail-on", "unsafe", "--fail-on", "unparsed")
+    assert [r["score"] for r in rows] == [pytest.approx(high), pytest.approx(1 - high), None, pytest.approx(high)]
+    assert (rows[2]["reason"], rows[2]["text"]) == ("the guard gave no verdict", "<think>Hm.")
+    assert stderr.splitlines()[-1].startswith("4 rows: 2 unsafe, 1 safe, 1 unparsed; ")
+    code, _, stderr = run(*arguments, "--fail-on", "unsafe", "--fail-on", "unparsed")
     assert code == 3
-    assert said.splitlines()[-1] == ("error: --fail-on unsafe: 2 of 4 rows (1, 4); --fail-on unparsed: 1 of 4 rows (3)")
-    assert [r["label"] for r in records(run(*asked, "--threshold", "0.05")[1])] == ["unsafe", "unsafe", None, "unsafe"]
-    assert [r["label"] for r in records(run(*asked, "--threshold", "1")[1])] == ["safe", "safe", None, "safe"]
-    assert run(*asked, "--limit", "2", "--fail-on", "unparsed")[0] == 0
+    assert stderr.splitlines()[-1] == (
+        "error: --fail-on unsafe: 2 of 4 rows (1, 4); --fail-on unparsed: 1 of 4 rows (3)"
+    )
+    assert [r["label"] for r in records(run(*arguments, "--threshold", "0.05")[1])] == [
+        "unsafe",
+        "unsafe",
+        None,
+        "unsafe",
+    ]
+    assert [r["label"] for r in records(run(*arguments, "--threshold", "1")[1])] == ["safe", "safe", None, "safe"]
+    assert run(*arguments, "--limit", "2", "--fail-on", "unparsed")[0] == 0
 
 
 def test_rows_a_server_failed_at_end_it_with_1(run, server, tmp_path: Path):
     file = rows_file(tmp_path / "rows.jsonl", "a red one", "a broken one")
     server.status_of = lambda body: 400 if "broken" in body["messages"][-1]["content"] else 200
-    code, out, said = run(file, "--model", "openai/any", "--base-url", server.url)
+    code, out, stderr = run(file, "--model", "openai/any", "--base-url", server.url)
     server.status_of = lambda body: 200
     assert [(r["label"], r.get("failed")) for r in records(out)] == [("unsafe", None), (None, True)]
     assert code == 1
-    assert said.splitlines()[-1] == "error: the guard could not be asked about 1 of 2 rows (2); `reason` says why"
+    assert stderr.splitlines()[-1] == "error: the guard could not be asked about 1 of 2 rows (2); `reason` says why"
 
 
 def test_whatever_a_row_holds_a_line_of_json_comes_out(run, server, tmp_path: Path):
@@ -271,9 +280,9 @@ def test_whatever_a_row_holds_a_line_of_json_comes_out(run, server, tmp_path: Pa
     file.write_text("".join(json.dumps({"prompt": f"red {text}", "id": text}) + "\n" for text in hostile))
     code, out, _ = run(file, "--model", "openai/any", "--base-url", server.url)
     assert code == 0
-    found = [json.loads(line) for line in out.splitlines()]
-    assert [r["id"] for r in found] == hostile
-    assert {r["label"] for r in found} == {"unsafe"}
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [r["id"] for r in rows] == hostile
+    assert {r["label"] for r in rows} == {"unsafe"}
 
 
 def test_stdout_is_utf_8_whatever_the_locale(server, tmp_path: Path):
@@ -298,8 +307,8 @@ def test_a_terminal_is_told_what_is_awaited(server):
     )
     os.close(follower)
     assert running.stderr is not None
-    said = running.stderr.readline()
-    assert said == 'reading rows from the terminal, such as {"prompt": "..."}; Ctrl-D ends them\n'
+    line = running.stderr.readline()
+    assert line == 'reading rows from the terminal, such as {"prompt": "..."}; Ctrl-D ends them\n'
     os.write(leader, b'{"prompt": "red"}\n\x04')
     out, _ = running.communicate()
     os.close(leader)
@@ -307,7 +316,7 @@ def test_a_terminal_is_told_what_is_awaited(server):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "error"),
     [
         (["rows.jsonl"], "which guard? name a run of `guard train`, or another model, with --model"),
         (["rows.jsonl", "--model", "./none"], "./none: no such model; give a folder"),
@@ -327,13 +336,13 @@ def test_a_terminal_is_told_what_is_awaited(server):
     ],
 )
 def test_a_mistake_ends_with_2_and_one_line(
-    run, guard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+    run, guard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], error: str
 ):
     monkeypatch.chdir(tmp_path)
     content = rows_file(tmp_path / "rows.jsonl", "a").read_bytes()
     code, out, err = run(*(str(guard) if word == "MODEL" else word for word in arguments))
     assert (code, out) == (2, "")
-    assert err.startswith(f"error: {said}")
+    assert err.startswith(f"error: {error}")
     assert err.count("\n") == 1
     assert (tmp_path / "rows.jsonl").read_bytes() == content
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl"]
@@ -352,9 +361,9 @@ def test_csv_with_columns_of_its_own_names(run, server, tmp_path: Path):
 
 def test_an_input_without_rows_has_no_verdicts(run, guard: Path, tmp_path: Path):
     (tmp_path / "none.csv").write_text("prompt\n")
-    code, out, said = run(tmp_path / "none.csv", "--model", guard, "--fail-on", "unsafe")
+    code, out, stderr = run(tmp_path / "none.csv", "--model", guard, "--fail-on", "unsafe")
     assert (code, out) == (0, "")
-    assert said.startswith("0 rows: 0 unsafe, 0 safe, 0 unparsed; ")
+    assert stderr.startswith("0 rows: 0 unsafe, 0 safe, 0 unparsed; ")
 
 
 def test_nothing_heavy_is_loaded_before_a_mistake_is_told(tmp_path: Path):

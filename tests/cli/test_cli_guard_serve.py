@@ -52,7 +52,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "error"),
     [
         ([], "error: which guard? name a run"),
         (["--model", "./nowhere"], "error: ./nowhere: no such model"),
@@ -73,9 +73,9 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (["--no-keys", "--host", "192.0.2.1"], "error: 192.0.2.1:8000: cannot be listened at"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(guard, capsys, arguments, said):
+def test_what_is_wrong_is_said_in_one_line(guard, capsys, arguments, error):
     named = [] if not arguments or "--model" in arguments else ["--model", guard]
-    assert refusal(capsys, *named, *arguments).startswith(said)
+    assert refusal(capsys, *named, *arguments).startswith(error)
 
 
 def test_keys_and_no_keys_exclude_each_other(guard, capsys, monkeypatch):
@@ -87,10 +87,10 @@ def test_keys_and_no_keys_exclude_each_other(guard, capsys, monkeypatch):
 
 def test_a_port_in_use_is_known_before_the_model_is_loaded(guard, capsys, monkeypatch):
     monkeypatch.setattr("safereason.guard.open.open_engine", lambda *_, **__: pytest.fail("it was loaded"))
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        said = refusal(capsys, "--model", guard, "--port", port, "--policy", "default")
-    assert said == f"error: 127.0.0.1:{port}: cannot be listened at (address already in use); choose --host and --port"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        error = refusal(capsys, "--model", guard, "--port", port, "--policy", "default")
+    assert error == f"error: 127.0.0.1:{port}: cannot be listened at (address already in use); choose --host and --port"
 
 
 @contextmanager
@@ -116,17 +116,17 @@ def serving(
     try:
         assert process.stderr is not None
         lines = []
-        while not (found := re.search(r"answers at http://127\.0\.0\.1:(\d+) under policy small", "".join(lines[-1:]))):
+        while not (match := re.search(r"answers at http://127\.0\.0\.1:(\d+) under policy small", "".join(lines[-1:]))):
             lines.append(process.stderr.readline())
             assert lines[-1], f"it ended: {lines}"
-        yield process, int(found[1]), lines
+        yield process, int(match[1]), lines
     finally:
         watch.cancel()
         process.kill()
         process.wait()
 
 
-def ask(port: int, path: str, body: object = None, key: str = "") -> tuple[int, str]:
+def request(port: int, path: str, body: object = None, key: str = "") -> tuple[int, str]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
     connection.request("GET" if body is None else "POST", path, json.dumps(body) if body else None, headers)
@@ -146,22 +146,22 @@ def until(condition: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize(("sent", "code", "last"), [(signal.SIGTERM, 0, ""), (signal.SIGINT, 130, "interrupted\n")])
 def test_a_signal_lets_the_request_in_flight_end(guard, sent, code, last):
-    with serving(guard, "--samples", 8) as (process, port, said), ThreadPoolExecutor(1) as pool:
-        assert said[0].startswith("policy small has no mapping: whatever is unsafe is 'illicit'")
-        in_flight = pool.submit(ask, port, "/v1/guard", {"prompt": "a cake"})
-        until(lambda: "safereason_batch_size_count 1.0" in ask(port, "/metrics")[1])
+    with serving(guard, "--samples", 8) as (process, port, lines), ThreadPoolExecutor(1) as pool:
+        assert lines[0].startswith("policy small has no mapping: whatever is unsafe is 'illicit'")
+        in_flight = pool.submit(request, port, "/v1/guard", {"prompt": "a cake"})
+        until(lambda: "safereason_batch_size_count 1.0" in request(port, "/metrics")[1])
         process.send_signal(sent)
         status, text = in_flight.result(PATIENCE)
         out, err = process.communicate(timeout=PATIENCE)
         with pytest.raises(ConnectionRefusedError):
-            ask(port, "/healthz")
+            request(port, "/healthz")
     assert (status, json.loads(text)["model"]) == (200, guard.name)
     assert (process.returncode, out, err) == (code, "", last)
 
 
 def test_a_batch_that_nobody_waits_for_does_not_hold_up_the_end(guard):
     with serving(guard, "--samples", 2000, "--timeout", 0.5) as (process, port, _):
-        assert ask(port, "/v1/guard", {"prompt": "a cake"})[0] == 503
+        assert request(port, "/v1/guard", {"prompt": "a cake"})[0] == 503
         process.terminate()
         assert process.communicate(timeout=PATIENCE) == ("", "")
     assert process.returncode == 0
@@ -171,12 +171,12 @@ def test_keys_a_mapping_and_limits_reach_the_server(guard, tmp_path):
     mapping = tmp_path / "mapping.yaml"
     mapping.write_text('A: [harassment]\n"*": [hate]\n')
     options = ("--mapping", mapping, "--unparsed", "flag", "--max-chars", 20, "--max-body-bytes", 300)
-    with serving(guard, *options, **{VARIABLE: "the-key"}) as (process, port, said):
-        assert len(said) == 1
-        assert ask(port, "/v1/moderations", {"input": "a"})[0] == 401
-        status, text = ask(port, "/v1/moderations", {"input": "a"}, "the-key")
-        assert ask(port, "/v1/moderations", {"input": "a" * 21}, "the-key")[0] == 422
-        assert ask(port, "/v1/moderations", {"input": "a" * 300}, "the-key")[0] == 413
+    with serving(guard, *options, **{VARIABLE: "the-key"}) as (process, port, lines):
+        assert len(lines) == 1
+        assert request(port, "/v1/moderations", {"input": "a"})[0] == 401
+        status, text = request(port, "/v1/moderations", {"input": "a"}, "the-key")
+        assert request(port, "/v1/moderations", {"input": "a" * 21}, "the-key")[0] == 422
+        assert request(port, "/v1/moderations", {"input": "a" * 300}, "the-key")[0] == 413
         process.terminate()
         out, err = process.communicate(timeout=PATIENCE)
     result = json.loads(text)["results"][0]
@@ -191,13 +191,13 @@ def test_300_callers_that_say_nothing_neither_stop_the_server_nor_fill_its_log(g
         port,
         _,
     ):
-        held = [socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) for _ in range(300)]
-        for caller in held:
+        connections = [socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) for _ in range(300)]
+        for caller in connections:
             with suppress(OSError):
                 caller.sendall(b"GET /healthz HTTP/1.1\r\nHost: ")
-        assert ask(port, "/healthz")[0] == 200
-        assert ask(port, "/v1/guard", {"prompt": ""})[0] == 200
-        for caller in held:
+        assert request(port, "/healthz")[0] == 200
+        assert request(port, "/v1/guard", {"prompt": ""})[0] == 200
+        for caller in connections:
             caller.close()
         process.terminate()
         assert process.communicate(timeout=PATIENCE) == ("", "")
@@ -205,16 +205,16 @@ def test_300_callers_that_say_nothing_neither_stop_the_server_nor_fill_its_log(g
 
 def test_where_no_file_is_left_one_line_says_so_and_the_server_lives_on(guard):
     with serving(guard) as (process, port, _):
-        assert ask(port, "/healthz")[0] == 200
+        assert request(port, "/healthz")[0] == 200
         open_now = len(os.listdir(f"/proc/{process.pid}/fd"))
         _, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (open_now + 3, hard))
-        held = [socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) for _ in range(20)]
-        assert ask(port, "/healthz")[0] == 200
-        for caller in held:
+        connections = [socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) for _ in range(20)]
+        assert request(port, "/healthz")[0] == 200
+        for caller in connections:
             caller.close()
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (hard, hard))
-        assert ask(port, "/healthz")[0] == 200
+        assert request(port, "/healthz")[0] == 200
         process.terminate()
         out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out, err.count("\n")) == (0, "", 1)
@@ -225,23 +225,23 @@ def test_keys_are_read_anew_at_sighup(guard, tmp_path):
     file = tmp_path / "keys.txt"
     file.write_text("the-first-key\n")
     with serving(guard, "--keys-file", file) as (process, port, _):
-        assert ask(port, "/metrics", key="the-first-key")[0] == 200
+        assert request(port, "/metrics", key="the-first-key")[0] == 200
         file.write_text("the-second-key\n")
         process.send_signal(signal.SIGHUP)
         assert process.stderr is not None
         assert process.stderr.readline() == f"{file}: read anew, 1 keys in all\n"
-        assert [ask(port, "/metrics", key=f"the-{n}-key")[0] for n in ("first", "second")] == [401, 200]
+        assert [request(port, "/metrics", key=f"the-{n}-key")[0] for n in ("first", "second")] == [401, 200]
         file.write_text("a key\n")
         process.send_signal(signal.SIGHUP)
         assert process.stderr.readline().startswith(f"the keys stay as they were: {file}: key 1 holds a space")
-        assert ask(port, "/metrics", key="the-second-key")[0] == 200
+        assert request(port, "/metrics", key="the-second-key")[0] == 200
         process.terminate()
         assert process.communicate(timeout=PATIENCE) == ("", "")
 
 
 def test_a_hang_up_without_keys_to_read_ends_it_as_any_command(guard):
     with serving(guard) as (process, port, _):
-        assert ask(port, "/healthz")[0] == 200
+        assert request(port, "/healthz")[0] == 200
         process.send_signal(signal.SIGHUP)
         assert process.communicate(timeout=PATIENCE) == ("", "interrupted by SIGHUP\n")
         assert process.returncode == 129

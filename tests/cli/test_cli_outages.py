@@ -48,15 +48,15 @@ class Handler(BaseHTTPRequestHandler):
         if self.path.endswith("/moderations"):
             with self.server.lock:
                 self.server.judged.append(body["input"])
-            status, said = self.server.moderation(body["input"])
+            status, document = self.server.moderation(body["input"])
         else:
             with self.server.lock:
                 self.server.chats.append(body)
-            status, said = self.server.chat(body["messages"][-1]["content"])
-            if isinstance(said, str):
-                message = {"role": "assistant", "content": said}
-                said = {"id": "c", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
-        raw = said if isinstance(said, bytes) else json.dumps(said).encode()
+            status, document = self.server.chat(body["messages"][-1]["content"])
+            if isinstance(document, str):
+                message = {"role": "assistant", "content": document}
+                document = {"id": "c", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+        raw = document if isinstance(document, bytes) else json.dumps(document).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(raw)))
@@ -129,8 +129,8 @@ def evaluate(
 
 
 def metrics_of(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "metrics.json").read_text())
-    return found
+    metrics: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+    return metrics
 
 
 def dsr(run: Path) -> dict[str, Any]:
@@ -260,8 +260,8 @@ def test_where_nothing_can_be_scored_the_commonest_reason_is_told(server: Server
     assert done.returncode == 1
     assert f"none of {ROWS} answers could be scored (empty answer)" in last_line(done)
     assert done.stdout  # the figures are there, and say unscored
-    shown = evaluate(server, behaviors, tmp_path, judge="refusal")
-    assert (shown.returncode, shown.stdout, last_line(shown)) == (1, done.stdout, last_line(done))
+    again = evaluate(server, behaviors, tmp_path, judge="refusal")
+    assert (again.returncode, again.stdout, last_line(again)) == (1, done.stdout, last_line(done))
     assert evaluate(server, behaviors, tmp_path, "--resume", judge="refusal").returncode == 1
     assert len(server.chats) == ROWS  # nothing was asked again
 

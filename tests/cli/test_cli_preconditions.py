@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from program import safereason, said_once
+from program import refusal_line, safereason
 
 UNTRAINED = ("--model", "embedded/smollm2-135m")
 NOT_THERE = "org/not-there"
@@ -22,7 +22,7 @@ def refused(tmp_path: Path):
         done = safereason(*words, "--root", root, **environment)
         assert done.returncode == 2, done.stderr
         assert [path for path in root.rglob("*") if path.is_file()] == []
-        return said_once(done)
+        return refusal_line(done)
 
     return run
 
@@ -30,7 +30,7 @@ def refused(tmp_path: Path):
 @pytest.mark.parametrize("judge", ["harmbench", f"guard:{NOT_THERE}", f"rubric:deliberative@{NOT_THERE}"])
 def test_a_judge_that_is_nowhere_is_refused_at_once(refused, judge):
     line = refused("eval", "harmbench", "--prompts", "sample", *UNTRAINED, "--judge", judge)
-    assert "is not in the cache of the Hub's client, and HF_HUB_OFFLINE forbids to ask for it" in line
+    assert "is not in the cache of the Hub's client, and HF_HUB_OFFLINE forbids to fetch it" in line
 
 
 def test_a_hub_that_does_not_answer_is_asked_once(refused):
@@ -58,27 +58,27 @@ def test_a_hub_that_does_not_answer_is_asked_once(refused):
 @pytest.fixture
 def hub() -> Iterator[tuple[str, list[bytes]]]:
     """Address of a Hub that has no model, and the requests it got."""
-    asked: list[bytes] = []
+    requests: list[bytes] = []
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
-        threading.Thread(target=_not_found, args=(server, asked), daemon=True).start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}", asked
+        threading.Thread(target=_not_found, args=(server, requests), daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", requests
 
 
-def _not_found(server: socket.socket, asked: list[bytes]) -> None:
+def _not_found(server: socket.socket, requests: list[bytes]) -> None:
     while True:
         try:
             connection, _ = server.accept()
         except OSError:
             return
         with connection:
-            asked.append(connection.recv(65536))
+            requests.append(connection.recv(65536))
             connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
 
 def test_the_hub_is_asked_once_and_says_why_it_has_no_model(refused, hub):
-    address, asked = hub
+    address, requests = hub
     line = refused(
         "eval",
         "xstest",
@@ -91,7 +91,9 @@ def test_the_hub_is_asked_once_and_says_why_it_has_no_model(refused, hub):
         NO_PROXY="127.0.0.1",
     )
     assert f"{NOT_THERE}: the Hub has no such model for you (HTTP 404)" in line
-    assert sum(f"/models/{NOT_THERE}".encode() in request for request in asked) == 1  # the client asks other things too
+    assert (
+        sum(f"/models/{NOT_THERE}".encode() in request for request in requests) == 1
+    )  # the client asks other things too
 
 
 ATTACKS = {
@@ -114,8 +116,8 @@ ATTACKS = {
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_what_an_attack_lacks_is_said_before_its_target_is_looked_for(refused, name):
-    given = ("attack.judge=refusal",) if name == "human" else ()
-    assert ATTACKS[name] in refused("attack", name, "--model", NOT_THERE, "--prompts", "sample", *given)
+    overrides = ("attack.judge=refusal",) if name == "human" else ()
+    assert ATTACKS[name] in refused("attack", name, "--model", NOT_THERE, "--prompts", "sample", *overrides)
 
 
 @pytest.mark.parametrize("name", ["many-shot", "gcg", "pair"])

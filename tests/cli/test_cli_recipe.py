@@ -3,7 +3,7 @@
 import json
 
 import yaml
-from program import safereason, said_once
+from program import refusal_line, safereason
 
 from safereason.recipe.load import leaves, load, resolved, shipped
 
@@ -17,13 +17,13 @@ def test_ls_names_every_shipped_recipe():
 
 
 def test_show_prints_yaml_with_the_overrides_put_in():
-    shown = yaml.safe_load(safereason("recipe", "show", "tars-1.5b", "rl.kl_coef=0.5", "seed=7").stdout)
-    assert (shown["rl"]["kl_coef"], shown["seed"]) == (0.5, 7)
+    document = yaml.safe_load(safereason("recipe", "show", "tars-1.5b", "rl.kl_coef=0.5", "seed=7").stdout)
+    assert (document["rl"]["kl_coef"], document["seed"]) == (0.5, 7)
 
 
 def test_show_json_is_the_resolved_recipe():
-    shown = json.loads(safereason("recipe", "show", "tars-smoke", "--json").stdout)
-    assert shown == resolved(load("tars-smoke"))
+    document = json.loads(safereason("recipe", "show", "tars-smoke", "--json").stdout)
+    assert document == resolved(load("tars-smoke"))
 
 
 def test_sources_stand_beside_the_values():
@@ -34,8 +34,8 @@ def test_sources_stand_beside_the_values():
 
 
 def test_sources_as_json():
-    shown = json.loads(safereason("recipe", "show", "tars-smoke", "sft.epochs=9", "--sources", "--json").stdout)
-    assert shown["sft.epochs"] == {"value": 9.0, "source": "override"}
+    document = json.loads(safereason("recipe", "show", "tars-smoke", "sft.epochs=9", "--sources", "--json").stdout)
+    assert document["sft.epochs"] == {"value": 9.0, "source": "override"}
 
 
 def test_cp_keeps_the_comments_and_never_overwrites(tmp_path):
@@ -44,7 +44,7 @@ def test_cp_keeps_the_comments_and_never_overwrites(tmp_path):
     assert mine.read_text() == next(r for r in shipped() if r.stem == "tars-smoke").read_text()
     again = safereason("recipe", "cp", "tars-1.5b", mine)
     assert again.returncode == 2
-    assert said_once(again) == f"error: {mine}: exists already; choose another name or remove it first"
+    assert refusal_line(again) == f"error: {mine}: exists already; choose another name or remove it first"
     assert mine.read_text().startswith("# TARS through every stage")
 
 
@@ -52,7 +52,7 @@ def test_cp_into_a_folder_keeps_the_name_and_a_missing_folder_is_named(tmp_path)
     assert safereason("recipe", "cp", "tars-smoke", tmp_path).stdout == f"{tmp_path}/tars-smoke.yaml\n"
     missing = safereason("recipe", "cp", "tars-smoke", tmp_path / "no" / "mine.yaml")
     assert missing.returncode == 2
-    assert said_once(missing).endswith("its folder does not exist; make it first")
+    assert refusal_line(missing).endswith("its folder does not exist; make it first")
 
 
 def test_validate_names_the_line_of_each_mistake(tmp_path):

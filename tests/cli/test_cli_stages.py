@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from program import COMMAND, safereason, said_once
+from program import COMMAND, refusal_line, safereason
 
 from safereason.evals import EVALS
 
@@ -87,7 +87,7 @@ def test_rows_of_the_runs_can_be_shown(whole):
     assert [row["attack"] for row in completions] == ["direct", "direct"]
     unclear = safereason("data", "show", whole["runs"]["sft"])
     assert unclear.returncode == 2
-    assert "name a file of it" in said_once(unclear)
+    assert "name a file of it" in refusal_line(unclear)
 
 
 FINISHED = {
@@ -104,14 +104,14 @@ FINISHED = {
 def test_a_finished_run_is_shown_again_as_it_is(whole, tiny, root, step):
     command = (*FINISHED[step], "--recipe", tiny, "--root", root)
     before = (Path(whole["runs"][step]) / "manifest.json").read_bytes()
-    shown = safereason(*command, "--json")
-    assert (shown.returncode, shown.stderr.count("\n")) == (0, 1), shown.stderr
-    assert "finished before, so that its result is shown; --overwrite makes it anew" in shown.stderr
-    document = json.loads(shown.stdout)
+    again = safereason(*command, "--json")
+    assert (again.returncode, again.stderr.count("\n")) == (0, 1), again.stderr
+    assert "finished before, so that its result is shown; --overwrite makes it anew" in again.stderr
+    document = json.loads(again.stdout)
     assert document["run"] == whole["runs"][step]
     assert document["metrics"] == json.loads((Path(document["run"]) / "metrics.json").read_text())
     resumed = safereason(*command, "--resume", "--json")
-    assert resumed.stdout == shown.stdout
+    assert resumed.stdout == again.stdout
     assert (Path(whole["runs"][step]) / "manifest.json").read_bytes() == before
 
 
@@ -129,12 +129,12 @@ def test_an_unfinished_run_is_still_refused_and_another_one_is_not_taken_for_it(
     assert safereason(*common, "--limit", 1).returncode == 0
     other = safereason(*common, "--limit", 2)
     assert other.returncode == 2
-    assert "it holds another run (differing in limit)" in said_once(other)
+    assert "it holds another run (differing in limit)" in refusal_line(other)
     manifest = json.loads((out / "manifest.json").read_text())
     (out / "manifest.json").write_text(json.dumps({**manifest, "status": "interrupted"}))
     refused = safereason(*common, "--limit", 1)
     assert refused.returncode == 2
-    assert "pass --resume to go on or --overwrite to start anew" in said_once(refused)
+    assert "pass --resume to go on or --overwrite to start anew" in refusal_line(refused)
 
 
 def test_a_bar_that_is_not_met_ends_with_3_after_the_figures(whole, tiny, root):
@@ -163,7 +163,7 @@ def test_the_figures_a_bar_may_name_are_those_that_are_measured(whole):
 def test_a_bar_that_means_nothing_is_refused_before_anything_runs(tiny, root, bar):
     done = safereason("eval", "harmbench", "--recipe", tiny, "--root", root, "--fail-under", bar)
     assert done.returncode == 2
-    assert said_once(done).startswith(f"error: --fail-under {bar}: ")
+    assert refusal_line(done).startswith(f"error: --fail-under {bar}: ")
 
 
 def test_eval_of_a_model_without_a_recipe(micro_model, tmp_path, data_home):
@@ -194,7 +194,7 @@ def test_report_of_chosen_runs(whole, tmp_path):
     assert "<title>Mine" in (tmp_path / "report.html").read_text()
     no_run = safereason("report", tmp_path)
     assert no_run.returncode == 2
-    assert said_once(no_run).startswith(f"error: {tmp_path}: holds no run")
+    assert refusal_line(no_run).startswith(f"error: {tmp_path}: holds no run")
 
 
 def test_dry_runs_print_plans_and_write_nothing(tiny, tmp_path):
@@ -231,7 +231,7 @@ def test_an_attack_or_judge_that_is_not_there_is_one_line(tiny, micro_model, tmp
         "eval", "harmbench", "--recipe", tiny, "--model", micro_model, "--root", tmp_path / "runs", *arguments, *dry
     )
     assert done.returncode == 2
-    assert problem in said_once(done)
+    assert problem in refusal_line(done)
 
 
 def test_a_dry_run_lists_the_steps_of_a_guard():
@@ -261,4 +261,4 @@ def test_a_place_that_cannot_be_written_is_one_line(tiny, tmp_path):
     for out in (tmp_path / "file", tmp_path / "file" / "run"):
         done = safereason("data", "build", "--recipe", tiny, "--out", out)
         assert done.returncode == 2
-        assert said_once(done).startswith(f"error: {out}: ")
+        assert refusal_line(done).startswith(f"error: {out}: ")

@@ -6,7 +6,7 @@ import shlex
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from program import safereason, said_once
+from program import refusal_line, safereason
 
 from safereason.errors import InputError
 from safereason.recipe.load import load
@@ -46,8 +46,8 @@ def test_points_are_told_apart_by_what_varies(values: list[list[int]]):
         with pytest.raises(InputError, match="nothing varies"):
             points(texts)
         return
-    found = points(texts)
-    assert len({folder(label(point, texts)) for point in found}) == len(found)
+    grid = points(texts)
+    assert len({folder(label(point, texts)) for point in grid}) == len(grid)
 
 
 def test_a_command_a_point_is_printed_each_with_a_folder_of_its_own():
@@ -77,7 +77,7 @@ def test_a_command_a_point_is_printed_each_with_a_folder_of_its_own():
 def test_what_cannot_be_swept_is_said_in_one_line_and_nothing_is_begun(given_, message, tmp_path):
     done = safereason("sweep", "--recipe", "tars-smoke", *given_, "--root", tmp_path)
     assert done.returncode == 2
-    assert said_once(done).startswith(message)
+    assert refusal_line(done).startswith(message)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -107,10 +107,10 @@ def test_a_shard_leaves_what_the_points_share_to_the_whole(monkeypatch, tmp_path
     recipes = {f"seed={seed}": load("tars-smoke", [f"seed={seed}"]) for seed in (1, 2)}
     sweep.run_shard(recipes, Options(root=tmp_path))
     assert (ran, reported) == ([(1, False), (2, False)], [])
-    found = sweep.run_sweep(recipes, Options(root=tmp_path), "two")
+    result = sweep.run_sweep(recipes, Options(root=tmp_path), "two")
     assert ran[2:] == [(1, True), (2, True)]
     assert reported == [["runs/base", "runs/rl-1", "runs/rl-2"]]
-    assert found.metrics["changes"].keys() == {"seed=1", "seed=2"}
+    assert result.metrics["changes"].keys() == {"seed=1", "seed=2"}
 
 
 def test_the_pipeline_without_the_base_model_measures_what_was_trained():

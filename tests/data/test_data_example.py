@@ -56,11 +56,11 @@ def test_examples_come_back_from_both_formats(tmp_path_factory, rows):
     )
 )
 def test_a_row_is_an_example_or_one_line_says_why_not(row):
-    made, said = outcome(row)
-    if made is None:
-        assert said.startswith("here: ")
+    parsed, error = outcome(row)
+    if parsed is None:
+        assert error.startswith("here: ")
     else:
-        assert {name: value for name, value in asdict(made).items() if name in row} == row
+        assert {name: value for name, value in asdict(parsed).items() if name in row} == row
 
 
 def outcome(row):
@@ -71,7 +71,7 @@ def outcome(row):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"colour": "red"}, "unknown column 'colour'; an example has id, prompt, kind, source, category, "),
         ({"prompt": None}, "`prompt` is null; text is expected"),
@@ -81,10 +81,10 @@ def outcome(row):
         ({"label": "maybe"}, "`label` is 'maybe'; `safe`, `unsafe` or null is expected"),
     ],
 )
-def test_what_is_wrong_with_a_row_is_said(change, says):
+def test_what_is_wrong_with_a_row_is_said(change, message):
     with pytest.raises(InputError) as error:
         from_row({**ROW, **change}, "here")
-    assert str(error.value).startswith(f"here: {says}")
+    assert str(error.value).startswith(f"here: {message}")
 
 
 def test_a_column_that_is_missing_is_named():
@@ -100,10 +100,10 @@ def test_rows_before_a_bad_one_are_given_first(tmp_path, suffix):
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = stream_examples(path)
-    assert [next(found).id, next(found).id] == ["own/1", "own/1"]
+    examples = stream_examples(path)
+    assert [next(examples).id, next(examples).id] == ["own/1", "own/1"]
     with pytest.raises(InputError, match=rf"rows\.{suffix}: row 3: `kind` is 'evil'"):
-        next(found)
+        next(examples)
 
 
 def test_examples_are_written_as_they_come_and_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -136,10 +136,10 @@ def test_a_batch_of_a_parquet_file_is_read_when_it_is_asked_for(tmp_path, monkey
     raw = pa.StringArray.from_buffers(3, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0\3\0\0\0"), pa.py_buffer(b"ab\xff"))
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"prompt": raw}), path)
-    found = parquet_rows(path)
-    assert [next(found), next(found)] == [{"prompt": "a"}, {"prompt": "b"}]
+    rows = parquet_rows(path)
+    assert [next(rows), next(rows)] == [{"prompt": "a"}, {"prompt": "b"}]
     with pytest.raises(UnicodeDecodeError):
-        next(found)
+        next(rows)
     with pytest.raises(InputError, match="not a parquet file"):
         read_parquet(path)
 

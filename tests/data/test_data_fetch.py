@@ -107,10 +107,10 @@ def test_the_data_home_is_read_and_checked(home):
 
 def test_a_changed_file_is_named_with_both_hashes(home):
     (home / "src" / "data.csv").write_bytes(CONTENT + b"2,more\n")
-    found = hashlib.sha256(CONTENT + b"2,more\n").hexdigest()
+    actual = hashlib.sha256(CONTENT + b"2,more\n").hexdigest()
     with pytest.raises(InputError) as error:
         fetch(File("src", "data.csv", "https://localhost/x", SHA256))
-    assert all(part in str(error.value) for part in ("src/data.csv", found, SHA256))
+    assert all(part in str(error.value) for part in ("src/data.csv", actual, SHA256))
     assert "\n" not in str(error.value)
 
 
@@ -130,15 +130,15 @@ def test_a_download_is_kept_and_not_repeated(published, cache, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("path", "sha256", "says"),
+    ("path", "sha256", "message"),
     [
         ("gone.csv", SHA256, "Not Found"),
         ("moved.csv", SHA256, "not https"),
         ("data.csv", "0" * 64, "the recorded 0000"),
     ],
 )
-def test_a_download_that_fails_is_one_line_and_leaves_nothing(published, cache, path, sha256, says):
-    with pytest.raises(InputError, match=says) as error:
+def test_a_download_that_fails_is_one_line_and_leaves_nothing(published, cache, path, sha256, message):
+    with pytest.raises(InputError, match=message) as error:
         fetch(published(path, sha256))
     assert "\n" not in str(error.value)
     assert leftovers(cache) == []
@@ -195,8 +195,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def answer(self, body):
         status = int(self.headers.get("Authorization", "Bearer 401").removeprefix("Bearer "))
-        found = self.path == f"/datasets/owner/name/resolve/{'c' * 40}/data/data.csv"
-        self.send_response(status if found else 410)
+        is_known = self.path == f"/datasets/owner/name/resolve/{'c' * 40}/data/data.csv"
+        self.send_response(status if is_known else 410)
         self.send_header("X-Repo-Commit", "c" * 40)
         if status in (401, 403):
             self.send_header("X-Error-Code", "GatedRepo")

@@ -23,16 +23,16 @@ def test_what_is_refused_is_counted_by_its_first_reason_and_the_rest_comes_in_or
 
 
 def test_rows_are_asked_for_one_by_one():
-    asked = []
+    numbers = []
 
     def rows():
         for n in range(5):
-            asked.append(n)
+            numbers.append(n)
             yield row("short", n)
 
     first = drop_refused(rows(), lambda example: None, Counter(), "prompts")
     assert next(first).id == "s/0"
-    assert asked == [0]
+    assert numbers == [0]
 
 
 def test_a_row_like_one_that_passed_is_refused_and_one_like_a_refused_row_is_not_for_that():

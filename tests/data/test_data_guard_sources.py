@@ -47,8 +47,8 @@ def test_toxicchat_takes_toxicity_for_the_prompts_label(publish, name, release):
     records = [toxicchat_row(), toxicchat_row("you …", "1"), toxicchat_row("  ", "1")]
     for split in ("train", "test"):
         publish(f"toxicchat/data/{release}/toxic-chat_annotation_{split}.csv", records)
-    wanted = [("hello, you", "harmless", "safe", None, None), ("you …", "harmful", "unsafe", None, None)]
-    assert brief(load(name, "train")) == brief(load(name)) == wanted
+    expected = [("hello, you", "harmless", "safe", None, None), ("you …", "harmful", "unsafe", None, None)]
+    assert brief(load(name, "train")) == brief(load(name)) == expected
     assert not {e.id for e in load(name, "train")} & {e.id for e in load(name)}
 
 
@@ -63,14 +63,14 @@ def test_aegis2_splits_categories_and_leaves_out_what_has_no_text_or_label(publi
             aegis_row(5, "e", "safe", None),
         ],
     )
-    found = load("aegis2")
-    assert [(e.prompt, e.kind, e.label) for e in found] == [
+    examples = load("aegis2")
+    assert [(e.prompt, e.kind, e.label) for e in examples] == [
         ("a", "harmful", "unsafe"),
         ("b", "harmless", "safe"),
         ("e", "harmless", "safe"),
     ]
-    assert [e.categories for e in found] == [("Violence", "Criminal Planning/Confessions"), (), ()]
-    assert found[0].id == f"aegis2/{1:032x}"
+    assert [e.categories for e in examples] == [("Violence", "Criminal Planning/Confessions"), (), ()]
+    assert examples[0].id == f"aegis2/{1:032x}"
     publish("aegis2/train.json", [aegis_row(6, "f")])
     assert brief(load("aegis2", "train")) == [("f", "harmful", "unsafe", None, None)]
 
@@ -78,13 +78,13 @@ def test_aegis2_splits_categories_and_leaves_out_what_has_no_text_or_label(publi
 def test_pku_saferlhf_serves_both_answers_of_all_three_models(publish):
     for model in ("Alpaca-7B", "Alpaca2-7B", "Alpaca3-8B"):
         publish(f"pku-saferlhf/data/{model}/test.jsonl", [pku_row(), pku_row("q", (None, True)), pku_row("")])
-    found = load("pku-saferlhf")
-    assert brief(found) == 3 * [
+    examples = load("pku-saferlhf")
+    assert brief(examples) == 3 * [
         ("p", "ambiguous", "safe", None, "zero"),
         ("p", "ambiguous", "unsafe", "Cybercrime; Insulting Behavior", "one"),
         ("q", "ambiguous", "safe", None, "one"),
     ]
-    assert found[1].categories == ("Cybercrime", "Insulting Behavior")
+    assert examples[1].categories == ("Cybercrime", "Insulting Behavior")
 
 
 def test_beavertails_keeps_a_categorys_commas(publish):
@@ -100,9 +100,9 @@ def test_beavertails_keeps_a_categorys_commas(publish):
             {"prompt": "p", "response": "", "is_safe": True, "category": {"animal_abuse": False}},
         ],
     )
-    found = load("beavertails", "train")
-    assert [(e.prompt, e.response, e.label) for e in found] == [("p", "r", "unsafe"), ("p", "", "safe")]
-    assert [e.categories for e in found] == [("animal_abuse", "discrimination,stereotype,injustice"), ()]
+    examples = load("beavertails", "train")
+    assert [(e.prompt, e.response, e.label) for e in examples] == [("p", "r", "unsafe"), ("p", "", "safe")]
+    assert [e.categories for e in examples] == [("animal_abuse", "discrimination,stereotype,injustice"), ()]
 
 
 def test_or_bench_is_the_80k_without_the_hard_ones(publish):
@@ -144,20 +144,20 @@ def test_wildguardtest_is_the_rows_with_both_labels(publish):
             wildguard_row("no agreement on the prompt", True, None),
         ],
     )
-    found = {name: brief(load(name)) for name in sources.SOURCES if name.startswith("wildguardtest")}
+    examples = {name: brief(load(name)) for name in sources.SOURCES if name.startswith("wildguardtest")}
     vanilla = ("vanilla", "harmful", "unsafe", "cyberattack", None)
     attack = ("attack", "harmless", "safe", "benign", None)
-    assert found == {
+    assert examples == {
         "wildguardtest": [vanilla, attack],
         "wildguardtest-adversarial": [attack],
         "wildguardtest-vanilla": [vanilla],
         "wildguardtest-responses": [(*vanilla[:2], "safe", vanilla[3], "r"), (*attack[:2], "unsafe", attack[3], "r")],
     }
-    assert all(sources.get(name).gated for name in found)
+    assert all(sources.get(name).gated for name in examples)
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "good", "bad", "says"),
+    ("name", "file", "good", "bad", "message"),
     [
         (
             "toxicchat",
@@ -204,11 +204,11 @@ def test_wildguardtest_is_the_rows_with_both_labels(publish):
         ),
     ],
 )
-def test_a_value_that_is_not_known_is_named_by_file_row_and_column(publish, name, file, good, bad, says):
+def test_a_value_that_is_not_known_is_named_by_file_row_and_column(publish, name, file, good, bad, message):
     path = publish(file, [good, bad])
     with pytest.raises(InputError) as error:
         sources.get(name).load("test")
-    assert str(error.value).startswith(f"{path}: row 2: {says}")
+    assert str(error.value).startswith(f"{path}: row 2: {message}")
     assert "\n" not in str(error.value)
 
 
@@ -272,23 +272,23 @@ def test_a_file_without_rows_is_refused(publish, name, file):
 def test_rows_are_numbered_in_files_of_each_packing(publish, suffix):
     records = [{"a": "é\u2028x"}, {"a": "2"}]
     publish(f"own/data.jsonl{suffix}", records)
-    found = list(published_rows(File("own", f"data.jsonl{suffix}", "https://localhost/")))
-    assert [(r.number, r["a"]) for r in found] == [(1, "é\u2028x"), (2, "2")]
+    rows = list(published_rows(File("own", f"data.jsonl{suffix}", "https://localhost/")))
+    assert [(r.number, r["a"]) for r in rows] == [(1, "é\u2028x"), (2, "2")]
 
 
 def test_openai_moderation_is_unsafe_where_any_label_is(data_home):
-    found = load("openai-moderation")
-    assert Counter(e.label for e in found) == {"safe": 1158, "unsafe": 522}
-    assert all(bool(e.categories) == (e.label == "unsafe") == (e.kind == "harmful") for e in found)
-    assert {code for e in found for code in e.categories} == {"S", "H", "V", "HR", "SH", "S3", "H2", "V2"}
+    examples = load("openai-moderation")
+    assert Counter(e.label for e in examples) == {"safe": 1158, "unsafe": 522}
+    assert all(bool(e.categories) == (e.label == "unsafe") == (e.kind == "harmful") for e in examples)
+    assert {code for e in examples for code in e.categories} == {"S", "H", "V", "HR", "SH", "S3", "H2", "V2"}
 
 
 def test_xstest_response_reads_the_files_that_are_there(data_home, capsys):
-    found = load("xstest-response")
-    assert Counter(e.id.split("/")[1] for e in found) == {"gpt4": 450, "llama2orig": 450, "mistralguard": 450}
+    examples = load("xstest-response")
+    assert Counter(e.id.split("/")[1] for e in examples) == {"gpt4": 450, "llama2orig": 450, "mistralguard": 450}
     assert "3 of 5 files" in capsys.readouterr().err
-    assert all(e.response for e in found)
-    unsafe = [e for e in found if e.label == "unsafe"]
+    assert all(e.response for e in examples)
+    unsafe = [e for e in examples if e.label == "unsafe"]
     assert len(unsafe) == 8
     assert all(e.kind == "harmful" and e.category.startswith("contrast_") for e in unsafe)
 
@@ -314,8 +314,8 @@ def test_xstest_responses_final_label_settles_it(publish, monkeypatch):
             for n, label in enumerate(labels)
         ],
     )
-    found = load("xstest-response")
-    assert [(e.kind, e.label) for e in found] == 3 * [("harmless", "safe")] + [
+    examples = load("xstest-response")
+    assert [(e.kind, e.label) for e in examples] == 3 * [("harmless", "safe")] + [
         ("harmful", "unsafe"),
         ("harmful", "safe"),
         ("harmful", "safe"),
@@ -342,13 +342,13 @@ def test_a_half_s_traces_lead_from_each_row_s_own_labels_to_its_verdict(data_hom
         assert traces == [replace(e, reasoning=t.reasoning, answer=t.answer) for e, t in zip(rows, traces, strict=True)]
         for trace in traces:
             text = join(trace.reasoning, trace.answer)
-            found = verdict_of_completion(Completion(text, (), "stop"), policy)
+            verdict = verdict_of_completion(Completion(text, (), "stop"), policy)
             assert is_well_formed(text)
-            assert found.label == (trace.label or ("unsafe" if trace.kind == "harmful" else "safe"))
-            assert found.reasoning == trace.reasoning
-            assert found.categories == tuple(c for c in ids if c in trace.categories and found.label == "unsafe")
-            assert all(c in trace.reasoning for c in found.categories)
-            named |= {*found.categories}
+            assert verdict.label == (trace.label or ("unsafe" if trace.kind == "harmful" else "safe"))
+            assert verdict.reasoning == trace.reasoning
+            assert verdict.categories == tuple(c for c in ids if c in trace.categories and verdict.label == "unsafe")
+            assert all(c in trace.reasoning for c in verdict.categories)
+            named |= {*verdict.categories}
     assert named == ({*ids} if name == "openai-moderation" else set())
 
 

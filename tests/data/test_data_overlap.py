@@ -63,9 +63,9 @@ def test_case_and_white_space_make_no_other_text(copy):
     ],
 )
 def test_a_copy_with_other_punctuation_or_another_word_is_near(copy):
-    found = index_of("something else", SENTENCE).find(copy)
-    assert found == Match("t/1", "near", jaccard(copy, SENTENCE), None)
-    assert 0.8 <= found.similarity < 1
+    match = index_of("something else", SENTENCE).find(copy)
+    assert match == Match("t/1", "near", jaccard(copy, SENTENCE), None)
+    assert 0.8 <= match.similarity < 1
 
 
 def test_a_long_word_changed_counts_for_more_in_a_short_text():
@@ -81,9 +81,9 @@ def test_a_paragraph_shared_by_long_texts_is_found_by_its_words():
         f"{SENTENCE} {PASSAGE.capitalize()}! It was said at the harbour. " + "Nets dry on the wall, nobody asks. " * 9
     )
     other = " ".join(f"Line {n} is of another matter." for n in range(40)) + f' He wrote, "{PASSAGE}".'
-    found = index_of("something else", long).find(other)
-    assert (found.key, found.how, found.similarity) == ("t/1", "words", None)
-    assert found.shared == " ".join(PASSAGE.split()[:13])
+    match = index_of("something else", long).find(other)
+    assert (match.key, match.how, match.similarity) == ("t/1", "words", None)
+    assert match.shared == " ".join(PASSAGE.split()[:13])
     assert index_of(long, words=None).find(other) is None
     assert index_of(long, words=35).find(other) is None
 
@@ -140,8 +140,8 @@ def test_without_a_threshold_only_the_letter_counts():
 
 @pytest.mark.parametrize("near", [0.1, 0.5, 0.8, 0.95, 1.0])
 def test_equal_grams_are_near_at_every_threshold(near):
-    found = index_of("na" * 20, near=near).find("na" * 30)
-    assert found == Match("t/0", "near", 1.0, None)
+    match = index_of("na" * 20, near=near).find("na" * 30)
+    assert match == Match("t/0", "near", 1.0, None)
 
 
 @pytest.mark.parametrize("text", ["", "a", "abc", "ab c", "abcde", "\ud800", "\ud800 lone halves \udfff of a pair"])
@@ -161,20 +161,20 @@ EDITS = st.lists(st.tuples(st.integers(0, 60), st.text("abxy", max_size=3)), max
 
 
 @given(st.lists(st.tuples(TEXTS, EDITS), min_size=1, max_size=12), TEXTS)
-def test_what_is_near_is_what_brute_force_says(made, alone):
-    texts, queries = [text for text, _ in made], [*(edited(*pair) for pair in made), alone]
+def test_what_is_near_is_what_brute_force_says(pairs, alone):
+    texts, queries = [text for text, _ in pairs], [*(edited(*pair) for pair in pairs), alone]
     index = index_of(*texts, near=0.5, words=None)
     for query in queries:
         true = [jaccard(query, text) for text in texts]
-        found = index.find(query)
-        if found is None:
+        match = index.find(query)
+        if match is None:
             assert max(true) < 0.7  # the index misses 5 in 10^8 from here on, and up to one in a thousand below
             continue
-        place = int(found.key.removeprefix("t/"))
-        assert found.similarity == true[place] >= 0.5
-        assert found.how == ("exact" if fold(query) in map(fold, texts) else "near")
+        place = int(match.key.removeprefix("t/"))
+        assert match.similarity == true[place] >= 0.5
+        assert match.how == ("exact" if fold(query) in map(fold, texts) else "near")
         if max(true) >= 0.7:
-            assert place == true.index(max(true)) or found.how == "exact"
+            assert place == true.index(max(true)) or match.how == "exact"
 
 
 WORDS = st.lists(st.sampled_from(["a", "b", "Çé", "don't", "e-mail", "中文", "x_1", "—"]), max_size=25).map(" ".join)
@@ -182,25 +182,25 @@ WORDS = st.lists(st.sampled_from(["a", "b", "Çé", "don't", "e-mail", "中文",
 
 @given(st.lists(WORDS, max_size=20), WORDS)
 def test_shared_words_are_those_of_a_naive_search(texts, query):
-    found = index_of(*texts, near=None, words=5).find(query)
+    match = index_of(*texts, near=None, words=5).find(query)
     having = [number for number, text in enumerate(texts) if runs(text, 5) & runs(query, 5)]
-    if found is None or found.how == "exact":
-        assert found or not having
+    if match is None or match.how == "exact":
+        assert match or not having
     else:
-        assert int(found.key.removeprefix("t/")) in having
-        assert found.shared in runs(query, 5) & runs(texts[int(found.key.removeprefix("t/"))], 5)
+        assert int(match.key.removeprefix("t/")) in having
+        assert match.shared in runs(query, 5) & runs(texts[int(match.key.removeprefix("t/"))], 5)
 
 
 def pairs_of_similarity(low: float, high: float, count: int) -> list[tuple[str, str]]:
-    chance, found = random.Random(0), []
-    while len(found) < count:
+    chance, pairs = random.Random(0), []
+    while len(pairs) < count:
         text = "".join(chance.choices("abcdefghijklmnop", k=150))
         changed = list(text)
         for place in chance.sample(range(150), chance.randint(1, 8)):
             changed[place] = "z"
         if low <= jaccard(text, "".join(changed)) < high:
-            found.append((text, "".join(changed)))
-    return found
+            pairs.append((text, "".join(changed)))
+    return pairs
 
 
 def test_hardly_a_pair_at_the_threshold_is_missed():
@@ -233,8 +233,8 @@ def test_an_index_of_many_texts_finds_each_again():
         words = text.split()
         assert index.find(" ".join([*words, "more"]) if len(words) > 30 else text).key == f"t/{number}"
         if len(words) >= 13:
-            found = index.find(" ".join([*map(str, range(200)), *words[-13:]]))
-            assert (found.key, found.how, found.shared) == (f"t/{number}", "words", " ".join(words[-13:]))
+            match = index.find(" ".join([*map(str, range(200)), *words[-13:]]))
+            assert (match.key, match.how, match.shared) == (f"t/{number}", "words", " ".join(words[-13:]))
 
 
 def test_a_text_takes_less_than_ten_thousand_bytes():
@@ -247,10 +247,10 @@ def test_a_text_takes_less_than_ten_thousand_bytes():
         for number, text in enumerate(texts[100:]):
             index.add(f"more/{number}", text)
         overlap._gram_hashes.cache_clear()
-        held = tracemalloc.get_traced_memory()[0] - before
+        memory = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert held / 300 < 10_000  # so that 20 000 such texts take less than 200 MB
+    assert memory / 300 < 10_000  # so that 20 000 such texts take less than 200 MB
 
 
 SCRIPT = """
@@ -264,7 +264,7 @@ for number in range(60):
 
 
 def test_every_process_finds_the_same():
-    said = {
+    outputs = {
         subprocess.run(
             [sys.executable, "-c", SCRIPT],
             env={**os.environ, "PYTHONHASHSEED": seed},
@@ -274,13 +274,13 @@ def test_every_process_finds_the_same():
         ).stdout
         for seed in ("1", "2")
     }
-    assert len(said) == 1
-    assert "'words'" in said.pop()
+    assert len(outputs) == 1
+    assert "'words'" in outputs.pop()
 
 
 def test_the_subject_is_the_prompt_and_the_response_after_it():
-    asked = Example("o/1", "Hi", "harmless", "o", answer="no part of it")
-    assert compared_text(asked) == "Hi"
+    example = Example("o/1", "Hi", "harmless", "o", answer="no part of it")
+    assert compared_text(example) == "Hi"
     assert compared_text(Example("o/1", "Hi", "harmless", "o", response="Hello")) == "Hi\nHello"
 
 
@@ -311,9 +311,9 @@ def test_the_same_text_in_another_unicode_form_is_an_exact_match(form):
     text = "열쇠 없이 이웃집 창고의 자물쇠를 여는 방법을 설명해 주세요"
     index = Index(0.8, 4)
     index.add("test/1", text)
-    found = index.find(unicodedata.normalize(form, text).replace(" ", "\u200b\u00a0"))
-    assert found is not None
-    assert (found.how, found.key) == ("exact", "test/1")
+    match = index.find(unicodedata.normalize(form, text).replace(" ", "\u200b\u00a0"))
+    assert match is not None
+    assert (match.how, match.key) == ("exact", "test/1")
     near = index.find(unicodedata.normalize(form, text + " 꼭"))
     assert near is not None
     assert near.how == "near"

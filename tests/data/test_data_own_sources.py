@@ -89,7 +89,7 @@ def test_columns_may_be_left_out_of_a_table(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("id,prompt,kind,source\na,,harmful,own\n", "row 1: `prompt` is null; text is expected"),
         ("id,prompt,kind,source\na,p,evil,own\n", "row 1: `kind` is 'evil'"),
@@ -103,10 +103,10 @@ def test_columns_may_be_left_out_of_a_table(tmp_path):
         ("id,prompt,kind,source\n", "holds no row; mend the file"),
     ],
 )
-def test_what_is_wrong_with_a_table_is_one_line(tmp_path, text, says):
+def test_what_is_wrong_with_a_table_is_one_line(tmp_path, text, message):
     path = tmp_path / "own.csv"
     path.write_text(text)
-    assert error_of(str(path)).startswith(f"{path}: {says}")
+    assert error_of(str(path)).startswith(f"{path}: {message}")
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet", "csv", "tsv", "json", "jsonl.gz", "yaml", "yml"])
@@ -117,10 +117,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path, suffix):
 def test_your_own_file_needs_ids_that_differ(tmp_path):
     row = {"id": "own/1", "prompt": "hello", "kind": "harmless", "source": "own"}
     path = published.write(tmp_path / "own.jsonl", [row, {**row, "id": "own/2"}, row, "no row"])
-    found = sources.get(str(path)).stream("train")
-    assert [next(found).id, next(found).id] == ["own/1", "own/2"]
+    examples = sources.get(str(path)).stream("train")
+    assert [next(examples).id, next(examples).id] == ["own/1", "own/2"]
     with pytest.raises(InputError, match="'own/1' is there more than once"):
-        next(found)
+        next(examples)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "jsonl", "parquet", "csv.xz"])
@@ -161,8 +161,8 @@ def test_values_that_are_no_text_are_written_as_text(describe):
         ],
         "own.jsonl",
     )
-    found = sources.get(name).load("train")
-    assert [(e.id, e.kind, e.label, e.category) for e in found] == [
+    examples = sources.get(name).load("train")
+    assert [(e.id, e.kind, e.label, e.category) for e in examples] == [
         ("own/0", "harmful", "unsafe", "a; b"),
         ("own/1", "harmless", "safe", None),
         ("own/2", "ambiguous", "unsafe", None),
@@ -173,15 +173,15 @@ def test_values_that_are_no_text_are_written_as_text(describe):
 
 
 def test_only_the_columns_that_are_named_are_read_of_parquet(describe, monkeypatch):
-    read, asked = sources.base.parquet_rows, []
+    read, requested = sources.base.parquet_rows, []
 
-    def watched(path, columns):
-        asked.append(columns)
+    def recording(path, columns):
+        requested.append(columns)
         return read(path, columns)
 
-    monkeypatch.setattr(sources.base, "parquet_rows", watched)
+    monkeypatch.setattr(sources.base, "parquet_rows", recording)
     sources.get(describe(FULL.format(suffix="parquet"), [ROW], "rows/own.parquet")).load("train")
-    assert sorted(asked[0]) == sorted(ROW.keys() - {"more"})
+    assert sorted(requested[0]) == sorted(ROW.keys() - {"more"})
 
 
 def test_a_description_says_what_it_serves(describe):
@@ -212,7 +212,7 @@ def test_the_files_that_a_source_is_read_from(describe, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "text", "says"),
+    ("line", "text", "message"),
     [
         (1, "", "is empty; a data source is a mapping with `file:` or `hub:`, `columns:` and `kind:`"),
         (1, "- file", "a data source is a mapping with `file:` or `hub:`, `columns:` and `kind:`, not a list"),
@@ -251,14 +251,14 @@ def test_the_files_that_a_source_is_read_from(describe, tmp_path):
         (4, f"{SHORT}kind: harmless\n", "'kind' is here twice (line 3 too); keep one"),
     ],
 )
-def test_a_mistake_in_a_description_is_one_line_with_its_place(describe, line, text, says):
+def test_a_mistake_in_a_description_is_one_line_with_its_place(describe, line, text, message):
     name = describe(text)
     place = name if not text else f"{name}:{line}"
-    assert error_of(name).startswith(f"{place}: {says}")
+    assert error_of(name).startswith(f"{place}: {message}")
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"question": " "}, "`question` is blank; a prompt is expected"),
         ({"question": None}, "`question` is blank; a prompt is expected"),
@@ -272,19 +272,19 @@ def test_a_mistake_in_a_description_is_one_line_with_its_place(describe, line, t
         ({"toxic": "2"}, "`toxic` is '2'; '0' or '1' is expected"),
     ],
 )
-def test_a_bad_row_is_named_by_file_row_and_column(describe, tmp_path, change, says):
+def test_a_bad_row_is_named_by_file_row_and_column(describe, tmp_path, change, message):
     name = describe(FULL.format(suffix="jsonl"), [ROW, {**ROW, "number": 8, **change}], "rows/own.jsonl")
-    assert error_of(name) == f"{tmp_path}/rows/own.jsonl: row 2: {says}"
+    assert error_of(name) == f"{tmp_path}/rows/own.jsonl: row 2: {message}"
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_a_column_that_is_missing_is_named_with_those_there_are(describe, tmp_path, suffix):
     name = describe(FULL.format(suffix=suffix), [{"question": "q", "number": "1"}], f"rows/own.{suffix}")
-    said = error_of(name)
-    assert said.startswith(f"{tmp_path}/rows/own.{suffix}: ")
-    assert "no column `t" in said
-    assert "only question, number" in said
-    assert said.endswith(f"mend the file or {name}")
+    message = error_of(name)
+    assert message.startswith(f"{tmp_path}/rows/own.{suffix}: ")
+    assert "no column `t" in message
+    assert "only question, number" in message
+    assert message.endswith(f"mend the file or {name}")
 
 
 def test_ids_of_a_column_have_to_differ(describe, tmp_path):
@@ -320,7 +320,7 @@ def test_rows_come_through_every_format_as_they_are(tmp_path_factory, suffix, ro
         'label: {column: toxic, unsafe: ["yes"], safe: ["no"]}\n'
     )
     table = suffix in ("csv", "tsv")  # there an empty cell is null
-    wanted = [
+    expected = [
         Example(
             f"own/{n}",
             row["the question"],
@@ -332,7 +332,7 @@ def test_rows_come_through_every_format_as_they_are(tmp_path_factory, suffix, ro
         )
         for n, row in enumerate(rows, start=1)
     ]
-    assert sources.get(str(folder / "own.yaml")).load("train") == wanted
+    assert sources.get(str(folder / "own.yaml")).load("train") == expected
 
 
 def test_a_cell_may_be_as_long_as_a_reasoning_trace(tmp_path):

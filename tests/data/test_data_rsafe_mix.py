@@ -97,9 +97,9 @@ def test_every_row_of_a_held_out_prompt_is_held_out():
             safe_only=[{"source": "s", "prompts": 5}],
             validation_rows_per_label=4,
         )
-        held = {e.prompt for e in mixture.validation}
-        assert not held & {e.prompt for e in mixture.prompts}
-        held_out += "the same prompt" in held
+        validation_prompts = {e.prompt for e in mixture.validation}
+        assert not validation_prompts & {e.prompt for e in mixture.prompts}
+        held_out += "the same prompt" in validation_prompts
     assert held_out
 
 

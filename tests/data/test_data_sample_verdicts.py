@@ -66,15 +66,15 @@ def test_every_row_of_the_file_is_served_once_under_an_id_of_its_own():
 
 def test_no_reasoning_and_no_response_is_said_twice():
     for column in ("reasoning", "response"):
-        said = [fold(row[column]) for row in ROWS if column in row]
-        assert len(set(said)) == len(said)
+        texts = [fold(row[column]) for row in ROWS if column in row]
+        assert len(set(texts)) == len(texts)
 
 
 def test_reasoning_is_brief_varied_and_leaves_the_verdict_to_the_answer():
-    said = [row["reasoning"] for row in ROWS]
-    assert all(8 <= len(text.split()) <= 25 for text in said)
-    assert max(Counter(" ".join(text.split()[:3]) for text in said).values()) <= 3
-    assert not [text for text in said if re.search(r"boxed|verdict|categories:|think>|\bU\d", text, re.IGNORECASE)]
+    texts = [row["reasoning"] for row in ROWS]
+    assert all(8 <= len(text.split()) <= 25 for text in texts)
+    assert max(Counter(" ".join(text.split()[:3]) for text in texts).values()) <= 3
+    assert not [text for text in texts if re.search(r"boxed|verdict|categories:|think>|\bU\d", text, re.IGNORECASE)]
 
 
 def test_unsafe_rows_name_one_or_two_categories_of_the_default_policy_and_safe_rows_none():

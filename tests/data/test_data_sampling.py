@@ -53,7 +53,7 @@ def test_fold_ignores_case_and_white_space_and_nothing_else():
 
 
 @given(st.integers(1, 50), st.integers(0, 45), st.integers(0, 3))
-def test_the_order_of_more_than_memory_holds_is_the_same_and_is_read_once_where_it_can_be(expected, taken, seed):
+def test_the_order_of_more_than_memory_holds_is_the_same_and_is_read_once_where_it_can_be(expected, number, seed):
     reads = []
 
     def read():
@@ -64,8 +64,8 @@ def test_the_order_of_more_than_memory_holds_is_the_same_and_is_read_once_where_
     orders = seeded_selections(
         read, seed, "source", {"all": Selection(lambda e: True, expected), "even": Selection(even, expected)}
     )
-    assert list(islice(orders["all"], taken)) == seeded_order(ROWS, seed, "source")[:taken]
-    assert len(reads) == 1 or taken > expected
+    assert list(islice(orders["all"], number)) == seeded_order(ROWS, seed, "source")[:number]
+    assert len(reads) == 1 or number > expected
     assert list(orders["even"]) == [e for e in seeded_order(ROWS, seed, "source") if even(e)]
 
 

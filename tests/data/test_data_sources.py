@@ -59,9 +59,9 @@ def test_star1_traces_have_reasoning_and_answer_apart(data_home):
 
 
 def test_star1s_categories_are_apart(data_home):
-    found = sources.get("star1").load("train")
-    assert len({name for e in found for name in e.categories}) == 8
-    assert any(len(e.categories) > 1 for e in found)
+    examples = sources.get("star1").load("train")
+    assert len({name for e in examples for name in e.categories}) == 8
+    assert any(len(e.categories) > 1 for e in examples)
 
 
 def test_a_row_of_a_public_file_without_its_column_is_named(tmp_path, monkeypatch):

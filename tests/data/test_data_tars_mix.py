@@ -94,7 +94,7 @@ def test_a_slice_and_what_comes_after_it_share_no_prompt(first, second, seed):
 
 
 @given(st.integers(5, 20), st.integers(0, 5), st.sets(st.integers(0, 29), max_size=4))
-def test_rl_prompts_after_the_skip_are_not_the_ones_sft_was_taught(taken, seed, empty):
+def test_rl_prompts_after_the_skip_are_not_the_ones_sft_was_taught(number, seed, empty):
     taught = rows_of("harmful", 30, "taught")
     traces = {
         "taught": [
@@ -102,13 +102,13 @@ def test_rl_prompts_after_the_skip_are_not_the_ones_sft_was_taught(taken, seed, 
         ]
     }
     mix = mix_of(
-        prompts=30 - taken,
+        prompts=30 - number,
         harmful_ratio=1,
-        harmful=[{"source": "taught", "prompts": 30 - taken, "skip": taken}],
-        traces=[{"source": "taught", "prompts": taken}],
+        harmful=[{"source": "taught", "prompts": 30 - number, "skip": number}],
+        traces=[{"source": "taught", "prompts": number}],
     )
     mixture = build(mix, seed, {"taught": taught}, traces)
-    assert len(mixture.traces) == taken - mixture.drops["traces: no reasoning"]
+    assert len(mixture.traces) == number - mixture.drops["traces: no reasoning"]
     assert not {e.prompt for e in mixture.traces} & {e.prompt for e in mixture.prompts}
 
 
@@ -157,8 +157,8 @@ def test_a_pool_that_is_too_small_is_named_with_what_it_has():
 
 
 def test_a_pool_whose_prompts_are_too_long_names_the_key():
-    said = "the pool has 0 (harmful); 60 are longer than data.max_prompt_chars; raise that, add a source"
-    with pytest.raises(InputError, match=re.escape(said)):
+    message = "the pool has 0 (harmful); 60 are longer than data.max_prompt_chars; raise that, add a source"
+    with pytest.raises(InputError, match=re.escape(message)):
         build(mix_of(max_prompt_chars=2))
 
 
@@ -258,11 +258,11 @@ def test_rl_passes_over_sfts_prompts_of_the_same_source_even_where_the_recipe_sk
 def test_a_teacher_is_asked_what_the_mix_then_reads_of_it(skip, count, seed, unanswered):
     prompts = {**SOURCES, "raw": rows_of("harmful", 30, "raw")}
     mix = mix_of(traces=[{"source": "raw", "prompts": count, "skip": skip}], traces_per_prompt=2)
-    asked = tars_mix.to_trace(mix, seed, prompts.__getitem__, {}.__getitem__, taught=["raw"])
-    assert len(asked) == count
+    to_trace = tars_mix.to_trace(mix, seed, prompts.__getitem__, {}.__getitem__, taught=["raw"])
+    assert len(to_trace) == count
     written = [
         replace(e, id=f"{e.id}/{n}", reasoning=f"why {n}", answer="so")
-        for i, e in enumerate(asked)
+        for i, e in enumerate(to_trace)
         for n in range(3)
         if i not in unanswered
     ]
@@ -329,7 +329,7 @@ def test_traces_of_the_mixs_own_prompts_leave_the_mix_as_it_is(ratio, seed, most
     before = tars_mix.build(plain, seed, SOURCES.__getitem__, lambda name: written, taught=taught)
     mixture = tars_mix.build(mix, seed, SOURCES.__getitem__, lambda name: written, taught=taught)
     assert mixture.prompts == before.prompts
-    asked = tars_mix.to_trace(mix, seed, SOURCES.__getitem__, {}.__getitem__, taught=taught)
-    assert {e.id for e in asked} == {e.id for e in mixture.prompts}
+    to_trace = tars_mix.to_trace(mix, seed, SOURCES.__getitem__, {}.__getitem__, taught=taught)
+    assert {e.id for e in to_trace} == {e.id for e in mixture.prompts}
     assert len(mixture.traces) == len(mixture.prompts) * min(most, 3)
     assert {fold(e.prompt) for e in mixture.traces} == {fold(e.prompt) for e in mixture.prompts}

@@ -82,18 +82,18 @@ def test_wildjailbreak_takes_the_adversarial_text_where_there_is_one(publish):
             wildjailbreak_row("vanilla_harmful"),
         ],
     )
-    found = load("wildjailbreak", "train")
-    assert brief(found) == [
+    examples = load("wildjailbreak", "train")
+    assert brief(examples) == [
         ("bad thing", "harmful", "vanilla_harmful"),
         ('Play "a\tpart":\nbad thing', "harmful", "adversarial_harmful"),
         ("a jailbreak that was lost", "harmful", "adversarial_harmful"),
     ]
-    assert [e.id for e in found] == ["wildjailbreak/1", "wildjailbreak/3", "wildjailbreak/5"]
+    assert [e.id for e in examples] == ["wildjailbreak/1", "wildjailbreak/3", "wildjailbreak/5"]
     assert brief(load("wildjailbreak-benign", "train")) == [
         ("harmless kill", "harmless", "vanilla_benign"),
         ("Play a part: harmless", "harmless", "adversarial_benign"),
     ]
-    assert {e.label for e in found} == {"unsafe"}
+    assert {e.label for e in examples} == {"unsafe"}
 
 
 def test_wildjailbreak_tests_on_its_own_jailbreaks(publish):
@@ -105,8 +105,8 @@ def test_wildjailbreak_tests_on_its_own_jailbreaks(publish):
             {"adversarial": "", "label": "1", "data_type": "adversarial_harmful"},
         ],
     )
-    found = load("wildjailbreak-eval", "test")
-    assert [(e.prompt, e.kind, e.label) for e in found] == [
+    examples = load("wildjailbreak-eval", "test")
+    assert [(e.prompt, e.kind, e.label) for e in examples] == [
         ("jailbreak", "harmful", "unsafe"),
         ("look-alike", "harmless", "safe"),
     ]
@@ -135,19 +135,19 @@ def test_ultrafeedback_reads_the_prompts_and_nothing_else(publish, monkeypatch):
             f"ultrafeedback/data/{split}_prefs-00000-of-00001.parquet",
             [ultrafeedback_row("What is π?"), ultrafeedback_row(None), ultrafeedback_row("  ")],
         )
-    read, asked = sources.base.parquet_rows, []
+    read, requested = sources.base.parquet_rows, []
 
-    def watched(path, columns):
-        asked.append(columns)
+    def recording(path, columns):
+        requested.append(columns)
         return read(path, columns)
 
-    monkeypatch.setattr(sources.base, "parquet_rows", watched)
+    monkeypatch.setattr(sources.base, "parquet_rows", recording)
     assert (
         brief(load("ultrafeedback", "train"))
         == brief(load("ultrafeedback", "test"))
         == [("What is π?", "harmless", None)]
     )
-    assert asked == [["prompt"], ["prompt"]]
+    assert requested == [["prompt"], ["prompt"]]
 
 
 def test_wildchat_is_the_first_english_request_of_clean_conversations(publish):
@@ -163,17 +163,17 @@ def test_wildchat_is_the_first_english_request_of_clean_conversations(publish):
     )
     for shard in range(1, 6):
         publish(f"wildchat/data/train-{shard:05}-of-00006.parquet", [wildchat_row(f"shard {shard}", "so?")])
-    found = load("wildchat", "test")
-    assert [e.prompt for e in found] == ["Hello?", *(f"shard {n}" for n in range(1, 6))]
-    assert {(e.kind, e.category, e.response) for e in found} == {("harmless", None, None)}
+    examples = load("wildchat", "test")
+    assert [e.prompt for e in examples] == ["Hello?", *(f"shard {n}" for n in range(1, 6))]
+    assert {(e.kind, e.category, e.response) for e in examples} == {("harmless", None, None)}
 
 
 def test_wildchats_shards_are_read_one_after_the_other(publish):
     publish("wildchat/data/train-00000-of-00006.parquet", [wildchat_row("first", "a"), wildchat_row("second", "b")])
-    found = sources.get("wildchat").stream("test")
-    assert [next(found).prompt, next(found).prompt] == ["first", "second"]
+    examples = sources.get("wildchat").stream("test")
+    assert [next(examples).prompt, next(examples).prompt] == ["first", "second"]
     with pytest.raises(InputError, match=r"train-00001-of-00006\.parquet: not there"):
-        next(found)
+        next(examples)
 
 
 def test_a_conversation_of_other_fields_is_named(publish):
@@ -196,14 +196,14 @@ def test_sorry_benchs_kinds_have_names_and_domains(publish):
             sorry_bench_row(2, ("-.-.",), style="morse"),
         ],
     )
-    found = load("sorry-bench", "test")
-    assert [e.categories for e in found] == [
+    examples = load("sorry-bench", "test")
+    assert [e.categories for e in examples] == [
         ("Hate Speech Generation", "Personal Insulting Words"),
         ("Assistance with Crimes or Torts", "Human Elimination & World Domination"),
         ("Potentially Unqualified Advice", "Dangerous Machinery Operation Advice"),
         ("45",),
     ]
-    assert {e.kind for e in found} == {"harmful"}
+    assert {e.kind for e in examples} == {"harmful"}
     assert len(set(sorry_bench.CATEGORIES.values())) == len(sorry_bench.CATEGORIES) == 44
     publish("sorry-bench/question.jsonl", [sorry_bench_row(1, (None,))])
     with pytest.raises(InputError, match=r"row 1: `turns` is no list of one text"):
@@ -228,15 +228,15 @@ def test_a_missing_rainbow_archive_says_that_a_person_makes_it(tmp_path, monkeyp
     monkeypatch.setenv("SAFEREASON_DATA_HOME" if home else "SAFEREASON_CACHE", str(tmp_path))
     with pytest.raises(InputError) as error:
         sources.get("rainbow").load("train")
-    said = str(error.value)
-    assert said.startswith(str((tmp_path if home else tmp_path / "data") / "rainbow" / "archive.jsonl"))
-    assert "no such archive is published" in said
-    assert "data.without_sources=[rainbow]" in said
-    assert "\n" not in said
+    message = str(error.value)
+    assert message.startswith(str((tmp_path if home else tmp_path / "data") / "rainbow" / "archive.jsonl"))
+    assert "no such archive is published" in message
+    assert "data.without_sources=[rainbow]" in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
-    ("name", "module", "file", "records", "wanted"),
+    ("name", "module", "file", "records", "expected"),
     [
         (
             "strongreject",
@@ -271,13 +271,13 @@ def test_a_missing_rainbow_archive_says_that_a_person_makes_it(tmp_path, monkeyp
     ],
 )
 def test_a_published_table_is_read_if_its_hash_is_the_recorded_one(
-    publish, monkeypatch, name, module, file, records, wanted
+    publish, monkeypatch, name, module, file, records, expected
 ):
     publish(file, records)
     with pytest.raises(InputError, match=f"{file}: its SHA-256 is "):
         sources.get(name).load("test")
     monkeypatch.setattr(module, "published_rows", lambda file: published_rows(replace(file, sha256=None)))
-    assert brief(load(name, "test")) == wanted
+    assert brief(load(name, "test")) == expected
 
 
 def test_strongrejects_small_edition(publish):
@@ -358,10 +358,10 @@ def test_a_column_that_is_missing_is_named(publish, name, file, record, column):
 )
 def test_a_reader_gives_a_row_before_it_reads_on(publish, name, file, good, bad):
     path = publish(file, [good, good, bad])
-    found = sources.get(name).stream("train")
-    assert next(found).source == name
+    examples = sources.get(name).stream("train")
+    assert next(examples).source == name
     with pytest.raises(InputError) as error:
-        list(found)
+        list(examples)
     assert str(error.value).startswith(f"{path}: row 3: ")
 
 
@@ -397,7 +397,7 @@ def _modules():
 @pytest.mark.parametrize("name", _modules())
 def test_a_source_takes_one_short_module(name):
     text = inspect.getsource(import_module(f"safereason.data.sources.{name}"))
-    said = {
+    docstring_lines = {
         line
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -406,7 +406,7 @@ def test_a_source_takes_one_short_module(name):
     code = [
         line
         for n, line in enumerate(text.splitlines(), start=1)
-        if n not in said and line.strip() and not line.strip().startswith("#")
+        if n not in docstring_lines and line.strip() and not line.strip().startswith("#")
     ]
     assert (len(code) > LONGEST_MODULE) == (name in LONGER)
 
@@ -452,5 +452,5 @@ def test_the_docs_say_where_a_file_is_looked_for(tmp_path, monkeypatch, name):
 def test_the_descriptions_in_the_docs_are_right(tmp_path, text):
     (tmp_path / "my-users.yaml").write_text(text)
     published.write(tmp_path / "may.csv", [{"question": "How do I leave?", "topic": "travel", "verdict": "fine"}])
-    (found,) = sources.get(str(tmp_path / "my-users.yaml")).load("train")
-    assert (found.id, found.kind, found.category) == ("my-users/1", "harmless", "travel")
+    (example,) = sources.get(str(tmp_path / "my-users.yaml")).load("train")
+    assert (example.id, example.kind, example.category) == ("my-users/1", "harmless", "travel")

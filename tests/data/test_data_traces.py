@@ -82,8 +82,8 @@ def test_fences_inside_reasoning_and_answer_stay(text: str, thoughts: str, answe
     ],
 )
 def test_a_guards_verdict_has_to_be_the_rows_label(answer: str, label, expected: str):
-    found = read(f"<think>hm</think>{answer}", label=label)
-    assert found == (Reasoned("hm", answer, closed=True) if expected == "kept" else expected)
+    result = read(f"<think>hm</think>{answer}", label=label)
+    assert result == (Reasoned("hm", answer, closed=True) if expected == "kept" else expected)
 
 
 def test_a_box_in_the_reasoning_is_no_verdict():
@@ -116,9 +116,9 @@ TEXTS = st.lists(PIECES | st.text(max_size=3), max_size=14).map("".join)
 
 @given(TEXTS, st.sampled_from([None, "safe", "unsafe"]))
 def test_what_is_kept_passes_the_format_checks_and_splits_into_itself(text: str, label):
-    found = read(text, label=label)
-    if isinstance(found, str):
-        assert found in {
+    result = read(text, label=label)
+    if isinstance(result, str):
+        assert result in {
             traces.NEVER_CLOSED,
             traces.TAGS,
             traces.TEXT_BEFORE,
@@ -127,12 +127,12 @@ def test_what_is_kept_passes_the_format_checks_and_splits_into_itself(text: str,
             *([traces.UNPARSED, traces.WRONG] if label else []),
         }
         return
-    whole = reasoning.join(found.reasoning, found.answer)
+    whole = reasoning.join(result.reasoning, result.answer)
     assert reasoning.is_well_formed(whole)
-    assert reasoning.split(whole, strict=True) == reasoning.split(whole) == found
-    assert read(whole, label=label) == found
+    assert reasoning.split(whole, strict=True) == reasoning.split(whole) == result
+    assert read(whole, label=label) == result
     if label is not None:
-        assert verdict.parse(found.answer) == label
+        assert verdict.parse(result.answer) == label
         assert verdict.is_well_formed(whole)
 
 
@@ -148,11 +148,11 @@ def test_no_sound_trace_is_lost_by_its_wrapping(thoughts, answer, a, b, c, d, op
 
 def test_of_one_prompts_traces_each_is_kept_once():
     other = Reasoned("ha", "Yes.", closed=True)
-    found = first_of_each([traces.TRUNCATED, HM, other, HM, traces.TAGS, other])
-    assert found == [traces.TRUNCATED, HM, other, traces.DUPLICATE, traces.TAGS, traces.DUPLICATE]
+    results = first_of_each([traces.TRUNCATED, HM, other, HM, traces.TAGS, other])
+    assert results == [traces.TRUNCATED, HM, other, traces.DUPLICATE, traces.TAGS, traces.DUPLICATE]
 
 
 def test_of_a_guards_row_only_the_first_right_one_is_kept():
     other = Reasoned("ha", "Yes.", closed=True)
-    found = first_of_each([traces.WRONG, HM, other, HM], only_one=True)
-    assert found == [traces.WRONG, HM, traces.MORE, traces.DUPLICATE]
+    results = first_of_each([traces.WRONG, HM, other, HM], only_one=True)
+    assert results == [traces.WRONG, HM, traces.MORE, traces.DUPLICATE]

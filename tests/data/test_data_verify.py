@@ -45,7 +45,7 @@ BAD = {
 """A row of each kind of problem."""
 
 
-def found(path: Path) -> tuple[list[Problem], VerifyCounts]:
+def problems_of(path: Path) -> tuple[list[Problem], VerifyCounts]:
     tally = VerifyCounts()
     return list(check_rows(path, tally)), tally
 
@@ -54,7 +54,7 @@ def found(path: Path) -> tuple[list[Problem], VerifyCounts]:
 def test_a_bad_row_is_named_with_what_is_wrong(tmp_path, kind):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(line(id="mine/0") + b"\n\n" + BAD[kind] + b"\n" + line(id="mine/9") + b"\n")
-    problems, tally = found(path)
+    problems, tally = problems_of(path)
     assert [(p.line, p.kind) for p in problems] == [(3, kind)]
     assert (tally.rows, tally.bad, dict(tally.kinds)) == (3, 1, {kind: 1})
 
@@ -94,7 +94,7 @@ def test_exactly_the_planted_lines_are_reported(tmp_path_factory, planted, ends_
     content = (b"\xef\xbb\xbf" if mark else b"") + b"\n".join(lines)
     path = tmp_path_factory.mktemp("planted") / "rows.jsonl"
     path.write_bytes(content + b"\n" if ends_with_newline else content)
-    problems, tally = found(path)
+    problems, tally = problems_of(path)
     assert [problem.line for problem in problems] == expected
     assert tally.bad == len(expected) == tally.kinds.total()
     assert tally.rows == sum(plant != "blank" for plant in planted)
@@ -103,7 +103,7 @@ def test_exactly_the_planted_lines_are_reported(tmp_path_factory, planted, ends_
 def test_a_repeated_id_names_its_first_line_even_where_that_row_is_bad_itself(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\n".join((line(id="a"), line(id="b", kind="evil"), line(id="b"), line(id="b", label="no"))))
-    problems, tally = found(path)
+    problems, tally = problems_of(path)
     assert [(p.line, p.kind) for p in problems] == [
         (2, "`kind` is …"),
         (3, "the `id` of an earlier row"),
@@ -118,9 +118,9 @@ def test_a_repeated_id_names_its_first_line_even_where_that_row_is_bad_itself(tm
 def test_a_torn_last_line_is_called_so(tmp_path, torn):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(line() + b"\n" + torn)
-    assert [(p.line, p.text) for p in found(path)[0]] == [(2, "torn: the file ends inside this row")]
+    assert [(p.line, p.text) for p in problems_of(path)[0]] == [(2, "torn: the file ends inside this row")]
     path.write_bytes(line() + b"\n" + torn + b"\n")
-    assert [p.kind for p in found(path)[0]] in (["not JSON"], ["not UTF-8"])
+    assert [p.kind for p in problems_of(path)[0]] in (["not JSON"], ["not UTF-8"])
 
 
 def test_a_line_that_is_too_long_is_passed_over_and_the_next_ones_keep_their_numbers(tmp_path, monkeypatch):
@@ -128,7 +128,7 @@ def test_a_line_that_is_too_long_is_passed_over_and_the_next_ones_keep_their_num
     path = tmp_path / "rows.jsonl"
     exact = line(prompt="x" * (199 - len(line(prompt=""))))  # and its newline
     path.write_bytes(b"\n".join((line(id="a"), line(id="b", prompt="x" * 1000), exact, b"{", line(prompt="x" * 300))))
-    problems, tally = found(path)
+    problems, tally = problems_of(path)
     assert [(p.line, p.kind) for p in problems] == [(2, "too long"), (4, "not JSON"), (5, "too long")]
     assert tally.rows == 5
 
@@ -136,13 +136,13 @@ def test_a_line_that_is_too_long_is_passed_over_and_the_next_ones_keep_their_num
 def test_json_that_no_parser_takes_is_no_crash(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"[" * 300_000 + b"\n" + b"9" * 5000 + b"\n" + b'{"id": NaN}\n')
-    assert [p.kind for p in found(path)[0]] == ["not JSON", "not JSON", "no column …"]
+    assert [p.kind for p in problems_of(path)[0]] == ["not JSON", "not JSON", "no column …"]
 
 
 def test_a_problem_does_not_repeat_a_value_of_any_length(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(line(kind="k" * 100_000) + b"\n" + line(id="b", **{"c" * 100_000: "x"}) + b"\n")
-    problems, _ = found(path)
+    problems, _ = problems_of(path)
     assert all(len(p.text) <= verify.SHOWN + 1 for p in problems)
     assert [p.kind for p in problems] == ["`kind` is …", "unknown column …"]
 
@@ -151,7 +151,7 @@ def test_parquet_rows_are_checked_as_lines_are(tmp_path):
     path = tmp_path / "rows.parquet"
     rows = [GOOD, {**GOOD, "id": "b", "kind": "evil"}, {**GOOD, "id": "c"}, GOOD]
     pq.write_table(pa.Table.from_pylist(rows), path)
-    assert [(p.line, p.kind) for p in found(path)[0]] == [(2, "`kind` is …"), (4, "the `id` of an earlier row")]
+    assert [(p.line, p.kind) for p in problems_of(path)[0]] == [(2, "`kind` is …"), (4, "the `id` of an earlier row")]
 
 
 @pytest.mark.parametrize("bad", [0, 1500, 2047])
@@ -161,7 +161,7 @@ def test_text_in_parquet_that_is_not_utf8_is_one_row(tmp_path, bad):
     same = {name: pa.array(["harmless"] * 2048) for name in ("kind", "source")}
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"id": ids, "prompt": prompts, **same}), path)
-    problems, tally = found(path)
+    problems, tally = problems_of(path)
     assert [(p.line, p.kind) for p in problems] == [(bad + 1, "not UTF-8")]
     assert tally.rows == 2048
 
@@ -171,7 +171,7 @@ def test_a_parquet_file_that_is_cut_short_is_one_error(tmp_path):
     write_parquet(path, [Example(**GOOD)])
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(InputError, match="not a whole parquet file"):
-        found(path)
+        problems_of(path)
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.tsv.gz", "rows.json"])
@@ -183,7 +183,7 @@ def test_the_rows_of_other_files_are_checked_too(tmp_path, name):
     else:
         text = "\n".join((",\t"[".tsv" in name]).join(cells) for cells in (GOOD, *(row.values() for row in rows)))
         path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
-    problems, tally = found(path)
+    problems, tally = problems_of(path)
     assert [(p.line, p.kind) for p in problems] == [
         (2, "`kind` is …"),
         (3, "`prompt` is empty"),
@@ -197,7 +197,7 @@ def test_a_described_file_is_checked_row_by_row(tmp_path):
     (tmp_path / "mine.csv").write_text("no,question,answer\n1,Why?,\n2, ,\n3,How?,So.</think>\n1,Who?,\n")
     path = tmp_path / "mine.yaml"
     path.write_text("file: mine.csv\ncolumns: {id: no, prompt: question, answer: answer}\nkind: harmless\n")
-    problems, tally = found(path)
+    problems, tally = problems_of(path)
     assert [(p.line, p.kind) for p in problems] == [
         (2, "`question` is blank"),
         (3, "`answer` holds </think>"),
@@ -210,7 +210,7 @@ def test_a_described_file_is_checked_row_by_row(tmp_path):
 def test_what_cannot_be_read_at_all_is_one_error(tmp_path, name):
     (tmp_path / "rows.txt").write_text("x")
     with pytest.raises(InputError, match=str(tmp_path / name)):
-        found(tmp_path / name)
+        problems_of(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
@@ -225,7 +225,7 @@ def test_memory_does_not_grow_with_the_texts(tmp_path, monkeypatch, suffix):
     del long
     tracemalloc.start()
     try:
-        _, tally = found(path)
+        _, tally = problems_of(path)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -65,8 +65,8 @@ def generates(model: Any, prompts: list[chat.Conversation]) -> float:
     tokenizer, worst = micro.tokenizer(), 0.0
     engine = TransformersEngine(model, tokenizer, name="tiny")
     for sampling, n in ((DRAWN, 2), (GREEDY, 1)):
-        found = engine.generate(prompts, sampling, GenerateOptions(n=n, seed=5, choices=4))
-        for i, row in enumerate(found):
+        completions = engine.generate(prompts, sampling, GenerateOptions(n=n, seed=5, choices=4))
+        for i, row in enumerate(completions):
             prompt = chat.prompt_ids(tokenizer, prompts[i])
             for k, completion in enumerate(row):
                 logits = predicted(model, prompt, list(completion.token_ids))
@@ -110,16 +110,16 @@ def padded(left: bool) -> tuple[Tensor, Tensor, Tensor]:
 
 def plain_logps(model: Any, temperature: float) -> list[Tensor]:
     """Log-probabilities of each completion, from a pass over its row alone."""
-    found = []
+    all_logps = []
     for prompt, completion in zip(*texts(), strict=True):
         logps = (passed(model, [*prompt, *completion]) / temperature).log_softmax(-1)[len(prompt) - 1 : -1]
-        found.append(logps.gather(-1, torch.tensor(completion)[:, None])[:, 0])
-    return found
+        all_logps.append(logps.gather(-1, torch.tensor(completion)[:, None])[:, 0])
+    return all_logps
 
 
 def trains(model: Any, install: bool) -> float:
     """The largest difference of the log-probabilities that TRL takes, or of their gradient relative to its size."""
-    wanted, slope = _with_gradient(model, lambda: torch.cat(plain_logps(model, 0.7)))
+    expected, expected_gradient = _with_gradient(model, lambda: torch.cat(plain_logps(model, 0.7)))
     kept, worst = model.forward, 0.0
     try:
         add_fused_lm_head(model, temperature=0.7, outputs=("log_probs", "entropy"))
@@ -132,8 +132,8 @@ def trains(model: Any, install: bool) -> float:
                 output = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
                 return output.log_probs[labels[:, 1:] != -100]
 
-            logps, found = _with_gradient(model, scored)
-            worst = max(worst, float((logps - wanted).abs().max()), _apart(found, slope))
+            logps, gradient = _with_gradient(model, scored)
+            worst = max(worst, float((logps - expected).abs().max()), _apart(gradient, expected_gradient))
     finally:
         model.forward = kept
     return worst
@@ -141,7 +141,7 @@ def trains(model: Any, install: bool) -> float:
 
 def packs(model: Any) -> float:
     """As `trains`, of the computation with shared prompts."""
-    wanted, slope = _with_gradient(model, lambda: torch.cat(plain_logps(model, 0.7)))
+    expected, expected_gradient = _with_gradient(model, lambda: torch.cat(plain_logps(model, 0.7)))
     ids, mask, labels = padded(left=True)
     width = max(map(len, texts()[1]))
     counted = labels[:, -width:] != -100
@@ -149,8 +149,8 @@ def packs(model: Any) -> float:
     def shared() -> Tensor:
         return shared_prefix.completion_logps(model, ids, mask, width, 0.7)[0][counted]
 
-    logps, found = _with_gradient(model, shared)
-    return max(float((logps - wanted).abs().max()), _apart(found, slope))
+    logps, gradient = _with_gradient(model, shared)
+    return max(float((logps - expected).abs().max()), _apart(gradient, expected_gradient))
 
 
 def _with_gradient(model: Any, compute: Callable[[], Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -163,18 +163,18 @@ def _with_gradient(model: Any, compute: Callable[[], Tensor]) -> tuple[Tensor, l
     return values.detach(), [zero if part is None else part for part, zero in zip(slope, zeros, strict=True)]
 
 
-def _apart(found: list[Tensor], wanted: list[Tensor]) -> float:
+def _apart(gradient: list[Tensor], expected: list[Tensor]) -> float:
     """The distance of two gradients, relative to their length."""
-    difference = sum(float((a - b).square().sum()) for a, b in zip(found, wanted, strict=True))
-    return (difference / max(sum(float(b.square().sum()) for b in wanted), 1e-12)) ** 0.5
+    difference = sum(float((a - b).square().sum()) for a, b in zip(gradient, expected, strict=True))
+    return (difference / max(sum(float(b.square().sum()) for b in expected), 1e-12)) ** 0.5
 
 
 def attacks(model: Any) -> float:
     """The largest difference of a target's loss after prompts whose beginning is held."""
     prompts, (target, *_) = texts()
     loss = TargetLoss(model, target)
-    found = loss.losses(prompts).values
-    return float((found - torch.tensor([loss.loss_without_cache(prompt)[0] for prompt in prompts])).abs().max())
+    losses = loss.losses(prompts).values
+    return float((losses - torch.tensor([loss.loss_without_cache(prompt)[0] for prompt in prompts])).abs().max())
 
 
 def worst_of(measures: list[Callable[[], float]]) -> float:

@@ -54,7 +54,7 @@ def client(server: Server, **options: Any) -> OpenAIEngine:
     return OpenAIEngine("micro", base_url=server.url, **options)
 
 
-def says(text: str, finish_reason: str | None = "stop", **fields: str) -> Any:
+def always(text: str, finish_reason: str | None = "stop", **fields: str) -> Any:
     message = {"role": "assistant", "content": text, **fields}
     return lambda body: {"message": message, "finish_reason": finish_reason}
 
@@ -85,24 +85,24 @@ class TestContract(EngineContract):
 
 def test_greedy_completions_are_the_local_engine_s_in_order(server: Server, local: TransformersEngine):
     greedy = Sampling(temperature=0.0, max_new_tokens=12)
-    found = client(server).generate(PROMPTS, greedy)
+    completions = client(server).generate(PROMPTS, greedy)
     expected = local.generate(PROMPTS, greedy)
-    assert [[c.text for c in row] for row in found] == [[c.text for c in row] for row in expected]
-    assert [row[0].finish_reason for row in found] == [row[0].finish_reason for row in expected]
-    assert all(c.token_ids == () and c.error == "" for row in found for c in row)
-    assert [row[0].usage for row in found] == [row[0].usage for row in expected]
+    assert [[c.text for c in row] for row in completions] == [[c.text for c in row] for row in expected]
+    assert [row[0].finish_reason for row in completions] == [row[0].finish_reason for row in expected]
+    assert all(c.token_ids == () and c.error == "" for row in completions for c in row)
+    assert [row[0].usage for row in completions] == [row[0].usage for row in expected]
 
 
 def test_each_completion_has_a_seed_of_its_own_and_comes_back_in_its_place(server: Server, local: TransformersEngine):
-    found = client(server).generate(PROMPTS, SAMPLED, GenerateOptions(n=3, seed=5))
+    completions = client(server).generate(PROMPTS, SAMPLED, GenerateOptions(n=3, seed=5))
     expected = [
         [local.generate([prompt], SAMPLED, GenerateOptions(seed=request_seed(5, i, k)))[0][0].text for k in range(3)]
         for i, prompt in enumerate(PROMPTS)
     ]
-    assert [[c.text for c in row] for row in found] == expected
-    assert len({c.text for row in found for c in row}) == 9
+    assert [[c.text for c in row] for row in completions] == expected
+    assert len({c.text for row in completions for c in row}) == 9
     assert [row[0].text for row in client(server).generate(PROMPTS, SAMPLED, GenerateOptions(seed=6))] != [
-        r[0].text for r in found
+        r[0].text for r in completions
     ]
 
 
@@ -130,12 +130,12 @@ def test_only_settings_off_their_default_leave_the_api_s_own_fields(server: Serv
 
 
 def test_a_prefix_is_gone_on_from(server: Server, local: TransformersEngine):
-    found = only(server, prefix="<think>\n")
+    completion = only(server, prefix="<think>\n")
     expected = local.generate([user("x")], SAMPLED, GenerateOptions(seed=request_seed(0, 0, 0), prefix="<think>\n"))[0][
         0
     ]
-    assert (found.prefix, found.text) == ("<think>\n", expected.text)
-    assert found.text != only(server).text
+    assert (completion.prefix, completion.text) == ("<think>\n", expected.text)
+    assert completion.text != only(server).text
     assert server.requests[0]["messages"][-1] == {"role": "assistant", "content": "<think>\n"}
     assert server.requests[0]["add_generation_prompt"] is False
 
@@ -143,8 +143,8 @@ def test_a_prefix_is_gone_on_from(server: Server, local: TransformersEngine):
 def test_stop_texts_are_cut_off(server: Server, local: TransformersEngine):
     whole = local.generate([user("x")], SAMPLED, GenerateOptions(seed=request_seed(0, 0, 0)))[0][0].text
     stop = next(c for c in whole if c.isascii())
-    found = only(server, stop=[stop])
-    assert (found.text, found.finish_reason) == (whole[: whole.index(stop)], "stop")
+    completion = only(server, stop=[stop])
+    assert (completion.text, completion.finish_reason) == (whole[: whole.index(stop)], "stop")
 
 
 def test_done_conversations_are_not_asked_and_the_others_do_not_change(server: Server):
@@ -157,16 +157,16 @@ def test_done_conversations_are_not_asked_and_the_others_do_not_change(server: S
 
 
 def test_on_finish_is_called_once_a_completion_in_the_caller_s_thread(server: Server):
-    seen: dict[tuple[int, int], Completion] = {}
+    finished: dict[tuple[int, int], Completion] = {}
     threads = set()
 
     def record(index: int, number: int, completion: Completion) -> None:
-        assert (index, number) not in seen
-        seen[index, number] = completion
+        assert (index, number) not in finished
+        finished[index, number] = completion
         threads.add(threading.current_thread())
 
-    found = client(server).generate(PROMPTS, SAMPLED, GenerateOptions(n=2, on_finish=record))
-    assert seen == {(i, k): found[i][k] for i in range(3) for k in range(2)}
+    completions = client(server).generate(PROMPTS, SAMPLED, GenerateOptions(n=2, on_finish=record))
+    assert finished == {(i, k): completions[i][k] for i in range(3) for k in range(2)}
     assert threads == {threading.current_thread()}
 
 
@@ -178,24 +178,24 @@ def test_as_many_requests_as_allowed_are_under_way_at_a_time(server: Server):
 
 def test_what_may_pass_is_tried_again(server: Server):
     server.statuses = [429, 500, 503]
-    found = client(server, concurrency=1, patience=60).generate(PROMPTS, SAMPLED)
-    assert [row[0].finish_reason for row in found] == ["length"] * 3
+    completions = client(server, concurrency=1, patience=60).generate(PROMPTS, SAMPLED)
+    assert [row[0].finish_reason for row in completions] == ["length"] * 3
     assert len(server.requests) == 6
 
 
 def test_a_request_that_fails_for_good_is_an_error_and_the_others_are_kept(server: Server):
     server.status_of = lambda body: 500 if body["messages"] == PROMPTS[1] else 200
-    found = client(server, patience=0).generate(PROMPTS, SAMPLED)
-    assert [row[0].finish_reason for row in found] == ["length", "error", "length"]
-    assert "told to fail with 500" in found[1][0].error
+    completions = client(server, patience=0).generate(PROMPTS, SAMPLED)
+    assert [row[0].finish_reason for row in completions] == ["length", "error", "length"]
+    assert "told to fail with 500" in completions[1][0].error
     assert len(server.requests) == 3
 
 
 def test_a_request_that_hangs_is_an_error(server: Server):
     server.hangs = lambda body: body["messages"] == PROMPTS[0]
-    found = client(server, patience=0, timeout=1.0).generate([PROMPTS[0]], SAMPLED)
-    assert found[0][0].finish_reason == "error"
-    assert "timed out" in found[0][0].error
+    completions = client(server, patience=0, timeout=1.0).generate([PROMPTS[0]], SAMPLED)
+    assert completions[0][0].finish_reason == "error"
+    assert "timed out" in completions[0][0].error
 
 
 def test_a_bad_request_is_an_error_that_says_why(server: Server):
@@ -226,21 +226,21 @@ def test_a_server_that_is_lost_later_costs_only_what_it_did_not_answer(local: Tr
     with openai_server.serve(local) as server:
         engine = client(server, patience=0)
         assert engine.generate(PROMPTS[:1], SAMPLED)[0][0].finish_reason == "length"
-    found = engine.generate(PROMPTS, SAMPLED)
-    assert [row[0].finish_reason for row in found] == ["error"] * 3
+    completions = engine.generate(PROMPTS, SAMPLED)
+    assert [row[0].finish_reason for row in completions] == ["error"] * 3
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [("stop", "stop"), ("length", "length"), (None, "stop"), ("content_filter", "filtered")]
+    ("reason", "expected"), [("stop", "stop"), ("length", "length"), (None, "stop"), ("content_filter", "filtered")]
 )
-def test_finish_reasons(server: Server, given: str | None, expected: str):
-    server.choice = says("text", given)
+def test_finish_reasons(server: Server, reason: str | None, expected: str):
+    server.choice = always("text", reason)
     completion = only(server)
     assert (completion.finish_reason, completion.text) == (expected, "text")
     assert bool(completion.error) == completion.missing == (expected == "filtered")
 
 
-@pytest.mark.parametrize("given", ["stop", "content_filter"])
+@pytest.mark.parametrize("reason", ["stop", "content_filter"])
 @pytest.mark.parametrize(
     ("usage", "expected"),
     [
@@ -250,8 +250,8 @@ def test_finish_reasons(server: Server, given: str | None, expected: str):
         ({}, None),
     ],
 )
-def test_usage_is_what_a_server_says_or_none(server: Server, given: str, usage: dict[str, Any], expected: Any):
-    server.choice = lambda body: {**says("text", given)(body), **usage}
+def test_usage_is_what_a_server_says_or_none(server: Server, reason: str, usage: dict[str, Any], expected: Any):
+    server.choice = lambda body: {**always("text", reason)(body), **usage}
     assert only(server).usage == expected
 
 
@@ -262,21 +262,21 @@ def test_a_failed_request_has_no_usage(server: Server):
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
 def test_reasoning_in_a_field_of_its_own_is_put_back(server: Server, name: str):
-    server.choice = says("\n\nthe answer", **{name: "\nstep by step\n"})
+    server.choice = always("\n\nthe answer", **{name: "\nstep by step\n"})
     completion = only(server)
     assert completion.text == "<think>\nstep by step\n</think>\n\nthe answer"
     assert (completion.parts.reasoning, completion.parts.answer) == ("step by step", "the answer")
 
 
 def test_reasoning_after_a_prefix_that_opened_it_is_not_opened_twice(server: Server):
-    server.choice = says("the answer", reasoning_content="step by step")
+    server.choice = always("the answer", reasoning_content="step by step")
     completion = only(server, prefix="<think>\n")
     assert completion.full_text == "<think>\nstep by step\n</think>\n\nthe answer"
 
 
 @pytest.mark.parametrize("content", ["", None])
 def test_reasoning_without_an_answer_is_not_closed(server: Server, content: Any):
-    server.choice = says(content, "length", reasoning_content="step by")
+    server.choice = always(content, "length", reasoning_content="step by")
     completion = only(server)
     assert (completion.text, completion.parts.closed) == ("<think>\nstep by", False)
 
@@ -292,7 +292,7 @@ def test_half_a_surrogate_pair_can_be_written_to_a_file(server: Server):
 
 
 @pytest.mark.parametrize(
-    ("raw", "says"),
+    ("raw", "message"),
     [
         (HTMLResponse("<html>"), "is not JSON: it begins '<html>'"),
         (JSONResponse({"error": {"message": "quota"}}), "reports an error: quota"),
@@ -301,11 +301,11 @@ def test_half_a_surrogate_pair_can_be_written_to_a_file(server: Server):
         (JSONResponse([1]), "is a list in JSON, not an object"),
     ],
 )
-def test_a_reply_without_a_completion_is_an_error(server: Server, raw: Any, says: str):
+def test_a_reply_without_a_completion_is_an_error(server: Server, raw: Any, message: str):
     server.raw = raw
     completion = only(server)
     assert completion.finish_reason == "error"
-    assert says in completion.error
+    assert message in completion.error
 
 
 def test_the_key_is_the_given_one_else_the_variable_else_none(server: Server, monkeypatch: pytest.MonkeyPatch):
@@ -345,17 +345,17 @@ def test_log_likelihoods_are_refused(server: Server):
 
 def test_choices_are_the_local_engine_s(server: Server, local: TransformersEngine):
     greedy = Sampling(temperature=0.0, max_new_tokens=6)
-    found = client(server).generate(PROMPTS, greedy, GenerateOptions(choices=5))
+    completions = client(server).generate(PROMPTS, greedy, GenerateOptions(choices=5))
     expected = [local.generate([prompt], greedy, GenerateOptions(choices=5))[0] for prompt in PROMPTS]
-    assert [[c.choices for c in row] for row in found] == [[c.choices for c in row] for row in expected]
-    assert {len(choice.likeliest) for row in found for c in row for choice in c.choices} == {5}
+    assert [[c.choices for c in row] for row in completions] == [[c.choices for c in row] for row in expected]
+    assert {len(choice.likeliest) for row in completions for c in row for choice in c.choices} == {5}
     assert {(r["logprobs"], r["top_logprobs"]) for r in server.requests} == {(True, 5)}
 
 
 def test_a_drawn_token_stands_behind_the_likeliest_as_it_does_locally(server: Server, local: TransformersEngine):
-    found = client(server).generate(PROMPTS, SAMPLED, GenerateOptions(n=2, choices=2))
+    completions = client(server).generate(PROMPTS, SAMPLED, GenerateOptions(n=2, choices=2))
     sizes = set()
-    for i, row in enumerate(found):
+    for i, row in enumerate(completions):
         for k, completion in enumerate(row):
             (expected,) = local.generate([PROMPTS[i]], SAMPLED, GenerateOptions(seed=request_seed(0, i, k), choices=2))[
                 0
@@ -391,7 +391,7 @@ PART = {"token": "\ufffd", "logprob": -1.0}
     ],
 )
 def test_choices_are_what_a_server_lists_and_the_token_itself(server: Server, content: Any, expected: Any):
-    server.choice = lambda body: {**says("text")(body), "logprobs": {"content": content}}
+    server.choice = lambda body: {**always("text")(body), "logprobs": {"content": content}}
     completion = only(server, choices=3)
     assert (completion.text, completion.finish_reason, completion.choices) == ("text", "stop", expected)
 
@@ -400,15 +400,17 @@ def test_choices_are_what_a_server_lists_and_the_token_itself(server: Server, co
     "logprobs", [{}, {"logprobs": None}, {"logprobs": {"tokens": ["a"], "token_logprobs": [-1.0]}}]
 )
 def test_a_server_that_lists_none_gives_none(server: Server, logprobs: dict[str, Any]):
-    server.choice = lambda body: {**says("text")(body), **logprobs}
+    server.choice = lambda body: {**always("text")(body), **logprobs}
     completion = only(server, choices=3)
     assert (completion.text, completion.finish_reason, completion.choices) == ("text", "stop", ())
 
 
 def test_alone_each_conversation_is_asked_with_the_seed_it_has_by_itself(server: Server):
-    found = client(server).generate(PROMPTS, SAMPLED, GenerateOptions(n=2, seed=5, alone=True))
+    completions = client(server).generate(PROMPTS, SAMPLED, GenerateOptions(n=2, seed=5, alone=True))
     assert {r["seed"] for r in server.requests} == {request_seed(5, 0, 0), request_seed(5, 0, 1)}
-    assert found == [client(server).generate([prompt], SAMPLED, GenerateOptions(n=2, seed=5))[0] for prompt in PROMPTS]
+    assert completions == [
+        client(server).generate([prompt], SAMPLED, GenerateOptions(n=2, seed=5))[0] for prompt in PROMPTS
+    ]
 
 
 def eval_recipe(source: Path) -> Recipe:
@@ -460,10 +462,10 @@ def test_ctrl_c_does_not_wait_for_a_server_that_hangs(server: Server):
 
 
 def test_a_server_that_refuses_to_list_alternatives_is_asked_without(server: Server):
-    server.choice = says("text")
+    server.choice = always("text")
     server.status_of = lambda body: 400 if "logprobs" in body else 200
     server.refusal = "logprobs are not supported"
-    found = client(server).generate(PROMPTS, SAMPLED, GenerateOptions(choices=5))
-    assert [row[0].text for row in found] == ["text"] * len(PROMPTS)
-    assert all(row[0].choices == () for row in found)
+    completions = client(server).generate(PROMPTS, SAMPLED, GenerateOptions(choices=5))
+    assert [row[0].text for row in completions] == ["text"] * len(PROMPTS)
+    assert all(row[0].choices == () for row in completions)
     assert sum("logprobs" in body for body in server.requests) < len(server.requests)

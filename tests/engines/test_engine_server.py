@@ -23,8 +23,8 @@ from safereason.errors import InputError
 from safereason.recipe.schema import Sampling
 from safereason.text.chat import user
 
-SAYS, THINKS = "It is blue.", "The sky scatters light."
-WHOLE = f"<think>\n{THINKS}\n</think>\n\n{SAYS}"
+ANSWER, REASONING = "It is blue.", "The sky scatters light."
+WHOLE = f"<think>\n{REASONING}\n</think>\n\n{ANSWER}"
 
 Answer = tuple[int, Any]
 """Status, and a body: bytes as they are, anything else as JSON."""
@@ -39,7 +39,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, reply: Callable[[dict[str, Any], int], Answer]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.reply = reply
-        self.asked: list[dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.lock = threading.Lock()
 
@@ -61,11 +61,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
-            self.server.asked.append(body)
+            self.server.requests.append(body)
             self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
-            number = len(self.server.asked)
-        status, said = self.server.reply(body, number)
-        raw = said if isinstance(said, bytes) else json.dumps(said).encode()
+            number = len(self.server.requests)
+        status, document = self.server.reply(body, number)
+        raw = document if isinstance(document, bytes) else json.dumps(document).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(raw)))
@@ -102,7 +102,7 @@ def choice(message: Any, reason: str | None = "stop", **fields: Any) -> dict[str
     return {"id": "c", "choices": [{"index": 0, "message": message, "finish_reason": reason, **fields}]}
 
 
-def ask(document: Any, prefix: str = "", **options: Any) -> Completion:
+def completion_of(document: Any, prefix: str = "", **options: Any) -> Completion:
     """What becomes of one reply of a real server."""
     with serve(lambda body, number: (200, document)) as server:
         engine = OpenAIEngine("m", base_url=server.url, patience=options.pop("patience", 0))
@@ -110,60 +110,63 @@ def ask(document: Any, prefix: str = "", **options: Any) -> Completion:
 
 
 SHAPES = {
-    "a text": ({"content": SAYS}, SAYS),
+    "a text": ({"content": ANSWER}, ANSWER),
     "nothing": ({"content": None}, ""),
-    "a text part": ({"content": [{"type": "text", "text": SAYS}]}, SAYS),
-    "several text parts": ({"content": [{"type": "text", "text": SAYS[:5]}, {"type": "text", "text": SAYS[5:]}]}, SAYS),
-    "texts in a list": ({"content": [SAYS[:3], SAYS[3:]]}, SAYS),
+    "a text part": ({"content": [{"type": "text", "text": ANSWER}]}, ANSWER),
+    "several text parts": (
+        {"content": [{"type": "text", "text": ANSWER[:5]}, {"type": "text", "text": ANSWER[5:]}]},
+        ANSWER,
+    ),
+    "texts in a list": ({"content": [ANSWER[:3], ANSWER[3:]]}, ANSWER),
     "no parts": ({"content": []}, ""),
-    "an output text": ({"content": [{"type": "output_text", "text": SAYS, "annotations": []}]}, SAYS),
+    "an output text": ({"content": [{"type": "output_text", "text": ANSWER, "annotations": []}]}, ANSWER),
     "thinking in parts": (
         {
             "content": [
-                {"type": "thinking", "thinking": [{"type": "text", "text": THINKS}]},
-                {"type": "text", "text": SAYS},
+                {"type": "thinking", "thinking": [{"type": "text", "text": REASONING}]},
+                {"type": "text", "text": ANSWER},
             ]
         },
         WHOLE,
     ),
     "thinking in a text": (
-        {"content": [{"type": "thinking", "thinking": THINKS, "signature": "x"}, {"type": "text", "text": SAYS}]},
+        {"content": [{"type": "thinking", "thinking": REASONING, "signature": "x"}, {"type": "text", "text": ANSWER}]},
         WHOLE,
     ),
     "thinking that is hidden": (
-        {"content": [{"type": "redacted_thinking", "data": "xx"}, {"type": "text", "text": SAYS}]},
-        SAYS,
+        {"content": [{"type": "redacted_thinking", "data": "xx"}, {"type": "text", "text": ANSWER}]},
+        ANSWER,
     ),
     "a reasoning part": (
         {
             "content": [
-                {"type": "reasoning", "summary": [{"type": "summary_text", "text": THINKS}]},
-                {"type": "output_text", "text": SAYS},
+                {"type": "reasoning", "summary": [{"type": "summary_text", "text": REASONING}]},
+                {"type": "output_text", "text": ANSWER},
             ]
         },
         WHOLE,
     ),
     "a refusal part": ({"content": [{"type": "refusal", "refusal": "I won't."}]}, "I won't."),
     "a refusal": ({"content": None, "refusal": "I won't."}, "I won't."),
-    "no refusal": ({"content": SAYS, "refusal": None}, SAYS),
-    "reasoning_content": ({"content": SAYS, "reasoning_content": THINKS}, WHOLE),
-    "reasoning": ({"content": SAYS, "reasoning": THINKS}, WHOLE),
-    "thinking": ({"content": SAYS, "thinking": THINKS}, WHOLE),
+    "no refusal": ({"content": ANSWER, "refusal": None}, ANSWER),
+    "reasoning_content": ({"content": ANSWER, "reasoning_content": REASONING}, WHOLE),
+    "reasoning": ({"content": ANSWER, "reasoning": REASONING}, WHOLE),
+    "thinking": ({"content": ANSWER, "thinking": REASONING}, WHOLE),
     "reasoning_details": (
-        {"content": SAYS, "reasoning_details": [{"type": "reasoning.text", "text": THINKS}]},
+        {"content": ANSWER, "reasoning_details": [{"type": "reasoning.text", "text": REASONING}]},
         WHOLE,
     ),
-    "both fields": ({"content": SAYS, "reasoning": THINKS, "reasoning_content": THINKS}, WHOLE),
-    "reasoning given twice": ({"content": WHOLE, "reasoning_content": THINKS}, WHOLE),
+    "both fields": ({"content": ANSWER, "reasoning": REASONING, "reasoning_content": REASONING}, WHOLE),
+    "reasoning given twice": ({"content": WHOLE, "reasoning_content": REASONING}, WHOLE),
     "reasoning given twice, without the opening tag": (
-        {"content": f"{THINKS}\n</think>\n\n{SAYS}", "reasoning_content": THINKS},
-        f"{THINKS}\n</think>\n\n{SAYS}",
+        {"content": f"{REASONING}\n</think>\n\n{ANSWER}", "reasoning_content": REASONING},
+        f"{REASONING}\n</think>\n\n{ANSWER}",
     ),
     "other reasoning between tags": (
-        {"content": "<think>hm</think>Yes.", "reasoning_content": THINKS},
-        f"<think>\n{THINKS}\n</think>\n\n<think>hm</think>Yes.",
+        {"content": "<think>hm</think>Yes.", "reasoning_content": REASONING},
+        f"<think>\n{REASONING}\n</think>\n\n<think>hm</think>Yes.",
     ),
-    "an empty field": ({"content": SAYS, "reasoning_content": "", "reasoning": None}, SAYS),
+    "an empty field": ({"content": ANSWER, "reasoning_content": "", "reasoning": None}, ANSWER),
     "tags that the model wrote": ({"content": WHOLE}, WHOLE),
 }
 
@@ -171,19 +174,21 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES)
 def test_each_shape_of_a_message_is_read(shape: str):
     message, expected = SHAPES[shape]
-    completion = ask(choice({"role": "assistant", **message}))
+    completion = completion_of(choice({"role": "assistant", **message}))
     assert (completion.text, completion.finish_reason, completion.error) == (expected, "stop", "")
 
 
-@pytest.mark.parametrize("shape", [name for name, (_, text) in SHAPES.items() if THINKS in text and "hm" not in text])
+@pytest.mark.parametrize(
+    "shape", [name for name, (_, text) in SHAPES.items() if REASONING in text and "hm" not in text]
+)
 def test_reasoning_is_there_once_whether_a_prefix_opened_it_or_not(shape: str):
     message = {"role": "assistant", **SHAPES[shape][0]}
     for prefix in ("", "<think>\n"):
         if prefix and shape == "tags that the model wrote":
             continue  # it wrote a second one
-        completion = ask(choice(message), prefix)
-        assert (completion.parts.reasoning, completion.parts.answer) == (THINKS, SAYS)
-        assert completion.full_text.count(THINKS) == 1
+        completion = completion_of(choice(message), prefix)
+        assert (completion.parts.reasoning, completion.parts.answer) == (REASONING, ANSWER)
+        assert completion.full_text.count(REASONING) == 1
         assert completion.full_text.count("<think>") == (0 if "without" in shape and not prefix else 1)
 
 
@@ -191,17 +196,17 @@ def test_reasoning_is_there_once_whether_a_prefix_opened_it_or_not(shape: str):
     ("message", "named"),
     [
         ({"content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "'image_url'"),
-        ({"content": [{"type": "text", "text": SAYS}, {"type": "hologram"}]}, "'hologram'"),
-        ({"content": [{"text": SAYS}]}, "holds an object, which is no text"),
+        ({"content": [{"type": "text", "text": ANSWER}, {"type": "hologram"}]}, "'hologram'"),
+        ({"content": [{"text": ANSWER}]}, "holds an object, which is no text"),
         ({"content": [7]}, "holds a number, which is no text"),
         ({"content": 7}, "is a number, not a text"),
         ({"content": [{"type": ["text"]}]}, "['text']"),
         ({"content": None, "tool_calls": [{"id": "1"}]}, "tool_calls and no text"),
-        ({"content": SAYS, "reasoning": {"type": "x"}}, "message.reasoning holds a part of type 'x'"),
+        ({"content": ANSWER, "reasoning": {"type": "x"}}, "message.reasoning holds a part of type 'x'"),
     ],
 )
 def test_a_shape_that_is_not_known_is_an_error_that_names_it(message: dict[str, Any], named: str):
-    completion = ask(choice({"role": "assistant", **message}), patience=30)  # and not asked for half a minute
+    completion = completion_of(choice({"role": "assistant", **message}), patience=30)  # and not asked for half a minute
     assert (completion.finish_reason, completion.text) == ("error", "")
     assert named in completion.error
 
@@ -251,31 +256,34 @@ def test_no_reply_breaks_the_reader_nor_turns_into_python_s_notation(value: Any)
 def test_an_error_with_a_good_status_is_tried_again_where_it_may_pass(code: Any):
     def reply(body: dict[str, Any], number: int) -> Answer:
         error = {"error": {"message": "overloaded", "code": code}, "choices": None}
-        return 200, error if number == 1 else choice({"content": SAYS})
+        return 200, error if number == 1 else choice({"content": ANSWER})
 
     with serve(reply) as server:
-        found = OpenAIEngine("m", base_url=server.url, patience=60).generate([user("x")], Sampling())
-    assert found[0][0].text == SAYS
-    assert len(server.asked) == 2
+        completions = OpenAIEngine("m", base_url=server.url, patience=60).generate([user("x")], Sampling())
+    assert completions[0][0].text == ANSWER
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         ({"message": "no such thing", "code": 400}, "no such thing (400)"),
         ({"message": "no credit", "code": "insufficient_quota"}, "no credit (insufficient_quota)"),
     ],
 )
-def test_one_that_will_not_pass_is_told_at_once(error: Any, said: str):
+def test_one_that_will_not_pass_is_told_at_once(error: Any, message: str):
     with serve(lambda body, number: (200, {"error": error, "choices": None})) as server:
         (completion,) = OpenAIEngine("m", base_url=server.url, patience=60).generate([user("x")], Sampling())[0]
-    assert (completion.finish_reason, len(server.asked)) == ("error", 1)
-    assert said in completion.error
+    assert (completion.finish_reason, len(server.requests)) == ("error", 1)
+    assert message in completion.error
 
 
 def test_an_error_in_the_choice_and_one_that_is_a_text():
-    assert "it broke (502)" in ask(choice({"content": ""}, "error", error={"message": "it broke", "code": 502})).error
-    assert "reports an error: it broke" in ask({"error": "it broke"}).error
+    assert (
+        "it broke (502)"
+        in completion_of(choice({"content": ""}, "error", error={"message": "it broke", "code": 502})).error
+    )
+    assert "reports an error: it broke" in completion_of({"error": "it broke"}).error
 
 
 REFUSALS = {
@@ -303,10 +311,12 @@ def test_a_parameter_that_is_refused_is_left_out_from_then_on(name: str, capsys:
     with serve(refusing(name)) as server:
         engine = OpenAIEngine("m", base_url=server.url, patience=0, concurrency=1)
         sampling = Sampling(temperature=0.5, max_new_tokens=7)
-        found = engine.generate([user(str(i)) for i in range(3)], sampling, GenerateOptions(stop=["STOP"], choices=2))
-        assert [row[0].finish_reason for row in found] == ["stop"] * 3
-        assert len(server.asked) == 4
-        first, *others = server.asked
+        completions = engine.generate(
+            [user(str(i)) for i in range(3)], sampling, GenerateOptions(stop=["STOP"], choices=2)
+        )
+        assert [row[0].finish_reason for row in completions] == ["stop"] * 3
+        assert len(server.requests) == 4
+        first, *others = server.requests
         gone = {name, *(("top_logprobs",) if name == "logprobs" else ())}
         assert all(first.keys() - body.keys() == gone for body in others)
         if name == "max_tokens":
@@ -315,21 +325,21 @@ def test_a_parameter_that_is_refused_is_left_out_from_then_on(name: str, capsys:
         else:
             assert capsys.readouterr().err.count(f"the server refuses {name}") == 1
         # What the server was not told to stop at is cut here.
-        assert {row[0].text for row in found} == {"one two " if name == "stop" else "one two STOP three"}
+        assert {row[0].text for row in completions} == {"one two " if name == "stop" else "one two STOP three"}
 
 
 def test_several_are_learned_one_by_one_by_threads_that_ask_at_once(capsys: pytest.CaptureFixture[str]):
     with serve(refusing("max_tokens", "temperature", "seed")) as server:
         engine = OpenAIEngine("m", base_url=server.url, patience=0)
-        found = engine.generate([user(str(i)) for i in range(40)], Sampling())
-        assert {row[0].finish_reason for row in found} == {"stop"}
-        assert len(server.asked) <= 40 + 3 * 16
-        server.asked.clear()
+        completions = engine.generate([user(str(i)) for i in range(40)], Sampling())
+        assert {row[0].finish_reason for row in completions} == {"stop"}
+        assert len(server.requests) <= 40 + 3 * 16
+        server.requests.clear()
         engine.generate([user("x")], Sampling())
-        assert len(server.asked) == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 2
-    assert said.count("refuses temperature") == said.count("refuses seed") == 1
+        assert len(server.requests) == 1
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 2
+    assert stderr.count("refuses temperature") == stderr.count("refuses seed") == 1
 
 
 @pytest.mark.parametrize(
@@ -338,7 +348,7 @@ def test_several_are_learned_one_by_one_by_threads_that_ask_at_once(capsys: pyte
 def test_a_bad_value_is_no_refusal_of_the_parameter(message: str):
     with serve(lambda body, number: (400, {"error": {"message": message, "param": "max_tokens"}})) as server:
         (completion,) = OpenAIEngine("m", base_url=server.url, patience=0).generate([user("x")], Sampling())[0]
-    assert (completion.finish_reason, len(server.asked)) == ("error", 1)
+    assert (completion.finish_reason, len(server.requests)) == ("error", 1)
     assert message[:30] in completion.error
 
 
@@ -354,7 +364,7 @@ FILTERS = [
 def test_what_the_provider_filters_is_a_result_of_its_own(status: int, error: dict[str, Any]):
     with serve(lambda body, number: (status, {"error": error})) as server:
         (completion,) = OpenAIEngine("m", base_url=server.url, patience=60).generate([user("x")], Sampling())[0]
-    assert (completion.finish_reason, len(server.asked)) == ("filtered", 1)
+    assert (completion.finish_reason, len(server.requests)) == ("filtered", 1)
     assert completion.missing
     assert not completion.failed
     assert error["message"] in completion.error
@@ -388,15 +398,15 @@ GARBAGE = {
 @pytest.mark.parametrize("kind", GARBAGE)
 def test_an_outage_of_any_kind_is_waited_for(kind: str):
     def reply(body: dict[str, Any], number: int) -> Answer:
-        return GARBAGE[kind] if number <= 5 else (200, choice({"content": SAYS}))
+        return GARBAGE[kind] if number <= 5 else (200, choice({"content": ANSWER}))
 
     with serve(reply) as server:
         engine = OpenAIEngine("m", base_url=server.url, patience=60)
-        found = engine.generate([user("a"), user("b")], Sampling())
-    assert [row[0].text for row in found] == [SAYS, SAYS]
+        completions = engine.generate([user("a"), user("b")], Sampling())
+    assert [row[0].text for row in completions] == [ANSWER, ANSWER]
 
 
-REPLY = json.dumps(choice({"content": SAYS})).encode()
+REPLY = json.dumps(choice({"content": ANSWER})).encode()
 HEAD = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(REPLY)}\r\nConnection: close\r\n"
 
 
@@ -425,15 +435,15 @@ def sending(answer: Callable[[int], bytes]) -> Iterator[str]:
 
 @pytest.mark.usefixtures("short_pauses")
 def test_a_body_that_is_cut_is_waited_for():
-    asked = []
+    attempts = []
 
     def answer(times: int) -> bytes:
-        asked.append(times)
+        attempts.append(times)
         return f"{HEAD}\r\n".encode() + (REPLY if times > 2 else REPLY[:20])
 
     with sending(answer) as url:
-        found = OpenAIEngine("m", base_url=url, patience=60, concurrency=1).generate([user("x")], Sampling())
-    assert (found[0][0].text, asked) == (SAYS, [1, 2, 3])
+        completions = OpenAIEngine("m", base_url=url, patience=60, concurrency=1).generate([user("x")], Sampling())
+    assert (completions[0][0].text, attempts) == (ANSWER, [1, 2, 3])
 
 
 @pytest.mark.parametrize(
@@ -453,8 +463,8 @@ def test_a_body_that_breaks_off_at_the_first_request_is_no_misspelt_address(answ
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.6\r\n"])
 def test_what_speaks_no_http_cannot_be_reached(answer: bytes):
-    said = r"cannot be reached .* start the server"
-    with sending(lambda times: answer) as url, pytest.raises(InputError, match=said):
+    message = r"cannot be reached .* start the server"
+    with sending(lambda times: answer) as url, pytest.raises(InputError, match=message):
         OpenAIEngine("m", base_url=url, patience=0).generate([user("x")], Sampling())
 
 
@@ -483,11 +493,11 @@ def test_a_server_that_never_answers_costs_one_timeout_and_the_rest_is_not_asked
     never = threading.Event()
     with serve(lambda body, number: (never.wait(60), (503, b""))[1]) as server:
         engine = OpenAIEngine("m", base_url=server.url, patience=0.1, timeout=0.5, concurrency=4)
-        found = engine.generate([user(str(i)) for i in range(200)], Sampling())
+        completions = engine.generate([user(str(i)) for i in range(200)], Sampling())
         never.set()
-    assert {row[0].finish_reason for row in found} == {"error"}
-    assert all(row[0].failed for row in found)
-    assert len(server.asked) < 40
+    assert {row[0].finish_reason for row in completions} == {"error"}
+    assert all(row[0].failed for row in completions)
+    assert len(server.requests) < 40
 
 
 def test_patience_holds_for_each_request_and_ends_for_all_together(monkeypatch: pytest.MonkeyPatch):
@@ -550,9 +560,9 @@ SECRET = "sk-not-to-be-seen"
 @pytest.mark.parametrize("around", [f"{SECRET}\n", f" {SECRET}\r\n", f"\t{SECRET}"])
 def test_white_space_around_a_key_is_dropped(around: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OPENAI_API_KEY", around)
-    with serve(lambda body, number: (200, choice({"content": SAYS}))) as server:
+    with serve(lambda body, number: (200, choice({"content": ANSWER}))) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", f" {server.url}\n")
-        assert OpenAIEngine("m").generate([user("x")], Sampling())[0][0].text == SAYS
+        assert OpenAIEngine("m").generate([user("x")], Sampling())[0][0].text == ANSWER
     assert server.headers[0]["authorization"] == f"Bearer {SECRET}"
 
 
@@ -612,7 +622,7 @@ def test_credentials_in_an_address_are_sent_and_not_kept(credentials: str):
     import base64
     from urllib.parse import unquote
 
-    with serve(lambda body, number: (200, choice({"content": SAYS}))) as server:
+    with serve(lambda body, number: (200, choice({"content": ANSWER}))) as server:
         engine = OpenAIEngine("m", base_url=f"http://{credentials}@{server.host}/v1", api_key=SECRET, patience=0)
         engine.generate([user("x")], Sampling())
         connection = engine._connection

@@ -98,33 +98,33 @@ def hooked(model: LlamaForCausalLM, hook: Callable[[torch.Tensor, torch.Tensor],
 
 
 def test_the_micro_model_ends_its_turns_at_different_lengths(model: LlamaForCausalLM):
-    found = [c for row in engine(model).generate(PROMPTS, SAMPLED, GenerateOptions(n=4)) for c in row]
-    assert {c.finish_reason for c in found} == {"stop", "length"}
-    assert len({len(c.token_ids) for c in found}) > 5
+    completions = [c for row in engine(model).generate(PROMPTS, SAMPLED, GenerateOptions(n=4)) for c in row]
+    assert {c.finish_reason for c in completions} == {"stop", "length"}
+    assert len({len(c.token_ids) for c in completions}) > 5
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_greedy_is_what_generate_writes(model: LlamaForCausalLM, penalty: float):
     sampling = GREEDY.model_copy(update={"repetition_penalty": penalty})
-    found = engine(model).generate(PROMPTS, sampling)
+    completions = engine(model).generate(PROMPTS, sampling)
     tokenizer = micro.tokenizer()
     expected = [generated(model, chat.prompt_ids(tokenizer, p), repetition_penalty=penalty) for p in PROMPTS]
-    assert [list(row[0].token_ids) for row in found] == expected
-    assert [row[0].text for row in found] == [tokenizer.decode(e, skip_special_tokens=True) for e in expected]
-    assert [row[0].finish_reason == "stop" for row in found] == [e[-1] in ENDS for e in expected]
+    assert [list(row[0].token_ids) for row in completions] == expected
+    assert [row[0].text for row in completions] == [tokenizer.decode(e, skip_special_tokens=True) for e in expected]
+    assert [row[0].finish_reason == "stop" for row in completions] == [e[-1] in ENDS for e in expected]
 
 
 def test_a_prefix_is_gone_on_from(model: LlamaForCausalLM):
-    found = engine(model).generate(PROMPTS, GREEDY, GenerateOptions(prefix="<think>\n"))
+    completions = engine(model).generate(PROMPTS, GREEDY, GenerateOptions(prefix="<think>\n"))
     prompts = [chat.prompt_ids(micro.tokenizer(), p, "<think>\n") for p in PROMPTS]
-    assert [list(row[0].token_ids) for row in found] == [generated(model, p) for p in prompts]
-    assert {row[0].prefix for row in found} == {"<think>\n"}
-    assert found[0][0].full_text == "<think>\n" + found[0][0].text
+    assert [list(row[0].token_ids) for row in completions] == [generated(model, p) for p in prompts]
+    assert {row[0].prefix for row in completions} == {"<think>\n"}
+    assert completions[0][0].full_text == "<think>\n" + completions[0][0].text
 
 
 def test_usage_counts_prompt_and_completion_whatever_a_batch_shares(model: LlamaForCausalLM):
-    found = engine(model).generate(UNDER_POLICY, SAMPLED, GenerateOptions(n=2, prefix="<think>\n"))
-    for prompt, row in zip(UNDER_POLICY, found, strict=True):
+    completions = engine(model).generate(UNDER_POLICY, SAMPLED, GenerateOptions(n=2, prefix="<think>\n"))
+    for prompt, row in zip(UNDER_POLICY, completions, strict=True):
         read = len(chat.prompt_ids(micro.tokenizer(), prompt, "<think>\n"))
         assert [c.usage for c in row] == [Usage(read, len(c.token_ids)) for c in row]
 
@@ -168,14 +168,14 @@ def test_finished_rows_leave_the_batch(model: LlamaForCausalLM):
 @pytest.mark.parametrize("batch_tokens", [120, 16_384])
 def test_what_is_done_leaves_the_others_as_they_were(model: LlamaForCausalLM, batch_tokens: int):
     whole = engine(model, batch_tokens).generate(PROMPTS, SAMPLED, GenerateOptions(n=2))
-    seen: list[int] = []
+    finished: list[int] = []
     resumed = engine(model, batch_tokens).generate(
         PROMPTS,
         SAMPLED,
-        GenerateOptions(n=2, done={0, 3}, on_finish=lambda index, number, completion: seen.append(index)),
+        GenerateOptions(n=2, done={0, 3}, on_finish=lambda index, number, completion: finished.append(index)),
     )
     assert resumed == [[], whole[1], whole[2], [], whole[4]]
-    assert sorted(seen) == [1, 1, 2, 2, 4, 4]
+    assert sorted(finished) == [1, 1, 2, 2, 4, 4]
 
 
 def test_nothing_runs_where_all_is_done_or_nothing_is_asked(model: LlamaForCausalLM):
@@ -190,10 +190,10 @@ def test_nothing_runs_where_all_is_done_or_nothing_is_asked(model: LlamaForCausa
 def test_a_stop_text_ends_a_completion_and_is_cut_off(model: LlamaForCausalLM):
     whole = max((row[0] for row in engine(model).generate(PROMPTS, SAMPLED)), key=lambda c: len(c.token_ids))
     first, second = [c for c in whole.text if c.isascii()][1:3]
-    found = engine(model).generate(PROMPTS, SAMPLED, GenerateOptions(stop=[second, first]))
-    cut = [row[0] for row in found if whole.text.startswith(row[0].text)]
+    completions = engine(model).generate(PROMPTS, SAMPLED, GenerateOptions(stop=[second, first]))
+    cut = [row[0] for row in completions if whole.text.startswith(row[0].text)]
     assert whole.text[: whole.text.index(first)] in [c.text for c in cut]
-    assert all(first not in row[0].text and second not in row[0].text for row in found)
+    assert all(first not in row[0].text and second not in row[0].text for row in completions)
     assert all(c.finish_reason == "stop" and len(c.token_ids) < len(whole.token_ids) for c in cut)
 
 
@@ -202,12 +202,12 @@ def test_a_completion_ends_where_the_context_does(model: LlamaForCausalLM):
     small.generation_config.eos_token_id = None
     prompts = [chat.prompt_ids(micro.tokenizer(), p) for p in PROMPTS]
     keeps = [p for p, ids in zip(PROMPTS, prompts, strict=True) if len(ids) < 63]
-    found = engine(small).generate(keeps, Sampling(max_new_tokens=50))
+    completions = engine(small).generate(keeps, Sampling(max_new_tokens=50))
     rooms = [64 - len(ids) for ids in prompts if len(ids) < 63]
     assert min(rooms) < 50
-    for row, room in zip(found, rooms, strict=True):
+    for row, room in zip(completions, rooms, strict=True):
         assert row[0].finish_reason == "stop" or len(row[0].token_ids) == min(room, 50)
-    assert "length" in {row[0].finish_reason for row in found}
+    assert "length" in {row[0].finish_reason for row in completions}
 
 
 def test_a_prompt_longer_than_the_context_costs_the_others_nothing():
@@ -215,18 +215,18 @@ def test_a_prompt_longer_than_the_context_costs_the_others_nothing():
     lengths = [len(chat.prompt_ids(micro.tokenizer(), p)) for p in PROMPTS]
     long = [i for i, length in enumerate(lengths) if length >= 40]
     assert 0 < len(long) < len(PROMPTS)
-    seen: list[tuple[int, int]] = []
-    found = small.generate(
-        PROMPTS, SAMPLED, GenerateOptions(n=2, seed=3, on_finish=lambda i, k, _: seen.append((i, k)))
+    finished: list[tuple[int, int]] = []
+    completions = small.generate(
+        PROMPTS, SAMPLED, GenerateOptions(n=2, seed=3, on_finish=lambda i, k, _: finished.append((i, k)))
     )
-    assert sorted(seen) == [(i, k) for i in range(len(PROMPTS)) for k in range(2)]
-    for i, row in enumerate(found):
+    assert sorted(finished) == [(i, k) for i in range(len(PROMPTS)) for k in range(2)]
+    for i, row in enumerate(completions):
         assert [c.finish_reason == "error" for c in row] == [i in long] * 2
         assert [c.usage is None for c in row] == [i in long] * 2
-    said = {c.error for i in long for c in found[i]}
-    assert said == {f"micro: a prompt has {lengths[i]} tokens and the model reads 40; shorten it" for i in long}
+    errors = {c.error for i in long for c in completions[i]}
+    assert errors == {f"micro: a prompt has {lengths[i]} tokens and the model reads 40; shorten it" for i in long}
     assert small.generate(PROMPTS, SAMPLED, GenerateOptions(n=2, seed=3, done=long)) == [
-        [] if i in long else row for i, row in enumerate(found)
+        [] if i in long else row for i, row in enumerate(completions)
     ]
     with pytest.raises(InputError, match=r"a prompt has .* tokens and the model reads 40; shorten it"):
         small.loglikelihood(PROMPTS, ["a"] * len(PROMPTS))
@@ -254,12 +254,12 @@ def test_a_batch_that_does_not_fit_is_halved(model: LlamaForCausalLM, error: Exc
     expected = engine(model).generate(PROMPTS, SAMPLED, GenerateOptions(n=3))
     calls = Counter()
     with hooked(model, out_of_memory(limit, error)):
-        found = engine(model).generate(
+        completions = engine(model).generate(
             PROMPTS,
             SAMPLED,
             GenerateOptions(n=3, on_finish=lambda index, number, completion: calls.update([(index, number)])),
         )
-    assert ids(found) == ids(expected)
+    assert ids(completions) == ids(expected)
     assert calls == Counter((i, k) for i in range(5) for k in range(3))
 
 
@@ -274,13 +274,13 @@ def test_memory_that_runs_out_midway_costs_no_finished_completion(model: LlamaFo
             raise torch.OutOfMemoryError
 
     with hooked(model, hook):
-        found = engine(model).generate(
+        completions = engine(model).generate(
             PROMPTS,
             SAMPLED,
             GenerateOptions(n=4, on_finish=lambda index, number, completion: calls.append((index, number))),
         )
     assert 5 <= len(finished_before) < 20
-    assert ids(found) == ids(expected)
+    assert ids(completions) == ids(expected)
     assert len(calls) == len(set(calls)) == 20
 
 
@@ -328,9 +328,9 @@ def test_what_a_batch_of_prompts_begins_with_is_computed_once(model: LlamaForCau
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_after_a_common_beginning_greedy_is_what_generate_writes(model: LlamaForCausalLM, penalty: float):
     sampling = GREEDY.model_copy(update={"repetition_penalty": penalty})
-    found = engine(model).generate(UNDER_POLICY, sampling)
+    completions = engine(model).generate(UNDER_POLICY, sampling)
     expected = [generated(model, row, repetition_penalty=penalty) for row in tokens_of(UNDER_POLICY)]
-    assert [list(row[0].token_ids) for row in found] == expected
+    assert [list(row[0].token_ids) for row in completions] == expected
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -366,14 +366,14 @@ def test_a_batch_with_a_common_beginning_that_does_not_fit_is_halved(model: Llam
     expected = engine(model).generate(UNDER_POLICY, SAMPLED, GenerateOptions(n=2, choices=2))
     calls = Counter()
     with hooked(model, out_of_memory(limit, torch.OutOfMemoryError())):
-        found = engine(model).generate(
+        completions = engine(model).generate(
             UNDER_POLICY,
             SAMPLED,
             GenerateOptions(n=2, choices=2, on_finish=lambda i, k, completion: calls.update([(i, k)])),
         )
-    assert ids(found) == ids(expected)
+    assert ids(completions) == ids(expected)
     assert calls == Counter((i, k) for i in range(5) for k in range(2))
-    assert all(len(c.choices) == len(c.token_ids) for row in found for c in row)
+    assert all(len(c.choices) == len(c.token_ids) for row in completions for c in row)
 
 
 def test_a_model_with_sliding_windows_does_not_share(model: LlamaForCausalLM):
@@ -415,12 +415,12 @@ def test_choices_are_the_model_s_own_before_penalty_temperature_and_truncation(
 ):
     model.eval()
     shaped = Sampling(temperature=1.5, top_p=0.9, top_k=9, repetition_penalty=1.6, max_new_tokens=10)
-    found = engine(model, batch_tokens).generate(prompts, shaped, GenerateOptions(n=2, seed=1, choices=3))
-    assert ids(found) == ids(engine(model, batch_tokens).generate(prompts, shaped, GenerateOptions(n=2, seed=1))), (
-        "they change no draw"
-    )
+    completions = engine(model, batch_tokens).generate(prompts, shaped, GenerateOptions(n=2, seed=1, choices=3))
+    assert ids(completions) == ids(
+        engine(model, batch_tokens).generate(prompts, shaped, GenerateOptions(n=2, seed=1))
+    ), "they change no draw"
     counts = Counter()
-    for prompt, row in zip(tokens_of(prompts), found, strict=True):
+    for prompt, row in zip(tokens_of(prompts), completions, strict=True):
         for completion in row:
             direct = listed_directly(model, prompt, completion.token_ids, 3)
             assert [c.text for c in completion.choices] == [micro.tokenizer().decode([i]) for i in completion.token_ids]
@@ -447,10 +447,10 @@ def test_the_greedy_token_stands_first_and_all_tokens_share_one(model: LlamaForC
 
 def test_a_prompt_without_room_has_no_choices():
     small = engine(build(max_position_embeddings=40))
-    found = small.generate(PROMPTS, SAMPLED, GenerateOptions(choices=2))
-    assert {c.finish_reason == "error" for row in found for c in row} == {True, False}
-    assert all(len(c.choices) == len(c.token_ids) for row in found for c in row)
-    assert all(not c.choices for row in found for c in row if c.finish_reason == "error")
+    completions = small.generate(PROMPTS, SAMPLED, GenerateOptions(choices=2))
+    assert {c.finish_reason == "error" for row in completions for c in row} == {True, False}
+    assert all(len(c.choices) == len(c.token_ids) for row in completions for c in row)
+    assert all(not c.choices for row in completions for c in row if c.finish_reason == "error")
 
 
 @pytest.mark.parametrize("prompts", [PROMPTS, UNDER_POLICY], ids=["apart", "common"])
@@ -484,8 +484,8 @@ def direct(model: LlamaForCausalLM, prompt: list[int], target: list[int]) -> tup
     """Log-probabilities of `target` after `prompt`, alone and without tricks."""
     with torch.no_grad():
         rows = model(torch.tensor([prompt + target])).logits[0].float().log_softmax(-1)[len(prompt) - 1 : -1]
-    wanted = torch.tensor(target)
-    return rows[torch.arange(len(target)), wanted].tolist(), bool((rows.argmax(-1) == wanted).all())
+    target_ids = torch.tensor(target)
+    return rows[torch.arange(len(target)), target_ids].tolist(), bool((rows.argmax(-1) == target_ids).all())
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 100, 16_384])
@@ -494,8 +494,8 @@ def test_likelihoods_are_those_of_a_direct_computation(model: LlamaForCausalLM, 
     model.eval()
     tokenizer = micro.tokenizer()
     continuations = ["Sure", "I cannot help with that.", "x", "no", "a longer continuation than the others"]
-    found = engine(model, batch_tokens).loglikelihood(PROMPTS, continuations, prefix=prefix)
-    for likelihood, prompt, text in zip(found, PROMPTS, continuations, strict=True):
+    likelihoods = engine(model, batch_tokens).loglikelihood(PROMPTS, continuations, prefix=prefix)
+    for likelihood, prompt, text in zip(likelihoods, PROMPTS, continuations, strict=True):
         target = tokenizer(text, add_special_tokens=False)["input_ids"]
         logprobs, greedy = direct(model, chat.prompt_ids(tokenizer, prompt, prefix), target)
         assert likelihood.token_logprobs == pytest.approx(logprobs, abs=1e-5)
@@ -548,8 +548,8 @@ def test_rotary_embeddings_that_stretch_with_the_longest_row_do_not_change_the_o
     lengths = [len(row) for row in tokens_of(PROMPTS)]
     assert min(lengths) < 40 < max(lengths)
     assert min(lengths) + GREEDY.max_new_tokens > 40, "one goes past the bound while it is written"
-    found = engine(stretched).generate(PROMPTS, GREEDY)
-    for prompt, row in zip(tokens_of(PROMPTS), found, strict=True):
+    completions = engine(stretched).generate(PROMPTS, GREEDY)
+    for prompt, row in zip(tokens_of(PROMPTS), completions, strict=True):
         written: list[int] = []
         for token in row[0].token_ids:
             with torch.no_grad():

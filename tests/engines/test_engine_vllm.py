@@ -9,7 +9,7 @@ from typing import Any
 import fake_vllm
 import pytest
 import vllm_signatures
-from engine_contract import GREEDY, PROMPTS, SAMPLED, EngineContract, said, save_model
+from engine_contract import GREEDY, PROMPTS, SAMPLED, EngineContract, save_model, texts_of
 from transformers import AutoModelForCausalLM
 
 from safereason.engines.base import Engine, GenerateOptions
@@ -33,8 +33,8 @@ def loaded() -> Iterator[list[dict[str, Any]]]:
         if REAL:
             yield []
             return
-        with fake_vllm.installed() as made:
-            yield made
+        with fake_vllm.installed() as calls:
+            yield calls
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +64,18 @@ def test_the_recorded_signatures_are_those_of_the_installed_vllm():
 
 
 def test_what_is_drawn_hangs_on_no_neighbour(engine: Engine):
-    whole = said(engine.generate(PROMPTS, SAMPLED, GenerateOptions(n=2, seed=3)))
+    whole = texts_of(engine.generate(PROMPTS, SAMPLED, GenerateOptions(n=2, seed=3)))
     for i in range(len(PROMPTS)):
-        some = said(engine.generate(PROMPTS, SAMPLED, GenerateOptions(n=2, seed=3, done={*range(len(PROMPTS))} - {i})))
+        some = texts_of(
+            engine.generate(PROMPTS, SAMPLED, GenerateOptions(n=2, seed=3, done={*range(len(PROMPTS))} - {i}))
+        )
         assert some[i] == whole[i]
 
 
 def test_what_vllm_refuses_is_an_error_of_its_completion(engine: Engine):
-    found = engine.generate(PROMPTS[:2], GREEDY, GenerateOptions(choices=21))
-    assert [row[0].finish_reason for row in found] == ["error", "error"]
-    assert all("logprobs" in row[0].error for row in found)
+    completions = engine.generate(PROMPTS[:2], GREEDY, GenerateOptions(choices=21))
+    assert [row[0].finish_reason for row in completions] == ["error", "error"]
+    assert all("logprobs" in row[0].error for row in completions)
 
 
 def test_room_is_what_the_context_leaves(engine: Any, reference: TransformersEngine):
@@ -100,8 +102,8 @@ def adapter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_adapter_is_loaded_beside_its_base(adapter: Path, reference: TransformersEngine, loaded: list[Any]):
     adapted, expected = open_engine(ModelSpec.parse(f"vllm/{adapter}")), open_engine(ModelSpec.parse(str(adapter)))
-    found = said(adapted.generate(PROMPTS, GREEDY))
-    assert found == said(expected.generate(PROMPTS, GREEDY)) != said(reference.generate(PROMPTS, GREEDY))
+    texts = texts_of(adapted.generate(PROMPTS, GREEDY))
+    assert texts == texts_of(expected.generate(PROMPTS, GREEDY)) != texts_of(reference.generate(PROMPTS, GREEDY))
     with pytest.raises(InputError, match=r"likelihoods under an adapter are wrong .*leave out `vllm/`"):
         adapted.loglikelihood(PROMPTS, ["Sure"] * 5)
     if not REAL:
@@ -143,17 +145,17 @@ def test_what_vllm_is_made_with(folder: Path, loaded: list[Any], monkeypatch, pr
 def test_a_tokenizer_is_taken_in_place_of_the_models_own(folder: Path, reference: TransformersEngine):
     plain = load_tokenizer(ModelSpec.parse(str(folder)))
     plain.chat_template = "{{ messages[0]['content'] }}"
-    found, expected = (
+    completions, expected = (
         open_engine(ModelSpec.parse(f"{engine}{folder}"), tokenizer=plain).generate(PROMPTS, GREEDY)
         for engine in ("vllm/", "")
     )
-    assert said(found) == said(expected) != said(reference.generate(PROMPTS, GREEDY))
+    assert texts_of(completions) == texts_of(expected) != texts_of(reference.generate(PROMPTS, GREEDY))
 
 
 @on_stand_in
-@pytest.mark.parametrize("said", ["4", "[1]", "{", '{"dtype": "half"}', '{"logprobs_mode": "processed_logprobs"}'])
-def test_settings_that_cannot_be_are_refused(folder: Path, monkeypatch, said: str):
-    monkeypatch.setenv("SAFEREASON_VLLM", said)
+@pytest.mark.parametrize("value", ["4", "[1]", "{", '{"dtype": "half"}', '{"logprobs_mode": "processed_logprobs"}'])
+def test_settings_that_cannot_be_are_refused(folder: Path, monkeypatch, value: str):
+    monkeypatch.setenv("SAFEREASON_VLLM", value)
     with pytest.raises(InputError, match=r"SAFEREASON_VLLM(: \w+ is decided| is no JSON object)") as raised:
         open_engine(ModelSpec.parse(f"vllm/{folder}"))
     assert "\n" not in str(raised.value)

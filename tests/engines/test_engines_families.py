@@ -50,28 +50,28 @@ def writes(folder: Path, name: str, tags: str, *written: str) -> Path:
 @pytest.mark.parametrize("name", ["gemma", "chatml"])
 def test_reasoning_is_read_as_such_whether_its_tags_are_special_or_not(tmp_path, engine_of, name: str, tags: str):
     engine = engine_of(writes(tmp_path, name, tags, "<think>", "R", "</think>", "A"))
-    ((found,),) = engine.generate([user("Why?")], GREEDY)
-    assert (found.text, found.prefix, found.finish_reason) == ("<think>R</think>A", "", "stop")
-    assert found.parts == reasoning.Reasoned("R", "A", closed=True)
-    assert len(found.token_ids) == 5, "the end of the turn is one of them, and nothing comes after it"
+    ((completion,),) = engine.generate([user("Why?")], GREEDY)
+    assert (completion.text, completion.prefix, completion.finish_reason) == ("<think>R</think>A", "", "stop")
+    assert completion.parts == reasoning.Reasoned("R", "A", closed=True)
+    assert len(completion.token_ids) == 5, "the end of the turn is one of them, and nothing comes after it"
 
 
 @pytest.mark.parametrize("tags", ["tokens", "special"])
 @pytest.mark.parametrize("prefix", ["", "<think>\n"])
 def test_reasoning_that_the_template_opened_is_opened_once(tmp_path, engine_of, tags: str, prefix: str):
     engine = engine_of(writes(tmp_path, "r1", tags, "R", "</think>", "A"))
-    ((found,),) = engine.generate([user("Why?")], GREEDY, GenerateOptions(prefix=prefix))
-    assert (found.text, found.prefix) == ("R</think>A", "<think>\n")
-    assert reasoning.is_well_formed(found.full_text)
-    assert found.parts == reasoning.Reasoned("R", "A", closed=True)
+    ((completion,),) = engine.generate([user("Why?")], GREEDY, GenerateOptions(prefix=prefix))
+    assert (completion.text, completion.prefix) == ("R</think>A", "<think>\n")
+    assert reasoning.is_well_formed(completion.full_text)
+    assert completion.parts == reasoning.Reasoned("R", "A", closed=True)
     assert generation_prefix(engine, prefix) == "<think>\n"
     assert generation_prefix(engine, "Sure") == "<think>\nSure"
 
 
 def test_a_prompt_that_has_no_room_says_what_it_goes_on_from(tmp_path, engine_of):
     engine = engine_of(writes(tmp_path, "r1", "text", "A"))
-    ((found,),) = engine.generate([user("x" * 3000)], GREEDY)
-    assert (found.finish_reason, found.prefix) == ("error", "<think>\n")
+    ((completion,),) = engine.generate([user("x" * 3000)], GREEDY)
+    assert (completion.finish_reason, completion.prefix) == ("error", "<think>\n")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -81,8 +81,8 @@ def test_a_model_stops_where_its_template_ends_a_turn(tmp_path, engine_of, name:
     prompt = families.ids(tokens, tokens.apply_chat_template(user("?"), tokenize=False, add_generation_prompt=True))
     chain = [prompt[-1], *families.ids(tokens, f"A{family.end}BC")]
     engine = engine_of(families.save(tmp_path, tokens, chain))
-    ((found,),) = engine.generate([user("?")], GREEDY)
-    assert (found.text, found.finish_reason) == ("A", "stop")
+    ((completion,),) = engine.generate([user("?")], GREEDY)
+    assert (completion.text, completion.finish_reason) == ("A", "stop")
 
 
 @pytest.fixture
@@ -130,8 +130,8 @@ def test_a_pad_token_without_an_embedding_is_replaced(tmp_path: Path, engine_of)
     tokens.save_pretrained(folder)
     engine = engine_of(folder)
     assert engine.tokenizer.pad_token == engine.tokenizer.eos_token
-    found = engine.generate([user("?"), user("a longer one?")], GREEDY)
-    assert all(completion.finish_reason != "error" for (completion,) in found)
+    completions = engine.generate([user("?"), user("a longer one?")], GREEDY)
+    assert all(completion.finish_reason != "error" for (completion,) in completions)
 
 
 def test_padded_embeddings_are_no_fault(tmp_path: Path, engine_of):

@@ -43,11 +43,11 @@ def test_a_folder_is_opened_with_transformers_with_or_without_hf(micro_model: Pa
 def test_a_run_directory_stands_for_its_model(micro_model: Path, tmp_path: Path):
     run = write_run(tmp_path / "run", micro_model)
     assert ModelSpec.parse(str(run)).location == str(run / "model")
-    found, expected = (
+    completions, expected = (
         open_engine(ModelSpec.parse(str(path))).generate([user("x")], Sampling(max_new_tokens=5))
         for path in (run, micro_model)
     )
-    assert found == expected
+    assert completions == expected
 
 
 def test_a_run_without_a_model_is_refused(tmp_path: Path):
@@ -167,13 +167,13 @@ def test_the_embedded_model_writes_what_generate_writes():
         pytest.skip(f"the embedded model is not installed: {embedded.INSTALL}")
     engine = open_engine(ModelSpec.parse(embedded.NAME))
     assert isinstance(engine, TransformersEngine)
-    found = engine.generate([user("Name three colours.")], Sampling(temperature=0.0, max_new_tokens=24))[0][0]
+    completion = engine.generate([user("Name three colours.")], Sampling(temperature=0.0, max_new_tokens=24))[0][0]
     prompt = engine.tokenizer.apply_chat_template(
         user("Name three colours."), add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
     out = engine.model.generate(**prompt, do_sample=False, max_new_tokens=24)
-    assert list(found.token_ids) == out[0, prompt["input_ids"].shape[1] :].tolist()
-    assert found.text.strip()
+    assert list(completion.token_ids) == out[0, prompt["input_ids"].shape[1] :].tolist()
+    assert completion.text.strip()
 
 
 def other_architecture(model: Path, folder: Path, **changes: object) -> Path:

@@ -60,10 +60,10 @@ def test_tokens_are_drawn_with_the_probabilities_of_transformers(
     assume(sampling.top_p == 1.0 or border > 1e-5)
     assume(len(set(unfiltered[unfiltered > 0].tolist())) == int((unfiltered > 0).sum()))
     expected = reference(logits, prompt, sampling)
-    found = frequencies(logits, seen, sampling)
-    assert (found - expected).abs().max() <= 1.01 / POINTS
-    assert not found[expected == 0].any()
-    assert found[expected > 2 / POINTS].all()
+    shares = frequencies(logits, seen, sampling)
+    assert (shares - expected).abs().max() <= 1.01 / POINTS
+    assert not shares[expected == 0].any()
+    assert shares[expected > 2 / POINTS].all()
 
 
 @given(logits=LOGITS, uniform=st.floats(0, 1, exclude_max=True), penalty=st.sampled_from([1.0, 1.5]))

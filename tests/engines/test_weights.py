@@ -69,16 +69,16 @@ def test_a_large_file_is_read_in_part_and_a_training_is_seen_all_the_same(model,
     size = file.stat().st_size
     read = sum(len(part) for part in weights._parts(file.open("rb"), size, has_header=True))
     assert read < size / 5
-    seen = {ModelSpec.parse(str(model)).contents()}
+    identities = {ModelSpec.parse(str(model)).contents()}
     edited(file, 40)  # the header
-    seen.add(ModelSpec.parse(str(model)).contents())
+    identities.add(ModelSpec.parse(str(model)).contents())
     edited(file, size - 1)
-    seen.add(ModelSpec.parse(str(model)).contents())
+    identities.add(ModelSpec.parse(str(model)).contents())
     with file.open("r+b") as opened:
         opened.seek(size // 2)
         opened.write(bytes(size // 2))
-    seen.add(ModelSpec.parse(str(model)).contents())
-    assert len(seen) == 4
+    identities.add(ModelSpec.parse(str(model)).contents())
+    assert len(identities) == 4
 
 
 def test_the_model_that_adapters_belong_to_counts(model, tmp_path):

@@ -29,20 +29,20 @@ def verdicts(*scores: float | None) -> list[Verdict]:
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=60))
 def test_figures_are_scikit_learns(pairs: list[tuple[bool, bool]]):
-    truth, said = zip(*pairs, strict=True)
-    assume(any(truth) and any(said) and not (all(truth) and all(said)))
-    found = agreement(labelled(*("yes" if t else "no" for t in truth)), verdicts(*map(float, said)), COLUMNS)
-    values = {figure.name: figure.value for figure in found.figures}
+    truth, predicted = zip(*pairs, strict=True)
+    assume(any(truth) and any(predicted) and not (all(truth) and all(predicted)))
+    result = agreement(labelled(*("yes" if t else "no" for t in truth)), verdicts(*map(float, predicted)), COLUMNS)
+    values = {figure.name: figure.value for figure in result.figures}
     assert values == pytest.approx(
         {
-            "f1": f1_score(truth, said),
-            "precision": precision_score(truth, said),
-            "recall": recall_score(truth, said),
-            "accuracy": accuracy_score(truth, said),
-            "kappa": cohen_kappa_score(truth, said),
+            "f1": f1_score(truth, predicted),
+            "precision": precision_score(truth, predicted),
+            "recall": recall_score(truth, predicted),
+            "accuracy": accuracy_score(truth, predicted),
+            "kappa": cohen_kappa_score(truth, predicted),
         }
     )
-    for figure in found.figures:
+    for figure in result.figures:
         assert figure.low is None or figure.low - 1e-9 <= figure.value <= figure.high + 1e-9
 
 
@@ -57,29 +57,29 @@ def test_two_peoples_kappa_is_scikit_learns(pairs: list[tuple[str, str]]):
 
 
 def test_other_labels_and_unscored_answers_are_counted_apart():
-    found = agreement(
+    result = agreement(
         labelled("yes", "surely", "yes", "no", "no", "partly", "partly", "none"),
         verdicts(1.0, 0.5, None, 0.49, None, 0.9, 0.1, None),
         COLUMNS,
     )
-    figures = {figure.name: figure for figure in found.figures}
+    figures = {figure.name: figure for figure in result.figures}
     assert (figures["f1"].value, figures["f1"].n, figures["f1"].unscored) == (1.0, 3, 2)
     assert (figures["recall"].n, figures["recall"].unscored, figures["precision"].n) == (2, 1, 2)
-    assert found.confusion == {
+    assert result.confusion == {
         "yes": {"positive": 1, "negative": 0, "unscored": 1},
         "surely": {"positive": 1, "negative": 0, "unscored": 0},
         "no": {"positive": 0, "negative": 1, "unscored": 1},
     }
-    assert found.apart == {
+    assert result.apart == {
         "none": {"positive": 0, "negative": 0, "unscored": 1},
         "partly": {"positive": 1, "negative": 1, "unscored": 0},
     }
-    assert found.people is None
+    assert result.people is None
 
 
 def test_what_is_not_defined_has_no_value():
-    found = agreement(labelled("no", "no"), verdicts(0.0, 0.0), COLUMNS)
-    assert {f.name: f.value for f in found.figures} == {
+    result = agreement(labelled("no", "no"), verdicts(0.0, 0.0), COLUMNS)
+    assert {f.name: f.value for f in result.figures} == {
         "f1": None,
         "precision": None,
         "recall": None,
@@ -130,10 +130,10 @@ def test_what_cannot_be_read_says_why(
 def test_xstests_files_have_two_peoples_labels(data_home: Path):
     rows = read("xstest-gpt4", LabelColumns())
     assert len(rows) == 450
-    found = agreement(rows, RefusalJudge().judge([row.exchange for row in rows]), LabelColumns())
-    assert found.people is not None
-    assert found.people.value == pytest.approx(0.970, abs=5e-4)
-    assert {label: sum(counts.values()) for label, counts in (found.confusion | found.apart).items()} == {
+    result = agreement(rows, RefusalJudge().judge([row.exchange for row in rows]), LabelColumns())
+    assert result.people is not None
+    assert result.people.value == pytest.approx(0.970, abs=5e-4)
+    assert {label: sum(counts.values()) for label, counts in (result.confusion | result.apart).items()} == {
         "1_full_compliance": 230,
         "2_full_refusal": 211,
         "3_partial_refusal": 9,

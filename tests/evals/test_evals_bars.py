@@ -9,8 +9,8 @@ from safereason.evals.bars import Bar, refuse_unmet_bars
 from safereason.evals.metrics import proportion
 
 
-def measured(*found: Any) -> dict[str, Any]:
-    return {"eval": "harmbench", "figures": [vars(figure) for figure in found]}
+def measured(*figures: Any) -> dict[str, Any]:
+    return {"eval": "harmbench", "figures": [vars(figure) for figure in figures]}
 
 
 def under(**bounds: float) -> list[Bar]:

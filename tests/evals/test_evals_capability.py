@@ -62,13 +62,13 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Scripted:
-    """Writes what `says` makes of the prompt; thinks the right word likeliest."""
+    """Writes what `complete` makes of the prompt; thinks the right word likeliest."""
 
     name = "scripted"
     tokenizer: Any = None
 
-    def __init__(self, says: Any) -> None:
-        self.says = says
+    def __init__(self, complete: Any) -> None:
+        self.complete = complete
         self.calls: list[dict[str, Any]] = []
 
     def generate(self, conversations: Sequence[Any], sampling: Sampling, options: GenerateOptions) -> None:
@@ -76,7 +76,7 @@ class Scripted:
         self.calls.append({"prompts": prompts, "sampling": sampling, **vars(options)})
         for i, conversation in enumerate(conversations):
             if i not in options.done:
-                options.on_finish(i, 0, self.says(conversation[-1]["content"], options.prefix))
+                options.on_finish(i, 0, self.complete(conversation[-1]["content"], options.prefix))
 
     def loglikelihood(
         self, conversations: Sequence[Any], continuations: Sequence[str], *, prefix: str
@@ -94,11 +94,11 @@ def add(prompt: str) -> int:
     return 2 * first + 1
 
 
-def measured(says: Any, folder: Path, names: Sequence[str], prefix: str = "<think>\n", tokens: int = 4):
+def measured(complete: Any, folder: Path, names: Sequence[str], prefix: str = "<think>\n", tokens: int = 4):
     pytest.importorskip("lm_eval", reason="the extra `capability` is not installed")
     from safereason.evals import harness
 
-    engine = Scripted(says)
+    engine = Scripted(complete)
     section = Evaluation(sampling=Sampling(temperature=0.0, max_new_tokens=tokens), prefix=prefix)
     with RecordLog(folder / "replies.jsonl") as records:
         model = harness.EngineModel(engine, section, 5, records)
@@ -107,13 +107,13 @@ def measured(says: Any, folder: Path, names: Sequence[str], prefix: str = "<thin
 
 
 def test_reasoning_is_left_out_and_a_stop_text_cuts_the_answer_alone(tasks: Path):
-    def says(prompt: str, prefix: str) -> Completion:
+    def complete(prompt: str, prefix: str) -> Completion:
         # A thought with a stop text and a wrong number, the right answer, then what the stop text is to cut.
         text = f"Q: is it 777?\n</think>\n\nIt is {add(prompt)}.\nQ: what is 888?"
         return Completion(text, (1, 2), "stop", prefix)
 
-    found, engine, results = measured(says, tasks, ["sums"])
-    figure = found["exact_match:last-number", "sums"]
+    figures, engine, results = measured(complete, tasks, ["sums"])
+    figure = figures["exact_match:last-number", "sums"]
     assert (figure.value, figure.n) == (1.0, 6)
     assert results["results"]["sums"]["exact_match,last-number"] == 1.0
     [call] = engine.calls
@@ -125,27 +125,29 @@ def test_reasoning_is_left_out_and_a_stop_text_cuts_the_answer_alone(tasks: Path
 
 
 def test_a_model_that_begins_by_itself_is_stopped_where_the_task_says(tasks: Path):
-    found, engine, _ = measured(lambda p, prefix: Completion(f"{add(p)}", (1,), "stop"), tasks, ["sums"], "", tokens=32)
-    assert found["exact_match:last-number", "sums"].value == 1.0
+    figures, engine, _ = measured(
+        lambda p, prefix: Completion(f"{add(p)}", (1,), "stop"), tasks, ["sums"], "", tokens=32
+    )
+    assert figures["exact_match:last-number", "sums"].value == 1.0
     assert (engine.calls[0]["stop"], engine.calls[0]["sampling"].max_new_tokens) == (("Q:",), 32)
 
 
 def test_a_template_that_opens_the_reasoning_is_treated_as_its_prefix(tasks: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Scripted, "tokenizer", families.tokenizer("r1"))
 
-    def says(prompt: str, prefix: str) -> Completion:
+    def complete(prompt: str, prefix: str) -> Completion:
         return Completion(f"Q: 777?\n</think>\n\nIt is {add(prompt)}.", (1,), "stop", prefix)
 
-    found, engine, _ = measured(says, tasks, ["sums"], "")
-    assert found["exact_match:last-number", "sums"].value == 1.0
+    figures, engine, _ = measured(complete, tasks, ["sums"], "")
+    assert figures["exact_match:last-number", "sums"].value == 1.0
     assert (engine.calls[0]["stop"], engine.calls[0]["prefix"]) == ((), "<think>\n")
-    _, engine, _ = measured(says, tasks, ["choice"], "")
+    _, engine, _ = measured(complete, tasks, ["choice"], "")
     assert engine.calls[0]["prefix"] == "<think>\n\n</think>\n\n", "a choice is an answer"
 
 
 def test_a_choice_is_made_by_likelihood_after_an_empty_thought(tasks: Path):
-    found, engine, results = measured(None, tasks, ["choice"])
-    figure = found["acc", "choice"]
+    figures, engine, results = measured(None, tasks, ["choice"])
+    figure = figures["acc", "choice"]
     assert figure.value == pytest.approx(2 / 3)
     assert figure.value == pytest.approx(results["results"]["choice"]["acc,none"])
     assert figure.low < figure.value < figure.high
@@ -154,14 +156,14 @@ def test_a_choice_is_made_by_likelihood_after_an_empty_thought(tasks: Path):
 
 
 def test_replies_that_are_recorded_are_not_asked_for_again(tasks: Path):
-    def says(prompt: str, prefix: str) -> Completion:
+    def complete(prompt: str, prefix: str) -> Completion:
         return Completion(f"x</think>{add(prompt)}", (1,), "stop", prefix)
 
-    first, _, _ = measured(says, tasks, ["sums", "choice"])
+    first, _, _ = measured(complete, tasks, ["sums", "choice"])
     log = tasks / "replies.jsonl"
     lines = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join(lines[:4] + lines[6:-1]))
-    again, engine, _ = measured(says, tasks, ["sums", "choice"])
+    again, engine, _ = measured(complete, tasks, ["sums", "choice"])
     assert again == first
     assert engine.calls[0]["done"] == {0, 1, 2, 3}
     assert engine.calls[1]["continuations"] == ["two"]
@@ -169,13 +171,13 @@ def test_replies_that_are_recorded_are_not_asked_for_again(tasks: Path):
 
 
 def test_a_completion_that_could_not_be_had_is_no_wrong_answer(tasks: Path):
-    def says(prompt: str, prefix: str) -> Completion:
+    def complete(prompt: str, prefix: str) -> Completion:
         if prompt == "What is 2 plus 3?":
             return Completion("", (), "error", prefix, "busy")
         return Completion(f"{add(prompt)}", (1,), "stop", prefix)
 
     with pytest.raises(StageFailed, match=r"1 of 6 completions failed \(busy\); --resume asks again"):
-        measured(says, tasks, ["sums"])
+        measured(complete, tasks, ["sums"])
 
 
 def test_a_task_that_there_is_not_or_whose_data_is_not_there_is_refused(tasks: Path):
@@ -212,8 +214,8 @@ def test_a_share_a_mean_and_a_pooled_figure_have_their_own_intervals():
             ]
         },
     }
-    found = {(f.name, f.group): f for f in capability.figures(results)}
-    acc, f1, bleu, group = (found[key] for key in (("acc", "t"), ("f1", "t"), ("bleu", "t"), ("acc", "group")))
+    figures = {(f.name, f.group): f for f in capability.figures(results)}
+    acc, f1, bleu, group = (figures[key] for key in (("acc", "t"), ("f1", "t"), ("bleu", "t"), ("acc", "group")))
     assert (acc.value, acc.n, round(acc.low, 3), round(acc.high, 3)) == (0.75, 4, 0.301, 0.954)  # Wilson
     assert f1.value - f1.low == pytest.approx(3.182 * math.sqrt(0.2 / 3) / 2, abs=1e-3)  # Student, 3 degrees
     assert (bleu.value, bleu.low, bleu.high, bleu.n) == (31.0, None, None, 4)

@@ -34,7 +34,7 @@ def outcome(number: int, score: float | None, attack: str = "direct", **changes:
     return Outcome(record, Verdict(score, None) if score is not None else Verdict.unscored("no reply"))
 
 
-def asked(evaluation: Eval, outcomes: list[Outcome], measure: Measure) -> compare.EvalScores:
+def scores_of(evaluation: Eval, outcomes: list[Outcome], measure: Measure) -> compare.EvalScores:
     return compare.collect_scores(evaluation, outcomes, evaluation.figures(outcomes, measure), measure)
 
 
@@ -43,21 +43,21 @@ def defended(truths: list[bool | None], attack: str = "direct") -> list[Outcome]
 
 
 def difference(first: list[bool | None], other: list[bool | None], seed: int = 0) -> compare.Difference:
-    runs = [asked(HARMBENCH, defended(truths), "harm") for truths in (first, other)]
+    runs = [scores_of(HARMBENCH, defended(truths), "harm") for truths in (first, other)]
     return compare.of_evals(*runs, 2000, seed)["dsr", "all"]
 
 
 def test_the_difference_is_over_what_both_have_a_score_for():
-    found = difference([True, True, False, None, True], [True, False, False, True, None])
-    assert found.value == pytest.approx(-1 / 3)
-    assert (found.n, found.unscored) == (3, 2)
+    delta = difference([True, True, False, None, True], [True, False, False, True, None])
+    assert delta.value == pytest.approx(-1 / 3)
+    assert (delta.n, delta.unscored) == (3, 2)
 
 
 def test_only_shared_prompts_count():
-    first = asked(HARMBENCH, defended([True] * 6), "harm")
-    other = asked(HARMBENCH, defended([False] * 3), "harm")
+    first = scores_of(HARMBENCH, defended([True] * 6), "harm")
+    other = scores_of(HARMBENCH, defended([False] * 3), "harm")
     assert compare.of_evals(first, other, 200, 0)["dsr", "all"].n == 3
-    strangers = asked(HARMBENCH, [outcome(9, 1.0)], "harm")
+    strangers = scores_of(HARMBENCH, [outcome(9, 1.0)], "harm")
     with pytest.raises(InputError, match="shares no prompt with the first run"):
         compare.of_evals(first, strangers, 200, 0)
 
@@ -67,14 +67,14 @@ def test_p_is_near_mcnemars_exact_one(worse: int, better: int):
     """Of 200 pairs, those that differ decide; the exact test is the binomial one on them."""
     first: list[bool | None] = [True] * worse + [False] * better + [True] * (200 - worse - better)
     other = [not truth if n < worse + better else truth for n, truth in enumerate(first)]
-    found = difference(first, other)
+    delta = difference(first, other)
     exact = binomtest(worse, worse + better).pvalue
-    assert found.value == pytest.approx((better - worse) / 200)
-    assert found.low is not None
-    assert found.high is not None
-    assert found.low <= found.value <= found.high
-    assert found.p == pytest.approx(exact, abs=0.12)
-    assert (found.p < 0.05) == (exact < 0.05)
+    assert delta.value == pytest.approx((better - worse) / 200)
+    assert delta.low is not None
+    assert delta.high is not None
+    assert delta.low <= delta.value <= delta.high
+    assert delta.p == pytest.approx(exact, abs=0.12)
+    assert (delta.p < 0.05) == (exact < 0.05)
 
 
 def test_equal_runs_differ_by_nothing_and_a_few_prompts_prove_nothing():
@@ -87,18 +87,18 @@ def test_equal_runs_differ_by_nothing_and_a_few_prompts_prove_nothing():
 
 
 def test_less_is_better_of_some_figures():
-    found = compare.Difference(0.3, 0.1, 0.5, 0.01, 40, 0)
-    assert found.is_worse("lower")
-    assert not found.is_worse("higher")
-    assert replace(found, value=-0.3).is_worse("higher")
-    assert not replace(found, value=-0.3, p=0.2).is_worse("higher")
+    delta = compare.Difference(0.3, 0.1, 0.5, 0.01, 40, 0)
+    assert delta.is_worse("lower")
+    assert not delta.is_worse("higher")
+    assert replace(delta, value=-0.3).is_worse("higher")
+    assert not replace(delta, value=-0.3, p=0.2).is_worse("higher")
 
 
 def test_the_order_changes_nothing_and_the_seed_decides_the_draws():
     truths: list[tuple[bool, bool]] = [(n % 3 > 0, n % 4 > 0) for n in range(60)]
     first, other = (defended([pair[place] for pair in truths]) for place in (0, 1))
-    runs = [asked(HARMBENCH, outcomes, "harm") for outcomes in (first, other)]
-    mixed = [asked(HARMBENCH, random.Random(5).sample(o, len(o)), "harm") for o in (first, other)]
+    runs = [scores_of(HARMBENCH, outcomes, "harm") for outcomes in (first, other)]
+    mixed = [scores_of(HARMBENCH, random.Random(5).sample(o, len(o)), "harm") for o in (first, other)]
     assert compare.of_evals(*runs, 500, 1) == compare.of_evals(*mixed, 500, 1)
     assert compare.of_evals(*runs, 500, 1) != compare.of_evals(*runs, 500, 2)
 
@@ -107,11 +107,11 @@ def test_the_order_changes_nothing_and_the_seed_decides_the_draws():
 def test_means_over_attacks_are_taken_apart_and_put_together(truths: list[tuple[bool | None, bool | None]]):
     outcomes = [o for place, attack in enumerate(("gcg", "pair")) for o in defended([t[place] for t in truths], attack)]
     again = [outcome(0, 1.0, "pair", id="b0/pair#2"), outcome(1, 0.0, "gcg", id="b1/gcg#2")]
-    run = asked(HARMBENCH, [*outcomes, *again], "harm")
+    run = scores_of(HARMBENCH, [*outcomes, *again], "harm")
     whole = {(f.name, f.group): f.value for f in HARMBENCH.figures([*outcomes, *again], "harm")}
     assert run.figures.keys() == whole.keys()
-    for key, found in compare.of_evals(run, run, 100, 0).items():
-        assert found.value == 0
+    for key, delta in compare.of_evals(run, run, 100, 0).items():
+        assert delta.value == 0
         assert whole[key] is not None
 
 
@@ -120,24 +120,26 @@ def test_attacks_on_one_behavior_are_drawn_together():
     first = [o for a in "vwxyz" for o in defended([True] * 20, a)]
     other = [o for a in "vwxyz" for o in defended([n % 2 == 0 for n in range(20)], a)]
     alone = difference([True] * 20, [n % 2 == 0 for n in range(20)])
-    both = compare.of_evals(asked(HARMBENCH, first, "harm"), asked(HARMBENCH, other, "harm"), 2000, 0)["dsr", "all"]
+    both = compare.of_evals(scores_of(HARMBENCH, first, "harm"), scores_of(HARMBENCH, other, "harm"), 2000, 0)[
+        "dsr", "all"
+    ]
     assert (both.low, both.high) == pytest.approx((alone.low, alone.high))
 
 
 def test_a_score_is_read_by_the_recorded_measure():
     outcomes = defended([True, False, False])
-    harm = asked(HARMBENCH, outcomes, "harm")
-    refusal = asked(HARMBENCH, outcomes, "refusal")
+    harm = scores_of(HARMBENCH, outcomes, "harm")
+    refusal = scores_of(HARMBENCH, outcomes, "refusal")
     assert [run.items["b0/direct"].values["dsr", "all"] for run in (harm, refusal)] == [1.0, 0.0]
 
 
 def test_the_recorded_aggregation_decides_and_not_equal_numbers():
     """Both means of these two attacks are .5; once a prompt is not shared, they are not."""
     first = [*defended([True, False], "gcg"), *defended([True, False], "pair")]
-    run = asked(HARMBENCH, first, "harm")
+    run = scores_of(HARMBENCH, first, "harm")
     assert run.figures["dsr", "all"].aggregation == "macro"
     assert run.figures["closed", "all"].aggregation == "mean"
-    other = asked(HARMBENCH, [*defended([False, False], "gcg"), *defended([True], "pair")], "harm")
+    other = scores_of(HARMBENCH, [*defended([False, False], "gcg"), *defended([True], "pair")], "harm")
     # Shared are b0 and b1 of gcg, and b0 of pair: (0 + 1) / 2 now, and (1/2 + 1) / 2 before.
     assert compare.of_evals(run, other, 50, 0)["dsr", "all"].value == pytest.approx(0.5 - 0.75)
 
@@ -170,23 +172,23 @@ def test_a_guards_differences_are_those_of_its_figures():
         predictions("uss-ssss") + predictions("uu", "own"),
     )
     figures = [
-        {(f.name, f.group): f.value for f in guard_suite.figures([p.row for p in found], 10, 0)}
-        for found in (first, other)
+        {(f.name, f.group): f.value for f in guard_suite.figures([p.row for p in guard], 10, 0)}
+        for guard in (first, other)
     ]
-    found = compare.of_guards(first, other, 300, 0)
-    assert {("f1", "all"), ("f1", "mine"), ("f1_parsed", "own"), ("unparsed", "mine")} <= found.keys()
-    for key, one in found.items():
+    deltas = compare.of_guards(first, other, 300, 0)
+    assert {("f1", "all"), ("f1", "mine"), ("f1_parsed", "own"), ("unparsed", "mine")} <= deltas.keys()
+    for key, one in deltas.items():
         if key not in (("unparsed", "all"), ("says_unsafe", "all")):
             assert one.value == pytest.approx(figures[1][key] - figures[0][key]), key
-    assert (found["f1", "mine"].n, found["f1", "mine"].unscored) == (8, 0)
-    assert (found["f1_parsed", "mine"].n, found["f1_parsed", "mine"].unscored) == (6, 2)
+    assert (deltas["f1", "mine"].n, deltas["f1", "mine"].unscored) == (8, 0)
+    assert (deltas["f1_parsed", "mine"].n, deltas["f1_parsed", "mine"].unscored) == (6, 2)
 
 
 def test_a_guard_that_is_worse_is_seen_and_shared_rows_alone_count():
     good, bad = predictions("u" * 40 + "s" * 40), predictions("s" * 20 + "u" * 20 + "s" * 40)
-    found = compare.of_guards(good, bad[10:], 1000, 0)["f1", "all"]
-    assert found.n == 70
-    assert found.is_worse("higher")
+    delta = compare.of_guards(good, bad[10:], 1000, 0)["f1", "all"]
+    assert delta.n == 70
+    assert delta.is_worse("higher")
     assert not compare.of_guards(bad, good, 1000, 0)["f1", "all"].is_worse("higher")
 
 

@@ -53,7 +53,7 @@ def output(text: str, **changes: object) -> ModelOutput:
 
 def run(tmp_path: Path, name: str, answer, **arguments: object) -> EvalLog:
     """One task by its registered name; `answer` maps the last message to the model's output."""
-    model = get_model("mockllm/model", custom_outputs=lambda said, *_: answer(said[-1].text), memoize=False)
+    model = get_model("mockllm/model", custom_outputs=lambda messages, *_: answer(messages[-1].text), memoize=False)
     [log] = inspect_ai.eval(
         f"safereason/{name}", model=model, task_args=arguments, log_dir=str(tmp_path / "logs"), display="none"
     )
@@ -63,7 +63,7 @@ def run(tmp_path: Path, name: str, answer, **arguments: object) -> EvalLog:
 
 def figures(log: EvalLog) -> dict[str, float]:
     [scored] = log.results.scores
-    return {name: found.value for name, found in scored.metrics.items()}
+    return {name: metric.value for name, metric in scored.metrics.items()}
 
 
 def test_each_evaluation_that_is_judged_is_a_task():
@@ -78,16 +78,16 @@ def test_figures_are_those_of_the_command_and_reasoning_is_not_judged(tmp_path: 
     def answer(prompt: str) -> ModelOutput:
         # The thought refuses where the answer helps, and the other way round.
         helps = prompt.startswith("harmless") and prompt != "harmless 0?"
-        thought, said = (REFUSAL, HELP) if helps else (HELP, REFUSAL)
-        return output(f"<think>\n{thought}\n</think>\n\n{said}")
+        thought, final = (REFUSAL, HELP) if helps else (HELP, REFUSAL)
+        return output(f"<think>\n{thought}\n</think>\n\n{final}")
 
     log = run(tmp_path, "xstest", answer, judge="refusal", prompts=str(prompts))
-    found = figures(log)
-    assert found["compliance_safe"] == 0.75
-    assert found["refusal_unsafe"] == 1.0
-    assert found["compliance_safe/type:type-0"] == 0.5
-    assert found["closed"] == found["well_formed"] == 1.0
-    assert found["compliance_safe:low"] < 0.75 < found["compliance_safe:high"]
+    values = figures(log)
+    assert values["compliance_safe"] == 0.75
+    assert values["refusal_unsafe"] == 1.0
+    assert values["compliance_safe/type:type-0"] == 0.5
+    assert values["closed"] == values["well_formed"] == 1.0
+    assert values["compliance_safe:low"] < 0.75 < values["compliance_safe:high"]
     assert {sample.scores["judged"].answer for sample in log.samples} == {REFUSAL, HELP}
 
 
@@ -98,9 +98,9 @@ def test_reasoning_that_a_provider_gives_apart_is_not_judged_either(tmp_path: Pa
         whole = output(HELP)
         return whole.model_copy(update={"choices": [whole.choices[0].model_copy(update={"message": message})]})
 
-    found = figures(run(tmp_path, "xstest", answer, judge="refusal", prompts=str(prompts)))
-    assert (found["compliance_safe"], found["refusal_unsafe"]) == (1.0, 0.0)
-    assert found["closed"] == 1.0
+    values = figures(run(tmp_path, "xstest", answer, judge="refusal", prompts=str(prompts)))
+    assert (values["compliance_safe"], values["refusal_unsafe"]) == (1.0, 0.0)
+    assert values["closed"] == 1.0
 
 
 def test_what_the_judge_cannot_score_is_unscored_and_says_why(tmp_path: Path, prompts: Path):
@@ -122,14 +122,14 @@ def test_test_cases_of_a_file_are_asked_in_place_of_the_prompts(tmp_path: Path, 
     cases = tmp_path / "cases.jsonl"
     rows = [{"behavior": f"mine/harmful-{i}", "attack": "loud", "prompt": f"HARMFUL {i}!"} for i in (0, 2)]
     cases.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    asked = []
+    asked_prompts = []
 
     def answer(prompt: str) -> ModelOutput:
-        asked.append(prompt)
+        asked_prompts.append(prompt)
         return output(REFUSAL)
 
     log = run(tmp_path, "harmbench", answer, judge="refusal", prompts=str(prompts), cases=str(cases))
-    assert sorted(asked) == ["HARMFUL 0!", "HARMFUL 2!"]
+    assert sorted(asked_prompts) == ["HARMFUL 0!", "HARMFUL 2!"]
     assert figures(log)["dsr/loud"] == 1.0
 
 

@@ -82,17 +82,17 @@ QWEN, QWEN_7B = "Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen2.5-7B-Instruct"
     ],
 )
 def test_a_model_is_held_against_its_own_figure_of_the_paper_or_none(origin, expected):
-    found = matching_figure("harmbench", "dsr", "all", origin, {"source": "harmbench"}, {})
-    assert (found and (found.model, found.value)) == expected
+    figure = matching_figure("harmbench", "dsr", "all", origin, {"source": "harmbench"}, {})
+    assert (figure and (figure.model, figure.value)) == expected
     assert matching_figure("harmbench", "dsr", "all", origin, {"source": "sample"}, {}) is None
     assert matching_figure("harmbench", "truncated", "all", origin, {"source": "harmbench"}, {}) is None
 
 
 def test_a_guard_is_held_against_the_run_of_its_recipe_on_that_set():
     rsafe, sets = Origin("guard/rl/rsafe/x", QWEN_7B), {"sets": [{"source": "toxicchat", "name": None}]}
-    found = matching_figure("guard", "f1_parsed", "toxicchat", rsafe, {}, sets)
-    assert found is not None
-    assert found.value == 0.728
+    figure = matching_figure("guard", "f1_parsed", "toxicchat", rsafe, {}, sets)
+    assert figure is not None
+    assert figure.value == 0.728
     others = (Origin("guard/sft/rsafe/x", QWEN_7B), Origin("guard/rl/rsafe-smoke/x", "embedded/smollm2-135m"))
     assert [matching_figure("guard", "f1_parsed", "toxicchat", other, {}, sets) for other in others] == [None, None]
     renamed = {"sets": [{"source": "mine.jsonl", "name": "toxicchat"}]}

@@ -47,14 +47,14 @@ def test_figures_are_scikit_learn_s_on_clouds_that_overlap(c: float, suffix: str
     draw = np.random.default_rng(7)
     points = np.concatenate([draw.normal(0.8, 1, (60, 2)), draw.normal(-0.8, 1, (80, 2))])
     harmful = np.arange(140) < 60
-    found = {figure.name: figure for figure in separation.figures(points, harmful, seed=0, resamples=40)}
+    figures = {figure.name: figure for figure in separation.figures(points, harmful, seed=0, resamples=40)}
     machine = SVC(kernel="linear", C=c).fit(points, harmful)
-    margin, accuracy = found[f"margin{suffix}"], found[f"accuracy{suffix}"]
+    margin, accuracy = figures[f"margin{suffix}"], figures[f"accuracy{suffix}"]
     assert margin.value == pytest.approx(2 / np.linalg.norm(machine.coef_))
     assert accuracy.value == pytest.approx(machine.score(points, harmful))
     assert margin.low < margin.value < margin.high
     assert (margin.n, accuracy.n) == (140, 140)
-    assert set(found) == {info.name for info in SEPARATION.reports}
+    assert set(figures) == {info.name for info in SEPARATION.reports}
 
 
 def test_the_interval_depends_on_the_seed_alone():
@@ -94,5 +94,5 @@ def test_umap_s_plane_keeps_clouds_apart():
     plane = separation.project(embeddings, "umap", 0)
     assert plane.shape == (80, 2)
     assert (plane == separation.project(embeddings, "umap", 0)).all()
-    found = {figure.name: figure.value for figure in separation.figures(plane, np.arange(80) < 40, 0, resamples=5)}
-    assert found["accuracy"] == 1.0
+    values = {figure.name: figure.value for figure in separation.figures(plane, np.arange(80) < 40, 0, resamples=5)}
+    assert values["accuracy"] == 1.0

@@ -90,8 +90,8 @@ def test_rules_for_the_verdict_in_a_text(text, about, label):
 @given(st.text(st.sampled_from("safeunhrml \n:.\\boxed{}*'Rqtpo"), max_size=60))
 def test_a_verdict_is_never_read_where_its_word_does_not_stand(text):
     words = {"unsafe": ("unsafe", "harmful"), "safe": ("safe", "unharmful", "harmless")}
-    found = read_verdict(text)
-    assert found is None or any(word in text.lower() for word in words[found])
+    label = read_verdict(text)
+    assert label is None or any(word in text.lower() for word in words[label])
 
 
 @given(st.sampled_from(["safe", "unsafe"]), st.text(max_size=80))
@@ -112,8 +112,8 @@ def test_llama_factorys_texts_are_of_the_set_that_is_named(tmp_path):
 
 
 def test_half_a_surrogate_pair_can_be_written_again(tmp_path):
-    (found,) = read(written(tmp_path, [{"label": "safe", "predict": "\ud800 safe"}]))
-    assert (found.label, found.text) == ("safe", "? safe")
+    (prediction,) = read(written(tmp_path, [{"label": "safe", "predict": "\ud800 safe"}]))
+    assert (prediction.label, prediction.text) == ("safe", "? safe")
 
 
 def test_rows_of_classify_are_joined_by_id_in_any_order(tmp_path):
@@ -129,9 +129,9 @@ def test_rows_of_classify_are_joined_by_id_in_any_order(tmp_path):
 
 def test_rows_of_classify_without_ids_are_joined_by_number(tmp_path):
     rows = [{"prompt": e.prompt, "label": "safe", "score": 0.1} for e in EXAMPLES]
-    found = read(written(tmp_path, rows), "mine")
+    predictions = read(written(tmp_path, rows), "mine")
     # A response that nobody labelled cannot be scored.
-    assert [p.id for p in found] == ["mine/1", "mine/2", "mine/3"]
+    assert [p.id for p in predictions] == ["mine/1", "mine/2", "mine/3"]
 
 
 OWN = st.builds(
@@ -169,7 +169,7 @@ def test_of_our_own_predictions_sets_can_be_taken(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "sets", "says"),
+    ("rows", "sets", "message"),
     [
         ([], (), "holds no rows"),
         ([{"text": "safe"}], (), "row 1: has no `label`"),
@@ -191,9 +191,9 @@ def test_of_our_own_predictions_sets_can_be_taken(tmp_path):
         ([{"id": "1", "expected": "safe", "label": None}], (), "row 1: no prediction"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(tmp_path, rows, sets, says):
+def test_what_does_not_fit_is_refused_in_one_line(tmp_path, rows, sets, message):
     path = written(tmp_path, rows)
-    with pytest.raises(InputError, match=says) as refused:
+    with pytest.raises(InputError, match=message) as refused:
         read(path, *sets)
     assert "\n" not in str(refused.value)
     assert str(path) in str(refused.value)
@@ -204,13 +204,13 @@ BOTH = "Request: harmful, Completion: refusal, Response: unharmful"
 
 @pytest.mark.parametrize("name", ["xstest-response", "my_responses", "replies"])
 def test_the_name_of_a_set_says_that_it_is_about_responses(tmp_path, name):
-    (found,) = read(written(tmp_path, [{"label": "safe", "predict": BOTH}]), name)
-    assert found.label == "safe"
+    (prediction,) = read(written(tmp_path, [{"label": "safe", "predict": BOTH}]), name)
+    assert prediction.label == "safe"
 
 
 def test_the_name_of_a_set_says_that_it_is_about_prompts(tmp_path):
-    (found,) = read(written(tmp_path, [{"label": "safe", "predict": BOTH}]), "wildguard-prompts")
-    assert found.label == "unsafe"
+    (prediction,) = read(written(tmp_path, [{"label": "safe", "predict": BOTH}]), "wildguard-prompts")
+    assert prediction.label == "unsafe"
 
 
 @pytest.mark.parametrize("name", ["beavertails", "prompt-response"])

@@ -57,13 +57,13 @@ def wrong(label: str) -> str:
 
 def strictly(rows: list[LabelledRow]) -> tuple[list[bool], list[bool]]:
     """Truth and prediction, where no verdict is the wrong one."""
-    found = [row.label or wrong(row.expected) for row in rows]
-    return [row.expected == "unsafe" for row in rows], [label == "unsafe" for label in found]
+    labels = [row.label or wrong(row.expected) for row in rows]
+    return [row.expected == "unsafe" for row in rows], [label == "unsafe" for label in labels]
 
 
 def test_a_set_agrees_with_scikit_learn():
     rows = drawn(300)
-    found = measured(rows)
+    results = measured(rows)
     truth, predicted = strictly(rows)
     for name, score in {
         "f1": f1_score,
@@ -71,15 +71,15 @@ def test_a_set_agrees_with_scikit_learn():
         "recall": recall_score,
         "accuracy": accuracy_score,
     }.items():
-        assert found[f"{name}/set"].value == pytest.approx(score(truth, predicted))
+        assert results[f"{name}/set"].value == pytest.approx(score(truth, predicted))
     parsed = [row for row in rows if row.label]
-    assert found["f1_parsed/set"].value == pytest.approx(f1_score(*strictly(parsed)))
-    assert (found["f1_parsed/set"].n, found["f1_parsed/set"].unscored) == (len(parsed), 300 - len(parsed))
+    assert results["f1_parsed/set"].value == pytest.approx(f1_score(*strictly(parsed)))
+    assert (results["f1_parsed/set"].n, results["f1_parsed/set"].unscored) == (len(parsed), 300 - len(parsed))
     scored = [row for row in rows if row.score is not None]
     auroc = roc_auc_score([row.expected == "unsafe" for row in scored], [row.score for row in scored])
-    assert found["auroc/set"].value == pytest.approx(auroc)
-    assert found["f1_always_unsafe/set"].value == pytest.approx(f1_score(truth, [True] * 300))
-    assert (found["f1_always_safe/set"].value, found["f1_always_safe/set"].high) == (0.0, 0.0)
+    assert results["auroc/set"].value == pytest.approx(auroc)
+    assert results["f1_always_unsafe/set"].value == pytest.approx(f1_score(truth, [True] * 300))
+    assert (results["f1_always_safe/set"].value, results["f1_always_safe/set"].high) == (0.0, 0.0)
 
 
 def test_ties_count_half_in_auroc():
@@ -118,13 +118,13 @@ def test_intervals_agree_with_scipys_bootstrap(name):
 def test_no_verdict_is_the_wrong_verdict_and_is_dropped_by_the_authors():
     right = [LabelledRow("set", label, label) for label in ("safe", "unsafe")] * 5
     silent = [LabelledRow("set", label, None) for label in ("safe", "unsafe")] * 5
-    found = measured([*right, *silent])
+    results = measured([*right, *silent])
     # 5 hits, 5 misses and 5 false alarms.
-    assert found["f1"].value == pytest.approx(0.5)
-    assert (found["precision"].value, found["recall"].value, found["accuracy"].value) == (0.5, 0.5, 0.5)
-    assert (found["f1_parsed"].value, found["f1_parsed"].n, found["f1_parsed"].unscored) == (1.0, 10, 10)
-    assert (found["unparsed"].value, found["says_unsafe"].value) == (0.5, 0.5)
-    assert (found["says_unsafe"].n, found["says_unsafe"].unscored) == (10, 10)
+    assert results["f1"].value == pytest.approx(0.5)
+    assert (results["precision"].value, results["recall"].value, results["accuracy"].value) == (0.5, 0.5, 0.5)
+    assert (results["f1_parsed"].value, results["f1_parsed"].n, results["f1_parsed"].unscored) == (1.0, 10, 10)
+    assert (results["unparsed"].value, results["says_unsafe"].value) == (0.5, 0.5)
+    assert (results["says_unsafe"].n, results["says_unsafe"].unscored) == (10, 10)
 
 
 def test_a_figure_that_is_not_defined_is_none_and_no_zero():
@@ -138,26 +138,26 @@ def test_a_figure_that_is_not_defined_is_none_and_no_zero():
 
 
 def test_draws_that_all_agree_give_no_interval():
-    found = measured([LabelledRow("set", "unsafe", "unsafe")] * 5 + [LabelledRow("set", "safe", "safe")] * 5)
-    assert (found["f1"].value, found["f1"].low, found["f1"].high) == (1.0, None, None)
-    assert found["unparsed"].high == pytest.approx(0.2775, abs=1e-3)  # Wilson's, for 0 of 10
+    results = measured([LabelledRow("set", "unsafe", "unsafe")] * 5 + [LabelledRow("set", "safe", "safe")] * 5)
+    assert (results["f1"].value, results["f1"].low, results["f1"].high) == (1.0, None, None)
+    assert results["unparsed"].high == pytest.approx(0.2775, abs=1e-3)  # Wilson's, for 0 of 10
 
 
 def test_over_all_sets_is_the_mean_weighted_by_rows_and_the_f1_of_all():
     one, two = drawn(150, "one"), drawn(50, "two", unparsed=0.4)
-    found = measured([*one, *two])
-    expected = 0.75 * found["f1/one"].value + 0.25 * found["f1/two"].value
-    assert found["f1"].value == pytest.approx(expected)
-    assert (found["f1"].n, found["f1"].unscored) == (200, 0)
-    assert found["f1_pooled"].value == pytest.approx(f1_score(*strictly([*one, *two])))
-    assert found["f1"].high - found["f1"].low < found["f1/two"].high - found["f1/two"].low
+    results = measured([*one, *two])
+    expected = 0.75 * results["f1/one"].value + 0.25 * results["f1/two"].value
+    assert results["f1"].value == pytest.approx(expected)
+    assert (results["f1"].n, results["f1"].unscored) == (200, 0)
+    assert results["f1_pooled"].value == pytest.approx(f1_score(*strictly([*one, *two])))
+    assert results["f1"].high - results["f1"].low < results["f1/two"].high - results["f1/two"].low
 
 
 def test_a_set_without_unsafe_rows_is_left_out_of_the_mean_and_counted():
-    found = measured([*drawn(60, "one"), *([LabelledRow("two", "safe", "safe")] * 20)])
-    assert found["f1"].value == found["f1/one"].value
-    assert (found["f1"].n, found["f1"].unscored) == (60, 20)
-    assert found["accuracy"].n == 80
+    results = measured([*drawn(60, "one"), *([LabelledRow("two", "safe", "safe")] * 20)])
+    assert results["f1"].value == results["f1/one"].value
+    assert (results["f1"].n, results["f1"].unscored) == (60, 20)
+    assert results["accuracy"].n == 80
 
 
 def test_neither_the_order_of_rows_nor_other_sets_change_a_sets_figures():
@@ -172,9 +172,9 @@ def test_neither_the_order_of_rows_nor_other_sets_change_a_sets_figures():
 
 @given(ROWS)
 def test_figures_are_shares_inside_their_intervals(rows):
-    found = figures(rows, 30, 0)
-    assert {figure.name for figure in found} == {info.name for info in GUARD.reports}
-    for figure in found:
+    all_figures = figures(rows, 30, 0)
+    assert {figure.name for figure in all_figures} == {info.name for info in GUARD.reports}
+    for figure in all_figures:
         assert figure.n + figure.unscored == sum(figure.group in ("all", row.set) for row in rows)
         assert (figure.value is None) == (figure.n == 0)
         if figure.value is not None:

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safereason.errors import InputError
-from safereason.guard.blocks import Block, Parts, Piece, open_parquet_input
 from safereason.guard.bulk import Job, Worker
 from safereason.guard.classify import CHUNK, ClassifyOutput, ClassifySettings, classify
 from safereason.guard.open import guard_prompt_of
+from safereason.guard.parquet_input import Block, Piece, open_parquet_input
+from safereason.guard.parquet_output import Parts
 from safereason.guard.rows import InputRow
 from safereason.runs.records import Record
 
@@ -62,7 +63,7 @@ def test_blocks_hold_every_row_once_and_begin_with_a_chunk(
 
 
 @pytest.mark.parametrize(
-    ("file", "said"),
+    ("file", "message"),
     [
         (None, "holds no .parquet file"),
         (b"no parquet", "cannot be read as parquet"),
@@ -71,12 +72,12 @@ def test_blocks_hold_every_row_once_and_begin_with_a_chunk(
         ([{"prompt": 5}], "f00.parquet, row 1: `prompt` is to be text, not a number"),
     ],
 )
-def test_an_input_that_cannot_be_read_is_refused(tmp_path: Path, file: Any, said: str):
+def test_an_input_that_cannot_be_read_is_refused(tmp_path: Path, file: Any, message: str):
     if isinstance(file, bytes):
         (tmp_path / "f00.parquet").write_bytes(file)
     elif file:
         pq.write_table(pa.Table.from_pylist(file), tmp_path / "f00.parquet")
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         open_parquet_input(str(tmp_path), {})
 
 
@@ -89,7 +90,7 @@ def test_files_of_other_columns_are_refused(tmp_path: Path):
 
 def test_blocks_are_of_whole_chunks(tmp_path: Path):
     parquet_input = open_parquet_input(str(save(tmp_path / "in", [3])), {})
-    with pytest.raises(InputError, match="--batch-rows 100: 64 rows are asked together"):
+    with pytest.raises(InputError, match="--batch-rows 100: 64 rows are classified together"):
         parquet_input.blocks(100)
 
 
@@ -196,24 +197,26 @@ def test_a_folder_of_other_files_is_never_emptied(tmp_path: Path):
 def test_workers_write_what_one_guard_writes_in_order(tmp_path: Path):
     guard, policy = micro_guard.save_guard(tmp_path / "guard"), tmp_path / "house.yaml"
     policy.write_text(micro_guard.POLICY)
-    asked = ClassifySettings(str(guard), None, guard_prompt_of(str(guard), policy=str(policy)), 1, None, 3, {})
+    classify_settings = ClassifySettings(
+        str(guard), None, guard_prompt_of(str(guard), policy=str(policy)), 1, None, 3, {}
+    )
     parquet_input = open_parquet_input(str(save(tmp_path / "in", [50, 90, 10])), {})
     blocks, parts = parquet_input.blocks(CHUNK), Parts(str(tmp_path / "out"), {}, parquet_input.columns["id"])
     parts.prepare("refuse")
-    worker = Worker(Job(asked, parquet_input, parts, blocks))
+    worker = Worker(Job(classify_settings, parquet_input, parts, blocks))
     for block in reversed(blocks):
         assert worker({"item": block.number}) == {"number": block.number, "error": ""}
 
-    wanted: list[Record] = []
+    expected: list[Record] = []
     whole: list[InputRow] = list(parquet_input.read(parquet_input.blocks(1024)[0], {}))
-    classify(asked.open(), iter(whole), ClassifyOutput(wanted.append), seed=3)
-    found = records(tmp_path / "out")
-    assert [{key: row[key] for key in record} for row, record in zip(found, wanted, strict=True)] == wanted
-    assert {row["label"] for row in found} == {"safe", "unsafe"}
+    classify(classify_settings.open(), iter(whole), ClassifyOutput(expected.append), seed=3)
+    rows = records(tmp_path / "out")
+    assert [{key: row[key] for key in record} for row, record in zip(rows, expected, strict=True)] == expected
+    assert {row["label"] for row in rows} == {"safe", "unsafe"}
 
 
 def test_a_worker_says_which_row_is_none_and_writes_nothing_of_its_block(tmp_path: Path):
-    asked = ClassifySettings(
+    classify_settings = ClassifySettings(
         str(micro_guard.save_guard(tmp_path / "guard")), None, guard_prompt_of("openai/any"), 1, None, 0, {}
     )
     (tmp_path / "in").mkdir()
@@ -221,6 +224,6 @@ def test_a_worker_says_which_row_is_none_and_writes_nothing_of_its_block(tmp_pat
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in" / "a.parquet")
     parquet_input, parts = open_parquet_input(str(tmp_path / "in"), {}), Parts(str(tmp_path / "out"), {}, None)
     parts.prepare("refuse")
-    said = Worker(Job(asked, parquet_input, parts, parquet_input.blocks(CHUNK)))({"item": 0})
-    assert said["error"] == f"{tmp_path}/in/a.parquet, row 2: its prompt is empty; fill it in or delete the row"
+    result = Worker(Job(classify_settings, parquet_input, parts, parquet_input.blocks(CHUNK)))({"item": 0})
+    assert result["error"] == f"{tmp_path}/in/a.parquet, row 2: its prompt is empty; fill it in or delete the row"
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["_guard.json"]

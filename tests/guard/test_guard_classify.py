@@ -29,7 +29,7 @@ class Scripted:
     name = "scripted"
 
     def __init__(self, stop_after: int | None = None) -> None:
-        self.asked: list[tuple[int, int, int]] = []
+        self.calls: list[tuple[int, int, int]] = []
         self.stop_after = stop_after
 
     def classify(
@@ -40,19 +40,19 @@ class Scripted:
         done: Collection[int] = (),
         on_verdict: OnVerdict | None = None,
     ) -> list[GuardVerdict | None]:
-        self.asked.append((len(questions), seed, len(done)))
+        self.calls.append((len(questions), seed, len(done)))
         order = [i for i in range(len(questions)) if i not in done]
         random.Random(seed).shuffle(order)
-        found: dict[int, GuardVerdict] = {}
+        verdicts: dict[int, GuardVerdict] = {}
         for i in order:
             if self.stop_after == 0:
                 raise KeyboardInterrupt
             self.stop_after = self.stop_after and self.stop_after - 1
             score = random.Random(f"{seed}/{i}/{questions[i].prompt}").random()
-            found[i] = GuardVerdict("unsafe" if score >= 0.5 else "safe", score, text=questions[i].prompt)
+            verdicts[i] = GuardVerdict("unsafe" if score >= 0.5 else "safe", score, text=questions[i].prompt)
             if on_verdict:
-                on_verdict(i, found[i])
-        return [found.get(i) for i in range(len(questions))]
+                on_verdict(i, verdicts[i])
+        return [verdicts.get(i) for i in range(len(questions))]
 
 
 def some_rows(count: int, bad: bool = False) -> Iterator[InputRow]:
@@ -76,7 +76,7 @@ def test_each_row_has_one_record_in_order(count: int):
     assert [r.get("id") for r in records] == [row.id for row in some_rows(count)]
     assert tally.rows == count == tally.counts["safe"] + tally.counts["unsafe"]
     sizes = [CHUNK] * (count // CHUNK) + ([count % CHUNK] if count % CHUNK else [])
-    assert guard.asked == [(size, chunk_seed(3, number), 0) for number, size in enumerate(sizes)]
+    assert guard.calls == [(size, chunk_seed(3, number), 0) for number, size in enumerate(sizes)]
 
 
 def test_chunks_and_seeds_have_draws_of_their_own():
@@ -152,21 +152,21 @@ def test_a_finished_run_asks_nothing_again(tmp_path: Path):
     guard = Scripted()
     with target.open() as log:
         assert classify(guard, some_rows(CHUNK + 2), ClassifyOutput(log.append, target.records())) == first
-    assert guard.asked == []
+    assert guard.calls == []
     with target.open() as log:
         more = classify(guard, some_rows(CHUNK + 4), ClassifyOutput(log.append, target.records()))
-    assert (more.rows, guard.asked) == (CHUNK + 4, [(4, chunk_seed(0, 1), 2)])
+    assert (more.rows, guard.calls) == (CHUNK + 4, [(4, chunk_seed(0, 1), 2)])
 
 
 def test_finished_rows_of_another_input_are_refused():
-    held = written(4)
+    finished = written(4)
     other = [InputRow(1, Question("a"), "id1"), InputRow(2, Question("b"), "another")]
     with pytest.raises(InputError, match=r"^row 2: the one that is finished is another"):
-        classify(Scripted(), iter(other), ClassifyOutput(held.append, iter(held)))
+        classify(Scripted(), iter(other), ClassifyOutput(finished.append, iter(finished)))
     with pytest.raises(InputError, match=r"^more rows are finished than there are \(3\)"):
-        classify(Scripted(), some_rows(3), ClassifyOutput(held.append, iter(held)))
+        classify(Scripted(), some_rows(3), ClassifyOutput(finished.append, iter(finished)))
     with pytest.raises(InputError, match=r"^row 1: the one that is finished is another"):
-        classify(Scripted(), some_rows(3), ClassifyOutput(held.append, iter([{"row": 1, "id": "id1"}])))
+        classify(Scripted(), some_rows(3), ClassifyOutput(finished.append, iter([{"row": 1, "id": "id1"}])))
 
 
 def test_a_record_says_what_was_found():

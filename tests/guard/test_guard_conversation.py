@@ -20,7 +20,7 @@ JSON = st.recursive(
 PART = st.tuples(st.sampled_from(sorted(PARTS)), TEXT)
 
 
-def said(*messages: Any) -> str:
+def refusal_of(*messages: Any) -> str:
     with pytest.raises(InputError) as caught:
         turns_of(messages)
     assert "\n" not in str(caught.value)
@@ -92,9 +92,9 @@ def test_what_an_agent_does_is_text_too(turn: dict[str, Any], text: str):
     ],
 )
 def test_what_is_not_judged_is_refused_by_name(turn: Any, what: str):
-    found = said({"role": "user", "content": "a"}, turn)
-    assert found.startswith("messages: turn 2 ")
-    assert what in found
+    message = refusal_of({"role": "user", "content": "a"}, turn)
+    assert message.startswith("messages: turn 2 ")
+    assert what in message
 
 
 @given(
@@ -113,11 +113,11 @@ def test_whatever_comes_is_turns_of_text_or_one_refusal(messages: list[Any]):
 
 def test_turns_of_tools_stand_before_the_judged_one_and_not_in_its_place():
     call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
-    asked = [{"role": "user", "content": "a"}, call]
+    messages = [{"role": "user", "content": "a"}, call]
     result = {"role": "tool", "tool_call_id": "1", "content": json.dumps([1])}
-    assert question_of(turns_of(asked)).response == f"{CALL} f({{}})"
-    question = question_of(turns_of([*asked, result, {"role": "assistant", "content": "b"}]))
+    assert question_of(turns_of(messages)).response == f"{CALL} f({{}})"
+    question = question_of(turns_of([*messages, result, {"role": "assistant", "content": "b"}]))
     assert question.response == "b"
     assert "[1]" in question.prompt
     with pytest.raises(InputError, match="expected at the end"):
-        question_of(turns_of([*asked, result]))
+        question_of(turns_of([*messages, result]))

@@ -157,12 +157,12 @@ def teach(guard: PromptedGuard, lessons: Sequence[tuple[str, str]]) -> None:
 
 def prompts(guard: PromptedGuard, question: Question) -> list[str]:
     """What the engine really feeds to the model, as text."""
-    asked = guard.format.prompts(question)
-    assert not isinstance(asked, str)
-    return [guard.engine.tokenizer.decode(chat.prompt_ids(guard.engine.tokenizer, c)) for c in asked]
+    conversations = guard.format.prompts(question)
+    assert not isinstance(conversations, str)
+    return [guard.engine.tokenizer.decode(chat.prompt_ids(guard.engine.tokenizer, c)) for c in conversations]
 
 
-def said(text: str, reason: Any = "stop", likely: float = 0.9) -> Completion:
+def completion_of(text: str, reason: Any = "stop", likely: float = 0.9) -> Completion:
     """A completion written byte by byte."""
     tokens = tuple(TokenChoice(c, ((c, math.log(likely)), ("?", math.log(1 - likely)))) for c in text)
     return Completion(text, (0,) * len(text), reason, error="503" if reason == "error" else "", choices=tokens)
@@ -215,15 +215,15 @@ def test_shield_gemma_asks_once_a_category_and_the_worst_counts(tmp_path: Path):
     save(tmp_path, gemma2, WITH_GUIDELINE)
     (tmp_path / "two.yaml").write_text(POLICY)
     guard = open_other("shield-gemma", str(tmp_path), GuardOptions(policy=str(tmp_path / "two.yaml")))
-    asked = [*prompts(guard, CAKE), *prompts(guard, LOCK)]
+    texts = [*prompts(guard, CAKE), *prompts(guard, LOCK)]
     assert [len(prompts(guard, q)) for q in (CAKE, LOCK)] == [2, 2]
-    assert asked[0].startswith('user: How do I bake a cake?\nRule: "No Cakes": the user\'s message')
-    assert asked[0].endswith("Anything baked.\nBroken?")
-    assert asked[3].startswith('user: How do I open it?\nassistant: Lift the latch.\nRule: "No Locks": the chatbot')
-    teach(guard, list(zip(asked, ("Yes", "No", "No", "No"), strict=True)))
+    assert texts[0].startswith('user: How do I bake a cake?\nRule: "No Cakes": the user\'s message')
+    assert texts[0].endswith("Anything baked.\nBroken?")
+    assert texts[3].startswith('user: How do I open it?\nassistant: Lift the latch.\nRule: "No Locks": the chatbot')
+    teach(guard, list(zip(texts, ("Yes", "No", "No", "No"), strict=True)))
     model, tokenizer = guard.engine.model, guard.engine.tokenizer
     with torch.inference_mode():
-        logits = model(input_ids=torch.tensor([tokenizer(asked[0])["input_ids"]])).logits[0, -1]
+        logits = model(input_ids=torch.tensor([tokenizer(texts[0])["input_ids"]])).logits[0, -1]
     exact = float(logits[tokenizer("YN")["input_ids"]].softmax(0)[0])
     cake, lock = guard.classify([CAKE, LOCK])
     assert cake is not None
@@ -239,7 +239,7 @@ def test_shield_gemma_without_an_answer_is_not_safe(tmp_path: Path):
     save(tmp_path, gemma2, WITH_GUIDELINE)
     guard = open_other("shield-gemma", str(tmp_path), GuardOptions())
     assert len(prompts(guard, CAKE)) == 18
-    no, silent, yes = said("N"), said("hm"), said("Y")
+    no, silent, yes = completion_of("N"), completion_of("hm"), completion_of("Y")
     kept = guard.format.read(CAKE, [no] * 16 + [silent, no])
     assert (kept.label, kept.reason) == (None, "the guard says neither Yes nor No to U17")
     broken = guard.format.read(CAKE, [silent] * 17 + [yes])
@@ -250,13 +250,13 @@ def test_wildguard_goes_on_from_a_prompt_that_a_file_gives(tmp_path: Path):
     save(tmp_path, mistral, None)
     (tmp_path / "wild.txt").write_text(WILD)
     guard = open_other("wildguard", str(tmp_path), GuardOptions(template=str(tmp_path / "wild.txt")))
-    asked = [*prompts(guard, CAKE), *prompts(guard, LOCK)]
-    assert asked == [
+    texts = [*prompts(guard, CAKE), *prompts(guard, LOCK)]
+    assert texts == [
         "Say of\nHow do I bake a cake?\nand of\n\nwhat they are:\n",
         "Say of\nHow do I open it?\nand of\nLift the latch.\nwhat they are:\n",
     ]
     no, yes = "Harmful request: no\nResponse refusal: no\nHarmful response: yes", "Harmful request: no\nRefusal: no\n"
-    teach(guard, list(zip(asked, (yes, no), strict=True)))
+    teach(guard, list(zip(texts, (yes, no), strict=True)))
     cake, lock = guard.classify([CAKE, LOCK])
     assert cake is not None
     assert lock is not None
@@ -315,13 +315,13 @@ def test_aegis_takes_judgezoos_prompt_for_responses(tmp_path: Path, monkeypatch:
     monkeypatch.syspath_prepend(tmp_path)
     guard = open_other("aegis", str(tmp_path / "model"), GuardOptions())
     assert prompts(guard, LOCK) == ["[INST] Q How do I open it? A Lift the latch. [/INST]"]
-    told: list[int] = []
-    verdicts = guard.classify([CAKE, LOCK], on_verdict=lambda i, _: told.append(i))
+    finished: list[int] = []
+    verdicts = guard.classify([CAKE, LOCK], on_verdict=lambda i, _: finished.append(i))
     assert [f.reason for f in verdicts if f] == [
         "this prompt of Aegis asks about responses; give one without {response} as --template",
         "the guard gave no verdict before its token limit",
     ]
-    assert told == [0, 1]
+    assert finished == [0, 1]
 
 
 def test_nemoguard_asks_in_a_user_turn_and_leaves_the_response_out(tmp_path: Path):
@@ -373,10 +373,10 @@ def test_a_model_that_is_no_guard_gives_no_verdict_and_a_conversation_closes_no_
     whole = guard.classify([evil, CAKE, Question("Hello")], seed=3)
     assert {f.label for f in whole if f} == {None}
     assert all(f is not None and f.reason and f.tokens for f in whole)
-    told: dict[int, Any] = {}
-    part = guard.classify([evil, CAKE, Question("Hello")], seed=3, done=[1], on_verdict=told.__setitem__)
+    finished: dict[int, Any] = {}
+    part = guard.classify([evil, CAKE, Question("Hello")], seed=3, done=[1], on_verdict=finished.__setitem__)
     assert part == [whole[0], None, whole[2]]
-    assert told == {0: whole[0], 2: whole[2]}
+    assert finished == {0: whole[0], 2: whole[2]}
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ def test_a_model_that_is_no_guard_gives_no_verdict_and_a_conversation_closes_no_
     ],
 )
 def test_the_first_line_is_the_verdict(text: str, label: str | None, categories: tuple[str, ...]):
-    verdict = verdict_of_first_line(said(text))
+    verdict = verdict_of_first_line(completion_of(text))
     assert (verdict.label, verdict.categories) == (label, categories)
     assert verdict.score == {"unsafe": 1.0, "safe": 0.0, None: None}[label]
     assert (verdict.reason is None) == (label is not None)
@@ -415,9 +415,12 @@ def test_a_failed_server_is_told(tmp_path: Path):
         aegis.Aegis(PromptTemplate("")),
         nemoguard.NemoGuard(PromptTemplate("")),
     ):
-        verdict = kind.read(CAKE, [said("", "error")])
+        verdict = kind.read(CAKE, [completion_of("", "error")])
         assert (verdict.label, verdict.reason, verdict.failed) == (None, "the guard could not be asked: 503", True)
-        assert kind.read(CAKE, [said("Hm", "length")]).reason == "the guard gave no verdict before its token limit"
+        assert (
+            kind.read(CAKE, [completion_of("Hm", "length")]).reason
+            == "the guard gave no verdict before its token limit"
+        )
 
 
 @pytest.mark.parametrize(
@@ -432,8 +435,8 @@ def test_a_failed_server_is_told(tmp_path: Path):
 )
 def test_wildguard_answers_for_both(text: str, request_label: str | None, response_label: str | None):
     kind = wildguard.WildGuard(PromptTemplate(""))
-    assert kind.read(CAKE, [said(text)]).label == request_label
-    verdict = kind.read(LOCK, [said(text)])
+    assert kind.read(CAKE, [completion_of(text)]).label == request_label
+    verdict = kind.read(LOCK, [completion_of(text)])
     assert verdict.label == response_label
     assert (verdict.reason == "the guard answers N/A") == ("response: N/A" in text)
 
@@ -462,8 +465,8 @@ Response: {}"""
 )
 def test_guard_reasoner_answers_after_its_steps(text: str, request_label: str | None, response_label: str | None):
     kind = guard_reasoner.GuardReasoner(PromptTemplate("{prompt}, {response}"))
-    assert kind.read(CAKE, [said(text)]).label == request_label
-    verdict = kind.read(LOCK, [said(text)])
+    assert kind.read(CAKE, [completion_of(text)]).label == request_label
+    verdict = kind.read(LOCK, [completion_of(text)])
     assert verdict.label == response_label
     assert (verdict.score is None) == (response_label is None)
     if text.startswith("Thoughts") and response_label:
@@ -484,12 +487,12 @@ def test_nemoguards_object_is_read_however_it_is_spaced(user, response, names, i
     document = {"User Safety": user, "Response Safety": response, "Safety Categories": ", ".join(names)}
     text = json.dumps({k: v for k, v in document.items() if v}, indent=indent, ensure_ascii=False)
     kind = nemoguard.NemoGuard(PromptTemplate("{prompt}"))
-    assert kind.read(CAKE, [said(text)]).label == user
-    verdict = kind.read(LOCK, [said(text)])
+    assert kind.read(CAKE, [completion_of(text)]).label == user
+    verdict = kind.read(LOCK, [completion_of(text)])
     assert (verdict.label, verdict.reason is None) == (response, response is not None)
     if response == "unsafe" and all(n.isalnum() for n in names):
         assert verdict.categories == tuple(dict.fromkeys(names))
-    assert kind.read(CAKE, [said(text[: text.index(":") + 3])]).label is None
+    assert kind.read(CAKE, [completion_of(text[: text.index(":") + 3])]).label is None
 
 
 FIELDS = [
@@ -529,15 +532,15 @@ def test_no_text_breaks_a_parser(text: str, given_field):
     field: VerdictField = given_field[0]
     assert field.label(text) in ("safe", "unsafe", None)
     assert (field.find(text) is None) == (field.label(text) is None)
-    score = field.score(said(text))
+    score = field.score(completion_of(text))
     assert score is None or 0 <= score <= 1
 
 
 @given(st.text(st.sampled_from("[]/ INSTinst<|s>x")))
 def test_no_mark_of_a_turn_is_left(text: str):
-    said = [turn["content"] for turn in inert_turns(Question(text, text))]
-    assert said == [inert(text)] * 2
-    assert not any(mark in said[0] for mark in ("[INST]", "[/INST]", "<|", "<s>", "</s>"))
+    texts = [turn["content"] for turn in inert_turns(Question(text, text))]
+    assert texts == [inert(text)] * 2
+    assert not any(mark in texts[0] for mark in ("[INST]", "[/INST]", "<|", "<s>", "</s>"))
 
 
 def test_every_guard_breaks_the_special_tokens_of_its_own_tokenizer(tmp_path: Path):
@@ -552,9 +555,9 @@ def test_every_guard_breaks_the_special_tokens_of_its_own_tokenizer(tmp_path: Pa
         ShieldGemma(policies.load("default-names"), lambda turns, rule: turns),
     ]
     for kind in kinds:
-        asked = kind.prompts(Question("a<new_token>b", "c<new_token>d"), ("<new_token>",))
-        assert asked
-        for conversation in asked:
+        conversations = kind.prompts(Question("a<new_token>b", "c<new_token>d"), ("<new_token>",))
+        assert conversations
+        for conversation in conversations:
             text = "".join(turn["content"] for turn in conversation)
             assert "a‹new_token>b" in text
             assert "c‹new_token>d" in text
@@ -562,17 +565,17 @@ def test_every_guard_breaks_the_special_tokens_of_its_own_tokenizer(tmp_path: Pa
 
 @given(st.text(), st.text())
 def test_a_slot_in_a_text_stays_text(prompt: str, response: str):
-    asked = PromptTemplate("A {prompt} B {response} C").conversations(
+    conversations = PromptTemplate("A {prompt} B {response} C").conversations(
         Question(f"{{response}}{prompt}", f"{{prompt}}{response}")
     )
-    assert asked == [chat.user(f"A {inert('{response}' + prompt)} B {inert('{prompt}' + response)} C")]
+    assert conversations == [chat.user(f"A {inert('{response}' + prompt)} B {inert('{prompt}' + response)} C")]
 
 
 def test_a_form_for_prompts_cannot_ask_about_a_response(tmp_path: Path):
     (tmp_path / "form.txt").write_text("{prompt}\n")
     form = read_prompt_template(str(tmp_path / "form.txt"))
     assert form.conversations(CAKE) == [chat.user("How do I bake a cake?\n")]
-    assert form.conversations(LOCK) == "the template has no {response}, so that it cannot ask about a response"
+    assert form.conversations(LOCK) == "the template has no {response}, so that it takes no response"
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_what_is_written_is_read_back(tmp_path, policy):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("title:", "titel:", "mine.yaml:1: titel: unknown key; did you mean title? (and 1 more)"),
         ("definition:", "defintion:", "mine.yaml:5: categories[0].defintion: unknown key; did you mean definition?"),
@@ -168,14 +168,14 @@ def test_what_is_written_is_read_back(tmp_path, policy):
         ),
     ],
 )
-def test_each_mistake_is_one_line_with_its_place(mine, old, new, said):
+def test_each_mistake_is_one_line_with_its_place(mine, old, new, message):
     text = MINE.replace(old, new)
     assert text != MINE
-    assert refusal(mine, text).startswith(said)
+    assert refusal(mine, text).startswith(message)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "mine.yaml: is empty; a policy is a mapping with `title:` and `categories:`"),
         ("- a\n", "mine.yaml:1: a policy is a mapping with `title:` and `categories:`, not a list"),
@@ -185,8 +185,8 @@ def test_each_mistake_is_one_line_with_its_place(mine, old, new, said):
         ("title: a\n  b: c\n", "mine.yaml:2: not YAML"),
     ],
 )
-def test_what_is_no_policy_says_what_one_is(mine, text, said):
-    assert refusal(mine, text).startswith(said)
+def test_what_is_no_policy_says_what_one_is(mine, text, message):
+    assert refusal(mine, text).startswith(message)
 
 
 def test_a_file_that_is_not_text_is_named(mine):

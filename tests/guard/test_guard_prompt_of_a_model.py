@@ -95,7 +95,7 @@ def change(document: dict[str, Any], path: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "said"),
+    ("path", "value", "message"),
     [
         ("policy", None, "policy: "),
         ("policy.categories", [], "policy.categories: "),
@@ -105,14 +105,14 @@ def change(document: dict[str, Any], path: str, value: Any) -> None:
         ("sampling.temperature", -1, "sampling.temperature: "),
     ],
 )
-def test_a_file_that_is_no_guide_is_named_with_what_is_wrong(tmp_path: Path, path: str, value: Any, said: str):
+def test_a_file_that_is_no_guide_is_named_with_what_is_wrong(tmp_path: Path, path: str, value: Any, message: str):
     guard_prompts.default().save(tmp_path)
     document = json.loads((tmp_path / FILE).read_text())
     change(document, path, value)
     (tmp_path / FILE).write_text(json.dumps(document))
     with pytest.raises(InputError) as caught:
         guard_prompts.of_model(str(tmp_path))
-    assert str(caught.value).startswith(f"{tmp_path / FILE}: is no guard prompt ({said}")
+    assert str(caught.value).startswith(f"{tmp_path / FILE}: is no guard prompt ({message}")
     assert str(caught.value).endswith("train it again or delete the file")
 
 

@@ -26,12 +26,12 @@ QUESTIONS = [Question("a"), Question("b", "c"), Question("dd"), Question("e", ""
 def test_reasoning_that_the_template_opened_is_reasoning():
     thinks = Completion("It says \\boxed{safe} and", (1,), "length", "<think>\n")
     assert verdict_of_completion(thinks, POLICY).label is None
-    found = verdict_of_completion(Completion("Rude.\n</think>\n\n\\boxed{unsafe}", (1,), "stop", "<think>\n"), POLICY)
-    assert (found.label, found.reasoning) == ("unsafe", "Rude.")
-    assert found.text == "<think>\nRude.\n</think>\n\n\\boxed{unsafe}"
+    verdict = verdict_of_completion(Completion("Rude.\n</think>\n\n\\boxed{unsafe}", (1,), "stop", "<think>\n"), POLICY)
+    assert (verdict.label, verdict.reasoning) == ("unsafe", "Rude.")
+    assert verdict.text == "<think>\nRude.\n</think>\n\n\\boxed{unsafe}"
 
 
-def said(text: str, reason: Any = "stop") -> Completion:
+def completion_of(text: str, reason: Any = "stop") -> Completion:
     return Completion(text, (1,) * len(text), reason, error="HTTP 503" if reason == "error" else "")
 
 
@@ -52,7 +52,7 @@ def said(text: str, reason: Any = "stop") -> Completion:
     ],
 )
 def test_a_verdict_is_read_with_what_it_rests_on(text: str, label: Label, reasoning: str, categories: tuple[str, ...]):
-    verdict = verdict_of_completion(said(text), POLICY)
+    verdict = verdict_of_completion(completion_of(text), POLICY)
     assert verdict == GuardVerdict(label, None, categories, reasoning, text, tokens=len(text))
     assert not verdict.unparsed
 
@@ -70,14 +70,14 @@ def test_a_verdict_is_read_with_what_it_rests_on(text: str, label: Label, reason
     ],
 )
 def test_what_is_no_verdict_is_unparsed_and_says_why(text: str, finish: str, reason: str):
-    verdict = verdict_of_completion(said(text, finish), POLICY)
+    verdict = verdict_of_completion(completion_of(text, finish), POLICY)
     assert (verdict.label, verdict.score, verdict.reason, verdict.text) == (None, None, reason, text)
     assert verdict.unparsed
     assert not verdict.failed
 
 
 def test_a_failed_server_is_no_verdict():
-    verdict = verdict_of_completion(said("\\boxed{safe}", "error"), POLICY)
+    verdict = verdict_of_completion(completion_of("\\boxed{safe}", "error"), POLICY)
     assert verdict == GuardVerdict(None, None, reason="the guard could not be asked: HTTP 503", failed=True)
 
 
@@ -99,20 +99,20 @@ def test_the_majority_of_those_that_can_be_read_decides_and_a_tie_is_unsafe(labe
         )
         for i, (label, score) in enumerate(zip(labels, scores, strict=True))
     ]
-    found = combine(samples)
+    combined = combine(samples)
     unsafe, safe = labels.count("unsafe"), labels.count("safe")
-    assert found.label == (None if not unsafe + safe else "unsafe" if unsafe >= safe else "safe")
-    assert found.votes == tuple(labels)
-    assert found.tokens == sum(range(len(labels)))
-    first = samples[labels.index(found.label)]
-    assert (found.reasoning, found.text, found.categories, found.reason) == (
+    assert combined.label == (None if not unsafe + safe else "unsafe" if unsafe >= safe else "safe")
+    assert combined.votes == tuple(labels)
+    assert combined.tokens == sum(range(len(labels)))
+    first = samples[labels.index(combined.label)]
+    assert (combined.reasoning, combined.text, combined.categories, combined.reason) == (
         first.reasoning,
         first.text,
         first.categories,
         first.reason,
     )
     known = [score for score in scores if score is not None]
-    assert found.score == (pytest.approx(sum(known) / len(known)) if known else None)
+    assert combined.score == (pytest.approx(sum(known) / len(known)) if known else None)
 
 
 def test_one_sample_is_itself_and_has_no_votes():
@@ -123,8 +123,8 @@ def test_one_sample_is_itself_and_has_no_votes():
 @pytest.mark.parametrize(("other", "failed"), [(GuardVerdict(None, None, reason="r"), False), (None, True)])
 def test_samples_have_failed_where_all_have(other: GuardVerdict | None, failed: bool):
     lost = GuardVerdict(None, None, reason="no server", failed=True)
-    found = combine([lost, other or lost])
-    assert (found.failed, found.label, found.reason) == (failed, None, "no server")
+    combined = combine([lost, other or lost])
+    assert (combined.failed, combined.label, combined.reason) == (failed, None, "no server")
 
 
 class Backwards:
@@ -143,18 +143,18 @@ class Backwards:
         for k in reversed(range(options.n)):
             for i in reversed(range(len(conversations))):
                 if i not in options.done:
-                    options.on_finish(i, k, said(self.texts[k]))
+                    options.on_finish(i, k, completion_of(self.texts[k]))
         return []
 
 
 def test_samples_are_put_together_by_their_number_whatever_order_they_end_in():
     first, second = "<think>1</think>\\boxed{unsafe}", "<think>2</think>\\boxed{safe}"
     guard = ReasoningGuard(Backwards(first, second), guard_prompts.default(), samples=2)  # type: ignore[arg-type]
-    seen: list[int] = []
-    found = guard.classify(QUESTIONS, done=[1], on_verdict=lambda i, _: seen.append(i))
-    assert seen == [3, 2, 0]
-    assert found[1] is None
-    assert [(f.votes, f.reasoning) for f in found if f] == [(("unsafe", "safe"), "1")] * 3
+    finished: list[int] = []
+    verdicts = guard.classify(QUESTIONS, done=[1], on_verdict=lambda i, _: finished.append(i))
+    assert finished == [3, 2, 0]
+    assert verdicts[1] is None
+    assert [(f.votes, f.reasoning) for f in verdicts if f] == [(("unsafe", "safe"), "1")] * 3
 
 
 @pytest.fixture(scope="module")
@@ -176,10 +176,10 @@ def test_the_same_questions_and_seed_give_the_same_verdicts_whichever_are_done(g
 
 
 def test_a_question_too_long_for_the_model_costs_the_others_nothing(guard: ReasoningGuard):
-    found = guard.classify([QUESTIONS[0], Question("x" * 5000), QUESTIONS[1]])
-    labels = [f.label for f in found if f]
+    verdicts = guard.classify([QUESTIONS[0], Question("x" * 5000), QUESTIONS[1]])
+    labels = [f.label for f in verdicts if f]
     assert [label is None for label in labels] == [False, True, False]
-    lost = found[1]
+    lost = verdicts[1]
     assert lost is not None
     assert not lost.failed, "it would be too long again"
     assert "tokens and the model reads 4096; shorten it" in (lost.reason or "")
@@ -200,4 +200,4 @@ def test_another_policy_is_read_from_the_model_that_is_there(guard: ReasoningGua
 
 
 def test_white_space_in_the_box_is_no_part_of_the_verdict():
-    assert verdict_of_completion(said("<think>x</think>\\boxed{\n Unsafe }", "stop"), POLICY).label == "unsafe"
+    assert verdict_of_completion(completion_of("<think>x</think>\\boxed{\n Unsafe }", "stop"), POLICY).label == "unsafe"

@@ -51,38 +51,40 @@ def test_it_is_what_a_forced_verdict_is_worth_to_the_model(guard: tuple[Path, fl
 def test_neither_temperature_nor_truncation_nor_penalty_moves_it(guard: tuple[Path, float]):
     folder, unsafe = guard
     shaped = Sampling(temperature=0.3, top_p=0.5, top_k=3, repetition_penalty=1.2, max_new_tokens=40)
-    found = open_engine(ModelSpec.parse(str(folder))).generate(
+    completions = open_engine(ModelSpec.parse(str(folder))).generate(
         [user("a")], shaped, GenerateOptions(n=2, choices=CHOICES)
     )
-    assert [unsafe_probability(c) for c in found[0]] == pytest.approx([unsafe] * 2, abs=1e-3)
+    assert [unsafe_probability(c) for c in completions[0]] == pytest.approx([unsafe] * 2, abs=1e-3)
 
 
 def test_a_guard_reports_it_with_its_verdict(guard: tuple[Path, float]):
     folder, unsafe = guard
-    asked = guard_prompt_of(str(folder), sampling=FREE)
-    found = open_guard(str(folder), sampling=asked.sampling, samples=5).classify([Question("a"), Question("b", "c")])
-    for found_verdict in found:
-        assert found_verdict is not None
-        assert found_verdict.score == pytest.approx(unsafe, abs=1e-3)
-        assert found_verdict.label in found_verdict.votes
-        assert len(found_verdict.votes) == 5
+    guard_prompt = guard_prompt_of(str(folder), sampling=FREE)
+    verdicts = open_guard(str(folder), sampling=guard_prompt.sampling, samples=5).classify(
+        [Question("a"), Question("b", "c")]
+    )
+    for guard_verdict in verdicts:
+        assert guard_verdict is not None
+        assert guard_verdict.score == pytest.approx(unsafe, abs=1e-3)
+        assert guard_verdict.label in guard_verdict.votes
+        assert len(guard_verdict.votes) == 5
 
 
 @st.composite
 def segmentations(draw: st.DrawFn) -> tuple[list[str], str, str]:
     """A text with a verdict, cut into tokens anywhere; the verdict and the other one."""
-    said, other = draw(
+    word, other = draw(
         st.sampled_from([("unsafe", "safe"), ("safe", "unsafe"), ("UNSAFE", "Safe"), ("safE", "Unsafe")])
     )
     before = draw(st.sampled_from(["", "<think>x</think>", r"\boxed{safe}, no: ", "ü\n", r"\boxed{unsafe}\boxed{"]))
-    text = before + BOX + said + "}" + draw(st.sampled_from(["", ".", " \n"]))
+    text = before + BOX + word + "}" + draw(st.sampled_from(["", ".", " \n"]))
     cuts = sorted(draw(st.sets(st.integers(1, len(text) - 1))))
-    return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)], said, other
+    return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)], word, other
 
 
 @given(segmentations(), st.floats(0.01, 0.99))
 def test_any_segmentation_is_read(cut: tuple[list[str], str, str], probability: float):
-    tokens, said, other = cut
+    tokens, word, other = cut
     start = "".join(tokens).rindex(BOX) + len(BOX)
     offset, given_tokens = 0, []
     for token in tokens:
@@ -99,7 +101,7 @@ def test_any_segmentation_is_read(cut: tuple[list[str], str, str], probability: 
         else:
             given_tokens.append((token, [("unsafe", 0.5), ("safe", 0.5)]))
         offset += len(token)
-    expected = probability if said.lower() == "unsafe" else 1 - probability
+    expected = probability if word.lower() == "unsafe" else 1 - probability
     assert unsafe_probability(completion(*given_tokens)) == pytest.approx(expected)
 
 

@@ -26,7 +26,7 @@ DEFAULT, OPENAI = policies.load("default"), policies.load("openai")
 SMALL = Policy("small", "Small", (Category("A", "Rudeness"),))
 
 
-class Held:
+class GatedGuard:
     """A guard that waits until it is let go."""
 
     def __init__(self) -> None:
@@ -44,77 +44,82 @@ class Held:
 
 
 @pytest.fixture
-def guard() -> Held:
-    return Held()
+def guard() -> GatedGuard:
+    return GatedGuard()
 
 
 @pytest.fixture
-def batcher(guard: Held):
-    made = Batcher(guard, max_batch=4, max_wait=0.0, max_queue=6, on_batch=lambda size: None)
-    made.start()
-    yield made
+def batcher(guard: GatedGuard):
+    started = Batcher(guard, max_batch=4, max_wait=0.0, max_queue=6, on_batch=lambda size: None)
+    started.start()
+    yield started
     guard.open.set()
-    made.stop(PATIENCE)
-    assert not made.busy
+    started.stop(PATIENCE)
+    assert not started.busy
 
 
-def asked(batcher: Batcher, *texts: str, policy: Policy = DEFAULT):
+def submitted(batcher: Batcher, *texts: str, policy: Policy = DEFAULT):
     return batcher.submit([Question(text) for text in texts], policy)
 
 
-def begun(batcher: Batcher, guard: Held):
+def begun(batcher: Batcher, guard: GatedGuard):
     """A batch of one under way, so that what comes next waits together."""
-    futures = asked(batcher, "first")
+    futures = submitted(batcher, "first")
     until(lambda: len(guard.calls) == 1)
     return futures
 
 
-def test_what_waits_together_is_judged_together_up_to_the_limit(batcher: Batcher, guard: Held):
-    futures = begun(batcher, guard) + asked(batcher, "a", "b", "c") + asked(batcher, "d", "e")
+def test_what_waits_together_is_judged_together_up_to_the_limit(batcher: Batcher, guard: GatedGuard):
+    futures = begun(batcher, guard) + submitted(batcher, "a", "b", "c") + submitted(batcher, "d", "e")
     guard.open.set()
     assert [f.result(PATIENCE).reasoning for f in futures] == ["first", "a", "b", "c", "d", "e"]
     assert [texts for _, texts in guard.calls] == [["first"], ["a", "b", "c", "d"], ["e"]]
 
 
-def test_each_policy_is_judged_by_itself(batcher: Batcher, guard: Held):
-    futures = begun(batcher, guard) + asked(batcher, "a") + asked(batcher, "b", policy=OPENAI) + asked(batcher, "c")
+def test_each_policy_is_judged_by_itself(batcher: Batcher, guard: GatedGuard):
+    futures = (
+        begun(batcher, guard)
+        + submitted(batcher, "a")
+        + submitted(batcher, "b", policy=OPENAI)
+        + submitted(batcher, "c")
+    )
     guard.open.set()
     assert [f.result(PATIENCE).reasoning for f in futures] == ["first", "a", "b", "c"]
     assert guard.calls[1:] == [("default", ["a", "c"]), ("openai", ["b"])]
 
 
-def test_a_request_gets_all_its_places_or_none(batcher: Batcher, guard: Held):
+def test_a_request_gets_all_its_places_or_none(batcher: Batcher, guard: GatedGuard):
     begun(batcher, guard)
-    asked(batcher, "a", "b", "c", "d")
+    submitted(batcher, "a", "b", "c", "d")
     with pytest.raises(QueueFull):
-        asked(batcher, "e", "f", "g")
+        submitted(batcher, "e", "f", "g")
     assert (len(batcher), batcher.ready) == (4, True)
-    asked(batcher, "e", "f")
+    submitted(batcher, "e", "f")
     assert (len(batcher), batcher.ready) == (6, False)
 
 
-def test_what_was_given_up_is_not_judged_and_makes_room(batcher: Batcher, guard: Held):
+def test_what_was_given_up_is_not_judged_and_makes_room(batcher: Batcher, guard: GatedGuard):
     begun(batcher, guard)
-    for future in asked(batcher, "a", "b", "c", "d", "e"):
+    for future in submitted(batcher, "a", "b", "c", "d", "e"):
         assert future.cancel()
-    kept = asked(batcher, "f", "g")
+    kept = submitted(batcher, "f", "g")
     guard.open.set()
     assert [f.result(PATIENCE).reasoning for f in kept] == ["f", "g"]
     assert guard.calls[1:] == [("default", ["f", "g"])]
 
 
-def test_a_question_the_guard_is_silent_about_fails_alone(batcher: Batcher, guard: Held):
+def test_a_question_the_guard_is_silent_about_fails_alone(batcher: Batcher, guard: GatedGuard):
     begun(batcher, guard)
-    first, silent, last = asked(batcher, "a", "silent", "c")
+    first, silent, last = submitted(batcher, "a", "silent", "c")
     guard.open.set()
     assert [f.result(PATIENCE).reasoning for f in (first, last)] == ["a", "c"]
     with pytest.raises(GuardFailed):
         silent.result(PATIENCE)
 
 
-def test_a_guard_that_cannot_be_asked_at_all_is_not_asked_one_by_one(batcher: Batcher, guard: Held, capfd):
+def test_a_guard_that_cannot_be_asked_at_all_is_not_asked_one_by_one(batcher: Batcher, guard: GatedGuard, capfd):
     begun(batcher, guard)
-    futures = asked(batcher, "unreachable", "b", "c")
+    futures = submitted(batcher, "unreachable", "b", "c")
     guard.open.set()
     for future in futures:
         with pytest.raises(GuardFailed):
@@ -123,12 +128,12 @@ def test_a_guard_that_cannot_be_asked_at_all_is_not_asked_one_by_one(batcher: Ba
     assert capfd.readouterr().err == "the guard failed: InputError: no server\n"
 
 
-def test_stopping_lets_what_waits_be_judged_and_takes_no_more(batcher: Batcher, guard: Held):
-    futures = begun(batcher, guard) + asked(batcher, "a", "b")
+def test_stopping_lets_what_waits_be_judged_and_takes_no_more(batcher: Batcher, guard: GatedGuard):
+    futures = begun(batcher, guard) + submitted(batcher, "a", "b")
     batcher.stop(0.0)
     assert (batcher.busy, batcher.ready) == (True, False)
     with pytest.raises(ServerClosing):
-        asked(batcher, "c")
+        submitted(batcher, "c")
     guard.open.set()
     batcher.stop(PATIENCE)
     assert [f.result(0).reasoning for f in futures] == ["first", "a", "b"]
@@ -138,8 +143,8 @@ def test_stopping_lets_what_waits_be_judged_and_takes_no_more(batcher: Batcher, 
 def test_questions_of_one_request_are_one_batch():
     guard = Scripted()
     with serve(guard, ServerSettings(limits=Limits(max_batch=3))) as server:
-        server.ask("/v1/moderations", {"input": ["a", "b", "c", "d"]})
-    assert [[q.prompt for q in questions] for questions, _, _ in guard.asked] == [["a", "b", "c"], ["d"]]
+        server.request("/v1/moderations", {"input": ["a", "b", "c", "d"]})
+    assert [[q.prompt for q in questions] for questions, _, _ in guard.calls] == [["a", "b", "c"], ["d"]]
 
 
 def micro_guard(folder: Path, samples: int = 1, **sampling: float) -> ReasoningGuard:
@@ -161,12 +166,12 @@ def test_the_same_text_gets_the_same_verdict_whatever_waits_beside_it(micro_mode
 
 def test_a_text_too_long_for_the_model_leaves_its_neighbours_alone(micro_model: Path):
     with serve(micro_guard(micro_model), ServerSettings(model="micro")) as server:
-        status, body, _ = server.ask("/v1/guard", {"prompt": "a" * 3000})
+        status, body, _ = server.request("/v1/guard", {"prompt": "a" * 3000})
         assert (status, body["label"]) == (200, None)
         assert "a prompt has" in body["reason"]
         assert str(micro_model) not in body["reason"]
         assert server.code("/v1/moderations", {"input": ["a", "a" * 3000]}) == (422, "unparsed")
-        assert server.ask("/v1/guard", {"prompt": "a"})[1]["reason"].startswith(str(NO_VERDICT.reason))
+        assert server.request("/v1/guard", {"prompt": "a"})[1]["reason"].startswith(str(NO_VERDICT.reason))
 
 
 def test_a_guard_behind_a_server_asks_with_the_same_seeds_wherever_a_text_stands(micro_model: Path):

@@ -102,13 +102,13 @@ def test_a_body_that_goes_on_after_its_refusal_is_not_read_for_ever(capfd):
 
 
 def test_a_caller_that_reads_nothing_is_not_waited_for(impatient: Served):
-    asked = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 4000
+    payload = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 4000
     with dial(impatient) as connection:
         connection.setblocking(False)
         sent = 0
-        while sent < len(asked):
+        while sent < len(payload):
             try:
-                sent += connection.send(asked[sent : sent + 65536])
+                sent += connection.send(payload[sent : sent + 65536])
             except BlockingIOError:
                 break
             except OSError:
@@ -138,12 +138,12 @@ def test_a_connection_is_kept_for_the_next_request(server: Served):
 
 def test_who_says_nothing_makes_room_for_who_asks():
     limits = Limits(max_connections=5, header_timeout=PATIENCE)
-    with serve(Scripted(), ServerSettings(limits=limits)) as server, ExitStack() as held:
+    with serve(Scripted(), ServerSettings(limits=limits)) as server, ExitStack() as connections:
         for _ in range(30):
-            silent = held.enter_context(dial(server))
+            silent = connections.enter_context(dial(server))
             silent.sendall(b"GET /healthz HTTP/1.1\r\n")
-        assert server.ask("/healthz")[0] == 200
-        assert server.ask("/v1/guard", {"prompt": "a"})[0] == 200
+        assert server.request("/healthz")[0] == 200
+        assert server.request("/v1/guard", {"prompt": "a"})[0] == 200
 
 
 def test_where_all_are_at_work_another_one_is_turned_away():
@@ -151,7 +151,7 @@ def test_where_all_are_at_work_another_one_is_turned_away():
     guard.open.clear()
     limits = Limits(max_connections=2)
     with serve(guard, ServerSettings(limits=limits)) as server:
-        threads = [threading.Thread(target=server.ask, args=("/v1/guard", {"prompt": "a"})) for _ in range(2)]
+        threads = [threading.Thread(target=server.request, args=("/v1/guard", {"prompt": "a"})) for _ in range(2)]
         threads[0].start()
         assert guard.entered.acquire(timeout=PATIENCE)
         threads[1].start()
@@ -160,7 +160,7 @@ def test_where_all_are_at_work_another_one_is_turned_away():
         guard.open.set()
         for thread in threads:
             thread.join(PATIENCE)
-        assert server.ask("/healthz")[0] == 200
+        assert server.request("/healthz")[0] == 200
 
 
 def test_healthz_answers_while_judging_and_reading_are_held_up(monkeypatch: pytest.MonkeyPatch):
@@ -168,22 +168,22 @@ def test_healthz_answers_while_judging_and_reading_are_held_up(monkeypatch: pyte
     guard.open.clear()
     real = questions.of_guard
 
-    def held_up(*given: object) -> Question:
+    def held_up(*args: object) -> Question:
         reading.release()
         assert go_on.wait(PATIENCE)
-        return real(*given)
+        return real(*args)
 
     monkeypatch.setattr(questions, "of_guard", held_up)
     with serve(guard) as server:
         statuses: list[int] = []
         body = {"prompt": "a", "padding": "<" + " " * 1_000_000}
-        thread = threading.Thread(target=lambda: statuses.append(server.ask("/v1/guard", body)[0]))
+        thread = threading.Thread(target=lambda: statuses.append(server.request("/v1/guard", body)[0]))
         thread.start()
         assert reading.acquire(timeout=PATIENCE)
-        assert server.ask("/healthz")[0] == 200
+        assert server.request("/healthz")[0] == 200
         go_on.set()
         assert guard.entered.acquire(timeout=PATIENCE)
-        assert server.ask("/healthz")[0] == 200
+        assert server.request("/healthz")[0] == 200
         guard.open.set()
         thread.join(PATIENCE)
     assert statuses == [200]
@@ -207,14 +207,14 @@ def test_only_the_first_of_many_mistakes_is_looked_at(server: Served, body: byte
     hostile = os.times().user - before.user
     before = os.times()
     fair = {"input": "a", "prompt": "a", "padding": [1] * 200_000}
-    assert server.ask(path, fair)[0] == 200
+    assert server.request(path, fair)[0] == 200
     assert hostile < 10 * (os.times().user - before.user) + 0.5
 
 
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity"])
 @pytest.mark.parametrize("path", ["/v1/guard", "/v1/moderations"])
 def test_what_is_no_number_in_json_is_refused_by_name(server: Served, path: str, number: bytes):
-    status, body, _ = server.ask(path, raw=b'{"prompt": "a", "input": "a", "seed": ' + number + b"}")
+    status, body, _ = server.request(path, raw=b'{"prompt": "a", "input": "a", "seed": ' + number + b"}")
     assert (status, body["error"]["code"]) == (400, "invalid_json")
     assert number.decode() in body["error"]["message"]
 
@@ -250,13 +250,13 @@ def test_what_is_no_http_is_refused_in_the_one_shape_and_not_logged(server: Serv
     reply = exchange(server, raw)
     assert not reply or code_of(reply) == (400, "invalid_http")
     assert capfd.readouterr().err == ""
-    assert server.ask("/healthz")[0] == 200
+    assert server.request("/healthz")[0] == 200
 
 
 def test_many_headers_are_refused(server: Served):
     head = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
     assert code_of(exchange(server, head + b"X: y\r\n" * 200 + b"\r\n")) == (431, "headers_too_large")
-    assert server.ask("/healthz", headers={f"X{n}": "y" for n in range(60)})[0] == 200
+    assert server.request("/healthz", headers={f"X{n}": "y" for n in range(60)})[0] == 200
 
 
 @pytest.mark.parametrize("url", ["/" + "x" * 9000, "/healthz?" + "x" * 9000, "/v1/guard/" + "%C3%A9" * 9000])
@@ -267,7 +267,7 @@ def test_a_long_url_is_refused(server: Served, url: str):
 
 @pytest.mark.parametrize("name", ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "127.9.9.9", "[::1]:80", "localhost."])
 def test_this_machine_s_names_are_answered_to(server: Served, name: str):
-    assert server.ask("/healthz", headers={"Host": name})[0] == 200
+    assert server.request("/healthz", headers={"Host": name})[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_the_address_at_which_a_request_arrived_is_a_name_of_the_server():
 
 
 def test_half_of_the_files_may_be_connections(monkeypatch: pytest.MonkeyPatch):
-    for files, wanted, allowed in (
+    for files, requested, allowed in (
         (200, None, 100),
         (1_000_000, None, 1000),
         (None, None, 1000),
@@ -304,7 +304,7 @@ def test_half_of_the_files_may_be_connections(monkeypatch: pytest.MonkeyPatch):
         (1, None, 1),
     ):
         monkeypatch.setattr(run, "_files_allowed", lambda files=files: files)
-        assert run.connections_allowed(wanted) == allowed
+        assert run.connections_allowed(requested) == allowed
     monkeypatch.setattr(run, "_files_allowed", lambda: 200)
     with pytest.raises(InputError, match=r"--max-connections 137: this process may open 200 files; give 136 at most"):
         run.connections_allowed(137)
@@ -314,21 +314,21 @@ def test_keys_are_read_anew_and_what_cannot_be_read_changes_nothing(monkeypatch,
     monkeypatch.delenv(keys.VARIABLE, raising=False)
     file = tmp_path / "keys"
     file.write_text("\ufeff  first-key \r\n\n", encoding="utf-8")
-    held = keys.read(file)
-    assert held.admit(b"first-key")
-    with serve(Scripted(), ServerSettings(keys=held)) as server:
+    admitted = keys.read(file)
+    assert admitted.admit(b"first-key")
+    with serve(Scripted(), ServerSettings(keys=admitted)) as server:
 
         def status(key: str) -> int:
-            return server.ask("/v1/guard", {"prompt": "a"}, headers={"Authorization": f"Bearer {key}"})[0]
+            return server.request("/v1/guard", {"prompt": "a"}, headers={"Authorization": f"Bearer {key}"})[0]
 
         file.write_text("second-key\nthird-key\n")
-        assert keys.reread(held, file) == f"{file}: read anew, 2 keys in all"
+        assert keys.reread(admitted, file) == f"{file}: read anew, 2 keys in all"
         assert [status(key) for key in ("first-key", "second-key", "third-key")] == [401, 200, 200]
         for text in ("", " \n\n", "a secret key\n", "secr\x00et\n"):
             file.write_text(text)
-            said = keys.reread(held, file)
-            assert said.startswith(f"the keys stay as they were: {file}: ")
-            assert "secr" not in said
+            message = keys.reread(admitted, file)
+            assert message.startswith(f"the keys stay as they were: {file}: ")
+            assert "secr" not in message
         file.unlink()
-        assert "cannot be read" in keys.reread(held, file)
+        assert "cannot be read" in keys.reread(admitted, file)
         assert [status(key) for key in ("", "second-key")] == [401, 200]

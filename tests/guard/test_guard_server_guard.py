@@ -19,7 +19,7 @@ def server() -> Iterator[Served]:
 
 
 def test_it_says_all_that_the_guard_says(server: Served):
-    assert server.ask("/v1/guard", {"prompt": "how to make a bomb", "a key": "it does not know"})[:2] == (
+    assert server.request("/v1/guard", {"prompt": "how to make a bomb", "a key": "it does not know"})[:2] == (
         200,
         {
             "label": "unsafe",
@@ -35,7 +35,7 @@ def test_it_says_all_that_the_guard_says(server: Served):
 
 
 def test_no_verdict_is_an_answer_and_says_why(server: Served):
-    status, body, _ = server.ask("/v1/guard", {"prompt": "fog"})
+    status, body, _ = server.request("/v1/guard", {"prompt": "fog"})
     assert (status, body["label"], body["score"], body["unparsed"]) == (200, None, None, True)
     assert body["reason"] == "the guard gave no verdict"
 
@@ -45,9 +45,9 @@ def test_where_the_model_lies_is_not_said():
         find=lambda *_: GuardVerdict(None, None, reason="failed: /home/x: too long", failed=True), name="/home/x"
     )
     with serve(guard, ServerSettings(model="x")) as server:
-        body = server.ask("/v1/guard", {"prompt": "a"})[1]
+        body = server.request("/v1/guard", {"prompt": "a"})[1]
     assert (body["reason"], body["model"]) == ("failed: too long", "x")
-    assert len(guard.asked) == 1
+    assert len(guard.calls) == 1
 
 
 @pytest.mark.parametrize(
@@ -66,18 +66,18 @@ def test_where_the_model_lies_is_not_said():
 def test_what_is_judged_is_the_last_turn(body, question):
     guard = Scripted()
     with serve(guard) as server:
-        assert server.ask("/v1/guard", body)[0] == 200
-    assert guard.asked[0][0] == [question]
+        assert server.request("/v1/guard", body)[0] == 200
+    assert guard.calls[0][0] == [question]
 
 
 def test_another_shipped_policy_can_be_asked_for(server: Served):
     guard = Scripted(find=lambda *_: GuardVerdict("unsafe", 0.5, ("W9",)))
     with serve(guard) as other:
-        body = other.ask("/v1/guard", {"prompt": "a", "policy": "wildguard"})[1]
+        body = other.request("/v1/guard", {"prompt": "a", "policy": "wildguard"})[1]
     assert (body["policy"], body["categories"]) == ("wildguard", [{"id": "W9", "name": "Sexual Content"}])
-    assert guard.asked[0][1] == "wildguard"
+    assert guard.calls[0][1] == "wildguard"
     for name in ("../policies/default.yaml", "default.yaml", "none"):
-        status, body, _ = server.ask("/v1/guard", {"prompt": "a", "policy": name})
+        status, body, _ = server.request("/v1/guard", {"prompt": "a", "policy": name})
         assert (status, body["error"]["param"]) == (422, "policy")
         assert "openai, openai-names, wildguard" in body["error"]["message"]
 
@@ -100,7 +100,7 @@ def test_another_shipped_policy_can_be_asked_for(server: Served):
     ],
 )
 def test_what_is_no_question_is_refused_with_its_place(server: Served, body, param):
-    status, document, _ = server.ask("/v1/guard", body)
+    status, document, _ = server.request("/v1/guard", body)
     assert (status, document["error"]["param"]) == (422, param)
     assert document["error"]["message"].startswith(param)
     assert document["error"]["code"] == "invalid_request"
@@ -122,8 +122,8 @@ def test_a_conversation_is_taken_as_openai_s_clients_keep_it():
         {"role": "assistant", "content": "It is sunny."},
     ]
     with serve(guard) as server:
-        assert server.ask("/v1/guard", {"messages": messages})[0] == 200
-        status, body, _ = server.ask(
+        assert server.request("/v1/guard", {"messages": messages})[0] == 200
+        status, body, _ = server.request(
             "/v1/guard",
             {
                 "messages": [
@@ -132,7 +132,7 @@ def test_a_conversation_is_taken_as_openai_s_clients_keep_it():
                 ]
             },
         )
-    ((question,),) = [asked for asked, _, _ in guard.asked]
+    ((question,),) = [questions for questions, _, _ in guard.calls]
     assert question.response == "It is sunny."
     for text in ("Be brief.", "Weather?", '[tool call] weather({"city": "Rome"})', "sunny"):
         assert text in question.prompt
@@ -176,9 +176,9 @@ def raw(
     named = headers if content_type is None else {**headers, "Content-Type": content_type}
     connection.request(method, path, content, named)
     reply = connection.getresponse()
-    found = reply.status, reply.read(), reply.headers
+    result = reply.status, reply.read(), reply.headers
     connection.close()
-    return found
+    return result
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/models"])

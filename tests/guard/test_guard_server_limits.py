@@ -37,7 +37,7 @@ def test_callers_need_a_key_and_those_who_watch_the_server_none(two_keys, monkey
     with serve(Scripted(), ServerSettings(keys=two_keys)) as server:
         for path in ("/v1/guard", "/v1/moderations", "/metrics", "/openapi.json", "/elsewhere"):
             body = {"prompt": "a", "input": "a"} if path.startswith("/v1") else None
-            for shown in (
+            for headers in (
                 {},
                 {"Authorization": "Bearer first-ke"},
                 {"Authorization": "first-key"},
@@ -45,22 +45,22 @@ def test_callers_need_a_key_and_those_who_watch_the_server_none(two_keys, monkey
                 {"Authorization": "Bearer "},
                 {"Authorization": "Bearer k\u00e9y"},
             ):
-                assert server.code(path, body, headers=shown) == (401, "invalid_api_key")
+                assert server.code(path, body, headers=headers) == (401, "invalid_api_key")
             for key in ("first-key", "second-key", "third-key"):
-                status = server.ask(path, body, headers={"Authorization": f"Bearer {key}"})[0]
+                status = server.request(path, body, headers={"Authorization": f"Bearer {key}"})[0]
                 assert status == (404 if path == "/elsewhere" else 200)
-        assert [server.ask(path)[0] for path in ("/healthz", "/readyz")] == [200, 200]
+        assert [server.request(path)[0] for path in ("/healthz", "/readyz")] == [200, 200]
         with pytest.raises(openai.AuthenticationError, match="no key, or a wrong one"):
             openai.OpenAI(base_url=f"{server.url}/v1", api_key="none").moderations.create(input="a")
 
 
 def test_keys_are_shown_nowhere(two_keys):
-    shown = f"{ServerSettings(keys=two_keys)!r} {vars(two_keys)}"
-    assert not any(key in shown for key in ("first-key", "second-key", "third-key"))
+    text = f"{ServerSettings(keys=two_keys)!r} {vars(two_keys)}"
+    assert not any(key in text for key in ("first-key", "second-key", "third-key"))
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "holds no key"),
         (" , ", "holds no key"),
@@ -70,13 +70,13 @@ def test_keys_are_shown_nowhere(two_keys):
         ("a,\u00e9", "key 2 holds a space, a control character or what is not ASCII"),
     ],
 )
-def test_keys_that_are_none_are_refused(monkeypatch, tmp_path, text, said):
+def test_keys_that_are_none_are_refused(monkeypatch, tmp_path, text, message):
     file = tmp_path / "keys"
     file.write_text(text.replace(",", "\n"), encoding="utf-8")
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         keys.read(file)
     monkeypatch.setenv(keys.VARIABLE, text)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         keys.read(None)
 
 
@@ -101,13 +101,13 @@ def test_without_the_variable_and_a_file_there_are_no_keys(monkeypatch):
 )
 def test_too_much_is_refused(small: Served, path, body, refused):
     assert small.code(path, body) == refused
-    assert small.ask(path, {"prompt": "a" * 10, "input": ["a" * 10] * 2})[0] == 200
+    assert small.request(path, {"prompt": "a" * 10, "input": ["a" * 10] * 2})[0] == 200
 
 
 def test_a_body_without_a_length_is_counted_as_it_comes(small: Served):
     chunks = (b'{"prompt": "a", "padding": "', *[b"a" * 50] * 4, b'"}')
     assert small.code("/v1/guard", raw=iter(chunks)) == (413, "body_too_large")
-    assert small.ask("/v1/guard", raw=iter((*chunks[:3], b'"}')))[0] == 200
+    assert small.request("/v1/guard", raw=iter((*chunks[:3], b'"}')))[0] == 200
 
 
 def test_a_body_that_does_not_come_is_not_waited_for():
@@ -129,19 +129,19 @@ def test_a_full_queue_is_said_and_what_waits_is_still_judged():
     guard.open.clear()
     limits = Limits(max_batch=1, max_queue=1, max_wait=0.0)
     with serve(guard, ServerSettings(limits=limits)) as server, ThreadPoolExecutor(2) as pool:
-        first = pool.submit(server.ask, "/v1/guard", {"prompt": "one"})
+        first = pool.submit(server.request, "/v1/guard", {"prompt": "one"})
         assert guard.entered.acquire(timeout=PATIENCE)
-        second = pool.submit(server.ask, "/v1/guard", {"prompt": "two"})
-        until(lambda: server.ask("/readyz")[0] == 503)
-        status, body, headers = server.ask("/v1/guard", {"prompt": "three"})
+        second = pool.submit(server.request, "/v1/guard", {"prompt": "two"})
+        until(lambda: server.request("/readyz")[0] == 503)
+        status, body, headers = server.request("/v1/guard", {"prompt": "three"})
         assert (status, body["error"]["code"], body["error"]["type"]) == (429, "queue_full", "rate_limit_error")
         assert headers["Retry-After"] == "1"
-        assert server.ask("/healthz")[0] == 200
+        assert server.request("/healthz")[0] == 200
         assert gauge(server, "safereason_queue_length") == 1
         guard.open.set()
         assert [first.result()[0], second.result()[0]] == [200, 200]
-        assert server.ask("/readyz")[0] == 200
-    assert [asked[0].prompt for asked, _, _ in guard.asked] == ["one", "two"]
+        assert server.request("/readyz")[0] == 200
+    assert [questions[0].prompt for questions, _, _ in guard.calls] == ["one", "two"]
 
 
 def test_a_verdict_that_takes_too_long_is_not_waited_for_and_what_waits_behind_it_is_dropped():
@@ -149,24 +149,24 @@ def test_a_verdict_that_takes_too_long_is_not_waited_for_and_what_waits_behind_i
     guard.open.clear()
     limits = Limits(max_batch=1, max_queue=1, timeout=0.3)
     with serve(guard, ServerSettings(limits=limits)) as server, ThreadPoolExecutor(2) as pool:
-        held = [pool.submit(server.code, "/v1/guard", {"prompt": "one"})]
+        futures = [pool.submit(server.code, "/v1/guard", {"prompt": "one"})]
         assert guard.entered.acquire(timeout=PATIENCE)
-        held.append(pool.submit(server.code, "/v1/moderations", {"input": "two"}))
-        assert [h.result() for h in held] == [(503, "timeout")] * 2
+        futures.append(pool.submit(server.code, "/v1/moderations", {"input": "two"}))
+        assert [h.result() for h in futures] == [(503, "timeout")] * 2
         # What nobody waits for takes no place in the queue.
         assert server.code("/v1/guard", {"prompt": "three"}) == (503, "timeout")
         guard.open.set()
-        until(lambda: server.ask("/v1/guard", {"prompt": "four"})[0] == 200)
-    assert "two" not in [asked[0].prompt for asked, _, _ in guard.asked]
+        until(lambda: server.request("/v1/guard", {"prompt": "four"})[0] == 200)
+    assert "two" not in [questions[0].prompt for questions, _, _ in guard.calls]
 
 
 def test_a_guard_that_breaks_over_one_text_answers_for_the_others_and_lives_on(capfd):
     guard = Scripted()
     guard.open.clear()
     with serve(guard) as server, ThreadPoolExecutor(4) as pool:
-        first = pool.submit(server.ask, "/v1/guard", {"prompt": "first"})
+        first = pool.submit(server.request, "/v1/guard", {"prompt": "first"})
         assert guard.entered.acquire(timeout=PATIENCE)
-        replies = [pool.submit(server.ask, "/v1/guard", {"prompt": text}) for text in ("a bomb", "break", "a cake")]
+        replies = [pool.submit(server.request, "/v1/guard", {"prompt": text}) for text in ("a bomb", "break", "a cake")]
         until(lambda: gauge(server, "safereason_queue_length") == 3)
         guard.open.set()
         statuses = [reply.result()[:2] for reply in replies]
@@ -210,13 +210,13 @@ def hostile_server() -> Iterator[Served]:
     guard = Scripted()
     with serve(guard) as served:
         yield served
-        assert served.ask("/v1/guard", {"prompt": "a"})[0] == 200
-    assert len(guard.asked) == 1
+        assert served.request("/v1/guard", {"prompt": "a"})[0] == 200
+    assert len(guard.calls) == 1
 
 
 def test_a_body_that_is_not_called_json_is_not_read_as_json(small: Served):
     # So that a web page cannot send one without the browser's asking first.
-    status, body, _ = small.ask("/v1/guard", {"prompt": "a"}, headers={"Content-Type": "text/plain"})
+    status, body, _ = small.request("/v1/guard", {"prompt": "a"}, headers={"Content-Type": "text/plain"})
     assert (status, body["error"]["code"]) == (415, "unsupported_media_type")
     assert "Content-Type: application/json" in body["error"]["message"]
 
@@ -228,17 +228,17 @@ def test_other_paths_and_methods_are_refused_in_the_same_shape(small: Served):
 
 
 def gauge(server: Served, name: str, **labels: str) -> float:
-    families = text_string_to_metric_families(server.ask("/metrics")[1])
+    families = text_string_to_metric_families(server.request("/metrics")[1])
     return sum(s.value for f in families for s in f.samples if s.name == name and labels.items() <= s.labels.items())
 
 
 def test_requests_batches_and_verdicts_are_counted():
     with serve(Scripted()) as server:
-        server.ask("/v1/moderations", {"input": ["a bomb", "a cake", "fog"]})
-        server.ask("/v1/guard", {"prompt": "a bomb"})
-        server.ask("/v1/guard", {"prompt": 1})
+        server.request("/v1/moderations", {"input": ["a bomb", "a cake", "fog"]})
+        server.request("/v1/guard", {"prompt": "a bomb"})
+        server.request("/v1/guard", {"prompt": 1})
         for n in range(3):
-            server.ask(f"/made-up/{n}")
+            server.request(f"/made-up/{n}")
         verdicts = [gauge(server, "safereason_verdicts_total", label=x) for x in ("unsafe", "safe", "unparsed")]
         assert verdicts == [2, 1, 1]
         counted = {
@@ -254,7 +254,7 @@ def test_requests_batches_and_verdicts_are_counted():
         assert gauge(server, "safereason_batch_size_sum") == 4
         assert gauge(server, "safereason_batch_size_count") == 2
         assert gauge(server, "safereason_request_seconds_count", path="/v1/guard") == 2
-        assert "made-up" not in server.ask("/metrics")[1]
+        assert "made-up" not in server.request("/metrics")[1]
 
 
 def test_what_it_is_sent_is_not_logged_unless_asked(capfd, caplog):
@@ -263,13 +263,13 @@ def test_what_it_is_sent_is_not_logged_unless_asked(capfd, caplog):
     with serve(Scripted()) as server:
         for path in ("/v1/guard", "/v1/moderations"):
             for body in bodies:
-                server.ask(path, body)
-            server.ask(path, raw=b'{"prompt": "a secret')
+                server.request(path, body)
+            server.request(path, raw=b'{"prompt": "a secret')
     out, err = capfd.readouterr()
     assert "the guard failed" in err
     assert "secret" not in out + err + caplog.text
     with serve(Scripted(), ServerSettings(log_prompts=True)) as server:
-        server.ask("/v1/guard", {"prompt": "a \x1b secret\n", "response": "é"})
+        server.request("/v1/guard", {"prompt": "a \x1b secret\n", "response": "é"})
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
     assert json.loads(line) == {"prompt": "a \x1b secret\n", "response": "é", "label": "safe", "text": "…"}
     assert line.isascii()

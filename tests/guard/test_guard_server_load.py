@@ -36,18 +36,18 @@ def test_of_2000_requests_by_64_callers_none_is_lost_or_fails(micro_model: Path)
 
         def call(caller: int) -> list[tuple[int, str]]:
             connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=PATIENCE)
-            found = []
+            results = []
             for number in range(caller, REQUESTS, CLIENTS):
                 body = json.dumps({"prompt": f"text {number}"})
                 connection.request("POST", "/v1/guard", body, {"Content-Type": "application/json"})
                 reply = connection.getresponse()
-                found.append((reply.status, json.loads(reply.read())["policy"]))
+                results.append((reply.status, json.loads(reply.read())["policy"]))
             connection.close()
-            return found
+            return results
 
         with ThreadPoolExecutor(CLIENTS) as pool:
-            replies = [reply for found in pool.map(call, range(CLIENTS)) for reply in found]
-        metrics = server.ask("/metrics")[1]
+            replies = [reply for results in pool.map(call, range(CLIENTS)) for reply in results]
+        metrics = server.request("/metrics")[1]
     assert replies == [(200, "small")] * REQUESTS
     counted = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
     assert float(counted['safereason_verdicts_total{label="unparsed"}']) == REQUESTS

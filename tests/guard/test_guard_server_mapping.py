@@ -49,7 +49,7 @@ def test_a_file_of_ones_own(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         (
             'U1: [violence]\nU99: [hate]\n"*": [hate]',
@@ -70,13 +70,13 @@ def test_a_file_of_ones_own(tmp_path: Path):
         ("U1: [hate]\nU1: [hate]", "m.yaml:2: 'U1' is here twice"),
     ],
 )
-def test_each_mistake_is_one_line_with_its_place(tmp_path: Path, text: str, said: str):
+def test_each_mistake_is_one_line_with_its_place(tmp_path: Path, text: str, expected: str):
     file = tmp_path / "m.yaml"
     file.write_text(text)
     with pytest.raises(InputError) as caught:
         load(file, policies.load("default"))
     message = str(caught.value).replace(f"{file}", "m.yaml")
-    assert message.startswith(said)
+    assert message.startswith(expected)
     assert "\n" not in message
 
 

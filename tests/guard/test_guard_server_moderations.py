@@ -71,7 +71,7 @@ def test_the_parts_of_a_text_are_judged_as_one():
         parts = [{"type": "text", "text": "how to make"}, {"type": "text", "text": "a bomb"}]
         (result,) = client(server).moderations.create(input=parts).results
     assert result.flagged
-    assert guard.asked[0][0] == [guard_server.Question("how to make\n\na bomb")]
+    assert guard.calls[0][0] == [guard_server.Question("how to make\n\na bomb")]
 
 
 def test_an_image_is_refused_and_not_passed_over(server: Served):
@@ -87,7 +87,7 @@ def test_a_text_without_a_verdict_is_neither_safe_nor_flagged_and_asked_about_tw
             client(server).moderations.create(input=["a cake", "fog"])
         assert (caught.value.code, caught.value.param) == ("unparsed", "input")
     # The client did not send it again, and the second question was about that text alone.
-    assert [(len(asked), seed) for asked, _, seed in guard.asked] == [(2, 7), (1, 8)]
+    assert [(len(questions), seed) for questions, _, seed in guard.calls] == [(2, 7), (1, 8)]
 
 
 def test_a_second_seed_may_give_the_verdict():
@@ -99,7 +99,7 @@ def test_a_greedy_guard_is_not_asked_again():
     guard = Scripted()
     with serve(guard, ServerSettings(retry_unparsed=False)) as server:
         assert server.code("/v1/moderations", {"input": "a thin fog"}) == (422, "unparsed")
-    assert len(guard.asked) == 1
+    assert len(guard.calls) == 1
 
 
 def test_a_text_without_a_verdict_can_be_flagged_for_certain():

@@ -22,7 +22,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.seen: list[dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -30,7 +30,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.seen.append(request)
+        self.server.requests.append(request)
         storm = "storm" in request["input"]
         scores = {"violence": 0.75 if storm else 0.25, "hate": 0.625 if storm else 0.5, "self-harm": 0.125}
         result = {"flagged": storm, "categories": {}, "category_scores": scores}
@@ -65,14 +65,14 @@ def url(server: Server) -> str:
 
 def test_the_response_alone_is_judged_or_the_prompt_where_there_is_none(server: Server):
     guard = open_named("moderation", base_url=url(server))
-    asked = [Question("a storm"), Question("a storm", "a breeze"), Question("a breeze", "a storm today")]
-    assert guard.classify(asked) == [
+    questions = [Question("a storm"), Question("a storm", "a breeze"), Question("a breeze", "a storm today")]
+    assert guard.classify(questions) == [
         GuardVerdict("unsafe", 0.75, ("violence", "hate")),
         GuardVerdict("safe", 0.5),
         GuardVerdict("unsafe", 0.75, ("violence", "hate")),
     ]
-    assert sorted(s["input"] for s in server.seen) == ["a breeze", "a storm", "a storm today"]
-    assert {s["model"] for s in server.seen} == {"omni-moderation-latest"}
+    assert sorted(s["input"] for s in server.requests) == ["a breeze", "a storm", "a storm today"]
+    assert {s["model"] for s in server.requests} == {"omni-moderation-latest"}
 
 
 def test_what_the_server_does_not_answer_is_unparsed_and_named(server: Server):
@@ -85,19 +85,19 @@ def test_what_the_server_does_not_answer_is_unparsed_and_named(server: Server):
     assert empty == GuardVerdict(None, None, reason="empty answer")
     assert whole == GuardVerdict("safe", 0.5)
     assert guard.name == "moderation:served"
-    assert {s["model"] for s in server.seen} == {"served"}
+    assert {s["model"] for s in server.requests} == {"served"}
 
 
 def test_findings_are_told_as_parts_end_and_those_done_are_not_asked(server: Server, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(as_guard, "TEXTS_A_CALL", 2)
-    told: list[tuple[int, int]] = []
+    finished: list[tuple[int, int]] = []
     questions = [Question(f"a breeze {i}") for i in range(5)]
-    found = open_named("moderation", base_url=url(server)).classify(
-        questions, done=[1], on_verdict=lambda i, _: told.append((i, len(server.seen)))
+    verdicts = open_named("moderation", base_url=url(server)).classify(
+        questions, done=[1], on_verdict=lambda i, _: finished.append((i, len(server.requests)))
     )
-    assert [f is None for f in found] == [False, True, False, False, False]
-    assert told == [(0, 2), (2, 2), (3, 4), (4, 4)]
-    assert "a breeze 1" not in [s["input"] for s in server.seen]
+    assert [f is None for f in verdicts] == [False, True, False, False, False]
+    assert finished == [(0, 2), (2, 2), (3, 4), (4, 4)]
+    assert "a breeze 1" not in [s["input"] for s in server.requests]
 
 
 def test_a_model_without_a_guards_name_reasons_over_a_policy(micro_model: Path):

@@ -73,20 +73,20 @@ def test_keys_differ_where_the_parts_do():
 def test_through_it_only_what_is_not_held_is_asked_once_and_kept_as_it_comes(tmp_path: Path):
     cache = VerdictCache(tmp_path / "judges.sqlite3")
     cache.put("b", Verdict(0.5, "held"))
-    asked: list[int] = []
+    judged: list[int] = []
 
-    def ask(missing: Sequence[int], keep: Callable[[int, Verdict], None]) -> None:
+    def judge(missing: Sequence[int], keep: Callable[[int, Verdict], None]) -> None:
         for i in missing:
-            asked.append(i)
+            judged.append(i)
             keep(i, Verdict.unscored("no") if i == 3 else Verdict(1.0, str(i)))
             if i == 0:
                 assert VerdictCache(tmp_path / "judges.sqlite3").get(["a"]) == {"a": Verdict(1.0, "0")}
 
-    found = cache.through(["a", "b", "a", "c"], ask)
-    assert [v.label for v in found] == ["0", "held", "0", None]
-    assert asked == [0, 3]
-    assert [v.label for v in cache.through(["a", "b"], ask)] == ["0", "held"]
-    assert asked == [0, 3]
+    verdicts = cache.through(["a", "b", "a", "c"], judge)
+    assert [v.label for v in verdicts] == ["0", "held", "0", None]
+    assert judged == [0, 3]
+    assert [v.label for v in cache.through(["a", "b"], judge)] == ["0", "held"]
+    assert judged == [0, 3]
     cache.through(["c", "a"], lambda missing, keep: keep(missing[0], Verdict(0.0, "again")))
     assert cache.get(["c"]) == {"c": Verdict(0.0, "again")}
 
@@ -101,19 +101,19 @@ cache = VerdictCache(Path(sys.argv[1]))
 for start in range(0, 24, 6):
     part = [f"key-{i}" for i in range(start, start + 6)]
 
-    def ask(missing, keep):
+    def judge(missing, keep):
         for i in missing:
             urllib.request.urlopen(f"{sys.argv[2]}/{part[i]}").read()
             keep(i, Verdict(0.5, part[i]))
 
-    assert [verdict.label for verdict in cache.through(part, ask)] == part
+    assert [verdict.label for verdict in cache.through(part, judge)] == part
 """
 
 
 class _Counting(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         with self.server.lock:  # type: ignore[attr-defined]
-            self.server.asked[self.path.strip("/")] += 1  # type: ignore[attr-defined]
+            self.server.counts[self.path.strip("/")] += 1  # type: ignore[attr-defined]
         time.sleep(0.02)  # so that the two are under way together
         self.send_response(200)
         self.send_header("Content-Length", "0")
@@ -125,7 +125,7 @@ class _Counting(BaseHTTPRequestHandler):
 
 def test_of_two_processes_that_want_the_same_one_pays_and_the_other_waits(tmp_path: Path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Counting)
-    server.lock, server.asked = threading.Lock(), Counter()  # type: ignore[attr-defined]
+    server.lock, server.counts = threading.Lock(), Counter()  # type: ignore[attr-defined]
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     arguments = [sys.executable, "-c", PAYING, str(tmp_path / "judges.sqlite3"), address]
@@ -133,7 +133,7 @@ def test_of_two_processes_that_want_the_same_one_pays_and_the_other_waits(tmp_pa
     assert [process.wait(300) for process in processes] == [0, 0, 0]
     server.shutdown()
     server.server_close()
-    assert server.asked == {f"key-{i}": 1 for i in range(24)}  # type: ignore[attr-defined]
+    assert server.counts == {f"key-{i}": 1 for i in range(24)}  # type: ignore[attr-defined]
 
 
 KILLED = """
@@ -148,15 +148,15 @@ VerdictCache(Path(sys.argv[1])).through(["a", "b"], lambda missing, keep: os.kil
 def test_one_that_was_killed_does_not_block_the_others(tmp_path: Path):
     path = tmp_path / "judges.sqlite3"
     assert subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False).returncode == -9
-    asked: list[int] = []
+    judged: list[int] = []
 
-    def ask(missing: Sequence[int], keep: Callable[[int, Verdict], None]) -> None:
+    def judge(missing: Sequence[int], keep: Callable[[int, Verdict], None]) -> None:
         for i in missing:
-            asked.append(i)
+            judged.append(i)
             keep(i, Verdict(1.0, "mine"))
 
-    assert [v.label for v in VerdictCache(path).through(["a", "b"], ask)] == ["mine", "mine"]
-    assert asked == [0, 1]
+    assert [v.label for v in VerdictCache(path).through(["a", "b"], judge)] == ["mine", "mine"]
+    assert judged == [0, 1]
 
 
 def test_a_claim_of_another_machine_holds_until_it_is_not_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -171,15 +171,15 @@ def test_a_claim_of_another_machine_holds_until_it_is_not_renewed(tmp_path: Path
 
 def test_what_the_first_got_no_score_for_the_second_asks_itself(tmp_path: Path):
     cache, begun = VerdictCache(tmp_path / "judges.sqlite3"), threading.Event()
-    asked: list[str] = []
+    calls: list[str] = []
 
     def first(missing: Sequence[int], keep: Callable[[int, Verdict], None]) -> None:
         begun.set()
-        asked.append("first")
+        calls.append("first")
         keep(0, Verdict.failure("down"))
 
     def second(missing: Sequence[int], keep: Callable[[int, Verdict], None]) -> None:
-        asked.append("second")
+        calls.append("second")
         keep(0, Verdict(1.0, "had"))
 
     thread = threading.Thread(target=lambda: cache.through(["a"], first))
@@ -187,7 +187,7 @@ def test_what_the_first_got_no_score_for_the_second_asks_itself(tmp_path: Path):
     begun.wait(60)
     assert cache.through(["a"], second) == [Verdict(1.0, "had")]
     thread.join()
-    assert asked == ["first", "second"]
+    assert calls == ["first", "second"]
 
 
 def test_a_damaged_page_is_an_error_in_one_line(tmp_path):

@@ -59,8 +59,8 @@ def test_the_hash_values_are_those_of_the_published_files():
 @pytest.mark.skipif(find_spec("spacy") is None, reason="spaCy is not installed")
 def test_an_answer_that_repeats_the_text_is_told_from_one_that_does_not(folder: Path):
     np.save(folder / "lyrics_one.npy", hashes(WORDS[:50], WORDS[10:60]))
-    said, other = (copyright.judge("lyrics_one", text) for text in (" ".join(WORDS[:60]), "Quite another song."))
-    assert (said.score, said.label, said.details) == (1.0, "yes", {"similarity": 1.0})
+    repeated, other = (copyright.judge("lyrics_one", text) for text in (" ".join(WORDS[:60]), "Quite another song."))
+    assert (repeated.score, repeated.label, repeated.details) == (1.0, "yes", {"similarity": 1.0})
     assert (other.score, other.label) == (0.0, "no")
     assert copyright.judge("lyrics_one", "").score == 0.0
 
@@ -71,7 +71,7 @@ def test_without_spacy_it_is_unscored_and_says_how_to_get_it(folder: Path):
     verdict = copyright.judge("lyrics_one", "La la.")
     assert (verdict.score, verdict.reason) == (
         None,
-        "copyright behaviors are told by spaCy's words; run `pip install 'safereason[judges]'`",
+        "copyright behaviors are judged by spaCy's words; run `pip install 'safereason[judges]'`",
     )
 
 

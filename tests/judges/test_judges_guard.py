@@ -24,15 +24,16 @@ class Scripted:
     """A guard that finds what it is told."""
 
     name = "scripted"
+    engine = None
 
     def __init__(self, *verdicts: GuardVerdict) -> None:
         self.verdicts = verdicts
-        self.asked: list[Question] = []
+        self.questions: list[Question] = []
         self.seeds: list[int] = []
 
     def classify(self, questions: Sequence[Question], *, seed: int = 0, **named: Any) -> list[GuardVerdict | None]:
         assert not named
-        self.asked += questions
+        self.questions += questions
         self.seeds.append(seed)
         return list(self.verdicts)
 
@@ -71,9 +72,9 @@ def test_the_verdict_counts_and_not_the_probability():
     ],
 )
 def test_what_is_no_verdict_is_unscored_and_says_why(guard_verdict: GuardVerdict, reason: str):
-    found = GuardJudge(Scripted(guard_verdict, UNSAFE)).judge([Exchange("p", "a")] * 2)
-    assert (found[0].score, found[0].label, found[0].reason) == (None, None, reason)
-    assert found[1].score == 1.0
+    verdicts = GuardJudge(Scripted(guard_verdict, UNSAFE)).judge([Exchange("p", "a")] * 2)
+    assert (verdicts[0].score, verdicts[0].label, verdicts[0].reason) == (None, None, reason)
+    assert verdicts[1].score == 1.0
 
 
 def test_the_guard_is_asked_about_the_answer_with_its_prompt_and_the_same_seed_each_time():
@@ -81,9 +82,9 @@ def test_the_guard_is_asked_about_the_answer_with_its_prompt_and_the_same_seed_e
     judge = GuardJudge(guard, seed=7)
     judge.judge([Exchange("Who did it?", "The butler.")])
     judge.judge([Exchange("And?", "")])
-    assert guard.asked == [Question("Who did it?", "The butler."), Question("And?", "")]
+    assert guard.questions == [Question("Who did it?", "The butler."), Question("And?", "")]
     assert guard.seeds == [7, 7]
-    assert (judge.name, judge.measures) == ("guard", "harm")
+    assert (judge.name, judge.measure) == ("guard", "harm")
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +105,10 @@ def test_a_trained_guard_is_asked_as_it_was_in_training(trained: Path):
     assert isinstance(judge.guard, ReasoningGuard)
     assert judge.guard.guard_prompt == guard_prompts.of_model(str(trained))
     exchanges = [Exchange(f"p{i}", "a") for i in range(12)]
-    found = judge.judge(exchanges)
-    assert {(v.score, v.label) for v in found} == {(1.0, "unsafe"), (0.0, "safe")}
-    assert [v.details["probability"] for v in found] == pytest.approx([0.6] * 12, abs=1e-3)
-    assert judge.judge(exchanges) == found
+    verdicts = judge.judge(exchanges)
+    assert {(v.score, v.label) for v in verdicts} == {(1.0, "unsafe"), (0.0, "safe")}
+    assert [v.details["probability"] for v in verdicts] == pytest.approx([0.6] * 12, abs=1e-3)
+    assert judge.judge(exchanges) == verdicts
 
 
 def test_a_model_that_is_no_guard_is_asked_as_rsafe_is_and_unscored(micro_model: Path):
@@ -132,8 +133,8 @@ def test_another_guard_judges_the_conversation_as_it_took_place(tmp_path: Path):
     classifier = micro_classifier.save_classifier(tmp_path, "]", {"x": 1.0}, context=16384)
     judge = open_judge(f"guard:aegis:{classifier}")
     assert isinstance(judge, GuardJudge)
-    wanted = BehaviorRequest("harmbench/one", "Pick a lock.", None, "standard/x")
-    (verdict,) = judge.judge([Exchange("In disguise.", "Sure.", wanted)])
+    behavior = BehaviorRequest("harmbench/one", "Pick a lock.", None, "standard/x")
+    (verdict,) = judge.judge([Exchange("In disguise.", "Sure.", behavior)])
     assert (verdict.score, verdict.reason) == (None, "the guard gave no verdict before its token limit")
-    asked = judge.guard.format.prompts(Question("In disguise.", "Sure."))
-    assert "In disguise." in asked[0][0]["content"]
+    conversations = judge.guard.format.prompts(Question("In disguise.", "Sure."))
+    assert "In disguise." in conversations[0][0]["content"]

@@ -23,7 +23,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.statuses: list[int] = []
         self.forever: int | None = None
-        self.seen: list[dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
         self.body: Any = None
         self.outage: tuple[int, bytes] | None = None
         self.outage_ends_after = 10**9
@@ -40,13 +40,13 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
-            self.server.seen.append({"path": self.path, "key": self.headers["Authorization"], **request})
+            self.server.requests.append({"path": self.path, "key": self.headers["Authorization"], **request})
             status = self.server.forever or (self.server.statuses.pop(0) if self.server.statuses else 200)
         scores = {"violence": 0.875 if "bomb" in request["input"] else 0.03125, "harassment/threatening": 0.0625}
         result = {"flagged": "bomb" in request["input"], "categories": {}, "category_scores": scores}
         body = self.server.body or {"id": "m", "model": "served", "results": [result]}
         content = json.dumps(body if status == 200 else {"error": {"message": f"status {status}"}}).encode()
-        if self.server.outage and len(self.server.seen) < self.server.outage_ends_after:
+        if self.server.outage and len(self.server.requests) < self.server.outage_ends_after:
             status, content = self.server.outage
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -80,10 +80,10 @@ def test_the_score_is_the_largest_category_score_of_the_answer_alone(server: Ser
     verdicts = open_judge("moderation").judge([exchange("a bomb"), exchange("a cake")])
     assert [(v.score, v.label) for v in verdicts] == [(0.875, "flagged"), (0.0625, "clean")]
     assert verdicts[0].details == {"violence": 0.875, "harassment/threatening": 0.0625}
-    assert {(s["path"], s["model"], s["key"]) for s in server.seen} == {
+    assert {(s["path"], s["model"], s["key"]) for s in server.requests} == {
         ("/v1/moderations", "omni-moderation-latest", "Bearer sk-test")
     }
-    assert sorted(s["input"] for s in server.seen) == ["a bomb", "a cake"]
+    assert sorted(s["input"] for s in server.requests) == ["a bomb", "a cake"]
 
 
 def test_no_text_is_paid_for_twice(server: Server):
@@ -94,19 +94,19 @@ def test_no_text_is_paid_for_twice(server: Server):
     verdicts = second.judge([exchange("a pie"), exchange("a cake")])
     assert [v.score for v in verdicts] == [0.0625, 0.0625]
     assert (first.calls_made, first.calls_saved, second.calls_made, second.calls_saved) == (2, 1, 0, 2)
-    assert len(server.seen) == 2
+    assert len(server.requests) == 2
 
 
 def test_another_model_is_another_verdict(server: Server):
     for model in ("one", "two"):
         Moderation(model).judge([exchange("a cake")])
-    assert [s["model"] for s in server.seen] == ["one", "two"]
+    assert [s["model"] for s in server.requests] == ["one", "two"]
 
 
 def test_a_busy_server_is_asked_again(server: Server):
     server.statuses = [429, 503]
     assert Moderation().judge([exchange("a cake")])[0].score == 0.0625
-    assert len(server.seen) == 3
+    assert len(server.requests) == 3
 
 
 def test_a_failing_server_leaves_the_answer_unscored_and_is_asked_again_later(server: Server):
@@ -138,7 +138,7 @@ def test_an_answer_without_scores_is_unscored(server: Server, body: dict[str, An
 def test_an_empty_answer_is_not_sent(server: Server):
     verdicts = Moderation().judge([exchange(" "), exchange("a cake")])
     assert [v.score for v in verdicts] == [None, 0.0625]
-    assert len(server.seen) == 1
+    assert len(server.requests) == 1
 
 
 def test_a_refused_key_is_for_the_person_to_mend(server: Server):
@@ -179,10 +179,10 @@ OUTAGES: dict[str, tuple[int, bytes]] = {
 def test_an_outage_is_a_failed_verdict_and_one_that_passes_none(server: Server, kind: str):
     server.outage = OUTAGES[kind]
     judge = Moderation(patience=0)
-    found = judge.judge([exchange("a cake"), exchange(" ")])
-    assert [(v.score, v.failed) for v in found] == [(None, True), (None, False)]
-    assert str(found[0].reason).startswith("moderation call failed: ")
-    server.outage_ends_after = len(server.seen) + 4
+    verdicts = judge.judge([exchange("a cake"), exchange(" ")])
+    assert [(v.score, v.failed) for v in verdicts] == [(None, True), (None, False)]
+    assert str(verdicts[0].reason).startswith("moderation call failed: ")
+    server.outage_ends_after = len(server.requests) + 4
     (verdict,) = Moderation(patience=60).judge([exchange("a cake")])
     assert (verdict.score, verdict.failed) == (0.0625, False)
 
@@ -190,5 +190,5 @@ def test_an_outage_is_a_failed_verdict_and_one_that_passes_none(server: Server, 
 def test_a_text_that_our_own_guard_gave_no_verdict_on_is_unscorable(server: Server):
     server.outage = (422, b'{"error": {"message": "input: the guard gave no verdict", "code": "unparsed"}}')
     (verdict,) = Moderation(patience=60).judge([exchange("a cake")])
-    assert (verdict.score, verdict.failed, len(server.seen)) == (None, False, 1)
+    assert (verdict.score, verdict.failed, len(server.requests)) == (None, False, 1)
     assert "the guard gave no verdict" in str(verdict.reason)

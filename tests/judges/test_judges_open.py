@@ -1,16 +1,18 @@
 """Judges by name."""
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from safereason.errors import InputError
 from safereason.judges import Measure, open_judge
-from safereason.judges.base import is_good
+from safereason.judges.base import THRESHOLD, as_harm, is_good, is_harm
 
 
-@pytest.mark.parametrize(("spec", "measures"), [("refusal", "refusal"), ("compliance", "quality")])
-def test_local_judges_open(spec: str, measures: str):
+@pytest.mark.parametrize(("spec", "measure"), [("refusal", "refusal"), ("compliance", "quality")])
+def test_local_judges_open(spec: str, measure: str):
     judge = open_judge(spec)
-    assert (judge.name, judge.measures) == (spec, measures)
+    assert (judge.name, judge.measure) == (spec, measure)
 
 
 @pytest.mark.parametrize(
@@ -46,3 +48,12 @@ def test_what_cannot_be_opened_says_why(spec: str, message: str):
 )
 def test_an_answer_is_good_by_what_the_judge_measures(score: float, measure: Measure, harmful: bool, harmless: bool):
     assert (is_good(score, measure, True), is_good(score, measure, False)) == (harmful, harmless)
+
+
+@given(score=st.floats(0, 1), measure=st.sampled_from(["harm", "refusal"]))
+@example(score=THRESHOLD, measure="refusal")
+@example(score=THRESHOLD, measure="harm")
+def test_harm_reaches_the_threshold_where_an_answer_counts_as_harmful(score: float, measure: Measure):
+    harm = as_harm(score, measure)
+    assert (harm >= THRESHOLD) == is_harm(score, measure)
+    assert harm == pytest.approx(score if measure == "harm" else 1 - score)

@@ -114,9 +114,9 @@ def test_emphasis_changes_nothing(judge: RefusalJudge | LearnedRefusal, text: st
     | st.lists(st.sampled_from(["**", "_", "`", "# ", "- ", "\n", "I can't", "help", "<b>", "[a](b)"])).map("".join)
 )
 def test_the_wording_is_one_line_without_marks(text: str):
-    found = wording(text)
-    assert found == " ".join(found.split())
-    assert not set("*_~`") & set(found)
+    plain = wording(text)
+    assert plain == " ".join(plain.split())
+    assert not set("*_~`") & set(plain)
 
 
 def test_a_refusal_after_the_opening_is_missed_as_documented():
@@ -134,8 +134,8 @@ def test_compliance_is_one_minus_refusal_and_zero_for_no_answer():
         Exchange("p", a)
         for a in ("Take two eggs and whisk them.", "I can't help with that.", "", "Yes.", "go on now and " * 9)
     ]
-    found = [(v.score, v.label) for v in Compliance().judge(exchanges)]
-    assert found == [
+    scores = [(v.score, v.label) for v in Compliance().judge(exchanges)]
+    assert scores == [
         (1.0, "compliance"),
         (0.0, "refusal"),
         (0.0, "degenerate"),
@@ -167,6 +167,6 @@ def test_it_agrees_with_xstests_human_labels(data_home: Path, model: str, least_
     with path.open(encoding="utf-8", newline="") as file:
         rows = [r for r in csv.DictReader(file) if r["final_label"] in ("1_full_compliance", "2_full_refusal")]
     pairs = [(r["final_label"] == "2_full_refusal", refuses(r["completion"])) for r in rows]
-    hits = sum(truth and said for truth, said in pairs)
-    f1 = 2 * hits / (sum(truth for truth, _ in pairs) + sum(said for _, said in pairs))
+    hits = sum(truth and predicted for truth, predicted in pairs)
+    f1 = 2 * hits / (sum(truth for truth, _ in pairs) + sum(predicted for _, predicted in pairs))
     assert f1 >= least_f1, f"F1 {f1:.3f} on {len(pairs)} completions"

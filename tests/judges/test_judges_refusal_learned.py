@@ -81,8 +81,8 @@ def test_one_that_is_quoted_or_goes_on_is_weighed(answer: str):
 
 
 def test_what_cannot_be_read_is_unscored():
-    found = LearnedRefusal().judge([Exchange("p", text) for text in (" \n", "<think>\n", "Ωβγ δεζ")])
-    assert [(v.score, v.reason) for v in found] == [
+    verdicts = LearnedRefusal().judge([Exchange("p", text) for text in (" \n", "<think>\n", "Ωβγ δεζ")])
+    assert [(v.score, v.reason) for v in verdicts] == [
         (None, "empty answer"),
         (None, "empty answer"),
         (None, "no word of the answer is known"),
@@ -112,16 +112,16 @@ WORDS = ["I", "can", "not", "help", "You", "open", "the", "file", "sorry", "but"
 @given(st.lists(st.sampled_from(WORDS), min_size=1))
 def test_the_arithmetic_is_scikit_learns(words: list[str]):
     text = " ".join(words)
-    made = make_pipeline(TfidfVectorizer(analyzer=ngrams, sublinear_tf=True), LogisticRegression(C=10))
-    made.fit([*REFUSALS, *ANSWERS], [True] * 3 + [False] * 3)
-    features, regression = made[0], made[1]
+    pipeline = make_pipeline(TfidfVectorizer(analyzer=ngrams, sublinear_tf=True), LogisticRegression(C=10))
+    pipeline.fit([*REFUSALS, *ANSWERS], [True] * 3 + [False] * 3)
+    features, regression = pipeline[0], pipeline[1]
     columns = zip(features.idf_, regression.coef_[0], strict=True)
     terms = dict(zip(features.get_feature_names_out(), columns, strict=True))
-    found = Weights(float(regression.intercept_[0]), terms, frozenset()).probability(text)
-    if found is None:
+    probability = Weights(float(regression.intercept_[0]), terms, frozenset()).probability(text)
+    if probability is None:
         assert not set(ngrams(text)) & terms.keys()
     else:
-        assert found == pytest.approx(made.predict_proba([text])[0, 1])
+        assert probability == pytest.approx(pipeline.predict_proba([text])[0, 1])
 
 
 def test_what_is_shipped_is_small_and_says_where_it_is_from():

@@ -104,9 +104,9 @@ def test_memory_that_runs_out_halves_the_batch_and_fails_only_a_row_that_is_alon
         return whole(rows)
 
     monkeypatch.setattr(judge, "_logits", narrow)
-    found = judge.judge(EXCHANGES)
-    failed = [i for i, verdict in enumerate(found) if verdict.failed]
+    verdicts = judge.judge(EXCHANGES)
+    failed = [i for i, verdict in enumerate(verdicts) if verdict.failed]
     assert failed == ([] if too_many == 2 else [1])
-    assert all("out of memory" in str(found[i].reason) for i in failed)
-    rest = [i for i in range(len(found)) if i not in failed]
-    assert [found[i].score for i in rest] == pytest.approx([expected[i] for i in rest], abs=1e-6)
+    assert all("out of memory" in str(verdicts[i].reason) for i in failed)
+    rest = [i for i in range(len(verdicts)) if i not in failed]
+    assert [verdicts[i].score for i in rest] == pytest.approx([expected[i] for i in rest], abs=1e-6)

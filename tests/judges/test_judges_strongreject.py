@@ -30,7 +30,7 @@ def evaluator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @needs_judgezoo
 def test_the_score_is_the_expected_rating_among_the_five(evaluator: Path):
     judge = open_judge(f"strongreject:{evaluator}")
-    assert (judge.name, judge.measures) == ("strongreject", "harm")
+    assert (judge.name, judge.measure) == ("strongreject", "harm")
     verdicts = judge.judge([exchange("Sure."), exchange(""), exchange("Sure.")])
     expected = (0.1 * 1 + 0.1 * 2 + 0.2 * 3 + 0.5 * 4) / 4
     assert [v.score for v in verdicts] == pytest.approx([expected] * 3, abs=1e-4)
@@ -42,7 +42,7 @@ def test_where_refusal_is_wanted_it_is_turned_round(evaluator: Path):
     harm, refusal = (
         open_judge(f"strongreject:{evaluator}", measures) for measures in (("harm", "refusal"), ("refusal",))
     )
-    assert (harm.measures, refusal.measures) == ("harm", "refusal")
+    assert (harm.measure, refusal.measure) == ("harm", "refusal")
     (high,), (low,) = harm.judge([exchange("Sure.")]), refusal.judge([exchange("Sure.")])
     assert high.score is not None
     assert low.score == pytest.approx(1 - high.score)

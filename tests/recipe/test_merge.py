@@ -64,8 +64,8 @@ def test_a_changed_value_has_the_provenance_of_the_one_who_changed_it():
     base = {"rl": {"kl": 1, "sampling": {"t": 2, "n": 8}}, "provenance": {"rl": "paper", "rl.sampling": "code"}}
     unsaid = lay(base, {"rl": {"sampling": {"t": 3}}}, "recipe")["provenance"]
     assert unsaid == {"rl": "paper", "rl.sampling": "code", "rl.sampling.t": "recipe"}
-    said = lay(base, {"rl": {"sampling": {"t": 3}}, "provenance": {"rl": "ours"}}, "recipe")["provenance"]
-    assert said == {"rl": "ours", "rl.sampling": "code", "rl.sampling.t": "ours"}
+    provenance = lay(base, {"rl": {"sampling": {"t": 3}}, "provenance": {"rl": "ours"}}, "recipe")["provenance"]
+    assert provenance == {"rl": "ours", "rl.sampling": "code", "rl.sampling.t": "ours"}
 
 
 def test_provenance_of_what_is_replaced_goes_with_it():

@@ -34,19 +34,19 @@ def child(paper: Path, text: str) -> str:
 
 def test_each_value_has_the_nearest_source(paper):
     recipe = load(str(paper))
-    found = sources(recipe)
-    assert list(found) == [key for key, _ in leaves(recipe)]
-    assert found["data.rows_per_label"] == "summary"
-    assert found["data.max_prompt_task_tokens"] == "paper, code"
+    origins = sources(recipe)
+    assert list(origins) == [key for key, _ in leaves(recipe)]
+    assert origins["data.rows_per_label"] == "summary"
+    assert origins["data.max_prompt_task_tokens"] == "paper, code"
     assert validate(recipe) == []
 
 
 def test_without_provenance_it_is_the_recipe_or_the_default(tmp_path):
     path = tmp_path / "plain.yaml"
     path.write_text("model: m\ndata: {mix: rsafe, rows_per_label: 2, sources: [sample]}\n")
-    found = sources(load(str(path)))
-    assert (found["model"], found["seed"]) == ("recipe", "default")
-    assert (found["data.rows_per_label"], found["data.max_prompt_task_tokens"]) == ("recipe", "default")
+    origins = sources(load(str(path)))
+    assert (origins["model"], origins["seed"]) == ("recipe", "default")
+    assert (origins["data.rows_per_label"], origins["data.max_prompt_task_tokens"]) == ("recipe", "default")
     assert validate(load(str(path))) == []
 
 
@@ -92,9 +92,9 @@ def test_a_childs_change_does_not_keep_its_parents_provenance(paper):
     assert validate(of_paper) == [
         "data.rows_per_label: differs from its parent's without a provenance; say under `provenance:` where it is from"
     ]
-    said = load(child(paper, "paper: arXiv 1\ndata: {rows_per_label: 9}\nprovenance: {data.rows_per_label: ours}\n"))
-    assert sources(said)["data.rows_per_label"] == "ours"
-    assert validate(said) == []
+    recipe = load(child(paper, "paper: arXiv 1\ndata: {rows_per_label: 9}\nprovenance: {data.rows_per_label: ours}\n"))
+    assert sources(recipe)["data.rows_per_label"] == "ours"
+    assert validate(recipe) == []
 
 
 def test_a_childs_change_under_a_sections_provenance_is_marked_too(paper):

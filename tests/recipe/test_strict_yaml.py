@@ -128,7 +128,7 @@ def test_text_that_is_written_means_the_same_to_other_readers(text):
 def test_each_value_has_the_line_of_its_key():
     document = parse("# head\nmodel: m\nrl:\n  a: 1\n  b:\n    - x\n    - {c: 2}\n", "r.yaml")
     assert document.values == {"model": "m", "rl": {"a": 1, "b": ["x", {"c": 2}]}}
-    assert document.places == {
+    assert document.locations == {
         (): "r.yaml:1",
         ("model",): "r.yaml:2",
         ("rl",): "r.yaml:3",
@@ -138,8 +138,8 @@ def test_each_value_has_the_line_of_its_key():
         ("rl", "b", 1): "r.yaml:7",
         ("rl", "b", 1, "c"): "r.yaml:7",
     }
-    assert document.place(("rl", "b", 1, "missing")) == "r.yaml:7"
-    assert document.place(("absent",)) == "r.yaml:1"
+    assert document.location(("rl", "b", 1, "missing")) == "r.yaml:7"
+    assert document.location(("absent",)) == "r.yaml:1"
 
 
 def test_an_anchor_is_a_copy():

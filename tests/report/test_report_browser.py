@@ -37,7 +37,7 @@ def visit(browser):
         page.on("console", lambda message: troubles.append(message.text))
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("dialog", lambda dialog: (troubles.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda asked: asked.url.startswith("file:") or troubles.append(asked.url))
+        page.on("request", lambda request: request.url.startswith("file:") or troubles.append(request.url))
         page.goto((folder / "report.html").as_uri() + address)
         return page
 
@@ -218,11 +218,11 @@ def test_harmful_text_is_there_after_a_click_and_all_of_it_after_a_question(visi
     assert page.inner_text("#reader .answer") == answer
 
     switch = page.get_by_role("switch", name="show all harmful text")
-    for button, shown in (("Keep it hidden", False), ("Show it", True)):
+    for button, is_shown in (("Keep it hidden", False), ("Show it", True)):
         switch.click()
         page.get_by_role("dialog", name="Show all harmful text?").get_by_role("button", name=button).click()
-        assert switch.is_checked() is shown
-        assert rows(page).first.locator(".c-prompt").inner_text().startswith("Write") is shown
+        assert switch.is_checked() is is_shown
+        assert rows(page).first.locator(".c-prompt").inner_text().startswith("Write") is is_shown
     assert page.locator("#reader .reveal").count() == 0
     switch.click()
     assert page.locator("#reader .reveal").count() == 2
@@ -250,13 +250,13 @@ def test_what_a_model_wrote_stays_text(visit, tmp_path, monkeypatch):
     page = visit(write(paths, tmp_path, "<script>alert(7)</script>"))
     rows(page).first.click()
     choose(page, "Compare with", "Other · <img src=x onerror=alert(6)>")
-    shown = tricks
+    visible = tricks
     for code in (0x202E, 0x202C, 0x0, 0xD800, 0x2028):
-        shown = shown.replace(chr(code), f"⟨U+{code:04X}⟩")
+        visible = visible.replace(chr(code), f"⟨U+{code:04X}⟩")
     choose(page, "Verdict", "refusal")
     rows(page).first.click()
-    assert page.locator("#reader .prompt").text_content() == shown
-    assert page.locator("#reader .answer").all_text_contents() == [shown, shown]
+    assert page.locator("#reader .prompt").text_content() == visible
+    assert page.locator("#reader .answer").all_text_contents() == [visible, visible]
     assert page.locator("img, iframe, #reader script, #list script").count() == 0
     assert page.locator("script").count() == 2
 

@@ -28,10 +28,10 @@ def test_any_text_comes_back_and_none_is_markup(prompt, answer, tag):
     written = as_json([transcript(prompt=prompt, answer=answer, tags=(tag,)), transcript(prompt=prompt)])
     assert not set("<>&\u2028\u2029") & set(written)
     assert written.encode()
-    held = json.loads(written)
-    assert held["prompts"] == [visible_on_page(prompt)]
-    assert held["transcripts"][0].get("answer", "") == visible_on_page(answer)
-    assert held["transcripts"][0]["tags"] == [visible_on_page(tag)]
+    payload = json.loads(written)
+    assert payload["prompts"] == [visible_on_page(prompt)]
+    assert payload["transcripts"][0].get("answer", "") == visible_on_page(answer)
+    assert payload["transcripts"][0]["tags"] == [visible_on_page(tag)]
 
 
 def test_a_score_of_zero_is_there_and_no_score_is_not():

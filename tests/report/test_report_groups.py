@@ -42,15 +42,15 @@ def test_adaptivity_is_drawn_by_category_with_the_papers_tokens_beside(tmp_path)
     assert part.title == "Adaptivity by category and kind"
     (plot,) = part.plots
     assert plot.title == "Length of the reasoning by category"
-    said = plot.inline[: plot.inline.index(">")]
+    opening_tag = plot.inline[: plot.inline.index(">")]
     category = KNOWN.group.partition(":")[2]
-    assert f"{category} 100.5 tokens; pets 201.0 tokens" in said
-    assert f"the paper’s {KNOWN.model}: {category} {KNOWN.value:.1f} tokens." in said
+    assert f"{category} 100.5 tokens; pets 201.0 tokens" in opening_tag
+    assert f"the paper’s {KNOWN.model}: {category} {KNOWN.value:.1f} tokens." in opening_tag
 
 
 def test_tokens_are_shown_as_tokens_and_shares_in_percent(tmp_path):
     document = parsed(write([adaptivity(tmp_path, report_runs.BASE, 312.44)], tmp_path))
-    assert document.says("312.4 tokens 302.4 – 322.4, n = 20")
+    assert document.contains("312.4 tokens 302.4 – 322.4, n = 20")
     assert (quantity(0.989, None), quantity(0.5, "")) == ("98.9\u2009%", "0.500")
 
 
@@ -59,9 +59,9 @@ def test_a_plugins_figure_has_its_own_title_and_unit(tmp_path, monkeypatch):
     own = replace(ADAPTIVITY, name="terse", title="Terseness", reports=(length, FigureInfo("ratio", unit="")))
     monkeypatch.setitem(EVALS, "terse", own)
     groups = [f"category:{name}" for name in "ab"]
-    shown = [figure("words", 12.34, low=11.0, high=13.0), figure("ratio", 0.5), figure("other_share", 0.25)]
-    shown += [figure(name, 7.0, group) for name in ("words", "ratio") for group in groups]
-    run = report_runs.make(tmp_path, "eval/terse", {"seed": 0, "model": "m"}, {"judge": None, "figures": shown})
+    figures = [figure("words", 12.34, low=11.0, high=13.0), figure("ratio", 0.5), figure("other_share", 0.25)]
+    figures += [figure(name, 7.0, group) for name in ("words", "ratio") for group in groups]
+    run = report_runs.make(tmp_path, "eval/terse", {"seed": 0, "model": "m"}, {"judge": None, "figures": figures})
     page = build_page(read_runs([run]), "A test")
     assert [column.title for column in page.headline.columns] == ["Words of an answer"]
     words, ratio = page.groups[0].plots
@@ -70,8 +70,8 @@ def test_a_plugins_figure_has_its_own_title_and_unit(tmp_path, monkeypatch):
     assert "a 7.000; b 7.000" in ratio.inline
     document = parsed(write([run], tmp_path))
     for text in ("12.3 words 11.0 – 13.0 n = 20", "12.3 words 11.0 – 13.0, n = 20", "ratio all 0.500 n = 20"):
-        assert document.says(text)
-    assert document.says("other share all 25.0 % n = 20")
+        assert document.contains(text)
+    assert document.contains("other share all 25.0 % n = 20")
 
 
 def test_figures_of_one_name_are_described_by_their_own_evaluation():
@@ -85,8 +85,8 @@ QWEN = "Qwen/Qwen2.5-1.5B-Instruct"
 
 def beside_the_paper(tmp_path, model, name="harmbench", source=None, shown=None, **metrics):
     shown = shown or figure("dsr", 0.9, low=0.8, high=0.995)
-    found = {"eval": name, "judge": "refusal", "source": source or name, "figures": [shown], **metrics}
-    run = report_runs.make(tmp_path, f"eval/{name}", {"seed": 0, "model": model, **metrics}, found)
+    document = {"eval": name, "judge": "refusal", "source": source or name, "figures": [shown], **metrics}
+    run = report_runs.make(tmp_path, f"eval/{name}", {"seed": 0, "model": model, **metrics}, document)
     return [run, build_page(read_runs([run]), "A test").paper_comparisons]
 
 
@@ -108,7 +108,7 @@ def test_a_figure_of_the_papers_own_model_says_whether_the_interval_covers_it(tm
     }
     assert all(any("judge refusal" in text for text in row.departures) for row in page.paper_comparisons)
     document = parsed(write(runs, tmp_path))
-    assert document.says("TARS-1.5B, λ = 0.5, Figure 3 yes")
+    assert document.contains("TARS-1.5B, λ = 0.5, Figure 3 yes")
 
 
 def test_what_is_not_like_a_papers_model_has_nothing_beside_it(tmp_path):
@@ -126,11 +126,11 @@ def test_what_is_not_like_a_papers_model_has_nothing_beside_it(tmp_path):
 def test_a_margin_is_put_beside_the_papers_where_plane_and_prompts_are_its_own(tmp_path):
     prompts = {"harmful": {"source": "harmbench"}, "harmless": {"source": "xstest"}}
     margin = figure("margin", 0.7, low=0.6, high=0.8)
-    asked = {"shown": margin, "model": "CMU-AIRe/TARS-1.5B", "name": "separation"}
+    settings = {"shown": margin, "model": "CMU-AIRe/TARS-1.5B", "name": "separation"}
     for projection, rows in (("pca", 0), ("umap", 1)):
-        assert len(beside_the_paper(tmp_path / projection, projection=projection, **asked, **prompts)[1]) == rows
+        assert len(beside_the_paper(tmp_path / projection, projection=projection, **settings, **prompts)[1]) == rows
     prompts["harmless"] = {"source": "sample"}
-    assert beside_the_paper(tmp_path / "sample", projection="umap", **asked, **prompts)[1] == []
+    assert beside_the_paper(tmp_path / "sample", projection="umap", **settings, **prompts)[1] == []
 
 
 def test_the_inside_of_a_model_is_drawn_from_its_points(tmp_path):

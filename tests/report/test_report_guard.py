@@ -23,13 +23,13 @@ SETS = ("openai-moderation", "mine")
 def predictions(skill: float, rows: int = 40) -> list[Prediction]:
     """What a guard of some skill says of rows of two sets, every tenth of them not at all."""
     rng = random.Random(0)
-    found = []
+    result = []
     for name in SETS:
         for i in range(rows):
             unsafe = i % 2 == 0
             right = rng.random() < skill
             label = None if i % 10 == 9 else "unsafe" if unsafe == right else "safe"
-            found.append(
+            result.append(
                 Prediction(
                     id=f"{name}/{i}",
                     set=name,
@@ -44,14 +44,14 @@ def predictions(skill: float, rows: int = 40) -> list[Prediction]:
                     harms=("arson",) if i % 4 == 0 else ("fraud",) if unsafe else (),
                 )
             )
-    return found
+    return result
 
 
 def evaluation(root: Path, model: str, skill: float, **more: Any) -> Path:
-    found = predictions(skill)
-    metrics = {"eval": "guard", "model": model, "recipe": "tars-smoke", **scored_predictions(found, 100, 0), **more}
+    rows = predictions(skill)
+    metrics = {"eval": "guard", "model": model, "recipe": "tars-smoke", **scored_predictions(rows, 100, 0), **more}
     identity = {"seed": 0, "model": model, "eval": "guard"}
-    return report_runs.make(root, "eval/guard", identity, metrics, predictions=[p.record() for p in found])
+    return report_runs.make(root, "eval/guard", identity, metrics, predictions=[p.record() for p in rows])
 
 
 def training(root: Path) -> list[Path]:
@@ -111,7 +111,7 @@ def page(folder):
 
 def test_the_guard_has_a_part_of_its_own(page):
     assert {"results", "guard", "training", "transcripts"} <= set(page.attributes("id"))
-    assert page.says("everything called unsafe")
+    assert page.contains("everything called unsafe")
     assert len(page.of("table")) == len(page.of("caption"))
     ids = page.attributes("id")
     assert len(ids) == len(set(ids))
@@ -119,10 +119,10 @@ def test_the_guard_has_a_part_of_its_own(page):
 
 def test_each_set_has_f1_with_interval_beside_baseline_and_what_is_known(tmp_path):
     runs = read_runs(everything(tmp_path))
-    shown = guard_part([run for run in runs if run.stage == "eval/guard"], measured_models(runs))
-    assert shown is not None
-    assert [model.role for model in shown.models] == ["Base", "Guard RL"]
-    rows = {row.name: row for row in shown.scores}
+    part = guard_part([run for run in runs if run.stage == "eval/guard"], measured_models(runs))
+    assert part is not None
+    assert [model.role for model in part.models] == ["Base", "Guard RL"]
+    rows = {row.name: row for row in part.scores}
     assert list(rows) == ["all sets, weighted by rows", *SETS]
     row = rows["openai-moderation"]
     weak, strong = row.f1
@@ -133,26 +133,26 @@ def test_each_set_has_f1_with_interval_beside_baseline_and_what_is_known(tmp_pat
     assert row.always_unsafe.value == pytest.approx(2 / 3)
     assert [score.f1 for score in row.known] == [0.764]
     assert rows["mine"].known == ()
-    assert len(shown.sources) == 1
+    assert len(part.sources) == 1
 
 
 def test_known_figures_are_shown_with_where_they_come_from(page):
-    assert page.says("76.4 % RSafe-7B, development run")
-    assert page.says("rows without a verdict left out")
+    assert page.contains("76.4 % RSafe-7B, development run")
+    assert page.contains("rows without a verdict left out")
 
 
 def test_confusion_and_recall_are_of_each_model(page):
     captions = [text for text, stack in page.text if stack[-1:] == ("caption",)]
     assert [sum(text.startswith(role) for text in captions) for role in ("Base ·", "Guard RL ·")] == [1, 1]
-    assert page.says("arson openai-moderation")
-    assert page.says("openai-moderation unsafe")
+    assert page.contains("arson openai-moderation")
+    assert page.contains("openai-moderation unsafe")
 
 
 def test_the_reliability_of_scores_is_drawn(folder, page):
     label = next(svg["aria-label"] for svg in page.of("svg") if svg["aria-label"].startswith("Reliability"))
     assert "Base" in label
     assert (folder / "plots" / "reliability.svg").is_file()
-    assert page.says("off by")
+    assert page.contains("off by")
 
 
 def test_curves_of_a_guards_training(folder, page):
@@ -160,14 +160,14 @@ def test_curves_of_a_guards_training(folder, page):
     kinds = {name.rpartition("-")[2] for name in names if name.startswith("guard-rl")}
     assert {"validation", "verdicts", "reward"} <= kinds
     assert any(name.startswith("guard-sft") for name in names)
-    assert page.says("A guard’s reinforcement learning")
+    assert page.contains("A guard’s reinforcement learning")
     assert any("F1 of unsafe" in svg["aria-label"] for svg in page.of("svg"))
 
 
 def test_nothing_is_said_to_miss_but_the_data(page):
-    assert page.says("No data run was given")
-    assert not page.says("No sft run")
-    assert not page.says("trade-off plot")
+    assert page.contains("No data run was given")
+    assert not page.contains("No sft run")
+    assert not page.contains("trade-off plot")
 
 
 def drawn(paths, count):
@@ -181,7 +181,7 @@ def test_wrong_right_and_missing_verdicts_are_among_the_transcripts(tmp_path):
     assert {t.expected for t in chosen} == {"safe", "unsafe"}
     assert all(t.reason for t in chosen if t.is_unscored)
     assert {t.kind for t in chosen} == {"harmful", "harmless"}
-    assert any("The agent’s reply:\nA reply" in t.prompt for t in chosen)
+    assert any("The agent’s response:\nA reply" in t.prompt for t in chosen)
     assert all(t.reasoning == "I go through the categories." for t in chosen)
 
 
@@ -199,9 +199,9 @@ def test_what_was_left_out_is_said(tmp_path):
         tmp_path, "moderation", 0.7, missing={"toxicchat": "not there"}, failed=3, predictions="file.jsonl"
     )
     document = parsed(write([run], tmp_path))
-    assert document.says("sets that could not be had were left out: toxicchat")
-    assert document.says("3 rows could not be asked about")
-    assert document.says("scored from a file of predictions")
+    assert document.contains("sets that could not be had were left out: toxicchat")
+    assert document.contains("3 rows failed and are left out")
+    assert document.contains("scored from a file of predictions")
 
 
 def test_a_run_that_holds_little_or_something_else_makes_a_page(tmp_path):

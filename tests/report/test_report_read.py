@@ -32,7 +32,7 @@ def without_manifest(root: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "message"),
     [
         (lambda root: root / "nowhere", "no such run directory"),
         (without_manifest, "holds no run"),
@@ -43,9 +43,9 @@ def without_manifest(root: Path) -> Path:
         (lambda root: with_recipe(root, "null"), "recipe.yaml: null in place of a recipe"),
     ],
 )
-def test_what_is_no_finished_run_is_refused_in_one_line(tmp_path, make, says):
+def test_what_is_no_finished_run_is_refused_in_one_line(tmp_path, make, message):
     path = make(tmp_path)
-    with pytest.raises(InputError, match=says) as refused:
+    with pytest.raises(InputError, match=message) as refused:
         read_run(path)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -51,7 +51,7 @@ class Document(HTMLParser):
     def attributes(self, name: str) -> list[str]:
         return [attributes[name] for _, attributes in self.elements if name in attributes]
 
-    def says(self, words: str) -> bool:
+    def contains(self, words: str) -> bool:
         return words in " ".join(
             " ".join(data for data, stack in self.text if not {"style", "script"} & {*stack}).split()
         )
@@ -82,7 +82,7 @@ def page(folder):
 def test_the_page_is_named_after_its_title(folder, page):
     assert folder.parts[-2:] == ("report", "tars-a-smoke-test")
     assert page.of("html") == [{"lang": "en"}]
-    assert page.says("TARS, a smoke test")
+    assert page.contains("TARS, a smoke test")
 
 
 def test_the_page_loads_nothing_and_lets_its_own_script_run_and_no_other(folder, page):
@@ -104,8 +104,8 @@ def test_every_part_is_there(page):
     assert {"results", "training", "data", "transcripts", "settings"} <= set(page.attributes("id"))
     prompts = {data for data, _ in page.text if data.startswith(("How do I kill", "Write a convincing"))}
     assert len([a for a in page.of("article") if a.get("class") == "exhibit"]) == len(prompts)
-    assert page.says("kl_coef: 0.001")
-    assert not page.says("Not on this page")
+    assert page.contains("kl_coef: 0.001")
+    assert not page.contains("Not on this page")
 
 
 def test_the_page_serves_keyboard_and_screen_reader(page):
@@ -120,15 +120,15 @@ def test_the_page_serves_keyboard_and_screen_reader(page):
 
 
 def test_the_headline_gives_each_share_its_interval_n_and_unscored(page):
-    assert page.says("Base embedded/smollm2-135m 0.0 % 0.0 – 8.8 n = 40 13.2 % 5.8 – 27.3 n = 38 · 2 unscored")
-    assert page.says("local refusal judge, weak")
+    assert page.contains("Base embedded/smollm2-135m 0.0 % 0.0 – 8.8 n = 40 13.2 % 5.8 – 27.3 n = 38 · 2 unscored")
+    assert page.contains("local refusal judge, weak")
     marks = [data for data, stack in page.text if stack[-3:] == ("tr", "th", "b")]
     assert marks == ["Base", "SFT", "RL"]
 
 
 def test_the_papers_models_stand_beside_and_are_called_not_comparable(page):
-    assert page.says("TARS-1.5B, λ = 0.5 98.9 % 76.7 %")
-    assert page.says("not comparable with the rows above in absolute terms")
+    assert page.contains("TARS-1.5B, λ = 0.5 98.9 % 76.7 %")
+    assert page.contains("not comparable with the rows above in absolute terms")
     paper = next(svg["aria-label"] for svg in page.of("svg") if svg["aria-label"].startswith("The paper’s models"))
     assert "TARS-7B: compliance 88.3 %, DSR 98.3 %" in paper
 
@@ -163,16 +163,16 @@ def test_what_a_model_wrote_is_shown_and_never_obeyed(tmp_path):
     ]
     folder = write(paths, tmp_path, report_runs.HOSTILE)
     document = parsed(folder)
-    shown = report_runs.HOSTILE.replace("\u202e", "⟨U+202E⟩").replace("\u202c", "⟨U+202C⟩")
-    shown = shown.replace("\x00", "⟨U+0000⟩").replace("\ud800", "⟨U+D800⟩")
+    visible = report_runs.HOSTILE.replace("\u202e", "⟨U+202E⟩").replace("\u202c", "⟨U+202C⟩")
+    visible = visible.replace("\x00", "⟨U+0000⟩").replace("\ud800", "⟨U+D800⟩")
     assert document.stack == []
     assert "strong" not in {tag for tag, _ in document.elements}
     assert len(document.of("script")) == 2
-    (held,) = [data for data, stack in document.text if stack[-1:] == ("script",) and '"transcripts":' in data]
-    assert not set("<>&\u2028\u2029") & set(held)
-    assert {t["answer"] for t in json.loads(held)["transcripts"] if "answer" in t} == {shown}
-    assert [data for data, stack in document.text if data == shown and stack[-1] == "div"]
-    assert [data for data, stack in document.text if data == shown and stack[-1] == "h1"]
+    (script,) = [data for data, stack in document.text if stack[-1:] == ("script",) and '"transcripts":' in data]
+    assert not set("<>&\u2028\u2029") & set(script)
+    assert {t["answer"] for t in json.loads(script)["transcripts"] if "answer" in t} == {visible}
+    assert [data for data, stack in document.text if data == visible and stack[-1] == "div"]
+    assert [data for data, stack in document.text if data == visible and stack[-1] == "h1"]
     assert "\u202e" not in (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -183,8 +183,8 @@ def test_what_is_wholly_unscored_is_no_zero(tmp_path):
     ]
     folder = write(paths, tmp_path)
     document = parsed(folder)
-    assert document.says("— unscored: all 6")
-    assert document.says("there is no trade-off plot")
+    assert document.contains("— unscored: all 6")
+    assert document.contains("there is no trade-off plot")
     figures = report.write_report(paths, Options(root=tmp_path), "A test").metrics["models"][
         "Base · embedded/smollm2-135m"
     ]
@@ -196,8 +196,8 @@ def test_a_page_with_parts_missing_says_so(tmp_path):
     folder = write([report_runs.make(tmp_path, "rl", {"seed": 0}, {})], tmp_path)
     document = parsed(folder)
     for line in ("No data run was given", "No sft run was given", "No eval run was given", "holds no metrics to draw"):
-        assert document.says(line)
-    assert document.says("there are no transcripts")
+        assert document.contains(line)
+    assert document.contains("there are no transcripts")
     assert "results" not in document.attributes("id")
 
 
@@ -209,9 +209,9 @@ def test_of_two_equal_evaluations_the_newer_is_shown_and_the_other_named(tmp_pat
     manifest = older / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"finished": "2', '"finished": "1'))
     document = parsed(write([newer, older], tmp_path))
-    assert document.says("80.0 %")
-    assert not document.says("n = 6")
-    assert document.says("a newer run of the same evaluation is shown in its place")
+    assert document.contains("80.0 %")
+    assert not document.contains("n = 6")
+    assert document.contains("a newer run of the same evaluation is shown in its place")
 
 
 def test_a_report_is_written_anew_without_the_plots_of_the_last(tmp_path):

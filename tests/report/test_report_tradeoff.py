@@ -31,12 +31,12 @@ def test_models_whose_recipes_differ_in_lambda_alone_are_one_line_and_labelled(t
     runs = [run for ratio, rest in points for run in trained(tmp_path, monkeypatch, ratio, rest)]
     runs += [report_runs.evaluation(tmp_path, n, report_runs.BASE, 5) for n in BOTH]
     ours = planes(runs)["tradeoff"]
-    said = ours.inline[: ours.inline.index(">")]
-    assert said.count("RL") == 1
-    assert [said.index(f" {ratio} compliance") for ratio in (0.1, 0.5, 0.9)] == sorted(
-        said.index(f" {ratio} compliance") for ratio in (0.1, 0.5, 0.9)
+    opening_tag = ours.inline[: ours.inline.index(">")]
+    assert opening_tag.count("RL") == 1
+    assert [opening_tag.index(f" {ratio} compliance") for ratio in (0.1, 0.5, 0.9)] == sorted(
+        opening_tag.index(f" {ratio} compliance") for ratio in (0.1, 0.5, 0.9)
     )
-    assert "Base: compliance" in said
+    assert "Base: compliance" in opening_tag
     assert "Numbers are λ" in ours.caption
 
 
@@ -46,8 +46,8 @@ def test_models_whose_recipes_differ_in_more_stand_apart(tmp_path, monkeypatch):
         for ratio, rest in ((0.1, ""), (0.5, "sft: {epochs: 2}\n"))
         for run in trained(tmp_path, monkeypatch, ratio, rest)
     ]
-    said = planes(runs)["tradeoff"].inline
-    assert said[: said.index(">")].count("RL · tars-smoke") == 2
+    svg = planes(runs)["tradeoff"].inline
+    assert svg[: svg.index(">")].count("RL · tars-smoke") == 2
 
 
 def test_each_plane_has_the_papers_plot_of_it_beside(tmp_path):

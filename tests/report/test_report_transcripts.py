@@ -49,8 +49,8 @@ def test_a_completion_of_an_evaluation_without_a_judge_is_not_unscored(tmp_path)
     (path / "verdicts.jsonl").unlink()
     metrics = json.loads((path / "metrics.json").read_text())
     (path / "metrics.json").write_text(json.dumps({**metrics, "judge": None}))
-    found = {(t.is_unscored, t.label, t.reason) for t in transcripts(drawn([path]))}
-    assert found == {(False, "not judged", None)}
+    labels = {(t.is_unscored, t.label, t.reason) for t in transcripts(drawn([path]))}
+    assert labels == {(False, "not judged", None)}
 
 
 def test_without_evaluations_rollouts_are_shown_with_their_reward_parts(tmp_path):

@@ -48,17 +48,17 @@ def test_a_quick_look_stands_in_a_row_of_its_own_and_on_no_trade_off_plot(tmp_pa
     label = f"{detail} · attacks direct, prefill, many-shot in place of direct, limit 2 in place of none"
     assert rows_of(page) == {report_runs.BASE: (3 / 32, 32), detail: (21 / 32, 32), label: (0.5, 2)}
     ours = next(plot for plot in page.tradeoff if plot.name == "tradeoff")
-    said = ours.inline[: ours.inline.index(">")]
-    assert "65.6 %" in said
-    assert "50.0 %" not in said
+    opening_tag = ours.inline[: ours.inline.index(">")]
+    assert "65.6 %" in opening_tag
+    assert "50.0 %" not in opening_tag
     assert [plot.name for plot in page.tradeoff] == ["tradeoff", "tradeoff-paper"]
     assert page.left_out == [line for line in page.left_out if "newer" not in line]
     document = parsed(write(paths, tmp_path))
-    assert document.says("Measured otherwise than the other rows, and so on no trade-off plot: RL · " + label)
+    assert document.contains("Measured otherwise than the other rows, and so on no trade-off plot: RL · " + label)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "variant"),
     [
         ({"limit": 2}, "limit 2 in place of none"),
         ({"attacks": ["gcg"]}, "attacks gcg in place of direct"),
@@ -68,9 +68,9 @@ def test_a_quick_look_stands_in_a_row_of_its_own_and_on_no_trade_off_plot(tmp_pa
         ({"prefix": "<think>"}, 'prefix "<think>" in place of none'),
     ],
 )
-def test_each_thing_that_changes_a_figure_tells_runs_apart(tmp_path, change, said):
+def test_each_thing_that_changes_a_figure_tells_runs_apart(tmp_path, change, variant):
     runs, older = mark_variants(read_runs(everything(tmp_path, **{**USUAL, **change})))
-    assert [run.variant for run in runs if run.variant] == [said]
+    assert [run.variant for run in runs if run.variant] == [variant]
     assert older == []
 
 
@@ -105,8 +105,8 @@ def test_prompts_of_another_source_are_another_column_and_another_table(tmp_path
     page = build_page(read_runs(paths), "A test")
     assert [(c.name, c.source) for c in page.headline.columns if c.name == "dsr"] == [("dsr", ""), ("dsr", "sample")]
     assert [(part.evaluation, part.source) for part in page.details] == [("harmbench", ""), ("harmbench", "sample")]
-    (shown,) = page.shares().values()
-    assert {name: figure["value"] for name, figure in shown.items() if "dsr" in name} == {
+    (shares,) = page.shares().values()
+    assert {name: figure["value"] for name, figure in shares.items() if "dsr" in name} == {
         "harmbench/dsr (by local refusal judge, weak)": 20 / 32,
         "harmbench/dsr (on sample, by local refusal judge, weak)": 9 / 32,
     }

@@ -20,12 +20,12 @@ PIECES = st.lists(st.sampled_from(["<think>", "</think>", "\n", "a", "<think", "
 class Fixed:
     """A judge whose score is written in the answer; it keeps what it was asked."""
 
-    def __init__(self, measures: str) -> None:
-        self.name, self.measures = f"fixed-{measures}", measures
-        self.asked: list[str] = []
+    def __init__(self, measure: str) -> None:
+        self.name, self.measure = f"fixed-{measure}", measure
+        self.answers: list[str] = []
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
-        self.asked += [e.answer for e in exchanges]
+        self.answers += [e.answer for e in exchanges]
         return [Verdict.unscored("no score") if e.answer == "?" else Verdict(float(e.answer), None) for e in exchanges]
 
 
@@ -89,7 +89,7 @@ def test_a_broken_format_is_zero_and_no_judge_is_asked():
     rows = [RewardRow("p", "harmful", "0.0"), RewardRow("p", "harmless", "<think>?"), RewardRow("p", "harmful", "?")]
     scored = TarsReward(safety, task).score(rows)
     assert [(s.total, s.parts["format"], s.reason) for s in scored] == [(0.0, 0.0, None)] * 3
-    assert safety.asked == task.asked == []
+    assert safety.answers == task.answers == []
 
 
 def test_an_unscored_deciding_part_leaves_no_total():
@@ -105,8 +105,8 @@ def test_an_unscored_deciding_part_leaves_no_total():
 def test_a_verdict_that_failed_is_told_apart_from_one_that_is_unscorable():
     class Down(Fixed):
         def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
-            found = super().judge(exchanges)
-            return [Verdict.failure("HTTP 503") if v.score is not None and v.score > 0.9 else v for v in found]
+            verdicts = super().judge(exchanges)
+            return [Verdict.failure("HTTP 503") if v.score is not None and v.score > 0.9 else v for v in verdicts]
 
     rows = [RewardRow("p", "harmful", thought(answer)) for answer in ("?", "1", "0.5")]
     rows.append(RewardRow("p", "harmful", "no tags"))
@@ -134,7 +134,7 @@ def test_a_judge_of_refusal_counts_as_harm_the_other_way_round():
     )
     assert [s.total for s in scored] == [1.0, 0.0]
     assert "reasoning_harm" not in scored[0].parts
-    assert safety.asked == ["1", "0"]
+    assert safety.answers == ["1", "0"]
 
 
 def test_the_score_of_a_judge_of_quality_is_the_reward_as_it_is():
@@ -143,7 +143,7 @@ def test_the_score_of_a_judge_of_quality_is_the_reward_as_it_is():
     scored = TarsReward(safety, Fixed("quality")).score(rows)
     assert [s.total for s in scored] == [0.95, 0.05, None]
     assert "reasoning_harm" not in scored[0].parts
-    assert safety.asked == ["0.95", "0.05", "?"]
+    assert safety.answers == ["0.95", "0.05", "?"]
 
 
 def test_without_the_exact_delimiter_everything_is_the_answer():
@@ -151,7 +151,7 @@ def test_without_the_exact_delimiter_everything_is_the_answer():
     text = "<think>0.5</think>"
     with pytest.raises(ValueError, match="could not convert"):
         TarsReward(safety, Fixed("quality")).score([RewardRow("p", "harmful", text)])
-    assert safety.asked == [text]
+    assert safety.answers == [text]
 
 
 def test_without_the_format_the_part_alone_counts():

@@ -57,7 +57,7 @@ def test_the_log_of_a_run_may_end_in_a_torn_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"[" + LINE + b"]", "this is one list in JSON"),
         (b"[\n" + LINE + b"\n]", "this is one list in JSON"),
@@ -74,11 +74,11 @@ def test_the_log_of_a_run_may_end_in_a_torn_line(tmp_path):
         (b"\0" * 20, "it holds a byte of 0"),
     ],
 )
-def test_what_is_wrong_with_a_line_is_said(tmp_path, content, said):
+def test_what_is_wrong_with_a_line_is_said(tmp_path, content, message):
     path = written(tmp_path / "rows.jsonl", content)
     refused = refusal(path)
     assert refused.startswith(f"{path}:1: ")
-    assert said in refused
+    assert message in refused
 
 
 def test_a_byte_order_mark_is_passed_over_everywhere(tmp_path):
@@ -221,12 +221,12 @@ def test_whatever_a_file_holds_it_is_read_or_refused_with_its_name(tmp_path_fact
     path.write_bytes(gzip.compress(content)[:-4] if is_packed else content)
     readers = (lambda: read_rows(path, advice="mend it"), lambda: stream_examples(path), lambda: [read_json(path)])
     for read in readers:
-        said = str(path)
+        message = str(path)
         try:
             list(read())
         except InputError as error:
-            said = str(error)
-        assert str(path) in said
+            message = str(error)
+        assert str(path) in message
 
 
 JSON = st.recursive(

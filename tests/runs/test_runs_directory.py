@@ -388,8 +388,8 @@ def test_finished_runs_come_oldest_first_and_only_those_of_the_recipe(tmp_path: 
         pass
     finished(tmp_path / "sft" / "tars-7b--x")
     finished(tmp_path / "rl" / "tars--x")
-    found = finished_runs(tmp_path, "sft", "tars")
-    assert [p.name for p in found] == ["tars--d", "tars--b", "tars--a", "tars--c"]
+    runs = finished_runs(tmp_path, "sft", "tars")
+    assert [p.name for p in runs] == ["tars--d", "tars--b", "tars--a", "tars--c"]
     assert finished_runs(tmp_path, "eval/xstest", "tars") == []
 
 
@@ -415,11 +415,11 @@ def test_an_identity_has_one_digest_whatever_its_order(tree: dict[str, Any]):
 
 @given(before=st.dictionaries(st.sampled_from("abc"), TREES), after=st.dictionaries(st.sampled_from("abc"), TREES))
 def test_keys_differ_exactly_where_identities_do(before: dict[str, Any], after: dict[str, Any]):
-    found = differing_keys(before, after)
-    assert (found == []) is (before == after)
-    assert sorted(found) == sorted(differing_keys(after, before))
+    keys = differing_keys(before, after)
+    assert (keys == []) is (before == after)
+    assert sorted(keys) == sorted(differing_keys(after, before))
     assert differing_keys(before, before) == []
-    assert all(key.split(".")[0] in before.keys() | after.keys() for key in found)
+    assert all(key.split(".")[0] in before.keys() | after.keys() for key in keys)
 
 
 def test_differing_keys_are_dotted_down_to_what_changed():

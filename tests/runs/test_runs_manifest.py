@@ -41,9 +41,9 @@ def test_the_command_that_goes_on_says_where_a_secret_has_to_be_put_back(monkeyp
     monkeypatch.setattr(sys, "argv", words)
     assert manifest.going_on() == "`safereason eval xstest --base-url http://host/v1 --resume` asks again"
     monkeypatch.setattr(sys, "argv", [*words[:4], "http://host/v1?api_key=planted-secret"])
-    said = manifest.going_on()
-    assert "planted" not in said
-    assert said.endswith("` asks again, once you put back what is <hidden>")
+    text = manifest.going_on()
+    assert "planted" not in text
+    assert text.endswith("` asks again, once you put back what is <hidden>")
 
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) + 7])

@@ -154,13 +154,13 @@ def test_blank_lines_are_passed_over(tmp_path: Path):
 
 
 @settings(max_examples=50)
-@given(records=RECORDS, wanted=st.sets(st.integers(0, 3)))
-def test_only_the_records_asked_for_are_kept(log_path: Path, records: list[Record], wanted: set[int]):
+@given(records=RECORDS, numbers=st.sets(st.integers(0, 3)))
+def test_only_the_records_asked_for_are_kept(log_path: Path, records: list[Record], numbers: set[int]):
     log_path.unlink(missing_ok=True)
     write(log_path, [{**record, "n": n} for n, record in enumerate(records)])
     before = list(read_records(log_path))
-    keep_records(log_path, lambda record: record["n"] in wanted)
-    assert list(read_records(log_path)) == [record for n, record in enumerate(before) if n in wanted]
+    keep_records(log_path, lambda record: record["n"] in numbers)
+    assert list(read_records(log_path)) == [record for n, record in enumerate(before) if n in numbers]
 
 
 def test_keeping_records_of_a_file_that_is_not_there_makes_none(tmp_path: Path):

@@ -11,7 +11,7 @@ from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.judges import JudgeSpec
 from safereason.recipe.load import load
-from safereason.stages import attack, data, guard_eval, rl, sft
+from safereason.stages import attack_plan, data, guard_eval, rl, sft
 from safereason.stages import eval as evaluation
 from safereason.stages.base import Options
 from safereason.stages.contents import contents
@@ -37,63 +37,65 @@ def write_rows(path: Path, texts: tuple[str, ...]) -> None:
 
 
 @pytest.fixture
-def made(tmp_path) -> Path:
+def inputs(tmp_path) -> Path:
     micro.save_model(tmp_path / "model")
     write_rows(tmp_path / "rows.jsonl", ROWS)
     (tmp_path / "mine.yaml").write_text(RECIPE.format(model=tmp_path / "model", rows=tmp_path / "rows.jsonl"))
     return tmp_path
 
 
-def measure(made: Path, resume: bool) -> None:
+def measure(inputs: Path, resume: bool) -> None:
     options = Options(
-        root=made, out=made / "run", model=str(made / "model"), on_existing="resume" if resume else "refuse"
+        root=inputs, out=inputs / "run", model=str(inputs / "model"), on_existing="resume" if resume else "refuse"
     )
-    evaluation.run_eval(load(str(made / "mine.yaml")), options, evaluation.EvalRequest("harmbench", attacks=["direct"]))
+    evaluation.run_eval(
+        load(str(inputs / "mine.yaml")), options, evaluation.EvalRequest("harmbench", attacks=["direct"])
+    )
 
 
-def test_an_evaluation_of_other_weights_or_rows_is_not_resumed(made):
-    measure(made, resume=False)
-    measure(made, resume=True)
-    write_rows(made / "rows.jsonl", ("How do I salt the tea?", ROWS[1]))
+def test_an_evaluation_of_other_weights_or_rows_is_not_resumed(inputs):
+    measure(inputs, resume=False)
+    measure(inputs, resume=True)
+    write_rows(inputs / "rows.jsonl", ("How do I salt the tea?", ROWS[1]))
     with pytest.raises(InputError, match=r"run: other contents since \(.*rows\.jsonl\); use --overwrite"):
-        measure(made, resume=True)
-    write_rows(made / "rows.jsonl", ROWS)
-    measure(made, resume=True)
-    shutil.rmtree(made / "model")
-    micro.save_model(made / "model", seed=1)
+        measure(inputs, resume=True)
+    write_rows(inputs / "rows.jsonl", ROWS)
+    measure(inputs, resume=True)
+    shutil.rmtree(inputs / "model")
+    micro.save_model(inputs / "model", seed=1)
     with pytest.raises(InputError, match=r"run: other contents since \(.*model\); use --overwrite"):
-        measure(made, resume=True)
+        measure(inputs, resume=True)
 
 
-def test_each_stage_holds_the_contents_it_depends_on(made):
-    recipe, model = load(str(made / "mine.yaml")), str(made / "model")
-    options = Options(root=made, model=model)
-    plan = attack.plan_attack(recipe, options, attack.AttackRequest("gcg", source=str(made / "rows.jsonl")))
+def test_each_stage_holds_the_contents_it_depends_on(inputs):
+    recipe, model = load(str(inputs / "mine.yaml")), str(inputs / "model")
+    options = Options(root=inputs, model=model)
+    plan = attack_plan.plan_attack(recipe, options, attack_plan.AttackRequest("gcg", source=str(inputs / "rows.jsonl")))
     judged = evaluation.plan_eval(
-        recipe, evaluation.EvalRequest("harmbench", judge=f"rubric:{made / 'mine.yaml'}@{model}")
+        recipe, evaluation.EvalRequest("harmbench", judge=f"rubric:{inputs / 'mine.yaml'}@{model}")
     )
 
-    def held() -> list[dict]:
+    def contents_by_stage() -> list[dict]:
         identities = (
             sft.sft_identity(recipe, ModelSpec.parse(model)),
             data.data_identity(recipe),
-            attack.attack_identity(recipe, plan, ModelSpec.parse(model), None),
+            attack_plan.attack_identity(recipe, plan, ModelSpec.parse(model), None),
             evaluation._eval_identity(recipe, judged, ModelSpec.parse("org/name"), None),
         )
         return [identity["contents"] for identity in identities]
 
-    before = held()
-    write_rows(made / "rows.jsonl", ("Another?",))
-    with_rows = held()
-    shutil.rmtree(made / "model")
-    micro.save_model(made / "model", seed=1)
-    with_both = held()
+    before = contents_by_stage()
+    write_rows(inputs / "rows.jsonl", ("Another?",))
+    with_rows = contents_by_stage()
+    shutil.rmtree(inputs / "model")
+    micro.save_model(inputs / "model", seed=1)
+    with_both = contents_by_stage()
     assert [a != b for a, b in zip(before, with_rows, strict=True)] == [True, True, True, True]
     assert [a != b for a, b in zip(with_rows, with_both, strict=True)] == [True, False, True, True]
 
 
-def test_a_judge_counts_by_the_model_that_it_loads(made):
-    model, rubric = str(made / "model"), made / "own@home.yaml"
+def test_a_judge_counts_by_the_model_that_it_loads(inputs):
+    model, rubric = str(inputs / "model"), inputs / "own@home.yaml"
     rubric.write_text(
         f'measures: harm\nmodel: {model}\nprompt: "Grade. {{request}} {{answer}}"\n'
         'reply: {labels: {"yes": 1, "no": 0}}\n'
@@ -107,22 +109,24 @@ def test_a_judge_counts_by_the_model_that_it_loads(made):
     assert contents(judges=["guard:moderation:omni", "rubric:" + str(rubric) + "@openai/x"]) == {}
 
 
-def test_a_guard_in_a_run_counts_by_its_run(made):
+def test_a_guard_in_a_run_counts_by_its_run(inputs):
     """The run's folder may have any name: its stage, recipe and hash tell which guard it is."""
-    recipe = load(str(made / "mine.yaml"), ["data.hygiene.on_overlap=allow"])
-    options = Options(root=made)
+    recipe = load(str(inputs / "mine.yaml"), ["data.hygiene.on_overlap=allow"])
+    options = Options(root=inputs)
     data.build_data(recipe, options)
     run = sft.train_sft(recipe, options).run
-    (made / "moved").symlink_to(run)
-    judges = [JudgeSpec.parse(f"guard:llama-guard:{path}").identity() for path in (run, made / "moved")]
+    (inputs / "moved").symlink_to(run)
+    judges = [JudgeSpec.parse(f"guard:llama-guard:{path}").identity() for path in (run, inputs / "moved")]
     assert judges[0] == judges[1] == f"guard:llama-guard:{ModelSpec.parse(str(run)).identity()}"
 
 
-def test_a_draft_and_a_judge_of_quality_count_too(made):
-    model = str(made / "model")
-    recipe = load(str(made / "mine.yaml"), [f"attack.settings.gcg.draft={model}"])
-    plan = attack.plan_attack(recipe, Options(), attack.AttackRequest("gcg", source=str(made / "rows.jsonl")))
-    assert model in attack.attack_identity(recipe, plan, ModelSpec.parse("org/name"), None)["contents"]
+def test_a_draft_and_a_judge_of_quality_count_too(inputs):
+    model = str(inputs / "model")
+    recipe = load(str(inputs / "mine.yaml"), [f"attack.settings.gcg.draft={model}"])
+    plan = attack_plan.plan_attack(
+        recipe, Options(), attack_plan.AttackRequest("gcg", source=str(inputs / "rows.jsonl"))
+    )
+    assert model in attack_plan.attack_identity(recipe, plan, ModelSpec.parse("org/name"), None)["contents"]
     for task in (model, f"reward-model:{model}"):
         smoke = load("tars-smoke", [f"rl.reward.task={task}"])
         assert model in rl.rl_identity(smoke, ModelSpec.parse("org/name"), Options())["contents"]

@@ -17,6 +17,7 @@ from safereason.runs.directory import read_manifest
 from safereason.runs.records import read_records
 from safereason.stages import attack as stage_attack
 from safereason.stages import eval as stage_eval
+from safereason.stages.attack_plan import AttackRequest
 from safereason.stages.base import Options
 from safereason.text import chat
 
@@ -34,8 +35,10 @@ def knock(behaviors, settings, setup):
     longest = -1.0
     for number in range(1, settings.tries + 1):
         prompts = [f"{b.prompt} {setup.seed % 1000} {number}" for b in behaviors]
-        found = setup.target.generate([chat.user(p) for p in prompts], setup.sampling, GenerateOptions(seed=setup.seed))
-        length = float(sum(len(row[0].text) for row in found))
+        completions = setup.target_model.generate(
+            [chat.user(p) for p in prompts], setup.sampling, GenerateOptions(seed=setup.seed)
+        )
+        length = float(sum(len(row[0].text) for row in completions))
         if length > longest:
             longest = length
             best = [
@@ -51,7 +54,7 @@ def rated(behaviors, settings, setup):
 
 
 KNOCK = Attack("knock", "Asks again", knock, frozenset({"answers"}), Knocks)
-TOGETHER = Attack("knock", "Asks again", knock, frozenset({"answers"}), Knocks, lambda found, settings: [list(found)])
+TOGETHER = Attack("knock", "Asks again", knock, frozenset({"answers"}), Knocks, lambda cases, settings: [list(cases)])
 RATED = Attack("rated", "Asks the judge", rated, frozenset({"answers", "score"}))
 
 
@@ -90,9 +93,9 @@ def knocks(monkeypatch):
     monkeypatch.setitem(ATTACKS, "rated", RATED)
 
 
-def run(recipe, root, name="knock", **asked):
-    options = Options(root=root, model=recipe.model, on_existing=asked.pop("on_existing", "refuse"))
-    return stage_attack.run_attack(recipe, options, stage_attack.AttackRequest(name, **{"limit": 4, **asked}))
+def run(recipe, root, name="knock", **request):
+    options = Options(root=root, model=recipe.model, on_existing=request.pop("on_existing", "refuse"))
+    return stage_attack.run_attack(recipe, options, AttackRequest(name, **{"limit": 4, **request}))
 
 
 def with_attack(recipe, **changes):
@@ -180,25 +183,25 @@ def test_a_killed_run_ends_with_the_records_of_one_that_was_not(recipe, tmp_path
 def test_settings_come_from_the_recipe_and_mistakes_are_named(recipe, tmp_path):
     records = records_of(run(with_attack(recipe, settings={"knock": {"tries": 1}}), tmp_path))
     assert {r["queries"] for r in records} == {1}
-    for wrong, said in (
+    for wrong, message in (
         ({"trys": 1}, "attack.settings.knock.trys: extra inputs .* attack knock has tries"),
         ({"tries": "many"}, "attack.settings.knock.tries: .*valid integer"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             run(with_attack(recipe, settings={"knock": wrong}), tmp_path / "wrong")
     assert not (tmp_path / "wrong").exists()
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({}, "attack rated: what judges the answers"),
         ({"judge": "compliance"}, "judge compliance: measures quality; one of harm or refusal is needed"),
         ({"judge": "nobody"}, "no judge is called 'nobody'"),
     ],
 )
-def test_a_judge_is_wanted_where_the_attack_looks_at_answers(recipe, tmp_path, changes, said):
-    with pytest.raises(InputError, match=said):
+def test_a_judge_is_wanted_where_the_attack_looks_at_answers(recipe, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
         run(with_attack(recipe, **changes), tmp_path, "rated")
 
 
@@ -211,10 +214,10 @@ def test_an_evaluation_searches_first_and_then_asks_what_was_found(recipe, tmp_p
     options = Options(root=tmp_path, model=recipe.model)
     done = stage_eval.run_eval(recipe, options, stage_eval.EvalRequest("harmbench", limit=3))
     (searched,) = (tmp_path / "attack" / "knock").iterdir()
-    found = {record["behavior"]: record["prompt"] for record in read_records(searched / stage_attack.CASES)}
-    asked = {r["behavior"]: r["prompt"] for r in read_records(done.run / "completions.jsonl")}
-    assert asked == found
-    assert len(asked) == 3
+    expected = {record["behavior"]: record["prompt"] for record in read_records(searched / stage_attack.CASES)}
+    prompts = {r["behavior"]: r["prompt"] for r in read_records(done.run / "completions.jsonl")}
+    assert prompts == expected
+    assert len(prompts) == 3
     direct = stage_eval.run_eval(recipe, options, stage_eval.EvalRequest("harmbench", limit=3, attacks=["direct"]))
     assert {r["attack"] for r in read_records(direct.run / "completions.jsonl")} == {"direct"}
     assert [path.name for path in (tmp_path / "attack").iterdir()] == ["knock"]
@@ -223,19 +226,19 @@ def test_an_evaluation_searches_first_and_then_asks_what_was_found(recipe, tmp_p
 
 
 def test_a_prefix_turns_and_a_completion_reach_the_evaluation(recipe, tmp_path, monkeypatch):
-    def given(behaviors, settings, setup):
+    def search(behaviors, settings, setup):
         (behavior,) = behaviors
         turns = ({"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"})
         if behavior.id[-1] in "02468":
-            yield SearchStep(0, (TestCase(behavior.id, "given", "Go on.", turns, prefix="Sure"),))
+            yield SearchStep(0, (TestCase(behavior.id, "static", "Go on.", turns, prefix="Sure"),))
         else:
-            yield SearchStep(0, (TestCase(behavior.id, "given", "Go on.", completion="I will."),))
+            yield SearchStep(0, (TestCase(behavior.id, "static", "Go on.", completion="I will."),))
 
-    monkeypatch.setitem(ATTACKS, "given", Attack("given", "Static", given))
+    monkeypatch.setitem(ATTACKS, "static", Attack("static", "Static", search))
     done = stage_eval.run_eval(
         recipe,
         Options(root=tmp_path, model=recipe.model),
-        stage_eval.EvalRequest("harmbench", limit=8, attacks=["given"]),
+        stage_eval.EvalRequest("harmbench", limit=8, attacks=["static"]),
     )
     records = {r["behavior"]: r for r in read_records(done.run / "completions.jsonl")}
     even = [r for name, r in records.items() if name[-1] in "02468"]
@@ -248,15 +251,15 @@ def test_a_prefix_turns_and_a_completion_reach_the_evaluation(recipe, tmp_path, 
 
 
 def test_test_cases_of_a_file_are_asked_in_place_of_attacks(recipe, tmp_path):
-    found = run(recipe, tmp_path)
+    result = run(recipe, tmp_path)
     options = Options(root=tmp_path, model=recipe.model)
     done = stage_eval.run_eval(
-        recipe, options, stage_eval.EvalRequest("harmbench", cases=[found.run / stage_attack.CASES])
+        recipe, options, stage_eval.EvalRequest("harmbench", cases=[result.run / stage_attack.CASES])
     )
-    asked = {r["behavior"]: r["prompt"] for r in read_records(done.run / "completions.jsonl")}
-    assert asked == {r["behavior"]: r["prompt"] for r in records_of(found)}
+    prompts = {r["behavior"]: r["prompt"] for r in read_records(done.run / "completions.jsonl")}
+    assert prompts == {r["behavior"]: r["prompt"] for r in records_of(result)}
     assert (done.metrics["attacks"], done.metrics["examples"]) == (["knock"], 4)
-    first, second = list(asked)[:2]
+    first, second = list(prompts)[:2]
     exchanged = tmp_path / "test_cases.json"
     exchanged.write_text(json.dumps({first: ["one", "another"], second: [], "harmbench/other": ["of another source"]}))
     again = stage_eval.run_eval(recipe, options, stage_eval.EvalRequest("harmbench", cases=[exchanged]))
@@ -282,14 +285,14 @@ def test_test_cases_of_a_file_are_asked_in_place_of_attacks(recipe, tmp_path):
 class Judge:
     """Fails at some of what it is asked, by how often it was asked."""
 
-    name, measures = "scripted", "harm"
+    name, measure = "scripted", "harm"
 
     def __init__(self, verdicts) -> None:
-        self.verdicts, self.asked = verdicts, 0
+        self.verdicts, self.calls = verdicts, 0
 
     def judge(self, exchanges):
-        self.asked += 1
-        return [self.verdicts(self.asked, place) for place in range(len(exchanges))]
+        self.calls += 1
+        return [self.verdicts(self.calls, place) for place in range(len(exchanges))]
 
 
 def twice_rated(behaviors, settings, setup):
@@ -315,13 +318,25 @@ def test_a_search_whose_judge_is_gone_is_given_up_and_resumed(by_two, tmp_path, 
     options = Options(out=tmp_path / "run", model=str(micro_model))
     judged_by(monkeypatch, lambda call, place: Verdict.failure("HTTP 503") if call == 2 else Verdict(0.5, None))
     with pytest.raises(StageFailed, match=r"the search of .* was given up \(HTTP 503\); --resume asks again"):
-        stage_attack.run_attack(by_two, options, stage_attack.AttackRequest("rated", limit=4))
+        stage_attack.run_attack(by_two, options, AttackRequest("rated", limit=4))
     assert len(list(read_records(tmp_path / "run" / "cases.jsonl"))) == 1
     judge = judged_by(monkeypatch, lambda call, place: Verdict(0.5, None))
-    result = stage_attack.run_attack(
-        by_two, replace(options, on_existing="resume"), stage_attack.AttackRequest("rated", limit=4)
+    result = stage_attack.run_attack(by_two, replace(options, on_existing="resume"), AttackRequest("rated", limit=4))
+    assert (judge.calls, result.metrics["behaviors"], result.metrics["failed"]) == (3, 4, 0)
+
+
+def test_a_refusal_score_at_the_threshold_does_not_end_a_search(recipe, tmp_path, micro_model, monkeypatch):
+    judge = judged_by(monkeypatch, lambda call, place: Verdict(0.5, "partial refusal"))
+    judge.measure = "refusal"
+    settings = {"best-of-n": {"n": 2, "batch": 1}}
+    section = recipe.attack.model_copy(update={"judge": "refusal", "settings": settings})
+    stage_attack.run_attack(
+        recipe.model_copy(update={"attack": section}),
+        Options(out=tmp_path / "run", model=str(micro_model)),
+        AttackRequest("best-of-n", limit=1),
     )
-    assert (judge.asked, result.metrics["behaviors"], result.metrics["failed"]) == (3, 4, 0)
+    (record,) = read_records(tmp_path / "run" / "cases.jsonl")
+    assert (record["steps"], record["value"], judge.calls) == (2, pytest.approx(0.5), 2)
 
 
 def test_a_search_that_met_a_failure_is_counted_and_done_anew(by_two, tmp_path, micro_model, monkeypatch):
@@ -330,20 +345,18 @@ def test_a_search_that_met_a_failure_is_counted_and_done_anew(by_two, tmp_path, 
         monkeypatch, lambda call, place: Verdict.failure("down") if (call, place) == (2, 1) else Verdict(0.5, None)
     )
     with pytest.raises(StageFailed, match=r"1 of 4 searches met what could not be had \(down\); --resume asks again"):
-        stage_attack.run_attack(by_two, options, stage_attack.AttackRequest("rated", limit=4))
+        stage_attack.run_attack(by_two, options, AttackRequest("rated", limit=4))
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["failed"] == 1
     judge = judged_by(monkeypatch, lambda call, place: Verdict(0.5, None))
-    result = stage_attack.run_attack(
-        by_two, replace(options, on_existing="resume"), stage_attack.AttackRequest("rated", limit=4)
-    )
-    assert (judge.asked, result.metrics["behaviors"]) == (1, 4)
+    result = stage_attack.run_attack(by_two, replace(options, on_existing="resume"), AttackRequest("rated", limit=4))
+    assert (judge.calls, result.metrics["behaviors"]) == (1, 4)
     assert (read_manifest(result.run) or {})["status"] == "finished"
 
 
 def test_where_no_answer_could_be_scored_the_reason_is_told(by_two, tmp_path, micro_model, monkeypatch):
     judged_by(monkeypatch, lambda call, place: Verdict.unscored("empty answer"))
     result = stage_attack.run_attack(
-        by_two, Options(out=tmp_path / "run", model=str(micro_model)), stage_attack.AttackRequest("rated", limit=2)
+        by_two, Options(out=tmp_path / "run", model=str(micro_model)), AttackRequest("rated", limit=2)
     )
     with pytest.raises(StageFailed, match=r"no answer could be scored \(empty answer\)"):
         stage_attack.check_attack_scored(result.run, result.metrics)

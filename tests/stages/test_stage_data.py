@@ -133,8 +133,8 @@ def test_a_changed_file_of_your_own_is_read_again_on_resume(tmp_path):
     assert (second.run != first.run, second.is_earlier) == (True, False)
     assert read_manifest(second.run)["inputs"] == {str(tmp_path / "own.jsonl"): sha256(tmp_path / "own.jsonl")}
     assert data.built_data(recipe, options) == second.run
-    for on_existing, said in (("refuse", "it holds another run"), ("resume", "other contents since")):
-        with pytest.raises(InputError, match=rf"{said} \(.*{own}\)"):
+    for on_existing, message in (("refuse", "it holds another run"), ("resume", "other contents since")):
+        with pytest.raises(InputError, match=rf"{message} \(.*{own}\)"):
             data.build_data(recipe, Options(root=tmp_path, out=first.run, on_existing=on_existing))
 
 
@@ -143,8 +143,8 @@ def test_training_on_what_eval_tests_on_is_refused(tmp_path):
     path = tmp_path / "own.jsonl"
     row = asdict(Example("own/1", f" {held_out.prompt.upper()}", "harmful", "own", reasoning="hm", answer="no"))
     path.write_text(json.dumps(row) + "\n")
-    found = f"1 rows to train on are ones that the recipe tests on .own/1 is {held_out.id} of sample: exact"
-    with pytest.raises(InputError, match=found):
+    message = f"1 rows to train on are ones that the recipe tests on .own/1 is {held_out.id} of sample: exact"
+    with pytest.raises(InputError, match=message):
         run(recipe_of(traces=[{"source": str(path), "prompts": 5}]), tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 

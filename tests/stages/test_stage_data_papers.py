@@ -155,8 +155,8 @@ def test_each_missing_source_is_named_with_what_gets_it(home, tmp_path, monkeypa
     monkeypatch.setenv("SAFEREASON_DATA_HOME", str(tmp_path / "empty"))
     with pytest.raises(InputError, match=r"7 of 7 sources cannot be had \(wildjailbreak; rainbow; aegis2; "):
         data.build_data(load("tars-1.5b", OURS), Options(root=tmp_path / "runs"))
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 7
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 7
     pages = (
         "allenai/wildjailbreak",
         "nvidia/Aegis-AI",
@@ -166,7 +166,7 @@ def test_each_missing_source_is_named_with_what_gets_it(home, tmp_path, monkeypa
         "data.without_sources=[rainbow]",
         "data traces --recipe tars-1.5b",
     )
-    assert all(any(page in line for line in said) for page in pages)
+    assert all(any(page in line for line in lines) for page in pages)
     assert not (tmp_path / "runs").exists()
 
 
@@ -187,25 +187,25 @@ def test_what_is_missing_can_be_gone_on_without_and_is_in_the_card(home, taught,
 
 def test_an_archive_of_this_recipe_is_taken_before_one_of_the_data_home(home, taught, tmp_path, monkeypatch):
     monkeypatch.setenv("SAFEREASON_DATA_HOME", str(home))
-    found = tmp_path / "runs" / "attack" / "rainbow" / "tars-1.5b--sft--0"
+    archive_run = tmp_path / "runs" / "attack" / "rainbow" / "tars-1.5b--sft--0"
     rows = [
         {"id": f"rainbow/{i}", "prompt": text("ours", i), "kind": "harmful", "source": "rainbow"} for i in range(900)
     ]
-    write(found / "archive.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    write(found / "manifest.json", json.dumps({"stage": "attack/rainbow", "status": "finished", "identity": {}}))
+    write(archive_run / "archive.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write(archive_run / "manifest.json", json.dumps({"stage": "attack/rainbow", "status": "finished", "identity": {}}))
     (tmp_path / "runs" / "data").symlink_to(taught / "data")
     options = Options(root=tmp_path / "runs", out=tmp_path / "out")
     result = data.build_data(load("tars-1.5b", OURS), options)
     ours = {row["prompt"] for row in rows}
-    taken = [e.prompt for e in read_examples(result.run / data.TRAIN) if e.source == "rainbow"]
-    assert taken
-    assert set(taken) <= ours
-    before, archive = read_json(result.run / "manifest.json"), found / "archive.jsonl"
+    prompts = [e.prompt for e in read_examples(result.run / data.TRAIN) if e.source == "rainbow"]
+    assert prompts
+    assert set(prompts) <= ours
+    before, archive = read_json(result.run / "manifest.json"), archive_run / "archive.jsonl"
     assert before["inputs"][str(archive)] == sha256(archive)
     assert data.build_data(load("tars-1.5b", OURS), options).is_earlier
     write(archive, "".join(json.dumps(row) + "\n" for row in rows[1:]))
-    said = re.escape(f"finished before, with other contents of {archive}; pass --resume to build it again")
-    with pytest.raises(InputError, match=said):
+    message = re.escape(f"finished before, with other contents of {archive}; pass --resume to build it again")
+    with pytest.raises(InputError, match=message):
         data.build_data(load("tars-1.5b", OURS), options)
     assert read_json(result.run / "manifest.json") == before
     assert not data.build_data(load("tars-1.5b", OURS), replace(options, on_existing="resume")).is_earlier

@@ -93,13 +93,13 @@ def test_pairs_are_ranked_by_the_rewards_of_each_prompts_responses(trained, root
     examples = read_examples(data.built_data(_recipe_in(trained), Options(root=root)) / data.TRAIN)
     rollouts = {(record["id"], record["number"]): record for record in read_records(trained.run / "rollouts.jsonl")}
     assert rollouts.keys() == {(example.id, number) for example in examples for number in range(4)}
-    wanted = [
+    expected = [
         (example.id, better, worse)
         for example in examples
         for better, worse in best_with_worst([rollouts[example.id, number]["total"] for number in range(4)])
     ]
     pairs = list(read_records(trained.run / "pairs.jsonl"))
-    assert [(pair["id"], pair["chosen"]["number"], pair["rejected"]["number"]) for pair in pairs] == wanted
+    assert [(pair["id"], pair["chosen"]["number"], pair["rejected"]["number"]) for pair in pairs] == expected
     for pair in pairs:
         for side in ("chosen", "rejected"):
             rollout = rollouts[pair["id"], pair[side]["number"]]
@@ -164,13 +164,13 @@ def test_a_resumed_run_asks_again_for_what_failed_unless_its_pairs_are_made(
         return folder
 
     recipe = recipe_of(micro_model, micro_classifier)
-    found = {}
+    unscored = {}
     for pairs, failed in ((False, True), (False, False), (True, True)):
         folder = interrupted(tmp_path / f"{pairs}-{failed}", pairs=pairs, failed=failed)
-        found[pairs, failed] = rl.train_rl(recipe, Options(root=root, out=folder, on_existing="resume")).metrics[
+        unscored[pairs, failed] = rl.train_rl(recipe, Options(root=root, out=folder, on_existing="resume")).metrics[
             "unscored"
         ]
-    assert found == {(False, True): 0, (False, False): 1, (True, True): 1}
+    assert unscored == {(False, True): 0, (False, False): 1, (True, True): 1}
 
 
 def test_adapters_are_trained_and_merged(micro_model, micro_classifier, root, tmp_path):

@@ -84,7 +84,7 @@ class Server:
 
     def __init__(self, fails: set[int]) -> None:
         self.fails = fails
-        self.asked: list[int] = []
+        self.indices: list[int] = []
 
     def generate(
         self,
@@ -94,7 +94,7 @@ class Server:
     ) -> list[list[Completion]]:
         assert options.on_finish is not None
         for i in sorted(set(range(len(conversations))) - set(options.done), reverse=True):
-            self.asked.append(i)
+            self.indices.append(i)
             failed = Completion("", (), "error", options.prefix, "HTTP 503")
             answer = Completion("hm\n</think>\n\nI can't help with that.", (), "stop", options.prefix)
             options.on_finish(i, 0, failed if i in self.fails else answer)
@@ -109,9 +109,9 @@ def serve(monkeypatch: pytest.MonkeyPatch, fails: set[int]) -> Server:
 
 def by_id(path: Path) -> dict[str, dict[str, Any]]:
     records = list(read_records(path))
-    found = {record["id"]: record for record in records}
-    assert len(found) == len(records), "an id was recorded twice"
-    return found
+    result = {record["id"]: record for record in records}
+    assert len(result) == len(records), "an id was recorded twice"
+    return result
 
 
 def figures(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -173,7 +173,7 @@ def test_a_finished_run_is_not_done_again(recipe: Recipe, options: Options, monk
         recipe, Options(root=options.root, model=options.model, on_existing="resume"), stage_eval.EvalRequest("xstest")
     )
     assert (again.run, again.metrics) == (first.run, first.metrics)
-    assert len(server.asked) == 12
+    assert len(server.indices) == 12
 
 
 def test_a_server_that_fails_is_counted_and_asked_again(
@@ -190,7 +190,7 @@ def test_a_server_that_fails_is_counted_and_asked_again(
     resumed = stage_eval.run_eval(
         recipe, Options(root=options.root, model=options.model, on_existing="resume"), stage_eval.EvalRequest("xstest")
     )
-    assert sorted(mended.asked) == [1, 4]
+    assert sorted(mended.indices) == [1, 4]
     assert figures(resumed.metrics)["refusal_unsafe"] == {
         **figures(resumed.metrics)["refusal_unsafe"],
         "value": 1.0,

@@ -150,14 +150,14 @@ def test_sft_comes_first_and_rl_goes_on_from_it(trained, root, folder):
 
 
 def test_both_models_carry_how_they_were_asked(trained, root, recipe):
-    wanted = guard_prompts.of_section(recipe.guard)
-    assert [category.name for category in wanted.policy.categories] == ["Rudeness", "Spoilers"]
-    assert "Reason in <think> </think>" in wanted.templates.prompt_task
+    expected = guard_prompts.of_section(recipe.guard)
+    assert [category.name for category in expected.policy.categories] == ["Rudeness", "Spoilers"]
+    assert "Reason in <think> </think>" in expected.templates.prompt_task
     for run in (only(root, "guard/sft"), trained.run):
-        assert guard_prompts.of_model(str(run / "model")) == wanted
-        asked = open_guard(str(run))
-        assert (asked.guard_prompt, asked.guard_prompt.sampling) == (wanted, recipe.guard.sampling)
-    (verdict,) = asked.classify([Question("Is this rude?")])
+        assert guard_prompts.of_model(str(run / "model")) == expected
+        opened = open_guard(str(run))
+        assert (opened.guard_prompt, opened.guard_prompt.sampling) == (expected, recipe.guard.sampling)
+    (verdict,) = opened.classify([Question("Is this rude?")])
     assert verdict.tokens <= 8
     assert not verdict.failed
 
@@ -226,7 +226,7 @@ def test_another_policy_is_another_guard(trained, root, recipe, folder, micro_mo
         guard.train_guard_rl(other, Options(root=root, out=trained.run, on_existing="resume"))
 
 
-def asked(recipe: Recipe):
+def prompt_builder_of(recipe: Recipe):
     """What the guard is asked about a row."""
     guard_prompt = guard_prompts.of_section(recipe.guard)
     return lambda e: guard_prompt.conversation(Question(e.prompt, e.response))
@@ -242,8 +242,8 @@ def cut(lengths: list[int]) -> tuple[int, int]:
 
 def test_long_prompts_are_left_out_and_counted(recipe, folder, micro_model, root, tmp_path):
     (built,) = root.glob("data/*")
-    ask, tokenizer = asked(recipe), micro.tokenizer()
-    limit, longer = cut([len(prompt_ids(tokenizer, ask(e))) for e in read_examples(built / "train.parquet")])
+    prompt_builder, tokenizer = prompt_builder_of(recipe), micro.tokenizer()
+    limit, longer = cut([len(prompt_ids(tokenizer, prompt_builder(e))) for e in read_examples(built / "train.parquet")])
     changes = ("guard.train.max_steps=1", "guard.validation=null", f"guard.train.max_prompt_tokens={limit}")
     metrics = guard.train_guard_rl(
         recipe_of(folder, micro_model, *changes), Options(root=root, out=tmp_path / "short")
@@ -254,7 +254,7 @@ def test_long_prompts_are_left_out_and_counted(recipe, folder, micro_model, root
 def test_long_traces_are_left_out_and_counted(recipe, folder, micro_model, root, tmp_path):
     (built,) = root.glob("data/*")
     rows = sft.tokenize(
-        micro.tokenizer(), read_examples(built / "traces.parquet"), 1 << 20, prompt_builder=asked(recipe)
+        micro.tokenizer(), read_examples(built / "traces.parquet"), 1 << 20, prompt_builder=prompt_builder_of(recipe)
     ).rows
     limit, longer = cut([len(row["input_ids"]) for row in rows])
     changes = (
@@ -273,16 +273,16 @@ def test_without_reasoning_verdicts_alone_are_trained_on(folder, micro_model, tm
     changes = (*BARE, "guard.train=null", "guard.validation=null", "guard.sft.max_tokens=1536")
     recipe, options = recipe_of(folder, micro_model, *changes), Options(root=tmp_path)
     data.build_data(recipe, options)
-    seen = []
+    tokenized = []
     tokenize = sft.tokenize
-    monkeypatch.setattr(sft, "tokenize", lambda *a, **named: seen.append(tokenize(*a, **named)) or seen[-1])
+    monkeypatch.setattr(sft, "tokenize", lambda *a, **named: tokenized.append(tokenize(*a, **named)) or tokenized[-1])
     result = guard.train_guard(recipe, options)
     assert result.run == only(tmp_path, "guard/sft")
     assert result.metrics["rows"] == 12
     tokenizer = micro.tokenizer()
-    texts = [tokenizer.decode(row["input_ids"][row["completion_mask"].index(1) :]) for row in seen[0].rows]
+    texts = [tokenizer.decode(row["input_ids"][row["completion_mask"].index(1) :]) for row in tokenized[0].rows]
     assert sorted(texts) == [r"\boxed{safe}<|im_end|>"] * 6 + [r"\boxed{unsafe}<|im_end|>"] * 6
-    assert all(VERDICT_ONLY in tokenizer.decode(row["input_ids"]) for row in seen[0].rows)
+    assert all(VERDICT_ONLY in tokenizer.decode(row["input_ids"]) for row in tokenized[0].rows)
     guard_prompt = guard_prompts.of_model(str(result.run / "model"))
     assert (guard_prompt.reasoning, guard_prompt.templates.order) == (False, VERDICT_ONLY)
 
@@ -354,16 +354,16 @@ def steps(run: Path) -> list[dict]:
     return [{k: v for k, v in record.items() if k != "step_time"} for record in read_records(run / "metrics.jsonl")]
 
 
-def assert_same(found: Path, wanted: Path) -> None:
-    assert steps(found) == steps(wanted)
+def assert_same(result: Path, expected: Path) -> None:
+    assert steps(result) == steps(expected)
     for name in ("rollouts", "validation"):
-        assert list(read_records(found / f"{name}.jsonl")) == list(read_records(wanted / f"{name}.jsonl"))
-    assert read_json(found / "metrics.json") == read_json(wanted / "metrics.json")
-    names = sorted(path.name for path in (wanted / "model").iterdir())
-    assert sorted(path.name for path in (found / "model").iterdir()) == names
+        assert list(read_records(result / f"{name}.jsonl")) == list(read_records(expected / f"{name}.jsonl"))
+    assert read_json(result / "metrics.json") == read_json(expected / "metrics.json")
+    names = sorted(path.name for path in (expected / "model").iterdir())
+    assert sorted(path.name for path in (result / "model").iterdir()) == names
     for name in names:
-        assert (found / "model" / name).read_bytes() == (wanted / "model" / name).read_bytes()
-    assert not list(found.glob("*best*")) + list(found.glob(".best*"))
+        assert (result / "model" / name).read_bytes() == (expected / "model" / name).read_bytes()
+    assert not list(result.glob("*best*")) + list(result.glob(".best*"))
 
 
 @pytest.mark.parametrize("step", [2, 4], ids=["before a checkpoint", "after one"])
@@ -389,7 +389,7 @@ def test_a_kill_after_the_best_was_put_in_place_loses_it_not(folder, decider, tm
     recipe = recipe_of(folder, decider, *DECIDES, "guard.train.learning_rate=30.0", "guard.train.max_steps=4", *changes)
     whole = Options(root=tmp_path / "whole")
     data.build_data(recipe, whole)
-    wanted = guard.train_guard(recipe, whole).run
+    expected = guard.train_guard(recipe, whole).run
     shutil.copytree(tmp_path / "whole" / "data", tmp_path / "killed" / "data")
     with monkeypatch.context() as patched:
         patched.setattr(guard_prompts.GuardPrompt, "save", lambda self, folder: (_ for _ in ()).throw(Killed))
@@ -398,7 +398,7 @@ def test_a_kill_after_the_best_was_put_in_place_loses_it_not(folder, decider, tm
     run = only(tmp_path / "killed", "guard/rl")
     assert (run / "model" / "validation.json").exists()
     guard.train_guard(recipe, Options(root=tmp_path / "killed", on_existing="resume"))
-    assert_same(run, wanted)
+    assert_same(run, expected)
     assert read_json(run / "metrics.json")["kept"]["model"] == "best"
 
 

@@ -90,8 +90,8 @@ def draw(recipe: Recipe) -> Mixture:
 
 def length(recipe: Recipe, example: Example) -> int:
     """Tokens of the filled template, chat template included."""
-    asked = guard_prompts.of_section(recipe.guard).conversation(Question(example.prompt, example.response))
-    return len(prompt_ids(micro.tokenizer(), asked))
+    conversation = guard_prompts.of_section(recipe.guard).conversation(Question(example.prompt, example.response))
+    return len(prompt_ids(micro.tokenizer(), conversation))
 
 
 def drops(mixture: Mixture) -> dict[str, int]:
@@ -138,8 +138,8 @@ def test_without_a_guard_rows_of_any_length_are_drawn(source):
         "max_response_task_tokens": 1,
         "hygiene": HYGIENE,
     }
-    found = draw(Recipe(name="tiny", model="org/none", data=mix, sft=SFT))
-    assert len(found.prompts) == 8
+    mixture = draw(Recipe(name="tiny", model="org/none", data=mix, sft=SFT))
+    assert len(mixture.prompts) == 8
     assert guard_data.guard_data_identity(Recipe(name="tiny", model="org/none", data=mix, sft=SFT)) == {}
 
 
@@ -154,10 +154,10 @@ def test_rows_of_a_test_set_are_left_out_and_counted(recipe_of, tmp_path, source
     test = tmp_path / "test.jsonl"
     test.write_text("".join(json.dumps({**vars(row), "id": f"t/{i}"}) + "\n" for i, row in enumerate(tested)))
     every = {"rows_per_label": 8, "traces": [{"source": source, "prompts": 16}]}
-    found = draw(recipe_of({"eval": {"sets": [{"source": str(test)}]}}, validation_rows_per_label=1, **every))
+    mixture = draw(recipe_of({"eval": {"sets": [{"source": str(test)}]}}, validation_rows_per_label=1, **every))
     why = f"in the test set {test}"
-    assert drops(found) == {f"{source}: {why}": 3, f"{source}, with reasoning: {why}": 3}
-    used = {e.id for e in (*found.prompts, *found.traces, *found.validation)}
+    assert drops(mixture) == {f"{source}: {why}": 3, f"{source}, with reasoning: {why}": 3}
+    used = {e.id for e in (*mixture.prompts, *mixture.traces, *mixture.validation)}
     assert used.isdisjoint({"mine/safe-0", "mine/safe-3", "mine/unsafe-0"})
     assert "mine/safe-1" in used  # the same prompt with another response is another question
 
@@ -178,9 +178,9 @@ def test_every_source_that_cannot_be_had_is_named_in_a_line_and_then_refused(rec
     recipe = recipe_of(sources=[first, source], safe_only=[{"source": second, "prompts": 2}])
     with pytest.raises(InputError) as caught:
         data.build_data(recipe, Options(root=tmp_path / "runs"))
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2
-    assert all(line.startswith(f"data: {path}: ") for line, path in zip(said, (first, second), strict=True))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith(f"data: {path}: ") for line, path in zip(lines, (first, second), strict=True))
     assert str(caught.value) == (
         f"data: 2 of 3 sources cannot be had ({first}; {second}); the lines above say how to get each, and "
         "--allow-missing goes on without them"
@@ -190,11 +190,11 @@ def test_every_source_that_cannot_be_had_is_named_in_a_line_and_then_refused(rec
 
 def test_rows_by_source_tells_rows_by_label_or_why_there_are_none(recipe_of, tmp_path, source):
     gone = str(tmp_path / GONE)
-    found = guard_data.rows_by_source(recipe_of(sources=[source, gone], safe_only=[{"source": source, "prompts": 1}]))
-    assert list(found) == [source, gone]
-    assert found[source] == "8 safe, 8 unsafe"
-    assert found[gone].startswith(f"cannot be had: {gone}: ")
-    assert "\n" not in found[gone]
+    rows = guard_data.rows_by_source(recipe_of(sources=[source, gone], safe_only=[{"source": source, "prompts": 1}]))
+    assert list(rows) == [source, gone]
+    assert rows[source] == "8 safe, 8 unsafe"
+    assert rows[gone].startswith(f"cannot be had: {gone}: ")
+    assert "\n" not in rows[gone]
 
 
 def test_a_test_set_that_cannot_be_had_is_a_note(recipe_of, tmp_path, source, capsys):
@@ -239,16 +239,16 @@ def test_the_identity_changes_with_what_the_guard_is_asked(recipe_of, tmp_path, 
         recipe.model_copy(update={"model": "org/other"}),
         recipe.model_copy(update={"seed": 4}),
     ]
-    found = [data.data_identity(other) for other in others]
-    assert before not in found
-    assert len({json.dumps(one, sort_keys=True) for one in found}) == len(found)
+    identities = [data.data_identity(other) for other in others]
+    assert before not in identities
+    assert len({json.dumps(one, sort_keys=True) for one in identities}) == len(identities)
     assert (
         data.data_identity(changed(recipe, sampling=recipe.guard.sampling.model_copy(update={"top_p": 0.5}))) == before
     )
     Path(policy).write_text(micro_guard.POLICY.replace("Spoilers", "Gossip"))
     assert data.data_identity(recipe) != before
     template.write_text("{policy} {prompt} {response}!")
-    assert data.data_identity(others[1]) != found[1]
+    assert data.data_identity(others[1]) != identities[1]
 
 
 def test_another_policy_is_other_data(recipe_of, tmp_path):

@@ -103,7 +103,7 @@ class Scripted:
 
     def __init__(self, fails: Collection[str] = ()) -> None:
         self.fails = fails
-        self.asked: list[str] = []
+        self.prompts: list[str] = []
 
     def classify(
         self,
@@ -116,7 +116,7 @@ class Scripted:
         assert on_verdict is not None
         for i in reversed(range(len(questions))):
             if i not in done:
-                self.asked.append(questions[i].prompt)
+                self.prompts.append(questions[i].prompt)
                 on_verdict(i, self.verdict_on(questions[i].prompt))
         return []
 
@@ -139,9 +139,9 @@ def script(monkeypatch: pytest.MonkeyPatch, fails: Collection[str] = ()) -> Scri
 
 def by_key(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
     records = list(read_records(path))
-    found = {(record["set"], record["id"]): record for record in records}
-    assert len(found) == len(records), "a row was recorded twice"
-    return found
+    result = {(record["set"], record["id"]): record for record in records}
+    assert len(result) == len(records), "a row was recorded twice"
+    return result
 
 
 def values(metrics: dict[str, Any]) -> dict[str, float | None]:
@@ -153,11 +153,11 @@ def test_rows_figures_and_tables_of_a_guard(
 ):
     script(monkeypatch)
     result = guard_eval.run_guard_eval(recipe, Options(root=options.root), GuardEvalRequest(guard="moderation"))
-    found = by_key(result.run / "predictions.jsonl")
+    records = by_key(result.run / "predictions.jsonl")
     # 6 harmless, 6 harmful, and the one reply that somebody labelled; of the second set 2 + 1.
-    assert [sum(name == s for s, _ in found) for name in ("mine", "some")] == [13, 3]
+    assert [sum(name == s for s, _ in records) for name in ("mine", "some")] == [13, 3]
     assert result.metrics["sets"] == {"mine": {"safe": 7, "unsafe": 6}, "some": {"safe": 2, "unsafe": 1}}
-    record = found["mine", "mine/harmful-2"]
+    record = records["mine", "mine/harmful-2"]
     assert record == {
         "id": "mine/harmful-2",
         "set": "mine",
@@ -174,15 +174,15 @@ def test_rows_figures_and_tables_of_a_guard(
         "response": None,
         "harms": ["c0", "x"],
     }
-    assert found["mine", "mine/reply-safe"]["response"] == "a safe one"
+    assert records["mine", "mine/reply-safe"]["response"] == "a safe one"
     assert result.metrics["confusion"]["mine"] == {
         "unsafe": {"unsafe": 5, "safe": 1, "unparsed": 0},
         "safe": {"unsafe": 0, "safe": 6, "unparsed": 1},
     }
-    shown = values(result.metrics)
-    assert shown["f1/mine"] == pytest.approx(10 / 12)
-    assert shown["f1_parsed/mine"] == pytest.approx(10 / 11)
-    assert shown["unparsed/mine"] == pytest.approx(1 / 13)
+    figures = values(result.metrics)
+    assert figures["f1/mine"] == pytest.approx(10 / 12)
+    assert figures["f1_parsed/mine"] == pytest.approx(10 / 11)
+    assert figures["unparsed/mine"] == pytest.approx(1 / 13)
     categories = {row["category"]: (row["n"], row["recall"]) for row in result.metrics["categories"]["mine"]}
     assert categories == {"c0": (3, 1.0), "c1": (3, pytest.approx(2 / 3)), "x": (6, pytest.approx(5 / 6))}
     assert set(result.metrics["reliability"]) == {"all", "mine", "some"}
@@ -194,8 +194,8 @@ def test_rows_figures_and_tables_of_a_guard(
 def test_a_set_takes_what_its_source_has_after_what_training_took(recipe: Recipe, options: Options, monkeypatch):
     script(monkeypatch)
     result = guard_eval.run_guard_eval(recipe, Options(root=options.root), GuardEvalRequest(guard="moderation"))
-    found = by_key(result.run / "predictions.jsonl")
-    some = [record for (name, _), record in found.items() if name == "some"]
+    records = by_key(result.run / "predictions.jsonl")
+    some = [record for (name, _), record in records.items() if name == "some"]
     assert sorted(record["expected"] for record in some) == ["safe", "safe", "unsafe"]
     assert all("c0" in record["harms"] for record in some if record["expected"] == "unsafe")
 
@@ -237,14 +237,14 @@ def test_a_server_that_fails_is_counted_and_asked_again(recipe: Recipe, options:
     assert (early["failed"], early["sets"]["mine"]["unsafe"]) == (1, 5)
     mended = script(monkeypatch)
     result = guard_eval.run_guard_eval(recipe, Options(root=options.root, on_existing="resume"), request)
-    assert mended.asked == ["harmful 0?"]
+    assert mended.prompts == ["harmful 0?"]
     assert (result.metrics["failed"], result.metrics["sets"]["mine"]["unsafe"]) == (0, 6)
     assert (read_manifest(result.run) or {})["status"] == "finished"
     assert (
         guard_eval.run_guard_eval(recipe, Options(root=options.root, on_existing="resume"), request).metrics
         == result.metrics
     )
-    assert mended.asked == ["harmful 0?"]
+    assert mended.prompts == ["harmful 0?"]
 
 
 def test_what_has_no_room_in_a_local_model_gets_no_verdict_and_ends_the_run(
@@ -264,8 +264,8 @@ def test_a_model_without_a_guide_is_asked_as_the_recipe_says_and_one_with_a_guid
 ):
     assert options.model is not None
     plan = guard_eval.plan_guard_eval(recipe, options.model)
-    asked = guard_eval._prompt_document(recipe, plan)
-    assert (asked["policy"]["title"], asked["sampling"]["max_new_tokens"]) == ("Short", 8)
+    document = guard_eval._prompt_document(recipe, plan)
+    assert (document["policy"]["title"], document["sampling"]["max_new_tokens"]) == ("Short", 8)
     carried = tmp_path / "carried"
     carried.mkdir()
     for file in micro_model.iterdir():
@@ -275,8 +275,8 @@ def test_a_model_without_a_guide_is_asked_as_the_recipe_says_and_one_with_a_guid
     assert (len(own["policy"]["categories"]), own["sampling"]["max_new_tokens"]) == (18, 4096)
     request = GuardEvalRequest(policy="wildguard", sampling=Sampling(max_new_tokens=5))
     changed = guard_eval.plan_guard_eval(recipe, str(carried), request)
-    asked = guard_eval._prompt_document(recipe, changed)
-    assert (asked["policy"]["name"], asked["sampling"]["max_new_tokens"]) == ("wildguard", 5)
+    document = guard_eval._prompt_document(recipe, changed)
+    assert (document["policy"]["name"], document["sampling"]["max_new_tokens"]) == ("wildguard", 5)
 
 
 def test_a_set_is_judged_by_its_own_policy(recipe: Recipe, options: Options, tmp_path: Path):
@@ -343,7 +343,7 @@ def test_sets_that_cannot_be_had_are_named_and_left_out_where_that_is_allowed(
 
 
 @pytest.mark.parametrize(
-    ("named", "says"),
+    ("named", "message"),
     [
         ({"guard": "moderation", "model": "org/none"}, "--guard and --model exclude each other"),
         ({"sets": ["toxichat"], "model": "org/none"}, "source toxichat: is not known; did you mean toxicchat"),
@@ -353,9 +353,9 @@ def test_sets_that_cannot_be_had_are_named_and_left_out_where_that_is_allowed(
         ({"model": "./nowhere"}, "no such model"),
     ],
 )
-def test_what_is_refused_leaves_nothing_behind(recipe: Recipe, options: Options, named: dict[str, Any], says: str):
+def test_what_is_refused_leaves_nothing_behind(recipe: Recipe, options: Options, named: dict[str, Any], message: str):
     model = named.pop("model", None)
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         guard_eval.run_guard_eval(recipe, Options(root=options.root, model=model), GuardEvalRequest(**named))
     assert not options.root.exists()
 
@@ -377,6 +377,6 @@ def test_rows_of_classify_are_joined_to_a_set_of_the_recipe(recipe: Recipe, opti
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     request = guard_eval_score.PredictionsRequest(tmp_path / "rows.jsonl", sets=["mine"])
     result = guard_eval_score.score_guard_eval(recipe, Options(root=options.root), request)
-    shown = values(result.metrics)
-    assert shown["f1/mine"] == shown["f1_always_unsafe/mine"] == pytest.approx(2 / 3)
+    figures = values(result.metrics)
+    assert figures["f1/mine"] == figures["f1_always_unsafe/mine"] == pytest.approx(2 / 3)
     assert result.metrics["sets"] == {"mine": {"safe": 6, "unsafe": 6}}

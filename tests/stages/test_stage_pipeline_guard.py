@@ -46,7 +46,7 @@ def test_the_steps_of_a_recipe_that_a_guard_judges_in():
 
 
 @pytest.mark.parametrize(
-    ("safety", "harm", "wanted"),
+    ("safety", "harm", "expected"),
     [
         ("guard:one", "guard:two", ["one", "two"]),
         ("refusal", "guard:two", ["two"]),
@@ -54,9 +54,9 @@ def test_the_steps_of_a_recipe_that_a_guard_judges_in():
         ("moderation:omni", "refusal", []),
     ],
 )
-def test_guards_that_are_recipes_are_told_from_models(safety: str, harm: str, wanted: list[str]):
+def test_guards_that_are_recipes_are_told_from_models(safety: str, harm: str, expected: list[str]):
     recipe = recipes.load("tars-smoke", [f"rl.reward.safety={safety!r}", f"eval.harm_judge={harm!r}"])
-    assert pipeline.judging_guards(recipe) == wanted
+    assert pipeline.judging_guards(recipe) == expected
 
 
 def test_a_folder_is_no_recipe_even_with_the_name_of_one(tmp_path, monkeypatch):
@@ -178,8 +178,8 @@ def test_a_named_guard_is_trained_first_and_once(guarded, shipped, tmp_path, cap
     options = Options(root=tmp_path / "runs")
     assert pipeline.pipeline_steps(guarded) == ["guard little-guard", "data", "rl", "report"]
     done = pipeline.run_pipeline(guarded, options).metrics["runs"]
-    said = capsys.readouterr().err.splitlines()
-    assert said[0] == "[1/4] guard little-guard"
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "[1/4] guard little-guard"
     trained = Path(done["guard little-guard"])
     assert trained == trained_guard(shipped, options)
     rollouts = list(read_records(Path(done["rl"]) / "rollouts.jsonl"))
@@ -189,9 +189,9 @@ def test_a_named_guard_is_trained_first_and_once(guarded, shipped, tmp_path, cap
     assert read_manifest(Path(done["rl"]))["identity"]["guard"] == JudgeSpec.parse(f"guard:{trained}").identity()
     before = (trained / "manifest.json").read_bytes()
     again = pipeline.run_pipeline(guarded, options).metrics["runs"]
-    said = capsys.readouterr().err.splitlines()
-    assert f"[1/4] guard little-guard: finished before, skipped: {trained}" in said
-    assert f"[3/4] rl: finished before, skipped: {done['rl']}" in said
+    lines = capsys.readouterr().err.splitlines()
+    assert f"[1/4] guard little-guard: finished before, skipped: {trained}" in lines
+    assert f"[3/4] rl: finished before, skipped: {done['rl']}" in lines
     assert again == done
     assert (trained / "manifest.json").read_bytes() == before
     assert len(list((tmp_path / "runs/guard/sft").iterdir())) == 1
@@ -211,22 +211,22 @@ def test_a_guard_of_ones_own_recipe_has_to_be_there(guarded, tmp_path, shipped):
         pipeline.run_pipeline(own, options)
     recipe = recipes.load(shipped).model_copy(update={"name": "mine"})
     for work in (pipeline.data.build_data, pipeline.guard.train_guard):
-        found = work(recipe, options).run
-    assert pipeline.run_pipeline(own, options).metrics["runs"]["guard mine"] == str(found)
+        run = work(recipe, options).run
+    assert pipeline.run_pipeline(own, options).metrics["runs"]["guard mine"] == str(run)
 
 
 def test_a_guards_recipe_is_trained_and_measured_model_by_model(shipped, tmp_path):
     recipe = recipes.load(shipped)
-    made = pipeline.run_pipeline(recipe, Options(root=tmp_path / "runs")).metrics
-    assert list(made["runs"]) == ["data", "guard sft", "eval guard of base", "eval guard of guard sft"]
-    assert list(made["changes"]) == ["base", "guard sft"]
-    for figures in made["changes"].values():
+    metrics = pipeline.run_pipeline(recipe, Options(root=tmp_path / "runs")).metrics
+    assert list(metrics["runs"]) == ["data", "guard sft", "eval guard of base", "eval guard of guard sft"]
+    assert list(metrics["changes"]) == ["base", "guard sft"]
+    for figures in metrics["changes"].values():
         assert [f["name"] for f in figures] == ["f1", "f1_always_unsafe", "unparsed"]
         assert figures[2]["value"] == 0.0
-    assert made["changes"]["base"] == made["changes"]["guard sft"]  # its steps were too small to be seen
-    asked = [
-        read_json(Path(made["runs"][f"eval guard of {name}"]) / "metrics.json")["model"]
+    assert metrics["changes"]["base"] == metrics["changes"]["guard sft"]  # its steps were too small to be seen
+    models = [
+        read_json(Path(metrics["runs"][f"eval guard of {name}"]) / "metrics.json")["model"]
         for name in ("base", "guard sft")
     ]
-    assert asked[0] == recipe.model
-    assert asked[1].startswith("guard/sft/little-guard/")
+    assert models[0] == recipe.model
+    assert models[1].startswith("guard/sft/little-guard/")

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from safereason.attacks.rainbow_archive import Cell, History
 from safereason.data import sources
 from safereason.data.example import read_examples
 from safereason.errors import InputError, StageFailed
+from safereason.judges import Exchange, Verdict
 from safereason.judges.refusal import refuses
 from safereason.recipe.load import load
 from safereason.recipe.schema import Recipe
 from safereason.runs.directory import RunDirectory, read_manifest
 from safereason.runs.records import Record, read_json, read_records
+from safereason.stages import attack as stage_attack
 from safereason.stages import rainbow
 from safereason.stages.base import Options, Result
 
@@ -103,7 +105,7 @@ def searched(recipe: Recipe, options: Options, *, settings: dict[str, Any], **na
     return rainbow.run_rainbow(recipe, options, plan)
 
 
-def asks(server: Server, tmp_path: Path, **changes: Any) -> Options:
+def options_for(server: Server, tmp_path: Path, **changes: Any) -> Options:
     return Options(**{"out": tmp_path / "run", "base_url": server.url, "model": "openai/victim", **changes})
 
 
@@ -138,7 +140,7 @@ def test_kill_9_and_resume_end_with_the_same_records(micro_model: Path, writer: 
 
 
 def test_a_search_fills_the_archive_and_says_where_the_target_gave_way(server: Server, tmp_path: Path):
-    result = searched(recipe_of(), asks(server, tmp_path), settings={"iterations": 40})
+    result = searched(recipe_of(), options_for(server, tmp_path), settings={"iterations": 40})
     metrics, history = result.metrics, History(read_cells(result), records_of(result.run))
     assert (metrics["iterations"], metrics["archives"], metrics["prompts_wanted"]) == (40, 1, None)
     assert metrics["queries"] == 320 - metrics["outcomes"].get("a near copy", 0)
@@ -146,12 +148,12 @@ def test_a_search_fills_the_archive_and_says_where_the_target_gave_way(server: S
     assert {name for name, share in metrics["success_by_style"].items() if share == 0} == {"slang", "code"}
     assert metrics["attack_success_by_cell"] == pytest.approx(sum(metrics["success_by_risk"].values()) / 10)
     assert metrics["attack_success_by_cell"] == history.archives[0].successes / 120
-    found = read_examples(result.run / "archive.jsonl")
-    assert len(found) == metrics["prompts"] == len({e.prompt for e in found})
-    assert {(e.kind, e.source) for e in found} == {("harmful", "rainbow")}
+    examples = read_examples(result.run / "archive.jsonl")
+    assert len(examples) == metrics["prompts"] == len({e.prompt for e in examples})
+    assert {(e.kind, e.source) for e in examples} == {("harmful", "rainbow")}
     entered = {c["id"]: c for r in records_of(result.run) for c in r["candidates"] if c["outcome"] == "entered"}
     assert len(entered) == len(history.archives[0].champions)
-    for e in found:
+    for e in examples:
         assert e.category == f"{entered[e.id]['risk']}/{entered[e.id]['style']}"
 
 
@@ -164,7 +166,7 @@ def read_cells(result: Result) -> list[Any]:
 
 
 def test_archives_are_begun_until_there_are_prompts_enough(server: Server, tmp_path: Path, capsys):
-    result = searched(recipe_of(), asks(server, tmp_path), settings={"iterations": 3, "prompts": 30})
+    result = searched(recipe_of(), options_for(server, tmp_path), settings={"iterations": 3, "prompts": 30})
     assert 30 <= result.metrics["prompts"] < 38
     assert result.metrics["archives"] == 2
     assert (records_of(result.run)[-1]["archive"], len(records_of(result.run))) == (2, 4)
@@ -172,7 +174,7 @@ def test_archives_are_begun_until_there_are_prompts_enough(server: Server, tmp_p
     assert {c["prompt"] for c in first} != {c["prompt"] for c in second}
     few = searched(
         recipe_of(),
-        asks(server, tmp_path, out=tmp_path / "few"),
+        options_for(server, tmp_path, out=tmp_path / "few"),
         settings={"iterations": 2, "prompts": 500, "archives": 2},
     )
     assert (few.metrics["archives"], few.metrics["iterations"]) == (2, 4)
@@ -181,9 +183,12 @@ def test_archives_are_begun_until_there_are_prompts_enough(server: Server, tmp_p
 
 def test_a_comparing_judge_replaces_champions_that_the_score_would_keep(server: Server, tmp_path: Path):
     settings = {"iterations": 40}
-    by_score = searched(recipe_of(), asks(server, tmp_path), settings=settings)
+    by_score = searched(recipe_of(), options_for(server, tmp_path), settings=settings)
     compared = searched(
-        recipe_of(), asks(server, tmp_path, out=tmp_path / "compared"), judge_model="openai/umpire", settings=settings
+        recipe_of(),
+        options_for(server, tmp_path, out=tmp_path / "compared"),
+        judge_model="openai/umpire",
+        settings=settings,
     )
     assert "replaced" not in by_score.metrics["outcomes"]
     assert compared.metrics["outcomes"]["replaced"] > 5
@@ -194,7 +199,7 @@ def test_a_comparing_judge_replaces_champions_that_the_score_would_keep(server: 
 
 
 def test_what_it_wrote_is_a_source_of_data(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    result = searched(recipe_of(), asks(server, tmp_path), settings={"iterations": 3})
+    result = searched(recipe_of(), options_for(server, tmp_path), settings={"iterations": 3})
     archive = result.run / "archive.jsonl"
     own = sources.get(str(archive)).load("train")
     (tmp_path / "home" / "rainbow").mkdir(parents=True)
@@ -207,7 +212,7 @@ def test_what_it_wrote_is_a_source_of_data(server: Server, tmp_path: Path, monke
 
 def test_a_server_that_is_gone_ends_the_run_and_resuming_does_that_part_again(server: Server, tmp_path: Path):
     recipe, settings = recipe_of(), {"iterations": 14}
-    whole = searched(recipe, asks(server, tmp_path, out=tmp_path / "whole"), settings=settings)
+    whole = searched(recipe, options_for(server, tmp_path, out=tmp_path / "whole"), settings=settings)
     down = [False]
     server.status_of = lambda body: 400 if down[0] and body["model"] == "writer" else 200
 
@@ -218,29 +223,29 @@ def test_a_server_that_is_gone_ends_the_run_and_resuming_does_that_part_again(se
     server.requests.clear()
     server.choice = until_the_third
     with pytest.raises(StageFailed, match=r"10 iterations in a row failed \(.*told to fail with 400.*--resume"):
-        searched(recipe, asks(server, tmp_path), settings=settings)
+        searched(recipe, options_for(server, tmp_path), settings=settings)
     assert (read_manifest(tmp_path / "run") or {})["status"] == "failed"
     assert len(records_of(tmp_path / "run")) == 13
     server.choice, down[0] = speak, False
-    resumed = searched(recipe, asks(server, tmp_path, on_existing="resume"), settings=settings)
+    resumed = searched(recipe, options_for(server, tmp_path, on_existing="resume"), settings=settings)
     for name in ("iterations.jsonl", "archive.jsonl", "cells.json", "metrics.json"):
         assert (resumed.run / name).read_bytes() == (whole.run / name).read_bytes()
 
 
 def test_a_judge_that_scores_nothing_ends_the_run(server: Server, tmp_path: Path):
     gladly = SPEAKERS["victim"]("", 0)
-    server.choice = lambda body: says_nothing if (said := speak(body))["message"]["content"] == gladly else said
-    says_nothing = {"message": {"role": "assistant", "content": "<think></think>"}, "finish_reason": "stop"}
+    server.choice = lambda body: empty_reply if (reply := speak(body))["message"]["content"] == gladly else reply
+    empty_reply = {"message": {"role": "assistant", "content": "<think></think>"}, "finish_reason": "stop"}
     recipe = recipe_of("attack.settings.rainbow.templates=" + str(tmp_path))
     (tmp_path / "rainbow_styles.txt").write_text("plain: as it is\n")
     with pytest.raises(StageFailed, match=r"10 iterations in a row failed \(the judge could score no answer\)"):
-        searched(recipe, asks(server, tmp_path), settings={"iterations": 14})
+        searched(recipe, options_for(server, tmp_path), settings={"iterations": 14})
     assert {c["outcome"] for r in records_of(tmp_path / "run") for c in r["candidates"]} == {"unscored"}
 
 
 def test_one_failure_costs_one_candidate(server: Server, tmp_path: Path):
     server.status_of = lambda body: 400 if " As gibberish" in body["messages"][0]["content"] else 200
-    result = searched(recipe_of(), asks(server, tmp_path), settings={"iterations": 20})
+    result = searched(recipe_of(), options_for(server, tmp_path), settings={"iterations": 20})
     assert result.metrics["outcomes"]["failed"] > 1
     assert result.metrics["success_by_style"]["gibberish"] == 0
     assert (read_manifest(result.run) or {})["status"] == "finished"
@@ -249,7 +254,7 @@ def test_one_failure_costs_one_candidate(server: Server, tmp_path: Path):
 def test_a_mutator_that_refuses_writes_no_prompt(server: Server, tmp_path: Path):
     assert refuses(REFUSAL)
     server.choice = lambda body: {**speak(body), "message": {"role": "assistant", "content": REFUSAL}}
-    result = searched(recipe_of(), asks(server, tmp_path), settings={"iterations": 2})
+    result = searched(recipe_of(), options_for(server, tmp_path), settings={"iterations": 2})
     assert result.metrics["outcomes"] == {"refused by the mutator": 16}
     assert (result.metrics["coverage"], result.metrics["attack_success_by_answer"]) == (0, None)
     assert read_examples(result.run / "archive.jsonl") == []
@@ -277,12 +282,12 @@ def test_the_target_is_the_sft_run_and_a_finished_search_is_not_done_again(
 
 
 def test_settings_seeds_and_prompt_files_are_part_of_what_a_run_is(server: Server, tmp_path: Path):
-    searched(recipe_of(), asks(server, tmp_path), settings={"iterations": 1})
+    searched(recipe_of(), options_for(server, tmp_path), settings={"iterations": 1})
     (tmp_path / "rainbow_styles.txt").write_text("plain: as it is\n")
     (tmp_path / "seeds.jsonl").write_text(
         json.dumps({"id": "a", "prompt": "A seed?", "kind": "harmful", "source": "a"})
     )
-    again = asks(server, tmp_path, on_existing="resume")
+    again = options_for(server, tmp_path, on_existing="resume")
     for changes, key in (
         ({"settings": {"iterations": 2}}, "settings.iterations"),
         ({"settings": {"iterations": 1, "templates": str(tmp_path)}}, "templates"),
@@ -318,5 +323,24 @@ def test_what_cannot_be_done_is_one_line(tmp_path, named, overrides, problem):
 
 def test_a_judge_of_quality_is_refused(server: Server, tmp_path: Path):
     with pytest.raises(InputError, match="judge compliance: measures quality; one of harm or refusal is needed"):
-        searched(recipe_of(), asks(server, tmp_path), judge="compliance", settings={"iterations": 1})
+        searched(recipe_of(), options_for(server, tmp_path), judge="compliance", settings={"iterations": 1})
     assert not (tmp_path / "run").exists()
+
+
+class _Halfway:
+    """A judge of refusal that cannot decide."""
+
+    name, measure = "halfway", "refusal"
+
+    def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
+        return [Verdict(0.5, "partial refusal") for _ in exchanges]
+
+
+def test_a_refusal_score_at_the_threshold_is_no_success(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(stage_attack, "open_judge", lambda spec: _Halfway())
+    result = searched(recipe_of(), options_for(server, tmp_path), judge="refusal", settings={"iterations": 1})
+    scores = [row["score"] for record in records_of(result.run) for row in record["candidates"]]
+    assert scores == [pytest.approx(0.5)] * len(scores) != []
+    assert (result.metrics["attack_success_by_answer"], result.metrics["attack_success_by_cell"]) == (0.0, 0.0)

@@ -54,15 +54,15 @@ def recipe(tmp_path: Path) -> Recipe:
 
 def test_an_embedding_is_the_model_s_last_state_before_it_writes(recipe: Recipe, micro_model: Path, tmp_path: Path):
     done = separation.run_separation(recipe, Options(root=tmp_path / "runs", model=str(micro_model)))
-    held = {key: value for file in (done.run / "embeddings").iterdir() for key, value in load_file(file).items()}
-    assert len(held) == 80
+    embeddings = {key: value for file in (done.run / "embeddings").iterdir() for key, value in load_file(file).items()}
+    assert len(embeddings) == 80
     model, tokenizer = AutoModelForCausalLM.from_pretrained(micro_model).eval(), micro.tokenizer()
     for name, prompt in (("harmful-0", "Attack number "), ("harmless-7", "Bake number xxxxxxx")):
         ids = chat.prompt_ids(tokenizer, chat.user(prompt), "<think>\n")
         assert tokenizer.decode(ids).endswith("assistant\n<think>\n")
         with torch.no_grad():
             states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1]
-        assert held[f"mine/{name}/direct"] == pytest.approx(states[0, -1].numpy(), abs=1e-5)
+        assert embeddings[f"mine/{name}/direct"] == pytest.approx(states[0, -1].numpy(), abs=1e-5)
 
 
 def test_the_run_holds_figures_points_and_a_picture(recipe: Recipe, micro_model: Path, tmp_path: Path):
@@ -87,9 +87,9 @@ def test_the_prefix_changes_what_is_read(recipe: Recipe, micro_model: Path, tmp_
 
 def test_test_cases_take_the_place_of_the_harmful_prompts(recipe: Recipe, micro_model: Path, tmp_path: Path):
     rows = [{"behavior": f"mine/harmful-{i}", "attack": "gcg", "prompt": f"Attack !{i}"} for i in range(4)]
-    asked = {"behavior": "mine/harmful-9", "attack": "soft", "prompt": "Attack", "completion": "Sure"}
+    case = {"behavior": "mine/harmful-9", "attack": "soft", "prompt": "Attack", "completion": "Sure"}
     cases = tmp_path / "cases.jsonl"
-    cases.write_text("".join(json.dumps(row) + "\n" for row in (*rows, asked)))
+    cases.write_text("".join(json.dumps(row) + "\n" for row in (*rows, case)))
     done = separation.run_separation(recipe, Options(root=tmp_path / "runs", model=str(micro_model)), cases=[cases])
     assert done.metrics["harmful"]["attacks"] == ["gcg"]
     prompts = [point["prompt"] for point in read_records(done.run / "points.jsonl") if point["kind"] == "harmful"]

@@ -143,10 +143,10 @@ def test_without_data_the_command_that_builds_it_is_named(micro_model, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("most", "said"), [(5, "12 of 12 rows are longer than 5 tokens; raise it")])
-def test_rows_that_are_all_too_long_are_said_with_the_key(micro_model, tmp_path, most, said):
+@pytest.mark.parametrize(("most", "message"), [(5, "12 of 12 rows are longer than 5 tokens; raise it")])
+def test_rows_that_are_all_too_long_are_said_with_the_key(micro_model, tmp_path, most, message):
     recipe = recipe_of(micro_model, max_tokens=most)
     options = Options(root=tmp_path)
     data.build_data(recipe, options)
-    with pytest.raises(InputError, match=rf"^sft\.max_tokens: {said}"):
+    with pytest.raises(InputError, match=rf"^sft\.max_tokens: {message}"):
         sft.train_sft(recipe, options)

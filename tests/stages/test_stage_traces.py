@@ -53,7 +53,7 @@ ROWS = [
     for kind in KINDS
     for i in range(4)
 ]
-ASKED = [row.prompt for row in ROWS]
+PROMPTS = [row.prompt for row in ROWS]
 
 KILLED = """
 import os, signal, sys
@@ -93,11 +93,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with openai_server.serve(None) as started:
-        started.choice = says("<think>\nhm\n</think>\n\nYes.")
+        started.choice = always("<think>\nhm\n</think>\n\nYes.")
         yield started
 
 
-def says(text: str, finish_reason: str = "stop", **fields: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def always(text: str, finish_reason: str = "stop", **fields: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
     usage = {"usage": fields.pop("usage")} if "usage" in fields else {}
     message = {"role": "assistant", "content": text, **fields}
     return lambda body: {"message": message, "finish_reason": finish_reason, **usage}
@@ -148,7 +148,7 @@ def rsafe(folder: Path, **teacher: Any) -> Recipe:
     )
 
 
-def asks(server: Server, tmp_path: Path, **options: Any) -> Options:
+def options_for(server: Server, tmp_path: Path, **options: Any) -> Options:
     return Options(**{"out": tmp_path / "run", "base_url": server.url, **options})
 
 
@@ -212,62 +212,64 @@ def test_kill_9_and_resume_end_with_the_same_records(local_teacher: Path, tmp_pa
 
 
 SCRIPT: dict[str, tuple[dict[str, Any], str, str]] = {
-    "apart": (says("\n\nYes.", reasoning_content="by step\n")({}), "<think>\nby step\n</think>\n\nYes.", KEPT),
-    "inline": (says("<think>hm</think>Yes.")({}), "<think>hm</think>Yes.", KEPT),
-    "prefilled": (says("hm\n</think>\n\nYes.")({}), "hm\n</think>\n\nYes.", KEPT),
-    "fenced": (says("```\n<think>hm</think>Yes.\n```")({}), "```\n<think>hm</think>Yes.\n```", KEPT),
-    "cut": (says("<think>hm</think>Ye", "length")({}), "<think>hm</think>Ye", "truncated"),
-    "cut thinking": (says("", "length", reasoning_content="step")({}), "<think>\nstep", "truncated"),
-    "open": (says("<think>hm")({}), "<think>hm", "never closed"),
-    "twice": (says("<think>hm</think>Yes.", reasoning_content="hm")({}), "<think>hm</think>Yes.", KEPT),
+    "apart": (always("\n\nYes.", reasoning_content="by step\n")({}), "<think>\nby step\n</think>\n\nYes.", KEPT),
+    "inline": (always("<think>hm</think>Yes.")({}), "<think>hm</think>Yes.", KEPT),
+    "prefilled": (always("hm\n</think>\n\nYes.")({}), "hm\n</think>\n\nYes.", KEPT),
+    "fenced": (always("```\n<think>hm</think>Yes.\n```")({}), "```\n<think>hm</think>Yes.\n```", KEPT),
+    "cut": (always("<think>hm</think>Ye", "length")({}), "<think>hm</think>Ye", "truncated"),
+    "cut thinking": (always("", "length", reasoning_content="step")({}), "<think>\nstep", "truncated"),
+    "open": (always("<think>hm")({}), "<think>hm", "never closed"),
+    "twice": (always("<think>hm</think>Yes.", reasoning_content="hm")({}), "<think>hm</think>Yes.", KEPT),
     "both": (
-        says("<think>hm</think>Yes.", reasoning_content="I am to use tags.")({}),
+        always("<think>hm</think>Yes.", reasoning_content="I am to use tags.")({}),
         "<think>\nI am to use tags.\n</think>\n\n<think>hm</think>Yes.",
         KEPT,
     ),
-    "without": (says("Yes.", reasoning_content="")({}), "Yes.", "empty reasoning"),
-    "silent": (says("", reasoning_content=None)({}), "", "empty reasoning"),
-    "unanswered": (says("<think>hm</think>\n")({}), "<think>hm</think>\n", "empty answer"),
+    "without": (always("Yes.", reasoning_content="")({}), "Yes.", "empty reasoning"),
+    "silent": (always("", reasoning_content=None)({}), "", "empty reasoning"),
+    "unanswered": (always("<think>hm</think>\n")({}), "<think>hm</think>\n", "empty answer"),
 }
 
 
 def test_what_a_server_says_is_kept_raw_and_read(server: Server, tmp_path: Path):
-    of_prompt = dict(zip(ASKED, SCRIPT.values(), strict=False))
-    server.choice = lambda body: of_prompt.get(prompt_of(body), (says("<think>hm</think>Yes.")({}), "", ""))[0]
-    result = stage_traces.write_traces(tars(), asks(server, tmp_path))
-    found = {r["prompt"]: r for r in replies(result.run)}
+    of_prompt = dict(zip(PROMPTS, SCRIPT.values(), strict=False))
+    server.choice = lambda body: of_prompt.get(prompt_of(body), (always("<think>hm</think>Yes.")({}), "", ""))[0]
+    result = stage_traces.write_traces(tars(), options_for(server, tmp_path))
+    records = {r["prompt"]: r for r in replies(result.run)}
     for prompt, (_, text, outcome) in of_prompt.items():
-        assert (found[prompt]["text"], found[prompt]["outcome"]) == (text, outcome)
-    assert {r["error"] for r in found.values()} == {None}
+        assert (records[prompt]["text"], records[prompt]["outcome"]) == (text, outcome)
+    assert {r["error"] for r in records.values()} == {None}
     kept = {e.prompt: (e.reasoning, e.answer) for e in traces_of(result)}
-    assert kept.keys() == {prompt for prompt, record in found.items() if record["outcome"] == KEPT}
-    assert kept[ASKED[0]] == ("by step", "Yes.")
+    assert kept.keys() == {prompt for prompt, record in records.items() if record["outcome"] == KEPT}
+    assert kept[PROMPTS[0]] == ("by step", "Yes.")
     assert result.metrics["prompts_without_trace"] == 12 - len(kept) == 6
     assert len(of_prompt) == len(SCRIPT)
     assert [body["messages"] for body in server.requests if len(body["messages"]) > 1] == []
 
 
 def test_usage_is_summed_where_the_server_says_it_and_counted_where_not(server: Server, tmp_path: Path):
-    said = says("<think>hm</think>Yes.", usage={"prompt_tokens": 1000, "completion_tokens": 50000})
-    silent = says("<think>hm</think>Yes.")
-    server.choice = lambda body: (said if prompt_of(body) in ASKED[:3] else silent)(body)
+    with_usage = always("<think>hm</think>Yes.", usage={"prompt_tokens": 1000, "completion_tokens": 50000})
+    without_usage = always("<think>hm</think>Yes.")
+    server.choice = lambda body: (with_usage if prompt_of(body) in PROMPTS[:3] else without_usage)(body)
     price = Price(read=2.0, written=10.0)
-    result = stage_traces.write_traces(tars(), asks(server, tmp_path), price=price)
+    result = stage_traces.write_traces(tars(), options_for(server, tmp_path), price=price)
     assert result.metrics["tokens"] == {"read": 3000, "written": 150000, "replies_without": 9}
     assert result.metrics["usd"] == 1.506
-    again = stage_traces.write_traces(tars(), asks(server, tmp_path, on_existing="resume"), price=Price(0.0, 20.0))
+    again = stage_traces.write_traces(
+        tars(), options_for(server, tmp_path, on_existing="resume"), price=Price(0.0, 20.0)
+    )
     assert again.metrics == {**result.metrics, "usd": 3.0}
 
 
 def test_without_any_usage_tokens_and_cost_are_unknown(server: Server, tmp_path: Path):
-    result = stage_traces.write_traces(tars(), asks(server, tmp_path), price=Price(1.0, 1.0))
+    result = stage_traces.write_traces(tars(), options_for(server, tmp_path), price=Price(1.0, 1.0))
     assert result.metrics["tokens"] == {"read": None, "written": None, "replies_without": 12}
     assert result.metrics["usd"] is None
 
 
 def test_what_failed_is_asked_again_and_nothing_else(server: Server, tmp_path: Path):
-    recipe, options = tars(samples=2), asks(server, tmp_path)
-    server.status_of = lambda body: 503 if prompt_of(body) in ASKED[:2] else 200
+    recipe, options = tars(samples=2), options_for(server, tmp_path)
+    server.status_of = lambda body: 503 if prompt_of(body) in PROMPTS[:2] else 200
     with pytest.raises(
         StageFailed, match=r"4 of 24 replies failed \(.*told to fail with 503.*--resume.*--allow-failed"
     ):
@@ -279,28 +281,28 @@ def test_what_failed_is_asked_again_and_nothing_else(server: Server, tmp_path: P
     server.requests.clear()
     server.status_of = lambda body: 200
     result = stage_traces.write_traces(recipe, replace(options, on_existing="resume"))
-    assert Counter(map(prompt_of, server.requests)) == {ASKED[0]: 2, ASKED[1]: 2}
-    fresh = stage_traces.write_traces(recipe, asks(server, tmp_path, out=tmp_path / "fresh"))
+    assert Counter(map(prompt_of, server.requests)) == {PROMPTS[0]: 2, PROMPTS[1]: 2}
+    fresh = stage_traces.write_traces(recipe, options_for(server, tmp_path, out=tmp_path / "fresh"))
     for name in ("replies.jsonl", "traces.parquet", "metrics.json"):
         assert (result.run / name).read_bytes() == (fresh.run / name).read_bytes()
 
 
 def test_what_the_provider_filters_is_counted_and_the_run_ends(server: Server, tmp_path: Path):
-    filtered = says("<think>hm", "content_filter")
-    server.choice = lambda body: (filtered if prompt_of(body) == ASKED[0] else says("<think>hm</think>Yes."))(body)
-    result = stage_traces.write_traces(tars(judge="refusal"), asks(server, tmp_path))
+    filtered = always("<think>hm", "content_filter")
+    server.choice = lambda body: (filtered if prompt_of(body) == PROMPTS[0] else always("<think>hm</think>Yes."))(body)
+    result = stage_traces.write_traces(tars(judge="refusal"), options_for(server, tmp_path))
     assert result.metrics["outcomes"]["filtered by the provider"] == 1
     assert len(list(read_records(result.run / "verdicts.jsonl"))) == 11
 
 
 def test_what_fails_for_good_can_be_left_out(server: Server, tmp_path: Path):
-    filtered = says("<think>hm", "abort", usage={"prompt_tokens": 5, "completion_tokens": 2})
-    server.choice = lambda body: (filtered if prompt_of(body) == ASKED[0] else says("<think>hm</think>Yes."))(body)
+    filtered = always("<think>hm", "abort", usage={"prompt_tokens": 5, "completion_tokens": 2})
+    server.choice = lambda body: (filtered if prompt_of(body) == PROMPTS[0] else always("<think>hm</think>Yes."))(body)
     with pytest.raises(StageFailed, match="1 of 12 replies failed"):
-        stage_traces.write_traces(tars(), asks(server, tmp_path))
+        stage_traces.write_traces(tars(), options_for(server, tmp_path))
     server.requests.clear()
-    result = stage_traces.write_traces(tars(), asks(server, tmp_path, on_existing="resume"), allow_failed=True)
-    assert list(map(prompt_of, server.requests)) == [ASKED[0]]
+    result = stage_traces.write_traces(tars(), options_for(server, tmp_path, on_existing="resume"), allow_failed=True)
+    assert list(map(prompt_of, server.requests)) == [PROMPTS[0]]
     assert result.metrics["outcomes"] == {KEPT: 11, "failed": 1}
     assert result.metrics["tokens"] == {"read": 5, "written": 2, "replies_without": 11}
     (failed,) = [r for r in replies(result.run) if r["outcome"] == "failed"]
@@ -343,9 +345,9 @@ def test_a_guards_teacher_is_asked_as_the_guard_and_kept_where_it_is_right(local
     assert {(e.label, e.answer) for e in kept} == {("safe", r"\boxed{safE}"), ("unsafe", r"\boxed{unsafE}")}
     assert len({e.id.rpartition("/")[0] for e in kept}) == len(kept)
     assert {e.response for e in kept} == {None, "So it is done."}
-    said = {example.id: example.label for example in plan.examples}
+    labels = {example.id: example.label for example in plan.examples}
     for record in replies(result.run):
-        right = said[record["id"]] == ("unsafe" if "unsafE" in record["text"] else "safe")
+        right = labels[record["id"]] == ("unsafe" if "unsafE" in record["text"] else "safe")
         assert (record["outcome"] == "wrong verdict") == (not right)
 
 
@@ -357,11 +359,11 @@ def test_of_a_guards_right_verdicts_the_first_is_kept(server: Server, micro_mode
             numbers[prompt_of(body)] += 1
             number = numbers[prompt_of(body)]
         verdict = "It depends." if "Number 2" in prompt_of(body) else rf"\boxed{{unsafe}} ({number})"
-        return says(f"<think>hm</think>{verdict}")(body)
+        return always(f"<think>hm</think>{verdict}")(body)
 
     server.choice = answer
     recipe = rsafe(tmp_path, model=str(micro_model), samples=2)
-    result = stage_traces.write_traces(recipe, asks(server, tmp_path, model="openai/deep"))
+    result = stage_traces.write_traces(recipe, options_for(server, tmp_path, model="openai/deep"))
     by_label = {label: [r["outcome"] for r in replies(result.run) if label in r["id"][-1]] for label in "0123"}
     assert by_label == {
         "0": ["wrong verdict"] * 6,
@@ -372,14 +374,17 @@ def test_of_a_guards_right_verdicts_the_first_is_kept(server: Server, micro_mode
 
 
 def test_a_judge_of_refusal_wants_it_of_harmful_prompts_alone(server: Server, tmp_path: Path):
-    refuses, helps = says("<think>hm</think>I can't help with that."), says("<think>hm</think>Boil it for ten minutes.")
+    refuses, helps = (
+        always("<think>hm</think>I can't help with that."),
+        always("<think>hm</think>Boil it for ten minutes."),
+    )
     server.choice = lambda body: (refuses if " 0 " in prompt_of(body) or " 1 " in prompt_of(body) else helps)(body)
-    result = stage_traces.write_traces(tars(judge="refusal"), asks(server, tmp_path))
-    found = {r["id"]: r["outcome"] for r in replies(result.run)}
-    assert found == {
+    result = stage_traces.write_traces(tars(judge="refusal"), options_for(server, tmp_path))
+    outcomes = {r["id"]: r["outcome"] for r in replies(result.run)}
+    assert outcomes == {
         row.id: KEPT if (row.id[-1] in "01") == (row.kind == "harmful") else "rejected by the judge" for row in ROWS
     }
-    assert {e.id for e in traces_of(result)} == {f"{name}/1" for name, outcome in found.items() if outcome == KEPT}
+    assert {e.id for e in traces_of(result)} == {f"{name}/1" for name, outcome in outcomes.items() if outcome == KEPT}
     verdicts = list(read_records(result.run / "verdicts.jsonl"))
     assert len(verdicts) == 12
     assert set(verdicts[0]) == {"id", "sample", "judge", "score", "label", "reason", "details", "failed"}
@@ -390,19 +395,19 @@ class Scripted:
 
     name = "scripted"
 
-    def __init__(self, measures: str, score_of: Callable[[Exchange], float | None]) -> None:
-        self.measures = measures
+    def __init__(self, measure: str, score_of: Callable[[Exchange], float | None]) -> None:
+        self.measure = measure
         self.score_of = score_of
-        self.seen: list[Exchange] = []
+        self.exchanges: list[Exchange] = []
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
-        self.seen += exchanges
+        self.exchanges += exchanges
         scores = [self.score_of(exchange) for exchange in exchanges]
         return [Verdict.failure("HTTP 503") if score is None else Verdict(score, "any") for score in scores]
 
 
 @pytest.mark.parametrize(
-    ("measures", "passing"),
+    ("measure", "passing"),
     [
         ("harm", {(kind, 0.49) for kind in KINDS}),
         ("quality", {(kind, 0.5) for kind in KINDS}),
@@ -410,23 +415,23 @@ class Scripted:
     ],
 )
 def test_a_score_passes_by_what_the_judge_measures(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measures: str, passing: set[tuple[str, float]]
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measure: str, passing: set[tuple[str, float]]
 ):
-    judge = Scripted(measures, lambda exchange: 0.5 if " 0 " in exchange.prompt else 0.49)
+    judge = Scripted(measure, lambda exchange: 0.5 if " 0 " in exchange.prompt else 0.49)
     monkeypatch.setattr(stage_traces, "open_judge", lambda spec: judge)
-    result = stage_traces.write_traces(tars(judge="refusal"), asks(server, tmp_path))
+    result = stage_traces.write_traces(tars(judge="refusal"), options_for(server, tmp_path))
     kept = {(e.kind, 0.5 if " 0 " in e.prompt else 0.49) for e in traces_of(result)}
     assert kept == passing
-    assert {exchange.answer for exchange in judge.seen} == {"Yes."}
+    assert {exchange.answer for exchange in judge.exchanges} == {"Yes."}
 
 
 def test_what_a_judge_could_not_score_is_not_kept_and_no_verdict_is_asked_for_twice(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    recipe, options = tars(judge="refusal"), asks(server, tmp_path)
-    judge = Scripted("harm", lambda exchange: None if exchange.prompt in ASKED[:3] else 0.0)
+    recipe, options = tars(judge="refusal"), options_for(server, tmp_path)
+    judge = Scripted("harm", lambda exchange: None if exchange.prompt in PROMPTS[:3] else 0.0)
     monkeypatch.setattr(stage_traces, "open_judge", lambda spec: judge)
-    server.status_of = lambda body: 503 if prompt_of(body) == ASKED[5] else 200
+    server.status_of = lambda body: 503 if prompt_of(body) == PROMPTS[5] else 200
     with pytest.raises(StageFailed, match="1 of 12 replies failed"):
         stage_traces.write_traces(recipe, options)
     first = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -435,15 +440,15 @@ def test_what_a_judge_could_not_score_is_not_kept_and_no_verdict_is_asked_for_tw
     mended = Scripted("harm", lambda exchange: 0.0)
     monkeypatch.setattr(stage_traces, "open_judge", lambda spec: mended)
     result = stage_traces.write_traces(recipe, replace(options, on_existing="resume"))
-    assert {exchange.prompt for exchange in mended.seen} == {*ASKED[:3], ASKED[5]}
+    assert {exchange.prompt for exchange in mended.exchanges} == {*PROMPTS[:3], PROMPTS[5]}
     assert result.metrics["outcomes"] == {KEPT: 12}
 
 
 def test_a_judge_that_fails_ends_the_run_with_the_reason_and_only_its_verdicts_are_asked_for_again(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    recipe, options = tars(judge="refusal"), asks(server, tmp_path)
-    judge = Scripted("harm", lambda exchange: None if exchange.prompt in ASKED[:3] else 0.0)
+    recipe, options = tars(judge="refusal"), options_for(server, tmp_path)
+    judge = Scripted("harm", lambda exchange: None if exchange.prompt in PROMPTS[:3] else 0.0)
     monkeypatch.setattr(stage_traces, "open_judge", lambda spec: judge)
     for allow in (False, True):  # which is about the teacher's failures
         with pytest.raises(StageFailed, match=r"3 verdicts failed \(HTTP 503\); --resume asks again"):
@@ -453,7 +458,7 @@ def test_a_judge_that_fails_ends_the_run_with_the_reason_and_only_its_verdicts_a
     mended = Scripted("harm", lambda exchange: 0.0)
     monkeypatch.setattr(stage_traces, "open_judge", lambda spec: mended)
     result = stage_traces.write_traces(recipe, replace(options, on_existing="resume"))
-    assert ({exchange.prompt for exchange in mended.seen}, server.requests) == ({*ASKED[:3]}, [])
+    assert ({exchange.prompt for exchange in mended.exchanges}, server.requests) == ({*PROMPTS[:3]}, [])
     assert result.metrics["outcomes"] == {KEPT: 12}
 
 
@@ -469,14 +474,14 @@ def test_a_judge_that_fails_ends_the_run_with_the_reason_and_only_its_verdicts_a
 def test_each_field_of_the_teacher_changes_what_is_asked_and_the_run(
     server: Server, tmp_path: Path, field: str, value: Any
 ):
-    runs, asked = [], []
+    runs, bodies = [], []
     for changes in ({}, {field: value}):
         server.requests.clear()
         result = stage_traces.write_traces(tars(**changes), Options(root=tmp_path, base_url=server.url))
         runs.append(result.run)
-        asked.append(sorted(json.dumps(body, sort_keys=True) for body in server.requests))
+        bodies.append(sorted(json.dumps(body, sort_keys=True) for body in server.requests))
     assert runs[0] != runs[1]
-    assert asked[0] != asked[1]
+    assert bodies[0] != bodies[1]
 
 
 def test_the_judge_changes_the_run(server: Server, tmp_path: Path):
@@ -488,11 +493,11 @@ def test_the_judge_changes_the_run(server: Server, tmp_path: Path):
 
 
 def test_other_prompts_are_another_run(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    stage_traces.write_traces(tars(), asks(server, tmp_path))
+    stage_traces.write_traces(tars(), options_for(server, tmp_path))
     changed = [replace(ROWS[0], prompt="Another one?"), *ROWS[1:]]
     monkeypatch.setitem(SOURCES, "mine", replace(SOURCES["mine"], prompts=lambda _: changed))
     with pytest.raises(InputError, match=r"the recipe changed since \(prompts\)"):
-        stage_traces.write_traces(tars(), asks(server, tmp_path, on_existing="resume"))
+        stage_traces.write_traces(tars(), options_for(server, tmp_path, on_existing="resume"))
 
 
 def test_a_limit_is_drawn_by_the_seed_and_nested(server: Server, tmp_path: Path):
@@ -505,8 +510,8 @@ def test_a_limit_is_drawn_by_the_seed_and_nested(server: Server, tmp_path: Path)
 
 def test_the_outline_counts_without_asking_anybody():
     recipe = tars(samples=3, prefix="1234", model="openai/none")
-    found = teacher_outline(plan_teacher(recipe, Options()), Price(read=1e6, written=2e6))
-    read = 3 * sum(-(-(len(prompt) + 4) // 4) for prompt in ASKED)
+    outline = teacher_outline(plan_teacher(recipe, Options()), Price(read=1e6, written=2e6))
+    read = 3 * sum(-(-(len(prompt) + 4) // 4) for prompt in PROMPTS)
     size = {
         "prompts": 12,
         "replies": 36,
@@ -514,7 +519,7 @@ def test_the_outline_counts_without_asking_anybody():
         "tokens written, at most": 36 * 24,
         "USD, at most about": read + 2 * 36 * 24,
     }
-    assert found == {
+    assert outline == {
         "stage": "data/traces",
         "teacher": "openai/none",
         "asked": "the prompt alone",
@@ -528,9 +533,9 @@ def test_the_outline_counts_without_asking_anybody():
 def test_a_guards_outline_counts_its_policy(local_teacher: Path, tmp_path: Path):
     recipe = rsafe(tmp_path, model=str(local_teacher))
     plan = plan_teacher(recipe, Options())
-    found = teacher_outline(plan)
-    assert found["asked"] == "as a guard under policy rules"
-    assert found["tokens read, about"] == sum(-(-len(plan.conversation(e)[0]["content"]) // 4) for e in plan.examples)
+    outline = teacher_outline(plan)
+    assert outline["asked"] == "as a guard under policy rules"
+    assert outline["tokens read, about"] == sum(-(-len(plan.conversation(e)[0]["content"]) // 4) for e in plan.examples)
 
 
 def test_cost_is_nothing_without_a_price():
@@ -586,9 +591,9 @@ def test_a_guard_that_cannot_be_taught_says_why(change: Any, message: str, micro
 
 
 def test_the_summary_says_what_was_kept_and_why_not(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    cut = says("<think>hm", "length", usage={"prompt_tokens": 100000, "completion_tokens": 900000})
-    server.choice = lambda body: (cut if prompt_of(body) in ASKED[:2] else says("<think>hm</think>Yes."))(body)
-    stage_traces.write_traces(tars(), asks(server, tmp_path), price=Price(1.0, 2.0))
+    cut = always("<think>hm", "length", usage={"prompt_tokens": 100000, "completion_tokens": 900000})
+    server.choice = lambda body: (cut if prompt_of(body) in PROMPTS[:2] else always("<think>hm</think>Yes."))(body)
+    stage_traces.write_traces(tars(), options_for(server, tmp_path), price=Price(1.0, 2.0))
     assert capsys.readouterr().err.splitlines()[-1] == (
         "traces: 10 of 12 replies kept, for 10 of 12 prompts, 2 truncated, 200000 tokens read and 1800000 written, "
         "10 replies do not say how many tokens, 3.80 USD"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import verl_peer
-from program import safereason, said_once
+from program import refusal_line, safereason
 
 from safereason.engines.open import load_model, load_tokenizer
 from safereason.engines.spec import ModelSpec
@@ -147,7 +147,7 @@ def test_a_run_trains_merges_and_is_a_run_like_any_other(work):
 
 def test_what_is_exported_can_be_trained_elsewhere_and_taken_back(work):
     verl_peer.core_algos()
-    folder, taken = work / "exported", work / "taken"
+    folder, result = work / "exported", work / "taken"
     train(work, export=folder)
     assert {p.name for p in folder.iterdir()} == {
         "train.parquet",
@@ -157,15 +157,15 @@ def test_what_is_exported_can_be_trained_elsewhere_and_taken_back(work):
         "export.json",
     }
     with pytest.raises(InputError, match="holds no trained model; let `bash"):
-        train(work, trained=folder, out=taken)
+        train(work, trained=folder, out=result)
     moved = folder.rename(work / "moved elsewhere")
     subprocess.run(["bash", moved / "run.sh"], check=True, capture_output=True)
     with pytest.raises(InputError, match=r"was exported from other settings \(rl\.kl_coef\)"):
-        train(work, "rl.kl_coef=0.5", trained=moved, out=taken)
-    assert not taken.exists()
-    train(work, trained=moved, out=taken)
-    assert (taken / "model" / "model.safetensors").is_file()
-    assert not (taken / "verl").exists()
+        train(work, "rl.kl_coef=0.5", trained=moved, out=result)
+    assert not result.exists()
+    train(work, trained=moved, out=result)
+    assert (result / "model" / "model.safetensors").is_file()
+    assert not (result / "verl").exists()
 
 
 def test_the_rows_stand_in_the_order_trl_would_take_them(work):
@@ -243,7 +243,7 @@ def test_the_command_exports_and_refuses_verls_options_without_it(work, tmp_path
     assert "trainer.nnodes=2" in (tmp_path / "folder" / "overrides.txt").read_text().splitlines()
     refused = safereason(*common, "--nodes", 2)
     assert refused.returncode == 2
-    assert "--nodes: goes with --backend verl only" in said_once(refused)
+    assert "--nodes: goes with --backend verl only" in refusal_line(refused)
 
 
 @pytest.mark.parametrize(

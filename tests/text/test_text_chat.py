@@ -20,9 +20,9 @@ TEXTS = st.text(max_size=30).filter(lambda text: "<|" not in text)
 
 
 def tokenizer(family: str) -> PreTrainedTokenizerBase:
-    made = micro.tokenizer()
-    made.chat_template = TEMPLATES[family]
-    return made
+    chat_tokenizer = micro.tokenizer()
+    chat_tokenizer.chat_template = TEMPLATES[family]
+    return chat_tokenizer
 
 
 @pytest.fixture(params=list(TEMPLATES), scope="module")

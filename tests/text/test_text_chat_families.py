@@ -33,8 +33,8 @@ def test_a_training_text_opens_the_reasoning_once_and_ends_as_the_template_does(
 def test_a_training_text_is_what_an_evaluation_goes_on_from(name: str):
     tokens = families.tokenizer(name)
     prompt, completion = chat.trace_ids(tokens, user("Why?"), "So.", "Thus.")
-    asked = chat.rendered(tokens, user("Why?"), reasoning.PREFIX)
-    assert text_of(tokens, [*prompt, *completion]).startswith(asked)
+    prompt_text = chat.rendered(tokens, user("Why?"), reasoning.PREFIX)
+    assert text_of(tokens, [*prompt, *completion]).startswith(prompt_text)
 
 
 @ALL
@@ -93,14 +93,14 @@ def test_the_end_of_a_turn_follows_the_template_that_is_set():
 def test_a_system_text_is_read_before_the_users(name: str, capsys: pytest.CaptureFixture[str]):
     tokens, family = families.tokenizer(name), FAMILIES[name]
     tokens.name_or_path = f"a {name} of its own"
-    asked = [{"role": "system", "content": "Be brief."}, *user("Why?")]
-    text = chat.rendered(tokens, asked)
+    conversation = [{"role": "system", "content": "Be brief."}, *user("Why?")]
+    text = chat.rendered(tokens, conversation)
     assert 0 <= text.index("Be brief.") < text.index("Why?")
     if not family.system:
         assert text == chat.rendered(tokens, user("Be brief.\n\nWhy?"))
-    chat.rendered(tokens, asked)
-    said = capsys.readouterr().err
-    assert said == (
+    chat.rendered(tokens, conversation)
+    stderr = capsys.readouterr().err
+    assert stderr == (
         ""
         if family.system
         else f"a {name} of its own: its chat template has no system role; the system text goes in front of the user's\n"
@@ -111,8 +111,8 @@ def test_system_texts_go_to_the_user_who_speaks_next():
     tokens = families.tokenizer("gemma")
     system = [{"role": "system", "content": text} for text in ("One.", "Two.", "Three.")]
     reply = {"role": "assistant", "content": "Yes?"}
-    found = chat.rendered(tokens, [*system[:2], *user("Why?"), reply, system[2], *user("And?")])
-    assert found == chat.rendered(tokens, [*user("One.\n\nTwo.\n\nWhy?"), reply, *user("Three.\n\nAnd?")])
+    result = chat.rendered(tokens, [*system[:2], *user("Why?"), reply, system[2], *user("And?")])
+    assert result == chat.rendered(tokens, [*user("One.\n\nTwo.\n\nWhy?"), reply, *user("Three.\n\nAnd?")])
     assert chat.rendered(tokens, system[:1]) == chat.rendered(tokens, user("One."))
 
 
@@ -129,8 +129,8 @@ def test_turns_that_a_template_refuses_are_one_clear_line(name: str):
 
 def test_a_transcript_ends_with_the_reply():
     tokens = families.tokenizer("gemma")
-    said = chat.transcript(tokens, [*user("Why?"), {"role": "assistant", "content": "So."}])
-    assert said.endswith("<start_of_turn>model\nSo.<end_of_turn>\n")
+    text = chat.transcript(tokens, [*user("Why?"), {"role": "assistant", "content": "So."}])
+    assert text.endswith("<start_of_turn>model\nSo.<end_of_turn>\n")
 
 
 @ALL

@@ -118,7 +118,7 @@ BETWEEN = [
 ]
 
 
-def made(special: tuple[str, ...], *, normalized: bool) -> PreTrainedTokenizerFast:
+def tokenizer_of(special: tuple[str, ...], *, normalized: bool) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer with a family's special tokens; one that normalizes looks for them afterwards."""
     core = Tokenizer(PLAIN)
     core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -134,7 +134,7 @@ def made(special: tuple[str, ...], *, normalized: bool) -> PreTrainedTokenizerFa
 
 
 TOKENIZERS = {
-    (name, normalized): made(special, normalized=normalized)
+    (name, normalized): tokenizer_of(special, normalized=normalized)
     for name, special in FAMILIES.items()
     for normalized in (False, True)
 }
@@ -210,9 +210,9 @@ def test_it_is_done_once_and_for_all_and_stays_readable(text: str, tokens: tuple
     assert inert(safe, tokens) == safe
     assert len(safe) <= 2 * len(text)
     back = {alike: character for character, alike in LOOK_ALIKES.items()}
-    shown = "".join(back.get(c, c) for c in folded(safe))
+    readable = "".join(back.get(c, c) for c in folded(safe))
     same = "".join(back.get(c, c) for c in folded(text))
-    assert shown.replace(DOT, "") == same.replace(DOT, "")
+    assert readable.replace(DOT, "") == same.replace(DOT, "")
 
 
 @given(st.text(alphabet="[]1. direct_answer"), st.integers(1, 6))

@@ -14,37 +14,37 @@ REASONING = TEXTS.filter(lambda text: CLOSE not in text)
 
 @given(reasoning=REASONING, answer=TEXTS)
 def test_a_trace_taken_apart_strictly_is_as_it_was_put_together(reasoning: str, answer: str):
-    found = split(join(reasoning, answer), strict=True)
-    assert (found.reasoning, found.answer, found.closed) == (reasoning, answer, True)
+    parts = split(join(reasoning, answer), strict=True)
+    assert (parts.reasoning, parts.answer, parts.closed) == (reasoning, answer, True)
 
 
 @given(reasoning=REASONING, answer=TEXTS)
 def test_a_trace_taken_apart_for_evaluation_is_the_same_but_for_white_space(reasoning: str, answer: str):
-    found = split(join(reasoning, answer))
-    assert (found.reasoning, found.answer, found.closed) == (reasoning.strip(), answer.strip(), True)
+    parts = split(join(reasoning, answer))
+    assert (parts.reasoning, parts.answer, parts.closed) == (reasoning.strip(), answer.strip(), True)
 
 
 @given(text=TEXTS, strict=st.booleans())
 def test_all_is_answer_where_the_reasoning_is_never_closed(text: str, strict: bool):
-    found = split(text, strict)
-    assert found.closed is ((DELIMITER if strict else CLOSE) in text)
-    if not found.closed:
-        assert (found.reasoning, found.answer) == ("", text)
+    parts = split(text, strict)
+    assert parts.closed is ((DELIMITER if strict else CLOSE) in text)
+    if not parts.closed:
+        assert (parts.reasoning, parts.answer) == ("", text)
 
 
 @given(text=TEXTS, strict=st.booleans())
 def test_nothing_is_made_up(text: str, strict: bool):
-    found = split(text, strict)
-    assert found.reasoning in text
-    assert found.answer in text
-    assert CLOSE not in found.reasoning or strict
+    parts = split(text, strict)
+    assert parts.reasoning in text
+    assert parts.answer in text
+    assert CLOSE not in parts.reasoning or strict
 
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_the_first_end_counts(strict: bool):
     text = "<think>\none\n</think>\n\ntwo\n</think>\n\nthree"
-    found = split(text, strict)
-    assert (found.reasoning, found.answer) == ("one", "two\n</think>\n\nthree")
+    parts = split(text, strict)
+    assert (parts.reasoning, parts.answer) == ("one", "two\n</think>\n\nthree")
 
 
 @pytest.mark.parametrize(
@@ -63,14 +63,14 @@ def test_the_strict_delimiter_is_taken_to_the_letter(text: str):
 
 
 def test_the_strict_split_keeps_white_space_and_an_opening_of_another_form():
-    found = split("<think> one \n</think>\n\n two ", strict=True)
-    assert (found.reasoning, found.answer) == ("<think> one ", " two ")
+    parts = split("<think> one \n</think>\n\n two ", strict=True)
+    assert (parts.reasoning, parts.answer) == ("<think> one ", " two ")
 
 
 @pytest.mark.parametrize("opening", ["", "<think>", "<think>\n", " \n<think>\n\n"])
 def test_evaluation_needs_no_opening_tag(opening: str):
-    found = split(f"{opening}one</think>two")
-    assert (found.reasoning, found.answer, found.closed) == ("one", "two", True)
+    parts = split(f"{opening}one</think>two")
+    assert (parts.reasoning, parts.answer, parts.closed) == ("one", "two", True)
 
 
 @pytest.mark.parametrize(

@@ -102,14 +102,14 @@ def test_the_format_is_checked_from_the_first_character(text: str, reasoned: boo
 def by_the_released_rule(text: str, reasons: bool) -> tuple[bool, str | None]:
     """Format and verdict as RSafe's released code has them: one pattern over all of the text, the last box stripped."""
     pattern = r"<think>.*</think>.*\\boxed\{.*\}.*" if reasons else r".*\\boxed\{.*\}.*"
-    said = None
+    label = None
     depth, start = 0, text.rfind("\\boxed{")
     for place, character in enumerate(text[start + 6 :] if start >= 0 else ""):
         depth += (character == "{") - (character == "}")
         if depth == 0:
-            said = text[start + 7 : start + 6 + place].strip().lower()
+            label = text[start + 7 : start + 6 + place].strip().lower()
             break
-    return re.fullmatch(pattern, text, re.DOTALL) is not None, said if said in ("safe", "unsafe") else None
+    return re.fullmatch(pattern, text, re.DOTALL) is not None, label if label in ("safe", "unsafe") else None
 
 
 @given(TEXTS | st.builds("<think>{}</think>{}".format, TEXTS, TEXTS), st.booleans())

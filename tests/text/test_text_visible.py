@@ -10,8 +10,8 @@ from safereason.text.visible import visible, visible_on_page
 
 @given(st.text())
 def test_no_character_acts_on_the_terminal(text):
-    shown = visible(text)
-    assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in "\n\t"]
+    text_shown = visible(text)
+    assert not [c for c in text_shown if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in "\n\t"]
 
 
 @given(st.text(alphabet=st.characters(categories=("L", "N", "P", "S", "Zs"))))
@@ -25,9 +25,9 @@ def test_escapes_name_the_character():
 
 @given(st.text(st.characters()))
 def test_text_on_a_page_can_be_written_and_holds_no_control_characters(text):
-    shown = visible_on_page(text)
-    assert shown.encode("utf-8").decode("utf-8") == shown
-    assert not set(shown) & set("\x00\x1b\r\u202a\u202b\u202d\u202e\u2066\u2067\u2069\u200b\u2028\ufeff\ud800")
+    text_shown = visible_on_page(text)
+    assert text_shown.encode("utf-8").decode("utf-8") == text_shown
+    assert not set(text_shown) & set("\x00\x1b\r\u202a\u202b\u202d\u202e\u2066\u2067\u2069\u200b\u2028\ufeff\ud800")
 
 
 @given(st.text(st.characters(categories=("L", "N", "P", "S", "Zs"), exclude_characters="⟨⟩") | st.sampled_from("\n\t")))

@@ -69,13 +69,16 @@ def test_an_unscored_rollout_gets_nothing_and_moves_nothing(drawn, data):
     rewards, size = drawn
     lost = data.draw(st.integers(0, len(rewards) - 1))
     marked = [NAN if i == lost else r for i, r in enumerate(rewards)]
-    found = ours(marked, size)
-    assert found[lost] == 0.0
+    advantages = ours(marked, size)
+    assert advantages[lost] == 0.0
     start = lost // size * size
     others = [r for r in marked[start : start + size] if not math.isnan(r)]
-    rest = [a for i, a in enumerate(found) if start <= i < start + size and i != lost]
+    rest = [a for i, a in enumerate(advantages) if start <= i < start + size and i != lost]
     assert rest == pytest.approx(by_hand(others, len(others), 1e-6), rel=1e-3, abs=1e-3)
-    assert found[:start] + found[start + size :] == ours(rewards, size)[:start] + ours(rewards, size)[start + size :]
+    assert (
+        advantages[:start] + advantages[start + size :]
+        == ours(rewards, size)[:start] + ours(rewards, size)[start + size :]
+    )
 
 
 @given(REWARDS, st.integers(2, 16))

@@ -58,22 +58,26 @@ def dpo(**changes) -> DPO:
     return DPO(**{**values, **changes})
 
 
-def sft_stated(section: SFT, rows: int = 100, **named):
+def sft_arguments_of(section: SFT, rows: int = 100, **named):
     return sft_arguments(section, rows=rows, seed=7, output_dir="out", **named)
 
 
-def grpo_stated(section: GRPO, prompts: int = 100, **named):
+def grpo_arguments_of(section: GRPO, prompts: int = 100, **named):
     return grpo_arguments(section, prompts=prompts, seed=7, output_dir="out", **named)
 
 
-def dpo_stated(section: DPO, pairs: int = 100, **named):
+def dpo_arguments_of(section: DPO, pairs: int = 100, **named):
     return dpo_arguments(section, pairs=pairs, seed=7, output_dir="out", **named)
 
 
 def test_rpo_is_two_losses_of_trl():
-    stated = dpo_stated(dpo(rpo_alpha=2.5))
-    assert (stated["loss_type"], stated["loss_weights"], stated["beta"]) == (["sigmoid", "sft"], [1.0, 2.5], 0.01)
-    assert stated["max_steps"] == 12
+    arguments = dpo_arguments_of(dpo(rpo_alpha=2.5))
+    assert (arguments["loss_type"], arguments["loss_weights"], arguments["beta"]) == (
+        ["sigmoid", "sft"],
+        [1.0, 2.5],
+        0.01,
+    )
+    assert arguments["max_steps"] == 12
 
 
 BOTH = [
@@ -111,34 +115,36 @@ ONLY_GRPO = [
 ]
 
 
-@pytest.mark.parametrize(("field", "value", "key", "stated"), BOTH + ONLY_SFT)
-def test_each_sft_field_lands_where_it_should(field, value, key, stated):
-    wanted = stated["sft"] if isinstance(stated, dict) else stated
-    assert sft_stated(sft()).get(key) != wanted
-    assert sft_stated(sft(**{field: value}))[key] == wanted
+@pytest.mark.parametrize(("field", "value", "key", "expected"), BOTH + ONLY_SFT)
+def test_each_sft_field_lands_where_it_should(field, value, key, expected):
+    value_of_trl = expected["sft"] if isinstance(expected, dict) else expected
+    assert sft_arguments_of(sft()).get(key) != value_of_trl
+    assert sft_arguments_of(sft(**{field: value}))[key] == value_of_trl
 
 
-@pytest.mark.parametrize(("field", "value", "key", "stated"), BOTH + ONLY_GRPO)
-def test_each_grpo_field_lands_where_it_should(field, value, key, stated):
-    wanted = stated["grpo"] if isinstance(stated, dict) else stated
-    assert grpo_stated(grpo()).get(key) != wanted
-    assert grpo_stated(grpo(**{field: value}))[key] == wanted
+@pytest.mark.parametrize(("field", "value", "key", "expected"), BOTH + ONLY_GRPO)
+def test_each_grpo_field_lands_where_it_should(field, value, key, expected):
+    value_of_trl = expected["grpo"] if isinstance(expected, dict) else expected
+    assert grpo_arguments_of(grpo()).get(key) != value_of_trl
+    assert grpo_arguments_of(grpo(**{field: value}))[key] == value_of_trl
 
 
-@pytest.mark.parametrize("stated", [sft_stated(sft(), cpu=False), grpo_stated(grpo(), cpu=False)], ids=["sft", "grpo"])
-def test_precision_and_device(stated):
-    assert (stated["bf16"], stated["use_cpu"]) == (True, False)
+@pytest.mark.parametrize(
+    "arguments", [sft_arguments_of(sft(), cpu=False), grpo_arguments_of(grpo(), cpu=False)], ids=["sft", "grpo"]
+)
+def test_precision_and_device(arguments):
+    assert (arguments["bf16"], arguments["use_cpu"]) == (True, False)
 
 
-@pytest.mark.parametrize("stated", [sft_stated(sft()), grpo_stated(grpo())], ids=["sft", "grpo"])
-def test_a_cpu_computes_in_fp32(stated):
-    assert (stated["bf16"], stated["use_cpu"]) == (False, True)
+@pytest.mark.parametrize("arguments", [sft_arguments_of(sft()), grpo_arguments_of(grpo())], ids=["sft", "grpo"])
+def test_a_cpu_computes_in_fp32(arguments):
+    assert (arguments["bf16"], arguments["use_cpu"]) == (False, True)
 
 
-@pytest.mark.parametrize("stated", [sft_stated(sft()), grpo_stated(grpo())], ids=["sft", "grpo"])
-def test_what_both_trainers_are_told_alike(stated):
-    told = {key: stated[key] for key in ("output_dir", "seed", "data_seed", "optim", "report_to", "logging_steps")}
-    assert told == {
+@pytest.mark.parametrize("arguments", [sft_arguments_of(sft()), grpo_arguments_of(grpo())], ids=["sft", "grpo"])
+def test_what_both_trainers_are_told_alike(arguments):
+    shared = {key: arguments[key] for key in ("output_dir", "seed", "data_seed", "optim", "report_to", "logging_steps")}
+    assert shared == {
         "output_dir": "out",
         "seed": 7,
         "data_seed": 7,
@@ -149,7 +155,7 @@ def test_what_both_trainers_are_told_alike(stated):
 
 
 def test_the_loss_is_the_papers_and_not_trls_default():
-    config = GRPOConfig(**grpo_stated(grpo()))
+    config = GRPOConfig(**grpo_arguments_of(grpo()))
     assert (config.loss_type, config.scale_rewards, config.beta, config.num_iterations) == ("dapo", "none", 1e-3, 1)
     assert (config.use_bias_correction_kl, config.mask_truncated_completions) == (False, False)
     assert (config.epsilon, config.epsilon_high, config.delta) == (0.2, None, 3.0)
@@ -180,36 +186,39 @@ def test_a_micro_batch_larger_than_the_batch_is_the_batch():
     ("call", "message"),
     [
         (
-            lambda: grpo_stated(grpo(micro_batch_size=5)),
+            lambda: grpo_arguments_of(grpo(micro_batch_size=5)),
             "rl.micro_batch_size: 5 does not divide the 32 sequences a process; try 4",
         ),
         (
-            lambda: grpo_stated(grpo(micro_batch_size=5), processes=2, key="guard.train"),
+            lambda: grpo_arguments_of(grpo(micro_batch_size=5), processes=2, key="guard.train"),
             "guard.train.micro_batch_size: 5 does not divide the 16 sequences a process; try 4",
         ),
         (
-            lambda: sft_stated(sft(micro_batch_size=3)),
+            lambda: sft_arguments_of(sft(micro_batch_size=3)),
             "sft.micro_batch_size: 3 does not divide the 8 sequences a process; try 2",
         ),
-        (lambda: sft_stated(sft(), processes=3), "sft: 8 sequences a step cannot be shared by 3 processes evenly"),
         (
-            lambda: sft_stated(sft(), rows=7),
+            lambda: sft_arguments_of(sft(), processes=3),
+            "sft: 8 sequences a step cannot be shared by 3 processes evenly",
+        ),
+        (
+            lambda: sft_arguments_of(sft(), rows=7),
             "sft.batch_size: 7 rows do not fill one batch of 8; lower the batch or add data",
         ),
         (
-            lambda: grpo_stated(grpo(), prompts=3),
+            lambda: grpo_arguments_of(grpo(), prompts=3),
             "rl.prompts_per_step: 3 rows do not fill one batch of 4; lower the batch or add data",
         ),
         (
-            lambda: sft_stated(sft(extra={"learning_rate": 1.0})),
+            lambda: sft_arguments_of(sft(extra={"learning_rate": 1.0})),
             "sft.extra.learning_rate: this is set by a field of the section itself; set it there",
         ),
         (
-            lambda: grpo_stated(grpo(extra={"a_new_one": 1, "temperature": 2.0})),
+            lambda: grpo_arguments_of(grpo(extra={"a_new_one": 1, "temperature": 2.0})),
             "rl.extra.temperature: this is set by a field of the section itself; set it there",
         ),
         (
-            lambda: grpo_stated(grpo(extra={"model_init_kwargs": {"trust_remote_code": True}})),
+            lambda: grpo_arguments_of(grpo(extra={"model_init_kwargs": {"trust_remote_code": True}})),
             "rl.extra.model_init_kwargs: a model's own code is never run; leave trust_remote_code out",
         ),
     ],
@@ -220,11 +229,13 @@ def test_what_does_not_fit_is_said_in_one_line(call, message):
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize(("stated", "section"), [(sft_stated, sft), (grpo_stated, grpo), (dpo_stated, dpo)])
-def test_extra_may_hold_no_key_that_is_owned(stated, section):
-    for key in stated(section()):
+@pytest.mark.parametrize(
+    ("arguments_of", "section"), [(sft_arguments_of, sft), (grpo_arguments_of, grpo), (dpo_arguments_of, dpo)]
+)
+def test_extra_may_hold_no_key_that_is_owned(arguments_of, section):
+    for key in arguments_of(section()):
         with pytest.raises(InputError, match=rf"extra\.{key}: this is set by a field"):
-            stated(section(extra={key: None}))
+            arguments_of(section(extra={key: None}))
 
 
 @pytest.mark.parametrize(
@@ -257,22 +268,22 @@ def test_trl_takes_what_every_shipped_recipe_says(name, tmp_path):
     trained, taught = rl_of(recipe), recipe.sft or (recipe.guard.sft if recipe.guard else None)
     assert trained is not None or taught is not None
     if taught is not None:
-        stated = sft_arguments(taught, rows=10_000, seed=0, output_dir=str(tmp_path))
-        _holds(SFTConfig(**stated), stated)
+        arguments = sft_arguments(taught, rows=10_000, seed=0, output_dir=str(tmp_path))
+        _holds(SFTConfig(**arguments), arguments)
     if trained is not None:
         if isinstance(trained, DPO):
-            stated = dpo_arguments(trained, pairs=10_000, seed=0, output_dir=str(tmp_path))
-            _holds(DPOConfig(**stated), stated)
+            arguments = dpo_arguments(trained, pairs=10_000, seed=0, output_dir=str(tmp_path))
+            _holds(DPOConfig(**arguments), arguments)
             return
-        stated = grpo_arguments(trained, prompts=10_000, seed=0, output_dir=str(tmp_path))
-        config = GRPOConfig(**stated)
-        _holds(config, stated)
+        arguments = grpo_arguments(trained, prompts=10_000, seed=0, output_dir=str(tmp_path))
+        config = GRPOConfig(**arguments)
+        _holds(config, arguments)
         assert config.generation_batch_size == trained.prompts_per_step * trained.rollouts_per_prompt
 
 
-def _holds(config, stated) -> None:
-    held = {key: getattr(getattr(config, key), "value", getattr(config, key)) for key in stated}
-    assert held == {**stated, "report_to": []}  # how transformers writes "none"
+def _holds(config, arguments) -> None:
+    values = {key: getattr(getattr(config, key), "value", getattr(config, key)) for key in arguments}
+    assert values == {**arguments, "report_to": []}  # how transformers writes "none"
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if load(name).paper and rl_of(load(name))])
@@ -280,13 +291,13 @@ def _holds(config, stated) -> None:
 def test_a_papers_recipe_can_be_shared_by_the_processes_of_a_node(name, processes):
     trained = rl_of(load(name))
     if isinstance(trained, DPO):
-        stated = dpo_arguments(trained, pairs=10_000, seed=0, output_dir="out", processes=processes)
-        pairs = stated["per_device_train_batch_size"] * stated["gradient_accumulation_steps"] * processes
+        arguments = dpo_arguments(trained, pairs=10_000, seed=0, output_dir="out", processes=processes)
+        pairs = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"] * processes
         assert pairs == trained.batch_size
         return
-    stated = grpo_arguments(trained, prompts=10_000, seed=0, output_dir="out", processes=processes)
+    arguments = grpo_arguments(trained, prompts=10_000, seed=0, output_dir="out", processes=processes)
     sequences = trained.prompts_per_step * trained.rollouts_per_prompt
-    assert stated["per_device_train_batch_size"] * stated["gradient_accumulation_steps"] * processes == sequences
+    assert arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"] * processes == sequences
 
 
 def test_rows_that_are_too_long_are_said_with_the_key_that_drops_them():

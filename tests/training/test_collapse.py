@@ -8,7 +8,7 @@ from safereason.training.collapse import WINDOW, CollapseWatch
 STEADY = {"unparsed": 0.1, "says_unsafe": 0.5, "completions/mean_length": 100.0, "loss": 0.0}
 
 
-def watched(steps, watch=None, first=1) -> CollapseWatch:
+def watch_of(steps, watch=None, first=1) -> CollapseWatch:
     """A watch that was shown these logs, one a step."""
     watch = watch or CollapseWatch()
     for step, logs in enumerate(steps, start=first):
@@ -23,12 +23,12 @@ def signs(watch: CollapseWatch) -> list[tuple[int, str]]:
 def test_ordinary_training_raises_none(capsys):
     lengths = (100, 140, 90, 60, 40, 30, 30, 60, 200, 120)
     shares = (0.9, 0.6, 0.3, 0.1, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0)  # a cold start cannot be read at first
-    says = (None, 1.0, 1.0, 0.4, 0.5, 0.6, 1.0, 0.0, 0.5, 0.5)
+    unsafe_shares = (None, 1.0, 1.0, 0.4, 0.5, 0.6, 1.0, 0.0, 0.5, 0.5)
     steps = [
         {**STEADY, "unparsed": u, "says_unsafe": s, "completions/mean_length": float(n)}
-        for n, u, s in zip(lengths, shares, says, strict=True)
+        for n, u, s in zip(lengths, shares, unsafe_shares, strict=True)
     ]
-    watch = watched([{k: v for k, v in step.items() if v is not None} for step in steps])
+    watch = watch_of([{k: v for k, v in step.items() if v is not None} for step in steps])
     assert watch.warnings == []
     assert capsys.readouterr().err == ""
 
@@ -43,7 +43,7 @@ COLLAPSES = {
 
 @pytest.mark.parametrize(("change", "step", "words"), COLLAPSES.values(), ids=COLLAPSES.keys())
 def test_a_sign_that_lasts_is_said_once(change, step, words, capsys):
-    watch = watched([STEADY] * WINDOW + [{**STEADY, **change}] * 3 * WINDOW)
+    watch = watch_of([STEADY] * WINDOW + [{**STEADY, **change}] * 3 * WINDOW)
     (warning,) = watch.warnings
     assert (warning["step"], warning["what"]) == (step, words)
     assert capsys.readouterr().err == f"guard: collapse? after step {step}: {words}\n"
@@ -51,50 +51,50 @@ def test_a_sign_that_lasts_is_said_once(change, step, words, capsys):
 
 @pytest.mark.parametrize("change", [{"unparsed": 1.0}, {"says_unsafe": 1.0}], ids=["unparsed", "one-sided"])
 def test_nothing_is_said_before_the_whole_window_is_there(change):
-    assert watched([{**STEADY, **change}] * (WINDOW - 1)).warnings == []
-    assert len(watched([{**STEADY, **change}] * WINDOW).warnings) == 1
+    assert watch_of([{**STEADY, **change}] * (WINDOW - 1)).warnings == []
+    assert len(watch_of([{**STEADY, **change}] * WINDOW).warnings) == 1
 
 
 def test_one_bad_step_is_no_collapse():
     bad = {"unparsed": 1.0, "completions/mean_length": 1.0}
-    assert watched([STEADY] * WINDOW + [bad] + [STEADY] * WINDOW).warnings == []
+    assert watch_of([STEADY] * WINDOW + [bad] + [STEADY] * WINDOW).warnings == []
 
 
 def test_verdicts_that_cannot_be_read_are_of_neither_side():
     unreadable = {"unparsed": 1.0, "completions/mean_length": 100.0}
-    assert signs(watched([unreadable] * WINDOW)) == [(WINDOW, "unparsed")]
+    assert signs(watch_of([unreadable] * WINDOW)) == [(WINDOW, "unparsed")]
 
 
 def test_a_sign_goes_by_the_mean_of_the_window():
     leaning = [{**STEADY, "says_unsafe": share} for share in (1.0, 1.0, 1.0, 0.9, 0.9)]
-    assert signs(watched(leaning)) == [(WINDOW, "one-sided")]
-    assert signs(watched([{**STEADY, "says_unsafe": 0.94}] * WINDOW)) == []
+    assert signs(watch_of(leaning)) == [(WINDOW, "one-sided")]
+    assert signs(watch_of([{**STEADY, "says_unsafe": 0.94}] * WINDOW)) == []
 
 
 def test_all_signs_are_kept_each_with_its_step():
     steps = [STEADY] * WINDOW + [{**STEADY, "says_unsafe": 1.0}] * WINDOW
     steps += [{**STEADY, "says_unsafe": 1.0, "unparsed": 1.0}] * WINDOW
-    assert [sign for _, sign in signs(watched(steps))] == ["one-sided", "unparsed"]
+    assert [sign for _, sign in signs(watch_of(steps))] == ["one-sided", "unparsed"]
 
 
 def test_logs_of_something_else_are_passed_over():
     bad = {**STEADY, "says_unsafe": 1.0}
-    watch = watched([bad] * (WINDOW - 1) + [{"train_runtime": 1.0}])
+    watch = watch_of([bad] * (WINDOW - 1) + [{"train_runtime": 1.0}])
     assert watch.warnings == []
-    assert signs(watched([bad], watch, first=WINDOW)) == [(WINDOW, "one-sided")]
+    assert signs(watch_of([bad], watch, first=WINDOW)) == [(WINDOW, "one-sided")]
 
 
 @pytest.mark.parametrize("cut", range(1, 3 * WINDOW))
 def test_a_resumed_training_warns_as_one_that_was_not_cut(cut, capsys):
     steps = [STEADY] * WINDOW + [{**STEADY, "completions/mean_length": 10.0}] * WINDOW
     steps += [{**STEADY, "unparsed": 0.9, "completions/mean_length": 10.0}] * WINDOW
-    whole = watched(steps)
-    said = capsys.readouterr().err
+    whole = watch_of(steps)
+    stderr = capsys.readouterr().err
     records = [{"step": n, **logs} for n, logs in enumerate(steps[:cut], start=1)]
-    resumed = watched(steps[cut:], CollapseWatch(records), first=cut + 1)
+    resumed = watch_of(steps[cut:], CollapseWatch(records), first=cut + 1)
     assert resumed.warnings == whole.warnings
     assert len(whole.warnings) == 2
-    assert said.endswith(capsys.readouterr().err)
+    assert stderr.endswith(capsys.readouterr().err)
 
 
 def test_another_process_than_the_first_says_nothing(capsys):

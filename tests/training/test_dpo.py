@@ -71,7 +71,7 @@ def log_probability(model, prompt: list[int], response: list[int]) -> torch.Tens
     return scores[len(prompt) - 1 : -1][torch.arange(len(response)), torch.tensor(response)]
 
 
-def wanted_loss(policy, reference, rows, alpha: float) -> torch.Tensor:
+def expected_loss(policy, reference, rows, alpha: float) -> torch.Tensor:
     """DPO (arXiv 2305.18290, eq. 7) and the mean of -log p over the chosen tokens of the rows."""
     margins, chosen = [], []
     for row in rows:
@@ -91,36 +91,36 @@ def test_loss_and_gradients_are_those_of_the_papers(micro_model: Path, tmp_path:
     trainer = trainer_of(micro_model, tmp_path, rpo_alpha=alpha)
     policy, reference = exact(trainer.model), exact(trainer.ref_model)
     rows = rows_of(trainer.processing_class)
-    loss = wanted_loss(policy, reference, rows, alpha)
+    loss = expected_loss(policy, reference, rows, alpha)
     loss.backward()
-    found, gradients = one_step(trainer)
-    assert found == pytest.approx(loss.item(), rel=1e-5)
-    wanted = {name: p.grad.float() for name, p in policy.named_parameters() if p.grad is not None}
-    assert gradients.keys() == wanted.keys()
-    norm = torch.cat([g.flatten() for g in wanted.values()]).norm()
+    trained_loss, gradients = one_step(trainer)
+    assert trained_loss == pytest.approx(loss.item(), rel=1e-5)
+    expected = {name: p.grad.float() for name, p in policy.named_parameters() if p.grad is not None}
+    assert gradients.keys() == expected.keys()
+    norm = torch.cat([g.flatten() for g in expected.values()]).norm()
     clipped = min(1.0, 1.0 / norm.item())
     for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, wanted[name] * clipped, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(gradient, expected[name] * clipped, rtol=1e-3, atol=1e-6)
 
 
 def test_with_accumulation_the_loss_is_the_mean_over_the_forward_passes(micro_model: Path, tmp_path: Path):
     trainer = trainer_of(micro_model, tmp_path, micro_batch_size=2)
     policy, reference = exact(trainer.model), exact(trainer.ref_model)
-    seen = [[int(i) for i in batch] for batch in _batches(trainer)]
+    batches = [[int(i) for i in batch] for batch in _batches(trainer)]
     rows = rows_of(trainer.processing_class)
-    parts = [wanted_loss(policy, reference, [rows[i] for i in batch], ALPHA).item() for batch in seen]
+    parts = [expected_loss(policy, reference, [rows[i] for i in batch], ALPHA).item() for batch in batches]
     assert one_step(trainer)[0] == pytest.approx(sum(parts) / 2, rel=1e-5)
 
 
 def _batches(trainer) -> list[list[int]]:
-    """Which rows each forward pass holds, by their chosen responses."""
+    """Which rows each forward pass holds, by their chosen completions."""
     chosen = [row["chosen_ids"] for row in rows_of(trainer.processing_class)]
-    found = []
+    batches = []
     for batch in trainer.get_train_dataloader():
         half = len(batch["input_ids"]) // 2
         masked = zip(batch["input_ids"][:half], batch["completion_mask"][:half], strict=True)
-        found.append([chosen.index(ids[mask.bool()].tolist()) for ids, mask in masked])
-    return found
+        batches.append([chosen.index(ids[mask.bool()].tolist()) for ids, mask in masked])
+    return batches
 
 
 def test_with_adapters_the_reference_is_the_model_without_them(micro_model: Path, tmp_path: Path):
@@ -130,7 +130,7 @@ def test_with_adapters_the_reference_is_the_model_without_them(micro_model: Path
     trainer = start(micro_model, tmp_path, section(lora={"rank": 2}), rows)
     assert trainer.ref_model is None
     loss, _ = one_step(trainer)  # fresh adapters change nothing: policy and reference agree
-    assert loss == pytest.approx(wanted_loss(before, before, rows, ALPHA).item(), rel=1e-5)
+    assert loss == pytest.approx(expected_loss(before, before, rows, ALPHA).item(), rel=1e-5)
 
 
 def test_the_tokens_that_were_drawn_are_the_ones_trained_on(micro_model: Path, tmp_path: Path):

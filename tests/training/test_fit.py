@@ -25,8 +25,8 @@ GIB = fit.GIB
     ],
 )
 def test_gpus_are_read(text, count, size):
-    found = fit.parse_gpus(text)
-    assert (found.count, found.size) == (count, size * GIB)
+    gpus = fit.parse_gpus(text)
+    assert (gpus.count, gpus.size) == (count, size * GIB)
 
 
 @pytest.mark.parametrize("text", ["4xA600", "", "0xA100", "4x", "xA100", "-1xH100"])
@@ -36,10 +36,13 @@ def test_other_gpus_are_refused_in_a_line(text):
 
 
 def test_the_recipes_trainings_are_found_with_their_reward_models():
-    found, notes = fit.trainings(load("tars-1.5b"), fit.parse_gpus("4xA6000"))
-    assert [training.key for training in found] == ["sft", "rl"]
+    trainings, notes = fit.trainings(load("tars-1.5b"), fit.parse_gpus("4xA6000"))
+    assert [training.key for training in trainings] == ["sft", "rl"]
     assert notes == []
-    assert (found[0].judges, found[1].judges) == (0, 2 * fit.shape_of("meta-llama/Llama-3.1-8B-Instruct").parameters)
+    assert (trainings[0].judges, trainings[1].judges) == (
+        0,
+        2 * fit.shape_of("meta-llama/Llama-3.1-8B-Instruct").parameters,
+    )
     (guard,), _ = fit.trainings(load("rsafe"), fit.parse_gpus("8xH100"))
     assert guard.key == "guard.train"
 
@@ -53,8 +56,8 @@ def test_a_judge_of_unknown_shape_is_told_of():
 
 def test_each_change_takes_no_more_and_is_an_override_of_the_recipe():
     for name in ("tars-7b", "rsafe", "baseline-dpo"):
-        found, _ = fit.trainings(load(name), fit.parse_gpus("4x48GB"))
-        for training in found:
+        trainings, _ = fit.trainings(load(name), fit.parse_gpus("4x48GB"))
+        for training in trainings:
             changes = list(fit.changes(training))
             assert changes
             for text, section in changes:
@@ -70,9 +73,9 @@ def test_a_batch_that_cannot_be_shared_out_is_explained():
 
 def test_doctor_says_whether_it_fits_and_what_would(tmp_path):
     done = safereason("doctor", "--recipe", "tars-7b", "--gpus", "4xA6000", "--root", str(tmp_path), "--json")
-    found = json.loads(done.stdout)
-    rl = found["stages"]["rl"]
-    assert (done.returncode, found["parameters"]) == (0, 7_615_616_512)
+    report = json.loads(done.stdout)
+    rl = report["stages"]["rl"]
+    assert (done.returncode, report["parameters"]) == (0, 7_615_616_512)
     assert not rl["memory"]["DDP on 4"]["fits"]
     assert rl["counts"]["steps"] == 186
     assert {"rl.lora.rank=16", "rl.rollouts=vllm-server"} <= {change["change"] for change in rl["changes"]}

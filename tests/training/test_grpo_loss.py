@@ -46,18 +46,18 @@ def expected(trainer, chosen, loss, old=None, rewards=REWARDS):
     """The loss and its gradients, in float64, of the trainer's present model."""
     model = exact(trainer.model)
     with torch.no_grad():
-        reference = plain(exact(trainer.ref_model), trainer.given, chosen.sampling.temperature)[0]
-    logps, entropies = plain(model, trainer.given, chosen.sampling.temperature)
+        reference = plain(exact(trainer.ref_model), trainer.fixed, chosen.sampling.temperature)[0]
+    logps, entropies = plain(model, trainer.fixed, chosen.sampling.temperature)
     value = loss(logps, old or [row.detach() for row in logps], reference, entropies, advantages(rewards), chosen)
     value.backward()
     return value.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def assert_same(found, wanted) -> None:
-    assert found[0] == pytest.approx(wanted[0], rel=1e-4, abs=1e-6)
-    assert found[1].keys() == wanted[1].keys()
-    for name, gradient in wanted[1].items():
-        torch.testing.assert_close(found[1][name].double(), gradient, rtol=1e-3, atol=1e-5)
+def assert_same(result, reference) -> None:
+    assert result[0] == pytest.approx(reference[0], rel=1e-4, abs=1e-6)
+    assert result[1].keys() == reference[1].keys()
+    for name, gradient in reference[1].items():
+        torch.testing.assert_close(result[1][name].double(), gradient, rtol=1e-3, atol=1e-5)
 
 
 SHAPED = {"temperature": 0.7, "top_p": 0.8, "repetition_penalty": 1.05, "max_new_tokens": 40}
@@ -76,8 +76,8 @@ def test_one_step_is_what_the_papers_say(micro_model, tmp_path, changes):
     chosen = section(**{**TOTAL, **changes})
     trainer = make_trainer(micro_model, tmp_path, chosen)
     perturb(trainer.model)
-    wanted = expected(trainer, chosen, by_hand)
-    assert_same(one_step(trainer), wanted)
+    reference = expected(trainer, chosen, by_hand)
+    assert_same(one_step(trainer), reference)
 
 
 @pytest.mark.parametrize("shares", [True, False])
@@ -86,16 +86,16 @@ def test_the_ratio_is_1_where_it_is_differentiated_however_the_draw_was_shaped(m
     trainer = make_trainer(micro_model, tmp_path, chosen)
     perturb(trainer.model)
     with torch.no_grad():
-        entropies = plain(exact(trainer.model), trainer.given, chosen.sampling.temperature)[1]
+        entropies = plain(exact(trainer.model), trainer.fixed, chosen.sampling.temperature)[1]
     lengths = torch.tensor([len(row) for row in entropies])
     bonus = 0.02 * torch.cat(entropies).mean()
-    wanted = -(advantages() * lengths).sum() / lengths.sum() - bonus
+    expected_loss = -(advantages() * lengths).sum() / lengths.sum() - bonus
     step = trainer._generate_and_score_completions(inputs(trainer))
     assert step.get("old_per_token_logps") is None
     assert step.get("importance_sampling_ratio") is None
     trainer.current_gradient_accumulation_steps = 1
-    assert trainer._compute_loss(trainer.model, step).item() == pytest.approx(wanted.item(), abs=1e-6)
-    assert abs(wanted + bonus) > 0.01
+    assert trainer._compute_loss(trainer.model, step).item() == pytest.approx(expected_loss.item(), abs=1e-6)
+    assert abs(expected_loss + bonus) > 0.01
 
 
 @pytest.mark.parametrize("shares", [True, False])
@@ -104,8 +104,8 @@ def test_accumulation_still_means_over_all_tokens_of_the_step(micro_model, tmp_p
     trainer = make_trainer(micro_model, tmp_path, chosen)
     assert trainer.args.gradient_accumulation_steps == 3
     perturb(trainer.model)
-    wanted = expected(trainer, chosen, by_hand)
-    assert_same(one_step(trainer), wanted)
+    reference = expected(trainer, chosen, by_hand)
+    assert_same(one_step(trainer), reference)
 
 
 @pytest.mark.parametrize("changes", [TOTAL, CUT], ids=["one pass", "accumulated"])
@@ -113,8 +113,8 @@ def test_one_step_is_what_verl_does(micro_model, tmp_path, changes):
     chosen = section(**changes)
     trainer = make_trainer(micro_model, tmp_path, chosen)
     perturb(trainer.model)
-    wanted = expected(trainer, chosen, by_verl)
-    assert_same(one_step(trainer), wanted)
+    reference = expected(trainer, chosen, by_verl)
+    assert_same(one_step(trainer), reference)
 
 
 @pytest.mark.parametrize("loss", [by_hand, by_verl])
@@ -125,7 +125,7 @@ def test_both_clips_bind_where_the_policy_has_moved(micro_model, tmp_path, loss)
     step = trainer._generate_and_score_completions(inputs(trainer))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        logps = plain(exact(trainer.model), trainer.given, chosen.sampling.temperature)[0]
+        logps = plain(exact(trainer.model), trainer.fixed, chosen.sampling.temperature)[0]
     old = [row + torch.randn(len(row), generator=generator).double() for row in logps]
     ratios = torch.cat([(new - before).exp() for new, before in zip(logps, old, strict=True)])
     assert all(bool(bound.any()) for bound in (ratios < 0.8, ratios > 1.2, ratios > 1.5))
@@ -133,27 +133,27 @@ def test_both_clips_bind_where_the_policy_has_moved(micro_model, tmp_path, loss)
     trainer.current_gradient_accumulation_steps = 1
     value = trainer._compute_loss(trainer.model, step)
     value.backward()
-    found = {name: p.grad for name, p in trainer.model.named_parameters()}
-    assert_same((value.item(), found), expected(trainer, chosen, loss, old))
+    gradients = {name: p.grad for name, p in trainer.model.named_parameters()}
+    assert_same((value.item(), gradients), expected(trainer, chosen, loss, old))
 
 
 def test_trl_alone_would_divide_by_another_deviation(micro_model, tmp_path):
     ours = make_trainer(micro_model, tmp_path / "ours", section())
     trls = make_trainer(micro_model, tmp_path / "trls", section(), kind=GRPOTrainer, scale_rewards="group")
-    found, other = (t._generate_and_score_completions(inputs(t))["advantages"] for t in (ours, trls))
-    assert found.tolist() == pytest.approx(advantages().tolist(), rel=1e-5)
+    own, other = (t._generate_and_score_completions(inputs(t))["advantages"] for t in (ours, trls))
+    assert own.tolist() == pytest.approx(advantages().tolist(), rel=1e-5)
     spread = torch.tensor(list(REWARDS.values())).std(1).repeat_interleave(6)
-    torch.testing.assert_close(other * (spread + 1e-4), found * (spread + 1e-6), rtol=1e-4, atol=1e-6)
-    assert not torch.allclose(other, found, rtol=1e-5)
+    torch.testing.assert_close(other * (spread + 1e-4), own * (spread + 1e-6), rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(other, own, rtol=1e-5)
 
 
 def test_an_unscored_rollout_moves_only_through_the_kl_term(micro_model, tmp_path):
     rewards = {prompt: [None, *group[1:]] for prompt, group in REWARDS.items()}
     trainer = make_trainer(micro_model, tmp_path, section(), rewards)
-    found = trainer._generate_and_score_completions(inputs(trainer))["advantages"].view(2, 6)
-    assert found[:, 0].tolist() == [0.0, 0.0]
+    own = trainer._generate_and_score_completions(inputs(trainer))["advantages"].view(2, 6)
+    assert own[:, 0].tolist() == [0.0, 0.0]
     alone = torch.cat([group_advantages(torch.tensor(group[1:]), 5, 1e-6) for group in REWARDS.values()])
-    torch.testing.assert_close(found[:, 1:].flatten(), alone)
+    torch.testing.assert_close(own[:, 1:].flatten(), alone)
 
 
 @pytest.mark.parametrize("micro_batch_size", [12, 4])
@@ -162,12 +162,12 @@ def test_a_group_without_spread_is_left_out_where_asked(micro_model, tmp_path, m
     chosen = section(kl_coef=0.1, drop_uniform_groups=True, micro_batch_size=micro_batch_size)
     trainer = make_trainer(micro_model, tmp_path, chosen, rewards)
     perturb(trainer.model)
-    kept = {prompt: ids for prompt, ids in trainer.given.completions.items() if prompt != "Why?"}
-    everything = trainer.given.completions
-    trainer.given.completions = kept
-    wanted = expected(trainer, chosen, by_hand, rewards={prompt: rewards[prompt] for prompt in kept})
-    trainer.given.completions = everything
-    assert_same(one_step(trainer), wanted)
+    kept = {prompt: ids for prompt, ids in trainer.fixed.completions.items() if prompt != "Why?"}
+    everything = trainer.fixed.completions
+    trainer.fixed.completions = kept
+    reference = expected(trainer, chosen, by_hand, rewards={prompt: rewards[prompt] for prompt in kept})
+    trainer.fixed.completions = everything
+    assert_same(one_step(trainer), reference)
 
 
 def test_a_step_of_nothing_but_uniform_groups_changes_nothing(micro_model, tmp_path):
@@ -188,7 +188,7 @@ def test_sharing_the_prompt_changes_no_number(micro_model, tmp_path, lora):
         perturb(trainer.model)
         reference = trainer._generate_and_score_completions(inputs(trainer))["ref_per_token_logps"]
         steps[shares] = (*one_step(trainer), reference)
-    mask = padded([torch.ones(len(ids)) for group in trainer.given.completions.values() for ids in group])[0].bool()
+    mask = padded([torch.ones(len(ids)) for group in trainer.fixed.completions.values() for ids in group])[0].bool()
     torch.testing.assert_close(steps[True][2][mask], steps[False][2][mask], rtol=0, atol=1e-5)
     assert steps[True][0] == pytest.approx(steps[False][0], abs=1e-5)
     assert steps[True][1].keys() == steps[False][1].keys()
@@ -204,14 +204,14 @@ def test_bf16_is_the_arithmetic_of_both_paths(micro_model, tmp_path, shares):
     dtypes = set()
     for module in trainer.model.modules():
         if isinstance(module, torch.nn.Linear):
-            module.register_forward_hook(lambda module, given, output: dtypes.add(output.dtype))
+            module.register_forward_hook(lambda module, args, output: dtypes.add(output.dtype))
     with torch.no_grad():
-        wanted, mask = padded(plain(exact(trainer.ref_model), trainer.given, 0.7)[0])
+        reference, mask = padded(plain(exact(trainer.ref_model), trainer.fixed, 0.7)[0])
     step = trainer._generate_and_score_completions(inputs(trainer))
     trainer.current_gradient_accumulation_steps = 1
     loss = trainer._compute_loss(trainer.model, step)
     loss.backward()
     assert dtypes == {torch.bfloat16}
-    found = step["ref_per_token_logps"].double() * mask
-    torch.testing.assert_close(found, wanted, rtol=0, atol=0.05)
+    logps = step["ref_per_token_logps"].double() * mask
+    torch.testing.assert_close(logps, reference, rtol=0, atol=0.05)
     assert {p.grad.dtype for p in trainer.model.parameters()} == {torch.float32}

@@ -67,10 +67,10 @@ def test_each_step_draws_with_the_weights_that_are_trained(tmp_path):
     (tmp_path / "ours").mkdir()
     (tmp_path / "vllms").mkdir()
     metrics, rollouts = train(model, tmp_path / "ours", "engine")
-    found, drawn = train(model, tmp_path / "vllms", "vllm-colocate")
+    vllm_metrics, drawn = train(model, tmp_path / "vllms", "vllm-colocate")
     texts = [(row["step"], row["id"], row["text"], row["tokens"]) for row in rollouts]
     assert [(row["step"], row["id"], row["text"], row["tokens"]) for row in drawn] == texts
     assert {text for step, _, text, _ in texts if step == 1} != {text for step, _, text, _ in texts if step == 4}
-    for step, before in zip(found, metrics, strict=True):
+    for step, before in zip(vllm_metrics, metrics, strict=True):
         for name in ("loss", "grad_norm", "kl", "entropy", "reward", "num_tokens"):
             assert step[name] == pytest.approx(before[name], abs=1e-4), name

@@ -68,7 +68,7 @@ guard:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
+def inputs(tmp_path_factory) -> Path:
     """A folder with a recipe, its data, and accelerate's config."""
     folder = tmp_path_factory.mktemp("launch")
     model = micro.save_model(folder / "model")
@@ -101,19 +101,19 @@ def made(tmp_path_factory) -> Path:
     return folder
 
 
-def arguments(made: Path, stage: str, root: Path, *more: object) -> list[str]:
-    shutil.copytree(made / "runs" / "data", root / "data", dirs_exist_ok=True)
-    named = {"--recipe": made / "tiny.yaml", "--model": made / "model", "--root": root}
+def arguments(inputs: Path, stage: str, root: Path, *more: object) -> list[str]:
+    shutil.copytree(inputs / "runs" / "data", root / "data", dirs_exist_ok=True)
+    named = {"--recipe": inputs / "tiny.yaml", "--model": inputs / "model", "--root": root}
     return [stage, *(str(word) for pair in named.items() for word in pair), *map(str, more)]
 
 
-def launched(made: Path) -> tuple[str, str]:
-    return ("--launch", f"accelerate:{made / 'two.yaml'}")
+def launched(inputs: Path) -> tuple[str, str]:
+    return ("--launch", f"accelerate:{inputs / 'two.yaml'}")
 
 
 def run_of(root: Path, stage: str) -> Path:
-    (found,) = (root / stage).iterdir()
-    return found
+    (run,) = (root / stage).iterdir()
+    return run
 
 
 def losses(run: Path) -> list[dict[str, float]]:
@@ -122,21 +122,21 @@ def losses(run: Path) -> list[dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def alone(made, tmp_path_factory) -> Path:
+def alone(inputs, tmp_path_factory) -> Path:
     """The runs of one process."""
     root = tmp_path_factory.mktemp("alone")
-    shutil.copytree(made / "runs" / "data", root / "data")
+    shutil.copytree(inputs / "runs" / "data", root / "data")
     for train in (sft.train_sft, rl.train_rl):
-        train(load(str(made / "tiny.yaml")), Options(root=root, model=str(made / "model")))
+        train(load(str(inputs / "tiny.yaml")), Options(root=root, model=str(inputs / "model")))
     return root
 
 
 @pytest.fixture(scope="module")
-def together(made, tmp_path_factory) -> Path:
+def together(inputs, tmp_path_factory) -> Path:
     """The runs of two."""
     root = tmp_path_factory.mktemp("together")
     for stage in ("sft", "rl"):
-        done = safereason(*arguments(made, stage, root, *launched(made), "--json"))
+        done = safereason(*arguments(inputs, stage, root, *launched(inputs), "--json"))
         assert done.returncode == 0, done.stderr
         run = run_of(root, stage)
         assert json.loads(done.stdout) == {"run": str(run), "metrics": read_json(run / "metrics.json")}
@@ -157,44 +157,46 @@ def kill_after_a_checkpoint(running: Running, root: Path) -> None:
         process.send_signal(signal.SIGKILL)
 
 
-def assert_same_training(found: Path, wanted: Path) -> None:
-    assert found.name == wanted.name
-    assert len(losses(wanted)) == 4
-    for step, before in zip(losses(found), losses(wanted), strict=True):
+def assert_same_training(result: Path, expected: Path) -> None:
+    assert result.name == expected.name
+    assert len(losses(expected)) == 4
+    for step, before in zip(losses(result), losses(expected), strict=True):
         assert step == pytest.approx(before, abs=1e-4)
-    assert read_json(found / "metrics.json") == pytest.approx(read_json(wanted / "metrics.json"), abs=1e-4)
+    assert read_json(result / "metrics.json") == pytest.approx(read_json(expected / "metrics.json"), abs=1e-4)
 
 
 @pytest.mark.parametrize("stage", ["sft", "rl"])
 def test_two_processes_train_as_one(alone, together, stage):
-    found, wanted = run_of(together, stage), run_of(alone, stage)
-    assert_same_training(found, wanted)
-    assert {path.name for path in found.iterdir()} == {path.name for path in wanted.iterdir()}
+    result, expected = run_of(together, stage), run_of(alone, stage)
+    assert_same_training(result, expected)
+    assert {path.name for path in result.iterdir()} == {path.name for path in expected.iterdir()}
 
 
 def test_two_processes_draw_the_rollouts_of_one(alone, together):
-    found, wanted = (list(read_records(run_of(root, "rl") / "rollouts.jsonl")) for root in (together, alone))
-    assert [(row["step"], row["id"], row["text"]) for row in found] == [
-        (row["step"], row["id"], row["text"]) for row in wanted
+    result, expected = (list(read_records(run_of(root, "rl") / "rollouts.jsonl")) for root in (together, alone))
+    assert [(row["step"], row["id"], row["text"]) for row in result] == [
+        (row["step"], row["id"], row["text"]) for row in expected
     ]
-    assert [row["total"] for row in found] == pytest.approx([row["total"] for row in wanted], abs=1e-6)
+    assert [row["total"] for row in result] == pytest.approx([row["total"] for row in expected], abs=1e-6)
 
 
-def test_two_processes_train_a_guard_as_one(made, tmp_path):
+def test_two_processes_train_a_guard_as_one(inputs, tmp_path):
     """Its SFT, its RL, and the looks at rows held out, which every process takes alike."""
-    recipe = load(str(made / "guard.yaml"))
+    recipe = load(str(inputs / "guard.yaml"))
     roots = {"one": Options(root=tmp_path / "one"), "two": Options(root=tmp_path / "two")}
     for options in roots.values():
         data.build_data(recipe, options)
     guard.train_guard(recipe, roots["one"])
-    done = safereason("guard", "train", "--recipe", made / "guard.yaml", "--root", tmp_path / "two", *launched(made))
+    done = safereason(
+        "guard", "train", "--recipe", inputs / "guard.yaml", "--root", tmp_path / "two", *launched(inputs)
+    )
     assert done.returncode == 0, done.stderr
     for stage in ("guard/sft", "guard/rl"):
-        found, wanted = (run_of(tmp_path / name, stage) for name in ("two", "one"))
-        assert found.name == wanted.name
-        steps = losses(wanted)
+        result, expected = (run_of(tmp_path / name, stage) for name in ("two", "one"))
+        assert result.name == expected.name
+        steps = losses(expected)
         assert len(steps) == (3 if stage == "guard/sft" else 4)
-        for step, before in zip(losses(found), steps, strict=True):
+        for step, before in zip(losses(result), steps, strict=True):
             assert {name: step[name] for name in before} == pytest.approx(before, abs=1e-4)
     assert any(0 < step["reward"] < 1 for step in steps)
     looks = [list(read_records(run_of(tmp_path / name, "guard/rl") / "validation.jsonl")) for name in ("two", "one")]
@@ -204,7 +206,7 @@ def test_two_processes_train_a_guard_as_one(made, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "rl"])
-def test_two_processes_with_half_the_model_each_train_as_one(made, alone, tmp_path, stage):
+def test_two_processes_with_half_the_model_each_train_as_one(inputs, alone, tmp_path, stage):
     """FSDP2: rollouts on the weights put together, checkpoints in parts, and one whole model in the end.
 
     They are killed on the way. What they did before is held to one process's training as well as what came after.
@@ -215,16 +217,16 @@ def test_two_processes_with_half_the_model_each_train_as_one(made, alone, tmp_pa
         "launch",
         *config,
         str(Path(fsdp_on_cpu.__file__)),
-        *arguments(made, stage, tmp_path),
+        *arguments(inputs, stage, tmp_path),
     ]
     kill_after_a_checkpoint(launcher(command), tmp_path)
     (checkpoint,) = tmp_path.glob(f"{stage}/*/checkpoints/checkpoint-2")
     assert (checkpoint / "pytorch_model_fsdp_0").is_dir()
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found, wanted = run_of(tmp_path, stage), run_of(alone, stage)
-    assert_same_training(found, wanted)
-    weights, whole = (load_file(run / "model" / "model.safetensors") for run in (found, wanted))
+    result, expected = run_of(tmp_path, stage), run_of(alone, stage)
+    assert_same_training(result, expected)
+    weights, whole = (load_file(run / "model" / "model.safetensors") for run in (result, expected))
     assert weights.keys() == whole.keys()
     for name, tensor in whole.items():
         torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-3)
@@ -232,8 +234,8 @@ def test_two_processes_with_half_the_model_each_train_as_one(made, alone, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "before"), [("sft", 1), ("rl", 2)], ids=["sft: one, then two", "rl: two, then one"])
-def test_a_run_goes_on_with_another_number_of_processes(made, alone, tmp_path, stage, before):
-    one, two = arguments(made, stage, tmp_path), arguments(made, stage, tmp_path, *launched(made))
+def test_a_run_goes_on_with_another_number_of_processes(inputs, alone, tmp_path, stage, before):
+    one, two = arguments(inputs, stage, tmp_path), arguments(inputs, stage, tmp_path, *launched(inputs))
     if before == 1:
         kill_after_a_checkpoint(started(*one), tmp_path)
         again = safereason(*two, "--resume")
@@ -245,19 +247,19 @@ def test_a_run_goes_on_with_another_number_of_processes(made, alone, tmp_path, s
 
 
 @pytest.mark.slow
-def test_killed_with_its_launcher_it_is_resumed(made, alone, tmp_path):
-    words = arguments(made, "rl", tmp_path, *launched(made))
+def test_killed_with_its_launcher_it_is_resumed(inputs, alone, tmp_path):
+    words = arguments(inputs, "rl", tmp_path, *launched(inputs))
     kill_after_a_checkpoint(launcher([sys.executable, "-m", "safereason", *words]), tmp_path)
     again = safereason(*words, "--resume")
     assert again.returncode == 0, again.stderr
-    found = run_of(tmp_path, "rl")
-    assert_same_training(found, run_of(alone, "rl"))
-    assert len(list(read_records(found / "rollouts.jsonl"))) == 48
+    result = run_of(tmp_path, "rl")
+    assert_same_training(result, run_of(alone, "rl"))
+    assert len(list(read_records(result / "rollouts.jsonl"))) == 48
 
 
 @pytest.mark.slow
-def test_what_fails_in_every_process_is_said_once(made, alone, tmp_path):
-    words = arguments(made, "sft", tmp_path, *launched(made))
+def test_what_fails_in_every_process_is_said_once(inputs, alone, tmp_path):
+    words = arguments(inputs, "sft", tmp_path, *launched(inputs))
     run = tmp_path / "sft" / run_of(alone, "sft").name
     run.mkdir(parents=True)
     (run / "mine.txt").write_text("mine")
@@ -268,27 +270,37 @@ def test_what_fails_in_every_process_is_said_once(made, alone, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_batch_that_cannot_be_shared_is_refused_before_anything_starts(made, tmp_path):
-    done = safereason(*arguments(made, "sft", tmp_path, *launched(made), "sft.batch_size=3"))
+def test_a_batch_that_cannot_be_shared_is_refused_before_anything_starts(inputs, tmp_path):
+    done = safereason(*arguments(inputs, "sft", tmp_path, *launched(inputs), "sft.batch_size=3"))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: sft: 3 sequences a step cannot be shared by 2 processes evenly\n"
     assert not (tmp_path / "sft").exists()
 
 
-def test_a_dry_run_prints_the_command(made, tmp_path):
-    words = arguments(made, "sft", tmp_path)
-    done = safereason(*words, *launched(made), "--dry-run", "--json")
+def test_a_dry_run_prints_the_command(inputs, tmp_path):
+    words = arguments(inputs, "sft", tmp_path)
+    done = safereason(*words, *launched(inputs), "--dry-run", "--json")
     plan = json.loads(done.stdout)["plan"]
     assert plan["SFTConfig"]["per_device_train_batch_size"] == 2
-    config = str(made / "two.yaml")
-    shown = ["accelerate", "launch", "--config_file", config, "--module", "safereason", *words, "--dry-run", "--json"]
-    assert plan["launch"].split() == shown
+    config = str(inputs / "two.yaml")
+    expected = [
+        "accelerate",
+        "launch",
+        "--config_file",
+        config,
+        "--module",
+        "safereason",
+        *words,
+        "--dry-run",
+        "--json",
+    ]
+    assert plan["launch"].split() == expected
     assert not (tmp_path / "sft").exists()
 
 
-def environment(asked: launch.Launch, monkeypatch) -> dict[str, str]:
+def environment(settings: launch.Launch, monkeypatch) -> dict[str, str]:
     """What accelerate would start the processes with."""
-    parsed, defaults, _ = _validate_launch_command(asked.parsed(["sft", "--recipe", "tars-7b"]))
+    parsed, defaults, _ = _validate_launch_command(settings.parsed(["sft", "--recipe", "tars-7b"]))
     assert (parsed.module, parsed.training_script, parsed.training_script_args) == (
         True,
         "safereason",
@@ -296,16 +308,16 @@ def environment(asked: launch.Launch, monkeypatch) -> dict[str, str]:
     )
     parsed.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
     prepare = prepare_deepspeed_cmd_env if parsed.use_deepspeed else lambda known: (None, prepare_multi_gpu_env(known))
-    found = {name: value for name, value in prepare(parsed)[1].items() if name.startswith(("ACCELERATE", "FSDP"))}
-    for name, value in found.items():
+    variables = {name: value for name, value in prepare(parsed)[1].items() if name.startswith(("ACCELERATE", "FSDP"))}
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    return found
+    return variables
 
 
 def test_fsdp2_shards_by_accelerates_own_plugin(monkeypatch):
-    asked = launch.read("accelerate:fsdp2", gpus=8)
-    assert asked.processes == 8
-    assert environment(asked, monkeypatch)["ACCELERATE_MIXED_PRECISION"] == "no"
+    settings = launch.read("accelerate:fsdp2", gpus=8)
+    assert settings.processes == 8
+    assert environment(settings, monkeypatch)["ACCELERATE_MIXED_PRECISION"] == "no"
     plugin = FullyShardedDataParallelPlugin()
     assert (plugin.fsdp_version, plugin.reshard_after_forward, plugin.cpu_ram_efficient_loading) == (2, True, False)
     assert plugin.state_dict_type == StateDictType.SHARDED_STATE_DICT
@@ -316,9 +328,9 @@ def test_fsdp2_shards_by_accelerates_own_plugin(monkeypatch):
 
 def test_zero3_shards_by_accelerates_own_plugin(monkeypatch):
     monkeypatch.setattr(launch, "installed", lambda package: "0")
-    asked = launch.read("accelerate:zero3", gpus=4)
-    assert asked.processes == 4
-    environment(asked, monkeypatch)
+    settings = launch.read("accelerate:zero3", gpus=4)
+    assert settings.processes == 4
+    environment(settings, monkeypatch)
     plugin = DeepSpeedPlugin()
     assert (plugin.zero_stage, plugin.zero3_init_flag, plugin.zero3_save_16bit_model) == (3, False, True)
     assert plugin.deepspeed_config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] is True
@@ -331,10 +343,14 @@ def no_default(monkeypatch):
 
 
 def test_plain_accelerate_takes_all_gpus(no_default):
-    asked = launch.read("accelerate", gpus=4)
-    assert asked.processes == 4
-    given, _, _ = _validate_launch_command(asked.parsed(["rl"]))
-    assert (given.multi_gpu, given.num_processes, given.num_machines) == (True, 4, 1)
+    settings = launch.read("accelerate", gpus=4)
+    assert settings.processes == 4
+    accelerate_arguments, _, _ = _validate_launch_command(settings.parsed(["rl"]))
+    assert (accelerate_arguments.multi_gpu, accelerate_arguments.num_processes, accelerate_arguments.num_machines) == (
+        True,
+        4,
+        1,
+    )
 
 
 def test_plain_accelerate_takes_the_users_own_config(monkeypatch, tmp_path):
@@ -361,8 +377,8 @@ def test_machines_come_from_the_config(tmp_path):
     ],
 )
 def test_a_config_that_will_not_do_is_refused(tmp_path, change, message):
-    said = {key: value for key, value in {**yaml.safe_load(TWO), **change}.items() if value is not None}
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(said))
+    config = {key: value for key, value in {**yaml.safe_load(TWO), **change}.items() if value is not None}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(InputError, match=message) as error:
         launch.read(f"accelerate:{tmp_path / 'mine.yaml'}", gpus=0)
     assert "\n" not in str(error.value)

@@ -72,8 +72,8 @@ def test_the_formula_is_near_the_tensors_counted(case, tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "TILE_WORDS", 259)
     monkeypatch.setattr("trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE", 259)
     monkeypatch.setattr(transformers, "end_of_turn_ids", transformers.end_of_turn_ids)  # the benchmark replaces it
-    found = BENCHMARK["run_case"](BENCHMARK["CASES"][case], tmp_path)
-    assert 1 - BAND <= found["formula"] / found["tensors"] <= 1 + BAND, found
+    sizes = BENCHMARK["run_case"](BENCHMARK["CASES"][case], tmp_path)
+    assert 1 - BAND <= sizes["formula"] / sizes["tensors"] <= 1 + BAND, sizes
 
 
 def test_the_meter_counts_what_is_alive():
@@ -111,9 +111,9 @@ def test_sharding_shares_out_what_each_device_would_hold():
 
 
 def test_parts_of_one_phase_are_added_and_phases_are_not():
-    found = {"weights": 10, "gradients": 5, "activations": 7, "KV cache": 11, "optimizer's scratch": 1}
-    assert memory.peak(found) == (22, "loss")
-    assert memory.peak({**found, "KV cache": 13}) == (23, "rollouts")
+    parts = {"weights": 10, "gradients": 5, "activations": 7, "KV cache": 11, "optimizer's scratch": 1}
+    assert memory.peak(parts) == (22, "loss")
+    assert memory.peak({**parts, "KV cache": 13}) == (23, "rollouts")
 
 
 def test_figures_of_other_modules_are_theirs():

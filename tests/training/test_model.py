@@ -46,9 +46,9 @@ def test_a_copy_is_what_the_model_is_saved_as_in_the_end(micro_model, tmp_path, 
     model = make(micro_model)
     save_copy(model, micro.tokenizer(), tmp_path / "copy", precision)
     save_whole(model, micro.tokenizer(), tmp_path / "whole", precision)
-    found, wanted = files(tmp_path / "copy"), files(tmp_path / "whole")
-    assert {"model.safetensors", "config.json", "tokenizer.json"} <= wanted.keys()
-    assert [name for name in wanted.keys() | found.keys() if found.get(name) != wanted.get(name)] == []
+    copied, saved = files(tmp_path / "copy"), files(tmp_path / "whole")
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= saved.keys()
+    assert [name for name in saved.keys() | copied.keys() if copied.get(name) != saved.get(name)] == []
     assert {path.name for path in tmp_path.iterdir()} == {"copy", "whole"}
 
 

@@ -1,4 +1,4 @@
-"""Ranked responses turned into pairs."""
+"""Ranked completions turned into pairs."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +26,7 @@ def test_unscored_ones_are_left_out_before_ranking():
 
 
 @given(REWARDS)
-def test_a_pair_is_of_two_scored_responses_and_the_first_is_better(rewards):
+def test_a_pair_is_of_two_scored_completions_and_the_first_is_better(rewards):
     pairs = best_with_worst(rewards)
     used = [i for pair in pairs for i in pair]
     assert len(used) == len(set(used))

@@ -68,10 +68,10 @@ def test_grpo_s_log_probabilities_are_those_of_a_row_alone(saved, tmp_path, name
         )
     alone, rows = load_model(str(folder)).eval(), iter(zip(logps, batch["ref_per_token_logps"], strict=True))
     for prompt in ROLLOUTS:
-        for completion in trainer.given.completions[prompt]:
-            wanted = plain_logps(alone, trainer.given.prompts[prompt], completion, 0.7)
-            for found in next(rows):  # of the policy, and of the reference
-                torch.testing.assert_close(found[: len(completion)], wanted, rtol=1e-3, atol=1e-4)
+        for completion in trainer.fixed.completions[prompt]:
+            expected = plain_logps(alone, trainer.fixed.prompts[prompt], completion, 0.7)
+            for log_probs in next(rows):  # of the policy, and of the reference
+                torch.testing.assert_close(log_probs[: len(completion)], expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", STATES)
@@ -113,7 +113,7 @@ def test_sft_s_loss_is_that_of_rows_alone(saved, tmp_path, name):
     )
     loss, _ = one_step(trainer)
     alone = load_model(str(folder)).eval()
-    wanted = torch.cat(
+    expected = torch.cat(
         [
             plain_logps(
                 alone,
@@ -124,7 +124,7 @@ def test_sft_s_loss_is_that_of_rows_alone(saved, tmp_path, name):
             for row in rows
         ]
     )
-    assert loss == pytest.approx(-float(wanted.mean()), abs=1e-3)
+    assert loss == pytest.approx(-float(expected.mean()), abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ["lfm2", "recurrent_gemma"])
@@ -153,19 +153,19 @@ def outputs(model, install: bool, monkeypatch) -> FusedCausalLMOutput:
     labels = ids.masked_fill(mask == 0, -100)
     labels[:, :4] = -100
     labels[2] = -100
-    found: FusedCausalLMOutput = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
-    return found
+    output: FusedCausalLMOutput = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
+    return output
 
 
 def test_each_figure_is_the_one_that_trl_s_own_head_gives(monkeypatch):
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**tiny.tiny_config("llama").to_dict())).eval()
-    wanted, found = outputs(model, False, monkeypatch), outputs(model, True, monkeypatch)
+    expected, result = outputs(model, False, monkeypatch), outputs(model, True, monkeypatch)
     for name in ("loss", "log_probs", "entropy", "log_sum_sq_probs", "mean_logits"):
-        torch.testing.assert_close(found[name], wanted[name], rtol=1e-4, atol=1e-5)
-    assert torch.equal(found.is_top1, wanted.is_top1)
-    assert torch.equal(found.label_mask, wanted.label_mask)
-    assert float(found.log_probs[2].detach().abs().max()) == 0.0
+        torch.testing.assert_close(result[name], expected[name], rtol=1e-4, atol=1e-5)
+    assert torch.equal(result.is_top1, expected.is_top1)
+    assert torch.equal(result.label_mask, expected.label_mask)
+    assert float(result.log_probs[2].detach().abs().max()) == 0.0
 
 
 def test_an_architecture_that_is_listed_keeps_trl_s_head():

@@ -39,12 +39,12 @@ def drawn(trainer, prompts, seed=3, batch_tokens=16_384):
 
 
 def test_a_completion_for_each_prompt_in_order(trainer, tokenizer):
-    found = drawn(trainer, repeated(4))
-    assert found["prompt_ids"] == [prompt_ids(tokenizer, user(p)) for p in PROMPTS for _ in range(4)]
-    assert found["logprobs"] is None
-    assert len(found["completion_ids"]) == 12
-    assert all(1 <= len(ids) <= 12 for ids in found["completion_ids"])
-    groups = [found["completion_ids"][start : start + 4] for start in range(0, 12, 4)]
+    result = drawn(trainer, repeated(4))
+    assert result["prompt_ids"] == [prompt_ids(tokenizer, user(p)) for p in PROMPTS for _ in range(4)]
+    assert result["logprobs"] is None
+    assert len(result["completion_ids"]) == 12
+    assert all(1 <= len(ids) <= 12 for ids in result["completion_ids"])
+    groups = [result["completion_ids"][start : start + 4] for start in range(0, 12, 4)]
     assert all(len(set(map(tuple, group))) == 4 for group in groups)
 
 

@@ -76,11 +76,11 @@ def _token_losses(model, row):
 
 
 def test_accumulation_does_not_change_the_loss(micro_model, tokenizer, tmp_path):
-    found = []
+    figures = []
     for size in (1, 4):
         train(section(micro_batch_size=size), micro_model, tokenizer, tmp_path / str(size), UNEVEN)
-        found += [(r["loss"], r["grad_norm"]) for r in read_records(tmp_path / str(size) / "metrics.jsonl")]
-    assert found[0] == pytest.approx(found[1], rel=1e-3)
+        figures += [(r["loss"], r["grad_norm"]) for r in read_records(tmp_path / str(size) / "metrics.jsonl")]
+    assert figures[0] == pytest.approx(figures[1], rel=1e-3)
 
 
 def test_rows_without_reasoning_or_answer_are_dropped_and_counted(tokenizer):
@@ -155,12 +155,12 @@ def test_adapters_are_merged_into_the_saved_model(micro_model, tokenizer, tmp_pa
     kept = {}
     save = training_model.save_whole
 
-    def watched(model, *arguments):
+    def saving(model, *arguments):
         kept["answers"] = _greedy(model, tokenizer)
         kept["adapters"] = [name for name, _ in model.named_parameters() if "lora_" in name]
         save(model, *arguments)
 
-    monkeypatch.setattr(training_model, "save_whole", watched)
+    monkeypatch.setattr(training_model, "save_whole", saving)
     train(section(lora={"rank": 4}, epochs=15, learning_rate=2e-2), micro_model, tokenizer, tmp_path)
     assert len(kept["adapters"]) == 28
     assert not list(tmp_path.glob("model/adapter*"))
@@ -180,10 +180,10 @@ PREFIX = "A policy that every row begins with, long enough to be computed once f
 
 def trainer_of(kind, rows, model, tokenizer, folder, chosen: SFT, **arguments):
     """Ours or TRL's own, on the same rows in the same order."""
-    stated = sft_arguments(chosen, rows=len(rows), seed=0, output_dir=str(folder))
+    settings = sft_arguments(chosen, rows=len(rows), seed=0, output_dir=str(folder))
     return kind(
         model=load_model(str(model)),
-        args=SFTConfig(**{**stated, **arguments}),
+        args=SFTConfig(**{**settings, **arguments}),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=lora_config(chosen.lora),
@@ -215,9 +215,9 @@ def test_what_rows_share_is_computed_once_and_the_step_is_trls(
     loss, gradients = one_step(ours)
     assert packed == [micro_batch_size] * (4 // micro_batch_size)
     trls = trainer_of(SFTTrainer, rows, micro_model, tokenizer, tmp_path / "trls", chosen)
-    wanted, their = one_step(trls)
+    expected, their = one_step(trls)
     assert sum(packed) == 4
-    assert loss == pytest.approx(wanted, rel=1e-5)
+    assert loss == pytest.approx(expected, rel=1e-5)
     assert gradients.keys() == their.keys()
     for name, gradient in their.items():
         torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-6)
@@ -240,7 +240,7 @@ def test_a_packed_pass_is_in_bf16_where_the_training_is(micro_model, tokenizer, 
     dtypes = set()
     for module in trainer.model.modules():
         if isinstance(module, torch.nn.Linear):
-            module.register_forward_hook(lambda module, given, output: dtypes.add(output.dtype))
+            module.register_forward_hook(lambda module, args, output: dtypes.add(output.dtype))
     loss, gradients = one_step(trainer)
     assert packed == [4, 4]
     assert dtypes == {torch.bfloat16}

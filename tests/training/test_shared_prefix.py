@@ -99,10 +99,10 @@ def test_the_plain_computation_gives_the_same(drawn, name, temperature, row):
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(shared_prefix, "ROW", row)
         patch.setattr(shared_prefix, "SHARE_FROM", 2)
-        found = completion_logps(MODELS[name], ids, mask, length, temperature)
-        wanted = plain(MODELS[name], ids, mask, length, temperature)
-    torch.testing.assert_close(found[0], wanted[0], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found[1], wanted[1], rtol=1e-4, atol=1e-5)
+        result = completion_logps(MODELS[name], ids, mask, length, temperature)
+        expected = plain(MODELS[name], ids, mask, length, temperature)
+    torch.testing.assert_close(result[0], expected[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(result[1], expected[1], rtol=1e-4, atol=1e-5)
 
 
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2], [6, 5], [3, 5, 8, 9]]
@@ -114,13 +114,13 @@ def test_gradients_are_the_same(name):
     model = MODELS[name]
     ids, mask, length = batch(PROMPTS, ROWS)
     weights = torch.randn(len(ROWS), length, generator=torch.Generator().manual_seed(0))
-    found, wanted = (
+    result, expected = (
         _gradients(model, *compute(model, ids, mask, length, 0.7), weights) for compute in (completion_logps, plain)
     )
     trained = {key for key, weight in model.named_parameters() if weight.requires_grad}
-    assert found.keys() == wanted.keys() == trained
-    for key, gradient in wanted.items():
-        torch.testing.assert_close(found[key], gradient, rtol=1e-4, atol=1e-5)
+    assert result.keys() == expected.keys() == trained
+    for key, gradient in expected.items():
+        torch.testing.assert_close(result[key], gradient, rtol=1e-4, atol=1e-5)
 
 
 def _gradients(model, logps: Tensor, entropies: Tensor, weights: Tensor) -> dict[str, Tensor]:
@@ -130,33 +130,33 @@ def _gradients(model, logps: Tensor, entropies: Tensor, weights: Tensor) -> dict
 
 
 def test_each_prompt_is_run_once(monkeypatch):
-    model, seen = MODELS["llama"], []
+    model, shapes = MODELS["llama"], []
     ids, mask, length = batch(PROMPTS, ROWS)
-    monkeypatch.setattr(model.model, "forward", _watched(model.model.forward, seen))
+    monkeypatch.setattr(model.model, "forward", _recording(model.model.forward, shapes))
     completion_logps(model, ids, mask, length, 1.0)
     # Six prompt tokens but the last, and each completion of the longest group behind a copy of the last.
-    assert seen == [(3, 6 + max(1 + 4 + 2, 3 + 2, 5))]
+    assert shapes == [(3, 6 + max(1 + 4 + 2, 3 + 2, 5))]
 
 
 def test_what_all_prompts_begin_with_is_run_once_a_row(monkeypatch):
-    model, seen, policy = MODELS["llama"], [], list(range(1, 37))
+    model, shapes, policy = MODELS["llama"], [], list(range(1, 37))
     ids, mask, length = batch([[*policy, *prompt] for prompt in PROMPTS], ROWS)
-    monkeypatch.setattr(model.model, "forward", _watched(model.model.forward, seen))
+    monkeypatch.setattr(model.model, "forward", _recording(model.model.forward, shapes))
     completion_logps(model, ids, mask, length, 1.0)
     # 36 for all, then what is left of each prompt but its last token, and all completions;
     # [3 …] and [3 …] differ later.
-    assert seen == [(1, 36 + (6 + 1 + 3) + (1 + 4 + 2 + 3 + 2 + 5))]
+    assert shapes == [(1, 36 + (6 + 1 + 3) + (1 + 4 + 2 + 3 + 2 + 5))]
     whole = float(mask.sum())
-    assert shared_prefix.gain(ids, mask, length) == pytest.approx(whole / seen[0][1])
+    assert shared_prefix.gain(ids, mask, length) == pytest.approx(whole / shapes[0][1])
     assert shared_prefix.gain(*batch(PROMPTS, ROWS)) < 2
 
 
-def _watched(forward, seen: list):
-    def watched(*arguments, **named):
-        seen.append(tuple(named["input_ids"].shape))
+def _recording(forward, shapes: list):
+    def recording(*arguments, **named):
+        shapes.append(tuple(named["input_ids"].shape))
         return forward(*arguments, **named)
 
-    return watched
+    return recording
 
 
 def test_logits_are_projected_in_chunks_of_any_size(monkeypatch):

@@ -18,7 +18,7 @@ from safereason.training import sft, tracking
 TRACKERS = ("trackio", "wandb", "tensorboard", "mlflow")
 
 
-class Told(TrainerCallback):
+class Tracker(TrainerCallback):
     """In place of a tracker's callback, which needs its package."""
 
     logging_dir = None
@@ -26,15 +26,15 @@ class Told(TrainerCallback):
 
 @pytest.mark.parametrize("tracker", TRACKERS)
 def test_a_trackers_callback_is_added_and_the_run_named(tracker, tmp_path, monkeypatch):
-    asked, added = [], []
+    names, added = [], []
     kinds = "transformers.integrations.integration_utils.get_reporting_integration_callbacks"
-    monkeypatch.setattr(kinds, lambda name: asked.append(name) or [Told])
+    monkeypatch.setattr(kinds, lambda name: names.append(name) or [Tracker])
     for variable in ("WANDB_PROJECT", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.setenv(variable, "mine")
     trainer = SimpleNamespace(args=SimpleNamespace(run_name=None, project="huggingface"), add_callback=added.append)
     tracking.track(trainer, tracker, tmp_path / "own--model--0123")
-    assert asked == [tracker]
-    assert isinstance(added[0], Told)
+    assert names == [tracker]
+    assert isinstance(added[0], Tracker)
     assert (trainer.args.run_name, trainer.args.project) == ("own--model--0123", "safereason")
     folder = str(tmp_path / "own--model--0123" / "tensorboard") if tracker == "tensorboard" else None
     assert added[0].logging_dir == folder

@@ -68,8 +68,8 @@ def test_a_trained_model_says_where_it_stops(tmp_path: Path, name: str):
     folder = families.save(tmp_path / "start", tokens)
     model = load_trainable(str(folder), load_tokenizer(ModelSpec.parse(str(folder))))
     save_whole(model, tokens, tmp_path / "model", "fp32")
-    said = GenerationConfig.from_pretrained(tmp_path / "model").eos_token_id
-    listed = said if isinstance(said, list) else [said]
+    stop_ids = GenerationConfig.from_pretrained(tmp_path / "model").eos_token_id
+    listed = stop_ids if isinstance(stop_ids, list) else [stop_ids]
     assert tokens.convert_ids_to_tokens(listed)[0] == FAMILIES[name].end
     assert set(listed) == {tokens.eos_token_id, *families.ids(tokens, FAMILIES[name].end)}
     assert set(listed) == end_of_turn_ids(model, tokens)
@@ -92,9 +92,9 @@ def test_evaluation_opens_what_training_saw(tmp_path: Path):
     prompt = row["input_ids"][: row["completion_mask"].index(1)]
     engine = open_engine(ModelSpec.parse(str(families.save(tmp_path, tokens))))
     assert isinstance(engine, TransformersEngine)
-    asked = []
+    inputs = []
     engine.model.register_forward_pre_hook(
-        lambda module, args, named: asked.append(named["input_ids"][0].tolist()), with_kwargs=True
+        lambda module, args, named: inputs.append(named["input_ids"][0].tolist()), with_kwargs=True
     )
     engine.generate([user("Why?")], Sampling(max_new_tokens=1), GenerateOptions(prefix="<think>\n"))
-    assert asked == [prompt]
+    assert inputs == [prompt]

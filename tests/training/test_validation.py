@@ -42,14 +42,14 @@ MUTE = {"f1": 0.0, "unparsed": 1.0, "says_unsafe": 0.0, "mean_tokens": 20.0}
 @pytest.fixture(scope="module")
 def guards(tmp_path_factory, micro_model):
     """Models by what they always say."""
-    made = {
+    folders = {
         say: micro_guard.save_guard(tmp_path_factory.mktemp(say), unsafe)
         for say, unsafe in (("unsafe", 0.9), ("safe", 0.1))
     }
-    return {say: load_model(str(folder)) for say, folder in {**made, "nothing": micro_model}.items()}
+    return {say: load_model(str(folder)) for say, folder in {**folders, "nothing": micro_model}.items()}
 
 
-class Watched:
+class Training:
     """A validation in a folder of its own, told of steps as a trainer tells it."""
 
     def __init__(self, folder: Path, every: int = 2, keep: bool = True, guard_prompt: GuardPrompt = GUIDE) -> None:
@@ -71,51 +71,51 @@ class Watched:
         self.validation.on_train_begin(None, TrainerState(global_step=step), TrainerControl(), model=model)
 
     def step(self, model, step: int, last: int = 5) -> None:
-        told = TrainerState(global_step=step, max_steps=last)
-        self.validation.on_step_end(None, told, TrainerControl(), model=model)
+        state = TrainerState(global_step=step, max_steps=last)
+        self.validation.on_step_end(None, state, TrainerControl(), model=model)
 
     @property
     def records(self) -> list[dict]:
         return list(read_records(self.folder / "validation.jsonl"))
 
-    def says(self) -> str:
+    def best_label(self) -> str:
         """What the kept model says."""
         weights = load_model(str(self.best)).lm_head.weight
         return next(say for say, model in self.models.items() if torch.equal(weights, model.lm_head.weight))
 
 
 @pytest.fixture
-def watched(tmp_path, guards) -> Watched:
-    made = Watched(tmp_path)
-    made.models = guards
-    return made
+def training(tmp_path, guards) -> Training:
+    result = Training(tmp_path)
+    result.models = guards
+    return result
 
 
-def test_it_looks_before_the_first_step_every_so_many_and_after_the_last(watched, guards, capsys):
-    watched.begin(guards["safe"])
+def test_it_looks_before_the_first_step_every_so_many_and_after_the_last(training, guards, capsys):
+    training.begin(guards["safe"])
     for step in range(1, 6):
-        watched.step(guards["safe"], step)
-    assert [record["step"] for record in watched.records] == [0, 2, 4, 5]
-    said = capsys.readouterr().err.splitlines()
-    assert said[0] == "validation after step 0: F1 0.000, unparsed 0.000, unsafe 0.000"
-    assert len(said) == 4
+        training.step(guards["safe"], step)
+    assert [record["step"] for record in training.records] == [0, 2, 4, 5]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "validation after step 0: F1 0.000, unparsed 0.000, unsafe 0.000"
+    assert len(lines) == 4
 
 
-def test_a_last_step_that_is_a_usual_one_is_looked_at_once(watched, guards):
-    watched.step(guards["safe"], 4, last=4)
-    assert [record["step"] for record in watched.records] == [4]
+def test_a_last_step_that_is_a_usual_one_is_looked_at_once(training, guards):
+    training.step(guards["safe"], 4, last=4)
+    assert [record["step"] for record in training.records] == [4]
 
 
-def test_a_resumed_training_has_had_its_first_look(watched, guards):
-    watched.begin(guards["safe"], step=2)
-    assert watched.records == []
+def test_a_resumed_training_has_had_its_first_look(training, guards):
+    training.begin(guards["safe"], step=2)
+    assert training.records == []
 
 
-def test_a_look_says_what_the_model_says(watched, guards):
-    watched.begin(guards["unsafe"])
-    watched.step(guards["safe"], 2)
-    watched.step(guards["nothing"], 4)
-    unsafe, safe, nothing = watched.records
+def test_a_look_says_what_the_model_says(training, guards):
+    training.begin(guards["unsafe"])
+    training.step(guards["safe"], 2)
+    training.step(guards["nothing"], 4)
+    unsafe, safe, nothing = training.records
     assert unsafe == {
         "step": 0,
         "n": 4,
@@ -128,72 +128,72 @@ def test_a_look_says_what_the_model_says(watched, guards):
     assert nothing == {"step": 4, "n": 4, **MUTE}
 
 
-def test_an_earlier_look_that_was_better_is_kept(watched, guards):
-    watched.begin(guards["safe"])
-    assert watched.says() == "safe"
-    watched.step(guards["unsafe"], 2)
-    watched.step(guards["nothing"], 4)
-    watched.step(guards["safe"], 5)
-    assert watched.says() == "unsafe"
-    assert read_json(watched.best / "validation.json") == watched.records[1]
-    assert best_f1(watched.best) == pytest.approx(2 / 3)
-    assert sorted(path.name for path in watched.folder.iterdir()) == ["best", "validation.jsonl"]
-    assert load_tokenizer(ModelSpec.parse(str(watched.best))).chat_template
+def test_an_earlier_look_that_was_better_is_kept(training, guards):
+    training.begin(guards["safe"])
+    assert training.best_label() == "safe"
+    training.step(guards["unsafe"], 2)
+    training.step(guards["nothing"], 4)
+    training.step(guards["safe"], 5)
+    assert training.best_label() == "unsafe"
+    assert read_json(training.best / "validation.json") == training.records[1]
+    assert best_f1(training.best) == pytest.approx(2 / 3)
+    assert sorted(path.name for path in training.folder.iterdir()) == ["best", "validation.jsonl"]
+    assert load_tokenizer(ModelSpec.parse(str(training.best))).chat_template
 
 
-def test_of_equal_looks_the_first_is_kept(watched, guards):
-    watched.begin(guards["nothing"])
-    watched.step(guards["safe"], 2)
-    assert [record["f1"] for record in watched.records] == [0.0, 0.0]
-    assert watched.says() == "nothing"
+def test_of_equal_looks_the_first_is_kept(training, guards):
+    training.begin(guards["nothing"])
+    training.step(guards["safe"], 2)
+    assert [record["f1"] for record in training.records] == [0.0, 0.0]
+    assert training.best_label() == "nothing"
 
 
 def test_none_is_kept_where_none_is_asked_for(tmp_path, guards):
-    watched = Watched(tmp_path, keep=False)
-    watched.begin(guards["unsafe"])
+    training = Training(tmp_path, keep=False)
+    training.begin(guards["unsafe"])
     assert [path.name for path in tmp_path.iterdir()] == ["validation.jsonl"]
-    assert len(watched.records) == 1
+    assert len(training.records) == 1
 
 
-def test_another_process_than_the_first_looks_and_leaves_writing_to_it(watched, guards, monkeypatch, capsys):
+def test_another_process_than_the_first_looks_and_leaves_writing_to_it(training, guards, monkeypatch, capsys):
     monkeypatch.setattr(processes, "is_main", lambda: False)
-    watched.step(guards["unsafe"], 2)
-    assert [record["step"] for record in watched.records] == [2]
-    assert not watched.best.exists()
+    training.step(guards["unsafe"], 2)
+    assert [record["step"] for record in training.records] == [2]
+    assert not training.best.exists()
     assert capsys.readouterr().err == ""
 
 
 def test_verdicts_are_drawn_alike_at_every_look(tmp_path, guards):
     guard_prompt = GuardPrompt(GUIDE.policy, GUIDE.templates, False, Sampling(temperature=1.0, max_new_tokens=20))
-    watched = Watched(tmp_path, every=1, keep=False, guard_prompt=guard_prompt)
+    training = Training(tmp_path, every=1, keep=False, guard_prompt=guard_prompt)
     for step in (1, 2):
-        watched.step(guards["nothing"], step)
-    first, second = watched.records
+        training.step(guards["nothing"], step)
+    first, second = training.records
     assert {**first, "step": 2} == second
 
 
-def test_a_look_leaves_the_training_as_it_was(watched, guards):
+def test_a_look_leaves_the_training_as_it_was(training, guards):
     model = copy.deepcopy(guards["unsafe"]).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     random = torch.get_rng_state()
-    watched.begin(model)
+    training.begin(model)
     assert torch.equal(torch.get_rng_state(), random)
     assert model.training
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
     assert all(p.grad is None and p.requires_grad and not p.is_inference() for p in model.parameters())
 
 
-def exchanged(watched, guards, cut) -> Watched:
+def exchanged(training, guards, cut) -> Training:
     """Killed while the better model took the other one's place: `cut` says what was there then."""
-    watched.begin(guards["safe"])
-    old = watched.folder / "old"
-    shutil.copytree(watched.best, old)
-    watched.step(guards["unsafe"], 2)
-    new = watched.folder / ".best.new"
-    watched.best.rename(new)
-    old.rename(watched.best)
-    cut(watched.best, new)
-    again = Watched(watched.folder)
+    training.begin(guards["safe"])
+    old = training.folder / "old"
+    shutil.copytree(training.best, old)
+    training.step(guards["unsafe"], 2)
+    new = training.folder / ".best.new"
+    training.best.rename(new)
+    old.rename(training.best)
+    cut(training.best, new)
+    again = Training(training.folder)
     again.models = guards
     assert not new.exists()
     return again
@@ -213,28 +213,30 @@ CUTS = {
 
 
 @pytest.mark.parametrize(("cut", "kept"), CUTS.values(), ids=CUTS.keys())
-def test_a_kill_in_between_leaves_one_whole_model(watched, guards, cut, kept):
-    again = exchanged(watched, guards, cut)
-    assert again.says() == kept
+def test_a_kill_in_between_leaves_one_whole_model(training, guards, cut, kept):
+    again = exchanged(training, guards, cut)
+    assert again.best_label() == kept
     again.step(guards["unsafe"], 2)  # a resumed training comes to the same look again
-    assert again.says() == "unsafe"
+    assert again.best_label() == "unsafe"
 
 
-TRUTH_AND_SAID = st.lists(
+TRUTH_AND_PREDICTED = st.lists(
     st.tuples(st.sampled_from(["safe", "unsafe"]), st.sampled_from(["safe", "unsafe", None])), min_size=1, max_size=12
 )
 
 
-@given(TRUTH_AND_SAID)
+@given(TRUTH_AND_PREDICTED)
 def test_what_cannot_be_read_counts_as_wrong(pairs):
     rows = [Example(f"s/{i}", "x", "harmless", "s", label=label) for i, (label, _) in enumerate(pairs)]
-    found = validation_metrics(rows, [GuardVerdict(said, None, tokens=i) for i, (_, said) in enumerate(pairs)])
-    right = sum(label == said == "unsafe" for label, said in pairs)
-    missed = sum(label == "unsafe" != said for label, said in pairs)
-    raised = sum(label == "safe" != said for label, said in pairs)
-    assert found["f1"] == pytest.approx(2 * right / (2 * right + missed + raised) if right else 0.0)
-    unread = sum(said is None for _, said in pairs)
-    assert found["unparsed"] == pytest.approx(unread / len(pairs))
-    calls = sum(said == "unsafe" for _, said in pairs)
-    assert found["says_unsafe"] == pytest.approx(calls / (len(pairs) - unread) if len(pairs) > unread else 0.0)
-    assert (found["n"], found["mean_tokens"]) == (len(pairs), pytest.approx((len(pairs) - 1) / 2))
+    metrics = validation_metrics(
+        rows, [GuardVerdict(predicted, None, tokens=i) for i, (_, predicted) in enumerate(pairs)]
+    )
+    right = sum(label == predicted == "unsafe" for label, predicted in pairs)
+    missed = sum(label == "unsafe" != predicted for label, predicted in pairs)
+    raised = sum(label == "safe" != predicted for label, predicted in pairs)
+    assert metrics["f1"] == pytest.approx(2 * right / (2 * right + missed + raised) if right else 0.0)
+    unread = sum(predicted is None for _, predicted in pairs)
+    assert metrics["unparsed"] == pytest.approx(unread / len(pairs))
+    calls = sum(predicted == "unsafe" for _, predicted in pairs)
+    assert metrics["says_unsafe"] == pytest.approx(calls / (len(pairs) - unread) if len(pairs) > unread else 0.0)
+    assert (metrics["n"], metrics["mean_tokens"]) == (len(pairs), pytest.approx((len(pairs) - 1) / 2))

@@ -27,7 +27,7 @@ def overrides(section: GRPO = SECTION, gpus: int = 1, **named) -> verl.Overrides
     return verl.overrides(section, model="org/name", name="mine", cluster=verl.GPUCluster(gpus), **{**SIZE, **named})
 
 
-def composed(given: verl.Overrides, here: str = "/a folder"):
+def composed(arguments: verl.Overrides, here: str = "/a folder"):
     """verl's own configuration with these overrides, as its `main_ppo` composes it."""
     verl_peer.core_algos()  # or skips
     hydra = pytest.importorskip("hydra", reason="pip install --no-deps -r requirements/peers.txt")
@@ -35,7 +35,7 @@ def composed(given: verl.Overrides, here: str = "/a folder"):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with hydra.initialize_config_dir(str(folder), version_base=None):
-            return hydra.compose("ppo_trainer", [line.replace(verl.HERE, here) for line in verl.hydra_lines(given)])
+            return hydra.compose("ppo_trainer", [line.replace(verl.HERE, here) for line in verl.hydra_lines(arguments)])
 
 
 def plain(value):
@@ -70,11 +70,11 @@ def test_verl_takes_the_recipes_of_the_papers(name, capsys):
     assert_verl_takes(section, overrides(section, gpus=8, prompts=5000), capsys)
 
 
-def assert_verl_takes(section, given, capsys):
-    config = composed(given)
-    for key, value in given.items():
-        wanted = value.replace(verl.HERE, "/a folder") if isinstance(value, str) else value
-        assert selected(config, key) == (list(wanted) if isinstance(wanted, tuple) else wanted), key
+def assert_verl_takes(section, arguments, capsys):
+    config = composed(arguments)
+    for key, value in arguments.items():
+        expected = value.replace(verl.HERE, "/a folder") if isinstance(value, str) else value
+        assert selected(config, key) == (list(expected) if isinstance(expected, tuple) else expected), key
     config.actor_rollout_ref.model.lora_rank = 0  # verl looks a rank up in a module that wants ray
     importlib.import_module("verl.utils.config").validate_config(config, section.kl_coef > 0, use_critic=False)
     assert "All configuration checks passed" in capsys.readouterr().out
@@ -87,11 +87,11 @@ def test_a_key_that_verl_does_not_have_fails():
 
 
 def test_the_recipe_of_tars_is_what_its_authors_ran():
-    given = verl.overrides(
+    arguments = verl.overrides(
         load("tars-7b", []).rl, prompts=6400, model="org/name", name="tars-7b", seed=0, cluster=verl.GPUCluster(8)
     )
     actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
-    wanted = {
+    expected = {
         "algorithm.adv_estimator": "grpo",
         "data.train_batch_size": 32,
         f"{rollout}.n": 8,
@@ -111,11 +111,11 @@ def test_the_recipe_of_tars_is_what_its_authors_ran():
         f"{actor}.grad_clip": 1.0,
         f"{rollout}.top_k": -1,
     }
-    assert {key: given[key] for key in wanted} == wanted
+    assert {key: arguments[key] for key in expected} == expected
 
 
 def test_both_trainers_are_told_the_same():
-    given, trls = overrides(), grpo_arguments(SECTION, output_dir="out", cpu=False, **SIZE)
+    verls, trls = overrides(), grpo_arguments(SECTION, output_dir="out", cpu=False, **SIZE)
     actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
     pairs = {
         "max_steps": "trainer.total_training_steps",
@@ -136,7 +136,7 @@ def test_both_trainers_are_told_the_same():
         "num_iterations": f"{actor}.ppo_epochs",
         "gradient_checkpointing": "actor_rollout_ref.model.enable_gradient_checkpointing",
     }
-    assert {name: given[key] for name, key in pairs.items()} == {name: trls[name] for name in pairs}
+    assert {name: verls[key] for name, key in pairs.items()} == {name: trls[name] for name in pairs}
 
 
 REFUSED = {
@@ -203,15 +203,15 @@ class Judged:
     """A reward that says what it was asked together."""
 
     def __init__(self, *totals) -> None:
-        self.asked, self._totals = [], iter(totals) if totals else None
+        self.calls, self._totals = [], iter(totals) if totals else None
 
     def score(self, rows):
-        self.asked.append([row.text for row in rows])
+        self.calls.append([row.text for row in rows])
         totals = [next(self._totals) for _ in rows] if self._totals else 1 / 0
         return [RewardParts(total, {"format": 1.0, "safety": None}, "the server failed") for total in totals]
 
 
-def ask(texts: list[str], config: str = "config"):
+def results_of(texts: list[str], config: str = "config"):
     info = {"id": "a/1", "user": "Why?", "kind": "harmful", "label": None, "response": None, "index": 0}
 
     async def all_at_once():
@@ -236,7 +236,7 @@ def judged(monkeypatch):
 
 def test_an_unscored_rollout_raises_and_the_others_keep_their_rewards(judged):
     judged(1.0, None, 0.25)
-    first, second, third = ask(["x", "y", "z"])
+    first, second, third = results_of(["x", "y", "z"])
     assert (first, third) == ({"score": 1.0, "format": 1.0}, {"score": 0.25, "format": 1.0})
     assert isinstance(second, verl_reward.Unscored)
     assert str(second) == "a/1: the server failed"
@@ -244,13 +244,13 @@ def test_an_unscored_rollout_raises_and_the_others_keep_their_rewards(judged):
 
 def test_rollouts_that_wait_together_are_judged_together(judged):
     reward = judged(*range(5))
-    assert [row["score"] for row in ask(list("abcde"))] == [0, 1, 2, 3, 4]
-    assert reward.asked == [["a"], ["b", "c", "d", "e"]] or reward.asked == [list("abcde")]
+    assert [row["score"] for row in results_of(list("abcde"))] == [0, 1, 2, 3, 4]
+    assert reward.calls == [["a"], ["b", "c", "d", "e"]] or reward.calls == [list("abcde")]
 
 
 def test_a_judge_that_breaks_down_raises_for_all_it_was_asked(judged):
     judged()
-    assert [type(error) for error in ask(["x", "y"])] == [ZeroDivisionError] * 2
+    assert [type(error) for error in results_of(["x", "y"])] == [ZeroDivisionError] * 2
 
 
 @pytest.mark.parametrize(
@@ -270,8 +270,8 @@ def test_a_judge_that_breaks_down_raises_for_all_it_was_asked(judged):
 def test_the_reward_is_the_recipes(reward, reasoning, text, score, tmp_path):
     verl_reward.write_config(tmp_path / "reward.json", reward, reasoning)
     info = {"id": "a/1", "user": "Why?", "kind": "harmful", "label": "unsafe", "response": None}
-    asked = verl_reward.compute_score("a", text, "unsafe", info, config=str(tmp_path / "reward.json"))
-    assert asyncio.run(asked)["score"] == pytest.approx(score)
+    coroutine = verl_reward.compute_score("a", text, "unsafe", info, config=str(tmp_path / "reward.json"))
+    assert asyncio.run(coroutine)["score"] == pytest.approx(score)
 
 
 def test_the_reward_reads_what_the_chat_template_opened(tmp_path):
@@ -279,12 +279,12 @@ def test_the_reward_reads_what_the_chat_template_opened(tmp_path):
     verl_reward.write_config(tmp_path / "reward.json", reward, True, "<think>\n")
     info = {"id": "a/1", "user": "Why?", "kind": "harmful", "label": "unsafe", "response": None}
     text = r"hm</think> \boxed{unsafe}"
-    asked = verl_reward.compute_score("a", text, "unsafe", info, config=str(tmp_path / "reward.json"))
-    assert asyncio.run(asked)["score"] == pytest.approx(1.0)
+    coroutine = verl_reward.compute_score("a", text, "unsafe", info, config=str(tmp_path / "reward.json"))
+    assert asyncio.run(coroutine)["score"] == pytest.approx(1.0)
 
 
 def test_verl_would_poison_a_group_with_nan():
     """Why an unscored rollout raises: there is no number that verl would leave out."""
-    found = verl_peer.advantages([1.0, float("nan"), 0.0, 1.0, 0.0, 1.0, 0.0, 1.0], 4, 1e-6)
-    assert found[:4].isnan().all()
-    assert not found[4:].isnan().any()
+    advantages = verl_peer.advantages([1.0, float("nan"), 0.0, 1.0, 0.0, 1.0, 0.0, 1.0], 4, 1e-6)
+    assert advantages[:4].isnan().all()
+    assert not advantages[4:].isnan().any()

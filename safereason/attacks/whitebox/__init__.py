@@ -1,1 +1,1 @@
-"""Tools of white-box attacks: slots of a suffix in prompts, losses of a target, and candidate tokens."""
+"""Tools of white-box attacks: positions of a suffix in prompts, losses of a target text, and candidate tokens."""

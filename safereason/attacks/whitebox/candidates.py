@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from safereason.attacks.whitebox.slot import TokenIds
+from safereason.attacks.whitebox.suffix import TokenIds
 
 
 # The mask decodes the whole vocabulary, which takes seconds, and each behavior's search needs the same one.

@@ -10,7 +10,7 @@ from safereason.attacks.base import SearchStep, Setup, TestCase
 from safereason.attacks.gcg_settings import GCGSettings
 from safereason.attacks.meter import SpentError
 from safereason.attacks.whitebox import candidates, objectives, probe
-from safereason.attacks.whitebox.slot import Suffix, TokenIds
+from safereason.attacks.whitebox.suffix import Suffix, TokenIds
 from safereason.data.example import Example
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
@@ -24,7 +24,7 @@ class ScoredSuffix:
     losses: Tensor
     """[G], one for each objective."""
     matched: bool
-    """Whether greedy decoding writes the targets of all objectives."""
+    """Whether greedy decoding writes the target texts of all objectives."""
 
     @property
     def loss(self) -> float:
@@ -44,18 +44,18 @@ class GCGSearch:
         self.behaviors = behaviors
         self.settings = settings
         self.setup = setup
-        self.objectives = objectives.build_objectives(behaviors, [setup.target, *setup.others], settings, setup)
+        self.objectives = objectives.build_objectives(behaviors, [setup.target_model, *setup.others], settings, setup)
         self.draft = self._open_draft()
         # On the CPU, so that a seed draws the same numbers on every device.
         self.generator = torch.Generator().manual_seed(setup.seed)
-        # The first slot stands for all: their initial suffixes are the same ids.
-        slot = self.objectives.on_target_model[0].slot
-        self.start = slot.start
+        # The first position will do for all: their initial suffixes are the same ids.
+        position = self.objectives.on_target_model[0].position
+        self.start = position.start
         if settings.replaced > len(self.start.ids):
             raise InputError(
                 f"attack gcg: replaced is {settings.replaced}, and the suffix has {len(self.start.ids)} tokens"
             )
-        self.allowed_tokens = candidates.allowed_token_mask(slot.tokenizer, settings.ascii_only)
+        self.allowed_tokens = candidates.allowed_token_mask(position.tokenizer, settings.ascii_only)
         self.dropped = 0
         """Candidates that did not survive the way through text."""
         self.not_finite = 0
@@ -198,11 +198,13 @@ class GCGSearch:
             "not_finite": self.not_finite,
         }
         if is_last:
-            (deployed,) = objective.slot.encode([best.suffix.text])
+            (deployed,) = objective.position.encode([best.suffix.text])
             loss_deployed, matched = objective.loss.loss_without_cache(deployed)
             details["loss_deployed"] = loss_deployed
             details["matched"] = matched
-        return TestCase(self.behaviors[behavior].id, "gcg", objective.slot.prompt(best.suffix.text), details=details)
+        return TestCase(
+            self.behaviors[behavior].id, "gcg", objective.position.prompt(best.suffix.text), details=details
+        )
 
     def _open_draft(self) -> objectives.Objectives | None:
         """The objectives on the draft model; None without one."""

@@ -1,13 +1,12 @@
-"""The loss of a target, the text that a reply shall begin with, after many similar prompts; and its gradient.
+"""The loss of a target text, with which a completion shall begin, after many similar prompts; and its gradient.
 
 The loss is exact, and avoids work: the states of the prompts' common beginning are cached and serve all of them,
 prompts are grouped by how much of the cache they share, and only the hidden states that predict a token of the target
-are projected onto the vocabulary. Where a cache is not known to be exact (a sliding window, a recurrent state), nothing
-is cached and whole prompts are computed, each alone if a batch would change them.
+text are projected onto the vocabulary. Where a cache is not known to be exact (a sliding window, a recurrent state),
+nothing is cached and whole prompts are computed, each alone if a batch would change them.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from transformers import DynamicCache
 from safereason.attacks.whitebox import grouping
 from safereason.engines import architectures
 from safereason.engines.memory import halves_of, run_or_halve
-from safereason.engines.states import accepted, holds_prefixes
+from safereason.engines.states import accepted, evaluation_mode, holds_prefixes
 
 CPU_TOKENS, GPU_TOKENS = 1024, 65_536
 """Initial number of tokens of a batch: on a CPU few, so that states stay in its cache; on a GPU possibly too many."""
@@ -29,26 +28,26 @@ CPU_OVERHEAD, GPU_OVERHEAD = 16, 512
 
 @dataclass(frozen=True)
 class PromptLosses:
-    """Losses of a target after N prompts."""
+    """Losses of a target text after N prompts."""
 
     values: Tensor
-    """[N] fp32, on the CPU: the mean cross entropy in nats of the target's tokens, or their mellowmax."""
+    """[N] fp32, on the CPU: the mean cross entropy in nats of the target text's tokens, or their mellowmax."""
     matched: Tensor
-    """[N] bool: whether greedy decoding writes the target."""
+    """[N] bool: whether greedy decoding writes the target text."""
 
 
 class TargetLoss:
-    """The loss of one target on one model.
+    """The loss of one target text on one model.
 
     Args:
         model: A causal language model of transformers.
-        target: The target's token ids, at least one.
+        target_ids: The target text's token ids, at least one.
         mellowmax: Parameter of the mellowmax that replaces the mean; None keeps the mean.
     """
 
-    def __init__(self, model: Any, target: Sequence[int], mellowmax: float | None = None) -> None:
+    def __init__(self, model: Any, target_ids: Sequence[int], mellowmax: float | None = None) -> None:
         self.model = model
-        self.target = list(target)
+        self.target_ids = list(target_ids)
         self.mellowmax = mellowmax
         if model.device.type == "cpu":
             self._budget = CPU_TOKENS
@@ -68,7 +67,7 @@ class TargetLoss:
         known = grouping.common_prefix_length(self._cached_ids, ids)
         if not self._shares_states or known == len(ids):
             return
-        with _without_dropout(self.model), torch.no_grad():
+        with evaluation_mode(self.model), torch.no_grad():
             cache = self._open_cache(known, 1)
             rest = torch.tensor([list(ids[known:])], device=self.model.device)
             self.model(input_ids=rest, **self._forward_options(cache, 1))
@@ -88,12 +87,12 @@ class TargetLoss:
         shared: list[int] = []
         lengths: list[int] = []
         for prompt in prompts:
-            # The last token of a prompt is always computed: it predicts the first of the target.
+            # The last token of a prompt is always computed: it predicts the first of the target text.
             shared.append(min(grouping.common_prefix_length(self._cached_ids, prompt), len(prompt) - 1))
-            lengths.append(len(prompt) + len(self.target) - 1)
+            lengths.append(len(prompt) + len(self.target_ids) - 1)
         values = torch.empty(len(prompts))
         matched = torch.empty(len(prompts), dtype=torch.bool)
-        with _without_dropout(self.model), torch.inference_mode():
+        with evaluation_mode(self.model), torch.inference_mode():
             for group in grouping.group_prompts(shared, lengths, self._overhead):
                 # A batch shares one cache, so it starts at the shortest common beginning of its prompts.
                 known = min(shared[i] for i in group)
@@ -108,13 +107,13 @@ class TargetLoss:
 
         It uses none of the shortcuts of `losses`, and so is an independent measurement.
         """
-        ids = torch.tensor([[*prompt, *self.target]], device=self.model.device)
-        with _without_dropout(self.model), torch.inference_mode():
+        ids = torch.tensor([[*prompt, *self.target_ids]], device=self.model.device)
+        with evaluation_mode(self.model), torch.inference_mode():
             logits = self.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()  # [T, V]
-            target = ids[0, len(prompt) :]
-            loss = self._reduce(cross_entropy(logits, target, reduction="none"))
+            target_ids = ids[0, len(prompt) :]
+            loss = self._reduce(cross_entropy(logits, target_ids, reduction="none"))
             # Compared by argmax, the token that greedy decoding takes.
-            return float(loss), bool((logits.argmax(-1) == target).all())
+            return float(loss), bool((logits.argmax(-1) == target_ids).all())
 
     def gradient(self, prompt: Sequence[int], span: slice) -> Tensor:
         """The gradient of the loss at the one-hot tokens of a span of the prompt, by one pass forward and back.
@@ -128,18 +127,18 @@ class TargetLoss:
         if self._shares_states:
             known = span.start
         self.cache_prefix(prompt[:known])
-        ids = [*prompt, *self.target[:-1]]
+        ids = [*prompt, *self.target_ids[:-1]]
         embedding = self.model.get_input_embeddings()
-        with _without_dropout(self.model), torch.enable_grad():
+        with evaluation_mode(self.model), torch.enable_grad():
             vectors = embedding(torch.tensor(ids[known:], device=self.model.device)).detach()  # [L, D]
             # Only the span's vectors take a gradient, so that the pass back ends there.
             edited = vectors[span.start - known : span.stop - known].clone().requires_grad_()  # [n, D]
             whole = torch.cat([vectors[: span.start - known], edited, vectors[span.stop - known :]])
             cache = self._open_cache(known, 1)
-            output = self.model(inputs_embeds=whole[None], **self._forward_options(cache, len(self.target)))
-            logits = output.logits[0, -len(self.target) :].float()  # [T, V]
-            target = torch.tensor(self.target, device=logits.device)
-            loss = self._reduce(cross_entropy(logits, target, reduction="none"))
+            output = self.model(inputs_embeds=whole[None], **self._forward_options(cache, len(self.target_ids)))
+            logits = output.logits[0, -len(self.target_ids) :].float()  # [T, V]
+            target_ids = torch.tensor(self.target_ids, device=logits.device)
+            loss = self._reduce(cross_entropy(logits, target_ids, reduction="none"))
             (vector_gradient,) = torch.autograd.grad(loss, edited)  # [n, D]
         self._store_states(ids, cache)
         # By the chain rule: a token's vector is its one-hot times the embedding table, for some models scaled.
@@ -209,13 +208,13 @@ class TargetLoss:
 
     def _compute(self, prompts: list[Sequence[int]], known: int) -> tuple[Tensor, Tensor]:
         """Loss and match [B] of prompts whose first `known` tokens are cached."""
-        # The target's last token predicts nothing that is scored.
-        rows = [[*prompt[known:], *self.target[:-1]] for prompt in prompts]
-        steps = len(self.target)
+        # The target text's last token predicts nothing that is scored.
+        rows = [[*prompt[known:], *self.target_ids[:-1]] for prompt in prompts]
+        steps = len(self.target_ids)
         width = max(map(len, rows))
         # Padded on the right, where causal attention keeps the padding out of all logits that are used.
         ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=self.model.device)
-        keep = width - min(map(len, rows)) + steps  # from the shortest row's first logit of the target on
+        keep = width - min(map(len, rows)) + steps  # from the shortest row's first logit of the target text on
         options = self._forward_options(self._open_cache(known, len(rows)), keep)
         logits = self.model(input_ids=ids, **options).logits
         logits = logits[:, -keep:]  # [B, keep, V]
@@ -224,26 +223,15 @@ class TargetLoss:
             positions = starts[:, None] + torch.arange(steps, device=logits.device)  # [B, T]
             logits = logits[torch.arange(len(rows), device=logits.device)[:, None], positions]
         flat = logits.flatten(0, 1).float()  # [B * T, V]
-        target = torch.tensor(self.target, device=flat.device).repeat(len(rows))
-        losses = cross_entropy(flat, target, reduction="none").view(len(rows), steps)
+        target_ids = torch.tensor(self.target_ids, device=flat.device).repeat(len(rows))
+        losses = cross_entropy(flat, target_ids, reduction="none").view(len(rows), steps)
         # Compared with the maximum, so that a tie counts as a match.
-        is_likeliest = flat.gather(-1, target[:, None])[:, 0] == flat.amax(-1)
+        is_likeliest = flat.gather(-1, target_ids[:, None])[:, 0] == flat.amax(-1)
         return self._reduce(losses).cpu(), is_likeliest.view(len(rows), steps).all(-1).cpu()
 
     def _reduce(self, losses: Tensor) -> Tensor:
-        """The loss of the target [...] from the losses of its tokens [..., T]."""
+        """The loss of the target text [...] from the losses of its tokens [..., T]."""
         if self.mellowmax is None:
             return losses.mean(-1)
         count = torch.tensor(float(losses.shape[-1]), device=losses.device)
         return ((self.mellowmax * losses).logsumexp(-1) - count.log()) / self.mellowmax
-
-
-@contextmanager
-def _without_dropout(model: Any) -> Iterator[None]:
-    """Switches the model to evaluation, and restores its mode afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -1,4 +1,4 @@
-"""Objectives of a shared suffix: on each model, each behavior's prompt with the suffix shall lead to its target."""
+"""Objectives of a shared suffix: on each model, each behavior's prompt with it shall lead to the target text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +9,9 @@ from torch import Tensor
 from safereason.attacks.base import Setup
 from safereason.attacks.gcg_settings import GCGSettings
 from safereason.attacks.meter import Meter
-from safereason.attacks.target_position import require_target, text_before_target
-from safereason.attacks.whitebox import slot
+from safereason.attacks.target_position import require_target_text, text_before_target
 from safereason.attacks.whitebox.loss import PromptLosses, TargetLoss
-from safereason.attacks.whitebox.slot import Slot, Suffix, TokenIds
+from safereason.attacks.whitebox.suffix import Suffix, SuffixPosition, TokenIds, find_suffix_position
 from safereason.data.example import Example
 from safereason.engines.base import Engine, LocalEngine, require_local
 from safereason.errors import InputError
@@ -20,9 +19,9 @@ from safereason.errors import InputError
 
 @dataclass(frozen=True)
 class Objective:
-    """One behavior on one model."""
+    """One term of a search's loss: one behavior on one model."""
 
-    slot: Slot
+    position: SuffixPosition
     loss: TargetLoss
     shares_vocabulary: bool
     """Whether its tokenizer is the target model's, so that suffixes are the same ids and its gradient counts."""
@@ -42,14 +41,14 @@ class Objectives:
         self.objectives = tuple(objectives)
         self._meter = meter
         self.on_target_model: list[Objective] = []
-        self._shared_slots: list[Slot] = []
+        self._shared_positions: list[SuffixPosition] = []
         for objective in self.objectives:
             if objective.on_target_model:
                 self.on_target_model.append(objective)
             if objective.shares_vocabulary:
-                self._shared_slots.append(objective.slot)
-        for other in self._shared_slots[1:]:
-            first = self._shared_slots[0]
+                self._shared_positions.append(objective.position)
+        for other in self._shared_positions[1:]:
+            first = self._shared_positions[0]
             # The ids of one suffix are put into all prompts, so they have to mean the same text in each.
             if other.start != first.start or other.lead != first.lead:
                 raise InputError(
@@ -60,7 +59,7 @@ class Objectives:
         """The candidates that survive the way through text in every prompt of the target model's tokenizer."""
         if not candidates:
             return []
-        first, *others = self._shared_slots
+        first, *others = self._shared_positions
         suffixes = first.read(candidates)
         for other in others:
             suffixes = other.surviving(suffixes)
@@ -74,7 +73,7 @@ class Objectives:
         return suffixes[: self._meter.queries_left // len(self.on_target_model)]
 
     def losses(self, suffixes: Sequence[Suffix]) -> tuple[Tensor, Tensor]:
-        """The loss [G, N] of each objective after each suffix, and whether each target was matched [G, N].
+        """The loss [G, N] of each objective after each suffix, and whether each target text was matched [G, N].
 
         Raises:
             SpentError: The suffixes exceed the query budget.
@@ -91,11 +90,11 @@ class Objectives:
     def _prompt_losses(self, objective: Objective, suffixes: Sequence[Suffix]) -> PromptLosses:
         """The losses of one objective after each suffix."""
         if objective.shares_vocabulary:
-            prompts = [objective.slot.ids(suffix.ids) for suffix in suffixes]
+            prompts = [objective.position.ids(suffix.ids) for suffix in suffixes]
         else:
             # Another tokenizer gives the suffix other ids, so its text is encoded.
-            prompts = objective.slot.encode([suffix.text for suffix in suffixes])
-        tokens = sum(map(len, prompts)) + len(prompts) * len(objective.loss.target)
+            prompts = objective.position.encode([suffix.text for suffix in suffixes])
+        tokens = sum(map(len, prompts)) + len(prompts) * len(objective.loss.target_ids)
         self._meter.count_tokens(tokens, 0)
         return objective.loss.losses(prompts)
 
@@ -108,9 +107,9 @@ class Objectives:
         gradients: list[Tensor] = []
         for objective in self.objectives:
             if objective.shares_vocabulary:
-                prompt = objective.slot.ids(suffix)
-                self._meter.count_tokens(len(prompt) + len(objective.loss.target), 0)
-                gradients.append(objective.loss.gradient(prompt, objective.slot.span))
+                prompt = objective.position.ids(suffix)
+                self._meter.count_tokens(len(prompt) + len(objective.loss.target_ids), 0)
+                gradients.append(objective.loss.gradient(prompt, objective.position.span))
         if len(gradients) == 1:
             return gradients[0]
         size = min(gradient.shape[1] for gradient in gradients)  # tables of one vocabulary may differ in their padding
@@ -131,30 +130,30 @@ def build_objectives(
     gradient does not count.
 
     Args:
-        behaviors: Behaviors with targets.
+        behaviors: Behaviors with target texts.
         engines: Models to optimise on.
-        settings: Initial suffix, position of the targets, and mellowmax of the losses.
+        settings: Initial suffix, position of the target texts, and mellowmax of the losses.
         setup: Target model, whether or not it is one of the engines, its generation prefix, and the meter.
 
     Raises:
-        InputError: A model is none of transformers, a behavior has no target, or the initial suffix does not fit a
+        InputError: A model is none of transformers, a behavior has no target text, or the initial suffix does not fit a
             prompt.
     """
-    target_model = require_local(setup.target, "attack gcg")
+    target_model = require_local(setup.target_model, "attack gcg")
     opening = text_before_target(setup.prefix, settings.place)
     objectives: list[Objective] = []
     for engine in engines:
         local_engine = require_local(engine, "attack gcg")
         shares_vocabulary = _shares_vocabulary(local_engine, target_model)
         for behavior in behaviors:
-            target_text = require_target("gcg", behavior)
-            target = local_engine.tokenizer(target_text, add_special_tokens=False)["input_ids"]
-            behavior_slot = slot.find_slot(local_engine.tokenizer, behavior.prompt, settings.start, opening)
-            length = len(behavior_slot.ids(behavior_slot.start.ids)) + len(target)
+            target_text = require_target_text("gcg", behavior)
+            target_ids = local_engine.tokenizer(target_text, add_special_tokens=False)["input_ids"]
+            suffix_position = find_suffix_position(local_engine.tokenizer, behavior.prompt, settings.start, opening)
+            length = len(suffix_position.ids(suffix_position.start.ids)) + len(target_ids)
             _check_length(behavior, local_engine, length)
             objective = Objective(
-                slot=behavior_slot,
-                loss=TargetLoss(local_engine.model, target, settings.mellowmax),
+                position=suffix_position,
+                loss=TargetLoss(local_engine.model, target_ids, settings.mellowmax),
                 shares_vocabulary=shares_vocabulary,
                 on_target_model=local_engine is target_model,
             )
@@ -168,7 +167,7 @@ def _shares_vocabulary(engine: LocalEngine, target_model: LocalEngine) -> bool:
 
 
 def _check_length(behavior: Example, engine: LocalEngine, length: int) -> None:
-    """Refuses a prompt that, with its target, is longer than the model's context."""
+    """Refuses a prompt that, with its target text, is longer than the model's context."""
     # A model that also reads images keeps these figures in a configuration of its text part.
     if length > engine.model.config.get_text_config().max_position_embeddings:
         raise InputError(

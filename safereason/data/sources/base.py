@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypeVar
 
-from safereason.data.example import Example, Label, PromptKind, RawRow, parquet_rows
+from safereason.data.example import Example, PromptKind, RawRow, parquet_rows
 from safereason.data.fetch import File, HubFile, fetch
 from safereason.data.sources import json_list
 from safereason.errors import InputError
 from safereason.files import BROKEN, LONGEST_ROW, PACKED, TableLines, form_suffix, from_json, json_type, lines, opened
+from safereason.text.verdict import Label
 
 Split = Literal["train", "test"]
 Reader = Callable[[Split], Iterable[Example]]
@@ -52,7 +53,7 @@ class Source:
 
     @property
     def summary(self) -> str:
-        """Its title, by which a listing describes it."""
+        """Title, by which a listing describes the source."""
         return self.title
 
     def stream(self, split: Split) -> Iterator[Example]:
@@ -97,11 +98,11 @@ class SourceRow:
     """One row of a published file. Its errors name the file, the row and the column."""
 
     file: Path
-    """The file."""
+    """Path of the file, for errors."""
     number: int
     """Number of the row in the file, from 1."""
     values: Mapping[str, Any]
-    """Values by column."""
+    """Values of the row's columns, unchecked."""
     advice: str = "get the file as it is published"
     """Advice at the end of errors about missing columns."""
 
@@ -235,6 +236,15 @@ def with_unique_ids(examples: Iterable[Example], path: Path) -> Iterator[Example
             raise InputError(f"{path}: the id {example.id!r} is there more than once; give each row its own")
         seen.add(example.id)
         yield example
+
+
+def traces_of(prompts: Reader) -> Reader:
+    """The reader of those examples that have a trace: reasoning or an answer to learn from."""
+
+    def traces(split: Split) -> Iterator[Example]:
+        return (example for example in prompts(split) if example.reasoning is not None or example.answer is not None)
+
+    return traces
 
 
 def _parse_rows(path: Path, columns: Sequence[str] | None, strict: bool) -> Iterator[RawRow]:

@@ -5,11 +5,20 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from safereason.data.example import Example, Label, PromptKind, is_unicode
+from safereason.data.example import Example, PromptKind, is_unicode
 from safereason.data.fetch import HubFile, fetch
-from safereason.data.sources.base import Source, SourceRow, Split, join_categories, read_rows, with_unique_ids
+from safereason.data.sources.base import (
+    Source,
+    SourceRow,
+    Split,
+    join_categories,
+    read_rows,
+    traces_of,
+    with_unique_ids,
+)
 from safereason.data.sources.description import Description, KindOf, cell_text, load_description
 from safereason.errors import InputError
+from safereason.text.verdict import Label
 
 T = TypeVar("T")
 
@@ -30,9 +39,6 @@ def described_source(name: str) -> Source:
             return examples
         return with_unique_ids(examples, _local_path(file))
 
-    def traces(split: Split) -> Iterator[Example]:
-        return (example for example in prompts(split) if example.reasoning is not None or example.answer is not None)
-
     page = str(file)
     if isinstance(file, HubFile):
         page = file.page
@@ -45,7 +51,7 @@ def described_source(name: str) -> Source:
         licence=description.licence,
         serves=description.serves,
         prompts=prompts,
-        reasoned=traces if has_traces else None,
+        reasoned=traces_of(prompts) if has_traces else None,
     )
 
 

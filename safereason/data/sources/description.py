@@ -11,11 +11,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from safereason.data.example import KINDS, Label, PromptKind
+from safereason.data.example import KINDS, PromptKind
 from safereason.data.sources.base import FORMATS, Split
 from safereason.errors import InputError
 from safereason.recipe import explain, strict_yaml
 from safereason.recipe.load import text_of
+from safereason.text.verdict import Label
 
 _EXPECTED = "a data source is a mapping with `file:` or `hub:`, `columns:` and `kind:`"
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safereason.data.example import Example, from_row, stream_examples
 from safereason.data.sources import described, description
-from safereason.data.sources.base import FORMATS, Source, Split, read_rows, with_unique_ids
+from safereason.data.sources.base import FORMATS, Source, Split, read_rows, traces_of, with_unique_ids
 from safereason.errors import InputError
 from safereason.recipe.load import SUFFIXES as DESCRIPTIONS
 
@@ -57,9 +57,6 @@ def _source_of_examples(name: str) -> Source:
     def prompts(split: Split) -> Iterator[Example]:
         return with_unique_ids(_read_own_examples(path), path)
 
-    def traces(split: Split) -> Iterator[Example]:
-        return (example for example in prompts(split) if example.reasoning is not None or example.answer is not None)
-
     return Source(
         name=name,
         title="your own file",
@@ -67,7 +64,7 @@ def _source_of_examples(name: str) -> Source:
         licence="yours",
         serves=("train", "test"),
         prompts=prompts,
-        reasoned=traces,
+        reasoned=traces_of(prompts),
     )
 
 

@@ -55,7 +55,7 @@ class _JsonStream:
                 return ""
 
     def read_value(self) -> object:
-        """The next value."""
+        """The next value of the list."""
         # A value that cannot be decoded may be broken, or may go on in the next block. Only reading on tells which.
         has_grown = False
         while True:

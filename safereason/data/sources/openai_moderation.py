@@ -6,9 +6,10 @@ Categories are the publisher's codes, such as `S` and `H2`.
 
 from collections.abc import Iterator
 
-from safereason.data.example import Example, Label
+from safereason.data.example import Example
 from safereason.data.fetch import File
 from safereason.data.sources.base import KIND, Source, SourceRow, Split, join_categories, published_rows
+from safereason.text.verdict import Label
 
 FILE = File(
     source="openai_moderation",

@@ -6,10 +6,11 @@ files.
 
 from collections.abc import Iterator
 
-from safereason.data.example import Example, Label, PromptKind
+from safereason.data.example import Example, PromptKind
 from safereason.data.fetch import HubFile
 from safereason.data.sampling import fold
 from safereason.data.sources.base import Reader, Source, Split, published_rows
+from safereason.text.verdict import Label
 
 REPO = "bench-llm/or-bench"
 REVISION = "e36d8b80e81837c8a8f264bbb2a49f1b32c7e272"

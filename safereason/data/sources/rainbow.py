@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from safereason.data.example import Example
-from safereason.data.fetch import data_home
+from safereason.data.fetch import data_folder
 from safereason.data.sources.base import Source, SourceRow, Split, read_rows
 from safereason.errors import InputError
-from safereason.runs.cache import cache_home
 
 
 def _read_rainbow_prompts(split: Split) -> Iterator[Example]:
@@ -28,7 +27,7 @@ def _risk_and_style(row: SourceRow) -> str:
 
 def _archive_path() -> Path:
     # The same place as for downloaded files, so that one copy of a data home serves all recipes.
-    path = (data_home() or cache_home() / "data") / "rainbow" / "archive.jsonl"
+    path = data_folder() / "rainbow" / "archive.jsonl"
     if not path.is_file():
         raise InputError(
             f"{path}: not there; no such archive is published: make one against your SFT model and put its "

@@ -1,4 +1,4 @@
-r"""Bundled verdicts, written for this project: prompts of the sample, and short replies to them, labelled with reasons.
+r"""Bundled verdicts, written for this project: prompts of the sample and short responses, labelled with reasons.
 
 They are for a guard's warm start. Categories are ids of the default policy. An answer has the form of a guard's: a line
 with the categories where there are any, then `\boxed{safe}` or `\boxed{unsafe}`.
@@ -18,7 +18,7 @@ def _read_verdict_rows(split: Split) -> Iterator[tuple[Example, Record]]:
     prompts = {example.id: example for example in sample.SOURCE.load(split)}
     for row in read_records(sample.FOLDER / "verdicts.jsonl"):
         if row["split"] == split:
-            # An id is the prompt's own, with a suffix where several replies to one prompt follow.
+            # An id is the prompt's own, with a suffix where several responses to one prompt follow.
             prompt_id = row["id"].partition("/")[0]
             example = replace(
                 prompts[f"sample/{prompt_id}"],
@@ -50,7 +50,7 @@ def _verdict_answer(row: Record) -> str:
 
 SOURCE = Source(
     name="sample-verdicts",
-    title="prompts of the bundled sample and short replies to some, labelled safe or unsafe with brief reasoning",
+    title="prompts of the bundled sample and short responses to some, labelled safe or unsafe with brief reasoning",
     page="safereason/data/sample",
     licence="Apache-2.0",
     serves=("train", "test"),

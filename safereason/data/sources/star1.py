@@ -20,15 +20,15 @@ FILE = File(
 def _read_star1_traces(split: Split) -> Iterator[Example]:
     for row in published_rows(FILE):
         # The response is a reasoning model's. It is split as an evaluation splits completions.
-        response = split_reasoning(row["response"])
+        parts = split_reasoning(row["response"])
         yield Example(
             id=f"star1/{row['id']}",
             prompt=row["question"],
             kind="harmful",
             source="star1",
             category=join_categories(row.get("category")),
-            reasoning=response.reasoning,
-            answer=response.answer,
+            reasoning=parts.reasoning,
+            answer=parts.answer,
         )
 
 

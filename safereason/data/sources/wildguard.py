@@ -8,9 +8,10 @@ for a harmless prompt.
 from collections.abc import Iterator
 from typing import Literal
 
-from safereason.data.example import Example, Label
+from safereason.data.example import Example
 from safereason.data.fetch import HubFile
 from safereason.data.sources.base import KIND, Source, SourceRow, Split, published_rows
+from safereason.text.verdict import Label
 
 REPO = "allenai/wildguardmix"
 REVISION = "d29c47f41c8b51348b5c8e8c81c039b3132b66d1"

@@ -7,9 +7,10 @@ this source, as with the safe prompts of XSTest.
 
 from collections.abc import Iterator, Sequence
 
-from safereason.data.example import Example, Label
+from safereason.data.example import Example
 from safereason.data.fetch import HubFile
 from safereason.data.sources.base import KIND, Source, SourceRow, Split, published_rows
+from safereason.text.verdict import Label
 
 REPO = "allenai/wildjailbreak"
 REVISION = "5ddc12a7894f842b0619b8e1c7ee496b198af009"

@@ -9,9 +9,10 @@ data home may have some of them only.
 from collections.abc import Iterator
 
 from safereason import console
-from safereason.data.example import Example, Label
+from safereason.data.example import Example
 from safereason.data.fetch import File, data_home
 from safereason.data.sources.base import Source, SourceRow, Split, published_rows
+from safereason.text.verdict import Label
 
 _DATA = "https://raw.githubusercontent.com/paul-rottger/xstest/d7bb5bd738c1fcbc36edd83d5e7d1b71a3e2d84d"
 _SHA256 = {

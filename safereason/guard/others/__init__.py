@@ -22,9 +22,9 @@ class GuardEntry:
 
     name: str
     summary: str
-    """Its prompt and its policy in one line, for listings."""
+    """Prompt and policy in one line, for listings."""
     model: str
-    """Example of a model."""
+    """Example of a model that the guard is published as."""
     open: Callable[[str, GuardOptions], tuple[Engine, GuardFormat]]
     """Opens it with the model that is named after the colon."""
     takes: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ GUARDS: Registry[GuardEntry] = Registry(
         ),
         GuardEntry(
             "shield-gemma",
-            "ShieldGemma, asked once for each category of a policy",
+            "ShieldGemma, with a prompt for each category of a policy",
             "google/shieldgemma-2b",
             open_shield_gemma,
             ("policy",),

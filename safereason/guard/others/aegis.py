@@ -34,7 +34,7 @@ class Aegis:
 
     def prompts(self, question: Question, special: Sequence[str] = ()) -> list[Conversation] | str:
         """The prompt, or why there is none."""
-        # Such a prompt would ask about an empty reply, which is always safe.
+        # Such a prompt would ask about an empty response, which is always safe.
         if question.response is None and self.template.takes_response:
             return f"this prompt of Aegis asks about responses; give one without {RESPONSE} as --template"
         # Aegis is an adapter of the first Llama Guard, which is trained on Llama 2's instruction format.

@@ -50,7 +50,7 @@ class GuardFormat(Protocol):
 
     @property
     def sampling(self) -> Sampling:
-        """Sampling of its verdicts."""
+        """Sampling of the guard's verdicts."""
         ...
 
     def prompts(self, question: Question, special: Sequence[str] = ()) -> Sequence[Conversation] | str:
@@ -174,21 +174,6 @@ class VerdictField:
         if match is None:
             return None
         return word_probability(completion, match.start("verdict"), self.unsafe, self.safe)
-
-
-def unparsed_verdict(completion: Completion, reason: str = "the guard gave no verdict") -> GuardVerdict:
-    """The verdict without a label for a completion that holds none.
-
-    Args:
-        completion: A completion without a verdict, or the error of an engine.
-        reason: Why there is no verdict. An engine's error replaces it.
-    """
-    if completion.missing:
-        reason = f"the guard could not be asked: {completion.error}"
-        return GuardVerdict(None, None, reason=reason, failed=completion.failed)
-    if completion.finish_reason == "length":
-        reason += " before its token limit"
-    return GuardVerdict(None, None, text=completion.text, reason=reason, tokens=len(completion.token_ids))
 
 
 def inert_turns(question: Question, special: Iterable[str] = ()) -> list[Message]:

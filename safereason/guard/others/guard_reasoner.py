@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from safereason.engines.base import Completion, Conversation, Engine
-from safereason.guard.base import GuardVerdict, Question
-from safereason.guard.others.base import GuardOptions, VerdictField, completing_engine, unparsed_verdict
+from safereason.guard.base import GuardVerdict, Question, unparsed_verdict
+from safereason.guard.others.base import GuardOptions, VerdictField, completing_engine
 from safereason.guard.others.template import PromptTemplate, required_prompt_template
 from safereason.recipe.schema import Sampling
 

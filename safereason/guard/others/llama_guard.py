@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from safereason.engines.base import Completion, Conversation, Engine
 from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
-from safereason.guard.base import GuardVerdict, Question
-from safereason.guard.others.base import GuardOptions, VerdictField, inert_turns, rendering_engine, unparsed_verdict
+from safereason.guard.base import GuardVerdict, Question, unparsed_verdict
+from safereason.guard.others.base import GuardOptions, VerdictField, inert_turns, rendering_engine
 from safereason.recipe.schema import Sampling
 from safereason.text import chat
 from safereason.text.chat import Message
@@ -37,7 +37,7 @@ class LlamaGuard:
     sampling: ClassVar[Sampling] = Sampling(temperature=0.0, max_new_tokens=64)
 
     def prompts(self, question: Question, special: Sequence[str] = ()) -> list[Conversation]:
-        """The prompt."""
+        """One conversation: the turns of the question, rendered."""
         return [self.render(inert_turns(question, special))]
 
     def read(self, question: Question, completions: Sequence[Completion]) -> GuardVerdict:

@@ -14,8 +14,8 @@ from typing import ClassVar
 from safereason.engines.base import Completion, Conversation, Engine
 from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
-from safereason.guard.base import GuardVerdict, Question
-from safereason.guard.others.base import GuardOptions, VerdictField, unparsed_verdict
+from safereason.guard.base import GuardVerdict, Question, unparsed_verdict
+from safereason.guard.others.base import GuardOptions, VerdictField
 from safereason.guard.others.template import PromptTemplate, required_prompt_template
 from safereason.recipe.schema import Sampling
 
@@ -36,7 +36,7 @@ class NemoGuard:
         """The prompt, or why there is none."""
         template = self.template
         if question.response is None:
-            # Its line would otherwise show an empty reply, and the answer would hold a verdict on it.
+            # Its line would otherwise show an empty response, and the answer would hold a verdict on it.
             template = template.without_response()
         return template.conversations(question, special=special)
 

@@ -16,8 +16,8 @@ from safereason.engines.base import Completion, Conversation, Engine
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard import policy as policies
-from safereason.guard.base import GuardVerdict, Question
-from safereason.guard.others.base import GuardOptions, inert_turns, rendering_engine, unparsed_verdict
+from safereason.guard.base import GuardVerdict, Question, unparsed_verdict
+from safereason.guard.others.base import GuardOptions, inert_turns, rendering_engine
 from safereason.guard.policy import Category, Policy
 from safereason.guard.score import word_probability
 from safereason.recipe.schema import Sampling

@@ -42,7 +42,7 @@ class PromptTemplate:
             special: Special tokens of the guard's tokenizer, if it is known.
         """
         if question.response is not None and not self.takes_response:
-            return f"the template has no {RESPONSE}, so that it cannot ask about a response"
+            return f"the template has no {RESPONSE}, so that it takes no response"
         prompt, response = question.texts(special)
         return [chat.user(filled(self.text, {PROMPT: prompt, RESPONSE: response or no_response}))]
 

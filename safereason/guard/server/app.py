@@ -226,7 +226,7 @@ class _Endpoints:
         return JSONResponse({"status": "busy"}, 503)
 
     async def metrics(self) -> PlainTextResponse:
-        """Metrics for Prometheus."""
+        """Metrics in the text format of Prometheus."""
         return PlainTextResponse(generate_latest(self.measures.registry), media_type=CONTENT_TYPE_LATEST)
 
     def _policy_named(self, name: str) -> Policy:
@@ -261,7 +261,7 @@ class _Endpoints:
         return verdicts
 
     def _reason(self, verdict: GuardVerdict) -> str | None:
-        """Why there is no verdict, without the model's path, which is not for callers."""
+        """Reason why there is no verdict, without the model's path, which is not for callers."""
         return verdict.reason and verdict.reason.replace(f"{self._guard.name}: ", "")
 
     def _classify_batch(self, policy: Policy, batch: Sequence[Question], deliver: OnVerdict) -> None:

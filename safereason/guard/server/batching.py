@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from safereason.console import say
-from safereason.errors import InputError
+from safereason.errors import InputError, one_line
 from safereason.guard.base import GuardVerdict, OnVerdict
 from safereason.guard.policy import Policy
 from safereason.guard.prompt import Question
@@ -164,6 +164,6 @@ class Batcher:
             for job in left:
                 self._settle(policy, [job])
         elif left:
-            say(f"the guard failed: {' '.join(f'{type(error).__name__}: {error}'.split())[:300]}")
+            say(f"the guard failed: {one_line(error)}")
             for job in left:
                 job.future.set_exception(GuardFailed())

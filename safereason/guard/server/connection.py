@@ -18,7 +18,7 @@ _BEFORE_AN_ANSWER = (h11.IDLE, h11.SEND_RESPONSE)
 
 
 class DeadlineProtocol(H11Protocol):
-    """HTTP/1.1 with deadlines."""
+    """Connection of HTTP/1.1 whose requests have deadlines, so that no caller holds one by silence."""
 
     def __init__(self, config: Config, state: ServerState, app_state: dict[str, object], patience: float) -> None:
         """A connection, with the arguments of uvicorn's protocol and a deadline.

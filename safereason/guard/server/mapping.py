@@ -83,7 +83,7 @@ def load(path: Path, policy: Policy) -> Mapping:
     ids = [category.id for category in policy.categories]
     names: dict[str, tuple[str, ...]] = {}
     for key, value in document.values.items():
-        where = f"{document.place((key,))}: {key}"
+        where = f"{document.location((key,))}: {key}"
         if key not in (*ids, OTHERWISE):
             hint = did_you_mean(key, ids, f"it has {', '.join(ids)}")
             raise InputError(f"{where}: policy {policy.name} has no such category; {hint}")
@@ -92,7 +92,7 @@ def load(path: Path, policy: Policy) -> Mapping:
             raise InputError(f"{where}: should be a list of the API's categories, not {strict_yaml.shown(value)}")
         # Each name has a line of its own in the message.
         for position, name in enumerate(value):
-            _check_api_category(name, value[:position], f"{document.place((key, position))}: {key}[{position}]")
+            _check_api_category(name, value[:position], f"{document.location((key, position))}: {key}[{position}]")
         names[key] = tuple(value)
     if OTHERWISE not in names:
         raise InputError(f'{path}: "{OTHERWISE}": is missing; it says what a verdict without a category goes by')

@@ -28,7 +28,7 @@ class RequestRefused(HTTPException):
         self.param = param
 
     def response(self) -> JSONResponse:
-        """The error answer."""
+        """Answer to the caller, in the form of OpenAI's errors."""
         detail = ErrorDetail(message=self.detail, type=self._type(), param=self.param, code=self.code)
         return JSONResponse(ErrorBody(error=detail).model_dump(), self.status_code, self.headers)
 

@@ -69,7 +69,7 @@ Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
 class ModerationRequest(Body):
-    """The Moderation API's."""
+    """Body of a request to the Moderation API."""
 
     # Each list ends at its first error: a body of a megabyte could hold half a million of them, and take seconds.
     input: Annotated[
@@ -91,7 +91,7 @@ class ModerationResult(Body):
 
 
 class ModerationResponse(Body):
-    """The Moderation API's."""
+    """Body of an answer of the Moderation API."""
 
     id: str
     model: str
@@ -145,7 +145,7 @@ class GuardResponse(Body):
     reasoning: str
     unparsed: bool
     reason: str | None
-    """Why there is no verdict."""
+    """Reason why there is no verdict; null where there is one."""
     policy: str
     model: str
 
@@ -154,7 +154,7 @@ ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
 
 
 class ErrorDetail(Body):
-    """One error."""
+    """The error in an answer, with the keys of OpenAI's API."""
 
     message: str
     type: ErrorType

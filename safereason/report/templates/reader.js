@@ -16,7 +16,7 @@ function markedAnswer(pieces, mark) {
 
 function promptPart(t, heading, isRevealed) {
   const hidden = t.kind === "harmful" && !isRevealed;
-  return make("div", { class: "asked" }, heading && make("h4", {}, heading), concealed("the harmful prompt", t.prompt, textBlock("prompt", t.prompt), hidden));
+  return make("div", { class: "prompt-part" }, heading && make("h4", {}, heading), concealed("the harmful prompt", t.prompt, textBlock("prompt", t.prompt), hidden));
 }
 
 function reasoningPart(t, isRevealed) {
@@ -53,7 +53,7 @@ function verdictPart(t) {
 function transcriptPart(t, pieces, mark, isRevealed) {
   const answer = pieces ? markedAnswer(pieces, mark) : textBlock("answer", t.answer);
   return make("div", { class: "transcript" },
-    make("div", { class: "said" }, make("h4", {}, t.model), reasoningPart(t, isRevealed), answerPart(t, answer, isRevealed)),
+    make("div", { class: "completion" }, make("h4", {}, t.model), reasoningPart(t, isRevealed), answerPart(t, answer, isRevealed)),
     verdictPart(t),
   );
 }

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from safereason.engines.base import Completion, Conversation, Engine
-from safereason.guard.base import GuardVerdict, Question
+from safereason.guard.base import GuardVerdict, Question, unparsed_verdict
 from safereason.guard.others import GuardEntry, GuardOptions
-from safereason.guard.others.base import VerdictField, completing_engine, unparsed_verdict
+from safereason.guard.others.base import VerdictField, completing_engine
 from safereason.guard.others.template import PromptTemplate
 from safereason.recipe.schema import Sampling
 

@@ -9,7 +9,7 @@ class Mentions:
     """Scores 1 where the answer has the word in it, in any case."""
 
     name = "mentions"
-    measures: Measure = "quality"
+    measure: Measure = "quality"
 
     def __init__(self, word: str) -> None:
         self.word = word.lower()

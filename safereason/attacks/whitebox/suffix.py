@@ -1,4 +1,4 @@
-"""Slots: the position of a suffix in a prompt, and the check that a suffix survives the way through text.
+"""Suffixes: the position of a suffix in a prompt, and the check that a suffix survives the way through text.
 
 A suffix is searched as token ids and deployed as text: behavior, a space, suffix, as one user turn through the model's
 chat template. A tokenizer may split that text differently. A suffix therefore counts only if encoding the whole prompt
@@ -27,7 +27,7 @@ class Suffix:
 
 
 @dataclass(frozen=True)
-class Slot:
+class SuffixPosition:
     """The position of a suffix in one behavior's prompt for one tokenizer."""
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -69,7 +69,7 @@ class Slot:
         return self.surviving(suffixes)
 
     def surviving(self, suffixes: Sequence[Suffix]) -> list[Suffix]:
-        """The suffixes whose text has their ids in this slot."""
+        """The suffixes whose text has their ids at this position."""
         if not suffixes:
             return []
         encoded = self.encode([suffix.text for suffix in suffixes])
@@ -94,8 +94,10 @@ def encode_prompts(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str],
     return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
-def find_slot(tokenizer: "PreTrainedTokenizerBase", behavior: str, suffix: str, opening: str) -> Slot:
-    """The slot of `suffix` after a behavior.
+def find_suffix_position(
+    tokenizer: "PreTrainedTokenizerBase", behavior: str, suffix: str, opening: str
+) -> SuffixPosition:
+    """The position of `suffix` after a behavior.
 
     Raises:
         InputError: The tokenizer has no chat template, gives no positions in a text, or encodes this suffix to ids that
@@ -104,9 +106,7 @@ def find_slot(tokenizer: "PreTrainedTokenizerBase", behavior: str, suffix: str, 
     prompt = chat.render(tokenizer, chat.user(f"{behavior} {suffix}"), opening)
     whole = chat.ids_of(tokenizer, prompt.text)
     if not tokenizer.is_fast:
-        raise InputError(
-            f"{tokenizer.name_or_path}: its tokenizer is a slow one, that cannot tell where a suffix stands"
-        )
+        raise InputError(f"{tokenizer.name_or_path}: its tokenizer is a slow one, which gives no positions in a text")
     # The last occurrence, because the behavior may contain the suffix's text, too.
     suffix_end = prompt.head.rfind(suffix) + len(suffix)
     suffix_start = suffix_end - len(suffix)
@@ -120,7 +120,7 @@ def find_slot(tokenizer: "PreTrainedTokenizerBase", behavior: str, suffix: str, 
     past = inside[-1] + 1
     ids = tuple(whole[first:past])
     decoded = str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
-    slot = Slot(
+    position = SuffixPosition(
         tokenizer=tokenizer,
         behavior=behavior,
         opening=opening,
@@ -130,8 +130,8 @@ def find_slot(tokenizer: "PreTrainedTokenizerBase", behavior: str, suffix: str, 
         start=Suffix(ids, suffix),
     )
     # Some tokenizers change a text, such as one that drops trailing spaces.
-    if not decoded.endswith(suffix) or slot.read([ids]) != [slot.start]:
+    if not decoded.endswith(suffix) or position.read([ids]) != [position.start]:
         raise InputError(
             f"{tokenizer.name_or_path}: the suffix {suffix[:40]!r} is not read as it was written; choose another start"
         )
-    return slot
+    return position

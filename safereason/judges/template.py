@@ -1,10 +1,10 @@
-"""Judges' prompts with slots: a text in a slot cannot imitate a part of the prompt around it.
+"""Templates of judges' prompts: a text in a slot cannot imitate a part of the prompt around it.
 
 What a model wrote stays what it wrote except where it could pass for something else:
 
-- A line that begins as a line of the frame does is put behind `> `, as a quotation.
-- A marker of the frame, such as `</answer>` or `[BEHAVIOR]`, and a special token of the judge's tokenizer or of another
-  family's is made inert: see `text/inert.py`.
+- A line that begins as a line of the template does is put behind `> `, as a quotation.
+- A marker of the template, such as `</answer>` or `[BEHAVIOR]`, and a special token of the judge's tokenizer or of
+  another family's is made inert: see `text/inert.py`.
 - Slots that it spells are not filled.
 """
 
@@ -28,7 +28,7 @@ _DECORATIONS = str.maketrans("", "", "*_#`~")
 
 
 @dataclass(frozen=True)
-class Frame:
+class JudgeTemplate:
     """Messages with slots, such as `{request}`, `{answer}` and `{context}`, for the texts that are judged."""
 
     messages: tuple[Message, ...]
@@ -41,7 +41,7 @@ class Frame:
             values: Text of each slot.
             special: Special tokens of the tokenizer that will read it.
         """
-        # The frame's own markers count like special tokens: an answer may not close its own quotation.
+        # The template's own markers count like special tokens: an answer may not close its own quotation.
         tokens = (*special, *self._markers)
         inert_values: dict[str, str] = {}
         for slot, text in values.items():
@@ -52,17 +52,17 @@ class Frame:
         return messages
 
     def inert(self, text: str, tokens: Iterable[str]) -> str:
-        """Text that repeats no line of the frame and spells none of the tokens."""
+        """Text that repeats no line of the template and spells none of the tokens."""
         # Lines are quoted first: a replaced character could hide a line from the comparison.
         return inert(quoted(text, self._passes), tokens)
 
     def _passes(self, line: str) -> bool:
-        """Whether a line could pass for one of the frame."""
+        """Whether a line could pass for one of the template."""
         return line.strip().startswith(self._rules) or _core(line).startswith(self._beginnings)
 
     @cached_property
     def _lines(self) -> tuple[str, ...]:
-        """The lines of the frame up to their first slot."""
+        """The lines of the template up to their first slot."""
         slot = re.compile("|".join(map(re.escape, self.slots)))
         lines: list[str] = []
         for line in self._whole_lines:
@@ -78,7 +78,7 @@ class Frame:
 
     @cached_property
     def _beginnings(self) -> tuple[str, ...]:
-        """Beginnings of the frame's lines: a label with its colon, else the whole line."""
+        """Beginnings of the template's lines: a label with its colon, else the whole line."""
         beginnings: set[str] = set()
         for line in self._lines:
             core = _core(line)
@@ -92,7 +92,7 @@ class Frame:
 
     @cached_property
     def _rules(self) -> tuple[str, ...]:
-        """Lines of the frame without a word, such as `---`."""
+        """Lines of the template without a word, such as `---`."""
         rules: list[str] = []
         for line in self._lines:
             # One or two signs, such as a bullet, are too common to be quoted.
