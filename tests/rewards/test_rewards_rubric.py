@@ -27,4 +27,4 @@ def test_the_recipe_names_it_for_every_prompt():
     safety, task = judges_of(load("baseline-deliberative").rl.reward)
     assert safety == task
     assert rubric.split(safety.removeprefix("rubric:")) == ("deliberative", "openai/gpt-4.1-mini")
-    assert OURS.measure == "quality"
+    assert OURS.measures == "quality"
