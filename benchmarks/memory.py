@@ -15,6 +15,7 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -91,24 +92,37 @@ class Live(TorchDispatchMode):
 
 
 def watched(train: Callable[[], Any]) -> tuple[Live, int]:
-    """Runs a training; what its trainer's tensors came to, and by how much the process grew (0 where /proc is not)."""
+    """Runs a training; what its tensors came to, and by how much the process grew (0 where /proc is not)."""
     from transformers import Trainer
 
-    live, plain, before = Live(), Trainer.train, _resident("VmRSS")
+    from safereason.training import grpo
 
-    def counted(self, *arguments, **named):
-        for model in (self.model, getattr(self, "ref_model", None)):
+    live, plain, opened, before = Live(), Trainer.train, grpo.open_policy, _resident("VmRSS")
+
+    def hold(*models) -> None:
+        for model in models:
             for tensor in model.state_dict().values() if model is not None else ():
                 live.hold(tensor)
         _forget_peak()
+
+    def counted(self, *arguments, **named):
+        hold(self.model, getattr(self, "ref_model", None))
         with live:
             return plain(self, *arguments, **named)
 
-    Trainer.train = counted
-    try:
-        train()
-    finally:
-        Trainer.train = plain
+    with ExitStack() as until_the_end:
+
+        def counted_from_here(*arguments, **named):
+            policy = opened(*arguments, **named)
+            hold(policy.model, policy.reference)
+            until_the_end.enter_context(live)
+            return policy
+
+        Trainer.train, grpo.open_policy = counted, counted_from_here
+        try:
+            train()
+        finally:
+            Trainer.train, grpo.open_policy = plain, opened
     return live, _resident("VmHWM") - before
 
 

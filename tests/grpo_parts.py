@@ -1,20 +1,21 @@
-"""A GRPO trainer on the micro model with given rollouts and rewards, and their log-probabilities worked out plainly."""
+"""GRPO on the micro model with fixed rollouts and rewards, and their log-probabilities worked out plainly."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from datasets import Dataset
 from torch import Tensor
-from transformers import LlamaForCausalLM, TrainerCallback
-from trl import GRPOConfig
+from training_parts import training_run
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from safereason.engines.open import load_model, load_tokenizer
+from safereason.engines.open import load_tokenizer
 from safereason.engines.spec import ModelSpec
 from safereason.recipe.schema import GRPO
+from safereason.runs.records import RecordLog
 from safereason.text.chat import prompt_ids, user
-from safereason.training.arguments import grpo_arguments
-from safereason.training.grpo import GroupTrainer
-from safereason.training.model import lora_config
+from safereason.training import grpo
+from safereason.training.advantage import group_advantages, uniform_groups
+from safereason.training.logprobs import Rows
 
 ROLLOUTS = {
     "Why?": ["<think>\na\n</think>\n\nno", "yes", "<think>", "maybe so", "a", "I will not say"],
@@ -43,58 +44,56 @@ def section(**changes) -> GRPO:
     return GRPO(**{**values, **changes})
 
 
-class FixedRollouts:
-    """Rollouts and rewards that are fixed instead of drawn, as TRL asks for them."""
+class Fixed:
+    """The token ids of the fixed rollouts."""
 
-    __name__ = "fixed"
-
-    def __init__(self, tokenizer, rewards: dict[str, list[float | None]]) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.prompts = {prompt: prompt_ids(tokenizer, user(prompt)) for prompt in ROLLOUTS}
         self.completions = {
             prompt: [[*ids, tokenizer.eos_token_id] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
             for prompt, texts in ROLLOUTS.items()
         }
-        self.rewards = rewards
 
-    def rollouts(self, prompts, trainer):
-        named = [prompt[-1]["content"] for prompt in prompts]
-        left = {prompt: iter(ids) for prompt, ids in self.completions.items()}
-        return {
-            "prompt_ids": [self.prompts[name] for name in named],
-            "completion_ids": [next(left[name]) for name in named],
-            "logprobs": None,
-        }
-
-    def __call__(self, *, prompts, completion_ids, **named):
-        names = [prompt[-1]["content"] for prompt in prompts]
-        return [self.reward(name, ids) for name, ids in zip(names, completion_ids, strict=True)]
-
-    def reward(self, prompt: str, ids: list[int]):
-        return self.rewards[prompt][self.completions[prompt].index(list(ids))]
+    def rows(self) -> Rows:
+        """All of them, the rollouts of a prompt side by side."""
+        prompts = [self.prompts[prompt] for prompt, group in self.completions.items() for _ in group]
+        return Rows(prompts, [ids for group in self.completions.values() for ids in group])
 
 
-def make_trainer(model: Path, folder: Path, chosen: GRPO, rewards=REWARDS, kind=GroupTrainer, **arguments):
-    """The trainer of a recipe's section, but for where its rollouts and rewards come from."""
-    tokenizer = load_tokenizer(ModelSpec.parse(str(model)))
-    fixed = FixedRollouts(tokenizer, rewards)
-    settings = grpo_arguments(chosen, prompts=len(ROLLOUTS), seed=0, output_dir=str(folder / "checkpoints"))
-    trainer = kind(
-        *([chosen] if kind is GroupTrainer else []),
-        model=load_model(str(model)),
-        reward_funcs=[fixed],
-        args=GRPOConfig(**{**settings, **arguments}),
-        train_dataset=Dataset.from_list([{"prompt": user(prompt)} for prompt in ROLLOUTS]),
-        processing_class=tokenizer,
-        peft_config=lora_config(chosen.lora),
-        rollout_func=fixed.rollouts if chosen.rollouts == "engine" else None,
-    )
-    trainer.fixed = fixed
-    return trainer
+@dataclass(frozen=True)
+class Training:
+    """A policy with the fixed rollouts of one step."""
+
+    section: GRPO
+    policy: grpo.Policy
+    fixed: Fixed
+    rewards: dict[str, list[float | None]]
+
+    @property
+    def batch(self) -> grpo.Batch:
+        """The rollouts with their advantages, as the loop makes them."""
+        rewards = torch.tensor(
+            [torch.nan if reward is None else reward for group in self.rewards.values() for reward in group]
+        )
+        counted = torch.ones(len(rewards), dtype=torch.bool)
+        if self.section.drop_uniform_groups:
+            counted = ~uniform_groups(rewards, self.section.rollouts_per_prompt)
+        advantages = group_advantages(rewards, self.section.rollouts_per_prompt, self.section.advantage_epsilon)
+        return grpo.Batch(self.fixed.rows(), advantages, counted)
 
 
-def inputs(trainer) -> list[dict]:
-    """One step's prompts, each repeated for its rollouts."""
-    return [{"prompt": user(prompt)} for prompt in ROLLOUTS for _ in range(trainer.num_generations)]
+def open_training(model: Path, folder: Path, chosen: GRPO, rewards=REWARDS, steps: int = 1) -> Training:
+    """The policy of a recipe's section, for a training of so many steps."""
+    with RecordLog(folder / "metrics.jsonl") as metrics:
+        policy = grpo.open_policy(training_run(chosen, model, folder, metrics), steps)
+    return Training(chosen, policy, Fixed(load_tokenizer(ModelSpec.parse(str(model)))), rewards)
+
+
+def one_step(training: Training) -> tuple[float, dict[str, Tensor]]:
+    """The loss of the fixed step, and its gradients."""
+    metrics = grpo.backward(training.policy, training.batch, training.section, training.section.micro_batch_size)
+    parameters = training.policy.model.named_parameters()
+    return metrics["loss"], {name: p.grad.clone() for name, p in parameters if p.grad is not None}
 
 
 def perturb(model, seed: int = 1, scale: float = 0.02) -> None:
@@ -106,33 +105,14 @@ def perturb(model, seed: int = 1, scale: float = 0.02) -> None:
                 parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
 
 
-class Gradients(TrainerCallback):
-    """Keeps the gradients that the first optimizer step is given."""
-
-    def __init__(self) -> None:
-        self.by_name: dict[str, Tensor] = {}
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **named):
-        self.by_name = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def one_step(trainer) -> tuple[float, dict[str, Tensor]]:
-    """Trains one step; the loss it logged and the gradients it used."""
-    gradients = Gradients()
-    trainer.add_callback(gradients)
-    trainer.train()
-    (loss,) = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    return loss, gradients.by_name
-
-
 def exact(source) -> LlamaForCausalLM:
-    """A copy in float64 of its own class: TRL and accelerate wrap the forward pass of the one they train."""
+    """A copy in float64 of its own class, whose forward pass nothing wraps."""
     model = LlamaForCausalLM(source.config)
     model.load_state_dict(source.state_dict())
     return model.double().eval()
 
 
-def plain(model, fixed: FixedRollouts, temperature: float) -> tuple[list[Tensor], list[Tensor]]:
+def plain(model, fixed: Fixed, temperature: float) -> tuple[list[Tensor], list[Tensor]]:
     """Log-probabilities and entropies of each rollout's tokens, a row at a time, without padding, cache or packing."""
     logps, entropies = [], []
     for prompt, completions in fixed.completions.items():

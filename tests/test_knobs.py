@@ -1,11 +1,13 @@
 """No dead knobs: changing any field that a stage reads changes what it makes. A new field fails until it is listed."""
 
+from contextlib import nullcontext
 from hashlib import sha256
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from grpo_parts import inputs, make_trainer
+import torch
+from grpo_parts import open_training
 from pydantic import BaseModel
 
 from safereason.attacks import ATTACKS
@@ -26,8 +28,8 @@ from safereason.stages.base import Options, Result
 from safereason.stages.preparation.contamination import ContaminationCheck
 from safereason.stages.preparation.mixture import draw_mixture
 from safereason.stages.preparation.teacher import plan_teacher
-from safereason.training import grpo, preferences, rollouts
-from safereason.training.arguments import dpo_arguments, grpo_arguments, sft_arguments
+from safereason.training import grpo, preferences, rollouts, shared_prefix
+from safereason.training.arguments import dpo_arguments, grpo_schedule, sft_arguments, vllm_arguments
 from safereason.training.model import lora_config
 
 MIX = {"mix": "rsafe", "rows_per_label": 1, "sources": ["sample"]}
@@ -62,7 +64,7 @@ SHARED = {
     "lora.rank": 5,
     "lora.alpha": 5.0,
     "lora.dropout": 0.5,
-    "lora.target_modules": "q_proj",
+    "lora.target_modules": ["q_proj"],
 }
 SFT_CHANGES = {**SHARED, "batch_size": 12, "micro_batch_size": 2, "max_tokens": 60, "reasoning": False}
 GRPO_CHANGES = {
@@ -351,29 +353,31 @@ def base_built(micro_model, tmp_path_factory) -> dict[str, Any]:
     return _grpo(GRPO(**BASE_GRPO), micro_model, tmp_path_factory.mktemp("base"))
 
 
-@pytest.mark.parametrize("key", [key for key in GRPO_CHANGES if not key.startswith("reward.")])
+ELSEWHERE = ("save_steps", "extra", "rollouts")
+"""Fields of GRPO that tests of the loop (`test_grpo_loop.py`) and of vLLM (`test_grpo_vllm.py`) change."""
+
+
+@pytest.mark.parametrize("key", [key for key in GRPO_CHANGES if not key.startswith("reward.") and key not in ELSEWHERE])
 def test_each_grpo_field_changes_what_is_built(key, base_built, micro_model, tmp_path):
     built = _grpo(GRPO(**changed(BASE_GRPO, key, GRPO_CHANGES[key])), micro_model, tmp_path)
     differing = {name for name in built if built[name] != base_built[name]}
     assert differing
     if key.startswith("sampling."):
-        assert {"arguments", "drawn with"} <= differing
+        assert "drawn with" in differing
 
 
 @pytest.mark.parametrize("key", VLLM_CHANGES)
 def test_each_field_of_vllm_changes_what_trl_is_told(key):
     rollouts, value = VLLM_CHANGES[key]
     base = {**BASE_GRPO, "micro_batch_size": 6, "rollouts": rollouts, "vllm": {}}
-    before, after = (
-        grpo_arguments(GRPO(**values), prompts=100, seed=0, output_dir="out", processes=2, cpu=False)
-        for values in (base, changed(base, key, value))
-    )
+    before, after = (vllm_arguments(GRPO(**values), 2, "rl", ()) for values in (base, changed(base, key, value)))
     assert before != after
 
 
 def _grpo(section: GRPO, model, folder) -> dict[str, Any]:
     return {
-        "arguments": grpo_arguments(section, prompts=100, seed=0, output_dir="out", cpu=False),
+        "schedule": grpo_schedule(section, prompts=100),
+        "course": _course_of(section, model, folder),
         "adapters": lora_config(section.lora).to_dict(),
         "drawn with": _drawn_with(section),
         "prompts": _prompts_trained_on(section, model, folder),
@@ -392,27 +396,12 @@ def _drawn_with(section: GRPO) -> Any:
             samplings.append(sampling)
             return []
 
-    trainer = SimpleNamespace(
-        num_generations=section.rollouts_per_prompt,
-        state=SimpleNamespace(global_step=0),
-        accelerator=SimpleNamespace(process_index=0),
-        model_wrapped=None,
-        processing_class=None,
-    )
+    sampler = rollouts.EngineSampler  # made anew, so that it has the stand-in
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rollouts, "TransformersEngine", Engine)
-        patch.setattr("trl.models.unwrap_model_for_generation", _Unwrapped)
-        rollouts.rollout_function(section.sampling, 0, 1)([], trainer)
+        patch.setattr(rollouts, "unsharded", lambda model: nullcontext())
+        sampler(None, None, section.sampling, 0).draw([], rollouts.Share(0, 0, section.rollouts_per_prompt), 0)
     return samplings
-
-
-class _Unwrapped:
-    def __init__(self, *arguments) -> None: ...
-
-    def __enter__(self):
-        return SimpleNamespace(modules=list)
-
-    def __exit__(self, *raised) -> None: ...
 
 
 def _prompts_trained_on(section: GRPO, model, folder) -> list[str]:
@@ -427,18 +416,67 @@ def _prompts_trained_on(section: GRPO, model, folder) -> list[str]:
     return [example.id for example in trained]
 
 
+def _course_of(section: GRPO, model, folder) -> dict[str, Any]:
+    """Learning rates of ten steps, what one step makes of a gradient of ones, and how the model is run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grpo, "precision_here", lambda wanted: wanted)
+        policy = open_training(model, folder / "course", section, steps=20).policy
+    trained = {name: weight for name, weight in policy.model.named_parameters() if weight.requires_grad}
+    for weight in trained.values():
+        weight.grad = weight.new_ones(weight.shape)
+    norm = grpo.update(policy, section.max_grad_norm)
+    left = [float(policy.optimizer.state[weight]["exp_avg"].abs().max()) for weight in trained.values()]
+    rates = []
+    for _ in range(10):
+        rates.append(policy.schedule.get_last_lr())
+        policy.schedule.step()
+    groups = [(group["lr"], group["weight_decay"]) for group in policy.optimizer.param_groups]
+    checkpoints_activations = any(getattr(module, "gradient_checkpointing", False) for module in policy.model.modules())
+    return {
+        "rates": rates,
+        "groups": groups,
+        "gradient": (norm, left),
+        "bf16": policy.bf16,
+        "again": checkpoints_activations,
+        "reference": policy.reference is None,
+        "adapters": sorted(trained),
+    }
+
+
 def _scored(section: GRPO, model, folder) -> dict[str, Any]:
-    """Advantages, and what is left in the loss, of a step whose first group has no spread."""
+    """Advantages, and the loss, of a step whose first group has no spread."""
     rewards = {"Why?": [1.0] * 6, "How many eggs do I need?": [0.0, 0.5, 0.0, 1.0, 0.0, 0.0]}
     fixed = {"rollouts_per_prompt": 6, "prompts_per_step": 2, "micro_batch_size": 12, "rollouts": "engine"}
-    chosen = section.model_copy(update={**fixed, "precision": "fp32", "lora": None, "kl_coef": 0.0})
-    trainer = make_trainer(model, folder, chosen, rewards)
-    step = trainer._generate_and_score_completions(inputs(trainer))
+    chosen = section.model_copy(update={**fixed, "precision": "fp32", "lora": None})
+    training = open_training(model, folder / "scored", chosen, rewards)
+    batch = training.batch
+    lengths = torch.tensor(batch.rows.lengths)
+    generator = torch.Generator().manual_seed(0)
+    old = torch.randn(int(lengths.sum()), generator=generator) - 4.0
+    figures = training.policy.module(rows=batch.rows)
+    losses, _ = grpo.token_losses(figures, old, old, batch.advantages.repeat_interleave(lengths), chosen)
     return {
-        "advantages": step["advantages"].tolist(),
-        "mask": step["completion_mask"].tolist(),
-        "shares": trainer._shares_prefix,
+        "advantages": batch.advantages.tolist(),
+        "counted": batch.is_counted.tolist(),
+        "losses": losses.tolist(),
+        "packed": _packs(chosen, model, folder),
     }
+
+
+def _packs(section: GRPO, model, folder) -> bool:
+    """Whether a prompt's rollouts are run as one row."""
+    calls: list[Any] = []
+    whole = shared_prefix.completion_logps
+
+    def counted(*arguments):
+        calls.append(1)
+        return whole(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared_prefix, "completion_logps", counted)
+        training = open_training(model, folder / "packed", section)
+        training.policy.module(rows=training.batch.rows)
+    return bool(calls)
 
 
 @pytest.fixture(scope="module")
@@ -574,12 +612,15 @@ def _arguments_of_rl(section: GuardSection, model, folder) -> dict[str, Any]:
         patch.setattr(
             grpo, "train", lambda run, examples, reward, rollouts, **named: arguments.update(named, reward=reward) or {}
         )
-        patch.setattr("safereason.training.validation.Validation", lambda *positional, **named: named)
+        patch.setattr(
+            "safereason.training.validation.Validation",
+            lambda *positional, **named: SimpleNamespace(after_step=(named["every"], named["best"] is None)),
+        )
         guard._train_guard_grpo(section.train, section, recipe, ModelSpec.parse(str(model)), folder, run)
     return {
         "asked in training": [arguments["prompt_builder"](example) for example in rows],
         "rewards": [(parts.total, parts.parts) for parts in arguments["reward"].score(ROWS)],
-        "looks": [(look["every"], look["best"] is None) for look in arguments["callbacks"] if isinstance(look, dict)],
+        "validations": arguments["validate"],
     }
 
 
@@ -698,11 +739,9 @@ HARMLESS = {"source": "sample-harmless", "prompts": 4}
 TEACHER_WHOLE = schema.Teacher(**TEACHER).model_dump()
 
 
-def test_the_seed_reaches_both_trainers():
-    for arguments, section in ((sft_arguments, SFT(**BASE_SFT)), (grpo_arguments, GRPO(**BASE_GRPO))):
-        size = {"rows": 100} if arguments is sft_arguments else {"prompts": 100}
-        seeds = [arguments(section, seed=seed, output_dir="out", **size)["seed"] for seed in (1, 2)]
-        assert seeds == [1, 2]
+def test_the_seed_reaches_the_trainer_of_sft():
+    seeds = [sft_arguments(SFT(**BASE_SFT), rows=100, seed=seed, output_dir="out")["seed"] for seed in (1, 2)]
+    assert seeds == [1, 2]
 
 
 class Tries(AttackSettings):

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from torch import Tensor
+from transformers import TrainerCallback
+
 from safereason.engines.open import load_tokenizer
 from safereason.engines.spec import ModelSpec
 from safereason.recipe.schema import DPO, GRPO, SFT
@@ -23,3 +26,22 @@ def training_run(
         "key": key,
     }
     return TrainingRun(**{**values, **changes})
+
+
+class _Gradients(TrainerCallback):
+    """Keeps the gradients that the first optimizer step is given."""
+
+    def __init__(self) -> None:
+        self.gradients: dict[str, Tensor] = {}
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **others):
+        self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def one_step(trainer) -> tuple[float, dict[str, Tensor]]:
+    """Trains a trainer of TRL's one step; the loss it logged and the gradients it used."""
+    kept = _Gradients()
+    trainer.add_callback(kept)
+    trainer.train()
+    (loss,) = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    return loss, kept.gradients

@@ -57,6 +57,9 @@ SHARED = _names("""
     solar_open stablelm starcoder2 vaultgemma youtu
     """)
 """Computing a common beginning of several prompts once is exact, too: in generation, in the loss and in attacks."""
+PROJECTED = TRAINED - _names("hyperclovax qwen3_5 qwen3_5_moe qwen4_exp")
+"""Log-probabilities from the last hidden states are exact: the output layer maps them to logits, which are scaled and
+capped as the configuration says."""
 REREAD = _names("""
     axk2 camembert data2vec-text deepseek_v32 deepseek_v4 doge glm_moe_dsa hy_v4 roberta roberta-prelayernorm
     xlm-roberta xlm-roberta-xl xmod zamba2
@@ -119,6 +122,11 @@ def is_batched(model: CausalModel, longest: int = 0) -> bool:
 def trains_in_batches(model: CausalModel, longest: int) -> bool:
     """Whether rows of different lengths, the longest of so many tokens, may be in one pass of a loss."""
     return kind(model) in TRAINED and longest <= reach(model)
+
+
+def projects(model: CausalModel) -> bool:
+    """Whether logits can be computed from the last hidden states, a few tokens at a time."""
+    return kind(model) in PROJECTED
 
 
 def rereads(model: CausalModel, length: int) -> bool:

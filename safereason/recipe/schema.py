@@ -298,7 +298,9 @@ class GRPO(Training):
     vllm: VLLM = VLLM()
     """Settings of vLLM, for the two values of `rollouts` that use it."""
     shared_prefix: bool = True
-    """Compute a group's prompt once in the loss (one process; where the architecture allows it, exactly)."""
+    """Compute a group's prompt once in the loss, where the architecture allows it exactly."""
+    extra: Settings = Field(default_factory=dict)
+    """Arguments of TRL's VLLMGeneration that no key of this section owns; with `--backend verl`, verl's dotted keys."""
     # An RL step takes minutes where an SFT step takes seconds, so that a lost one costs more.
     save_steps: PositiveInt = 10
     """Optimizer steps between checkpoints."""

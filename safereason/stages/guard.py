@@ -49,7 +49,7 @@ from safereason.training.resume import resume_point
 from safereason.training.training_run import TrainingRun
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, TrainerCallback
+    from transformers import PreTrainedTokenizerBase
 
     from safereason.training.validation import Validation
 
@@ -201,12 +201,13 @@ def _train_guard_grpo(
     ):
         # A resumed training has the records of its earlier steps, so the watch sees a collapse across the break.
         watch = CollapseWatch(read_records(metrics.path))
-        callbacks: list[TrainerCallback] = [watch]
+        validate = None
         if guard.validation is not None:
             rows = read_examples(folder / data.VALIDATION)
             # Validation draws as the rollouts do, so that its scores are those of the policy being trained.
             sampled_prompt = replace(guard_prompt, sampling=section.sampling)
-            callbacks.append(_validation(guard, section, sampled_prompt, tokenizer, rows, recipe, this, validations))
+            validation = _validation(guard, section, sampled_prompt, tokenizer, rows, recipe, this, validations)
+            validate = validation.after_step
         training_run = TrainingRun(
             section=section,
             location=start.location,
@@ -225,7 +226,8 @@ def _train_guard_grpo(
             reward,
             rollouts,
             prompt_builder=build_prompt,
-            callbacks=callbacks,
+            validate=validate,
+            watch=watch.add,
             shown=("reward", "accuracy", "unparsed", "says_unsafe"),
         )
     processes.by_main(lambda: _install_guard(this.path, guard_prompt))
@@ -255,11 +257,6 @@ def _check_validation(guard: GuardSection, folder: Path) -> None:
     """Refuses a validation that cannot be made."""
     if guard.validation is None:
         return
-    if processes.uses_deepspeed():
-        # To generate, each process needs the whole model. Only the shards of FSDP2 are gathered for that.
-        raise InputError(
-            "guard.validation: cannot be done under DeepSpeed; pass guard.validation=null, or --launch accelerate:fsdp2"
-        )
     if not (folder / data.VALIDATION).exists():
         raise InputError("guard.validation: the data holds no rows for it; set data.validation_rows_per_label")
 
@@ -274,7 +271,7 @@ def _validation(
     this: RunDirectory,
     log: RecordLog,
 ) -> "Validation":
-    """The callback that measures the guard on held-out rows while it is trained."""
+    """The validation of the guard on held-out rows while it is trained."""
     from safereason.training.model import save_copy
     from safereason.training.validation import Validation
 
@@ -345,7 +342,7 @@ def plan_guard(recipe: Recipe, options: Options) -> Outline:
         )
         outline["sft"] = {"steps": arguments["max_steps"], "SFTConfig": arguments}
     if guard.train is not None:
-        outline["rl"] = grpo_outline(guard.train, counts["rows"], recipe.seed, "guard.train", options.processes)
+        outline["rl"] = grpo_outline(guard.train, counts["rows"], "guard.train", options.processes)
     return outline
 
 

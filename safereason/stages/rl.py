@@ -6,6 +6,7 @@ A recipe may name DPO instead; `training/preferences.py` makes its pairs and tra
 import logging
 from collections.abc import Sequence
 
+from safereason import processes
 from safereason.data.example import Example, read_examples
 from safereason.engines import vllm
 from safereason.engines.open import load_tokenizer
@@ -15,7 +16,7 @@ from safereason.judges import JudgeSpec
 from safereason.recipe.schema import DPO, GRPO, Recipe, TarsRewardSettings
 from safereason.rewards import judges_of, open_reward
 from safereason.rewards.base import Reward
-from safereason.runs.directory import CHECKPOINTS, RunDirectory
+from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import sha256
 from safereason.stages import data, sft
 from safereason.stages.base import (
@@ -35,7 +36,7 @@ from safereason.stages.preparation.training_sources import training_sources
 from safereason.stages.verl import VerlTraining
 from safereason.text.chat import prompt_ids, user
 from safereason.training import preferences, tracking
-from safereason.training.arguments import check_left, grpo_arguments
+from safereason.training.arguments import check_left, grpo_schedule
 from safereason.training.resume import resume_point
 from safereason.training.training_run import TrainingRun
 
@@ -172,24 +173,21 @@ def plan_rl(recipe: Recipe, options: Options) -> Outline:
     if isinstance(section, DPO):
         outline = preferences.dpo_outline(section, prompts, recipe.seed, "rl", options.processes)
     else:
-        outline = grpo_outline(section, prompts, recipe.seed, "rl", options.processes)
+        outline = grpo_outline(section, prompts, "rl", options.processes)
     return {"stage": "rl", "model": start_words(recipe, options), "prompts": prompts, **outline}
 
 
-def grpo_outline(section: GRPO, prompts: int, seed: int, key: str, processes: int) -> Outline:
+def grpo_outline(section: GRPO, prompts: int, key: str, process_count: int) -> Outline:
     """The size and the arguments of a GRPO training on so many prompts.
 
     Args:
         section: The recipe's section.
         prompts: Number of training prompts.
-        seed: The recipe's seed.
         key: The section's dotted key, for messages.
-        processes: Number of processes that share the training.
+        process_count: Number of processes that share the training.
     """
-    arguments = grpo_arguments(
-        section, prompts=prompts, seed=seed, output_dir=CHECKPOINTS, processes=processes, cpu=False, key=key
-    )
-    steps = arguments["max_steps"]
+    schedule = grpo_schedule(section, prompts=prompts, processes=process_count, key=key)
+    steps = schedule.steps
     sequences = steps * section.prompts_per_step * section.rollouts_per_prompt
     reference_model = "a frozen copy of the start"
     # Without a KL term nothing reads a reference model, and none is loaded.
@@ -202,7 +200,10 @@ def grpo_outline(section: GRPO, prompts: int, seed: int, key: str, processes: in
         "reference model": reference_model,
         "reward": section.reward.model_dump(mode="json"),
         "advantage": f"(r - mean) / (std + {section.advantage_epsilon:g}) inside each prompt's rollouts",
-        "GRPOConfig": arguments,
+        "processes": schedule.batch.processes,
+        "rollouts in one forward pass": schedule.batch.per_device,
+        "forward passes a step": schedule.batch.accumulation,
+        "settings": section.model_dump(mode="json", exclude={"reward", "algorithm"}, exclude_defaults=False),
     }
 
 
@@ -210,8 +211,10 @@ def check_rollouts(section: GRPO, key: str) -> None:
     """Refuses rollouts that cannot be drawn on this machine.
 
     Raises:
-        InputError: They are drawn by vLLM, and it or a GPU is missing.
+        InputError: They are drawn by vLLM, and it or a GPU is missing; or DeepSpeed would hold the model.
     """
+    if processes.uses_deepspeed():
+        raise InputError(f"{key}: GRPO is trained by DDP or FSDP2, not by DeepSpeed; pass --launch accelerate:fsdp2")
     if section.rollouts == "engine":
         return
     if not vllm.is_installed():

@@ -5,6 +5,7 @@ papers' GRPO (no KL term, another loss normalisation, a linear schedule), so eve
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,11 @@ class Batch:
     per_device: int
     accumulation: int
     processes: int
+
+    @property
+    def share(self) -> int:
+        """Sequences a process and step."""
+        return self.per_device * self.accumulation
 
     @property
     def sequences(self) -> int:
@@ -105,71 +111,76 @@ def sft_arguments(
     return _with_extra(owned, section.extra, f"{key}.extra")
 
 
-def grpo_arguments(
-    section: GRPO, *, prompts: int, seed: int, output_dir: str, processes: int = 1, cpu: bool = True, key: str = "rl"
-) -> Arguments:
-    """Keyword arguments of TRL's GRPOConfig: the papers' GRPO in TRL's words."""
+@dataclass(frozen=True)
+class Schedule:
+    """The course of a GRPO training: its steps, and the parts of each."""
+
+    steps: int
+    batch: Batch
+
+
+def grpo_schedule(section: GRPO, *, prompts: int, processes: int = 1, key: str = "rl") -> Schedule:
+    """Steps on so many prompts, and the rollouts of each, shared by the processes and cut into forward passes.
+
+    Raises:
+        InputError: The rollouts cannot be shared evenly, there is not one whole step, or a key has no meaning.
+    """
     sequences = section.prompts_per_step * section.rollouts_per_prompt
     batch = cut_batch(sequences, section.micro_batch_size, processes, key)
-    steps = total_steps(prompts, section.prompts_per_step, section.epochs, section.max_steps, f"{key}.prompts_per_step")
-    owned = {
-        **_shared_arguments(section, seed, output_dir, cpu),
-        "max_steps": steps,
-        # TRL counts completions: per device x accumulation x processes = prompts x rollouts.
-        "per_device_train_batch_size": batch.per_device,
-        "gradient_accumulation_steps": batch.accumulation,
-        "num_generations": section.rollouts_per_prompt,
-        # One update on each batch of rollouts, so the ratio is 1 and both clips are inert.
-        "num_iterations": 1,
-        "epsilon": section.clip,
-        "delta": section.dual_clip,
-        "beta": section.kl_coef,
-        "use_bias_correction_kl": False,
-        # The mean over all tokens of the step.
-        "loss_type": "dapo",
-        # TRL divides by std + 1e-4; `training.grpo` sets the advantages itself.
-        "scale_rewards": "none",
-        "mask_truncated_completions": False,
-        "entropy_coef": section.entropy_coef,
+    vllm_arguments(section, processes, key, ())
+    step_key = f"{key}.prompts_per_step"
+    steps = total_steps(prompts, section.prompts_per_step, section.epochs, section.max_steps, step_key)
+    return Schedule(steps, batch)
+
+
+def vllm_arguments(section: GRPO, processes: int, key: str, stop_token_ids: Sequence[int]) -> Arguments:
+    """Keyword arguments of TRL's VLLMGeneration; none where our engine draws the rollouts.
+
+    Args:
+        section: The recipe's section.
+        processes: Processes of the training.
+        key: The section's dotted key, for messages.
+        stop_token_ids: Ids that end a turn; by itself vLLM knows the end of a text alone.
+
+    Raises:
+        InputError: The processes cannot be divided into copies of vLLM, or `extra` holds what has no meaning here.
+    """
+    if section.rollouts == "engine":
+        if section.extra:
+            name = sorted(section.extra)[0]
+            raise InputError(
+                f"{key}.extra.{name}: has no meaning here; extra holds arguments of vLLM ({key}.rollouts=vllm-colocate "
+                "or vllm-server), or with --backend verl keys of verl"
+            )
+        return {}
+    extra = dict(section.extra)
+    generation = {"stop_token_ids": list(stop_token_ids), **extra.pop("generation_kwargs", {})}
+    arguments: Arguments = {
+        "mode": section.rollouts.removeprefix("vllm-"),
         "temperature": section.sampling.temperature,
         "top_p": section.sampling.top_p,
         "top_k": section.sampling.top_k,
         "repetition_penalty": section.sampling.repetition_penalty,
         "max_completion_length": section.sampling.max_new_tokens,
-        "use_vllm": section.rollouts != "engine",
-        "shuffle_dataset": False,  # `training.order` has done so
-        # With dropout the ratio would differ from 1 by chance.
-        "disable_dropout": True,
-    }
-    return _with_extra({**owned, **_vllm_arguments(section, processes, key)}, section.extra, f"{key}.extra")
-
-
-def _vllm_arguments(section: GRPO, processes: int, key: str) -> Arguments:
-    """TRL's arguments about vLLM; none where our engine draws the rollouts.
-
-    Raises:
-        InputError: The processes cannot be divided into copies of vLLM.
-    """
-    if section.rollouts == "engine":
-        return {}
-    arguments: Arguments = {
-        "vllm_mode": section.rollouts.removeprefix("vllm-"),
-        # vLLM's probabilities differ a little from the model's; the papers' trainer does not correct the loss for it.
-        "vllm_importance_sampling_correction": False,
+        "generation_kwargs": generation,
+        "trust_remote_code": False,
     }
     if section.rollouts == "vllm-server":
-        arguments["vllm_server_base_url"] = section.vllm.server
-        return arguments
+        arguments["server_base_url"] = section.vllm.server
+        return _with_extra(arguments, extra, f"{key}.extra")
     copies, rest = divmod(processes, section.vllm.tensor_parallel)
     if rest or not copies:
         raise InputError(
             f"{key}.vllm.tensor_parallel: {section.vllm.tensor_parallel} GPUs a copy do not divide the {processes} "
             "processes of the training"
         )
-    arguments["vllm_gpu_memory_utilization"] = section.vllm.memory_share
-    arguments["vllm_tensor_parallel_size"] = section.vllm.tensor_parallel
-    arguments["vllm_max_model_length"] = section.max_prompt_tokens + section.sampling.max_new_tokens
-    return arguments
+    sequences = section.prompts_per_step * section.rollouts_per_prompt
+    arguments["gpu_memory_utilization"] = section.vllm.memory_share
+    arguments["tensor_parallel_size"] = section.vllm.tensor_parallel
+    arguments["max_model_length"] = section.max_prompt_tokens + section.sampling.max_new_tokens
+    # Those of all the processes that one copy draws for.
+    arguments["max_num_seqs"] = sequences // processes * section.vllm.tensor_parallel
+    return _with_extra(arguments, extra, f"{key}.extra")
 
 
 def dpo_arguments(
@@ -201,11 +212,19 @@ def dpo_arguments(
     return _with_extra(owned, section.extra, f"{key}.extra")
 
 
+def lr_scheduler(section: SFT | GRPO | DPO) -> str:
+    """The section's course of the learning rate, by transformers' names."""
+    # The one that is called `constant` has no warm-up.
+    if section.lr_schedule == "constant" and section.warmup_ratio > 0:
+        return "constant_with_warmup"
+    return section.lr_schedule
+
+
 def _shared_arguments(section: SFT | GRPO | DPO, seed: int, output_dir: str, cpu: bool) -> Arguments:
     return {
         "output_dir": output_dir,
         "learning_rate": section.learning_rate,
-        "lr_scheduler_type": section.lr_schedule,
+        "lr_scheduler_type": lr_scheduler(section),
         "warmup_steps": section.warmup_ratio,  # below 1 it is a share of the steps
         "weight_decay": section.weight_decay,
         "max_grad_norm": section.max_grad_norm,

@@ -11,6 +11,7 @@ from safereason import console, processes
 from safereason.errors import InputError
 from safereason.runs.records import Record, RecordLog, read_json
 from safereason.training.model import report_full_disk
+from safereason.training.sharding import reduce_in_fp32
 from safereason.training.tracking import track
 from safereason.training.training_run import Section, TrainingRun
 
@@ -46,13 +47,13 @@ class MetricsLog(TrainerCallback):
             return
         record: Record = {"step": state.global_step}
         for key, value in logs.items():
-            record[key] = _finite_or_none(value)
+            record[key] = finite_or_none(value)
         self._log.append(record)
         shown = [f"{key} {logs[key]:.3g}" for key in self._shown if logs.get(key) is not None]
         self._advance("  ".join(shown))
 
 
-def _finite_or_none(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
     """The value, or None in place of NaN and infinities, which JSON does not have."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
@@ -98,6 +99,7 @@ def train_to_end(trainer: Trainer, run: TrainingRun[Section], *, title: str, sho
     trainer.remove_callback(PrinterCallback)  # it prints every step, beside the bar
     trainer.add_callback(MarkComplete())
     track(trainer, run.report_to, run.metrics.path.parent)
+    reduce_in_fp32(trainer.accelerator)
     with console.progress(title, trainer.args.max_steps, run.steps_done) as advance:
         trainer.add_callback(MetricsLog(run.metrics, advance, shown))
         _train_from(trainer, run.resume_from)

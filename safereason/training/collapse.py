@@ -6,8 +6,6 @@ A development run of RSafe left 1584 of 1689 answers without a verdict, and its 
 from collections import deque
 from collections.abc import Iterable, Mapping
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
 from safereason.console import say
 from safereason.runs.records import Record
 
@@ -21,7 +19,7 @@ SHRUNK = 0.25
 """Most length, as a share of the first steps' length."""
 
 
-class CollapseWatch(TrainerCallback):
+class CollapseWatch:
     """Warns of each sign of collapse once, when it is first seen; `warnings` keeps them."""
 
     def __init__(self, past: Iterable[Record] = ()) -> None:
@@ -32,18 +30,9 @@ class CollapseWatch(TrainerCallback):
         for record in past:
             self._add_step(record, record["step"])
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **given: object,
-    ) -> None:
-        """Adds a step, and prints the warnings that are new with it."""
-        if logs is None or not state.is_world_process_zero or "unparsed" not in logs:
-            return
-        for warning in self._add_step(logs, state.global_step):
+    def add(self, step: int, metrics: Record) -> None:
+        """Adds the metrics of a step, and prints the warnings that are new with it."""
+        for warning in self._add_step(metrics, step):
             say(f"guard: collapse? after step {warning['step']}: {warning['what']}")
 
     def _add_step(self, metrics: Mapping[str, float | None], step: int) -> list[Record]:

@@ -25,7 +25,7 @@ from safereason.recipe.schema import DPO
 from safereason.training import plain_head
 from safereason.training.arguments import dpo_arguments
 from safereason.training.callbacks import restore_token_count, train_to_end
-from safereason.training.model import load_trainable, lora_config, save_trained
+from safereason.training.model import load_trainable, lora_config, save_trainer
 from safereason.training.training_run import TrainingRun
 
 SHOWN = ("loss", "rewards/accuracies", "rewards/margins")
@@ -61,7 +61,7 @@ def train(run: TrainingRun[DPO], pairs: Sequence[dict[str, list[int]]]) -> dict[
     if run.resume_from is not None:
         restore_token_count(trainer, run.resume_from)
     train_to_end(trainer, run, title=run.key, shown=SHOWN)
-    save_trained(trainer, run.tokenizer, run.model_folder, run.section.precision)
+    save_trainer(trainer, run.tokenizer, run.model_folder, run.section.precision)
     return {"steps": trainer.state.global_step}
 
 

@@ -180,7 +180,7 @@ def _grpo_step(section: GRPO, device: OptimizerStep, key: str, device_size: int)
     trained = device.trained
     group = 0
     has_long_prompts = section.max_prompt_tokens >= PROMPT_SHARE * new_tokens
-    if shape.shares and section.shared_prefix and device.devices == 1 and has_long_prompts:
+    if shape.shares and section.shared_prefix and has_long_prompts:
         # Each prompt's states are computed once for all its rollouts.
         group = min(batch.per_device, section.rollouts_per_prompt)
         trained = new_tokens
@@ -195,6 +195,7 @@ def _grpo_step(section: GRPO, device: OptimizerStep, key: str, device_size: int)
         device,
         rows=batch.per_device,
         trained=trained,
+        projected=True,
         reference=section.kl_coef > 0,
         drawn=drawn,
         vllm=vllm,

@@ -145,6 +145,8 @@ class OptimizerStep:
     """Bytes that vLLM takes beside the training."""
     group: int = 0
     """Rows of one prompt that is computed once for all of them (`training.shared_prefix`); 0 if it is not."""
+    projected: bool = False
+    """Whether logits come in our own tiles (`training.logprobs`), as in GRPO, and not in TRL's."""
     gpu: bool = True
     """Whether it is a GPU: there the optimizer moves all weights at once, and TRL's kernel works on tiles in place."""
 
@@ -285,7 +287,7 @@ def _logits(step: OptimizerStep) -> int:
     """Tiles of logits while the loss is differentiated, and the gradient of the head."""
     shape = step.shape
     trained = step.rows * step.trained
-    if step.group:
+    if step.group or step.projected:
         tile = COPIES * FP32 * min(trained, PACKED_TOKENS) * shape.vocab
     else:
         tokens = min(trained, TILE_TOKENS)

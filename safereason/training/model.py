@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
@@ -41,6 +40,28 @@ def lora_config(lora: LoRA | None) -> "LoraConfig | None":
     return LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=modules, task_type="CAUSAL_LM"
     )
+
+
+def add_adapters(model: PreTrainedModel, lora: LoRA | None) -> PreTrainedModel:
+    """The model with the recipe's adapters, which alone are trained; without any, the model as it is."""
+    config = lora_config(lora)
+    if config is None:
+        return model
+    from peft import get_peft_model
+
+    adapted: PreTrainedModel = get_peft_model(model, config)
+    return adapted
+
+
+def without_dropout(model: PreTrainedModel) -> None:
+    """Turns off dropout for good, in adapters too, whatever mode the model is in."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        # Attention drops out by a number of its own.
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def load_trainable(location: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -79,7 +100,7 @@ def merged_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     return merged
 
 
-def save_trained(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, precision: Precision) -> None:
+def save_trainer(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, precision: Precision) -> None:
     """Writes a trainer's model as `save_whole` does; every process calls it, and the first one writes."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     if processes.shards_model():
@@ -92,20 +113,30 @@ def save_trained(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: P
     processes.wait()
 
 
+def save_trained(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, precision: Precision
+) -> None:
+    """Writes a model at the end of its training, as `save_whole` does; every process calls it, the first one writes."""
+    if processes.shards_model():
+        save_copy(model, tokenizer, folder, precision)
+    elif processes.is_main():
+        save_whole(model, tokenizer, folder, precision)
+    processes.wait()
+
+
 def save_copy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, precision: Precision) -> None:
     """Writes a model as `save_whole` does while it goes on training; every process calls it, the first one writes."""
     # Adapters are merged into the very weights, which would change the training if they were not copied.
     has_adapters = hasattr(model, "peft_config")
-    weights = {name: _gathered_on_cpu(tensor, has_adapters) for name, tensor in model.state_dict().items()}
+    weights: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, DTensor):
+            # Collective. The copy stays with the first process: of a large model, others would have no memory for it.
+            tensor = tensor.full_tensor()
+        if processes.is_main():
+            weights[name] = tensor.to("cpu", copy=has_adapters)
     if processes.is_main():
         save_whole(_model_with_weights(model, weights), tokenizer, folder, precision)
-
-
-def _gathered_on_cpu(tensor: Tensor, copied: bool) -> Tensor:
-    """The tensor on the CPU, put together where each process holds a part of it."""
-    if isinstance(tensor, DTensor):
-        tensor = tensor.full_tensor()
-    return tensor.to("cpu", copy=copied)
 
 
 def _model_with_weights(model: "PreTrainedModel | PeftModel", weights: dict[str, Tensor]) -> PreTrainedModel:
@@ -124,22 +155,6 @@ def _model_with_weights(model: "PreTrainedModel | PeftModel", weights: dict[str,
     plain.generation_config = model.generation_config
     result: PreTrainedModel = assembled
     return result
-
-
-@contextmanager
-def unsharded(model: PreTrainedModel) -> Iterator[None]:
-    """Gathers an FSDP2 model in every process, which may then run it any number of times; leaves others alone."""
-    shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    for module in shards:
-        module.unshard()
-        # Processes run the model a different number of times, so that none may wait for the others' parts.
-        module.set_reshard_after_forward(False, recurse=False)
-    try:
-        yield
-    finally:
-        for module in shards:
-            module.set_reshard_after_forward(True, recurse=False)
-            module.reshard()
 
 
 def _set_end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

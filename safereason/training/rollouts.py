@@ -1,15 +1,16 @@
-"""Rollouts of the model being trained, drawn by our engine and scored by the recipe's reward."""
+"""Rollouts of the model being trained: drawn by our engine or by vLLM, scored by the recipe's reward, and recorded."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from accelerate.utils import gather_object
 
-from safereason.data.example import Example, PromptKind
+from safereason.data.example import Example
 from safereason.engines.base import Completion, GenerateOptions
-from safereason.engines.transformers import TransformersEngine
+from safereason.engines.transformers import BATCH_TOKENS, TransformersEngine
 from safereason.errors import InputError, StageFailed
 from safereason.recipe.schema import Sampling
 from safereason.rewards.base import Reward, RewardParts, RewardRow
@@ -17,90 +18,107 @@ from safereason.runs.manifest import going_on
 from safereason.runs.records import Record
 from safereason.text import chat, reasoning
 from safereason.text.chat import Conversation
-from safereason.text.verdict import Label
-from safereason.training.model import unsharded
+from safereason.training.sharding import unsharded
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, TrainerState
-    from trl import GRPOTrainer
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl.generation.vllm_generation import VLLMGeneration
 
 
-class RolloutOutput(TypedDict):
-    """The result of TRL's `rollout_func`, one entry per rollout."""
+@dataclass(frozen=True)
+class Share:
+    """The rollouts of a step that one process draws: consecutive ones of all, in the order of their prompts."""
 
-    prompt_ids: list[list[int]]
-    completion_ids: list[list[int]]
-    logprobs: None
-    """Left out: TRL takes them anew from the model, at the sampling temperature."""
+    first: int
+    """Number of its first rollout in the step."""
+    count: int
+    group_size: int
+    """Rollouts a prompt."""
 
+    @property
+    def local(self) -> slice:
+        """Place of its rollouts among those of all processes."""
+        return slice(self.first, self.first + self.count)
 
-class TrainedExample(TypedDict):
-    """The columns of an example that the reward and the records of rollouts need."""
+    @property
+    def group(self) -> int:
+        """Rollouts that are drawn together, so that their prompt is read once: a group, where it holds whole ones."""
+        if self.first % self.group_size == 0 and self.count % self.group_size == 0:
+            return self.group_size
+        return 1
 
-    id: str
-    prompt: str
-    kind: PromptKind
-    label: Label | None
-    response: str | None
-
-
-def trained_example(example: Example) -> TrainedExample:
-    """The columns of one example; see `TrainedExample`."""
-    return {
-        "id": example.id,
-        "prompt": example.prompt,
-        "kind": example.kind,
-        "label": example.label,
-        "response": example.response,
-    }
+    @property
+    def positions(self) -> list[tuple[int, int]]:
+        """The number of each rollout's group in the step, and its own number in the group."""
+        return [divmod(number, self.group_size) for number in range(self.first, self.first + self.count)]
 
 
-def rollout_function(
-    sampling: Sampling, seed: int, batch_tokens: int
-) -> "Callable[[list[Conversation], GRPOTrainer], RolloutOutput]":
-    """TRL's `rollout_func`: draws one completion for each of the (repeated) prompts with the current weights.
+class Sampler(Protocol):
+    """A generator of rollouts with the current weights of the model being trained."""
+
+    def draw(self, conversations: Sequence[Conversation], share: Share, step: int) -> list[list[int]]:
+        """Token ids of one completion for each of the share's conversations, which hold each prompt G times."""
+        ...
+
+
+class EngineSampler:
+    """Rollouts by our engine, on the very weights that are trained.
 
     A step's draw depends on the seed, the step and each rollout's position in it: a resumed run draws the same as an
     uninterrupted one, and several processes, which draw a part each, the same as a single one.
     """
 
-    def rollout(prompts: list[Conversation], trainer: "GRPOTrainer") -> RolloutOutput:
-        from trl.models import unwrap_model_for_generation
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        sampling: Sampling,
+        seed: int,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> None:
+        """Takes the model without DDP's wrapper, and the seed of the training."""
+        self._model = model
+        self._engine = TransformersEngine(model, tokenizer, name="the model being trained", batch_tokens=batch_tokens)
+        self._sampling = sampling
+        self._seed = seed
 
-        group_size = trainer.num_generations
-        first = trainer.accelerator.process_index * len(prompts)
-        # Of each rollout: the number of its group in the step, and its number in the group.
-        positions = [divmod(first + i, group_size) for i in range(len(prompts))]
-        n = 1
-        if first % group_size == 0 and len(prompts) % group_size == 0:
-            n = group_size  # whole groups, so that each prompt is read once for all of its rollouts
-        conversations = prompts[::n]
-        step_seed = _step_seed(seed, trainer.state.global_step, 0)
-        unwrapped = unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator)
-        with unwrapped as model, unsharded(model):
-            engine = TransformersEngine(
-                model, trainer.processing_class, name="the model being trained", batch_tokens=batch_tokens
-            )
-            groups = engine.generate(
-                conversations, sampling, GenerateOptions(n=n, seed=step_seed), streams=positions[::n]
+    def draw(self, conversations: Sequence[Conversation], share: Share, step: int) -> list[list[int]]:
+        """See `Sampler`.
+
+        Raises:
+            InputError: A prompt does not fit into the model's context, or a single row into memory.
+        """
+        n = share.group
+        options = GenerateOptions(n=n, seed=_step_seed(self._seed, step, 0))
+        with unsharded(self._model):
+            groups = self._engine.generate(
+                list(conversations[::n]), self._sampling, options, streams=share.positions[::n]
             )
         completions: list[Completion] = []
         for group in groups:
             completions.extend(group)
-        # A prompt beyond the model's context, or no memory for a single row: no later draw would go better.
         for completion in completions:
+            # No later draw would go better.
             if completion.finish_reason == "error" and completion.error:
                 raise InputError(completion.error)
-        prompt_ids: list[list[int]] = []
-        for conversation in conversations:
-            prompt_ids.extend([chat.prompt_ids(trainer.processing_class, conversation)] * n)
-        return {
-            "prompt_ids": prompt_ids,
-            "completion_ids": [list(completion.token_ids) for completion in completions],
-            "logprobs": None,
-        }
+        return [list(completion.token_ids) for completion in completions]
 
-    return rollout
+
+class VLLMSampler:
+    """Rollouts by TRL's vLLM, which is given the weights before each step's draw."""
+
+    def __init__(self, generation: "VLLMGeneration", tokenizer: "PreTrainedTokenizerBase") -> None:
+        """Takes TRL's connection of the model being trained to vLLM."""
+        self._generation = generation
+        self._tokenizer = tokenizer
+
+    def draw(self, conversations: Sequence[Conversation], share: Share, step: int) -> list[list[int]]:
+        """See `Sampler`."""
+        prompts = [chat.prompt_ids(self._tokenizer, conversation) for conversation in conversations]
+        self._generation.sync_weights()
+        _, completion_ids, _, _ = self._generation.generate(prompts, images=None, num_generations=share.group_size)
+        return [list(ids) for ids in completion_ids]
 
 
 def _step_seed(*parts: int) -> int:
@@ -108,65 +126,62 @@ def _step_seed(*parts: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
-class RewardFunction:
-    """The recipe's reward for TRL; it logs the parts and records every rollout, over all processes.
+@dataclass(frozen=True)
+class Scored:
+    """The rewards of one process's rollouts, and a summary of all processes'."""
 
-    There is a single function for all parts of a reward. TRL scores a row by the functions that returned a number, so
-    that with a function for each part a row with an unscored part would be compared with whole ones. The single
-    function leaves such a row out of its group instead.
-    """
+    rewards: list[float | None]
+    """Total of each local rollout, [B]; None where it is unscored."""
+    metrics: dict[str, float]
+    """Means of the reward's parts over the rollouts that have them, and shares of rollouts with something amiss."""
 
-    __name__ = "reward"
+
+class Scorer:
+    """The recipe's reward, put to a step's rollouts; it records each of them, over all processes."""
 
     def __init__(
         self,
         reward: Reward,
         tokenizer: "PreTrainedTokenizerBase",
         end_ids: set[int],
-        record: Callable[[list[Record]], None],
+        record: Callable[[Record], None],
     ) -> None:
-        """Takes the reward, the tokenizer, the ids that end a completion, and the function that stores records."""
+        """Takes the reward, the tokenizer, the ids that end a completion, and the function that stores a record."""
         self._reward = reward
         self._tokenizer = tokenizer
         self._end_ids = end_ids
         self._record = record
 
-    def __call__(
+    def score(
         self,
-        *,
-        prompts: list[Conversation],
-        completion_ids: list[list[int]],
-        example: list[TrainedExample],
-        trainer_state: "TrainerState",
-        log_metric: Callable[[str, float], None],
-        **others: object,
-    ) -> list[float | None]:
-        """Totals, None where a rollout is unscored.
+        examples: Sequence[Example],
+        conversations: Sequence[Conversation],
+        completion_ids: Sequence[Sequence[int]],
+        step: int,
+    ) -> Scored:
+        """The rewards of one process's rollouts; every process calls it.
 
         Args:
-            prompts: The conversation of each rollout.
-            completion_ids: Its completion.
-            example: Its example; TRL passes every column of the data under the column's name.
-            trainer_state: The state of the trainer.
-            log_metric: Logs a figure of the step.
-            others: Further arguments of TRL's.
+            examples: The example of each rollout, [B].
+            conversations: The conversation that it answers, [B].
+            completion_ids: Its completion, [B].
+            step: Number of the step, from 1.
 
         Raises:
-            StageFailed: Every verdict that this step needed has failed.
+            StageFailed: Every verdict that this step needed has failed, in all processes.
         """
         rows: list[RewardRow] = []
-        for conversation, ids, columns in zip(prompts, completion_ids, example, strict=True):
+        for example, conversation, ids in zip(examples, conversations, completion_ids, strict=True):
             # The reasoning that the chat template opens belongs to the prompt's ids, and the reward has to see it.
-            text = chat.render(self._tokenizer, conversation).opening + chat.decoded(self._tokenizer, ids)
-            rows.append(RewardRow(columns["prompt"], columns["kind"], text, columns["label"], columns["response"]))
+            text = chat.render(self._tokenizer, conversation).opening + chat.decoded(self._tokenizer, list(ids))
+            rows.append(RewardRow(example.prompt, example.kind, text, example.label, example.response))
         scored = self._reward.score(rows)
-        step = trainer_state.global_step + 1
         own_records: list[Record] = []
-        for columns, row, parts, ids in zip(example, rows, scored, completion_ids, strict=True):
-            own_records.append(self._rollout_record(step, columns["id"], row, parts, ids))
+        for example, row, parts, ids in zip(examples, rows, scored, completion_ids, strict=True):
+            own_records.append(self._record_of(step, example.id, row, parts, ids))
         records: list[Record] = gather_object(own_records)
-        _log_means(records, log_metric)
-        self._record(records)
+        for record in records:
+            self._record(record)
         reasons = [str(record["reason"]) for record in records if record["failed"]]
         # Every process has the records of all, so that all of them end here or none does.
         if reasons and not any(gather_object([parts.judged for parts in scored])):
@@ -175,9 +190,9 @@ class RewardFunction:
                 f"step {step}: all {len(reasons)} verdicts failed ({commonest}), so that there is nothing "
                 f"to learn; {going_on()}"
             )
-        return [parts.total for parts in scored]
+        return Scored([parts.total for parts in scored], _means(records))
 
-    def _rollout_record(self, step: int, example_id: str, row: RewardRow, parts: RewardParts, ids: list[int]) -> Record:
+    def _record_of(self, step: int, example_id: str, row: RewardRow, parts: RewardParts, ids: Sequence[int]) -> Record:
         """The record of one rollout; label and response belong to guards alone."""
         record: Record = {"step": step, "id": example_id, "prompt": row.prompt, "kind": row.kind}
         if row.label:
@@ -194,16 +209,27 @@ class RewardFunction:
         return record
 
 
-def _log_means(records: Sequence[Record], log_metric: Callable[[str, float], None]) -> None:
-    """Logs the mean of each part over the rollouts that have it, and the shares of rollouts with something amiss."""
+def _means(records: Sequence[Record]) -> dict[str, float]:
     values_by_part: dict[str, list[float]] = {}
     for record in records:
         for name, value in record["parts"].items():
             if value is not None:
                 values_by_part.setdefault(name, []).append(value)
-    for name, values in sorted(values_by_part.items()):
-        log_metric(name, sum(values) / len(values))
     count = len(records)
-    log_metric("closed", sum(reasoning.split(record["text"]).closed for record in records) / count)
-    log_metric("unscored", sum(record["total"] is None for record in records) / count)
-    log_metric("judge_failed", sum(record["failed"] for record in records) / count)
+    means = {name: sum(values) / len(values) for name, values in sorted(values_by_part.items())}
+    means["closed"] = sum(reasoning.split(record["text"]).closed for record in records) / count
+    means["unscored"] = sum(record["total"] is None for record in records) / count
+    means["judge_failed"] = sum(record["failed"] for record in records) / count
+    return means
+
+
+def open_vllm(
+    arguments: dict[str, object],
+    model: "PreTrainedModel",
+    accelerator: "Accelerator",
+    tokenizer: "PreTrainedTokenizerBase",
+) -> VLLMSampler:
+    """A sampler on vLLM, beside the training or as a server, by TRL's keyword arguments (`training.arguments`)."""
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    return VLLMSampler(VLLMGeneration(model, accelerator, tokenizer, **arguments), tokenizer)

@@ -25,7 +25,7 @@ from safereason.text.chat import trace_ids
 from safereason.training import plain_head, shared_prefix
 from safereason.training.arguments import sft_arguments
 from safereason.training.callbacks import restore_token_count, train_to_end
-from safereason.training.model import load_trainable, lora_config, save_trained
+from safereason.training.model import load_trainable, lora_config, save_trainer
 from safereason.training.training_run import TrainingRun
 
 GAIN = 1.25
@@ -171,7 +171,7 @@ def train(run: TrainingRun[SFT], rows: Sequence[dict[str, list[int]]]) -> dict[s
     if run.resume_from is not None:
         restore_token_count(trainer, run.resume_from)
     train_to_end(trainer, run, title="sft", shown=("loss", "grad_norm"))
-    save_trained(trainer, run.tokenizer, run.model_folder, section.precision)
+    save_trainer(trainer, run.tokenizer, run.model_folder, section.precision)
     # The history is part of a checkpoint; the trainer's own mean forgets the steps before a resume.
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     return {"steps": trainer.state.global_step, "mean_loss": sum(losses) / len(losses)}

@@ -45,11 +45,14 @@ class _WithHead(Protocol):
 def is_supported(model: PreTrainedModel) -> bool:
     """Whether the packed computation is exact for the model's architecture and the options of its configuration."""
     causal = without_adapters(model)
-    # An adapter on the head has more to it than the head's weight.
-    has_plain_head = type(_output_embeddings(causal)) is torch.nn.Linear
     # Other implementations of attention do not take the mask of packed rows.
     attention = causal.config.get_text_config()._attn_implementation
-    return has_plain_head and attention in ("sdpa", "eager") and architectures.shares_prompts(causal)
+    return has_linear_head(causal) and attention in ("sdpa", "eager") and architectures.shares_prompts(causal)
+
+
+def has_linear_head(causal: PreTrainedModel) -> bool:
+    """Whether the output layer is a linear map; an adapter on it has more to it than its weight."""
+    return type(_output_embeddings(causal)) is torch.nn.Linear
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def completion_logps(
     hidden = output.last_hidden_state.flatten(0, 1)  # [R * L, H]
     counted = mask[:, prompt_width:].bool()  # [B, C]
     targets = ids[:, prompt_width:][counted]  # [N]
-    logps, entropies = _project(hidden[packed.source], targets, _head_of(causal), temperature)
+    logps, entropies = project(causal, hidden[packed.source], targets, temperature)
     empty = logps.new_zeros(counted.shape)
     return empty.masked_scatter(counted, logps), empty.masked_scatter(counted, entropies)
 
@@ -271,8 +274,19 @@ def _allowed(prompts: Tensor, branches: Tensor) -> Tensor:
     return allowed | torch.eye(row_length, dtype=torch.bool)
 
 
-def _project(hidden: Tensor, targets: Tensor, head: _Head, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target and entropy of its distribution, [N] each, from hidden states [N, H]."""
+def project(causal: PreTrainedModel, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of tokens, and entropies of the distributions that they were drawn from.
+
+    Args:
+        causal: A model with a linear head (`has_linear_head`) of a listed architecture (`architectures.PROJECTED`).
+        hidden: Last hidden states that predict the tokens, [N, H].
+        targets: The tokens, [N].
+        temperature: The divisor of the logits.
+
+    Returns:
+        Both in nats and float32, [N] each.
+    """
+    head = _head_of(causal)
     logps = []
     entropies = []
     for states, ids in zip(torch.split(hidden, CHUNK), torch.split(targets, CHUNK), strict=True):

@@ -9,14 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safereason import processes
 from safereason.console import say
@@ -26,13 +19,13 @@ from safereason.guard.base import GuardVerdict, Question
 from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.reasoning import ReasoningGuard
 from safereason.runs.records import Record, RecordLog, read_json, write_json
-from safereason.training.model import unsharded
+from safereason.training.sharding import unsharded
 
 STEP = "validation.json"
 """Beside the best model: the record of the validation that chose it."""
 
 
-class Validation(TrainerCallback):
+class Validation:
     """Validates the model before the first step, every so many steps, and after the last.
 
     Each of several processes validates, since each holds the model and would wait otherwise. Their verdicts are the
@@ -75,38 +68,18 @@ class Validation(TrainerCallback):
             _finish_replacement(best)
         processes.wait()
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: PreTrainedModel | None = None,
-        **given: object,
-    ) -> None:
-        """Validates before any step; a resumed training has done so."""
-        if state.global_step == 0:
-            self._validate(model, state)
+    def after_step(self, step: int, model: PreTrainedModel, is_last: bool) -> None:
+        """Validates before the first step (0), every so many steps, and after the last."""
+        if step % self._every == 0 or is_last:
+            self._validate(step, model)
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: PreTrainedModel | None = None,
-        **given: object,
-    ) -> None:
-        """Validates every so many steps."""
-        if state.global_step % self._every == 0 or state.global_step == state.max_steps:
-            self._validate(model, state)
-
-    def _validate(self, model: PreTrainedModel | None, state: TrainerState) -> None:
-        assert model is not None  # the trainer gives it to every callback
+    def _validate(self, step: int, model: PreTrainedModel) -> None:
         engine = TransformersEngine(model, self._tokenizer, name="the model being trained")
         guard = ReasoningGuard(engine, self._guard_prompt, scores=False)
         questions = [Question(example.prompt, example.response) for example in self._examples]
         with unsharded(model):
             verdicts = [verdict for verdict in guard.classify(questions, seed=self._seed) if verdict is not None]
-        record: Record = {"step": state.global_step, **validation_metrics(self._examples, verdicts)}
+        record: Record = {"step": step, **validation_metrics(self._examples, verdicts)}
         self._log.append(record)
         say(
             f"validation after step {record['step']}: F1 {record['f1']:.3f}, unparsed {record['unparsed']:.3f}, "

@@ -21,7 +21,7 @@ from safereason.engines.base import GenerateOptions, Sampling
 from safereason.engines.sampler import draw, uniforms
 from safereason.engines.transformers import TransformersEngine
 from safereason.text import chat
-from safereason.training import plain_head, shared_prefix
+from safereason.training import logprobs, plain_head, shared_prefix
 
 CLOSE = 1e-3
 """Nats: what rounding may cost a log-probability in fp32; a fault costs tenths at least."""
@@ -139,6 +139,18 @@ def trains(model: Any, install: bool) -> float:
     return worst
 
 
+def scores(model: Any) -> float:
+    """As `trains`, of the log-probabilities that our own loop takes, without shared prompts."""
+    expected, expected_gradient = _with_gradient(model, lambda: torch.cat(plain_logps(model, 0.7)))
+    kept = model.forward
+    try:
+        logprobs.install(model, 0.7, shares_prefix=False)
+        logps, gradient = _with_gradient(model, lambda: model(rows=logprobs.Rows(*texts())).logps)
+    finally:
+        model.forward = kept
+    return max(float((logps - expected).abs().max()), _apart(gradient, expected_gradient))
+
+
 def packs(model: Any) -> float:
     """As `trains`, of the computation with shared prompts."""
     expected, expected_gradient = _with_gradient(model, lambda: torch.cat(plain_logps(model, 0.7)))
@@ -195,6 +207,14 @@ def could_train(model: Any) -> float:
     return worst_of([lambda: trains(model, install=False)])
 
 
+def could_project(model: Any, patch: pytest.MonkeyPatch) -> float:
+    if not shared_prefix.has_linear_head(model):
+        return float("inf")
+    for name in ("PROJECTED", "TRAINED"):
+        patch.setattr(architectures, name, {architectures.kind(model)})
+    return worst_of([lambda: scores(model)])
+
+
 def could_share(model: Any, patch: pytest.MonkeyPatch) -> float:
     if not all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers):
         return float("inf")
@@ -232,7 +252,7 @@ QUICK = {
     "recurrent_gemma",
 }
 """One or two of each kind, which every run of the tests tries; the others are tried by `-m slow`."""
-LISTS = ("BATCHED", "TRAINED", "SHARED", "REREAD")
+LISTS = ("BATCHED", "TRAINED", "PROJECTED", "SHARED", "REREAD")
 
 
 def each() -> list[Any]:
@@ -263,6 +283,7 @@ def test_what_is_said_of_an_architecture_is_so(kind: str, name: str, monkeypatch
     kind = architectures.kind(model)  # of a model of texts and images, that of its texts may be another
     assert generates(model, PROMPTS) < CLOSE
     assert trains(model, install=True) < CLOSE
+    assert scores(model) < CLOSE
     sharing = built(name, **changes) if (changes := unwindowed(name)) else model
     if kind in architectures.SHARED:
         assert could_share(sharing, monkeypatch) < CLOSE
@@ -272,6 +293,7 @@ def test_what_is_said_of_an_architecture_is_so(kind: str, name: str, monkeypatch
         for name, could in (
             ("BATCHED", lambda: could_batch(model, monkeypatch)),
             ("TRAINED", lambda: could_train(model)),
+            ("PROJECTED", lambda: could_project(model, monkeypatch)),
             ("SHARED", lambda: could_share(sharing, monkeypatch)),
         )
         if kind not in getattr(architectures, name) and could() < CLOSE
@@ -287,7 +309,8 @@ def test_the_lists_name_types_that_transformers_has():
         known |= {part.model_type for part in parts if getattr(part, "model_type", "")}
     for name in LISTS:
         assert getattr(architectures, name) <= known - architectures.REFUSED.keys(), name
-    assert architectures.SHARED <= architectures.BATCHED & architectures.TRAINED
+    assert architectures.SHARED <= architectures.BATCHED & architectures.TRAINED & architectures.PROJECTED
+    assert architectures.PROJECTED <= architectures.TRAINED
     assert not architectures.REREAD & architectures.BATCHED
     assert known >= architectures.REFUSED.keys() | architectures.ENCODERS | NOT_TINY.keys()
 
@@ -301,6 +324,7 @@ def test_an_architecture_that_is_not_listed_is_read_and_trained_a_row_at_a_time(
     handle = model.get_input_embeddings().register_forward_pre_hook(lambda _, args: rows.append(tuple(args[0].shape)))
     assert generates(model, ALIKE) < CLOSE
     assert trains(model, install=True) < CLOSE
+    assert scores(model) < CLOSE
     handle.remove()
     assert {batch for batch, _ in rows} == {1}
     assert (1, 1) in rows, "its cache is used"

@@ -425,7 +425,10 @@ def test_adapters_are_merged_into_the_best_model_too(folder, decider, tmp_path):
             ("guard.train.max_prompt_tokens=5",),
             r"^guard.train.max_prompt_tokens: 12 of 12 rows are longer than 5 tokens; raise it",
         ),
-        (("guard.train.extra={beta: 1.0}",), r"guard.train.extra.beta: this is set by a field"),
+        (
+            ("guard.train.extra={beta: 1.0}",),
+            r"guard.train.extra.beta: has no meaning here; extra holds arguments of vLLM",
+        ),
         (("guard.train.rollouts=vllm-colocate",), r"guard.train.rollouts: vllm-colocate needs vLLM"),
         (("guard.train=null", "guard.validation=null"), r"recipe tiny: its guard has no train section"),
     ],
@@ -465,7 +468,7 @@ def test_the_plan_says_what_is_there_and_what_trl_is_given(recipe, root, trained
     assert plan["sources"] == {str(folder / "mine.jsonl"): "10 safe, 10 unsafe"}
     assert (plan["policy"], plan["reasoning"]) == ("rules, 2 categories", True)
     assert (plan["sft"]["steps"], plan["rl"]["steps"], plan["rl"]["sequences"]) == (2, 5, 20)
-    assert plan["rl"]["GRPOConfig"]["top_p"] == 0.8
+    assert plan["rl"]["settings"]["sampling"]["top_p"] == 0.8
     assert plan["rl"]["reference model"] == "none"
     unbuilt = guard.plan_guard(recipe, Options(root=tmp_path))
     assert unbuilt["data"] == {"built": False, "rows": 12, "validation": 4, "traces": 8}

@@ -30,6 +30,8 @@ GRPO = {
     "rollouts_per_prompt": 2,
     "micro_batch_size": 4,
     "kl_coef": 0.1,
+    # Equal rewards alone would move no weight.
+    "entropy_coef": 0.01,
     "max_prompt_tokens": 256,
     "sampling": {"max_new_tokens": 8},
     "precision": "fp32",
@@ -111,11 +113,11 @@ def test_a_finished_run_is_returned_as_it_is(micro_model, root, trained):
     assert rl.train_rl(recipe_of(micro_model), Options(root=root)).run == trained.run
 
 
-def test_the_plan_says_what_trl_is_given(micro_model, root, tmp_path):
+def test_the_plan_says_what_the_training_is_given(micro_model, root, tmp_path):
     plan = rl.plan_rl(recipe_of(micro_model), Options(root=root))
     assert (plan["prompts"], plan["steps"], plan["sequences"], plan["tokens generated at most"]) == (8, 2, 16, 128)
     assert plan["reference model"] == "a frozen copy of the start"
-    assert plan["GRPOConfig"]["beta"] == 0.1
+    assert plan["settings"]["kl_coef"] == 0.1
     unbuilt = rl.plan_rl(recipe_of(micro_model, kl_coef=0.0), Options(root=tmp_path))
     assert (unbuilt["prompts"], unbuilt["reference model"]) == (8, "none")
     assert list(tmp_path.iterdir()) == []
@@ -131,7 +133,7 @@ def test_the_plan_says_what_trl_is_given(micro_model, root, tmp_path):
             {"rl": {**GRPO, "max_prompt_tokens": 5}},
             "^rl.max_prompt_tokens: 8 of 8 rows are longer than 5 tokens; raise it",
         ),
-        ({"rl": {**GRPO, "extra": {"beta": 1.0}}}, "rl.extra.beta: this is set by a field"),
+        ({"rl": {**GRPO, "extra": {"beta": 1.0}}}, "rl.extra.beta: has no meaning here; extra holds arguments of vLLM"),
         ({"rl": {**GRPO, "reward": {**GRPO["reward"], "safety": "nobody"}}}, "nobody"),
     ],
 )

@@ -1,23 +1,27 @@
 """A recipe's section in TRL's words: each figure where it should be, and TRL takes them."""
 
+import inspect
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trl import DPOConfig, GRPOConfig, SFTConfig
+from trl import DPOConfig, SFTConfig
+from trl.generation.vllm_generation import VLLMGeneration
 
 from safereason.errors import InputError
 from safereason.recipe.load import load, shipped
 from safereason.recipe.schema import DPO, GRPO, SFT, Sampling
 from safereason.training.arguments import (
     Batch,
+    Schedule,
     check_left,
     cut_batch,
     dpo_arguments,
-    grpo_arguments,
+    grpo_schedule,
     sft_arguments,
     total_steps,
+    vllm_arguments,
 )
 
 REWARD = {"name": "rsafe"}
@@ -62,8 +66,12 @@ def sft_arguments_of(section: SFT, rows: int = 100, **named):
     return sft_arguments(section, rows=rows, seed=7, output_dir="out", **named)
 
 
-def grpo_arguments_of(section: GRPO, prompts: int = 100, **named):
-    return grpo_arguments(section, prompts=prompts, seed=7, output_dir="out", **named)
+def schedule_of(section: GRPO, prompts: int = 100, **named):
+    return grpo_schedule(section, prompts=prompts, **named)
+
+
+def vllm_arguments_of(section: GRPO, processes: int = 1):
+    return vllm_arguments(section, processes, "rl", [7])
 
 
 def dpo_arguments_of(section: DPO, pairs: int = 100, **named):
@@ -84,12 +92,13 @@ BOTH = [
     ("learning_rate", 3e-5, "learning_rate", 3e-5),
     ("lr_schedule", "cosine", "lr_scheduler_type", "cosine"),
     ("warmup_ratio", 0.1, "warmup_steps", 0.1),
+    ("warmup_ratio", 0.1, "lr_scheduler_type", "constant_with_warmup"),
     ("weight_decay", 0.3, "weight_decay", 0.3),
     ("max_grad_norm", 0.7, "max_grad_norm", 0.7),
     ("activation_checkpointing", True, "gradient_checkpointing", True),
     ("save_steps", 3, "save_steps", 3),
     ("max_steps", 2, "max_steps", 2),
-    ("epochs", 0.5, "max_steps", {"sft": 6, "grpo": 13}),
+    ("epochs", 0.5, "max_steps", 6),
     ("extra", {"logging_first_step": True}, "logging_first_step", True),
 ]
 ONLY_SFT = [
@@ -97,52 +106,64 @@ ONLY_SFT = [
     ("micro_batch_size", 2, "per_device_train_batch_size", 2),
     ("max_tokens", 99, "max_length", 99),
 ]
-ONLY_GRPO = [
-    ("prompts_per_step", 8, "gradient_accumulation_steps", 16),
-    ("rollouts_per_prompt", 2, "num_generations", 2),
-    ("micro_batch_size", 16, "per_device_train_batch_size", 16),
-    ("kl_coef", 0.2, "beta", 0.2),
-    ("clip", 0.3, "epsilon", 0.3),
-    ("dual_clip", 5.0, "delta", 5.0),
-    ("entropy_coef", 0.01, "entropy_coef", 0.01),
+ON_VLLM = {"rollouts": "vllm-colocate", "max_prompt_tokens": 64}
+FOR_VLLM = [
     ("sampling", Sampling(temperature=0.6), "temperature", 0.6),
     ("sampling", Sampling(top_p=0.8), "top_p", 0.8),
     ("sampling", Sampling(top_k=5), "top_k", 5),
     ("sampling", Sampling(repetition_penalty=1.05), "repetition_penalty", 1.05),
     ("sampling", Sampling(max_new_tokens=77), "max_completion_length", 77),
-    ("rollouts", "vllm-server", "vllm_mode", "server"),
-    ("rollouts", "vllm-colocate", "use_vllm", True),
+    ("rollouts", "vllm-server", "mode", "server"),
+    ("vllm", {"memory_share": 0.6}, "gpu_memory_utilization", 0.6),
+    ("extra", {"generation_kwargs": {"min_p": 0.1}}, "generation_kwargs", {"stop_token_ids": [7], "min_p": 0.1}),
+    ("extra", {"max_num_batched": 1}, "max_num_batched", 1),
 ]
 
 
 @pytest.mark.parametrize(("field", "value", "key", "expected"), BOTH + ONLY_SFT)
 def test_each_sft_field_lands_where_it_should(field, value, key, expected):
-    value_of_trl = expected["sft"] if isinstance(expected, dict) else expected
-    assert sft_arguments_of(sft()).get(key) != value_of_trl
-    assert sft_arguments_of(sft(**{field: value}))[key] == value_of_trl
+    assert sft_arguments_of(sft()).get(key) != expected
+    assert sft_arguments_of(sft(**{field: value}))[key] == expected
 
 
-@pytest.mark.parametrize(("field", "value", "key", "expected"), BOTH + ONLY_GRPO)
-def test_each_grpo_field_lands_where_it_should(field, value, key, expected):
-    value_of_trl = expected["grpo"] if isinstance(expected, dict) else expected
-    assert grpo_arguments_of(grpo()).get(key) != value_of_trl
-    assert grpo_arguments_of(grpo(**{field: value}))[key] == value_of_trl
+@pytest.mark.parametrize(("field", "value", "key", "expected"), FOR_VLLM)
+def test_each_field_of_rollouts_lands_where_vllm_reads_it(field, value, key, expected):
+    assert vllm_arguments_of(grpo(**ON_VLLM)).get(key) != expected
+    assert vllm_arguments_of(grpo(**{**ON_VLLM, field: value}))[key] == expected
+
+
+@pytest.mark.parametrize("rollouts", ["vllm-colocate", "vllm-server"])
+def test_trl_takes_every_argument_about_vllm(rollouts):
+    arguments = vllm_arguments_of(grpo(**{**ON_VLLM, "rollouts": rollouts}))
+    inspect.signature(VLLMGeneration.__init__).bind(None, None, None, None, **arguments)
+    assert arguments["trust_remote_code"] is False
 
 
 @pytest.mark.parametrize(
-    "arguments", [sft_arguments_of(sft(), cpu=False), grpo_arguments_of(grpo(), cpu=False)], ids=["sft", "grpo"]
+    ("changes", "steps", "batch"),
+    [
+        ({}, 25, Batch(4, 8, 1)),
+        ({"max_steps": 2}, 2, Batch(4, 8, 1)),
+        ({"epochs": 0.5}, 13, Batch(4, 8, 1)),
+        ({"prompts_per_step": 8}, 12, Batch(4, 16, 1)),
+        ({"rollouts_per_prompt": 2}, 25, Batch(4, 2, 1)),
+        ({"micro_batch_size": 16}, 25, Batch(16, 2, 1)),
+    ],
 )
-def test_precision_and_device(arguments):
+def test_a_schedule_is_whole_steps_of_whole_groups(changes, steps, batch):
+    assert schedule_of(grpo(**changes)) == Schedule(steps, batch)
+    assert batch.share == batch.per_device * batch.accumulation
+
+
+def test_precision_and_device():
+    arguments = sft_arguments_of(sft(), cpu=False)
     assert (arguments["bf16"], arguments["use_cpu"]) == (True, False)
-
-
-@pytest.mark.parametrize("arguments", [sft_arguments_of(sft()), grpo_arguments_of(grpo())], ids=["sft", "grpo"])
-def test_a_cpu_computes_in_fp32(arguments):
+    arguments = sft_arguments_of(sft())
     assert (arguments["bf16"], arguments["use_cpu"]) == (False, True)
 
 
-@pytest.mark.parametrize("arguments", [sft_arguments_of(sft()), grpo_arguments_of(grpo())], ids=["sft", "grpo"])
-def test_what_both_trainers_are_told_alike(arguments):
+def test_what_a_trainer_is_told_of_the_run():
+    arguments = sft_arguments_of(sft())
     shared = {key: arguments[key] for key in ("output_dir", "seed", "data_seed", "optim", "report_to", "logging_steps")}
     assert shared == {
         "output_dir": "out",
@@ -152,15 +173,6 @@ def test_what_both_trainers_are_told_alike(arguments):
         "report_to": "none",
         "logging_steps": 1,
     }
-
-
-def test_the_loss_is_the_papers_and_not_trls_default():
-    config = GRPOConfig(**grpo_arguments_of(grpo()))
-    assert (config.loss_type, config.scale_rewards, config.beta, config.num_iterations) == ("dapo", "none", 1e-3, 1)
-    assert (config.use_bias_correction_kl, config.mask_truncated_completions) == (False, False)
-    assert (config.epsilon, config.epsilon_high, config.delta) == (0.2, None, 3.0)
-    assert config.steps_per_generation == config.gradient_accumulation_steps
-    assert config.importance_sampling_level == "token"
 
 
 @given(st.integers(1, 8), st.integers(1, 40), st.integers(1, 64), st.integers(1, 40))
@@ -186,11 +198,11 @@ def test_a_micro_batch_larger_than_the_batch_is_the_batch():
     ("call", "message"),
     [
         (
-            lambda: grpo_arguments_of(grpo(micro_batch_size=5)),
+            lambda: schedule_of(grpo(micro_batch_size=5)),
             "rl.micro_batch_size: 5 does not divide the 32 sequences a process; try 4",
         ),
         (
-            lambda: grpo_arguments_of(grpo(micro_batch_size=5), processes=2, key="guard.train"),
+            lambda: schedule_of(grpo(micro_batch_size=5), processes=2, key="guard.train"),
             "guard.train.micro_batch_size: 5 does not divide the 16 sequences a process; try 4",
         ),
         (
@@ -206,7 +218,7 @@ def test_a_micro_batch_larger_than_the_batch_is_the_batch():
             "sft.batch_size: 7 rows do not fill one batch of 8; lower the batch or add data",
         ),
         (
-            lambda: grpo_arguments_of(grpo(), prompts=3),
+            lambda: schedule_of(grpo(), prompts=3),
             "rl.prompts_per_step: 3 rows do not fill one batch of 4; lower the batch or add data",
         ),
         (
@@ -214,12 +226,17 @@ def test_a_micro_batch_larger_than_the_batch_is_the_batch():
             "sft.extra.learning_rate: this is set by a field of the section itself; set it there",
         ),
         (
-            lambda: grpo_arguments_of(grpo(extra={"a_new_one": 1, "temperature": 2.0})),
+            lambda: schedule_of(grpo(**ON_VLLM, extra={"a_new_one": 1, "temperature": 2.0})),
             "rl.extra.temperature: this is set by a field of the section itself; set it there",
         ),
         (
-            lambda: grpo_arguments_of(grpo(extra={"model_init_kwargs": {"trust_remote_code": True}})),
-            "rl.extra.model_init_kwargs: a model's own code is never run; leave trust_remote_code out",
+            lambda: schedule_of(grpo(extra={"logging_first_step": True})),
+            "rl.extra.logging_first_step: has no meaning here; extra holds arguments of vLLM "
+            "(rl.rollouts=vllm-colocate or vllm-server), or with --backend verl keys of verl",
+        ),
+        (
+            lambda: sft_arguments_of(sft(extra={"model_init_kwargs": {"trust_remote_code": True}})),
+            "sft.extra.model_init_kwargs: a model's own code is never run; leave trust_remote_code out",
         ),
     ],
 )
@@ -230,10 +247,15 @@ def test_what_does_not_fit_is_said_in_one_line(call, message):
 
 
 @pytest.mark.parametrize(
-    ("arguments_of", "section"), [(sft_arguments_of, sft), (grpo_arguments_of, grpo), (dpo_arguments_of, dpo)]
+    ("arguments_of", "section"),
+    [
+        (sft_arguments_of, sft),
+        (vllm_arguments_of, lambda **changes: grpo(**ON_VLLM, **changes)),
+        (dpo_arguments_of, dpo),
+    ],
 )
 def test_extra_may_hold_no_key_that_is_owned(arguments_of, section):
-    for key in arguments_of(section()):
+    for key in arguments_of(section()).keys() - {"generation_kwargs"}:
         with pytest.raises(InputError, match=rf"extra\.{key}: this is set by a field"):
             arguments_of(section(extra={key: None}))
 
@@ -275,10 +297,8 @@ def test_trl_takes_what_every_shipped_recipe_says(name, tmp_path):
             arguments = dpo_arguments(trained, pairs=10_000, seed=0, output_dir=str(tmp_path))
             _holds(DPOConfig(**arguments), arguments)
             return
-        arguments = grpo_arguments(trained, prompts=10_000, seed=0, output_dir=str(tmp_path))
-        config = GRPOConfig(**arguments)
-        _holds(config, arguments)
-        assert config.generation_batch_size == trained.prompts_per_step * trained.rollouts_per_prompt
+        schedule = grpo_schedule(trained, prompts=10_000)
+        assert schedule.batch.sequences == trained.prompts_per_step * trained.rollouts_per_prompt
 
 
 def _holds(config, arguments) -> None:
@@ -295,9 +315,8 @@ def test_a_papers_recipe_can_be_shared_by_the_processes_of_a_node(name, processe
         pairs = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"] * processes
         assert pairs == trained.batch_size
         return
-    arguments = grpo_arguments(trained, prompts=10_000, seed=0, output_dir="out", processes=processes)
-    sequences = trained.prompts_per_step * trained.rollouts_per_prompt
-    assert arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"] * processes == sequences
+    schedule = grpo_schedule(trained, prompts=10_000, processes=processes)
+    assert schedule.batch.sequences == trained.prompts_per_step * trained.rollouts_per_prompt
 
 
 def test_rows_that_are_too_long_are_said_with_the_key_that_drops_them():

@@ -1,8 +1,8 @@
 """Signs that a guard collapses: each is said once, and only after it has held for a while."""
 
 import pytest
-from transformers import TrainerControl, TrainerState
 
+from safereason import processes
 from safereason.training.collapse import WINDOW, CollapseWatch
 
 STEADY = {"unparsed": 0.1, "says_unsafe": 0.5, "completions/mean_length": 100.0, "loss": 0.0}
@@ -12,7 +12,7 @@ def watch_of(steps, watch=None, first=1) -> CollapseWatch:
     """A watch that was shown these logs, one a step."""
     watch = watch or CollapseWatch()
     for step, logs in enumerate(steps, start=first):
-        watch.on_log(None, TrainerState(global_step=step), TrainerControl(), logs=dict(logs))
+        watch.add(step, dict(logs))
     return watch
 
 
@@ -77,13 +77,6 @@ def test_all_signs_are_kept_each_with_its_step():
     assert [sign for _, sign in signs(watch_of(steps))] == ["one-sided", "unparsed"]
 
 
-def test_logs_of_something_else_are_passed_over():
-    bad = {**STEADY, "says_unsafe": 1.0}
-    watch = watch_of([bad] * (WINDOW - 1) + [{"train_runtime": 1.0}])
-    assert watch.warnings == []
-    assert signs(watch_of([bad], watch, first=WINDOW)) == [(WINDOW, "one-sided")]
-
-
 @pytest.mark.parametrize("cut", range(1, 3 * WINDOW))
 def test_a_resumed_training_warns_as_one_that_was_not_cut(cut, capsys):
     steps = [STEADY] * WINDOW + [{**STEADY, "completions/mean_length": 10.0}] * WINDOW
@@ -97,10 +90,7 @@ def test_a_resumed_training_warns_as_one_that_was_not_cut(cut, capsys):
     assert stderr.endswith(capsys.readouterr().err)
 
 
-def test_another_process_than_the_first_says_nothing(capsys):
-    watch = CollapseWatch()
-    for step in range(1, WINDOW + 1):
-        state = TrainerState(global_step=step, is_world_process_zero=False)
-        watch.on_log(None, state, TrainerControl(), logs={**STEADY, "unparsed": 1.0})
+def test_another_process_than_the_first_says_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(processes, "is_main", lambda: False)
+    assert len(watch_of([{**STEADY, "unparsed": 1.0}] * WINDOW).warnings) == 1
     assert capsys.readouterr().err == ""
-    assert watch.warnings == []

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from grpo_parts import exact, one_step, perturb
+from grpo_parts import exact, perturb
 from torch.nn.functional import logsigmoid
-from training_parts import training_run
+from training_parts import one_step, training_run
 
 from safereason.engines.open import load_tokenizer
 from safereason.engines.spec import ModelSpec

@@ -1,14 +1,17 @@
-"""The loss of one step, and its gradient, against two independent ones: written out token by token, and verl's."""
+"""The loss of one step, and its gradient, against independent ones: written out token by token, verl's and TRL's."""
 
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
+import trl_peer
 import verl_peer
-from grpo_parts import REWARDS, exact, inputs, make_trainer, one_step, padded, perturb, plain, section
-from trl import GRPOTrainer
+from grpo_parts import REWARDS, Training, exact, one_step, open_training, padded, perturb, plain, section
 
-from safereason.training.advantage import group_advantages
+from safereason.training import grpo
+from safereason.training.logprobs import TokenFigures
 
 TOTAL = {"kl_coef": 0.1, "entropy_coef": 0.02}
 
@@ -42,22 +45,23 @@ def by_verl(logps, old, reference, entropies, advantage, chosen):
     return verl_peer.loss(values, others[0], others[1], others[2], advantage, mask, chosen)
 
 
-def expected(trainer, chosen, loss, old=None, rewards=REWARDS):
-    """The loss and its gradients, in float64, of the trainer's present model."""
-    model = exact(trainer.model)
+def expected(training: Training, loss, old=None, rewards=REWARDS):
+    """The loss and its gradients, in float64, of the training's present model."""
+    chosen = training.section
+    model = exact(training.policy.model)
     with torch.no_grad():
-        reference = plain(exact(trainer.ref_model), trainer.fixed, chosen.sampling.temperature)[0]
-    logps, entropies = plain(model, trainer.fixed, chosen.sampling.temperature)
+        reference = plain(exact(training.policy.reference), training.fixed, chosen.sampling.temperature)[0]
+    logps, entropies = plain(model, training.fixed, chosen.sampling.temperature)
     value = loss(logps, old or [row.detach() for row in logps], reference, entropies, advantages(rewards), chosen)
     value.backward()
     return value.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def assert_same(result, reference) -> None:
-    assert result[0] == pytest.approx(reference[0], rel=1e-4, abs=1e-6)
-    assert result[1].keys() == reference[1].keys()
-    for name, gradient in reference[1].items():
-        torch.testing.assert_close(result[1][name].double(), gradient, rtol=1e-3, atol=1e-5)
+def assert_same(result, expected_step) -> None:
+    assert result[0] == pytest.approx(expected_step[0], rel=1e-4, abs=1e-6)
+    assert result[1].keys() == expected_step[1].keys()
+    for name, gradient in expected_step[1].items():
+        torch.testing.assert_close(result[1][name].double(), gradient.double(), rtol=1e-3, atol=1e-5)
 
 
 SHAPED = {"temperature": 0.7, "top_p": 0.8, "repetition_penalty": 1.05, "max_new_tokens": 40}
@@ -67,114 +71,118 @@ WHOLE = {
     "row by row": {"shared_prefix": False},
     "hotter": {"sampling": {"temperature": 1.3}},
     "nucleus and penalty": {"sampling": SHAPED},
+    "activations computed again": {"activation_checkpointing": True},
 }
-CUT = {"kl_coef": 0.1, "micro_batch_size": 4}
+CUT = {"kl_coef": 0.1, "entropy_coef": 0.02, "micro_batch_size": 4}
 
 
 @pytest.mark.parametrize("changes", WHOLE.values(), ids=WHOLE.keys())
 def test_one_step_is_what_the_papers_say(micro_model, tmp_path, changes):
-    chosen = section(**{**TOTAL, **changes})
-    trainer = make_trainer(micro_model, tmp_path, chosen)
-    perturb(trainer.model)
-    reference = expected(trainer, chosen, by_hand)
-    assert_same(one_step(trainer), reference)
+    training = open_training(micro_model, tmp_path, section(**{**TOTAL, **changes}))
+    perturb(training.policy.model)
+    expected_step = expected(training, by_hand)
+    assert_same(one_step(training), expected_step)
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_accumulation_still_means_over_all_tokens_of_the_step(micro_model, tmp_path, shares):
+    training = open_training(micro_model, tmp_path, section(**CUT, shared_prefix=shares))
+    perturb(training.policy.model)
+    expected_step = expected(training, by_hand)
+    assert_same(one_step(training), expected_step)
+
+
+@pytest.mark.parametrize("changes", [TOTAL, CUT], ids=["one pass", "accumulated"])
+def test_one_step_is_what_verl_does(micro_model, tmp_path, changes):
+    training = open_training(micro_model, tmp_path, section(**changes))
+    perturb(training.policy.model)
+    expected_step = expected(training, by_verl)
+    assert_same(one_step(training), expected_step)
+
+
+PEERS = {
+    "plain": {},
+    "KL and entropy": TOTAL,
+    "accumulated": {"kl_coef": 0.1, "micro_batch_size": 4},
+    "row by row": {**TOTAL, "shared_prefix": False},
+    "hotter": {**TOTAL, "sampling": {"temperature": 1.3}},
+    "uniform groups left out": {"kl_coef": 0.1, "drop_uniform_groups": True},
+    "adapters": {**TOTAL, "lora": {"rank": 4}},
+}
+
+
+@pytest.mark.parametrize("changes", PEERS.values(), ids=PEERS.keys())
+def test_one_step_is_what_trl_does(micro_model, tmp_path, changes):
+    chosen = section(**changes)
+    rewards = {**REWARDS, "Why?": [0.0] * 6} if chosen.drop_uniform_groups else REWARDS
+    training = open_training(micro_model, tmp_path / "ours", chosen, rewards)
+    perturb(training.policy.model)
+    weights = training.policy.model.state_dict()
+    assert_same(one_step(training), trl_peer.one_step(micro_model, tmp_path / "trl", training, weights))
 
 
 @pytest.mark.parametrize("shares", [True, False])
 def test_the_ratio_is_1_where_it_is_differentiated_however_the_draw_was_shaped(micro_model, tmp_path, shares):
     chosen = section(entropy_coef=0.02, sampling=SHAPED, shared_prefix=shares)
-    trainer = make_trainer(micro_model, tmp_path, chosen)
-    perturb(trainer.model)
+    training = open_training(micro_model, tmp_path, chosen)
+    perturb(training.policy.model)
     with torch.no_grad():
-        entropies = plain(exact(trainer.model), trainer.fixed, chosen.sampling.temperature)[1]
+        entropies = plain(exact(training.policy.model), training.fixed, chosen.sampling.temperature)[1]
     lengths = torch.tensor([len(row) for row in entropies])
     bonus = 0.02 * torch.cat(entropies).mean()
     expected_loss = -(advantages() * lengths).sum() / lengths.sum() - bonus
-    step = trainer._generate_and_score_completions(inputs(trainer))
-    assert step.get("old_per_token_logps") is None
-    assert step.get("importance_sampling_ratio") is None
-    trainer.current_gradient_accumulation_steps = 1
-    assert trainer._compute_loss(trainer.model, step).item() == pytest.approx(expected_loss.item(), abs=1e-6)
+    assert one_step(training)[0] == pytest.approx(expected_loss.item(), abs=1e-6)
     assert abs(expected_loss + bonus) > 0.01
-
-
-@pytest.mark.parametrize("shares", [True, False])
-def test_accumulation_still_means_over_all_tokens_of_the_step(micro_model, tmp_path, shares):
-    chosen = section(**CUT, shared_prefix=shares)
-    trainer = make_trainer(micro_model, tmp_path, chosen)
-    assert trainer.args.gradient_accumulation_steps == 3
-    perturb(trainer.model)
-    reference = expected(trainer, chosen, by_hand)
-    assert_same(one_step(trainer), reference)
-
-
-@pytest.mark.parametrize("changes", [TOTAL, CUT], ids=["one pass", "accumulated"])
-def test_one_step_is_what_verl_does(micro_model, tmp_path, changes):
-    chosen = section(**changes)
-    trainer = make_trainer(micro_model, tmp_path, chosen)
-    perturb(trainer.model)
-    reference = expected(trainer, chosen, by_verl)
-    assert_same(one_step(trainer), reference)
 
 
 @pytest.mark.parametrize("loss", [by_hand, by_verl])
 def test_both_clips_bind_where_the_policy_has_moved(micro_model, tmp_path, loss):
-    chosen = section(**TOTAL, dual_clip=1.5)
-    trainer = make_trainer(micro_model, tmp_path, chosen)
-    perturb(trainer.model)
-    step = trainer._generate_and_score_completions(inputs(trainer))
+    training = open_training(micro_model, tmp_path, section(**TOTAL, dual_clip=1.5))
+    perturb(training.policy.model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        logps = plain(exact(trainer.model), trainer.fixed, chosen.sampling.temperature)[0]
+        logps = plain(exact(training.policy.model), training.fixed, 0.7)[0]
     old = [row + torch.randn(len(row), generator=generator).double() for row in logps]
     ratios = torch.cat([(new - before).exp() for new, before in zip(logps, old, strict=True)])
     assert all(bool(bound.any()) for bound in (ratios < 0.8, ratios > 1.2, ratios > 1.5))
-    step["old_per_token_logps"] = padded(old)[0].float()
-    trainer.current_gradient_accumulation_steps = 1
-    value = trainer._compute_loss(trainer.model, step)
-    value.backward()
-    gradients = {name: p.grad for name, p in trainer.model.named_parameters()}
-    assert_same((value.item(), gradients), expected(trainer, chosen, loss, old))
-
-
-def test_trl_alone_would_divide_by_another_deviation(micro_model, tmp_path):
-    ours = make_trainer(micro_model, tmp_path / "ours", section())
-    trls = make_trainer(micro_model, tmp_path / "trls", section(), kind=GRPOTrainer, scale_rewards="group")
-    own, other = (t._generate_and_score_completions(inputs(t))["advantages"] for t in (ours, trls))
-    assert own.tolist() == pytest.approx(advantages().tolist(), rel=1e-5)
-    spread = torch.tensor(list(REWARDS.values())).std(1).repeat_interleave(6)
-    torch.testing.assert_close(other * (spread + 1e-4), own * (spread + 1e-6), rtol=1e-4, atol=1e-6)
-    assert not torch.allclose(other, own, rtol=1e-5)
+    batch = training.batch
+    figures = training.policy.module(rows=batch.rows)
+    per_token = batch.advantages.repeat_interleave(torch.tensor(batch.rows.lengths))
+    reference = training.policy.reference_logps(batch.rows)
+    losses, _ = grpo.token_losses(figures, torch.cat(old).float(), reference, per_token, training.section)
+    losses.mean().backward()
+    gradients = {name: p.grad for name, p in training.policy.model.named_parameters()}
+    assert_same((losses.mean().item(), gradients), expected(training, loss, old))
 
 
 def test_an_unscored_rollout_moves_only_through_the_kl_term(micro_model, tmp_path):
     rewards = {prompt: [None, *group[1:]] for prompt, group in REWARDS.items()}
-    trainer = make_trainer(micro_model, tmp_path, section(), rewards)
-    own = trainer._generate_and_score_completions(inputs(trainer))["advantages"].view(2, 6)
-    assert own[:, 0].tolist() == [0.0, 0.0]
-    alone = torch.cat([group_advantages(torch.tensor(group[1:]), 5, 1e-6) for group in REWARDS.values()])
-    torch.testing.assert_close(own[:, 1:].flatten(), alone)
+    training = open_training(micro_model, tmp_path, section(), rewards)
+    result = training.batch.advantages.view(2, 6)
+    assert result[:, 0].tolist() == [0.0, 0.0]
+    alone = advantages({prompt: group[1:] for prompt, group in REWARDS.items()})
+    torch.testing.assert_close(result[:, 1:].flatten().double(), alone, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("micro_batch_size", [12, 4])
-def test_a_group_without_spread_is_left_out_where_asked(micro_model, tmp_path, micro_batch_size):
+def test_a_group_without_spread_is_left_out_where_requested(micro_model, tmp_path, micro_batch_size):
     rewards = {**REWARDS, "Why?": [0.0] * 6}
     chosen = section(kl_coef=0.1, drop_uniform_groups=True, micro_batch_size=micro_batch_size)
-    trainer = make_trainer(micro_model, tmp_path, chosen, rewards)
-    perturb(trainer.model)
-    kept = {prompt: ids for prompt, ids in trainer.fixed.completions.items() if prompt != "Why?"}
-    everything = trainer.fixed.completions
-    trainer.fixed.completions = kept
-    reference = expected(trainer, chosen, by_hand, rewards={prompt: rewards[prompt] for prompt in kept})
-    trainer.fixed.completions = everything
-    assert_same(one_step(trainer), reference)
+    training = open_training(micro_model, tmp_path, chosen, rewards)
+    perturb(training.policy.model)
+    everything = training.fixed.completions
+    training.fixed.completions = {prompt: ids for prompt, ids in everything.items() if prompt != "Why?"}
+    kept = training.fixed.completions
+    expected_step = expected(training, by_hand, rewards={prompt: rewards[prompt] for prompt in kept})
+    training.fixed.completions = everything
+    assert_same(one_step(training), expected_step)
 
 
 def test_a_step_of_nothing_but_uniform_groups_changes_nothing(micro_model, tmp_path):
     rewards = {prompt: [1.0] * 6 for prompt in REWARDS}
-    trainer = make_trainer(micro_model, tmp_path, section(**TOTAL, drop_uniform_groups=True), rewards)
-    perturb(trainer.model)
-    loss, gradients = one_step(trainer)
+    training = open_training(micro_model, tmp_path, section(**TOTAL, drop_uniform_groups=True), rewards)
+    perturb(training.policy.model)
+    loss, gradients = one_step(training)
     assert loss == 0.0
     assert all(not gradient.any() for gradient in gradients.values())
 
@@ -183,13 +191,11 @@ def test_a_step_of_nothing_but_uniform_groups_changes_nothing(micro_model, tmp_p
 def test_sharing_the_prompt_changes_no_number(micro_model, tmp_path, lora):
     steps = {}
     for shares in (True, False):
-        chosen = section(**TOTAL, shared_prefix=shares, lora=lora)
-        trainer = make_trainer(micro_model, tmp_path / str(shares), chosen)
-        perturb(trainer.model)
-        reference = trainer._generate_and_score_completions(inputs(trainer))["ref_per_token_logps"]
-        steps[shares] = (*one_step(trainer), reference)
-    mask = padded([torch.ones(len(ids)) for group in trainer.fixed.completions.values() for ids in group])[0].bool()
-    torch.testing.assert_close(steps[True][2][mask], steps[False][2][mask], rtol=0, atol=1e-5)
+        training = open_training(micro_model, tmp_path, section(**TOTAL, shared_prefix=shares, lora=lora))
+        perturb(training.policy.model)
+        reference = training.policy.reference_logps(training.batch.rows)
+        steps[shares] = (*one_step(training), reference)
+    torch.testing.assert_close(steps[True][2], steps[False][2], rtol=0, atol=1e-5)
     assert steps[True][0] == pytest.approx(steps[False][0], abs=1e-5)
     assert steps[True][1].keys() == steps[False][1].keys()
     assert len(steps[True][1]) == (28 if lora else 20)
@@ -198,20 +204,38 @@ def test_sharing_the_prompt_changes_no_number(micro_model, tmp_path, lora):
     assert math.isfinite(steps[True][0])
 
 
+@pytest.fixture
+def in_bf16(monkeypatch) -> Iterator[None]:
+    """The arithmetic of a GPU, on this machine's CPU."""
+    monkeypatch.setattr(grpo, "precision_here", lambda wanted: wanted)
+    return
+
+
+@pytest.mark.usefixtures("in_bf16")
 @pytest.mark.parametrize("shares", [True, False])
 def test_bf16_is_the_arithmetic_of_both_paths(micro_model, tmp_path, shares):
-    trainer = make_trainer(micro_model, tmp_path, section(**TOTAL, shared_prefix=shares), bf16=True)
+    training = open_training(micro_model, tmp_path, section(**TOTAL, shared_prefix=shares, precision="bf16"))
     dtypes = set()
-    for module in trainer.model.modules():
+    for module in training.policy.model.modules():
         if isinstance(module, torch.nn.Linear):
             module.register_forward_hook(lambda module, args, output: dtypes.add(output.dtype))
     with torch.no_grad():
-        reference, mask = padded(plain(exact(trainer.ref_model), trainer.fixed, 0.7)[0])
-    step = trainer._generate_and_score_completions(inputs(trainer))
-    trainer.current_gradient_accumulation_steps = 1
-    loss = trainer._compute_loss(trainer.model, step)
-    loss.backward()
+        expected_logps = torch.cat(plain(exact(training.policy.reference), training.fixed, 0.7)[0])
+    with training.policy.autocast():
+        logps = training.policy.reference_logps(training.batch.rows)
+    one_step(training)
     assert dtypes == {torch.bfloat16}
-    logps = step["ref_per_token_logps"].double() * mask
-    torch.testing.assert_close(logps, reference, rtol=0, atol=0.05)
-    assert {p.grad.dtype for p in trainer.model.parameters()} == {torch.float32}
+    torch.testing.assert_close(logps.double(), expected_logps, rtol=0, atol=0.05)
+    assert {p.grad.dtype for p in training.policy.model.parameters()} == {torch.float32}
+
+
+def test_a_figure_of_a_token_is_float32_and_of_the_right_row(micro_model, tmp_path):
+    training = open_training(micro_model, tmp_path, section(shared_prefix=False))
+    rows = training.batch.rows
+    figures: TokenFigures = training.policy.module(rows=rows)
+    alone = [
+        training.policy.module(rows=replace(rows, prompts=[p], completions=[c])).logps
+        for p, c in zip(rows.prompts, rows.completions, strict=True)
+    ]
+    assert figures.logps.dtype == figures.entropies.dtype == torch.float32
+    torch.testing.assert_close(figures.logps, torch.cat(alone), rtol=1e-4, atol=1e-5)

@@ -7,10 +7,8 @@ from typing import Any
 
 import families
 import pytest
-import torch
-from grpo_parts import make_trainer, one_step, section
+from grpo_parts import section
 from training_parts import training_run
-from trl import GRPOConfig
 from trl.generation.vllm_generation import VLLMGeneration
 
 from safereason.data.example import Example
@@ -23,7 +21,7 @@ from safereason.runs.records import RecordLog, read_records
 from safereason.stages import rl
 from safereason.text.chat import prompt_ids, user
 from safereason.training import grpo, rollouts
-from safereason.training.arguments import grpo_arguments
+from safereason.training.arguments import vllm_arguments
 
 Draw = Callable[[list[list[int]]], list[list[int]]]
 
@@ -54,36 +52,45 @@ def drawing(draw: Draw) -> type:
 
 
 @pytest.mark.parametrize("rollouts_by", ["vllm-colocate", "vllm-server"])
-def test_the_loss_on_vllms_rollouts_is_that_on_our_engines(rollouts_by, micro_model, tmp_path, monkeypatch):
-    def draw(prompts: list[list[int]]) -> list[list[int]]:
-        fixed = trainers[-1].fixed
-        names = {tuple(ids): name for name, ids in fixed.prompts.items()}
-        left = {name: iter(ids) for name, ids in fixed.completions.items()}
-        return [next(left[names[tuple(prompt)]]) for prompt in prompts]
+def test_a_training_on_vllms_rollouts_is_that_on_the_same_ones_of_our_engine(
+    rollouts_by, micro_model, tmp_path, monkeypatch
+):
+    drawn: list[list[list[int]]] = []
+    whole = rollouts.EngineSampler.draw
 
-    monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", drawing(draw))
-    trainers: list[Any] = []
-    steps = []
+    def kept(self, *arguments):
+        drawn.append(whole(self, *arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(rollouts.EngineSampler, "draw", kept)
+    losses = []
     for who in ("engine", rollouts_by):
-        chosen = section(rollouts=who, kl_coef=1e-3)
-        trainers.append(make_trainer(micro_model, tmp_path / who, chosen))
-        steps.append(one_step(trainers[-1]))
-    (loss, gradients), (other_loss, other_gradients) = steps
-    assert loss == pytest.approx(other_loss, abs=1e-7)
-    assert gradients.keys() == other_gradients.keys()
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, other_gradients[name])
+        folder = tmp_path / who
+        chosen = section(rollouts=who, kl_coef=1e-3, max_steps=2)
+        if who != "engine":
+            left = iter(drawn)
+            trained(chosen, micro_model, folder, monkeypatch, lambda prompts, left=left: next(left))
+        else:
+            train(chosen, micro_model, folder)
+        losses.append([(row["loss"], row["grad_norm"], row["kl"]) for row in read_records(folder / "metrics.jsonl")])
+    assert len(losses[0]) == 2
+    assert losses[0] == losses[1]
 
 
-def trained(section_: GRPO, model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, draw: Draw) -> Any:
-    """Trains two steps on two prompts a step; gives the stand-in."""
-    stand = drawing(draw)
-    monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", stand)
-    monkeypatch.setattr(rollouts, "TransformersEngine", _not_asked)
+def train(section_: GRPO, model: Path, folder: Path) -> None:
+    """Trains two steps on two prompts a step."""
     kinds = ("harmful", "harmless")
     examples = [Example(f"own/{i}", f"{kinds[i % 2]} {i}", kinds[i % 2], "own") for i in range(4)]
     with RecordLog(folder / "metrics.jsonl") as metrics, RecordLog(folder / "rollouts.jsonl") as log:
         grpo.train(training_run(section_, model, folder, metrics), examples, open_reward(section_.reward), log)
+
+
+def trained(section_: GRPO, model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, draw: Draw) -> Any:
+    """Trains on what a stand-in for vLLM draws; gives the stand-in."""
+    stand = drawing(draw)
+    monkeypatch.setattr("trl.generation.vllm_generation.VLLMGeneration", stand)
+    monkeypatch.setattr(rollouts, "TransformersEngine", _not_asked)
+    train(section_, model, folder)
     return stand
 
 
@@ -146,19 +153,18 @@ def test_vllm_is_told_where_the_template_ends_a_turn(tmp_path, monkeypatch):
     assert step["completions/clipped_ratio"] == 0
 
 
-def config_of(processes: int = 4, **changes: Any) -> GRPOConfig:
+def arguments_of(processes: int = 4, **changes: Any) -> dict[str, Any]:
     chosen = section(prompts_per_step=4, rollouts_per_prompt=3, micro_batch_size=3, **changes)
-    return GRPOConfig(**grpo_arguments(chosen, prompts=8, seed=0, output_dir="out", processes=processes))
+    return vllm_arguments(chosen, processes, "rl", [])
 
 
-def test_trl_takes_what_it_is_told_about_vllm():
-    beside = config_of(rollouts="vllm-colocate", vllm={"memory_share": 0.5, "tensor_parallel": 2})
-    assert (beside.use_vllm, beside.vllm_mode, beside.vllm_importance_sampling_correction) == (True, "colocate", False)
-    assert (beside.vllm_gpu_memory_utilization, beside.vllm_tensor_parallel_size) == (0.5, 2)
-    assert beside.vllm_max_model_length == 64 + 40
-    apart = config_of(rollouts="vllm-server", vllm={"server": "http://gpu-2:8000"})
-    assert (apart.use_vllm, apart.vllm_mode, apart.vllm_server_base_url) == (True, "server", "http://gpu-2:8000")
-    assert not config_of().use_vllm
+def test_a_copy_draws_the_rollouts_of_its_processes():
+    beside = arguments_of(rollouts="vllm-colocate", vllm={"memory_share": 0.5, "tensor_parallel": 2})
+    assert (beside["mode"], beside["gpu_memory_utilization"], beside["tensor_parallel_size"]) == ("colocate", 0.5, 2)
+    assert (beside["max_model_length"], beside["max_num_seqs"]) == (64 + 40, 6)
+    apart = arguments_of(rollouts="vllm-server", vllm={"server": "http://gpu-2:8000"})
+    assert (apart["mode"], apart["server_base_url"]) == ("server", "http://gpu-2:8000")
+    assert arguments_of() == {}
 
 
 @pytest.mark.parametrize(("processes", "size"), [(1, 2), (4, 3)])
@@ -166,7 +172,7 @@ def test_copies_that_the_processes_do_not_fill_are_refused(processes: int, size:
     with pytest.raises(
         InputError, match=rf"rl\.vllm\.tensor_parallel: {size} GPUs a copy do not divide the {processes}"
     ):
-        config_of(processes, rollouts="vllm-colocate", vllm={"tensor_parallel": size})
+        arguments_of(processes, rollouts="vllm-colocate", vllm={"tensor_parallel": size})
 
 
 @pytest.mark.parametrize("who", ["vllm-colocate", "vllm-server"])

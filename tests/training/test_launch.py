@@ -1,12 +1,14 @@
 """Several processes: how they are started, and that they come to what one process comes to."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsdp_on_cpu
 import micro
@@ -31,7 +33,7 @@ from safereason.recipe.load import load
 from safereason.runs.records import read_json, read_records
 from safereason.stages import data, guard, rl, sft
 from safereason.stages.base import Options
-from safereason.training import launch
+from safereason.training import launch, sharding
 
 TWO = """
 compute_environment: LOCAL_MACHINE
@@ -221,7 +223,8 @@ def test_two_processes_with_half_the_model_each_train_as_one(inputs, alone, tmp_
     ]
     kill_after_a_checkpoint(launcher(command), tmp_path)
     (checkpoint,) = tmp_path.glob(f"{stage}/*/checkpoints/checkpoint-2")
-    assert (checkpoint / "pytorch_model_fsdp_0").is_dir()
+    parts = checkpoint if stage == "rl" else checkpoint / "pytorch_model_fsdp_0"
+    assert {path.name for path in parts.glob("*.distcp")} == {"__0_0.distcp", "__1_0.distcp"}
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     result, expected = run_of(tmp_path, stage), run_of(alone, stage)
@@ -230,6 +233,39 @@ def test_two_processes_with_half_the_model_each_train_as_one(inputs, alone, tmp_
     assert weights.keys() == whole.keys()
     for name, tensor in whole.items():
         torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-3)
+
+
+def steps_in_bf16(inputs: Path, root: Path, layout: str, **environment: str) -> list[dict[str, float]]:
+    """The steps of an RL in bf16 on two processes, whole (`two`) or in parts (`fsdp2`) on each of them."""
+    config = launch.read(f"accelerate:{inputs / 'two.yaml'}" if layout == "two" else "accelerate:fsdp2", gpus=2)
+    words = arguments(inputs, "rl", root, "rl.precision=bf16", "rl.learning_rate=2e-4")
+    command = [str(Path(sys.executable).with_name("accelerate")), "launch", *config.arguments]
+    done = subprocess.run(
+        [*command, str(Path(fsdp_on_cpu.__file__)), *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return losses(run_of(root, "rl"))
+
+
+def furthest(steps: list[dict[str, float]], expected: list[dict[str, float]]) -> float:
+    """The largest relative difference of KL, entropy and gradient norm."""
+    worst = 0.0
+    for step, other in zip(steps, expected, strict=True):
+        for name in ("kl", "entropy", "grad_norm"):
+            # The KL of the first step is 0 up to rounding.
+            worst = max(worst, abs(step[name] - other[name]) / max(abs(other[name]), 1e-5))
+    return worst
+
+
+@pytest.mark.slow
+def test_bf16_in_parts_is_bf16_as_a_whole_and_not_with_accelerates_policy(inputs, tmp_path):
+    expected = steps_in_bf16(inputs, tmp_path / "ddp", "two")
+    assert len(expected) == 4
+    assert furthest(steps_in_bf16(inputs, tmp_path / "fsdp2", "fsdp2"), expected) < 0.02
+    assert furthest(steps_in_bf16(inputs, tmp_path / "half", "fsdp2", ACCELERATES_POLICY="1"), expected) > 0.02
 
 
 @pytest.mark.slow
@@ -324,6 +360,19 @@ def test_fsdp2_shards_by_accelerates_own_plugin(monkeypatch):
     plugin.set_auto_wrap_policy(LlamaForCausalLM(micro.config()))
     assert plugin.auto_wrap_policy.keywords["transformer_layer_cls"] == {LlamaDecoderLayer}
     assert processes.shards_model()
+
+
+def test_sft_in_parts_reduces_gradients_in_fp32():
+    for precision, reduced in (("bf16", torch.float32), ("no", None)):
+        plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+        plugin.set_mixed_precision("bf16")
+        plugin.mixed_precision_policy = plugin.mixed_precision_policy if precision == "bf16" else None
+        assert precision == "no" or plugin.mixed_precision_policy.reduce_dtype == torch.bfloat16
+        state = SimpleNamespace(fsdp_plugin=plugin)
+        sharding.reduce_in_fp32(SimpleNamespace(state=state, mixed_precision=precision))
+        assert getattr(plugin.mixed_precision_policy, "reduce_dtype", None) == reduced
+        assert getattr(plugin.mixed_precision_policy, "output_dtype", None) == reduced
+    sharding.reduce_in_fp32(SimpleNamespace(state=SimpleNamespace(), mixed_precision="bf16"))
 
 
 def test_zero3_shards_by_accelerates_own_plugin(monkeypatch):

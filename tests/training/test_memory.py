@@ -120,8 +120,8 @@ def test_figures_of_other_modules_are_theirs():
     from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE
     from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
 
-    from safereason.training import fit, grpo
+    from safereason.training import fit, logprobs
 
     assert (memory.TILE_TOKENS, memory.TILE_WORDS) == (TOKEN_CHUNK_SIZE, _CHUNKED_LOGPROB_CHUNK_SIZE)
     assert memory.PACKED_TOKENS == shared_prefix.CHUNK
-    assert (fit.ENGINE_TOKENS, fit.PROMPT_SHARE) == (transformers.BATCH_TOKENS, grpo.SHARE_FROM)
+    assert (fit.ENGINE_TOKENS, fit.PROMPT_SHARE) == (transformers.BATCH_TOKENS, logprobs.SHARE_FROM)

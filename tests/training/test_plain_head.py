@@ -6,7 +6,8 @@ import architectures as tiny
 import micro
 import pytest
 import torch
-from grpo_parts import ROLLOUTS, inputs, make_trainer, one_step, section
+import training_parts
+from grpo_parts import ROLLOUTS, one_step, open_training, section
 from test_dpo import PAIRS, log_probability, rows_of, start
 from test_dpo import section as dpo_section
 from torch import Tensor
@@ -14,11 +15,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 from safereason.engines import architectures
+from safereason.engines.base import Sampling
 from safereason.engines.open import load_model, load_tokenizer
 from safereason.engines.spec import ModelSpec
 from safereason.text.chat import prompt_ids, user
 from safereason.training import plain_head
-from safereason.training.rollouts import rollout_function
+from safereason.training.rollouts import EngineSampler, Share
 from safereason.training.sft import TracesTrainer
 
 STATES = ["qwen3_5_text", "lfm2", "falcon_h1", "recurrent_gemma", "rwkv"]
@@ -54,34 +56,26 @@ def plain_logps(model, prompt: list[int], completion: list[int], temperature: fl
     return logps[torch.arange(len(completion)), torch.tensor(completion)]
 
 
-@pytest.mark.parametrize("name", STATES + OTHERS)
+@pytest.mark.parametrize("name", [*STATES, *OTHERS, "gemma2"])
 def test_grpo_s_log_probabilities_are_those_of_a_row_alone(saved, tmp_path, name):
-    folder = saved(name)
-    trainer = make_trainer(folder, tmp_path, section(kl_coef=0.1))
-    batch = trainer._generate_and_score_completions(inputs(trainer))
-    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
-    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-    trainer.model.eval()
+    training = open_training(saved(name), tmp_path, section(kl_coef=0.1))
+    rows = training.batch.rows
+    alone = load_model(str(saved(name))).eval()
+    expected = [plain_logps(alone, list(p), list(c), 0.7) for p, c in zip(rows.prompts, rows.completions, strict=True)]
     with torch.no_grad():
-        logps, _, _ = trainer._get_per_token_logps_and_entropies(
-            trainer.model, ids, mask, batch["completion_ids"].shape[1]
-        )
-    alone, rows = load_model(str(folder)).eval(), iter(zip(logps, batch["ref_per_token_logps"], strict=True))
-    for prompt in ROLLOUTS:
-        for completion in trainer.fixed.completions[prompt]:
-            expected = plain_logps(alone, trainer.fixed.prompts[prompt], completion, 0.7)
-            for log_probs in next(rows):  # of the policy, and of the reference
-                torch.testing.assert_close(log_probs[: len(completion)], expected, rtol=1e-3, atol=1e-4)
+        logps = training.policy.module(rows=rows).logps
+    for log_probs in (logps, training.policy.reference_logps(rows)):
+        torch.testing.assert_close(log_probs, torch.cat(expected), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", STATES)
 def test_grpo_takes_a_step_on_several_rollouts_of_a_prompt(saved, tmp_path, name):
-    chosen = section(rollouts_per_prompt=2, micro_batch_size=4, sampling={"max_new_tokens": 4})
-    trainer = make_trainer(saved(name), tmp_path, chosen)
-    trainer.rollout_func = rollout_function(chosen.sampling, 3, 16_384)
-    trainer.reward_funcs = [lambda completion_ids, **_: [float(sum(ids)) for ids in completion_ids]]
-    _, gradients = one_step(trainer)
+    training = open_training(saved(name), tmp_path, section(micro_batch_size=4))
+    _, gradients = one_step(training)
     assert sum(float(part.square().sum()) for part in gradients.values()) > 0
+    tokenizer = load_tokenizer(ModelSpec.parse(str(saved(name))))
+    sampler = EngineSampler(training.policy.model, tokenizer, Sampling(max_new_tokens=4), 3)
+    assert len(sampler.draw([user("Why?")] * 2, Share(0, 2, 2), 0)) == 2
 
 
 @pytest.mark.parametrize("name", ["qwen3_5_text", "recurrent_gemma", "gpt2"])
@@ -111,7 +105,7 @@ def test_sft_s_loss_is_that_of_rows_alone(saved, tmp_path, name):
     trainer = TracesTrainer(
         model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
     )
-    loss, _ = one_step(trainer)
+    loss, _ = training_parts.one_step(trainer)
     alone = load_model(str(folder)).eval()
     expected = torch.cat(
         [
@@ -133,7 +127,7 @@ def test_dpo_starts_where_policy_and_reference_agree(saved, tmp_path, name):
     tokenizer = load_tokenizer(ModelSpec.parse(str(folder)))
     rows = rows_of(tokenizer)
     trainer = start(folder, tmp_path, dpo_section(rpo_alpha=1.0), rows)
-    loss, _ = one_step(trainer)
+    loss, _ = training_parts.one_step(trainer)
     alone = load_model(str(folder)).eval()
     with torch.no_grad():
         chosen = torch.cat([log_probability(alone, row["prompt_ids"], row["chosen_ids"]) for row in rows])

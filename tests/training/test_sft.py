@@ -5,10 +5,9 @@ import json
 import pytest
 import torch
 from datasets import Dataset
-from grpo_parts import one_step
 from hypothesis import given
 from hypothesis import strategies as st
-from training_parts import training_run
+from training_parts import one_step, training_run
 from trl import SFTConfig, SFTTrainer
 
 from safereason.data.example import Example

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import families
 import pytest
@@ -20,7 +19,7 @@ from safereason.rewards.tars import format_reward
 from safereason.text.chat import user
 from safereason.training import sft
 from safereason.training.model import load_trainable, save_whole
-from safereason.training.rollouts import RewardFunction, trained_example
+from safereason.training.rollouts import Scorer
 
 TRACE = Example("own/1", "Why?", "harmless", "own", reasoning="R", answer="A")
 
@@ -49,15 +48,11 @@ def test_a_rollout_of_good_form_is_rewarded_whatever_the_template_opens(name: st
     whole = "<think>\nR\n</think>\n\nA"
     written = [families.ids(tokens, f"{text.removeprefix(family.opens)}{family.end}") for text in (whole, "A")]
     recorded = []
-    totals = RewardFunction(Format(), tokens, {written[0][-1]}, recorded.extend)(
-        prompts=[user("Why?")] * 2,
-        completions=None,
-        completion_ids=written,
-        example=[trained_example(Example(number, "Why?", "harmless", "own")) for number in "12"],
-        trainer_state=SimpleNamespace(global_step=0),
-        log_metric=lambda name, value: None,
+    examples = [Example(number, "Why?", "harmless", "own") for number in "12"]
+    scored = Scorer(Format(), tokens, {written[0][-1]}, recorded.append).score(
+        examples, [user("Why?")] * 2, written, step=1
     )
-    assert totals == [1.0, 0.0]
+    assert scored.rewards == [1.0, 0.0]
     assert [record["text"] for record in recorded] == [whole, f"{family.opens}A"]
     assert {record["finish_reason"] for record in recorded} == {"stop"}
 

@@ -17,7 +17,7 @@ from safereason.recipe.load import load
 from safereason.recipe.schema import GRPO, RSafeRewardSettings, TarsRewardSettings
 from safereason.rewards.base import RewardParts
 from safereason.training import verl, verl_reward
-from safereason.training.arguments import grpo_arguments
+from safereason.training.arguments import grpo_schedule
 
 SIZE = {"prompts": 100, "seed": 3}
 SECTION = GRPO(**{**BASE_GRPO, "lora": None})
@@ -115,28 +115,29 @@ def test_the_recipe_of_tars_is_what_its_authors_ran():
 
 
 def test_both_trainers_are_told_the_same():
-    verls, trls = overrides(), grpo_arguments(SECTION, output_dir="out", cpu=False, **SIZE)
+    verls, schedule = overrides(), grpo_schedule(SECTION, prompts=SIZE["prompts"])
     actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
-    pairs = {
-        "max_steps": "trainer.total_training_steps",
-        "save_steps": "trainer.save_freq",
-        "beta": f"{actor}.kl_loss_coef",
-        "epsilon": f"{actor}.clip_ratio",
-        "delta": f"{actor}.clip_ratio_c",
-        "entropy_coef": f"{actor}.entropy_coeff",
-        "learning_rate": f"{actor}.optim.lr",
-        "weight_decay": f"{actor}.optim.weight_decay",
-        "max_grad_norm": f"{actor}.optim.clip_grad",
-        "num_generations": f"{rollout}.n",
-        "temperature": f"{rollout}.temperature",
-        "top_p": f"{rollout}.val_kwargs.top_p",
-        "per_device_train_batch_size": f"{actor}.ppo_micro_batch_size_per_gpu",
-        "max_completion_length": "data.max_response_length",
-        "seed": f"{rollout}.seed",
-        "num_iterations": f"{actor}.ppo_epochs",
-        "gradient_checkpointing": "actor_rollout_ref.model.enable_gradient_checkpointing",
+    ours = {
+        "trainer.total_training_steps": schedule.steps,
+        "trainer.save_freq": SECTION.save_steps,
+        "data.train_batch_size": SECTION.prompts_per_step,
+        f"{actor}.kl_loss_coef": SECTION.kl_coef,
+        f"{actor}.clip_ratio": SECTION.clip,
+        f"{actor}.clip_ratio_c": SECTION.dual_clip,
+        f"{actor}.entropy_coeff": SECTION.entropy_coef,
+        f"{actor}.optim.lr": SECTION.learning_rate,
+        f"{actor}.optim.weight_decay": SECTION.weight_decay,
+        f"{actor}.optim.clip_grad": SECTION.max_grad_norm,
+        f"{rollout}.n": SECTION.rollouts_per_prompt,
+        f"{rollout}.temperature": SECTION.sampling.temperature,
+        f"{rollout}.val_kwargs.top_p": SECTION.sampling.top_p,
+        f"{actor}.ppo_micro_batch_size_per_gpu": schedule.batch.per_device,
+        "data.max_response_length": SECTION.sampling.max_new_tokens,
+        f"{rollout}.seed": SIZE["seed"],
+        f"{actor}.ppo_epochs": 1,
+        "actor_rollout_ref.model.enable_gradient_checkpointing": SECTION.activation_checkpointing,
     }
-    assert {name: verls[key] for name, key in pairs.items()} == {name: trls[name] for name in pairs}
+    assert {key: verls[key] for key in ours} == ours
 
 
 REFUSED = {
