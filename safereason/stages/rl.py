@@ -203,7 +203,6 @@ def grpo_outline(section: GRPO, prompts: int, key: str, process_count: int) -> O
         "processes": schedule.batch.processes,
         "rollouts in one forward pass": schedule.batch.per_device,
         "forward passes a step": schedule.batch.accumulation,
-        "settings": section.model_dump(mode="json", exclude={"reward", "algorithm"}, exclude_defaults=False),
     }
 
 

@@ -204,7 +204,7 @@ def test_dry_runs_print_plans_and_write_nothing(tiny, tmp_path):
     rl = safereason("rl", "--recipe", "tars-1.5b", "--root", tmp_path / "runs", "rl.kl_coef=0.5", "--dry-run").stdout
     values = {line.split()[0]: line.split()[1:] for line in rl.splitlines() if line.strip()}
     assert values["rl.kl_coef"] == ["0.5", "override"]
-    assert values["beta"] == ["0.5"]
+    assert values["steps"] == ["186"]
     whole = json.loads(safereason("run", "--recipe", tiny, "--seed", 5, "--limit", 1, "--dry-run", "--json").stdout)
     assert whole["steps"][0] == "data"
     assert whole["steps"][-1] == "report"

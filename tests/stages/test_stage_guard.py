@@ -468,7 +468,7 @@ def test_the_plan_says_what_is_there_and_what_trl_is_given(recipe, root, trained
     assert plan["sources"] == {str(folder / "mine.jsonl"): "10 safe, 10 unsafe"}
     assert (plan["policy"], plan["reasoning"]) == ("rules, 2 categories", True)
     assert (plan["sft"]["steps"], plan["rl"]["steps"], plan["rl"]["sequences"]) == (2, 5, 20)
-    assert plan["rl"]["settings"]["sampling"]["top_p"] == 0.8
+    assert plan["rl"]["tokens generated at most"] == 8 * plan["rl"]["sequences"]
     assert plan["rl"]["reference model"] == "none"
     unbuilt = guard.plan_guard(recipe, Options(root=tmp_path))
     assert unbuilt["data"] == {"built": False, "rows": 12, "validation": 4, "traces": 8}
