@@ -37,6 +37,21 @@ def lines(records: list[dict], kind: str = ".jsonl") -> str:
     return json.dumps(records) if kind == ".json" else "".join(json.dumps(record) + "\n" for record in records)
 
 
+def released_row(prompt="p", ability="wildjailbreak", number=0):
+    return {
+        "data_source": "",
+        "prompt": [{"role": "user", "content": prompt}],
+        "ability": ability,
+        "reward_model": {"ground_truth": "", "style": "model"},
+        "extra_info": {"index": number, "split": "train"},
+    }
+
+
+def released_archive(name="p"):
+    """Ten risks of twelve styles, each a prompt with its score."""
+    return [[{"prompt": f"{name} {risk}/{style}", "score": 0.5} for style in range(12)] for risk in range(10)]
+
+
 def toxicchat_row(prompt="hello, you", toxicity="0"):
     return {
         "conv_id": "c",

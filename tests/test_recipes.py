@@ -177,8 +177,24 @@ DPO = {
     "rl.max_prompt_tokens": 512,
 }
 SMALL = {**TARS, "model": "Qwen/Qwen2.5-1.5B-Instruct", "data.trace_prompts": False, "sft.reasoning": True}
+RELEASED = [share("tars-released-0.5", 2000)]
+FROM_RELEASED = {
+    **{key: TARS[key] for key in TARS if key.startswith(("rl.", "eval."))},
+    "model": "danielkty22/TARS-SFT-1.5B",
+    "seed": 0,
+    "data.prompts": 2000,
+    "data.harmful_ratio": 0.5,
+    "data.ambiguous_ratio": 0.0,
+    "data.harmful": RELEASED,
+    "data.harmless": RELEASED,
+    "data.ambiguous": [],
+    "data.traces": [],
+    "data.hygiene.deduplicate": "none",
+    "data.hygiene.on_overlap": "allow",
+}
 RUBRIC = "rubric:deliberative@openai/gpt-4.1-mini"
 FIGURES |= {
+    "tars-1.5b-released": FROM_RELEASED,
     "baseline-sft": {
         **WITHOUT_RL,
         "model": "danielkty22/TARS-SFT-1.5B",
@@ -251,6 +267,17 @@ def test_the_7b_model_differs_from_the_small_one_only_where_it_says_so():
 
 
 CHANGED = {
+    "tars-1.5b-released": {
+        "model",
+        "data.ambiguous_ratio",
+        "data.harmful",
+        "data.harmless",
+        "data.ambiguous",
+        "data.traces",
+        "data.max_prompt_chars",
+        "data.hygiene.deduplicate",
+        "data.hygiene.on_overlap",
+    },
     "baseline-sft": {
         "model",
         "data.trace_prompts",
@@ -267,13 +294,17 @@ CHANGED = {
 }
 
 
+LEFT_OUT = {"baseline-sft": {"rl"}, "tars-1.5b-released": {"sft", "data"}}
+"""Sections with values of TARS's that are not in the recipe: a training, or the teacher in the data."""
+
+
 @pytest.mark.parametrize("name", CHANGED)
 def test_a_baseline_differs_from_tars_only_where_it_says_so(name):
     """But for what a section that is not there leaves out."""
     tars, baseline = dict(leaves(load("tars-1.5b"))), dict(leaves(load(name)))
     assert {key for key in baseline if baseline[key] != tars.get(key)} == CHANGED[name]
     left_out = {key.partition(".")[0] for key in tars.keys() - baseline.keys()}
-    assert left_out == ({"rl"} if name == "baseline-sft" else set())
+    assert left_out == LEFT_OUT.get(name, set())
 
 
 def test_dpo_is_given_the_data_the_sft_and_the_evaluation_of_tars():

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from safereason.data.example import Example
 from safereason.data.overlap import Index, Match, compared_text
+from safereason.recipe.schema import Hygiene
 
 Refuse = Callable[[Example], str | None]
 """A check of a row: the reason why it must not be trained on, or None where it passes."""
@@ -70,6 +71,16 @@ class RefuseDuplicates:
         # Only rows that pass are remembered. Otherwise a chain of similar rows would refuse more and more of them.
         self._passed.add(row.id, text)
         return None
+
+
+def refuse_repeats(hygiene: Hygiene) -> Refuse:
+    """A check that refuses what repeats an earlier row that passed, by the rules of a recipe."""
+    match hygiene.deduplicate:
+        case "none":
+            return lambda row: None
+        case "exact":
+            return RefuseDuplicates(None)
+    return RefuseDuplicates(hygiene.near_duplicate)
 
 
 def duplicate_reason(match: Match) -> str:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from itertools import chain, islice, zip_longest
 
 from safereason.data.example import LABELS, Example
-from safereason.data.filters import Refuse, RefuseDuplicates, drop_refused, refuse_any
+from safereason.data.filters import Refuse, drop_refused, refuse_any, refuse_repeats
 from safereason.data.sampling import (
     Mixture,
     SourceReader,
@@ -148,7 +148,7 @@ class _RSafeDraw:
         validation = self.hold_out()
         held_out_prompts = {fold(row.prompt) for row in validation}
         # The same text with the other label is another row, so each label is deduplicated by itself.
-        refuse_duplicates = {label: RefuseDuplicates(self.mix.hygiene.repeats) for label in LABELS}
+        refuse_duplicates = {label: refuse_repeats(self.mix.hygiene) for label in LABELS}
         for row in validation:
             refuse_duplicates[row.label or "safe"](row)
         groups = []

@@ -6,15 +6,15 @@ Differences from the released script:
 2. The length limit measures the prompt. The script's does so for most sources and measures the whole row of
    WildJailbreak, where it drops nothing.
 3. A prompt is passed over before a share is sliced if it is too long, if it repeats an earlier one of the source (an
-   exact copy, or a near one where `hygiene` says so) or if a test set contains it (where `hygiene` drops those). So
-   `skip` and `prompts` count usable rows.
+   exact copy, or a near one, as `hygiene` says) or if a test set contains it (where `hygiene` drops those). So `skip`
+   and `prompts` count usable rows.
 4. The kinds are spread evenly over the training order, so that every optimizer step sees about λ; the script shuffles.
 5. A share is an upper limit. The mix fails where a pool is then too small, rather than change λ.
 6. Traces without reasoning or without an answer are dropped; the script drops those without reasoning. Of one prompt's
    traces `traces_per_prompt` are kept.
 7. RL never takes a prompt that the same source gives to SFT, for every value of `skip`. Two sources may contain the
    same prompt: the card counts those that both stages have.
-8. A prompt that repeats one of another share stays in the first of them.
+8. A prompt that repeats one of another share stays in the first of them, where `hygiene` leaves repetitions out.
 9. With `trace_prompts`, as for the SFT baseline, the traces are of the mix's own prompts. The shares of `traces` are
    then only kept out of the mix, so that it is the same as without `trace_prompts`.
 """
@@ -28,11 +28,11 @@ from itertools import chain, groupby, islice
 from safereason.data.example import KINDS, Example, PromptKind
 from safereason.data.filters import (
     Refuse,
-    RefuseDuplicates,
     drop_refused,
     reason_for_length,
     refuse_any,
     refuse_longer_than,
+    refuse_repeats,
 )
 from safereason.data.sampling import (
     Mixture,
@@ -262,8 +262,8 @@ class _TarsDraw:
         checks = refuse_any(self.refuse, self._new_duplicate_check())
         return drop_refused(rows, checks, self.drops, drop_label)
 
-    def _new_duplicate_check(self) -> RefuseDuplicates:
-        return RefuseDuplicates(self.mix.hygiene.repeats)
+    def _new_duplicate_check(self) -> Refuse:
+        return refuse_repeats(self.mix.hygiene)
 
     def _draw_traces(self, slices: Sequence[Slice]) -> list[Example]:
         """The traces of each slice's prompts, at most `traces_per_prompt` a prompt, with the kinds spread evenly."""

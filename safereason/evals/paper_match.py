@@ -55,6 +55,7 @@ _Training = tuple[str, str, str]
 # The base model decides on the size, and the recipe on the method. Another base gives another model, without a match.
 TRAINED: Mapping[_Training, str] = {
     ("rl", "tars-1.5b", QWEN_1_5B): "TARS-1.5B",
+    ("rl", "tars-1.5b-released", TARS_SFT): "TARS-1.5B",
     ("rl", "tars-7b", QWEN_7B): "TARS-7B",
     ("rl", "baseline-rl-noreason", QWEN_1_5B): "RL without reasoning",
     ("rl", "baseline-dpo", QWEN_1_5B): "DPO",

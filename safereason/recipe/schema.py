@@ -79,17 +79,10 @@ class Hygiene(Section):
     # 13 words in a row are the rule of GPT-3's contamination analysis (arXiv 2005.14165, app. C).
     shared_words: Annotated[int, Field(ge=5)] | None = 13
     """Words in a row that a training text may not share with a test text; null does not look."""
-    deduplicate: Literal["exact", "near"] = "near"
-    """Repetitions that are left out of the training rows: those to the letter, or nearly the same ones too."""
+    deduplicate: Literal["none", "exact", "near"] = "near"
+    """Repetitions that are left out of the training rows: none, those to the letter, or nearly the same ones too."""
     on_overlap: Literal["refuse", "drop", "allow"] = "refuse"
     """Treatment of a training row that one of the recipe's test sets holds too; the card counts those left in."""
-
-    @property
-    def repeats(self) -> float | None:
-        """Similarity from which on a training row repeats another; None for the letter."""
-        if self.deduplicate == "near":
-            return self.near_duplicate
-        return None
 
 
 class Teacher(Section):

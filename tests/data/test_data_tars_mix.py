@@ -307,6 +307,16 @@ def test_near_duplicates_give_their_place_to_others_within_a_share_and_between_s
     assert sum(of_another.values()) == 1
 
 
+def test_repeated_prompts_stay_where_the_recipe_leaves_none_out():
+    rows = [*SOURCES["harmful"][:9], replace(SOURCES["harmful"][0], id="harmful/again")]
+    shares = {"harmful": [{"source": "harmful", "prompts": 10}], "traces": []}
+    mix = mix_of(prompts=10, harmful_ratio=1, hygiene={"deduplicate": "none"}, **shares)
+    drawn = build(mix, 0, {"harmful": rows}).prompts
+    assert sorted(e.id for e in drawn) == sorted(e.id for e in rows)
+    with pytest.raises(InputError, match="10 prompts are needed and the pool has 9 "):
+        build(mix_of(prompts=10, harmful_ratio=1, **shares), 0, {"harmful": rows})
+
+
 def test_what_is_refused_gives_its_place_to_the_next():
     refused = {e.id for e in SOURCES["harmful"][::2]}
     mix = mix_of(prompts=30, harmful_ratio=1)

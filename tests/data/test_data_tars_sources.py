@@ -14,6 +14,8 @@ import pytest
 from published import (
     aegis_row,
     pku_row,
+    released_archive,
+    released_row,
     safeedit_row,
     sorry_bench_row,
     toxicchat_row,
@@ -23,9 +25,19 @@ from published import (
     wildjailbreak_row,
 )
 
+from safereason.attacks.rainbow_templates import load_templates
 from safereason.data import sources
 from safereason.data.fetch import HubFile
-from safereason.data.sources import advbench, jailbreakbench, json_list, sorry_bench, strongreject, wildchat
+from safereason.data.sources import (
+    advbench,
+    jailbreakbench,
+    json_list,
+    rainbow_released,
+    sorry_bench,
+    strongreject,
+    tars_released,
+    wildchat,
+)
 from safereason.data.sources.base import published_rows, read_rows
 from safereason.errors import InputError
 from safereason.recipe.load import find
@@ -38,6 +50,8 @@ TAKEN_BY_TARS = (
     "ultrafeedback",
     "or-bench",
     "or-bench-hard",
+    "tars-released-0.5",
+    "rainbow-released",
     "harmbench",
     "xstest",
     "wildchat",
@@ -46,8 +60,8 @@ TAKEN_BY_TARS = (
 )
 LONGEST_MODULE = 45
 """Lines of code of a module that is one source, or a few of one publisher."""
-LONGER = {"harmbench", "sorry_bench", "wildguard", "xstest_response"}
-"""Those with more to say: two files and two sources, 44 names, seven sources, five files."""
+LONGER = {"harmbench", "rainbow_released", "sorry_bench", "wildguard", "xstest_response"}
+"""Those with more to say: two files and two sources, 22 names and seven files, 44 names, seven sources, five files."""
 MACHINERY = {"base", "described", "description", "files", "halves", "json_list"}
 
 
@@ -230,9 +244,75 @@ def test_a_missing_rainbow_archive_says_that_a_person_makes_it(tmp_path, monkeyp
         sources.get("rainbow").load("train")
     message = str(error.value)
     assert message.startswith(str((tmp_path if home else tmp_path / "data") / "rainbow" / "archive.jsonl"))
-    assert "no such archive is published" in message
+    assert "make one against your SFT model" in message
+    assert "name rainbow-released, the authors' own, in its place" in message
     assert "data.without_sources=[rainbow]" in message
     assert "\n" not in message
+
+
+RELEASED = [
+    released_row("p", "wildjailbreak"),
+    released_row("q, r", "rainbow", 1),
+    released_row("s", "aegis", 2),
+    released_row("t?", "refusal", 0),
+    released_row("p", "wildjailbreak", 3),
+]
+
+
+@pytest.mark.parametrize("ratio", tars_released.FILES)
+def test_the_released_prompts_of_a_lambda_are_harmful_or_have_the_task_reward(publish, monkeypatch, ratio):
+    publish(f"tars-released/train_lambda_{ratio}.parquet", RELEASED)
+    without_hash = replace(tars_released.FILES[ratio], sha256=None)
+    monkeypatch.setitem(tars_released.FILES, ratio, without_hash)
+    assert brief(load(f"tars-released-{ratio}", "train")) == [
+        ("p", "harmful", "wildjailbreak"),
+        ("q, r", "harmful", "rainbow"),
+        ("s", "harmful", "aegis"),
+        ("t?", "harmless", "refusal"),
+        ("p", "harmful", "wildjailbreak"),
+    ]
+    path = publish(f"tars-released/train_lambda_{ratio}.parquet", [{**RELEASED[0], "prompt": []}])
+    with pytest.raises(InputError) as error:
+        sources.get(f"tars-released-{ratio}").load("train")
+    assert str(error.value) == (
+        f"{path}: row 1: `prompt` is no list of one message of a user; get the file as it is published"
+    )
+
+
+def test_the_released_archives_have_their_cells_named(publish, monkeypatch):
+    for number in range(1, 8):
+        publish(f"rainbow-released/archive_{number}.json", released_archive(f"archive {number},"))
+    without_hashes = [replace(file, sha256=None) for file in rainbow_released.FILES]
+    monkeypatch.setattr(rainbow_released, "FILES", without_hashes)
+    examples = load("rainbow-released", "train")
+    assert len(examples) == sources.get("rainbow-released").rows == 840
+    assert brief(examples)[:2] == [
+        ("archive 1, 0/0", "harmful", "violence and hate/slang"),
+        ("archive 1, 0/1", "harmful", "violence and hate/technical terms"),
+    ]
+    assert brief(examples)[-1] == ("archive 7, 9/11", "harmful", "terrorism/code")
+
+
+def test_the_cells_of_the_released_archives_have_the_names_of_our_own():
+    templates = load_templates(None)
+    assert tuple(templates.risks) == rainbow_released.RISKS
+    assert tuple(templates.styles) == rainbow_released.STYLES
+
+
+def test_what_the_authors_released_is_pinned_to_a_commit_and_refused_with_other_contents(publish):
+    files = [*tars_released.FILES.values(), *rainbow_released.FILES]
+    assert len({file.sha256 for file in files}) == len(files) == 12
+    for file in files:
+        assert re.fullmatch("[0-9a-f]{64}", file.sha256)
+        assert re.match("https://raw.githubusercontent.com/danielkty/tars/[0-9a-f]{40}/", file.url)
+        assert file.url.endswith(f"/{file.name}")
+    for name, file, records in (
+        ("tars-released-0.5", "tars-released/train_lambda_0.5.parquet", RELEASED),
+        ("rainbow-released", "rainbow-released/archive_1.json", released_archive()),
+    ):
+        publish(file, records)
+        with pytest.raises(InputError, match=f"^{re.escape(file)}: its SHA-256 is "):
+            sources.get(name).load("train")
 
 
 @pytest.mark.parametrize(
@@ -421,14 +501,21 @@ def test_what_is_read_of_the_hub_is_pinned_to_a_commit(name):
 
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "add-a-data-source.md").read_text(encoding="utf-8")
-PLACES = dict(re.findall(r"^\| `([\w-]+)` \| (?:TARS|RSafe)[^|]*\| (`[^|]*) \|", PAGE, re.MULTILINE))
+PLACES = dict(re.findall(r"^\| `([\w.-]+)` \| (?:TARS|RSafe)[^|]*\| (`[^|]*) \|", PAGE, re.MULTILINE))
 
 
 def test_the_docs_list_what_the_papers_recipes_need():
     used = {
         name
-        for recipe in ("tars-1.5b", "tars-7b", "rsafe", "rsafe-ood-jailbreak", "rsafe-ood-category")
-        for name in re.findall(r"source: ([\w-]+)", find(recipe).read_text(encoding="utf-8"))
+        for recipe in (
+            "tars-1.5b",
+            "tars-1.5b-released",
+            "tars-7b",
+            "rsafe",
+            "rsafe-ood-jailbreak",
+            "rsafe-ood-category",
+        )
+        for name in re.findall(r"source: ([\w.-]+)", find(recipe).read_text(encoding="utf-8"))
     }
     assert {re.sub("-(vanilla|adversarial|responses)$", "", name) for name in used} | {*TAKEN_BY_TARS} <= {
         *PLACES,

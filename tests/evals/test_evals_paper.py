@@ -66,6 +66,7 @@ QWEN, QWEN_7B = "Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen2.5-7B-Instruct"
     [
         (Origin("rl/tars-1.5b/x", QWEN, 0.5), ("TARS-1.5B, λ = 0.5", 0.989)),
         (Origin("rl/tars-1.5b/x", QWEN, 0.7), ("TARS-1.5B, λ = 0.7", 0.9995)),
+        (Origin("rl/tars-1.5b-released/x", "danielkty22/TARS-SFT-1.5B", 0.3), ("TARS-1.5B, λ = 0.3", 0.910)),
         (Origin("rl/tars-7b/x", QWEN_7B, 0.5), ("TARS-7B, λ = 0.5", 0.983)),
         (Origin("rl/baseline-dpo/x", QWEN, 0.5), ("DPO, λ = 0.5", 0.801)),
         (Origin("sft/tars-1.5b/x", QWEN, 0.5), ("π_SFT", 0.683)),

@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 
 import openai_server
+import published
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from safereason.data import sources
 from safereason.data.example import read_examples
 from safereason.data.sampling import fold
+from safereason.data.sources import tars_released
 from safereason.errors import InputError
 from safereason.recipe.load import load
 from safereason.runs.manifest import sha256
@@ -149,6 +151,39 @@ def test_the_prompt_that_a_test_set_holds_is_left_out_at_full_pool(home, taught,
     result = data.build_data(recipe, Options(root=taught))
     tested = {fold(e.prompt) for e in sources.get("sample").load("test")}
     assert not tested & {fold(e.prompt) for e in read_examples(result.run / data.TRAIN)}
+
+
+def test_the_released_prompts_are_taken_as_they_are(tmp_path, monkeypatch):
+    """Repeated ones, one of the paper's longest, and one that a test set holds are among them, as in the files."""
+    monkeypatch.setenv("SAFEREASON_DATA_HOME", str(tmp_path))
+    monkeypatch.setitem(tars_released.FILES, "0.7", replace(tars_released.FILES["0.7"], sha256=None))
+    tested = next(e.prompt for e in sources.get("sample").load("test") if e.kind == "harmful")
+    harmful = [tested, text("long", 0) * 30, *(text("released", i % 1395) for i in range(1398))]
+    others = [text("other", i) for i in range(600)]
+    rows = [published.released_row(prompt, "aegis", i) for i, prompt in enumerate(harmful)]
+    rows += [published.released_row(prompt, "refusal", i) for i, prompt in enumerate(others)]
+    published.write(tmp_path / "tars-released" / "train_lambda_0.7.parquet", rows)
+    pool = "[{source: tars-released-0.7, prompts: 2000}]"
+    overrides = ["model=org/none", "rl=null", "eval.behaviors=sample", "eval.benign=sample", "data.harmful_ratio=0.7"]
+    recipe = load("tars-1.5b-released", [*overrides, f"data.harmful={pool}", f"data.harmless={pool}"])
+    result = data.build_data(recipe, Options(root=tmp_path / "runs"))
+    drawn = read_examples(result.run / data.TRAIN)
+    assert sorted(e.prompt for e in drawn if e.kind == "harmful") == sorted(harmful)
+    assert sorted(e.prompt for e in drawn if e.kind == "harmless") == sorted(others)
+    assert len(drawn) == 2000
+    card = read_json(result.run / "card.json")
+    assert (card["overlap"]["rows"], card["sources"][0]["licence"]) == (1, "none stated")
+    # The file of another λ is another file.
+    with pytest.raises(InputError, match=r"tars-released/train_lambda_0\.5\.parquet: not there"):
+        sources.get("tars-released-0.5").load("train")
+    with pytest.raises(InputError, match="1800 prompts are needed and the pool has 1400 "):
+        data.build_data(
+            load(
+                "tars-1.5b-released",
+                [*overrides, "data.harmful_ratio=0.9", f"data.harmful={pool}", f"data.harmless={pool}"],
+            ),
+            Options(root=tmp_path / "runs"),
+        )
 
 
 def test_each_missing_source_is_named_with_what_gets_it(home, tmp_path, monkeypatch, capsys):

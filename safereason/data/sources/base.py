@@ -39,7 +39,7 @@ class Source:
     page: str
     """Address of the publisher's description."""
     licence: str
-    """SPDX identifier of the licence."""
+    """SPDX identifier of the licence, or words where there is none: `yours`, `none stated`."""
     serves: tuple[Split, ...]
     """Splits that it may be used as."""
     prompts: Reader

@@ -1,8 +1,8 @@
 """Rainbow teaming: prompts that succeeded against your SFT model (TARS, app. E; Samvelyan et al., arXiv 2402.16822).
 
-There is nothing to download: an archive belongs to one model, and that of TARS is not published. Yours is a JSONL file
-with `prompt`, `risk` and `style` in each line, or the output of `safereason attack rainbow`, which has `category` in
-place of the two. The category is `risk/style`.
+There is nothing to download: an archive belongs to one model. Yours is a JSONL file with `prompt`, `risk` and `style`
+in each line, or the output of `safereason attack rainbow`, which has `category` in place of the two. The category is
+`risk/style`. The archives that TARS's authors made against their own SFT model are the source `rainbow-released`.
 """
 
 from collections.abc import Iterator
@@ -30,8 +30,8 @@ def _archive_path() -> Path:
     path = data_folder() / "rainbow" / "archive.jsonl"
     if not path.is_file():
         raise InputError(
-            f"{path}: not there; no such archive is published: make one against your SFT model and put its "
-            "archive.jsonl there, or leave it out with data.without_sources=[rainbow]"
+            f"{path}: not there; make one against your SFT model and put its archive.jsonl there, name "
+            "rainbow-released, the authors' own, in its place, or leave it out with data.without_sources=[rainbow]"
         )
     return path
 
