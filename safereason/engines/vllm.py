@@ -31,6 +31,7 @@ from safereason.engines.base import (
     request_seed,
     text_before_stop,
 )
+from safereason.engines.memory import held_by_others
 from safereason.errors import InputError, StageFailed, one_line
 from safereason.text import chat
 
@@ -95,10 +96,9 @@ def open_vllm(
     try:
         llm = LLM(**arguments)
     except Exception as error:
-        raise InputError(
-            f"{name}: vLLM cannot open it ({one_line(error)}); VLLM_LOGGING_LEVEL=INFO says more, "
-            f"and {VARIABLE} sets what it is given"
-        ) from error
+        # What vLLM raises here seldom says that another process has taken the GPU.
+        advice = held_by_others() or f"VLLM_LOGGING_LEVEL=INFO says more, and {VARIABLE} sets what it is given"
+        raise InputError(f"{name}: vLLM cannot open it ({one_line(error)}); {advice}") from error
     adapter = None
     if base:
         adapter = LoRARequest("adapter", 1, location)
