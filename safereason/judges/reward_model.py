@@ -5,7 +5,9 @@ TARS's task reward (arXiv 2507.00971, §4) is such a model, `Ray2333/GRM-llama3-
 
 import math
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+import openai
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
@@ -14,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from safereason.engines import server
 from safereason.engines.memory import halves_of, is_out_of_memory, run_or_halve
 from safereason.engines.open import check_embeddings, has_bf16, load_tokenizer, not_loaded, report_full_memory
 from safereason.engines.spec import ModelSpec
@@ -22,6 +25,10 @@ from safereason.errors import InputError, one_line
 from safereason.judges.base import Exchange, Measure, Verdict
 from safereason.text import chat
 from safereason.text.inert import inert, special_tokens
+
+CONCURRENT_CALLS = 64
+"""Requests at a time to a server, which batches them."""
+SECONDS_A_TRY = 600.0
 
 
 class RewardModel:
@@ -128,6 +135,57 @@ class RewardModel:
             input_ids=ids.to(self.model.device), attention_mask=mask.to(self.model.device)
         ).logits  # [B, 1]
         return [float(value) for value in logits[:, 0].float().cpu()]
+
+
+class ServedRewardModel:
+    """Scores as `RewardModel` does, with a model that vLLM serves at `/classify`: one request an exchange.
+
+    The server is asked with token ids and without its activation, so that both judges read the same logit.
+    """
+
+    name = "reward-model"
+    measure: Measure = "quality"
+
+    def __init__(self, spec: str, address: str) -> None:
+        """Loads the tokenizer of a hub id, folder or run; the weights are behind `address`, as `http://host:port`.
+
+        Raises:
+            InputError: The tokenizer cannot be loaded, or has no chat template.
+        """
+        from transformers import AutoConfig
+
+        model = ModelSpec.parse(spec)
+        self._tokenizer = load_tokenizer(model)
+        if not self._tokenizer.chat_template:
+            raise InputError(f"{spec}: its tokenizer has no chat template; a reward model needs one")
+        self._special = special_tokens(self._tokenizer)
+        self._longest = _longest_row(self._tokenizer, AutoConfig.from_pretrained(model.location))
+        self._location = model.location
+        connection = server.connect("judge 'reward-model'", address, "")
+        self._client = connection.client(server.seconds(server.TIMEOUT, SECONDS_A_TRY))
+        self._patience = server.Patience(f"the reward model at {connection.url}")
+
+    def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
+        """One verdict an exchange; unscored where the logit is not finite, failed where the server gives none."""
+        with ThreadPoolExecutor(CONCURRENT_CALLS) as pool:
+            return list(pool.map(self._judge, exchanges))
+
+    def _judge(self, exchange: Exchange) -> Verdict:
+        ids = _transcript_ids(self._tokenizer, exchange, self._special)
+        try:
+            logit = self._patience.call(lambda: self._logit(ids[: self._longest]))
+        except (server.BadReply, openai.OpenAIError) as error:
+            return Verdict.failure(f"the reward model failed: {server.reason_of(error)}")
+        return _verdict_of_logit(logit, len(ids) > self._longest)
+
+    def _logit(self, ids: list[int]) -> float:
+        body = {"model": self._location, "input": ids, "use_activation": False}
+        # The client of OpenAI's API has no method for this route of vLLM's.
+        document = self._client.post("/classify", body=body, cast_to=object)
+        match document:
+            case {"data": [{"probs": [int() | float() as logit]}]}:
+                return float(logit)
+        raise server.BadReply("the server gave no logit of one label", may_pass=False)
 
 
 def _transcript_ids(tokenizer: PreTrainedTokenizerBase, exchange: Exchange, special: Collection[str]) -> list[int]:
