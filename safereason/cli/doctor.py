@@ -125,15 +125,22 @@ def _devices() -> str:
     # A broken installation of torch is what this command has to tell, so it is no reason to fail.
     try:
         import torch
+
+        from safereason.engines.open import BF16_FROM
     except ImportError as error:
         return f"unknown: torch cannot be imported ({error})"
     count = torch.cuda.device_count()
+    if not count and torch.backends.mps.is_available():
+        return "cpu (no CUDA device; Apple's GPU is not used)"
     if not count:
         return "cpu (no CUDA device)"
     devices: list[str] = []
     for index in range(count):
         device = torch.cuda.get_device_properties(index)
-        devices.append(f"{device.name} ({_gigabytes(device.total_memory)})")
+        about = _gigabytes(device.total_memory)
+        if (device.major, device.minor) < BF16_FROM:
+            about += ", no bf16: precision fp32"
+        devices.append(f"{device.name} ({about})")
     return ", ".join(devices)
 
 

@@ -17,8 +17,8 @@ from typer.exceptions import Abort, TyperException
 
 from safereason import processes
 from safereason.cli import signals
-from safereason.engines.memory import is_out_of_memory
-from safereason.errors import SafeReasonError, message_of, redacted
+from safereason.engines.memory import held_by_others, is_device_busy, is_out_of_memory
+from safereason.errors import SafeReasonError, first_line, message_of, redacted
 from safereason.runs import private
 from safereason.text.visible import visible
 
@@ -30,6 +30,7 @@ IMPOSSIBLE_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
 OUT_OF_MEMORY_ADVICE = (
     "take fewer tokens or rows at a time, or a smaller model; what was finished is kept, and --resume goes on"
 )
+BUSY_ADVICE = "wait for the process that has it, or name another GPU in CUDA_VISIBLE_DEVICES"
 # Seconds in which the launcher ends the other processes once the first one has failed.
 GRACE = 3.0
 
@@ -93,7 +94,10 @@ def _message_and_exit_code(error: Exception) -> tuple[str, int]:
         case UnicodeEncodeError():
             return "error: a text holds half of a surrogate pair, which no file can hold; mend the input", 2
     if is_out_of_memory(error):
-        return f"error: out of memory ({message_of(error)[:160] or 'no more can be had'}); {OUT_OF_MEMORY_ADVICE}", 1
+        advice = held_by_others() or OUT_OF_MEMORY_ADVICE
+        return f"error: out of memory ({message_of(error)[:160] or 'no more can be had'}); {advice}", 1
+    if is_device_busy(error):
+        return f"error: the GPU is busy ({first_line(error)[:160]}); {BUSY_ADVICE}", 1
     return f"error: unexpected {type(error).__name__}: {message_of(error)}; -v shows the traceback", 1
 
 

@@ -27,9 +27,11 @@ class RayCluster:
     address: str | None
     """A running cluster; None starts a Ray of its own."""
     workers: int | None
-    """The number of guards; None is one per GPU, or one per 4 cores."""
+    """The number of guards; None is as many as the GPUs serve, or one per 4 cores."""
     batch_rows: int
     """Rows of a block."""
+    gpus_per_worker: float | None = None
+    """GPUs of each guard, or the share of one; None is 1."""
 
 
 def classify_on_ray(
@@ -82,7 +84,14 @@ def classify_on_ray(
             # Without work, Ray need not be started.
             if blocks_left:
                 job = Job(request, parquet_input, parts, blocks)
-                for block in run(job, blocks_left, address=cluster.address, workers=cluster.workers):
+                finished = run(
+                    job,
+                    blocks_left,
+                    address=cluster.address,
+                    workers=cluster.workers,
+                    gpus_per_worker=cluster.gpus_per_worker,
+                )
+                for block in finished:
                     tally.merge(_tally_of_part(parts, block))
                     advance("")
     return tally, rows_before, time.monotonic() - start

@@ -1,5 +1,6 @@
 """`safereason guard classify`: a guard's verdicts on rows, as JSONL."""
 
+import math
 import sys
 import time
 from contextlib import nullcontext
@@ -89,6 +90,11 @@ FailOn = Annotated[
     typer.Option("--fail-on", metavar="unsafe|unparsed", help="Exit with 3 where a row is so; repeatable."),
 ]
 
+Precision = Annotated[
+    Literal["fp32", "bf16"] | None,
+    typer.Option("--precision", help="Arithmetic of a local model; by default bf16 on a GPU that has it, else fp32."),
+]
+
 Ray = Annotated[
     bool, typer.Option("--ray", help="Classify a parquet file or folder, also s3://..., by many workers on Ray.")
 ]
@@ -98,6 +104,10 @@ RayAddress = Annotated[
 ]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, metavar="N", help="Guards on Ray; by default one a GPU, or 4 cores.")
+]
+GpusPerWorker = Annotated[
+    float | None,
+    typer.Option("--gpus-per-worker", metavar="N", help="GPUs of a guard on Ray, or its share of one, such as 0.5; 1."),
 ]
 BatchRows = Annotated[
     int | None,
@@ -132,10 +142,12 @@ def classify(
     overwrite: opt.OverwriteFile = False,
     limit: opt.Limit = None,
     seed: Seed = 0,
+    precision: Precision = None,
     fail_on: FailOn = None,
     ray: Ray = False,
     ray_address: RayAddress = None,
     workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
     batch_rows: BatchRows = None,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -149,14 +161,17 @@ def classify(
     from safereason.guard.classify import ClassifySettings
 
     on_existing = _on_existing(resume, overwrite)
-    cluster = _cluster(ray, ray_address, workers, batch_rows)
+    cluster = _cluster(ray, ray_address, workers, batch_rows, gpus_per_worker)
+    if gpus_per_worker is not None:
+        _check_gpus_per_worker(gpus_per_worker, model)
     if cluster and form:
         raise InputError(f"--format {form}: --ray reads parquet; leave one of them out")
     fields = rows.fields_of(field or ())
+    check_precision_option(precision, model)
     # Libraries that look the model up may print.
     with output.results_only():
         guard_prompt = requested_guard_prompt(model, policy, max_new_tokens)
-    request = ClassifySettings(model, base_url, guard_prompt, samples, threshold, seed, fields)
+    request = ClassifySettings(model, base_url, guard_prompt, samples, threshold, seed, fields, precision)
     if cluster:
         from safereason.cli.guard_bulk import classify_on_ray
 
@@ -180,6 +195,18 @@ def requested_guard_prompt(model: str, policy: str | None, max_new_tokens: int |
     return replace(guard_prompt, sampling=guard_prompt.sampling.model_copy(update={"max_new_tokens": max_new_tokens}))
 
 
+def check_precision_option(precision: str | None, model: str) -> None:
+    """Refuses `--precision` where a server computes.
+
+    Raises:
+        InputError: The model is behind one.
+    """
+    from safereason.engines.spec import ModelSpec
+
+    if precision is not None and ModelSpec.parse(model).is_remote:
+        raise InputError(f"--precision {precision}: {model} computes on its server; leave it out")
+
+
 def _on_existing(resume: bool, overwrite: bool) -> "OnExisting":
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other; pass one of them")
@@ -190,7 +217,9 @@ def _on_existing(resume: bool, overwrite: bool) -> "OnExisting":
     return "refuse"
 
 
-def _cluster(ray: bool, address: str | None, workers: int | None, batch_rows: int | None) -> "RayCluster | None":
+def _cluster(
+    ray: bool, address: str | None, workers: int | None, batch_rows: int | None, gpus_per_worker: float | None
+) -> "RayCluster | None":
     """The workers on Ray; None where this process classifies.
 
     Raises:
@@ -199,11 +228,37 @@ def _cluster(ray: bool, address: str | None, workers: int | None, batch_rows: in
     from safereason.cli.guard_bulk import BATCH_ROWS, RayCluster
 
     if ray:
-        return RayCluster(address, workers, batch_rows or BATCH_ROWS)
-    for name, value in {"--ray-address": address, "--workers": workers, "--batch-rows": batch_rows}.items():
+        return RayCluster(address, workers, batch_rows or BATCH_ROWS, gpus_per_worker)
+    given = {
+        "--ray-address": address,
+        "--workers": workers,
+        "--batch-rows": batch_rows,
+        "--gpus-per-worker": gpus_per_worker,
+    }
+    for name, value in given.items():
         if value is not None:
             raise InputError(f"{name} {value}: is for --ray; add that, or leave it out")
     return None
+
+
+def _check_gpus_per_worker(gpus: float, model: str) -> None:
+    """Refuses a number of GPUs that no guard can be given.
+
+    Raises:
+        InputError: It is neither whole nor a share of one, or it is above 1 and the engine has no use for it.
+    """
+    from safereason.engines.spec import ModelSpec
+
+    # Written so that NaN is refused, too.
+    if not 0 < gpus < math.inf or (gpus > 1 and gpus % 1):
+        raise InputError(f"--gpus-per-worker {gpus:g}: is no number of GPUs; give a whole one, or a share such as 0.5")
+    spec = ModelSpec.parse(model)
+    if spec.is_remote:
+        raise InputError(f"--gpus-per-worker {gpus:g}: {model} runs on its server; leave it out")
+    if gpus > 1 and spec.engine != "vllm":
+        raise InputError(
+            f"--gpus-per-worker {gpus:g}: only vLLM spreads a model over several GPUs; pass --model vllm/{model}"
+        )
 
 
 def _classify_input(

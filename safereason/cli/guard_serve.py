@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from safereason.cli import options as opt
-from safereason.cli.guard_classify import requested_guard_prompt
+from safereason.cli.guard_classify import Precision, check_precision_option, requested_guard_prompt
 from safereason.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ Unparsed = Annotated[
     typer.Option("--unparsed", help="What the Moderation API does with a text that got no verdict."),
 ]
 Samples = Annotated[int, typer.Option("--samples", min=1, metavar="N", help="Verdicts that vote on a text.")]
-Precision = Annotated[Literal["fp32", "bf16"], typer.Option("--precision", help="Arithmetic of a local model.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the verdicts.")]
 MaxBatch = Annotated[int, typer.Option("--max-batch", min=1, metavar="N", help="Texts judged together.")]
 MaxWait = Annotated[
@@ -112,7 +111,7 @@ def serve(
     unparsed: Unparsed = "refuse",
     samples: Samples = 1,
     max_new_tokens: MaxNewTokens = None,
-    precision: Precision = "fp32",
+    precision: Precision = None,
     seed: Seed = 0,
     max_batch: MaxBatch = 16,
     max_wait: MaxWait = 5.0,
@@ -156,6 +155,7 @@ def serve(
         seed=seed,
         log_prompts=log_prompts,
     )
+    check_precision_option(precision, model)
     guard_prompt = requested_guard_prompt(model, policy, max_new_tokens)
     source = _GuardSource(model, base_url, guard_prompt, samples, precision)
     _serve_guard(source, settings, (host, port), mapping, keys_file)
@@ -169,7 +169,7 @@ class _GuardSource:
     base_url: str | None
     guard_prompt: "GuardPrompt"
     samples: int
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16"] | None
 
     def open(self) -> "ReasoningGuard":
         """The guard with its model loaded, which may take minutes."""

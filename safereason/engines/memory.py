@@ -1,9 +1,11 @@
-"""A lack of memory: how it is recognised, and the loop that halves a batch until it fits.
+"""A lack of memory: how it is recognised, what it is said of, and the loop that halves a batch until it fits.
 
-Nothing heavy is imported here before a batch has failed, so that the command line can use the test, too.
+Nothing heavy is imported here before a batch has failed, so that the command line can use the tests, too.
 """
 
+import sys
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import TypeVar
 
 from safereason.errors import StageFailed
@@ -11,16 +13,54 @@ from safereason.errors import StageFailed
 Batch = TypeVar("Batch")
 Member = TypeVar("Member")
 
+FULL = ("out of memory", "allocate memory", "_STATUS_ALLOC_FAILED")
+"""Parts of torch's errors about a full memory: of CUDA, ROCm and NCCL, of a CPU, and of cuBLAS and cuDNN."""
+NO_HANDLE = ("CUBLAS_STATUS_NOT_INITIALIZED", "CUDNN_STATUS_NOT_INITIALIZED", "CUSOLVER_STATUS_NOT_INITIALIZED")
+"""Errors of a CUDA library that could not begin. A full memory is one reason for it, and a wrong driver another."""
+LEAST_FOR_HANDLES = 2**29
+"""Bytes of free memory from which on a CUDA library can begin."""
+LEAST_HELD = 2 * 2**30
+"""Bytes from which on other processes are named: what CUDA itself takes for this process counts among theirs."""
+
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether this machine's memory or its GPU's is full."""
     if isinstance(error, MemoryError):
         return True
-    # Torch's error is recognised by its name: importing torch takes seconds, and more memory.
+    # Torch's errors derive from this class. Importing torch to name them takes seconds, and more memory.
+    if not isinstance(error, RuntimeError):
+        return False
     if type(error).__name__ == "OutOfMemoryError":
         return True
-    # On a CPU, torch reports the lack of memory as a plain RuntimeError.
-    return "allocate memory" in str(error)
+    text = str(error)
+    if any(part in text for part in NO_HANDLE):
+        return _gpu_is_full()
+    return any(part in text for part in FULL)
+
+
+def is_device_busy(error: Exception) -> bool:
+    """Whether another process has a GPU for itself, as CUDA's exclusive mode allows."""
+    return isinstance(error, RuntimeError) and "busy or unavailable" in str(error)
+
+
+def held_by_others() -> str:
+    """The advice where other processes hold much of the GPU's memory; empty where they do not, or there is no GPU."""
+    torch = _torch_with_gpu()
+    if torch is None:
+        return ""
+    try:
+        free, total = torch.cuda.mem_get_info()
+        held = total - free - torch.cuda.memory_reserved()
+        index = torch.cuda.current_device()
+    except RuntimeError:
+        # Nothing more can be asked of a GPU that has failed.
+        return ""
+    if held < LEAST_HELD:
+        return ""
+    return (
+        f"other processes hold {held / 2**30:.1f} of {total / 2**30:.1f} GiB of GPU {index}: end them, or name another "
+        "GPU in CUDA_VISIBLE_DEVICES"
+    )
 
 
 def run_or_halve(
@@ -43,12 +83,12 @@ def run_or_halve(
         try:
             run(current)
             continue
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             halves = halve(current)
             if not halves:
-                raise StageFailed(advice) from error
+                raise StageFailed("; ".join(filter(None, (advice, held_by_others())))) from error
         # Outside of the `except`: the exception holds the failed batch's tensors until it ends.
         _release_cached_memory()
         waiting[:0] = halves
@@ -62,8 +102,27 @@ def halves_of(members: Sequence[Member]) -> list[list[Member]]:
     return [list(members[:middle]), list(members[middle:])]
 
 
-def _release_cached_memory() -> None:
-    import torch
+def _torch_with_gpu() -> ModuleType | None:
+    """The module torch, where it was imported and has a GPU."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return torch
 
-    if torch.cuda.is_available():
+
+def _gpu_is_full() -> bool:
+    """Whether there is a GPU with too little memory for a CUDA library to begin."""
+    torch = _torch_with_gpu()
+    if torch is None:
+        return False
+    try:
+        free, _ = torch.cuda.mem_get_info()
+    except RuntimeError as error:
+        return any(part in str(error) for part in FULL)
+    return int(free) < LEAST_FOR_HANDLES
+
+
+def _release_cached_memory() -> None:
+    torch = _torch_with_gpu()
+    if torch is not None:
         torch.cuda.empty_cache()

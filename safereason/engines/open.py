@@ -5,19 +5,25 @@ model they belong to.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safereason.engines import hub
 from safereason.engines.base import Engine, TokenizerEngine
+from safereason.engines.memory import held_by_others, is_out_of_memory
 from safereason.engines.spec import ModelSpec, check_architecture
-from safereason.errors import InputError, first_line
+from safereason.errors import InputError, StageFailed, first_line
 from safereason.recipe.schema import Precision
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BF16_FROM = (8, 0)
+"""Compute capability from which on a GPU has bf16 arithmetic. Before it, torch emulates it, many times slower."""
 
 
 def open_engine(
@@ -36,7 +42,8 @@ def open_engine(
         tokenizer: In place of the model's own, for a model that runs here.
 
     Raises:
-        InputError: The model or the engine is missing; the message says how to get it.
+        InputError: The model or the engine is missing, or the GPU has no such arithmetic; the message says what to do.
+        StageFailed: The model does not fit in memory.
     """
     if spec.is_remote:
         from safereason.engines.openai import OpenAIEngine
@@ -51,9 +58,11 @@ def open_engine_here(
     """The engine that runs a model on this machine, with the model loaded; see `open_engine`.
 
     Raises:
-        InputError: A server runs it, or it cannot be had.
+        InputError: A server runs it, or it cannot be had, or the GPU has no such arithmetic.
+        StageFailed: It does not fit in memory.
     """
     spec.check()
+    check_precision(precision)
     if tokenizer is None:
         tokenizer = load_tokenizer(spec)
     if spec.engine == "vllm":
@@ -89,13 +98,17 @@ def load_model(
         tokenizer: What it will read texts with, which may have no more ids than the model has embeddings.
 
     Raises:
-        InputError: It cannot be found or read, its architecture cannot be run here, or it does not fit the tokenizer.
+        InputError: It cannot be found or read, its architecture cannot be run here, it does not fit the tokenizer, or
+            the GPU has no such arithmetic.
+        StageFailed: It does not fit in memory.
     """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
+    if device is None or device.startswith("cuda"):
+        check_precision(precision)
     hub.check(location)
     # Before the loader, whose own message advises to allow the code.
     _check_code(location)
@@ -106,21 +119,43 @@ def load_model(
     if device is None and torch.cuda.is_available():
         device = "cuda"
     elif device is None:
+        # On a Mac, too: Apple's GPU rounds in other ways, and was never tried.
         device = "cpu"
     try:
         # A folder was checked above; a Hub id's configuration is there only after this download.
         if not Path(location).is_dir():
             config = AutoConfig.from_pretrained(location, trust_remote_code=False)
             check_architecture(location, config.to_dict())
-        model = AutoModelForCausalLM.from_pretrained(
-            location, dtype=torch_dtype(precision), use_safetensors=True, trust_remote_code=False
-        )
+        with report_full_memory(location):
+            model = AutoModelForCausalLM.from_pretrained(
+                location, dtype=torch_dtype(precision), use_safetensors=True, trust_remote_code=False
+            )
     except (OSError, ValueError, SafetensorError) as error:
         raise not_loaded(location, error) from error
     if tokenizer is not None:
         check_embeddings(model, tokenizer, location)
-    loaded: PreTrainedModel = model.to(torch.device(device))  # type: ignore[arg-type]  # the stub of a wrapped method
+    with report_full_memory(location):
+        loaded: PreTrainedModel = model.to(torch.device(device))  # type: ignore[arg-type]  # stub of a wrapped method
     return loaded
+
+
+@contextmanager
+def report_full_memory(location: str) -> Iterator[None]:
+    """Turns a lack of memory while a model is loaded into an error that names the model.
+
+    Raises:
+        StageFailed: The model does not fit.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        advice = held_by_others() or (
+            "take a smaller model or a larger GPU; where nothing is trained, precision bf16 (--precision, or the "
+            "section's key) needs half of what fp32 does"
+        )
+        raise StageFailed(f"{location}: does not fit in memory ({first_line(error)[:120]}); {advice}") from error
 
 
 def torch_dtype(precision: Precision) -> "torch.dtype":
@@ -133,12 +168,41 @@ def torch_dtype(precision: Precision) -> "torch.dtype":
 
 
 def precision_here(wanted: Precision = "bf16") -> Precision:
-    """The wanted arithmetic where there is a GPU; fp32 on a CPU, where bf16 is slower."""
-    import torch
-
-    if torch.cuda.is_available():
+    """The wanted arithmetic where there is a GPU that has it; fp32 on any other, and on a CPU, where bf16 is slower."""
+    if wanted == "bf16" and has_bf16():
         return wanted
     return "fp32"
+
+
+def check_precision(precision: Precision, key: str = "") -> None:
+    """Refuses bf16 on a GPU that only emulates it, such as V100 and T4, before a model is loaded.
+
+    Args:
+        precision: The arithmetic that is wanted; a CPU has both.
+        key: The recipe's key that sets it, where there is one.
+
+    Raises:
+        InputError: It is bf16, and this process's GPU is older than that.
+    """
+    import torch
+
+    if precision != "bf16" or not torch.cuda.is_available() or has_bf16():
+        return
+    major, minor = torch.cuda.get_device_capability()
+    advice = "pass --precision fp32, or precision=fp32 of the recipe's section"
+    if key:
+        advice = f"pass {key}=fp32"
+    raise InputError(
+        f"{key or 'precision'}: bf16 is only emulated by this GPU, {torch.cuda.get_device_name()} (compute capability "
+        f"{major}.{minor}; {BF16_FROM[0]}.{BF16_FROM[1]} has it), and would crawl; {advice}"
+    )
+
+
+def has_bf16() -> bool:
+    """Whether this process has a GPU with bf16 arithmetic."""
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= BF16_FROM
 
 
 def load_tokenizer(spec: ModelSpec) -> "PreTrainedTokenizerBase":

@@ -2,9 +2,9 @@
 
 A prompt is prefilled once for all its completions, and what all prompts of a batch begin with once for all of them.
 Requests are sorted by length and packed into batches by a budget of tokens; a batch that does not fit in memory is
-halved. An architecture that a batch would change is read a row at a time (see `engines.states`). Every completion draws
-from random numbers of its own, and a resumed call lays out the same batches, so that the same call gives the same
-completions however often it is interrupted.
+halved, and later ones are no larger than its halves. An architecture that a batch would change is read a row at a time
+(see `engines.states`). Every completion draws from random numbers of its own, and a resumed call lays out the same
+batches, so that the same call gives the same completions however often it is interrupted.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -136,10 +136,14 @@ class TransformersEngine:
         lengths = [len(p) + len(t) for p, t in zip(prompts, targets, strict=True)]
         # Rows of similar length share a batch, and the longest come first: memory runs out at once or never.
         longest_first = sorted(range(len(prompts)), key=lambda i: -lengths[i])
+
+        def score(members: list[int]) -> None:
+            scored = self._score([prompts[i] for i in members], [targets[i] for i in members])
+            likelihoods.update(zip(members, scored, strict=True))
+
         with self._reading():
-            for members in pack(longest_first, lengths, self._budget(lengths)):
-                scored = self._score([prompts[i] for i in members], [targets[i] for i in members])
-                likelihoods.update(zip(members, scored, strict=True))
+            for batch in pack(longest_first, lengths, self._budget(lengths)):
+                self._read_or_halve(batch, score, lengths)
         return [likelihoods[i] for i in range(len(prompts))]
 
     def last_states(self, conversations: Sequence[Conversation], *, prefix: str = "") -> Tensor:
@@ -151,9 +155,13 @@ class TransformersEngine:
         prompts = [self._prompt_ids(conversation, prefix) for conversation in conversations]
         lengths = [len(prompt) for prompt in prompts]
         states: dict[int, Tensor] = {}
+
+        def read(members: list[int]) -> None:
+            states.update(zip(members, self._last([prompts[i] for i in members]), strict=True))
+
         with self._reading():
-            for members in pack(range(len(prompts)), lengths, self._budget(lengths)):
-                states.update(zip(members, self._last([prompts[i] for i in members]), strict=True))
+            for batch in pack(range(len(prompts)), lengths, self._budget(lengths)):
+                self._read_or_halve(batch, read, lengths)
         return torch.stack([states[i] for i in range(len(prompts))])
 
     @contextmanager
@@ -201,11 +209,26 @@ class TransformersEngine:
         for members in pack(range(len(rows)), lengths, self._budget(lengths)):
             yield [rows[m] for m in members]
 
-    def _budget(self, lengths: Sequence[int]) -> int:
-        """Tokens of a batch of such rows; none where each row is read alone."""
+    def _budget(self, lengths: Sequence[int]) -> Callable[[], int]:
+        """Tokens of the next batch of such rows; none where each row is read alone."""
         if architectures.is_batched(self.model, max(lengths, default=0)):
-            return self.batch_tokens
-        return 0
+            return lambda: self.batch_tokens
+        return lambda: 0
+
+    def shrink(self, rows: int, longest: int) -> None:
+        """Keeps later batches to half of one that did not fit in memory, so that they are not tried in vain."""
+        self.batch_tokens = max(1, min(self.batch_tokens, rows * longest // 2))
+
+    def _read_or_halve(self, batch: list[int], read: Callable[[list[int]], None], lengths: Sequence[int]) -> None:
+        """Reads texts by their indices; those that do not fit in memory together are read in halves."""
+
+        def halve(members: list[int]) -> list[list[int]]:
+            self.shrink(len(members), max(lengths[i] for i in members))
+            return halves_of(members)
+
+        run_or_halve(
+            batch, read, halve, f"{self.name}: out of memory for a single text; shorten it, or take a smaller model"
+        )
 
     def _run(self, decoder: "_Decoder") -> None:
         run_or_halve(
@@ -279,6 +302,8 @@ class _Decoder:
 
     def halves(self) -> list["_Decoder"]:
         """Two decoders for the rows that have not finished; none where a single one is left."""
+        longest = max(len(self.prompts[row.conversation]) for row in self.rows)
+        self.engine.shrink(len(self.rows), longest + self.sampling.max_new_tokens)
         left: list[_OpenCompletion] = []
         for row in self.rows:
             if row.completion is None:
@@ -426,14 +451,17 @@ def end_of_turn_ids(model: CausalModel, tokenizer: PreTrainedTokenizerBase) -> s
     return {int(token) for token in candidates if token is not None}
 
 
-def pack(order: Collection[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Consecutive members whose count x longest length stays within the budget; at least one a batch."""
+def pack(order: Collection[int], lengths: Sequence[int], budget: Callable[[], int]) -> Iterator[list[int]]:
+    """Consecutive members whose count x longest length stays within the budget; at least one a batch.
+
+    The budget is asked for anew, so that a batch which did not fit in memory makes the later ones smaller.
+    """
     batch: list[int] = []
     longest = 0
     for member in order:
         # Padding makes every row as long as the longest.
         longest = max(longest, lengths[member])
-        if batch and (len(batch) + 1) * longest > budget:
+        if batch and (len(batch) + 1) * longest > budget():
             yield batch
             batch = []
             longest = lengths[member]

@@ -31,6 +31,7 @@ from safereason.engines.base import (
     request_seed,
     text_before_stop,
 )
+from safereason.engines.memory import held_by_others
 from safereason.errors import InputError, StageFailed, one_line
 from safereason.text import chat
 
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 VARIABLE = "SAFEREASON_VLLM"
 """Environment variable with further arguments of `vllm.LLM` as a JSON object."""
 INSTALL = "pip install 'safereason[vllm]'"
+MEMORY_SHARE = 0.9
+"""Share of a GPU's memory that vLLM takes where it has the GPU for itself."""
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks of adapters that vLLM has room for; others go into the next larger one."""
@@ -54,6 +57,24 @@ Requests: TypeAlias = "Mapping[Job, tuple[list[int], SamplingParams]]"
 def is_installed() -> bool:
     """Whether vLLM, or one of its builds by another name, can be imported."""
     return importlib.util.find_spec("vllm") is not None
+
+
+def use_gpus(gpus: float) -> None:
+    """Spreads the models that this process opens over its GPUs, where `$SAFEREASON_VLLM` does not say how.
+
+    Args:
+        gpus: Several GPUs, for tensor parallelism, or the share of one that this process has.
+
+    Raises:
+        InputError: The variable is no JSON object.
+    """
+    wanted: dict[str, object] = {}
+    if gpus > 1:
+        # By processes of its own: inside a worker of Ray's, vLLM might ask that Ray for more workers.
+        wanted = {"tensor_parallel_size": int(gpus), "distributed_executor_backend": "mp"}
+    elif gpus < 1:
+        wanted = {"gpu_memory_utilization": round(MEMORY_SHARE * gpus, 3)}
+    os.environ[VARIABLE] = json.dumps({**wanted, **_settings("vllm", ())})
 
 
 def open_vllm(
@@ -95,10 +116,9 @@ def open_vllm(
     try:
         llm = LLM(**arguments)
     except Exception as error:
-        raise InputError(
-            f"{name}: vLLM cannot open it ({one_line(error)}); VLLM_LOGGING_LEVEL=INFO says more, "
-            f"and {VARIABLE} sets what it is given"
-        ) from error
+        # What vLLM raises here seldom says that another process has taken the GPU.
+        advice = held_by_others() or f"VLLM_LOGGING_LEVEL=INFO says more, and {VARIABLE} sets what it is given"
+        raise InputError(f"{name}: vLLM cannot open it ({one_line(error)}); {advice}") from error
     adapter = None
     if base:
         adapter = LoRARequest("adapter", 1, location)

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import TypedDict
 
+from safereason.engines import vllm
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
 from safereason.guard.base import Guard
@@ -58,11 +59,15 @@ class BlockResult(TypedDict):
 class Worker:
     """A classifier of blocks with one guard, which it opens at the first block."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, gpus: float = 0) -> None:
+        """Takes the job, and the GPUs that Ray shows to this worker: several, one, or a share of one."""
         self._job = job
+        self._gpus = gpus
 
     @cached_property
     def _guard(self) -> Guard:
+        if self._gpus:
+            vllm.use_gpus(self._gpus)
         return self._job.settings.open()
 
     def __call__(self, item: Mapping[str, int]) -> BlockResult:
@@ -93,7 +98,7 @@ class Pool:
 
     workers: int
     cpus: int
-    gpus: int
+    gpus: float
 
 
 def check_installed() -> None:
@@ -106,22 +111,25 @@ def check_installed() -> None:
         raise InputError("--ray: Ray is not installed; pip install 'safereason[cluster]'")
 
 
-def run(job: Job, left: Sequence[Block], *, address: str | None, workers: int | None) -> Iterator[Block]:
+def run(
+    job: Job, left: Sequence[Block], *, address: str | None, workers: int | None, gpus_per_worker: float | None = None
+) -> Iterator[Block]:
     """The given blocks, each as soon as its part is written, in any order.
 
     Args:
         job: Guard, input and output.
         left: Blocks that are not finished.
         address: Address of a running cluster, such as `auto`. By default a local Ray is started, and ended again.
-        workers: Number of workers; by default one per GPU, and without GPUs one per `CORES` cores.
+        workers: Number of workers; by default as many as the GPUs serve, and without GPUs one per `CORES` cores.
+        gpus_per_worker: GPUs of each worker, or the share of one that several workers have; by default 1.
 
     Raises:
-        InputError: Ray does not answer, there are fewer GPUs or cores than workers, or a row or the
-            guard cannot be read.
+        InputError: Ray does not answer, there are too few GPUs or cores, or a row or the guard cannot be read.
         StageFailed: A worker failed, or died more than `RETRIES` times at one block.
     """
     with _connected_ray(address) as ray:
-        pool = _pool_of(ray, workers, is_remote=ModelSpec.parse(job.settings.model).is_remote)
+        model = ModelSpec.parse(job.settings.model)
+        pool = _pool_of(ray, workers, gpus_per_worker, is_remote=model.is_remote)
         try:
             for result in _block_results(ray, job, [block.number for block in left], pool):
                 if result["error"]:
@@ -146,7 +154,7 @@ def _block_results(ray: ModuleType, job: Job, numbers: Sequence[int], pool: Pool
         warnings.simplefilter("ignore")  # Ray 2.60 announces that 2.64 takes `max_task_retries` in another way
         mapped = items.map(
             Worker,
-            fn_constructor_args=(job,),
+            fn_constructor_args=(job, pool.gpus),
             compute=strategy,
             num_cpus=pool.cpus,
             num_gpus=pool.gpus or None,
@@ -206,19 +214,38 @@ def _import_ray(environment: dict[str, str]) -> ModuleType:
     return module
 
 
-def _pool_of(ray: ModuleType, workers: int | None, *, is_remote: bool) -> Pool:
-    resources = ray.cluster_resources()
-    cpus = int(resources.get("CPU", 0))
-    gpus = int(resources.get("GPU", 0))
+def _pool_of(ray: ModuleType, workers: int | None, gpus_per_worker: float | None, *, is_remote: bool) -> Pool:
+    """The workers that the machines of a cluster have room for.
+
+    Raises:
+        InputError: There are fewer GPUs or cores than are wanted.
+    """
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cores = [int(machine.get("CPU", 0)) for machine in machines]
+    gpus = [int(machine.get("GPU", 0)) for machine in machines]
     if is_remote:
-        gpus = 0  # the model runs on its server, so a worker only waits for it
-    most = gpus or cpus
-    count = workers or gpus or max(1, cpus // CORES)
-    if count > most:
-        devices = "GPUs" if gpus else "cores"
-        raise InputError(f"--workers {count}: there are {most} {devices}, one for each worker")
-    if gpus:
-        return Pool(count, 1, 1)
+        gpus = []  # the model runs on its server, so a worker only waits for it
+    if gpus_per_worker is not None and not any(gpus):
+        raise InputError(f"--gpus-per-worker {gpus_per_worker:g}: no machine of the Ray has a GPU; leave it out")
+    if any(gpus):
+        share = gpus_per_worker or 1.0
+        # A worker runs on one machine, and a share is one of a single GPU.
+        most = sum(_workers_on(machine, share) for machine in gpus)
+        if not most:
+            raise InputError(f"--gpus-per-worker {share:g}: the largest machine has {max(gpus)} GPUs; name no more")
+        if workers and workers > most:
+            raise InputError(f"--workers {workers}: the GPUs serve {most}, with {share:g} for each; name no more")
+        return Pool(workers or most, 1, share)
+    count = workers or max(1, sum(cores) // CORES)
+    if count > sum(cores):
+        raise InputError(f"--workers {count}: there are {sum(cores)} cores, one for each worker")
     # A worker runs on one machine, so it cannot get more cores than the largest machine has.
-    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    return Pool(count, max(1, min(cpus // count, largest)), 0)
+    return Pool(count, max(1, min(sum(cores) // count, max(cores))), 0)
+
+
+def _workers_on(gpus: int, share: float) -> int:
+    """Workers that a machine's GPUs serve, each with several of them, one, or a share of one."""
+    if share >= 1:
+        return gpus // int(share)
+    # Rounded, because a tenth ten times is a little less than one in binary.
+    return gpus * int(round(1 / share, 6))

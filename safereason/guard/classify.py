@@ -20,6 +20,7 @@ from safereason.guard.base import CUT, Guard, GuardVerdict, OnVerdict
 from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.open import open_with_prompt
 from safereason.guard.rows import InputRow
+from safereason.recipe.schema import Precision
 from safereason.runs.manifest import going_on
 from safereason.runs.records import Record
 
@@ -44,14 +45,23 @@ class ClassifySettings:
     threshold: float | None
     seed: int
     fields: dict[str, str]
+    precision: Precision | None = None
+    """Arithmetic of a model that runs here; None is the best of the machine that opens it."""
 
     def open(self) -> Guard:
         """The guard, with its model loaded.
 
         Raises:
             InputError: The model cannot be opened.
+            StageFailed: It does not fit in memory.
         """
-        return open_with_prompt(self.model, self.guard_prompt, base_url=self.base_url, samples=self.samples)
+        return open_with_prompt(
+            self.model,
+            self.guard_prompt,
+            base_url=self.base_url,
+            samples=self.samples,
+            precision=self.precision,
+        )
 
     def identity(self) -> dict[str, object]:
         """Everything but the input that the records depend on, as JSON.
@@ -59,7 +69,7 @@ class ClassifySettings:
         Raises:
             InputError: A file of the model cannot be read.
         """
-        return {
+        identity = {
             **_guard_model_identity(self.model),
             # The key is older than the class's name. Outputs that were written under it must still resume.
             "guide": self.guard_prompt.document(),
@@ -69,6 +79,10 @@ class ClassifySettings:
             "fields": self.fields,
             "rows_a_chunk": CHUNK,
         }
+        # Unset, it depends on the machine, which is no part of an output: a resume may be on another one.
+        if self.precision is not None:
+            identity["precision"] = self.precision
+        return identity
 
 
 def _guard_model_identity(model: str) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from safereason.engines.open import open_engine
+from safereason.engines.open import open_engine, precision_here
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard import guard_prompt as guard_prompts
@@ -48,14 +48,21 @@ def open_with_prompt(
     *,
     base_url: str | None = None,
     samples: int = 1,
-    precision: Precision = "fp32",
+    precision: Precision | None = None,
 ) -> ReasoningGuard:
     """A model as a guard that reasons, with a prompt that is read already; other arguments as of `open_guard`.
 
+    Without a precision it is bf16 on a GPU that has it, and fp32 elsewhere.
+
     Raises:
         InputError: The model cannot be opened.
+        StageFailed: It does not fit in memory.
     """
-    engine = open_engine(ModelSpec.parse(spec), base_url=base_url, precision=precision)
+    model = ModelSpec.parse(spec)
+    # A server decides for itself, and torch need not be imported for it.
+    if precision is None and model.is_remote:
+        precision = "fp32"
+    engine = open_engine(model, base_url=base_url, precision=precision or precision_here())
     return ReasoningGuard(engine, guard_prompt, samples=samples)
 
 

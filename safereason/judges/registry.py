@@ -13,6 +13,8 @@ from safereason.runs.manifest import sha256
 HARMBENCH_MODEL = "cais/HarmBench-Llama-2-13b-cls"
 STRONGREJECT_MODEL = "qylu4156/strongreject-15k-v1"
 """The published weights of the two judges, which are loaded where no model is named."""
+REWARD_MODEL = "reward-model"
+"""Name of the judge that is a sequence classifier."""
 
 
 def _model_in_argument(argument: str) -> str | None:
@@ -184,7 +186,7 @@ JUDGES: Registry[JudgeEntry] = Registry(
             model_of=_no_model,
         ),
         JudgeEntry(
-            "reward-model",
+            REWARD_MODEL,
             "A sequence classifier's score: reward-model:ORG/NAME",
             _reward_model,
             ("quality",),

@@ -4,19 +4,31 @@ TARS's task reward (arXiv 2507.00971, §4) is such a model, `Ray2333/GRM-llama3-
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+import openai
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from safereason.engines import server
 from safereason.engines.memory import halves_of, is_out_of_memory, run_or_halve
-from safereason.engines.open import check_embeddings, load_tokenizer, not_loaded
+from safereason.engines.open import check_embeddings, has_bf16, load_tokenizer, not_loaded, report_full_memory
 from safereason.engines.spec import ModelSpec
 from safereason.engines.transformers import BATCH_TOKENS, pack
 from safereason.errors import InputError, one_line
 from safereason.judges.base import Exchange, Measure, Verdict
 from safereason.text import chat
 from safereason.text.inert import inert, special_tokens
+
+CONCURRENT_CALLS = 64
+"""Requests at a time to a server, which batches them."""
+SECONDS_A_TRY = 600.0
 
 
 class RewardModel:
@@ -46,10 +58,8 @@ class RewardModel:
         if self.model.config.num_labels != 1:
             raise InputError(f"{spec}: has {self.model.config.num_labels} labels; a reward model has one")
         self.truncated = 0
-        # A tokenizer without a limit names a huge one; a model with one may be shorter than its tokenizer says.
-        self._longest = min(
-            int(self.tokenizer.model_max_length), self.model.config.get_text_config().max_position_embeddings
-        )
+        self._budget = BATCH_TOKENS
+        self._longest = _longest_row(self.tokenizer, self.model.config)
         self._special = special_tokens(self.tokenizer)
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
@@ -87,26 +97,30 @@ class RewardModel:
             else:
                 logits.update(zip(members, values, strict=True))
 
+        def halve(members: list[int]) -> list[list[int]]:
+            # Later batches are no larger than these halves.
+            self._budget = max(1, min(self._budget, len(members) * max(len(rows[i]) for i in members) // 2))
+            return halves_of(members)
+
         with torch.inference_mode():
             for batch in self._batches([len(row) for row in rows]):
-                run_or_halve(batch, compute, halves_of, "out of memory for a single exchange")
+                run_or_halve(batch, compute, halve, "out of memory for a single exchange")
         return logits, reasons
 
     def _ids(self, exchange: Exchange) -> list[int]:
-        messages = [
-            {"role": "user", "content": inert(exchange.prompt, self._special)},
-            {"role": "assistant", "content": inert(exchange.answer, self._special)},
-        ]
-        return chat.ids_of(self.tokenizer, chat.transcript(self.tokenizer, messages))
+        return _transcript_ids(self.tokenizer, exchange, self._special)
 
-    def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
+    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Indices, longest rows first; one row a batch where the model names no pad token to find a row's end by."""
-        budget = BATCH_TOKENS
-        # Transformers finds a row's last token by the pad token's id, and not by the mask.
-        if self.model.config.pad_token_id is None:
-            budget = 0
+
+        def budget() -> int:
+            # Transformers finds a row's last token by the pad token's id, and not by the mask.
+            if self.model.config.pad_token_id is None:
+                return 0
+            return self._budget
+
         longest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-        return list(pack(longest_first, lengths, budget))
+        return pack(longest_first, lengths, budget)
 
     def _logits(self, rows: Sequence[list[int]]) -> list[float]:
         width = max(map(len, rows))
@@ -123,20 +137,90 @@ class RewardModel:
         return [float(value) for value in logits[:, 0].float().cpu()]
 
 
+class ServedRewardModel:
+    """Scores as `RewardModel` does, with a model that vLLM serves at `/classify`: one request an exchange.
+
+    The server is asked with token ids and without its activation, so that both judges read the same logit.
+    """
+
+    name = "reward-model"
+    measure: Measure = "quality"
+
+    def __init__(self, spec: str, address: str) -> None:
+        """Loads the tokenizer of a hub id, folder or run; the weights are behind `address`, as `http://host:port`.
+
+        Raises:
+            InputError: The tokenizer cannot be loaded, or has no chat template.
+        """
+        from transformers import AutoConfig
+
+        model = ModelSpec.parse(spec)
+        self._tokenizer = load_tokenizer(model)
+        if not self._tokenizer.chat_template:
+            raise InputError(f"{spec}: its tokenizer has no chat template; a reward model needs one")
+        self._special = special_tokens(self._tokenizer)
+        self._longest = _longest_row(
+            self._tokenizer, AutoConfig.from_pretrained(model.location, trust_remote_code=False)
+        )
+        self._location = model.location
+        connection = server.connect("judge 'reward-model'", address, "")
+        self._client = connection.client(server.seconds(server.TIMEOUT, SECONDS_A_TRY))
+        self._patience = server.Patience(f"the reward model at {connection.url}")
+
+    def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
+        """One verdict an exchange; unscored where the logit is not finite, failed where the server gives none."""
+        with ThreadPoolExecutor(CONCURRENT_CALLS) as pool:
+            return list(pool.map(self._judge, exchanges))
+
+    def _judge(self, exchange: Exchange) -> Verdict:
+        ids = _transcript_ids(self._tokenizer, exchange, self._special)
+        try:
+            logit = self._patience.call(lambda: self._logit(ids[: self._longest]))
+        except (server.BadReply, openai.OpenAIError) as error:
+            return Verdict.failure(f"the reward model failed: {server.reason_of(error)}")
+        return _verdict_of_logit(logit, len(ids) > self._longest)
+
+    def _logit(self, ids: list[int]) -> float:
+        body = {"model": self._location, "input": ids, "use_activation": False}
+        # The client of OpenAI's API has no method for this route of vLLM's.
+        document = self._client.post("/classify", body=body, cast_to=object)
+        match document:
+            case {"data": [{"probs": [int() | float() as logit]}]}:
+                return float(logit)
+        raise server.BadReply("the server gave no logit of one label", may_pass=False)
+
+
+def _transcript_ids(tokenizer: PreTrainedTokenizerBase, exchange: Exchange, special: Collection[str]) -> list[int]:
+    """Token ids of the conversation (user: prompt, assistant: answer)."""
+    messages = [
+        {"role": "user", "content": inert(exchange.prompt, special)},
+        {"role": "assistant", "content": inert(exchange.answer, special)},
+    ]
+    return chat.ids_of(tokenizer, chat.transcript(tokenizer, messages))
+
+
+def _longest_row(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> int:
+    """Tokens that the model reads."""
+    # A tokenizer without a limit names a huge one; a model with one may be shorter than its tokenizer says.
+    return min(int(tokenizer.model_max_length), int(config.get_text_config().max_position_embeddings))
+
+
 def _load_classifier(location: str) -> PreTrainedModel:
     device = "cpu"
     dtype: str | torch.dtype = torch.float32
     if torch.cuda.is_available():
         device = "cuda"
-        # On a GPU the checkpoint's own format, which is bf16 for most large models; on a CPU bf16 is slow.
-        dtype = "auto"
+        # The checkpoint's own format is bf16 for most large models, in which older GPUs and CPUs are slow.
+        if has_bf16():
+            dtype = "auto"
     try:
         model = AutoModelForSequenceClassification.from_pretrained(
             location, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
         raise not_loaded(location, error, " as a reward model") from error
-    classifier: PreTrainedModel = model.to(device).eval()
+    with report_full_memory(location):
+        classifier: PreTrainedModel = model.to(device).eval()
     return classifier
 
 

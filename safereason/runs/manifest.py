@@ -31,10 +31,13 @@ def describe() -> dict[str, object]:
     }
 
 
-def going_on() -> str:
+def going_on(what: str = "asks again") -> str:
     """The advice that resumes an incomplete run: the command line of this process, with `--resume`.
 
     A call from Python has no command line. A secret in it is not shown, and has to be put back.
+
+    Args:
+        what: What the command then does.
     """
     program, *arguments = sys.argv
     # Started as `safereason` or as `python -m safereason`.
@@ -42,7 +45,7 @@ def going_on() -> str:
     is_module = program_path.stem == "__main__" and program_path.parent.name == "safereason"
     is_ours = program_path.stem == "safereason" or is_module
     if not is_ours:
-        return "--resume asks again"
+        return f"--resume {what}"
     left = [argument for argument in arguments if argument not in ("--resume", "--overwrite")]
     # `safereason run` resumes by itself, and has no such option.
     if left[:1] != ["run"]:
@@ -50,8 +53,8 @@ def going_on() -> str:
     line = shlex.join(["safereason", *left])
     shown = redacted(line)
     if shown == line:
-        return f"`{shown}` asks again"
-    return f"`{shown}` asks again, once you put back what is {HIDDEN}"
+        return f"`{shown}` {what}"
+    return f"`{shown}` {what}, once you put back what is {HIDDEN}"
 
 
 def installed(package: str) -> str | None:

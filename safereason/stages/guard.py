@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from safereason import processes
 from safereason.data.example import Example, read_examples
 from safereason.data.prompt_builder import PromptBuilder
-from safereason.engines.open import load_tokenizer
+from safereason.engines.open import check_precision, load_tokenizer
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard import guard_prompt as guard_prompts
@@ -170,6 +170,7 @@ def train_guard_rl(recipe: Recipe, options: Options) -> Result:
     folder = data.built_data(recipe, options)
     _check_validation(guard, folder)
     start.check()
+    check_precision(section.precision, "guard.train.precision")
     with directory as this:
         this.inputs[str(folder / data.TRAIN)] = sha256(folder / data.TRAIN)
         metrics = _train_guard_grpo(section, guard, recipe, start, folder, this)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from safereason import processes
 from safereason.data.example import Example, read_examples
 from safereason.engines import vllm
-from safereason.engines.open import load_tokenizer
+from safereason.engines.open import check_precision, load_tokenizer
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.judges import JudgeSpec
@@ -74,6 +74,7 @@ def train_rl(recipe: Recipe, options: Options) -> Result:
     prompts = data.built_data(recipe, options) / data.TRAIN
     # An unknown model or judge is refused before a directory is made.
     start.check()
+    check_precision(section.precision, "rl.precision")
     reward = open_reward(_reward_with_runs(recipe, options))
     with directory as this:
         this.inputs[str(prompts)] = sha256(prompts)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from safereason import processes
 from safereason.data.example import Example, read_examples
 from safereason.data.prompt_builder import PromptBuilder, user_turn
-from safereason.engines.open import load_tokenizer
+from safereason.engines.open import check_precision, load_tokenizer
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.recipe.schema import SFT, Recipe, TarsMix
@@ -98,6 +98,7 @@ def run_sft(plan: SFTPlan, recipe: Recipe, options: Options) -> Result:
         return result
     # Everything that a person may have to mend is checked before the directory is made.
     plan.start.check()
+    check_precision(section.precision, f"{plan.key}.precision")
     traces = _traces_file(recipe, options)
     location = plan.start.location
     with directory as this:

@@ -23,7 +23,7 @@ from safereason.runs.directory import RunDirectory, differing_keys
 from safereason.runs.manifest import sha256
 from safereason.stages.base import Identity, Metrics, Options, Outline, Result, finished_result, open_run
 from safereason.text import chat
-from safereason.training import verl, verl_files
+from safereason.training import verl, verl_files, verl_reward
 from safereason.training.arguments import check_left
 from safereason.training.order import epochs
 
@@ -112,6 +112,15 @@ class VerlTraining:
         # verl's arithmetic differs from TRL's, so the same section gives another model.
         return {**self.identity, "backend": "verl"}
 
+    @property
+    def reward_model(self) -> str | None:
+        """The reward model that verl serves, where the reward has one.
+
+        Raises:
+            InputError: Another judge has a model that would run beside verl.
+        """
+        return verl_reward.reward_model_of(_reward_with_absolute_paths(self.section), self.key)
+
     def overrides(self, cluster: verl.GPUCluster, name: str, seed: int) -> verl.Overrides:
         """The section as verl's options."""
         model = self.start.location
@@ -127,18 +136,25 @@ class VerlTraining:
             cluster=cluster,
             validation_every=self.every_steps,
             key=self.key,
+            reward_model=self.reward_model,
         )
 
 
 def plan_verl(training: VerlTraining, recipe: Recipe, backend: Backend) -> Outline:
     """The plan of `export_verl`, with verl's options."""
+    overrides = training.overrides(backend.cluster, recipe.name, recipe.seed)
+    # verl asks Ray for these beside those that train.
+    reward_gpus = 0
+    if training.reward_model is not None:
+        reward_gpus = int(str(overrides[verl.REWARD_GPUS])) * int(str(overrides[verl.REWARD_NODES]))
     return {
         "stage": training.stage,
         "backend": "verl",
         "model": training.start,
         "prompts": len(training.kept),
+        "GPUs": {"training": backend.cluster.gpus, "reward model": reward_gpus},
         "reward": training.section.reward.model_dump(mode="json"),
-        "overrides": training.overrides(backend.cluster, recipe.name, recipe.seed),
+        "overrides": overrides,
     }
 
 

@@ -10,7 +10,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from safereason import console, processes
 from safereason.errors import InputError
 from safereason.runs.records import Record, RecordLog, read_json
-from safereason.training.model import report_full_disk
+from safereason.training.model import report_full_disk, report_full_memory
 from safereason.training.sharding import reduce_in_fp32
 from safereason.training.tracking import track
 from safereason.training.training_run import Section, TrainingRun
@@ -95,6 +95,9 @@ def train_to_end(trainer: Trainer, run: TrainingRun[Section], *, title: str, sho
         run: Settings of the training; a tracker gets the metrics beside its log.
         title: Title of the progress bar.
         shown: Metrics beside the bar.
+
+    Raises:
+        StageFailed: The memory is too small for a step, or the disk for a checkpoint.
     """
     trainer.remove_callback(PrinterCallback)  # it prints every step, beside the bar
     trainer.add_callback(MarkComplete())
@@ -102,7 +105,8 @@ def train_to_end(trainer: Trainer, run: TrainingRun[Section], *, title: str, sho
     reduce_in_fp32(trainer.accelerator)
     with console.progress(title, trainer.args.max_steps, run.steps_done) as advance:
         trainer.add_callback(MetricsLog(run.metrics, advance, shown))
-        _train_from(trainer, run.resume_from)
+        with report_full_memory(run.section, run.key):
+            _train_from(trainer, run.resume_from)
 
 
 def _train_from(trainer: Trainer, checkpoint: Path | None) -> None:

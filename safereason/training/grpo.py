@@ -44,7 +44,7 @@ from safereason.training.advantage import group_advantages, uniform_groups
 from safereason.training.arguments import grpo_schedule, lr_scheduler, vllm_arguments
 from safereason.training.callbacks import finite_or_none
 from safereason.training.logprobs import Rows, TokenFigures
-from safereason.training.model import add_adapters, load_trainable, save_trained, without_dropout
+from safereason.training.model import add_adapters, load_trainable, report_full_memory, save_trained, without_dropout
 from safereason.training.order import epochs
 from safereason.training.rollouts import EngineSampler, Sampler, Scorer, Share, open_vllm
 from safereason.training.tracking import Tracker
@@ -145,7 +145,7 @@ def train(
             validate(0, policy.model, False)
 
     tracker = Tracker(run.report_to, run.folder)
-    with console.progress(run.key, plan.steps, run.steps_done) as advance:
+    with report_full_memory(section, run.key), console.progress(run.key, plan.steps, run.steps_done) as advance:
         for step in range(run.steps_done + 1, plan.steps + 1):
             start = time.monotonic()
             # Draw.

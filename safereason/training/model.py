@@ -15,11 +15,13 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from safereason import processes
+from safereason.engines.memory import held_by_others, is_out_of_memory
 from safereason.engines.open import load_model, torch_dtype
 from safereason.engines.transformers import end_of_turn_ids
-from safereason.errors import StageFailed, message_of
-from safereason.recipe.schema import LoRA, Precision
+from safereason.errors import StageFailed, first_line, message_of
+from safereason.recipe.schema import DPO, GRPO, SFT, LoRA, Precision
 from safereason.runs.asides import aside_of, clear
+from safereason.runs.manifest import going_on
 from safereason.text import chat
 
 if TYPE_CHECKING:
@@ -205,6 +207,46 @@ def report_full_disk(folder: Path) -> Iterator[None]:
             raise
         reason = message_of(error)[:160]
         raise StageFailed(f"{folder}: cannot be written ({reason}); make room, and pass --resume") from error
+
+
+@contextmanager
+def report_full_memory(section: SFT | GRPO | DPO, key: str) -> Iterator[None]:
+    """Turns a lack of memory while a model is trained into an error that names the section's keys.
+
+    Raises:
+        StageFailed: A forward pass, its gradients or the optimizer do not fit.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise StageFailed(_full_memory_message(section, key, error)) from error
+
+
+def _full_memory_message(section: SFT | GRPO | DPO, key: str, error: Exception) -> str:
+    ways: list[str] = []
+    if section.micro_batch_size > 1:
+        ways.append(f"{key}.micro_batch_size={section.micro_batch_size // 2}")
+    if not section.activation_checkpointing:
+        ways.append(f"{key}.activation_checkpointing=true")
+    if not ways:
+        # Activations are as small as these keys make them: what is left is to hold less beside them.
+        ways.append("a launch that shards the model (--launch accelerate:fsdp2)")
+        if section.lora is None:
+            ways.append(f"{key}.lora.rank=16")
+    # Both keys are part of the run's identity, so that `--resume` would refuse them.
+    advice = f"pass {' or '.join(ways)}, which begins a run of its own"
+    # vLLM's memory in this very process would count among the others'.
+    has_vllm = isinstance(section, GRPO) and section.rollouts == "vllm-colocate"
+    others = "" if has_vllm else held_by_others()
+    if others:
+        advice = f"{others}; else {advice}"
+    # A launched process does not know the command that started it.
+    resume = "--resume goes on"
+    if processes.count() == 1:
+        resume = going_on("goes on")
+    return f"{key}: out of memory ({first_line(error)[:120]}); {advice}; where more memory is free, {resume}"
 
 
 def _is_write_error(error: Exception) -> bool:

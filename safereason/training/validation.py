@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from safereason import processes
 from safereason.console import say
 from safereason.data.example import Example
-from safereason.engines.transformers import TransformersEngine
+from safereason.engines.transformers import BATCH_TOKENS, TransformersEngine
 from safereason.guard.base import GuardVerdict, Question
 from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.reasoning import ReasoningGuard
@@ -64,6 +64,7 @@ class Validation:
         self._log = log
         self._best = best
         self._save = save
+        self._batch_tokens = BATCH_TOKENS
         if best is not None and processes.is_main():
             _finish_replacement(best)
         processes.wait()
@@ -74,11 +75,15 @@ class Validation:
             self._validate(step, model)
 
     def _validate(self, step: int, model: PreTrainedModel) -> None:
-        engine = TransformersEngine(model, self._tokenizer, name="the model being trained")
+        engine = TransformersEngine(
+            model, self._tokenizer, name="the model being trained", batch_tokens=self._batch_tokens
+        )
         guard = ReasoningGuard(engine, self._guard_prompt, scores=False)
         questions = [Question(example.prompt, example.response) for example in self._examples]
         with unsharded(model):
             verdicts = [verdict for verdict in guard.classify(questions, seed=self._seed) if verdict is not None]
+        # A batch that did not fit in memory is not tried again at the next validation.
+        self._batch_tokens = engine.batch_tokens
         record: Record = {"step": step, **validation_metrics(self._examples, verdicts)}
         self._log.append(record)
         say(

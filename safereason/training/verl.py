@@ -14,6 +14,11 @@ Differences from `training.grpo`:
        counterpart. The last changes no figure.
     5. verl warms up a constant learning rate where TRL does not: only `warmup_ratio: 0` is the same in both.
     6. Validation means the reward on the rows held out; there is no F1, and no model is kept for it.
+    7. Rows are packed without padding into forward passes of as many tokens as `micro_batch_size` of the longest rows
+       have (9216 in tars-1.5b, as the authors' 9208), where ours has that many rows. The loss is the same.
+    8. A reward model is served by vLLM on a GPU of its own, in bf16. verl's workers that score ask Ray for no GPU: what
+       they open lies on the first one, beside vLLM and a trainer. On the GPUs that train, verl 0.9 serves a reward
+       model to its own reward alone, which knows no kinds of prompts.
 """
 
 import json
@@ -36,8 +41,24 @@ CHECKPOINTS = "checkpoints"
 ROLLOUTS = "rollouts"
 VERL_EPSILON = 1e-6
 """Added to the group's standard deviation by verl, which has no key for it."""
-FREE: Overrides = {"actor_rollout_ref.rollout.tensor_model_parallel_size": 1}
-"""Set only so that verl's default (2) does not want a second GPU: `extra` may set it otherwise."""
+FREE: Overrides = {
+    # verl's default is flash_attention_2, whose package no extra for vLLM installs. Packed rows stay apart in both.
+    "+actor_rollout_ref.model.override_config.attn_implementation": "sdpa",
+    # verl's default, 2, wants a second GPU.
+    "actor_rollout_ref.rollout.tensor_model_parallel_size": 1,
+    # The reference has nothing to do most of the time; TARS's authors kept it on the CPU as well.
+    "actor_rollout_ref.ref.fsdp_config.param_offload": True,
+}
+"""Overrides that `extra` may set otherwise: they change where and how fast verl computes, not what."""
+REWARD_GPUS = "reward.reward_model.n_gpus_per_node"
+REWARD_NODES = "reward.reward_model.nnodes"
+FREE_REWARD_MODEL: Overrides = {
+    REWARD_GPUS: 1,
+    REWARD_NODES: 1,
+    "reward.reward_model.rollout.tensor_model_parallel_size": 1,
+    "reward.reward_model.rollout.gpu_memory_utilization": 0.85,
+}
+"""As `FREE`, where there is a reward model: the GPUs of its own."""
 # Words that Hydra's grammar reads as themselves, without quotes.
 _PLAIN = re.compile(r"(?!(true|false|null|nan|inf)$)[a-z_][\w./:-]*", re.IGNORECASE | re.ASCII)
 
@@ -65,6 +86,7 @@ def overrides(
     cluster: GPUCluster,
     validation_every: int | None = None,
     key: str = "rl",
+    reward_model: str | None = None,
 ) -> Overrides:
     """The overrides that a recipe's section becomes.
 
@@ -77,6 +99,7 @@ def overrides(
         cluster: The machines.
         validation_every: Steps between two validations; None has none.
         key: The section's dotted key, for messages.
+        reward_model: Folder or hub id of the reward model, where the reward has one.
 
     Raises:
         InputError: A value has no counterpart in verl, or the batch cannot be cut for so many GPUs.
@@ -89,13 +112,16 @@ def overrides(
         **_actor_overrides(section, seed),
         **_batch_overrides(section, cluster, key),
         **_rollout_overrides(section, seed),
-        **_reward_overrides(),
+        **_reward_overrides(reward_model),
         **_trainer_overrides(section, prompts, name, cluster, validation_every, key),
     }
     taken = sorted(owned.keys() & section.extra.keys())
     if taken:
         raise InputError(f"{key}.extra.{taken[0]}: this is set by a field of the section itself; set it there")
-    return {**FREE, **owned, **section.extra}
+    free = FREE
+    if reward_model is not None:
+        free = {**FREE, **FREE_REWARD_MODEL}
+    return {**free, **owned, **section.extra}
 
 
 def hydra_lines(given: Overrides) -> list[str]:
@@ -178,6 +204,7 @@ def _model_overrides(model: str, section: GRPO) -> Overrides:
         "actor_rollout_ref.model.path": model,
         "actor_rollout_ref.model.trust_remote_code": False,
         "actor_rollout_ref.model.enable_gradient_checkpointing": section.activation_checkpointing,
+        "actor_rollout_ref.model.use_remove_padding": True,
         **_adapter_overrides(section.lora),
     }
 
@@ -230,15 +257,18 @@ def _actor_overrides(section: GRPO, seed: int) -> Overrides:
 
 
 def _batch_overrides(section: GRPO, cluster: GPUCluster, key: str) -> Overrides:
-    """One update a step on all of its prompts, each GPU's share cut into forward passes."""
-    sequences = section.prompts_per_step * section.rollouts_per_prompt
-    size = cut_batch(sequences, section.micro_batch_size, cluster.gpus, key).per_device
+    """One update a step on all of its prompts, each GPU's share packed into forward passes by its tokens."""
+    # verl gives each GPU as many sequences as the others.
+    cut_batch(section.prompts_per_step * section.rollouts_per_prompt, section.micro_batch_size, cluster.gpus, key)
+    tokens = section.micro_batch_size * (section.max_prompt_tokens + section.sampling.max_new_tokens)
     return {
         "actor_rollout_ref.actor.ppo_mini_batch_size": section.prompts_per_step,
-        "actor_rollout_ref.actor.use_dynamic_bsz": False,
-        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": size,
-        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": size,
-        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": size,
+        "actor_rollout_ref.actor.use_dynamic_bsz": True,
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu": tokens,
+        "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz": True,
+        "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu": tokens,
+        "actor_rollout_ref.ref.log_prob_use_dynamic_bsz": True,
+        "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu": tokens,
     }
 
 
@@ -259,14 +289,32 @@ def _rollout_overrides(section: GRPO, seed: int) -> Overrides:
     return _with_prefix("actor_rollout_ref.rollout.", rollout)
 
 
-def _reward_overrides() -> Overrides:
+def _reward_overrides(reward_model: str | None) -> Overrides:
     return {
+        **_reward_model_overrides(reward_model),
         "reward.num_workers": 1,  # each worker opens the judges for itself
         "reward.reward_manager.name": "naive",
         "reward.custom_reward_function.path": "pkg://safereason.training.verl_reward",
         "reward.custom_reward_function.name": "compute_score",
         "+reward.custom_reward_function.reward_kwargs.config": f"{HERE}/{REWARD}",
     }
+
+
+def _reward_model_overrides(reward_model: str | None) -> Overrides:
+    """A server of verl's for the reward model, in a resource pool that nothing else is placed in."""
+    if reward_model is None:
+        return {"reward.reward_model.enable": False}
+    served: Overrides = {
+        "enable": True,
+        "enable_resource_pool": True,
+        "model_path": reward_model,
+        "rollout.name": "vllm",
+        "rollout.dtype": "bfloat16",
+        "rollout.load_format": "auto",
+        # It has the GPU for itself, so that there is nobody to sleep for.
+        "rollout.free_cache_engine": False,
+    }
+    return _with_prefix("reward.reward_model.", served)
 
 
 def _trainer_overrides(

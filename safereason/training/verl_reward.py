@@ -13,8 +13,11 @@ from typing import TypedDict
 from pydantic import TypeAdapter
 
 from safereason.data.example import PromptKind
+from safereason.errors import InputError
+from safereason.judges.base import Judge
+from safereason.judges.registry import REWARD_MODEL, JudgeSpec
 from safereason.recipe.schema import RSafeRewardSettings, TarsRewardSettings
-from safereason.rewards import open_reward
+from safereason.rewards import judges_of, open_reward
 from safereason.rewards.base import Reward, RewardParts, RewardRow
 from safereason.rewards.rsafe import VerdictReward
 from safereason.runs.records import read_json, write_json
@@ -37,7 +40,14 @@ class ExtraInfo(TypedDict):
 
 
 async def compute_score(
-    data_source: str, solution_str: str, ground_truth: str, extra_info: ExtraInfo, *, config: str, **_: object
+    data_source: str,
+    solution_str: str,
+    ground_truth: str,
+    extra_info: ExtraInfo,
+    *,
+    config: str,
+    reward_router_address: str | None = None,
+    **_: object,
 ) -> dict[str, float]:
     """The rollout's reward as `score`, and its parts that are numbers.
 
@@ -47,11 +57,12 @@ async def compute_score(
         ground_truth: The row's label or kind; unused, since `extra_info` holds both.
         extra_info: The row's example.
         config: The file that `write_config` wrote.
+        reward_router_address: Host and port of verl's server of the reward model, where there is one.
 
     Raises:
         Unscored: The part that decides has no score.
     """
-    scorer = _open_scorer(config)
+    scorer = _open_scorer(config, reward_router_address)
     text = scorer.opening + solution_str
     row = RewardRow(extra_info["user"], extra_info["kind"], text, extra_info["label"], extra_info["response"])
     parts = await scorer.score(row)
@@ -115,7 +126,7 @@ class Scorer:
 
 
 @cache
-def _open_scorer(config: str) -> Scorer:
+def _open_scorer(config: str, reward_router_address: str | None) -> Scorer:
     document = read_json(Path(config))
     opening = document.get("opening", "")  # a folder that was exported before has none
     section: TarsRewardSettings | RSafeRewardSettings = TypeAdapter(
@@ -124,4 +135,44 @@ def _open_scorer(config: str) -> Scorer:
     if isinstance(section, RSafeRewardSettings):
         verdicts = VerdictReward(section.accuracy_weight, section.format_weight, document["reasoning"])
         return Scorer(verdicts, opening)
-    return Scorer(open_reward(section), opening)
+
+    def open_judge(text: str) -> Judge:
+        judge = JudgeSpec.parse(text)
+        if judge.name != REWARD_MODEL:
+            return judge.open()
+        if reward_router_address is None:
+            raise InputError(f"judge {text!r}: verl serves no reward model; export the folder again")
+        from safereason.judges.reward_model import ServedRewardModel
+
+        return ServedRewardModel(judge.argument, f"http://{reward_router_address}")
+
+    return Scorer(open_reward(section, open_judge), opening)
+
+
+def reward_model_of(reward: TarsRewardSettings | RSafeRewardSettings, key: str) -> str | None:
+    """The folder or hub id of the reward model that verl is to serve; None where the reward has none.
+
+    Args:
+        reward: The recipe's.
+        key: The section's dotted key, for messages.
+
+    Raises:
+        InputError: A judge has another model that would run beside verl, where no GPU is kept for it; or there are two
+            reward models.
+    """
+    if isinstance(reward, RSafeRewardSettings):
+        return None
+    found: list[str] = []
+    for name, text in zip(("safety", "task"), judges_of(reward), strict=True):
+        judge = JudgeSpec.parse(text)
+        if judge.model is None or judge.model.is_remote:
+            continue
+        if judge.name != REWARD_MODEL:
+            raise InputError(
+                f"{key}.reward.{name}: --backend verl keeps no GPU for the model of {text!r}; serve it, and name it as "
+                "openai/NAME with OPENAI_BASE_URL"
+            )
+        found.append(judge.model.location)
+    if len(set(found)) > 1:
+        raise InputError(f"{key}.reward: --backend verl serves one reward model, and here are {' and '.join(found)}")
+    return next(iter(found), None)

@@ -2,10 +2,14 @@
 
 import json
 from importlib import metadata
+from types import SimpleNamespace
 
+import pytest
+import torch
 from program import safereason
 
 import safereason as package
+from safereason.cli import doctor
 
 
 def test_doctor_finds_versions_machine_and_folders(tmp_path):
@@ -23,3 +27,16 @@ def test_doctor_finds_versions_machine_and_folders(tmp_path):
 def test_doctor_names_every_extra_of_the_package():
     extras = set(metadata.metadata("safereason").get_all("Provides-Extra"))
     assert json.loads(safereason("doctor", "--json").stdout)["extras"].keys() == extras
+
+
+def test_doctor_says_what_its_devices_cannot_do(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert doctor._devices() == "cpu (no CUDA device; Apple's GPU is not used)"
+    gpus = [
+        SimpleNamespace(name="Tesla T4", total_memory=15 * 2**30, major=7, minor=5),
+        SimpleNamespace(name="A40", total_memory=45 * 2**30, major=8, minor=6),
+    ]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpus[index])
+    assert doctor._devices() == "Tesla T4 (15.0 GiB, no bf16: precision fp32), A40 (45.0 GiB)"

@@ -67,6 +67,17 @@ def test_a_group_without_a_command_shows_its_help():
         ),
         (OSError(errno.EROFS, "Read-only file system", "/out"), 1, "error: /out: read-only file system"),
         (ZeroDivisionError("by zero"), 1, "error: unexpected ZeroDivisionError: by zero; -v shows the traceback"),
+        (MemoryError(), 1, "error: out of memory (no more can be had); take fewer tokens or rows at a time"),
+        (
+            RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`"),
+            1,
+            "error: out of memory (CUDA error: out of memory Compile",
+        ),
+        (
+            RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nCUDA kernel errors"),
+            1,
+            "error: the GPU is busy (CUDA error: all CUDA-capable devices are busy or unavailable); wait",
+        ),
         (InputError("evil \x1b[2J name"), 2, "error: evil \\x1b[2J name"),
     ],
 )

@@ -147,6 +147,16 @@ def test_without_ray_one_line_says_how_to_get_it_and_nothing_is_written(
     ("words", "error"),
     [
         (["--workers", "2"], "--workers 2: is for --ray"),
+        (["--gpus-per-worker", "0.5"], "--gpus-per-worker 0.5: is for --ray"),
+        (["--ray", "--gpus-per-worker", "0"], "--gpus-per-worker 0: is no number of GPUs"),
+        (["--ray", "--gpus-per-worker", "1.5"], "--gpus-per-worker 1.5: is no number of GPUs"),
+        (["--ray", "--gpus-per-worker", "nan"], "--gpus-per-worker nan: is no number of GPUs"),
+        (["--ray", "--gpus-per-worker", "2"], "only vLLM spreads a model over several GPUs; pass --model vllm/"),
+        (["--model", "openai/x", "--precision", "bf16"], "--precision bf16: openai/x computes on its server"),
+        (
+            ["--ray", "--model", "openai/x", "--gpus-per-worker", "1"],
+            "1: openai/x runs on its server",
+        ),
         (["--ray", "--format", "csv"], "--format csv: --ray reads parquet"),
         (["--ray", "--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
     ],

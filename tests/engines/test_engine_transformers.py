@@ -244,11 +244,13 @@ def out_of_memory(limit: int, error: Exception) -> Callable[[torch.Tensor, torch
 
 ALLOCATIONS = [
     torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
 ]
 
 
-@pytest.mark.parametrize("error", ALLOCATIONS, ids=["cuda", "cpu"])
+@pytest.mark.parametrize("error", ALLOCATIONS, ids=["torch", "cuda", "cublas", "cpu"])
 @pytest.mark.parametrize("limit", [1, 3, 7])
 def test_a_batch_that_does_not_fit_is_halved(model: LlamaForCausalLM, error: Exception, limit: int):
     expected = engine(model).generate(PROMPTS, SAMPLED, GenerateOptions(n=3))
@@ -282,6 +284,53 @@ def test_memory_that_runs_out_midway_costs_no_finished_completion(model: LlamaFo
     assert 5 <= len(finished_before) < 20
     assert ids(completions) == ids(expected)
     assert len(calls) == len(set(calls)) == 20
+
+
+def test_a_batch_that_did_not_fit_makes_the_later_ones_smaller(model: LlamaForCausalLM):
+    small = engine(model)
+    sizes: list[int] = []
+
+    def hook(input_ids: torch.Tensor, mask: torch.Tensor) -> None:
+        sizes.append(len(input_ids))
+        if len(input_ids) > 3:
+            raise torch.OutOfMemoryError
+
+    prompts = [user(f"prompt {i}") for i in range(8)]
+    with hooked(model, hook):
+        first = small.generate(prompts, SAMPLED)
+        assert max(sizes) == 8
+        tried = [size for size in sizes if size > 3]
+        sizes.clear()
+        assert ids(small.generate(prompts, SAMPLED)) == ids(first)
+        assert max(sizes) <= 3, "no batch is tried again that cannot fit"
+    assert tried == [8, 4, 4], "its halves were laid out before the first of them failed"
+
+
+@pytest.mark.parametrize("error", ALLOCATIONS, ids=["torch", "cuda", "cublas", "cpu"])
+@pytest.mark.parametrize("limit", [1, 2])
+def test_likelihoods_and_states_that_do_not_fit_are_halved(model: LlamaForCausalLM, error: Exception, limit: int):
+    texts = [f"text {i}" for i in range(len(PROMPTS))]
+    likelihoods = engine(model).loglikelihood(PROMPTS, texts)
+    states = engine(model).last_states(PROMPTS)
+    small = engine(model)
+    with hooked(model, out_of_memory(limit, error)):
+        halved = small.loglikelihood(PROMPTS, texts)
+    for likelihood, expected in zip(halved, likelihoods, strict=True):
+        assert likelihood.logprobs == pytest.approx(expected.logprobs)
+    with hooked(model.base_model, out_of_memory(limit, error)):
+        torch.testing.assert_close(engine(model).last_states(PROMPTS), states)
+    sizes: list[int] = []
+    with hooked(model, lambda input_ids, mask: sizes.append(len(input_ids))):
+        small.loglikelihood(PROMPTS, texts)
+    assert max(sizes) < len(PROMPTS), "the smaller batch is kept"
+
+
+def test_a_single_text_that_does_not_fit_fails_the_stage(model: LlamaForCausalLM):
+    with (
+        hooked(model, out_of_memory(0, torch.OutOfMemoryError())),
+        pytest.raises(StageFailed, match="micro: out of memory for a single text; shorten it"),
+    ):
+        engine(model).loglikelihood(PROMPTS, ["a"] * len(PROMPTS))
 
 
 def test_a_single_completion_that_does_not_fit_fails_the_stage(model: LlamaForCausalLM):

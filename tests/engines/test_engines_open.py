@@ -5,15 +5,17 @@ import json
 import shutil
 from pathlib import Path
 
+import fake_gpu
 import micro
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from safereason.engines import embedded
-from safereason.engines.open import load_model, load_tokenizer, open_engine
+from safereason.engines.open import check_precision, load_model, load_tokenizer, open_engine, precision_here
 from safereason.engines.spec import ModelSpec
 from safereason.engines.transformers import TransformersEngine
-from safereason.errors import InputError
+from safereason.errors import InputError, StageFailed
 from safereason.recipe.schema import Sampling
 from safereason.runs.directory import RunDirectory
 from safereason.text.chat import user
@@ -205,3 +207,47 @@ def test_an_architecture_that_cannot_be_run_is_refused_before_it_is_loaded(
 def test_an_encoder_that_is_a_decoder_may_be_named(micro_model: Path, tmp_path: Path):
     folder = other_architecture(micro_model, tmp_path / "other", model_type="bert", is_decoder=True)
     ModelSpec.parse(str(folder)).check()
+
+
+def test_bf16_on_a_gpu_that_emulates_it_is_refused_before_the_model_is_loaded(
+    micro_model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fake_gpu.install(monkeypatch, capability=(7, 0))
+    monkeypatch.delattr(AutoModelForCausalLM, "from_pretrained")
+    with pytest.raises(InputError, match=r"Tesla V100 \(compute capability 7\.0; 8\.0 has it\)") as error:
+        open_engine(ModelSpec.parse(str(micro_model)), precision="bf16")
+    assert one_line(error).endswith("pass --precision fp32, or precision=fp32 of the recipe's section")
+    with pytest.raises(InputError, match=r"^rl\.precision: bf16 is only emulated .*; pass rl\.precision=fp32$"):
+        check_precision("bf16", "rl.precision")
+    check_precision("fp32")
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), "fp32"), ((8, 0), "bf16"), ((12, 0), "bf16")])
+def test_the_precision_of_a_gpu_is_bf16_where_it_has_it(
+    capability: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch
+):
+    assert precision_here() == "fp32", "on a CPU"
+    fake_gpu.install(monkeypatch, capability=capability)
+    assert (precision_here(), precision_here("fp32")) == (expected, "fp32")
+
+
+def test_on_a_mac_a_model_runs_on_the_cpu_in_fp32(micro_model: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert precision_here() == "fp32"
+    assert load_model(str(micro_model)).device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("free", "advice"), [(1, "other processes hold 45.0 of 48.0 GiB of GPU 0"), (44, "precision bf16")]
+)
+def test_a_model_that_does_not_fit_is_one_line(
+    micro_model: Path, monkeypatch: pytest.MonkeyPatch, free: float, advice: str
+):
+    fake_gpu.install(monkeypatch, free=free)
+
+    def full(self: object, device: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.to", full)
+    with pytest.raises(StageFailed, match=rf"does not fit in memory \(CUDA out of memory.*\); .*{advice}"):
+        load_model(str(micro_model))

@@ -85,11 +85,12 @@ def test_an_unknown_model_is_one_line(tmp_path: Path):
 
 ALLOCATIONS = [
     torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED: out of memory"),
     RuntimeError("DefaultCPUAllocator: can't allocate memory: out of memory"),
 ]
 
 
-@pytest.mark.parametrize("error", ALLOCATIONS, ids=["cuda", "cpu"])
+@pytest.mark.parametrize("error", ALLOCATIONS, ids=["cuda", "cublas", "cpu"])
 @pytest.mark.parametrize("too_many", [2, 1])
 def test_memory_that_runs_out_halves_the_batch_and_fails_only_a_row_that_is_alone(
     micro_classifier: Path, monkeypatch: pytest.MonkeyPatch, too_many: int, error: RuntimeError

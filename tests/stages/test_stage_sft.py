@@ -2,6 +2,7 @@
 
 import re
 
+import fake_gpu
 import pytest
 
 from safereason.engines.spec import ModelSpec
@@ -67,6 +68,15 @@ def test_the_same_recipe_trains_the_same_model(micro_model, trained, tmp_path, r
     assert again.metrics == trained.metrics
     name = "model/model.safetensors"
     assert (again.run / name).read_bytes() == (trained.run / name).read_bytes()
+
+
+def test_bf16_on_a_gpu_that_emulates_it_is_refused_before_there_is_a_run(micro_model, root, tmp_path, monkeypatch):
+    fake_gpu.install(monkeypatch, capability=(7, 5))
+    with pytest.raises(
+        InputError, match=r"^sft\.precision: bf16 is only emulated by this GPU.*; pass sft\.precision=fp32$"
+    ):
+        sft.train_sft(recipe_of(micro_model, precision="bf16"), Options(root=root, out=tmp_path / "run"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_long_traces_are_counted(micro_model, root, tmp_path):

@@ -3,15 +3,21 @@
 import copy
 from pathlib import Path
 
+import fake_gpu
 import micro
 import pytest
 import torch
 from peft import get_peft_model
+from test_knobs import BASE_DPO, BASE_GRPO
+from training_parts import training_run
 from transformers import LlamaForCausalLM
 
 from safereason.engines.open import load_model
-from safereason.recipe.schema import LoRA
-from safereason.training.model import load_trainable, lora_config, save_copy, save_whole
+from safereason.errors import StageFailed
+from safereason.recipe.schema import DPO, GRPO, SFT, LoRA
+from safereason.runs.records import RecordLog
+from safereason.training import sft
+from safereason.training.model import load_trainable, lora_config, report_full_memory, save_copy, save_whole
 
 
 def untied() -> LlamaForCausalLM:
@@ -83,3 +89,68 @@ def test_a_copy_says_what_the_trained_model_says(micro_model, tmp_path):
 def test_what_is_trained_has_fp32_weights_whatever_it_was_saved_in(micro_model, tmp_path):
     save_copy(load_trainable(str(micro_model), micro.tokenizer()), micro.tokenizer(), tmp_path / "half", "bf16")
     assert {p.dtype for p in load_trainable(str(tmp_path / "half"), micro.tokenizer()).parameters()} == {torch.float32}
+
+
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    MemoryError(),
+]
+SECTIONS = {
+    "sft": SFT(epochs=1, learning_rate=1e-3, batch_size=4, micro_batch_size=4),
+    "rl": DPO(**{**BASE_DPO, "micro_batch_size": 4}),
+    "guard.train": GRPO(**{**BASE_GRPO, "micro_batch_size": 4}),
+}
+
+
+@pytest.mark.parametrize("error", FULL, ids=["torch", "cuda", "cublas", "python"])
+@pytest.mark.parametrize("key", SECTIONS)
+def test_a_lack_of_memory_in_training_names_the_keys_of_its_section(key: str, error: Exception):
+    with pytest.raises(StageFailed) as failure, report_full_memory(SECTIONS[key], key):
+        raise error
+    line = str(failure.value)
+    assert line.startswith(f"{key}: out of memory (")
+    assert (
+        f"pass {key}.micro_batch_size=2 or {key}.activation_checkpointing=true, which begins a run of its own" in line
+    )
+    assert line.endswith("; where more memory is free, --resume goes on")
+    assert "\n" not in line
+
+
+def test_what_is_left_where_both_keys_are_at_their_least(monkeypatch: pytest.MonkeyPatch):
+    least = SECTIONS["sft"].model_copy(update={"micro_batch_size": 1, "activation_checkpointing": True})
+    with (
+        pytest.raises(StageFailed, match=r"--launch accelerate:fsdp2\) or sft\.lora\.rank=16"),
+        report_full_memory(least, "sft"),
+    ):
+        raise MemoryError
+    monkeypatch.setattr("sys.argv", ["/bin/safereason", "sft", "--recipe", "tars-1.5b", "--overwrite"])
+    fake_gpu.install(monkeypatch, free=1)
+    with (
+        pytest.raises(StageFailed, match=r"other processes hold 45\.0 of 48\.0 GiB .*; else pass ") as failure,
+        report_full_memory(SECTIONS["sft"], "sft"),
+    ):
+        raise torch.OutOfMemoryError
+    assert str(failure.value).endswith("is free, `safereason sft --recipe tars-1.5b --resume` goes on")
+
+
+def test_other_errors_of_training_pass_as_they_are():
+    with pytest.raises(RuntimeError, match="shapes differ"), report_full_memory(SECTIONS["sft"], "sft"):
+        raise RuntimeError("shapes differ")
+
+
+def test_a_step_of_sft_that_does_not_fit_is_that_line(micro_model, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    def full(self: object, *arguments: object, **named: object) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(sft.TracesTrainer, "compute_loss", full)
+    section = SECTIONS["sft"].model_copy(update={"precision": "fp32"})
+    rows = [{"input_ids": [1, 2, 3, 4], "completion_mask": [0, 0, 1, 1]}] * 8
+    with (
+        RecordLog(tmp_path / "metrics.jsonl") as log,
+        pytest.raises(
+            StageFailed, match=r"^sft: out of memory \(CUDA error: out of memory\); pass sft\.micro_batch_size=2"
+        ),
+    ):
+        sft.train(training_run(section, micro_model, tmp_path, log, key="sft"), rows)

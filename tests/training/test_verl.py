@@ -3,16 +3,24 @@
 import asyncio
 import importlib
 import importlib.util
+import json
+import threading
 import warnings
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 import verl_peer
 from hypothesis import given
 from hypothesis import strategies as st
 from test_knobs import BASE_GRPO, GRPO_CHANGES, changed
+from transformers import AutoModelForCausalLM
 
 from safereason.errors import InputError
+from safereason.judges.base import Exchange
+from safereason.judges.reward_model import RewardModel, ServedRewardModel
 from safereason.recipe.load import load
 from safereason.recipe.schema import GRPO, RSafeRewardSettings, TarsRewardSettings
 from safereason.rewards.base import RewardParts
@@ -21,6 +29,9 @@ from safereason.training.arguments import grpo_schedule
 
 SIZE = {"prompts": 100, "seed": 3}
 SECTION = GRPO(**{**BASE_GRPO, "lora": None})
+
+
+REWARD_MODEL = "reward.reward_model"
 
 
 def overrides(section: GRPO = SECTION, gpus: int = 1, **named) -> verl.Overrides:
@@ -52,7 +63,13 @@ WHOLE = {
     "adapters": {"lora": {"rank": 4, "target_modules": ("q_proj", "v_proj")}},
     "no kl": {"kl_coef": 0},
     "cosine": {"lr_schedule": "cosine", "warmup_ratio": 0.1},
-    "extra": {"extra": {"actor_rollout_ref.rollout.tensor_model_parallel_size": 2, "trainer.balance_batch": False}},
+    "extra": {
+        "extra": {
+            "actor_rollout_ref.rollout.tensor_model_parallel_size": 2,
+            "trainer.balance_batch": False,
+            "+actor_rollout_ref.model.override_config.attn_implementation": "flash_attention_2",
+        }
+    },
 }
 
 
@@ -60,14 +77,18 @@ WHOLE = {
 @pytest.mark.parametrize("validation_every", [None, 5])
 def test_verl_knows_every_key_takes_every_value_and_finds_nothing_wrong(changes, validation_every, capsys):
     section = SECTION.model_copy(update=GRPO(**{**BASE_GRPO, "lora": None, **changes}).__dict__)
-    assert_verl_takes(section, overrides(section, validation_every=validation_every), capsys)
+    for reward_model in (None, "org/reward"):
+        arguments = overrides(section, validation_every=validation_every, reward_model=reward_model)
+        assert_verl_takes(section, arguments, capsys)
 
 
 @pytest.mark.parametrize("name", ["tars-1.5b", "tars-7b", "rsafe"])
 def test_verl_takes_the_recipes_of_the_papers(name, capsys):
     recipe = load(name, ["guard.train.sampling.repetition_penalty=1.0"] if name == "rsafe" else [])
     section = recipe.guard.train if name == "rsafe" else recipe.rl
-    assert_verl_takes(section, overrides(section, gpus=8, prompts=5000), capsys)
+    reward_model = verl_reward.reward_model_of(section.reward, "rl")
+    assert reward_model == (None if name == "rsafe" else "Ray2333/GRM-llama3-8B-distill")
+    assert_verl_takes(section, overrides(section, gpus=8, prompts=5000, reward_model=reward_model), capsys)
 
 
 def assert_verl_takes(section, arguments, capsys):
@@ -110,6 +131,9 @@ def test_the_recipe_of_tars_is_what_its_authors_ran():
         f"{actor}.optim.lr_scheduler_type": "constant",
         f"{actor}.grad_clip": 1.0,
         f"{rollout}.top_k": -1,
+        f"{actor}.use_dynamic_bsz": True,
+        "actor_rollout_ref.model.use_remove_padding": True,
+        "actor_rollout_ref.ref.fsdp_config.param_offload": True,
     }
     assert {key: arguments[key] for key in expected} == expected
 
@@ -131,7 +155,6 @@ def test_both_trainers_are_told_the_same():
         f"{rollout}.n": SECTION.rollouts_per_prompt,
         f"{rollout}.temperature": SECTION.sampling.temperature,
         f"{rollout}.val_kwargs.top_p": SECTION.sampling.top_p,
-        f"{actor}.ppo_micro_batch_size_per_gpu": schedule.batch.per_device,
         "data.max_response_length": SECTION.sampling.max_new_tokens,
         f"{rollout}.seed": SIZE["seed"],
         f"{actor}.ppo_epochs": 1,
@@ -182,11 +205,155 @@ def test_a_key_that_the_section_owns_is_refused_in_extra():
         overrides(SECTION.model_copy(update={"extra": {"trainer.save_freq": 3}}))
 
 
-def test_a_batch_is_cut_for_all_gpus_or_refused():
-    assert overrides(gpus=3)["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"] == 4
-    assert overrides(gpus=6)["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"] == 2
+def test_a_forward_pass_has_the_tokens_of_the_longest_rows_of_a_micro_batch():
+    longest = SECTION.max_prompt_tokens + SECTION.sampling.max_new_tokens
+    arguments = overrides()
+    limits = {value for key, value in arguments.items() if key.endswith("max_token_len_per_gpu")}
+    assert limits == {SECTION.micro_batch_size * longest}
+    # The paper's authors had 9208.
+    tars = overrides(load("tars-1.5b", []).rl, gpus=4)
+    assert tars["actor_rollout_ref.actor.ppo_max_token_len_per_gpu"] == 2 * (512 + 4096)
+
+
+def test_a_batch_is_shared_by_all_gpus_or_refused():
+    overrides(gpus=3)
+    overrides(gpus=6)
     with pytest.raises(InputError, match="cannot be shared by 5 processes"):
         overrides(gpus=5)
+
+
+def test_verl_reads_the_model_with_an_attention_that_needs_no_package(micro_model):
+    """verl 0.9.1 takes flash_attention_2 where nothing is said, and no extra for vLLM installs flash-attn."""
+    verl_peer.core_algos()
+    model_config = importlib.import_module("verl.workers.config").HFModelConfig
+    read = [model_config(path=str(micro_model)), model_config(path=str(micro_model), override_config=attention())]
+    assert [config.hf_config._attn_implementation for config in read] == ["flash_attention_2", "sdpa"]
+
+
+def attention() -> dict[str, object]:
+    name = "attn_implementation"
+    return {name: verl.FREE[f"+actor_rollout_ref.model.override_config.{name}"]}
+
+
+def test_rows_that_verl_packs_are_read_as_if_apart(micro_model):
+    """Packed rows have no mask: their positions alone say where one ends."""
+    model = AutoModelForCausalLM.from_pretrained(micro_model, **attention()).eval()
+    rows = [torch.arange(5, 5 + length) for length in (7, 3, 12)]
+    positions = torch.cat([torch.arange(len(row)) for row in rows])
+    with torch.no_grad():
+        packed = model(torch.cat(rows)[None], attention_mask=None, position_ids=positions[None], use_cache=False).logits
+        apart = torch.cat([model(row[None]).logits[0] for row in rows])
+    torch.testing.assert_close(packed[0], apart)
+
+
+def test_a_reward_model_has_gpus_of_its_own():
+    arguments = overrides(reward_model="org/reward")
+    expected = {
+        f"{REWARD_MODEL}.enable": True,
+        f"{REWARD_MODEL}.enable_resource_pool": True,
+        f"{REWARD_MODEL}.n_gpus_per_node": 1,
+        f"{REWARD_MODEL}.model_path": "org/reward",
+        f"{REWARD_MODEL}.rollout.name": "vllm",
+        f"{REWARD_MODEL}.rollout.free_cache_engine": False,
+    }
+    assert {key: arguments[key] for key in expected} == expected
+    assert [key for key in overrides() if key.startswith(REWARD_MODEL)] == [f"{REWARD_MODEL}.enable"]
+    more = SECTION.model_copy(update={"extra": {f"{REWARD_MODEL}.n_gpus_per_node": 2}})
+    assert overrides(more, reward_model="org/reward")[f"{REWARD_MODEL}.n_gpus_per_node"] == 2
+    config = composed(arguments).reward.reward_model
+    served = importlib.import_module("verl.utils.config").omega_conf_to_dataclass(config)
+    assert (served.n_gpus_per_node * served.nnodes, served.rollout.tensor_model_parallel_size) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("safety", "task", "expected"),
+    [
+        ("moderation", "org/name", "org/name"),
+        ("refusal", "reward-model:org/name", "org/name"),
+        ("reward-model:org/name", "reward-model:org/name", "org/name"),
+        ("refusal", "compliance", None),
+        ("guard:openai/served", "compliance", None),
+    ],
+)
+def test_the_reward_model_that_verl_serves(safety, task, expected):
+    reward = TarsRewardSettings(name="tars", safety=safety, task=task)
+    assert verl_reward.reward_model_of(reward, "rl") == expected
+    assert verl_reward.reward_model_of(RSafeRewardSettings(name="rsafe"), "guard.train") is None
+
+
+@pytest.mark.parametrize(
+    ("safety", "task", "error"),
+    [
+        (
+            "harmbench",
+            "compliance",
+            r"rl\.reward\.safety: --backend verl keeps no GPU for the model of 'harmbench'; serve it",
+        ),
+        (
+            "reward-model:a/b",
+            "reward-model:c/d",
+            r"rl\.reward: --backend verl serves one reward model, and here are a/b and c/d",
+        ),
+    ],
+)
+def test_models_that_would_collide_with_verl_are_refused(safety, task, error):
+    with pytest.raises(InputError, match=error):
+        verl_reward.reward_model_of(TarsRewardSettings(name="tars", safety=safety, task=task), "rl")
+
+
+class Classifier(BaseHTTPRequestHandler):
+    """vLLM's `/classify` with the micro reward model behind it."""
+
+    judge: RewardModel
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert (self.path, request["use_activation"]) == ("/classify", False)
+        with torch.inference_mode():
+            (logit,) = self.judge._logits([request["input"]])
+        content = json.dumps({"data": [{"index": 0, "probs": [logit], "num_classes": 1}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def router(micro_classifier, monkeypatch) -> Iterator[str]:
+    """Host and port of verl's server of the reward model."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(Classifier, "judge", RewardModel(str(micro_classifier)), raising=False)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Classifier)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_served_reward_model_scores_as_the_one_that_is_loaded(router, micro_classifier, tmp_path):
+    exchanges = [Exchange("Why?", "Because."), Exchange("p", "a" * 3000), Exchange("What?", "<|im_end|> it")]
+    served = ServedRewardModel(str(micro_classifier), f"http://{router}").judge(exchanges)
+    loaded = Classifier.judge.judge(exchanges)
+    assert [verdict.score for verdict in served] == pytest.approx([verdict.score for verdict in loaded], abs=1e-6)
+    assert [verdict.details.get("truncated", False) for verdict in served] == [False, True, False]
+
+    reward = TarsRewardSettings(name="tars", safety="refusal", task=str(micro_classifier))
+    verl_reward.write_config(tmp_path / "reward.json", reward, None)
+    info = {"id": "a/1", "user": "Why?", "kind": "harmless", "label": None, "response": None}
+    given = {"config": str(tmp_path / "reward.json"), "reward_router_address": router, "reward_model_tokenizer": None}
+    scores = asyncio.run(verl_reward.compute_score("a", "<think>a</think>\n\nBecause.", "harmless", info, **given))
+    assert scores["score"] == pytest.approx(loaded[0].score, abs=1e-6)
+
+
+def test_a_server_that_is_down_fails_its_verdicts(router, micro_classifier, short_pauses):
+    served = ServedRewardModel(str(micro_classifier), "http://127.0.0.1:9")
+    (verdict,) = served.judge([Exchange("Why?", "Because.")])
+    assert verdict.failed
+    assert "the reward model failed" in str(verdict.reason)
 
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="$\n\r\0", exclude_categories=("Cs", "Cc")), min_size=1)
@@ -229,7 +396,7 @@ def judged(monkeypatch):
     def use(*totals) -> Judged:
         reward = Judged(*totals)
         scorer = verl_reward.Scorer(reward)
-        monkeypatch.setattr(verl_reward, "_open_scorer", lambda config: scorer)
+        monkeypatch.setattr(verl_reward, "_open_scorer", lambda config, router: scorer)
         return reward
 
     return use
