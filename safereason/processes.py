@@ -16,16 +16,21 @@ from datetime import timedelta
 PATIENCE = timedelta(days=1)
 
 
+def is_launched() -> bool:
+    """Whether a launcher started this process as one of a training's."""
+    return {"LOCAL_RANK", "RANK", "WORLD_SIZE"} <= os.environ.keys()
+
+
 def count() -> int:
     """The number of processes, over all machines."""
-    if not _is_launched():
+    if not is_launched():
         return 1
     return int(os.environ["WORLD_SIZE"])
 
 
 def index() -> int:
     """The rank of this process, from 0."""
-    if not _is_launched():
+    if not is_launched():
         return 0
     return int(os.environ["RANK"])
 
@@ -54,7 +59,7 @@ def join() -> None:
         import torch
         from accelerate import PartialState
 
-        _die_with_launcher()
+        die_with_parent()
         PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
 
 
@@ -88,10 +93,11 @@ def is_alive(number: int) -> bool:
     return True
 
 
-def _die_with_launcher() -> None:
-    """Makes the system kill this process when its launcher dies.
+def die_with_parent() -> None:
+    """Makes the system kill this process when the one that started it dies.
 
-    A launcher that gets SIGKILL cannot end its processes. Each has a session of its own and would go on, with its GPU.
+    A process that gets SIGKILL cannot end those that it started. Each has a session of its own and would go on, with
+    its GPU.
     """
     # PR_SET_PDEATHSIG of Linux's prctl(2).
     set_parent_death_signal = 1
@@ -102,7 +108,3 @@ def _die_with_launcher() -> None:
 
 def _is_true(name: str) -> bool:
     return os.environ.get(name, "").lower() == "true"
-
-
-def _is_launched() -> bool:
-    return {"LOCAL_RANK", "RANK", "WORLD_SIZE"} <= os.environ.keys()

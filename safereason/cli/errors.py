@@ -17,6 +17,7 @@ from typer.exceptions import Abort, TyperException
 
 from safereason import processes
 from safereason.cli import signals
+from safereason.cli.child import ChildEnded
 from safereason.engines.memory import held_by_others, is_device_busy, is_out_of_memory
 from safereason.errors import SafeReasonError, first_line, message_of, redacted
 from safereason.runs import private
@@ -51,6 +52,9 @@ def guarded(call: Callable[[], object]) -> int:
         return 0
     except (KeyboardInterrupt, Abort):
         return _end_of_interrupted()
+    except ChildEnded as ended:
+        # Its last line is enough: one of ours would say the same again.
+        return ended.exit_code
     except BrokenPipeError:
         # The reader has all that it wants, as in `| head`: this needs no message.
         return 1

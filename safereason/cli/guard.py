@@ -1,6 +1,6 @@
 """`safereason guard`: a guard, a model that reasons over a policy before it calls a text safe or unsafe."""
 
-from safereason.cli import guard_classify, guard_policy, guard_serve, stage
+from safereason.cli import guard_classify, guard_policy, guard_serve, launched, stage
 from safereason.cli import options as opt
 
 app = opt.group("Train, ask and serve a guard that reasons before its verdict.")
@@ -29,7 +29,8 @@ def train(
     nodes: opt.Nodes = None,
     export: opt.Export = None,
     trained: opt.Import = None,
-    launch: opt.Launch = None,
+    launch: opt.Launch = "auto",
+    gpus: opt.PlannedGpus = None,
     as_json: opt.Json = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -38,16 +39,16 @@ def train(
 
     chosen = opt.load_recipe(recipe, overrides, seed=seed)
     options = opt.stage_options(root, out, model, resume, overwrite)
-    verl_backend = opt.parse_verl(backend, launch, gpus_per_node, nodes, export, trained)
+    verl_backend = opt.parse_verl(backend, launch, gpus, gpus_per_node, nodes, export, trained)
     # verl gets the data and the settings of the same training, without a trainer of ours.
     if verl_backend:
         stage.train_with_verl(
             stage_guard.guard_for_verl(chosen, options), chosen, options, verl_backend, dry_run, as_json
         )
     else:
-        stage.train(
-            stage_guard.train_guard, stage_guard.plan_guard, chosen, options, opt.parse_launch(launch), dry_run, as_json
-        )
+        keys = ("guard.sft", "guard.train")
+        layout = launched.choose(launch, opt.planned_gpus(gpus, dry_run), chosen, options, keys)
+        stage.train(stage_guard.train_guard, stage_guard.plan_guard, chosen, options, layout, dry_run, as_json)
 
 
 app.command("classify", epilog=guard_classify.EPILOG)(guard_classify.classify)

@@ -1,4 +1,7 @@
-"""A training command in several processes: `accelerate launch` starts them, and its end becomes our exit code."""
+"""The processes of a training command: how many there are, and how `accelerate launch` starts several.
+
+The launcher's end becomes our exit code.
+"""
 
 import logging
 import signal
@@ -7,11 +10,53 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from safereason import processes
 from safereason.cli.signals import Signalled
+from safereason.console import say
 from safereason.errors import StageFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from safereason.recipe.schema import Recipe
+    from safereason.stages.base import Options
+    from safereason.training.fit import Gpus
     from safereason.training.launch import Launch
+    from safereason.training.layout import Layout
+
+
+def choose(spec: str, planned: "Gpus | None", recipe: "Recipe", options: "Options", keys: "Sequence[str]") -> "Layout":
+    """The layout of the trainings of one command.
+
+    Args:
+        spec: The value of `--launch`.
+        planned: The GPUs to plan for, in place of those of this machine.
+        recipe: The recipe.
+        options: Options with the model that they start from, where that is not the recipe's.
+        keys: Dotted keys of the sections that are trained.
+
+    Raises:
+        InputError: The value is none of the option's, accelerate refuses it, or no layout fits the GPUs.
+    """
+    from safereason.training import layout
+    from safereason.training.launch import NONE
+
+    gpus = planned
+    # The processes that a launcher started have their GPUs already.
+    if gpus is None and spec != NONE and not processes.is_launched():
+        gpus = layout.gpus_here()
+    if options.model is not None:
+        recipe = recipe.model_copy(update={"model": options.model})
+    return layout.choose_layout(spec, recipe, keys, gpus)
+
+
+def train_on_one_device() -> None:
+    """Leaves this process the first GPU of several, in one line on stderr."""
+    from safereason.training import layout
+
+    count = layout.device_count()
+    if layout.use_first_device():
+        say(f"launch: one process, on the first of {count} GPUs")
 
 
 def program() -> list[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from safereason.recipe.schema import Recipe
     from safereason.stages.base import Options
     from safereason.stages.verl import Backend as VerlBackend
-    from safereason.training.launch import Launch as AccelerateLaunch
+    from safereason.training.fit import Gpus
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Entry)
@@ -121,12 +121,16 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete the run tha
 OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace --out where it is there.")]
 JudgeName = Annotated[str, typer.Option("--judge", metavar="JUDGE", help="The judge, as `eval ls` names it.")]
 Launch = Annotated[
-    str | None,
+    str,
     typer.Option(
         "--launch",
-        metavar="accelerate[:CONFIG]",
-        help="Train in several processes: CONFIG is fsdp2, zero3 or a file of accelerate's.",
+        metavar="auto|none|accelerate[:CONFIG]",
+        help="Processes of a training: as the GPUs allow, one, or accelerate's by ddp, fsdp2, zero3 or a file.",
     ),
+]
+PlannedGpus = Annotated[
+    str | None,
+    typer.Option("--gpus", metavar="NxGPU", help="With --dry-run: GPUs to plan for, as A100, 4xA6000 or 8x80GB."),
 ]
 Backend = Annotated[
     Literal["trl", "verl"], typer.Option("--backend", help="What trains: TRL here, or verl on a cluster of GPUs.")
@@ -257,7 +261,8 @@ def stage_options(
 
 def parse_verl(
     backend: Literal["trl", "verl"],
-    launch: str | None,
+    launch: str,
+    gpus: str | None,
     gpus_per_node: int | None,
     nodes: int | None,
     export: Path | None,
@@ -274,8 +279,10 @@ def parse_verl(
             if value is not None:
                 raise InputError(f"{name}: goes with --backend verl only; add that, or leave {name} out")
         return None
-    if launch is not None:
+    if launch != "auto":
         raise InputError("--launch: verl starts its own processes; leave --launch or --backend verl out")
+    if gpus is not None:
+        raise InputError("--gpus: verl plans with --gpus-per-node and --nodes; leave --gpus or --backend verl out")
     if export is not None and trained is not None:
         raise InputError("--export and --import exclude each other; pass one of them")
     from safereason.stages.verl import Backend as VerlBackend
@@ -284,19 +291,19 @@ def parse_verl(
     return VerlBackend(GPUCluster(gpus_per_node or 1, nodes or 1), export, trained)
 
 
-def parse_launch(spec: str | None) -> "AccelerateLaunch | None":
-    """The launch of several processes by accelerate; None where this process trains alone.
+def planned_gpus(text: str | None, dry_run: bool) -> "Gpus | None":
+    """The GPUs of `--gpus`; None where it was not given.
 
     Raises:
-        InputError: accelerate cannot start such a launch.
+        InputError: No such GPUs are known, or it was given without `--dry-run`.
     """
-    if spec is None:
+    if text is None:
         return None
-    import torch
+    if not dry_run:
+        raise InputError("--gpus: goes with --dry-run only; without it the GPUs of this machine are taken")
+    from safereason.training.fit import parse_gpus
 
-    from safereason.training.launch import read
-
-    return read(spec, torch.cuda.device_count())
+    return parse_gpus(text)
 
 
 def parse_shard(text: str | None) -> tuple[int, int] | None:

@@ -1,7 +1,7 @@
 """`safereason rl`: GRPO with a reward for safe and helpful answers."""
 
+from safereason.cli import launched, stage
 from safereason.cli import options as opt
-from safereason.cli import stage
 
 EXAMPLES = opt.examples(
     "safereason rl --recipe tars-smoke",
@@ -25,7 +25,8 @@ def rl(
     nodes: opt.Nodes = None,
     export: opt.Export = None,
     trained: opt.Import = None,
-    launch: opt.Launch = None,
+    launch: opt.Launch = "auto",
+    gpus: opt.PlannedGpus = None,
     as_json: opt.Json = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -34,9 +35,10 @@ def rl(
 
     chosen = opt.load_recipe(recipe, overrides, seed=seed)
     options = opt.stage_options(root, out, model, resume, overwrite)
-    verl_backend = opt.parse_verl(backend, launch, gpus_per_node, nodes, export, trained)
+    verl_backend = opt.parse_verl(backend, launch, gpus, gpus_per_node, nodes, export, trained)
     # verl gets the data and the settings of the same training, without a trainer of ours.
     if verl_backend:
         stage.train_with_verl(stage_rl.rl_for_verl(chosen, options), chosen, options, verl_backend, dry_run, as_json)
     else:
-        stage.train(stage_rl.train_rl, stage_rl.plan_rl, chosen, options, opt.parse_launch(launch), dry_run, as_json)
+        layout = launched.choose(launch, opt.planned_gpus(gpus, dry_run), chosen, options, ("rl",))
+        stage.train(stage_rl.train_rl, stage_rl.plan_rl, chosen, options, layout, dry_run, as_json)

@@ -1,11 +1,12 @@
 """`safereason sft`: supervised fine-tuning on reasoning traces."""
 
+from safereason.cli import launched, stage
 from safereason.cli import options as opt
-from safereason.cli import stage
 
 EXAMPLES = opt.examples(
     "safereason sft --recipe tars-smoke",
     "safereason sft --recipe tars-1.5b sft.learning_rate=1e-4 sft.epochs=6 --dry-run",
+    "safereason sft --recipe tars-7b --dry-run --gpus 4x48GB",
     "safereason sft --recipe tars-7b --launch accelerate:fsdp2",
 )
 
@@ -20,7 +21,8 @@ def sft(
     dry_run: opt.DryRun = False,
     resume: opt.Resume = False,
     overwrite: opt.Overwrite = False,
-    launch: opt.Launch = None,
+    launch: opt.Launch = "auto",
+    gpus: opt.PlannedGpus = None,
     as_json: opt.Json = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -29,4 +31,5 @@ def sft(
 
     chosen = opt.load_recipe(recipe, overrides, seed=seed)
     options = opt.stage_options(root, out, model, resume, overwrite)
-    stage.train(stage_sft.train_sft, stage_sft.plan_sft, chosen, options, opt.parse_launch(launch), dry_run, as_json)
+    layout = launched.choose(launch, opt.planned_gpus(gpus, dry_run), chosen, options, ("sft",))
+    stage.train(stage_sft.train_sft, stage_sft.plan_sft, chosen, options, layout, dry_run, as_json)

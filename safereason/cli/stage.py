@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from safereason.recipe.schema import Recipe
     from safereason.stages.base import Options, Result
     from safereason.stages.verl import Backend, VerlTraining
-    from safereason.training.launch import Launch
+    from safereason.training.layout import Layout
 
 
 def print_plan(recipe: "Recipe", plan: Record, as_json: bool) -> None:
@@ -42,35 +42,39 @@ def train(
     plan_stage: Callable[["Recipe", "Options"], Record],
     recipe: "Recipe",
     options: "Options",
-    launch: "Launch | None",
+    layout: "Layout",
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Runs a training, in this process or in those of a launch; on a dry run, prints its plan instead.
+    """Runs a training, in this process or in those of its layout; on a dry run, prints its plan instead.
 
     Args:
         train_stage: The stage's training, such as `stages.sft.train_sft`.
         plan_stage: The outline of that training, for a dry run.
         recipe: The recipe.
         options: Where the stage writes, and what it starts from.
-        launch: The processes to train in; None trains in this one.
+        layout: The processes to train in.
         dry_run: Whether to print the plan only.
         as_json: Whether to print JSON.
     """
-    if launch is not None:
-        options = replace(options, processes=launch.processes)
+    options = replace(options, processes=layout.processes)
+    launch = layout.launch
     if dry_run:
-        plan = plan_stage(recipe, options)
+        plan = {**plan_stage(recipe, options), **layout.outline()}
         if launch is not None:
-            plan = {**plan, "launch": launch.shown(launched.program())}
+            plan["launch"] = launch.shown(launched.program())
         print_plan(recipe, plan, as_json)
-    elif launch is not None:
+        return
+    if layout.reason:
+        say(f"launch: {layout.reason}")
+    if launch is not None:
         # Planning fails where the batch cannot be shared out. Without it, every process would print that error, and
         # only after it had started.
         plan_stage(recipe, options)
         launched.start(launch)
-    else:
-        run_and_print(lambda: train_stage(recipe, options), as_json)
+        return
+    launched.train_on_one_device()
+    run_and_print(lambda: train_stage(recipe, options), as_json)
 
 
 def print_steps(recipe: "Recipe", steps: Sequence[str], as_json: bool) -> None:

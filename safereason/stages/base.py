@@ -43,6 +43,12 @@ class Options:
     """Address of an OpenAI-compatible server, for `openai/…` models."""
     processes: int = field(default_factory=processes.count)
     """Number of processes that share the training, for its plan."""
+    finished_only: bool = False
+    """Whether a stage only reads its finished run, and raises `Unfinished` where there is work to do."""
+
+
+class Unfinished(Exception):
+    """A stage has work to do, and was to read its finished run only."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +80,19 @@ def given_inputs(**inputs: object) -> dict[str, object]:
 
 
 def open_run(stage: str, recipe: Recipe, options: Options, model: str, identity: Identity) -> RunDirectory:
-    """The run directory of this stage, not yet entered."""
+    """The run directory of this stage, not yet entered.
+
+    Raises:
+        Unfinished: Only a finished run was to be read, and this one is not finished.
+    """
     # The directory makes all processes of a training wait for each other, so each has to join the others first.
     processes.join()
     # The hash in the name lets runs with other settings lie side by side.
     path = options.out or run_path(options.root, stage, recipe.name, model, identity)
-    return RunDirectory(path, stage, recipe.name, to_yaml(recipe), identity, options.on_existing)
+    directory = RunDirectory(path, stage, recipe.name, to_yaml(recipe), identity, options.on_existing)
+    if options.finished_only and not directory.is_done():
+        raise Unfinished(str(path))
+    return directory
 
 
 def finished_result(directory: RunDirectory) -> Result | None:

@@ -10,7 +10,7 @@ from safereason.errors import InputError, did_you_mean
 from safereason.judges import JudgeSpec
 from safereason.recipe.schema import DPO, GRPO, SFT, LoRA, Recipe, RSafeRewardSettings
 from safereason.training import memory
-from safereason.training.arguments import cut_batch
+from safereason.training.arguments import Batch, cut_batch
 from safereason.training.memory import OptimizerStep, Shape
 from safereason.training.shapes import shape_of
 
@@ -158,13 +158,13 @@ def step_of(
         trained = length
     if isinstance(section, DPO):
         # All rollouts are drawn before the training, so they take no memory beside it. The judges stay loaded.
-        batch = cut_batch(section.batch_size, section.micro_batch_size, devices, key)
+        batch = batch_of(section, devices, key)
         return replace(device, rows=2 * batch.per_device, tokens=length, trained=trained, reference=True)
     return _grpo_step(section, replace(device, tokens=length, trained=trained), key, device_size)
 
 
 def _sft_step(section: SFT, device: OptimizerStep, key: str) -> OptimizerStep:
-    batch = cut_batch(section.batch_size, section.micro_batch_size, device.devices, key)
+    batch = batch_of(section, device.devices, key)
     group = 0
     # The rows of a guard all begin with the same policy, whose states are then shared.
     if device.shape.shares and device.devices == 1 and key.startswith("guard"):
@@ -175,8 +175,7 @@ def _sft_step(section: SFT, device: OptimizerStep, key: str) -> OptimizerStep:
 def _grpo_step(section: GRPO, device: OptimizerStep, key: str, device_size: int) -> OptimizerStep:
     shape = device.shape
     new_tokens = section.sampling.max_new_tokens
-    sequences = section.prompts_per_step * section.rollouts_per_prompt
-    batch = cut_batch(sequences, section.micro_batch_size, device.devices, key)
+    batch = batch_of(section, device.devices, key)
     trained = device.trained
     group = 0
     has_long_prompts = section.max_prompt_tokens >= PROMPT_SHARE * new_tokens
@@ -210,23 +209,39 @@ def vllm_needs(section: GRPO, shape: Shape) -> int:
     return ceil(memory.BF16 * (shape.parameters + cache) / section.vllm.tensor_parallel)
 
 
+def sections_of(recipe: Recipe) -> dict[str, Section]:
+    """The sections of a recipe that train, by their dotted keys."""
+    sections: dict[str, Section | None] = {"sft": recipe.sft, "rl": recipe.rl}
+    if recipe.guard is not None:
+        sections["guard.sft"] = recipe.guard.sft
+        sections["guard.train"] = recipe.guard.train
+    return {key: section for key, section in sections.items() if section is not None}
+
+
+def batch_of(section: Section, devices: int, key: str) -> Batch:
+    """A step of a section, cut for so many devices.
+
+    Raises:
+        InputError: It cannot be shared out evenly.
+    """
+    if isinstance(section, GRPO):
+        sequences = section.prompts_per_step * section.rollouts_per_prompt
+    else:
+        sequences = section.batch_size
+    return cut_batch(sequences, section.micro_batch_size, devices, key)
+
+
 def trainings(recipe: Recipe, gpus: Gpus) -> tuple[list[TrainingOnGpus], list[str]]:
     """The trainings of a recipe, and notes on models whose memory is not known.
 
     Raises:
         InputError: The recipe has no training, or the shape of its model is not known.
     """
-    sections: dict[str, Section | None] = {"sft": recipe.sft, "rl": recipe.rl}
-    if recipe.guard is not None:
-        sections["guard.sft"] = recipe.guard.sft
-        sections["guard.train"] = recipe.guard.train
     # All trainings of a recipe start from one model.
     shape = shape_of(recipe.model)
     all_trainings: list[TrainingOnGpus] = []
     notes: list[str] = []
-    for key, section in sections.items():
-        if section is None:
-            continue
+    for key, section in sections_of(recipe).items():
         size, unknown = _judge_memory(section)
         for name in unknown:
             notes.append(f"{key}: {name} judges too; its shape is not known here, and it is not counted")

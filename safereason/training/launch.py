@@ -1,5 +1,7 @@
 """`--launch accelerate[:CONFIG]`: the same command in several processes, started by `accelerate launch`.
 
+`training.layout` chooses one of the shipped configs where the command line names none.
+
 accelerate's config file names processes, machines and ports, and its own parser reads it.
 """
 
@@ -17,9 +19,11 @@ if TYPE_CHECKING:
     from accelerate.commands.config.config_args import ClusterConfig
 
 OPTION, LAUNCHER = "--launch", "accelerate"
+AUTO, NONE = "auto", "none"
+"""Values of the option that name no launcher: what fits the GPUs, and this process alone."""
 CONFIGS = Path(__file__).parent / "configs"
-PLAIN = ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
-"""Defaults of accelerate's that it would print a warning about."""
+DDP, FSDP2 = "ddp", "fsdp2"
+"""Names of shipped configs."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,13 @@ class Launch:
     """Arguments before the command."""
     processes: int
     """Processes over all machines."""
+    layout: str = "DDP"
+    """How they share the model: DDP, FSDP2, ZeRO-3, …; each holds all of it under DDP alone."""
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds a part of the model."""
+        return self.layout != "DDP"
 
     def command(self, program: Sequence[str]) -> tuple[str, ...]:
         """The arguments of `accelerate launch` that start safereason with these arguments."""
@@ -63,14 +74,14 @@ def read(spec: str, gpus: int) -> Launch:
     launcher, colon, name = spec.partition(":")
     if launcher != LAUNCHER or (colon and not name):
         raise InputError(
-            f"{OPTION} {spec}: {LAUNCHER} or {LAUNCHER}:CONFIG is expected, CONFIG being "
+            f"{OPTION} {spec}: {AUTO}, {NONE}, {LAUNCHER} or {LAUNCHER}:CONFIG is expected, CONFIG being "
             f"{', '.join(shipped_configs())} or a file"
         )
     launch = _launch_of(name, gpus)
     if launch.processes < 2:
         raise InputError(
             f"{OPTION} {spec}: this comes to {launch.processes} process; name an accelerate config with "
-            f"num_processes above 1, or leave {OPTION} out"
+            f"num_processes above 1, or pass {OPTION} {NONE}"
         )
     return launch
 
@@ -93,9 +104,14 @@ def _launch_of(name: str, gpus: int) -> Launch:
         path = _config_path(name)
         return _launch_by_config(path, gpus, ("--config_file", str(path)))
     default = _default_config()
-    if default is None:
-        return _launch_on_all_gpus(gpus)
-    return _launch_by_config(default, gpus, ())
+    if default is not None:
+        return _launch_by_config(default, gpus, ())
+    if gpus < 2:
+        raise InputError(
+            f"{OPTION} {LAUNCHER}: this machine has {gpus} GPUs and no accelerate config; write one with "
+            f"`accelerate config`, or name one as {LAUNCHER}:FILE"
+        )
+    return _launch_of(DDP, gpus)
 
 
 def _config_path(name: str) -> Path:
@@ -124,15 +140,6 @@ def _default_config() -> Path | None:
     return path
 
 
-def _launch_on_all_gpus(gpus: int) -> Launch:
-    if gpus < 2:
-        raise InputError(
-            f"{OPTION} {LAUNCHER}: this machine has {gpus} GPUs and no accelerate config; write one with "
-            f"`accelerate config`, or name one as {LAUNCHER}:FILE"
-        )
-    return Launch(("--multi_gpu", "--num_processes", str(gpus), *PLAIN), gpus)
-
-
 def _launch_by_config(path: Path, gpus: int, arguments: tuple[str, ...]) -> Launch:
     """The launch by a config, which accelerate finds by these arguments.
 
@@ -143,7 +150,7 @@ def _launch_by_config(path: Path, gpus: int, arguments: tuple[str, ...]) -> Laun
 
     config = _read_accelerate_config(path)
     if config.distributed_type == DistributedType.NO:
-        raise InputError(f"{path}: distributed_type NO is one process; choose another, or leave {OPTION} out")
+        raise InputError(f"{path}: distributed_type NO is one process; choose another, or pass {OPTION} {NONE}")
     if config.distributed_type == DistributedType.MULTI_CPU:
         raise InputError(
             f"{path}: accelerate starts MULTI_CPU through MPI; for CPU processes without it set "
@@ -151,13 +158,28 @@ def _launch_by_config(path: Path, gpus: int, arguments: tuple[str, ...]) -> Laun
         )
     if config.distributed_type == DistributedType.DEEPSPEED and installed("deepspeed") is None:
         raise InputError(f"{path}: this needs DeepSpeed; `pip install 'safereason[deepspeed]'`")
+    layout = _layout_of(config)
     # -1 is accelerate's default: such a config, as the shipped ones, fits any number of GPUs.
     if config.num_processes != -1:
-        return Launch(arguments, int(config.num_processes))
+        return Launch(arguments, int(config.num_processes), layout)
     if gpus == 0:
         raise InputError(f"{path}: does not say num_processes, and this machine has no GPU; set it in a file of yours")
     processes = gpus * int(config.num_machines)
-    return Launch((*arguments, "--num_processes", str(processes)), processes)
+    return Launch((*arguments, "--num_processes", str(processes)), processes, layout)
+
+
+def _layout_of(config: "ClusterConfig") -> str:
+    """The way in which the processes of a config share the model, by the name of its method."""
+    from accelerate.utils import DistributedType
+
+    if config.distributed_type == DistributedType.FSDP:
+        # accelerate's own default is the first version.
+        version = (config.fsdp_config or {}).get("fsdp_version", 1)
+        return f"FSDP{version}"
+    if config.distributed_type == DistributedType.DEEPSPEED:
+        stage = (config.deepspeed_config or {}).get("zero_stage", 2)
+        return f"ZeRO-{stage}"
+    return "DDP"
 
 
 def _read_accelerate_config(path: Path) -> "ClusterConfig":

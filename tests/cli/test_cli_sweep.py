@@ -93,7 +93,7 @@ def test_a_shard_leaves_what_the_points_share_to_the_whole(monkeypatch, tmp_path
     ran: list[tuple[int, bool]] = []
     reported: list[list[str]] = []
 
-    def run(recipe, options, *, base):
+    def run(recipe, options, *, base, start):
         ran.append((recipe.seed, base))
         runs = {"eval harmbench of base": "runs/base", "rl": f"runs/rl-{recipe.seed}"}
         return Result(tmp_path, {"runs": runs, "changes": {"base": [], "rl": []}})

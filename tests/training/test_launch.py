@@ -1,5 +1,6 @@
 """Several processes: how they are started, and that they come to what one process comes to."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -54,6 +55,10 @@ rl: {{epochs: 1, learning_rate: 1.0e-3, prompts_per_step: 3, rollouts_per_prompt
   reward: {{name: tars, safety: "reward-model:{judge}", task: "reward-model:{judge}", require_format: false}}}}
 """
 """Six rollouts a process: two processes share the second prompt of a step."""
+WHOLE = """
+extends: tiny.yaml
+eval: {sampling: {temperature: 1.0, max_new_tokens: 8}, behaviors: sample, benign: null, harm_judge: refusal, limit: 4}
+"""
 GUARD = """
 model: {model}
 data: {{mix: rsafe, rows_per_label: 6, sources: [{rows}], validation_rows_per_label: 2}}
@@ -76,6 +81,7 @@ def inputs(tmp_path_factory) -> Path:
     model = micro.save_model(folder / "model")
     judge = micro.save_classifier(folder / "judge")
     (folder / "tiny.yaml").write_text(RECIPE.format(model=model, judge=judge, sample="[{source: sample, prompts: 40}]"))
+    (folder / "whole.yaml").write_text(WHOLE)
     (folder / "two.yaml").write_text(TWO)
     (folder / "rows.jsonl").write_text(
         "".join(
@@ -291,6 +297,87 @@ def test_killed_with_its_launcher_it_is_resumed(inputs, alone, tmp_path):
     result = run_of(tmp_path, "rl")
     assert_same_training(result, run_of(alone, "rl"))
     assert len(list(read_records(result / "rollouts.jsonl"))) == 48
+
+
+@pytest.mark.slow
+def test_a_whole_recipe_in_processes_comes_to_what_it_does_in_one(inputs, tmp_path):
+    """From data to the report: trainings in two processes each, evaluations in one each."""
+    words = ("run", "--recipe", inputs / "whole.yaml", "--json", "--root")
+    alone = safereason(*words, tmp_path / "one")
+    done = safereason(*words, tmp_path / "two", *launched(inputs))
+    assert (alone.returncode, done.returncode) == (0, 0), done.stderr
+    expected, result = (json.loads(ended.stdout)["metrics"] for ended in (alone, done))
+    assert list(result["runs"]) == list(expected["runs"])
+    for step, run in result["runs"].items():
+        assert Path(run).relative_to(tmp_path / "two") == Path(expected["runs"][step]).relative_to(tmp_path / "one")
+    for step in ("sft", "rl"):
+        assert_same_training(Path(result["runs"][step]), Path(expected["runs"][step]))
+    assert result["changes"] == expected["changes"]
+    positions = [line.partition(": /")[0] for line in alone.stderr.splitlines() if line.startswith("[")]
+    assert [line.partition(": /")[0] for line in done.stderr.splitlines() if line.startswith("[")] == positions
+    again = safereason(*words, tmp_path / "two", *launched(inputs))
+    assert again.stdout == done.stdout
+    assert again.stderr.count("finished before, skipped") == len(result["runs"])
+
+
+LONG = ("rl.epochs=20", "rl.max_steps=60")
+"""Overrides that leave time for a signal."""
+
+
+def processes_of(root: Path) -> list[str]:
+    """The processes whose command line names a folder."""
+    named: list[str] = []
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        # A process may end while it is looked at.
+        with contextlib.suppress(OSError):
+            if str(root).encode() in command.read_bytes():
+                named.append(command.parent.name)
+    return named
+
+
+def run_until_a_checkpoint(inputs: Path, root: Path) -> Running:
+    """`run` in processes, after a checkpoint of the RL, whose process and its two are all there then."""
+    process = started("run", "--recipe", inputs / "tiny.yaml", *LONG, "--root", root, *launched(inputs))
+    while not list(root.glob("rl/*/checkpoints/checkpoint-2/complete")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    assert len(processes_of(root)) >= 3
+    return process
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="reads Linux's /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_run_and_all_its_processes(inputs, tmp_path, number):
+    process = run_until_a_checkpoint(inputs, tmp_path)
+    process.send_signal(number)
+    _, told = process.communicate()
+    assert process.returncode == 128 + number
+    assert "Traceback" not in told
+    assert told.splitlines()[-1].partition(": ")[2] in ("", "interrupted", f"interrupted by {number.name}")
+    assert processes_of(tmp_path) == []
+    assert read_json(run_of(tmp_path, "rl") / "manifest.json")["status"] == "interrupted"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="reads Linux's /proc")
+def test_no_process_of_run_outlives_it(inputs, tmp_path):
+    process = run_until_a_checkpoint(inputs, tmp_path)
+    process.kill()
+    process.communicate()
+    while processes_of(tmp_path):
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_step_that_fails_ends_run_with_its_code_and_its_line(inputs, alone, tmp_path):
+    occupied = tmp_path / "sft" / run_of(alone, "sft").name
+    occupied.mkdir(parents=True)
+    (occupied / "mine.txt").write_text("mine")
+    done = safereason("run", "--recipe", inputs / "tiny.yaml", "--root", tmp_path, *launched(inputs))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith(f"error: {occupied}: holds files but no manifest.json")
+    assert done.stderr.count("error:") == 1
 
 
 @pytest.mark.slow
