@@ -238,7 +238,7 @@ def test_on_a_mac_a_model_runs_on_the_cpu_in_fp32(micro_model: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("free", "advice"), [(1, "other processes hold 45.0 of 48.0 GiB of GPU 0"), (44, "precision bf16")]
+    ("free", "advice"), [(1, "other processes hold 45.0 of 48.0 GiB of GPU 0"), (45, "precision bf16")]
 )
 def test_a_model_that_does_not_fit_is_one_line(
     micro_model: Path, monkeypatch: pytest.MonkeyPatch, free: float, advice: str

@@ -345,7 +345,7 @@ def test_the_served_reward_model_scores_as_the_one_that_is_loaded(router, micro_
     verl_reward.write_config(tmp_path / "reward.json", reward, None)
     info = {"id": "a/1", "user": "Why?", "kind": "harmless", "label": None, "response": None}
     given = {"config": str(tmp_path / "reward.json"), "reward_router_address": router, "reward_model_tokenizer": None}
-    scores = asyncio.run(verl_reward.compute_score("a", "<think>a</think>\n\nBecause.", "harmless", info, **given))
+    scores = asyncio.run(verl_reward.compute_score("a", "<think>\na\n</think>\n\nBecause.", "harmless", info, **given))
     assert scores["score"] == pytest.approx(loaded[0].score, abs=1e-6)
 
 
