@@ -78,6 +78,7 @@ lint: install ## Check style, types and the direction of imports
 		{ echo 'Nothing is kept from the formatter here: remove these comments, and run make format'; exit 1; }
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python benchmarks/code_style.py --check
 
 format: install ## Rewrite the code in the house style
 	$(BIN)/ruff check --fix .

@@ -97,7 +97,7 @@ def watched(train: Callable[[], Any]) -> tuple[Live, int]:
 
     from safereason.training import grpo
 
-    live, plain, opened, before = Live(), Trainer.train, grpo.open_policy, _resident("VmRSS")
+    live, plain, opened, before = Live(), Trainer.train, grpo.open_trained_model, _resident("VmRSS")
 
     def hold(*models) -> None:
         for model in models:
@@ -118,11 +118,11 @@ def watched(train: Callable[[], Any]) -> tuple[Live, int]:
             until_the_end.enter_context(live)
             return policy
 
-        Trainer.train, grpo.open_policy = counted, counted_from_here
+        Trainer.train, grpo.open_trained_model = counted, counted_from_here
         try:
             train()
         finally:
-            Trainer.train, grpo.open_policy = plain, opened
+            Trainer.train, grpo.open_trained_model = plain, opened
     return live, _resident("VmHWM") - before
 
 

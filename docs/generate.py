@@ -43,7 +43,7 @@ RECIPES_INTRODUCTION = """# Shipped recipes
 """
 COMMANDS_INTRODUCTION = """# The command line
 
-As `--help` prints it. Commands that are not part of this version stand at the end.
+As `--help` prints it.
 """
 NO_EVIDENCE = (
     "# Evidence\n\nNot measured in this checkout yet: `make evidence` trains over three seeds and writes this page.\n"
@@ -187,15 +187,11 @@ def shipped_recipes() -> str:
 
 
 def command_line() -> str:
-    """Every command as its own `--help` prints it, and which ones are not there yet."""
+    """Every command as its own `--help` prints it."""
     lines = [COMMANDS_INTRODUCTION]
-    missing = []
     for context, command in _commands(typer.main.get_command(app), None):
-        if command.context_settings.get("ignore_unknown_options"):
-            missing.append(f"- `{context.command_path}`: {_one_line(command.help)}")
-        else:
-            lines.append(f"## {context.command_path}\n\n```text\n{command.get_help(context).rstrip()}\n```\n")
-    return "\n".join([*lines, "## Not part of this version yet\n", *missing, ""])
+        lines.append(f"## {context.command_path}\n\n```text\n{command.get_help(context).rstrip()}\n```\n")
+    return "\n".join(lines)
 
 
 def _commands(command: Any, parent: Any) -> Iterator[tuple[Any, Any]]:

@@ -62,15 +62,15 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Training:
-    """A policy with the fixed rollouts of one step."""
+    """A trained with the fixed rollouts of one step."""
 
     section: GRPO
-    policy: grpo.Policy
+    trained: grpo.TrainedModel
     fixed: Fixed
     rewards: dict[str, list[float | None]]
 
     @property
-    def batch(self) -> grpo.Batch:
+    def batch(self) -> grpo.RolloutBatch:
         """The rollouts with their advantages, as the loop makes them."""
         rewards = torch.tensor(
             [torch.nan if reward is None else reward for group in self.rewards.values() for reward in group]
@@ -79,20 +79,20 @@ class Training:
         if self.section.drop_uniform_groups:
             counted = ~uniform_groups(rewards, self.section.rollouts_per_prompt)
         advantages = group_advantages(rewards, self.section.rollouts_per_prompt, self.section.advantage_epsilon)
-        return grpo.Batch(self.fixed.rows(), advantages, counted)
+        return grpo.RolloutBatch(self.fixed.rows(), advantages, counted)
 
 
 def open_training(model: Path, folder: Path, chosen: GRPO, rewards=REWARDS, steps: int = 1) -> Training:
-    """The policy of a recipe's section, for a training of so many steps."""
+    """The trained of a recipe's section, for a training of so many steps."""
     with RecordLog(folder / "metrics.jsonl") as metrics:
-        policy = grpo.open_policy(training_run(chosen, model, folder, metrics), steps)
-    return Training(chosen, policy, Fixed(load_tokenizer(ModelSpec.parse(str(model)))), rewards)
+        trained = grpo.open_trained_model(training_run(chosen, model, folder, metrics), steps)
+    return Training(chosen, trained, Fixed(load_tokenizer(ModelSpec.parse(str(model)))), rewards)
 
 
 def one_step(training: Training) -> tuple[float, dict[str, Tensor]]:
     """The loss of the fixed step, and its gradients."""
-    metrics = grpo.backward(training.policy, training.batch, training.section, training.section.micro_batch_size)
-    parameters = training.policy.model.named_parameters()
+    metrics = grpo.backward(training.trained, training.batch, training.section, training.section.micro_batch_size)
+    parameters = training.trained.model.named_parameters()
     return metrics["loss"], {name: p.grad.clone() for name, p in parameters if p.grad is not None}
 
 

@@ -420,26 +420,28 @@ def _course_of(section: GRPO, model, folder) -> dict[str, Any]:
     """Learning rates of ten steps, what one step makes of a gradient of ones, and how the model is run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grpo, "precision_here", lambda wanted: wanted)
-        policy = open_training(model, folder / "course", section, steps=20).policy
-    trained = {name: weight for name, weight in policy.model.named_parameters() if weight.requires_grad}
-    for weight in trained.values():
+        trained = open_training(model, folder / "course", section, steps=20).trained
+    weights = {name: weight for name, weight in trained.model.named_parameters() if weight.requires_grad}
+    for weight in weights.values():
         weight.grad = weight.new_ones(weight.shape)
-    norm = grpo.update(policy, section.max_grad_norm)
-    left = [float(policy.optimizer.state[weight]["exp_avg"].abs().max()) for weight in trained.values()]
+    norm = grpo.update(trained, section.max_grad_norm)
+    left = [float(trained.optimizer.state[weight]["exp_avg"].abs().max()) for weight in weights.values()]
     rates = []
     for _ in range(10):
-        rates.append(policy.schedule.get_last_lr())
-        policy.schedule.step()
-    groups = [(group["lr"], group["weight_decay"]) for group in policy.optimizer.param_groups]
-    checkpoints_activations = any(getattr(module, "gradient_checkpointing", False) for module in policy.model.modules())
+        rates.append(trained.schedule.get_last_lr())
+        trained.schedule.step()
+    groups = [(group["lr"], group["weight_decay"]) for group in trained.optimizer.param_groups]
+    checkpoints_activations = any(
+        getattr(module, "gradient_checkpointing", False) for module in trained.model.modules()
+    )
     return {
         "rates": rates,
         "groups": groups,
         "gradient": (norm, left),
-        "bf16": policy.bf16,
+        "bf16": trained.bf16,
         "again": checkpoints_activations,
-        "reference": policy.reference is None,
-        "adapters": sorted(trained),
+        "reference": trained.reference is None,
+        "adapters": sorted(weights),
     }
 
 
@@ -453,7 +455,7 @@ def _scored(section: GRPO, model, folder) -> dict[str, Any]:
     lengths = torch.tensor(batch.rows.lengths)
     generator = torch.Generator().manual_seed(0)
     old = torch.randn(int(lengths.sum()), generator=generator) - 4.0
-    figures = training.policy.module(rows=batch.rows)
+    figures = training.trained.module(rows=batch.rows)
     losses, _ = grpo.token_losses(figures, old, old, batch.advantages.repeat_interleave(lengths), chosen)
     return {
         "advantages": batch.advantages.tolist(),
@@ -475,7 +477,7 @@ def _packs(section: GRPO, model, folder) -> bool:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shared_prefix, "completion_logps", counted)
         training = open_training(model, folder / "packed", section)
-        training.policy.module(rows=training.batch.rows)
+        training.trained.module(rows=training.batch.rows)
     return bool(calls)
 
 

@@ -48,7 +48,7 @@ def train(
     else:
         keys = ("guard.sft", "guard.train")
         layout = launched.choose(launch, opt.planned_gpus(gpus, dry_run), chosen, options, keys)
-        stage.train(stage_guard.train_guard, stage_guard.plan_guard, chosen, options, layout, dry_run, as_json)
+        stage.train(stage_guard.train_guard, stage_guard.guard_outline, chosen, options, layout, dry_run, as_json)
 
 
 app.command("classify", epilog=guard_classify.EPILOG)(guard_classify.classify)

@@ -133,7 +133,8 @@ PlannedGpus = Annotated[
     typer.Option("--gpus", metavar="NxGPU", help="With --dry-run: GPUs to plan for, as A100, 4xA6000 or 8x80GB."),
 ]
 Backend = Annotated[
-    Literal["trl", "verl"], typer.Option("--backend", help="What trains: TRL here, or verl on a cluster of GPUs.")
+    Literal["trl", "verl"],
+    typer.Option("--backend", help="What trains: this program (`trl`), or verl on a cluster of GPUs."),
 ]
 GpusPerNode = Annotated[
     int | None, typer.Option("--gpus-per-node", min=1, metavar="N", help="With verl: GPUs of each machine (1).")
@@ -268,7 +269,7 @@ def parse_verl(
     export: Path | None,
     trained: Path | None,
 ) -> "VerlBackend | None":
-    """The settings of a training by verl; None for one by TRL.
+    """The settings of a training by verl; None for one here.
 
     Raises:
         InputError: An option of verl's was given without it, or two that exclude each other.

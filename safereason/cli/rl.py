@@ -41,4 +41,4 @@ def rl(
         stage.train_with_verl(stage_rl.rl_for_verl(chosen, options), chosen, options, verl_backend, dry_run, as_json)
     else:
         layout = launched.choose(launch, opt.planned_gpus(gpus, dry_run), chosen, options, ("rl",))
-        stage.train(stage_rl.train_rl, stage_rl.plan_rl, chosen, options, layout, dry_run, as_json)
+        stage.train(stage_rl.train_rl, stage_rl.rl_outline, chosen, options, layout, dry_run, as_json)

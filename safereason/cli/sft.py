@@ -32,4 +32,4 @@ def sft(
     chosen = opt.load_recipe(recipe, overrides, seed=seed)
     options = opt.stage_options(root, out, model, resume, overwrite)
     layout = launched.choose(launch, opt.planned_gpus(gpus, dry_run), chosen, options, ("sft",))
-    stage.train(stage_sft.train_sft, stage_sft.plan_sft, chosen, options, layout, dry_run, as_json)
+    stage.train(stage_sft.train_sft, stage_sft.sft_outline, chosen, options, layout, dry_run, as_json)

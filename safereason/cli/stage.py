@@ -97,7 +97,7 @@ def train_with_verl(
     from safereason.stages import verl
 
     if dry_run:
-        print_plan(recipe, verl.plan_verl(training, recipe, backend), as_json)
+        print_plan(recipe, verl.verl_outline(training, recipe, backend), as_json)
     else:
         run_and_print(lambda: verl.export_verl(training, recipe, options, backend), as_json)
 

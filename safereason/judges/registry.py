@@ -360,7 +360,10 @@ def own_name(text: str) -> str:
 
 def title_of(text: str) -> str:
     """The title of a judge that a record names; the text itself where there is none."""
-    entry = JUDGES.installed(text)
-    if entry is None:
+    name, argument = split_argument(text)
+    entry = JUDGES.installed(name)
+    if entry is None or not entry.title:
         return text
-    return entry.title or text
+    if argument:
+        return f"{entry.title} ({argument})"
+    return entry.title

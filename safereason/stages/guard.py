@@ -205,7 +205,7 @@ def _train_guard_grpo(
         validate = None
         if guard.validation is not None:
             rows = read_examples(folder / data.VALIDATION)
-            # Validation draws as the rollouts do, so that its scores are those of the policy being trained.
+            # Validation draws as the rollouts do, so that its scores are those of the model being trained.
             sampled_prompt = replace(guard_prompt, sampling=section.sampling)
             validation = _validation(guard, section, sampled_prompt, tokenizer, rows, recipe, this, validations)
             validate = validation.after_step
@@ -315,7 +315,7 @@ def _restore_best(run: Path) -> None:
         (run / "model").rename(run / BEST)
 
 
-def plan_guard(recipe: Recipe, options: Options) -> Outline:
+def guard_outline(recipe: Recipe, options: Options) -> Outline:
     """The plan of `train_guard`: rows of each source, the data if it is built, and each training's arguments."""
     guard = _guard_section(recipe)
     guard_prompt = guard_prompts.of_section(guard)

@@ -21,11 +21,11 @@ COUNTS = (
 def planned_counts(recipe: Recipe, options: Options, key: str) -> Outline:
     """The numbers of steps, sequences and tokens in the plan of a training; `key` is its section's dotted key."""
     if key == "sft":
-        plan = sft.plan_sft(recipe, options)
+        plan = sft.sft_outline(recipe, options)
     elif key == "rl":
-        plan = rl.plan_rl(recipe, options)
+        plan = rl.rl_outline(recipe, options)
     elif key == "guard.sft":
-        plan = guard.plan_guard(recipe, options)["sft"]
+        plan = guard.guard_outline(recipe, options)["sft"]
     else:
-        plan = guard.plan_guard(recipe, options)["rl"]
+        plan = guard.guard_outline(recipe, options)["rl"]
     return {name: plan[name] for name in COUNTS if name in plan}

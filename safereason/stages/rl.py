@@ -167,7 +167,7 @@ def _train_grpo(
     return {**trained, "prompts": len(kept), "dropped_too_long": too_long}
 
 
-def plan_rl(recipe: Recipe, options: Options) -> Outline:
+def rl_outline(recipe: Recipe, options: Options) -> Outline:
     """The plan of `train_rl`. It reads only the recipe, and the data if that is already built."""
     section = _rl_section(recipe)
     prompts = _number_of_prompts(recipe, options)

@@ -39,7 +39,7 @@ from safereason.training.training_run import TrainingRun
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from safereason.training.sft import Rows
+    from safereason.training.sft import TokenizedTraces
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,9 @@ def run_sft(plan: SFTPlan, recipe: Recipe, options: Options) -> Result:
     return Result(directory.path, metrics)
 
 
-def _tokenized_rows(plan: SFTPlan, tokenizer: "PreTrainedTokenizerBase", traces: Sequence[Example]) -> "Rows":
+def _tokenized_rows(
+    plan: SFTPlan, tokenizer: "PreTrainedTokenizerBase", traces: Sequence[Example]
+) -> "TokenizedTraces":
     """The traces as token ids, without those that are too long or empty.
 
     Raises:
@@ -158,7 +160,7 @@ def _tokenized_rows(plan: SFTPlan, tokenizer: "PreTrainedTokenizerBase", traces:
     return tokenized
 
 
-def plan_sft(recipe: Recipe, options: Options) -> Outline:
+def sft_outline(recipe: Recipe, options: Options) -> Outline:
     """The plan of `train_sft`. It reads only the recipe, and the data if that is already built."""
     section = _sft_section(recipe)
     rows = _number_of_traces(recipe, options)

@@ -1,4 +1,4 @@
-"""GRPO by verl in place of TRL, with the same data, reward and settings: export, training, and import of the model.
+"""GRPO by verl in place of our own loop, with the same data, reward and settings: export, training, the model back.
 
 Training here and exporting write the same folder. Its `run.sh` is started here, or by hand on a cluster. Stages `rl`
 and `guard` describe the training; `training.verl` translates its section into verl's options.
@@ -58,7 +58,7 @@ class VerlTraining:
     start: ModelSpec
     """Model to start from."""
     identity: Identity
-    """Identity of the same training by TRL."""
+    """Identity of the same training by our own loop."""
     rows: Path
     """File of the built data."""
     examples: Sequence[Example]
@@ -85,7 +85,7 @@ class VerlTraining:
         if chat.special_tags(tokenizer):
             raise InputError(
                 f"{self.start}: --backend verl scores texts without their special tokens, and <think> is one of this "
-                "tokenizer's; train with TRL, or make it an ordinary token"
+                "tokenizer's; train without --backend verl, or make it an ordinary token"
             )
         return tokenizer
 
@@ -109,7 +109,7 @@ class VerlTraining:
     @property
     def whole_identity(self) -> Identity:
         """The identity of this training by verl."""
-        # verl's arithmetic differs from TRL's, so the same section gives another model.
+        # verl's arithmetic differs from ours, so the same section gives another model.
         return {**self.identity, "backend": "verl"}
 
     @property
@@ -140,7 +140,7 @@ class VerlTraining:
         )
 
 
-def plan_verl(training: VerlTraining, recipe: Recipe, backend: Backend) -> Outline:
+def verl_outline(training: VerlTraining, recipe: Recipe, backend: Backend) -> Outline:
     """The plan of `export_verl`, with verl's options."""
     overrides = training.overrides(backend.cluster, recipe.name, recipe.seed)
     # verl asks Ray for these beside those that train.
@@ -199,7 +199,7 @@ def _export_to_folder(training: VerlTraining, recipe: Recipe, overrides: verl.Ov
 def _write_verl_folder(training: VerlTraining, recipe: Recipe, overrides: verl.Overrides, folder: Path) -> None:
     """Writes verl's input: rows, options, reward and `run.sh`."""
     folder.mkdir(parents=True, exist_ok=True)
-    # The rows are written in the order of TRL's training, epoch by epoch, and verl does not shuffle them.
+    # The rows are written in the order of our own training, epoch by epoch, and verl does not shuffle them.
     ordered = epochs(training.kept, training.section.epochs, recipe.seed)
     verl_files.write_rows(folder / verl.TRAIN, ordered, training.build_prompt)
     if training.held_out is not None:
@@ -288,7 +288,7 @@ def _run_verl(folder: Path, log: Path) -> None:
 
 
 def _import_trained(training: VerlTraining, folder: Path, this: RunDirectory) -> Metrics:
-    """Fills the run directory with verl's records and model, as TRL's training would."""
+    """Fills the run directory with verl's records and model, as our own training would."""
     from safereason.training.model import merged_adapter, save_whole
 
     # Without a trained model this raises, before any record is written.

@@ -43,7 +43,7 @@ from safereason.training import checkpoint, logprobs, sharding
 from safereason.training.advantage import group_advantages, uniform_groups
 from safereason.training.arguments import grpo_schedule, lr_scheduler, vllm_arguments
 from safereason.training.callbacks import finite_or_none
-from safereason.training.logprobs import Rows, TokenFigures
+from safereason.training.logprobs import Rows, TokenLogps
 from safereason.training.model import add_adapters, load_trainable, report_full_memory, save_trained, without_dropout
 from safereason.training.order import epochs
 from safereason.training.rollouts import EngineSampler, Sampler, Scorer, Share, open_vllm
@@ -60,7 +60,7 @@ Watch = Callable[[int, Record], None]
 
 
 @dataclass(frozen=True)
-class Policy:
+class TrainedModel:
     """The model being trained, with what its loss and its update need."""
 
     model: PreTrainedModel
@@ -83,7 +83,7 @@ class Policy:
         """Log-probabilities of the reference model, [N]."""
         with torch.no_grad():
             if self.reference is not None:
-                figures: TokenFigures = self.reference(rows=rows)
+                figures: TokenLogps = self.reference(rows=rows)
                 return figures.logps
             with self.model.disable_adapter():  # type: ignore[operator] # peft's
                 figures = self.module(rows=rows)
@@ -91,7 +91,7 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Batch:
+class RolloutBatch:
     """The rollouts of one process in a step, with all that the loss reads."""
 
     rows: Rows
@@ -129,24 +129,24 @@ def train(
         Steps taken.
     """
     section = run.section
-    plan = grpo_schedule(section, prompts=len(examples), processes=processes.count(), key=run.key)
-    policy = open_policy(run, plan.steps)
-    end_ids = end_of_turn_ids(policy.model, run.tokenizer)
-    sampler = open_sampler(run, policy, end_ids)
+    schedule = grpo_schedule(section, prompts=len(examples), processes=processes.count(), key=run.key)
+    trained = open_trained_model(run, schedule.steps)
+    end_ids = end_of_turn_ids(trained.model, run.tokenizer)
+    sampler = open_sampler(run, trained, end_ids)
     scorer = Scorer(reward, run.tokenizer, end_ids, rollout_log.append)
-    share = Share(processes.index() * plan.batch.share, plan.batch.share, section.rollouts_per_prompt)
+    share = Share(processes.index() * schedule.batch.share, schedule.batch.share, section.rollouts_per_prompt)
     order = epochs(examples, section.epochs, run.seed)
     tokens_seen = 0
     if run.resume_from is not None:
-        counters = checkpoint.load(run.resume_from, policy.model, policy.optimizer, policy.schedule)
+        counters = checkpoint.load(run.resume_from, trained.model, trained.optimizer, trained.schedule)
         tokens_seen = counters["tokens_seen"]
     elif validate is not None:
-        with policy.autocast():
-            validate(0, policy.model, False)
+        with trained.autocast():
+            validate(0, trained.model, False)
 
     tracker = Tracker(run.report_to, run.folder)
-    with report_full_memory(section, run.key), console.progress(run.key, plan.steps, run.steps_done) as advance:
-        for step in range(run.steps_done + 1, plan.steps + 1):
+    with report_full_memory(section, run.key), console.progress(run.key, schedule.steps, run.steps_done) as advance:
+        for step in range(run.steps_done + 1, schedule.steps + 1):
             start = time.monotonic()
             # Draw.
             first = (step - 1) * section.prompts_per_step
@@ -154,24 +154,26 @@ def train(
             step_examples = [example for example in step_prompts for _ in range(section.rollouts_per_prompt)]
             local = step_examples[share.local]
             conversations = [prompt_builder(example) for example in local]
-            with policy.autocast():
+            with trained.autocast():
                 completions = sampler.draw(conversations, share, step - 1)
             # Score.
             scored = scorer.score(local, conversations, completions, step)
-            rewards = policy.accelerator.gather(_rewards_tensor(scored.rewards, policy.accelerator.device))  # [all B]
+            rewards = trained.accelerator.gather(_rewards_tensor(scored.rewards, trained.accelerator.device))  # [all B]
             # Advantages: a group may be spread over processes, so each computes all and keeps those of its own rows.
             advantages = group_advantages(rewards, section.rollouts_per_prompt, section.advantage_epsilon)
             is_counted = torch.ones_like(rewards, dtype=torch.bool)
             if section.drop_uniform_groups:
                 is_counted = ~uniform_groups(rewards, section.rollouts_per_prompt)
             prompt_ids = [chat.prompt_ids(run.tokenizer, conversation) for conversation in conversations]
-            batch = Batch(Rows(prompt_ids, completions), advantages[share.local], is_counted[share.local])
+            batch = RolloutBatch(Rows(prompt_ids, completions), advantages[share.local], is_counted[share.local])
             # Loss and step.
-            figures = backward(policy, batch, section, plan.batch.per_device)
-            learning_rate = policy.schedule.get_last_lr()[0]
-            grad_norm = update(policy, section.max_grad_norm)
+            figures = backward(trained, batch, section, schedule.batch.per_device)
+            learning_rate = trained.schedule.get_last_lr()[0]
+            grad_norm = update(trained, section.max_grad_norm)
             # Log.
-            lengths = policy.accelerator.gather(_lengths(batch.rows, end_ids, policy.accelerator.device))  # [all B, 3]
+            lengths = trained.accelerator.gather(
+                _lengths(batch.rows, end_ids, trained.accelerator.device)
+            )  # [all B, 3]
             tokens_seen += int(lengths[:, :2].sum())
             metrics: Record = {
                 "step": step,
@@ -191,19 +193,19 @@ def train(
             if watch is not None:
                 watch(step, metrics)
             if validate is not None:
-                with policy.autocast():
-                    validate(step, policy.model, step == plan.steps)
+                with trained.autocast():
+                    validate(step, trained.model, step == schedule.steps)
             # Checkpoint.
-            if step % section.save_steps == 0 or step == plan.steps:
+            if step % section.save_steps == 0 or step == schedule.steps:
                 counters = {"tokens_seen": tokens_seen}
-                checkpoint.save(run.checkpoints, step, policy.model, policy.optimizer, policy.schedule, counters)
+                checkpoint.save(run.checkpoints, step, trained.model, trained.optimizer, trained.schedule, counters)
             advance("  ".join(f"{name} {metrics[name]:.3g}" for name in shown if metrics.get(name) is not None))
     tracker.close()
-    save_trained(policy.model, run.tokenizer, run.model_folder, section.precision)
-    return {"steps": plan.steps}
+    save_trained(trained.model, run.tokenizer, run.model_folder, section.precision)
+    return {"steps": schedule.steps}
 
 
-def open_policy(run: TrainingRun[GRPO], steps: int) -> Policy:
+def open_trained_model(run: TrainingRun[GRPO], steps: int) -> TrainedModel:
     """The model, laid out on the processes, with its reference, its optimizer and its schedule of so many steps."""
     section = run.section
     bf16 = precision_here(section.precision) == "bf16"
@@ -233,10 +235,10 @@ def open_policy(run: TrainingRun[GRPO], steps: int) -> Policy:
     )
     warmup = math.ceil(steps * section.warmup_ratio)
     schedule: LRScheduler = get_scheduler(lr_scheduler(section), optimizer, warmup, steps)
-    return Policy(model, module, reference, optimizer, schedule, accelerator, bf16)
+    return TrainedModel(model, module, reference, optimizer, schedule, accelerator, bf16)
 
 
-def open_sampler(run: TrainingRun[GRPO], policy: Policy, end_ids: set[int]) -> Sampler:
+def open_sampler(run: TrainingRun[GRPO], trained: TrainedModel, end_ids: set[int]) -> Sampler:
     """The generator of rollouts that the recipe names.
 
     Raises:
@@ -245,18 +247,18 @@ def open_sampler(run: TrainingRun[GRPO], policy: Policy, end_ids: set[int]) -> S
     section = run.section
     arguments = vllm_arguments(section, processes.count(), run.key, sorted(end_ids))
     if section.rollouts == "engine":
-        return EngineSampler(policy.model, run.tokenizer, section.sampling, run.seed)
-    return open_vllm(arguments, policy.model, policy.accelerator, run.tokenizer)
+        return EngineSampler(trained.model, run.tokenizer, section.sampling, run.seed)
+    return open_vllm(arguments, trained.model, trained.accelerator, run.tokenizer)
 
 
-def backward(policy: Policy, batch: Batch, section: GRPO, rows_per_pass: int) -> dict[str, float]:
+def backward(trained: TrainedModel, batch: RolloutBatch, section: GRPO, rows_per_pass: int) -> dict[str, float]:
     """Adds the gradient of the step's loss, in passes of so many rows each; every process calls it.
 
     Returns:
         The loss, and the means of KL and entropy over the counted tokens of all processes.
     """
-    accelerator = policy.accelerator
-    policy.module.train()
+    accelerator = trained.accelerator
+    trained.module.train()
     counted_tokens = sum(
         length for length, counted in zip(batch.rows.lengths, batch.is_counted.tolist(), strict=True) if counted
     )
@@ -270,10 +272,10 @@ def backward(policy: Policy, batch: Batch, section: GRPO, rows_per_pass: int) ->
         advantages = batch.advantages[part].repeat_interleave(lengths)  # [N]
         weights = batch.is_counted[part].repeat_interleave(lengths).float()  # [N]
         is_last = start == starts[-1]
-        with sharding.gradients_kept_local(policy.module, is_last):
-            with policy.autocast():
-                reference_logps = policy.reference_logps(rows) if section.kl_coef > 0 else None
-                figures: TokenFigures = policy.module(rows=rows)
+        with sharding.gradients_kept_local(trained.module, is_last):
+            with trained.autocast():
+                reference_logps = trained.reference_logps(rows) if section.kl_coef > 0 else None
+                figures: TokenLogps = trained.module(rows=rows)
             losses, kl = token_losses(figures, figures.logps.detach(), reference_logps, advantages, section)
             loss = (losses * weights).sum() / total
             # DDP and FSDP2 divide the sum of the processes' gradients by their number.
@@ -288,7 +290,7 @@ def backward(policy: Policy, batch: Batch, section: GRPO, rows_per_pass: int) ->
 
 
 def token_losses(
-    figures: TokenFigures, old_logps: Tensor, reference_logps: Tensor | None, advantages: Tensor, section: GRPO
+    figures: TokenLogps, old_logps: Tensor, reference_logps: Tensor | None, advantages: Tensor, section: GRPO
 ) -> tuple[Tensor, Tensor]:
     """The loss and the KL estimate of each token, [N] each (see the head of this module).
 
@@ -312,12 +314,12 @@ def token_losses(
     return losses, kl
 
 
-def update(policy: Policy, max_grad_norm: float) -> float:
+def update(trained: TrainedModel, max_grad_norm: float) -> float:
     """Takes one optimizer step, and returns the gradient's norm before it was clipped."""
-    grad_norm = sharding.clip_gradients(policy.model, max_grad_norm)
-    policy.optimizer.step()
-    policy.schedule.step()
-    policy.optimizer.zero_grad()
+    grad_norm = sharding.clip_gradients(trained.model, max_grad_norm)
+    trained.optimizer.step()
+    trained.schedule.step()
+    trained.optimizer.zero_grad()
     return grad_norm
 
 

@@ -54,7 +54,7 @@ class Rows:
         return max(map(len, self.prompts)) >= SHARE_FROM * max(self.lengths)
 
 
-class TokenFigures(NamedTuple):
+class TokenLogps(NamedTuple):
     """Figures of the N completion tokens of some rows, row after row, in nats and float32."""
 
     logps: Tensor
@@ -93,7 +93,7 @@ def _longest(rows: Rows) -> int:
     return max(len(p) + len(c) for p, c in zip(rows.prompts, rows.completions, strict=True))
 
 
-def _packed(causal: PreTrainedModel, rows: Rows, temperature: float) -> TokenFigures:
+def _packed(causal: PreTrainedModel, rows: Rows, temperature: float) -> TokenLogps:
     """Figures with each prompt computed once."""
     device = causal.device
     # Prompts are padded on the left and completions on the right, which is how `shared_prefix` takes them.
@@ -104,10 +104,10 @@ def _packed(causal: PreTrainedModel, rows: Rows, temperature: float) -> TokenFig
     width = max(rows.lengths)
     logps, entropies = shared_prefix.completion_logps(causal, ids.to(device), mask.to(device), width, temperature)
     counted = mask[:, -width:].bool().to(device)
-    return TokenFigures(logps[counted], entropies[counted])
+    return TokenLogps(logps[counted], entropies[counted])
 
 
-def _padded(causal: PreTrainedModel, rows: Rows, temperature: float) -> TokenFigures:
+def _padded(causal: PreTrainedModel, rows: Rows, temperature: float) -> TokenLogps:
     """Figures of rows that run together, padded on the right."""
     device = causal.device
     whole = [torch.tensor([*p, *c]) for p, c in zip(rows.prompts, rows.completions, strict=True)]
@@ -119,10 +119,10 @@ def _padded(causal: PreTrainedModel, rows: Rows, temperature: float) -> TokenFig
         first = len(prompt) - 1  # the state of a prompt's last token predicts the completion's first one
         states.append(state[first : first + length])
     targets = torch.cat([torch.tensor(completion) for completion in rows.completions]).to(device)
-    return TokenFigures(*shared_prefix.project(causal, torch.cat(states), targets, temperature))
+    return TokenLogps(*shared_prefix.project(causal, torch.cat(states), targets, temperature))
 
 
-def _one_by_one(forward: Forward, causal: PreTrainedModel, rows: Rows, temperature: float) -> TokenFigures:
+def _one_by_one(forward: Forward, causal: PreTrainedModel, rows: Rows, temperature: float) -> TokenLogps:
     """Figures of each row alone; a row is run again in the backward pass, so that one is in memory at a time."""
     keeps_logits = "logits_to_keep" in accepted(causal)
     logps = []
@@ -134,7 +134,7 @@ def _one_by_one(forward: Forward, causal: PreTrainedModel, rows: Rows, temperatu
         )
         logps.append(row[0])
         entropies.append(row[1])
-    return TokenFigures(torch.cat(logps), torch.cat(entropies))
+    return TokenLogps(torch.cat(logps), torch.cat(entropies))
 
 
 def _score_row(

@@ -96,7 +96,7 @@ def split_rows(ids: Tensor, attention: Tensor, labels: Tensor) -> tuple[Tensor, 
 
 
 @dataclass(frozen=True)
-class Rows:
+class TokenizedTraces:
     """Tokenized traces, and the number of traces that were dropped for each reason."""
 
     rows: list[dict[str, list[int]]]
@@ -112,7 +112,7 @@ def tokenize(
     *,
     prompt_builder: PromptBuilder = user_turn,
     reasoned: bool = True,
-) -> Rows:
+) -> TokenizedTraces:
     """Tokenized traces; the mask is 1 on the trace, the answer and the end-of-turn token.
 
     Args:
@@ -137,7 +137,7 @@ def tokenize(
             too_long += 1
             continue
         rows.append({"input_ids": prompt + completion, "completion_mask": [0] * len(prompt) + [1] * len(completion)})
-    return Rows(rows, too_long, empty)
+    return TokenizedTraces(rows, too_long, empty)
 
 
 def train(run: TrainingRun[SFT], rows: Sequence[dict[str, list[int]]]) -> dict[str, float]:

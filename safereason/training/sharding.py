@@ -41,9 +41,9 @@ def shard(model: PreTrainedModel, *, bf16: bool) -> None:
     states stay in fp32, and so do outputs and the reduction of gradients. accelerate's own policy has all of them in
     bf16, with which small gradients are lost and the KL term stands still.
     """
-    policy = MixedPrecisionPolicy()
+    precision = MixedPrecisionPolicy()
     if bf16:
-        policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        precision = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     causal = without_adapters(model)
     blocks = set(causal._no_split_modules or ())
     for module in causal.modules():
@@ -51,7 +51,7 @@ def shard(model: PreTrainedModel, *, bf16: bool) -> None:
             for norm in filter(_is_norm, module.modules()):
                 # Around 1 bf16 is so coarse that a norm's small updates would not be seen.
                 fully_shard(norm, reshard_after_forward=False)
-            fully_shard(module, mp_policy=policy)
+            fully_shard(module, mp_policy=precision)
     # The last hidden states are projected by the root's own weights, in the backward pass again: they stay gathered.
     fully_shard(model, reshard_after_forward=False)
 

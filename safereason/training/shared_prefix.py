@@ -297,7 +297,7 @@ def project(causal: PreTrainedModel, hidden: Tensor, targets: Tensor, temperatur
 
 
 def _project_chunk(hidden: Tensor, targets: Tensor, head: _Head, temperature: float) -> tuple[Tensor, Tensor]:
-    """`_project` of n states at once."""
+    """`project` of n states at once."""
     logits = head.logits(hidden) / temperature  # [n, V]
     normaliser = logits.logsumexp(-1)  # [n]
     logps = logits.gather(-1, targets[:, None])[:, 0] - normaliser

@@ -6,17 +6,16 @@ with a critic, without a KL term, on shuffled prompts). A value that begins with
 
 Differences from `training.grpo`:
     1. An unscored rollout leaves its group: the reward function raises, and verl 0.9 trains on the rest of the group
-       (NaN would spread to every weight, 0 would be a verdict). With TRL such a rollout stays in the KL and entropy
+       (NaN would spread to every weight, 0 would be a verdict). In our loop such a rollout stays in the KL and entropy
        terms with an advantage of 0; here it is in no term.
     2. A group of which a single rollout was scored has that score as its advantage (verl), where ours has 0.
     3. The log-ratio is clamped to ±20 and k3 to ±10 (verl).
     4. Rollouts are always drawn by vLLM on the GPUs that train; `rollouts`, `vllm` and `shared_prefix` have no
        counterpart. The last changes no figure.
-    5. verl warms up a constant learning rate where TRL does not: only `warmup_ratio: 0` is the same in both.
-    6. Validation means the reward on the rows held out; there is no F1, and no model is kept for it.
-    7. Rows are packed without padding into forward passes of as many tokens as `micro_batch_size` of the longest rows
+    5. Validation means the reward on the rows held out; there is no F1, and no model is kept for it.
+    6. Rows are packed without padding into forward passes of as many tokens as `micro_batch_size` of the longest rows
        have (9216 in tars-1.5b, as the authors' 9208), where ours has that many rows. The loss is the same.
-    8. A reward model is served by vLLM on a GPU of its own, in bf16. verl's workers that score ask Ray for no GPU: what
+    7. A reward model is served by vLLM on a GPU of its own, in bf16. verl's workers that score ask Ray for no GPU: what
        they open lies on the first one, beside vLLM and a trainer. On the GPUs that train, verl 0.9 serves a reward
        model to its own reward alone, which knows no kinds of prompts.
 """
@@ -165,7 +164,7 @@ def _refuse_unmapped(section: GRPO, key: str) -> None:
             raise InputError(f"{key}.{name}: --backend verl cannot do this ({reason}); pass {key}.{name}={instead}")
     for name in section.extra:
         if "." not in name:
-            raise InputError(f"{key}.extra.{name}: this is TRL's; --backend verl takes dotted keys of verl's there")
+            raise InputError(f"{key}.extra.{name}: this is vLLM's; --backend verl takes dotted keys of verl's there")
 
 
 def _algorithm_overrides() -> Overrides:

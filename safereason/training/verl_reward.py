@@ -1,4 +1,4 @@
-"""The recipe's reward as verl's custom reward function: the same code that scores a rollout under TRL.
+"""The recipe's reward as verl's custom reward function: the same code that scores a rollout in our own loop.
 
 verl 0.9 calls `compute_score` once a rollout, many at a time on one event loop. A rollout that cannot be scored raises
 an error: verl then trains on the rest of its group, and its log holds the reason. No number could take the error's
@@ -89,7 +89,7 @@ def write_config(
     write_json(path, {"reward": reward.model_dump(mode="json"), "reasoning": reasoning, "opening": opening})
 
 
-class Scorer:
+class QueuedScorer:
     """Scores rollouts in batches, in a thread beside the event loop.
 
     The rollouts that arrive while a batch is being scored are the next batch: a judge on a GPU gets many at once.
@@ -126,7 +126,7 @@ class Scorer:
 
 
 @cache
-def _open_scorer(config: str, reward_router_address: str | None) -> Scorer:
+def _open_scorer(config: str, reward_router_address: str | None) -> QueuedScorer:
     document = read_json(Path(config))
     opening = document.get("opening", "")  # a folder that was exported before has none
     section: TarsRewardSettings | RSafeRewardSettings = TypeAdapter(
@@ -134,7 +134,7 @@ def _open_scorer(config: str, reward_router_address: str | None) -> Scorer:
     ).validate_python(document["reward"])
     if isinstance(section, RSafeRewardSettings):
         verdicts = VerdictReward(section.accuracy_weight, section.format_weight, document["reasoning"])
-        return Scorer(verdicts, opening)
+        return QueuedScorer(verdicts, opening)
 
     def open_judge(text: str) -> Judge:
         judge = JudgeSpec.parse(text)
@@ -146,7 +146,7 @@ def _open_scorer(config: str, reward_router_address: str | None) -> Scorer:
 
         return ServedRewardModel(judge.argument, f"http://{reward_router_address}")
 
-    return Scorer(open_reward(section, open_judge), opening)
+    return QueuedScorer(open_reward(section, open_judge), opening)
 
 
 def reward_model_of(reward: TarsRewardSettings | RSafeRewardSettings, key: str) -> str | None:

@@ -123,7 +123,7 @@ def test_a_pipeline_gets_the_figures_of_a_run_that_is_there(whole, tiny, root):
     assert (done.returncode, done.stdout) == (0, "xstest\n"), done.stderr
 
 
-def test_an_unfinished_run_is_still_refused_and_another_one_is_not_taken_for_it(tiny, root, tmp_path):
+def test_an_unfinished_run_is_still_refused_and_another_one_is_not_taken_for_it(whole, tiny, root, tmp_path):
     out = tmp_path / "run"
     common = ("eval", "xstest", "--recipe", tiny, "--root", root, "--out", out)
     assert safereason(*common, "--limit", 1).returncode == 0

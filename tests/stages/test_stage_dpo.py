@@ -188,6 +188,6 @@ def test_long_prompts_are_left_out_and_counted(micro_model, micro_classifier, ro
 
 
 def test_the_plan_says_how_much_is_drawn_and_what_trl_is_given(micro_model, micro_classifier, root):
-    plan = rl.plan_rl(recipe_of(micro_model, micro_classifier), Options(root=root))
+    plan = rl.rl_outline(recipe_of(micro_model, micro_classifier), Options(root=root))
     assert (plan["rollouts"], plan["pairs at most"], plan["steps at most"]) == (32, 16, 4)
     assert plan["DPOConfig"]["loss_weights"] == [1.0, 1.0]

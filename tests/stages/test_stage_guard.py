@@ -456,13 +456,13 @@ def test_without_data_the_command_that_builds_it_is_named(recipe, tmp_path):
 
 def test_a_recipe_without_a_guard_trains_none(recipe, tmp_path):
     other = recipe.model_copy(update={"guard": None})
-    for work in (guard.train_guard, guard.plan_guard):
+    for work in (guard.train_guard, guard.guard_outline):
         with pytest.raises(InputError, match="recipe tiny: it has no guard section"):
             work(other, Options(root=tmp_path))
 
 
 def test_the_plan_says_what_is_there_and_what_trl_is_given(recipe, root, trained, folder, tmp_path):
-    plan = guard.plan_guard(recipe, Options(root=root))
+    plan = guard.guard_outline(recipe, Options(root=root))
     (built,) = root.glob("data/*")
     assert plan["data"] == {"built": str(built), "rows": 12, "validation": 4, "traces": 8}
     assert plan["sources"] == {str(folder / "mine.jsonl"): "10 safe, 10 unsafe"}
@@ -470,13 +470,13 @@ def test_the_plan_says_what_is_there_and_what_trl_is_given(recipe, root, trained
     assert (plan["sft"]["steps"], plan["rl"]["steps"], plan["rl"]["sequences"]) == (2, 5, 20)
     assert plan["rl"]["tokens generated at most"] == 8 * plan["rl"]["sequences"]
     assert plan["rl"]["reference model"] == "none"
-    unbuilt = guard.plan_guard(recipe, Options(root=tmp_path))
+    unbuilt = guard.guard_outline(recipe, Options(root=tmp_path))
     assert unbuilt["data"] == {"built": False, "rows": 12, "validation": 4, "traces": 8}
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_plan_counts_as_traces_what_sft_will_have(folder, micro_model, tmp_path):
     verdicts = recipe_of(folder, micro_model, *BARE)
-    assert guard.plan_guard(verdicts, Options(root=tmp_path))["data"]["traces"] == 12
+    assert guard.guard_outline(verdicts, Options(root=tmp_path))["data"]["traces"] == 12
     alone = recipe_of(folder, micro_model, "guard.sft=null", "data.traces=[]")
-    assert guard.plan_guard(alone, Options(root=tmp_path))["data"]["traces"] == 0
+    assert guard.guard_outline(alone, Options(root=tmp_path))["data"]["traces"] == 0

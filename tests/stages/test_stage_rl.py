@@ -114,11 +114,11 @@ def test_a_finished_run_is_returned_as_it_is(micro_model, root, trained):
 
 
 def test_the_plan_says_what_the_training_is_given(micro_model, root, tmp_path):
-    plan = rl.plan_rl(recipe_of(micro_model), Options(root=root))
+    plan = rl.rl_outline(recipe_of(micro_model), Options(root=root))
     assert (plan["prompts"], plan["steps"], plan["sequences"], plan["tokens generated at most"]) == (8, 2, 16, 128)
     assert plan["reference model"] == "a frozen copy of the start"
     assert (plan["processes"], plan["rollouts in one forward pass"], plan["forward passes a step"]) == (1, 4, 2)
-    unbuilt = rl.plan_rl(recipe_of(micro_model, kl_coef=0.0), Options(root=tmp_path))
+    unbuilt = rl.rl_outline(recipe_of(micro_model, kl_coef=0.0), Options(root=tmp_path))
     assert (unbuilt["prompts"], unbuilt["reference model"]) == (8, "none")
     assert list(tmp_path.iterdir()) == []
 

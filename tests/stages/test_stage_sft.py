@@ -118,10 +118,10 @@ def test_without_reasoning_the_answers_alone_are_trained_on(micro_model, root, t
 
 
 def test_the_plan_says_what_trl_is_given(micro_model, root, tmp_path):
-    plan = sft.plan_sft(recipe_of(micro_model), Options(root=root))
+    plan = sft.sft_outline(recipe_of(micro_model), Options(root=root))
     assert (plan["rows"], plan["steps"], plan["sequences"], plan["tokens at most"]) == (12, 3, 12, 12 * 4608)
     assert plan["SFTConfig"]["learning_rate"] == 1e-3
-    unbuilt = sft.plan_sft(recipe_of(micro_model, epochs=2), Options(root=tmp_path))
+    unbuilt = sft.sft_outline(recipe_of(micro_model, epochs=2), Options(root=tmp_path))
     assert (unbuilt["rows"], unbuilt["steps"]) == (12, 6)
     assert list(tmp_path.iterdir()) == []
 

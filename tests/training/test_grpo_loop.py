@@ -167,14 +167,14 @@ def test_the_learning_rate_is_transformers_own(micro_model, tmp_path, schedule, 
 
 def test_a_gradient_is_clipped_to_its_norm(micro_model, tmp_path):
     with RecordLog(tmp_path / "metrics.jsonl") as metrics:
-        policy = grpo.open_policy(training_run(section(), micro_model, tmp_path, metrics), steps=1)
-    for weight in policy.model.parameters():
+        trained = grpo.open_trained_model(training_run(section(), micro_model, tmp_path, metrics), steps=1)
+    for weight in trained.model.parameters():
         weight.grad = torch.ones_like(weight)
-    count = sum(weight.numel() for weight in policy.model.parameters())
+    count = sum(weight.numel() for weight in trained.model.parameters())
     kept = []
-    policy.optimizer.register_step_pre_hook(
-        lambda *given: kept.extend(weight.grad.clone() for weight in policy.model.parameters())
+    trained.optimizer.register_step_pre_hook(
+        lambda *given: kept.extend(weight.grad.clone() for weight in trained.model.parameters())
     )
-    assert grpo.update(policy, 0.5) == pytest.approx(count**0.5)
+    assert grpo.update(trained, 0.5) == pytest.approx(count**0.5)
     assert sum(float(grad.square().sum()) for grad in kept) ** 0.5 == pytest.approx(0.5, rel=1e-4)
-    assert all(weight.grad is None for weight in policy.model.parameters())
+    assert all(weight.grad is None for weight in trained.model.parameters())

@@ -11,7 +11,7 @@ import verl_peer
 from grpo_parts import REWARDS, Training, exact, one_step, open_training, padded, perturb, plain, section
 
 from safereason.training import grpo
-from safereason.training.logprobs import TokenFigures
+from safereason.training.logprobs import TokenLogps
 
 TOTAL = {"kl_coef": 0.1, "entropy_coef": 0.02}
 
@@ -48,9 +48,9 @@ def by_verl(logps, old, reference, entropies, advantage, chosen):
 def expected(training: Training, loss, old=None, rewards=REWARDS):
     """The loss and its gradients, in float64, of the training's present model."""
     chosen = training.section
-    model = exact(training.policy.model)
+    model = exact(training.trained.model)
     with torch.no_grad():
-        reference = plain(exact(training.policy.reference), training.fixed, chosen.sampling.temperature)[0]
+        reference = plain(exact(training.trained.reference), training.fixed, chosen.sampling.temperature)[0]
     logps, entropies = plain(model, training.fixed, chosen.sampling.temperature)
     value = loss(logps, old or [row.detach() for row in logps], reference, entropies, advantages(rewards), chosen)
     value.backward()
@@ -79,7 +79,7 @@ CUT = {"kl_coef": 0.1, "entropy_coef": 0.02, "micro_batch_size": 4}
 @pytest.mark.parametrize("changes", WHOLE.values(), ids=WHOLE.keys())
 def test_one_step_is_what_the_papers_say(micro_model, tmp_path, changes):
     training = open_training(micro_model, tmp_path, section(**{**TOTAL, **changes}))
-    perturb(training.policy.model)
+    perturb(training.trained.model)
     expected_step = expected(training, by_hand)
     assert_same(one_step(training), expected_step)
 
@@ -87,7 +87,7 @@ def test_one_step_is_what_the_papers_say(micro_model, tmp_path, changes):
 @pytest.mark.parametrize("shares", [True, False])
 def test_accumulation_still_means_over_all_tokens_of_the_step(micro_model, tmp_path, shares):
     training = open_training(micro_model, tmp_path, section(**CUT, shared_prefix=shares))
-    perturb(training.policy.model)
+    perturb(training.trained.model)
     expected_step = expected(training, by_hand)
     assert_same(one_step(training), expected_step)
 
@@ -95,7 +95,7 @@ def test_accumulation_still_means_over_all_tokens_of_the_step(micro_model, tmp_p
 @pytest.mark.parametrize("changes", [TOTAL, CUT], ids=["one pass", "accumulated"])
 def test_one_step_is_what_verl_does(micro_model, tmp_path, changes):
     training = open_training(micro_model, tmp_path, section(**changes))
-    perturb(training.policy.model)
+    perturb(training.trained.model)
     expected_step = expected(training, by_verl)
     assert_same(one_step(training), expected_step)
 
@@ -116,8 +116,8 @@ def test_one_step_is_what_trl_does(micro_model, tmp_path, changes):
     chosen = section(**changes)
     rewards = {**REWARDS, "Why?": [0.0] * 6} if chosen.drop_uniform_groups else REWARDS
     training = open_training(micro_model, tmp_path / "ours", chosen, rewards)
-    perturb(training.policy.model)
-    weights = training.policy.model.state_dict()
+    perturb(training.trained.model)
+    weights = training.trained.model.state_dict()
     assert_same(one_step(training), trl_peer.one_step(micro_model, tmp_path / "trl", training, weights))
 
 
@@ -125,9 +125,9 @@ def test_one_step_is_what_trl_does(micro_model, tmp_path, changes):
 def test_the_ratio_is_1_where_it_is_differentiated_however_the_draw_was_shaped(micro_model, tmp_path, shares):
     chosen = section(entropy_coef=0.02, sampling=SHAPED, shared_prefix=shares)
     training = open_training(micro_model, tmp_path, chosen)
-    perturb(training.policy.model)
+    perturb(training.trained.model)
     with torch.no_grad():
-        entropies = plain(exact(training.policy.model), training.fixed, chosen.sampling.temperature)[1]
+        entropies = plain(exact(training.trained.model), training.fixed, chosen.sampling.temperature)[1]
     lengths = torch.tensor([len(row) for row in entropies])
     bonus = 0.02 * torch.cat(entropies).mean()
     expected_loss = -(advantages() * lengths).sum() / lengths.sum() - bonus
@@ -138,20 +138,20 @@ def test_the_ratio_is_1_where_it_is_differentiated_however_the_draw_was_shaped(m
 @pytest.mark.parametrize("loss", [by_hand, by_verl])
 def test_both_clips_bind_where_the_policy_has_moved(micro_model, tmp_path, loss):
     training = open_training(micro_model, tmp_path, section(**TOTAL, dual_clip=1.5))
-    perturb(training.policy.model)
+    perturb(training.trained.model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        logps = plain(exact(training.policy.model), training.fixed, 0.7)[0]
+        logps = plain(exact(training.trained.model), training.fixed, 0.7)[0]
     old = [row + torch.randn(len(row), generator=generator).double() for row in logps]
     ratios = torch.cat([(new - before).exp() for new, before in zip(logps, old, strict=True)])
     assert all(bool(bound.any()) for bound in (ratios < 0.8, ratios > 1.2, ratios > 1.5))
     batch = training.batch
-    figures = training.policy.module(rows=batch.rows)
+    figures = training.trained.module(rows=batch.rows)
     per_token = batch.advantages.repeat_interleave(torch.tensor(batch.rows.lengths))
-    reference = training.policy.reference_logps(batch.rows)
+    reference = training.trained.reference_logps(batch.rows)
     losses, _ = grpo.token_losses(figures, torch.cat(old).float(), reference, per_token, training.section)
     losses.mean().backward()
-    gradients = {name: p.grad for name, p in training.policy.model.named_parameters()}
+    gradients = {name: p.grad for name, p in training.trained.model.named_parameters()}
     assert_same((losses.mean().item(), gradients), expected(training, loss, old))
 
 
@@ -169,7 +169,7 @@ def test_a_group_without_spread_is_left_out_where_requested(micro_model, tmp_pat
     rewards = {**REWARDS, "Why?": [0.0] * 6}
     chosen = section(kl_coef=0.1, drop_uniform_groups=True, micro_batch_size=micro_batch_size)
     training = open_training(micro_model, tmp_path, chosen, rewards)
-    perturb(training.policy.model)
+    perturb(training.trained.model)
     everything = training.fixed.completions
     training.fixed.completions = {prompt: ids for prompt, ids in everything.items() if prompt != "Why?"}
     kept = training.fixed.completions
@@ -181,7 +181,7 @@ def test_a_group_without_spread_is_left_out_where_requested(micro_model, tmp_pat
 def test_a_step_of_nothing_but_uniform_groups_changes_nothing(micro_model, tmp_path):
     rewards = {prompt: [1.0] * 6 for prompt in REWARDS}
     training = open_training(micro_model, tmp_path, section(**TOTAL, drop_uniform_groups=True), rewards)
-    perturb(training.policy.model)
+    perturb(training.trained.model)
     loss, gradients = one_step(training)
     assert loss == 0.0
     assert all(not gradient.any() for gradient in gradients.values())
@@ -192,8 +192,8 @@ def test_sharing_the_prompt_changes_no_number(micro_model, tmp_path, lora):
     steps = {}
     for shares in (True, False):
         training = open_training(micro_model, tmp_path, section(**TOTAL, shared_prefix=shares, lora=lora))
-        perturb(training.policy.model)
-        reference = training.policy.reference_logps(training.batch.rows)
+        perturb(training.trained.model)
+        reference = training.trained.reference_logps(training.batch.rows)
         steps[shares] = (*one_step(training), reference)
     torch.testing.assert_close(steps[True][2], steps[False][2], rtol=0, atol=1e-5)
     assert steps[True][0] == pytest.approx(steps[False][0], abs=1e-5)
@@ -216,25 +216,25 @@ def in_bf16(monkeypatch) -> Iterator[None]:
 def test_bf16_is_the_arithmetic_of_both_paths(micro_model, tmp_path, shares):
     training = open_training(micro_model, tmp_path, section(**TOTAL, shared_prefix=shares, precision="bf16"))
     dtypes = set()
-    for module in training.policy.model.modules():
+    for module in training.trained.model.modules():
         if isinstance(module, torch.nn.Linear):
             module.register_forward_hook(lambda module, args, output: dtypes.add(output.dtype))
     with torch.no_grad():
-        expected_logps = torch.cat(plain(exact(training.policy.reference), training.fixed, 0.7)[0])
-    with training.policy.autocast():
-        logps = training.policy.reference_logps(training.batch.rows)
+        expected_logps = torch.cat(plain(exact(training.trained.reference), training.fixed, 0.7)[0])
+    with training.trained.autocast():
+        logps = training.trained.reference_logps(training.batch.rows)
     one_step(training)
     assert dtypes == {torch.bfloat16}
     torch.testing.assert_close(logps.double(), expected_logps, rtol=0, atol=0.05)
-    assert {p.grad.dtype for p in training.policy.model.parameters()} == {torch.float32}
+    assert {p.grad.dtype for p in training.trained.model.parameters()} == {torch.float32}
 
 
 def test_a_figure_of_a_token_is_float32_and_of_the_right_row(micro_model, tmp_path):
     training = open_training(micro_model, tmp_path, section(shared_prefix=False))
     rows = training.batch.rows
-    figures: TokenFigures = training.policy.module(rows=rows)
+    figures: TokenLogps = training.trained.module(rows=rows)
     alone = [
-        training.policy.module(rows=replace(rows, prompts=[p], completions=[c])).logps
+        training.trained.module(rows=replace(rows, prompts=[p], completions=[c])).logps
         for p, c in zip(rows.prompts, rows.completions, strict=True)
     ]
     assert figures.logps.dtype == figures.entropies.dtype == torch.float32

@@ -63,8 +63,8 @@ def test_grpo_s_log_probabilities_are_those_of_a_row_alone(saved, tmp_path, name
     alone = load_model(str(saved(name))).eval()
     expected = [plain_logps(alone, list(p), list(c), 0.7) for p, c in zip(rows.prompts, rows.completions, strict=True)]
     with torch.no_grad():
-        logps = training.policy.module(rows=rows).logps
-    for log_probs in (logps, training.policy.reference_logps(rows)):
+        logps = training.trained.module(rows=rows).logps
+    for log_probs in (logps, training.trained.reference_logps(rows)):
         torch.testing.assert_close(log_probs, torch.cat(expected), rtol=1e-3, atol=1e-4)
 
 
@@ -74,7 +74,7 @@ def test_grpo_takes_a_step_on_several_rollouts_of_a_prompt(saved, tmp_path, name
     _, gradients = one_step(training)
     assert sum(float(part.square().sum()) for part in gradients.values()) > 0
     tokenizer = load_tokenizer(ModelSpec.parse(str(saved(name))))
-    sampler = EngineSampler(training.policy.model, tokenizer, Sampling(max_new_tokens=4), 3)
+    sampler = EngineSampler(training.trained.model, tokenizer, Sampling(max_new_tokens=4), 3)
     assert len(sampler.draw([user("Why?")] * 2, Share(0, 2, 2), 0)) == 2
 
 

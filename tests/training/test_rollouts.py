@@ -23,7 +23,7 @@ CONVERSATIONS = [user(prompt) for prompt in PROMPTS for _ in range(4)]
 
 @pytest.fixture
 def model(micro_model, tmp_path):
-    return open_training(micro_model, tmp_path, section(sampling=SAMPLING)).policy.model
+    return open_training(micro_model, tmp_path, section(sampling=SAMPLING)).trained.model
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_the_model_goes_on_training_as_it_was(model, tokenizer):
 
 
 def test_adapters_draw(micro_model, tmp_path, tokenizer):
-    model = open_training(micro_model, tmp_path, section(sampling=SAMPLING, lora={"rank": 4})).policy.model
+    model = open_training(micro_model, tmp_path, section(sampling=SAMPLING, lora={"rank": 4})).trained.model
     before = draw(model, tokenizer)
     perturb(model, scale=0.5)
     assert draw(model, tokenizer) != before

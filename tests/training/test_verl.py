@@ -395,7 +395,7 @@ def results_of(texts: list[str], config: str = "config"):
 def judged(monkeypatch):
     def use(*totals) -> Judged:
         reward = Judged(*totals)
-        scorer = verl_reward.Scorer(reward)
+        scorer = verl_reward.QueuedScorer(reward)
         monkeypatch.setattr(verl_reward, "_open_scorer", lambda config, router: scorer)
         return reward
 
