@@ -533,8 +533,7 @@ ROWS = [
 
 @pytest.mark.parametrize(("kind", "values"), [(GRPO, BASE_GRPO), (DPO, BASE_DPO)])
 @pytest.mark.parametrize("key", [key for key in GRPO_CHANGES if key.startswith("reward.")])
-def test_each_field_of_tars_reward_changes_the_reward(key, kind, values, monkeypatch):
-    monkeypatch.setattr("safereason.rewards.open_judge", _Named)
+def test_each_field_of_tars_reward_changes_the_reward(key, kind, values):
     base = kind(**values).reward
     other = kind(**changed(values, key, GRPO_CHANGES[key])).reward
     assert _rewarded(base) != _rewarded(other)
@@ -552,7 +551,7 @@ class _Named:
 
 
 def _rewarded(section: Any) -> list[Any]:
-    return [(parts.total, parts.parts) for parts in open_reward(section).score(ROWS)]
+    return [(parts.total, parts.parts) for parts in open_reward(section, _Named).score(ROWS)]
 
 
 @pytest.fixture(scope="module")
