@@ -335,6 +335,14 @@ def processes_of(root: Path) -> list[str]:
     return named
 
 
+def wait_until_none_is_left(root: Path) -> None:
+    """Returns when no process names the folder any more; fails where one stays."""
+    give_up = time.monotonic() + 120
+    while left := processes_of(root):
+        assert time.monotonic() < give_up, left
+        time.sleep(0.05)
+
+
 def run_until_a_checkpoint(inputs: Path, root: Path) -> Running:
     """`run` in processes, after a checkpoint of the RL, whose process and its two are all there then."""
     process = started("run", "--recipe", inputs / "tiny.yaml", *LONG, "--root", root, *launched(inputs))
@@ -354,8 +362,9 @@ def test_a_signal_ends_run_and_all_its_processes(inputs, tmp_path):
     _, told = process.communicate()
     assert process.returncode == 128 + number
     assert "Traceback" not in told
-    assert told.splitlines()[-1].partition(": ")[2] in ("", "interrupted", f"interrupted by {number.name}")
-    assert processes_of(tmp_path) == []
+    # Each process says so, in whichever order they end.
+    assert "interrupted by SIGTERM" in told
+    wait_until_none_is_left(tmp_path)
     assert read_json(run_of(tmp_path, "rl") / "manifest.json")["status"] == "interrupted"
 
 
@@ -365,8 +374,7 @@ def test_no_process_of_run_outlives_it(inputs, tmp_path):
     process = run_until_a_checkpoint(inputs, tmp_path)
     process.kill()
     process.communicate()
-    while processes_of(tmp_path):
-        time.sleep(0.01)
+    wait_until_none_is_left(tmp_path)
 
 
 @pytest.mark.slow
