@@ -60,7 +60,7 @@ def test_every_check_of_make_lint_is_a_hook_of_pre_commit():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)[1]
     checks = re.findall(r"\$\(BIN\)/(.*)", recipe)
-    assert len(checks) == 4
+    assert len(checks) == 5
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
     entries = [hook["entry"] for hook in hooks]
     assert [f".venv/bin/{check.removesuffix(' .')}" for check in checks] == [e for e in entries if "fmt" not in e]

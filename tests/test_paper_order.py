@@ -240,7 +240,7 @@ data:
   harmful: [{{source: sample, prompts: 60}}, {{source: rainbow, prompts: 60}}]
   traces: [{{source: sample-harmless, prompts: 6}}]
   teacher: {{model: openai/teacher}}
-sft: {{max_steps: 1, batch_size: 2, micro_batch_size: 2}}
+sft: {{max_steps: 1, batch_size: 4, micro_batch_size: 2}}
 rl: {{max_steps: 1, prompts_per_step: 2, rollouts_per_prompt: 2, micro_batch_size: 4, sampling: {{max_new_tokens: 4}}}}
 attack:
   attacker: openai/mutator

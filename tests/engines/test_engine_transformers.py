@@ -316,7 +316,7 @@ def test_likelihoods_and_states_that_do_not_fit_are_halved(model: LlamaForCausal
     with hooked(model, out_of_memory(limit, error)):
         halved = small.loglikelihood(PROMPTS, texts)
     for likelihood, expected in zip(halved, likelihoods, strict=True):
-        assert likelihood.logprobs == pytest.approx(expected.logprobs)
+        assert likelihood.token_logprobs == pytest.approx(expected.token_logprobs)
     with hooked(model.base_model, out_of_memory(limit, error)):
         torch.testing.assert_close(engine(model).last_states(PROMPTS), states)
     sizes: list[int] = []

@@ -10,6 +10,7 @@ from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.policy import load
 from safereason.guard.prompt import GuardTemplates
 from safereason.judges import open_judge
+from safereason.judges.base import Judge
 from safereason.recipe import schema
 from safereason.recipe.schema import Sampling
 from safereason.rewards import RewardRow, open_reward
@@ -32,12 +33,16 @@ def test_a_task_judge_may_be_a_classifier_by_its_path(micro_classifier: Path):
     assert 0.0 < total < 1.0
 
 
-def test_one_judge_for_every_prompt_is_opened_once(micro_classifier: Path, monkeypatch: pytest.MonkeyPatch):
+def test_one_judge_for_every_prompt_is_opened_once(micro_classifier: Path):
     opened: list[str] = []
-    monkeypatch.setattr("safereason.rewards.open_judge", lambda spec: opened.append(spec) or open_judge(spec))
+
+    def open_one(spec: str) -> Judge:
+        opened.append(spec)
+        return open_judge(spec)
+
     named = f"reward-model:{micro_classifier}"
     for task in (named, str(micro_classifier)):
-        reward = open_reward(schema.TarsRewardSettings(name="tars", safety=named, task=task))
+        reward = open_reward(schema.TarsRewardSettings(name="tars", safety=named, task=task), open_one)
         harmful, harmless = reward.score([RewardRow("p", "harmful", TEXT), RewardRow("p", "harmless", TEXT)])
         assert harmful.total == harmless.total == harmful.parts["safety"] == harmless.parts["task"]
     assert opened == [named, named]
