@@ -71,14 +71,20 @@ class MarkComplete(TrainerCallback):
             (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
 
+def whole_checkpoints(folder: Path) -> list[tuple[Path, int]]:
+    """The whole checkpoints of a folder with their steps, the newest last."""
+    checkpoints: list[tuple[Path, int]] = []
+    for mark in folder.glob(f"checkpoint-*/{COMPLETE}"):
+        checkpoints.append((mark.parent, int(mark.parent.name.rpartition("-")[2])))
+    return sorted(checkpoints, key=lambda checkpoint: checkpoint[1])
+
+
 def last_checkpoint(folder: Path) -> tuple[Path, int] | None:
     """The newest whole checkpoint and its step, or None."""
-    newest: tuple[Path, int] | None = None
-    for mark in folder.glob(f"checkpoint-*/{COMPLETE}"):
-        step = int(mark.parent.name.rpartition("-")[2])
-        if newest is None or step > newest[1]:
-            newest = (mark.parent, step)
-    return newest
+    whole = whole_checkpoints(folder)
+    if not whole:
+        return None
+    return whole[-1]
 
 
 def restore_token_count(trainer: "SFTTrainer | DPOTrainer", checkpoint: Path) -> None:

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from safereason import processes
 from safereason.runs.records import Record, read_json, write_json
-from safereason.training.callbacks import COMPLETE
+from safereason.training.callbacks import COMPLETE, whole_checkpoints
 from safereason.training.model import report_full_disk
 
 STATE = "loop.json"
@@ -55,7 +55,8 @@ def save(
     processes.wait()
     if processes.is_main():
         (target / COMPLETE).touch()
-        _delete_old(folder)
+        for old, _ in whole_checkpoints(folder)[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def load(checkpoint: Path, model: PreTrainedModel, optimizer: Optimizer, schedule: LRScheduler) -> Record:
@@ -88,9 +89,3 @@ def _write(target: Path, parts: dict[str, Any]) -> None:
         # It holds an error for each process, and says none of them in its own message.
         for failure, _ in error.failures.values():
             raise failure from error
-
-
-def _delete_old(folder: Path) -> None:
-    steps = sorted(int(mark.parent.name.rpartition("-")[2]) for mark in folder.glob(f"checkpoint-*/{COMPLETE}"))
-    for step in steps[:-KEPT]:
-        shutil.rmtree(folder / f"checkpoint-{step}", ignore_errors=True)

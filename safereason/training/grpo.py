@@ -135,6 +135,7 @@ def train(
     sampler = open_sampler(run, trained, end_ids)
     scorer = Scorer(reward, run.tokenizer, end_ids, rollout_log.append)
     share = Share(processes.index() * schedule.batch.share, schedule.batch.share, section.rollouts_per_prompt)
+    groups = [group for group, _ in share.positions]  # of each local rollout, the number of its prompt in the step
     order = epochs(examples, section.epochs, run.seed)
     tokens_seen = 0
     if run.resume_from is not None:
@@ -151,9 +152,11 @@ def train(
             # Draw.
             first = (step - 1) * section.prompts_per_step
             step_prompts = order[first : first + section.prompts_per_step]
-            step_examples = [example for example in step_prompts for _ in range(section.rollouts_per_prompt)]
-            local = step_examples[share.local]
-            conversations = [prompt_builder(example) for example in local]
+            # A prompt is rendered once for all of its rollouts.
+            built = {group: prompt_builder(step_prompts[group]) for group in dict.fromkeys(groups)}
+            prompt_ids = {group: chat.prompt_ids(run.tokenizer, conversation) for group, conversation in built.items()}
+            local = [step_prompts[group] for group in groups]
+            conversations = [built[group] for group in groups]
             with trained.autocast():
                 completions = sampler.draw(conversations, share, step - 1)
             # Score.
@@ -164,8 +167,8 @@ def train(
             is_counted = torch.ones_like(rewards, dtype=torch.bool)
             if section.drop_uniform_groups:
                 is_counted = ~uniform_groups(rewards, section.rollouts_per_prompt)
-            prompt_ids = [chat.prompt_ids(run.tokenizer, conversation) for conversation in conversations]
-            batch = RolloutBatch(Rows(prompt_ids, completions), advantages[share.local], is_counted[share.local])
+            rows = Rows([prompt_ids[group] for group in groups], completions)
+            batch = RolloutBatch(rows, advantages[share.local], is_counted[share.local])
             # Loss and step.
             figures = backward(trained, batch, section, schedule.batch.per_device)
             learning_rate = trained.schedule.get_last_lr()[0]
