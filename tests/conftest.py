@@ -41,6 +41,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says in one line that the checks of a GPU were skipped, whichever process skipped them."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", ()) if "gpu" in report.keywords]
+    reasons = sorted({report.longrepr[2].removeprefix("Skipped: ") for report in skipped})
+    if skipped:
+        terminalreporter.write_line(f"{'; '.join(reasons)}: {len(skipped)} GPU tests skipped")
+
+
 @pytest.fixture(scope="session")
 def micro_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the micro causal model."""

@@ -26,10 +26,10 @@ ENDS = [*range(235, 256), 258]
 Texts = list[list[tuple[str, str]]]
 
 
-def save_model(folder: Path) -> Path:
+def save_model(folder: Path, context: int = 128) -> Path:
     """Writes a micro model whose answers hang on all it read, with heads as wide as vLLM wants them."""
     torch.manual_seed(1)
-    config = micro.config(tie_word_embeddings=False, hidden_size=128, max_position_embeddings=128)
+    config = micro.config(tie_word_embeddings=False, hidden_size=128, max_position_embeddings=context)
     config.initializer_range = 0.4
     model = LlamaForCausalLM(config)
     model.generation_config.eos_token_id = ENDS
