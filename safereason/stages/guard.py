@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from safereason import processes
 from safereason.data.example import Example, read_examples
-from safereason.data.prompt_builder import PromptBuilder
 from safereason.engines.open import check_precision, load_tokenizer
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
@@ -42,9 +41,9 @@ from safereason.stages.preparation.training_sources import training_sources
 from safereason.stages.rl import check_rollouts, grpo_outline
 from safereason.stages.sft import SFTPlan, run_sft
 from safereason.stages.verl import VerlTraining
-from safereason.text.chat import prompt_ids
 from safereason.training import tracking
-from safereason.training.arguments import check_left, sft_arguments
+from safereason.training.arguments import sft_arguments
+from safereason.training.prompt_limit import short_enough
 from safereason.training.resume import resume_point
 from safereason.training.training_run import TrainingRun
 
@@ -189,8 +188,16 @@ def _train_guard_grpo(
     tokenizer = load_tokenizer(start)
     build_prompt = guard_data.prompt_builder(recipe, tokenizer)
     examples = read_examples(folder / data.TRAIN)
-    kept = _short_enough(examples, section, tokenizer, build_prompt)
-    checkpoint, steps_done = resume_point(this.path, "metrics", "rollouts", "validation")
+    # The policy and the chat template count too.
+    kept = short_enough(
+        examples,
+        tokenizer,
+        section.max_prompt_tokens,
+        "guard.train",
+        batch=section.prompts_per_step,
+        prompt_builder=build_prompt,
+    )
+    resume = resume_point(this.path, "metrics", "rollouts", "validation")
     # One process moves files, and the others wait until it has.
     processes.by_main(lambda: _restore_best(this.path))
     assert isinstance(section.reward, RSafeRewardSettings)
@@ -209,18 +216,7 @@ def _train_guard_grpo(
             sampled_prompt = replace(guard_prompt, sampling=section.sampling)
             validation = _validation(guard, section, sampled_prompt, tokenizer, rows, recipe, this, validations)
             validate = validation.after_step
-        training_run = TrainingRun(
-            section=section,
-            location=start.location,
-            tokenizer=tokenizer,
-            seed=recipe.seed,
-            folder=this.path,
-            metrics=metrics,
-            key="guard.train",
-            resume_from=checkpoint,
-            steps_done=steps_done,
-            report_to=recipe.report_to,
-        )
+        training_run = TrainingRun.of_recipe(recipe, "guard.train", section, start, tokenizer, metrics, resume)
         trained = grpo.train(
             training_run,
             kept,
@@ -239,19 +235,6 @@ def _train_guard_grpo(
         "kept": _kept_model(this.path),
         "warnings": watch.warnings,
     }
-
-
-def _short_enough(
-    examples: Sequence[Example], section: GRPO, tokenizer: "PreTrainedTokenizerBase", build_prompt: PromptBuilder
-) -> list[Example]:
-    """The rows whose prompts, with policy and chat template, are within the section's limit."""
-    limit = section.max_prompt_tokens
-    kept = []
-    for example in examples:
-        if len(prompt_ids(tokenizer, build_prompt(example))) <= limit:
-            kept.append(example)
-    check_left(len(kept), len(examples), limit, "guard.train.max_prompt_tokens", section.prompts_per_step)
-    return kept
 
 
 def _check_validation(guard: GuardSection, folder: Path) -> None:

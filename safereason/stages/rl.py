@@ -3,7 +3,6 @@
 A recipe may name DPO instead; `training/preferences.py` makes its pairs and trains on them.
 """
 
-import logging
 from collections.abc import Sequence
 
 from safereason import processes
@@ -34,13 +33,11 @@ from safereason.stages.base import (
 from safereason.stages.contents import contents
 from safereason.stages.preparation.training_sources import training_sources
 from safereason.stages.verl import VerlTraining
-from safereason.text.chat import prompt_ids, user
 from safereason.training import preferences, tracking
-from safereason.training.arguments import check_left, grpo_schedule
+from safereason.training.arguments import grpo_schedule
+from safereason.training.prompt_limit import short_enough
 from safereason.training.resume import resume_point
 from safereason.training.training_run import TrainingRun
-
-logger = logging.getLogger(__name__)
 
 
 def rl_identity(recipe: Recipe, model: ModelSpec, options: Options) -> Identity:
@@ -141,30 +138,12 @@ def _train_grpo(
     from safereason.training import grpo
 
     tokenizer = load_tokenizer(start)
-    # Long prompts are dropped and not cut: a cut prompt asks something else.
-    kept = []
-    for example in examples:
-        if len(prompt_ids(tokenizer, user(example.prompt))) <= section.max_prompt_tokens:
-            kept.append(example)
-    too_long = len(examples) - len(kept)
-    logger.info("%d prompts, %d too long", len(kept), too_long)
-    check_left(len(kept), len(examples), section.max_prompt_tokens, "rl.max_prompt_tokens", section.prompts_per_step)
-    checkpoint, steps_done = resume_point(this.path, "metrics", "rollouts")
+    kept = short_enough(examples, tokenizer, section.max_prompt_tokens, "rl", batch=section.prompts_per_step)
+    resume = resume_point(this.path, "metrics", "rollouts")
     with this.records("metrics") as metrics, this.records("rollouts") as rollouts:
-        training_run = TrainingRun(
-            section=section,
-            location=start.location,
-            tokenizer=tokenizer,
-            seed=recipe.seed,
-            folder=this.path,
-            metrics=metrics,
-            key="rl",
-            resume_from=checkpoint,
-            steps_done=steps_done,
-            report_to=recipe.report_to,
-        )
+        training_run = TrainingRun.of_recipe(recipe, "rl", section, start, tokenizer, metrics, resume)
         trained = grpo.train(training_run, kept, reward, rollouts)
-    return {**trained, "prompts": len(kept), "dropped_too_long": too_long}
+    return {**trained, "prompts": len(kept), "dropped_too_long": len(examples) - len(kept)}
 
 
 def rl_outline(recipe: Recipe, options: Options) -> Outline:

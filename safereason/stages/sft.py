@@ -100,27 +100,15 @@ def run_sft(plan: SFTPlan, recipe: Recipe, options: Options) -> Result:
     plan.start.check()
     check_precision(section.precision, f"{plan.key}.precision")
     traces = _traces_file(recipe, options)
-    location = plan.start.location
     with directory as this:
         from safereason.training import sft
 
         this.inputs[str(traces)] = sha256(traces)
         tokenizer = load_tokenizer(plan.start)
         tokenized = _tokenized_rows(plan, tokenizer, read_examples(traces))
-        checkpoint, steps_done = resume_point(this.path, "metrics")
+        resume = resume_point(this.path, "metrics")
         with this.records("metrics") as log:
-            training_run = TrainingRun(
-                section=section,
-                location=location,
-                tokenizer=tokenizer,
-                seed=recipe.seed,
-                folder=this.path,
-                metrics=log,
-                key=plan.key,
-                resume_from=checkpoint,
-                steps_done=steps_done,
-                report_to=recipe.report_to,
-            )
+            training_run = TrainingRun.of_recipe(recipe, plan.key, section, plan.start, tokenizer, log, resume)
             trained = sft.train(training_run, tokenized.rows)
         # One process writes these files, and all of them go on when they are there.
         save_with_model = plan.save_with_model

@@ -24,8 +24,8 @@ from safereason.runs.manifest import sha256
 from safereason.stages.base import Identity, Metrics, Options, Outline, Result, finished_result, open_run
 from safereason.text import chat
 from safereason.training import verl, verl_files, verl_reward
-from safereason.training.arguments import check_left
 from safereason.training.order import epochs
+from safereason.training.prompt_limit import short_enough
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -97,14 +97,14 @@ class VerlTraining:
     @cached_property
     def kept(self) -> list[Example]:
         """The rows whose prompts are short enough."""
-        limit = self.section.max_prompt_tokens
-        kept = []
-        for example in self.examples:
-            if len(chat.prompt_ids(self.tokenizer, self.build_prompt(example))) <= limit:
-                kept.append(example)
-        limit_key = f"{self.key}.max_prompt_tokens"
-        check_left(len(kept), len(self.examples), limit, limit_key, self.section.prompts_per_step)
-        return kept
+        return short_enough(
+            self.examples,
+            self.tokenizer,
+            self.section.max_prompt_tokens,
+            self.key,
+            batch=self.section.prompts_per_step,
+            prompt_builder=self.build_prompt,
+        )
 
     @property
     def whole_identity(self) -> Identity:

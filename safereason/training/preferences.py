@@ -24,8 +24,9 @@ from safereason.runs.directory import CHECKPOINTS, RunDirectory
 from safereason.runs.manifest import going_on
 from safereason.runs.records import Record, RecordLog, keep_records, line_of, read_records, write_bytes
 from safereason.text.chat import prompt_ids, user
-from safereason.training.arguments import check_left, dpo_arguments
+from safereason.training.arguments import dpo_arguments
 from safereason.training.pairs import best_with_worst
+from safereason.training.prompt_limit import short_enough
 from safereason.training.resume import resume_point
 from safereason.training.training_run import TrainingRun
 
@@ -77,15 +78,8 @@ def train_dpo(
         StageFailed: Verdicts failed; `--resume` tries those again.
     """
     tokenizer = load_tokenizer(start)
-    ids_of_prompts = {}
-    kept = []
-    for example in examples:
-        ids = prompt_ids(tokenizer, user(example.prompt))
-        # Long prompts are dropped and not cut: a cut prompt asks something else.
-        if len(ids) <= section.max_prompt_tokens:
-            ids_of_prompts[example.id] = ids
-            kept.append(example)
-    check_left(len(kept), len(examples), section.max_prompt_tokens, "rl.max_prompt_tokens")
+    kept = short_enough(examples, tokenizer, section.max_prompt_tokens, "rl")
+    ids_of_prompts = {example.id: prompt_ids(tokenizer, user(example.prompt)) for example in kept}
     jobs = []
     for example in kept:
         for number in range(section.rollouts_per_prompt):
@@ -275,20 +269,9 @@ def _train_on_pairs(
 ) -> Record:
     from safereason.training import dpo
 
-    checkpoint, steps_done = resume_point(this.path, "metrics")
+    resume = resume_point(this.path, "metrics")
     with this.records("metrics") as log:
-        training_run = TrainingRun(
-            section=section,
-            location=start.location,
-            tokenizer=tokenizer,
-            seed=recipe.seed,
-            folder=this.path,
-            metrics=log,
-            key="rl",
-            resume_from=checkpoint,
-            steps_done=steps_done,
-            report_to=recipe.report_to,
-        )
+        training_run = TrainingRun.of_recipe(recipe, "rl", section, start, tokenizer, log, resume)
         return dpo.train(training_run, rows)
 
 

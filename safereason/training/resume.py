@@ -1,13 +1,21 @@
 """The point from which a killed training goes on."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from safereason.runs.directory import CHECKPOINTS
 from safereason.runs.records import Record, keep_records
 
 
-def resume_point(run: Path, *logs: str) -> tuple[Path | None, int]:
-    """The newest checkpoint of a run and its step; None and 0 where there is none.
+class ResumePoint(NamedTuple):
+    """The newest whole checkpoint of a run, and the optimizer steps that it holds; None and 0 where there is none."""
+
+    checkpoint: Path | None
+    steps_done: int
+
+
+def resume_point(run: Path, *logs: str) -> ResumePoint:
+    """The point from which the training of a run goes on.
 
     Records of later steps are dropped from the logs, since the training repeats those steps.
 
@@ -25,4 +33,4 @@ def resume_point(run: Path, *logs: str) -> tuple[Path | None, int]:
 
     for name in logs:
         keep_records(run / f"{name}.jsonl", is_done)
-    return checkpoint, done
+    return ResumePoint(checkpoint, done)

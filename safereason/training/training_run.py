@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from safereason.recipe.schema import DPO, GRPO, SFT
+from safereason.engines.spec import ModelSpec
+from safereason.recipe.schema import DPO, GRPO, SFT, Recipe
 from safereason.runs.directory import CHECKPOINTS
 from safereason.runs.records import RecordLog
+from safereason.training.resume import ResumePoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,6 +40,31 @@ class TrainingRun(Generic[Section]):
     """Optimizer steps of that checkpoint."""
     report_to: str = "none"
     """Experiment tracker that receives the metrics too."""
+
+    @classmethod
+    def of_recipe(
+        cls,
+        recipe: Recipe,
+        key: str,
+        section: Section,
+        start: ModelSpec,
+        tokenizer: "PreTrainedTokenizerBase",
+        metrics: RecordLog,
+        resume: ResumePoint,
+    ) -> "TrainingRun[Section]":
+        """The training that a section of a recipe describes, in the run directory of the log `metrics`."""
+        return TrainingRun(
+            section=section,
+            location=start.location,
+            tokenizer=tokenizer,
+            seed=recipe.seed,
+            folder=metrics.path.parent,
+            metrics=metrics,
+            key=key,
+            resume_from=resume.checkpoint,
+            steps_done=resume.steps_done,
+            report_to=recipe.report_to,
+        )
 
     @property
     def checkpoints(self) -> Path:
