@@ -60,7 +60,7 @@ def main() -> None:
     for name, work in (("generation", generate), ("loss and gradient", learn)):
         found = {}
         for way, least in (("apart", NEVER), ("shared", 32)):
-            engines.SHARE_FROM = shared_prefix.SHARE_FROM = least
+            engines.SHARE_FROM = shared_prefix.LEAST_COMMON_TOKENS = least
             found[way] = timed(work)
         ratio = found["apart"][0] / found["shared"][0]
         table.append(

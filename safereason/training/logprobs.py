@@ -28,7 +28,7 @@ from safereason.training import shared_prefix
 from safereason.training.model import without_adapters
 from safereason.training.plain_head import Forward
 
-SHARE_FROM = 0.25
+PROMPT_SHARE = 0.25
 """Least length of prompts, as a share of the completions' length, at which prompts are shared.
 
 Below it the attention of the long packed rows costs more than the prompts that they spare.
@@ -51,7 +51,7 @@ class Rows:
     @property
     def shares_prompts(self) -> bool:
         """Whether prompts are so long that packing rows with the same one pays."""
-        return max(map(len, self.prompts)) >= SHARE_FROM * max(self.lengths)
+        return max(map(len, self.prompts)) >= PROMPT_SHARE * max(self.lengths)
 
 
 class TokenLogps(NamedTuple):
@@ -82,14 +82,14 @@ def install(model: PreTrainedModel, temperature: float, *, shares_prefix: bool =
             return plain_forward(*arguments, **named)
         if packs and rows.shares_prompts:
             return _packed(self, rows, temperature)
-        if projects and architectures.trains_in_batches(self, _longest(rows)):
+        if projects and architectures.trains_in_batches(self, _longest_row(rows)):
             return _padded(self, rows, temperature)
         return _one_by_one(plain_forward, self, rows, temperature)
 
     causal.forward = MethodType(forward, causal)
 
 
-def _longest(rows: Rows) -> int:
+def _longest_row(rows: Rows) -> int:
     return max(len(p) + len(c) for p, c in zip(rows.prompts, rows.completions, strict=True))
 
 
@@ -130,14 +130,14 @@ def _one_by_one(forward: Forward, causal: PreTrainedModel, rows: Rows, temperatu
     for prompt, completion in zip(rows.prompts, rows.completions, strict=True):
         ids = torch.tensor([[*prompt, *completion]], device=causal.device)
         row: tuple[Tensor, Tensor] = checkpoint(
-            _score_row, forward, ids, len(completion), temperature, keeps_logits, use_reentrant=False
+            _logps_of_row, forward, ids, len(completion), temperature, keeps_logits, use_reentrant=False
         )
         logps.append(row[0])
         entropies.append(row[1])
     return TokenLogps(torch.cat(logps), torch.cat(entropies))
 
 
-def _score_row(
+def _logps_of_row(
     forward: Forward, ids: Tensor, length: int, temperature: float, keeps_logits: bool
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies, [C] each, of the last C = `length` tokens of a row [1, L]."""

@@ -92,7 +92,14 @@ def _score_rows(
     rows: list[_RowFigures] = []
     for ids, kept, row_labels in zip(input_ids, attention_mask.bool(), labels, strict=True):
         row: _RowFigures = checkpoint(
-            _score_row, forward, ids[kept], row_labels[kept], temperature, keeps_logits, options, use_reentrant=False
+            _row_figures,
+            forward,
+            ids[kept],
+            row_labels[kept],
+            temperature,
+            keeps_logits,
+            options,
+            use_reentrant=False,
         )
         rows.append(row)
 
@@ -119,7 +126,7 @@ def _score_rows(
     )
 
 
-def _score_row(
+def _row_figures(
     forward: Forward,
     ids: Tensor,
     labels: Tensor,

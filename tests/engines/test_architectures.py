@@ -221,7 +221,7 @@ def could_share(model: Any, patch: pytest.MonkeyPatch) -> float:
     for name in ("BATCHED", "SHARED"):
         patch.setattr(architectures, name, {architectures.kind(model)})
     patch.setattr("safereason.engines.transformers.SHARE_FROM", 8)
-    patch.setattr(shared_prefix, "SHARE_FROM", 8)
+    patch.setattr(shared_prefix, "LEAST_COMMON_TOKENS", 8)
     if not shared_prefix.is_supported(model):
         return float("inf")
     return worst_of([lambda: generates(model, ALIKE), lambda: packs(model), lambda: attacks(model)])

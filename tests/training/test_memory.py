@@ -123,5 +123,5 @@ def test_figures_of_other_modules_are_theirs():
     from safereason.training import fit, logprobs
 
     assert (memory.TILE_TOKENS, memory.TILE_WORDS) == (TOKEN_CHUNK_SIZE, _CHUNKED_LOGPROB_CHUNK_SIZE)
-    assert memory.PACKED_TOKENS == shared_prefix.CHUNK
-    assert (fit.ENGINE_TOKENS, fit.PROMPT_SHARE) == (transformers.BATCH_TOKENS, logprobs.SHARE_FROM)
+    assert memory.PACKED_TOKENS == shared_prefix.CHUNK_TOKENS
+    assert (fit.ENGINE_TOKENS, fit.PROMPT_SHARE) == (transformers.BATCH_TOKENS, logprobs.PROMPT_SHARE)

@@ -97,8 +97,8 @@ def ragged(draw):
 def test_the_plain_computation_gives_the_same(drawn, name, temperature, row):
     ids, mask, length = batch(*drawn)
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shared_prefix, "ROW", row)
-        patch.setattr(shared_prefix, "SHARE_FROM", 2)
+        patch.setattr(shared_prefix, "ROW_TOKENS", row)
+        patch.setattr(shared_prefix, "LEAST_COMMON_TOKENS", 2)
         result = completion_logps(MODELS[name], ids, mask, length, temperature)
         expected = plain(MODELS[name], ids, mask, length, temperature)
     torch.testing.assert_close(result[0], expected[0], rtol=1e-4, atol=1e-5)
@@ -162,7 +162,7 @@ def _recording(forward, shapes: list):
 def test_logits_are_projected_in_chunks_of_any_size(monkeypatch):
     ids, mask, length = batch(PROMPTS, ROWS)
     whole = completion_logps(MODELS["llama"], ids, mask, length, 1.0)
-    monkeypatch.setattr(shared_prefix, "CHUNK", 3)
+    monkeypatch.setattr(shared_prefix, "CHUNK_TOKENS", 3)
     torch.testing.assert_close(completion_logps(MODELS["llama"], ids, mask, length, 1.0), whole)
 
 
