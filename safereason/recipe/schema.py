@@ -463,7 +463,7 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the data draw, of training and of sampling."""
     report_to: Literal["none", "trackio", "wandb", "tensorboard", "mlflow"] = "none"
-    """Experiment tracker that a training tells, beside its run directory; no run depends on it."""
+    """Experiment tracker that receives a training's metrics, beside its run directory; no run depends on it."""
     data: Annotated[TarsMix | RSafeMix, Field(discriminator="mix")]
     sft: SFT | None = None
     # A function as discriminator, because a recipe may leave `algorithm` out.

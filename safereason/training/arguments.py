@@ -242,7 +242,7 @@ def _shared_arguments(section: SFT | GRPO | DPO, seed: int, output_dir: str, cpu
         "logging_steps": 1,
         # Otherwise transformers logs a mean of earlier losses in place of NaN.
         "logging_nan_inf_filter": False,
-        "report_to": "none",  # `training.tracking` adds the tracker itself, with the run's name
+        "report_to": "none",  # `training.callbacks` sends the metrics itself, to a tracker with the run's name
         "disable_tqdm": True,
         "trust_remote_code": False,
         "remove_unused_columns": False,  # the reward reads columns that the model does not

@@ -12,7 +12,7 @@ from safereason.errors import InputError
 from safereason.runs.records import Record, RecordLog, read_json
 from safereason.training.model import report_full_disk, report_full_memory
 from safereason.training.sharding import reduce_in_fp32
-from safereason.training.tracking import track
+from safereason.training.tracking import Tracker
 from safereason.training.training_run import Section, TrainingRun
 
 if TYPE_CHECKING:
@@ -25,11 +25,21 @@ STATE = "trainer_state.json"
 
 
 class MetricsLog(TrainerCallback):
-    """Appends the trainer's metrics to `metrics.jsonl`, one record per step."""
+    """The trainer's metrics as one record a step, in `metrics.jsonl` and in the experiment tracker."""
 
-    def __init__(self, log: RecordLog, advance: Callable[[str], None], shown: tuple[str, ...]) -> None:
-        """Takes the log, the function that moves the progress bar, and the metrics that are shown beside the bar."""
+    def __init__(
+        self, log: RecordLog, tracker: Tracker, advance: Callable[[str], None], shown: tuple[str, ...]
+    ) -> None:
+        """A callback that logs.
+
+        Args:
+            log: `metrics.jsonl`.
+            tracker: The experiment tracker.
+            advance: Moves the progress bar.
+            shown: Metrics that are shown beside the bar.
+        """
         self._log = log
+        self._tracker = tracker
         self._advance = advance
         self._shown = shown
 
@@ -49,6 +59,7 @@ class MetricsLog(TrainerCallback):
         for key, value in logs.items():
             record[key] = finite_or_none(value)
         self._log.append(record)
+        self._tracker.log(record, state.global_step)
         shown = [f"{key} {logs[key]:.3g}" for key in self._shown if logs.get(key) is not None]
         self._advance("  ".join(shown))
 
@@ -107,12 +118,13 @@ def train_to_end(trainer: Trainer, run: TrainingRun[Section], *, title: str, sho
     """
     trainer.remove_callback(PrinterCallback)  # it prints every step, beside the bar
     trainer.add_callback(MarkComplete())
-    track(trainer, run.report_to, run.metrics.path.parent)
+    tracker = Tracker(run.report_to, run.folder)
     reduce_in_fp32(trainer.accelerator)
     with console.progress(title, trainer.args.max_steps, run.steps_done) as advance:
-        trainer.add_callback(MetricsLog(run.metrics, advance, shown))
+        trainer.add_callback(MetricsLog(run.metrics, tracker, advance, shown))
         with report_full_memory(run.section, run.key):
             _train_from(trainer, run.resume_from)
+    tracker.close()
 
 
 def _train_from(trainer: Trainer, checkpoint: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""Experiment trackers, by transformers' own callbacks (SFT, DPO) or accelerate's (GRPO), with the run directory's name.
+"""Experiment trackers, which accelerate starts, with the run directory's name.
 
 No result depends on the tracker, so it is no part of a run's identity, and may change at a resume.
 """
@@ -14,7 +14,6 @@ from safereason.errors import InputError
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
-    from transformers import Trainer
 
 NONE = "none"
 PROJECT = "safereason"
@@ -32,7 +31,7 @@ def check(tracker: str) -> None:
 
 
 class Tracker:
-    """A tracker that our own training loop tells the metrics of each step; the first process alone tells them."""
+    """An experiment tracker that receives the metrics of each step, from the first process alone."""
 
     def __init__(self, tracker: str, run: Path) -> None:
         """Starts a run of the run directory's name; no tracker is started for `none`."""
@@ -48,7 +47,7 @@ class Tracker:
         self._trackers.append(started)
 
     def log(self, metrics: Mapping[str, float | None], step: int) -> None:
-        """Tells the metrics of a step, under the names that trainers of transformers give them."""
+        """Sends the metrics of a step, under the names that trainers of transformers give them."""
         values = {f"train/{name}": value for name, value in metrics.items() if value is not None and name != "step"}
         for tracker in self._trackers:
             tracker.log(values, step=step)
@@ -70,25 +69,3 @@ def _tracker_arguments(tracker: str, run: Path) -> dict[str, str]:
     if tracker == "wandb":
         project = os.environ.get("WANDB_PROJECT", PROJECT)
     return {"run_name": project, "name": run.name}
-
-
-def track(trainer: "Trainer", tracker: str, run: Path) -> None:
-    """Adds a tracker to a trainer, as a run of the run directory's name.
-
-    Tensorboard's files go to `run/tensorboard`; the other trackers have environment variables of their own for theirs.
-    """
-    if tracker == NONE:
-        return
-    from transformers.integrations import integration_utils
-
-    # Each tracker has its own way to name a project: two read the environment, and the others the arguments.
-    for variable in ("WANDB_PROJECT", "MLFLOW_EXPERIMENT_NAME"):
-        os.environ.setdefault(variable, PROJECT)
-    trainer.args.run_name = run.name
-    if trainer.args.project == "huggingface":  # transformers' default
-        trainer.args.project = PROJECT
-    (kind,) = integration_utils.get_reporting_integration_callbacks(tracker)  # type: ignore[no-untyped-call]
-    callback = kind()
-    if tracker == "tensorboard":
-        callback.logging_dir = callback.logging_dir or str(run / "tensorboard")
-    trainer.add_callback(callback)

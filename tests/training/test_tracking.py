@@ -1,11 +1,11 @@
 """Experiment trackers beside the run directory."""
 
+import json
 from importlib.util import find_spec
-from types import SimpleNamespace
 
 import pytest
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from training_parts import training_run
-from transformers import TrainerCallback
 
 from safereason.errors import InputError
 from safereason.recipe.load import load
@@ -18,32 +18,48 @@ from safereason.training import sft, tracking
 TRACKERS = ("trackio", "wandb", "tensorboard", "mlflow")
 
 
-class Tracker(TrainerCallback):
-    """In place of a tracker's callback, which needs its package."""
+class Recording:
+    """In place of accelerate's class for a tracker, which needs its package."""
 
-    logging_dir = None
+    def __init__(self, **arguments: str) -> None:
+        self.arguments = arguments
+        self.calls = []
 
+    def start(self) -> None:
+        self.calls.append("start")
 
-@pytest.mark.parametrize("tracker", TRACKERS)
-def test_a_trackers_callback_is_added_and_the_run_named(tracker, tmp_path, monkeypatch):
-    names, added = [], []
-    kinds = "transformers.integrations.integration_utils.get_reporting_integration_callbacks"
-    monkeypatch.setattr(kinds, lambda name: names.append(name) or [Tracker])
-    for variable in ("WANDB_PROJECT", "MLFLOW_EXPERIMENT_NAME"):
-        monkeypatch.setenv(variable, "mine")
-    trainer = SimpleNamespace(args=SimpleNamespace(run_name=None, project="huggingface"), add_callback=added.append)
-    tracking.track(trainer, tracker, tmp_path / "own--model--0123")
-    assert names == [tracker]
-    assert isinstance(added[0], Tracker)
-    assert (trainer.args.run_name, trainer.args.project) == ("own--model--0123", "safereason")
-    folder = str(tmp_path / "own--model--0123" / "tensorboard") if tracker == "tensorboard" else None
-    assert added[0].logging_dir == folder
+    def log(self, values: dict[str, float], step: int) -> None:
+        self.calls.append((values, step))
+
+    def finish(self) -> None:
+        self.calls.append("finish")
 
 
-def test_transformers_knows_each_tracker():
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_tracker_gets_the_metrics_and_the_runs_name(name, tmp_path, monkeypatch):
+    started = []
 
-    assert set(TRACKERS) <= INTEGRATION_TO_CALLBACK.keys()
+    def start(**arguments: str) -> Recording:
+        started.append(Recording(**arguments))
+        return started[0]
+
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, name, start)
+    for variable in ("WANDB_PROJECT", "TENSORBOARD_LOGGING_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    run = tmp_path / "own--model--0123"
+    tracker = tracking.Tracker(name, run)
+    tracker.log({"step": 3, "loss": 0.5, "kl": None}, 3)
+    tracker.close()
+    (recording,) = started
+    assert recording.calls == ["start", ({"train/loss": 0.5}, 3), "finish"]
+    if name == "tensorboard":
+        assert recording.arguments["logging_dir"] == str(run / "tensorboard")
+    else:
+        assert {"safereason", "own--model--0123"} == set(recording.arguments.values())
+
+
+def test_accelerate_knows_each_tracker():
+    assert set(TRACKERS) <= LOGGER_TYPE_TO_CLASS.keys()
 
 
 def test_a_tracker_that_is_missing_is_refused_before_a_run_is_made(tmp_path, monkeypatch):
@@ -65,7 +81,5 @@ def test_tensorboard_gets_what_the_run_directory_gets(micro_model, tmp_path):
         sft.train(training_run(section, micro_model, tmp_path, log, key="sft", report_to="tensorboard"), rows)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    import json
-
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(losses)
