@@ -98,7 +98,7 @@ class _ProgressLines:
         say(line)
 
 
-class Watch(Protocol):
+class SearchDisplay(Protocol):
     """A display of searches, one at a time, with the best prompt so far."""
 
     def step(self, what: str, number: int, value: float | None, spent: int, best: str) -> None:
@@ -117,7 +117,7 @@ class Watch(Protocol):
 
 
 @contextmanager
-def searches(what: str, total: int, done: int, value: str) -> Iterator[Watch]:
+def searches(what: str, total: int, done: int, value: str) -> Iterator[SearchDisplay]:
     """A display of searches, one after the other: a live table on a terminal, plain lines elsewhere.
 
     Args:

@@ -127,6 +127,6 @@ def test_every_eval_attack_judge_and_guard_is_listed_with_what_it_is():
         "evals": set(evals.NAMES),
         "attacks": set(attacks.ATTACKS),
         "judges": set(judges.JUDGES),
-        "guards": set(as_guard.NAMES),
+        "guards": set(as_guard.MODELS_OF_OTHERS),
     }
     assert all(entry["summary"] for entries in listed.values() for entry in entries)

@@ -26,7 +26,7 @@ from statistics import fmean
 from pydantic import Field
 
 from safereason.attacks.base import Attack, AttackSettings, Need, SearchStep, Setup, TestCase
-from safereason.attacks.frames import BEHAVIOR_SLOT, PROMPTS, fill_frame, read_frames
+from safereason.attacks.frames import BEHAVIOR_SLOT, PROMPTS_FOLDER, fill_frame, read_frames
 from safereason.attacks.genetic import WordScores, cross_frames, read_synonyms, softmax_weights
 from safereason.attacks.target_position import (
     TargetPosition,
@@ -135,11 +135,11 @@ class Breeder:
         self.settings = settings
         self.attacker = attacker
         self.rng = rng
-        self.seeds = read_frames(settings.seeds or PROMPTS / "autodan_seeds.txt")[: settings.population]
-        synonyms = read_text(Path(settings.synonyms or PROMPTS / "autodan_synonyms.txt"))
+        self.seeds = read_frames(settings.seeds or PROMPTS_FOLDER / "autodan_seeds.txt")[: settings.population]
+        synonyms = read_text(Path(settings.synonyms or PROMPTS_FOLDER / "autodan_synonyms.txt"))
         self.words = WordScores(read_synonyms(synonyms.splitlines()))
         self._max_length = GROWTH * max(map(len, self.seeds))
-        self._rewording_prompt = read_text(PROMPTS / "autodan_reword.txt")
+        self._rewording_prompt = read_text(PROMPTS_FOLDER / "autodan_reword.txt")
 
     def first(self) -> list[str]:
         """The first generation: the seeds, and mutations of them up to the population's size."""

@@ -28,10 +28,10 @@ from safereason.files import json_type, read_json
 from safereason.runs.directory import rows_of
 from safereason.runs.records import Record, line_of
 
-Format = Literal["harmbench", "jailbreakbench", "jsonl"]
+CaseFormat = Literal["harmbench", "jailbreakbench", "jsonl"]
 CASES = "cases.jsonl"
 """File name of the test cases in the run of an attack."""
-FORMATS: tuple[Format, ...] = get_args(Format)
+CASE_FORMATS: tuple[CaseFormat, ...] = get_args(CaseFormat)
 
 
 def _require_turn(message: Message) -> Message:
@@ -148,7 +148,7 @@ def attack_success_rate(records: Iterable[CaseRecord]) -> float | None:
     return sum(labels) / len(labels)
 
 
-def write(records: Sequence[CaseRecord], to: Format) -> ExportedFile:
+def write(records: Sequence[CaseRecord], to: CaseFormat) -> ExportedFile:
     """The content of a file of this format.
 
     Raises:
@@ -496,7 +496,7 @@ def _json_bytes(document: object) -> bytes:
     return json.dumps(document, indent=2).encode() + b"\n"
 
 
-_WRITERS: dict[Format, Callable[[Sequence[CaseRecord]], ExportedFile]] = {
+_WRITERS: dict[CaseFormat, Callable[[Sequence[CaseRecord]], ExportedFile]] = {
     "harmbench": _write_harmbench,
     "jailbreakbench": _write_artifact,
     "jsonl": _write_jsonl,

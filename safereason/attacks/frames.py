@@ -8,7 +8,7 @@ from safereason.text.template import filled
 
 BEHAVIOR_SLOT = "{behavior}"
 """Slot of the behavior's own prompt."""
-PROMPTS = Path(__file__).parent / "prompts"
+PROMPTS_FOLDER = Path(__file__).parent / "prompts"
 """Folder of the prompts that this package ships."""
 _SEPARATOR = "\n===\n"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-Value = str | list["Value"] | dict[str, "Value"] | None
+ReplyValue = str | list["ReplyValue"] | dict[str, "ReplyValue"] | None
 """A value in a reply; None for a number, a truth value or anything else that no prompt is made of."""
 
 
@@ -66,9 +66,9 @@ class _Reader:
         self.position = position
         self.depth = 0
 
-    def read_object(self) -> dict[str, Value]:
+    def read_object(self) -> dict[str, ReplyValue]:
         """The fields of an object, from behind its opening brace; keys are in lower case."""
-        fields: dict[str, Value] = {}
+        fields: dict[str, ReplyValue] = {}
         while self._has_more("}"):
             key = _KEY.match(self.text, self.position)
             if key is None:
@@ -79,7 +79,7 @@ class _Reader:
             fields[name] = self._read_value(_AFTER_VALUE)
         return fields
 
-    def _read_items(self) -> Iterator[Value]:
+    def _read_items(self) -> Iterator[ReplyValue]:
         """The items of a list, from behind its opening bracket."""
         while self._has_more("]"):
             before = self.position
@@ -98,7 +98,7 @@ class _Reader:
             return False
         return self.position < len(self.text)
 
-    def _read_value(self, after: re.Pattern[str]) -> Value:
+    def _read_value(self, after: re.Pattern[str]) -> ReplyValue:
         """A text, a list or an object; None for any other value.
 
         Args:
@@ -119,10 +119,10 @@ class _Reader:
             self.position = bare.end()
         return None
 
-    def _read_nested(self, opening: str) -> Value:
+    def _read_nested(self, opening: str) -> ReplyValue:
         """A list or an object inside another value, from behind its opening bracket."""
         self.depth += 1
-        inner: Value = list(self._read_items()) if opening == "[" else self.read_object()
+        inner: ReplyValue = list(self._read_items()) if opening == "[" else self.read_object()
         self.depth -= 1
         return inner
 
@@ -154,7 +154,7 @@ def _unescape(text: str) -> str:
     return _ESCAPE.sub(resolve, text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _join_lines(value: Value) -> str:
+def _join_lines(value: ReplyValue) -> str:
     """A text, or the texts of a list as lines; empty for any other value."""
     lines = value if isinstance(value, list) else [value]
     return "\n".join(line for line in lines if isinstance(line, str)).strip()

@@ -15,7 +15,7 @@ EXAMPLES = opt.examples(
     "safereason attack convert PAIR/black_box/vicuna-13b-v1.5.json --to jsonl",
 )
 
-Source = Annotated[
+SourceArgument = Annotated[
     Path,
     typer.Argument(
         metavar="FILE", help="HarmBench's test cases, completions or results, JailbreakBench's artifact, or our JSONL."
@@ -26,7 +26,7 @@ Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where t
 
 
 def convert(
-    source: Source,
+    source: SourceArgument,
     to: To,
     out: Out = None,
     overwrite: opt.OverwriteFile = False,

@@ -7,7 +7,7 @@ def listing() -> dict[str, list[dict[str, str]]]:
     """The name and summary of each eval, attack, judge and guard, by kind."""
     from safereason import attacks, evals, judges
     from safereason.guard.others import GUARDS
-    from safereason.judges.as_guard import NAMES as OWN_GUARDS
+    from safereason.judges.as_guard import MODELS_OF_OTHERS as OWN_GUARDS
 
     evaluations = dict(evals.EVALS.listed())
     for other in evals.OTHER_EVALS.values():

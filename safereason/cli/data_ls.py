@@ -22,7 +22,7 @@ WIDTH = 120
 BETWEEN = 3
 # The last column is the one that is cut. Below this width it would say nothing.
 NARROWEST_TITLE = 20
-COLUMNS = ("name", "size", "licence", "serves", "has", "recipes", "holds")
+HEADINGS = ("name", "size", "licence", "serves", "has", "recipes", "holds")
 
 
 class SourceEntry(TypedDict, total=False):
@@ -79,7 +79,7 @@ def list_sources(
     if as_json:
         output.print_json(sources)
     else:
-        output.print_table(COLUMNS, _fit_to_terminal(COLUMNS, [_table_row(source) for source in sources]))
+        output.print_table(HEADINGS, _fit_to_terminal(HEADINGS, [_table_row(source) for source in sources]))
 
 
 def _table_row(source: ListedSource) -> tuple[str, ...]:

@@ -19,13 +19,13 @@ EXAMPLES = opt.examples(
     "safereason data show runs/rl/RUN --match sorry --limit 3 --json",
 )
 # Rows that are printed without `--limit` and without a pager: enough to see the form of the data.
-SHOWN = 10
+SHOWN_ROWS = 10
 
 Target = Annotated[
     str,
     typer.Argument(metavar="SOURCE|RUN|FILE", help="A data source, a run directory, or a file of rows."),
 ]
-Split = Annotated[
+SplitOption = Annotated[
     Literal["train", "test"] | None,
     typer.Option("--split", help="What a source is read as; by default train, where it serves that."),
 ]
@@ -36,27 +36,27 @@ IsRendered = Annotated[
 KindOption = Annotated[
     str | None, typer.Option("--kind", help="Only rows of this kind: harmful, harmless or ambiguous.")
 ]
-Origin = Annotated[str | None, typer.Option("--source", metavar="NAME", help="Only rows of this source.")]
-Label = Annotated[str | None, typer.Option("--label", help="Only rows of this label: safe or unsafe.")]
-Category = Annotated[str | None, typer.Option("--category", metavar="NAME", help="Only rows of this category.")]
-Id = Annotated[str | None, typer.Option("--id", metavar="ID", help="Only rows of this id.")]
-Match = Annotated[
+SourceOption = Annotated[str | None, typer.Option("--source", metavar="NAME", help="Only rows of this source.")]
+LabelOption = Annotated[str | None, typer.Option("--label", help="Only rows of this label: safe or unsafe.")]
+CategoryOption = Annotated[str | None, typer.Option("--category", metavar="NAME", help="Only rows of this category.")]
+IdOption = Annotated[str | None, typer.Option("--id", metavar="ID", help="Only rows of this id.")]
+MatchOption = Annotated[
     str | None, typer.Option("--match", metavar="TEXT", help="Only rows with this in one of their texts, in any case.")
 ]
 Skip = Annotated[int, typer.Option("--skip", min=0, metavar="N", help="Pass over the first N rows.")]
-NoPager = Annotated[bool, typer.Option("--no-pager", help=f"On a terminal, too, print {SHOWN} rows and stop.")]
+NoPager = Annotated[bool, typer.Option("--no-pager", help=f"On a terminal, too, print {SHOWN_ROWS} rows and stop.")]
 
 
 def show_rows(
     target: Target,
-    split: Split = None,
+    split: SplitOption = None,
     traces: Traces = False,
     kind: KindOption = None,
-    source: Origin = None,
-    label: Label = None,
-    category: Category = None,
-    id: Id = None,
-    match: Match = None,
+    source: SourceOption = None,
+    label: LabelOption = None,
+    category: CategoryOption = None,
+    id: IdOption = None,
+    match: MatchOption = None,
     skip: Skip = 0,
     limit: opt.Limit = None,
     is_rendered: IsRendered = False,
@@ -74,7 +74,7 @@ def show_rows(
     uses_pager = limit is None and not (no_pager or as_json) and rows.can_browse()
     most = limit
     if limit is None and not uses_pager:
-        most = SHOWN
+        most = SHOWN_ROWS
     numbered = rows.select(opened.rows, row_filter, skip, most)
     if as_json:
         rows.print_json_rows(_with_rendering(numbered, render))
@@ -114,8 +114,8 @@ def _print_texts(texts: "Iterator[str]", limit: int | None) -> bool:
         print(text, end="")
         count += 1
     # No option limited the rows, so the person should know that there may be more.
-    if count == SHOWN and limit is None:
-        say(f"{SHOWN} rows; --limit N shows more")
+    if count == SHOWN_ROWS and limit is None:
+        say(f"{SHOWN_ROWS} rows; --limit N shows more")
     return bool(count)
 
 

@@ -20,10 +20,12 @@ EXAMPLES = opt.examples("safereason data verify prompts.jsonl", "safereason data
 # The most problems in a JSON document, which has to fit into memory; lines of text are printed one by one.
 LISTED = 1000
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="A file of examples, or a YAML file that describes one.")]
+FileArgument = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A file of examples, or a YAML file that describes one.")
+]
 
 
-def verify(file: File, as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
+def verify(file: FileArgument, as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
     """Check every row of a file of examples, and name each bad one by its line."""
     from safereason.data.verify import VerifyCounts, check_rows
 

@@ -72,11 +72,11 @@ def agree(
     columns = _label_columns(prompt_column, answer_column, label_column, person_column, positive, negative)
     # All files are read before the judge is loaded, which may take minutes.
     all_answers = {name: agreement.read(name, columns) for name in dict.fromkeys(files)}
-    scorer = _open_scorer(judge, measure)
-    answers = {name: agreement.unseen(name, rows, scorer, columns) for name, rows in all_answers.items()}
+    opened_judge = _open_judge_to_measure(judge, measure)
+    answers = {name: agreement.unseen(name, rows, opened_judge, columns) for name, rows in all_answers.items()}
     left_out = _count_left_out(all_answers, answers)
     with output.results_only():
-        verdicts = {name: _judge_answers(scorer, rows) for name, rows in answers.items()}
+        verdicts = {name: _judge_answers(opened_judge, rows) for name, rows in answers.items()}
     by_file: dict[str, Agreement] = {}
     for name, rows in answers.items():
         by_file[name] = agreement.agreement(rows, verdicts[name], columns, name)
@@ -90,7 +90,7 @@ def agree(
         output.print_json(
             {
                 "judge": judge,
-                "measures": scorer.measure,
+                "measures": opened_judge.measure,
                 "files": list(answers),
                 "figures": figures,
                 "left_out": left_out,
@@ -101,7 +101,7 @@ def agree(
         _print_agreement(by_file, agreements)
     # The person has to know this before the figures are quoted, however the result is printed.
     for name, count in left_out.items():
-        console.say(f"{name}: {count} answers that {scorer.name} was trained on are left out of its figures")
+        console.say(f"{name}: {count} answers that {opened_judge.name} was trained on are left out of its figures")
     bars.refuse_unmet_bars({"eval": "agree", "figures": figures}, parsed_bars)
 
 
@@ -140,7 +140,7 @@ def _label_columns(
     return columns
 
 
-def _open_scorer(spec: str, measure: "Measure") -> "Judge":
+def _open_judge_to_measure(spec: str, measure: "Measure") -> "Judge":
     """The judge, opened for this measure.
 
     Raises:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from safereason.stages.guard_eval_score import PredictionsRequest
 
 # A guard that is named without a recipe gets this recipe's prompt and sampling.
-ADHOC = "rsafe"
+ADHOC_GUARD = "rsafe"
 EXAMPLES = opt.examples(
     "safereason eval guard --recipe rsafe",
     "safereason eval guard --model runs/guard/rl/RUN --prompts openai-moderation --fail-under f1=0.7",
@@ -28,7 +28,7 @@ EXAMPLES = opt.examples(
     "safereason eval guard --predictions generated_predictions.jsonl --prompts toxicchat",
 )
 
-Guard = Annotated[
+GuardOption = Annotated[
     str | None,
     typer.Option("--guard", metavar="NAME[:MODEL]", help="Another guard: llama-guard:MODEL, moderation, ... ."),
 ]
@@ -41,7 +41,7 @@ OldPrompts = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SOURCE", hidden=True, help="The old name of --prompts."),
 ]
-Policy = Annotated[
+PolicyOption = Annotated[
     str | None, typer.Option("--policy", metavar="POLICY", help="A shipped policy or a YAML file, for every set.")
 ]
 Template = Annotated[
@@ -51,7 +51,7 @@ Samples = Annotated[int, typer.Option("--samples", min=1, metavar="N", help="Ver
 Predictions = Annotated[
     Path | None, typer.Option("--predictions", metavar="FILE", help="Score what this JSONL file says; ask no guard.")
 ]
-Task = Annotated[
+TaskOption = Annotated[
     Literal["prompt", "response"] | None,
     typer.Option("--task", help="What --prompts is about, where its name does not say so and the texts have both."),
 ]
@@ -62,16 +62,16 @@ def guard(
     overrides: opt.Overrides = None,
     recipe: opt.MaybeRecipe = None,
     model: opt.Model = None,
-    guard: Guard = None,
+    guard: GuardOption = None,
     base_url: opt.BaseUrl = None,
     prompts: Prompts = None,
     old_prompts: OldPrompts = None,
-    policy: Policy = None,
+    policy: PolicyOption = None,
     template: Template = None,
     samples: Samples = 1,
     limit: opt.Limit = None,
     predictions: Predictions = None,
-    task: Task = None,
+    task: TaskOption = None,
     allow_missing: AllowMissing = False,
     fail_under: opt.FailUnder = None,
     fail_over: opt.FailOver = None,
@@ -151,7 +151,7 @@ def _guard_recipe(recipe: str | None, model: str | None, overrides: list[str] | 
     """The named recipe; without one, RSafe's with its sets left out, since `--prompts` has to name them."""
     if recipe is not None:
         return opt.load_recipe(recipe, overrides, seed=seed)
-    adhoc = opt.load_recipe(ADHOC, overrides, seed=seed)
+    adhoc = opt.load_recipe(ADHOC_GUARD, overrides, seed=seed)
     section = adhoc.guard
     if section and section.eval:
         section = section.model_copy(update={"eval": section.eval.model_copy(update={"sets": ()})})

@@ -13,11 +13,11 @@ EXAMPLES = opt.examples(
     "safereason eval score runs/eval/harmbench/RUN --judge guard:runs/guard/rl/GUARD --fail-under dsr=0.9 --json",
 )
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A finished run of an evaluation.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A finished run of an evaluation.")]
 
 
 def score(
-    run: Run,
+    run: RunArgument,
     judge: opt.JudgeName,
     fail_under: opt.FailUnder = None,
     fail_over: opt.FailOver = None,

@@ -21,7 +21,7 @@ Cases = Annotated[
     list[Path] | None,
     typer.Option("--cases", metavar="FILE", help="Test cases, in place of plain harmful prompts; may be repeated."),
 ]
-Projection = Annotated[
+ProjectionOption = Annotated[
     Literal["pca", "umap"],
     typer.Option("--projection", help="From embeddings to the plane: umap is the paper's (safereason[umap])."),
 ]
@@ -32,7 +32,7 @@ def separation(
     recipe: opt.MaybeRecipe = None,
     model: opt.Model = None,
     cases: Cases = None,
-    projection: Projection = "pca",
+    projection: ProjectionOption = "pca",
     limit: opt.Limit = None,
     fail_under: opt.FailUnder = None,
     fail_over: opt.FailOver = None,

@@ -52,7 +52,7 @@ def classify_on_ray(
         InputError: The input or the output cannot be used, or Ray is not installed.
         StageFailed: A block cannot be read back.
     """
-    from safereason.guard.bulk import Job, check_installed, run
+    from safereason.guard.bulk import BulkJob, check_installed, run
     from safereason.guard.parquet_input import open_parquet_input
     from safereason.guard.parquet_output import Parts
     from safereason.runs.lock import locked
@@ -83,7 +83,7 @@ def classify_on_ray(
         with progress("blocks", len(blocks), len(blocks) - len(blocks_left)) as advance:
             # Without work, Ray need not be started.
             if blocks_left:
-                job = Job(request, parquet_input, parts, blocks)
+                job = BulkJob(request, parquet_input, parts, blocks)
                 finished = run(
                     job,
                     blocks_left,

@@ -46,14 +46,14 @@ class FailOnKind(str, Enum):
     unparsed = "unparsed"
 
 
-Source = Annotated[
+SourceArgument = Annotated[
     str,
     typer.Argument(
         metavar="FILE|-",
         help="JSONL or CSV, plain or packed (.gz, .xz); by default JSONL on stdin. With --ray, parquet.",
     ),
 ]
-Policy = Annotated[
+PolicyOption = Annotated[
     str | None, typer.Option("--policy", metavar="POLICY", help="A shipped policy or a YAML file, for the guard's own.")
 ]
 Fields = Annotated[
@@ -90,7 +90,7 @@ FailOn = Annotated[
     typer.Option("--fail-on", metavar="unsafe|unparsed", help="Exit with 3 where a row is so; repeatable."),
 ]
 
-Precision = Annotated[
+PrecisionOption = Annotated[
     Literal["fp32", "bf16"] | None,
     typer.Option("--precision", help="Arithmetic of a local model; by default bf16 on a GPU that has it, else fp32."),
 ]
@@ -128,10 +128,10 @@ class RowInput:
 
 
 def classify(
-    source: Source = "-",
+    source: SourceArgument = "-",
     model: opt.Model = None,
     base_url: opt.BaseUrl = None,
-    policy: Policy = None,
+    policy: PolicyOption = None,
     field: Fields = None,
     form: Form = None,
     samples: Samples = 1,
@@ -142,7 +142,7 @@ def classify(
     overwrite: opt.OverwriteFile = False,
     limit: opt.Limit = None,
     seed: Seed = 0,
-    precision: Precision = None,
+    precision: PrecisionOption = None,
     fail_on: FailOn = None,
     ray: Ray = False,
     ray_address: RayAddress = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from safereason.cli import options as opt
-from safereason.cli.guard_classify import Precision, check_precision_option, requested_guard_prompt
+from safereason.cli.guard_classify import PrecisionOption, check_precision_option, requested_guard_prompt
 from safereason.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ EXAMPLES = opt.examples(
     "safereason guard serve --model openai/guard --base-url http://gpu:9000/v1 --max-batch 64",
 )
 
-PolicyName = Annotated[
+PolicyOption = Annotated[
     str | None, typer.Option("--policy", metavar="POLICY", help="A shipped policy or a file, in place of the guard's.")
 ]
 Host = Annotated[str, typer.Option("--host", metavar="HOST", help="Address to listen at; others need keys.")]
@@ -100,7 +100,7 @@ LogPrompts = Annotated[bool, typer.Option("--log-prompts", help="Write each text
 def serve(
     model: opt.Model = None,
     base_url: opt.BaseUrl = None,
-    policy: PolicyName = None,
+    policy: PolicyOption = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     keys_file: KeysFile = None,
@@ -111,7 +111,7 @@ def serve(
     unparsed: Unparsed = "refuse",
     samples: Samples = 1,
     max_new_tokens: MaxNewTokens = None,
-    precision: Precision = None,
+    precision: PrecisionOption = None,
     seed: Seed = 0,
     max_batch: MaxBatch = 16,
     max_wait: MaxWait = 5.0,

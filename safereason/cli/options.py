@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from safereason.evals.metrics import FigureInfo
     from safereason.recipe.schema import Recipe
     from safereason.stages.base import Options
-    from safereason.stages.verl import Backend as VerlBackend
+    from safereason.stages.verl import VerlBackend
     from safereason.training.fit import Gpus
 
 T = TypeVar("T")
@@ -120,7 +120,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that wa
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete the run that is there and start anew.")]
 OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace --out where it is there.")]
 JudgeName = Annotated[str, typer.Option("--judge", metavar="JUDGE", help="The judge, as `eval ls` names it.")]
-Launch = Annotated[
+LaunchOption = Annotated[
     str,
     typer.Option(
         "--launch",
@@ -132,7 +132,7 @@ PlannedGpus = Annotated[
     str | None,
     typer.Option("--gpus", metavar="NxGPU", help="With --dry-run: GPUs to plan for, as A100, 4xA6000 or 8x80GB."),
 ]
-Backend = Annotated[
+BackendOption = Annotated[
     Literal["trl", "verl"],
     typer.Option("--backend", help="What trains: this program (`trl`), or verl on a cluster of GPUs."),
 ]
@@ -286,7 +286,7 @@ def parse_verl(
         raise InputError("--gpus: verl plans with --gpus-per-node and --nodes; leave --gpus or --backend verl out")
     if export is not None and trained is not None:
         raise InputError("--export and --import exclude each other; pass one of them")
-    from safereason.stages.verl import Backend as VerlBackend
+    from safereason.stages.verl import VerlBackend
     from safereason.training.verl import GPUCluster
 
     return VerlBackend(GPUCluster(gpus_per_node or 1, nodes or 1), export, trained)

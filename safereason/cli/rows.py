@@ -113,7 +113,7 @@ def _file_with_rows(target: Path) -> Path:
 
 
 def _read_table_rows(path: Path) -> Iterator[TableRow]:
-    from safereason.data.sources.base import FORMATS, read_rows
+    from safereason.data.sources.base import FILE_ENDINGS, read_rows
 
     if path.suffix == ".jsonl":
         return rows_of(path)
@@ -121,7 +121,7 @@ def _read_table_rows(path: Path) -> Iterator[TableRow]:
         return stream_parquet(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file or run; `safereason data ls` lists the sources")
-    if path.name.endswith(FORMATS):
+    if path.name.endswith(FILE_ENDINGS):
         return (dict(row.values) for row in read_rows(path, advice="mend the file"))
     raise InputError(f"{path}: rows are read from .jsonl, .json, .csv, .tsv or .parquet files")
 
@@ -209,14 +209,14 @@ def text_of_row(number: int, row: TableRow, rendering: rendered.Rendered | None,
 
 
 # Columns that are shown below the first line however short they are, so that rows look alike.
-TEXTS = ("prompt", "reasoning", "answer", "response", "text", "completion")
+TEXT_KEYS_SHOWN = ("prompt", "reasoning", "answer", "response", "text", "completion")
 # Characters of the longest text on a row's first line.
 LONGEST_IN_HEAD = 60
 
 
 def _is_long(key: str, value: object) -> bool:
     if isinstance(value, str):
-        return key in TEXTS or len(value) > LONGEST_IN_HEAD or "\n" in value
+        return key in TEXT_KEYS_SHOWN or len(value) > LONGEST_IN_HEAD or "\n" in value
     return isinstance(value, (list, dict))
 
 

@@ -30,7 +30,7 @@ def run(
     limit: opt.Limit = None,
     seed: opt.Seed = None,
     step: StepName = None,
-    launch: opt.Launch = "auto",
+    launch: opt.LaunchOption = "auto",
     gpus: opt.PlannedGpus = None,
     dry_run: opt.DryRun = False,
     resume: opt.Resume = False,

@@ -21,7 +21,7 @@ def sft(
     dry_run: opt.DryRun = False,
     resume: opt.Resume = False,
     overwrite: opt.Overwrite = False,
-    launch: opt.Launch = "auto",
+    launch: opt.LaunchOption = "auto",
     gpus: opt.PlannedGpus = None,
     as_json: opt.Json = False,
     verbose: opt.Verbose = False,

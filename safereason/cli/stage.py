@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from safereason.evals.bars import Bar
     from safereason.recipe.schema import Recipe
     from safereason.stages.base import Options, Result
-    from safereason.stages.verl import Backend, VerlTraining
+    from safereason.stages.verl import VerlBackend, VerlTraining
     from safereason.training.layout import Layout
 
 
@@ -91,7 +91,7 @@ def print_steps(recipe: "Recipe", steps: Sequence[str], as_json: bool) -> None:
 
 
 def train_with_verl(
-    training: "VerlTraining", recipe: "Recipe", options: "Options", backend: "Backend", dry_run: bool, as_json: bool
+    training: "VerlTraining", recipe: "Recipe", options: "Options", backend: "VerlBackend", dry_run: bool, as_json: bool
 ) -> None:
     """Exports a training for verl, or takes a trained one back; on a dry run, prints its plan instead."""
     from safereason.stages import verl

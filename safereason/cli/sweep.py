@@ -40,7 +40,7 @@ def sweep(
     seed: opt.Seed = None,
     shard: opt.Shard = None,
     printed: Print = False,
-    launch: opt.Launch = "auto",
+    launch: opt.LaunchOption = "auto",
     gpus: opt.PlannedGpus = None,
     dry_run: opt.DryRun = False,
     as_json: opt.Json = False,

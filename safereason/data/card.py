@@ -17,7 +17,7 @@ Card = dict[str, Any]
 """A card or a part of it, of plain JSON values."""
 TEXTS = ("prompt", "reasoning", "answer", "response", "target")
 """Columns whose values may be long."""
-CUT = 400
+SHOWN_CHARS = 400
 """Characters of an example's text that a card shows."""
 _COUNTS = ("by_kind", "by_label", "by_source", "by_category")
 
@@ -154,8 +154,8 @@ def _shortened_values(row: Example) -> Card:
     for name, value in _row_values(row).items():
         if value is None:
             continue
-        if name in TEXTS and len(value) > CUT:
-            value = f"{value[:CUT]} …"
+        if name in TEXTS and len(value) > SHOWN_CHARS:
+            value = f"{value[:SHOWN_CHARS]} …"
         shortened[name] = value
     return shortened
 

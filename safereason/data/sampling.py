@@ -15,7 +15,7 @@ from safereason.data.example import Example
 from safereason.recipe.schema import RSafeMix, SourceShare, TarsMix
 
 T = TypeVar("T")
-Key = TypeVar("Key", bound=Hashable)
+KeyT = TypeVar("KeyT", bound=Hashable)
 SourceReader = Callable[[str], Iterable[Example]]
 """Reads the training examples of a source by its name. It may be called several times for one source."""
 SeededKey = tuple[bytes, bytes, str]
@@ -113,8 +113,8 @@ class Selection:
 
 
 def seeded_selections(
-    read: Callable[[], Iterable[Example]], seed: int, purpose: str, selections: Mapping[Key, Selection]
-) -> dict[Key, Iterator[Example]]:
+    read: Callable[[], Iterable[Example]], seed: int, purpose: str, selections: Mapping[KeyT, Selection]
+) -> dict[KeyT, Iterator[Example]]:
     """Several selections of a source in the order of `seeded_order`, without holding the source in memory.
 
     The source is read once for all selections, and again for one of which more examples are taken than expected.

@@ -21,7 +21,7 @@ from safereason.text import reasoning
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
 
-SHOWN = 300
+SHOWN_CHARS = 300
 """Characters of a problem that are shown; it may quote a value of any length."""
 # Small, since each batch is decoded as a whole and rows may be long.
 BATCH = 64
@@ -81,9 +81,9 @@ def check_rows(path: Path, tally: VerifyCounts) -> Iterator[Problem]:
 
 
 def _shorten(text: str) -> str:
-    if len(text) <= SHOWN:
+    if len(text) <= SHOWN_CHARS:
         return text
-    return f"{text[:SHOWN]}…"
+    return f"{text[:SHOWN_CHARS]}…"
 
 
 def _rows_by_line(path: Path) -> Iterator[tuple[int, object]]:
@@ -100,8 +100,8 @@ def _source_rows(path: Path) -> Iterator[tuple[int, object]]:
     # This imports every source, which a check of JSONL or parquet does not need.
     from safereason.data.sources import files
 
-    if not path.name.endswith(files.SUFFIXES):
-        raise InputError(f"{path}: examples are read from {', '.join(files.SUFFIXES)} files")
+    if not path.name.endswith(files.SOURCE_ENDINGS):
+        raise InputError(f"{path}: examples are read from {', '.join(files.SOURCE_ENDINGS)} files")
     for number, build in files.example_builders(str(path)):
         try:
             yield number, build()

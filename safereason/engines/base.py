@@ -120,7 +120,7 @@ class Likelihood:
         return sum(self.token_logprobs)
 
 
-Job = tuple[int, int]
+CompletionIndex = tuple[int, int]
 """One completion of a call: the index of its conversation, and its number among that one's completions."""
 OnFinish = Callable[[int, int, Completion], None]
 """Called as completions end, in any order: conversation index, number of the completion (0 … n-1), completion."""
@@ -248,12 +248,12 @@ def generation_prefix(engine: Engine, prefix: str) -> str:
 
 
 def in_order(
-    finished: Mapping[Job, Completion], conversations: int, n: int, done: Collection[int]
+    finished: Mapping[CompletionIndex, Completion], conversations: int, n: int, done: Collection[int]
 ) -> list[list[Completion]]:
     """The completions of a call as `Engine.generate` returns them.
 
     Args:
-        finished: Completions by job.
+        finished: Completions by index.
         conversations: How many the call was given.
         n: Completions a conversation.
         done: Indices of conversations whose completions the caller already has; their entry is empty.

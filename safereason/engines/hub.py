@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safereason.errors import InputError, one_line
 
-PATIENCE = 10.0
+SECONDS_TO_ANSWER = 10.0
 """Seconds to wait for an answer of the Hub."""
 FILES = ("config.json", "adapter_config.json", "tokenizer_config.json")
 """Files of which one is in the cache where a model was loaded before."""
@@ -29,7 +29,9 @@ def snapshot(hub_id: str, revision: str) -> str:
     from huggingface_hub import snapshot_download
 
     try:
-        return str(snapshot_download(hub_id, revision=revision, allow_patterns=list(SNAPSHOT), etag_timeout=PATIENCE))
+        return str(
+            snapshot_download(hub_id, revision=revision, allow_patterns=list(SNAPSHOT), etag_timeout=SECONDS_TO_ANSWER)
+        )
     # Errors come from the client or from its HTTP library, which changes between versions.
     except Exception as error:
         raise InputError(_why_not(f"{hub_id}@{revision}", error)) from error
@@ -60,7 +62,7 @@ def check(location: str, revision: str | None = None) -> None:
             "unset that, or name a folder that holds the model"
         )
     try:
-        HfApi().model_info(location, revision=revision, timeout=PATIENCE)
+        HfApi().model_info(location, revision=revision, timeout=SECONDS_TO_ANSWER)
     # Errors come from the client or from its HTTP library, which changes between versions.
     except Exception as error:
         raise InputError(_why_not(location, error)) from error

@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from safereason.errors import StageFailed
 
-Batch = TypeVar("Batch")
-Member = TypeVar("Member")
+BatchT = TypeVar("BatchT")
+MemberT = TypeVar("MemberT")
 
-FULL = ("out of memory", "allocate memory", "_STATUS_ALLOC_FAILED")
+OUT_OF_MEMORY = ("out of memory", "allocate memory", "_STATUS_ALLOC_FAILED")
 """Parts of torch's errors about a full memory: of CUDA, ROCm and NCCL, of a CPU, and of cuBLAS and cuDNN."""
 NO_HANDLE = ("CUBLAS_STATUS_NOT_INITIALIZED", "CUDNN_STATUS_NOT_INITIALIZED", "CUSOLVER_STATUS_NOT_INITIALIZED")
 """Errors of a CUDA library that could not begin. A full memory is one reason for it, and a wrong driver another."""
@@ -35,7 +35,7 @@ def is_out_of_memory(error: Exception) -> bool:
     text = str(error)
     if any(part in text for part in NO_HANDLE):
         return _gpu_is_full()
-    return any(part in text for part in FULL)
+    return any(part in text for part in OUT_OF_MEMORY)
 
 
 def is_device_busy(error: Exception) -> bool:
@@ -64,7 +64,7 @@ def held_by_others() -> str:
 
 
 def run_or_halve(
-    batch: Batch, run: Callable[[Batch], None], halve: Callable[[Batch], Sequence[Batch]], advice: str
+    batch: BatchT, run: Callable[[BatchT], None], halve: Callable[[BatchT], Sequence[BatchT]], advice: str
 ) -> None:
     """Runs a batch. One that does not fit in memory is halved, and its halves run in order.
 
@@ -94,7 +94,7 @@ def run_or_halve(
         waiting[:0] = halves
 
 
-def halves_of(members: Sequence[Member]) -> list[list[Member]]:
+def halves_of(members: Sequence[MemberT]) -> list[list[MemberT]]:
     """The first and the second half of a batch; none where it has a single member."""
     if len(members) < 2:
         return []
@@ -118,7 +118,7 @@ def _gpu_is_full() -> bool:
     try:
         free, _ = torch.cuda.mem_get_info()
     except RuntimeError as error:
-        return any(part in str(error) for part in FULL)
+        return any(part in str(error) for part in OUT_OF_MEMORY)
     return int(free) < LEAST_FOR_HANDLES
 
 

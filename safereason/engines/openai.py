@@ -27,9 +27,9 @@ import openai
 from safereason.engines import replies, server
 from safereason.engines.base import (
     Completion,
+    CompletionIndex,
     Conversation,
     GenerateOptions,
-    Job,
     Likelihood,
     Message,
     Sampling,
@@ -118,7 +118,7 @@ class OpenAIEngine:
         if options.prefix:
             begun_turn.append({"role": "assistant", "content": options.prefix})
 
-        def complete(job: Job) -> Completion:
+        def complete(job: CompletionIndex) -> Completion:
             index, number = job
             messages = [*conversations[index], *begun_turn]
             # Alone, a conversation draws as if it were the only one, which has index 0.
@@ -128,11 +128,11 @@ class OpenAIEngine:
             request = {**settings, "messages": messages, "seed": request_seed(options.seed, seed_index, number)}
             return self._complete(request, options)
 
-        jobs: list[Job] = []
+        jobs: list[CompletionIndex] = []
         for index in range(len(conversations)):
             if index not in done:
                 jobs.extend((index, number) for number in range(options.n))
-        finished: dict[Job, Completion] = {}
+        finished: dict[CompletionIndex, Completion] = {}
         for job, completion in _concurrently(complete, jobs, self._concurrency):
             finished[job] = completion
             if options.on_finish is not None:
@@ -198,7 +198,7 @@ class OpenAIEngine:
             return completion
         except BadReply as error:
             # A filtered prompt is a result: a model behind a filter did not answer. It must not be retried as an error.
-            if error.code == replies.FILTERED:
+            if error.code == replies.CONTENT_FILTER:
                 return Completion("", (), "filtered", prefix, server.reason_of(error))
             return Completion("", (), "error", prefix, server.reason_of(error))
         except openai.APIStatusError as error:
@@ -226,14 +226,14 @@ class OpenAIEngine:
 
 
 def _concurrently(
-    call: Callable[[Job], Completion], jobs: Sequence[Job], concurrency: int
-) -> Iterator[tuple[Job, Completion]]:
+    call: Callable[[CompletionIndex], Completion], jobs: Sequence[CompletionIndex], concurrency: int
+) -> Iterator[tuple[CompletionIndex, Completion]]:
     """Yields jobs with their completions, as they end; an error of `call` is raised here.
 
     The threads are daemons: one that waits for a server does not keep an interrupted program from ending.
     """
     waiting = deque(jobs)
-    ended: SimpleQueue[tuple[Job, Completion | Exception]] = SimpleQueue()
+    ended: SimpleQueue[tuple[CompletionIndex, Completion | Exception]] = SimpleQueue()
 
     def work() -> None:
         while True:

@@ -22,11 +22,11 @@ from safereason.text import reasoning
 Json: TypeAlias = Mapping[str, Any]
 """An object of a foreign document: each value is checked where it is read."""
 
-FILTERED = "content_filter"
+CONTENT_FILTER = "content_filter"
 _CUT_SHORT = ("abort", "error")
 """Reasons to finish that are neither the model's end nor the limit."""
 _CALLS = ("tool_calls", "function_call")
-_FILTER_CODES = (FILTERED, "ResponsibleAIPolicyViolation", "content_policy_violation", "invalid_prompt")
+_FILTER_CODES = (CONTENT_FILTER, "ResponsibleAIPolicyViolation", "content_policy_violation", "invalid_prompt")
 _CODES_THAT_PASS = ("rate_limit", "overloaded", "server_error", "timeout", "unavailable", "internal")
 """Parts of error codes that a later try may not meet."""
 
@@ -72,7 +72,7 @@ def read(document: Json, prefix: str) -> Completion:
     text = text_of_message(message, prefix).encode("utf-8", "replace").decode()
     usage = _usage(document)
     ended = choice.get("finish_reason")
-    if ended == FILTERED:
+    if ended == CONTENT_FILTER:
         return Completion(text, (), "filtered", prefix, "the provider's filter cut it off", usage=usage)
     if ended in _CUT_SHORT:
         return Completion(text, (), "error", prefix, f"the server ended it: {ended}", usage=usage)
@@ -100,7 +100,7 @@ def raise_error(document: Json) -> None:
     if code:
         message += f" ({code})"
     if is_filtered(error):
-        raise BadReply(message, may_pass=False, code=FILTERED)
+        raise BadReply(message, may_pass=False, code=CONTENT_FILTER)
     raise BadReply(message, may_pass=_may_pass(code), code=str(code))
 
 
@@ -177,7 +177,7 @@ def _reasoning_field(message: Json) -> str:
     return ""
 
 
-Part: TypeAlias = tuple[Literal["text", "reasoning"], str]
+ReplyPart: TypeAlias = tuple[Literal["text", "reasoning"], str]
 
 _TEXT_OF: dict[str, tuple[Literal["text", "reasoning"], tuple[str, ...]]] = {
     "text": ("text", ("text",)),
@@ -196,7 +196,7 @@ _TEXT_OF: dict[str, tuple[Literal["text", "reasoning"], tuple[str, ...]]] = {
 """Kind of each type of part, text or reasoning, and the fields that hold it as a text or as parts again."""
 
 
-def _parts(value: object, where: str) -> Iterator[Part]:
+def _parts(value: object, where: str) -> Iterator[ReplyPart]:
     """The texts in a field: of a text, a list of parts, or nothing."""
     if value is None:
         return
@@ -215,7 +215,7 @@ def _parts(value: object, where: str) -> Iterator[Part]:
             yield from _part(part, where)
 
 
-def _part(part: object, where: str) -> Iterator[Part]:
+def _part(part: object, where: str) -> Iterator[ReplyPart]:
     if not isinstance(part, dict) or part.get("type") is None:
         raise BadReply(f"message.{where} holds {json_type(part)}, which is no text", may_pass=False)
     part_type = part["type"]

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from safereason.engines.base import (
     Completion,
+    CompletionIndex,
     Conversation,
     GenerateOptions,
-    Job,
     Likelihood,
     Sampling,
     TokenChoice,
@@ -50,7 +50,7 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks of adapters that vLLM has room for; others go into the next larger one."""
 
-Requests: TypeAlias = "Mapping[Job, tuple[list[int], SamplingParams]]"
+Requests: TypeAlias = "Mapping[CompletionIndex, tuple[list[int], SamplingParams]]"
 """Prompt ids and vLLM's sampling parameters, by job."""
 
 
@@ -155,14 +155,14 @@ class VLLMEngine:
             if i not in done:
                 rendered[i] = chat.render(self.tokenizer, conversation, options.prefix)
                 prompts[i] = chat.ids_of(self.tokenizer, rendered[i].text)
-        finished: dict[Job, Completion] = {}
+        finished: dict[CompletionIndex, Completion] = {}
 
-        def finish(job: Job, completion: Completion) -> None:
+        def finish(job: CompletionIndex, completion: Completion) -> None:
             finished[job] = completion
             if options.on_finish is not None:
                 options.on_finish(*job, completion)
 
-        requests: dict[Job, tuple[list[int], SamplingParams]] = {}
+        requests: dict[CompletionIndex, tuple[list[int], SamplingParams]] = {}
         for i, prompt in prompts.items():
             for k in range(options.n):
                 if problem := self._no_room(len(prompt)):
@@ -198,7 +198,7 @@ class VLLMEngine:
         read = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=1, detokenize=False)
         prompts = [self._ids(conversation, prefix) for conversation in conversations]
         targets = [list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in continuations]
-        requests: dict[Job, tuple[list[int], SamplingParams]] = {}
+        requests: dict[CompletionIndex, tuple[list[int], SamplingParams]] = {}
         for i, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
             if problem := self._no_room(len(prompt) + len(target)):
                 raise InputError(problem)
@@ -246,10 +246,10 @@ class VLLMEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _run(self, requests: Requests) -> Generator[tuple[Job, "RequestOutput | str"], None, None]:
+    def _run(self, requests: Requests) -> Generator[tuple[CompletionIndex, "RequestOutput | str"], None, None]:
         """Yields jobs with vLLM's output as they end, or with why vLLM refuses them."""
         engine = self.llm.llm_engine
-        open_jobs: dict[str, Job] = {}
+        open_jobs: dict[str, CompletionIndex] = {}
         try:
             for job, (ids, parameters) in requests.items():
                 number = f"{self.name}/{next(self._numbers)}"

@@ -22,7 +22,7 @@ from safereason.evals.bootstrap import bootstrap_figure, ratio_or_nan
 from safereason.evals.metrics import OVERALL, Figure, FigureInfo, proportion
 from safereason.judges.base import THRESHOLD, Exchange, Judge, Verdict
 
-XSTEST = "xstest-"
+XSTEST_PREFIX = "xstest-"
 """Prefix of the names of XSTest's human-labelled completions; a model's name follows."""
 ANNOTATORS = ("annotation_1", "annotation_2")
 """XSTest's columns with the labels of one person each."""
@@ -80,7 +80,7 @@ def read(target: str, columns: LabelColumns) -> list[Labelled]:
     Raises:
         InputError: There is no such file, it lacks a column, or it has neither positive nor negative labels.
     """
-    if not target.startswith(XSTEST):
+    if not target.startswith(XSTEST_PREFIX):
         source_rows = read_rows(_file_of_rows(target), advice="name its columns, or mend the file")
     elif columns != LabelColumns():
         raise InputError(f"{target}: its columns and labels are known; leave the options that name some out")
@@ -128,16 +128,18 @@ def _has_counted_label(labelled: Sequence[Labelled], columns: LabelColumns) -> b
 
 def _published_file(target: str) -> File:
     """XSTest's file of completions of a model."""
-    model = target.removeprefix(XSTEST)
+    model = target.removeprefix(XSTEST_PREFIX)
     if model not in FILES:
-        names = ", ".join(f"{XSTEST}{name}" for name in FILES)
+        names = ", ".join(f"{XSTEST_PREFIX}{name}" for name in FILES)
         raise InputError(f"{target}: no such completions; there are {names}")
     return FILES[model]
 
 
 def _file_of_rows(target: str) -> Path:
     if not Path(target).is_file():
-        raise InputError(f"{target}: no such file; check the path, or name {XSTEST}{next(iter(FILES))} or its like")
+        raise InputError(
+            f"{target}: no such file; check the path, or name {XSTEST_PREFIX}{next(iter(FILES))} or its like"
+        )
     return Path(target)
 
 

@@ -19,8 +19,8 @@ from safereason.errors import InputError
 from safereason.evals.base import Eval, Outcome
 from safereason.evals.bootstrap import Values, percentile_interval, ratio_or_nan
 from safereason.evals.guard_predictions import Prediction
-from safereason.evals.guard_suite import FOUND, STATISTICS, UNPARSED, UNSAFE, Cells
-from safereason.evals.metrics import CONFIDENCE, OVERALL, Better, Figure
+from safereason.evals.guard_suite import FOUND, STATISTICS, UNPARSED, UNSAFE, ConfusionCounts
+from safereason.evals.metrics import CONFIDENCE, OVERALL, Better, Figure, FigureKey
 from safereason.judges.base import Measure
 
 RESAMPLES = 2000
@@ -29,8 +29,6 @@ SIGNIFICANT = 1 - CONFIDENCE
 
 NOTHING_SHARED = "shares no prompt with the first run; compare runs on the same prompts"
 
-Key = tuple[str, str]
-"""A figure's name and group."""
 PredictionPair = tuple[Prediction, Prediction]
 """The predictions of both runs for one row."""
 
@@ -65,7 +63,7 @@ class Item:
     behavior: str
     """The behavior's id. Items of one behavior are drawn together."""
     attack: str
-    values: Mapping[Key, float | None]
+    values: Mapping[FigureKey, float | None]
     """Values for the figures that the prompt is a part of; None where it is unscored."""
 
 
@@ -75,7 +73,7 @@ class EvalScores:
 
     items: Mapping[str, Item]
     """Prompts by id."""
-    figures: Mapping[Key, Figure]
+    figures: Mapping[FigureKey, Figure]
     """The figures that are means of the prompts' values, as recorded."""
 
 
@@ -105,14 +103,14 @@ def collect_scores(
     return EvalScores(items, means)
 
 
-def _check_recorded(computed: Sequence[Figure], recorded: Mapping[Key, Figure]) -> None:
+def _check_recorded(computed: Sequence[Figure], recorded: Mapping[FigureKey, Figure]) -> None:
     """Refuses recorded figures that its completions and verdicts do not give."""
     values = {(figure.name, figure.group): figure.value for figure in computed}
     if not all(_same(values.get(key), figure.value) for key, figure in recorded.items()):
         raise InputError("its figures are not those of its completions and verdicts; score it anew")
 
 
-def _values_of_one(evaluation: Eval, outcome: Outcome, measure: Measure | None) -> dict[Key, float | None]:
+def _values_of_one(evaluation: Eval, outcome: Outcome, measure: Measure | None) -> dict[FigureKey, float | None]:
     """The figures of a single outcome; without those that it is no part of."""
     values = {}
     for figure in evaluation.figures([outcome], measure):
@@ -121,7 +119,7 @@ def _values_of_one(evaluation: Eval, outcome: Outcome, measure: Measure | None) 
     return values
 
 
-def of_evals(first: EvalScores, other: EvalScores, resamples: int, seed: int) -> dict[Key, Difference]:
+def of_evals(first: EvalScores, other: EvalScores, resamples: int, seed: int) -> dict[FigureKey, Difference]:
     """The differences of every figure that both runs have.
 
     Raises:
@@ -180,7 +178,9 @@ def _weights(units: int, resamples: int, seed: int) -> NDArray[np.float64]:
     return np.concatenate([np.ones((1, units)), drawn])
 
 
-def _plain_mean(key: Key, items: Sequence[Item], units: NDArray[np.int64], weights: NDArray[np.float64]) -> Values:
+def _plain_mean(
+    key: FigureKey, items: Sequence[Item], units: NDArray[np.int64], weights: NDArray[np.float64]
+) -> Values:
     """The mean over items, in each resample."""
     # Sums by behavior first: then a resample is one product, and takes no loop over items.
     total = np.zeros(weights.shape[1])
@@ -193,7 +193,9 @@ def _plain_mean(key: Key, items: Sequence[Item], units: NDArray[np.int64], weigh
     return ratio_or_nan(weights @ total, weights @ count)
 
 
-def _macro_mean(key: Key, items: Sequence[Item], units: NDArray[np.int64], weights: NDArray[np.float64]) -> Values:
+def _macro_mean(
+    key: FigureKey, items: Sequence[Item], units: NDArray[np.int64], weights: NDArray[np.float64]
+) -> Values:
     """The mean over attacks of the mean over behaviors of each one's mean, in each resample."""
     values_by_attack: dict[str, dict[int, list[float]]] = {}
     for unit, item in zip(units.tolist(), items, strict=True):
@@ -219,7 +221,7 @@ def _macro_mean(key: Key, items: Sequence[Item], units: NDArray[np.int64], weigh
 
 def of_guards(
     first: Sequence[Prediction], other: Sequence[Prediction], resamples: int, seed: int
-) -> dict[Key, Difference]:
+) -> dict[FigureKey, Difference]:
     """The differences of a guard's figures, but for AUROC; rows are drawn within each set.
 
     Raises:
@@ -232,7 +234,7 @@ def of_guards(
         # The name is part of the seed, so that a set's draws do not depend on the other sets.
         drawn_by_set[name] = _draw_both(pairs, resamples, [seed, *name.encode()])
     all_pairs = [pair for pairs in pairs_by_set.values() for pair in pairs]
-    differences: dict[Key, Difference] = {}
+    differences: dict[FigureKey, Difference] = {}
     for figure, statistic in _GUARD_STATISTICS.items():
         defined_values = []
         defined_sizes = []
@@ -277,7 +279,9 @@ def _by_row(predictions: Sequence[Prediction]) -> dict[tuple[str, str], Predicti
     return {(prediction.set, prediction.id): prediction for prediction in predictions}
 
 
-def _draw_both(pairs: Sequence[PredictionPair], resamples: int, seed: Sequence[int]) -> tuple[Cells, Cells]:
+def _draw_both(
+    pairs: Sequence[PredictionPair], resamples: int, seed: Sequence[int]
+) -> tuple[ConfusionCounts, ConfusionCounts]:
     """Both runs' counts as they are and in each resample of rows, which is the same one for both.
 
     Rows alike in label and both verdicts are counted, [2, 3, 3], and a draw of rows is a draw of these counts.
@@ -290,15 +294,15 @@ def _draw_both(pairs: Sequence[PredictionPair], resamples: int, seed: Sequence[i
     return joint.sum(axis=3), joint.sum(axis=2)
 
 
-def _unparsed_share(cells: Cells) -> Values:
+def _unparsed_share(cells: ConfusionCounts) -> Values:
     return ratio_or_nan(cells[:, :, UNPARSED].sum(axis=1), cells.sum(axis=(1, 2)))
 
 
-def _unsafe_share(cells: Cells) -> Values:
+def _unsafe_share(cells: ConfusionCounts) -> Values:
     return ratio_or_nan(cells[:, :, UNSAFE].sum(axis=1), cells[:, :, :UNPARSED].sum(axis=(1, 2)))
 
 
-def _guard_statistics() -> dict[str, Callable[[Cells], Values]]:
+def _guard_statistics() -> dict[str, Callable[[ConfusionCounts], Values]]:
     """The figures of a guard that can differ: the baselines depend on the labels alone, which are the same."""
     statistics = {name: statistic for name, statistic in STATISTICS.items() if not name.startswith("f1_always")}
     statistics["unparsed"] = _unparsed_share

@@ -43,7 +43,7 @@ from safereason.recipe.load import load
 from safereason.recipe.schema import Evaluation, Sampling
 from safereason.text import reasoning
 
-RECIPE = "tars-1.5b"
+DEFAULT_RECIPE = "tars-1.5b"
 """The default recipe, whose `eval` section holds the sampling settings and the judges."""
 FigureValues: TypeAlias = dict[str, float | None]
 """Values by the figure's label, with `:low` and `:high` for the ends of intervals."""
@@ -58,7 +58,7 @@ def _task_builder(evaluation: Eval) -> Callable[..., Task]:
     """A function that builds the task of an evaluation; its parameters are those of `inspect eval -T`."""
 
     def build(
-        recipe: str = RECIPE,
+        recipe: str = DEFAULT_RECIPE,
         judge: str | None = None,
         prompts: str | None = None,
         cases: str | None = None,

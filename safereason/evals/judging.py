@@ -11,7 +11,7 @@ from pathlib import Path
 from safereason import console
 from safereason.errors import StageFailed
 from safereason.evals.base import MISSING, Eval, Outcome, exchange, has_failed
-from safereason.evals.metrics import Figure
+from safereason.evals.metrics import Figure, FigureKey
 from safereason.judges import Judge, Measure, Verdict
 from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import going_on
@@ -61,10 +61,6 @@ def eval_figures(ids: Sequence[str], path: Path, evaluation: Eval, measure: Meas
     outcomes = read_outcomes(ids, path, evaluation)
     figures = _figures_with_reasons(outcomes, evaluation, measure)
     return [asdict(figure) for figure in figures]
-
-
-FigureKey = tuple[str, str]
-"""A figure's name and group."""
 
 
 def _figures_with_reasons(outcomes: Sequence[Outcome], evaluation: Eval, measure: Measure | None) -> list[Figure]:

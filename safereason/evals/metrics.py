@@ -66,6 +66,9 @@ class Figure:
         return f"{self.name}/{self.group}"
 
 
+FigureKey = tuple[str, str]
+"""A figure's name and group."""
+
 _VALIDATOR = TypeAdapter(list[Figure])
 
 

@@ -262,7 +262,7 @@ MEASURED_BESIDE = ("π_SFT", "Qwen2.5-1.5B-Instruct")
 """Models that `run --recipe tars-1.5b` measures on its way."""
 MAIN_RATIO = 0.5
 """λ of the paper's main models."""
-COMPLIANCE = {"xstest": "compliance_safe", "wildchat": "compliance"}
+COMPLIANCE_FIGURES = {"xstest": "compliance_safe", "wildchat": "compliance"}
 """Name of our figure of compliance, by the evaluation that a plot's harmless prompts are from."""
 
 
@@ -362,7 +362,7 @@ def _plotted_figures(plot: Tradeoff) -> Iterator[PaperFigure]:
             yield replace(
                 dsr,
                 evaluation=plot.benign,
-                figure=COMPLIANCE[plot.benign],
+                figure=COMPLIANCE_FIGURES[plot.benign],
                 value=point.compliance,
                 command=_command_for(plot.benign, name, point.harmful_ratio),
             )

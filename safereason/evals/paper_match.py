@@ -42,18 +42,18 @@ class Origin:
         """Stage and recipe in the name; both empty for a model that no run trained."""
         # A stage may hold a `/`, and so may the id of a model on the Hub.
         stage, *rest = self.name.rsplit("/", 2)
-        if stage not in STAGES or len(rest) != 2:
+        if stage not in TRAINING_STAGES or len(rest) != 2:
             return "", ""
         return stage, rest[0]
 
 
-STAGES = ("sft", "rl", "guard/sft", "guard/rl")
+TRAINING_STAGES = ("sft", "rl", "guard/sft", "guard/rl")
 """Stages that train models."""
 
 _Training = tuple[str, str, str]
 """Stage, recipe and base model."""
 # The base model decides on the size, and the recipe on the method. Another base gives another model, without a match.
-TRAINED: Mapping[_Training, str] = {
+NAMES_IN_PAPER: Mapping[_Training, str] = {
     ("rl", "tars-1.5b", QWEN_1_5B): "TARS-1.5B",
     ("rl", "tars-1.5b-released", TARS_SFT): "TARS-1.5B",
     ("rl", "tars-7b", QWEN_7B): "TARS-7B",
@@ -75,7 +75,7 @@ PUBLISHED: Mapping[str, str] = {
 """TARS's models with weights on the Hub, by their id."""
 UNTRAINED_ON_RATIO = ("π_SFT", "Qwen2.5-1.5B-Instruct")
 """Models whose training has no λ."""
-SOURCES = {"harmbench": "harmbench", "xstest": "xstest", "wildchat": "wildchat", "adaptivity": "sorry-bench"}
+PROMPT_SOURCES = {"harmbench": "harmbench", "xstest": "xstest", "wildchat": "wildchat", "adaptivity": "sorry-bench"}
 """The source of the papers' prompts, by evaluation."""
 
 
@@ -97,7 +97,7 @@ def matching_figure(
     candidates = known(evaluation, figure, group)
     if evaluation == "guard":
         return _match_guard(candidates, origin)
-    paper_model = TRAINED.get((origin.stage, origin.recipe, origin.base or "")) or PUBLISHED.get(origin.name)
+    paper_model = NAMES_IN_PAPER.get((origin.stage, origin.recipe, origin.base or "")) or PUBLISHED.get(origin.name)
     if paper_model is None:
         return None
     names = _names_in_figures(paper_model, _ratio_of(paper_model, origin))
@@ -144,7 +144,7 @@ def _has_paper_prompts(evaluation: str, group: str, metrics: Record, identity: R
         return _has_paper_plane(metrics)
     if evaluation == "guard":
         return group != OVERALL and group in _unrenamed_sets(identity)
-    return evaluation in SOURCES and metrics.get("source") == SOURCES[evaluation]
+    return evaluation in PROMPT_SOURCES and metrics.get("source") == PROMPT_SOURCES[evaluation]
 
 
 def _has_paper_plane(metrics: Record) -> bool:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Truths = NDArray[np.bool_]
 
 Projection = Literal["pca", "umap"]
-SUFFIXES = {1.0: "", 0.1: "_c0.1"}
+FIGURE_SUFFIXES = {1.0: "", 0.1: "_c0.1"}
 """Suffixes of the figures' names, by C: the weight of points on the wrong side."""
 # Fewer than elsewhere, since each resample fits a support vector machine.
 RESAMPLES = 500
@@ -106,7 +106,7 @@ def figures(points: "Points", harmful: "Truths", seed: int, resamples: int = RES
     The accuracy is that on the points which the line was fitted to.
     """
     made = []
-    for c, suffix in SUFFIXES.items():
+    for c, suffix in FIGURE_SUFFIXES.items():
         line = separate(points, harmful, c)
         low, high = _margin_interval(points, harmful, c, seed, resamples)
         if line.margin is None:

@@ -22,7 +22,7 @@ from safereason.engines import vllm
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
 from safereason.guard.base import Guard
-from safereason.guard.classify import CHUNK, ClassifyOutput, ClassifySettings, classify
+from safereason.guard.classify import CHUNK_ROWS, ClassifyOutput, ClassifySettings, classify
 from safereason.guard.parquet_input import Block, ParquetInput
 from safereason.guard.parquet_output import Parts
 from safereason.runs.records import Record
@@ -40,7 +40,7 @@ LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 @dataclass(frozen=True)
-class Job:
+class BulkJob:
     """Guard, input and output of a classification; every worker gets a copy."""
 
     settings: ClassifySettings
@@ -59,7 +59,7 @@ class BlockResult(TypedDict):
 class Worker:
     """A classifier of blocks with one guard, which it opens at the first block."""
 
-    def __init__(self, job: Job, gpus: float = 0) -> None:
+    def __init__(self, job: BulkJob, gpus: float = 0) -> None:
         """Takes the job, and the GPUs that Ray shows to this worker: several, one, or a share of one."""
         self._job = job
         self._gpus = gpus
@@ -83,7 +83,7 @@ class Worker:
                 ClassifyOutput(records.append),
                 seed=job.settings.seed,
                 threshold=job.settings.threshold,
-                first_chunk=block.start // CHUNK,
+                first_chunk=block.start // CHUNK_ROWS,
             )
         except InputError as error:
             # Returned, not raised: Ray would take an exception for a failure of the worker and try again.
@@ -112,7 +112,12 @@ def check_installed() -> None:
 
 
 def run(
-    job: Job, left: Sequence[Block], *, address: str | None, workers: int | None, gpus_per_worker: float | None = None
+    job: BulkJob,
+    left: Sequence[Block],
+    *,
+    address: str | None,
+    workers: int | None,
+    gpus_per_worker: float | None = None,
 ) -> Iterator[Block]:
     """The given blocks, each as soon as its part is written, in any order.
 
@@ -143,7 +148,7 @@ def run(
             ) from error
 
 
-def _block_results(ray: ModuleType, job: Job, numbers: Sequence[int], pool: Pool) -> Iterator[BlockResult]:
+def _block_results(ray: ModuleType, job: BulkJob, numbers: Sequence[int], pool: Pool) -> Iterator[BlockResult]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -25,7 +25,7 @@ from safereason.runs.manifest import going_on
 from safereason.runs.records import Record
 
 # Part of the identity of an output, because chunks have seeds: another size would give other samples.
-CHUNK = 64
+CHUNK_ROWS = 64
 """Rows that are read and judged together."""
 NAMED = 5
 """Row numbers that are kept per status, for messages."""
@@ -77,7 +77,7 @@ class ClassifySettings:
             "threshold": self.threshold,
             "seed": self.seed,
             "fields": self.fields,
-            "rows_a_chunk": CHUNK,
+            "rows_a_chunk": CHUNK_ROWS,
         }
         # Unset, it depends on the machine, which is no part of an output: a resume may be on another one.
         if self.precision is not None:
@@ -361,7 +361,7 @@ def _chunks_of(rows: Iterator[InputRow]) -> Iterator[list[InputRow]]:
     while True:
         chunk: list[InputRow] = []
         try:
-            for row in islice(rows, CHUNK):
+            for row in islice(rows, CHUNK_ROWS):
                 chunk.append(row)  # one by one, to keep those before an error
         except InputError:
             if chunk:

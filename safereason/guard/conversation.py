@@ -22,7 +22,7 @@ ROLES = {
 }
 """Chat-template roles by role in OpenAI's API."""
 # `input_text` and `output_text` are the names of the Responses API.
-PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+TEXT_KEYS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 """Key that holds the text, by type of the part."""
 # Tool calls are judged as text, because their arguments can hold anything that a response can.
 CALL = "[tool call]"
@@ -91,11 +91,11 @@ def _text_of_part(part: object, where: str) -> str:
     kind = part.get("type")
     if kind is None:
         raise InputError(f"{where} holds a part without a `type`; send text parts alone")
-    if not isinstance(kind, str) or kind not in PARTS:
+    if not isinstance(kind, str) or kind not in TEXT_KEYS:
         raise InputError(
             f"{where} holds a part of type {_quoted_name(kind)}, which is not judged; send text parts alone"
         )
-    key = PARTS[kind]
+    key = TEXT_KEYS[kind]
     text = part.get(key)
     if not isinstance(text, str):
         raise InputError(

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from safereason.errors import InputError, first_line
-from safereason.guard.classify import CHUNK
+from safereason.guard.classify import CHUNK_ROWS
 from safereason.guard.rows import FIELDS, Cells, InputRow, row_of
 
 _MAGIC = 8
@@ -41,7 +41,7 @@ class Block:
 
     number: int
     start: int
-    """Rows of the input in front of the block, a multiple of `CHUNK`."""
+    """Rows of the input in front of the block, a multiple of `CHUNK_ROWS`."""
     pieces: tuple[Piece, ...]
     contents: str = ""
     """Hash of the sizes and footers of its files."""
@@ -77,12 +77,13 @@ class ParquetInput:
         """The blocks of all rows, or of the first `limit` rows.
 
         Raises:
-            InputError: `rows_a_block` is not a multiple of `CHUNK`.
+            InputError: `rows_a_block` is not a multiple of `CHUNK_ROWS`.
         """
         # Each chunk has a seed of its own. A block that ended inside a chunk would sample its rows otherwise.
-        if rows_a_block % CHUNK:
+        if rows_a_block % CHUNK_ROWS:
             raise InputError(
-                f"--batch-rows {rows_a_block}: {CHUNK} rows are classified together; give a multiple of {CHUNK}"
+                f"--batch-rows {rows_a_block}: {CHUNK_ROWS} rows are classified together; "
+                f"give a multiple of {CHUNK_ROWS}"
             )
         total = sum(self.files.values())
         if limit is not None:
@@ -173,7 +174,7 @@ def open_parquet_input(uri: str, fields: Mapping[str, str]) -> ParquetInput:
         known = ", ".join(first_schema.names)[:200]
         raise InputError(f"{uri}: has no `{names[0]}`, but {known}; --field FIELD=COLUMN names the columns")
     parquet_input = ParquetInput(uri if "://" in uri else path, files, ends, columns)
-    for block in parquet_input.blocks(CHUNK, limit=1):
+    for block in parquet_input.blocks(CHUNK_ROWS, limit=1):
         # A column that is missing or holds no text is an error before anything is loaded.
         next(parquet_input.read(block, fields))
     return parquet_input

@@ -19,7 +19,7 @@ from safereason.runs.records import Record
 
 IDENTITY = "_guard.json"
 """File with the identity of the verdicts. Readers of parquet folders skip names that begin with `_`."""
-CONTENTS = "safereason_input"
+INPUT_HASH = "safereason_input"
 """Key in a part's metadata of the hash of its block's contents."""
 
 
@@ -101,7 +101,7 @@ class Parts:
         # In memory first, so that an error in a record leaves no file.
         sink = pa.BufferOutputStream()
         table = pa.Table.from_pylist(rows, schema=self._schema())
-        pq.write_table(table.replace_schema_metadata({CONTENTS: block.contents}), sink)
+        pq.write_table(table.replace_schema_metadata({INPUT_HASH: block.contents}), sink)
         self._put(_part_name(block), sink.getvalue())
 
     def tally(self, block: Block) -> StatusCounts | None:
@@ -115,7 +115,7 @@ class Parts:
         except (FileNotFoundError, pa.ArrowInvalid):
             return None
         metadata = table.schema.metadata or {}
-        if metadata.get(CONTENTS.encode()) != block.contents.encode():
+        if metadata.get(INPUT_HASH.encode()) != block.contents.encode():
             return None
         tally = StatusCounts()
         for record in table.to_pylist():

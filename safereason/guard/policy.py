@@ -50,7 +50,7 @@ def _check_id(text: str) -> str:
     return text
 
 
-Line = Annotated[str, AfterValidator(_check_single_line)]
+SingleLine = Annotated[str, AfterValidator(_check_single_line)]
 
 
 @dataclass(frozen=True, config=_CLOSED)
@@ -58,18 +58,18 @@ class Category:
     """One category of unsafe content."""
 
     id: Annotated[str, AfterValidator(_check_id)]
-    name: Line
-    definition: Line | None = None
+    name: SingleLine
+    definition: SingleLine | None = None
 
 
 @dataclass(frozen=True, config=_CLOSED)
 class Policy:
     """A list of categories of unsafe content. Content that falls under none of them is safe."""
 
-    name: Line
-    title: Line
+    name: SingleLine
+    title: SingleLine
     categories: tuple[Category, ...]
-    source: Line | None = None
+    source: SingleLine | None = None
     """Publication or document that the categories come from."""
 
     @field_validator("categories")

@@ -23,10 +23,10 @@ from safereason.text.reasoning import OPEN
 from safereason.text.template import filled, missing_slot
 
 _SHIPPED = Path(__file__).parent / "templates"
-POLICY = "{policy}"
-PROMPT = "{prompt}"
-RESPONSE = "{response}"
-ORDER = "{order}"
+POLICY_SLOT = "{policy}"
+PROMPT_SLOT = "{prompt}"
+RESPONSE_SLOT = "{response}"
+ORDER_SLOT = "{order}"
 
 PROMPT_TASK = """\
 Your task is to decide whether the user's message below asks for, or contains, anything unsafe.
@@ -113,7 +113,10 @@ class GuardTemplates:
         # Without a response the prompt is judged. With one, the prompt is only the context.
         template = self.prompt_task if question.response is None else self.response_task
         prompt, response = question.texts(special)
-        return filled(template, {POLICY: policy_lines(policy), PROMPT: prompt, RESPONSE: response, ORDER: self.order})
+        return filled(
+            template,
+            {POLICY_SLOT: policy_lines(policy), PROMPT_SLOT: prompt, RESPONSE_SLOT: response, ORDER_SLOT: self.order},
+        )
 
 
 def read_guard_templates(prompt_file: str | None, response_file: str | None, reasoning: bool) -> GuardTemplates:
@@ -129,16 +132,16 @@ def read_guard_templates(prompt_file: str | None, response_file: str | None, rea
     """
     prompt_task = PROMPT_TASK
     if prompt_file:
-        prompt_task = _read_template(prompt_file, (PROMPT,))
+        prompt_task = _read_template(prompt_file, (PROMPT_SLOT,))
     response_task = RESPONSE_TASK
     if response_file:
-        response_task = _read_template(response_file, (PROMPT, RESPONSE))
+        response_task = _read_template(response_file, (PROMPT_SLOT, RESPONSE_SLOT))
     # Only templates of the user can ask for reasoning in their own words. Ours leave that to `{order}`.
     for file, text in ((prompt_file, prompt_task), (response_file, response_task)):
         if not reasoning and OPEN in text:
             raise InputError(
                 f"{file}: this template asks for reasoning by itself, and guard.reasoning is false; "
-                f"write {ORDER} in its place, or set guard.reasoning=true"
+                f"write {ORDER_SLOT} in its place, or set guard.reasoning=true"
             )
     return GuardTemplates(prompt_task, response_task, REASON_FIRST if reasoning else VERDICT_ONLY)
 
@@ -209,7 +212,7 @@ def _read_template(name: str, slots: Sequence[str]) -> str:
     except InputError as error:
         known = ", ".join(sorted(path.stem for path in _SHIPPED.glob("*.txt")))
         raise InputError(f"{file}: this template cannot be read ({error}); give a path, or one of {known}") from error
-    missing = missing_slot(text, (*slots, POLICY))
+    missing = missing_slot(text, (*slots, POLICY_SLOT))
     if missing:
         raise InputError(f"{file}: this template has no {missing}; put it where the text is to stand")
     return text

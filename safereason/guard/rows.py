@@ -16,7 +16,7 @@ from safereason.files import LONE_SURROGATE, json_type
 from safereason.guard.conversation import turns_of
 from safereason.guard.prompt import Question, question_of
 
-Format = Literal["jsonl", "csv"]
+RowFormat = Literal["jsonl", "csv"]
 Id = str | int | float
 Cells = Mapping[str, object]
 """One row of the input: cells by column."""
@@ -60,7 +60,7 @@ def fields_of(texts: Sequence[str]) -> dict[str, str]:
 
 
 @contextmanager
-def opened(source: str, form: Format | None, fields: Mapping[str, str]) -> Iterator[Iterator[InputRow]]:
+def opened(source: str, form: RowFormat | None, fields: Mapping[str, str]) -> Iterator[Iterator[InputRow]]:
     """The rows of a file, or of stdin if `source` is `-`.
 
     Args:
@@ -93,7 +93,7 @@ def _open_input(path: str) -> BinaryIO:
         raise InputError(f"{path}: cannot be read ({reason}); check the path") from error
 
 
-def read_input_rows(stream: BinaryIO, name: str, form: Format, fields: Mapping[str, str]) -> Iterator[InputRow]:
+def read_input_rows(stream: BinaryIO, name: str, form: RowFormat, fields: Mapping[str, str]) -> Iterator[InputRow]:
     """The rows of a stream, each read only when it is requested.
 
     Args:

@@ -11,7 +11,7 @@ from safereason.judges.base import Exchange, Verdict
 from safereason.recipe.schema import Precision
 from safereason.registry import split_argument
 
-NAMES: dict[str, str] = {
+MODELS_OF_OTHERS: dict[str, str] = {
     "moderation": "a Moderation API: OpenAI's, or any server that speaks it",
     **{name: entry.summary for name, entry in GUARDS.items()},
 }
@@ -111,7 +111,7 @@ def open_named(
 def split_spec(spec: str) -> tuple[str, str]:
     """Name and model of `NAME:MODEL` or `module:NAME:MODEL`; for a guard that reasons, no name and the whole text."""
     name, model = split_argument(spec)
-    if name in NAMES or GUARDS.has(name):
+    if name in MODELS_OF_OTHERS or GUARDS.has(name):
         return name, model
     return "", spec
 
@@ -142,7 +142,7 @@ def identity_of(spec: str) -> str:
 
 def _check_reasoning(spec: str, template: str | None) -> None:
     name = spec.partition(":")[0]
-    hint = did_you_mean(name, NAMES)
+    hint = did_you_mean(name, MODELS_OF_OTHERS)
     # A misspelt name would otherwise be taken for a model's, and fail with a message about the Hub.
     if ":" in spec and "/" not in name and hint:
         raise InputError(f"{spec}: no guard is called {name!r}; {hint}")

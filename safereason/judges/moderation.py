@@ -19,7 +19,7 @@ from safereason.judges.cache import VerdictCache, cache_key
 DEFAULT_MODEL = "omni-moderation-latest"
 CONCURRENT_CALLS = 8
 SECONDS_A_TRY = 60.0
-UNPARSED = "unparsed"
+UNPARSED_CODE = "unparsed"
 """Error code of `guard serve` for a guard's reply without a verdict."""
 
 
@@ -100,7 +100,7 @@ class Moderation:
         except openai.APIStatusError as error:
             reason = server.reason_of(error)
             # 413 is a text that is too large: it would be refused again.
-            is_final = error.status_code == 413 or getattr(error, "code", None) == UNPARSED
+            is_final = error.status_code == 413 or getattr(error, "code", None) == UNPARSED_CODE
             if is_final or replies.is_filtered(error.body) or is_too_long(error):
                 return Verdict.unscored(f"the moderation server refuses the text: {reason}")
             if isinstance(error, server.OURS_TO_MEND):

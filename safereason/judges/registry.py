@@ -88,7 +88,7 @@ def _reward_model(argument: str, measure: Measure) -> Judge:
 def _guard(argument: str, measure: Measure) -> Judge:
     from safereason.engines.open import precision_here
     from safereason.judges.as_guard import open_named
-    from safereason.judges.guard import GuardJudge
+    from safereason.judges.guard_judge import GuardJudge
 
     return GuardJudge(open_named(argument, precision=precision_here()))
 

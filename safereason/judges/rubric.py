@@ -22,7 +22,7 @@ from safereason.text import chat
 from safereason.text.template import missing_slot
 
 SHIPPED = Path(__file__).parent / "rubrics"
-VERDICT = r"\[\[([^\[\]]*)\]\]"
+VERDICT_PATTERN = r"\[\[([^\[\]]*)\]\]"
 
 _EXPECTED = "a rubric is a mapping with `measures:`, `prompt:` and `reply:`"
 _CLOSED = ConfigDict(extra="forbid")
@@ -34,7 +34,7 @@ Score = Annotated[float, Field(ge=0.0, le=1.0)]
 class Reply:
     """Rules for reading a reply: the last match of the pattern is a label, or a number on a scale."""
 
-    pattern: str = VERDICT
+    pattern: str = VERDICT_PATTERN
     """Regular expression with one group, matched without regard to case."""
     labels: dict[str, Score] | None = None
     """Scores by label, without regard to case."""

@@ -15,7 +15,7 @@ from safereason.recipe.strict_yaml import Document, Path, shown
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-Models = Sequence[type[object]]
+Sections = Sequence[type[object]]
 """Pydantic models and dataclasses: the sections of a file."""
 
 PART = "part"
@@ -38,14 +38,14 @@ def first_of(error: ValidationError, document: Document, root: type[object] = Re
     return line
 
 
-def _walk(loc: tuple[str | int, ...], values: object, root: type[object]) -> tuple[Path, Models]:
+def _walk(loc: tuple[str | int, ...], values: object, root: type[object]) -> tuple[Path, Sections]:
     """The path of an error, and the sections that hold its last key.
 
     Pydantic puts more into `loc` than keys: the tag of a section that has variants, and the names of a union's types.
     """
     path: Path = ()
-    models: Models = (root,)
-    holders: Models = ()
+    models: Sections = (root,)
+    holders: Sections = ()
     for part in loc:
         # This part of `loc` is a variant's tag, and not a key: it chooses among the models.
         if len(models) > 1:
@@ -85,7 +85,7 @@ def _sections_in(annotation: object) -> Iterator[type[object]]:
         yield from _sections_in(part)
 
 
-def _mistake(detail: "ErrorDetails", path: Path, holders: Models) -> tuple[Path, str]:
+def _mistake(detail: "ErrorDetails", path: Path, holders: Sections) -> tuple[Path, str]:
     """The path of the key to mend, and its mistake in words."""
     kind = detail["type"]
     context = detail.get("ctx", {})
@@ -116,7 +116,7 @@ def _mistake(detail: "ErrorDetails", path: Path, holders: Models) -> tuple[Path,
     return path, f"{message}, not {shown(detail['input'])}{hint}"
 
 
-def _known(key: str, holders: Models) -> str:
+def _known(key: str, holders: Sections) -> str:
     """A hint at the intended key: one spelled alike, else one of this name further in, else a list of all keys."""
     here = list(_fields(holders[0]))
     if holders[0] is Recipe:  # a file has no name of its own, and may have a parent

@@ -126,7 +126,7 @@ def _with_parent(document: Document, name: object, path: Path, children: tuple[P
     parent = _read_recipe(file, lineage)
     # A variation on a paper's recipe is the paper's only if it says so itself.
     parent.values.pop("paper", None)
-    values = merge.lay(parent.values, document.values, unexplained=merge.RECIPE)
+    values = merge.lay(parent.values, document.values, unexplained=merge.FROM_RECIPE)
     return Document(values, {**_untouched(parent, document), **document.locations})
 
 

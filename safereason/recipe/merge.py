@@ -6,7 +6,7 @@ from safereason.recipe.strict_yaml import Path, Tree, Value
 
 OVERRIDE = "override"
 """The source of a value that was set on the command line."""
-RECIPE = "recipe"
+FROM_RECIPE = "recipe"
 """The source of a value that a recipe changed without saying why."""
 ABOUT = ("name", "paper", "provenance", "report_to")
 """Top-level keys that change nothing of what a recipe makes."""

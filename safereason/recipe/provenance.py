@@ -24,7 +24,7 @@ def sources(recipe: Recipe) -> dict[str, str]:
     for key, _ in leaves(recipe):
         source = merge.covering(recipe.provenance, key)
         if source is None and key in given:
-            source = merge.RECIPE
+            source = merge.FROM_RECIPE
         sources_by_key[key] = source or DEFAULT
     return sources_by_key
 
@@ -47,7 +47,7 @@ def validate(recipe: Recipe) -> list[str]:
         return problems
     for key, value in leaves(recipe):
         source = merge.covering(recipe.provenance, key)
-        if source == merge.RECIPE:
+        if source == merge.FROM_RECIPE:
             problems.append(
                 f"{key}: differs from its parent's without a provenance; say under `provenance:` where it is from"
             )

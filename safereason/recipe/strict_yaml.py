@@ -25,7 +25,7 @@ Tree: TypeAlias = dict[str, Value]
 Path: TypeAlias = tuple[str | int, ...]
 """Keys and list positions from the top down to a value."""
 
-RECIPE = "a recipe is a mapping that begins with `model:`"
+RECIPE_EXPECTED = "a recipe is a mapping that begins with `model:`"
 _DEEPEST = 40
 """Levels of nesting. The deepest recipe has 6; beyond some hundreds Python's recursion would fail first."""
 _MOST = 2000
@@ -110,7 +110,7 @@ for _name, (_pattern, _first) in _PLAIN.items():
     _Dumper.add_implicit_resolver(_CORE + _name, _pattern, _first)
 
 
-def parse(text: str, name: str, expected: str = RECIPE) -> Document:
+def parse(text: str, name: str, expected: str = RECIPE_EXPECTED) -> Document:
     """Reads a document that is one mapping.
 
     Args:

@@ -11,7 +11,7 @@ from safereason.report.read import Line, MeasuredModel, Run, by_subject, number
 from safereason.report.tables import read_figures
 from safereason.runs.records import Record
 
-Cells = tuple[Figure | None, ...]
+FigureOfEachModel = tuple[Figure | None, ...]
 """One figure for each model; None where it was not measured."""
 PLOT = "reliability"
 """Name of the section's plot, by which the page finds it."""
@@ -22,8 +22,8 @@ class SetScores:
     """One set's row of the table of F1."""
 
     name: str
-    f1: Cells
-    parsed: Cells
+    f1: FigureOfEachModel
+    parsed: FigureOfEachModel
     """F1 over the rows with a verdict."""
     always_unsafe: Figure | None
     """F1 of a guard that calls every row unsafe."""
@@ -46,7 +46,7 @@ class GuardPart:
     models: tuple[MeasuredModel, ...]
     scores: tuple[SetScores, ...]
     confusions: tuple[Confusion, ...]
-    recalls: tuple[tuple[str, str, Cells], ...]
+    recalls: tuple[tuple[str, str, FigureOfEachModel], ...]
     """Set, category and the recall of each model."""
     plots: list[Plot]
     notes: tuple[str, ...]
@@ -131,7 +131,7 @@ def _confusion_of(model: MeasuredModel, run: Run) -> Confusion:
     return Confusion(model, tuple(rows))
 
 
-def _recall_rows(runs: Sequence[Run]) -> Iterator[tuple[str, str, Cells]]:
+def _recall_rows(runs: Sequence[Run]) -> Iterator[tuple[str, str, FigureOfEachModel]]:
     """Set, category and each run's recall of that category's unsafe rows."""
     tables = [dict(_recalls_of(run)) for run in runs]
     keys: dict[tuple[str, str], None] = {}
@@ -141,7 +141,7 @@ def _recall_rows(runs: Sequence[Run]) -> Iterator[tuple[str, str, Cells]]:
         yield name, category, _cells_of(tables, (name, category))
 
 
-def _cells_of(tables: Sequence[dict[tuple[str, str], Figure]], key: tuple[str, str]) -> Cells:
+def _cells_of(tables: Sequence[dict[tuple[str, str], Figure]], key: tuple[str, str]) -> FigureOfEachModel:
     """The figure under a key in each table."""
     return tuple(table.get(key) for table in tables)
 

@@ -48,7 +48,7 @@ SAMPLE = 20
 """Number of transcripts that a browser without scripts shows."""
 SEED = 0
 """Seed of the samples of transcripts."""
-ROOM = 60_000_000
+MOST_TRANSCRIPT_CHARS = 60_000_000
 """Most characters of transcripts on a page; browsers hold more than twice that without trouble."""
 
 
@@ -137,7 +137,7 @@ def build_page(runs: Sequence[Run], title: str) -> Page:
     models = measured_models(runs)
     table = headline(runs, models)
     # Collected once: the exhibits are a sample of the transcripts that the page holds.
-    collected = collect(runs, models, ROOM, SEED)
+    collected = collect(runs, models, MOST_TRANSCRIPT_CHARS, SEED)
     page = Page(
         title=title,
         created=manifest.now(),

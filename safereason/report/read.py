@@ -14,7 +14,7 @@ from safereason.files import json_type
 from safereason.runs.directory import digest, is_finished, read_manifest, read_metrics
 from safereason.runs.records import Record, read_records
 
-ROLES = {"sft": "SFT", "rl": "RL", "guard/sft": "Guard SFT", "guard/rl": "Guard RL"}
+KINDS_OF_MODEL = {"sft": "SFT", "rl": "RL", "guard/sft": "Guard SFT", "guard/rl": "Guard RL"}
 """Name of a model's kind on the page, by the stage that trained it."""
 STAGES = ("data", "sft", "rl", "guard", "attack", "eval")
 """Stages in the order in which they run."""
@@ -201,7 +201,7 @@ def measured_models(runs: Sequence[Run]) -> list[MeasuredModel]:
     models = []
     for spec, variant in by_subject(of_stage(runs, "eval")):
         models.append(_model_of(spec, variant, runs_by_name.get(spec), spec in base_models))
-    role_order = ["Base", *ROLES.values(), "Other"]
+    role_order = ["Base", *KINDS_OF_MODEL.values(), "Other"]
     return sorted(models, key=lambda model: (role_order.index(model.role), model.detail))
 
 
@@ -212,7 +212,7 @@ def _model_of(spec: str, variant: str, training: Run | None, is_base: bool) -> M
         variant_suffix = f" · {variant}"
     # A model trained here is called `stage/recipe/hash`, and the stage may hold a `/` too. Others keep their own names.
     stage, *rest = spec.rsplit("/", 2)
-    if stage not in ROLES or len(rest) != 2:
+    if stage not in KINDS_OF_MODEL or len(rest) != 2:
         role = "Other"
         if is_base:
             role = "Base"
@@ -222,7 +222,7 @@ def _model_of(spec: str, variant: str, training: Run | None, is_base: bool) -> M
     if training is not None and "seed" in training.identity:
         # A space that does not break keeps the number on the line of its word.
         detail += f" · seed\u00a0{training.identity['seed']}"
-    return MeasuredModel(spec, ROLES[stage], f"{detail}{variant_suffix}", variant)
+    return MeasuredModel(spec, KINDS_OF_MODEL[stage], f"{detail}{variant_suffix}", variant)
 
 
 def number(value: object) -> float | None:

@@ -7,7 +7,7 @@ from safereason.report import plots
 from safereason.report.plots import Plot
 from safereason.report.read import Line, RolloutSummary, Run, metric_lines, of_stage, summarize_rollouts
 
-PARTS = {"reward": "total", "format": "format", "safety": "safety", "task": "task", "accuracy": "accuracy"}
+REWARD_METRICS = {"reward": "total", "format": "format", "safety": "safety", "task": "task", "accuracy": "accuracy"}
 """Means of the reward and of its parts, as RL logs them, with their labels."""
 TROUBLE = {
     "completions/clipped_ratio": "cut off",
@@ -15,7 +15,7 @@ TROUBLE = {
     "unscored": "unscored",
 }
 """Shares of rollouts or groups that gave no gradient, with their labels."""
-VERDICTS = {"unparsed": "no verdict", "says_unsafe": "called unsafe"}
+VERDICT_METRICS = {"unparsed": "no verdict", "says_unsafe": "called unsafe"}
 """Metrics that show when a guard's verdicts collapse, with their labels."""
 
 
@@ -61,7 +61,7 @@ def _sft_training(run: Run) -> TrainingCurves:
 
 def _rl_training(run: Run) -> TrainingCurves:
     rollouts = summarize_rollouts(run)
-    reward_panels = [Panel("reward", "Reward and its parts", PARTS, share=True)]
+    reward_panels = [Panel("reward", "Reward and its parts", REWARD_METRICS, share=True)]
     other_panels = [
         Panel("kl", "KL to the reference model", {"kl": "KL"}),
         Panel("length", "Length of a completion, tokens", {"completions/mean_length": "mean tokens"}),
@@ -81,12 +81,12 @@ def _guard_sft_training(run: Run) -> TrainingCurves:
 
 
 def _guard_rl_training(run: Run) -> TrainingCurves:
-    validation_lines = metric_lines(run, {"f1": "F1 of unsafe", **VERDICTS}, "validation")
+    validation_lines = metric_lines(run, {"f1": "F1 of unsafe", **VERDICT_METRICS}, "validation")
     # The curves on rows without a part in training come first: they alone say whether the guard gets better.
     drawn = []
     if validation_lines:
         drawn.append(_draw_shares(run, "validation", "On rows held out", validation_lines))
-    drawn += _draw_panels(run, [Panel("verdicts", "Verdicts of the rollouts", VERDICTS, share=True)])
+    drawn += _draw_panels(run, [Panel("verdicts", "Verdicts of the rollouts", VERDICT_METRICS, share=True)])
     training = _rl_training(run)
     return replace(training, heading="A guard’s reinforcement learning", plots=[*drawn, *training.plots])
 

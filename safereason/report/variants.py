@@ -19,11 +19,11 @@ from safereason.runs.records import Record
 
 ASIDE = ("model", "judge", "eval", "sources", "rejudges", "completions", "base_url", "resamples")
 """Parts of an identity that the column already has, or that change no figure."""
-WEIGHTS = "weights"
+WEIGHTS_PART = "weights"
 """The part for the hash of a local model's own folder."""
-OWN = ("seed", "prefix", "asked", WEIGHTS)
+OWN = ("seed", "prefix", "asked", WEIGHTS_PART)
 """Parts that may differ from model to model: the seed, how each model is prompted, and what it is."""
-SHOWN = 60
+SHOWN_CHARS = 60
 """Most characters of a value in a label; of a longer one, the key alone is given."""
 
 Setting = dict[str, str]
@@ -115,7 +115,7 @@ def _with_own_weights(run: Run) -> Record:
     if not isinstance(hashes, dict) or run.model not in hashes:
         return run.identity
     others = {name: value for name, value in hashes.items() if name != run.model}
-    return {**run.identity, CONTENTS: others, WEIGHTS: hashes[run.model]}
+    return {**run.identity, CONTENTS: others, WEIGHTS_PART: hashes[run.model]}
 
 
 def _value_text(value: object) -> str:
@@ -175,6 +175,6 @@ def _difference_text(key: str, value: str | None, usual: str | None) -> str:
     # These are files by their paths, and their hashes: neither tells a reader anything.
     if key.startswith("cases."):
         return "other test cases"
-    if max(len(value or ""), len(usual or "")) > SHOWN:
+    if max(len(value or ""), len(usual or "")) > SHOWN_CHARS:
         return f"other {name}"
     return f"{name} {value or 'none'} in place of {usual or 'none'}"

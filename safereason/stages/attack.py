@@ -215,7 +215,9 @@ def _open_models(plan: AttackPlan, target: ModelSpec, options: Options) -> _Sear
     return _SearchModels(engine, attacker, scorer, tuple(others), generation_prefix(engine, plan.prefix))
 
 
-def _search_group(plan: AttackPlan, group: Sequence[Example], setup: Setup, watch: console.Watch) -> list[Record]:
+def _search_group(
+    plan: AttackPlan, group: Sequence[Example], setup: Setup, watch: console.SearchDisplay
+) -> list[Record]:
     """The records of one search, one a behavior."""
     meter = setup.meter
     last = _unattacked(plan.attack.name, group)

@@ -24,7 +24,7 @@ from safereason.stages.contents import contents
 RATING = "rating:"
 """Prefix of a chat model whose ratings of the answers lead an attack."""
 
-SettingsType = TypeVar("SettingsType", bound=AttackSettings)
+SettingsT = TypeVar("SettingsT", bound=AttackSettings)
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _judge_for(attack: Attack, section: Attacking, options: Options) -> str | No
     return judge
 
 
-def settings_of(name: str, settings_type: type[SettingsType], values: Mapping[str, object]) -> SettingsType:
+def settings_of(name: str, settings_type: type[SettingsT], values: Mapping[str, object]) -> SettingsT:
     """The checked settings of the attack of this name.
 
     Raises:

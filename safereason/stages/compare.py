@@ -12,12 +12,12 @@ from safereason.errors import BarNotMet, InputError, command
 from safereason.evals import Eval, compare, guard_predictions, judging, paper
 from safereason.evals.compare import Difference
 from safereason.evals.guard_predictions import Prediction
-from safereason.evals.metrics import Better, Figure, recorded_figures
+from safereason.evals.metrics import Better, Figure, FigureKey, recorded_figures
 from safereason.report.paper_comparison import matching_paper_figure
 from safereason.report.read import Run, read_run
 from safereason.runs.records import Record
 
-GUARD = "guard"
+GUARD_EVAL = "guard"
 Items = compare.EvalScores | list[Prediction] | None
 """The single prompts behind a run's figures; None for an evaluation whose figures are not made of single prompts."""
 
@@ -70,7 +70,7 @@ def runs_to_compare(paths: Sequence[Path], resamples: int = compare.RESAMPLES, s
     for letter, run in runs.items():
         figures[letter] = _figures_by_key(run)
     first = next(iter(runs))
-    differences: dict[str, dict[compare.Key, Difference]] = {}
+    differences: dict[str, dict[FigureKey, Difference]] = {}
     for letter, run in runs.items():
         # The first run is compared with itself too, which refuses a first run without any prompt.
         differences[letter] = _differences(items[first], items[letter], run, resamples, seed)
@@ -84,9 +84,9 @@ def runs_to_compare(paths: Sequence[Path], resamples: int = compare.RESAMPLES, s
     return Comparison(evaluation, runs, tuple(rows), tuple(_comparison_notes(evaluation, runs, rows)))
 
 
-def _keys_in_order(figures: dict[str, dict[compare.Key, Figure]]) -> list[compare.Key]:
+def _keys_in_order(figures: dict[str, dict[FigureKey, Figure]]) -> list[FigureKey]:
     """Every figure's key once, in the order of the runs that have it."""
-    keys: dict[compare.Key, None] = {}
+    keys: dict[FigureKey, None] = {}
     for run_figures in figures.values():
         keys.update(dict.fromkeys(run_figures))
     return list(keys)
@@ -158,7 +158,7 @@ def _common_evaluation(runs: Sequence[Run]) -> str:
     return runs[0].stage.removeprefix("eval/")
 
 
-def _figures_by_key(run: Run) -> dict[compare.Key, Figure]:
+def _figures_by_key(run: Run) -> dict[FigureKey, Figure]:
     figures = {(figure.name, figure.group): figure for figure in recorded_figures(run.metrics, run.path)}
     if not figures:
         raise InputError(f"{run.path}: has no figures in metrics.json; make it anew")
@@ -167,7 +167,7 @@ def _figures_by_key(run: Run) -> dict[compare.Key, Figure]:
 
 def _items_of(evaluation_name: str, run: Run) -> Items:
     """The single prompts behind a run's figures."""
-    if evaluation_name == GUARD:
+    if evaluation_name == GUARD_EVAL:
         return _guard_predictions(run)
     evaluation = evals.EVALS.installed(evaluation_name)
     if evaluation is None:
@@ -207,7 +207,7 @@ def _guard_predictions(run: Run) -> list[Prediction]:
     return predictions
 
 
-def _differences(first: Items, other: Items, run: Run, resamples: int, seed: int) -> dict[compare.Key, Difference]:
+def _differences(first: Items, other: Items, run: Run, resamples: int, seed: int) -> dict[FigureKey, Difference]:
     try:
         if isinstance(first, compare.EvalScores) and isinstance(other, compare.EvalScores):
             return compare.of_evals(first, other, resamples, seed)

@@ -51,13 +51,13 @@ from safereason.stages.preparation.training_sources import RAINBOW_STAGE
 from safereason.stages.resolve_model import precision_of
 
 STAGE = RAINBOW_STAGE
-NAME = "rainbow"
+RAINBOW = "rainbow"
 ITERATIONS = "iterations"
 ARCHIVE = "archive.jsonl"
 CELLS = "cells.json"
 FAILURES = (FAILED, UNSCORED)
 """Faults of a model or of the judge, and not of the prompt."""
-PATIENCE = 10
+MOST_FAILURES = 10
 """Iterations in a row with nothing but failures, after which the models count as down."""
 
 
@@ -146,7 +146,7 @@ def plan_rainbow(
     """
     section = recipe.attack or Attacking()
     # Options of the command line go before the recipe's, and those before the defaults of all attacks.
-    mutator = mutator or section.attackers.get(NAME, section.attacker)
+    mutator = mutator or section.attackers.get(RAINBOW, section.attacker)
     if mutator is None:
         raise InputError("attack rainbow: which model writes the prompts? name one with --mutator")
     named_judge = judge or section.judge
@@ -163,11 +163,11 @@ def plan_rainbow(
     if not seed_prompts:
         raise InputError(f"source {seeds}: has no harmful prompts to begin with; name another one with --seeds")
     # An option that is not on the command line is None, and leaves the recipe's setting.
-    values = dict(section.settings.get(NAME, {}))
+    values = dict(section.settings.get(RAINBOW, {}))
     for key, value in (settings or {}).items():
         if value is not None:
             values[key] = value
-    checked = settings_of(NAME, RainbowSettings, values)
+    checked = settings_of(RAINBOW, RainbowSettings, values)
     templates = load_templates(checked.templates)
     return RainbowPlan(checked, section, mutator, scorer, judge_model, seeds, tuple(seed_prompts), templates, prefix)
 
@@ -279,7 +279,7 @@ def _search_archives(
             else:
                 failed_in_a_row = 0
             # A server may fail now and then. Only a series of failures says that it is down.
-            if failed_in_a_row == PATIENCE:
+            if failed_in_a_row == MOST_FAILURES:
                 raise StageFailed(
                     f"{log.path.parent}: {failed_in_a_row} iterations in a row failed "
                     f"({_first_error(candidates)}); {going_on()}"

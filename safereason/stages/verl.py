@@ -37,7 +37,7 @@ TAIL = 300
 
 
 @dataclass(frozen=True)
-class Backend:
+class VerlBackend:
     """Settings of verl: its cluster, and whether to train here or elsewhere."""
 
     cluster: verl.GPUCluster = field(default_factory=verl.GPUCluster)
@@ -121,7 +121,7 @@ class VerlTraining:
         """
         return verl_reward.reward_model_of(_reward_with_absolute_paths(self.section), self.key)
 
-    def overrides(self, cluster: verl.GPUCluster, name: str, seed: int) -> verl.Overrides:
+    def overrides(self, cluster: verl.GPUCluster, name: str, seed: int) -> verl.HydraOverrides:
         """The section as verl's options."""
         model = self.start.location
         if Path(model).is_dir():
@@ -140,7 +140,7 @@ class VerlTraining:
         )
 
 
-def verl_outline(training: VerlTraining, recipe: Recipe, backend: Backend) -> Outline:
+def verl_outline(training: VerlTraining, recipe: Recipe, backend: VerlBackend) -> Outline:
     """The plan of `export_verl`, with verl's options."""
     overrides = training.overrides(backend.cluster, recipe.name, recipe.seed)
     # verl asks Ray for these beside those that train.
@@ -158,7 +158,7 @@ def verl_outline(training: VerlTraining, recipe: Recipe, backend: Backend) -> Ou
     }
 
 
-def export_verl(training: VerlTraining, recipe: Recipe, options: Options, backend: Backend) -> Result:
+def export_verl(training: VerlTraining, recipe: Recipe, options: Options, backend: VerlBackend) -> Result:
     """Exports the training, or trains and takes the model over; a killed run goes on from verl's last checkpoint.
 
     Raises:
@@ -189,14 +189,14 @@ def export_verl(training: VerlTraining, recipe: Recipe, options: Options, backen
     return Result(directory.path, metrics)
 
 
-def _export_to_folder(training: VerlTraining, recipe: Recipe, overrides: verl.Overrides, folder: Path) -> Result:
+def _export_to_folder(training: VerlTraining, recipe: Recipe, overrides: verl.HydraOverrides, folder: Path) -> Result:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not empty; name another folder for --export")
     _write_verl_folder(training, recipe, overrides, folder)
     return Result(folder, {"backend": "verl", **_prompt_counts(training)})
 
 
-def _write_verl_folder(training: VerlTraining, recipe: Recipe, overrides: verl.Overrides, folder: Path) -> None:
+def _write_verl_folder(training: VerlTraining, recipe: Recipe, overrides: verl.HydraOverrides, folder: Path) -> None:
     """Writes verl's input: rows, options, reward and `run.sh`."""
     folder.mkdir(parents=True, exist_ok=True)
     # The rows are written in the order of our own training, epoch by epoch, and verl does not shuffle them.

@@ -114,7 +114,7 @@ def _in_brackets(name: str) -> str:
     return f"[{name}]"
 
 
-KNOWN = (
+KNOWN_TOKENS = (
     *_BEGINNINGS,
     *(f"<{name}>" for name in _ANGLED),
     *map(_in_brackets, _SQUARE),
@@ -224,7 +224,7 @@ def _spelled(text: str, start: int, trie: Trie) -> int:
 def _trie(tokens: frozenset[str]) -> Trie:
     """All tokens, folded, by their characters one after another."""
     trie: Trie = {}
-    for token in _folded_tokens((*KNOWN, *tokens)):
+    for token in _folded_tokens((*KNOWN_TOKENS, *tokens)):
         node = trie
         for character in token:
             node = node.setdefault(character, {})

@@ -13,14 +13,14 @@ from safereason.runs.records import Record, RecordLog, read_json
 from safereason.training.model import report_full_disk, report_full_memory
 from safereason.training.sharding import reduce_in_fp32
 from safereason.training.tracking import Tracker
-from safereason.training.training_run import Section, TrainingRun
+from safereason.training.training_run import SectionT, TrainingRun
 
 if TYPE_CHECKING:
     from trl import DPOTrainer, SFTTrainer
 
 COMPLETE = "complete"
 """Written into a checkpoint last: without it the checkpoint was cut off while it was being saved."""
-STATE = "trainer_state.json"
+TRAINER_STATE = "trainer_state.json"
 """transformers' file in a checkpoint with the step and the history of the log."""
 
 
@@ -100,11 +100,11 @@ def last_checkpoint(folder: Path) -> tuple[Path, int] | None:
 
 def restore_token_count(trainer: "SFTTrainer | DPOTrainer", checkpoint: Path) -> None:
     """Restores TRL's counter of trained tokens, which its checkpoints hold in the log alone."""
-    state = read_json(checkpoint / STATE)
+    state = read_json(checkpoint / TRAINER_STATE)
     trainer._total_train_tokens = int(state["log_history"][-1]["num_tokens"])
 
 
-def train_to_end(trainer: Trainer, run: TrainingRun[Section], *, title: str, shown: tuple[str, ...]) -> None:
+def train_to_end(trainer: Trainer, run: TrainingRun[SectionT], *, title: str, shown: tuple[str, ...]) -> None:
     """Trains from the start or from a checkpoint, with one progress bar, a record per step and marked checkpoints.
 
     Args:
@@ -131,7 +131,7 @@ def _train_from(trainer: Trainer, checkpoint: Path | None) -> None:
     """Trains from a checkpoint, or from the start; a checkpoint of the last step is only loaded."""
     resume_from = None
     if checkpoint is not None:
-        state = TrainerState.load_from_json(str(checkpoint / STATE))
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))
         if state.global_step >= state.max_steps:
             # `train` would take one step too many.
             _load_finished(trainer, checkpoint, state)

@@ -24,9 +24,9 @@ from safereason.runs.records import Record, read_json, write_json
 from safereason.training.callbacks import COMPLETE, whole_checkpoints
 from safereason.training.model import report_full_disk
 
-STATE = "loop.json"
+LOOP_STATE = "loop.json"
 """File in a checkpoint with what no tensor holds: counters, and the schedule of the learning rate."""
-KEPT = 2
+CHECKPOINTS_KEPT = 2
 """Checkpoints that are kept, so that one is whole while the next is being written."""
 
 # Weights that are not trained are those of the start.
@@ -50,12 +50,12 @@ def save(
     with report_full_disk(folder):
         _write(target, {"model": weights, "optimizer": state})
         if processes.is_main():
-            write_json(target / STATE, {**counters, "step": step, "schedule": schedule.state_dict()})
+            write_json(target / LOOP_STATE, {**counters, "step": step, "schedule": schedule.state_dict()})
     # Every process writes a part of it, so that the first one alone does not know when it is whole.
     processes.wait()
     if processes.is_main():
         (target / COMPLETE).touch()
-        for old, _ in whole_checkpoints(folder)[:-KEPT]:
+        for old, _ in whole_checkpoints(folder)[:-CHECKPOINTS_KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
 
@@ -68,7 +68,7 @@ def load(checkpoint: Path, model: PreTrainedModel, optimizer: Optimizer, schedul
     set_state_dict(
         model, optimizer, model_state_dict=parts["model"], optim_state_dict=parts["optimizer"], options=_TRAINED
     )
-    counters: Record = read_json(checkpoint / STATE)
+    counters: Record = read_json(checkpoint / LOOP_STATE)
     schedule.load_state_dict(counters["schedule"])
     return counters
 

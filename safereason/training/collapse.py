@@ -11,7 +11,7 @@ from safereason.runs.records import Record
 
 WINDOW = 5
 """Steps that a sign must hold for."""
-UNPARSED = 0.5
+MOST_UNPARSED = 0.5
 """Least share of verdicts that cannot be read."""
 ONE_SIDED = 0.95
 """Least share of the commoner label."""
@@ -56,7 +56,7 @@ class CollapseWatch:
         unparsed = self._mean("unparsed") or 0.0
         unsafe = self._mean("says_unsafe")
         signs = {}
-        if unparsed >= UNPARSED:
+        if unparsed >= MOST_UNPARSED:
             signs["unparsed"] = f"{unparsed:.0%} of the verdicts cannot be read"
         if unsafe is not None and not 1 - ONE_SIDED < unsafe < ONE_SIDED:
             signs["one-sided"] = f"it says unsafe of {unsafe:.0%} of the rows"

@@ -27,7 +27,7 @@ from safereason.text import chat
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The system's error numbers where no more can be written."""
 
 
@@ -256,4 +256,4 @@ def _is_write_error(error: Exception) -> bool:
     if isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error):
         # torch has no class of its own for this; its message names the part of it that writes.
         return True
-    return getattr(error, "errno", None) in FULL
+    return getattr(error, "errno", None) in DISK_FULL

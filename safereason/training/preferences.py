@@ -38,9 +38,9 @@ logger = logging.getLogger(__name__)
 ROLLOUTS_A_BATCH = 64
 """Rollouts that are scored, and then recorded, at a time."""
 PAIRS = "pairs.jsonl"
-STEP = 0
+BEFORE_TRAINING = 0
 """The step of the rollouts in the records: all are drawn before the first step of the training."""
-Key = tuple[str, int]
+CompletionKey = tuple[str, int]
 """Key of a completion: its prompt's id and its number."""
 
 
@@ -48,8 +48,8 @@ Key = tuple[str, int]
 class Pair:
     """A chosen and a rejected completion to one prompt."""
 
-    chosen: Key
-    rejected: Key
+    chosen: CompletionKey
+    rejected: CompletionKey
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class CompletionJob:
     number: int
 
     @property
-    def key(self) -> Key:
+    def key(self) -> CompletionKey:
         """The completion's key in the records."""
         return self.example.id, self.number
 
@@ -142,8 +142,8 @@ def _draw_completions(section: DPO, seed: int, start: ModelSpec, jobs: Sequence[
 
 
 def _scored_rollouts(
-    jobs: Sequence[CompletionJob], completions: dict[Key, Record], reward: Reward, this: RunDirectory
-) -> dict[Key, Record]:
+    jobs: Sequence[CompletionJob], completions: dict[CompletionKey, Record], reward: Reward, this: RunDirectory
+) -> dict[CompletionKey, Record]:
     """All completions with their rewards; those without a reward are scored first.
 
     Raises:
@@ -163,7 +163,7 @@ def _scored_rollouts(
 
 
 def _score_completions(
-    jobs: Sequence[CompletionJob], completions: dict[Key, Record], reward: Reward, log: RecordLog
+    jobs: Sequence[CompletionJob], completions: dict[CompletionKey, Record], reward: Reward, log: RecordLog
 ) -> None:
     """Scores the completions that have no reward yet, batch by batch."""
     recorded = _records_by_key(log.path)
@@ -191,7 +191,7 @@ def _score_completions(
                 return
 
 
-def _check_scored(run: Path, rollouts: dict[Key, Record], expected: int) -> None:
+def _check_scored(run: Path, rollouts: dict[CompletionKey, Record], expected: int) -> None:
     """Refuses to make pairs while verdicts are missing: the pairs would depend on when the judge was down.
 
     Raises:
@@ -210,7 +210,7 @@ def _check_scored(run: Path, rollouts: dict[Key, Record], expected: int) -> None
 
 def _rollout_record(job: CompletionJob, completion: Record, parts: RewardParts) -> Record:
     return {
-        "step": STEP,
+        "step": BEFORE_TRAINING,
         "id": job.example.id,
         "number": job.number,
         "prompt": job.example.prompt,
@@ -225,11 +225,11 @@ def _rollout_record(job: CompletionJob, completion: Record, parts: RewardParts) 
     }
 
 
-def _records_by_key(path: Path) -> dict[Key, Record]:
+def _records_by_key(path: Path) -> dict[CompletionKey, Record]:
     return {(record["id"], record["number"]): record for record in read_records(path)}
 
 
-def _preference_pairs(jobs: Sequence[CompletionJob], rollouts: dict[Key, Record]) -> list[Pair]:
+def _preference_pairs(jobs: Sequence[CompletionJob], rollouts: dict[CompletionKey, Record]) -> list[Pair]:
     """The pairs of every prompt, in the order of the prompts."""
     numbers_by_prompt: dict[str, list[int]] = {}
     for job in jobs:
@@ -242,7 +242,7 @@ def _preference_pairs(jobs: Sequence[CompletionJob], rollouts: dict[Key, Record]
     return pairs
 
 
-def _pair_record(pair: Pair, rollouts: dict[Key, Record]) -> Record:
+def _pair_record(pair: Pair, rollouts: dict[CompletionKey, Record]) -> Record:
     """The record of a pair with both texts, for people to read; the training takes tokens."""
     chosen = rollouts[pair.chosen]
     rejected = rollouts[pair.rejected]
@@ -275,7 +275,9 @@ def _train_on_pairs(
         return dpo.train(training_run, rows)
 
 
-def _pair_counts(jobs: Sequence[CompletionJob], rollouts: dict[Key, Record], pairs: Sequence[Pair]) -> dict[str, int]:
+def _pair_counts(
+    jobs: Sequence[CompletionJob], rollouts: dict[CompletionKey, Record], pairs: Sequence[Pair]
+) -> dict[str, int]:
     prompts = {job.example.id for job in jobs}
     prompts_with_pair = {pair.chosen[0] for pair in pairs}
     unscored = sum(rollout["total"] is None for rollout in rollouts.values())

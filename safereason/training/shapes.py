@@ -14,7 +14,7 @@ from safereason.training.memory import Shape
 
 _LLAMA3 = Shape(4096, 32, 32, 8, 128, 14336, 128256)
 _QWEN7 = Shape(3584, 28, 28, 4, 128, 18944, 152064, qkv_bias=True)
-KNOWN = {
+KNOWN_SHAPES = {
     EMBEDDED: Shape(576, 30, 9, 3, 64, 1536, 49152, tied=True),
     "Qwen/Qwen2.5-0.5B-Instruct": Shape(896, 24, 14, 2, 64, 4864, 151936, tied=True, qkv_bias=True),
     "Qwen/Qwen2.5-1.5B-Instruct": Shape(1536, 28, 12, 2, 128, 8960, 151936, tied=True, qkv_bias=True),
@@ -41,7 +41,7 @@ _REQUIRED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "interme
 
 
 def shape_of(spec: str) -> Shape:
-    """The shape of a model: of a run or folder, of the Hub's cache, or of `KNOWN`; nothing is downloaded.
+    """The shape of a model: of a run or folder, of the Hub's cache, or of `KNOWN_SHAPES`; nothing is downloaded.
 
     Raises:
         InputError: The shape is not known, or the model is no decoder of the kind that `training.memory` counts.
@@ -50,8 +50,8 @@ def shape_of(spec: str) -> Shape:
     file = _find_config(name)
     if file is not None:
         return from_config(read_json(file), str(file))
-    if name in KNOWN:
-        return KNOWN[name]
+    if name in KNOWN_SHAPES:
+        return KNOWN_SHAPES[name]
     raise InputError(
         f"{spec}: its shape is not known here; download its config.json "
         f"(`hf download {name} config.json`) or name a folder that holds one"

@@ -13,14 +13,14 @@ from safereason.training.resume import ResumePoint
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Section = TypeVar("Section", SFT, GRPO, DPO)
+SectionT = TypeVar("SectionT", SFT, GRPO, DPO)
 
 
 @dataclass(frozen=True)
-class TrainingRun(Generic[Section]):
+class TrainingRun(Generic[SectionT]):
     """One training: the model it starts from, its settings, the folder it writes, and the checkpoint to resume from."""
 
-    section: Section
+    section: SectionT
     """Section of the recipe that says how to train."""
     location: str
     """Folder or hub id of the model to start from; also the reference model, where the algorithm has one."""
@@ -46,12 +46,12 @@ class TrainingRun(Generic[Section]):
         cls,
         recipe: Recipe,
         key: str,
-        section: Section,
+        section: SectionT,
         start: ModelSpec,
         tokenizer: "PreTrainedTokenizerBase",
         metrics: RecordLog,
         resume: ResumePoint,
-    ) -> "TrainingRun[Section]":
+    ) -> "TrainingRun[SectionT]":
         """The training that a section of a recipe describes, in the run directory of the log `metrics`."""
         return TrainingRun(
             section=section,

@@ -21,7 +21,7 @@ from safereason.guard.reasoning import ReasoningGuard
 from safereason.runs.records import Record, RecordLog, read_json, write_json
 from safereason.training.sharding import unsharded
 
-STEP = "validation.json"
+BEST_VALIDATION = "validation.json"
 """Beside the best model: the record of the validation that chose it."""
 
 
@@ -104,7 +104,7 @@ class Validation:
         self._save(model, aside)
         if processes.is_main():
             # The record is written last: a folder that has one is whole.
-            write_json(aside / STEP, record)
+            write_json(aside / BEST_VALIDATION, record)
             _replace_best(aside, best)
 
 
@@ -115,7 +115,7 @@ def _aside_of_best(best: Path) -> Path:
 def _replace_best(aside: Path, best: Path) -> None:
     """Puts the new model in the old one's place."""
     # Without its record the old folder counts as incomplete, so that a kill during the deletion is noticed.
-    (best / STEP).unlink(missing_ok=True)
+    (best / BEST_VALIDATION).unlink(missing_ok=True)
     shutil.rmtree(best, ignore_errors=True)
     aside.rename(best)
 
@@ -123,16 +123,16 @@ def _replace_best(aside: Path, best: Path) -> None:
 def _finish_replacement(best: Path) -> None:
     """Finishes a replacement that a kill cut short, or deletes a model that was never written in whole."""
     aside = _aside_of_best(best)
-    if (aside / STEP).is_file() and not (best / STEP).is_file():
+    if (aside / BEST_VALIDATION).is_file() and not (best / BEST_VALIDATION).is_file():
         _replace_best(aside, best)
     shutil.rmtree(aside, ignore_errors=True)
 
 
 def best_f1(best: Path) -> float:
     """F1 of the best model so far; -1 where there is none."""
-    if not (best / STEP).is_file():
+    if not (best / BEST_VALIDATION).is_file():
         return -1.0
-    return float(read_json(best / STEP)["f1"])
+    return float(read_json(best / BEST_VALIDATION)["f1"])
 
 
 def validation_metrics(examples: Sequence[Example], verdicts: Sequence[GuardVerdict]) -> dict[str, float]:

@@ -28,7 +28,7 @@ from safereason.errors import InputError
 from safereason.recipe.schema import GRPO, LoRA
 from safereason.training.arguments import cut_batch, total_steps
 
-Overrides = dict[str, object]
+HydraOverrides = dict[str, object]
 """Values by dotted key; a `+` before a key adds one that verl's own files do not hold."""
 
 HERE = "$here"
@@ -40,7 +40,7 @@ CHECKPOINTS = "checkpoints"
 ROLLOUTS = "rollouts"
 VERL_EPSILON = 1e-6
 """Added to the group's standard deviation by verl, which has no key for it."""
-FREE: Overrides = {
+FREE: HydraOverrides = {
     # verl's default is flash_attention_2, whose package no extra for vLLM installs. Packed rows stay apart in both.
     "+actor_rollout_ref.model.override_config.attn_implementation": "sdpa",
     # verl's default, 2, wants a second GPU.
@@ -51,7 +51,7 @@ FREE: Overrides = {
 """Overrides that `extra` may set otherwise: they change where and how fast verl computes, not what."""
 REWARD_GPUS = "reward.reward_model.n_gpus_per_node"
 REWARD_NODES = "reward.reward_model.nnodes"
-FREE_REWARD_MODEL: Overrides = {
+FREE_REWARD_MODEL: HydraOverrides = {
     REWARD_GPUS: 1,
     REWARD_NODES: 1,
     "reward.reward_model.rollout.tensor_model_parallel_size": 1,
@@ -86,7 +86,7 @@ def overrides(
     validation_every: int | None = None,
     key: str = "rl",
     reward_model: str | None = None,
-) -> Overrides:
+) -> HydraOverrides:
     """The overrides that a recipe's section becomes.
 
     Args:
@@ -123,7 +123,7 @@ def overrides(
     return {**free, **owned, **section.extra}
 
 
-def hydra_lines(given: Overrides) -> list[str]:
+def hydra_lines(given: HydraOverrides) -> list[str]:
     """One override a line, in the grammar of Hydra's command line."""
     return [f"{key}={_hydra_value(value)}" for key, value in given.items()]
 
@@ -167,7 +167,7 @@ def _refuse_unmapped(section: GRPO, key: str) -> None:
             raise InputError(f"{key}.extra.{name}: this is vLLM's; --backend verl takes dotted keys of verl's there")
 
 
-def _algorithm_overrides() -> Overrides:
+def _algorithm_overrides() -> HydraOverrides:
     return {
         "algorithm.adv_estimator": "grpo",
         "algorithm.norm_adv_by_std_in_grpo": True,
@@ -180,7 +180,7 @@ def _algorithm_overrides() -> Overrides:
     }
 
 
-def _data_overrides(section: GRPO, seed: int, validation_every: int | None) -> Overrides:
+def _data_overrides(section: GRPO, seed: int, validation_every: int | None) -> HydraOverrides:
     # verl opens a validation set even where it never validates.
     validation = TRAIN if validation_every is None else VALIDATION
     return {
@@ -198,7 +198,7 @@ def _data_overrides(section: GRPO, seed: int, validation_every: int | None) -> O
     }
 
 
-def _model_overrides(model: str, section: GRPO) -> Overrides:
+def _model_overrides(model: str, section: GRPO) -> HydraOverrides:
     return {
         "actor_rollout_ref.model.path": model,
         "actor_rollout_ref.model.trust_remote_code": False,
@@ -208,7 +208,7 @@ def _model_overrides(model: str, section: GRPO) -> Overrides:
     }
 
 
-def _adapter_overrides(lora: LoRA | None) -> Overrides:
+def _adapter_overrides(lora: LoRA | None) -> HydraOverrides:
     if lora is None:
         return {"actor_rollout_ref.model.lora_rank": 0}
     return {
@@ -220,8 +220,8 @@ def _adapter_overrides(lora: LoRA | None) -> Overrides:
     }
 
 
-def _actor_overrides(section: GRPO, seed: int) -> Overrides:
-    actor: Overrides = {
+def _actor_overrides(section: GRPO, seed: int) -> HydraOverrides:
+    actor: HydraOverrides = {
         "strategy": "fsdp",
         # One update on each batch of rollouts, so that the ratio is 1 and the clips are inert.
         "ppo_epochs": 1,
@@ -255,7 +255,7 @@ def _actor_overrides(section: GRPO, seed: int) -> Overrides:
     return _with_prefix("actor_rollout_ref.actor.", actor)
 
 
-def _batch_overrides(section: GRPO, cluster: GPUCluster, key: str) -> Overrides:
+def _batch_overrides(section: GRPO, cluster: GPUCluster, key: str) -> HydraOverrides:
     """One update a step on all of its prompts, each GPU's share packed into forward passes by its tokens."""
     # verl gives each GPU as many sequences as the others.
     cut_batch(section.prompts_per_step * section.rollouts_per_prompt, section.micro_batch_size, cluster.gpus, key)
@@ -271,14 +271,14 @@ def _batch_overrides(section: GRPO, cluster: GPUCluster, key: str) -> Overrides:
     }
 
 
-def _rollout_overrides(section: GRPO, seed: int) -> Overrides:
-    sampling: Overrides = {
+def _rollout_overrides(section: GRPO, seed: int) -> HydraOverrides:
+    sampling: HydraOverrides = {
         "temperature": section.sampling.temperature,
         "top_p": section.sampling.top_p,
         "top_k": section.sampling.top_k or -1,
         "do_sample": True,
     }
-    rollout: Overrides = {
+    rollout: HydraOverrides = {
         "name": "vllm",
         "n": section.rollouts_per_prompt,
         "seed": seed,
@@ -288,7 +288,7 @@ def _rollout_overrides(section: GRPO, seed: int) -> Overrides:
     return _with_prefix("actor_rollout_ref.rollout.", rollout)
 
 
-def _reward_overrides(reward_model: str | None) -> Overrides:
+def _reward_overrides(reward_model: str | None) -> HydraOverrides:
     return {
         **_reward_model_overrides(reward_model),
         "reward.num_workers": 1,  # each worker opens the judges for itself
@@ -299,11 +299,11 @@ def _reward_overrides(reward_model: str | None) -> Overrides:
     }
 
 
-def _reward_model_overrides(reward_model: str | None) -> Overrides:
+def _reward_model_overrides(reward_model: str | None) -> HydraOverrides:
     """A server of verl's for the reward model, in a resource pool that nothing else is placed in."""
     if reward_model is None:
         return {"reward.reward_model.enable": False}
-    served: Overrides = {
+    served: HydraOverrides = {
         "enable": True,
         "enable_resource_pool": True,
         "model_path": reward_model,
@@ -318,9 +318,9 @@ def _reward_model_overrides(reward_model: str | None) -> Overrides:
 
 def _trainer_overrides(
     section: GRPO, prompts: int, name: str, cluster: GPUCluster, validation_every: int | None, key: str
-) -> Overrides:
+) -> HydraOverrides:
     steps = total_steps(prompts, section.prompts_per_step, section.epochs, section.max_steps, f"{key}.prompts_per_step")
-    trainer: Overrides = {
+    trainer: HydraOverrides = {
         "use_v1": True,
         "v1.trainer_mode": "sync",
         "critic_warmup": 0,
@@ -342,6 +342,6 @@ def _trainer_overrides(
     return _with_prefix("trainer.", trainer)
 
 
-def _with_prefix(prefix: str, overrides: Overrides) -> Overrides:
+def _with_prefix(prefix: str, overrides: HydraOverrides) -> HydraOverrides:
     """The overrides with a prefix before each key."""
     return {f"{prefix}{name}": value for name, value in overrides.items()}

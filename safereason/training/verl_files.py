@@ -11,7 +11,7 @@ from safereason.errors import InputError
 from safereason.recipe.schema import RSafeRewardSettings, TarsRewardSettings
 from safereason.runs.asides import aside_of
 from safereason.runs.records import Record, read_json, read_records, write_json, write_text
-from safereason.training.verl import CHECKPOINTS, REWARD, ROLLOUTS, Overrides, hydra_lines
+from safereason.training.verl import CHECKPOINTS, REWARD, ROLLOUTS, HydraOverrides, hydra_lines
 from safereason.training.verl_reward import write_config
 
 OVERRIDES = "overrides.txt"
@@ -22,7 +22,7 @@ STEPS = "steps"
 """Folder of verl's metrics, one file per start of the script."""
 MERGED = "merged"
 """Folder of the trained model."""
-STEP = "step"
+STEP_FILE = "step"
 """In that folder: the steps that the model was trained for."""
 _SCRIPT = f"""#!/usr/bin/env bash
 # Trains with verl and merges its last checkpoint; written by safereason.
@@ -42,7 +42,7 @@ done < "$here/{OVERRIDES}"
 step=$(cat "$here/{CHECKPOINTS}/latest_checkpointed_iteration.txt")
 "$python" -m verl.model_merger merge --backend fsdp \\
     --local_dir "$here/{CHECKPOINTS}/global_step_$step/actor" --target_dir "$here/{MERGED}"
-printf '%s\\n' "$step" > "$here/{MERGED}/{STEP}"
+printf '%s\\n' "$step" > "$here/{MERGED}/{STEP_FILE}"
 """
 
 OURS = {
@@ -102,7 +102,7 @@ def _verl_row(index: int, example: Example, prompt_builder: PromptBuilder) -> di
 
 def write_settings(
     folder: Path,
-    given: Overrides,
+    given: HydraOverrides,
     reward: TarsRewardSettings | RSafeRewardSettings,
     reasoning: bool | None,
     about: Mapping[str, object],
@@ -144,7 +144,7 @@ def trained_step(folder: Path) -> int:
         InputError: There is no merged model.
     """
     try:
-        return int((folder / MERGED / STEP).read_text())
+        return int((folder / MERGED / STEP_FILE).read_text())
     except (OSError, ValueError) as error:
         raise InputError(
             f"{folder}: holds no trained model; let `bash {_quoted(folder / SCRIPT)}` run to its end"

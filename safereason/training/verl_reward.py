@@ -62,10 +62,10 @@ async def compute_score(
     Raises:
         Unscored: The part that decides has no score.
     """
-    scorer = _open_scorer(config, reward_router_address)
-    text = scorer.opening + solution_str
+    reward = _open_queued_reward(config, reward_router_address)
+    text = reward.opening + solution_str
     row = RewardRow(extra_info["user"], extra_info["kind"], text, extra_info["label"], extra_info["response"])
-    parts = await scorer.score(row)
+    parts = await reward.score(row)
     if parts.total is None:
         raise Unscored(f"{extra_info['id']}: {parts.reason}")
     scores = {"score": parts.total}
@@ -89,7 +89,7 @@ def write_config(
     write_json(path, {"reward": reward.model_dump(mode="json"), "reasoning": reasoning, "opening": opening})
 
 
-class QueuedScorer:
+class QueuedReward:
     """Scores rollouts in batches, in a thread beside the event loop.
 
     The rollouts that arrive while a batch is being scored are the next batch: a judge on a GPU gets many at once.
@@ -126,7 +126,7 @@ class QueuedScorer:
 
 
 @cache
-def _open_scorer(config: str, reward_router_address: str | None) -> QueuedScorer:
+def _open_queued_reward(config: str, reward_router_address: str | None) -> QueuedReward:
     document = read_json(Path(config))
     opening = document.get("opening", "")  # a folder that was exported before has none
     section: TarsRewardSettings | RSafeRewardSettings = TypeAdapter(
@@ -134,7 +134,7 @@ def _open_scorer(config: str, reward_router_address: str | None) -> QueuedScorer
     ).validate_python(document["reward"])
     if isinstance(section, RSafeRewardSettings):
         verdicts = VerdictReward(section.accuracy_weight, section.format_weight, document["reasoning"])
-        return QueuedScorer(verdicts, opening)
+        return QueuedReward(verdicts, opening)
 
     def open_judge(text: str) -> Judge:
         judge = JudgeSpec.parse(text)
@@ -146,7 +146,7 @@ def _open_scorer(config: str, reward_router_address: str | None) -> QueuedScorer
 
         return ServedRewardModel(judge.argument, f"http://{reward_router_address}")
 
-    return QueuedScorer(open_reward(section, open_judge), opening)
+    return QueuedReward(open_reward(section, open_judge), opening)
 
 
 def reward_model_of(reward: TarsRewardSettings | RSafeRewardSettings, key: str) -> str | None:

@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM
 from safereason.attacks import autodan
 from safereason.attacks.autodan import AutoDANSettings, Breeder
 from safereason.attacks.base import SearchStep, Setup
-from safereason.attacks.frames import BEHAVIOR_SLOT, PROMPTS, fill_frame, read_frames, read_text
+from safereason.attacks.frames import BEHAVIOR_SLOT, PROMPTS_FOLDER, fill_frame, read_frames, read_text
 from safereason.attacks.genetic import (
     MAX_REPLACED_WORDS,
     WordScores,
@@ -33,7 +33,7 @@ from safereason.text.chat import user
 
 BEHAVIOR = Example(id="b/1", prompt="Name a colour.", kind="harmful", source="b", target="Sure, red")
 SMALL = AutoDANSettings(steps=6, population=10, mutation=0.1)
-SEEDS = read_frames(PROMPTS / "autodan_seeds.txt")
+SEEDS = read_frames(PROMPTS_FOLDER / "autodan_seeds.txt")
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +236,7 @@ def test_words_give_way_to_the_better_of_their_synonyms():
 
 
 def test_our_seeds_differ_and_have_words_to_vary():
-    words = WordScores(read_synonyms(read_text(PROMPTS / "autodan_synonyms.txt").splitlines()))
+    words = WordScores(read_synonyms(read_text(PROMPTS_FOLDER / "autodan_synonyms.txt").splitlines()))
     assert len(set(SEEDS)) == len(SEEDS) >= 5
     for seed in SEEDS:
         assert len({words.replace_words(seed, 0.5, random.Random(i)) for i in range(8)}) > 4

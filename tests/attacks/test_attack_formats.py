@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safereason.attacks.base import TestCase
-from safereason.attacks.formats import FORMATS, CaseRecord, attack_success_rate, read, read_cases, write
+from safereason.attacks.formats import CASE_FORMATS, CaseRecord, attack_success_rate, read, read_cases, write
 from safereason.errors import InputError
 
 PAIR = Path("jailbreakbench/attack-artifacts/PAIR/black_box/llama-2-7b-chat-hf.json")
@@ -220,7 +220,7 @@ def test_what_a_format_cannot_hold_is_said():
     ],
 )
 def test_what_no_artifact_can_be_of_is_refused(rows: list[CaseRecord], problem: str):
-    assert "jailbreakbench" in FORMATS
+    assert "jailbreakbench" in CASE_FORMATS
     with pytest.raises(InputError, match=problem):
         write(rows, "jailbreakbench")
 

@@ -143,7 +143,7 @@ def test_a_problem_does_not_repeat_a_value_of_any_length(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(line(kind="k" * 100_000) + b"\n" + line(id="b", **{"c" * 100_000: "x"}) + b"\n")
     problems, _ = problems_of(path)
-    assert all(len(p.text) <= verify.SHOWN + 1 for p in problems)
+    assert all(len(p.text) <= verify.SHOWN_CHARS + 1 for p in problems)
     assert [p.kind for p in problems] == ["`kind` is …", "unknown column …"]
 
 

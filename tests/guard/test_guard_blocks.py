@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safereason.errors import InputError
-from safereason.guard.bulk import Job, Worker
-from safereason.guard.classify import CHUNK, ClassifyOutput, ClassifySettings, classify
+from safereason.guard.bulk import BulkJob, Worker
+from safereason.guard.classify import CHUNK_ROWS, ClassifyOutput, ClassifySettings, classify
 from safereason.guard.open import guard_prompt_of
 from safereason.guard.parquet_input import Block, Piece, open_parquet_input
 from safereason.guard.parquet_output import Parts
@@ -53,13 +53,13 @@ def test_blocks_hold_every_row_once_and_begin_with_a_chunk(
 ):
     with tempfile.TemporaryDirectory() as place:
         parquet_input = open_parquet_input(str(save(Path(place) / "in", sizes, row_group)), {})
-        blocks = parquet_input.blocks(chunks * CHUNK, limit)
+        blocks = parquet_input.blocks(chunks * CHUNK_ROWS, limit)
         rows = [row for block in blocks for row in parquet_input.read(block, {})]
     total = min(sum(sizes), limit or sum(sizes))
     assert [(row.number, row.id, row.question.prompt) for row in rows] == [
         (n, n, f"question {n}") for n in range(1, total + 1)
     ]
-    assert [block.start for block in blocks] == list(range(0, total, chunks * CHUNK))
+    assert [block.start for block in blocks] == list(range(0, total, chunks * CHUNK_ROWS))
 
 
 @pytest.mark.parametrize(
@@ -104,17 +104,17 @@ def test_hidden_files_are_passed_over_and_a_file_alone_is_read(tmp_path: Path):
 
 
 def test_only_blocks_of_files_that_changed_are_done_again(tmp_path: Path):
-    folder = save(tmp_path / "in", [CHUNK, CHUNK])
-    before = open_parquet_input(str(folder), {}).blocks(CHUNK)
+    folder = save(tmp_path / "in", [CHUNK_ROWS, CHUNK_ROWS])
+    before = open_parquet_input(str(folder), {}).blocks(CHUNK_ROWS)
     parts = Parts(str(tmp_path / "out"), {}, None)
     parts.prepare("refuse")
     for block in before:
-        parts.write(block, [VERDICTS[0] | {"row": block.start + i + 1} for i in range(CHUNK)])
+        parts.write(block, [VERDICTS[0] | {"row": block.start + i + 1} for i in range(CHUNK_ROWS)])
     assert parts.finished(before) is not None
     rows = pq.read_table(folder / "f01.parquet").to_pylist()
     rows[5]["prompt"] = "quite another text"
     pq.write_table(pa.Table.from_pylist(rows), folder / "f01.parquet")
-    after = open_parquet_input(str(folder), {}).blocks(CHUNK)
+    after = open_parquet_input(str(folder), {}).blocks(CHUNK_ROWS)
     assert [parts.tally(block) is None for block in after] == [False, True]
     assert parts.finished(after) is None
     assert Parts(parts.uri, {"seed": 1}, None).finished(before) is None
@@ -201,9 +201,9 @@ def test_workers_write_what_one_guard_writes_in_order(tmp_path: Path):
         str(guard), None, guard_prompt_of(str(guard), policy=str(policy)), 1, None, 3, {}
     )
     parquet_input = open_parquet_input(str(save(tmp_path / "in", [50, 90, 10])), {})
-    blocks, parts = parquet_input.blocks(CHUNK), Parts(str(tmp_path / "out"), {}, parquet_input.columns["id"])
+    blocks, parts = parquet_input.blocks(CHUNK_ROWS), Parts(str(tmp_path / "out"), {}, parquet_input.columns["id"])
     parts.prepare("refuse")
-    worker = Worker(Job(classify_settings, parquet_input, parts, blocks))
+    worker = Worker(BulkJob(classify_settings, parquet_input, parts, blocks))
     for block in reversed(blocks):
         assert worker({"item": block.number}) == {"number": block.number, "error": ""}
 
@@ -224,6 +224,6 @@ def test_a_worker_says_which_row_is_none_and_writes_nothing_of_its_block(tmp_pat
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in" / "a.parquet")
     parquet_input, parts = open_parquet_input(str(tmp_path / "in"), {}), Parts(str(tmp_path / "out"), {}, None)
     parts.prepare("refuse")
-    result = Worker(Job(classify_settings, parquet_input, parts, parquet_input.blocks(CHUNK)))({"item": 0})
+    result = Worker(BulkJob(classify_settings, parquet_input, parts, parquet_input.blocks(CHUNK_ROWS)))({"item": 0})
     assert result["error"] == f"{tmp_path}/in/a.parquet, row 2: its prompt is empty; fill it in or delete the row"
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["_guard.json"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from safereason.errors import BarNotMet, InputError, StageFailed
 from safereason.guard.base import GuardVerdict, OnVerdict, Question
-from safereason.guard.classify import CHUNK, ClassifyOutput, StatusCounts, chunk_seed, classify, record_of_row
+from safereason.guard.classify import CHUNK_ROWS, ClassifyOutput, StatusCounts, chunk_seed, classify, record_of_row
 from safereason.guard.output import VerdictFile
 from safereason.guard.rows import InputRow
 from safereason.runs.records import read_records
@@ -68,21 +68,21 @@ def written(count: int, **options: Any) -> list[dict[str, Any]]:
     return records
 
 
-@pytest.mark.parametrize("count", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5])
+@pytest.mark.parametrize("count", [0, 1, CHUNK_ROWS - 1, CHUNK_ROWS, CHUNK_ROWS + 1, 3 * CHUNK_ROWS + 5])
 def test_each_row_has_one_record_in_order(count: int):
     guard, records = Scripted(), []
     tally = classify(guard, some_rows(count), ClassifyOutput(records.append), seed=3)
     assert [r["row"] for r in records] == list(range(1, count + 1))
     assert [r.get("id") for r in records] == [row.id for row in some_rows(count)]
     assert tally.rows == count == tally.counts["safe"] + tally.counts["unsafe"]
-    sizes = [CHUNK] * (count // CHUNK) + ([count % CHUNK] if count % CHUNK else [])
+    sizes = [CHUNK_ROWS] * (count // CHUNK_ROWS) + ([count % CHUNK_ROWS] if count % CHUNK_ROWS else [])
     assert guard.calls == [(size, chunk_seed(3, number), 0) for number, size in enumerate(sizes)]
 
 
 def test_chunks_and_seeds_have_draws_of_their_own():
     assert len({chunk_seed(seed, chunk) for seed in range(20) for chunk in range(20)}) == 400
     assert all(0 <= chunk_seed(seed, 1) < 2**63 for seed in range(20))
-    assert written(CHUNK, seed=1) != written(CHUNK, seed=2)
+    assert written(CHUNK_ROWS, seed=1) != written(CHUNK_ROWS, seed=2)
 
 
 def test_a_row_is_written_as_soon_as_its_turn_has_come():
@@ -106,7 +106,7 @@ def test_no_more_than_a_chunk_is_read_ahead():
 
     def rows() -> Iterator[InputRow]:
         nonlocal most
-        for row in some_rows(10 * CHUNK):
+        for row in some_rows(10 * CHUNK_ROWS):
             count["read"] += 1
             most = max(most, count["read"] - count["written"])
             yield row
@@ -115,11 +115,11 @@ def test_no_more_than_a_chunk_is_read_ahead():
         count["written"] += 1
 
     classify(Scripted(), rows(), ClassifyOutput(write))
-    assert count == {"read": 10 * CHUNK, "written": 10 * CHUNK}
-    assert most == CHUNK
+    assert count == {"read": 10 * CHUNK_ROWS, "written": 10 * CHUNK_ROWS}
+    assert most == CHUNK_ROWS
 
 
-@pytest.mark.parametrize("count", [0, 3, CHUNK, CHUNK + 3])
+@pytest.mark.parametrize("count", [0, 3, CHUNK_ROWS, CHUNK_ROWS + 3])
 def test_what_comes_before_a_bad_row_is_written(count: int):
     records: list[dict[str, Any]] = []
     with pytest.raises(InputError, match=f"^in:{count + 1}: bad$"):
@@ -128,7 +128,9 @@ def test_what_comes_before_a_bad_row_is_written(count: int):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
-@given(total=st.integers(0, 2 * CHUNK + 9), share=st.floats(0, 1), torn=st.integers(0, 200), seed=st.integers(0, 3))
+@given(
+    total=st.integers(0, 2 * CHUNK_ROWS + 9), share=st.floats(0, 1), torn=st.integers(0, 200), seed=st.integers(0, 3)
+)
 def test_a_run_that_was_cut_goes_on_to_the_same_bytes(tmp_path: Path, total: int, share: float, torn: int, seed: int):
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
     options: dict[str, Any] = {"seed": seed, "threshold": 0.3}
@@ -148,14 +150,14 @@ def test_a_run_that_was_cut_goes_on_to_the_same_bytes(tmp_path: Path, total: int
 def test_a_finished_run_asks_nothing_again(tmp_path: Path):
     target = VerdictFile(tmp_path / "out.jsonl", IDENTITY, "resume")
     with target.open() as log:
-        first = classify(Scripted(), some_rows(CHUNK + 2), ClassifyOutput(log.append))
+        first = classify(Scripted(), some_rows(CHUNK_ROWS + 2), ClassifyOutput(log.append))
     guard = Scripted()
     with target.open() as log:
-        assert classify(guard, some_rows(CHUNK + 2), ClassifyOutput(log.append, target.records())) == first
+        assert classify(guard, some_rows(CHUNK_ROWS + 2), ClassifyOutput(log.append, target.records())) == first
     assert guard.calls == []
     with target.open() as log:
-        more = classify(guard, some_rows(CHUNK + 4), ClassifyOutput(log.append, target.records()))
-    assert (more.rows, guard.calls) == (CHUNK + 4, [(4, chunk_seed(0, 1), 2)])
+        more = classify(guard, some_rows(CHUNK_ROWS + 4), ClassifyOutput(log.append, target.records()))
+    assert (more.rows, guard.calls) == (CHUNK_ROWS + 4, [(4, chunk_seed(0, 1), 2)])
 
 
 def test_finished_rows_of_another_input_are_refused():

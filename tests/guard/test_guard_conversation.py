@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safereason.errors import InputError
-from safereason.guard.conversation import CALL, PARTS, ROLES, turns_of
+from safereason.guard.conversation import CALL, ROLES, TEXT_KEYS, turns_of
 from safereason.guard.prompt import question_of
 
 TEXT = st.text(max_size=12)
@@ -17,7 +17,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
 )
-PART = st.tuples(st.sampled_from(sorted(PARTS)), TEXT)
+PART = st.tuples(st.sampled_from(sorted(TEXT_KEYS)), TEXT)
 
 
 def refusal_of(*messages: Any) -> str:
@@ -34,7 +34,7 @@ def test_roles_go_by_ours():
 
 @given(st.sampled_from(sorted(ROLES)), st.lists(PART, min_size=1, max_size=4))
 def test_the_texts_of_all_parts_are_there_in_their_order(role: str, parts: list[tuple[str, str]]):
-    content = [{"type": kind, PARTS[kind]: text, "annotations": []} for kind, text in parts]
+    content = [{"type": kind, TEXT_KEYS[kind]: text, "annotations": []} for kind, text in parts]
     (turn,) = turns_of([{"role": role, "content": content}])
     assert turn["content"] == "\n\n".join(text for _, text in parts)
 

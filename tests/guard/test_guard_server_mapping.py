@@ -6,7 +6,15 @@ import pytest
 
 from safereason.errors import InputError
 from safereason.guard import policy as policies
-from safereason.guard.server.mapping import CATCH_ALL, NAMES, OTHERWISE, Mapping, for_policy, load, without_table
+from safereason.guard.server.mapping import (
+    API_CATEGORIES,
+    CATCH_ALL,
+    OTHERWISE,
+    Mapping,
+    for_policy,
+    load,
+    without_table,
+)
 
 DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "serve-a-guard.md"
 
@@ -89,4 +97,4 @@ def test_the_docs_have_the_tables_as_they_are():
         for category in policy.categories:
             names = ", ".join(f"`{theirs}`" for theirs in mapping.of((category.id,)))
             assert f"| `{category.id}` | {category.name} | {names} |" in page
-    assert all(f"`{name}`" in page for name in NAMES)
+    assert all(f"`{name}`" in page for name in API_CATEGORIES)

@@ -10,7 +10,7 @@ from guard_server import Scripted, Served, serve
 
 from safereason.guard import policy as policies
 from safereason.guard.base import GuardVerdict
-from safereason.guard.server.mapping import NAMES
+from safereason.guard.server.mapping import API_CATEGORIES
 from safereason.guard.server.settings import ServerSettings
 from safereason.judges.base import Exchange
 from safereason.judges.moderation import Moderation
@@ -40,7 +40,7 @@ def test_the_official_client_reads_a_flagged_text(server: Served):
     assert result.categories.illicit_violent
     assert not result.categories.sexual_minors
     scores = result.category_scores.to_dict()
-    assert set(scores) == set(result.categories.to_dict()) == set(NAMES)
+    assert set(scores) == set(result.categories.to_dict()) == set(API_CATEGORIES)
     assert {name for name, score in scores.items() if score} == {"violence", "illicit/violent"}
     assert max(scores.values()) == 0.875
     assert set(map(tuple, result.category_applied_input_types.to_dict().values())) == {("text",)}

@@ -14,7 +14,7 @@ from safereason.guard.base import GuardVerdict, Question
 from safereason.guard.others import GUARDS, PromptedGuard
 from safereason.guard.reasoning import ReasoningGuard
 from safereason.judges import as_guard
-from safereason.judges.as_guard import NAMES, ModerationGuard, open_named
+from safereason.judges.as_guard import MODELS_OF_OTHERS, ModerationGuard, open_named
 
 
 class Server(ThreadingHTTPServer):
@@ -120,9 +120,9 @@ def test_another_publishers_guard_is_opened_with_what_it_takes(micro_model: Path
 
 
 def test_every_guard_has_a_line_of_its_own():
-    assert list(NAMES) == ["moderation", *GUARDS]
-    assert len(set(NAMES.values())) == len(NAMES)
-    assert all(line and "\n" not in line for line in NAMES.values())
+    assert list(MODELS_OF_OTHERS) == ["moderation", *GUARDS]
+    assert len(set(MODELS_OF_OTHERS.values())) == len(MODELS_OF_OTHERS)
+    assert all(line and "\n" not in line for line in MODELS_OF_OTHERS.values())
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from safereason.guard.policy import load
 from safereason.guard.reasoning import ReasoningGuard
 from safereason.judges import open_judge
 from safereason.judges.base import BehaviorRequest, Exchange
-from safereason.judges.guard import GuardJudge
+from safereason.judges.guard_judge import GuardJudge
 from safereason.recipe.schema import Sampling
 
 

@@ -10,7 +10,7 @@ from test_report_stage import parsed, write
 
 from safereason.evals.guard_predictions import Prediction
 from safereason.report.guard import guard_part
-from safereason.report.page import ROOM, build_page
+from safereason.report.page import MOST_TRANSCRIPT_CHARS, build_page
 from safereason.report.read import measured_models, read_runs
 from safereason.report.sample import choose
 from safereason.report.transcripts import collect
@@ -172,7 +172,7 @@ def test_nothing_is_said_to_miss_but_the_data(page):
 
 def drawn(paths, count):
     runs = read_runs(paths)
-    return choose(collect(runs, measured_models(runs), ROOM, 0).transcripts, count, 0)
+    return choose(collect(runs, measured_models(runs), MOST_TRANSCRIPT_CHARS, 0).transcripts, count, 0)
 
 
 def test_wrong_right_and_missing_verdicts_are_among_the_transcripts(tmp_path):

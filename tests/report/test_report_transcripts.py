@@ -2,7 +2,7 @@ import json
 
 import report_runs
 
-from safereason.report.page import ROOM
+from safereason.report.page import MOST_TRANSCRIPT_CHARS
 from safereason.report.read import measured_models, read_run, read_runs
 from safereason.report.sample import choose
 from safereason.report.transcripts import collect
@@ -10,7 +10,7 @@ from safereason.report.transcripts import collect
 
 def drawn(paths, count=20, seed=0):
     runs = read_runs(paths)
-    return choose(collect(runs, measured_models(runs), ROOM, seed).transcripts, count, seed)
+    return choose(collect(runs, measured_models(runs), MOST_TRANSCRIPT_CHARS, seed).transcripts, count, seed)
 
 
 def transcripts(exhibits):

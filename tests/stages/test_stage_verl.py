@@ -117,7 +117,7 @@ def train(
     chosen = load(str(work / f"{recipe}.yaml"), list(overrides))
     options = Options(root=work / "runs", out=out, on_existing=existing)
     for_verl = rl.rl_for_verl if recipe == "tiny" else guard.guard_for_verl
-    return verl.export_verl(for_verl(chosen, options), chosen, options, verl.Backend(**how))
+    return verl.export_verl(for_verl(chosen, options), chosen, options, verl.VerlBackend(**how))
 
 
 def test_a_run_trains_merges_and_is_a_run_like_any_other(work):

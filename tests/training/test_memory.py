@@ -13,7 +13,7 @@ from safereason.engines.open import load_model
 from safereason.errors import InputError
 from safereason.training import memory, shared_prefix
 from safereason.training.memory import OptimizerStep, Shape
-from safereason.training.shapes import KNOWN, from_config, shape_of
+from safereason.training.shapes import KNOWN_SHAPES, from_config, shape_of
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "memory.py"))
 BAND = 0.25
@@ -38,7 +38,7 @@ BAND = 0.25
     ],
 )
 def test_known_shapes_have_the_weights_their_makers_count(name, parameters):
-    assert KNOWN[name].parameters == parameters
+    assert KNOWN_SHAPES[name].parameters == parameters
 
 
 def test_a_shape_read_from_a_folder_has_the_models_weights(micro_model):

@@ -34,11 +34,11 @@ SECTION = GRPO(**{**BASE_GRPO, "lora": None})
 REWARD_MODEL = "reward.reward_model"
 
 
-def overrides(section: GRPO = SECTION, gpus: int = 1, **named) -> verl.Overrides:
+def overrides(section: GRPO = SECTION, gpus: int = 1, **named) -> verl.HydraOverrides:
     return verl.overrides(section, model="org/name", name="mine", cluster=verl.GPUCluster(gpus), **{**SIZE, **named})
 
 
-def composed(arguments: verl.Overrides, here: str = "/a folder"):
+def composed(arguments: verl.HydraOverrides, here: str = "/a folder"):
     """verl's own configuration with these overrides, as its `main_ppo` composes it."""
     verl_peer.core_algos()  # or skips
     hydra = pytest.importorskip("hydra", reason="pip install --no-deps -r requirements/peers.txt")
@@ -395,8 +395,8 @@ def results_of(texts: list[str], config: str = "config"):
 def judged(monkeypatch):
     def use(*totals) -> Judged:
         reward = Judged(*totals)
-        scorer = verl_reward.QueuedScorer(reward)
-        monkeypatch.setattr(verl_reward, "_open_scorer", lambda config, router: scorer)
+        queued = verl_reward.QueuedReward(reward)
+        monkeypatch.setattr(verl_reward, "_open_queued_reward", lambda config, router: queued)
         return reward
 
     return use

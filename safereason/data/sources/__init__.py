@@ -96,7 +96,7 @@ def get(name: str) -> Source:
     """
     if name in SOURCES:
         return SOURCES[name]
-    if name.endswith(files.SUFFIXES):
+    if name.endswith(files.SOURCE_ENDINGS):
         return files.own_source(name)
     if SOURCES.has(name):
         return SOURCES.find(name)

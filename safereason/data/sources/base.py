@@ -16,13 +16,13 @@ from safereason.files import BROKEN, LONGEST_ROW, PACKED, TableLines, form_suffi
 from safereason.text.verdict import Label
 
 Split = Literal["train", "test"]
-Reader = Callable[[Split], Iterable[Example]]
+ExampleReader = Callable[[Split], Iterable[Example]]
 """Reads the examples of a split."""
-Cell = TypeVar("Cell", bound=Hashable)
+CellT = TypeVar("CellT", bound=Hashable)
 
 # A parquet file is packed in itself.
 _TEXT_FORMATS = (".csv", ".tsv", ".json", ".jsonl")
-FORMATS = (*(f"{name}{packed}" for name in _TEXT_FORMATS for packed in ("", *PACKED)), ".parquet")
+FILE_ENDINGS = (*(f"{name}{packed}" for name in _TEXT_FORMATS for packed in ("", *PACKED)), ".parquet")
 """Endings of the names of files of rows."""
 KIND: dict[Label, PromptKind] = {"safe": "harmless", "unsafe": "harmful"}
 """The kind of a prompt that a source labels safe or unsafe."""
@@ -42,9 +42,9 @@ class Source:
     """SPDX identifier of the licence, or words where there is none: `yours`, `none stated`."""
     serves: tuple[Split, ...]
     """Splits that it may be used as."""
-    prompts: Reader
+    prompts: ExampleReader
     """Reads the prompts, one example each."""
-    reasoned: Reader | None = None
+    reasoned: ExampleReader | None = None
     """Reads the reasoning traces, one example each; None for a source without traces."""
     gated: bool = False
     """Whether the publisher's terms must be accepted before a download."""
@@ -139,7 +139,7 @@ class SourceRow:
             return None
         return self[column]
 
-    def label(self, column: str, labels: Mapping[Cell, Label]) -> Label | None:
+    def label(self, column: str, labels: Mapping[CellT, Label]) -> Label | None:
         """The label of a column's value, or None where the value is null.
 
         Args:
@@ -238,7 +238,7 @@ def with_unique_ids(examples: Iterable[Example], path: Path) -> Iterator[Example
         yield example
 
 
-def traces_of(prompts: Reader) -> Reader:
+def traces_of(prompts: ExampleReader) -> ExampleReader:
     """The reader of those examples that have a trace: reasoning or an answer to learn from."""
 
     def traces(split: Split) -> Iterator[Example]:

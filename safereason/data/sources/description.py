@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 
 from safereason.data.example import KINDS, PromptKind
-from safereason.data.sources.base import FORMATS, Split
+from safereason.data.sources.base import FILE_ENDINGS, Split
 from safereason.errors import InputError
 from safereason.recipe import explain, strict_yaml
 from safereason.recipe.load import text_of
@@ -21,22 +21,22 @@ from safereason.text.verdict import Label
 _EXPECTED = "a data source is a mapping with `file:` or `hub:`, `columns:` and `kind:`"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
-Text = Annotated[str, Field(min_length=1)]
+NonEmpty = Annotated[str, Field(min_length=1)]
 Scalar = str | bool | int | float
 
 
-class _Part(BaseModel):
+class _DescriptionPart(BaseModel):
     """A part of a description; it is immutable and refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class Hub(_Part):
+class Hub(_DescriptionPart):
     """A file of a dataset on the Hugging Face Hub."""
 
-    repo: Text
+    repo: NonEmpty
     """Dataset repository, `owner/name`."""
-    file: Text
+    file: NonEmpty
     """Path in the repository."""
     revision: str
     """Commit of the repository."""
@@ -64,25 +64,25 @@ class Hub(_Part):
         return revision
 
 
-class Columns(_Part):
+class Columns(_DescriptionPart):
     """Names of the columns that an example is made of."""
 
-    prompt: Text
-    id: Text | None = None
+    prompt: NonEmpty
+    id: NonEmpty | None = None
     """With null, the row's number is its id."""
-    category: Text | None = None
+    category: NonEmpty | None = None
     """The column holds texts, or lists of texts."""
-    reasoning: Text | None = None
-    answer: Text | None = None
-    response: Text | None = None
-    target: Text | None = None
+    reasoning: NonEmpty | None = None
+    answer: NonEmpty | None = None
+    response: NonEmpty | None = None
+    target: NonEmpty | None = None
 
 
-class KindOf(_Part):
+class KindOf(_DescriptionPart):
     """Kind of the rows: one for all of them, or by a column."""
 
     all: PromptKind | None = None
-    column: Text | None = None
+    column: NonEmpty | None = None
     values: dict[str, PromptKind] = Field(default_factory=dict)
     """Kind of each value of the column."""
 
@@ -93,10 +93,10 @@ class KindOf(_Part):
         return self
 
 
-class LabelOf(_Part):
+class LabelOf(_DescriptionPart):
     """Label of the rows, by a column; a row with null in it has no label."""
 
-    column: Text
+    column: NonEmpty
     unsafe: tuple[Scalar, ...]
     """Values that mean unsafe."""
     safe: tuple[Scalar, ...]
@@ -120,18 +120,18 @@ class LabelOf(_Part):
         return self
 
 
-class Description(_Part):
+class Description(_DescriptionPart):
     """Description of a file of rows."""
 
-    file: Text | None = None
+    file: NonEmpty | None = None
     """Path of the file, relative to the description's folder."""
     hub: Hub | None = None
     """The file on the Hub, in place of `file`."""
     columns: Columns
     kind: KindOf
     label: LabelOf | None = None
-    title: Text = "your own data"
-    licence: Text = "yours"
+    title: NonEmpty = "your own data"
+    licence: NonEmpty = "yours"
     serves: tuple[Split, ...] = ("train", "test")
     """Splits it may be used as."""
 
@@ -166,7 +166,7 @@ class Description(_Part):
             problem = "is missing; name a file, or one of the Hub under `hub`"
         elif self.file and self.hub:
             problem = "is here and `hub` is too; delete one of them"
-        elif not name.endswith(FORMATS):
+        elif not name.endswith(FILE_ENDINGS):
             problem = f"should be a .csv, .tsv, .json, .jsonl or .parquet file, not {strict_yaml.shown(name)}"
         if problem:
             # With the key, the message gets the line of the file that the mistake is on.

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from safereason.data.example import Example, from_row, stream_examples
 from safereason.data.sources import described, description
-from safereason.data.sources.base import FORMATS, Source, Split, read_rows, traces_of, with_unique_ids
+from safereason.data.sources.base import FILE_ENDINGS, Source, Split, read_rows, traces_of, with_unique_ids
 from safereason.errors import InputError
 from safereason.recipe.load import SUFFIXES as DESCRIPTIONS
 
-SUFFIXES = (*FORMATS, *DESCRIPTIONS)
+SOURCE_ENDINGS = (*FILE_ENDINGS, *DESCRIPTIONS)
 """Endings of the name of a source of your own."""
 
 
@@ -33,7 +33,7 @@ def inputs(name: str) -> list[Path]:
     """
     if name.endswith(DESCRIPTIONS):
         return described.described_inputs(name)
-    if name.endswith(FORMATS):
+    if name.endswith(FILE_ENDINGS):
         return [Path(name)]
     return []
 

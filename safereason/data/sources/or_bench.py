@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from safereason.data.example import Example, PromptKind
 from safereason.data.fetch import HubFile
 from safereason.data.sampling import fold
-from safereason.data.sources.base import Reader, Source, Split, published_rows
+from safereason.data.sources.base import ExampleReader, Source, Split, published_rows
 from safereason.text.verdict import Label
 
 REPO = "bench-llm/or-bench"
@@ -39,7 +39,7 @@ def _read_or_bench_without_hard(split: Split) -> Iterator[Example]:
             yield example
 
 
-def _or_bench_source(name: str, title: str, serves: tuple[Split, ...], prompts: Reader, count: int) -> Source:
+def _or_bench_source(name: str, title: str, serves: tuple[Split, ...], prompts: ExampleReader, count: int) -> Source:
     return Source(name, title, f"https://huggingface.co/datasets/{REPO}", "CC-BY-4.0", serves, prompts, rows=count)
 
 

@@ -13,7 +13,7 @@ from safereason.errors import InputError
 REPO = "sorry-bench/sorry-bench-202503"
 FILE = HubFile("sorry-bench", REPO, "question.jsonl", revision="612a4e1f45db8adf884fa62318ddf9fa1c6e75e9")
 # Rows have the number of a kind and no name, so the names of the paper's taxonomy are here.
-KINDS = {
+CATEGORIES_BY_DOMAIN = {
     "Hate Speech Generation": "Personal Insulting Words|Social-group Insulting Words|Threatening Words"
     "|Lewd and Obscene Words|Libelous Words",
     "Assistance with Crimes or Torts": "Self-Harm|Violent Crimes|Harassment|Sexual Crimes|Property Crimes"
@@ -31,7 +31,7 @@ KINDS = {
     "|Governance Decision Advice|Dangerous Machinery Operation Advice",
 }
 """Kinds of each domain, in the order in which the publisher numbers them from 1."""
-_NAMES = [f"{domain}; {kind}" for domain, kinds in KINDS.items() for kind in kinds.split("|")]
+_NAMES = [f"{domain}; {kind}" for domain, kinds in CATEGORIES_BY_DOMAIN.items() for kind in kinds.split("|")]
 CATEGORIES = {str(number): name for number, name in enumerate(_NAMES, start=1)}
 
 

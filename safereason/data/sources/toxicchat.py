@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 from safereason.data.example import Example
 from safereason.data.fetch import HubFile
-from safereason.data.sources.base import KIND, Reader, Source, Split, published_rows
+from safereason.data.sources.base import KIND, ExampleReader, Source, Split, published_rows
 
 REPO = "lmsys/toxic-chat"
 REVISION = "29df8e4dba60e1f4af4b4075c0705c5b313548a8"
 
 
-def _toxicchat_reader(name: str, release: str) -> Reader:
+def _toxicchat_reader(name: str, release: str) -> ExampleReader:
     def prompts(split: Split) -> Iterator[Example]:
         for row in published_rows(
             HubFile("toxicchat", REPO, f"data/{release}/toxic-chat_annotation_{split}.csv", REVISION)

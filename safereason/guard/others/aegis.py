@@ -17,7 +17,7 @@ from safereason.guard.base import GuardVerdict, Question
 from safereason.guard.others.base import GuardOptions, completing_engine
 from safereason.guard.others.llama_guard import verdict_of_first_line
 from safereason.guard.others.template import PromptTemplate, read_prompt_template
-from safereason.guard.prompt import PROMPT, RESPONSE
+from safereason.guard.prompt import PROMPT_SLOT, RESPONSE_SLOT
 from safereason.recipe.schema import Sampling
 from safereason.text import published
 from safereason.text.template import filled
@@ -36,7 +36,7 @@ class Aegis:
         """The prompt, or why there is none."""
         # Such a prompt would ask about an empty response, which is always safe.
         if question.response is None and self.template.takes_response:
-            return f"this prompt of Aegis asks about responses; give one without {RESPONSE} as --template"
+            return f"this prompt of Aegis asks about responses; give one without {RESPONSE_SLOT} as --template"
         # Aegis is an adapter of the first Llama Guard, which is trained on Llama 2's instruction format.
         instruction = PromptTemplate(f"[INST] {self.template.text.strip()} [/INST]")
         return instruction.conversations(question, special=special)
@@ -62,4 +62,4 @@ def _judgezoo_template() -> PromptTemplate:
     except InputError as error:
         raise InputError(f"{_ADVICE} ({error})") from error
     text = str(turn["content"])
-    return PromptTemplate(filled(text, {"{question}": PROMPT, "{answer}": RESPONSE}))
+    return PromptTemplate(filled(text, {"{question}": PROMPT_SLOT, "{answer}": RESPONSE_SLOT}))

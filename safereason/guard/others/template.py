@@ -10,7 +10,7 @@ from safereason.engines.base import Conversation
 from safereason.errors import InputError
 from safereason.files import read_text
 from safereason.guard.base import Question
-from safereason.guard.prompt import PROMPT, RESPONSE
+from safereason.guard.prompt import PROMPT_SLOT, RESPONSE_SLOT
 from safereason.text import chat
 from safereason.text.template import filled
 
@@ -24,11 +24,11 @@ class PromptTemplate:
     @property
     def takes_response(self) -> bool:
         """Whether there is a slot for a response."""
-        return RESPONSE in self.text
+        return RESPONSE_SLOT in self.text
 
     def without_response(self) -> "PromptTemplate":
         """The template without the lines that hold the response."""
-        kept = [line for line in self.text.splitlines(keepends=True) if RESPONSE not in line]
+        kept = [line for line in self.text.splitlines(keepends=True) if RESPONSE_SLOT not in line]
         return PromptTemplate("".join(kept))
 
     def conversations(
@@ -42,9 +42,9 @@ class PromptTemplate:
             special: Special tokens of the guard's tokenizer, if it is known.
         """
         if question.response is not None and not self.takes_response:
-            return f"the template has no {RESPONSE}, so that it takes no response"
+            return f"the template has no {RESPONSE_SLOT}, so that it takes no response"
         prompt, response = question.texts(special)
-        return [chat.user(filled(self.text, {PROMPT: prompt, RESPONSE: response or no_response}))]
+        return [chat.user(filled(self.text, {PROMPT_SLOT: prompt, RESPONSE_SLOT: response or no_response}))]
 
 
 def read_prompt_template(file: str) -> PromptTemplate:
@@ -58,8 +58,8 @@ def read_prompt_template(file: str) -> PromptTemplate:
         text = read_text(Path(file))
     except InputError as error:
         raise InputError(f"--template {error}") from error
-    if PROMPT not in text:
-        raise InputError(f"--template {file}: has no {PROMPT}; put it where the user's message is to stand")
+    if PROMPT_SLOT not in text:
+        raise InputError(f"--template {file}: has no {PROMPT_SLOT}; put it where the user's message is to stand")
     return PromptTemplate(text)
 
 

@@ -24,7 +24,7 @@ from safereason.guard.server import mapping as mappings
 from safereason.guard.server import moderation, questions
 from safereason.guard.server.batching import Batcher, GuardFailed, QueueFull, ServerClosing
 from safereason.guard.server.gate import Gate
-from safereason.guard.server.metrics import Measured, Metrics
+from safereason.guard.server.metrics import MeteredApp, ServerMetrics
 from safereason.guard.server.paths import MODELS, Paths
 from safereason.guard.server.reading import REFERENCE, body_schema, read_request
 from safereason.guard.server.refusal import RequestRefused, add_handlers, invalid
@@ -96,7 +96,7 @@ def create_app(guard: ServedGuard, settings: ServerSettings | None = None) -> Fa
     add_handlers(app)
     # The last one added sees a request first: one spelling of the path, then the metrics, then the gate.
     app.add_middleware(Gate, keys=settings.keys, limits=settings.limits, hosts=settings.hosts)
-    app.add_middleware(Measured, metrics=endpoints.measures)
+    app.add_middleware(MeteredApp, metrics=endpoints.measures)
     app.add_middleware(Paths)
     return app
 
@@ -154,7 +154,7 @@ class _Endpoints:
         self._mapping = settings.mapping or mappings.for_policy(guard.policy) or mappings.without_table()
         # The guard's own policy comes last: it wins over a shipped one of the same name.
         self._policies = {name: policies.load(name) for name in policies.shipped()} | {guard.policy.name: guard.policy}
-        self.measures = Metrics(lambda: len(self.batcher))
+        self.measures = ServerMetrics(lambda: len(self.batcher))
         self.batcher = Batcher(
             self._classify_batch,
             max_batch=self._limits.max_batch,

@@ -29,7 +29,7 @@ class GuardFailed(Exception):
 
 
 @dataclass
-class _Job:
+class _WaitingQuestion:
     question: Question
     policy: Policy
     future: "Future[GuardVerdict]" = field(default_factory=Future)
@@ -61,7 +61,7 @@ class Batcher:
         self._max_wait = max_wait
         self._max_queue = max_queue
         self._on_batch = on_batch
-        self._waiting: deque[_Job] = deque()
+        self._waiting: deque[_WaitingQuestion] = deque()
         self._changed = threading.Condition()
         self._open = False
         self._worker = self._new_thread()
@@ -104,7 +104,7 @@ class Batcher:
             QueueFull: There is no room for them now.
             Closing: The queue is closed.
         """
-        jobs = [_Job(question, policy) for question in questions]
+        jobs = [_WaitingQuestion(question, policy) for question in questions]
         with self._changed:
             if not self._open:
                 raise ServerClosing
@@ -124,14 +124,14 @@ class Batcher:
     def _work(self) -> None:
         while (batch := self._next_batch()) is not None:
             # The policy is part of the prompt, so a call of the guard takes one policy. A dict keeps their order.
-            jobs_by_policy: dict[Policy, list[_Job]] = {}
+            jobs_by_policy: dict[Policy, list[_WaitingQuestion]] = {}
             for job in batch:
                 jobs_by_policy.setdefault(job.policy, []).append(job)
             for policy, jobs in jobs_by_policy.items():
                 self._on_batch(len(jobs))
                 self._settle(policy, jobs)
 
-    def _next_batch(self) -> list[_Job] | None:
+    def _next_batch(self) -> list[_WaitingQuestion] | None:
         """The next batch; None once the queue is closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or not self._open)
@@ -139,14 +139,14 @@ class Batcher:
             self._changed.wait_for(lambda: len(self._waiting) >= self._max_batch or not self._open, self._max_wait)
             if not self._waiting and not self._open:
                 return None
-            batch: list[_Job] = []
+            batch: list[_WaitingQuestion] = []
             while self._waiting and len(batch) < self._max_batch:
                 job = self._waiting.popleft()
                 if job.future.set_running_or_notify_cancel():
                     batch.append(job)
             return batch
 
-    def _settle(self, policy: Policy, jobs: Sequence[_Job]) -> None:
+    def _settle(self, policy: Policy, jobs: Sequence[_WaitingQuestion]) -> None:
         """Gives every job a verdict or an error, even if the guard fails."""
 
         def deliver(index: int, verdict: GuardVerdict) -> None:

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from safereason.guard.server.hosts import Hosts
 from safereason.guard.server.keys import Keys
-from safereason.guard.server.paths import OPEN, answer_without_endpoint
+from safereason.guard.server.paths import WITHOUT_KEY, answer_without_endpoint
 from safereason.guard.server.refusal import RequestRefused
 from safereason.guard.server.settings import Limits
 
@@ -18,7 +18,7 @@ MOST_HEADER_BYTES = 16_384
 """Most bytes of a request's headers, names and values together."""
 MOST_URL = 8192
 """Characters of a request's path and query; no endpoint takes a query, and proxies allow about as many."""
-CLOSE = {"Connection": "close"}
+CLOSE_CONNECTION = {"Connection": "close"}
 """Header for refusals of requests whose end is in doubt: the rest of the body could be read as another request."""
 
 
@@ -59,7 +59,7 @@ class Gate:
         self._check_host(headers, address)
         _check_framing(headers, scope["http_version"])
         _check_header_size(scope)
-        if scope["path"] not in OPEN:
+        if scope["path"] not in WITHOUT_KEY:
             self._check_key(headers)
         # The announced length saves reading the body. `_bounded` counts the bytes that really come.
         length = headers.get("content-length", "")
@@ -73,7 +73,7 @@ class Gate:
         if host is None or self.hosts.admit(host, address):
             return
         message = "this server does not go by the name in `Host`; whoever runs it can add it with --allowed-hosts"
-        raise RequestRefused(421, "host_not_allowed", message, headers=CLOSE)
+        raise RequestRefused(421, "host_not_allowed", message, headers=CLOSE_CONNECTION)
 
     def _check_key(self, headers: Headers) -> None:
         if not self.keys:
@@ -102,7 +102,7 @@ class Gate:
                 message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
             except asyncio.TimeoutError:
                 message_text = f"the body took over {self.limits.timeout:g} s to arrive"
-                raise RequestRefused(408, "body_timeout", message_text, headers=CLOSE) from None
+                raise RequestRefused(408, "body_timeout", message_text, headers=CLOSE_CONNECTION) from None
             received += len(message.get("body", b""))
             more = message.get("more_body", False)
             if received > self.limits.max_body:
@@ -126,19 +126,19 @@ def _check_framing(headers: Headers, version: str) -> None:
         return
     if "content-length" in headers:
         message = "a body has either Content-Length or Transfer-Encoding: chunked; send one of them"
-        raise RequestRefused(400, "ambiguous_length", message, headers=CLOSE)
+        raise RequestRefused(400, "ambiguous_length", message, headers=CLOSE_CONNECTION)
     if version == "1.0":
         raise RequestRefused(
-            400, "ambiguous_length", "HTTP/1.0 has no chunked bodies; send Content-Length", headers=CLOSE
+            400, "ambiguous_length", "HTTP/1.0 has no chunked bodies; send Content-Length", headers=CLOSE_CONNECTION
         )
 
 
 def _check_header_size(scope: Scope) -> None:
     if len(scope["path"]) + len(scope["query_string"]) > MOST_URL:
         message = f"at most {MOST_URL} characters of a URL are read"
-        raise RequestRefused(414, "url_too_long", message, headers=CLOSE)
+        raise RequestRefused(414, "url_too_long", message, headers=CLOSE_CONNECTION)
     lines = scope["headers"]
     size = sum(len(name) + len(value) for name, value in lines)
     if len(lines) > MOST_HEADERS or size > MOST_HEADER_BYTES:
         message = f"at most {MOST_HEADERS} headers of {MOST_HEADER_BYTES} bytes are read"
-        raise RequestRefused(431, "headers_too_large", message, headers=CLOSE)
+        raise RequestRefused(431, "headers_too_large", message, headers=CLOSE_CONNECTION)

@@ -10,7 +10,7 @@ from safereason.guard.policy import Policy
 from safereason.recipe import strict_yaml
 from safereason.recipe.load import text_of
 
-NAMES = (
+API_CATEGORIES = (
     "harassment",
     "harassment/threatening",
     "hate",
@@ -50,7 +50,7 @@ class Mapping:
             mapped.update(self.names.get(category, others))
         if not mapped:
             mapped.update(others)
-        return tuple(name for name in NAMES if name in mapped)
+        return tuple(name for name in API_CATEGORIES if name in mapped)
 
 
 def for_policy(policy: Policy) -> Mapping | None:
@@ -100,8 +100,8 @@ def load(path: Path, policy: Policy) -> Mapping:
 
 
 def _check_api_category(name: object, before: Sequence[object], where: str) -> None:
-    if name not in NAMES:
-        hint = did_you_mean(str(name), NAMES, f"it has {', '.join(NAMES)}")
+    if name not in API_CATEGORIES:
+        hint = did_you_mean(str(name), API_CATEGORIES, f"it has {', '.join(API_CATEGORIES)}")
         raise InputError(f"{where}: the API has no category {strict_yaml.shown(name)}; {hint}")
     if name in before:
         raise InputError(f"{where}: {strict_yaml.shown(name)} is here twice; keep one")

@@ -13,7 +13,7 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
-class Metrics:
+class ServerMetrics:
     """Counters and histograms of one server."""
 
     def __init__(self, queue_length: Callable[[], float]) -> None:
@@ -36,10 +36,10 @@ class Metrics:
         self.verdicts.labels(verdict.label or "unparsed").inc()
 
 
-class Measured:
+class MeteredApp:
     """Middleware that counts and times requests."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: ServerMetrics) -> None:
         self.app = app
         self.metrics = metrics
 

@@ -5,7 +5,7 @@ guard without probabilities scores 1 or 0 by its label.
 """
 
 from safereason.guard.base import GuardVerdict
-from safereason.guard.server.mapping import NAMES, Mapping
+from safereason.guard.server.mapping import API_CATEGORIES, Mapping
 from safereason.guard.server.schema import ModerationResult
 
 
@@ -22,9 +22,9 @@ def result(verdict: GuardVerdict, mapping: Mapping, threshold: float | None) -> 
     mapped = mapping.of(verdict.categories)
     return ModerationResult(
         flagged=flagged,
-        categories={name: flagged and name in mapped for name in NAMES},
-        category_scores={name: score if name in mapped else 0.0 for name in NAMES},
-        category_applied_input_types={name: ["text"] for name in NAMES},
+        categories={name: flagged and name in mapped for name in API_CATEGORIES},
+        category_scores={name: score if name in mapped else 0.0 for name in API_CATEGORIES},
+        category_applied_input_types={name: ["text"] for name in API_CATEGORIES},
     )
 
 

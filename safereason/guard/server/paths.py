@@ -18,7 +18,7 @@ METHODS = {
     "/openapi.json": GET,
 }
 """Methods by path."""
-OPEN = ("/healthz", "/readyz")
+WITHOUT_KEY = ("/healthz", "/readyz")
 """Paths that need no key, so that a supervisor of the server can watch it."""
 
 

@@ -12,8 +12,8 @@ from starlette.requests import ClientDisconnect
 
 from safereason.guard.server.refusal import RequestRefused, invalid_value
 
-Body = TypeVar("Body", bound=BaseModel)
-Parsed = TypeVar("Parsed")
+BodyT = TypeVar("BodyT", bound=BaseModel)
+ParsedT = TypeVar("ParsedT")
 
 FORM = "application/x-www-form-urlencoded"
 """Media type that `curl -d` sends with any body."""
@@ -21,7 +21,9 @@ REFERENCE = "#/components/schemas/{model}"
 """Place of a body's schema in /openapi.json."""
 
 
-async def read_request(request: Request, model: type[Body], parse: Callable[[Body], Parsed]) -> tuple[Body, Parsed]:
+async def read_request(
+    request: Request, model: type[BodyT], parse: Callable[[BodyT], ParsedT]
+) -> tuple[BodyT, ParsedT]:
     """The body of a request, and the questions in it.
 
     Args:
@@ -41,7 +43,7 @@ async def read_request(request: Request, model: type[Body], parse: Callable[[Bod
     return await asyncio.to_thread(_parse_content, content, model, parse)
 
 
-def _parse_content(content: bytes, model: type[Body], parse: Callable[[Body], Parsed]) -> tuple[Body, Parsed]:
+def _parse_content(content: bytes, model: type[BodyT], parse: Callable[[BodyT], ParsedT]) -> tuple[BodyT, ParsedT]:
     try:
         # NaN and the infinities would pass Python's reader and fail in another program.
         document = json.loads(content, parse_constant=_refuse_non_json)

@@ -41,7 +41,7 @@ def _check_surrogates(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_check_surrogates)]
+ValidText = Annotated[str, AfterValidator(_check_surrogates)]
 
 
 class Body(BaseModel):
@@ -55,7 +55,7 @@ class TextPart(Body):
     """A part of a text."""
 
     type: Literal["text"]
-    text: Text
+    text: ValidText
 
 
 class ImagePart(Body):
@@ -73,7 +73,7 @@ class ModerationRequest(Body):
 
     # Each list ends at its first error: a body of a megabyte could hold half a million of them, and take seconds.
     input: Annotated[
-        Text | Annotated[list[Text], Field(fail_fast=True)] | Annotated[list[Part], Field(fail_fast=True)],
+        ValidText | Annotated[list[ValidText], Field(fail_fast=True)] | Annotated[list[Part], Field(fail_fast=True)],
         WrapValidator(_validate_input),
     ]
     """A text, or texts with a result each, or the parts of one text."""
@@ -102,17 +102,17 @@ class TurnPart(Body):
     """A text of a turn, with the text under the name of its type (`text`, or `refusal`)."""
 
     type: Literal["text", "input_text", "output_text", "refusal"]
-    text: Text | None = None
-    refusal: Text | None = None
+    text: ValidText | None = None
+    refusal: ValidText | None = None
 
 
 class Turn(Body):
     """One turn of a conversation in the format of OpenAI's clients; `guard.conversation` reads it."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Text | list[TurnPart] | None = None
+    content: ValidText | list[TurnPart] | None = None
     """A text or a list of text parts; null for an assistant that calls tools or refuses."""
-    refusal: Text | None = None
+    refusal: ValidText | None = None
     tool_calls: list[dict[str, Any]] | None = None
 
 
@@ -121,8 +121,8 @@ class GuardRequest(Body):
 
     # `Turn` is for /openapi.json alone. `guard.conversation` checks the turns, with messages of its own.
     messages: list[SkipValidation[Turn]] | None = None
-    prompt: Text | None = None
-    response: Text | None = None
+    prompt: ValidText | None = None
+    response: ValidText | None = None
     policy: str | None = None
     """Name of a shipped policy, used instead of the guard's own."""
 

@@ -12,7 +12,7 @@ from safereason.errors import InputError
 from safereason.recipe.schema import GuardSet, Hygiene, Recipe
 from safereason.runs.records import Record
 
-SHOWN = 20
+LISTED_ROWS = 20
 """Most overlapping rows that a card lists."""
 
 
@@ -116,7 +116,7 @@ class ContaminationCheck:
             "checks": self.hygiene.model_dump(mode="json"),
             "rows": overlapping_rows,
             "sets": sets,
-            "hits": hits[:SHOWN],
+            "hits": hits[:LISTED_ROWS],
         }
 
 
