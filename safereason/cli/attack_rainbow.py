@@ -33,20 +33,20 @@ Count = Annotated[
     int | None,
     typer.Option("--count", min=1, metavar="N", help="Begin new archives until there are N distinct prompts."),
 ]
-# `--prompts` names a source in every other command. Scripts that use it for this number go on working.
-OldCount = Annotated[
-    int | None, typer.Option("--prompts", min=1, metavar="N", hidden=True, help="The old name of --count.")
-]
 Archives = Annotated[
     int | None, typer.Option("--archives", min=1, metavar="N", help="Most archives, with --count; 20 by default.")
 ]
-Seeds = Annotated[
-    str,
+Prompts = Annotated[
+    str | None,
     typer.Option(
-        "--seeds",
+        "--prompts",
         metavar="SOURCE",
-        help="A data source, or a file of examples, whose harmful training prompts are begun with.",
+        help="A data source, or a file of examples, to start from its harmful training prompts; by default sample.",
     ),
+]
+# Prompts are chosen by `--prompts` in every command. Scripts that use the older name go on working.
+OldPrompts = Annotated[
+    str | None, typer.Option("--seeds", metavar="SOURCE", hidden=True, help="The old name of --prompts.")
 ]
 
 
@@ -60,9 +60,9 @@ def rainbow(
     base_url: opt.BaseUrl = None,
     iterations: Iterations = None,
     count: Count = None,
-    old_count: OldCount = None,
     archives: Archives = None,
-    seeds: Seeds = "sample",
+    prompts: Prompts = None,
+    old_prompts: OldPrompts = None,
     out: opt.Out = None,
     root: opt.Root = opt.RUNS,
     seed: opt.Seed = None,
@@ -78,10 +78,20 @@ def rainbow(
 
     chosen = opt.load_recipe(recipe, overrides, seed=seed)
     options = opt.stage_options(root, out, model, resume, overwrite, base_url)
-    prompts = opt.either_name("--count", count, "--prompts", old_count)
-    settings = {"iterations": iterations, "prompts": prompts, "archives": archives}
+    # A number after `--prompts` is what `--count` was called before; no source has a number for its name.
+    if prompts is not None and prompts.isdecimal():
+        count = opt.either_name("--count", count, "--prompts", int(prompts))
+        prompts = None
+    source = opt.either_name("--prompts", prompts, "--seeds", old_prompts)
+    settings = {"iterations": iterations, "prompts": count, "archives": archives}
     plan = stage_rainbow.plan_rainbow(
-        chosen, options, mutator=mutator, judge=judge, judge_model=judge_model, seeds=seeds, settings=settings
+        chosen,
+        options,
+        mutator=mutator,
+        judge=judge,
+        judge_model=judge_model,
+        source=source or "sample",
+        settings=settings,
     )
     if dry_run:
         stage.print_plan(chosen, stage_rainbow.rainbow_outline(chosen, options, plan), as_json)

@@ -127,7 +127,7 @@ def plan_rainbow(
     mutator: str | None = None,
     judge: str | None = None,
     judge_model: str | None = None,
-    seeds: str = "sample",
+    source: str = "sample",
     settings: Mapping[str, object] | None = None,
 ) -> RainbowPlan:
     """Combines the recipe and the command line. No model is loaded.
@@ -138,7 +138,7 @@ def plan_rainbow(
         mutator: Model that writes prompts.
         judge: Judge of harm or refusal that scores answers, or `rating:MODEL`.
         judge_model: Model that compares answers, so that the score alone does not decide which prompt stays.
-        seeds: Source whose harmful training prompts the search begins with.
+        source: Source whose harmful training prompts the search begins with.
         settings: Settings in place of `attack.settings.rainbow`; a value of None leaves the recipe's.
 
     Raises:
@@ -159,9 +159,9 @@ def plan_rainbow(
     scorer = own_name(resolved_judge(named_judge, options))
     if rating_model_of(scorer) is None:
         JudgeSpec.parse(scorer)
-    seed_prompts = [example for example in sources.get(seeds).stream("train") if example.kind == "harmful"]
-    if not seed_prompts:
-        raise InputError(f"source {seeds}: has no harmful prompts to begin with; name another one with --seeds")
+    seeds = [example for example in sources.get(source).stream("train") if example.kind == "harmful"]
+    if not seeds:
+        raise InputError(f"source {source}: has no harmful prompts to begin with; name another one with --prompts")
     # An option that is not on the command line is None, and leaves the recipe's setting.
     values = dict(section.settings.get(RAINBOW, {}))
     for key, value in (settings or {}).items():
@@ -169,7 +169,7 @@ def plan_rainbow(
             values[key] = value
     checked = settings_of(RAINBOW, RainbowSettings, values)
     templates = load_templates(checked.templates)
-    return RainbowPlan(checked, section, mutator, scorer, judge_model, seeds, tuple(seed_prompts), templates, prefix)
+    return RainbowPlan(checked, section, mutator, scorer, judge_model, source, tuple(seeds), templates, prefix)
 
 
 def rainbow_outline(recipe: Recipe, options: Options, plan: RainbowPlan) -> Outline:
@@ -185,6 +185,7 @@ def rainbow_outline(recipe: Recipe, options: Options, plan: RainbowPlan) -> Outl
         "judge": plan.judge,
         "comparing judge": plan.judge_model,
         "cells": f"{len(templates.risks)} risks x {len(templates.styles)} styles",
+        "source": plan.source,
         "seed prompts": len(plan.seeds),
         "prompts wanted": settings.prompts,
         "archives, at most": settings.most_archives,

@@ -128,7 +128,7 @@ def test_what_it_wrote_is_a_pool_of_a_recipe(whole, tmp_path):
 
 @pytest.mark.parametrize("option", ["--count", "--prompts"])
 def test_a_dry_run_says_how_much_is_asked_and_asks_nobody(tmp_path, option):
-    # `--prompts` is the name that the option had before.
+    # `--prompts N` is the name that the option had before.
     done = safereason(
         "attack",
         "rainbow",
@@ -159,7 +159,7 @@ def test_a_dry_run_says_how_much_is_asked_and_asks_nobody(tmp_path, option):
     [
         ((), "which model writes the prompts? name one with --mutator"),
         (("--count", 8, "--prompts", 8), "--count and --prompts are the same option; pass --count only"),
-        (("--mutator", "openai/none", "--seeds", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("--mutator", "openai/none", "--prompts", "nowhere.jsonl"), "nowhere.jsonl"),
         (("--mutator", "openai/none", "rainbow.bach=3"), "attack.settings.rainbow.bach"),
         (("--mutator", "openai/none"), "no finished sft run of tars-smoke under runs/; run `safereason sft"),
     ],

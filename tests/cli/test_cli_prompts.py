@@ -1,4 +1,4 @@
-"""`--prompts` chooses the prompts of attacks and evaluations; the names it had before go on working, unlisted."""
+"""`--prompts` chooses the prompts of attacks and evaluations; options with an older name for it work, unlisted."""
 
 import json
 
@@ -8,6 +8,11 @@ from program import safereason
 # Each command with its old name of the option, and sources that its dry run reads without a network.
 COMMANDS = {
     "attack": (("attack", "prefill", "--recipe", "tars-smoke"), "--behaviors", ("sample",)),
+    "attack rainbow": (
+        ("attack", "rainbow", "--recipe", "tars-smoke", "--mutator", "openai/none"),
+        "--seeds",
+        ("sample-brief",),
+    ),
     "eval": (("eval", "harmbench", "--recipe", "tars-smoke"), "--source", ("sample",)),
     "eval guard": (
         ("eval", "guard", "--recipe", "rsafe-smoke"),
@@ -32,8 +37,10 @@ def test_the_old_name_does_what_the_new_one_does(name, tmp_path):
     old = safereason(*command, *choosing(old_name, sources), *plan)
     assert (new.returncode, new.stderr) == (0, "")
     assert (old.returncode, old.stdout, old.stderr) == (0, new.stdout, "")
-    steps = " ".join(json.loads(new.stdout)["steps"])
-    assert all(source in steps for source in sources)
+    document = json.loads(new.stdout)
+    # Rainbow teaming has an outline in place of steps.
+    planned = json.dumps(document.get("steps") or document["plan"])
+    assert all(source in planned for source in sources)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -291,7 +291,7 @@ def test_settings_seeds_and_prompt_files_are_part_of_what_a_run_is(server: Serve
     for changes, key in (
         ({"settings": {"iterations": 2}}, "settings.iterations"),
         ({"settings": {"iterations": 1, "templates": str(tmp_path)}}, "templates"),
-        ({"settings": {"iterations": 1}, "seeds": str(tmp_path / "seeds.jsonl")}, "seeds"),
+        ({"settings": {"iterations": 1}, "source": str(tmp_path / "seeds.jsonl")}, "seeds"),
         ({"settings": {"iterations": 1}, "judge_model": "openai/umpire"}, "judge_model"),
     ):
         with pytest.raises(InputError, match=rf"the recipe changed since \({key}\)"):
@@ -303,8 +303,8 @@ def test_settings_seeds_and_prompt_files_are_part_of_what_a_run_is(server: Serve
     [
         ({"mutator": None}, (), "which model writes the prompts? name one with --mutator"),
         ({"judge": "nobody"}, (), "no judge is called 'nobody'"),
-        ({"seeds": "sample-harmless"}, (), "sample-harmless: has no harmful prompts to begin with"),
-        ({"seeds": "harmbench"}, (), "harmbench: has no train split"),
+        ({"source": "sample-harmless"}, (), "sample-harmless: has no harmful prompts to begin with"),
+        ({"source": "harmbench"}, (), "harmbench: has no train split"),
         ({"settings": {"iterations": 0}}, (), "attack.settings.rainbow.iterations: "),
         (
             {},
