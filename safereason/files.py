@@ -35,7 +35,7 @@ BROKEN = (OSError, EOFError, ValueError, RecursionError, zlib.error, lzma.LZMAEr
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 """Half of a UTF-16 pair: JSON may escape it, and Python keeps it, but no UTF-8 file can hold it."""
 
-JSONValue: TypeAlias = Any
+JSONValue: TypeAlias = object
 """A value of JSON: null, a boolean, a number, text, a list or an object. Its reader checks which."""
 
 _BLOCK = 1 << 16
@@ -198,7 +198,8 @@ def read_json(path: Path) -> JSONValue:
         raise InputError(f"{path}: not JSON ({error}); get or make it again") from error
 
 
-class JSONRow(dict[str, JSONValue]):
+# `Any`, because the reader of a file knows the types of its columns.
+class JSONRow(dict[str, Any]):
     """One object of a JSONL file; a missing column is an error that names file and line."""
 
     __slots__ = ("where",)
@@ -207,7 +208,7 @@ class JSONRow(dict[str, JSONValue]):
         super().__init__(columns)
         self.where = where
 
-    def __missing__(self, column: str) -> JSONValue:
+    def __missing__(self, column: str) -> object:
         raise InputError(f"{self.where}: has no `{column}`; mend the file, or make it again")
 
 

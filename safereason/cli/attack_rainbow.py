@@ -73,7 +73,7 @@ def rainbow(
     verbose: opt.Verbose = False,
 ) -> None:
     """Fill an archive of risks and styles with prompts against the recipe's sft model or --model, to train on by RL."""
-    from safereason.runs.records import read_json
+    from safereason.runs.records import read_record
     from safereason.stages import rainbow as stage_rainbow
 
     chosen = opt.load_recipe(recipe, overrides, seed=seed)
@@ -100,7 +100,7 @@ def rainbow(
     # The grid shows a person where the archive is empty. Programs find the same in the run's own file.
     if not as_json:
         print()
-        print_grid(read_json(result.run / stage_rainbow.CELLS))
+        print_grid(read_record(result.run / stage_rainbow.CELLS))
 
 
 def print_grid(cells: Record) -> None:

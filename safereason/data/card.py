@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from statistics import median
-from typing import Any
 
 from safereason.data import sources
 from safereason.data.example import COLUMNS, Example
 from safereason.data.sampling import fold
 from safereason.recipe.schema import Recipe, TarsMix
+from safereason.runs.records import Record
 
-Card = dict[str, Any]
+Card = Record
 """A card or a part of it, of plain JSON values."""
 TEXTS = ("prompt", "reasoning", "answer", "response", "target")
 """Columns whose values may be long."""

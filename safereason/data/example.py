@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from safereason.errors import InputError
 from safereason.files import LONE_SURROGATE, LONGEST_ROW, json_type
@@ -77,7 +77,7 @@ def context_opening(context: str) -> str:
     return f"{context}\n\n---\n\n"
 
 
-RawRow = dict[str, Any]
+RawRow = dict[str, object]
 """One row of a file, by column name, before it is checked."""
 
 # Content hashes of data sets depend on these names and on their order.
@@ -106,13 +106,13 @@ def from_row(row: RawRow, where: str) -> Example:
     if not (names <= _COLUMN_NAMES and names >= _REQUIRED):
         raise InputError(f"{where}: {_column_problem(row)}; an example has {', '.join(COLUMNS)}")
     for name, value in row.items():
-        if not isinstance(value, str) and (value is not None or name in _REQUIRED):
+        if isinstance(value, str):
+            if not is_unicode(value):
+                raise InputError(f"{where}: `{name}` holds half of a surrogate pair; no file can hold it")
+        elif value is not None or name in _REQUIRED:
             raise InputError(f"{where}: `{name}` is {json_type(value)}; text is expected")
-    for name, value in row.items():
-        if value and not is_unicode(value):
-            raise InputError(f"{where}: `{name}` holds half of a surrogate pair; no file can hold it")
     try:
-        return Example(**row)
+        return Example(**row)  # type: ignore[arg-type] # they were checked above
     except ValueError as error:
         raise InputError(f"{where}: {error}") from error
 

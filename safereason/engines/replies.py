@@ -11,7 +11,8 @@ A shape that is not known is a `BadReply` that names it, never a text.
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, TypeAlias
+from contextlib import suppress
+from typing import Literal, TypeAlias
 
 from safereason.engines.base import Completion, TokenChoice, Usage
 from safereason.engines.server import MAY_PASS, BadReply
@@ -19,7 +20,7 @@ from safereason.errors import redacted
 from safereason.files import json_type
 from safereason.text import reasoning
 
-Json: TypeAlias = Mapping[str, Any]
+JSONObject: TypeAlias = Mapping[str, object]
 """An object of a foreign document: each value is checked where it is read."""
 
 CONTENT_FILTER = "content_filter"
@@ -31,7 +32,7 @@ _CODES_THAT_PASS = ("rate_limit", "overloaded", "server_error", "timeout", "unav
 """Parts of error codes that a later try may not meet."""
 
 
-def parse(body: bytes) -> Json:
+def parse(body: bytes) -> JSONObject:
     """A reply's JSON object.
 
     Raises:
@@ -47,7 +48,7 @@ def parse(body: bytes) -> Json:
     return document
 
 
-def read(document: Json, prefix: str) -> Completion:
+def read(document: JSONObject, prefix: str) -> Completion:
     """The completion in a reply to a request that goes on from `prefix`.
 
     Raises:
@@ -57,7 +58,7 @@ def read(document: Json, prefix: str) -> Completion:
     choices = document.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise BadReply("the server's reply holds no completion")
-    choice: Json = choices[0]
+    choice: JSONObject = choices[0]
     # Gateways such as OpenRouter report a provider's error inside the choice.
     raise_error(choice)
     message = choice.get("message")
@@ -83,7 +84,7 @@ def read(document: Json, prefix: str) -> Completion:
     return Completion(text, (), reason, prefix, choices=tuple(_choices(choice)), usage=usage)
 
 
-def raise_error(document: Json) -> None:
+def raise_error(document: JSONObject) -> None:
     """Raises the error that a reply with a good status, or a choice in it, reports.
 
     Raises:
@@ -124,7 +125,7 @@ def is_filtered(error: object) -> bool:
     return any(code in _FILTER_CODES for code in codes if isinstance(code, str))
 
 
-def text_of_message(message: Json, prefix: str) -> str:
+def text_of_message(message: JSONObject, prefix: str) -> str:
     """The text of a message as the model wrote it: reasoning that the server split off is put back, once.
 
     Raises:
@@ -165,7 +166,7 @@ def _begins_with_reasoning(answer: str, reasoning_text: str) -> bool:
     return is_tagged and begun.removeprefix(reasoning.OPEN).split() == reasoning_text.split()
 
 
-def _reasoning_field(message: Json) -> str:
+def _reasoning_field(message: JSONObject) -> str:
     """The reasoning in the first field of the message that holds any."""
     for name in ("reasoning_content", "reasoning", "thinking", "reasoning_details"):
         value = message.get(name)
@@ -231,17 +232,17 @@ def _part(part: object, where: str) -> Iterator[ReplyPart]:
         yield kind, text
 
 
-def _may_pass(code: Any) -> bool:
+def _may_pass(code: object) -> bool:
     """Whether an error of this code may not come again; one without a code may."""
-    try:
-        # Codes come as numbers, as numbers in quotes, or as words.
-        status = int(code)
-    except (TypeError, ValueError):
-        return not code or any(word in str(code).lower() for word in _CODES_THAT_PASS)
-    return status in MAY_PASS or status >= 500
+    # Codes come as numbers, as numbers in quotes, or as words.
+    if isinstance(code, (int, float, str)):
+        with suppress(ValueError, OverflowError):
+            status = int(code)
+            return status in MAY_PASS or status >= 500
+    return not code or any(word in str(code).lower() for word in _CODES_THAT_PASS)
 
 
-def _usage(document: Json) -> Usage | None:
+def _usage(document: JSONObject) -> Usage | None:
     """The tokens that the server counted; None where it does not give both numbers."""
     usage = document.get("usage")
     if not isinstance(usage, dict):
@@ -253,7 +254,7 @@ def _usage(document: Json) -> Usage | None:
     return Usage(prompt_tokens, completion_tokens)
 
 
-def _choices(choice: Json) -> Iterator[TokenChoice]:
+def _choices(choice: JSONObject) -> Iterator[TokenChoice]:
     """Tokens with the alternatives that the server lists; the drawn token is always among them."""
     logprobs = choice.get("logprobs")
     tokens = None

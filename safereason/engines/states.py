@@ -8,7 +8,7 @@ again for each token.
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from safereason.engines.architectures import CausalModel
 CARRIED = ("past_key_values", "cache_params", "state", "mems")
 """Names under which a model returns its cache, and takes it again."""
 
-ModelCache: TypeAlias = dict[str, Any]
+ModelCache: TypeAlias = dict[str, object]
 """A model's cache under the name of the argument that takes it; empty where it has none."""
 
 
@@ -126,6 +126,7 @@ class States:
         """Goes on with these rows of the batch, in this order; one may come several times."""
         if self._batched:
             for cache in self._kept.values():
-                cache.reorder_cache(rows)
+                assert isinstance(cache, DynamicCache)  # as `empty_cache` made it
+                cache.reorder_cache(cast("torch.LongTensor", rows))
         elif rows.tolist() != [0]:
             raise ValueError(f"{type(self._model).__name__} reads one row at a time")

@@ -1,13 +1,13 @@
 """Bars: the least or the most that a figure may be for a release to go out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal
 
 from safereason.errors import BarNotMet, InputError
 from safereason.evals.metrics import OVERALL, Figure, recorded_figures
+from safereason.runs.directory import Metrics
 
-Metrics: TypeAlias = Mapping[str, Any]
 """The contents of a run's `metrics.json`."""
 
 

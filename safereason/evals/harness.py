@@ -29,8 +29,8 @@ from safereason.recipe.schema import Evaluation
 from safereason.runs.records import Record, RecordLog, read_records
 from safereason.text import chat, reasoning
 
-LoadedTasks: TypeAlias = dict[str, Any]
-"""Tasks as the harness loads them, in the form that it takes back."""
+LoadedTasks: TypeAlias = dict[str, dict[str, Any]]
+"""Tasks as the harness loads them, by kind and name, in the form that it takes back."""
 FEW_SHOT_SEED = 1234
 """The harness's own seed, which chooses the examples that a prompt shows."""
 _RESAMPLES = 1000

@@ -153,13 +153,13 @@ def published_templates(model: str) -> ClassifierTemplates:
     if is_mistral:
         constant = "MISTRAL_CLS_PROMPT"
     try:
-        theirs = published.read(fetch(SOURCE), constant)
+        theirs = published.read(fetch(SOURCE), constant, dict)
         return ClassifierTemplates(
             _template(theirs["prompt"]), _template(theirs["prompt_contextual"]), "HarmBench's eval_utils.py"
         )
     except (InputError, KeyError, TypeError) as error:
         reason = error
-    conversation = published.judgezoo("harmbench", "HarmBenchJudge.CLS_CONVERSATION")
+    conversation = published.judgezoo("harmbench", "HarmBenchJudge.CLS_CONVERSATION", list)
     system, user = [turn["content"].strip() for turn in conversation]
     console.say(f"judge harmbench: asks with judgezoo's prompt, which is not word for word HarmBench's ({reason})")
     text = f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{user} [/INST]"

@@ -68,7 +68,7 @@ class StrongReject:
         self.measure: Measure = "harm"
         if refusal:
             self.measure = "refusal"
-        text = str(published.judgezoo("strong_reject", "StrongRejectJudge.SR_CLS_PROMPT"))
+        text = published.judgezoo("strong_reject", "StrongRejectJudge.SR_CLS_PROMPT", str)
         self._template = JudgeTemplate(tuple(chat.user(text)), _SLOTS)
         self.engine = completing_engine_here(spec, precision_here())
         self._special = special_tokens(self.engine.tokenizer)
@@ -132,8 +132,8 @@ def open_strongreject_rubric(model: str, *, refusal: bool = False) -> LLMJudge:
     Raises:
         InputError: The model or the prompt cannot be had.
     """
-    system = published.judgezoo("strong_reject", "StrongRejectRubricJudge.SR_SYS_PROMPT")
-    user = published.judgezoo("strong_reject", "StrongRejectRubricJudge.SR_CLS_PROMPT")
+    system = published.judgezoo("strong_reject", "StrongRejectRubricJudge.SR_SYS_PROMPT", str)
+    user = published.judgezoo("strong_reject", "StrongRejectRubricJudge.SR_CLS_PROMPT", str)
     template = JudgeTemplate(({"role": "system", "content": system}, *chat.user(user)), _SLOTS)
     if refusal:
         return open_rubric("strongreject-rubric", "refusal", template, find_refused, model)

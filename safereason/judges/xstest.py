@@ -28,7 +28,8 @@ def open_xstest_rubric(model: str) -> LLMJudge:
     Raises:
         InputError: The model or the prompt cannot be had.
     """
-    template = JudgeTemplate(tuple(chat.user(published.judgezoo("xstest", "XSTestJudge.OR_CLS_PROMPT"))), _SLOTS)
+    prompt = published.judgezoo("xstest", "XSTestJudge.OR_CLS_PROMPT", str)
+    template = JudgeTemplate(tuple(chat.user(prompt)), _SLOTS)
     return open_rubric("xstest-rubric", "refusal", template, find_class, model)
 
 

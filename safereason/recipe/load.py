@@ -163,7 +163,7 @@ def _untouched(base: Document, over: Document) -> dict[strict_yaml.Path, str]:
     """The locations of `base` whose values `over` leaves, or goes into."""
     replaced: set[strict_yaml.Path] = set()
     for path in over.locations:
-        if path and not merge.merges(merge.lookup(base.values, path), merge.lookup(over.values, path)):
+        if path and merge.mergeable(merge.lookup(base.values, path), merge.lookup(over.values, path)) is None:
             replaced.add(path)
     untouched: dict[strict_yaml.Path, str] = {}
     for path, location in base.locations.items():

@@ -37,23 +37,23 @@ def lookup(tree: Value, path: Path) -> Value:
     return tree
 
 
-def merges(base: object, over: object) -> bool:
-    """Whether `over` goes into `base`: both are mappings, and not of another `mix`, `name` or `algorithm`."""
+def mergeable(base: Value, over: Value) -> tuple[Tree, Tree] | None:
+    """Both values, if `over` goes into `base`: both are mappings, and not of another `mix`, `name` or `algorithm`."""
     if not isinstance(base, dict) or not isinstance(over, dict):
-        return False
+        return None
     for key, default in DISCRIMINATORS.items():
         # Two variants share no keys that mean the same: merging `rsafe` into `tars` would leave keys that one refuses.
         if key in over and base.get(key, default) not in (None, over[key]):
-            return False
-    return True
+            return None
+    return base, over
 
 
 def merge(base: Tree, over: Tree) -> Tree:
     """`over` laid on `base`: mappings go into each other, anything else is replaced."""
     merged = dict(base)
     for key, value in over.items():
-        if merges(base.get(key), value):
-            merged[key] = merge(base[key], value)
+        if (both := mergeable(base.get(key), value)) is not None:
+            merged[key] = merge(*both)
         else:
             merged[key] = value
     return merged
@@ -85,8 +85,9 @@ def covering(provenance: Mapping[str, str], key: str) -> str | None:
 
 def _inherited(base: Tree, over: Tree, own: dict[str, str], unexplained: str) -> dict[str, str]:
     kept: dict[str, str] = {}
-    if isinstance(base.get("provenance"), dict):
-        kept = dict(base["provenance"])
+    inherited = base.get("provenance")
+    if isinstance(inherited, dict):
+        kept = dict(inherited)
     changed: dict[str, str] = {}
     for key, value in _changes(_settings(base), _settings(over)):
         # An entry about a replaced mapping, or about a value inside it, describes what is no longer there.
@@ -102,8 +103,8 @@ def _inherited(base: Tree, over: Tree, own: dict[str, str], unexplained: str) ->
 def _changes(base: Tree, over: Tree, prefix: str = "") -> Iterator[tuple[str, Value]]:
     """The keys at which `over` replaces a value or a whole mapping of `base`, each with the new value."""
     for key, value in over.items():
-        if merges(base.get(key), value):
-            yield from _changes(base[key], value, f"{prefix}{key}.")
+        if (both := mergeable(base.get(key), value)) is not None:
+            yield from _changes(*both, f"{prefix}{key}.")
         elif key not in base or base[key] != value:
             yield f"{prefix}{key}", value
 

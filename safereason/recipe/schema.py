@@ -4,7 +4,7 @@ A field's docstring gives its unit. What only TRL knows goes into a section's `e
 the keys that a typed field of the section owns (`training/arguments.py` holds that list).
 """
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -22,7 +22,7 @@ Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Precision = Literal["fp32", "bf16"]
 """Arithmetic of a model's weights and activations."""
-Settings: TypeAlias = dict[str, Any]
+Settings: TypeAlias = dict[str, object]
 """Keys and values that another library or an attack defines, and checks when it takes them."""
 
 

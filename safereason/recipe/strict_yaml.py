@@ -18,7 +18,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from safereason.errors import InputError
 
-Value: TypeAlias = Any
+Value: TypeAlias = object
 """A value as YAML and JSON have it: null, a boolean, a number, text, a list or a mapping. It is checked by a schema."""
 Tree: TypeAlias = dict[str, Value]
 """Nested mappings with text keys; everything else in it, lists included, is a value."""
@@ -131,7 +131,10 @@ def parse(text: str, name: str, expected: str = RECIPE_EXPECTED) -> Document:
         raise InputError(f"{_line(name, node)}: {expected}, not a {kind}")
     # The whole file has a location too, so that a message about a missing section has one.
     builder = _Builder(lambda at: _line(name, at))
-    return Document(builder.value(node, ()), {**builder.locations, (): f"{name}:1"})
+    values = builder.value(node, ())
+    # A mapping with another tag than a plain one's is refused above.
+    assert isinstance(values, dict)
+    return Document(values, {**builder.locations, (): f"{name}:1"})
 
 
 def parse_value(text: str, where: str) -> Value:

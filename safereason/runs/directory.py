@@ -28,6 +28,8 @@ from safereason.runs.asides import clear, is_aside
 from safereason.runs.records import Record, RecordLog, Unwritten, read_json, read_records, write_json, write_text
 
 OnExisting = Literal["refuse", "resume", "overwrite"]
+Metrics = Record
+"""The content of a run's `metrics.json`."""
 MANIFEST = "manifest.json"
 METRICS = "metrics.json"
 CONTENTS = "contents"
@@ -285,7 +287,7 @@ def read_manifest(path: Path) -> Record | None:
     return whole
 
 
-def read_metrics(path: Path) -> Record:
+def read_metrics(path: Path) -> Metrics:
     """The metrics of a run, as it wrote them.
 
     Raises:

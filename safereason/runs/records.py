@@ -16,7 +16,7 @@ from safereason.files import read_json as read_json
 from safereason.runs.asides import aside_of
 
 Record: TypeAlias = dict[str, Any]
-"""One JSON object of a run: a line of a log, the manifest or the metrics."""
+"""One JSON object of a run: a line of a log, the manifest or the metrics. Its reader knows the types of its keys."""
 _ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BLOCK = 1 << 16
 
@@ -117,6 +117,18 @@ def read_records(path: Path) -> Iterator[JSONRow]:
             if not isinstance(record, dict):
                 raise InputError(f"{path}:{number}: a JSON object is expected, not {json_type(record)}")
             yield JSONRow(record, f"{path}:{number}")
+
+
+def read_record(path: Path) -> Record:
+    """A record that is a file of its own, as this package wrote it.
+
+    Raises:
+        InputError: The file is missing, is not JSON, or holds no object.
+    """
+    document = read_json(path)
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: an object is expected, not {json_type(document)}; make it anew")
+    return document
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,13 +3,13 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from safereason import errors, processes
 from safereason.errors import InputError, without_credentials
 from safereason.judges.as_guard import split_spec
 from safereason.recipe.load import reference_of, to_yaml
 from safereason.recipe.schema import Recipe
+from safereason.runs.directory import Metrics as Metrics
 from safereason.runs.directory import (
     OnExisting,
     RunDirectory,
@@ -18,12 +18,11 @@ from safereason.runs.directory import (
     read_metrics,
     run_path,
 )
+from safereason.runs.records import Record
 
-Identity = dict[str, Any]
+Identity = dict[str, object]
 """Everything that a run's result depends on, as its manifest holds it."""
-Metrics = dict[str, Any]
-"""The content of a run's `metrics.json`."""
-Outline = dict[str, Any]
+Outline = Record
 """A plan as `--plan` prints it: figures and settings by name."""
 
 

@@ -16,7 +16,7 @@ from safereason.errors import InputError
 from safereason.recipe.schema import Recipe
 from safereason.runs.directory import CONTENTS, RunDirectory, read_manifest, read_metrics
 from safereason.runs.manifest import sha256
-from safereason.runs.records import Record, read_json, write_json, write_text
+from safereason.runs.records import Record, read_record, write_json, write_text
 from safereason.stages.base import (
     Identity,
     Metrics,
@@ -110,7 +110,7 @@ def built_data(recipe: Recipe, options: Options) -> Path:
             f"run {build} with the same overrides"
         )
     # A run of other settings may have been compared with other test sets, or with none.
-    compared = read_json(folder / "card.json").get("overlap", {}).get("sets", {})
+    compared = read_record(folder / "card.json").get("overlap", {}).get("sets", {})
     not_compared = [name for name in ContaminationCheck.names(recipe) if name not in compared]
     if not_compared:
         raise InputError(

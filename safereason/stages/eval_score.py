@@ -59,7 +59,7 @@ def score_eval(run: Path, options: Options, judge: str) -> Result:
     _check_all_completions(run / judging.COMPLETIONS, ids)
     with directory as this:
         _link_or_copy(run / judging.COMPLETIONS, this.path / judging.COMPLETIONS)
-        this.inputs[str(run / judging.COMPLETIONS)] = identity["completions"]
+        this.inputs[str(run / judging.COMPLETIONS)] = str(identity["completions"])
         judging.drop_failed(this.path / judging.VERDICTS)
         with this.records("verdicts") as log:
             judging.judge_all(ids, scorer, spec, log)

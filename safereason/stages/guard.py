@@ -22,7 +22,7 @@ from safereason.recipe.schema import GRPO, SFT, GuardSection, Recipe, RSafeMix, 
 from safereason.rewards.rsafe import VerdictReward
 from safereason.runs.directory import CHECKPOINTS, OnExisting, RunDirectory
 from safereason.runs.manifest import sha256
-from safereason.runs.records import Record, RecordLog, read_json, read_records
+from safereason.runs.records import Record, RecordLog, read_record, read_records
 from safereason.stages import data
 from safereason.stages.base import (
     GUARD_STAGES,
@@ -289,7 +289,7 @@ def _kept_model(run: Path) -> Record:
     validation = run / "model" / BEST_VALIDATION
     if not validation.is_file():
         return {"model": "last"}
-    return {"model": "best", **read_json(validation)}
+    return {"model": "best", **read_record(validation)}
 
 
 def _restore_best(run: Path) -> None:

@@ -116,7 +116,7 @@ def run_guard_eval(recipe: Recipe, options: Options, request: GuardEvalRequest =
         with this.records(FILE) as log:
             _classify_rows(rows, _GuardOpener(recipe, options, plan), plan, recipe.seed, log)
         predictions = _predictions_in_order(log.path, rows)
-        metrics = _guard_eval_description(recipe, plan, identity["model"], prompt, missing)
+        metrics = _guard_eval_description(recipe, plan, str(identity["model"]), prompt, missing)
         metrics |= scored_predictions(predictions, plan.resamples, recipe.seed)
         _finish_guard_eval(this, metrics, predictions)
     return Result(directory.path, metrics)

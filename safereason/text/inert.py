@@ -14,7 +14,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -128,8 +128,8 @@ _INVISIBLE = frozenset(("Cf", "Cc", "Mn", "Me", "Zs", "Zl", "Zp"))
 _END = ""
 """Marks the end of a token in a trie."""
 
-Trie: TypeAlias = dict[str, Any]
-"""Nested mappings by character; `_END` is a key where a token is complete."""
+Trie: TypeAlias = dict[str, "Trie"]
+"""Nested mappings by character; where a token is complete, `_END` is a key of an empty one."""
 
 
 class _Folded(dict[int, str]):
@@ -228,7 +228,7 @@ def _trie(tokens: frozenset[str]) -> Trie:
         node = trie
         for character in token:
             node = node.setdefault(character, {})
-        node[_END] = True
+        node[_END] = {}
     return trie
 
 

@@ -3,20 +3,20 @@
 import ast
 import importlib.util
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeVar
 
 from safereason.errors import InputError
 
-Constant: TypeAlias = Any
-"""A value that Python source spells out, such as a text or a list of messages; its reader knows which."""
+T = TypeVar("T")
 
 
-def judgezoo(module: str, constant: str) -> Constant:
+def judgezoo(module: str, constant: str, kind: type[T]) -> T:
     """The value of a constant in a module of the package `judgezoo`, which need not be importable.
 
     Args:
         module: Such as `xstest`.
         constant: `NAME`, or `CLASS.NAME`.
+        kind: Type of the value, such as `str`, or `list` for messages.
 
     Raises:
         InputError: The package is not installed, or has no such constant.
@@ -27,14 +27,14 @@ def judgezoo(module: str, constant: str) -> Constant:
         raise InputError(
             "judgezoo, which has this judge's prompt, is not installed; run `pip install 'safereason[judges]'`"
         )
-    return read(Path(spec.submodule_search_locations[0], f"{module}.py"), constant)
+    return read(Path(spec.submodule_search_locations[0], f"{module}.py"), constant, kind)
 
 
-def read(file: Path, constant: str) -> Constant:
+def read(file: Path, constant: str, kind: type[T]) -> T:
     """The value of a constant, `NAME` or `CLASS.NAME`, in a Python file.
 
     Raises:
-        InputError: The file cannot be read, or has no such constant that is written out.
+        InputError: The file cannot be read, or has no such constant of this type that is written out.
     """
     try:
         body = ast.parse(file.read_text(encoding="utf-8")).body
@@ -42,9 +42,12 @@ def read(file: Path, constant: str) -> Constant:
         for class_name in classes:
             body = _class_body(body, class_name)
         # A literal alone is evaluated: the file's code never runs.
-        return ast.literal_eval(_assigned(body, name))
+        value = ast.literal_eval(_assigned(body, name))
     except (OSError, SyntaxError, ValueError, LookupError) as error:
         raise InputError(f"{file}: {constant} cannot be read from it; get the file as it is published") from error
+    if not isinstance(value, kind):
+        raise InputError(f"{file}: {constant} is no {kind.__name__}; get the file as it is published")
+    return value
 
 
 def _class_body(body: list[ast.stmt], name: str) -> list[ast.stmt]:

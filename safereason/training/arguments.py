@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from safereason.errors import InputError
+from safereason.files import json_type
 from safereason.recipe.schema import DPO, GRPO, SFT
 
 Arguments = dict[str, Any]
@@ -154,7 +155,10 @@ def vllm_arguments(section: GRPO, processes: int, key: str, stop_token_ids: Sequ
             )
         return {}
     extra = dict(section.extra)
-    generation = {"stop_token_ids": list(stop_token_ids), **extra.pop("generation_kwargs", {})}
+    own_generation = extra.pop("generation_kwargs", {})
+    if not isinstance(own_generation, dict):
+        raise InputError(f"{key}.extra.generation_kwargs: a mapping is expected, not {json_type(own_generation)}")
+    generation = {"stop_token_ids": list(stop_token_ids), **own_generation}
     arguments: Arguments = {
         "mode": section.rollouts.removeprefix("vllm-"),
         "temperature": section.sampling.temperature,

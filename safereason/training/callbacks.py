@@ -9,7 +9,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from safereason import console, processes
 from safereason.errors import InputError
-from safereason.runs.records import Record, RecordLog, read_json
+from safereason.runs.records import Record, RecordLog, read_record
 from safereason.training.model import report_full_disk, report_full_memory
 from safereason.training.sharding import reduce_in_fp32
 from safereason.training.tracking import Tracker
@@ -100,7 +100,7 @@ def last_checkpoint(folder: Path) -> tuple[Path, int] | None:
 
 def restore_token_count(trainer: "SFTTrainer | DPOTrainer", checkpoint: Path) -> None:
     """Restores TRL's counter of trained tokens, which its checkpoints hold in the log alone."""
-    state = read_json(checkpoint / TRAINER_STATE)
+    state = read_record(checkpoint / TRAINER_STATE)
     trainer._total_train_tokens = int(state["log_history"][-1]["num_tokens"])
 
 

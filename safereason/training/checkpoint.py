@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
 from safereason import processes
-from safereason.runs.records import Record, read_json, write_json
+from safereason.runs.records import Record, read_record, write_json
 from safereason.training.callbacks import COMPLETE, whole_checkpoints
 from safereason.training.model import report_full_disk
 
@@ -68,7 +68,7 @@ def load(checkpoint: Path, model: PreTrainedModel, optimizer: Optimizer, schedul
     set_state_dict(
         model, optimizer, model_state_dict=parts["model"], optim_state_dict=parts["optimizer"], options=_TRAINED
     )
-    counters: Record = read_json(checkpoint / LOOP_STATE)
+    counters = read_record(checkpoint / LOOP_STATE)
     schedule.load_state_dict(counters["schedule"])
     return counters
 

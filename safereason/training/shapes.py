@@ -9,7 +9,7 @@ from safereason.engines.embedded import NAME as EMBEDDED
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.runs.directory import read_manifest
-from safereason.runs.records import read_json
+from safereason.runs.records import read_record
 from safereason.training.memory import Shape
 
 _LLAMA3 = Shape(4096, 32, 32, 8, 128, 14336, 128256)
@@ -49,7 +49,7 @@ def shape_of(spec: str) -> Shape:
     name = ModelSpec.parse(spec).name
     file = _find_config(name)
     if file is not None:
-        return from_config(read_json(file), str(file))
+        return from_config(read_record(file), str(file))
     if name in KNOWN_SHAPES:
         return KNOWN_SHAPES[name]
     raise InputError(

@@ -18,7 +18,7 @@ from safereason.engines.transformers import BATCH_TOKENS, TransformersEngine
 from safereason.guard.base import GuardVerdict, Question
 from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.reasoning import ReasoningGuard
-from safereason.runs.records import Record, RecordLog, read_json, write_json
+from safereason.runs.records import Record, RecordLog, read_record, write_json
 from safereason.training.sharding import unsharded
 
 BEST_VALIDATION = "validation.json"
@@ -132,7 +132,7 @@ def best_f1(best: Path) -> float:
     """F1 of the best model so far; -1 where there is none."""
     if not (best / BEST_VALIDATION).is_file():
         return -1.0
-    return float(read_json(best / BEST_VALIDATION)["f1"])
+    return float(read_record(best / BEST_VALIDATION)["f1"])
 
 
 def validation_metrics(examples: Sequence[Example], verdicts: Sequence[GuardVerdict]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from safereason.data.prompt_builder import PromptBuilder
 from safereason.errors import InputError
 from safereason.recipe.schema import RSafeRewardSettings, TarsRewardSettings
 from safereason.runs.asides import aside_of
-from safereason.runs.records import Record, read_json, read_records, write_json, write_text
+from safereason.runs.records import Record, read_record, read_records, write_json, write_text
 from safereason.training.verl import CHECKPOINTS, REWARD, ROLLOUTS, HydraOverrides, hydra_lines
 from safereason.training.verl_reward import write_config
 
@@ -133,8 +133,7 @@ def read_about(folder: Path) -> Record:
     """
     if not (folder / EXPORT).is_file():
         raise InputError(f"{folder}: was not exported for verl; make it with --backend verl --export {_quoted(folder)}")
-    about: Record = read_json(folder / EXPORT)
-    return about
+    return read_record(folder / EXPORT)
 
 
 def trained_step(folder: Path) -> int:

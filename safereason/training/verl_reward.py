@@ -20,7 +20,7 @@ from safereason.recipe.schema import RSafeRewardSettings, TarsRewardSettings
 from safereason.rewards import judges_of, open_reward
 from safereason.rewards.base import Reward, RewardParts, RewardRow
 from safereason.rewards.rsafe import VerdictReward
-from safereason.runs.records import read_json, write_json
+from safereason.runs.records import read_record, write_json
 from safereason.text.verdict import Label
 
 
@@ -127,7 +127,7 @@ class QueuedReward:
 
 @cache
 def _open_queued_reward(config: str, reward_router_address: str | None) -> QueuedReward:
-    document = read_json(Path(config))
+    document = read_record(Path(config))
     opening = document.get("opening", "")  # a folder that was exported before has none
     section: TarsRewardSettings | RSafeRewardSettings = TypeAdapter(
         TarsRewardSettings | RSafeRewardSettings

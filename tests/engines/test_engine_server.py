@@ -269,6 +269,7 @@ def test_an_error_with_a_good_status_is_tried_again_where_it_may_pass(code: Any)
     [
         ({"message": "no such thing", "code": 400}, "no such thing (400)"),
         ({"message": "no credit", "code": "insufficient_quota"}, "no credit (insufficient_quota)"),
+        ({"message": "no code", "code": float("inf")}, "no code (inf)"),
     ],
 )
 def test_one_that_will_not_pass_is_told_at_once(error: Any, message: str):

@@ -20,7 +20,7 @@ STRONGREJECT = ("{behavior}", "{response}", "{context}")
 
 def judgezoo(module: str, constant: str, slots: tuple[str, ...]) -> Callable[[Path], JudgeTemplate]:
     def template(folder: Path) -> JudgeTemplate:
-        text = published.judgezoo(module, constant)
+        text = published.judgezoo(module, constant, object)
         return JudgeTemplate(tuple(text) if isinstance(text, list) else tuple(chat.user(text)), slots)
 
     return template
@@ -28,7 +28,7 @@ def judgezoo(module: str, constant: str, slots: tuple[str, ...]) -> Callable[[Pa
 
 def eval_utils(folder: Path) -> JudgeTemplate:
     (folder / "eval_utils.py").write_text(EVAL_UTILS)
-    prompts = published.read(folder / "eval_utils.py", "LLAMA2_CLS_PROMPT")
+    prompts = published.read(folder / "eval_utils.py", "LLAMA2_CLS_PROMPT", dict)
     return JudgeTemplate(tuple(chat.user(prompts["prompt_contextual"])), HARMBENCH)
 
 

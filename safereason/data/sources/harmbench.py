@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from safereason.data.example import Example, context_opening
 from safereason.data.fetch import File, fetch
 from safereason.data.sources.base import Source, SourceRow, Split, published_rows
-from safereason.runs.records import read_json
+from safereason.runs.records import read_record
 
 _DATA = "https://raw.githubusercontent.com/centerforaisafety/HarmBench/c0423b952435fcc8467108d8f25962dbae5b7de2/data"
 BEHAVIORS = File(
@@ -24,7 +24,7 @@ TARGETS = File(
 
 
 def _read_harmbench_prompts(split: Split) -> Iterator[Example]:
-    targets = read_json(fetch(TARGETS))
+    targets = read_record(fetch(TARGETS))
     for row in published_rows(BEHAVIORS):
         # A behavior without a target is kept, because only some attacks need one.
         yield _harmbench_example(row, targets.get(row["BehaviorID"]))

@@ -5,12 +5,13 @@ app. E lists them. The scores in it are not read, since the authors draw from al
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 from safereason.data.example import Example
 from safereason.data.fetch import File, fetch
 from safereason.data.sources.base import Source, Split
 from safereason.data.sources.tars_released import LICENCE, PAGE, RAW
-from safereason.runs.records import read_json
+from safereason.files import read_json
 
 _SHA256 = (
     "282f9c53ccab525216400364ea702cf4d66b9e1c04a1b909da2a4268e8528874",
@@ -56,7 +57,9 @@ STYLES = (
 
 def _read_released_archives(split: Split) -> Iterator[Example]:
     for number, file in enumerate(FILES, start=1):
-        for risk, row in zip(RISKS, read_json(fetch(file)), strict=True):
+        # The file's hash was compared, so its shape is known.
+        archive = cast("list[list[dict[str, str]]]", read_json(fetch(file)))
+        for risk, row in zip(RISKS, archive, strict=True):
             for style, cell in zip(STYLES, row, strict=True):
                 name = f"rainbow-released/{number}/{risk}/{style}"
                 yield Example(name, cell["prompt"], "harmful", "rainbow-released", f"{risk}/{style}")

@@ -58,7 +58,7 @@ def open_aegis(model: str, options: GuardOptions) -> tuple[Engine, Aegis]:
 
 def _judgezoo_template() -> PromptTemplate:
     try:
-        (turn,) = published.judgezoo("aegis_guard", "AegisGuardJudge.CLS_CONVERSATION")
+        (turn,) = published.judgezoo("aegis_guard", "AegisGuardJudge.CLS_CONVERSATION", list)
     except InputError as error:
         raise InputError(f"{_ADVICE} ({error})") from error
     text = str(turn["content"])
