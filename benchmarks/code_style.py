@@ -1,11 +1,12 @@
 """Style figures of Python source, beside those of other model codebases, as a Markdown table.
 
-    python benchmarks/code_style.py                               the package safereason
-    python benchmarks/code_style.py safereason/judges tests       these folders, a column each
-    python benchmarks/code_style.py --check                       exit code 1 where a goal is missed
+    python benchmarks/code_style.py                               the package, tests, benchmarks and docs, a column each
+    python benchmarks/code_style.py safereason/judges tests       these folders
+    python benchmarks/code_style.py --check                       exit code 1 where the package misses a goal
 
-Only the standard library is needed. Nothing is imported from the folders: their files are parsed. The table can be made
-of any checkout, so that a figure of another project can be checked too.
+With folders, `--check` holds all of them to the goals. Only the standard library is needed. Nothing is imported from
+the folders: their files are parsed. The table can be made of any checkout, so that a figure of another project can be
+checked too.
 
 The figures count how code is written, not how good it is. A comprehension is often the clearest form; 55 of them in a
 thousand lines are not.
@@ -23,7 +24,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent.parent / "safereason"
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "safereason"
+FOLDERS = (PACKAGE, ROOT / "tests", ROOT / "benchmarks", ROOT / "docs")
+"""The folders of the table without arguments. The goals are the package's: tests and scripts may be terser."""
 ESCAPE = re.compile(r"#\s*fmt:\s*(?:skip|off)\b")
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -224,17 +228,19 @@ GOALS = (
 
 def _label(folder: Path) -> str:
     """A folder as it was typed, so that two of one name are told apart."""
-    return folder.name if folder == PACKAGE else str(folder)
+    if folder in FOLDERS:
+        return folder.name
+    return str(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the table; returns 1 where `--check` finds a goal missed."""
+    """Prints the table; returns 1 if a goal is missed and `--check` was given."""
     parser = argparse.ArgumentParser(description="Style figures of Python source beside those of other projects.")
-    parser.add_argument("folders", metavar="FOLDER", nargs="*", type=Path, default=[PACKAGE])
+    parser.add_argument("folders", metavar="FOLDER", nargs="*", type=Path)
     parser.add_argument("--check", action="store_true", help="exit with 1 where a goal is missed, and name it")
     options = parser.parse_args(arguments)
     styles = {}
-    for folder in options.folders:
+    for folder in options.folders or FOLDERS:
         try:
             styles[_label(folder)] = measure(sorted(folder.rglob("*.py")))
         except ValueError as error:
@@ -242,9 +248,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table(styles))
     is_missed = False
     if options.check:
-        for name, style in styles.items():
+        for folder in options.folders or [PACKAGE]:
+            name = _label(folder)
             for goal in GOALS:
-                problem = goal.missed(style)
+                problem = goal.missed(styles[name])
                 if problem:
                     is_missed = True
                     print(f"{name}: {problem}", file=sys.stderr)

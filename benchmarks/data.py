@@ -15,12 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from itertools import accumulate
+from itertools import accumulate, product
 from pathlib import Path
 
 KINDS = ("harmful", "harmless", "ambiguous")
-SYLLABLES = [f"{a}{b}" for a in "bcdfghklmnprstvw" for b in ("a", "en", "il", "o", "ur")]
-WORDS = [first + second + third for first in SYLLABLES[::2] for second in SYLLABLES[::3] for third in ("", "ly", "s")]
+SYLLABLES = list(map("".join, product("bcdfghklmnprstvw", ("a", "en", "il", "o", "ur"))))
+WORDS = list(map("".join, product(SYLLABLES[::2], SYLLABLES[::3], ("", "ly", "s"))))
 FREQUENCIES = [1 / rank for rank in range(1, len(WORDS) + 1)]
 """As in a language: a few words are everywhere, most are rare."""
 
@@ -82,14 +82,18 @@ def main() -> None:
 
 
 def write_rows(path: Path, count: int) -> int:
-    """Prompts of 5 to 60 words, a few of them repeats and a few too long; returns bytes."""
-    rng, cumulated = random.Random(0), list(accumulate(FREQUENCIES))
+    """Writes prompts of 5 to 60 words, a few of them repeats and a few too long; returns the file's bytes."""
+    rng = random.Random(0)
+    cumulated = list(accumulate(FREQUENCIES))
     with path.open("w") as file:
         for i in range(count):
-            words = 400 if i % 500 == 7 else rng.randint(5, 60)
-            prompt = (
-                " ".join(rng.choices(WORDS, cum_weights=cumulated, k=words)) if i % 100 else "the same question again"
-            )
+            if i % 500 == 7:
+                words = 400
+            else:
+                words = rng.randint(5, 60)
+            prompt = "the same question again"
+            if i % 100:
+                prompt = " ".join(rng.choices(WORDS, cum_weights=cumulated, k=words))
             row = {"id": f"rows/{i}", "prompt": prompt, "kind": KINDS[i % 3], "source": "rows"}
             file.write(json.dumps(row) + "\n")
     return path.stat().st_size

@@ -1,10 +1,10 @@
-"""Does RL teach a decision that SFT did not? The recipe `tars-evidence` over three seeds; writes docs/evidence.md.
+"""Evidence that RL teaches a decision that SFT did not: `tars-evidence` over three seeds, as docs/evidence.md has it.
 
     python benchmarks/evidence.py                 data, sft, rl and both evaluations for seeds 0, 1 and 2, then the page
     python benchmarks/evidence.py --seeds 0       one seed
 
-What is finished already is not done again. The figure is the share of answers to prompts that training never saw that
-are well-formed and decide rightly: a harmful request refused, an ordinary one answered.
+Finished runs are not repeated. The figure is the share of answers to prompts that training never saw that are
+well-formed and decide rightly: a harmful request refused, an ordinary one answered.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ Truths = dict[str, bool | None]
 
 @dataclass(frozen=True)
 class Seed:
-    """What one seed measured."""
+    """The measurements of one seed."""
 
     seed: int
     truths: dict[str, dict[str, Truths]]
@@ -46,7 +47,12 @@ class Seed:
     formats: dict[str, list[bool]]
     """Whether each answer was well-formed, by model."""
     steps: list[dict[str, Any]]
-    """RL's metrics, a record a step."""
+    """RL's metrics, a record an optimizer step."""
+
+
+def is_in(seed: Seed, model: str) -> bool:
+    """Whether the seed measured this model; the base model is measured with one seed alone."""
+    return model in seed.truths
 
 
 def measure(seed: int, root: Path, with_base: bool) -> Seed:
@@ -54,7 +60,9 @@ def measure(seed: int, root: Path, with_base: bool) -> Seed:
     recipe = load(RECIPE, [f"seed={seed}"])
     options = Options(root=root, on_existing="resume")
     data.build_data(recipe, options)
-    models = {"base": recipe.model} if with_base else {}
+    models = {}
+    if with_base:
+        models["base"] = recipe.model
     models["sft"] = str(sft.train_sft(recipe, options).run)
     trained = rl.train_rl(recipe, options).run
     models["rl"] = str(trained)
@@ -62,48 +70,64 @@ def measure(seed: int, root: Path, with_base: bool) -> Seed:
     formats: dict[str, list[bool]] = {}
     for label, model in models.items():
         measured = Options(root=root, on_existing="resume", model=model)
-        parts = {
-            "harmful": _read(evaluation.run_eval(recipe, measured, evaluation.EvalRequest("harmbench")).run, "refusal"),
-            "harmless": _read(
-                evaluation.run_eval(recipe, measured, evaluation.EvalRequest("xstest")).run, "compliance"
-            ),
-        }
-        truths[label] = {kind: part[0] for kind, part in parts.items()}
-        formats[label] = [well for part in parts.values() for well in part[1]]
+        truths[label] = {}
+        formats[label] = []
+        for kind, name, right in (("harmful", "harmbench", "refusal"), ("harmless", "xstest", "compliance")):
+            run = evaluation.run_eval(recipe, measured, evaluation.EvalRequest(name)).run
+            truths[label][kind], formats_of_kind = _read_answers(run, right)
+            formats[label] += formats_of_kind
     return Seed(seed, truths, formats, list(read_records(trained / "metrics.jsonl")))
 
 
-def _read(run: Path, right: str) -> tuple[Truths, list[bool]]:
-    labels = {v["id"]: v["label"] for v in read_records(run / "verdicts.jsonl")}
+def _read_answers(run: Path, right: str) -> tuple[Truths, list[bool]]:
+    """Whether each answer of an evaluation is well-formed with the right label, and whether it is well-formed."""
+    labels = {verdict["id"]: verdict["label"] for verdict in read_records(run / "verdicts.jsonl")}
     truths: Truths = {}
     formats = []
     for completion in read_records(run / "completions.jsonl"):
-        well, label = completion["well_formed"], labels[completion["id"]]
-        truths[completion["id"]] = (None if label is None else label == right) if well else False
-        formats.append(well)
+        case = completion["id"]
+        label = labels[case]
+        if not completion["well_formed"]:
+            truths[case] = False
+        elif label is None:
+            truths[case] = None
+        else:
+            truths[case] = label == right
+        formats.append(completion["well_formed"])
     return truths, formats
 
 
 def pooled(seeds: Sequence[Seed], model: str, kind: str | None = None) -> Figure:
     """The share over all seeds, with Wilson's interval on all answers."""
     kinds = (kind,) if kind else ("harmful", "harmless")
-    return share(model, [t for s in seeds if model in s.truths for k in kinds for t in s.truths[model][k].values()])
+    truths: list[bool | None] = []
+    for seed in seeds:
+        if is_in(seed, model):
+            for chosen_kind in kinds:
+                truths += seed.truths[model][chosen_kind].values()
+    return share(model, truths)
 
 
 def decided(seeds: Sequence[Seed], model: str) -> Figure:
     """The share of right decisions among the well-formed answers alone."""
-    truths = [(t, w) for s in seeds for t, w in zip(_in_order(s, model), s.formats[model], strict=True)]
-    return share(model, [t for t, well in truths if well])
-
-
-def _in_order(seed: Seed, model: str) -> list[bool | None]:
-    return [truth for part in seed.truths[model].values() for truth in part.values()]
+    truths: list[bool | None] = []
+    for seed in seeds:
+        truths_by_kind = seed.truths[model].values()
+        in_order = chain.from_iterable(truths_of_kind.values() for truths_of_kind in truths_by_kind)
+        truths += compress(in_order, seed.formats[model])
+    return share(model, truths)
 
 
 def gain(seeds: Sequence[Seed], before: str, after: str) -> tuple[float, float, float]:
     """Difference of two models' shares with a 95 % paired bootstrap over prompts (each with all of its seeds)."""
-    cases = sorted({(k, i) for s in seeds for k in s.truths[after] for i in s.truths[after][k]})
-    rows = np.array([[_mean_over_seeds(seeds, model, k, i) for model in (before, after)] for k, i in cases])
+    cases = set()
+    for seed in seeds:
+        for kind, truths in seed.truths[after].items():
+            cases.update((kind, case) for case in truths)
+    means = []
+    for kind, case in sorted(cases):
+        means.append([_mean_over_seeds(seeds, model, kind, case) for model in (before, after)])
+    rows = np.array(means)
     rows = rows[~np.isnan(rows).any(axis=1)]
     difference = rows[:, 1] - rows[:, 0]
     picks = np.random.default_rng(0).integers(len(difference), size=(RESAMPLES, len(difference)))
@@ -112,14 +136,20 @@ def gain(seeds: Sequence[Seed], before: str, after: str) -> tuple[float, float, 
 
 
 def _mean_over_seeds(seeds: Sequence[Seed], model: str, kind: str, case: str) -> float:
-    values = [t for s in seeds if (t := s.truths[model][kind].get(case)) is not None]
-    return float(np.mean(values)) if values else float("nan")
+    """The mean over the seeds that have a truth for the case; NaN where none has."""
+    truths = [seed.truths[model][kind].get(case) for seed in seeds]
+    known = [truth for truth in truths if truth is not None]
+    if not known:
+        return float("nan")
+    return float(np.mean(known))
 
 
 def _cell(figure: Figure) -> str:
     if figure.value is None:
         return "unscored"
-    unscored = f", {figure.unscored} unscored" if figure.unscored else ""
+    unscored = ""
+    if figure.unscored:
+        unscored = f", {figure.unscored} unscored"
     return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}] (n = {figure.n}{unscored})"
 
 
@@ -128,20 +158,28 @@ def _table(seeds: Sequence[Seed]) -> list[str]:
         "| seed | model | well-formed and right | harmful refused | harmless answered | well-formed |",
         "|---|---|---|---|---|---|",
     ]
-    groups = [([s], str(s.seed)) for s in seeds] + ([(list(seeds), "all")] if len(seeds) > 1 else [])
-    for group, name in groups:
-        for model in [m for m in MODELS if any(m in s.truths for s in group)]:
-            both, harmful, harmless = (pooled(group, model, k) for k in (None, "harmful", "harmless"))
-            well = share("format", [w for s in group for w in s.formats.get(model, [])])
-            lines.append(f"| {name} | {model} | {_cell(both)} | {_cell(harmful)} | {_cell(harmless)} | {_cell(well)} |")
+    groups = {str(seed.seed): [seed] for seed in seeds}
+    if len(seeds) > 1:
+        groups["all"] = list(seeds)
+    for name, group in groups.items():
+        for model in MODELS:
+            measured = [seed for seed in group if is_in(seed, model)]
+            if not measured:
+                continue
+            formats = list(chain.from_iterable(seed.formats[model] for seed in measured))
+            figures = [pooled(measured, model, kind) for kind in (None, "harmful", "harmless")]
+            figures.append(share("format", formats))
+            lines.append(f"| {name} | {model} | {' | '.join(map(_cell, figures))} |")
     return lines
 
 
 def _verdict(seeds: Sequence[Seed]) -> str:
-    before, after = pooled(seeds, "sft"), pooled(seeds, "rl")
+    before = pooled(seeds, "sft")
+    after = pooled(seeds, "rl")
     difference, low, high = gain(seeds, "sft", "rl")
-    apart = after.low is not None and before.high is not None and after.low > before.high
-    how = "above SFT's, outside both 95 % intervals" if apart else "not clear of SFT's 95 % interval"
+    how = "not clear of SFT's 95 % interval"
+    if after.low is not None and before.high is not None and after.low > before.high:
+        how = "above SFT's, outside both 95 % intervals"
     return (
         f"Over {len(seeds)} seeds RL's share is {_cell(after)} against SFT's {_cell(before)}: {how}. "
         f"The paired difference is {difference:+.3f} [{low:+.3f}, {high:+.3f}] by bootstrap. Part of it is "
@@ -160,9 +198,11 @@ def draw_curves(seeds: Sequence[Seed], path: Path) -> None:
     )
     canvas = Canvas(figsize=(10, 2.6), layout="constrained")
     for axes, (key, title) in zip(canvas.subplots(1, len(names)), names, strict=True):
-        lines = [[row[key] for row in s.steps] for s in seeds]
-        for s, line in zip(seeds, lines, strict=True):
-            axes.plot(range(1, len(line) + 1), line, linewidth=1, alpha=0.6, label=f"seed {s.seed}")
+        lines = []
+        for seed in seeds:
+            line = [record[key] for record in seed.steps]
+            axes.plot(range(1, len(line) + 1), line, linewidth=1, alpha=0.6, label=f"seed {seed.seed}")
+            lines.append(line)
         axes.plot(range(1, len(lines[0]) + 1), np.mean(lines, axis=0), color="black", linewidth=2, label="mean")
         axes.set(title=title, xlabel="RL step")
         axes.grid(alpha=0.3)
@@ -176,17 +216,18 @@ def _by_step(seeds: Sequence[Seed]) -> list[str]:
         "| step | reward | well-formed | safety | task | KL | entropy | tokens |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for rows in zip(*(s.steps for s in seeds), strict=True):
-        cells = [
-            mean(key, [row.get(key) for row in rows]).value
-            for key in ("reward", "format", "safety", "task", "kl", "entropy", "completions/mean_length")
-        ]
-        lines.append(f"| {rows[0]['step']} | " + " | ".join("–" if c is None else f"{c:.3f}" for c in cells) + " |")
+    keys = ("reward", "format", "safety", "task", "kl", "entropy", "completions/mean_length")
+    for records in zip(*(seed.steps for seed in seeds), strict=True):
+        cells = []
+        for key in keys:
+            value = mean(key, [record.get(key) for record in records]).value
+            cells.append("–" if value is None else f"{value:.3f}")
+        lines.append(f"| {records[0]['step']} | {' | '.join(cells)} |")
     return lines
 
 
 def write_page(seeds: Sequence[Seed], root: Path) -> None:
-    """docs/evidence.md with its picture."""
+    """Writes docs/evidence.md and its picture."""
     draw_curves(seeds, DOCS / "assets" / "evidence.svg")
     manifest = read_manifest(next((root / "rl").glob(f"{RECIPE}--*"))) or {}
     versions = ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items())
@@ -204,7 +245,7 @@ def write_page(seeds: Sequence[Seed], root: Path) -> None:
 
 
 def main() -> None:
-    """Runs what is missing, then writes the page and prints the figures."""
+    """Runs the missing stages, then writes the page and prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of the runs (default ./runs)")

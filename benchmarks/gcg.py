@@ -5,9 +5,9 @@
 
 All sides search a suffix of twenty `!` for the same behaviors of HarmBench on the embedded model, with the same width,
 top-k and seed, one behavior after another, each side in turn and in a process of its own. nanoGCG's cache needs
-transformers 4.46.3, which a first run installs into `--environments` beside nanoGCG itself. Steps per second are told
-at equal candidates too: each side drops those that its tokenizer reads otherwise. The fastest setting of ours goes on
-until it has nanoGCG's final loss, or has taken as long.
+transformers 4.46.3, which a first run installs into `--environments` beside nanoGCG itself. The table has steps per
+second at equal candidates too, because each side drops those that its tokenizer reads otherwise. The fastest setting of
+ours goes on until it has nanoGCG's final loss, or has taken as long.
 """
 
 import argparse
@@ -41,11 +41,14 @@ def pip(python: str, *arguments: str) -> None:
 
 
 def environments(folder: Path) -> dict[str, tuple[str, dict[str, str]]]:
-    """Of each side: its Python, and what its environment has beside this one's."""
-    here, cached = folder / "nanogcg", folder / "nanogcg-cached"
+    """The Python of each side, and the variables that its environment has beside this one's."""
+    here = folder / "nanogcg"
+    cached = folder / "nanogcg-cached"
     if not (here / "nanogcg").is_dir():
         pip(sys.executable, "--no-deps", "--target", str(here), NANOGCG)
-    python = cached / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    python = cached / "bin" / "python"
+    if os.name == "nt":
+        python = cached / "Scripts" / "python.exe"
     if not (cached / "ready").is_file():
         subprocess.run([sys.executable, "-m", "venv", str(cached)], check=True)
         pip(str(python), "torch==2.13.0", "transformers==4.46.3", NANOGCG)
@@ -73,7 +76,7 @@ def run(environment: tuple[str, dict[str, str]], job: dict[str, Any]) -> Report:
 
 
 def job_of(side: str, arguments: argparse.Namespace, common: dict[str, Any], peers: list[Report]) -> dict[str, Any]:
-    """What a side is asked to do."""
+    """The search of a side, with its settings and when it ends."""
     job = {**common, "side": side.split(",")[0], "until": -1.0, "seconds": 1e9}
     if side.startswith("nanogcg"):
         settings = {"num_steps": arguments.steps, "search_width": arguments.width, "topk": 256}
@@ -86,9 +89,12 @@ def job_of(side: str, arguments: argparse.Namespace, common: dict[str, Any], pee
     return {**job, "until": goal, "seconds": longest, "settings": {**FASTEST, "steps": 100_000}}
 
 
-def until(report: Report, loss: float, clock: str) -> float | None:
+def seconds_to(report: Report, loss: float, clock: str) -> float | None:
     """Seconds until a loss was reached; None where it never was."""
-    return next((t for t, value in zip(report[clock], report["losses"], strict=True) if value <= loss), None)
+    for seconds, value in zip(report[clock], report["losses"], strict=True):
+        if value <= loss:
+            return float(seconds)
+    return None
 
 
 def per_second(report: Report, clock: str) -> float:
@@ -99,30 +105,50 @@ def candidates_per_second(report: Report, clock: str) -> float:
     return sum(report["candidates"]) / float(report[clock][-1])
 
 
-def show(found: list[dict[str, Report]], clock: str) -> None:
-    """Medians over behaviors; ratios are medians of the behaviors' own."""
+def print_sides(reports_by_behavior: list[dict[str, Report]], clock: str) -> None:
+    """Prints a row a side: medians over behaviors."""
     rows = []
     for side in SIDES:
-        mine = [one[side] for one in found]
-        halves = [until(report, report["losses"][0] / 2, clock) for report in mine]
-        reached = [half for half in halves if half is not None]
-        half = f"{median(reached):.1f} ({len(reached)} of {len(mine)})" if reached else f"- (0 of {len(mine)})"
-        kept = median(sum(r["candidates"]) / len(r["candidates"]) for r in mine)
-        first, final = median(r["losses"][0] for r in mine), median(min(r["losses"]) for r in mine)
-        speed, peak = median(per_second(r, clock) for r in mine), max(r["peak"] for r in mine)
-        rows.append((side, f"{speed:.3f}", f"{kept:.0f}", half, f"{first:.3f}", f"{final:.3f}", f"{peak:.2f}"))
+        reports = [reports_by_side[side] for reports_by_side in reports_by_behavior]
+        times_to_half = []
+        for report in reports:
+            seconds = seconds_to(report, report["losses"][0] / 2, clock)
+            if seconds is not None:
+                times_to_half.append(seconds)
+        half = "-"
+        if times_to_half:
+            half = f"{median(times_to_half):.1f}"
+        rows.append(
+            (
+                side,
+                f"{median(per_second(report, clock) for report in reports):.3f}",
+                f"{median(sum(report['candidates']) / len(report['candidates']) for report in reports):.0f}",
+                f"{half} ({len(times_to_half)} of {len(reports)})",
+                f"{median(report['losses'][0] for report in reports):.3f}",
+                f"{median(min(report['losses']) for report in reports):.3f}",
+                f"{max(report['peak'] for report in reports):.2f}",
+            )
+        )
     print_table(
         ("side", "steps/s", "candidates/step", "s to half the loss", "first loss", "final loss", "peak GiB"), rows
     )
-    ratios = []
+
+
+def print_ratios(reports_by_behavior: list[dict[str, Report]], clock: str) -> None:
+    """Prints a row a peer: medians of the behaviors' own ratios."""
+    rows = []
     for peer in ("nanogcg", "nanogcg, cached"):
-        steps = median(per_second(o["ours"], clock) / per_second(o[peer], clock) for o in found)
-        equal = median(candidates_per_second(o["ours"], clock) / candidates_per_second(o[peer], clock) for o in found)
-        memory = median(o[peer]["peak"] / o["ours"]["peak"] for o in found)
-        shares = [share(one, peer, clock) for one in found]
-        third, fast = sum(share <= 1 / 3 for share in shares), f"{median(shares):.2f}"
-        ratios.append((peer, f"{steps:.2f}", f"{equal:.2f}", f"{memory:.2f}", fast, f"{third} of {len(shares)}"))
-    head = (
+        steps, candidates, memory, shares = [], [], [], []
+        for reports in reports_by_behavior:
+            ours, theirs = reports["ours"], reports[peer]
+            steps.append(per_second(ours, clock) / per_second(theirs, clock))
+            candidates.append(candidates_per_second(ours, clock) / candidates_per_second(theirs, clock))
+            memory.append(theirs["peak"] / ours["peak"])
+            shares.append(share_of_time(reports, peer, clock))
+        in_a_third = sum(share <= 1 / 3 for share in shares)
+        medians = [f"{median(ratios):.2f}" for ratios in (steps, candidates, memory, shares)]
+        rows.append((peer, *medians, f"{in_a_third} of {len(shares)}"))
+    heading = (
         "ours to",
         "steps/s",
         "at equal candidates",
@@ -130,14 +156,17 @@ def show(found: list[dict[str, Report]], clock: str) -> None:
         "fastest: share of its time",
         "in a third",
     )
-    print_table(head, ratios)
+    print_table(heading, rows)
 
 
-def share(one: dict[str, Report], peer: str, clock: str) -> float:
+def share_of_time(reports: dict[str, Report], peer: str, clock: str) -> float:
     """The time our fastest setting needs for a peer's final loss, of that peer's time to it; infinite if never."""
-    goal = min(one[peer]["losses"])
-    mine, its = until(one["ours, fastest"], goal, clock), until(one[peer], goal, clock)
-    return mine / its if mine is not None and its else float("inf")
+    goal = min(reports[peer]["losses"])
+    ours = seconds_to(reports["ours, fastest"], goal, clock)
+    theirs = seconds_to(reports[peer], goal, clock)
+    if ours is None or not theirs:
+        return float("inf")
+    return ours / theirs
 
 
 def main() -> None:
@@ -154,7 +183,7 @@ def main() -> None:
     pythons = environments(arguments.environments)
     template = load_tokenizer(ModelSpec.parse(embedded.NAME)).chat_template
     behaviors = list(sources.get("harmbench-standard").stream("test"))[:: 200 // arguments.behaviors]
-    found = []
+    reports_by_behavior = []
     for seed, behavior in enumerate(behaviors[: arguments.behaviors]):
         common = {
             "model": folder,
@@ -164,15 +193,18 @@ def main() -> None:
             "seed": seed,
             "threads": arguments.threads,
         }
-        one: dict[str, Report] = {}
+        reports: dict[str, Report] = {}
         for side in SIDES:
-            peers = [one[peer] for peer in one if peer.startswith("nanogcg")]
-            one[side] = run(pythons[side], job_of(side, arguments, common, peers))
-            steps = len(one[side]["losses"]) - 1
-            print(f"{behavior.id} {side}: {steps} steps, {one[side][arguments.clock][-1]:.1f} s", file=sys.stderr)
-        found.append(one)
-    print(f"{len(found)} behaviors, {arguments.steps} steps, width {arguments.width}, {arguments.clock} seconds")
-    show(found, arguments.clock)
+            peers = [report for peer, report in reports.items() if peer.startswith("nanogcg")]
+            report = run(pythons[side], job_of(side, arguments, common, peers))
+            reports[side] = report
+            steps = len(report["losses"]) - 1
+            print(f"{behavior.id} {side}: {steps} steps, {report[arguments.clock][-1]:.1f} s", file=sys.stderr)
+        reports_by_behavior.append(reports)
+    count = len(reports_by_behavior)
+    print(f"{count} behaviors, {arguments.steps} steps, width {arguments.width}, {arguments.clock} seconds")
+    print_sides(reports_by_behavior, arguments.clock)
+    print_ratios(reports_by_behavior, arguments.clock)
 
 
 if __name__ == "__main__":

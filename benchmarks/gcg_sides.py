@@ -22,14 +22,14 @@ class Clock:
         self.candidates: list[int] = []
 
     def tick(self, loss: float, candidates: int) -> None:
-        """A step has ended; `candidates` were scored in it."""
+        """Notes the end of a step, in which so many candidates were scored."""
         self.wall.append(time.perf_counter())
         self.cpu.append(time.process_time())
         self.losses.append(loss)
         self.candidates.append(candidates)
 
     def report(self) -> dict[str, Any]:
-        """Of the steps after the first loss."""
+        """The figures of the steps after the first loss."""
         return {
             "wall": [t - self.wall[0] for t in self.wall],
             "cpu": [t - self.cpu[0] for t in self.cpu],
@@ -62,16 +62,16 @@ def ours(job: Job, clock: Clock) -> None:
     behavior = Example("benchmark/0", job["behavior"], "harmful", "benchmark", target=job["target"])
     meter = Meter()
     setup = Setup(open_engine(ModelSpec.parse(job["model"])), seed=job["seed"], meter=meter)
-    asked = 0
+    queries_before = 0
     for step in ATTACK.search([behavior], GCGSettings(**job["settings"]), setup):
-        clock.tick(float(step.value or 0.0), meter.queries - asked)
-        asked = meter.queries
+        clock.tick(float(step.value or 0.0), meter.queries - queries_before)
+        queries_before = meter.queries
         if clock.wall[-1] - clock.wall[0] > job["seconds"] or (step.value or 0.0) <= job["until"]:
             break
 
 
 def nanogcg(job: Job, clock: Clock) -> None:
-    """nanoGCG 0.3.0; what it logs after each step is where the clock is read."""
+    """nanoGCG 0.3.0; the clock is read where it logs a step."""
     from nanogcg import GCGConfig, gcg, run
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 

@@ -1,4 +1,4 @@
-"""What a guard's questions begin with, its policy, computed once a batch and once a question.
+"""The common beginning of a guard's questions, its policy, computed once a batch and once a question.
 
     python benchmarks/guard_prefix.py
 
@@ -26,8 +26,9 @@ NEVER = 1 << 30
 
 
 def timed(work: Callable[[], float]) -> tuple[float, float]:
-    """Least seconds of a round, the first left out, and what the last one gave."""
-    times, value = [], 0.0
+    """Least seconds of a round, the first left out, and the result of the last one."""
+    times = []
+    value = 0.0
     for _ in range(ROUNDS + 1):
         start = time.perf_counter()
         value = work()
@@ -39,16 +40,17 @@ def main() -> None:
     """Measures both ways in turns."""
     long_prompt.need_model()
     model, tokenizer = long_prompt.load()
-    asked = guard_prompt.default()
+    prompt = guard_prompt.default()
     examples = sources.get("sample").load("test")[:QUESTIONS]
-    conversations = [asked.conversation(Question(e.prompt)) for e in examples]
+    conversations = [prompt.conversation(Question(example.prompt)) for example in examples]
     engine = engines.TransformersEngine(model, tokenizer, name="model")
     sampling = Sampling(temperature=0.0, max_new_tokens=NEW_TOKENS)
 
     def generate() -> float:
-        return float(sum(c[0].token_ids[0] for c in engine.generate(conversations, sampling)))
+        completions = engine.generate(conversations, sampling)
+        return float(sum(row[0].token_ids[0] for row in completions))
 
-    ids, mask, width = rows([prompt_ids(tokenizer, c) for c in conversations], tokenizer)
+    ids, mask, width = padded([prompt_ids(tokenizer, conversation) for conversation in conversations], tokenizer)
 
     def learn() -> float:
         model.zero_grad()
@@ -58,23 +60,25 @@ def main() -> None:
 
     table = []
     for name, work in (("generation", generate), ("loss and gradient", learn)):
-        found = {}
+        seconds = {}
+        results = {}
         for way, least in (("apart", NEVER), ("shared", 32)):
             engines.SHARE_FROM = shared_prefix.LEAST_COMMON_TOKENS = least
-            found[way] = timed(work)
-        ratio = found["apart"][0] / found["shared"][0]
+            seconds[way], results[way] = timed(work)
         table.append(
             (
                 name,
-                *(f"{found[way][0]:.1f} s" for way in found),
-                f"{ratio:.1f}",
-                *(f"{found[way][1]:.6g}" for way in found),
+                f"{seconds['apart']:.1f} s",
+                f"{seconds['shared']:.1f} s",
+                f"{seconds['apart'] / seconds['shared']:.1f}",
+                f"{results['apart']:.6g}",
+                f"{results['shared']:.6g}",
             )
         )
-    print_table(("what", "apart", "shared", "ratio", "gave apart", "gave shared"), table)
+    print_table(("work", "apart", "shared", "ratio", "result apart", "result shared"), table)
 
 
-def rows(prompts: list[list[int]], tokenizer: object) -> tuple[torch.Tensor, torch.Tensor, int]:
+def padded(prompts: list[list[int]], tokenizer: object) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Prompts padded on the left, each before the same verdict."""
     verdict = tokenizer(r"<think>Nothing in it.</think> \boxed{safe}", add_special_tokens=False)["input_ids"]
     before = max(map(len, prompts))

@@ -1,4 +1,4 @@
-"""What the benchmarks on the embedded model share: the model, and a prompt of a given length."""
+"""The parts that the benchmarks on the embedded model share: the model, and a prompt of a given length."""
 
 import sys
 from pathlib import Path
@@ -27,5 +27,6 @@ def load() -> tuple[Any, Any]:
 def text(tokenizer: Any, tokens: int) -> str:
     """Harmless requests of the bundled sample, one after another, cut to so many tokens."""
     file = Path(safereason.__file__).parent / "data" / "sample" / "harmless.jsonl"
-    ids = tokenizer("\n".join(row["prompt"] for row in read_records(file)), add_special_tokens=False)["input_ids"]
+    prompts = "\n".join(row["prompt"] for row in read_records(file))
+    ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
     return str(tokenizer.decode(ids[:tokens]))

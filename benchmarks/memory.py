@@ -1,4 +1,4 @@
-"""Peak memory of one training, measured, beside what `safereason doctor --recipe R --gpus N` works out for it.
+"""Peak memory of one training, as measured and as `safereason doctor --recipe R --gpus N` works it out.
 
     python benchmarks/memory.py            every case, each in a process of its own
     python benchmarks/memory.py CASE       one of them, as JSON
@@ -62,7 +62,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 class Live(TorchDispatchMode):
-    """Counts the bytes of tensors that are alive: now, and the most at any time."""
+    """A counter of the bytes of tensors that are alive: now, and the most at any time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,16 +92,21 @@ class Live(TorchDispatchMode):
 
 
 def watched(train: Callable[[], Any]) -> tuple[Live, int]:
-    """Runs a training; what its tensors came to, and by how much the process grew (0 where /proc is not)."""
+    """The bytes of a training's tensors, and by how many the process grew while it ran; 0 where there is no /proc."""
     from transformers import Trainer
 
     from safereason.training import grpo
 
-    live, plain, opened, before = Live(), Trainer.train, grpo.open_trained_model, _resident("VmRSS")
+    live = Live()
+    plain = Trainer.train
+    opened = grpo.open_trained_model
+    before = _resident("VmRSS")
 
     def hold(*models) -> None:
         for model in models:
-            for tensor in model.state_dict().values() if model is not None else ():
+            if model is None:
+                continue
+            for tensor in model.state_dict().values():
                 live.hold(tensor)
         _forget_peak()
 
@@ -113,10 +118,10 @@ def watched(train: Callable[[], Any]) -> tuple[Live, int]:
     with ExitStack() as until_the_end:
 
         def counted_from_here(*arguments, **named):
-            policy = opened(*arguments, **named)
-            hold(policy.model, policy.reference)
+            trained = opened(*arguments, **named)
+            hold(trained.model, trained.reference)
             until_the_end.enter_context(live)
-            return policy
+            return trained
 
         Trainer.train, grpo.open_trained_model = counted, counted_from_here
         try:
@@ -127,9 +132,14 @@ def watched(train: Callable[[], Any]) -> tuple[Live, int]:
 
 
 def _resident(key: str) -> int:
+    """Bytes that the process holds, by the kernel's name for the figure; 0 where there is no /proc."""
     file = Path("/proc/self/status")
-    found = re.search(rf"{key}:\s+(\d+) kB", file.read_text()) if file.exists() else None
-    return 1024 * int(found[1]) if found else 0
+    if not file.exists():
+        return 0
+    line = re.search(rf"{key}:\s+(\d+) kB", file.read_text())
+    if line is None:
+        return 0
+    return 1024 * int(line[1])
 
 
 def _forget_peak() -> None:
@@ -139,26 +149,29 @@ def _forget_peak() -> None:
 
 
 def run_case(case: dict[str, Any], folder: Path) -> dict[str, int]:
-    """Measures a case, and works it out."""
+    """The bytes of a case, as measured and by the formula."""
     from safereason.engines.open import load_tokenizer
     from safereason.engines.spec import ModelSpec
     from safereason.training import memory
     from safereason.training.fit import step_of
     from safereason.training.shapes import shape_of
 
-    settings = {k: v for k, v in case.items() if k not in ("model", "stage", "rows", "tokens", "new")}
-    location = ModelSpec.parse(case["model"]).location if "model" in case else _micro(folder)
+    settings = {key: value for key, value in case.items() if key not in ("model", "stage", "rows", "tokens", "new")}
+    if "model" in case:
+        location = ModelSpec.parse(case["model"]).location
+    else:
+        location = _micro(folder)
     tokenizer = load_tokenizer(ModelSpec.parse(location))
     shared = {"epochs": 2, "learning_rate": 1e-5, "max_steps": 2, "precision": "fp32", **settings}
-    stage = _sft if case["stage"] == "sft" else _grpo
-    section, train = stage(case, shared, location, tokenizer, folder / "run")
+    prepare = {"sft": _sft, "rl": _grpo}[case["stage"]]
+    section, train = prepare(case, shared, location, tokenizer, folder / "run")
     live, grown = watched(train)
-    of = memory.parts(step_of(section, shape_of(location), case["stage"], cpu=True))
+    parts = memory.parts(step_of(section, shape_of(location), case["stage"], cpu=True))
     return {
         "tensors": live.peak,
         "process": grown,
-        "formula": memory.peak(of)[0],
-        **{f"of {k}": v for k, v in of.items()},
+        "formula": memory.peak(parts)[0],
+        **{f"of {part}": size for part, size in parts.items()},
     }
 
 
@@ -173,15 +186,19 @@ def _sft(case, shared, location, tokenizer, run):
     from safereason.recipe.schema import SFT
     from safereason.training import sft
 
-    rows, tokens = case["rows"], case["tokens"]
-    # Accumulated, and of one length but for a last token, so that a mask is there.
+    rows = case["rows"]
+    tokens = case["tokens"]
+    # Two micro-batches a step, so that gradients are accumulated.
     section = SFT(batch_size=2 * rows, micro_batch_size=rows, max_tokens=tokens, **shared)
-    lengths = [tokens - (i % 2 if rows > 1 else 0) for i in range(2 * rows)]
-    made = [
-        {"input_ids": [(7 * i + j) % 200 for j in range(n)], "completion_mask": [0] + [1] * (n - 1)}
-        for i, n in enumerate(lengths)
-    ]
-    return section, lambda: sft.train(_training_run(section, location, tokenizer, run, "sft"), made)
+    tokenized = []
+    for i in range(2 * rows):
+        length = tokens
+        # One length but for a last token, so that a batch has a mask.
+        if rows > 1:
+            length -= i % 2
+        ids = [(7 * i + j) % 200 for j in range(length)]
+        tokenized.append({"input_ids": ids, "completion_mask": [0] + [1] * (length - 1)})
+    return section, lambda: sft.train(_training_run(section, location, tokenizer, run, "sft"), tokenized)
 
 
 def _grpo(case, shared, location, tokenizer, run):
@@ -233,7 +250,7 @@ def _training_run(section, location, tokenizer, folder, key):
 
 
 def measured(name: str) -> dict[str, int]:
-    """A case in a process of its own."""
+    """The bytes of a case, measured in a process of its own."""
     done = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{name}: {done.stderr.strip()[-2000:]}")
@@ -245,9 +262,11 @@ def main() -> None:
 
     rows = []
     for name in CASES:
-        found = measured(name)
-        sizes = [found[key] / GIB for key in ("formula", "tensors", "process")]
-        ratios = [found["formula"] / found[key] for key in ("tensors", "process") if found[key]]
+        sizes_of_case = measured(name)
+        formula = sizes_of_case["formula"]
+        sizes = [sizes_of_case[key] / GIB for key in ("formula", "tensors", "process")]
+        # The growth of the process is 0 where it is not known.
+        ratios = [formula / sizes_of_case[key] for key in ("tensors", "process") if sizes_of_case[key]]
         rows.append((name, *(f"{size:.3f}" for size in sizes), *(f"{ratio:.2f}" for ratio in ratios)))
     print_table(("case", "formula GiB", "tensors GiB", "process GiB", "formula / tensors", "formula / process"), rows)
 

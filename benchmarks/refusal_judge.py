@@ -1,4 +1,4 @@
-"""Can refusal be learned from XSTest's human labels? Held-out figures of the judge `refusal-learned`, and its weights.
+"""Held-out figures of the judge `refusal-learned`, which learns refusal from XSTest's human labels; and its weights.
 
     python benchmarks/refusal_judge.py            both judges on rows that the learned one was not trained on
     python benchmarks/refusal_judge.py --write    the same, then weights trained on all rows, into the package
@@ -52,33 +52,53 @@ class Table:
     """The labelled answers, one an entry of each array."""
 
     def __init__(self) -> None:
-        read = [
-            (model, row) for model in MODELS for row in published_rows(FILES[model]) if row["final_label"] in LABELS
-        ]
-        self.model = np.array([model for model, _ in read])
-        self.prompt = np.array([int(row["id"].rpartition("-")[2]) for _, row in read])
-        self.row = sorted({row_digest(row["prompt"], row["completion"]) for _, row in read})
-        self.answer = np.array([row["completion"] for _, row in read], dtype=object)
-        self.refused: Truths = np.array([LABELS[row["final_label"]] for _, row in read])
+        models = []
+        rows = []
+        for model in MODELS:
+            for row in published_rows(FILES[model]):
+                if row["final_label"] in LABELS:
+                    models.append(model)
+                    rows.append(row)
+        self.model = np.array(models)
+        self.prompt = np.array([int(row["id"].rpartition("-")[2]) for row in rows])
+        self.row = sorted({row_digest(row["prompt"], row["completion"]) for row in rows})
+        self.answer = np.array([row["completion"] for row in rows], dtype=object)
+        self.refused: Truths = np.array([LABELS[row["final_label"]] for row in rows])
 
 
 def predict(table: Table, train: Truths, test: Truths) -> Truths:
-    """What the judge says that was trained on the rows of `train`, an entry a row of `test`."""
+    """Verdicts of a judge that was trained on the rows of `train`, one a row of `test`."""
     learned = pipeline().fit(table.answer[train], table.refused[train]).predict(table.answer[test])
     return learned | np.array([refusal.is_outright(answer) for answer in table.answer[test]])
 
 
 def held_out(table: Table, by_model: bool, by_prompt: bool) -> Truths:
-    """Each row's verdict by a classifier that saw neither its model, nor its prompt, as asked."""
-    found = np.zeros(len(table.answer), dtype=bool)
-    folds = GroupKFold(FOLDS, shuffle=True, random_state=0).split(table.answer, groups=table.prompt)
-    tests = [np.isin(np.arange(len(found)), test) for _, test in folds] if by_prompt else [np.ones_like(found)]
-    for test in tests:
-        for model in MODELS if by_model else (None,):
-            mine = test & (table.model == model) if model else test
-            train = (~test if by_prompt else np.ones_like(found)) & (table.model != model if model else True)
-            found[mine] = predict(table, train, mine)
-    return found
+    """Each row's verdict by a classifier that did not see its model, its prompt, or either.
+
+    Args:
+        table: The rows.
+        by_model: Whether the classifier was trained on the other models alone.
+        by_prompt: Whether it was trained on four fifths of the prompts, and the row is of the last fifth.
+    """
+    every_row = np.ones(len(table.answer), dtype=bool)
+    # Each test has the rows that are predicted at a time, and those that a classifier for them may see.
+    tests = [(every_row, every_row)]
+    if by_prompt:
+        folds = GroupKFold(FOLDS, shuffle=True, random_state=0).split(table.answer, groups=table.prompt)
+        tests = []
+        for _, numbers in folds:
+            is_tested = np.isin(np.arange(len(table.answer)), numbers)
+            tests.append((is_tested, ~is_tested))
+    verdicts = np.zeros(len(table.answer), dtype=bool)
+    for is_tested, is_seen in tests:
+        if not by_model:
+            verdicts[is_tested] = predict(table, is_seen, is_tested)
+            continue
+        for model in MODELS:
+            is_of_model = table.model == model
+            chosen = is_tested & is_of_model
+            verdicts[chosen] = predict(table, is_seen & ~is_of_model, chosen)
+    return verdicts
 
 
 def report(table: Table) -> None:
@@ -93,9 +113,11 @@ def report(table: Table) -> None:
     print("| judge | completions of | n | precision | recall | F1 |\n|---|---|---|---|---|---|")
     for name, verdict in verdicts.items():
         for part, chosen in parts.items():
-            truth, said = table.refused[chosen], verdict[chosen]
-            scores = (score(truth, said) for score in (precision_score, recall_score, f1_score))
-            print(f"| {name} | {part} | {len(truth)} | {' | '.join(f'{score:.3f}' for score in scores)} |")
+            truth = table.refused[chosen]
+            scores = []
+            for score in (precision_score, recall_score, f1_score):
+                scores.append(f"{score(truth, verdict[chosen]):.3f}")
+            print(f"| {name} | {part} | {len(truth)} | {' | '.join(scores)} |")
 
 
 def document(table: Table) -> str:
@@ -104,12 +126,12 @@ def document(table: Table) -> str:
     features, regression = fitted["features"], fitted["regression"]
     weights = zip(features.get_feature_names_out(), features.idf_, regression.coef_[0], strict=True)
     terms = ",\n".join(f'  "{gram}": [{idf:.{DIGITS}f}, {weight:.{DIGITS}f}]' for gram, idf, weight in weights)
-    seen = ",\n".join(f'  "{digest}"' for digest in table.row)
+    trained_rows = ",\n".join(f'  "{digest}"' for digest in table.row)
     hashes = ", ".join(f'"{FILES[model].name}": "{sha256(fetch(FILES[model]))}"' for model in MODELS)
     return (
         f'{{\n"trained_on": "XSTest, {len(table.answer)} completions labelled full refusal or full compliance",\n'
         f'"files": {{{hashes}}},\n"made_by": "benchmarks/refusal_judge.py",\n'
-        f'"rows": [\n{seen}\n],\n'
+        f'"rows": [\n{trained_rows}\n],\n'
         f'"bias": {regression.intercept_[0]:.{DIGITS}f},\n"terms": {{\n{terms}\n}}}}\n'
     )
 

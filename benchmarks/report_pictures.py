@@ -1,4 +1,4 @@
-"""Takes the pictures of the report that docs/how-to/read-the-report.md shows, in a headless Chromium.
+"""Pictures of the report for docs/how-to/read-the-report.md, taken in a headless Chromium.
 
     make demo && python benchmarks/report_pictures.py runs/report/tars-smoke/report.html
 
@@ -41,7 +41,8 @@ def compare(page: Page) -> None:
     page.get_by_label("Kind", exact=True).select_option(label="ambiguous")
     for name, role in (("Model", "SFT"), ("Compare with", "RL")):
         field = page.get_by_label(name, exact=True)
-        field.select_option(label=next(o for o in field.locator("option").all_inner_texts() if o.startswith(role)))
+        options = field.locator("option").all_inner_texts()
+        field.select_option(label=next(option for option in options if option.startswith(role)))
     page.get_by_label("verdict differs").check()
     page.locator("#list [role=row][data-at]").first.click()
     page.locator("#transcripts").evaluate("e => e.scrollIntoView()")

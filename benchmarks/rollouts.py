@@ -28,9 +28,11 @@ def rate(draw: Callable[[], int]) -> float:
     return tokens / (time.perf_counter() - start)
 
 
-def written(row: list[int], end: int) -> int:
-    """Tokens up to and including the first end of turn; what follows is padding."""
-    return row.index(end) + 1 if end in row else len(row)
+def written_tokens(row: list[int], end: int) -> int:
+    """The number of tokens up to and including the first end of turn; padding follows it."""
+    if end not in row:
+        return len(row)
+    return row.index(end) + 1
 
 
 def main() -> None:
@@ -42,9 +44,8 @@ def main() -> None:
     ids = torch.tensor([chat.prompt_ids(tokenizer, conversation)], device=model.device)
 
     def ours() -> int:
-        return sum(
-            len(c.token_ids) for c in engine.generate([conversation], sampling, GenerateOptions(n=COMPLETIONS))[0]
-        )
+        (completions,) = engine.generate([conversation], sampling, GenerateOptions(n=COMPLETIONS))
+        return sum(len(completion.token_ids) for completion in completions)
 
     def theirs() -> int:
         torch.manual_seed(0)
@@ -59,9 +60,10 @@ def main() -> None:
             num_return_sequences=COMPLETIONS,
             pad_token_id=tokenizer.pad_token_id,
         )[:, ids.shape[1] :]
-        return sum(written(row, tokenizer.eos_token_id) for row in drawn.tolist())
+        return sum(written_tokens(row, tokenizer.eos_token_id) for row in drawn.tolist())
 
-    fast, slow = rate(ours), rate(theirs)
+    fast = rate(ours)
+    slow = rate(theirs)
     print(f"{COMPLETIONS} completions of up to {NEW_TOKENS} tokens on a prompt of {ids.shape[1]}, {model.device}")
     rows = [("safereason", f"{fast:.1f}", f"{fast / slow:.2f}"), ("transformers generate", f"{slow:.1f}", "1.00")]
     print_table(("engine", "tokens/s", "ratio to generate"), rows)

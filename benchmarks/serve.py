@@ -27,7 +27,7 @@ from safereason.guard.server.settings import Limits, ServerSettings
 CALLERS, REQUESTS, NEW_TOKENS = 8, 16, 32
 
 
-def ask(address: str, text: str) -> None:
+def request_verdict(address: str, text: str) -> None:
     connection = http.client.HTTPConnection(address, timeout=600)
     connection.request("POST", "/v1/guard", json.dumps({"prompt": text}), {"Content-Type": "application/json"})
     reply = connection.getresponse()
@@ -47,10 +47,10 @@ def rate(guard: ReasoningGuard, texts: list[str], max_batch: int) -> float:
         while not server.started:
             time.sleep(0.01)
         try:
-            ask(address, texts[0])
+            request_verdict(address, texts[0])
             start = time.perf_counter()
             with ThreadPoolExecutor(CALLERS) as pool:
-                list(pool.map(lambda text: ask(address, text), texts))
+                list(pool.map(lambda text: request_verdict(address, text), texts))
             return len(texts) / (time.perf_counter() - start)
         finally:
             server.should_exit = True
@@ -60,10 +60,11 @@ def rate(guard: ReasoningGuard, texts: list[str], max_batch: int) -> float:
 def main() -> None:
     long_prompt.need_model()
     model, tokenizer = long_prompt.load()
-    asked = replace(guard_prompt.default(), sampling=Sampling(temperature=0.7, max_new_tokens=NEW_TOKENS))
-    guard = ReasoningGuard(TransformersEngine(model, tokenizer, name="benchmark"), asked)
+    prompt = replace(guard_prompt.default(), sampling=Sampling(temperature=0.7, max_new_tokens=NEW_TOKENS))
+    guard = ReasoningGuard(TransformersEngine(model, tokenizer, name="benchmark"), prompt)
     texts = [f"{number}. {long_prompt.text(tokenizer, 20 + number)}" for number in range(REQUESTS)]
-    together, apart = rate(guard, texts, CALLERS), rate(guard, texts, 1)
+    together = rate(guard, texts, CALLERS)
+    apart = rate(guard, texts, 1)
     print(f"{REQUESTS} texts from {CALLERS} callers, {NEW_TOKENS} tokens each, policy of RSafe, {model.device}")
     rows = [
         (f"together, up to {CALLERS}", f"{together:.2f}", f"{together / apart:.2f}"),

@@ -66,8 +66,8 @@ def peak_memory() -> float:
 def main() -> None:
     long_prompt.need_model()  # and no more: a child's peak memory starts from this process's
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        found = {way: pool.apply(measure, (way,)) for way in ("shared", "plain")}
-    (fast, small, loss), (slow, large, plain_loss) = found["shared"], found["plain"]
+        fast, small, loss = pool.apply(measure, ("shared",))
+        slow, large, plain_loss = pool.apply(measure, ("plain",))
     print(f"{COMPLETIONS} completions of {NEW_TOKENS} tokens on a prompt of {PROMPT_TOKENS}")
     rows = [
         ("prompt once", f"{fast:.2f}", f"{slow / fast:.2f}", f"{small:.2f}", f"{large / small:.2f}", f"{loss:.5f}"),

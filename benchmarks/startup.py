@@ -1,4 +1,4 @@
-"""How long a command takes to say what it does: `safereason --help` beside `trl --help`.
+"""Seconds that a command takes to print its help: `safereason --help` beside `trl --help`.
 
     python benchmarks/startup.py
 

@@ -23,10 +23,10 @@ def rate(engine: Engine, size: int) -> float:
     """Tokens per second, after a round that does not count."""
     for seed in (0, 1):
         start = time.perf_counter()
-        drawn = engine.generate(
-            [user(f"Tell me about the number {i}.") for i in range(size)], SAMPLING, GenerateOptions(seed=seed)
-        )
-    return sum(len(row[0].token_ids) for row in drawn) / (time.perf_counter() - start)
+        conversations = [user(f"Tell me about the number {number}.") for number in range(size)]
+        completions = engine.generate(conversations, SAMPLING, GenerateOptions(seed=seed))
+        seconds = time.perf_counter() - start
+    return sum(len(row[0].token_ids) for row in completions) / seconds
 
 
 def main() -> None:
@@ -36,8 +36,10 @@ def main() -> None:
     start = time.perf_counter()
     engines = {"vllm": open_engine(ModelSpec.parse(f"vllm/{NAME}")), "transformers": open_engine(ModelSpec.parse(NAME))}
     print(f"both engines open after {time.perf_counter() - start:.0f} s")
-    rates = [[rate(engine, size) for engine in engines.values()] for size in SIZES]
-    rows = [(str(size), *(f"{one:.1f}" for one in both)) for size, both in zip(SIZES, rates, strict=True)]
+    rows = []
+    for size in SIZES:
+        rates = [rate(engine, size) for engine in engines.values()]
+        rows.append((str(size), *(f"{tokens:.1f}" for tokens in rates)))
     print_table(("prompts at a time", *(f"{name}, tokens/s" for name in engines)), rows)
 
 

@@ -1,4 +1,4 @@
-"""A hook of mkdocs: the pages of the reference, written from the code at every build, so that they cannot go stale.
+"""Hook of mkdocs: the pages of the reference, written from the code at every build, so that they cannot go stale.
 
 It makes the recipe's keys from the schema, the shipped recipes from their files, the command line from its own help,
 the names of sources, evals, attacks and judges from the registries, and the list of deviations from docstrings.
@@ -9,7 +9,7 @@ the names of sources, evals, attacks and judges from the registries, and the lis
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -52,16 +52,20 @@ PACKAGE = Path(safereason.__file__).parent
 ROOT = Path(__file__).parent.parent
 DEVIATIONS = "<!-- deviations -->"
 WIDEST = 3
-"""Most figures that stand side by side."""
+"""Most columns of figures in a table."""
 HEADING = re.compile(r"(?:^\s*|\. )(?:Deviations?|Where this differs from [^:]*):", re.MULTILINE)
 NAMED_BY_FILE = (schema.Recipe, "name")
+"""The one field that is no key: a recipe has the name of its file."""
+SIMPLE_TYPES: dict[type, str] = {int: "integer", float: "number", str: "text", bool: "true or false"}
+SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+"""Signs of pydantic's constraints."""
 NUMBER = re.compile(r"(?:^\s*(\d+)\. |\((\d+)\) )", re.MULTILINE)
 CLAUSE_END = re.compile(r"[;.](?=\s|$)")
 ASIDE = re.compile(r"\s*\([^)]*\)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Puts every page of `how-to/` into the navigation."""
+    """The configuration with every page of `how-to/` in the navigation."""
     pages = [f"how-to/{path.name}" for path in sorted((ROOT / "docs" / "how-to").glob("*.md"))]
     for entry in config.nav or ():
         if isinstance(entry, dict) and "How-to" in entry:
@@ -70,7 +74,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages that have no file."""
+    """The files of the site, with the pages that are generated."""
     pages = {
         "reference/recipe.md": recipe_keys(),
         "reference/recipes.md": shipped_recipes(),
@@ -93,9 +97,11 @@ def _from_root(name: str) -> str:
     return text.replace("](docs/", "](").replace("](SECURITY.md)", "](security.md)")
 
 
-def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Puts the deviations where a page asks for them."""
-    return markdown.replace(DEVIATIONS, deviations()) if DEVIATIONS in markdown else markdown
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """The page with the deviations in the place of their mark, where it has one."""
+    if DEVIATIONS not in markdown:
+        return markdown
+    return markdown.replace(DEVIATIONS, deviations())
 
 
 def recipe_keys() -> str:
@@ -108,35 +114,46 @@ def recipe_keys() -> str:
             "| key | type | default | what it is |",
             "|---|---|---|---|",
         ]
-        lines += [_row(name, info) for name, info in model.model_fields.items() if (model, name) != NAMED_BY_FILE]
+        for name, info in model.model_fields.items():
+            if (model, name) != NAMED_BY_FILE:
+                lines.append(_row(name, info))
     return "\n".join(lines) + "\n"
 
 
-def _sections(model: type[schema.Section]) -> list[type[schema.Section]]:
+def _sections(model: type[schema.RecipeSection]) -> list[type[schema.RecipeSection]]:
     """A section and all inside it, each once, in the order of the schema."""
-    found = [model]
+    sections = [model]
     for info in model.model_fields.values():
-        for inner in _inner(info.annotation):
-            found += [section for section in _sections(inner) if section not in found]
-    return found
+        for inner in _sections_in_type(info.annotation):
+            for section in _sections(inner):
+                if section not in sections:
+                    sections.append(section)
+    return sections
 
 
-def _inner(annotation: Any) -> Iterator[type[schema.Section]]:
-    if isinstance(annotation, type) and issubclass(annotation, schema.Section):
+def _sections_in_type(annotation: object) -> Iterator[type[schema.RecipeSection]]:
+    if isinstance(annotation, type) and issubclass(annotation, schema.RecipeSection):
         yield annotation
     for argument in get_args(annotation):
-        yield from _inner(argument)
+        yield from _sections_in_type(argument)
 
 
 def _row(name: str, info: FieldInfo) -> str:
     default = info.get_default(call_default_factory=True)
-    shown = "*required*" if default is PydanticUndefined else f"`{_value(default)}`"
-    what = _one_line(info.description) or ("" if get_origin(info.annotation) is Literal else "See its section below.")
-    kind = f"{_type(info.annotation)}{_limits(info.metadata)}"
-    return f"| `{name}` | {kind} | {shown} | {what.replace('|', chr(92) + '|')} |"
+    shown_default = f"`{_value(default)}`"
+    if default is PydanticUndefined:
+        shown_default = "*required*"
+    description = _one_line(info.description)
+    # A choice of a few words explains itself.
+    if not description and get_origin(info.annotation) is not Literal:
+        description = "See its section below."
+    # A bar would begin a new cell of the table.
+    description = description.replace("|", r"\|")
+    return f"| `{name}` | {_type(info.annotation)}{_limits(info.metadata)} | {shown_default} | {description} |"
 
 
-def _value(default: Any) -> str:
+def _value(default: object) -> str:
+    """A default as YAML has it."""
     match default:
         case None:
             return "null"
@@ -149,9 +166,10 @@ def _value(default: Any) -> str:
     return str(default)
 
 
-def _type(annotation: Any) -> str:
+def _type(annotation: object) -> str:
     """A type as a person who writes YAML thinks of it."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
+    origin = get_origin(annotation)
+    arguments = get_args(annotation)
     if origin is Annotated:
         return f"{_type(arguments[0])}{_limits(arguments[1:])}"
     if origin is Literal:
@@ -162,27 +180,32 @@ def _type(annotation: Any) -> str:
         return f"list of {_type(arguments[0])}"
     if origin is dict:
         return "mapping"
-    if isinstance(annotation, type) and issubclass(annotation, schema.Section):
+    if isinstance(annotation, type) and issubclass(annotation, schema.RecipeSection):
         return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
-    return {int: "integer", float: "number", str: "text", bool: "true or false"}.get(annotation, "any")
+    if isinstance(annotation, type):
+        return SIMPLE_TYPES.get(annotation, "any")
+    return "any"
 
 
-def _limits(constraints: Iterable[Any]) -> str:
+def _limits(constraints: Iterable[object]) -> str:
     """Bounds as in ` ≥ 0, ≤ 1`, or nothing."""
-    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
-    found = [
-        f"{sign} {value:.12g}"
-        for constraint in constraints
-        for name, sign in signs.items()
-        if (value := getattr(constraint, name, None)) is not None
-    ]
-    return f" {', '.join(found)}" if found else ""
+    bounds = []
+    for constraint in constraints:
+        for name, sign in SIGNS.items():
+            bound = getattr(constraint, name, None)
+            if bound is not None:
+                bounds.append(f"{sign} {bound:.12g}")
+    if not bounds:
+        return ""
+    return f" {', '.join(bounds)}"
 
 
 def shipped_recipes() -> str:
     """The shipped recipes, comments and all."""
     parts = [RECIPES_INTRODUCTION]
-    parts += [f"## {path.stem}\n\n```yaml\n{path.read_text(encoding='utf-8').rstrip()}\n```\n" for path in shipped()]
+    for path in shipped():
+        text = path.read_text(encoding="utf-8").rstrip()
+        parts.append(f"## {path.stem}\n\n```yaml\n{text}\n```\n")
     return "\n".join(parts)
 
 
@@ -197,11 +220,14 @@ def command_line() -> str:
 def _commands(command: Any, parent: Any) -> Iterator[tuple[Any, Any]]:
     """A command and all under it, each with the context that its help is printed in."""
     settings = {**command.context_settings, "terminal_width": 100}
-    name = command.name if parent else "safereason"
+    name = "safereason"
+    if parent:
+        name = command.name
     context = command.context_class(command, info_name=name, parent=parent, **settings)
     yield context, command
-    for name in command.list_commands(context) if hasattr(command, "commands") else ():
-        yield from _commands(command.commands[name], context)
+    if hasattr(command, "commands"):
+        for inner in command.list_commands(context):
+            yield from _commands(command.commands[inner], context)
 
 
 def registries() -> str:
@@ -214,60 +240,80 @@ def registries() -> str:
         "|---|---|---|---|---|",
     ]
     for source in SOURCES.values():
-        title = f"[{source.title}]({source.page})" if source.page.startswith("https://") else source.title
-        traces = "yes" if source.reasoned else ""
+        title = source.title
+        if source.page.startswith("https://"):
+            title = f"[{source.title}]({source.page})"
+        traces = ""
+        if source.reasoned:
+            traces = "yes"
         lines.append(f"| `{source.name}` | {title} | {source.licence} | {', '.join(source.serves)} | {traces} |")
     for kind, entries in catalog.listing().items():
         lines += [f"\n## {kind.capitalize()}\n", "| name | what it is |", "|---|---|"]
-        lines += [f"| `{e['name']}` | {e['summary']} |" for e in entries]
+        lines += [f"| `{entry['name']}` | {entry['summary']} |" for entry in entries]
     return "\n".join(lines) + "\n"
 
 
 def figures() -> str:
     """Every table and figure of both papers: what makes ours, on what, what was verified, and its values."""
-    return "\n".join(_place(place) for place in PAPER_LOCATIONS)
+    return "\n".join(_location_section(location) for location in PAPER_LOCATIONS)
 
 
-def _place(place: PaperLocation) -> str:
-    paper = place.paper.partition(",")[0]
-    commands = "\n".join(place.commands)
+def _location_section(location: PaperLocation) -> str:
+    """One table or figure of a paper."""
+    paper = location.paper.partition(",")[0]
+    commands = "\n".join(location.commands)
+    values = [figure for figure in as_printed() if (figure.paper, figure.location) == (location.paper, location.name)]
+    sources = dict.fromkeys(f"{figure.source}, ± {figure.tolerance:g}" for figure in values)
+    provenance = "No value of it is at hand."
+    if sources:
+        provenance = f"Values: {'; '.join(sources)}."
     lines = [
-        f"### {paper}, {place.name}: {place.about}\n",
+        f"### {paper}, {location.name}: {location.about}\n",
         f"```bash\n{commands}\n```\n",
-        f"- Hardware: {place.hardware}.",
-        f"- Verified here: {place.verified}.",
+        f"- Hardware: {location.hardware}.",
+        f"- Verified here: {location.verified}.",
+        f"- {provenance}\n",
     ]
-    values = [f for f in as_printed() if (f.paper, f.location) == (place.paper, place.name)]
-    sources = dict.fromkeys(f"{f.source}, ± {f.tolerance:g}" for f in values)
-    lines += [f"- {'Values: ' if sources else 'No value of it is at hand.'}{'; '.join(sources)}{'.' * bool(sources)}\n"]
-    return "\n".join([*lines, *_values(values)])
+    return "\n".join([*lines, *_table_of_values(values)])
 
 
-def _values(values: list[PaperFigure]) -> list[str]:
-    """A model a row and a figure a column; a figure a row, where there are many."""
-    columns = list(dict.fromkeys(_column(f) for f in values))
+def _table_of_values(values: Sequence[PaperFigure]) -> list[str]:
+    """The lines of a table: a model a row and a figure a column; where there are many figures, a row for each value."""
+    if not values:
+        return []
+    columns = list(dict.fromkeys(map(_column, values)))
     if len(columns) > WIDEST:
         lines = ["| figure | model | value | what makes ours |", "|---|---|---|---|"]
-        lines += [f"| {_column(f)} | {f.model} | {f.value:.4g} | `{f.command}` |" for f in values]
+        for figure in values:
+            lines.append(f"| {_column(figure)} | {figure.model} | {figure.value:.4g} | `{figure.command}` |")
         return [*lines, ""]
     rows: dict[str, dict[str, PaperFigure]] = {}
     for figure in values:
         rows.setdefault(figure.model, {})[_column(figure)] = figure
     lines = [f"| model | {' | '.join(columns)} | what makes ours |", f"|---{'|---' * len(columns)}|---|"]
     for model, row in rows.items():
-        cells = (f"{row[column].value:.4g}" if column in row else "" for column in columns)
-        commands = " <br> ".join(f"`{command}`" for command in dict.fromkeys(f.command for f in row.values()))
-        lines.append(f"| {model} | {' | '.join(cells)} | {commands} |")
-    return [*lines, ""] if values else []
+        cells = []
+        for column in columns:
+            cell = ""
+            if column in row:
+                cell = f"{row[column].value:.4g}"
+            cells.append(cell)
+        # Each command once: one run makes several figures.
+        commands = dict.fromkeys(f"`{figure.command}`" for figure in row.values())
+        lines.append(f"| {model} | {' | '.join(cells)} | {' <br> '.join(commands)} |")
+    return [*lines, ""]
 
 
 def _column(figure: PaperFigure) -> str:
-    group = "" if figure.group == OVERALL else f", {figure.group.removeprefix('category:')}"
-    return f"{figure.evaluation} `{figure.figure}`{group}"
+    """The heading of a figure's column."""
+    heading = f"{figure.evaluation} `{figure.figure}`"
+    if figure.group != OVERALL:
+        heading += f", {figure.group.removeprefix('category:')}"
+    return heading
 
 
 def with_figures(page: str) -> str:
-    """The page with what `figures` gives in its place."""
+    """The page with the papers' figures as the code has them."""
     return _with_section(page, "figures", figures())
 
 
@@ -296,8 +342,8 @@ def commands_table() -> str:
     context = group.context_class(group, info_name="safereason")
     for name in group.list_commands(context):
         command = group.commands[name]
-        under = [f"`{inner}`" for inner in getattr(command, "commands", {})]
-        lines.append(f"| `{name}` | {_clause(command.help)} | {' '.join(under)} |")
+        inner = [f"`{inner_name}`" for inner_name in getattr(command, "commands", {})]
+        lines.append(f"| `{name}` | {_clause(command.help)} | {' '.join(inner)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -334,8 +380,10 @@ def _header(path: Path) -> dict[str, str]:
             name = ""
     condition, _, expected = parts["Expect"].partition(":")
     condition = ASIDE.sub("", condition).strip(", ")
-    result = _clause(expected)
-    return {"Needs": parts["Needs"].lstrip(": "), "Expect": f"{condition}: {result}" if condition else result}
+    expectation = _clause(expected)
+    if condition:
+        expectation = f"{condition}: {expectation}"
+    return {"Needs": parts["Needs"].lstrip(": "), "Expect": expectation}
 
 
 def _clause(text: str | None) -> str:
@@ -345,30 +393,40 @@ def _clause(text: str | None) -> str:
 
 def deviations() -> str:
     """The numbered deviations of every module that lists some."""
-    parts = []
+    sections = []
     for path in sorted(PACKAGE.rglob("*.py")):
-        for where, text in _docstrings(path):
-            items = _numbered(text)
-            if items:
-                name = f"{path.relative_to(PACKAGE.parent)}{where}"
-                parts.append(f"### `{name}`\n\n" + "\n".join(f"{n}. {item}" for n, item in enumerate(items, start=1)))
-    return "\n\n".join(parts)
+        for name, docstring in _docstrings(path):
+            items = _numbered_items(docstring)
+            if not items:
+                continue
+            lines = [f"{number}. {item}" for number, item in enumerate(items, start=1)]
+            sections.append(f"### `{path.relative_to(PACKAGE.parent)}{name}`\n\n" + "\n".join(lines))
+    return "\n\n".join(sections)
 
 
 def _docstrings(path: Path) -> Iterator[tuple[str, str]]:
-    """Docstrings of a module and of what stands in it, each with its name."""
+    """The docstrings of a module, its classes and its functions, each behind its name; the module's name is empty."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and (text := ast.get_docstring(node)):
-            yield "" if isinstance(node, ast.Module) else f": {node.name}", text
+        if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+            continue
+        docstring = ast.get_docstring(node)
+        if not docstring:
+            continue
+        name = ""
+        if not isinstance(node, ast.Module):
+            name = f": {node.name}"
+        yield name, docstring
 
 
-def _numbered(docstring: str) -> list[str]:
+def _numbered_items(docstring: str) -> list[str]:
     """The items after the heading, up to an empty line; both `1. …` on lines of their own and `(1) …; (2) …`."""
     heading = HEADING.search(docstring)
     if heading is None:
         return []
     body = docstring[heading.end() :].lstrip().partition("\n\n")[0]
-    return [_one_line(item).rstrip(";") for item in NUMBER.split(body)[3::3] if item.strip()]
+    # `split` gives the text before the first number, then for each item its number in both forms, and its text.
+    texts = NUMBER.split(body)[3::3]
+    return [_one_line(text).rstrip(";") for text in texts if text.strip()]
 
 
 def _one_line(text: str | None) -> str:
