@@ -75,7 +75,7 @@ def test_the_readme_says_of_every_recipe_what_it_needs_and_what_to_expect():
     assert ("tars-7b", "Qwen2.5-7B-Instruct", "what tars-1.5b needs") in [row[:3] for row in rows]
     expected = {row[0]: row[3] for row in rows}
     assert expected["baseline-dpo"] == "at λ = 0.5: defence success .801, XSTest compliance .594"
-    assert expected["rsafe"] == "no table by data set could be had"
+    assert expected["rsafe"] == "no table by dataset could be had"
 
 
 RECIPES = [(page.name, text) for page in PAGES for text in blocks(page, "yaml") if "extends:" in text]
@@ -126,7 +126,7 @@ def test_what_makes_a_papers_figure_can_be_typed(command):
 
 def test_the_reference_holds_every_key_and_every_recipe():
     keys = GENERATE["recipe_keys"]()
-    for section in {*schema.Section.__subclasses__(), *schema.Training.__subclasses__()} - {schema.Training}:
+    for section in {*schema.RecipeSection.__subclasses__(), *schema.Training.__subclasses__()} - {schema.Training}:
         assert f"## {section.__name__}\n" in keys
         for name in section.model_fields.keys() - {"name"}:
             assert f"| `{name}` |" in keys

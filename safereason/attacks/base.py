@@ -50,10 +50,10 @@ class TestCase:
 
 @dataclass(frozen=True)
 class SearchStep:
-    """The state of a search after one of its steps."""
+    """The state of a search after a search step."""
 
     number: int
-    """0 for the state before the first step."""
+    """Number of the search step; 0 for the state before the first one."""
     cases: tuple[TestCase, ...]
     """The best test cases so far: one for each behavior, in the order of the behaviors."""
     value: float | None = None

@@ -62,15 +62,15 @@ LookedAt = Annotated[
     list[str],
     typer.Argument(
         metavar="FILE|SOURCE|RUN",
-        help="Whose rows are looked at: a file of examples, a source, SOURCE:train or SOURCE:test, or a data run.",
+        help="Rows to look at: a file of examples, a source, SOURCE:train or SOURCE:test, or a data run.",
     ),
 ]
 Against = Annotated[
     list[str] | None,
     typer.Option(
         "--against",
-        metavar="SET",
-        help="What they are compared with, named likewise; may be repeated. Without it, every two of those named.",
+        metavar="FILE|SOURCE|RUN",
+        help="Rows to compare them with, named likewise; repeatable. Without it, every two of those named.",
     ),
 ]
 Near = Annotated[

@@ -25,7 +25,7 @@ Worse = Annotated[
     list[str] | None,
     typer.Option(
         "--fail-if-worse",
-        metavar="METRIC",
+        metavar="FIGURE",
         help="Exit with 3 where a run is significantly worse than the first; may be repeated.",
     ),
 ]

@@ -101,12 +101,12 @@ Shard = Annotated[
 FailUnder = Annotated[
     list[str] | None,
     typer.Option(
-        "--fail-under", metavar="METRIC=X", help="Exit with 3 where a figure lies under this; may be repeated."
+        "--fail-under", metavar="FIGURE=X", help="Exit with 3 where a figure lies under this; may be repeated."
     ),
 ]
 FailOver = Annotated[
     list[str] | None,
-    typer.Option("--fail-over", metavar="METRIC=X", help="Exit with 3 where a figure lies over this; may be repeated."),
+    typer.Option("--fail-over", metavar="FIGURE=X", help="Exit with 3 where a figure lies over this; may be repeated."),
 ]
 JUnit = Annotated[
     Path | None,
@@ -352,8 +352,8 @@ def parse_bars(
     Args:
         evaluation: The evaluation's name, for messages.
         reports: Its figures. Empty accepts any name: those of `capability` are known once it is measured.
-        fail_under: `METRIC=X` texts.
-        fail_over: `METRIC=X` texts.
+        fail_under: `FIGURE=X` texts.
+        fail_over: `FIGURE=X` texts.
 
     Raises:
         InputError: The evaluation has no such figure, or a text has no number.
@@ -381,5 +381,5 @@ def _parse_bar(evaluation: str, figures: Sequence[str], option: str, text: str) 
         bound = math.nan
     # Nothing compares with NaN, so no figure could meet such a bar.
     if math.isnan(bound):
-        raise InputError(f"{option} {text}: METRIC=NUMBER is expected, such as {[*figures, 'exact_match'][0]}=0.9")
+        raise InputError(f"{option} {text}: FIGURE=NUMBER is expected, such as {[*figures, 'exact_match'][0]}=0.9")
     return figure, bound

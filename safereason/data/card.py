@@ -1,4 +1,4 @@
-"""Card of a data set: its contents, its sources, and the rows that were left out."""
+"""Card of the data of a recipe: its contents, its sources, and the rows that were left out."""
 
 import json
 import re

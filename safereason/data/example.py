@@ -80,7 +80,7 @@ def context_opening(context: str) -> str:
 RawRow = dict[str, object]
 """One row of a file, by column name, before it is checked."""
 
-# Content hashes of data sets depend on these names and on their order.
+# The content hashes of built data depend on these names and on their order.
 COLUMNS = tuple(f.name for f in fields(Example))
 _COLUMN_NAMES = frozenset(COLUMNS)
 _REQUIRED = frozenset(("id", "prompt", "kind", "source"))

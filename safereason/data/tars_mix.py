@@ -174,7 +174,7 @@ class _TarsDraw:
         """The mix's own prompts as slices of the sources that they were drawn from."""
         parts: dict[str, list[Example]] = {}
         for example in chain.from_iterable(pools):
-            # A prompt's `source` names the data set, which may be read under another name, such as a file's.
+            # A prompt's `source` names the dataset, which may be read under another name, such as a file's.
             source = self._source_by_prompt[fold(example.prompt)]
             parts.setdefault(source, []).append(example)
         return [(SourceShare(source=source, prompts=len(part)), part) for source, part in parts.items()]

@@ -50,16 +50,16 @@ def held_by_others() -> str:
         return ""
     try:
         free, total = torch.cuda.mem_get_info()
-        held = total - free - torch.cuda.memory_reserved()
+        others = total - free - torch.cuda.memory_reserved()
         index = torch.cuda.current_device()
     except RuntimeError:
         # Nothing more can be asked of a GPU that has failed.
         return ""
-    if held < LEAST_HELD:
+    if others < LEAST_HELD:
         return ""
     return (
-        f"other processes hold {held / 2**30:.1f} of {total / 2**30:.1f} GiB of GPU {index}: end them, or name another "
-        "GPU in CUDA_VISIBLE_DEVICES"
+        f"other processes hold {others / 2**30:.1f} of {total / 2**30:.1f} GiB of GPU {index}: end them, or name "
+        "another GPU in CUDA_VISIBLE_DEVICES"
     )
 
 

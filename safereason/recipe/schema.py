@@ -26,7 +26,7 @@ Settings: TypeAlias = dict[str, object]
 """Keys and values that another library or an attack defines, and checks when it takes them."""
 
 
-class Section(BaseModel):
+class RecipeSection(BaseModel):
     """A part of a recipe: immutable, and closed to keys it does not know."""
 
     # Frozen, so that the recipe written to a run's directory is the one that every stage has read.
@@ -39,7 +39,7 @@ NewTokens = Annotated[int, Field(gt=0, le=MOST_NEW_TOKENS)]
 """Longest completion, in tokens of the model."""
 
 
-class Sampling(Section):
+class Sampling(RecipeSection):
     """Sampling settings of completions. One object, passed whole to every engine."""
 
     # The defaults are the model's own distribution, without any truncation.
@@ -55,7 +55,7 @@ class Sampling(Section):
     """Longest completion, in tokens of the model."""
 
 
-class SourceShare(Section):
+class SourceShare(RecipeSection):
     """The number and kind of prompts taken from one source."""
 
     source: str
@@ -70,7 +70,7 @@ class SourceShare(Section):
     """Kind of prompts that it takes; null takes all, and in a pool of a kind those of that kind."""
 
 
-class Hygiene(Section):
+class Hygiene(RecipeSection):
     """Rules for equal texts, and for training rows that a test set holds too."""
 
     # Unrelated texts share some 5-grams by chance: a lower threshold would match nearly anything.
@@ -85,7 +85,7 @@ class Hygiene(Section):
     """Treatment of a training row that one of the recipe's test sets holds too; the card counts those left in."""
 
 
-class Teacher(Section):
+class Teacher(RecipeSection):
     """The model that writes the reasoning traces of sources that have none of their own."""
 
     model: str
@@ -100,7 +100,7 @@ class Teacher(Section):
     """Judge that filters answers, by its name; null keeps every well-formed one."""
 
 
-class TarsMix(Section):
+class TarsMix(RecipeSection):
     """Prompts of TARS: harmful, harmless and ambiguous ones in a fixed ratio, and traces for the light SFT."""
 
     mix: Literal["tars"]
@@ -138,7 +138,7 @@ class TarsMix(Section):
         return self
 
 
-class RSafeMix(Section):
+class RSafeMix(RecipeSection):
     """Labelled rows of RSafe: as many safe as unsafe ones from each source."""
 
     mix: Literal["rsafe"]
@@ -168,7 +168,7 @@ class RSafeMix(Section):
     """Rules for equal texts and for test rows."""
 
 
-class LoRA(Section):
+class LoRA(RecipeSection):
     """Low-rank adapters instead of full fine-tuning (peft)."""
 
     rank: PositiveInt = 16
@@ -181,7 +181,7 @@ class LoRA(Section):
     """Modules that get an adapter, as peft names them."""
 
 
-class Training(Section):
+class Training(RecipeSection):
     """Settings that every training method has."""
 
     epochs: PositiveFloat
@@ -223,7 +223,7 @@ class SFT(Training):
     """Whether the reasoning is trained on; without it a trace is its answer alone."""
 
 
-class TarsRewardSettings(Section):
+class TarsRewardSettings(RecipeSection):
     """The product format × (safety on a harmful prompt | task on the others)."""
 
     name: Literal["tars"]
@@ -235,7 +235,7 @@ class TarsRewardSettings(Section):
     """Whether the format check multiplies the reward."""
 
 
-class RSafeRewardSettings(Section):
+class RSafeRewardSettings(RecipeSection):
     """The weighted sum of accuracy and format of a guard's verdict."""
 
     name: Literal["rsafe"]
@@ -245,7 +245,7 @@ class RSafeRewardSettings(Section):
     """Weight of the format: reasoning, where the guard is to reason, and a verdict."""
 
 
-class VLLM(Section):
+class VLLM(RecipeSection):
     """Settings of TRL's vLLM, for rollouts that vLLM draws."""
 
     memory_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
@@ -268,7 +268,7 @@ class GRPO(Training):
     micro_batch_size: PositiveInt
     """Completions in one forward pass of one device; the rest is gradient accumulation."""
     kl_coef: NonNegative
-    """Weight of the k3 KL estimate in the loss; 0 means that no reference model is loaded."""
+    """KL coefficient, the weight of the k3 estimate in the loss; 0 means that no reference model is loaded."""
     clip: PositiveFloat = 0.2
     """Half-width of the ratio's clipping range."""
     # Dual-clip PPO (arXiv 1912.09729): a bound of 1 or less would clip every negative advantage.
@@ -329,7 +329,7 @@ def _algorithm(section: object) -> str:
     return str(getattr(section, "algorithm", "grpo"))
 
 
-class GuardValidation(Section):
+class GuardValidation(RecipeSection):
     """Validation of a guard during training, on rows left out of its mix."""
 
     every_steps: PositiveInt
@@ -338,7 +338,7 @@ class GuardValidation(Section):
     """Whether the model with the best F1 is kept in place of the last one."""
 
 
-class GuardSet(Section):
+class GuardSet(RecipeSection):
     """Labelled rows that a guard is measured on."""
 
     source: str
@@ -364,7 +364,7 @@ class GuardSet(Section):
         return self.name or self.source
 
 
-class GuardEvaluation(Section):
+class GuardEvaluation(RecipeSection):
     """The sets that `eval guard` measures a guard on, and how many rows of them."""
 
     sets: tuple[GuardSet, ...]
@@ -375,7 +375,7 @@ class GuardEvaluation(Section):
     """Bootstrap resamples behind each 95 % interval."""
 
 
-class GuardSection(Section):
+class GuardSection(RecipeSection):
     """A guard that reasons over a policy and says safe or unsafe."""
 
     policy: str = "default"
@@ -409,7 +409,7 @@ class GuardSection(Section):
         return self
 
 
-class Attacking(Section):
+class Attacking(RecipeSection):
     """Settings that all attacks share. `safereason attack ls` lists attacks and the settings of each."""
 
     attacker: str | None = None
@@ -428,7 +428,7 @@ class Attacking(Section):
     """Settings by attack's name, in place of its defaults."""
 
 
-class Evaluation(Section):
+class Evaluation(RecipeSection):
     """The evaluations of a model: prompts, attacks and judges."""
 
     sampling: Sampling
@@ -451,7 +451,7 @@ class Evaluation(Section):
     """Most prompts an evaluation, drawn by the seed; null takes all."""
 
 
-class Recipe(Section):
+class Recipe(RecipeSection):
     """One model of a paper, from data to evaluation."""
 
     name: str
@@ -492,4 +492,4 @@ class Recipe(Section):
         return isinstance(other, Recipe) and self.model_dump() == other.model_dump()
 
     # Python drops the inherited hash of a class that defines `__eq__`.
-    __hash__ = Section.__hash__
+    __hash__ = RecipeSection.__hash__

@@ -23,7 +23,7 @@ from safereason.runs.records import Record
 Identity = dict[str, object]
 """Everything that a run's result depends on, as its manifest holds it."""
 Outline = Record
-"""A plan as `--plan` prints it: figures and settings by name."""
+"""The plan of a stage as `--dry-run` prints it: figures and settings by name."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard.guard_prompt import GuardPrompt
-from safereason.recipe.schema import GRPO, SFT, GuardSection, Recipe, RSafeMix, RSafeRewardSettings, Section
+from safereason.recipe.schema import GRPO, SFT, GuardSection, Recipe, RecipeSection, RSafeMix, RSafeRewardSettings
 from safereason.rewards.rsafe import VerdictReward
 from safereason.runs.directory import CHECKPOINTS, OnExisting, RunDirectory
 from safereason.runs.manifest import sha256
@@ -360,7 +360,9 @@ def _requested_rows(recipe: Recipe) -> Record:
     return {"built": False, "rows": rows, "validation": 2 * mix.validation_rows_per_label, "traces": traces}
 
 
-def _guard_identity(recipe: Recipe, guard: GuardSection, part: str, section: Section, start: ModelSpec) -> Identity:
+def _guard_identity(
+    recipe: Recipe, guard: GuardSection, part: str, section: RecipeSection, start: ModelSpec
+) -> Identity:
     """The identity of the trained guard: its own part of the section, its prompt, and the data."""
     settings = {
         **guard_prompts.of_section(guard).prompt_settings(),

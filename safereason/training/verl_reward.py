@@ -162,7 +162,7 @@ def reward_model_of(reward: TarsRewardSettings | RSafeRewardSettings, key: str) 
     """
     if isinstance(reward, RSafeRewardSettings):
         return None
-    found: list[str] = []
+    reward_models: list[str] = []
     for name, text in zip(("safety", "task"), judges_of(reward), strict=True):
         judge = JudgeSpec.parse(text)
         if judge.model is None or judge.model.is_remote:
@@ -172,7 +172,9 @@ def reward_model_of(reward: TarsRewardSettings | RSafeRewardSettings, key: str) 
                 f"{key}.reward.{name}: --backend verl keeps no GPU for the model of {text!r}; serve it, and name it as "
                 "openai/NAME with OPENAI_BASE_URL"
             )
-        found.append(judge.model.location)
-    if len(set(found)) > 1:
-        raise InputError(f"{key}.reward: --backend verl serves one reward model, and here are {' and '.join(found)}")
-    return next(iter(found), None)
+        reward_models.append(judge.model.location)
+    if len(set(reward_models)) > 1:
+        raise InputError(
+            f"{key}.reward: --backend verl serves one reward model, and here are {' and '.join(reward_models)}"
+        )
+    return next(iter(reward_models), None)

@@ -148,9 +148,9 @@ def test_answers_are_judged_again_with_bars_of_their_own(refuser: Path, behavior
         ),
         (
             ("orbench", "--fail-over", "over_refusal=low"),
-            "--fail-over over_refusal=low: METRIC=NUMBER is expected, such as compliance_safe=0.9",
+            "--fail-over over_refusal=low: FIGURE=NUMBER is expected, such as compliance_safe=0.9",
         ),
-        (("harmbench", "--fail-under", "dsr=nan"), "--fail-under dsr=nan: METRIC=NUMBER is expected"),
+        (("harmbench", "--fail-under", "dsr=nan"), "--fail-under dsr=nan: FIGURE=NUMBER is expected"),
         (("adaptivity", "--judge", "refusal"), "eval adaptivity: asks no judge"),
         (("wildchat", "--attacks", "direct"), "eval wildchat: is not made under attacks"),
         (("strongreject", "--prompts", "strongrejct"), "source strongrejct: is not known; did you mean strongreject?"),

@@ -148,7 +148,7 @@ def test_a_dry_run_says_what_would_be_done_and_needs_no_guard(work: Path, capsys
         ),
         (("--recipe", "tiny.yaml"), "run `safereason guard train --recipe tiny.yaml` first"),
         (("--recipe", "tiny.yaml", "--fail-under", "dsr=1"), "eval guard has no figure 'dsr'"),
-        (("--recipe", "tiny.yaml", "--fail-under", "f1=high"), "METRIC=NUMBER is expected"),
+        (("--recipe", "tiny.yaml", "--fail-under", "f1=high"), "FIGURE=NUMBER is expected"),
         (("--predictions", "verdicts.jsonl", "--model", "org/none"), "--predictions asks no guard; leave --model out"),
         (("--predictions", "nowhere.jsonl"), "nowhere.jsonl: cannot be read"),
         (("--predictions", "verdicts.jsonl"), "name their source with --prompts"),

@@ -13,7 +13,7 @@ from safereason.data.sources.base import KIND, Source, SourceRow, Split, join_ca
 
 REPO = "nvidia/Aegis-AI-Content-Safety-Dataset-2.0"
 REVISION = "d86bb8bedff51d25ac834ab7838f1cc61acb7a2c"
-# Prompts that come from the Suicide Detection data set are published with this in place of their text.
+# Prompts that come from the Suicide Detection dataset are published with this in place of their text.
 REDACTED = "REDACTED"
 
 
