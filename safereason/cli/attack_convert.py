@@ -21,7 +21,7 @@ SourceArgument = Annotated[
         metavar="FILE", help="HarmBench's test cases, completions or results, JailbreakBench's artifact, or our JSONL."
     ),
 ]
-To = Annotated[Literal["harmbench", "jailbreakbench", "jsonl"], typer.Option("--to", help="What to write.")]
+To = Annotated[Literal["harmbench", "jailbreakbench", "jsonl"], typer.Option("--to", help="Format to write.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write, in place of stdout.")]
 
 

@@ -16,7 +16,7 @@ EXAMPLES = opt.examples(
 )
 
 Mutator = Annotated[
-    str | None, typer.Option("--mutator", metavar="MODEL", help="Model that writes the prompts, as of --model.")
+    str | None, typer.Option("--mutator", metavar="MODEL", help="Model that writes the prompts, named as for --model.")
 ]
 JudgeName = Annotated[
     str | None,
@@ -24,7 +24,9 @@ JudgeName = Annotated[
 ]
 JudgeModel = Annotated[
     str | None,
-    typer.Option("--judge-model", metavar="MODEL", help="Model that compares two answers and so decides who stays."),
+    typer.Option(
+        "--judge-model", metavar="MODEL", help="Model that compares two answers and so decides which prompt stays."
+    ),
 ]
 Iterations = Annotated[
     int | None, typer.Option("--iterations", min=1, metavar="N", help="Iterations of one archive; 1000 by default.")

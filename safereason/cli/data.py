@@ -31,7 +31,8 @@ def build(
     resume: opt.Resume = False,
     overwrite: opt.Overwrite = False,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Go on without the sources that cannot be had; the card names them.")
+        bool,
+        typer.Option("--allow-missing", help="Continue without sources that are not available; the card names them."),
     ] = False,
     as_json: opt.Json = False,
     verbose: opt.Verbose = False,

@@ -80,7 +80,7 @@ Words = Annotated[
     int, typer.Option("--words", min=0, help="Words in a row, 5 or more, that make texts the same; 0: do not look.")
 ]
 Listed = Annotated[bool, typer.Option("--list", help="Print each overlap as a line of JSON, in place of the table.")]
-FailOnOverlap = Annotated[bool, typer.Option("--fail-on-overlap", help="Exit with 3 where there is any.")]
+FailOnOverlap = Annotated[bool, typer.Option("--fail-on-overlap", help="Exit with 3 if there is any overlap.")]
 
 
 def overlap(

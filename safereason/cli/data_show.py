@@ -27,7 +27,7 @@ Target = Annotated[
 ]
 SplitOption = Annotated[
     Literal["train", "test"] | None,
-    typer.Option("--split", help="What a source is read as; by default train, where it serves that."),
+    typer.Option("--split", help="Split of a source; by default train, if the source serves it."),
 ]
 Traces = Annotated[bool, typer.Option("--traces", help="A source's reasoning traces, in place of its prompts.")]
 IsRendered = Annotated[

@@ -21,7 +21,7 @@ PriceText = Annotated[
     str | None, typer.Option("--price", metavar="IN,OUT", help="USD per million tokens read and written.")
 ]
 AllowFailed = Annotated[
-    bool, typer.Option("--allow-failed", help="End without the replies that the server fails at, and say so.")
+    bool, typer.Option("--allow-failed", help="Finish although some replies failed, and say how many.")
 ]
 
 

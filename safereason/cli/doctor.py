@@ -22,7 +22,9 @@ EXAMPLES = opt.examples(
 )
 GpusOption = Annotated[
     str | None,
-    typer.Option("--gpus", metavar="NxGPU", help="With --recipe: what it is to fit, as A100, 4xA6000 or 8x80GB."),
+    typer.Option(
+        "--gpus", metavar="NxGPU", help="With --recipe: GPUs that it has to fit on, as A100, 4xA6000 or 8x80GB."
+    ),
 ]
 # The packages whose versions decide what a run computes. A bug report needs them.
 PACKAGES = (

@@ -39,7 +39,7 @@ Cases = Annotated[
     typer.Option(
         "--cases",
         metavar="FILE or RUN",
-        help="Test cases that attacks found, in place of attacks; may be repeated.",
+        help="Test cases of earlier attacks, in place of new ones; repeatable.",
     ),
 ]
 Attacks = Annotated[str | None, typer.Option("--attacks", metavar="NAME,...", help="Attacks in place of the recipe's.")]

@@ -28,24 +28,26 @@ BATCH = 64
 
 Files = Annotated[
     list[str],
-    typer.Argument(metavar="FILE...", help="CSV, JSON or JSONL files with labels; or xstest-gpt4 and its like."),
+    typer.Argument(metavar="FILE...", help="CSV, JSON or JSONL files with labels, or a name such as xstest-gpt4."),
 ]
 MeasureName = Annotated[
     Literal["refusal", "harm", "quality"],
-    typer.Option("--measures", metavar="WHAT", help="What the labels tell: refusal, harm, quality."),
+    typer.Option("--measures", metavar="WHAT", help="What the labels measure: refusal, harm, quality."),
 ]
 PromptColumn = Annotated[str | None, typer.Option("--prompt-column", metavar="NAME", help="By default `prompt`.")]
 AnswerColumn = Annotated[str | None, typer.Option("--answer-column", metavar="NAME", help="By default `completion`.")]
 LabelColumn = Annotated[str | None, typer.Option("--label-column", metavar="NAME", help="By default `final_label`.")]
 PeopleColumns = Annotated[
     list[str] | None,
-    typer.Option("--person-column", metavar="NAME", help="One person's labels; twice, for how far two people agree."),
+    typer.Option(
+        "--person-column", metavar="NAME", help="Column of one person's labels; name two to compare two people."
+    ),
 ]
 Positive = Annotated[
-    list[str] | None, typer.Option("--positive", metavar="VALUE", help="A label of answers that have it; repeatable.")
+    list[str] | None, typer.Option("--positive", metavar="VALUE", help="Label of answers with the measured quality; repeatable.")
 ]
 Negative = Annotated[
-    list[str] | None, typer.Option("--negative", metavar="VALUE", help="A label of those that do not; repeatable.")
+    list[str] | None, typer.Option("--negative", metavar="VALUE", help="Label of answers without it; repeatable.")
 ]
 
 

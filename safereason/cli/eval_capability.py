@@ -17,13 +17,14 @@ EXAMPLES = opt.examples(
 
 Tasks = Annotated[
     str | None,
-    typer.Option("--tasks", metavar="NAME,...", help="Tasks, by lm-eval's names, in place of those like the paper's."),
+    typer.Option("--tasks", metavar="NAME,...", help="Tasks by lm-eval's names; by default ones like the paper's."),
 ]
 Include = Annotated[
     Path | None, typer.Option("--include", metavar="DIR", help="Folder with further tasks in lm-eval's YAML.")
 ]
 Shots = Annotated[
-    int | None, typer.Option("--shots", min=0, metavar="N", help="Examples a prompt shows, in place of the tasks' own.")
+    int | None,
+    typer.Option("--shots", min=0, metavar="N", help="Examples in each prompt, in place of the tasks' own number."),
 ]
 
 

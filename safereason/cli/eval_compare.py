@@ -26,11 +26,11 @@ Worse = Annotated[
     typer.Option(
         "--fail-if-worse",
         metavar="FIGURE",
-        help="Exit with 3 where a run is significantly worse than the first; may be repeated.",
+        help="Exit with 3 if a run is significantly worse than the first; repeatable.",
     ),
 ]
 Resamples = Annotated[int, typer.Option("--resamples", min=100, metavar="N", help="Bootstrap resamples.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the resamples.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of the resamples.")]
 
 
 def compare(

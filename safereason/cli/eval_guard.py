@@ -45,17 +45,21 @@ PolicyOption = Annotated[
     str | None, typer.Option("--policy", metavar="POLICY", help="A shipped policy or a YAML file, for every set.")
 ]
 Template = Annotated[
-    str | None, typer.Option("--template", metavar="FILE", help="The prompt of a --guard that comes without its own.")
+    str | None,
+    typer.Option("--template", metavar="FILE", help="Prompt file for a --guard that has no prompt of its own."),
 ]
 Samples = Annotated[int, typer.Option("--samples", min=1, metavar="N", help="Verdicts that vote on a row.")]
 Predictions = Annotated[
-    Path | None, typer.Option("--predictions", metavar="FILE", help="Score what this JSONL file says; ask no guard.")
+    Path | None,
+    typer.Option("--predictions", metavar="FILE", help="Score the predictions in this JSONL file; run no guard."),
 ]
 TaskOption = Annotated[
     Literal["prompt", "response"] | None,
-    typer.Option("--task", help="What --prompts is about, where its name does not say so and the texts have both."),
+    typer.Option("--task", help="The text to judge, if rows have both and the name of --prompts does not say which."),
 ]
-AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Leave out sets that cannot be had, and say so.")]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="Leave out sets that are not available, and name them.")
+]
 
 
 def guard(

@@ -19,11 +19,11 @@ EXAMPLES = opt.examples(
 
 Cases = Annotated[
     list[Path] | None,
-    typer.Option("--cases", metavar="FILE", help="Test cases, in place of plain harmful prompts; may be repeated."),
+    typer.Option("--cases", metavar="FILE", help="Test cases, in place of plain harmful prompts; repeatable."),
 ]
 ProjectionOption = Annotated[
     Literal["pca", "umap"],
-    typer.Option("--projection", help="From embeddings to the plane: umap is the paper's (safereason[umap])."),
+    typer.Option("--projection", help="Projection to the plane; umap, as in the paper, needs safereason[umap]."),
 ]
 
 

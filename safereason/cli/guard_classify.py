@@ -62,7 +62,10 @@ Fields = Annotated[
         "--field", metavar="FIELD=COLUMN", help="Column to read prompt, response, messages or id from; repeatable."
     ),
 ]
-Form = Annotated[Literal["jsonl", "csv"] | None, typer.Option("--format", help="By default what the file's name says.")]
+Form = Annotated[
+    Literal["jsonl", "csv"] | None,
+    typer.Option("--format", help="Format of the rows; by default that of the file's name."),
+]
 Samples = Annotated[int, typer.Option("--samples", min=1, metavar="N", help="Verdicts that vote on a row.")]
 MaxNewTokens = Annotated[
     int | None,
@@ -76,18 +79,22 @@ MaxNewTokens = Annotated[
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option("--threshold", metavar="X", help="Unsafe is what scores X or more, whatever the guard's verdict."),
+    typer.Option(
+        "--threshold", metavar="X", help="Call a row unsafe if it scores X or more, instead of by the guard's verdict."
+    ),
 ]
 Out = Annotated[
     str | None, typer.Option("--out", metavar="FILE", help="Where to write, in place of stdout; with --ray, a folder.")
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on after what --out holds, and ask again about rows that failed.")
+    bool, typer.Option("--resume", help="Continue after the rows in --out, and classify again those that failed.")
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the draws.")]
 FailOn = Annotated[
     list[FailOnKind] | None,
-    typer.Option("--fail-on", metavar="unsafe|unparsed", help="Exit with 3 where a row is so; repeatable."),
+    typer.Option(
+        "--fail-on", metavar="unsafe|unparsed", help="Exit with 3 if a row is unsafe, or unparsed; repeatable."
+    ),
 ]
 
 PrecisionOption = Annotated[
@@ -100,18 +107,28 @@ Ray = Annotated[
 ]
 RayAddress = Annotated[
     str | None,
-    typer.Option("--ray-address", metavar="ADDRESS", help="A running cluster, such as auto, for a Ray of its own."),
+    typer.Option(
+        "--ray-address", metavar="ADDRESS", help="Address of a running cluster, such as auto, in place of a new one."
+    ),
 ]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, metavar="N", help="Guards on Ray; by default one a GPU, or 4 cores.")
+    int | None,
+    typer.Option(
+        "--workers", min=1, metavar="N", help="Guards on Ray; by default one for each GPU, or for each 4 cores."
+    ),
 ]
 GpusPerWorker = Annotated[
     float | None,
-    typer.Option("--gpus-per-worker", metavar="N", help="GPUs of a guard on Ray, or its share of one, such as 0.5; 1."),
+    typer.Option("--gpus-per-worker", metavar="N", help="GPUs of each guard on Ray, such as 2 or 0.5; by default 1."),
 ]
 BatchRows = Annotated[
     int | None,
-    typer.Option("--batch-rows", min=1, metavar="N", help="Rows a worker takes, writes and resumes as one; 1024."),
+    typer.Option(
+        "--batch-rows",
+        min=1,
+        metavar="N",
+        help="Rows that a worker takes, writes and resumes together; by default 1024.",
+    ),
 ]
 
 

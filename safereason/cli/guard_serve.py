@@ -28,16 +28,18 @@ EXAMPLES = opt.examples(
 PolicyOption = Annotated[
     str | None, typer.Option("--policy", metavar="POLICY", help="A shipped policy or a file, in place of the guard's.")
 ]
-Host = Annotated[str, typer.Option("--host", metavar="HOST", help="Address to listen at; others need keys.")]
+Host = Annotated[
+    str, typer.Option("--host", metavar="HOST", help="Address to listen at; all but this machine's own need keys.")
+]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, metavar="N", help="Port; 0 picks a free one.")]
 KeysFile = Annotated[
     Path | None,
     typer.Option("--keys-file", metavar="FILE", help="API keys, one a line, beside those of $SAFEREASON_API_KEYS."),
 ]
-NoKeys = Annotated[bool, typer.Option("--no-keys", help="Let everybody in who reaches an address beyond this machine.")]
+NoKeys = Annotated[bool, typer.Option("--no-keys", help="Serve an address beyond this machine without keys.")]
 MappingFile = Annotated[
     Path | None,
-    typer.Option("--mapping", metavar="FILE", help="From the policy's categories to the Moderation API's."),
+    typer.Option("--mapping", metavar="FILE", help="YAML file from the policy's categories to the Moderation API's."),
 ]
 Threshold = Annotated[
     float | None,
@@ -53,13 +55,20 @@ Threshold = Annotated[
 # attacker could aim for verdicts that cannot be parsed.
 Unparsed = Annotated[
     Literal["refuse", "flag"],
-    typer.Option("--unparsed", help="What the Moderation API does with a text that got no verdict."),
+    typer.Option("--unparsed", help="Answer of the Moderation API for a text without a verdict."),
 ]
 Samples = Annotated[int, typer.Option("--samples", min=1, metavar="N", help="Verdicts that vote on a text.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the verdicts.")]
 MaxBatch = Annotated[int, typer.Option("--max-batch", min=1, metavar="N", help="Texts judged together.")]
 MaxWait = Annotated[
-    float, typer.Option("--max-wait", min=0.0, max=60_000.0, metavar="MS", help="Milliseconds a text waits for them.")
+    float,
+    typer.Option(
+        "--max-wait",
+        min=0.0,
+        max=60_000.0,
+        metavar="MS",
+        help="Milliseconds that a text waits for others to be judged with.",
+    ),
 ]
 # Every limit below ends in an answer with a status code. Without them, one caller could fill the memory or keep all
 # connections open.
@@ -76,12 +85,16 @@ HeaderTimeout = Annotated[
 ]
 MaxConnections = Annotated[
     int | None,
-    typer.Option("--max-connections", min=1, metavar="N", help="Open at a time; by default half of `ulimit -n`."),
+    typer.Option(
+        "--max-connections", min=1, metavar="N", help="Most open connections; by default half of `ulimit -n`."
+    ),
 ]
 AllowedHosts = Annotated[
     list[str] | None,
     typer.Option(
-        "--allowed-hosts", metavar="NAME,...", help="Names callers use, beside --host and localhost; * for any."
+        "--allowed-hosts",
+        metavar="NAME,...",
+        help="Host names that callers may use, besides --host and localhost; * for any.",
     ),
 ]
 MaxNewTokens = Annotated[

@@ -100,13 +100,11 @@ Shard = Annotated[
 ]
 FailUnder = Annotated[
     list[str] | None,
-    typer.Option(
-        "--fail-under", metavar="FIGURE=X", help="Exit with 3 where a figure lies under this; may be repeated."
-    ),
+    typer.Option("--fail-under", metavar="FIGURE=X", help="Exit with 3 if a figure is below X; repeatable."),
 ]
 FailOver = Annotated[
     list[str] | None,
-    typer.Option("--fail-over", metavar="FIGURE=X", help="Exit with 3 where a figure lies over this; may be repeated."),
+    typer.Option("--fail-over", metavar="FIGURE=X", help="Exit with 3 if a figure is above X; repeatable."),
 ]
 JUnit = Annotated[
     Path | None,
@@ -114,11 +112,11 @@ JUnit = Annotated[
 ]
 # It has an option beside the override, as it is the value that is changed most.
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="The same as the override seed=N.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done and stop.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
 # Without one of these two, a folder with an unfinished run is refused: no result is lost by a repeated command.
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete the run that is there and start anew.")]
-OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace --out where it is there.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue a run that was interrupted.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete the existing run and start again.")]
+OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace the file --out if it exists.")]
 JudgeName = Annotated[str, typer.Option("--judge", metavar="JUDGE", help="The judge, as `eval ls` names it.")]
 LaunchOption = Annotated[
     str,
@@ -134,17 +132,19 @@ PlannedGpus = Annotated[
 ]
 BackendOption = Annotated[
     Literal["trl", "verl"],
-    typer.Option("--backend", help="What trains: this program (`trl`), or verl on a cluster of GPUs."),
+    typer.Option("--backend", help="Trainer: this program (`trl`), or verl on a cluster of GPUs."),
 ]
 GpusPerNode = Annotated[
     int | None, typer.Option("--gpus-per-node", min=1, metavar="N", help="With verl: GPUs of each machine (1).")
 ]
 Nodes = Annotated[int | None, typer.Option("--nodes", min=1, metavar="N", help="With verl: machines (1).")]
 Export = Annotated[
-    Path | None, typer.Option("--export", metavar="DIR", help="With verl: only write what it is started with.")
+    Path | None,
+    typer.Option("--export", metavar="DIR", help="With verl: write its input to this folder, and train nothing."),
 ]
 Import = Annotated[
-    Path | None, typer.Option("--import", metavar="DIR", help="With verl: take back what was trained in an export.")
+    Path | None,
+    typer.Option("--import", metavar="DIR", help="With verl: take the trained model from an exported folder."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Verbose = Annotated[

@@ -33,7 +33,7 @@ def list_recipes(as_json: opt.Json = False, verbose: opt.Verbose = False) -> Non
 def show_recipe(
     name: Name,
     overrides: opt.Overrides = None,
-    sources: Annotated[bool, typer.Option("--sources", help="Print each value beside where it comes from.")] = False,
+    sources: Annotated[bool, typer.Option("--sources", help="Print each value with its source.")] = False,
     as_json: opt.Json = False,
     verbose: opt.Verbose = False,
 ) -> None:

@@ -19,7 +19,7 @@ EXAMPLES = opt.examples(
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run directories of any stage.")],
     title: Annotated[
-        str | None, typer.Option("--title", help="Heading of the page; by default the recipes' names.")
+        str | None, typer.Option("--title", help="Heading of the page; by default the names of the recipes.")
     ] = None,
     out: opt.Out = None,
     root: opt.Root = opt.RUNS,

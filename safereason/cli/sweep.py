@@ -28,7 +28,7 @@ Varied = Annotated[
     list[str], typer.Argument(metavar="SECTION.KEY=VALUE,VALUE", help="Values in place of the recipe's; each is tried.")
 ]
 Print = Annotated[
-    bool, typer.Option("--print", help="Print a command a point, each with a folder of its own, and stop.")
+    bool, typer.Option("--print", help="Print one command for each combination, with a folder of its own, and stop.")
 ]
 
 
