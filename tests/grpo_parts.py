@@ -1,6 +1,7 @@
 """GRPO on the micro model with fixed rollouts and rewards, and their log-probabilities worked out plainly."""
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -62,7 +63,7 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Training:
-    """A trained with the fixed rollouts of one step."""
+    """A model being trained, with the fixed rollouts of one optimizer step."""
 
     section: GRPO
     trained: grpo.TrainedModel
@@ -72,9 +73,8 @@ class Training:
     @property
     def batch(self) -> grpo.RolloutBatch:
         """The rollouts with their advantages, as the loop makes them."""
-        rewards = torch.tensor(
-            [torch.nan if reward is None else reward for group in self.rewards.values() for reward in group]
-        )
+        rewards_in_order = chain.from_iterable(self.rewards.values())
+        rewards = torch.tensor([torch.nan if reward is None else reward for reward in rewards_in_order])
         counted = torch.ones(len(rewards), dtype=torch.bool)
         if self.section.drop_uniform_groups:
             counted = ~uniform_groups(rewards, self.section.rollouts_per_prompt)
@@ -83,7 +83,7 @@ class Training:
 
 
 def open_training(model: Path, folder: Path, chosen: GRPO, rewards=REWARDS, steps: int = 1) -> Training:
-    """The trained of a recipe's section, for a training of so many steps."""
+    """The model being trained by a recipe's section, for a training of so many steps."""
     with RecordLog(folder / "metrics.jsonl") as metrics:
         trained = grpo.open_trained_model(training_run(chosen, model, folder, metrics), steps)
     return Training(chosen, trained, Fixed(load_tokenizer(ModelSpec.parse(str(model)))), rewards)

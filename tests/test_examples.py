@@ -45,17 +45,25 @@ def test_no_script_is_left_out_here():
     assert sorted(path.name for path in EXAMPLES.glob("*.slurm")) == sorted(SCRIPTS)
 
 
+def containers_of(groups: list[dict]) -> list[dict]:
+    """The containers of a Ray cluster's groups."""
+    containers = []
+    for group in groups:
+        containers += group["template"]["spec"]["containers"]
+    return containers
+
+
 def test_the_rayjob_is_one_of_kuberays():
     job = yaml.safe_load(RAYJOB.read_text())
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     cluster = job["spec"]["rayClusterSpec"]
     workers = cluster["workerGroupSpecs"]
     groups = [cluster["headGroupSpec"], *workers]
-    images = {c["image"] for group in groups for c in group["template"]["spec"]["containers"]}
+    images = {container["image"] for container in containers_of(groups)}
     assert len(images) == 1
     assert all(group["minReplicas"] <= group["replicas"] <= group["maxReplicas"] for group in workers)
-    limits = [c["resources"]["limits"] for group in workers for c in group["template"]["spec"]["containers"]]
-    assert all(int(limit["nvidia.com/gpu"]) >= 1 for limit in limits)
+    for container in containers_of(workers):
+        assert int(container["resources"]["limits"]["nvidia.com/gpu"]) >= 1
 
 
 def test_the_containerfile_names_requirements_that_are_there():

@@ -278,8 +278,8 @@ def test_the_script_leads_from_nothing_to_a_report_with_a_tiny_recipe_in_the_pap
             present = {name: value for name, value in environment.items() if value is not None}
             done = safereason(*(instead.get(word, word) for word in typed), NO_PROXY="127.0.0.1", **present)
             assert done.returncode == 0, f"{typed}: {done.stderr}"
-        asked = {body["model"]: key for body, key in zip(server.requests, server.keys, strict=True)}
-    assert asked == {"teacher": "Bearer teacher", "mutator": "Bearer moderation"}
+        keys_by_model = {body["model"]: key for body, key in zip(server.requests, server.keys, strict=True)}
+    assert keys_by_model == {"teacher": "Bearer teacher", "mutator": "Bearer moderation"}
     # The last command is `run`: it trains nothing again, and asks no teacher.
     steps_before = [line for line in done.stderr.splitlines() if "finished before, skipped" in line]
     assert [line.partition("] ")[2].partition(":")[0] for line in steps_before] == ["data traces", "data", "sft", "rl"]

@@ -128,13 +128,14 @@ def calls(tree: ast.AST) -> Iterator[ast.Call]:
 
 
 def flags_of(call: ast.Call) -> int:
-    named = [
-        n.attr
-        for a in [*call.args[1:], *(k.value for k in call.keywords)]
-        for n in ast.walk(a)
-        if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "re"
-    ]
-    return sum(int(getattr(re, name)) for name in set(named) if name.isupper())
+    """The flags of `re` that a call names, such as `re.DOTALL`, as one number."""
+    arguments = [*call.args[1:], *(keyword.value for keyword in call.keywords)]
+    named: set[str] = set()
+    for argument in arguments:
+        for node in ast.walk(argument):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "re":
+                named.add(node.attr)
+    return sum(int(getattr(re, name)) for name in named if name.isupper())
 
 
 @cache

@@ -93,9 +93,9 @@ def overlap(
     as_json: opt.Json = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Count the rows that other sets hold too: to the letter, nearly, or in a run of words.
+    """Count the rows that others repeat: to the letter, nearly, or by words in a row.
 
-    A row is counted once a set, under the strongest of the three.
+    A row is counted once, under the strongest of the three.
     """
     from safereason.recipe.schema import Hygiene
 

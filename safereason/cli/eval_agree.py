@@ -44,7 +44,8 @@ PeopleColumns = Annotated[
     ),
 ]
 Positive = Annotated[
-    list[str] | None, typer.Option("--positive", metavar="VALUE", help="Label of answers with the measured quality; repeatable.")
+    list[str] | None,
+    typer.Option("--positive", metavar="VALUE", help="Label of answers with the measured quality; repeatable."),
 ]
 Negative = Annotated[
     list[str] | None, typer.Option("--negative", metavar="VALUE", help="Label of answers without it; repeatable.")

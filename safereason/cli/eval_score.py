@@ -29,7 +29,7 @@ def score(
     as_json: opt.Json = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Judge a run's saved completions by another judge, into a run of its own; no model is asked."""
+    """Judge a run's saved completions by another judge, into a run of its own; no model answers again."""
     from safereason.evals import judging
     from safereason.stages import eval_score
 

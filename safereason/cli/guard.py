@@ -3,7 +3,7 @@
 from safereason.cli import guard_classify, guard_policy, guard_serve, launched, stage
 from safereason.cli import options as opt
 
-app = opt.group("Train, ask and serve a guard that reasons before its verdict.")
+app = opt.group("Train, run and serve a guard that reasons before its verdict.")
 
 
 @app.command(

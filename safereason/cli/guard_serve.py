@@ -139,7 +139,7 @@ def serve(
     log_prompts: LogPrompts = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Serve a guard behind the Moderation API, and with all it says at /v1/guard, until SIGTERM or Ctrl-C."""
+    """Serve a guard behind the Moderation API, and with its whole verdict at /v1/guard, until SIGTERM or Ctrl-C."""
     from safereason.guard.server import run
     from safereason.guard.server.hosts import Hosts, listed
     from safereason.guard.server.settings import Limits, ServerSettings

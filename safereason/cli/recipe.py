@@ -37,7 +37,7 @@ def show_recipe(
     as_json: opt.Json = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Print a recipe as it resolves: parents, defaults and overrides put in."""
+    """Print a recipe with its parents, defaults and overrides merged."""
     from safereason.recipe import load, provenance
 
     recipe = load.load(name, overrides or [])

@@ -46,7 +46,7 @@ def sweep(
     as_json: opt.Json = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Run a recipe at every combination of the values, then one report over all; what is finished is skipped."""
+    """Run a recipe at every combination of the values, then one report over all; finished runs are skipped."""
     from safereason.recipe.sweep import label, points
 
     if printed and dry_run:

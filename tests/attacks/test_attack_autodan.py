@@ -180,15 +180,20 @@ def test_the_elite_lives_on_and_the_unfit_have_no_children():
     assert set(following[2:]) <= set(SEEDS[:2])
 
 
+def sentences_of(frames: list[str]) -> set[str]:
+    sentences: set[str] = set()
+    for frame in frames:
+        for side in frame.split(BEHAVIOR_SLOT):
+            sentences.update(split_sentences(side))
+    return sentences
+
+
 def test_sentences_are_crossed_in_one_generation_and_words_replaced_in_the_next():
     settings = SMALL.model_copy(update={"crossover": 1.0, "mutation": 0.0, "sentences_every": 2})
-    whole = {sentence for seed in SEEDS for side in seed.split(BEHAVIOR_SLOT) for sentence in split_sentences(side)}
+    whole = sentences_of(SEEDS)
     for number, crossing in [(1, True), (2, False), (3, True)]:
         children = breeder(settings).following(SEEDS, [0.0] * len(SEEDS), number)
-        child_sentences = {
-            sentence for frame in children for side in frame.split(BEHAVIOR_SLOT) for sentence in split_sentences(side)
-        }
-        assert (child_sentences <= whole) == crossing
+        assert (sentences_of(children) <= whole) == crossing
         assert not set(children) <= set(SEEDS)
 
 

@@ -23,8 +23,11 @@ def test_no_other_parting_into_groups_computes_fewer_tokens(prompts: list[tuple[
     shared, lengths = [p[0] for p in prompts], [p[1] for p in prompts]
 
     def cost(groups: list[list[int]]) -> int:
-        widths = [(max(lengths[i] for i in g) - min(shared[i] for i in g)) * len(g) for g in groups]
-        return sum(widths) + overhead * len(groups)
+        tokens = 0
+        for group in groups:
+            width = max(lengths[i] for i in group) - min(shared[i] for i in group)
+            tokens += width * len(group)
+        return tokens + overhead * len(groups)
 
     grouped = grouping.group_prompts(shared, lengths, overhead)
     assert sorted(i for group in grouped for i in group) == list(range(len(prompts)))

@@ -203,9 +203,11 @@ def test_the_defaults_are_those_of_a_recipe():
 def tables(page: str) -> list[list[list[str]]]:
     """The cells of each table, without its header."""
     blocks = re.findall(r"(?:^\|.*\|\n)+", page, re.MULTILINE)
-    return [
-        [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]] for table in blocks
-    ]
+    tables_of_page = []
+    for block in blocks:
+        rows = block.splitlines()[2:]
+        tables_of_page.append([[cell.strip() for cell in row.strip("|").split("|")] for row in rows])
+    return tables_of_page
 
 
 def test_the_page_has_what_the_public_sets_share(data_home):
@@ -225,7 +227,10 @@ def test_the_page_has_what_other_thresholds_would_find(data_home):
     for near in (0.9, 0.8, 0.7, 0.6):
         indexes = build_indexes({**sets, "unsafe": unsafe}, Hygiene(near_duplicate=near, shared_words=None))
         later = {name: {other: indexes[other] for other in names[place:]} for place, name in enumerate(names, start=1)}
-        hits = [hit for name in names for _, matches in compare_rows(sets[name], later[name]) for hit in matches]
+        hits = []
+        for name in names:
+            for _, matches in compare_rows(sets[name], later[name]):
+                hits += matches
         mistaken = sum(bool(matches) for _, matches in compare_rows(safe, {"unsafe": indexes["unsafe"]}))
         measured.append([str(near), str(sum(hit.match.how == "near" for hit in hits)), str(mistaken)])
     assert tables(PAGE.read_text())[2] == measured

@@ -477,17 +477,15 @@ def _modules():
 @pytest.mark.parametrize("name", _modules())
 def test_a_source_takes_one_short_module(name):
     text = inspect.getsource(import_module(f"safereason.data.sources.{name}"))
-    docstring_lines = {
-        line
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
-    }
-    code = [
-        line
-        for n, line in enumerate(text.splitlines(), start=1)
-        if n not in docstring_lines and line.strip() and not line.strip().startswith("#")
-    ]
+    docstring_lines: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            docstring_lines.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    code = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        is_comment = line.strip().startswith("#")
+        if line.strip() and not is_comment and number not in docstring_lines:
+            code.append(line)
     assert (len(code) > LONGEST_MODULE) == (name in LONGER)
 
 
@@ -505,18 +503,10 @@ PLACES = dict(re.findall(r"^\| `([\w.-]+)` \| (?:TARS|RSafe)[^|]*\| (`[^|]*) \|"
 
 
 def test_the_docs_list_what_the_papers_recipes_need():
-    used = {
-        name
-        for recipe in (
-            "tars-1.5b",
-            "tars-1.5b-released",
-            "tars-7b",
-            "rsafe",
-            "rsafe-ood-jailbreak",
-            "rsafe-ood-category",
-        )
-        for name in re.findall(r"source: ([\w.-]+)", find(recipe).read_text(encoding="utf-8"))
-    }
+    recipes = ("tars-1.5b", "tars-1.5b-released", "tars-7b", "rsafe", "rsafe-ood-jailbreak", "rsafe-ood-category")
+    used: set[str] = set()
+    for recipe in recipes:
+        used.update(re.findall(r"source: ([\w.-]+)", find(recipe).read_text(encoding="utf-8")))
     assert {re.sub("-(vanilla|adversarial|responses)$", "", name) for name in used} | {*TAKEN_BY_TARS} <= {
         *PLACES,
         "strongreject",

@@ -105,7 +105,9 @@ def test_the_order_changes_nothing_and_the_seed_decides_the_draws():
 
 @given(st.lists(st.tuples(*[st.sampled_from([True, False, None])] * 2), min_size=2, max_size=12))
 def test_means_over_attacks_are_taken_apart_and_put_together(truths: list[tuple[bool | None, bool | None]]):
-    outcomes = [o for place, attack in enumerate(("gcg", "pair")) for o in defended([t[place] for t in truths], attack)]
+    under_gcg = defended([truth for truth, _ in truths], "gcg")
+    under_pair = defended([truth for _, truth in truths], "pair")
+    outcomes = [*under_gcg, *under_pair]
     again = [outcome(0, 1.0, "pair", id="b0/pair#2"), outcome(1, 0.0, "gcg", id="b1/gcg#2")]
     run = scores_of(HARMBENCH, [*outcomes, *again], "harm")
     whole = {(f.name, f.group): f.value for f in HARMBENCH.figures([*outcomes, *again], "harm")}
@@ -117,8 +119,10 @@ def test_means_over_attacks_are_taken_apart_and_put_together(truths: list[tuple[
 
 def test_attacks_on_one_behavior_are_drawn_together():
     """Twenty behaviors under five attacks are no hundred: the interval is as wide as that of twenty."""
-    first = [o for a in "vwxyz" for o in defended([True] * 20, a)]
-    other = [o for a in "vwxyz" for o in defended([n % 2 == 0 for n in range(20)], a)]
+    first, other = [], []
+    for attack in "vwxyz":
+        first += defended([True] * 20, attack)
+        other += defended([n % 2 == 0 for n in range(20)], attack)
     alone = difference([True] * 20, [n % 2 == 0 for n in range(20)])
     both = compare.of_evals(scores_of(HARMBENCH, first, "harm"), scores_of(HARMBENCH, other, "harm"), 2000, 0)[
         "dsr", "all"

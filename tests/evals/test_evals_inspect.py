@@ -69,7 +69,7 @@ def figures(log: EvalLog) -> dict[str, float]:
 def test_each_evaluation_that_is_judged_is_a_task():
     from inspect_ai._util.registry import registry_find
 
-    tasks = {info.name for obj in registry_find(lambda i: i.type == "task") for info in [obj.__registry_info__]}
+    tasks = {task.__registry_info__.name for task in registry_find(lambda info: info.type == "task")}
     judged = {name for name, evaluation in evals.EVALS.items() if evaluation.judge}
     assert {f"safereason/{name}" for name in judged} <= tasks
 

@@ -96,8 +96,8 @@ def test_vllm_takes_the_gpus_of_its_worker(
 
 def test_a_precision_is_part_of_an_output_only_where_it_was_asked_for():
     def identity(precision: Any) -> dict[str, object]:
-        asked = ClassifySettings("openai/x", None, guard_prompt.default(), 1, None, 0, {}, precision)
-        return json.loads(json.dumps(asked.identity()))
+        settings_of_guard = ClassifySettings("openai/x", None, guard_prompt.default(), 1, None, 0, {}, precision)
+        return json.loads(json.dumps(settings_of_guard.identity()))
 
     assert "precision" not in identity(None)
     assert identity("bf16") == identity(None) | {"precision": "bf16"}

@@ -228,8 +228,12 @@ def test_other_paths_and_methods_are_refused_in_the_same_shape(small: Served):
 
 
 def gauge(server: Served, name: str, **labels: str) -> float:
-    families = text_string_to_metric_families(server.request("/metrics")[1])
-    return sum(s.value for f in families for s in f.samples if s.name == name and labels.items() <= s.labels.items())
+    total = 0.0
+    for family in text_string_to_metric_families(server.request("/metrics")[1]):
+        for sample in family.samples:
+            if sample.name == name and labels.items() <= sample.labels.items():
+                total += sample.value
+    return total
 
 
 def test_requests_batches_and_verdicts_are_counted():

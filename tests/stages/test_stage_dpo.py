@@ -93,11 +93,11 @@ def test_pairs_are_ranked_by_the_rewards_of_each_prompts_responses(trained, root
     examples = read_examples(data.built_data(_recipe_in(trained), Options(root=root)) / data.TRAIN)
     rollouts = {(record["id"], record["number"]): record for record in read_records(trained.run / "rollouts.jsonl")}
     assert rollouts.keys() == {(example.id, number) for example in examples for number in range(4)}
-    expected = [
-        (example.id, better, worse)
-        for example in examples
-        for better, worse in best_with_worst([rollouts[example.id, number]["total"] for number in range(4)])
-    ]
+    expected = []
+    for example in examples:
+        rewards = [rollouts[example.id, number]["total"] for number in range(4)]
+        for better, worse in best_with_worst(rewards):
+            expected.append((example.id, better, worse))
     pairs = list(read_records(trained.run / "pairs.jsonl"))
     assert [(pair["id"], pair["chosen"]["number"], pair["rejected"]["number"]) for pair in pairs] == expected
     for pair in pairs:
