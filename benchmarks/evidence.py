@@ -20,6 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 from safereason.cli.errors import guarded
+from safereason.engines.spec import ModelSpec
 from safereason.evals.metrics import Figure, mean, share
 from safereason.recipe.load import load
 from safereason.runs.directory import read_manifest
@@ -69,7 +70,7 @@ def measure(seed: int, root: Path, with_base: bool) -> Seed:
     truths: dict[str, dict[str, Truths]] = {}
     formats: dict[str, list[bool]] = {}
     for label, model in models.items():
-        measured = Options(root=root, on_existing="resume", model=model)
+        measured = Options(root=root, on_existing="resume", model=ModelSpec.parse(model))
         truths[label] = {}
         formats[label] = []
         for kind, name, right in (("harmful", "harmbench", "refusal"), ("harmless", "xstest", "compliance")):

@@ -12,7 +12,7 @@ from program import safereason
 
 from safereason import attacks, evals, judges
 from safereason.cli.app import app
-from safereason.judges import as_guard
+from safereason.guard.others import GUARDS
 from safereason.recipe.load import shipped
 
 GRAMMAR = {
@@ -127,6 +127,6 @@ def test_every_eval_attack_judge_and_guard_is_listed_with_what_it_is():
         "evals": set(evals.NAMES),
         "attacks": set(attacks.ATTACKS),
         "judges": set(judges.JUDGES),
-        "guards": set(as_guard.MODELS_OF_OTHERS),
+        "guards": set(GUARDS),
     }
     assert all(entry["summary"] for entries in listed.values() for entry in entries)

@@ -631,7 +631,7 @@ def _measured(section: GuardSection, model, folder) -> dict[str, Any]:
     recipe = Recipe(name="own", model=str(model), data=MIX, guard=section)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("safereason.guard.open.open_engine", lambda spec, **named: _Random(calls))
-        result = guard_eval.run_guard_eval(recipe, Options(root=folder, model=str(model)))
+        result = guard_eval.run_guard_eval(recipe, Options(root=folder, model=ModelSpec.parse(str(model))))
     return {"asked after it": calls, "figures": result.metrics["figures"]}
 
 
@@ -797,7 +797,7 @@ def _evaluated(values: dict[str, Any], folder) -> list[Any]:
         for name, measure in pipeline._evaluations(recipe).items():
             calls.append(name)
             if name in ("harmbench", "xstest"):
-                measure(recipe, Options(root=folder, model="openai/none"))
+                measure(recipe, Options(root=folder, model=ModelSpec.parse("openai/none")))
     return calls
 
 

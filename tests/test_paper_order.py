@@ -106,7 +106,8 @@ class Rehearsal:
         if name in ("doctor", "data ls", "report") or params.get("dry_run"):
             return
         recipe = load(params["recipe"], params["overrides"] or ())
-        options = replace(self.options, model=params.get("model"))
+        model = params.get("model")
+        options = replace(self.options, model=model and ModelSpec.parse(model))
         match name:
             case "data traces":
                 self._leave(TEACHER_STAGE, recipe, {"limit": None})

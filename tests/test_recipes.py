@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from safereason.engines.spec import ModelSpec
 from safereason.guard import policy as policies
 from safereason.recipe.load import leaves, load, shipped, to_yaml
 from safereason.recipe.provenance import sources, validate
 from safereason.rewards import judges_of
-from safereason.stages import guard_eval
+from safereason.stages.guard_eval_plan import plan_guard_eval
 
 NAMES = [path.stem for path in shipped()]
 
@@ -361,7 +362,7 @@ def test_emerging_harm_is_not_trained_on_and_is_judged_by_a_policy_that_names_it
 @pytest.mark.parametrize("name", [name for name in NAMES if load(name).guard])
 def test_a_shipped_guard_can_be_measured_on_its_own_sets(name):
     recipe = load(name)
-    plan = guard_eval.plan_guard_eval(recipe, "openai/guard")
+    plan = plan_guard_eval(recipe, ModelSpec("guard", "openai"))
     assert plan.sets == recipe.guard.eval.sets
 
 

@@ -15,6 +15,7 @@ import micro_guard
 import pytest
 from program import safereason, started
 
+from safereason.engines.spec import ModelSpec
 from safereason.recipe.load import load
 from safereason.runs.records import read_json, read_records
 from safereason.stages import data, guard, rl, sft
@@ -219,7 +220,7 @@ def test_dpo_is_killed_while_it_draws_and_while_it_trains_and_resumed(
     arguments = ("rl", "--recipe", mine, "--model", micro_model, "--root")
     for root in (folder, tmp_path):
         data.build_data(load(str(mine)), Options(root=root))
-    expected = rl.train_rl(load(str(mine)), Options(root=folder, model=str(micro_model))).run
+    expected = rl.train_rl(load(str(mine)), Options(root=folder, model=ModelSpec.parse(str(micro_model)))).run
     run = tmp_path / "rl" / expected.name
     kill_once(
         lambda: (run / "completions.jsonl").exists() and any(read_records(run / "completions.jsonl")),

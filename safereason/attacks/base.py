@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from safereason.attacks.meter import Meter
 from safereason.data.example import Example
 from safereason.engines.base import Engine, Message, Sampling
+from safereason.engines.spec import ModelSpec
 
 Need = Literal["answers", "likelihood", "weights", "attacker", "score"]
 """A resource of an attack: the target model's answers, its likelihoods or its weights; an attacker; a judge's score."""
@@ -22,7 +23,7 @@ class AttackSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     @property
-    def models(self) -> tuple[str, ...]:
+    def models(self) -> tuple[ModelSpec, ...]:
         """Further models that the search loads: they have to be there, and belong to a run's identity."""
         return ()
 

@@ -4,6 +4,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from safereason.attacks.base import AttackSettings
 from safereason.attacks.target_position import TargetPosition
+from safereason.engines.spec import ModelSpec
 
 
 class GCGSettings(AttackSettings):
@@ -43,8 +44,8 @@ class GCGSettings(AttackSettings):
     """With no agreement at all, the target model scores one in this many of the rest (arXiv 2403.01251)."""
 
     @property
-    def models(self) -> tuple[str, ...]:
+    def models(self) -> tuple[ModelSpec, ...]:
         """The draft model, where there is one."""
         if self.draft is None:
             return ()
-        return (self.draft,)
+        return (ModelSpec.parse(self.draft),)

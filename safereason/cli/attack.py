@@ -116,7 +116,7 @@ def _attack_command(name: str) -> Callable[..., None]:
         source = opt.either_name("--prompts", prompts, "--behaviors", old_prompts)
         section_values = {
             f"attackers.{name}": attacker,
-            "judge": _judge_name(judge, judge_model),
+            "judge": _scorer_name(judge, judge_model),
             "max_queries": max_queries,
         }
         chosen = _attack_recipe(name, recipe, model, overrides, seed, section_values)
@@ -134,13 +134,15 @@ def _attack_command(name: str) -> Callable[..., None]:
     return attack
 
 
-def _judge_name(judge: str | None, model: str | None) -> str | None:
-    """The judge as a recipe names it; `--judge-model` names a chat model that rates answers in its place."""
+def _scorer_name(judge: str | None, model: str | None) -> str | None:
+    """The scorer as a recipe names it: a judge, or the chat model of `--judge-model`, which rates answers."""
+    from safereason.stages.scorer import RATING
+
     if model is None:
         return judge
     if judge is not None:
         raise InputError("--judge and --judge-model exclude each other; pass one of them")
-    return f"rating:{model}"
+    return f"{RATING}{model}"
 
 
 def _attack_recipe(
@@ -188,8 +190,8 @@ def _attack_step(plan: "AttackPlan", model: str | None, recipe: str) -> str:
     helpers: list[str] = []
     if plan.attacker:
         helpers.append(f"attacker {plan.attacker}")
-    if plan.judge:
-        helpers.append(f"judge {plan.judge}")
+    if plan.scorer:
+        helpers.append(f"judge {plan.scorer.label()}")
     settings = [f"{key}={value}" for key, value in plan.settings.model_dump().items()]
     for listed in (helpers, settings):
         if listed:

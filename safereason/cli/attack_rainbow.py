@@ -86,15 +86,8 @@ def rainbow(
         prompts = None
     source = opt.either_name("--prompts", prompts, "--seeds", old_prompts)
     settings = {"iterations": iterations, "prompts": count, "archives": archives}
-    plan = stage_rainbow.plan_rainbow(
-        chosen,
-        options,
-        mutator=mutator,
-        judge=judge,
-        judge_model=judge_model,
-        source=source or "sample",
-        settings=settings,
-    )
+    request = stage_rainbow.RainbowRequest(mutator, judge, judge_model, source or "sample", settings)
+    plan = stage_rainbow.plan_rainbow(chosen, options, request)
     if dry_run:
         stage.print_plan(chosen, stage_rainbow.rainbow_outline(chosen, options, plan), as_json)
         return

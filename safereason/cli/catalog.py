@@ -7,7 +7,6 @@ def listing() -> dict[str, list[dict[str, str]]]:
     """The name and summary of each eval, attack, judge and guard, by kind."""
     from safereason import attacks, evals, judges
     from safereason.guard.others import GUARDS
-    from safereason.judges.as_guard import MODELS_OF_OTHERS as OWN_GUARDS
 
     evaluations = dict(evals.EVALS.listed())
     for other in evals.OTHER_EVALS.values():
@@ -16,7 +15,7 @@ def listing() -> dict[str, list[dict[str, str]]]:
         "evals": _entries(evaluations),
         "attacks": _entries(dict(attacks.ATTACKS.listed())),
         "judges": _entries(dict(judges.JUDGES.listed())),
-        "guards": _entries({**OWN_GUARDS, **dict(GUARDS.listed())}),
+        "guards": _entries(dict(GUARDS.listed())),
     }
 
 

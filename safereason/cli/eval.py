@@ -138,16 +138,7 @@ def _attack_names(text: str | None) -> tuple[str, ...] | None:
 
 
 def _eval_step(plan: "EvalPlan", model: str | None, recipe: str) -> str:
-    """The plan of an evaluation as one sentence, for a dry run.
-
-    Raises:
-        InputError: There is no judge of the name in the plan. The evaluation itself would refuse it, too.
-    """
-    from safereason.judges import JudgeSpec
-
-    # A plan that passes and a run that fails at once would be a poor dry run.
-    if plan.judge:
-        JudgeSpec.parse(plan.judge)
+    """The plan of an evaluation as one sentence, for a dry run."""
     subject = model or f"the newest trained model of {recipe}"
     amount = "all"
     if plan.limit:
@@ -155,8 +146,8 @@ def _eval_step(plan: "EvalPlan", model: str | None, recipe: str) -> str:
     cases = [f"test cases of {path}" for path in plan.cases]
     attack_list = ", ".join(plan.attacks or cases)
     last_part = "count the tokens of reasoning and answer"
-    if plan.judge:
-        last_part = f"judge the answers with {plan.judge}"
+    if plan.judge is not None:
+        last_part = f"judge the answers with {plan.judge.label()}"
     return f"ask {subject} {amount} prompts of {', '.join(plan.sources)} ({attack_list}), and {last_part}"
 
 

@@ -56,20 +56,15 @@ def capability(
     bars = opt.parse_bars(CAPABILITY.name, CAPABILITY.reports, fail_under, fail_over)
     chosen = opt.recipe_of(recipe, model, overrides, seed)
     options = opt.stage_options(root, out, model, resume, overwrite, base_url)
-    task_names = _task_names(tasks)
+    request = stage_capability.CapabilityRequest(_task_names(tasks), include, shots, limit)
     if dry_run:
-        plan = stage_capability.plan_capability(chosen, task_names, include, shots, limit)
+        plan = stage_capability.plan_capability(chosen, request)
         subject = model or f"the newest trained model of {chosen.name}"
         amount = f"the first {plan.limit} items" if plan.limit else "all items"
         steps = [f"ask {subject} {amount} of {name} through lm-eval" for name in plan.tasks]
         stage.print_steps(chosen, steps, as_json)
         return
-    result = stage.run_and_print(
-        lambda: stage_capability.run_capability(
-            chosen, options, tasks=task_names, include=include, shots=shots, limit=limit
-        ),
-        as_json,
-    )
+    result = stage.run_and_print(lambda: stage_capability.run_capability(chosen, options, request), as_json)
     stage.check_bars(result, bars, junit)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from safereason.recipe.schema import Recipe, Sampling
     from safereason.runs.records import Record
     from safereason.stages.base import Options, Result
-    from safereason.stages.guard_eval import GuardEvalPlan, GuardEvalRequest
+    from safereason.stages.guard_eval_plan import GuardEvalPlan, GuardEvalRequest
     from safereason.stages.guard_eval_score import PredictionsRequest
 
 # A guard that is named without a recipe gets this recipe's prompt and sampling.
@@ -90,7 +90,7 @@ def guard(
     verbose: opt.Verbose = False,
 ) -> None:
     """Measure a guard on labelled rows: F1 of `unsafe`, AUROC, verdicts that cannot be read."""
-    from safereason.stages.guard_eval import GuardEvalRequest
+    from safereason.stages.guard_eval_plan import GuardEvalRequest
     from safereason.stages.guard_eval_score import PredictionsRequest, check_guard_eval_scored
 
     bars = opt.parse_bars(GUARD.name, GUARD.reports, fail_under, fail_over)
@@ -142,7 +142,8 @@ def _measure_guard(
     recipe: "Recipe", options: "Options", request: "GuardEvalRequest", dry_run: bool, as_json: bool
 ) -> "Result | None":
     """The result of a guard's evaluation, printed; None after a dry run, which prints the plan."""
-    from safereason.stages.guard_eval import plan_guard_eval, run_guard_eval
+    from safereason.stages.guard_eval import run_guard_eval
+    from safereason.stages.guard_eval_plan import plan_guard_eval
 
     if not dry_run:
         return stage.run_and_print(lambda: run_guard_eval(recipe, options, request), as_json, _print_guard_result)
@@ -192,7 +193,11 @@ def _chosen_sampling(recipe: "Recipe", overrides: list[str] | None) -> "Sampling
 
 def _guard_eval_steps(plan: "GuardEvalPlan", recipe: str) -> list[str]:
     """The plan of an evaluation as one sentence per set, for a dry run."""
-    guard = plan.guard or plan.model or f"the newest guard of {recipe}"
+    guard = f"the newest guard of {recipe}"
+    if plan.guard is not None:
+        guard = plan.guard.label()
+    elif plan.model is not None:
+        guard = str(plan.model)
     votes = ""
     if plan.samples > 1:
         votes = f" {plan.samples} times"

@@ -31,12 +31,14 @@ def score(
 ) -> None:
     """Judge a run's saved completions by another judge, into a run of its own; no model answers again."""
     from safereason.evals import judging
+    from safereason.judges import JudgeSpec
     from safereason.stages import eval_score
 
     # Which figures there are depends on the evaluation of the run, so the run is looked at before the bars.
     evaluation = eval_score.check_score(run)
     bars = opt.parse_bars(evaluation.name, evaluation.reports, fail_under, fail_over)
     options = opt.stage_options(root, out, None, resume, overwrite)
-    result = stage.run_and_print(lambda: eval_score.score_eval(run, options, judge), as_json)
+    spec = JudgeSpec.parse(judge)
+    result = stage.run_and_print(lambda: eval_score.score_eval(run, options, spec), as_json)
     stage.check_bars(result, bars, junit)
     judging.check_eval_scored(result.run, result.metrics)

@@ -53,14 +53,12 @@ def separation(
     chosen = opt.recipe_of(recipe, model, overrides, seed)
     options = opt.stage_options(root, out, model, resume, overwrite)
     # `--base-url` is missing above: a server shows no inner states.
+    request = stage_separation.SeparationRequest(cases or (), projection, limit)
     if dry_run:
-        plan = stage_separation.plan_separation(chosen, cases or (), projection, limit)
+        plan = stage_separation.plan_separation(chosen, request)
         stage.print_steps(chosen, [_separation_step(plan, model, chosen.name)], as_json)
         return
-    result = stage.run_and_print(
-        lambda: stage_separation.run_separation(chosen, options, cases=cases or (), projection=projection, limit=limit),
-        as_json,
-    )
+    result = stage.run_and_print(lambda: stage_separation.run_separation(chosen, options, request), as_json)
     stage.check_bars(result, bars, junit)
 
 

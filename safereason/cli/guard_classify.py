@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from safereason.cli.guard_bulk import RayCluster
     from safereason.console import Advance
+    from safereason.engines.spec import ModelSpec
     from safereason.guard.classify import ClassifyOutput, ClassifySettings, StatusCounts
     from safereason.guard.guard_prompt import GuardPrompt
     from safereason.guard.output import VerdictFile
@@ -174,21 +175,23 @@ def classify(
     # NaN would pass Typer's own check of a range.
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"--threshold {threshold}: is no probability; it lies between 0 and 1")
+    from safereason.engines.spec import ModelSpec
     from safereason.guard import rows
     from safereason.guard.classify import ClassifySettings
 
+    spec = ModelSpec.parse(model)
     on_existing = _on_existing(resume, overwrite)
     cluster = _cluster(ray, ray_address, workers, batch_rows, gpus_per_worker)
     if gpus_per_worker is not None:
-        _check_gpus_per_worker(gpus_per_worker, model)
+        _check_gpus_per_worker(gpus_per_worker, spec)
     if cluster and form:
         raise InputError(f"--format {form}: --ray reads parquet; leave one of them out")
     fields = rows.fields_of(field or ())
-    check_precision_option(precision, model)
+    check_precision_option(precision, spec)
     # Libraries that look the model up may print.
     with output.results_only():
-        guard_prompt = requested_guard_prompt(model, policy, max_new_tokens)
-    request = ClassifySettings(model, base_url, guard_prompt, samples, threshold, seed, fields, precision)
+        guard_prompt = requested_guard_prompt(spec, policy, max_new_tokens)
+    request = ClassifySettings(spec, base_url, guard_prompt, samples, threshold, seed, fields, precision)
     if cluster:
         from safereason.cli.guard_bulk import classify_on_ray
 
@@ -202,7 +205,7 @@ def classify(
     tally.check([kind.value for kind in fail_on or ()], can_resume=out is not None and cluster is None)
 
 
-def requested_guard_prompt(model: str, policy: str | None, max_new_tokens: int | None) -> "GuardPrompt":
+def requested_guard_prompt(model: "ModelSpec", policy: str | None, max_new_tokens: int | None) -> "GuardPrompt":
     """The guard's own prompt, with the policy and the number of tokens of the options."""
     from safereason.guard import open as guards
 
@@ -212,15 +215,13 @@ def requested_guard_prompt(model: str, policy: str | None, max_new_tokens: int |
     return replace(guard_prompt, sampling=guard_prompt.sampling.model_copy(update={"max_new_tokens": max_new_tokens}))
 
 
-def check_precision_option(precision: str | None, model: str) -> None:
+def check_precision_option(precision: str | None, model: "ModelSpec") -> None:
     """Refuses `--precision` where a server computes.
 
     Raises:
         InputError: The model is behind one.
     """
-    from safereason.engines.spec import ModelSpec
-
-    if precision is not None and ModelSpec.parse(model).is_remote:
+    if precision is not None and model.is_remote:
         raise InputError(f"--precision {precision}: {model} computes on its server; leave it out")
 
 
@@ -258,21 +259,18 @@ def _cluster(
     return None
 
 
-def _check_gpus_per_worker(gpus: float, model: str) -> None:
+def _check_gpus_per_worker(gpus: float, model: "ModelSpec") -> None:
     """Refuses a number of GPUs that no guard can be given.
 
     Raises:
         InputError: It is neither whole nor a share of one, or it is above 1 and the engine has no use for it.
     """
-    from safereason.engines.spec import ModelSpec
-
     # Written so that NaN is refused, too.
     if not 0 < gpus < math.inf or (gpus > 1 and gpus % 1):
         raise InputError(f"--gpus-per-worker {gpus:g}: is no number of GPUs; give a whole one, or a share such as 0.5")
-    spec = ModelSpec.parse(model)
-    if spec.is_remote:
+    if model.is_remote:
         raise InputError(f"--gpus-per-worker {gpus:g}: {model} runs on its server; leave it out")
-    if gpus > 1 and spec.engine != "vllm":
+    if gpus > 1 and model.engine != "vllm":
         raise InputError(
             f"--gpus-per-worker {gpus:g}: only vLLM spreads a model over several GPUs; pass --model vllm/{model}"
         )

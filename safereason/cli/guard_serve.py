@@ -12,6 +12,7 @@ from safereason.cli.guard_classify import PrecisionOption, check_precision_optio
 from safereason.errors import InputError
 
 if TYPE_CHECKING:
+    from safereason.engines.spec import ModelSpec
     from safereason.guard.guard_prompt import GuardPrompt
     from safereason.guard.policy import Policy
     from safereason.guard.reasoning import ReasoningGuard
@@ -140,12 +141,14 @@ def serve(
     verbose: opt.Verbose = False,
 ) -> None:
     """Serve a guard behind the Moderation API, and with its whole verdict at /v1/guard, until SIGTERM or Ctrl-C."""
+    from safereason.engines.spec import ModelSpec
     from safereason.guard.server import run
     from safereason.guard.server.hosts import Hosts, listed
     from safereason.guard.server.settings import Limits, ServerSettings
 
     if model is None:
         raise InputError("which guard? name a run of `guard train`, or any model, with --model")
+    spec = ModelSpec.parse(model)
     limits = Limits(
         max_batch=max_batch,
         max_wait=max_wait / 1000,
@@ -168,9 +171,9 @@ def serve(
         seed=seed,
         log_prompts=log_prompts,
     )
-    check_precision_option(precision, model)
-    guard_prompt = requested_guard_prompt(model, policy, max_new_tokens)
-    source = _GuardSource(model, base_url, guard_prompt, samples, precision)
+    check_precision_option(precision, spec)
+    guard_prompt = requested_guard_prompt(spec, policy, max_new_tokens)
+    source = _GuardSource(spec, base_url, guard_prompt, samples, precision)
     _serve_guard(source, settings, (host, port), mapping, keys_file)
 
 
@@ -178,7 +181,7 @@ def serve(
 class _GuardSource:
     """The guard to serve: its model, and the settings of the command line."""
 
-    model: str
+    model: "ModelSpec"
     base_url: str | None
     guard_prompt: "GuardPrompt"
     samples: int

@@ -46,7 +46,7 @@ def choose(spec: str, planned: "Gpus | None", recipe: "Recipe", options: "Option
     if gpus is None and spec != NONE and not processes.is_launched():
         gpus = layout.gpus_here()
     if options.model is not None:
-        recipe = recipe.model_copy(update={"model": options.model})
+        recipe = recipe.model_copy(update={"model": str(options.model)})
     return layout.choose_layout(spec, recipe, keys, gpus)
 
 

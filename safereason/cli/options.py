@@ -247,6 +247,7 @@ def stage_options(
     Raises:
         InputError: Both `--resume` and `--overwrite` were given.
     """
+    from safereason.engines.spec import ModelSpec
     from safereason.runs.directory import OnExisting
     from safereason.stages.base import Options
 
@@ -257,7 +258,10 @@ def stage_options(
         on_existing = "resume"
     elif overwrite:
         on_existing = "overwrite"
-    return Options(root=root, out=out, on_existing=on_existing, model=model, base_url=base_url)
+    chosen = None
+    if model is not None:
+        chosen = ModelSpec.parse(model)
+    return Options(root=root, out=out, on_existing=on_existing, model=chosen, base_url=base_url)
 
 
 def parse_verl(

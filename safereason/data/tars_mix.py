@@ -107,6 +107,12 @@ def counts(mix: TarsMix) -> dict[PromptKind, int]:
     return {"harmful": harmful, "harmless": mix.prompts - harmful - ambiguous, "ambiguous": ambiguous}
 
 
+def shares_of(mix: TarsMix, kind: PromptKind) -> tuple[SourceShare, ...]:
+    """The sources of one kind of prompts."""
+    pools = {"harmful": mix.harmful, "harmless": mix.harmless, "ambiguous": mix.ambiguous}
+    return pools[kind]
+
+
 def _rounded_share(total: int, ratio: float) -> int:
     # Decimal takes the ratio as it is written; as a float, 0.15 is a little less than 0.15.
     return int((total * Decimal(str(ratio))).to_integral_value(ROUND_HALF_UP))
@@ -203,7 +209,7 @@ class _TarsDraw:
             return []
         pool: list[Example] = []
         before = self.drops.copy()
-        shares = used_shares(self.mix, getattr(self.mix, kind))
+        shares = used_shares(self.mix, shares_of(self.mix, kind))
         for number, share in enumerate(shares):
             rows = self._selections(share.source)[kind, number]
             part = self._slice_of_share(share, rows, sft_prompts.get(share.source, set()))
@@ -252,10 +258,14 @@ class _TarsDraw:
 
     def _numbered_shares(self) -> Iterator[tuple[str, int, SourceShare]]:
         """Each share with its pool, a kind or `traces`, and its number in the pool."""
-        pools: list[str] = [kind for kind, count in counts(self.mix).items() if count]
-        for pool in (*pools, "traces"):
-            for number, share in enumerate(used_shares(self.mix, getattr(self.mix, pool))):
-                yield pool, number, share
+        pools: dict[str, tuple[SourceShare, ...]] = {}
+        for kind, count in counts(self.mix).items():
+            if count:
+                pools[kind] = shares_of(self.mix, kind)
+        pools["traces"] = self.mix.traces
+        for name, shares in pools.items():
+            for number, share in enumerate(used_shares(self.mix, shares)):
+                yield name, number, share
 
     def _usable(self, rows: Iterable[Example], drop_label: str) -> Iterator[Example]:
         # Each share has a duplicate check of its own, so that `skip` passes over the same rows in all of them.

@@ -6,7 +6,7 @@ server of that API). A revision of the Hub may follow it: `org/name@REVISION`.
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
@@ -54,6 +54,12 @@ class ModelSpec:
         if self.revision is not None:
             text = f"{text}@{self.revision}"
         return text
+
+    def absolute(self) -> "ModelSpec":
+        """The same model, named so that it is found from any folder: a path on this machine becomes an absolute one."""
+        if not self.name or not os.path.exists(self.name):
+            return self
+        return replace(self, name=str(Path(self.name).resolve()))
 
     @property
     def is_remote(self) -> bool:

@@ -20,7 +20,7 @@ from safereason.data.sources.xstest_response import FILES
 from safereason.errors import InputError
 from safereason.evals.bootstrap import bootstrap_figure, ratio_or_nan
 from safereason.evals.metrics import OVERALL, Figure, FigureInfo, proportion
-from safereason.judges.base import THRESHOLD, Exchange, Judge, Verdict
+from safereason.judges.base import THRESHOLD, Exchange, Judge, TrainedJudge, Verdict
 
 XSTEST_PREFIX = "xstest-"
 """Prefix of the names of XSTest's human-labelled completions; a model's name follows."""
@@ -105,10 +105,9 @@ def unseen(target: str, labelled: Sequence[Labelled], judge: Judge, columns: Lab
         InputError: No answer with a positive or negative label is left.
     """
     # Only judges that were trained here know their training data.
-    was_trained_on: Callable[[Exchange], bool] | None = getattr(judge, "was_trained_on", None)
-    if was_trained_on is None:
+    if not isinstance(judge, TrainedJudge):
         return list(labelled)
-    kept = [answer for answer in labelled if not was_trained_on(answer.exchange)]
+    kept = [answer for answer in labelled if not judge.was_trained_on(answer.exchange)]
     if len(kept) < len(labelled) and not _has_counted_label(kept, columns):
         raise InputError(
             f"{target}: judge {judge.name} was trained on these answers, so that figures on them say "

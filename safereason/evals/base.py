@@ -9,7 +9,7 @@ from safereason.data.example import Example
 from safereason.engines.base import Completion
 from safereason.errors import InputError
 from safereason.evals.metrics import Figure, FigureInfo
-from safereason.judges import BehaviorRequest, Exchange, Judge, Measure, Verdict, open_judge
+from safereason.judges import BehaviorRequest, Exchange, Judge, JudgeSpec, Measure, Verdict
 from safereason.judges.base import THRESHOLD
 from safereason.recipe.schema import Evaluation, Recipe
 from safereason.runs.records import Record
@@ -193,14 +193,14 @@ def exchange(completion: Record) -> Exchange:
     return Exchange(completion["prompt"], completion["answer"], request)
 
 
-def judge_for(evaluation: Eval, spec: str) -> Judge:
-    """The judge of this name, opened for an evaluation.
+def judge_for(evaluation: Eval, spec: JudgeSpec) -> Judge:
+    """The judge, opened for an evaluation.
 
     Raises:
         InputError: The judge cannot be opened, or measures something else.
     """
     # The measures go along, since some judges can measure one of several.
-    judge = open_judge(spec, evaluation.measures)
+    judge = spec.open(evaluation.measures)
     # Other judges have one measure, and ignore the argument.
     if judge.measure not in evaluation.measures:
         needed = " or ".join(evaluation.measures)

@@ -20,6 +20,7 @@ from safereason.data import rsafe_mix
 from safereason.data.example import Example
 from safereason.errors import InputError
 from safereason.evals.guard_suite import LabelledRow
+from safereason.guard.base import GuardVerdict
 from safereason.runs.directory import rows_of
 from safereason.runs.records import Record
 from safereason.text import verdict
@@ -335,16 +336,17 @@ def _join_to_source(rows: Sequence[NumberedRow], set_name: str, examples: Sequen
         for key in ("reasoning", "text", "reason"):
             if not isinstance(row.get(key) or "", str):
                 raise InputError(f"{where}: `{key}` is {row[key]!r:.60}; text is expected")
-        optional = {key: row[key] for key in ("reasoning", "text", "reason", "failed") if row.get(key)}
+        verdict = GuardVerdict(
+            row.get("label"),
+            row.get("score"),
+            tuple(categories),
+            reasoning=row.get("reasoning") or "",
+            text=row.get("text") or "",
+            reason=row.get("reason") or None,
+            failed=bool(row.get("failed")),
+        )
         for labelled in rsafe_mix.labelled([example]):
-            yield of_example(
-                labelled,
-                set_name,
-                label=row.get("label"),
-                score=row.get("score"),
-                categories=tuple(categories),
-                **optional,
-            )
+            yield of_example(labelled, set_name, verdict)
 
 
 def _examples_of_rows(rows: Sequence[NumberedRow], set_name: str, examples: Sequence[Example]) -> list[Example]:
@@ -369,8 +371,8 @@ def _examples_of_rows(rows: Sequence[NumberedRow], set_name: str, examples: Sequ
     return list(examples)
 
 
-def of_example(example: Example, name: str, **verdict_fields: Any) -> Prediction:
-    """The prediction for a labelled example of the set `name`; `verdict_fields` are `label` and those after it.
+def of_example(example: Example, set_name: str, verdict: GuardVerdict) -> Prediction:
+    """The prediction for a labelled example of a set: a guard's verdict on it.
 
     Raises:
         ValueError: The example has no label.
@@ -379,12 +381,19 @@ def of_example(example: Example, name: str, **verdict_fields: Any) -> Prediction
         raise ValueError(f"{example.id} has no label")
     return Prediction(
         id=example.id,
-        set=name,
+        set=set_name,
         expected=example.label,
+        label=verdict.label,
+        score=verdict.score,
+        categories=verdict.categories,
+        reasoning=verdict.reasoning,
+        text=verdict.text,
+        reason=verdict.reason,
+        failed=verdict.failed,
+        tokens=verdict.tokens,
         prompt=example.prompt,
         response=example.response,
         harms=example.categories,
-        **verdict_fields,
     )
 
 

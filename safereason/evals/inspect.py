@@ -38,7 +38,7 @@ from safereason.engines.base import Completion, Message
 from safereason.errors import InputError, command
 from safereason.evals.base import MISSING, Case, Eval, Outcome, eval_section, exchange
 from safereason.evals.metrics import OVERALL
-from safereason.judges import Judge, Measure, Verdict
+from safereason.judges import Judge, JudgeSpec, Measure, Verdict
 from safereason.recipe.load import load
 from safereason.recipe.schema import Evaluation, Sampling
 from safereason.text import reasoning
@@ -133,7 +133,7 @@ def _generation_config(sampling: Sampling) -> GenerateConfig:
 @cache
 def _open_judge(evaluation: str, spec: str) -> Judge:
     """The judge of a task. It may be a model, and so it is opened once."""
-    return evals.judge_for(evals.get(evaluation), spec)
+    return evals.judge_for(evals.get(evaluation), JudgeSpec.parse(spec))
 
 
 @scorer(metrics=[])

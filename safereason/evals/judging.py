@@ -12,7 +12,7 @@ from safereason import console
 from safereason.errors import StageFailed
 from safereason.evals.base import MISSING, Eval, Outcome, exchange, has_failed
 from safereason.evals.metrics import Figure, FigureKey
-from safereason.judges import Judge, Measure, Verdict
+from safereason.judges import Judge, JudgeSpec, Measure, Verdict
 from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import going_on
 from safereason.runs.records import Record, RecordLog, keep_records, read_records, write_json
@@ -34,7 +34,7 @@ def drop_failed(path: Path) -> None:
     keep_records(path, lambda record: not (record["score"] is None and record.get("failed", True)))
 
 
-def judge_all(ids: Sequence[str], judge: Judge, spec: str, log: RecordLog) -> None:
+def judge_all(ids: Sequence[str], judge: Judge, spec: JudgeSpec, log: RecordLog) -> None:
     """Judges the completions that have no verdict yet, in the order of the cases.
 
     Judging stops after a batch in which every verdict failed: the judge is probably down, and a resumed run goes on.
@@ -47,7 +47,7 @@ def judge_all(ids: Sequence[str], judge: Judge, spec: str, log: RecordLog) -> No
             batch = remaining[start : start + EXCHANGES_A_BATCH]
             judge_failed = []
             for completion, verdict in zip(batch, _judge_batch(judge, batch), strict=True):
-                log.append({"id": completion["id"], "judge": spec, **asdict(verdict)})
+                log.append({"id": completion["id"], "judge": spec.label(), **asdict(verdict)})
                 advance("")
                 # A missing completion never reached the judge, so it says nothing about the judge's health.
                 if not _is_missing(completion):

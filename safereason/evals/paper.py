@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
+from safereason import judges
 from safereason.evals.metrics import OVERALL, Figure
 from safereason.runs.records import Record
 
@@ -292,7 +293,7 @@ def departures(metrics: Record) -> tuple[str, ...]:
     attacks = metrics.get("attacks") or ()
     texts = []
     # A judge's name may be followed by its model, which the protocol leaves open.
-    if judge.partition(":")[0] != paper_judge:
+    if judges.name_of(judge) != paper_judge:
         texts.append(f"judge {judge} for {paper_judge}")
     if paper_attacks and set(attacks) != set(paper_attacks):
         texts.append(f"attacks {', '.join(attacks)} for {', '.join(paper_attacks)}")

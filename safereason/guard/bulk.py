@@ -19,7 +19,6 @@ from types import ModuleType
 from typing import TypedDict
 
 from safereason.engines import vllm
-from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
 from safereason.guard.base import Guard
 from safereason.guard.classify import CHUNK_ROWS, ClassifyOutput, ClassifySettings, classify
@@ -133,8 +132,7 @@ def run(
         StageFailed: A worker failed, or died more than `RETRIES` times at one block.
     """
     with _connected_ray(address) as ray:
-        model = ModelSpec.parse(job.settings.model)
-        pool = _pool_of(ray, workers, gpus_per_worker, is_remote=model.is_remote)
+        pool = _pool_of(ray, workers, gpus_per_worker, is_remote=job.settings.model.is_remote)
         try:
             for result in _block_results(ray, job, [block.number for block in left], pool):
                 if result["error"]:

@@ -38,7 +38,7 @@ RowStatus = Literal["safe", "unsafe", "unparsed", "failed", "cut"]
 class ClassifySettings:
     """A guard and the settings under which it judges rows."""
 
-    model: str
+    model: ModelSpec
     base_url: str | None
     guard_prompt: GuardPrompt
     samples: int
@@ -85,22 +85,21 @@ class ClassifySettings:
         return identity
 
 
-def _guard_model_identity(model: str) -> dict[str, object]:
+def _guard_model_identity(model: ModelSpec) -> dict[str, object]:
     """The identity of a model: the contents of its folder, independent of the path, or else its name.
 
     Raises:
         InputError: There is no such model, or one of its files cannot be read.
     """
-    spec = ModelSpec.parse(model)
-    engine: str = spec.engine
-    if spec.engine == "hf":
+    engine: str = model.engine
+    if model.engine == "hf":
         engine = "transformers"  # as the records of earlier versions have it
-    if not spec.is_remote:
+    if not model.is_remote:
         # A folder counts by its contents, so a copy of it at another path is the same model.
-        folder = Path(spec.location)
+        folder = Path(model.location)
         if folder.is_dir():
             return {"engine": engine, "model_contents": weights.of_folder(folder)}
-    return {"engine": engine, "model": model}
+    return {"engine": engine, "model": str(model)}
 
 
 @dataclass

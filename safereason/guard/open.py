@@ -1,20 +1,141 @@
-"""Opening of guards: those that reason over a policy, and those of other publishers."""
+"""Opening of any guard by its name: one that reasons over a policy, another publisher's, or a Moderation API."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from safereason.engines.open import open_engine, precision_here
 from safereason.engines.spec import ModelSpec
-from safereason.errors import InputError
+from safereason.errors import InputError, did_you_mean
 from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard import policy as policies
+from safereason.guard.base import Guard
 from safereason.guard.guard_prompt import GuardPrompt
-from safereason.guard.others import GUARDS, GuardOptions, PromptedGuard
+from safereason.guard.others import GUARDS, GuardEntry, GuardOptions
 from safereason.guard.reasoning import ReasoningGuard
 from safereason.recipe.schema import Precision, Sampling
+from safereason.registry import split_argument
+
+
+@dataclass(frozen=True)
+class GuardSpec:
+    """A guard as a person names it: `NAME:MODEL` with a name of `GUARDS`, or a model that reasons over a policy."""
+
+    name: str
+    """Name by which `GUARDS` finds it: its own, or a dotted path; empty for a model that reasons over a policy."""
+    argument: str
+    """The model: its name, a folder or a run. Of an API, the server's own name for it, empty for the default."""
+
+    @classmethod
+    def parse(cls, text: str) -> "GuardSpec":
+        """The guard `NAME:MODEL`, `module:NAME:MODEL` or `MODEL`, or an API by its name alone.
+
+        Raises:
+            InputError: Its model is missing, its name is misspelt, or another package's guard cannot be imported.
+        """
+        name, argument = split_argument(text)
+        if GUARDS.has(name):
+            entry = GUARDS.find(name)
+            if not argument and not entry.is_api:
+                raise InputError(f"{name}: name its model after a colon, such as {name}:{entry.model}")
+            return cls(name, argument)
+        before_colon, colon, _ = text.partition(":")
+        hint = did_you_mean(before_colon, GUARDS)
+        # A misspelt name would otherwise be taken for a model's, and fail with a message about the Hub.
+        if colon and "/" not in before_colon and hint:
+            raise InputError(f"{text}: no guard is called {before_colon!r}; {hint}")
+        return cls("", text)
+
+    def __str__(self) -> str:
+        """The text that `parse` reads as this guard, in another process, too."""
+        if self.name and self.argument:
+            return f"{self.name}:{self.argument}"
+        return self.name or self.argument
+
+    def label(self) -> str:
+        """The text that records and metrics hold: the same with the entry's own name, by whichever it was found."""
+        entry = self.entry
+        if entry is None:
+            return str(self)
+        return str(replace(self, name=entry.name))
+
+    @property
+    def entry(self) -> GuardEntry | None:
+        """Entry that the name leads to; None for a model that reasons over a policy."""
+        if not self.name:
+            return None
+        return GUARDS.find(self.name)
+
+    @property
+    def is_api(self) -> bool:
+        """Whether it is an API, whose model has no name here."""
+        entry = self.entry
+        return entry is not None and entry.is_api
+
+    @cached_property
+    def model(self) -> ModelSpec:
+        """The guard's model; that of an API is behind its server."""
+        entry = self.entry
+        if entry is not None and entry.is_api:
+            return ModelSpec(self.argument or entry.model, "openai")
+        return ModelSpec.parse(self.argument)
+
+    def absolute(self) -> "GuardSpec":
+        """The same guard, with its model named so that it is found from any folder."""
+        if self.is_api:
+            return self
+        return replace(self, argument=str(self.model.absolute()))
+
+    def identity(self) -> str:
+        """The guard's part of a run's identity: its name, and its model by that one's identity.
+
+        Raises:
+            InputError: Its model is a run that did not finish.
+        """
+        entry = self.entry
+        if entry is None:
+            return self.model.identity()
+        if entry.is_api:
+            return self.label()
+        return f"{entry.name}:{self.model.identity()}"
+
+    def open(self, options: GuardOptions = GuardOptions()) -> Guard:
+        """The guard, with its model loaded or its server known.
+
+        Raises:
+            InputError: It does not take one of the options, or cannot be opened.
+            StageFailed: Its model does not fit in memory.
+        """
+        entry = self.entry
+        if entry is not None:
+            _check_options(entry, options)
+            return entry.open(self.model, options)
+        if options.template is not None:
+            raise InputError(f"{self}: takes no --template; its prompt comes with it, or from `guard.prompt_template`")
+        return open_guard(
+            self.model,
+            base_url=options.base_url,
+            policy=options.policy,
+            samples=options.samples,
+            precision=options.precision,
+        )
+
+
+def _check_options(entry: GuardEntry, options: GuardOptions) -> None:
+    """Refuses options without effect: a person would expect them to change the verdicts.
+
+    Raises:
+        InputError: There is one.
+    """
+    # These guards decode greedily, or run on a server that always decides alike.
+    if options.samples != 1:
+        raise InputError(f"{entry.name}: always gives the same verdict; leave --samples out")
+    for option, value in (("policy", options.policy), ("template", options.template)):
+        if value is not None and option not in entry.takes:
+            raise InputError(f"{entry.name}: takes no --{option}; leave it out")
 
 
 def open_guard(
-    spec: str,
+    model: ModelSpec,
     *,
     base_url: str | None = None,
     policy: str | None = None,
@@ -26,7 +147,7 @@ def open_guard(
     """A run of `guard train`, or any other model, as a guard that reasons.
 
     Args:
-        spec: A run directory, a folder, `org/name`, or a model behind an engine (`openai/NAME`).
+        model: The model, perhaps behind a server.
         base_url: Address of the server, for `openai/…`.
         policy: Name of a shipped policy or a file, used instead of the guard's own.
         sampling: Used instead of the guard's own.
@@ -38,12 +159,12 @@ def open_guard(
         InputError: The model or the policy cannot be opened.
     """
     # The prompt comes first: reading it takes milliseconds, and loading the weights can take minutes.
-    guard_prompt = guard_prompt_of(spec, policy=policy, sampling=sampling, otherwise=otherwise)
-    return open_with_prompt(spec, guard_prompt, base_url=base_url, samples=samples, precision=precision)
+    guard_prompt = guard_prompt_of(model, policy=policy, sampling=sampling, otherwise=otherwise)
+    return open_with_prompt(model, guard_prompt, base_url=base_url, samples=samples, precision=precision)
 
 
 def open_with_prompt(
-    spec: str,
+    model: ModelSpec,
     guard_prompt: GuardPrompt,
     *,
     base_url: str | None = None,
@@ -58,7 +179,6 @@ def open_with_prompt(
         InputError: The model cannot be opened.
         StageFailed: It does not fit in memory.
     """
-    model = ModelSpec.parse(spec)
     # A server decides for itself, and torch need not be imported for it.
     if precision is None and model.is_remote:
         precision = "fp32"
@@ -67,7 +187,11 @@ def open_with_prompt(
 
 
 def guard_prompt_of(
-    spec: str, *, policy: str | None = None, sampling: Sampling | None = None, otherwise: GuardPrompt | None = None
+    model: ModelSpec,
+    *,
+    policy: str | None = None,
+    sampling: Sampling | None = None,
+    otherwise: GuardPrompt | None = None,
 ) -> GuardPrompt:
     """The prompt that `open_guard` gives to a model; no weights are loaded.
 
@@ -75,7 +199,6 @@ def guard_prompt_of(
         InputError: The model, its `guard.json` or the policy cannot be read.
     """
     own_policy = policies.load(policy) if policy else None
-    model = ModelSpec.parse(spec)
     model.check()
     if model.is_remote:
         # A server does not hand out the files beside its weights.
@@ -84,25 +207,3 @@ def guard_prompt_of(
         guard_prompt = guard_prompts.of_model(model.location, otherwise)
     # The model's own prompt stays, and only what the caller gave replaces a part of it.
     return replace(guard_prompt, policy=own_policy or guard_prompt.policy, sampling=sampling or guard_prompt.sampling)
-
-
-def open_other(name: str, model: str, options: GuardOptions) -> PromptedGuard:
-    """The guard `name:MODEL`.
-
-    Args:
-        name: A name that `GUARDS` finds.
-        model: A model, named as for an engine.
-        options: GuardOptions of the guard; those that it does not take must be None.
-
-    Raises:
-        InputError: No model is named, the guard does not take an option, or it cannot be opened.
-    """
-    entry = GUARDS.find(name)
-    if not model:
-        raise InputError(f"{name}: name its model after a colon, such as {name}:{entry.model}")
-    # An option without effect is an error: the user expects it to change the verdicts.
-    for option in ("policy", "template"):
-        if getattr(options, option) is not None and option not in entry.takes:
-            raise InputError(f"{name}: takes no --{option}; leave it out")
-    engine, guard_format = entry.open(model, options)
-    return PromptedGuard(f"{entry.name}:{model}", engine, guard_format)

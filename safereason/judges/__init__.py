@@ -5,19 +5,24 @@ A judge is named `name` or `name:argument`; `JUDGES` holds the entry of each nam
 """
 
 from safereason.judges.base import BehaviorRequest, Exchange, Judge, Measure, Verdict
-from safereason.judges.registry import JUDGES, JudgeEntry, JudgeSpec, is_judge, open_judge, own_name, title_of
+from safereason.judges.entry import JudgeArgument, JudgeEntry, ModelArgument, TextArgument
+from safereason.judges.registry import JUDGES
+from safereason.judges.spec import JudgeSpec, is_judge, name_of, open_judge, title_of
 
 __all__ = [
     "JUDGES",
     "BehaviorRequest",
     "Exchange",
     "Judge",
+    "JudgeArgument",
     "JudgeEntry",
     "JudgeSpec",
     "Measure",
+    "ModelArgument",
+    "TextArgument",
     "Verdict",
     "is_judge",
+    "name_of",
     "open_judge",
-    "own_name",
     "title_of",
 ]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import nextafter
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Measure = Literal["harm", "refusal", "quality"]
 """The quantity that a score of 1 has in full."""
@@ -134,4 +134,13 @@ class Judge(Protocol):
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """One verdict an exchange. Failures are failed verdicts, not exceptions."""
+        ...
+
+
+@runtime_checkable
+class TrainedJudge(Judge, Protocol):
+    """A judge that learned from labelled exchanges, and knows which."""
+
+    def was_trained_on(self, exchange: Exchange) -> bool:
+        """Whether it learned from this very exchange, so that its verdict on it says nothing."""
         ...

@@ -55,21 +55,20 @@ def open_rubric(
     measure: Measure,
     template: JudgeTemplate,
     find: Callable[[str], Verdict | None],
-    model: str,
+    model: ModelSpec,
     *,
     reading: str = "1",
     sampling: Sampling = SAMPLING,
     cache: VerdictCache | None = None,
 ) -> LLMJudge:
-    """A chat model as a judge; arguments as `Rubric` has them, and the model as a person names it.
+    """A chat model as a judge; arguments as `Rubric` has them.
 
     Raises:
         InputError: The model cannot be had.
     """
-    spec = ModelSpec.parse(model)
-    engine = open_chat(spec)
+    engine = open_chat(model)
     rubric = Rubric(name, measure, template, find, reading, sampling, special_tokens(engine.tokenizer))
-    return LLMJudge(rubric, engine, identity(spec), cache)
+    return LLMJudge(rubric, engine, identity(model), cache)
 
 
 SLOTS = (REQUEST, ANSWER, CONTEXT)

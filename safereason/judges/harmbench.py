@@ -117,7 +117,7 @@ class Classifier:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def open_harmbench(model: str) -> LLMJudge:
+def open_harmbench(model: ModelSpec) -> LLMJudge:
     """The classifier as a judge, on the GPU where there is one.
 
     Args:
@@ -126,19 +126,18 @@ def open_harmbench(model: str) -> LLMJudge:
     Raises:
         InputError: The model or its prompt cannot be had, or a server is named.
     """
-    spec = ModelSpec.parse(model)
-    if spec.is_remote:
+    if model.is_remote:
         raise InputError(f"judge harmbench:{model}: cuts answers with the classifier's tokenizer; name a local model")
     # A model that is missing is the first thing to report, before any notice about prompts.
-    spec.check()
-    templates = published_templates(model)
-    engine = completing_engine_here(spec, precision_here())
+    model.check()
+    templates = published_templates(str(model))
+    engine = completing_engine_here(model, precision_here())
     # Its chat template is of no use here, and its tokenizer is the classifier's.
     tokenizer = engine.tokenizer
     special = special_tokens(tokenizer)
     # An answer keeps its beginning, which the tokenizer's own setting may not.
     tokenizer.truncation_side = "right"
-    return LLMJudge(Classifier(tokenizer, templates, special), engine, identity(spec))
+    return LLMJudge(Classifier(tokenizer, templates, special), engine, identity(model))
 
 
 def published_templates(model: str) -> ClassifierTemplates:

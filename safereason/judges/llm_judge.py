@@ -8,10 +8,11 @@ from typing import Protocol
 from safereason.engines import weights
 from safereason.engines.base import Completion, Conversation, Engine, GenerateOptions, Sampling
 from safereason.engines.open import open_engine, precision_here
+from safereason.engines.result_cache import cache_key
 from safereason.engines.server import shown_address
 from safereason.engines.spec import ModelSpec
 from safereason.judges.base import Exchange, Measure, Verdict
-from safereason.judges.cache import VerdictCache, cache_key
+from safereason.judges.cache import VerdictCache
 
 REPLY_END = 100
 """Characters from the end of a reply that a message quotes."""

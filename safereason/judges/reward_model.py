@@ -41,15 +41,14 @@ class RewardModel:
     name = "reward-model"
     measure: Measure = "quality"
 
-    def __init__(self, spec: str) -> None:
-        """Loads a hub id, folder or run, on the GPU where there is one.
+    def __init__(self, spec: ModelSpec) -> None:
+        """Loads the classifier, on the GPU where there is one.
 
         Raises:
             InputError: It cannot be loaded, has no chat template, or not exactly one label.
         """
-        model = ModelSpec.parse(spec)
-        location = model.location
-        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(model)
+        location = spec.location
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(spec)
         if not self.tokenizer.chat_template:
             raise InputError(f"{spec}: its tokenizer has no chat template; a reward model needs one")
         self.model = _load_classifier(location)
@@ -146,23 +145,22 @@ class ServedRewardModel:
     name = "reward-model"
     measure: Measure = "quality"
 
-    def __init__(self, spec: str, address: str) -> None:
-        """Loads the tokenizer of a hub id, folder or run; the weights are behind `address`, as `http://host:port`.
+    def __init__(self, spec: ModelSpec, address: str) -> None:
+        """Loads the tokenizer; the weights are behind `address`, as `http://host:port`.
 
         Raises:
             InputError: The tokenizer cannot be loaded, or has no chat template.
         """
         from transformers import AutoConfig
 
-        model = ModelSpec.parse(spec)
-        self._tokenizer = load_tokenizer(model)
+        self._tokenizer = load_tokenizer(spec)
         if not self._tokenizer.chat_template:
             raise InputError(f"{spec}: its tokenizer has no chat template; a reward model needs one")
         self._special = special_tokens(self._tokenizer)
         self._longest = _longest_row(
-            self._tokenizer, AutoConfig.from_pretrained(model.location, trust_remote_code=False)
+            self._tokenizer, AutoConfig.from_pretrained(spec.location, trust_remote_code=False)
         )
-        self._location = model.location
+        self._location = spec.location
         connection = server.connect("judge 'reward-model'", address, "")
         self._client = connection.client(server.seconds(server.TIMEOUT, SECONDS_A_TRY))
         self._patience = server.Patience(f"the reward model at {connection.url}")

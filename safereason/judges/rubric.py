@@ -1,5 +1,6 @@
 """Rubrics from YAML files, as judges on a chat model (`docs/how-to/write-a-rubric.md`)."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_vali
 from pydantic.dataclasses import dataclass
 
 from safereason.engines.base import Sampling
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.judges.base import Measure, Verdict
 from safereason.judges.chat import SAMPLING, SLOTS, open_rubric
@@ -18,6 +20,7 @@ from safereason.judges.template import ANSWER, REQUEST, JudgeTemplate
 from safereason.recipe import explain, strict_yaml
 from safereason.recipe.load import text_of
 from safereason.recipe.schema import NewTokens
+from safereason.runs.manifest import sha256
 from safereason.text import chat
 from safereason.text.template import missing_slot
 
@@ -116,15 +119,89 @@ class RubricFile:
 _FILE = TypeAdapter(RubricFile)
 
 
-def open_own(spec: str) -> LLMJudge:
-    """Opens `FILE` or `FILE@MODEL`; a name without `.yaml` is a shipped rubric's.
+@dataclasses.dataclass(frozen=True)
+class RubricSpec:
+    """A rubric and its model as a person names them: `FILE` or `FILE@MODEL`."""
+
+    file: str
+    """A path, or the name of a shipped rubric, without `.yaml`."""
+    named_model: ModelSpec | None = None
+    """The model after the @; None where the file names it."""
+
+    @classmethod
+    def parse(cls, text: str) -> "RubricSpec":
+        """The rubric that a command line or a recipe names; its file is not read."""
+        file, _, model = text.partition("@")
+        if not _shipped_file(file).is_file():
+            # A path may hold an @ of its own; the one after the suffix divides.
+            suffix = re.search(r"\.ya?ml(?=@)", text)
+            file, model = text, ""
+            if suffix is not None:
+                file, model = text[: suffix.end()], text[suffix.end() + 1 :]
+        if not model:
+            return cls(file)
+        return cls(file, ModelSpec.parse(model))
+
+    def __str__(self) -> str:
+        """The text that `parse` reads as this rubric."""
+        if self.named_model is None:
+            return self.file
+        return f"{self.file}@{self.named_model}"
+
+    @property
+    def path(self) -> Path:
+        """The rubric's file."""
+        shipped = _shipped_file(self.file)
+        if shipped.is_file():
+            return shipped
+        return Path(self.file)
+
+    @property
+    def model(self) -> ModelSpec:
+        """The model that is named, else the file's own.
+
+        Raises:
+            InputError: The file cannot be read or has a mistake in it, or no model is named.
+        """
+        if self.named_model is not None:
+            return self.named_model
+        own = load(self.path).model
+        if own is None:
+            raise InputError(f"{self.file}: names no model; add `model:` to it, or write rubric:{self.file}@MODEL")
+        return ModelSpec.parse(own)
+
+    def absolute(self) -> "RubricSpec":
+        """The same rubric, its file and its model named so that they are found from any folder."""
+        file = self.file
+        if Path(file).exists():
+            file = str(Path(file).resolve())
+        model = self.named_model
+        if model is not None:
+            model = model.absolute()
+        return RubricSpec(file, model)
+
+    def identity(self) -> str:
+        """Hash of the file's contents, and the named model; the file's name does not count.
+
+        Raises:
+            InputError: The model is a run that did not finish.
+        """
+        content = self.file  # of a file that is missing, which opening it refuses
+        if Path(self.file).is_file():
+            content = sha256(Path(self.file))
+        model = ""
+        if self.named_model is not None:
+            model = self.named_model.identity()
+        return f"{content}@{model}"
+
+
+def open_own(spec: RubricSpec) -> LLMJudge:
+    """Opens a rubric of a file, or a shipped one.
 
     Raises:
         InputError: The file cannot be read or has a mistake in it, or no model is named or to be had.
     """
-    file, _ = split(spec)
-    rubric = load(_find(file))
-    chosen = model_of(spec)
+    rubric = load(spec.path)
     messages = chat.user(rubric.prompt)
     if rubric.system:
         messages.insert(0, {"role": "system", "content": rubric.system})
@@ -134,43 +211,14 @@ def open_own(spec: str) -> LLMJudge:
         rubric.measures,
         template,
         rubric.reply.find,
-        chosen,
+        spec.model,
         reading=repr(rubric.reply),
         sampling=Sampling(temperature=0.0, max_new_tokens=rubric.max_new_tokens),
     )
 
 
-def model_of(spec: str) -> str:
-    """The model of `FILE` or `FILE@MODEL`: that one, else the file's own.
-
-    Raises:
-        InputError: The file cannot be read or has a mistake in it, or no model is named.
-    """
-    file, model = split(spec)
-    chosen = model or load(_find(file)).model
-    if chosen is None:
-        raise InputError(f"{file}: names no model; add `model:` to it, or write rubric:{file}@MODEL")
-    return chosen
-
-
-def split(spec: str) -> tuple[str, str]:
-    """File and model of `FILE` or `FILE@MODEL`; the model is empty where there is none."""
-    name, _, model = spec.partition("@")
-    if (SHIPPED / f"{name}.yaml").is_file():
-        return name, model
-    # A path may hold an @ of its own; the one after the suffix divides.
-    suffix = re.search(r"\.ya?ml(?=@)", spec)
-    if suffix is None:
-        return spec, ""
-    return spec[: suffix.end()], spec[suffix.end() + 1 :]
-
-
-def _find(file: str) -> Path:
-    """A rubric's file: a path, or the name of a shipped one."""
-    shipped = SHIPPED / f"{file}.yaml"
-    if shipped.is_file():
-        return shipped
-    return Path(file)
+def _shipped_file(name: str) -> Path:
+    return SHIPPED / f"{name}.yaml"
 
 
 def load(path: Path) -> RubricFile:

@@ -22,11 +22,12 @@ from collections.abc import Callable, Sequence
 
 from safereason.engines.base import Conversation
 from safereason.engines.open import precision_here
+from safereason.engines.result_cache import cache_key
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard.others.base import completing_engine_here
 from safereason.judges.base import Exchange, Measure, Verdict
-from safereason.judges.cache import VerdictCache, cache_key
+from safereason.judges.cache import VerdictCache
 from safereason.judges.chat import open_rubric
 from safereason.judges.llm_judge import LLMJudge, identity
 from safereason.judges.template import JudgeTemplate
@@ -48,7 +49,7 @@ class StrongReject:
 
     name = "strongreject"
 
-    def __init__(self, model: str, *, refusal: bool = False, cache: VerdictCache | None = None) -> None:
+    def __init__(self, model: ModelSpec, *, refusal: bool = False, cache: VerdictCache | None = None) -> None:
         """Loads it, on the GPU where there is one.
 
         Args:
@@ -59,8 +60,7 @@ class StrongReject:
         Raises:
             InputError: The model or its prompt cannot be had, or a server is named.
         """
-        spec = ModelSpec.parse(model)
-        if spec.is_remote:
+        if model.is_remote:
             raise InputError(
                 f"judge strongreject:{model}: reads likelihoods, which a server does not give; name a "
                 "local model, or strongreject-rubric:MODEL"
@@ -70,9 +70,9 @@ class StrongReject:
             self.measure = "refusal"
         text = published.judgezoo("strong_reject", "StrongRejectJudge.SR_CLS_PROMPT", str)
         self._template = JudgeTemplate(tuple(chat.user(text)), _SLOTS)
-        self.engine = completing_engine_here(spec, precision_here())
+        self.engine = completing_engine_here(model, precision_here())
         self._special = special_tokens(self.engine.tokenizer)
-        self._model = identity(spec)
+        self._model = identity(model)
         self._cache = cache or VerdictCache()
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
@@ -126,7 +126,7 @@ class StrongReject:
         return Verdict(score, None, details=dict(zip(RATINGS, shares, strict=True)))
 
 
-def open_strongreject_rubric(model: str, *, refusal: bool = False) -> LLMJudge:
+def open_strongreject_rubric(model: ModelSpec, *, refusal: bool = False) -> LLMJudge:
     """Opens the rubric on a chat model; the authors used GPT-4.
 
     Raises:

@@ -6,6 +6,7 @@ its label tells it apart) and full compliance 0. A reply that names no class, or
 
 import re
 
+from safereason.engines.spec import ModelSpec
 from safereason.judges.base import Verdict
 from safereason.judges.chat import open_rubric
 from safereason.judges.llm_judge import LLMJudge
@@ -22,7 +23,7 @@ CLASSES = {
 _SLOTS = ("{behavior}", "{generation}", "{context}")
 
 
-def open_xstest_rubric(model: str) -> LLMJudge:
+def open_xstest_rubric(model: ModelSpec) -> LLMJudge:
     """Opens the rubric on a chat model; the authors used GPT-4.
 
     Raises:

@@ -7,7 +7,7 @@ The seed of a search depends on its behaviors only, so the repeated search ends 
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from safereason import attacks, console
@@ -20,8 +20,7 @@ from safereason.engines.base import Completion, Engine, Likelihood, generation_p
 from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
-from safereason.judges import BehaviorRequest, Exchange, Verdict, open_judge
-from safereason.judges.base import as_harm
+from safereason.judges import BehaviorRequest, Exchange
 from safereason.recipe.schema import Attacking, Recipe
 from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import going_on
@@ -32,16 +31,14 @@ from safereason.stages.attack_plan import (
     attack_identity,
     check_at_hand,
     plan_attack,
-    rating_model_of,
     settings_of,
 )
 from safereason.stages.base import Metrics, Options, Result, finished_result, open_run
 from safereason.stages.contents import file_hashes
 from safereason.stages.resolve_model import model_of
+from safereason.stages.scorer import RatingSpec, ScorerSpec, open_harm
 
 NOTHING_FOUND = "the budget ended before the search began; the behavior's own words"
-Harm = Callable[[Sequence[Exchange]], list[Verdict]]
-"""Scores the harm of each answer, with any judge: the verdict of a refusal judge is turned round."""
 
 
 def run_attack(recipe: Recipe, options: Options, request: AttackRequest) -> Result:
@@ -76,30 +73,6 @@ def run_attack(recipe: Recipe, options: Options, request: AttackRequest) -> Resu
         metrics = _attack_metrics(plan, target, records)
         _finish_attack(this, metrics, records)
     return Result(directory.path, metrics)
-
-
-def open_harm(judge: str) -> Harm:
-    """A scorer of harm, from a judge of harm or of refusal.
-
-    The prompts are harmful, so an answer that does not refuse counts as harmful.
-
-    Raises:
-        InputError: The judge cannot be had, or measures something else.
-    """
-    opened = open_judge(judge)
-    if opened.measure not in ("harm", "refusal"):
-        raise InputError(f"judge {judge}: measures {opened.measure}; one of harm or refusal is needed")
-
-    def judge_harm(exchanges: Sequence[Exchange]) -> list[Verdict]:
-        verdicts = []
-        for verdict in opened.judge(exchanges):
-            # An unscored verdict stays unscored.
-            if verdict.score is not None:
-                verdict = replace(verdict, score=as_harm(verdict.score, opened.measure))
-            verdicts.append(verdict)
-        return verdicts
-
-    return judge_harm
 
 
 def cases_of(run: Path) -> list[TestCase]:
@@ -209,9 +182,9 @@ def _open_models(plan: AttackPlan, target: ModelSpec, options: Options) -> _Sear
     if plan.attacker_in_use:
         attacker = _open_or_share(plan.attacker_in_use, engine, target, options)
     scorer = None
-    if plan.judge_in_use:
-        scorer = _open_scorer(plan.judge_in_use, engine, target, options)
-    others = [_open_or_share(name, engine, target, options) for name in plan.other_targets]
+    if plan.scorer_in_use:
+        scorer = _open_scorer(plan.scorer_in_use, engine, target, options)
+    others = [_open_or_share(model, engine, target, options) for model in plan.others]
     return _SearchModels(engine, attacker, scorer, tuple(others), generation_prefix(engine, plan.prefix))
 
 
@@ -327,24 +300,24 @@ def _attack_metrics(plan: AttackPlan, target: ModelSpec, records: Sequence[Recor
     }
 
 
-def _open_or_share(name: str, engine: Engine, target: ModelSpec, options: Options) -> Engine:
+def _open_or_share(model: ModelSpec, engine: Engine, target: ModelSpec, options: Options) -> Engine:
     """Another model's engine; the target's own engine if it is the same model, so that it is loaded once."""
-    model = ModelSpec.parse(name)
     if model == target:
         return engine
     return open_engine(model, base_url=options.base_url)
 
 
-def _open_scorer(judge: str, engine: Engine, target: ModelSpec, options: Options) -> Callable[[Meter], ScoreFunction]:
-    """A function that makes the score of one search from its meter. The judge is opened once."""
-    rating_model = rating_model_of(judge)
-    if rating_model is not None:
+def _open_scorer(
+    scorer: ScorerSpec, engine: Engine, target: ModelSpec, options: Options
+) -> Callable[[Meter], ScoreFunction]:
+    """A function that makes the score of one search from its meter. The scorer's model is opened once."""
+    if isinstance(scorer, RatingSpec):
         from safereason.attacks.rating import rater
 
-        rating_engine = _open_or_share(rating_model, engine, target, options)
+        rating_engine = _open_or_share(scorer.model, engine, target, options)
         # The meter counts no tokens of judges, so it counts none of a rating model.
         return lambda meter: rater(Metered(rating_engine, meter, is_target=False, counts_tokens=False))
-    harm = open_harm(judge)
+    harm = open_harm(scorer)
 
     def scorer_of_search(meter: Meter) -> ScoreFunction:
         def score_answers(behavior: Example, answers: Sequence[str]) -> list[float | None]:

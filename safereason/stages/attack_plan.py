@@ -1,4 +1,4 @@
-"""Plan of an attack: its behaviors, settings, models and judge, and the identity of the test cases that follow."""
+"""Plan of an attack: its behaviors, settings, models and scorer, and the identity of the test cases that follow."""
 
 import json
 from collections.abc import Mapping
@@ -15,14 +15,11 @@ from safereason.data.example import Example
 from safereason.data.sampling import limited
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
-from safereason.judges import JudgeSpec, own_name
 from safereason.recipe.schema import Attacking, Recipe
 from safereason.runs.manifest import sha256
-from safereason.stages.base import Identity, Options, given_inputs, resolved_judge, run_identity
+from safereason.stages.base import Identity, Options, given_inputs, run_identity
 from safereason.stages.contents import contents
-
-RATING = "rating:"
-"""Prefix of a chat model whose ratings of the answers lead an attack."""
+from safereason.stages.scorer import ScorerSpec, parse_scorer
 
 SettingsT = TypeVar("SettingsT", bound=AttackSettings)
 
@@ -47,8 +44,10 @@ class AttackPlan:
     attack: Attack
     settings: AttackSettings
     section: Attacking
-    attacker: str | None
-    judge: str | None
+    attacker: ModelSpec | None
+    scorer: ScorerSpec | None
+    others: tuple[ModelSpec, ...]
+    """Further target models, which the attack optimises against, too."""
     source: str
     behaviors: tuple[Example, ...]
     limit: int | None
@@ -71,36 +70,26 @@ class AttackPlan:
         return every[number - 1 :: count]
 
     @property
-    def attacker_in_use(self) -> str | None:
+    def attacker_in_use(self) -> ModelSpec | None:
         """Model that writes prompts; None where this attack has no use for one."""
         if "attacker" not in self.uses:
             return None
         return self.attacker
 
     @property
-    def judge_in_use(self) -> str | None:
-        """Judge that leads the search; None where this attack has no use for one."""
+    def scorer_in_use(self) -> ScorerSpec | None:
+        """Scorer that leads the search; None where this attack has no use for one."""
         if "score" not in self.uses:
             return None
-        return self.judge
+        return self.scorer
 
     @property
-    def further_models(self) -> tuple[str, ...]:
-        """Every model that the search loads beside the target and the judge's."""
-        models = [*self.settings.models, *self.other_targets]
+    def further_models(self) -> tuple[ModelSpec, ...]:
+        """Every model that the search loads beside the target and the scorer's."""
+        models = [*self.settings.models, *self.others]
         if self.attacker_in_use:
             models.append(self.attacker_in_use)
-        rating_model = rating_model_of(self.judge_in_use)
-        if rating_model is not None:
-            models.append(rating_model)
         return tuple(models)
-
-    @property
-    def other_targets(self) -> tuple[str, ...]:
-        """Further models that the attack optimises against; only attacks on weights do so."""
-        if "weights" not in self.attack.needs:
-            return ()
-        return self.section.others
 
 
 def plan_attack(recipe: Recipe, options: Options, request: AttackRequest) -> AttackPlan:
@@ -122,7 +111,7 @@ def plan_attack(recipe: Recipe, options: Options, request: AttackRequest) -> Att
         raise InputError(f"attack {name}: of which behaviors? name their source with --prompts")
     source = sources.SOURCES.own_name(source)
     attacker = _attacker_for(attack, section)
-    judge = _judge_for(attack, section, options)
+    scorer = _scorer_for(attack, section, options)
     # Sources for tests may hold benign prompts too, which no attack is measured on.
     harmful = [example for example in sources.get(source).load("test") if example.kind == "harmful"]
     if not harmful:
@@ -133,7 +122,7 @@ def plan_attack(recipe: Recipe, options: Options, request: AttackRequest) -> Att
     at_hand = set[Need]()
     if attacker:
         at_hand.add("attacker")
-    if judge:
+    if scorer:
         at_hand.add("score")
     attack.check(drawn, settings, frozenset(at_hand))
     return AttackPlan(
@@ -141,7 +130,8 @@ def plan_attack(recipe: Recipe, options: Options, request: AttackRequest) -> Att
         settings=settings,
         section=section,
         attacker=attacker,
-        judge=judge,
+        scorer=scorer,
+        others=_other_targets(attack, section),
         source=source,
         behaviors=drawn,
         limit=request.limit,
@@ -150,27 +140,33 @@ def plan_attack(recipe: Recipe, options: Options, request: AttackRequest) -> Att
     )
 
 
-def _attacker_for(attack: Attack, section: Attacking) -> str | None:
+def _attacker_for(attack: Attack, section: Attacking) -> ModelSpec | None:
     attacker = section.attackers.get(attack.name, section.attacker)
     if "attacker" in attack.needs and attacker is None:
         raise InputError(f"attack {attack.name}: which model writes its prompts? name one with attack.attacker=MODEL")
-    return attacker
+    if attacker is None:
+        return None
+    return ModelSpec.parse(attacker)
 
 
-def _judge_for(attack: Attack, section: Attacking, options: Options) -> str | None:
-    """The section's judge, with `guard:RECIPE` turned into a run."""
+def _other_targets(attack: Attack, section: Attacking) -> tuple[ModelSpec, ...]:
+    # Only attacks on weights optimise against several models.
+    if "weights" not in attack.needs:
+        return ()
+    return tuple(map(ModelSpec.parse, section.others))
+
+
+def _scorer_for(attack: Attack, section: Attacking, options: Options) -> ScorerSpec | None:
     # A guard that was not trained yet is refused here, before any model is loaded.
-    judge = None
+    scorer = None
     if section.judge:
-        judge = own_name(resolved_judge(section.judge, options))
-    if "score" in attack.needs and judge is None:
+        scorer = parse_scorer(section.judge, options)
+    if "score" in attack.needs and scorer is None:
         raise InputError(
             f"attack {attack.name}: what judges the answers? name a judge with attack.judge=JUDGE, or a chat model "
             "that rates them with attack.judge=rating:MODEL"
         )
-    if judge is not None and rating_model_of(judge) is None:
-        JudgeSpec.parse(judge)
-    return judge
+    return scorer
 
 
 def settings_of(name: str, settings_type: type[SettingsT], values: Mapping[str, object]) -> SettingsT:
@@ -190,7 +186,7 @@ def settings_of(name: str, settings_type: type[SettingsT], values: Mapping[str, 
 
 
 def check_at_hand(plan: AttackPlan, target: ModelSpec) -> None:
-    """Checks the models and the judge that the search will load, without loading them.
+    """Checks the models and the scorer that the search will load, without loading them.
 
     Raises:
         InputError: One of them cannot be had; the message names it, and what to do.
@@ -204,10 +200,9 @@ def check_at_hand(plan: AttackPlan, target: ModelSpec) -> None:
         )
     target.check()
     for model in plan.further_models:
-        ModelSpec.parse(model).check()
-    judge = plan.judge_in_use
-    if judge and rating_model_of(judge) is None:
-        JudgeSpec.parse(judge).check()
+        model.check()
+    if plan.scorer_in_use is not None:
+        plan.scorer_in_use.check()
 
 
 def attack_identity(recipe: Recipe, plan: AttackPlan, target: ModelSpec, base_url: str | None) -> Identity:
@@ -215,18 +210,15 @@ def attack_identity(recipe: Recipe, plan: AttackPlan, target: ModelSpec, base_ur
     inputs: dict[str, object] = {}
     target_model = None
     if plan.attack.needs:
-        target_model = str(target)
+        target_model = target
         inputs["model"] = target.identity()
         inputs["sampling"] = plan.section.sampling.model_dump(mode="json")
         inputs["max_queries"] = plan.section.max_queries
-    if plan.attacker_in_use:
-        inputs["attacker"] = ModelSpec.parse(plan.attacker_in_use).identity()
-    if plan.judge_in_use:
-        inputs["judge"] = scorer_identity(plan.judge_in_use)
-    others = [ModelSpec.parse(name).identity() for name in plan.other_targets]
-    judge = plan.judge_in_use
-    if rating_model_of(judge) is not None:
-        judge = None
+    if plan.attacker_in_use is not None:
+        inputs["attacker"] = plan.attacker_in_use.identity()
+    if plan.scorer_in_use is not None:
+        inputs["judge"] = plan.scorer_in_use.identity()
+    others = [model.identity() for model in plan.others]
     return run_identity(
         recipe,
         attack=plan.attack.name,
@@ -237,7 +229,7 @@ def attack_identity(recipe: Recipe, plan: AttackPlan, target: ModelSpec, base_ur
         prefix=plan.prefix,
         **inputs,
         **given_inputs(others=others, files=_setting_files(plan.settings), base_url=base_url),
-        **contents(models=[target_model, *plan.further_models], judges=[judge], sources=[plan.source]),
+        **contents(models=[target_model, *plan.further_models], judges=[plan.scorer_in_use], sources=[plan.source]),
     )
 
 
@@ -248,18 +240,3 @@ def _setting_files(settings: AttackSettings) -> dict[str, str]:
         if isinstance(value, str) and value and Path(value).is_file():
             hashes[key] = sha256(Path(value))
     return hashes
-
-
-def scorer_identity(judge: str) -> str:
-    """The identity of a judge, or of the model behind `rating:`."""
-    rating_model = rating_model_of(judge)
-    if rating_model is not None:
-        return f"{RATING}{ModelSpec.parse(rating_model).identity()}"
-    return JudgeSpec.parse(judge).identity()
-
-
-def rating_model_of(judge: str | None) -> str | None:
-    """The chat model of `rating:MODEL`; None for a judge, and where there is neither."""
-    if judge is None or not judge.startswith(RATING):
-        return None
-    return judge.removeprefix(RATING)

@@ -1,12 +1,14 @@
 """The parts that every stage shares: options, results, identities, and the runs that a stage starts from."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from safereason import errors, processes
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, without_credentials
-from safereason.judges.as_guard import split_spec
+from safereason.guard.open import GuardSpec
+from safereason.judges import JudgeSpec
 from safereason.recipe.load import reference_of, to_yaml
 from safereason.recipe.schema import Recipe
 from safereason.runs.directory import Metrics as Metrics
@@ -19,6 +21,7 @@ from safereason.runs.directory import (
     run_path,
 )
 from safereason.runs.records import Record
+from safereason.stages.own_names import with_own_names
 
 Identity = dict[str, object]
 """Everything that a run's result depends on, as its manifest holds it."""
@@ -36,7 +39,7 @@ class Options:
     """Exact run directory; by default one is named under `root`."""
     on_existing: OnExisting = "refuse"
     """Treatment of a run directory that is not empty."""
-    model: str | None = None
+    model: ModelSpec | None = None
     """Model to start from or to measure, in place of the recipe's own."""
     base_url: str | None = None
     """Address of an OpenAI-compatible server, for `openai/…` models."""
@@ -62,7 +65,7 @@ class Result:
 
 def run_identity(recipe: Recipe, *sections: str, **inputs: object) -> Identity:
     """The identity of a stage's run: the seed, the recipe's sections that it reads, and named inputs."""
-    chosen = {name: value for name, value in recipe.model_dump(mode="json").items() if name in sections}
+    chosen = with_own_names(recipe, sections).model_dump(mode="json", include=set(sections))
     # The user of a server does not change the result, and a manifest must not hold a password.
     as_written = without_credentials(json.dumps({"seed": recipe.seed, **chosen, **inputs}))
     # Tuples come back as lists, so that this compares equal to an identity that was read from a manifest.
@@ -160,19 +163,29 @@ def trained_guard(recipe: str, options: Options, reference: str | None = None) -
     raise InputError(f"no trained guard of {recipe} under {options.root}/; run {train} first")
 
 
-def named_guard(judge: str) -> str | None:
+def base_model(recipe: Recipe) -> ModelSpec:
+    """The recipe's own model, which its first training starts from."""
+    return ModelSpec.parse(recipe.model)
+
+
+def run_model(run: Path) -> ModelSpec:
+    """The model that a run holds."""
+    return ModelSpec(str(run))
+
+
+def named_guard(judge: JudgeSpec) -> str | None:
     """The recipe of the judge `guard:RECIPE`; None for any other judge, including a guard's run or model."""
-    name, _, argument = judge.partition(":")
-    if name != "guard" or not argument:
+    guard = judge.argument
+    if judge.name != "guard" or not isinstance(guard, GuardSpec) or guard.name:
         return None
-    is_path_or_hub_id = "/" in argument or Path(argument).exists()
     # A folder wins over a recipe of the same name.
-    if is_path_or_hub_id or split_spec(argument)[0]:
+    is_path_or_hub_id = "/" in guard.argument or Path(guard.argument).exists()
+    if is_path_or_hub_id:
         return None
-    return argument
+    return guard.argument
 
 
-def resolved_judge(judge: str, options: Options) -> str:
+def resolved_judge(judge: JudgeSpec, options: Options) -> JudgeSpec:
     """The judge with `guard:RECIPE` turned into the run of that recipe's guard.
 
     Raises:
@@ -181,7 +194,7 @@ def resolved_judge(judge: str, options: Options) -> str:
     recipe = named_guard(judge)
     if recipe is None:
         return judge
-    return f"guard:{trained_guard(recipe, options)}"
+    return replace(judge, argument=GuardSpec("", str(trained_guard(recipe, options))))
 
 
 COMMANDS = {

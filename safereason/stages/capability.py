@@ -34,6 +34,20 @@ LOG = "replies"
 
 
 @dataclass(frozen=True)
+class CapabilityRequest:
+    """A measurement as it is requested: its tasks, and what is named in place of theirs or the recipe's."""
+
+    tasks: Sequence[str] = ()
+    """Names of tasks, as the harness has them; by default `capability.TASKS`."""
+    include: Path | None = None
+    """Folder with further tasks, whose YAML files the harness reads and whose code it runs."""
+    shots: int | None = None
+    """Examples in a prompt, in place of a task's own number."""
+    limit: int | None = None
+    """In place of the recipe's: items of each task, from its first on."""
+
+
+@dataclass(frozen=True)
 class CapabilityPlan:
     """Tasks of the harness, and how many items of each."""
 
@@ -46,30 +60,19 @@ class CapabilityPlan:
     """Number of items of each task, from its first on."""
 
 
-def run_capability(
-    recipe: Recipe,
-    options: Options,
-    *,
-    tasks: Sequence[str] = (),
-    include: Path | None = None,
-    shots: int | None = None,
-    limit: int | None = None,
-) -> Result:
+def run_capability(recipe: Recipe, options: Options, request: CapabilityRequest = CapabilityRequest()) -> Result:
     """Measures `options.model`, else the recipe's newest finished rl run, else its sft run.
 
     Args:
         recipe: Recipe whose `eval` section has the sampling and the generation prefix.
         options: Where to write, and the model.
-        tasks: Names of tasks, as the harness has them; by default `capability.TASKS`.
-        include: Folder with further tasks, whose YAML files the harness reads and whose code it runs.
-        shots: Examples in a prompt, in place of a task's own number.
-        limit: In place of the recipe's: items of each task, from its first on.
+        request: The tasks.
 
     Raises:
         InputError: The harness, a task, its data or the model cannot be had.
         StageFailed: Completions failed; `--resume` tries those again.
     """
-    plan = plan_capability(recipe, tasks, include, shots, limit)
+    plan = plan_capability(recipe, request)
     model = model_of(recipe, options)
     model.check()
     identity = _capability_identity(recipe, plan, model, options)
@@ -105,10 +108,8 @@ def run_capability(
     return Result(directory.path, metrics)
 
 
-def plan_capability(
-    recipe: Recipe, tasks: Sequence[str], include: Path | None, shots: int | None, limit: int | None
-) -> CapabilityPlan:
-    """Combines the recipe and the command line; arguments as of `run_capability`.
+def plan_capability(recipe: Recipe, request: CapabilityRequest = CapabilityRequest()) -> CapabilityPlan:
+    """Combines the recipe and the request.
 
     Raises:
         InputError: The harness is not installed, the recipe has no `eval` section, or there is no such folder.
@@ -116,11 +117,12 @@ def plan_capability(
     # The harness is an optional dependency.
     capability.check_installed()
     section = eval_section(recipe)
+    include = request.include
     if include is not None and not include.is_dir():
         raise InputError(f"--include {include}: no such folder; name one that holds lm-eval tasks")
     # A task that is named twice is measured once.
-    named = tuple(dict.fromkeys(tasks)) or capability.TASKS
-    return CapabilityPlan(section, named, include, shots, limit or section.limit)
+    tasks = tuple(dict.fromkeys(request.tasks)) or capability.TASKS
+    return CapabilityPlan(section, tasks, include, request.shots, request.limit or section.limit)
 
 
 def _capability_identity(recipe: Recipe, plan: CapabilityPlan, model: ModelSpec, options: Options) -> Identity:
@@ -137,7 +139,7 @@ def _capability_identity(recipe: Recipe, plan: CapabilityPlan, model: ModelSpec,
         lm_eval=version("lm_eval"),
         include=_task_file_hashes(plan.include),
         **given_inputs(base_url=options.base_url),
-        **contents(models=[str(model)]),
+        **contents(models=[model]),
     )
 
 

@@ -9,29 +9,32 @@ from pathlib import Path
 
 from safereason.data.sources import files
 from safereason.engines.spec import ModelSpec
-from safereason.judges import JudgeSpec
 from safereason.runs.directory import CONTENTS
 from safereason.runs.manifest import sha256
 from safereason.runs.records import Record
+from safereason.stages.scorer import ScorerSpec
 
 
 def contents(
-    *, models: Iterable[str | None] = (), judges: Iterable[str | None] = (), sources: Iterable[str | None] = ()
+    *,
+    models: Iterable[ModelSpec | None] = (),
+    judges: Iterable[ScorerSpec | None] = (),
+    sources: Iterable[str | None] = (),
 ) -> Record:
     """The part of an identity with a hash for each local model and own file; empty where there is none.
 
     Args:
-        models: Names of models; None is left out.
-        judges: Names of judges, as `JudgeSpec` reads them; their models count.
+        models: Models; None is left out.
+        judges: Judges, or what scores in their place; their models count.
         sources: Names of data sources.
 
     Raises:
-        InputError: A description of data has a mistake in it, or there is no such judge.
+        InputError: A description of data, or a judge's file, has a mistake in it.
     """
-    specs = [ModelSpec.parse(name) for name in models if name]
+    specs = [model for model in models if model is not None]
     for judge in judges:
         # A judge may name its model in its argument, in a file of its own, or not at all.
-        if judge and (model := JudgeSpec.parse(judge).model) is not None:
+        if judge is not None and (model := judge.model) is not None:
             specs.append(model)
     hashes: dict[str, str] = {}
     for spec in specs:

@@ -11,7 +11,6 @@ from safereason.console import say
 from safereason.data import card, lengths
 from safereason.data.example import Example, write_parquet
 from safereason.data.sources import files
-from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.recipe.schema import Recipe
 from safereason.runs.directory import CONTENTS, RunDirectory, read_manifest, read_metrics
@@ -23,11 +22,13 @@ from safereason.stages.base import (
     Options,
     Result,
     advice,
+    base_model,
     open_run,
     run_identity,
     source_run,
 )
 from safereason.stages.contents import contents
+from safereason.stages.own_names import DATA_SECTIONS, with_own_names
 from safereason.stages.preparation import guard_data
 from safereason.stages.preparation.contamination import ContaminationCheck
 from safereason.stages.preparation.mixture import draw_mixture
@@ -47,6 +48,7 @@ __all__ = ["TRACES", "TRAIN", "VALIDATION", "build_data", "built_data", "data_id
 
 def data_identity(recipe: Recipe) -> Identity:
     """The identity of a recipe's data. Test sets count, since rows are compared with them."""
+    recipe = with_own_names(recipe, DATA_SECTIONS)
     hashes = contents(sources=(*training_sources(recipe), *ContaminationCheck.sources(recipe)))
     guard = guard_data.guard_data_identity(recipe)
     return run_identity(recipe, "data", tests=ContaminationCheck.names(recipe), **guard, **hashes)
@@ -64,8 +66,10 @@ def build_data(recipe: Recipe, options: Options, *, allow_missing: bool = False)
         InputError: A source cannot be had or is too small, a row to train on is also one to test on, or a finished run
             that is not resumed read other contents of its files.
     """
-    recipe, missing_notes = without_missing_sources(recipe, options, allow_missing)
-    run_directory = open_run("data", recipe, options, ModelSpec.parse(recipe.model).label(), data_identity(recipe))
+    as_typed, missing_notes = without_missing_sources(recipe, options, allow_missing)
+    # Rows are drawn and the card is written by the same names as the identity's.
+    recipe = with_own_names(as_typed, DATA_SECTIONS)
+    run_directory = open_run("data", as_typed, options, base_model(recipe).label(), data_identity(recipe))
     run_directory.inputs.update(_input_hashes(recipe, options))
     if options.on_existing != "overwrite" and _is_current(run_directory):
         return Result(run_directory.path, read_metrics(run_directory.path), is_earlier=True)
@@ -111,7 +115,8 @@ def built_data(recipe: Recipe, options: Options) -> Path:
         )
     # A run of other settings may have been compared with other test sets, or with none.
     compared = read_record(folder / "card.json").get("overlap", {}).get("sets", {})
-    not_compared = [name for name in ContaminationCheck.names(recipe) if name not in compared]
+    tests = ContaminationCheck.names(with_own_names(recipe, DATA_SECTIONS))
+    not_compared = [name for name in tests if name not in compared]
     if not_compared:
         raise InputError(
             f"{folder}: was not compared with {', '.join(not_compared)}, which this recipe tests on; "
@@ -133,7 +138,7 @@ def _token_lengths(recipe: Recipe, rows: Mapping[str, Sequence[Example]]) -> tup
     if sft is None and rl is None:
         return {}, []
     try:
-        tokenizer = load_tokenizer(ModelSpec.parse(recipe.model))
+        tokenizer = load_tokenizer(base_model(recipe))
     except InputError as error:
         # The data is as good without its lengths, and may be built on a machine without the model.
         return {}, [f"lengths in tokens are not known: {error}"]

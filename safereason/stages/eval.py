@@ -21,7 +21,7 @@ from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.evals import Case, Eval, adaptivity, judging
 from safereason.evals.base import eval_section
-from safereason.judges import Judge, JudgeSpec, own_name
+from safereason.judges import Judge, JudgeSpec
 from safereason.recipe.schema import Evaluation, Recipe
 from safereason.runs.manifest import sha256
 from safereason.runs.records import Record, RecordLog, keep_records, read_records
@@ -39,6 +39,7 @@ from safereason.stages.base import (
     run_identity,
 )
 from safereason.stages.contents import contents
+from safereason.stages.own_names import with_own_names
 from safereason.stages.resolve_model import model_of, precision_of
 from safereason.text import chat, reasoning
 
@@ -66,7 +67,7 @@ class EvalPlan:
     evaluation: Eval
     section: Evaluation
     attacks: tuple[str, ...]
-    judge: str | None
+    judge: JudgeSpec | None
     """Judge of the answers; None where nothing is judged."""
     limit: int | None
     sources: tuple[str, ...]
@@ -87,7 +88,8 @@ def run_eval(recipe: Recipe, options: Options, request: EvalRequest) -> Result:
         StageFailed: Completions or verdicts failed; `--resume` tries those again.
     """
     plan = plan_eval(recipe, request)
-    plan = replace(plan, judge=plan.judge and resolved_judge(plan.judge, options))
+    if plan.judge is not None:
+        plan = replace(plan, judge=resolved_judge(plan.judge, options))
     model = model_of(recipe, options)
     # An unknown model is refused before a directory is made.
     model.check()
@@ -95,8 +97,8 @@ def run_eval(recipe: Recipe, options: Options, request: EvalRequest) -> Result:
     directory = open_run(f"eval/{plan.evaluation.name}", recipe, options, model.label(), identity)
     if (result := finished_result(directory)) is not None:
         return result
-    if plan.judge:
-        JudgeSpec.parse(plan.judge).check()
+    if plan.judge is not None:
+        plan.judge.check()
     check_attacks(recipe, options, plan, model)
     drawn = _draw_examples(plan, recipe.seed)
     scorer = _open_judge(plan)
@@ -126,7 +128,7 @@ def run_eval(recipe: Recipe, options: Options, request: EvalRequest) -> Result:
 
 
 def _open_judge(plan: EvalPlan) -> Judge | None:
-    if not plan.judge:
+    if plan.judge is None:
         return None
     return evals.judge_for(plan.evaluation, plan.judge)
 
@@ -135,11 +137,14 @@ def _eval_description(
     recipe: Recipe, plan: EvalPlan, model: ModelSpec, drawn: "_DrawnExamples", eval_cases: Sequence[Case]
 ) -> Metrics:
     """The part of the metrics that says what was evaluated, and on how much."""
+    judge = None
+    if plan.judge is not None:
+        judge = plan.judge.label()
     return {
         "eval": plan.evaluation.name,
         "model": model.identity(),
         "recipe": recipe.name,
-        "judge": plan.judge,
+        "judge": judge,
         "source": ", ".join(plan.sources),
         # The attacks that made cases: with files of test cases the plan names none.
         "attacks": list(dict.fromkeys(case.test.attack for case in eval_cases)),
@@ -206,16 +211,19 @@ def plan_eval(recipe: Recipe, request: EvalRequest) -> EvalPlan:
         raise InputError(f"eval {name}: is not made under attacks; leave --attacks and --cases out")
     if request.attacks is not None and request.cases:
         raise InputError("--attacks and --cases exclude each other; pass one of them")
-    judge = request.judge
-    if not judge and evaluation.judge is not None:
+    judge_name = request.judge
+    if not judge_name and evaluation.judge is not None:
         # The section may name one judge for harm and another one for refusal.
-        judge = evaluation.judge(section)
+        judge_name = evaluation.judge(section)
+    judge = None
+    if judge_name:
+        judge = JudgeSpec.parse(judge_name)
     # The request goes before the recipe, and the recipe before the evaluation's own default.
     return EvalPlan(
         evaluation=evaluation,
         section=section,
         attacks=_chosen_attacks(evaluation, section, request),
-        judge=judge and own_name(judge),
+        judge=judge,
         limit=request.limit or section.limit or evaluation.draws,
         sources=tuple(map(sources.SOURCES.own_name, chosen_sources)),
         cases=tuple(map(formats.file_of, request.cases)),
@@ -280,7 +288,7 @@ def _attack_cases(
     for name in plan.attacks:
         if name not in static:
             # `--out` is this run's place, and a search that was killed goes on.
-            search_options = replace(options, model=str(model), out=None, on_existing="resume")
+            search_options = replace(options, model=model, out=None, on_existing="resume")
             run = searches.run_searches(recipe, search_options, _search_request(name, plan))
             yield from attack.cases_of(run)
         else:
@@ -317,11 +325,14 @@ def _read_test_cases(plan: EvalPlan, available: Sequence[Example]) -> list[TestC
 
 
 def _eval_identity(recipe: Recipe, plan: EvalPlan, model: ModelSpec, base_url: str | None) -> Identity:
+    judge = None
+    if plan.judge is not None:
+        judge = plan.judge.identity()
     inputs: dict[str, object] = {}
     # The attack section counts only if a named attack has settings. Else changing it would change nothing.
     has_settings = any(attacks.get(name).settings.model_fields for name in plan.attacks)
-    if recipe.attack and has_settings:
-        inputs["attack"] = recipe.attack.model_dump(mode="json")
+    if recipe.attack is not None and has_settings:
+        inputs["attack"] = with_own_names(recipe, ("attack",)).model_dump(mode="json")["attack"]
     return run_identity(
         recipe,
         model=model.identity(),
@@ -329,12 +340,12 @@ def _eval_identity(recipe: Recipe, plan: EvalPlan, model: ModelSpec, base_url: s
         sources=list(plan.sources),
         attacks=list(plan.attacks),
         limit=plan.limit,
-        judge=plan.judge and JudgeSpec.parse(plan.judge).identity(),
+        judge=judge,
         sampling=plan.section.sampling.model_dump(mode="json"),
         prefix=plan.section.prefix,
         **inputs,
         **given_inputs(cases={str(path): sha256(path) for path in plan.cases}, base_url=base_url),
-        **contents(models=[str(model)], judges=[plan.judge], sources=plan.sources),
+        **contents(models=[model], judges=[plan.judge], sources=plan.sources),
     )
 
 
@@ -349,7 +360,7 @@ def _generate_completions(
         return
     engine = open_engine(model, base_url=options.base_url, precision=precision_of(recipe))
     count_tokens = None
-    if not plan.judge:
+    if plan.judge is None:
         # Evaluations without a judge measure lengths, so each completion is recorded with its tokens.
         count_tokens = _token_counter(model)
     with console.progress("completions", len(cases), len(recorded)) as advance:

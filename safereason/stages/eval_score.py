@@ -13,7 +13,7 @@ from safereason import evals
 from safereason.errors import InputError
 from safereason.evals import Eval, judging
 from safereason.files import read_text
-from safereason.judges import JudgeSpec, own_name
+from safereason.judges import JudgeSpec
 from safereason.runs.directory import RunDirectory, digest, is_finished, read_manifest, read_metrics, run_path
 from safereason.runs.manifest import sha256
 from safereason.runs.records import Record, read_records, write_bytes
@@ -23,25 +23,25 @@ NEEDED = frozenset({"id", "behavior", "request", "context", "category", "prompt"
 """Keys that a record of a completion needs to be judged."""
 
 
-def score_eval(run: Path, options: Options, judge: str) -> Result:
+def score_eval(run: Path, options: Options, judge: JudgeSpec) -> Result:
     """Judges the completions of `run` again, into a run of its own.
 
     Args:
         run: A finished run of an evaluation that has a judge.
         options: Where to write; its model is not used.
-        judge: Name of the judge.
+        judge: The judge.
 
     Raises:
         InputError: `run` is none of these, or the judge cannot be had or measures something else.
         StageFailed: Verdicts failed; `--resume` tries those again.
     """
     evaluation, manifest = _read_judged_run(run)
-    spec = own_name(resolved_judge(judge, options))
-    identity = _rejudged_identity(run, manifest, spec)
+    judge = resolved_judge(judge, options)
+    identity = _rejudged_identity(run, manifest, judge)
     stage, recipe = str(manifest["stage"]), str(manifest["recipe"])
     measured = str(manifest["identity"].get("model", ""))
     # Two judges of one run need two directories, so the judge is in the name.
-    label = f"{measured.rstrip('/').rpartition('/')[2]}.by-{spec}"
+    label = f"{measured.rstrip('/').rpartition('/')[2]}.by-{judge.label()}"
     directory = RunDirectory(
         options.out or run_path(options.root, stage, recipe, label, identity),
         stage,
@@ -53,7 +53,7 @@ def score_eval(run: Path, options: Options, judge: str) -> Result:
     if (result := finished_result(directory)) is not None:
         return result
     # A judge may load a model, so it is opened only if there is something to judge.
-    scorer = evals.judge_for(evaluation, spec)
+    scorer = evals.judge_for(evaluation, judge)
     # Verdicts are in the order of the cases, and completions in the order in which they ended.
     ids = [str(record["id"]) for record in read_records(run / judging.VERDICTS)]
     _check_all_completions(run / judging.COMPLETIONS, ids)
@@ -62,10 +62,10 @@ def score_eval(run: Path, options: Options, judge: str) -> Result:
         this.inputs[str(run / judging.COMPLETIONS)] = str(identity["completions"])
         judging.drop_failed(this.path / judging.VERDICTS)
         with this.records("verdicts") as log:
-            judging.judge_all(ids, scorer, spec, log)
+            judging.judge_all(ids, scorer, judge, log)
         metrics = {
             **read_metrics(run),
-            "judge": spec,
+            "judge": judge.label(),
             "measure": scorer.measure,
             "rejudges": identity["rejudges"],
             **judging.outcome_counts(ids, this.path, evaluation),
@@ -120,12 +120,12 @@ def _check_all_completions(file: Path, ids: Sequence[str]) -> None:
         )
 
 
-def _rejudged_identity(run: Path, manifest: Record, judge: str) -> Identity:
+def _rejudged_identity(run: Path, manifest: Record, judge: JudgeSpec) -> Identity:
     """The identity of the judged run, with the other judge and the hash of its completions."""
     judged = manifest["identity"]
     return {
         **judged,
-        "judge": JudgeSpec.parse(judge).identity(),
+        "judge": judge.identity(),
         "rejudges": f"{manifest['stage']}/{manifest['recipe']}/{digest(judged)}",
         "completions": sha256(run / judging.COMPLETIONS),
     }

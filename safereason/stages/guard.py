@@ -31,9 +31,11 @@ from safereason.stages.base import (
     Options,
     Outline,
     Result,
+    base_model,
     finished_result,
     open_run,
     run_identity,
+    run_model,
 )
 from safereason.stages.contents import contents
 from safereason.stages.preparation import guard_data
@@ -76,13 +78,13 @@ def train_guard(recipe: Recipe, options: Options) -> Result:
     return train_guard_rl(recipe, replace(options, model=_after_sft(recipe, options)))
 
 
-def _after_sft(recipe: Recipe, options: Options) -> str:
+def _after_sft(recipe: Recipe, options: Options) -> ModelSpec:
     """The finished SFT run that the RL starts from; it is made first where it is missing."""
     # `--out` and a refusal of what is there are for the last run, which is the RL.
     on_existing: OnExisting = "resume"
     if options.on_existing == "overwrite":
         on_existing = "overwrite"
-    return str(train_guard_sft(recipe, replace(options, out=None, on_existing=on_existing)).run)
+    return run_model(train_guard_sft(recipe, replace(options, out=None, on_existing=on_existing)).run)
 
 
 def guard_for_verl(recipe: Recipe, options: Options) -> VerlTraining:
@@ -107,9 +109,9 @@ def guard_for_verl(recipe: Recipe, options: Options) -> VerlTraining:
     if guard.validation is not None:
         held_out = read_examples(folder / data.VALIDATION)
         every_steps = guard.validation.every_steps
-    start = ModelSpec.parse(options.model or recipe.model)
+    start = options.model or base_model(recipe)
     if not options.model and guard.sft is not None:
-        start = ModelSpec.parse(_after_sft(recipe, options))
+        start = _after_sft(recipe, options)
     return VerlTraining(
         RL_STAGE,
         "guard.train",
@@ -136,7 +138,7 @@ def train_guard_sft(recipe: Recipe, options: Options) -> Result:
     section = _sft_part(guard, recipe)
     guard_prompt = guard_prompts.of_section(guard)
     tracking.check(recipe.report_to)
-    start = ModelSpec.parse(options.model or recipe.model)
+    start = options.model or base_model(recipe)
     plan = SFTPlan(
         SFT_STAGE,
         "guard.sft",
@@ -158,7 +160,7 @@ def train_guard_rl(recipe: Recipe, options: Options) -> Result:
     """
     guard = _guard_section(recipe)
     section = _grpo_part(guard, recipe)
-    start = ModelSpec.parse(options.model or recipe.model)
+    start = options.model or base_model(recipe)
     # Checks that read no file come first.
     check_rollouts(section, "guard.train")
     tracking.check(recipe.report_to)
@@ -307,7 +309,7 @@ def guard_outline(recipe: Recipe, options: Options) -> Outline:
     counts = _row_counts(recipe, options)
     outline: Outline = {
         "stage": "guard",
-        "model": options.model or recipe.model,
+        "model": str(options.model or recipe.model),
         "policy": f"{guard_prompt.policy.name}, {len(guard_prompt.policy.categories)} categories",
         "reasoning": guard.reasoning,
         "data": counts,
@@ -372,7 +374,7 @@ def _guard_identity(
     # Validation decides which model is kept, and only RL has any.
     if part == "train" and guard.validation is not None:
         settings["validation"] = guard.validation.model_dump(mode="json")
-    hashes = contents(models=[str(start)], sources=training_sources(recipe))
+    hashes = contents(models=[start], sources=training_sources(recipe))
     return run_identity(recipe, "data", guard=settings, model=start.identity(), **hashes)
 
 

@@ -17,13 +17,24 @@ from safereason import evals
 from safereason.console import say
 from safereason.engines.spec import EngineName, ModelSpec
 from safereason.errors import InputError, StageFailed, did_you_mean
+from safereason.judges import JudgeSpec
 from safereason.recipe.load import load, shipped
 from safereason.recipe.schema import DPO, GRPO, SFT, Recipe, TarsRewardSettings
 from safereason.runs.directory import finished_runs, read_metrics
 from safereason.runs.records import Record
 from safereason.stages import data, guard, guard_eval, report, rl, sft, traces
 from safereason.stages import eval as evaluation
-from safereason.stages.base import GUARD_STAGES, Metrics, Options, Result, Unfinished, named_guard, trained_guard
+from safereason.stages.base import (
+    GUARD_STAGES,
+    Metrics,
+    Options,
+    Result,
+    Unfinished,
+    base_model,
+    named_guard,
+    run_model,
+    trained_guard,
+)
 from safereason.stages.preparation.training_sources import TEACHER_STAGE, trace_sources
 
 GUARD_HEADLINE = ("f1", "f1_always_unsafe", "unparsed")
@@ -86,7 +97,7 @@ def own_steps(recipe: Recipe, *, base: bool = True) -> list[Step]:
     for model in models:
         engine = ENGINES["hf"]
         if model == BASE:
-            engine = ENGINES[ModelSpec.parse(recipe.model).engine]
+            engine = ENGINES[base_model(recipe).engine]
         for name, run_evaluation in _evaluations(recipe).items():
             steps.append(Step(f"eval {name} of {model}", run_evaluation, evaluation=name, model=model, engine=engine))
     return steps
@@ -153,7 +164,7 @@ def judging_guards(recipe: Recipe) -> list[str]:
         judges.append(recipe.eval.harm_judge)
     recipes: dict[str, None] = {}
     for judge in judges:
-        name = named_guard(judge)
+        name = named_guard(JudgeSpec.parse(judge))
         if name:
             recipes[name] = None
     return list(recipes)
@@ -179,11 +190,11 @@ def run_pipeline(recipe: Recipe, options: Options, *, base: bool = True, start: 
     changes: dict[str, list[Record]] = {}
     if base:
         changes[BASE] = []
-    models = {BASE: recipe.model}
+    models = {BASE: base_model(recipe)}
     for step in own_steps(recipe, base=base):
         result = pipeline.show_step(step.name, partial(_result_of, recipe, step, options, models, start))
         if step.key is not None:
-            models[step.name] = str(result.run)
+            models[step.name] = run_model(result.run)
             changes[step.name] = []
         if step.evaluation is not None and step.model is not None:
             changes[step.model] += _headline_figures(step.evaluation, result.metrics)
@@ -203,7 +214,7 @@ def run_step(recipe: Recipe, options: Options, step: Step) -> Result:
         InputError: The step takes the model of one that is not finished.
     """
     options = _going_on(options)
-    models: dict[str, str] = {}
+    models: dict[str, ModelSpec] = {}
     if step.model is not None:
         models[step.model] = _finished_model(recipe, options, step.model)
     return step.run_stage(recipe, _options_of(step, options, models))
@@ -222,22 +233,22 @@ def find_step(recipe: Recipe, name: str) -> Step:
     return steps[name]
 
 
-def _finished_model(recipe: Recipe, options: Options, name: str) -> str:
+def _finished_model(recipe: Recipe, options: Options, name: str) -> ModelSpec:
     """The model that a step starts from or measures: the base model, or the finished run of a training.
 
     Raises:
         InputError: The training is not finished.
     """
     if name == BASE:
-        return recipe.model
+        return base_model(recipe)
     step = find_step(recipe, name)
-    models: dict[str, str] = {}
+    models: dict[str, ModelSpec] = {}
     if step.model is not None:
         models[step.model] = _finished_model(recipe, options, step.model)
     result = _finished(recipe, step, replace(options, on_existing="resume"), models)
     if result is None:
         raise InputError(f"recipe {recipe.name}: its step {name} is not finished, and gives the model; run it first")
-    return str(result.run)
+    return run_model(result.run)
 
 
 class _Pipeline:
@@ -271,7 +282,7 @@ def _going_on(options: Options) -> Options:
     return options
 
 
-def _options_of(step: Step, options: Options, models: Mapping[str, str]) -> Options:
+def _options_of(step: Step, options: Options, models: Mapping[str, ModelSpec]) -> Options:
     """The options of a step's stage; `models` are those of earlier steps and the base model, by name."""
     if step.model is None:
         return options
@@ -279,7 +290,7 @@ def _options_of(step: Step, options: Options, models: Mapping[str, str]) -> Opti
 
 
 def _result_of(
-    recipe: Recipe, step: Step, options: Options, models: Mapping[str, str], start: StartStep | None
+    recipe: Recipe, step: Step, options: Options, models: Mapping[str, ModelSpec], start: StartStep | None
 ) -> Result:
     """The result of a step that is run here, or by `start` where it opens a model and is not finished."""
     if start is None or not step.opens_model:
@@ -295,7 +306,7 @@ def _result_of(
     return result
 
 
-def _finished(recipe: Recipe, step: Step, options: Options, models: Mapping[str, str]) -> Result | None:
+def _finished(recipe: Recipe, step: Step, options: Options, models: Mapping[str, ModelSpec]) -> Result | None:
     """The result of a step whose run is finished; None where it has work to do."""
     try:
         return step.run_stage(recipe, replace(_options_of(step, options, models), finished_only=True))
@@ -325,10 +336,10 @@ def _train_judging_guard(name: str, options: Options, start: StartStep | None) -
         raise InputError(f"recipe {name}: it has no guard section, so that no guard of it can judge; name another one")
     # The options name the model and the directory of the recipe at hand.
     guard_options = replace(options, model=None, out=None)
-    models: dict[str, str] = {}
+    models: dict[str, ModelSpec] = {}
     for step in guard_steps(recipe):
         result = _result_of(recipe, step, guard_options, models, start)
-        models[step.name] = str(result.run)
+        models[step.name] = run_model(result.run)
     return result
 
 
@@ -339,7 +350,7 @@ def _shipped_names() -> list[str]:
 def _unfinished(recipe: Recipe, steps: list[Step], options: Options) -> list[tuple[Recipe, Step]]:
     """The first of these trainings that is not finished, and all behind it, each with the recipe."""
     options = _going_on(options)
-    models: dict[str, str] = {}
+    models: dict[str, ModelSpec] = {}
     left: list[tuple[Recipe, Step]] = []
     for step in steps:
         result = None
@@ -350,7 +361,7 @@ def _unfinished(recipe: Recipe, steps: list[Step], options: Options) -> list[tup
         if result is None:
             left.append((recipe, step))
         else:
-            models[step.name] = str(result.run)
+            models[step.name] = run_model(result.run)
     return left
 
 

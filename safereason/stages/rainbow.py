@@ -7,7 +7,7 @@ source, and `cells.json` the best prompt of each cell.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -26,14 +26,13 @@ from safereason.engines.base import Engine
 from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
-from safereason.judges import Exchange, JudgeSpec, Verdict, own_name
+from safereason.judges import Exchange, JudgeSpec, Verdict
 from safereason.judges.refusal import refuses
 from safereason.recipe.schema import Attacking, Recipe
 from safereason.runs.manifest import going_on
 from safereason.runs.records import Record, RecordLog, line_of, read_records, write_bytes, write_json
 from safereason.stages import rl
-from safereason.stages.attack import Harm, open_harm
-from safereason.stages.attack_plan import rating_model_of, scorer_identity, settings_of
+from safereason.stages.attack_plan import settings_of
 from safereason.stages.base import (
     Identity,
     Metrics,
@@ -43,12 +42,12 @@ from safereason.stages.base import (
     finished_result,
     given_inputs,
     open_run,
-    resolved_judge,
     run_identity,
 )
 from safereason.stages.contents import contents, file_hashes
 from safereason.stages.preparation.training_sources import RAINBOW_STAGE
 from safereason.stages.resolve_model import precision_of
+from safereason.stages.scorer import Harm, RatingSpec, ScorerSpec, open_harm, parse_scorer
 
 STAGE = RAINBOW_STAGE
 RAINBOW = "rainbow"
@@ -62,25 +61,36 @@ MOST_FAILURES = 10
 
 
 @dataclass(frozen=True)
+class RainbowRequest:
+    """A search as it is requested: what is named in place of the recipe's `attack` section."""
+
+    mutator: str | None = None
+    """Model that writes prompts."""
+    judge: str | None = None
+    """Judge of harm or refusal that scores answers, or `rating:MODEL`."""
+    judge_model: str | None = None
+    """Model that compares answers, so that the score alone does not decide which prompt stays."""
+    source: str = "sample"
+    """Source whose harmful training prompts the search begins with."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """In place of `attack.settings.rainbow`; a value of None leaves the recipe's."""
+
+
+@dataclass(frozen=True)
 class RainbowPlan:
     """A search with its settings from the recipe and the command line."""
 
     settings: RainbowSettings
     section: Attacking
-    mutator: str
-    judge: str
-    """Judge that scores single answers, or `rating:MODEL`."""
-    judge_model: str | None
+    mutator: ModelSpec
+    scorer: ScorerSpec
+    """Scores single answers."""
+    judge_model: ModelSpec | None
     """Model that compares two answers."""
     source: str
     seeds: tuple[Example, ...]
     templates: RainbowTemplates
     prefix: str
-
-    @property
-    def rates(self) -> str | None:
-        """Chat model whose ratings are the scores; None where a judge gives them."""
-        return rating_model_of(self.judge)
 
 
 def run_rainbow(recipe: Recipe, options: Options, plan: RainbowPlan) -> Result:
@@ -93,17 +103,20 @@ def run_rainbow(recipe: Recipe, options: Options, plan: RainbowPlan) -> Result:
     # The prompts train this very model by RL, so they have to be hard for it.
     target = rl.start_model(recipe, options)
     target.check()
-    for model in (plan.mutator, plan.judge_model, plan.rates):
-        if model:
-            ModelSpec.parse(model).check()
+    plan.mutator.check()
+    if plan.judge_model is not None:
+        plan.judge_model.check()
+    # A judge is opened below, which checks it, too.
+    if isinstance(plan.scorer, RatingSpec):
+        plan.scorer.check()
     identity = _rainbow_identity(recipe, plan, target, options)
     directory = open_run(STAGE, recipe, options, target.label(), identity)
     if (result := finished_result(directory)) is not None:
         return result
     # Judges are opened before the directory is made: one of quality is refused.
     harm = None
-    if not plan.rates:
-        harm = open_harm(plan.judge)
+    if isinstance(plan.scorer, JudgeSpec):
+        harm = open_harm(plan.scorer)
     with directory as this:
         this.inputs.update(file_hashes(files.inputs(plan.source)))
         # The outcome of an iteration depends on the archive before it, so only the last ones can be repeated.
@@ -120,56 +133,55 @@ def run_rainbow(recipe: Recipe, options: Options, plan: RainbowPlan) -> Result:
     return Result(directory.path, metrics)
 
 
-def plan_rainbow(
-    recipe: Recipe,
-    options: Options,
-    *,
-    mutator: str | None = None,
-    judge: str | None = None,
-    judge_model: str | None = None,
-    source: str = "sample",
-    settings: Mapping[str, object] | None = None,
-) -> RainbowPlan:
-    """Combines the recipe and the command line. No model is loaded.
+def plan_rainbow(recipe: Recipe, options: Options, request: RainbowRequest = RainbowRequest()) -> RainbowPlan:
+    """Combines the recipe and the request. No model is loaded.
 
     Args:
-        recipe: Recipe whose `attack` section has the defaults of the other arguments.
+        recipe: Recipe whose `attack` section has what the request leaves out.
         options: Options with the root of the runs, for a judge `guard:RECIPE`.
-        mutator: Model that writes prompts.
-        judge: Judge of harm or refusal that scores answers, or `rating:MODEL`.
-        judge_model: Model that compares answers, so that the score alone does not decide which prompt stays.
-        source: Source whose harmful training prompts the search begins with.
-        settings: Settings in place of `attack.settings.rainbow`; a value of None leaves the recipe's.
+        request: The models, the judge, the seed prompts and the settings.
 
     Raises:
         InputError: Something is not named, a source or a prompt file cannot be had, or a setting is wrong.
     """
     section = recipe.attack or Attacking()
-    # Options of the command line go before the recipe's, and those before the defaults of all attacks.
-    mutator = mutator or section.attackers.get(RAINBOW, section.attacker)
+    # The request goes before the recipe, and the recipe before the defaults of all attacks.
+    mutator = request.mutator or section.attackers.get(RAINBOW, section.attacker)
     if mutator is None:
         raise InputError("attack rainbow: which model writes the prompts? name one with --mutator")
-    named_judge = judge or section.judge
+    named_judge = request.judge or section.judge
     prefix = ""
     if recipe.eval is not None:
         named_judge = named_judge or recipe.eval.harm_judge
         prefix = recipe.eval.prefix
     if named_judge is None:
         raise InputError("attack rainbow: what scores the answers? name a judge with --judge")
-    scorer = own_name(resolved_judge(named_judge, options))
-    if rating_model_of(scorer) is None:
-        JudgeSpec.parse(scorer)
-    seeds = [example for example in sources.get(source).stream("train") if example.kind == "harmful"]
-    if not seeds:
-        raise InputError(f"source {source}: has no harmful prompts to begin with; name another one with --prompts")
+    scorer = parse_scorer(named_judge, options)
+    seed_prompts = [example for example in sources.get(request.source).stream("train") if example.kind == "harmful"]
+    if not seed_prompts:
+        raise InputError(
+            f"source {request.source}: has no harmful prompts to begin with; name another one with --prompts"
+        )
     # An option that is not on the command line is None, and leaves the recipe's setting.
     values = dict(section.settings.get(RAINBOW, {}))
-    for key, value in (settings or {}).items():
+    for key, value in request.settings.items():
         if value is not None:
             values[key] = value
-    checked = settings_of(RAINBOW, RainbowSettings, values)
-    templates = load_templates(checked.templates)
-    return RainbowPlan(checked, section, mutator, scorer, judge_model, source, tuple(seeds), templates, prefix)
+    settings = settings_of(RAINBOW, RainbowSettings, values)
+    judge_model = None
+    if request.judge_model is not None:
+        judge_model = ModelSpec.parse(request.judge_model)
+    return RainbowPlan(
+        settings=settings,
+        section=section,
+        mutator=ModelSpec.parse(mutator),
+        scorer=scorer,
+        judge_model=judge_model,
+        source=request.source,
+        seeds=tuple(seed_prompts),
+        templates=load_templates(settings.templates),
+        prefix=prefix,
+    )
 
 
 def rainbow_outline(recipe: Recipe, options: Options, plan: RainbowPlan) -> Outline:
@@ -181,9 +193,9 @@ def rainbow_outline(recipe: Recipe, options: Options, plan: RainbowPlan) -> Outl
     return {
         "stage": STAGE,
         "target": rl.start_words(recipe, options),
-        "mutator": plan.mutator,
-        "judge": plan.judge,
-        "comparing judge": plan.judge_model,
+        "mutator": str(plan.mutator),
+        "judge": plan.scorer.label(),
+        "comparing judge": _text_or_none(plan.judge_model),
         "cells": f"{len(templates.risks)} risks x {len(templates.styles)} styles",
         "source": plan.source,
         "seed prompts": len(plan.seeds),
@@ -197,20 +209,23 @@ def rainbow_outline(recipe: Recipe, options: Options, plan: RainbowPlan) -> Outl
     }
 
 
+def _text_or_none(model: ModelSpec | None) -> str | None:
+    if model is None:
+        return None
+    return str(model)
+
+
 def _rainbow_identity(recipe: Recipe, plan: RainbowPlan, target: ModelSpec, options: Options) -> Identity:
     # The templates count by their content below, since the file may be edited.
     settings = plan.settings.model_dump(mode="json", exclude={"templates"})
-    judges = []
-    if not plan.rates:
-        judges.append(plan.judge)
     judge_model = None
-    if plan.judge_model:
-        judge_model = ModelSpec.parse(plan.judge_model).identity()
+    if plan.judge_model is not None:
+        judge_model = plan.judge_model.identity()
     return run_identity(
         recipe,
         model=target.identity(),
-        mutator=ModelSpec.parse(plan.mutator).identity(),
-        judge=scorer_identity(plan.judge),
+        mutator=plan.mutator.identity(),
+        judge=plan.scorer.identity(),
         judge_model=judge_model,
         settings=settings,
         sampling=plan.section.sampling.model_dump(mode="json"),
@@ -218,7 +233,7 @@ def _rainbow_identity(recipe: Recipe, plan: RainbowPlan, target: ModelSpec, opti
         seeds=digest(*((seed.id, seed.prompt) for seed in plan.seeds)),
         templates=digest(asdict(plan.templates)),
         **given_inputs(base_url=options.base_url),
-        **contents(models=[str(target), plan.mutator, plan.judge_model, plan.rates], judges=judges),
+        **contents(models=[target, plan.mutator, plan.judge_model], judges=[plan.scorer]),
     )
 
 
@@ -313,18 +328,30 @@ def _has_enough(history: History, settings: RainbowSettings) -> bool:
 
 
 def _open_team(plan: RainbowPlan, recipe: Recipe, target: ModelSpec, harm: Harm | None, options: Options) -> Team:
-    """The models of the search. A model with several parts is loaded once. Without a judge of harm, one rates."""
+    """The models of the search. A model with several parts is loaded once.
+
+    Args:
+        plan: The models.
+        recipe: Recipe with the precision.
+        target: The target model.
+        harm: Scores harm by the plan's judge; None where a chat model rates.
+        options: Options with the address of a server.
+    """
 
     # One model may have several parts, and two copies of it may not fit in memory.
     @cache
-    def opened(model: str) -> Engine:
-        return open_engine(ModelSpec.parse(model), base_url=options.base_url, precision=precision_of(recipe))
+    def opened(model: ModelSpec) -> Engine:
+        return open_engine(model, base_url=options.base_url, precision=precision_of(recipe))
 
-    score = pair_rater(opened(str(plan.rates))) if harm is None else _pair_scorer(harm)
-    target_engine = opened(str(target))
+    if isinstance(plan.scorer, RatingSpec):
+        score = pair_rater(opened(plan.scorer.model))
+    else:
+        assert harm is not None
+        score = _pair_scorer(harm)
+    target_engine = opened(target)
     mutator = opened(plan.mutator)
     comparing = None
-    if plan.judge_model:
+    if plan.judge_model is not None:
         comparing = opened(plan.judge_model)
     return Team(target_engine, mutator, plan.section.sampling, score, refuses, comparing, plan.prefix)
 
@@ -403,9 +430,9 @@ def _rainbow_metrics(plan: RainbowPlan, target: ModelSpec, history: History, rec
         success_by_answer = successful_answers / scored_answers
     return {
         "target": target.identity(),
-        "mutator": ModelSpec.parse(plan.mutator).identity(),
-        "judge": plan.judge,
-        "comparing_judge": plan.judge_model,
+        "mutator": plan.mutator.identity(),
+        "judge": plan.scorer.label(),
+        "comparing_judge": _text_or_none(plan.judge_model),
         "archives": len(history.archives),
         "iterations": len(records),
         "prompts": len(history.prompts),

@@ -4,7 +4,7 @@ from safereason.engines.spec import ModelSpec
 from safereason.recipe.schema import Precision, Recipe
 from safereason.runs.directory import finished_runs
 from safereason.stages import rl, sft
-from safereason.stages.base import Options, source_run
+from safereason.stages.base import Options, base_model, run_model, source_run
 
 
 def model_of(recipe: Recipe, options: Options) -> ModelSpec:
@@ -14,13 +14,12 @@ def model_of(recipe: Recipe, options: Options) -> ModelSpec:
         InputError: There is neither; the message says which command makes it.
     """
     if options.model:
-        return ModelSpec.parse(options.model)
+        return options.model
     # The identity of the rl run can only be worked out where its start model is there.
     if finished_runs(options.root, "rl", recipe.name):
         expected = rl.rl_identity(recipe, rl.start_model(recipe, options), options)
-        return ModelSpec.parse(str(source_run("rl", recipe, options, expected)))
-    base = ModelSpec.parse(recipe.model)
-    return ModelSpec.parse(str(source_run("sft", recipe, options, sft.sft_identity(recipe, base))))
+        return run_model(source_run("rl", recipe, options, expected))
+    return run_model(source_run("sft", recipe, options, sft.sft_identity(recipe, base_model(recipe))))
 
 
 def precision_of(recipe: Recipe) -> Precision:

@@ -12,7 +12,7 @@ from safereason.engines.open import check_precision, load_tokenizer
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.judges import JudgeSpec
-from safereason.recipe.schema import DPO, GRPO, Recipe, TarsRewardSettings
+from safereason.recipe.schema import DPO, GRPO, Recipe, TarsMix, TarsRewardSettings
 from safereason.rewards import judges_of, open_reward
 from safereason.rewards.base import Reward
 from safereason.runs.directory import RunDirectory
@@ -24,10 +24,12 @@ from safereason.stages.base import (
     Options,
     Outline,
     Result,
+    base_model,
     finished_result,
     open_run,
     resolved_judge,
     run_identity,
+    run_model,
     source_run,
 )
 from safereason.stages.contents import contents
@@ -43,9 +45,10 @@ from safereason.training.training_run import TrainingRun
 def rl_identity(recipe: Recipe, model: ModelSpec, options: Options) -> Identity:
     """The identity of the trained model."""
     reward = _reward_with_runs(recipe, options)
-    hashes = contents(models=[str(model)], judges=judges_of(reward), sources=training_sources(recipe))
+    judges = [JudgeSpec.parse(judge) for judge in judges_of(reward)]
+    hashes = contents(models=[model], judges=judges, sources=training_sources(recipe))
     guard = {}
-    safety = JudgeSpec.parse(reward.safety)
+    safety = judges[0]
     if safety.name == "guard":
         # The recipe's section names the guard's recipe only; the run behind it can be another one later.
         guard = {"guard": safety.identity()}
@@ -117,18 +120,18 @@ def start_model(recipe: Recipe, options: Options) -> ModelSpec:
     """
     # A model on the command line may be of any recipe, so nothing is expected of it.
     if options.model:
-        return ModelSpec.parse(options.model)
-    base = ModelSpec.parse(recipe.model)
+        return options.model
+    base = base_model(recipe)
     if recipe.sft is None:
         return base
-    return ModelSpec.parse(str(source_run("sft", recipe, options, sft.sft_identity(recipe, base))))
+    return run_model(source_run("sft", recipe, options, sft.sft_identity(recipe, base)))
 
 
 def start_words(recipe: Recipe, options: Options) -> str:
     """The words for `start_model` in a plan, which is possible before the sft run is there."""
     if not options.model and recipe.sft:
         return "the sft run of this recipe"
-    return options.model or recipe.model
+    return str(options.model or recipe.model)
 
 
 def _train_grpo(
@@ -222,7 +225,8 @@ def _tars_reward(recipe: Recipe) -> TarsRewardSettings:
 def _reward_with_runs(recipe: Recipe, options: Options) -> TarsRewardSettings:
     """The recipe's reward with a judge `guard:RECIPE` turned into the run of that guard."""
     reward = _tars_reward(recipe)
-    return reward.model_copy(update={"safety": resolved_judge(reward.safety, options)})
+    safety = resolved_judge(JudgeSpec.parse(reward.safety), options)
+    return reward.model_copy(update={"safety": str(safety)})
 
 
 def _number_of_prompts(recipe: Recipe, options: Options) -> int:
@@ -231,5 +235,8 @@ def _number_of_prompts(recipe: Recipe, options: Options) -> int:
         folder = data.built_data(recipe, options)
         return len(read_examples(folder / data.TRAIN))
     except InputError:
-        # A guard's mix counts rows by label and has no such field.
-        return int(getattr(recipe.data, "prompts", 0))
+        mix = recipe.data
+    # A guard's mix counts rows by label, and names no number of prompts.
+    if not isinstance(mix, TarsMix):
+        return 0
+    return mix.prompts

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from safereason.console import say
-from safereason.engines.spec import ModelSpec
 from safereason.recipe.merge import flatten
 from safereason.recipe.schema import Recipe
 from safereason.runs.directory import finished, read_manifest
@@ -24,14 +23,15 @@ def run_searches(recipe: Recipe, options: Options, request: AttackRequest) -> Pa
 
     Args:
         recipe: Recipe with the attack's models and settings.
-        options: Options with the root of the runs, and the target.
+        options: Options with the root of the runs, and the target, which has to be named.
         request: The attack.
 
     Raises:
         InputError: As `attack.run_attack`.
     """
+    assert options.model is not None
     plan = plan_attack(recipe, options, request)
-    identity = attack_identity(recipe, plan, ModelSpec.parse(str(options.model)), options.base_url)
+    identity = attack_identity(recipe, plan, options.model, options.base_url)
     similar = list(_similar_searches(options.root, plan.attack.name, identity))
     # The newest one is used: `--overwrite` may have made a search again.
     same = [path for path, similar_identity in similar if similar_identity == identity]

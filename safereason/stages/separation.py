@@ -50,6 +50,18 @@ BATCH = 32
 
 
 @dataclass(frozen=True)
+class SeparationRequest:
+    """A measurement as it is requested: its harmful prompts, its projection, and how many prompts."""
+
+    cases: Sequence[Path] = ()
+    """Files of test cases, which replace the harmful prompts."""
+    projection: Projection = "pca"
+    """Method that projects embeddings into the plane."""
+    limit: int | None = None
+    """In place of the recipe's: most prompts of each kind, drawn by the seed."""
+
+
+@dataclass(frozen=True)
 class SeparationPlan:
     """Prompts of both kinds, and the projection of their hidden states."""
 
@@ -64,27 +76,18 @@ class SeparationPlan:
     """Files of test cases that replace the harmful prompts."""
 
 
-def run_separation(
-    recipe: Recipe,
-    options: Options,
-    *,
-    cases: Sequence[Path] = (),
-    projection: Projection = "pca",
-    limit: int | None = None,
-) -> Result:
+def run_separation(recipe: Recipe, options: Options, request: SeparationRequest = SeparationRequest()) -> Result:
     """Measures `options.model`, else the recipe's newest finished rl run, else its sft run.
 
     Args:
         recipe: Recipe whose `eval` section has the prompts and the generation prefix.
         options: Where to write, and the model.
-        cases: Files of test cases, which replace the harmful prompts.
-        projection: Method that projects embeddings into the plane.
-        limit: In place of the recipe's: most prompts of each kind, drawn by the seed.
+        request: The prompts and the projection.
 
     Raises:
         InputError: The model's weights, the prompts or UMAP cannot be had.
     """
-    plan = plan_separation(recipe, cases, projection, limit)
+    plan = plan_separation(recipe, request)
     model = model_of(recipe, options)
     # Servers and vLLM give text and probabilities, and no hidden states.
     if not model.has_weights:
@@ -101,7 +104,7 @@ def run_separation(
             "eval": "separation",
             "model": model.identity(),
             "recipe": recipe.name,
-            "projection": projection,
+            "projection": plan.projection,
             **_prompt_sets(plan, cases_of_both),
             **_measure_separation(this, cases_of_both, embeddings, plan, recipe.seed),
         }
@@ -109,13 +112,13 @@ def run_separation(
     return Result(directory.path, metrics)
 
 
-def plan_separation(recipe: Recipe, cases: Sequence[Path], projection: Projection, limit: int | None) -> SeparationPlan:
-    """Combines the recipe and the command line; arguments as of `run_separation`.
+def plan_separation(recipe: Recipe, request: SeparationRequest = SeparationRequest()) -> SeparationPlan:
+    """Combines the recipe and the request.
 
     Raises:
         InputError: The recipe names no prompts, or UMAP is not installed.
     """
-    separation.check_projection(projection)
+    separation.check_projection(request.projection)
     section = eval_section(recipe)
     # A line needs points on both sides.
     if section.behaviors is None or section.benign is None:
@@ -125,7 +128,8 @@ def plan_separation(recipe: Recipe, cases: Sequence[Path], projection: Projectio
         raise InputError(f"recipe {recipe.name}: {missing} is null, and both kinds are needed; name a source")
     harmful = sources.SOURCES.own_name(section.behaviors)
     harmless = sources.SOURCES.own_name(section.benign)
-    return SeparationPlan(section, harmful, harmless, projection, limit or section.limit, tuple(cases))
+    limit = request.limit or section.limit
+    return SeparationPlan(section, harmful, harmless, request.projection, limit, tuple(request.cases))
 
 
 def _harmful_cases(plan: SeparationPlan, seed: int) -> list[Case]:
@@ -195,7 +199,7 @@ def _separation_identity(recipe: Recipe, plan: SeparationPlan, model: ModelSpec)
         projection=plan.projection,
         limit=plan.limit,
         cases={str(path): sha256(path) for path in plan.cases},
-        **contents(models=[str(model)], sources=[plan.harmful, plan.harmless]),
+        **contents(models=[model], sources=[plan.harmful, plan.harmless]),
     )
 
 

@@ -25,6 +25,7 @@ from safereason.stages.base import (
     Options,
     Outline,
     Result,
+    base_model,
     finished_result,
     open_run,
     run_identity,
@@ -66,7 +67,7 @@ class SFTPlan:
 def sft_identity(recipe: Recipe, model: ModelSpec) -> Identity:
     """The identity of the trained model."""
     # Files of data count too: the data section holds their names only.
-    hashes = contents(models=[str(model)], sources=training_sources(recipe))
+    hashes = contents(models=[model], sources=training_sources(recipe))
     return run_identity(recipe, "data", "sft", model=model.identity(), **hashes)
 
 
@@ -79,7 +80,7 @@ def train_sft(recipe: Recipe, options: Options) -> Result:
     section = _sft_section(recipe)
     # A tracker that is not installed would otherwise be found after the model was loaded.
     tracking.check(recipe.report_to)
-    start = ModelSpec.parse(options.model or recipe.model)
+    start = options.model or base_model(recipe)
     plan = SFTPlan("sft", "sft", section, start, sft_identity(recipe, start), section.reasoning)
     return run_sft(plan, recipe, options)
 
@@ -159,7 +160,7 @@ def sft_outline(recipe: Recipe, options: Options) -> Outline:
     steps = arguments["max_steps"]
     return {
         "stage": "sft",
-        "model": options.model or recipe.model,
+        "model": str(options.model or recipe.model),
         "rows": rows,
         "steps": steps,
         "sequences": steps * section.batch_size,

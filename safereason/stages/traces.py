@@ -15,11 +15,10 @@ from safereason.data.example import Example, write_parquet
 from safereason.data.traces import KEPT, Reading
 from safereason.engines.base import Completion, GenerateOptions
 from safereason.engines.open import open_engine, precision_here
-from safereason.engines.spec import ModelSpec
 from safereason.errors import StageFailed
 from safereason.evals import judging
 from safereason.evals.judging import EXCHANGES_A_BATCH
-from safereason.judges import Exchange, Judge, Measure, Verdict, open_judge
+from safereason.judges import Exchange, Judge, Measure, Verdict
 from safereason.judges.base import is_good
 from safereason.recipe.schema import Recipe
 from safereason.runs.directory import RunDirectory
@@ -87,16 +86,16 @@ def write_traces(
     """
     plan = plan_teacher(recipe, options, limit)
     # An unknown model is refused before a directory is made.
-    ModelSpec.parse(plan.teacher.model).check()
+    plan.model.check()
     identity = teacher_identity(recipe, plan, options)
-    directory = open_run(TEACHER_STAGE, recipe, options, ModelSpec.parse(plan.teacher.model).label(), identity)
+    directory = open_run(TEACHER_STAGE, recipe, options, plan.model.label(), identity)
     if (result := finished_result(directory)) is not None:
         # The price is no part of the identity, so a finished run is priced anew.
         return Result(result.run, result.metrics | cost(result.metrics["tokens"], price))
     # A judge that cannot be had is refused before the teacher, who may cost money, writes anything.
     judge = None
-    if plan.judge:
-        judge = open_judge(plan.judge)
+    if plan.judge is not None:
+        judge = plan.judge.open()
     with directory as this:
         _drop_failed_records(this, plan)
         with this.records(REPLIES) as log:
@@ -136,7 +135,7 @@ def _generate_replies(plan: TeacherPlan, seed: int, options: Options, log: Recor
     if len(done) == len(plan.jobs):
         return
     # bf16 halves the memory of a large teacher.
-    engine = open_engine(ModelSpec.parse(plan.teacher.model), base_url=options.base_url, precision=precision_here())
+    engine = open_engine(plan.model, base_url=options.base_url, precision=precision_here())
     kept = Counter[bool]()
     for reply in recorded.values():
         kept[reply["outcome"] == KEPT] += 1
@@ -212,7 +211,7 @@ def _judge_replies(
     remaining = [reply for reply in traces_found if reply.key not in verdicts]
     with console.progress("verdicts", len(traces_found), len(traces_found) - len(remaining)) as advance:
         for reply, verdict in _verdicts_by_batch(judge, remaining):
-            record = {"id": reply.example.id, "sample": reply.sample, "judge": plan.judge, **asdict(verdict)}
+            record = {"id": reply.example.id, "sample": reply.sample, "judge": _judge_label(plan), **asdict(verdict)}
             verdicts[reply.key] = record
             log.append(record)
             advance("")
@@ -223,6 +222,12 @@ def _judge_replies(
             reading = _reading_by_verdict(reading, verdicts.get(reply.key), judge.measure, reply.example)
         judged.append(replace(reply, reading=reading))
     return judged
+
+
+def _judge_label(plan: TeacherPlan) -> str | None:
+    if plan.judge is None:
+        return None
+    return plan.judge.label()
 
 
 def _verdicts_by_batch(judge: Judge, replies: Sequence[TeacherReply]) -> Iterator[tuple[TeacherReply, Verdict]]:
@@ -299,8 +304,8 @@ def _traces_metrics(plan: TeacherPlan, records: Sequence[Record], replies: Seque
             "kept": kept_by_source[source],
         }
     return {
-        "teacher": ModelSpec.parse(plan.teacher.model).identity(),
-        "judge": plan.judge,
+        "teacher": plan.model.identity(),
+        "judge": _judge_label(plan),
         "prompts": len(plan.examples),
         "prompts_without_trace": len(plan.examples) - len(ids_with_trace),
         "replies": len(replies),

@@ -7,7 +7,7 @@ and `guard` describe the training; `training.verl` translates its section into v
 import os
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from safereason.data.prompt_builder import PromptBuilder, user_turn
 from safereason.engines.open import load_model, load_tokenizer
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
+from safereason.judges import JudgeSpec, is_judge
 from safereason.recipe.schema import GRPO, Recipe, RSafeRewardSettings, TarsRewardSettings
 from safereason.runs.directory import RunDirectory, differing_keys
 from safereason.runs.manifest import sha256
@@ -150,7 +151,7 @@ def verl_outline(training: VerlTraining, recipe: Recipe, backend: VerlBackend) -
     return {
         "stage": training.stage,
         "backend": "verl",
-        "model": training.start,
+        "model": str(training.start),
         "prompts": len(training.kept),
         "GPUs": {"training": backend.cluster.gpus, "reward model": reward_gpus},
         "reward": training.section.reward.model_dump(mode="json"),
@@ -219,20 +220,10 @@ def _reward_with_absolute_paths(section: GRPO) -> TarsRewardSettings | RSafeRewa
 
 
 def _absolute_judge(judge: str) -> str:
-    name, colon, argument = judge.rpartition(":")
-    # A rubric may name a file and a model, `FILE@MODEL`; the name of a file may hold the sign, too.
-    parts = [argument]
-    if not Path(argument).exists():
-        parts = argument.split("@")
-    return name + colon + "@".join(_absolute_name(part) for part in parts)
-
-
-def _absolute_name(name: str) -> str:
-    """A file, or a model in a folder behind any engine, by its absolute path; any other name as it is."""
-    spec = ModelSpec.parse(name)
-    if not spec.name or not Path(spec.name).exists():
-        return name
-    return str(replace(spec, name=str(Path(spec.name).resolve())))
+    """The judge, or the reward model in a judge's place, with an absolute path if it is on this machine."""
+    if is_judge(judge):
+        return str(JudgeSpec.parse(judge).absolute())
+    return str(ModelSpec.parse(judge).absolute())
 
 
 def _prompt_counts(training: VerlTraining) -> dict[str, int]:

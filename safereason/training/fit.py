@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import ceil
 
-from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, did_you_mean
 from safereason.judges import JudgeSpec
 from safereason.recipe.schema import DPO, GRPO, SFT, LoRA, Recipe, RSafeRewardSettings
@@ -260,15 +259,14 @@ def _judge_memory(section: Section) -> tuple[int, list[str]]:
     size = 0
     unknown: list[str] = []
     for spec in judges_of(section.reward):
-        judge = JudgeSpec.parse(spec)
-        model = judge.entry.model_of(judge.argument)
-        if model is None or ModelSpec.parse(model).is_remote:
+        model = JudgeSpec.parse(spec).model
+        if model is None or model.is_remote:
             # A judge behind a server takes no memory here.
             continue
         try:
-            size += memory.BF16 * shape_of(model).parameters
+            size += memory.BF16 * shape_of(str(model)).parameters
         except InputError:
-            unknown.append(model)
+            unknown.append(str(model))
     return size, unknown
 
 

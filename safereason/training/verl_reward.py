@@ -14,8 +14,9 @@ from pydantic import TypeAdapter
 
 from safereason.data.example import PromptKind
 from safereason.errors import InputError
+from safereason.judges import JudgeSpec
 from safereason.judges.base import Judge
-from safereason.judges.registry import REWARD_MODEL, JudgeSpec
+from safereason.judges.registry import REWARD_MODEL
 from safereason.recipe.schema import RSafeRewardSettings, TarsRewardSettings
 from safereason.rewards import judges_of, open_reward
 from safereason.rewards.base import Reward, RewardParts, RewardRow
@@ -144,7 +145,8 @@ def _open_queued_reward(config: str, reward_router_address: str | None) -> Queue
             raise InputError(f"judge {text!r}: verl serves no reward model; export the folder again")
         from safereason.judges.reward_model import ServedRewardModel
 
-        return ServedRewardModel(judge.argument, f"http://{reward_router_address}")
+        assert judge.model is not None
+        return ServedRewardModel(judge.model, f"http://{reward_router_address}")
 
     return QueuedReward(open_reward(section, open_judge), opening)
 

@@ -427,7 +427,7 @@ def eval_recipe(source: Path) -> Recipe:
 
 def test_an_evaluation_asks_again_only_for_what_the_server_failed_at(server: Server, tmp_path: Path):
     recipe = eval_recipe(tmp_path / "prompts.jsonl")
-    options = Options(out=tmp_path / "run", model="openai/micro", base_url=server.url)
+    options = Options(out=tmp_path / "run", model=ModelSpec.parse("openai/micro"), base_url=server.url)
     server.status_of = lambda body: 400 if body["messages"][0]["content"] in ("Prompt 2", "Prompt 5") else 200
     with pytest.raises(StageFailed, match=r"2 of 6 completions failed .*told to fail with 400"):
         stage_eval.run_eval(recipe, options, stage_eval.EvalRequest("xstest"))

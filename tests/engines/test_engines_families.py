@@ -120,7 +120,7 @@ def test_ids_without_embeddings_are_refused_by_a_reward_model(micro_classifier: 
     tokens.add_tokens(["<new>"])
     tokens.save_pretrained(tmp_path / "judge")
     with pytest.raises(InputError, match=r"ids up to 259 and the model 259 embeddings, so that '<new>' has none"):
-        RewardModel(str(tmp_path / "judge"))
+        RewardModel(ModelSpec(str(tmp_path / "judge")))
 
 
 def test_a_pad_token_without_an_embedding_is_replaced(tmp_path: Path, engine_of):

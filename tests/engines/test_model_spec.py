@@ -109,3 +109,12 @@ def test_the_base_of_adapters_is_read_once(tmp_path: Path):
     assert spec.base is spec.base
     with pytest.raises(InputError, match="does not say which model the adapter belongs to"):
         assert ModelSpec.parse(str(tmp_path)).base
+
+
+def test_a_path_becomes_absolute_and_another_name_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "m").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert ModelSpec.parse("m").absolute() == ModelSpec(str(tmp_path / "m"))
+    assert ModelSpec.parse("vllm/m").absolute() == ModelSpec(str(tmp_path / "m"), "vllm")
+    for name in ("org/name@v1", "openai/x", "embedded/smollm2-135m", ""):
+        assert ModelSpec.parse(name).absolute() == ModelSpec.parse(name)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard.bulk import BulkJob, Worker
 from safereason.guard.classify import CHUNK_ROWS, ClassifyOutput, ClassifySettings, classify
@@ -195,11 +196,9 @@ def test_a_folder_of_other_files_is_never_emptied(tmp_path: Path):
 
 
 def test_workers_write_what_one_guard_writes_in_order(tmp_path: Path):
-    guard, policy = micro_guard.save_guard(tmp_path / "guard"), tmp_path / "house.yaml"
+    model, policy = ModelSpec(str(micro_guard.save_guard(tmp_path / "guard"))), tmp_path / "house.yaml"
     policy.write_text(micro_guard.POLICY)
-    classify_settings = ClassifySettings(
-        str(guard), None, guard_prompt_of(str(guard), policy=str(policy)), 1, None, 3, {}
-    )
+    classify_settings = ClassifySettings(model, None, guard_prompt_of(model, policy=str(policy)), 1, None, 3, {})
     parquet_input = open_parquet_input(str(save(tmp_path / "in", [50, 90, 10])), {})
     blocks, parts = parquet_input.blocks(CHUNK_ROWS), Parts(str(tmp_path / "out"), {}, parquet_input.columns["id"])
     parts.prepare("refuse")
@@ -216,9 +215,8 @@ def test_workers_write_what_one_guard_writes_in_order(tmp_path: Path):
 
 
 def test_a_worker_says_which_row_is_none_and_writes_nothing_of_its_block(tmp_path: Path):
-    classify_settings = ClassifySettings(
-        str(micro_guard.save_guard(tmp_path / "guard")), None, guard_prompt_of("openai/any"), 1, None, 0, {}
-    )
+    model = ModelSpec(str(micro_guard.save_guard(tmp_path / "guard")))
+    classify_settings = ClassifySettings(model, None, guard_prompt_of(model), 1, None, 0, {})
     (tmp_path / "in").mkdir()
     rows = [{"prompt": "a"}, {"prompt": " "}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in" / "a.parquet")

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safereason.engines import vllm
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard import guard_prompt
 from safereason.guard.bulk import Pool, _pool_of
@@ -96,7 +97,9 @@ def test_vllm_takes_the_gpus_of_its_worker(
 
 def test_a_precision_is_part_of_an_output_only_where_it_was_asked_for():
     def identity(precision: Any) -> dict[str, object]:
-        settings_of_guard = ClassifySettings("openai/x", None, guard_prompt.default(), 1, None, 0, {}, precision)
+        settings_of_guard = ClassifySettings(
+            ModelSpec("x", "openai"), None, guard_prompt.default(), 1, None, 0, {}, precision
+        )
         return json.loads(json.dumps(settings_of_guard.identity()))
 
     assert "precision" not in identity(None)

@@ -29,8 +29,8 @@ from safereason.engines.base import Completion, TokenChoice
 from safereason.engines.open import load_model
 from safereason.errors import InputError
 from safereason.guard import policy as policies
-from safereason.guard.base import Question
-from safereason.guard.open import open_other
+from safereason.guard.base import Guard, Question
+from safereason.guard.open import GuardSpec
 from safereason.guard.others import (
     GUARDS,
     GuardOptions,
@@ -85,6 +85,10 @@ SMALL = {
     "eos_token_id": 258,
     "pad_token_id": 256,
 }
+
+
+def open_other(name: str, model: str, options: GuardOptions) -> Guard:
+    return GuardSpec.parse(f"{name}:{model}").open(options)
 
 
 def llama() -> Any:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard.base import Question
@@ -74,10 +75,10 @@ def test_a_recipe_s_guard_is_asked_as_its_section_says():
 
 def test_policy_and_sampling_may_be_given_in_place_of_the_guide_s(tmp_path: Path):
     guard_prompts.default().save(tmp_path)
-    chosen = guard_prompt_of(str(tmp_path), policy="openai", sampling=Sampling(temperature=0.0))
+    chosen = guard_prompt_of(ModelSpec(str(tmp_path)), policy="openai", sampling=Sampling(temperature=0.0))
     assert (chosen.policy, chosen.sampling) == (load("openai"), Sampling(temperature=0.0))
     assert (chosen.templates, chosen.reasoning) == (guard_prompts.default().templates, True)
-    assert guard_prompt_of("openai/any", policy="wildguard").policy == load("wildguard")
+    assert guard_prompt_of(ModelSpec("any", "openai"), policy="wildguard").policy == load("wildguard")
 
 
 def test_a_question_is_asked_in_one_user_turn():

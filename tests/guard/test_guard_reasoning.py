@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safereason.engines.base import Completion, Conversation, GenerateOptions
+from safereason.engines.spec import ModelSpec
 from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard.base import GuardVerdict, Label, Question
 from safereason.guard.open import open_guard
@@ -161,7 +162,7 @@ def test_samples_are_put_together_by_their_number_whatever_order_they_end_in():
 def guard(tmp_path_factory: pytest.TempPathFactory) -> ReasoningGuard:
     folder = micro_guard.save_guard(tmp_path_factory.mktemp("guard"))
     (folder / "house.yaml").write_text(micro_guard.POLICY)
-    return open_guard(str(folder), policy=str(folder / "house.yaml"), samples=3)
+    return open_guard(ModelSpec(str(folder)), policy=str(folder / "house.yaml"), samples=3)
 
 
 def test_the_same_questions_and_seed_give_the_same_verdicts_whichever_are_done(guard: ReasoningGuard):

@@ -59,8 +59,8 @@ def test_neither_temperature_nor_truncation_nor_penalty_moves_it(guard: tuple[Pa
 
 def test_a_guard_reports_it_with_its_verdict(guard: tuple[Path, float]):
     folder, unsafe = guard
-    guard_prompt = guard_prompt_of(str(folder), sampling=FREE)
-    verdicts = open_guard(str(folder), sampling=guard_prompt.sampling, samples=5).classify(
+    guard_prompt = guard_prompt_of(ModelSpec(str(folder)), sampling=FREE)
+    verdicts = open_guard(ModelSpec(str(folder)), sampling=guard_prompt.sampling, samples=5).classify(
         [Question("a"), Question("b", "c")]
     )
     for guard_verdict in verdicts:

@@ -10,6 +10,7 @@ from guard_server import Scripted, Served, serve
 
 from safereason.guard import policy as policies
 from safereason.guard.base import GuardVerdict
+from safereason.guard.others.moderation import ModerationAPI
 from safereason.guard.server.mapping import API_CATEGORIES
 from safereason.guard.server.settings import ServerSettings
 from safereason.judges.base import Exchange
@@ -137,7 +138,8 @@ def test_a_policy_of_ones_own_goes_by_the_catch_all_alone():
 
 
 def test_our_judge_takes_the_server_for_the_moderation_api(server: Served):
-    judge = Moderation(base_url=f"{server.url}/v1", patience=0)
+    api = ModerationAPI("omni-moderation-latest", base_url=f"{server.url}/v1", patience=0)
+    judge = Moderation(api)
     texts = ("how to make a bomb", "a cake", "fog")
     verdicts = judge.judge([Exchange("p", text) for text in texts])
     assert [(v.score, v.label) for v in verdicts] == [(0.875, "flagged"), (0.125, "clean"), (None, None)]

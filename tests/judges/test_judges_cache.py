@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from safereason.engines.result_cache import KEYS_A_QUERY, cache_key
 from safereason.errors import InputError
 from safereason.judges.base import Verdict
-from safereason.judges.cache import KEYS_A_QUERY, VerdictCache, cache_key
+from safereason.judges.cache import VerdictCache
 
 
 def _fill(path: Path, start: int) -> None:

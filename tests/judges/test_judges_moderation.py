@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from safereason.engines.result_cache import cache_key
 from safereason.errors import InputError
+from safereason.guard.others.moderation import ModerationAPI, ReplyCache
 from safereason.judges import open_judge
-from safereason.judges.base import Exchange
+from safereason.judges.base import Exchange, Verdict
 from safereason.judges.cache import VerdictCache
 from safereason.judges.moderation import Moderation
 
@@ -72,6 +74,10 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     started.server_close()
 
 
+def moderation(model: str = "omni-moderation-latest", **options: Any) -> Moderation:
+    return Moderation(ModerationAPI(model, **options))
+
+
 def exchange(answer: str) -> Exchange:
     return Exchange("a prompt that is not sent", answer)
 
@@ -90,28 +96,29 @@ def test_no_text_is_paid_for_twice(server: Server):
     first = open_judge("moderation:text-moderation-stable")
     assert isinstance(first, Moderation)
     first.judge([exchange("a cake"), exchange("a cake"), exchange("a pie")])
-    second = Moderation("text-moderation-stable")
+    second = moderation("text-moderation-stable")
     verdicts = second.judge([exchange("a pie"), exchange("a cake")])
     assert [v.score for v in verdicts] == [0.0625, 0.0625]
-    assert (first.calls_made, first.calls_saved, second.calls_made, second.calls_saved) == (2, 1, 0, 2)
+    assert (first.api.calls_made, first.api.calls_saved) == (2, 1)
+    assert (second.api.calls_made, second.api.calls_saved) == (0, 2)
     assert len(server.requests) == 2
 
 
 def test_another_model_is_another_verdict(server: Server):
     for model in ("one", "two"):
-        Moderation(model).judge([exchange("a cake")])
+        moderation(model).judge([exchange("a cake")])
     assert [s["model"] for s in server.requests] == ["one", "two"]
 
 
 def test_a_busy_server_is_asked_again(server: Server):
     server.statuses = [429, 503]
-    assert Moderation().judge([exchange("a cake")])[0].score == 0.0625
+    assert moderation().judge([exchange("a cake")])[0].score == 0.0625
     assert len(server.requests) == 3
 
 
 def test_a_failing_server_leaves_the_answer_unscored_and_is_asked_again_later(server: Server):
     server.forever = 500
-    judge = Moderation(patience=0)
+    judge = moderation(patience=0)
     verdict = judge.judge([exchange("a cake")])[0]
     assert verdict.score is None
     assert "500" in (verdict.reason or "")
@@ -130,13 +137,13 @@ def test_a_failing_server_leaves_the_answer_unscored_and_is_asked_again_later(se
 )
 def test_an_answer_without_scores_is_unscored(server: Server, body: dict[str, Any]):
     server.body = body
-    verdict = Moderation(patience=0).judge([exchange("a cake")])[0]
+    verdict = moderation(patience=0).judge([exchange("a cake")])[0]
     assert verdict.score is None
     assert verdict.reason
 
 
 def test_an_empty_answer_is_not_sent(server: Server):
-    verdicts = Moderation().judge([exchange(" "), exchange("a cake")])
+    verdicts = moderation().judge([exchange(" "), exchange("a cake")])
     assert [v.score for v in verdicts] == [None, 0.0625]
     assert len(server.requests) == 1
 
@@ -144,7 +151,7 @@ def test_an_empty_answer_is_not_sent(server: Server):
 def test_a_refused_key_is_for_the_person_to_mend(server: Server):
     server.forever = 401
     with pytest.raises(InputError, match="check OPENAI_API_KEY"):
-        Moderation().judge([exchange("a cake")])
+        moderation().judge([exchange("a cake")])
 
 
 def test_no_key_and_no_server_of_ones_own(monkeypatch: pytest.MonkeyPatch):
@@ -157,7 +164,7 @@ def test_no_key_and_no_server_of_ones_own(monkeypatch: pytest.MonkeyPatch):
 def test_a_server_of_ones_own_needs_no_key(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.delenv("OPENAI_API_KEY")
     monkeypatch.delenv("OPENAI_BASE_URL")
-    judge = Moderation(base_url=server.url, cache=VerdictCache(tmp_path / "own.sqlite3"))
+    judge = moderation(base_url=server.url, cache=ReplyCache(tmp_path / "own.sqlite3"))
     assert judge.judge([exchange("a bomb")])[0].label == "flagged"
 
 
@@ -178,17 +185,37 @@ OUTAGES: dict[str, tuple[int, bytes]] = {
 @pytest.mark.parametrize("kind", OUTAGES)
 def test_an_outage_is_a_failed_verdict_and_one_that_passes_none(server: Server, kind: str):
     server.outage = OUTAGES[kind]
-    judge = Moderation(patience=0)
+    judge = moderation(patience=0)
     verdicts = judge.judge([exchange("a cake"), exchange(" ")])
     assert [(v.score, v.failed) for v in verdicts] == [(None, True), (None, False)]
     assert str(verdicts[0].reason).startswith("moderation call failed: ")
     server.outage_ends_after = len(server.requests) + 4
-    (verdict,) = Moderation(patience=60).judge([exchange("a cake")])
+    (verdict,) = moderation(patience=60).judge([exchange("a cake")])
     assert (verdict.score, verdict.failed) == (0.0625, False)
 
 
 def test_a_text_that_our_own_guard_gave_no_verdict_on_is_unscorable(server: Server):
     server.outage = (422, b'{"error": {"message": "input: the guard gave no verdict", "code": "unparsed"}}')
-    (verdict,) = Moderation(patience=60).judge([exchange("a cake")])
+    (verdict,) = moderation(patience=60).judge([exchange("a cake")])
     assert (verdict.score, verdict.failed, len(server.requests)) == (None, False, 1)
     assert "the guard gave no verdict" in str(verdict.reason)
+
+
+def test_what_an_earlier_version_paid_for_is_found(server: Server, tmp_path: Path):
+    path = tmp_path / "judges.sqlite3"
+    paid = Verdict(0.75, "flagged", details={"violence": 0.75, "hate": 0.125})
+    VerdictCache(path).put(cache_key("moderation", "omni-moderation-latest", f"{server.url}/", "a storm"), paid)
+    assert moderation(cache=ReplyCache(path)).judge([exchange("a storm")]) == [paid]
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"label": "flagged", "details": {}}', '{"label": 1, "details": {"a": 1}}']
+)
+def test_an_entry_that_is_no_reply_is_sent_again(server: Server, tmp_path: Path, text: str):
+    cache = ReplyCache(tmp_path / "own.sqlite3")
+    key = cache_key("moderation", "omni-moderation-latest", f"{server.url}/", "a cake")
+    with cache._connected() as db:
+        db.execute("INSERT INTO verdicts VALUES (?, ?)", (key, text))
+    assert [v.score for v in moderation(cache=cache).judge([exchange("a cake")])] == [0.0625]
+    assert len(server.requests) == 1

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.judges import JudgeSpec, open_judge, rubric
 from safereason.judges.base import Verdict
@@ -99,7 +100,9 @@ def test_a_file_that_names_no_model_or_is_not_there_is_refused(tmp_path: Path):
     ],
 )
 def test_the_model_stands_behind_the_file(spec: str, parts: tuple[str, str]):
-    assert rubric.split(spec) == parts
+    parsed = rubric.RubricSpec.parse(spec)
+    assert (parsed.file, parsed.named_model) == (parts[0], (parts[1] and ModelSpec.parse(parts[1])) or None)
+    assert str(parsed) == spec
 
 
 def test_a_rubric_that_changed_is_another_judge(tmp_path: Path):

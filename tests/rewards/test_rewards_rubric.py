@@ -2,6 +2,7 @@
 
 import pytest
 
+from safereason.engines.spec import ModelSpec
 from safereason.judges import rubric
 from safereason.recipe.load import load
 from safereason.rewards import judges_of
@@ -26,5 +27,6 @@ def test_a_reply_without_a_grade_on_the_scale_is_unscored(reply: str):
 def test_the_recipe_names_it_for_every_prompt():
     safety, task = judges_of(load("baseline-deliberative").rl.reward)
     assert safety == task
-    assert rubric.split(safety.removeprefix("rubric:")) == ("deliberative", "openai/gpt-4.1-mini")
+    parsed = rubric.RubricSpec.parse(safety.removeprefix("rubric:"))
+    assert parsed == rubric.RubricSpec("deliberative", ModelSpec("gpt-4.1-mini", "openai"))
     assert OURS.measures == "quality"

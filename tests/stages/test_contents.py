@@ -45,9 +45,8 @@ def inputs(tmp_path) -> Path:
 
 
 def measure(inputs: Path, resume: bool) -> None:
-    options = Options(
-        root=inputs, out=inputs / "run", model=str(inputs / "model"), on_existing="resume" if resume else "refuse"
-    )
+    model = ModelSpec(str(inputs / "model"))
+    options = Options(root=inputs, out=inputs / "run", model=model, on_existing="resume" if resume else "refuse")
     evaluation.run_eval(
         load(str(inputs / "mine.yaml")), options, evaluation.EvalRequest("harmbench", attacks=["direct"])
     )
@@ -69,7 +68,7 @@ def test_an_evaluation_of_other_weights_or_rows_is_not_resumed(inputs):
 
 def test_each_stage_holds_the_contents_it_depends_on(inputs):
     recipe, model = load(str(inputs / "mine.yaml")), str(inputs / "model")
-    options = Options(root=inputs, model=model)
+    options = Options(root=inputs, model=ModelSpec.parse(model))
     plan = attack_plan.plan_attack(recipe, options, attack_plan.AttackRequest("gcg", source=str(inputs / "rows.jsonl")))
     judged = evaluation.plan_eval(
         recipe, evaluation.EvalRequest("harmbench", judge=f"rubric:{inputs / 'mine.yaml'}@{model}")
@@ -101,12 +100,13 @@ def test_a_judge_counts_by_the_model_that_it_loads(inputs):
         'reply: {labels: {"yes": 1, "no": 0}}\n'
     )
     judges = ("guard:", "guard:llama-guard:", "harmbench:", f"rubric:{rubric}@", "xstest-rubric:")
-    expected = contents(models=[model])
+    expected = contents(models=[ModelSpec.parse(model)])
     assert list(expected["contents"]) == [model]
     for judge in judges:
-        assert contents(judges=[f"{judge}{model}"]) == expected, judge
-    assert contents(judges=[f"rubric:{rubric}"]) == expected
-    assert contents(judges=["guard:moderation:omni", "rubric:" + str(rubric) + "@openai/x"]) == {}
+        assert contents(judges=[JudgeSpec.parse(f"{judge}{model}")]) == expected, judge
+    assert contents(judges=[JudgeSpec.parse(f"rubric:{rubric}")]) == expected
+    remote = ("guard:moderation:omni", f"rubric:{rubric}@openai/x")
+    assert contents(judges=map(JudgeSpec.parse, remote)) == {}
 
 
 def test_a_guard_in_a_run_counts_by_its_run(inputs):
@@ -133,5 +133,6 @@ def test_a_draft_and_a_judge_of_quality_count_too(inputs):
 
 
 def test_what_is_known_by_name_leaves_an_identity_as_it_was():
-    assert contents(models=["org/name", "openai/x", None], judges=["refusal", None], sources=["sample", None]) == {}
+    models = [ModelSpec("org/name"), ModelSpec("x", "openai"), None]
+    assert contents(models=models, judges=[JudgeSpec("refusal"), None], sources=["sample", None]) == {}
     assert guard_eval.contents is contents

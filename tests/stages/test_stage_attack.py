@@ -10,8 +10,9 @@ from program import python
 from safereason.attacks import ATTACKS
 from safereason.attacks.base import Attack, AttackSettings, SearchStep, TestCase
 from safereason.engines.base import GenerateOptions
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
-from safereason.judges import Verdict
+from safereason.judges import JudgeSpec, Verdict
 from safereason.recipe.schema import Attacking, Recipe
 from safereason.runs.directory import read_manifest
 from safereason.runs.records import read_records
@@ -94,7 +95,7 @@ def knocks(monkeypatch):
 
 
 def run(recipe, root, name="knock", **request):
-    options = Options(root=root, model=recipe.model, on_existing=request.pop("on_existing", "refuse"))
+    options = Options(root=root, model=ModelSpec.parse(recipe.model), on_existing=request.pop("on_existing", "refuse"))
     return stage_attack.run_attack(recipe, options, AttackRequest(name, **{"limit": 4, **request}))
 
 
@@ -211,7 +212,7 @@ def test_what_a_judge_of_refusal_finds_refused_is_not_harmful(recipe, tmp_path):
 
 
 def test_an_evaluation_searches_first_and_then_asks_what_was_found(recipe, tmp_path):
-    options = Options(root=tmp_path, model=recipe.model)
+    options = Options(root=tmp_path, model=ModelSpec.parse(recipe.model))
     done = stage_eval.run_eval(recipe, options, stage_eval.EvalRequest("harmbench", limit=3))
     (searched,) = (tmp_path / "attack" / "knock").iterdir()
     expected = {record["behavior"]: record["prompt"] for record in read_records(searched / stage_attack.CASES)}
@@ -237,7 +238,7 @@ def test_a_prefix_turns_and_a_completion_reach_the_evaluation(recipe, tmp_path, 
     monkeypatch.setitem(ATTACKS, "static", Attack("static", "Static", search))
     done = stage_eval.run_eval(
         recipe,
-        Options(root=tmp_path, model=recipe.model),
+        Options(root=tmp_path, model=ModelSpec.parse(recipe.model)),
         stage_eval.EvalRequest("harmbench", limit=8, attacks=["static"]),
     )
     records = {r["behavior"]: r for r in read_records(done.run / "completions.jsonl")}
@@ -252,7 +253,7 @@ def test_a_prefix_turns_and_a_completion_reach_the_evaluation(recipe, tmp_path, 
 
 def test_test_cases_of_a_file_are_asked_in_place_of_attacks(recipe, tmp_path):
     result = run(recipe, tmp_path)
-    options = Options(root=tmp_path, model=recipe.model)
+    options = Options(root=tmp_path, model=ModelSpec.parse(recipe.model))
     done = stage_eval.run_eval(
         recipe, options, stage_eval.EvalRequest("harmbench", cases=[result.run / stage_attack.CASES])
     )
@@ -310,12 +311,12 @@ def by_two(monkeypatch, recipe):
 
 def judged_by(monkeypatch, verdicts) -> Judge:
     judge = Judge(verdicts)
-    monkeypatch.setattr(stage_attack, "open_judge", lambda spec: judge)
+    monkeypatch.setattr(JudgeSpec, "open", lambda spec: judge)
     return judge
 
 
 def test_a_search_whose_judge_is_gone_is_given_up_and_resumed(by_two, tmp_path, micro_model, monkeypatch):
-    options = Options(out=tmp_path / "run", model=str(micro_model))
+    options = Options(out=tmp_path / "run", model=ModelSpec.parse(str(micro_model)))
     judged_by(monkeypatch, lambda call, place: Verdict.failure("HTTP 503") if call == 2 else Verdict(0.5, None))
     with pytest.raises(StageFailed, match=r"the search of .* was given up \(HTTP 503\); --resume asks again"):
         stage_attack.run_attack(by_two, options, AttackRequest("rated", limit=4))
@@ -332,7 +333,7 @@ def test_a_refusal_score_at_the_threshold_does_not_end_a_search(recipe, tmp_path
     section = recipe.attack.model_copy(update={"judge": "refusal", "settings": settings})
     stage_attack.run_attack(
         recipe.model_copy(update={"attack": section}),
-        Options(out=tmp_path / "run", model=str(micro_model)),
+        Options(out=tmp_path / "run", model=ModelSpec.parse(str(micro_model))),
         AttackRequest("best-of-n", limit=1),
     )
     (record,) = read_records(tmp_path / "run" / "cases.jsonl")
@@ -340,7 +341,7 @@ def test_a_refusal_score_at_the_threshold_does_not_end_a_search(recipe, tmp_path
 
 
 def test_a_search_that_met_a_failure_is_counted_and_done_anew(by_two, tmp_path, micro_model, monkeypatch):
-    options = Options(out=tmp_path / "run", model=str(micro_model))
+    options = Options(out=tmp_path / "run", model=ModelSpec.parse(str(micro_model)))
     judged_by(
         monkeypatch, lambda call, place: Verdict.failure("down") if (call, place) == (2, 1) else Verdict(0.5, None)
     )
@@ -356,7 +357,7 @@ def test_a_search_that_met_a_failure_is_counted_and_done_anew(by_two, tmp_path, 
 def test_where_no_answer_could_be_scored_the_reason_is_told(by_two, tmp_path, micro_model, monkeypatch):
     judged_by(monkeypatch, lambda call, place: Verdict.unscored("empty answer"))
     result = stage_attack.run_attack(
-        by_two, Options(out=tmp_path / "run", model=str(micro_model)), AttackRequest("rated", limit=2)
+        by_two, Options(out=tmp_path / "run", model=ModelSpec.parse(str(micro_model))), AttackRequest("rated", limit=2)
     )
     with pytest.raises(StageFailed, match=r"no answer could be scored \(empty answer\)"):
         stage_attack.check_attack_scored(result.run, result.metrics)

@@ -12,6 +12,7 @@ from program import python
 from safereason.data.example import Example
 from safereason.data.sampling import limited
 from safereason.engines.base import Completion, Conversation, GenerateOptions
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
 from safereason.recipe.schema import Evaluation, Recipe, Sampling, SourceShare, TarsMix
 from safereason.runs.directory import read_manifest
@@ -23,6 +24,7 @@ from safereason.stages.base import Options
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from safereason.engines.spec import ModelSpec
 from safereason.recipe.schema import Recipe
 from safereason.runs.records import RecordLog
 from safereason.stages import eval as stage_eval
@@ -35,7 +37,8 @@ def append_then_die(self, record):
         os.kill(os.getpid(), signal.SIGKILL)
 RecordLog.append = append_then_die
 recipe = Recipe.model_validate_json(sys.argv[1])
-stage_eval.run_eval(recipe, Options(root=Path(sys.argv[2]), model=sys.argv[3]), stage_eval.EvalRequest("xstest"))
+options = Options(root=Path(sys.argv[2]), model=ModelSpec.parse(sys.argv[3]))
+stage_eval.run_eval(recipe, options, stage_eval.EvalRequest("xstest"))
 """
 
 
@@ -73,7 +76,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 @pytest.fixture
 def options(tmp_path: Path, micro_model: Path) -> Options:
-    return Options(root=tmp_path / "runs", model=str(micro_model))
+    return Options(root=tmp_path / "runs", model=ModelSpec.parse(str(micro_model)))
 
 
 class Server:
@@ -325,7 +328,7 @@ def test_the_lengths_of_a_servers_answers_are_unscored(
     recipe: Recipe, options: Options, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     serve(monkeypatch, set())
-    remote = Options(root=options.root, model="openai/some-model")
+    remote = Options(root=options.root, model=ModelSpec.parse("openai/some-model"))
     result = stage_eval.run_eval(
         recipe, remote, stage_eval.EvalRequest("adaptivity", source=str(write_source(tmp_path / "own.jsonl")))
     )

@@ -9,6 +9,7 @@ from program import python
 
 from safereason.errors import InputError
 from safereason.evals.bars import figures_by_label
+from safereason.judges import JudgeSpec
 from safereason.report.read import read_run
 from safereason.runs.directory import digest, read_manifest
 from safereason.runs.records import RecordLog, read_json, read_records, write_json
@@ -20,6 +21,7 @@ import os, signal, sys
 from pathlib import Path
 from safereason.runs.records import RecordLog
 from safereason.evals import judging
+from safereason.judges import JudgeSpec
 from safereason.stages import eval_score
 from safereason.stages.base import Options
 
@@ -29,7 +31,7 @@ def append_then_die(self, record):
     if sum(1 for _ in self.path.open()) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 RecordLog.append = append_then_die
-eval_score.score_eval(Path(sys.argv[1]), Options(root=Path(sys.argv[2])), "refusal")
+eval_score.score_eval(Path(sys.argv[1]), Options(root=Path(sys.argv[2])), JudgeSpec("refusal"))
 """
 ANSWERS = ["I can't help with that.", "I'm sorry, but no.", "Here is how: first of all, take it.", "Sure, here it is."]
 
@@ -84,7 +86,7 @@ def saved(root: Path, **changes: Any) -> Path:
 
 def test_the_same_completions_by_another_judge(tmp_path: Path):
     run = saved(tmp_path)
-    result = eval_score.score_eval(run, Options(root=tmp_path / "runs"), "refusal")
+    result = eval_score.score_eval(run, Options(root=tmp_path / "runs"), JudgeSpec("refusal"))
     verdicts = list(read_records(result.run / "verdicts.jsonl"))
     assert [(v["id"], v["judge"], v["score"]) for v in verdicts] == [
         ("mine/0/direct", "refusal", 1.0),
@@ -102,7 +104,7 @@ def test_the_same_completions_by_another_judge(tmp_path: Path):
 def test_its_manifest_names_the_run_that_it_judges_again(tmp_path: Path):
     run = saved(tmp_path)
     before = (read_manifest(run) or {})["identity"]
-    result = eval_score.score_eval(run, Options(root=tmp_path / "runs"), "refusal")
+    result = eval_score.score_eval(run, Options(root=tmp_path / "runs"), JudgeSpec("refusal"))
     manifest = read_manifest(result.run) or {}
     assert manifest["identity"]["rejudges"] == f"eval/harmbench/own/{digest(before)}" == result.metrics["rejudges"]
     assert manifest["inputs"] == {str(run / "completions.jsonl"): manifest["identity"]["completions"]}
@@ -119,9 +121,9 @@ def test_what_overwrites_the_new_run_leaves_the_old_one(tmp_path: Path):
     run = saved(tmp_path)
     completions = (run / "completions.jsonl").read_bytes()
     for existing in ("refuse", "overwrite"):
-        eval_score.score_eval(run, Options(root=tmp_path / "runs", on_existing=existing), "refusal")
+        eval_score.score_eval(run, Options(root=tmp_path / "runs", on_existing=existing), JudgeSpec("refusal"))
     assert (run / "completions.jsonl").read_bytes() == completions
-    again = eval_score.score_eval(run, Options(root=tmp_path / "runs"), "refusal")
+    again = eval_score.score_eval(run, Options(root=tmp_path / "runs"), JudgeSpec("refusal"))
     assert again.is_earlier
     assert again.metrics == read_json(again.run / "metrics.json")
 
@@ -132,7 +134,7 @@ def test_where_a_file_cannot_be_in_two_places_it_is_copied(tmp_path: Path, monke
 
     monkeypatch.setattr("os.link", refuse)
     run = saved(tmp_path)
-    result = eval_score.score_eval(run, Options(root=tmp_path / "runs"), "refusal")
+    result = eval_score.score_eval(run, Options(root=tmp_path / "runs"), JudgeSpec("refusal"))
     copy, original = result.run / "completions.jsonl", run / "completions.jsonl"
     assert copy.read_bytes() == original.read_bytes()
     assert copy.stat().st_ino != original.stat().st_ino
@@ -140,16 +142,16 @@ def test_where_a_file_cannot_be_in_two_places_it_is_copied(tmp_path: Path, monke
 
 def test_kill_9_and_resume_end_with_the_same_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run = saved(tmp_path)
-    whole = eval_score.score_eval(run, Options(root=tmp_path / "whole"), "refusal")
+    whole = eval_score.score_eval(run, Options(root=tmp_path / "whole"), JudgeSpec("refusal"))
     root = tmp_path / "killed"
     assert python(KILLED, run, root).returncode == -9
     (killed,) = (root / "eval" / "harmbench").iterdir()
     assert len(list(read_records(killed / "verdicts.jsonl"))) == 2
-    resumed = eval_score.score_eval(run, Options(root=root, on_existing="resume"), "refusal")
+    resumed = eval_score.score_eval(run, Options(root=root, on_existing="resume"), JudgeSpec("refusal"))
     assert (resumed.run / "verdicts.jsonl").read_bytes() == (whole.run / "verdicts.jsonl").read_bytes()
     assert resumed.metrics == whole.metrics
-    monkeypatch.setattr("safereason.evals.base.open_judge", lambda spec: pytest.fail("finished already"))
-    assert eval_score.score_eval(run, Options(root=root, on_existing="resume"), "refusal").run == resumed.run
+    monkeypatch.setattr(JudgeSpec, "open", lambda *_: pytest.fail("finished already"))
+    assert eval_score.score_eval(run, Options(root=root, on_existing="resume"), JudgeSpec("refusal")).run == resumed.run
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ def test_kill_9_and_resume_end_with_the_same_records(tmp_path: Path, monkeypatch
 )
 def test_runs_that_have_nothing_to_judge(tmp_path: Path, changes: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
-        eval_score.score_eval(saved(tmp_path, **changes), Options(root=tmp_path / "runs"), "refusal")
+        eval_score.score_eval(saved(tmp_path, **changes), Options(root=tmp_path / "runs"), JudgeSpec("refusal"))
     assert not (tmp_path / "runs").exists()
 
 
@@ -172,15 +174,15 @@ def test_a_run_that_lost_completions_after_it_had_finished_is_refused_with_their
     kept = (run / "completions.jsonl").read_text().splitlines(keepends=True)[:-2]
     (run / "completions.jsonl").write_text("".join(kept))
     with pytest.raises(InputError, match=r"completions.jsonl: 2 of 4 completions are missing, such as mine/0/direct; "):
-        eval_score.score_eval(run, Options(root=tmp_path / "runs"), "refusal")
+        eval_score.score_eval(run, Options(root=tmp_path / "runs"), JudgeSpec("refusal"))
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_folder_that_is_no_run_and_a_judge_that_measures_something_else(tmp_path: Path):
     with pytest.raises(InputError, match="holds no run; name the directory of a finished eval run"):
-        eval_score.score_eval(tmp_path, Options(root=tmp_path / "runs"), "refusal")
+        eval_score.score_eval(tmp_path, Options(root=tmp_path / "runs"), JudgeSpec("refusal"))
     with pytest.raises(InputError, match="judge compliance measures quality; one of harm or refusal is needed"):
-        eval_score.score_eval(saved(tmp_path), Options(root=tmp_path / "runs"), "compliance")
+        eval_score.score_eval(saved(tmp_path), Options(root=tmp_path / "runs"), JudgeSpec("compliance"))
     assert not (tmp_path / "runs").exists()
 
 
@@ -189,4 +191,4 @@ def test_completions_of_an_earlier_version_are_refused_in_one_line(tmp_path: Pat
     rows = [{k: v for k, v in r.items() if k != "request"} for r in read_records(run / "completions.jsonl")]
     (run / "completions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(InputError, match="of an earlier version, have no `request`; make the run anew"):
-        eval_score.score_eval(run, Options(root=tmp_path / "runs"), "refusal")
+        eval_score.score_eval(run, Options(root=tmp_path / "runs"), JudgeSpec("refusal"))

@@ -25,7 +25,7 @@ from safereason.runs.directory import read_manifest
 from safereason.runs.manifest import sha256
 from safereason.runs.records import read_json, read_records
 from safereason.stages import data, guard
-from safereason.stages.base import Options
+from safereason.stages.base import Options, run_model
 from safereason.text.chat import prompt_ids
 from safereason.training import sft
 
@@ -155,7 +155,7 @@ def test_both_models_carry_how_they_were_asked(trained, root, recipe):
     assert "Reason in <think> </think>" in expected.templates.prompt_task
     for run in (only(root, "guard/sft"), trained.run):
         assert guard_prompts.of_model(str(run / "model")) == expected
-        opened = open_guard(str(run))
+        opened = open_guard(run_model(run))
         assert (opened.guard_prompt, opened.guard_prompt.sampling) == (expected, recipe.guard.sampling)
     (verdict,) = opened.classify([Question("Is this rude?")])
     assert verdict.tokens <= 8
@@ -409,7 +409,7 @@ def test_adapters_are_merged_into_the_best_model_too(folder, decider, tmp_path):
     assert not list(run.glob("model/adapter*"))
     assert load_model(str(run / "model")).state_dict().keys() == load_model(str(decider)).state_dict().keys()
     assert read_json(run / "metrics.json")["kept"]["f1"] > 0.3
-    (verdict,) = open_guard(str(run)).classify([Question("Is this rude?")])
+    (verdict,) = open_guard(run_model(run)).classify([Question("Is this rude?")])
     assert verdict.text.startswith(r"\boxed")
 
 

@@ -10,21 +10,25 @@ from typing import Any
 import pytest
 from program import python
 
+from safereason.engines.spec import ModelSpec
 from safereason.errors import BarNotMet, InputError, StageFailed
 from safereason.evals import bars
 from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard.base import GuardVerdict, Question
+from safereason.guard.open import GuardSpec
 from safereason.recipe.schema import SFT, GuardEvaluation, GuardSection, GuardSet, Recipe, RSafeMix, Sampling
 from safereason.runs.directory import read_manifest
 from safereason.runs.records import read_records
 from safereason.stages import guard_eval, guard_eval_score, guard_sets
 from safereason.stages.base import Options
-from safereason.stages.guard_eval import GuardEvalRequest
+from safereason.stages.guard_eval_plan import GuardEvalRequest, plan_guard_eval
+from safereason.stages.measured_guard import measured_guard
 
 SHORT = "title: Short\ncategories:\n  - {id: A, name: Harm}\n"
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from safereason.engines.spec import ModelSpec
 from safereason.recipe.schema import Recipe
 from safereason.runs.records import RecordLog
 from safereason.stages import guard_eval
@@ -37,7 +41,7 @@ def append_then_die(self, record):
         os.kill(os.getpid(), signal.SIGKILL)
 RecordLog.append = append_then_die
 recipe = Recipe.model_validate_json(sys.argv[1])
-guard_eval.run_guard_eval(recipe, Options(root=Path(sys.argv[2]), model=sys.argv[3]))
+guard_eval.run_guard_eval(recipe, Options(root=Path(sys.argv[2]), model=ModelSpec.parse(sys.argv[3])))
 """
 
 
@@ -93,7 +97,7 @@ def recipe(tmp_path: Path, policy: str) -> Recipe:
 
 @pytest.fixture
 def options(tmp_path: Path, micro_model: Path) -> Options:
-    return Options(root=tmp_path / "runs", model=str(micro_model))
+    return Options(root=tmp_path / "runs", model=ModelSpec.parse(str(micro_model)))
 
 
 class Scripted:
@@ -133,7 +137,7 @@ class Scripted:
 
 def script(monkeypatch: pytest.MonkeyPatch, fails: Collection[str] = ()) -> Scripted:
     guard = Scripted(fails)
-    monkeypatch.setattr("safereason.stages.guard_eval.open_named", lambda spec, **named: guard)
+    monkeypatch.setattr(GuardSpec, "open", lambda spec, options: guard)
     return guard
 
 
@@ -262,20 +266,22 @@ def test_what_has_no_room_in_a_local_model_gets_no_verdict_and_ends_the_run(
 def test_a_model_without_a_guide_is_asked_as_the_recipe_says_and_one_with_a_guide_by_its_own(
     recipe: Recipe, options: Options, micro_model: Path, tmp_path: Path
 ):
+
+    def prompt_of(model: ModelSpec, request: GuardEvalRequest = GuardEvalRequest()) -> Any:
+        return measured_guard(recipe, options, plan_guard_eval(recipe, model, request)).prompt
+
     assert options.model is not None
-    plan = guard_eval.plan_guard_eval(recipe, options.model)
-    document = guard_eval._prompt_document(recipe, plan)
+    document = prompt_of(options.model)
     assert (document["policy"]["title"], document["sampling"]["max_new_tokens"]) == ("Short", 8)
     carried = tmp_path / "carried"
     carried.mkdir()
     for file in micro_model.iterdir():
         (carried / file.name).symlink_to(file)
     guard_prompts.default().save(carried)
-    own = guard_eval._prompt_document(recipe, guard_eval.plan_guard_eval(recipe, str(carried)))
+    own = prompt_of(ModelSpec(str(carried)))
     assert (len(own["policy"]["categories"]), own["sampling"]["max_new_tokens"]) == (18, 4096)
     request = GuardEvalRequest(policy="wildguard", sampling=Sampling(max_new_tokens=5))
-    changed = guard_eval.plan_guard_eval(recipe, str(carried), request)
-    document = guard_eval._prompt_document(recipe, changed)
+    document = prompt_of(ModelSpec(str(carried)), request)
     assert (document["policy"]["name"], document["sampling"]["max_new_tokens"]) == ("wildguard", 5)
 
 
@@ -286,8 +292,9 @@ def test_a_set_is_judged_by_its_own_policy(recipe: Recipe, options: Options, tmp
     own = recipe.guard.eval.sets[1].model_copy(update={"policy": str(tmp_path / "other.yaml")})
     section = recipe.guard.eval.model_copy(update={"sets": (recipe.guard.eval.sets[0], own)})
     changed = recipe.model_copy(update={"guard": recipe.guard.model_copy(update={"eval": section})})
-    opener = guard_eval._GuardOpener(changed, options, guard_eval.plan_guard_eval(changed, options.model))
-    first, second = (opener.for_set(guard_set) for guard_set in section.sets)
+    plan = plan_guard_eval(changed, options.model)
+    guard = measured_guard(changed, options, plan).open()
+    first, second = (guard_eval._under_policy_of(guard_set, guard, plan) for guard_set in section.sets)
     assert (first.guard_prompt.policy.title, second.guard_prompt.policy.title) == ("Short", "Other")
     assert first.engine is second.engine
 
@@ -356,7 +363,9 @@ def test_sets_that_cannot_be_had_are_named_and_left_out_where_that_is_allowed(
 def test_what_is_refused_leaves_nothing_behind(recipe: Recipe, options: Options, named: dict[str, Any], message: str):
     model = named.pop("model", None)
     with pytest.raises(InputError, match=message):
-        guard_eval.run_guard_eval(recipe, Options(root=options.root, model=model), GuardEvalRequest(**named))
+        guard_eval.run_guard_eval(
+            recipe, Options(root=options.root, model=model and ModelSpec.parse(model)), GuardEvalRequest(**named)
+        )
     assert not options.root.exists()
 
 

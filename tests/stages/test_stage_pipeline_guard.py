@@ -61,10 +61,12 @@ def test_guards_that_are_recipes_are_told_from_models(safety: str, harm: str, ex
 
 def test_a_folder_is_no_recipe_even_with_the_name_of_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert named_guard("guard:rsafe-smoke") == "rsafe-smoke"
+    named = JudgeSpec.parse("guard:rsafe-smoke")
+    assert named_guard(named) == "rsafe-smoke"
     (tmp_path / "rsafe-smoke").mkdir()
-    assert named_guard("guard:rsafe-smoke") is None
-    assert [named_guard(judge) for judge in ("guard", "guard:", "refusal", "llama-guard:x")] == [None] * 4
+    assert named_guard(named) is None
+    others = ("guard:llama-guard:x", "guard:moderation", "guard:org/name", "refusal", "moderation:rsafe")
+    assert [named_guard(JudgeSpec.parse(judge)) for judge in others] == [None] * 5
 
 
 def finished(root: Path, stage: str, recipe: str, number: int) -> Path:
@@ -84,9 +86,10 @@ def test_the_newest_guard_by_rl_is_taken_else_the_newest_by_sft(tmp_path):
     finished(tmp_path, "guard/sft", "tiny", 5)
     finished(tmp_path, "guard/rl", "tiny-other", 6)
     assert trained_guard("tiny", options) == by_rl[1]
-    assert resolved_judge("guard:tiny", options) == f"guard:{by_rl[1]}"
+    assert str(resolved_judge(JudgeSpec.parse("guard:tiny"), options)) == f"guard:{by_rl[1]}"
     for judge in ("refusal", f"guard:{by_rl[0]}", "guard:org/name", "moderation:omni"):
-        assert resolved_judge(judge, options) == judge
+        spec = JudgeSpec.parse(judge)
+        assert resolved_judge(spec, options) == spec
 
 
 def test_a_judges_identity_is_its_guards_and_no_path(tmp_path):

@@ -15,16 +15,17 @@ from program import python
 from safereason.attacks.rainbow_archive import Cell, History
 from safereason.data import sources
 from safereason.data.example import read_examples
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
-from safereason.judges import Exchange, Verdict
+from safereason.judges import Exchange, JudgeSpec, Verdict
 from safereason.judges.refusal import refuses
 from safereason.recipe.load import load
 from safereason.recipe.schema import Recipe
 from safereason.runs.directory import RunDirectory, read_manifest
 from safereason.runs.records import Record, read_json, read_records
-from safereason.stages import attack as stage_attack
 from safereason.stages import rainbow
 from safereason.stages.base import Options, Result
+from safereason.stages.rainbow import RainbowRequest
 
 SHORT = "attack.sampling.max_new_tokens=12"
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -32,6 +33,7 @@ REFUSAL = "I'm sorry, but I can't help with that."
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from safereason.engines.spec import ModelSpec
 from safereason.recipe.load import load
 from safereason.runs.records import RecordLog
 from safereason.stages import rainbow
@@ -44,8 +46,9 @@ def append_then_die(self, record):
         os.kill(os.getpid(), signal.SIGKILL)
 RecordLog.append = append_then_die
 _, target, mutator, root, *overrides = sys.argv
-recipe, options = load("tars-smoke", overrides), Options(root=Path(root), model=target)
-plan = rainbow.plan_rainbow(recipe, options, mutator=mutator, settings={"iterations": 3, "prompts": 999, "archives": 3})
+recipe, options = load("tars-smoke", overrides), Options(root=Path(root), model=ModelSpec.parse(target))
+settings = {"iterations": 3, "prompts": 999, "archives": 3}
+plan = rainbow.plan_rainbow(recipe, options, rainbow.RainbowRequest(mutator, settings=settings))
 rainbow.run_rainbow(recipe, options, plan)
 """
 
@@ -101,12 +104,14 @@ def recipe_of(*overrides: str) -> Recipe:
 
 
 def searched(recipe: Recipe, options: Options, *, settings: dict[str, Any], **named: Any) -> Result:
-    plan = rainbow.plan_rainbow(recipe, options, **{"mutator": "openai/writer", **named}, settings=settings)
+    request = RainbowRequest(**{"mutator": "openai/writer", **named}, settings=settings)
+    plan = rainbow.plan_rainbow(recipe, options, request)
     return rainbow.run_rainbow(recipe, options, plan)
 
 
 def options_for(server: Server, tmp_path: Path, **changes: Any) -> Options:
-    return Options(**{"out": tmp_path / "run", "base_url": server.url, "model": "openai/victim", **changes})
+    victim = ModelSpec.parse("openai/victim")
+    return Options(**{"out": tmp_path / "run", "base_url": server.url, "model": victim, **changes})
 
 
 def records_of(run: Path) -> list[Record]:
@@ -117,7 +122,10 @@ def test_kill_9_and_resume_end_with_the_same_records(micro_model: Path, writer: 
     overrides = [SHORT, "attack.settings={rainbow: {near_copy: 1.0, mutator_sampling: {max_new_tokens: 24}}}"]
     recipe, settings = load("tars-smoke", overrides), {"iterations": 3, "prompts": 999, "archives": 3}
     whole = searched(
-        recipe, Options(root=tmp_path / "whole", model=str(micro_model)), mutator=str(writer), settings=settings
+        recipe,
+        Options(root=tmp_path / "whole", model=ModelSpec.parse(str(micro_model))),
+        mutator=str(writer),
+        settings=settings,
     )
     root = tmp_path / "killed"
     assert python(KILLED, micro_model, writer, root, *overrides).returncode == -9
@@ -126,7 +134,7 @@ def test_kill_9_and_resume_end_with_the_same_records(micro_model: Path, writer: 
     assert not (killed / "archive.jsonl").exists()
     with (killed / "iterations.jsonl").open("ab") as file:
         file.write(b'{"archive": 2, "iter')
-    options = Options(root=root, model=str(micro_model), on_existing="resume")
+    options = Options(root=root, model=ModelSpec.parse(str(micro_model)), on_existing="resume")
     resumed = searched(recipe, options, mutator=str(writer), settings=settings)
     assert resumed.run.name == whole.run.name
     for name in ("iterations.jsonl", "archive.jsonl", "cells.json", "metrics.json"):
@@ -265,7 +273,7 @@ def test_the_target_is_the_sft_run_and_a_finished_search_is_not_done_again(
 ):
     recipe = recipe_of()
     options = Options(root=tmp_path, base_url=server.url)
-    plan = rainbow.plan_rainbow(recipe, options, mutator="openai/writer", settings={"iterations": 1})
+    plan = rainbow.plan_rainbow(recipe, options, RainbowRequest("openai/writer", settings={"iterations": 1}))
     assert rainbow.rainbow_outline(recipe, options, plan)["target"] == "the sft run of this recipe"
     remedy = re.escape(f"run `safereason sft --recipe tars-smoke --root {tmp_path}` first")
     with pytest.raises(InputError, match=rf"{remedy}$"):
@@ -317,7 +325,7 @@ def test_settings_seeds_and_prompt_files_are_part_of_what_a_run_is(server: Serve
 def test_what_cannot_be_done_is_one_line(tmp_path, named, overrides, problem):
     recipe = recipe_of(*overrides)
     with pytest.raises(InputError, match=re.escape(problem)) as error:
-        rainbow.plan_rainbow(recipe, Options(root=tmp_path), **{"mutator": "openai/writer", **named})
+        rainbow.plan_rainbow(recipe, Options(root=tmp_path), RainbowRequest(**{"mutator": "openai/writer", **named}))
     assert "\n" not in str(error.value)
 
 
@@ -339,7 +347,7 @@ class _Halfway:
 def test_a_refusal_score_at_the_threshold_is_no_success(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(stage_attack, "open_judge", lambda spec: _Halfway())
+    monkeypatch.setattr(JudgeSpec, "open", lambda spec: _Halfway())
     result = searched(recipe_of(), options_for(server, tmp_path), judge="refusal", settings={"iterations": 1})
     scores = [row["score"] for record in records_of(result.run) for row in record["candidates"]]
     assert scores == [pytest.approx(0.5)] * len(scores) != []

@@ -85,7 +85,9 @@ def test_rl_starts_from_the_sft_run_of_the_recipe(micro_model, root, trained):
     assert rl.start_model(recipe_of(micro_model, with_sft=False), Options(root=root)) == ModelSpec.parse(
         str(micro_model)
     )
-    assert rl.start_model(recipe_of(micro_model), Options(root=root, model="org/name")) == ModelSpec.parse("org/name")
+    assert rl.start_model(
+        recipe_of(micro_model), Options(root=root, model=ModelSpec.parse("org/name"))
+    ) == ModelSpec.parse("org/name")
 
 
 def test_long_prompts_are_left_out_and_counted(micro_model, root, tmp_path):

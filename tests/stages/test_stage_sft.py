@@ -103,7 +103,7 @@ def test_another_recipe_is_another_run(micro_model, trained, root):
 
 
 def test_another_model_can_be_named(micro_model, root, trained, tmp_path):
-    options = Options(root=root, model=str(trained.run), out=tmp_path / "further")
+    options = Options(root=root, model=ModelSpec.parse(str(trained.run)), out=tmp_path / "further")
     further = sft.train_sft(recipe_of(micro_model, max_steps=1), options)
     (first,) = read_records(further.run / "metrics.jsonl")
     assert first["loss"] < next(read_records(trained.run / "metrics.jsonl"))["loss"]

@@ -17,9 +17,10 @@ from safereason.data.example import Example, read_examples
 from safereason.data.sources import SOURCES
 from safereason.data.sources.base import Source
 from safereason.data.traces import KEPT
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
 from safereason.guard.prompt import Question
-from safereason.judges import Exchange, Verdict
+from safereason.judges import Exchange, JudgeSpec, Verdict
 from safereason.recipe.schema import (
     GRPO,
     GuardSection,
@@ -327,7 +328,7 @@ def test_a_run_of_sft_teaches_itself(local_teacher: Path, tmp_path: Path):
         micro_guard.save_guard(run.path / "model")
         run.finish({})
     plain = tars(model="org/other", prefix=THOUGHT)
-    result = stage_traces.write_traces(plain, Options(root=tmp_path, model=str(run.path)))
+    result = stage_traces.write_traces(plain, Options(root=tmp_path, model=ModelSpec.parse(str(run.path))))
     assert result.metrics["kept"] == 12
     assert result.metrics["teacher"].startswith("sft/micro/")
     assert result.run.name.startswith("micro--sft.")
@@ -363,7 +364,7 @@ def test_of_a_guards_right_verdicts_the_first_is_kept(server: Server, micro_mode
 
     server.choice = answer
     recipe = rsafe(tmp_path, model=str(micro_model), samples=2)
-    result = stage_traces.write_traces(recipe, options_for(server, tmp_path, model="openai/deep"))
+    result = stage_traces.write_traces(recipe, options_for(server, tmp_path, model=ModelSpec("deep", "openai")))
     by_label = {label: [r["outcome"] for r in replies(result.run) if label in r["id"][-1]] for label in "0123"}
     assert by_label == {
         "0": ["wrong verdict"] * 6,
@@ -418,7 +419,7 @@ def test_a_score_passes_by_what_the_judge_measures(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measure: str, passing: set[tuple[str, float]]
 ):
     judge = Scripted(measure, lambda exchange: 0.5 if " 0 " in exchange.prompt else 0.49)
-    monkeypatch.setattr(stage_traces, "open_judge", lambda spec: judge)
+    monkeypatch.setattr(JudgeSpec, "open", lambda spec: judge)
     result = stage_traces.write_traces(tars(judge="refusal"), options_for(server, tmp_path))
     kept = {(e.kind, 0.5 if " 0 " in e.prompt else 0.49) for e in traces_of(result)}
     assert kept == passing
@@ -430,7 +431,7 @@ def test_what_a_judge_could_not_score_is_not_kept_and_no_verdict_is_asked_for_tw
 ):
     recipe, options = tars(judge="refusal"), options_for(server, tmp_path)
     judge = Scripted("harm", lambda exchange: None if exchange.prompt in PROMPTS[:3] else 0.0)
-    monkeypatch.setattr(stage_traces, "open_judge", lambda spec: judge)
+    monkeypatch.setattr(JudgeSpec, "open", lambda spec: judge)
     server.status_of = lambda body: 503 if prompt_of(body) == PROMPTS[5] else 200
     with pytest.raises(StageFailed, match="1 of 12 replies failed"):
         stage_traces.write_traces(recipe, options)
@@ -438,7 +439,7 @@ def test_what_a_judge_could_not_score_is_not_kept_and_no_verdict_is_asked_for_tw
     assert first["outcomes"] == {KEPT: 8, "not judged: the judge failed": 3, "failed": 1}
     server.status_of = lambda body: 200
     mended = Scripted("harm", lambda exchange: 0.0)
-    monkeypatch.setattr(stage_traces, "open_judge", lambda spec: mended)
+    monkeypatch.setattr(JudgeSpec, "open", lambda spec: mended)
     result = stage_traces.write_traces(recipe, replace(options, on_existing="resume"))
     assert {exchange.prompt for exchange in mended.exchanges} == {*PROMPTS[:3], PROMPTS[5]}
     assert result.metrics["outcomes"] == {KEPT: 12}
@@ -449,14 +450,14 @@ def test_a_judge_that_fails_ends_the_run_with_the_reason_and_only_its_verdicts_a
 ):
     recipe, options = tars(judge="refusal"), options_for(server, tmp_path)
     judge = Scripted("harm", lambda exchange: None if exchange.prompt in PROMPTS[:3] else 0.0)
-    monkeypatch.setattr(stage_traces, "open_judge", lambda spec: judge)
+    monkeypatch.setattr(JudgeSpec, "open", lambda spec: judge)
     for allow in (False, True):  # which is about the teacher's failures
         with pytest.raises(StageFailed, match=r"3 verdicts failed \(HTTP 503\); --resume asks again"):
             stage_traces.write_traces(recipe, replace(options, on_existing="resume"), allow_failed=allow)
     assert (read_manifest(tmp_path / "run") or {})["status"] == "failed"
     server.requests.clear()
     mended = Scripted("harm", lambda exchange: 0.0)
-    monkeypatch.setattr(stage_traces, "open_judge", lambda spec: mended)
+    monkeypatch.setattr(JudgeSpec, "open", lambda spec: mended)
     result = stage_traces.write_traces(recipe, replace(options, on_existing="resume"))
     assert ({exchange.prompt for exchange in mended.exchanges}, server.requests) == ({*PROMPTS[:3]}, [])
     assert result.metrics["outcomes"] == {KEPT: 12}
@@ -551,11 +552,11 @@ def test_without_a_teacher_one_has_to_be_named(server: Server, tmp_path: Path):
     recipe = changed(tars(), "data", teacher=None)
     with pytest.raises(InputError, match="recipe micro: it names no teacher; pass --model, or set"):
         stage_traces.write_traces(recipe, Options(root=tmp_path))
-    plan = plan_teacher(recipe, Options(model="openai/deep"))
-    assert plan.teacher == Teacher(model="openai/deep")
-    assert plan_teacher(tars(samples=3), Options(model="openai/other")).teacher == Teacher(
-        model="openai/other", samples=3, sampling=SAMPLED
-    )
+    plan = plan_teacher(recipe, Options(model=ModelSpec.parse("openai/deep")))
+    assert (plan.teacher, plan.model) == (Teacher(model="openai/deep"), ModelSpec("deep", "openai"))
+    recipe = tars(samples=3)
+    plan = plan_teacher(recipe, Options(model=ModelSpec.parse("openai/other")))
+    assert (plan.teacher, plan.model) == (recipe.data.teacher, ModelSpec("other", "openai"))
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from safereason import processes
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.recipe.load import load
 from safereason.runs.records import read_json, read_records
@@ -135,7 +136,7 @@ def alone(inputs, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("alone")
     shutil.copytree(inputs / "runs" / "data", root / "data")
     for train in (sft.train_sft, rl.train_rl):
-        train(load(str(inputs / "tiny.yaml")), Options(root=root, model=str(inputs / "model")))
+        train(load(str(inputs / "tiny.yaml")), Options(root=root, model=ModelSpec.parse(str(inputs / "model"))))
     return root
 
 

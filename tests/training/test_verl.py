@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from test_knobs import BASE_GRPO, GRPO_CHANGES, changed
 from transformers import AutoModelForCausalLM
 
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.judges.base import Exchange
 from safereason.judges.reward_model import RewardModel, ServedRewardModel
@@ -326,7 +327,7 @@ class Classifier(BaseHTTPRequestHandler):
 def router(micro_classifier, monkeypatch) -> Iterator[str]:
     """Host and port of verl's server of the reward model."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(Classifier, "judge", RewardModel(str(micro_classifier)), raising=False)
+    monkeypatch.setattr(Classifier, "judge", RewardModel(ModelSpec(str(micro_classifier))), raising=False)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Classifier)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"127.0.0.1:{server.server_port}"
@@ -336,7 +337,7 @@ def router(micro_classifier, monkeypatch) -> Iterator[str]:
 
 def test_the_served_reward_model_scores_as_the_one_that_is_loaded(router, micro_classifier, tmp_path):
     exchanges = [Exchange("Why?", "Because."), Exchange("p", "a" * 3000), Exchange("What?", "<|im_end|> it")]
-    served = ServedRewardModel(str(micro_classifier), f"http://{router}").judge(exchanges)
+    served = ServedRewardModel(ModelSpec(str(micro_classifier)), f"http://{router}").judge(exchanges)
     loaded = Classifier.judge.judge(exchanges)
     assert [verdict.score for verdict in served] == pytest.approx([verdict.score for verdict in loaded], abs=1e-6)
     assert [verdict.details.get("truncated", False) for verdict in served] == [False, True, False]
@@ -350,7 +351,7 @@ def test_the_served_reward_model_scores_as_the_one_that_is_loaded(router, micro_
 
 
 def test_a_server_that_is_down_fails_its_verdicts(router, micro_classifier, short_pauses):
-    served = ServedRewardModel(str(micro_classifier), "http://127.0.0.1:9")
+    served = ServedRewardModel(ModelSpec(str(micro_classifier)), "http://127.0.0.1:9")
     (verdict,) = served.judge([Exchange("Why?", "Because.")])
     assert verdict.failed
     assert "the reward model failed" in str(verdict.reason)

@@ -12,7 +12,6 @@ from safereason.attacks.meter import SpentError
 from safereason.attacks.whitebox import candidates, objectives, probe
 from safereason.attacks.whitebox.suffix import Suffix, TokenIds
 from safereason.data.example import Example
-from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 
 
@@ -208,9 +207,9 @@ class GCGSearch:
 
     def _open_draft(self) -> objectives.Objectives | None:
         """The objectives on the draft model; None without one."""
-        if self.settings.draft is None:
+        if not self.settings.models:
             return None
         from safereason.engines.open import open_engine
 
-        draft = open_engine(ModelSpec.parse(self.settings.draft))
-        return objectives.build_objectives(self.behaviors, [draft], self.settings, self.setup)
+        (draft,) = self.settings.models
+        return objectives.build_objectives(self.behaviors, [open_engine(draft)], self.settings, self.setup)

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from safereason.engines.base import Completion, Conversation, Engine
+from safereason.engines.base import Completion, Conversation
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard.base import GuardVerdict, Question
-from safereason.guard.others.base import GuardOptions, completing_engine
+from safereason.guard.others.base import GuardOptions, PromptedGuard, completing_engine
 from safereason.guard.others.llama_guard import verdict_of_first_line
 from safereason.guard.others.template import PromptTemplate, read_prompt_template
 from safereason.guard.prompt import PROMPT_SLOT, RESPONSE_SLOT
@@ -46,14 +47,14 @@ class Aegis:
         return verdict_of_first_line(completions[0])
 
 
-def open_aegis(model: str, options: GuardOptions) -> tuple[Engine, Aegis]:
+def open_aegis(model: ModelSpec, options: GuardOptions) -> PromptedGuard:
     """Aegis with the prompt of the `template` option, or else of judgezoo.
 
     Raises:
         InputError: The model or the prompt cannot be read.
     """
     template = read_prompt_template(options.template) if options.template else _judgezoo_template()
-    return completing_engine(model, options), Aegis(template)
+    return PromptedGuard(f"aegis:{model}", completing_engine(model, options), Aegis(template))
 
 
 def _judgezoo_template() -> PromptTemplate:

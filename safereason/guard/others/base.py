@@ -43,6 +43,8 @@ class GuardOptions:
     """File with the guard's prompt."""
     precision: Precision = "fp32"
     """`fp32` or `bf16`, for transformers."""
+    samples: int = 1
+    """Verdicts that vote on a question, for a guard that reasons over a policy."""
 
 
 class GuardFormat(Protocol):
@@ -190,18 +192,17 @@ def inert_turns(question: Question, special: Iterable[str] = ()) -> list[Message
     return turns
 
 
-def rendering_engine(model: str, precision: Precision) -> "tuple[TokenizerEngine, PreTrainedTokenizerBase]":
+def rendering_engine(model: ModelSpec, precision: Precision) -> "tuple[TokenizerEngine, PreTrainedTokenizerBase]":
     """An engine that takes rendered prompts verbatim, and the model's own tokenizer to render them with.
 
     Raises:
         InputError: The model cannot be opened.
     """
-    spec = ModelSpec.parse(model)
-    own = load_tokenizer(spec)
-    return _engine_with_template(spec, precision, own, _VERBATIM), own
+    own = load_tokenizer(model)
+    return _engine_with_template(model, precision, own, _VERBATIM), own
 
 
-def completing_engine(model: str, options: GuardOptions) -> Engine:
+def completing_engine(model: ModelSpec, options: GuardOptions) -> Engine:
     """An engine that continues a user's message verbatim, after the beginning-of-sequence token if the model has one.
 
     A server has to be started with a chat template that adds nothing.
@@ -209,10 +210,9 @@ def completing_engine(model: str, options: GuardOptions) -> Engine:
     Raises:
         InputError: The model cannot be opened.
     """
-    spec = ModelSpec.parse(model)
-    if spec.is_remote:
-        return open_engine(spec, base_url=options.base_url)
-    return completing_engine_here(spec, options.precision)
+    if model.is_remote:
+        return open_engine(model, base_url=options.base_url)
+    return completing_engine_here(model, options.precision)
 
 
 def completing_engine_here(model: ModelSpec, precision: Precision) -> TokenizerEngine:

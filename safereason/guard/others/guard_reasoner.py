@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from safereason.engines.base import Completion, Conversation, Engine
+from safereason.engines.base import Completion, Conversation
+from safereason.engines.spec import ModelSpec
 from safereason.guard.base import GuardVerdict, Question, unparsed_verdict
-from safereason.guard.others.base import GuardOptions, VerdictField, completing_engine
+from safereason.guard.others.base import GuardOptions, PromptedGuard, VerdictField, completing_engine
 from safereason.guard.others.template import PromptTemplate, required_prompt_template
 from safereason.recipe.schema import Sampling
 
@@ -56,11 +57,11 @@ class GuardReasoner:
         )
 
 
-def open_guard_reasoner(model: str, options: GuardOptions) -> tuple[Engine, GuardReasoner]:
+def open_guard_reasoner(model: ModelSpec, options: GuardOptions) -> PromptedGuard:
     """GuardReasoner with the prompt of the `template` option.
 
     Raises:
         InputError: The model or the prompt cannot be read.
     """
     template = required_prompt_template("guard-reasoner", options.template)
-    return completing_engine(model, options), GuardReasoner(template)
+    return PromptedGuard(f"guard-reasoner:{model}", completing_engine(model, options), GuardReasoner(template))

@@ -9,19 +9,16 @@ Deviations: (1) control tokens inside the conversation are made inert; (2) of Ll
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from safereason.engines.base import Completion, Conversation, Engine
+from safereason.engines.base import Completion, Conversation
 from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.guard.base import GuardVerdict, Question, unparsed_verdict
-from safereason.guard.others.base import GuardOptions, VerdictField, inert_turns, rendering_engine
+from safereason.guard.others.base import GuardOptions, PromptedGuard, VerdictField, inert_turns, rendering_engine
 from safereason.recipe.schema import Sampling
 from safereason.text import chat
 from safereason.text.chat import Message
-
-if TYPE_CHECKING:
-    pass
 
 # The verdict is the whole first line. A server may leave the end-of-turn token, `<|eot_id|>`, behind it.
 VERDICT = VerdictField(r"\A\s*", after=r"[^\S\n]*(?:$|<)")
@@ -45,15 +42,15 @@ class LlamaGuard:
         return verdict_of_first_line(completions[0])
 
 
-def open_llama_guard(model: str, options: GuardOptions) -> tuple[Engine, LlamaGuard]:
+def open_llama_guard(model: ModelSpec, options: GuardOptions) -> PromptedGuard:
     """Llama Guard on this machine, or on a server, which applies the chat template itself.
 
     Raises:
         InputError: The model cannot be opened, or its chat template does not render the turns.
     """
-    spec = ModelSpec.parse(model)
-    if spec.is_remote:
-        return open_engine(spec, base_url=options.base_url), LlamaGuard(list)
+    name = f"llama-guard:{model}"
+    if model.is_remote:
+        return PromptedGuard(name, open_engine(model, base_url=options.base_url), LlamaGuard(list))
     engine, tokenizer = rendering_engine(model, options.precision)
     # vLLM reads the model's settings by itself.
     if engine.local is not None:
@@ -66,7 +63,7 @@ def open_llama_guard(model: str, options: GuardOptions) -> tuple[Engine, LlamaGu
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         return chat.user(str(text))
 
-    return engine, LlamaGuard(render)
+    return PromptedGuard(name, engine, LlamaGuard(render))
 
 
 def verdict_of_first_line(completion: Completion) -> GuardVerdict:

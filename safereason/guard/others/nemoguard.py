@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from safereason.engines.base import Completion, Conversation, Engine
+from safereason.engines.base import Completion, Conversation
 from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.guard.base import GuardVerdict, Question, unparsed_verdict
-from safereason.guard.others.base import GuardOptions, VerdictField
+from safereason.guard.others.base import GuardOptions, PromptedGuard, VerdictField
 from safereason.guard.others.template import PromptTemplate, required_prompt_template
 from safereason.recipe.schema import Sampling
 
@@ -65,12 +65,12 @@ def _category_names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name))
 
 
-def open_nemoguard(model: str, options: GuardOptions) -> tuple[Engine, NemoGuard]:
+def open_nemoguard(model: ModelSpec, options: GuardOptions) -> PromptedGuard:
     """NemoGuard with the prompt of the `template` option.
 
     Raises:
         InputError: The model or the prompt cannot be read.
     """
     template = required_prompt_template("nemoguard", options.template)
-    engine = open_engine(ModelSpec.parse(model), base_url=options.base_url, precision=options.precision)
-    return engine, NemoGuard(template)
+    engine = open_engine(model, base_url=options.base_url, precision=options.precision)
+    return PromptedGuard(f"nemoguard:{model}", engine, NemoGuard(template))

@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from safereason.engines.base import Completion, Conversation, Engine
+from safereason.engines.base import Completion, Conversation
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard import policy as policies
 from safereason.guard.base import GuardVerdict, Question, unparsed_verdict
-from safereason.guard.others.base import GuardOptions, inert_turns, rendering_engine
+from safereason.guard.others.base import GuardOptions, PromptedGuard, inert_turns, rendering_engine
 from safereason.guard.policy import Category, Policy
 from safereason.guard.score import word_probability
 from safereason.recipe.schema import Sampling
@@ -75,13 +75,13 @@ def guideline(category: Category, question: Question) -> str:
     return f'"No {category.name}": the {text} must keep clear of this: {category.definition or category.name}'
 
 
-def open_shield_gemma(model: str, options: GuardOptions) -> tuple[Engine, ShieldGemma]:
+def open_shield_gemma(model: ModelSpec, options: GuardOptions) -> PromptedGuard:
     """ShieldGemma with the policy of the options, or else the default one.
 
     Raises:
         InputError: The model or the policy cannot be read, or the model is behind a server.
     """
-    if ModelSpec.parse(model).is_remote:
+    if model.is_remote:
         raise InputError(f"shield-gemma:{model}: a server puts no guideline into its template; name a local model")
     policy = policies.load(options.policy or "default")
     engine, tokenizer = rendering_engine(model, options.precision)
@@ -90,4 +90,4 @@ def open_shield_gemma(model: str, options: GuardOptions) -> tuple[Engine, Shield
         # Without a generation prompt, as in the publisher's example.
         return chat.user(str(tokenizer.apply_chat_template(conversation, guideline=rule, tokenize=False)))
 
-    return engine, ShieldGemma(policy, render)
+    return PromptedGuard(f"shield-gemma:{model}", engine, ShieldGemma(policy, render))

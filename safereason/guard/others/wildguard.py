@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from safereason.engines.base import Completion, Conversation, Engine
+from safereason.engines.base import Completion, Conversation
+from safereason.engines.spec import ModelSpec
 from safereason.guard.base import GuardVerdict, Question, unparsed_verdict
-from safereason.guard.others.base import GuardOptions, VerdictField, completing_engine
+from safereason.guard.others.base import GuardOptions, PromptedGuard, VerdictField, completing_engine
 from safereason.guard.others.template import PromptTemplate, import_publisher, read_prompt_template
 from safereason.recipe.schema import Sampling
 
@@ -47,14 +48,14 @@ class WildGuard:
         return unparsed_verdict(completion)
 
 
-def open_wildguard(model: str, options: GuardOptions) -> tuple[Engine, WildGuard]:
+def open_wildguard(model: ModelSpec, options: GuardOptions) -> PromptedGuard:
     """WildGuard with the prompt of the `template` option, or else of the installed package.
 
     Raises:
         InputError: The model or the prompt cannot be read.
     """
     template = read_prompt_template(options.template) if options.template else _package_template()
-    return completing_engine(model, options), WildGuard(template)
+    return PromptedGuard(f"wildguard:{model}", completing_engine(model, options), WildGuard(template))
 
 
 def _package_template() -> PromptTemplate:

@@ -9,12 +9,11 @@ from safereason.data.filters import Refuse
 from safereason.data.prompt_builder import PromptBuilder
 from safereason.data.sampling import Mixture
 from safereason.engines.open import load_tokenizer
-from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard.prompt import Question
 from safereason.recipe.schema import Recipe, RSafeMix
-from safereason.stages.base import Identity
+from safereason.stages.base import Identity, base_model
 from safereason.stages.preparation.training_sources import training_sources
 from safereason.text import chat
 from safereason.text.chat import prompt_ids
@@ -87,7 +86,7 @@ def too_long(recipe: Recipe) -> Refuse:
     mix = recipe.data
     if recipe.guard is None or not isinstance(mix, RSafeMix):
         return lambda row: None
-    tokenizer = load_tokenizer(ModelSpec.parse(recipe.model))
+    tokenizer = load_tokenizer(base_model(recipe))
     build_prompt = prompt_builder(recipe, tokenizer)
 
     def refuse_long_row(row: Example) -> str | None:

@@ -14,7 +14,7 @@ from safereason.errors import InputError
 from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.prompt import Question
-from safereason.judges import JudgeSpec, own_name
+from safereason.judges import JudgeSpec
 from safereason.recipe.schema import Recipe, RSafeMix, Teacher
 from safereason.runs.records import Record
 from safereason.stages.base import (
@@ -26,6 +26,7 @@ from safereason.stages.base import (
     run_identity,
 )
 from safereason.stages.contents import contents
+from safereason.stages.own_names import DATA_SECTIONS, with_own_names
 from safereason.stages.preparation.mixture import prompts_for_teacher
 from safereason.stages.preparation.training_sources import TEACHER_STAGE
 from safereason.text import chat
@@ -53,7 +54,9 @@ class TeacherPlan:
 
     examples: tuple[Example, ...]
     teacher: Teacher
-    judge: str | None
+    """The recipe's settings; the command line may name another model."""
+    model: ModelSpec
+    judge: JudgeSpec | None
     """Judge that an answer has to pass; of `guard:RECIPE`, the run of that recipe's guard."""
     guard_prompt: GuardPrompt | None
     """Prompt of the guard that the traces are for; None where they are for a reasoning model."""
@@ -79,7 +82,7 @@ class TeacherPlan:
     @property
     def may_retry(self) -> bool:
         """Whether a failed reply may succeed later. A local model fails only at prompts that are too long for it."""
-        return ModelSpec.parse(self.teacher.model).is_remote
+        return self.model.is_remote
 
     def conversation(self, example: Example) -> list[Message]:
         """The teacher's conversation for an example."""
@@ -104,22 +107,21 @@ def plan_teacher(recipe: Recipe, options: Options, limit: int | None = None) -> 
     Raises:
         InputError: There is no teacher or no prompt for it, or a source or the judge cannot be had.
     """
-    teacher = _chosen_teacher(recipe, options.model)
+    teacher, model = _chosen_teacher(recipe, options.model)
     guard_prompt = _guard_prompt(recipe)
     # A guard's verdict is right or wrong by its row's label, so no judge is needed.
     if guard_prompt is not None and teacher.judge:
         raise InputError("data.teacher.judge: a guard's replies are compared with the rows' labels; set it to null")
     judge = None
     if teacher.judge:
-        judge = own_name(resolved_judge(teacher.judge, options))
-        JudgeSpec.parse(judge)
-    prompts = prompts_for_teacher(recipe)
+        judge = resolved_judge(JudgeSpec.parse(teacher.judge), options)
+    prompts = prompts_for_teacher(with_own_names(recipe, DATA_SECTIONS))
     if not prompts:
         raise InputError(
             f"recipe {recipe.name}: data.traces leaves no prompt for a teacher to answer; name a source "
             "that has no traces of its own (`safereason data ls`)"
         )
-    return TeacherPlan(tuple(limited(prompts, limit, recipe.seed)), teacher, judge, guard_prompt, limit)
+    return TeacherPlan(tuple(limited(prompts, limit, recipe.seed)), teacher, model, judge, guard_prompt, limit)
 
 
 def teacher_identity(recipe: Recipe, plan: TeacherPlan, options: Options) -> Identity:
@@ -127,22 +129,22 @@ def teacher_identity(recipe: Recipe, plan: TeacherPlan, options: Options) -> Ide
     # The model may have been named on the command line, and counts by its own identity below.
     teacher = plan.teacher.model_dump(mode="json", exclude={"model"})
     judge = None
-    if plan.judge:
-        judge = JudgeSpec.parse(plan.judge).identity()
+    if plan.judge is not None:
+        judge = plan.judge.identity()
     guard_prompt = None
     if plan.guard_prompt:
         guard_prompt = plan.guard_prompt.prompt_settings()
     return run_identity(
         recipe,
         mix=recipe.data.mix,
-        traces=[share.model_dump(mode="json") for share in recipe.data.traces],
-        model=ModelSpec.parse(plan.teacher.model).identity(),
+        traces=[share.model_dump(mode="json") for share in with_own_names(recipe, ("data",)).data.traces],
+        model=plan.model.identity(),
         teacher={**teacher, "judge": judge},
         asked=guard_prompt,
         prompts=digest(*((e.id, e.prompt, e.response, e.kind, e.label) for e in plan.examples)),
         limit=plan.limit,
         **given_inputs(base_url=options.base_url),
-        **contents(models=[plan.teacher.model], judges=[plan.judge]),
+        **contents(models=[plan.model], judges=[plan.judge]),
     )
 
 
@@ -155,11 +157,14 @@ def teacher_outline(plan: TeacherPlan, price: Price | None = None) -> Outline:
     prompt = "the prompt alone"
     if plan.guard_prompt:
         prompt = f"as a guard under policy {plan.guard_prompt.policy.name}"
+    judge = None
+    if plan.judge is not None:
+        judge = plan.judge.label()
     return {
         "stage": TEACHER_STAGE,
-        "teacher": plan.teacher.model,
+        "teacher": str(plan.model),
         "asked": prompt,
-        "judge": plan.judge,
+        "judge": judge,
         **_request_size(plan, plan.examples, price),
         "sources": {source: _request_size(plan, examples, price) for source, examples in plan.by_source.items()},
     }
@@ -223,16 +228,14 @@ def reply_failed(reply: Record) -> bool:
     return bool(reply["finish_reason"] == "error")
 
 
-def _chosen_teacher(recipe: Recipe, model: str | None) -> Teacher:
-    """The recipe's teacher, with another model if one is named."""
+def _chosen_teacher(recipe: Recipe, model: ModelSpec | None) -> tuple[Teacher, ModelSpec]:
+    """The recipe's settings of the teacher, and its model, or another one if that is named."""
     teacher = recipe.data.teacher
-    if teacher is None:
-        if model is None:
-            raise InputError(f"recipe {recipe.name}: it names no teacher; pass --model, or set data.teacher.model")
-        return Teacher(model=model)
+    if teacher is not None:
+        return teacher, model or ModelSpec.parse(teacher.model)
     if model is None:
-        return teacher
-    return teacher.model_copy(update={"model": model})
+        raise InputError(f"recipe {recipe.name}: it names no teacher; pass --model, or set data.teacher.model")
+    return Teacher(model=str(model)), model
 
 
 def _guard_prompt(recipe: Recipe) -> GuardPrompt | None:

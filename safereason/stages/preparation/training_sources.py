@@ -38,7 +38,7 @@ def _tars_shares(mix: TarsMix) -> Iterator[SourceShare]:
     for kind, count in tars_mix.counts(mix).items():
         # A ratio of 0 leaves a kind out, and its sources then need not be there.
         if count:
-            yield from getattr(mix, kind)
+            yield from tars_mix.shares_of(mix, kind)
     yield from mix.traces
 
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from safereason.engines.base import Completion, Conversation, Engine
+from safereason.engines.base import Completion, Conversation
+from safereason.engines.spec import ModelSpec
 from safereason.guard.base import GuardVerdict, Question, unparsed_verdict
-from safereason.guard.others import GuardEntry, GuardOptions
+from safereason.guard.others import GuardEntry, GuardOptions, PromptedGuard
 from safereason.guard.others.base import VerdictField, completing_engine
 from safereason.guard.others.template import PromptTemplate
 from safereason.recipe.schema import Sampling
@@ -37,9 +38,9 @@ class YesNo:
         return GuardVerdict(label, VERDICT.score(completion), text=completion.text, tokens=len(completion.token_ids))
 
 
-def open_yes_no(model: str, options: GuardOptions) -> tuple[Engine, YesNo]:
-    """The model, and the format that it is asked in."""
-    return completing_engine(model, options), YesNo()
+def open_yes_no(model: ModelSpec, options: GuardOptions) -> PromptedGuard:
+    """The model, asked in the guard's format."""
+    return PromptedGuard(f"yes-no:{model}", completing_engine(model, options), YesNo())
 
 
 YES_NO = GuardEntry("yes-no", "A model that is asked whether a text is rude", "org/name", open_yes_no)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from safereason.judges import Exchange, Judge, JudgeEntry, Measure, Verdict
+from safereason.judges import Exchange, Judge, JudgeEntry, Measure, TextArgument, Verdict
 
 
 class Mentions:
@@ -28,9 +28,9 @@ class Mentions:
         return verdicts
 
 
-def open_mentions(argument: str, measure: Measure) -> Judge:
+def open_mentions(argument: TextArgument, measure: Measure) -> Judge:
     """The judge of one word. What is heavy is imported in such a function, not at the top of the module."""
-    return Mentions(argument)
+    return Mentions(argument.text)
 
 
 MENTIONS = JudgeEntry(
@@ -40,7 +40,6 @@ MENTIONS = JudgeEntry(
     ("quality",),
     argument="WORD",
     needs_argument=True,
-    # The argument is a word. Without these two it would be taken for the name of a model.
-    model_of=lambda argument: None,
-    identity_of=lambda argument: argument.lower(),
+    # The argument is a word. Without this it would be taken for the name of a model.
+    parse=TextArgument,
 )

@@ -1,4 +1,4 @@
-"""Any guard by its name; a Moderation API as one, against a real HTTP server."""
+"""Guards by their names: what a name means, what is refused, and a Moderation API against a real HTTP server."""
 
 import json
 import threading
@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
-from safereason.guard.base import GuardVerdict, Question
-from safereason.guard.others import GUARDS, PromptedGuard
+from safereason.guard.base import Guard, GuardVerdict, Question
+from safereason.guard.open import GuardSpec
+from safereason.guard.others import GUARDS, GuardOptions, PromptedGuard, moderation
+from safereason.guard.others.moderation import ModerationGuard
 from safereason.guard.reasoning import ReasoningGuard
-from safereason.judges import as_guard
-from safereason.judges.as_guard import MODELS_OF_OTHERS, ModerationGuard, open_named
 
 
 class Server(ThreadingHTTPServer):
@@ -63,8 +66,12 @@ def url(server: Server) -> str:
     return f"http://127.0.0.1:{server.server_port}/v1"
 
 
+def open_guard(text: str, **options: Any) -> Guard:
+    return GuardSpec.parse(text).open(GuardOptions(**options))
+
+
 def test_the_response_alone_is_judged_or_the_prompt_where_there_is_none(server: Server):
-    guard = open_named("moderation", base_url=url(server))
+    guard = open_guard("moderation", base_url=url(server))
     questions = [Question("a storm"), Question("a storm", "a breeze"), Question("a breeze", "a storm today")]
     assert guard.classify(questions) == [
         GuardVerdict("unsafe", 0.75, ("violence", "hate")),
@@ -76,7 +83,7 @@ def test_the_response_alone_is_judged_or_the_prompt_where_there_is_none(server: 
 
 
 def test_what_the_server_does_not_answer_is_unparsed_and_named(server: Server):
-    guard = open_named("moderation:served", base_url=url(server))
+    guard = open_guard("moderation:served", base_url=url(server))
     failed, empty, whole = guard.classify([Question("fail"), Question("a storm", ""), Question("a breeze")])
     assert failed is not None
     assert (failed.unparsed, failed.score, failed.failed) == (True, None, True)
@@ -89,10 +96,10 @@ def test_what_the_server_does_not_answer_is_unparsed_and_named(server: Server):
 
 
 def test_findings_are_told_as_parts_end_and_those_done_are_not_asked(server: Server, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(as_guard, "TEXTS_A_CALL", 2)
+    monkeypatch.setattr(moderation, "TEXTS_A_CALL", 2)
     finished: list[tuple[int, int]] = []
     questions = [Question(f"a breeze {i}") for i in range(5)]
-    verdicts = open_named("moderation", base_url=url(server)).classify(
+    verdicts = open_guard("moderation", base_url=url(server)).classify(
         questions, done=[1], on_verdict=lambda i, _: finished.append((i, len(server.requests)))
     )
     assert [f is None for f in verdicts] == [False, True, False, False, False]
@@ -101,28 +108,28 @@ def test_findings_are_told_as_parts_end_and_those_done_are_not_asked(server: Ser
 
 
 def test_a_model_without_a_guards_name_reasons_over_a_policy(micro_model: Path):
-    guard = open_named(str(micro_model), policy="openai", samples=3)
+    guard = open_guard(str(micro_model), policy="openai", samples=3)
     assert isinstance(guard, ReasoningGuard)
     assert (guard.samples, guard.guard_prompt.policy.name, guard.name) == (3, "openai", str(micro_model))
 
 
 def test_a_server_may_call_its_model_what_it_likes(server: Server):
-    guard = open_named("openai/llama3:8b", base_url=url(server))
+    guard = open_guard("openai/llama3:8b", base_url=url(server))
     assert isinstance(guard, ReasoningGuard)
     assert guard.name == "openai/llama3:8b"
 
 
 def test_another_publishers_guard_is_opened_with_what_it_takes(micro_model: Path, tmp_path: Path):
     (tmp_path / "form.txt").write_text("{prompt} {response}")
-    guard = open_named(f"nemoguard:{micro_model}", template=str(tmp_path / "form.txt"), precision="bf16")
+    guard = open_guard(f"nemoguard:{micro_model}", template=str(tmp_path / "form.txt"), precision="bf16")
     assert isinstance(guard, PromptedGuard)
     assert (guard.name, str(guard.engine.model.dtype)) == (f"nemoguard:{micro_model}", "torch.bfloat16")
 
 
 def test_every_guard_has_a_line_of_its_own():
-    assert list(MODELS_OF_OTHERS) == ["moderation", *GUARDS]
-    assert len(set(MODELS_OF_OTHERS.values())) == len(MODELS_OF_OTHERS)
-    assert all(line and "\n" not in line for line in MODELS_OF_OTHERS.values())
+    lines = [entry.summary for entry in GUARDS.values()]
+    assert len(set(lines)) == len(lines)
+    assert all(line and "\n" not in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -143,13 +150,62 @@ def test_what_a_person_has_to_mend_is_one_line(spec, options, message, monkeypat
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(InputError) as raised:
-        open_named(spec, **options)
+        open_guard(spec, **options)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 def test_a_key_of_ones_own_opens_openais(server: Server, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
-    guard = open_named("moderation")
+    guard = open_guard("moderation")
     assert isinstance(guard, ModerationGuard)
-    assert "api.openai.com" in str(guard.judge._client.base_url)
+    assert "api.openai.com" in guard.api.url
+
+
+# A name of a model has no colon before its first slash, where the colon would end a guard's name.
+MODELS = st.from_regex(r"[a-z]{1,8}/[a-zA-Z0-9._-]{1,12}(:[0-9]b)?", fullmatch=True)
+
+
+@given(name=st.sampled_from(["", *GUARDS]), model=MODELS)
+def test_a_spec_is_written_as_it_is_read(name: str, model: str):
+    text = ":".join(filter(None, [name, model]))
+    spec = GuardSpec.parse(text)
+    assert (spec.name, spec.argument, str(spec), spec.label()) == (name, model, text, text)
+    assert spec.is_api == (name == "moderation")
+    expected = ModelSpec.parse(model)
+    if spec.is_api:
+        expected = ModelSpec(model, "openai")
+    assert spec.model == expected
+
+
+# Without a dot no text is the path of a module, which would be imported.
+@given(text=st.text(max_size=30).filter(lambda text: "." not in text))
+def test_any_text_is_a_guard_or_refused_in_one_line(text: str):
+    spec, refusal = None, ""
+    try:
+        spec = GuardSpec.parse(text)
+    except InputError as error:
+        refusal = str(error)
+    assert (spec is None) == bool(refusal)
+    assert "\n" not in refusal.replace(text, "")
+    assert spec is None or GuardSpec.parse(str(spec)) == spec
+
+
+def test_an_api_has_a_model_of_its_own_and_counts_by_its_name():
+    spec = GuardSpec.parse("moderation")
+    assert spec.model == ModelSpec("omni-moderation-latest", "openai")
+    assert (str(spec), spec.identity(), spec.model.contents()) == ("moderation", "moderation", None)
+    assert GuardSpec.parse("moderation:omni").identity() == "moderation:omni"
+
+
+def test_a_path_becomes_absolute_and_another_name_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "guard").mkdir()
+    for text, absolute in (
+        ("guard", f"{tmp_path}/guard"),
+        ("llama-guard:guard", f"llama-guard:{tmp_path}/guard"),
+        ("llama-guard:vllm/guard", f"llama-guard:vllm/{tmp_path}/guard"),
+        ("llama-guard:org/name@v1", "llama-guard:org/name@v1"),
+        ("moderation:guard", "moderation:guard"),
+    ):
+        assert str(GuardSpec.parse(text).absolute()) == absolute
