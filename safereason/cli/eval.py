@@ -170,7 +170,7 @@ def _add_eval(group: typer.Typer, evaluation: "Eval") -> None:
 for registered in EVALS.values():
     _add_eval(app, registered)
 app.command("score", epilog=eval_score.EXAMPLES)(eval_score.score)
-app.command("guard", help=f"{GUARD.summary}.", epilog=eval_guard.EXAMPLES)(eval_guard.guard)
+app.command("guard", help=f"{GUARD.summary}.", epilog=eval_guard.EXAMPLES)(eval_guard.measure_guard)
 app.command("separation", epilog=eval_separation.EXAMPLES)(eval_separation.separation)
 app.command("capability", epilog=eval_capability.EXAMPLES)(eval_capability.capability)
 app.command("agree", epilog=eval_agree.EXAMPLES)(eval_agree.agree)

@@ -62,7 +62,7 @@ AllowMissing = Annotated[
 ]
 
 
-def guard(
+def measure_guard(
     overrides: opt.Overrides = None,
     recipe: opt.MaybeRecipe = None,
     model: opt.Model = None,

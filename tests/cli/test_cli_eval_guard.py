@@ -48,7 +48,7 @@ def work(tmp_path: Path, micro_model: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def run(*arguments: Any) -> int:
     app = typer.Typer(add_completion=False)
-    app.command(epilog=eval_guard.EXAMPLES)(eval_guard.guard)
+    app.command(epilog=eval_guard.EXAMPLES)(eval_guard.measure_guard)
     return errors.guarded(lambda: app([str(a) for a in arguments], standalone_mode=False))
 
 

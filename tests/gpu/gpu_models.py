@@ -9,11 +9,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qw
 
 from safereason.engines import embedded
 from safereason.training.memory import Shape
-from safereason.training.shapes import KNOWN
+from safereason.training.shapes import KNOWN_SHAPES
 
 SHAPES = {
-    "embedded": KNOWN[embedded.NAME],
-    "qwen-1.5b": KNOWN["Qwen/Qwen2.5-1.5B-Instruct"],
+    "embedded": KNOWN_SHAPES[embedded.NAME],
+    "qwen-1.5b": KNOWN_SHAPES["Qwen/Qwen2.5-1.5B-Instruct"],
     "qwen-micro": Shape(64, 2, 4, 2, 16, 128, 259, tied=True, qkv_bias=True),
 }
 """Shapes of models with random weights. `embedded` is one of them only where the embedded model is not installed."""
