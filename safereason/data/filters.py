@@ -2,10 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from safereason.data.example import Example
-from safereason.data.overlap import Index, Match, compared_text
+from safereason.data.overlap import compared_text
 from safereason.recipe.schema import Hygiene
+
+if TYPE_CHECKING:
+    from safereason.data.text_index import Index, Match
 
 Refuse = Callable[[Example], str | None]
 """A check of a row: the reason why it must not be trained on, or None where it passes."""
@@ -60,6 +64,9 @@ class RefuseDuplicates:
     """
 
     def __init__(self, near_duplicate: float | None) -> None:
+        # A plan makes no such check, so that it need not import NumPy.
+        from safereason.data.text_index import Index
+
         self._passed = Index(near_duplicate, None)
 
     def __call__(self, row: Example) -> str | None:
@@ -83,14 +90,14 @@ def refuse_repeats(hygiene: Hygiene) -> Refuse:
     return RefuseDuplicates(hygiene.near_duplicate)
 
 
-def duplicate_reason(match: Match) -> str:
+def duplicate_reason(match: "Match") -> str:
     """The reason under which a repeated training row is counted."""
     if match.how == "exact":
         return "a duplicate"
     return "a near-duplicate"
 
 
-def refuse_test_rows(tests: Mapping[str, Index]) -> Refuse:
+def refuse_test_rows(tests: "Mapping[str, Index]") -> Refuse:
     """A check that refuses rows that a test set contains too."""
 
     def refuse(row: Example) -> str | None:

@@ -9,13 +9,17 @@ import tracemalloc
 import unicodedata
 
 import pytest
+from datasketch import MinHash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safereason.data import overlap
+from safereason.data import clusters, text_index
+from safereason.data import grams as gram_sets
 from safereason.data.example import Example
-from safereason.data.overlap import Hit, Index, Match, build_indexes, compare_rows, compared_text
+from safereason.data.overlap import Hit, build_indexes, compare_rows, compared_text
+from safereason.data.postings import Postings
 from safereason.data.sampling import fold
+from safereason.data.text_index import Index, Match
 from safereason.recipe.schema import Hygiene
 
 SENTENCE = "Explain to a beginner how the tides of the sea follow the moon and why there are two of them a day."
@@ -212,7 +216,7 @@ def test_hardly_a_pair_at_the_threshold_is_missed():
 
 @pytest.mark.parametrize("threshold", [0.01, 0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 0.999999])
 def test_bands_keep_their_promise_at_every_threshold(threshold):
-    bands, rows = overlap._band_shape(threshold)
+    bands, rows = gram_sets.band_shape(threshold)
     assert 1 - (1 - threshold**rows) ** bands >= 0.999
     assert bands == 1 or 1 - (1 - threshold**rows) ** (bands - 1) < 0.999
 
@@ -220,9 +224,87 @@ def test_bands_keep_their_promise_at_every_threshold(threshold):
 def test_signatures_agree_as_often_as_the_texts_are_alike():
     for low, high in ((0.55, 0.6), (0.75, 0.8), (0.9, 0.95)):
         pairs = pairs_of_similarity(low, high, 60)
-        keys = [[overlap._band_keys(text, 100, 1) for text in pair] for pair in pairs]
+        keys = [[gram_sets.band_keys(text, 100, 1) for text in pair] for pair in pairs]
         agreeing = sum(int((one == other).sum()) for one, other in keys) / 6000
         assert agreeing == pytest.approx(sum(jaccard(*pair) for pair in pairs) / 60, abs=0.02)
+
+
+@pytest.mark.parametrize("text", ["a", SENTENCE, PASSAGE * 3, CHINESE])
+def test_signatures_are_those_of_datasketch(text):
+    hashes = gram_sets.gram_hashes(fold(text))
+    theirs = MinHash(56, seed=1, hashfunc=int, scheme="affine32")
+    theirs.update_batch((hashes >> 32).tolist())
+    assert gram_sets.minhash(hashes, 56).tolist() == theirs.hashvalues.tolist()
+
+
+TEMPLATE = (
+    "Write a report for the committee of the harbour town about the following, and name the year it was first seen: "
+)
+
+
+def templated(count: int, words: int) -> list[str]:
+    """Texts of one template that differ in words that no other has."""
+    chance = random.Random(count + words)
+    return [
+        TEMPLATE + " ".join("".join(chance.choices("abcdefghijklmnopqrst", k=6)) for _ in range(words))
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("words", [1, 2, 4])
+def test_the_texts_of_a_template_have_the_neighbour_that_brute_force_finds(words):
+    texts = templated(90, words)
+    queries = [f"{text}!" for text in texts[::9]] + templated(20, words + 1) + [TEMPLATE, SENTENCE]
+    index = index_of(*texts, words=None)
+    for query in queries:
+        true = [jaccard(query, text) for text in texts]
+        match = index.find(query)
+        if max(true) < 0.8:
+            assert match is None
+        else:
+            assert match == Match(f"t/{true.index(max(true))}", "near", max(true), None)
+
+
+@given(st.lists(st.tuples(TEXTS, EDITS), min_size=4, max_size=12), st.integers(0, 3), EDITS)
+def test_clusters_of_any_texts_say_what_brute_force_says(pairs, repeated, edits):
+    base = pairs[repeated][0]
+    texts = list(dict.fromkeys(fold(edited(base, more)) for _, more in pairs))
+    sets = [gram_sets.gram_hashes(text) for text in texts]
+    cluster = clusters.Cluster(clusters.centre_of(sets), 0.6)
+    for number, hashes in enumerate(sets):
+        cluster.add(hashes, number)
+    query = gram_sets.gram_hashes(fold(edited(base, edits)))
+    true = [gram_sets.jaccard(query, hashes) for hashes in sets]
+    if max(true) < 0.6:
+        assert cluster.find(query) is None
+    else:
+        assert cluster.find(query) == (max(true), true.index(max(true)))
+
+
+def test_the_work_of_a_template_just_under_the_threshold_grows_with_its_texts(monkeypatch):
+    work = 0
+
+    def counted(call):
+        def run(*arguments):
+            nonlocal work
+            result = call(*arguments)
+            work += len(result[0]) if isinstance(result, tuple) else 1
+            return result
+
+        return run
+
+    monkeypatch.setattr(text_index, "jaccard", counted(gram_sets.jaccard))
+    monkeypatch.setattr(Postings, "find", counted(Postings.find))
+    texts = templated(800, 3)
+    assert 0.7 < jaccard(texts[0], texts[1]) < 0.8
+    index = Index(0.8, None)
+    done = []
+    for number, text in enumerate(texts):
+        assert index.find(text) is None
+        index.add(str(number), text)
+        done.append(work)
+    # A comparison of all pairs would make it four times as much.
+    assert done[799] - done[399] < 2.2 * (done[399] - done[199])
 
 
 def test_an_index_of_many_texts_finds_each_again():
@@ -246,7 +328,7 @@ def test_a_text_takes_less_than_ten_thousand_bytes():
         before = tracemalloc.get_traced_memory()[0]
         for number, text in enumerate(texts[100:]):
             index.add(f"more/{number}", text)
-        overlap._gram_hashes.cache_clear()
+        gram_sets.gram_hashes.cache_clear()
         memory = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
@@ -254,7 +336,7 @@ def test_a_text_takes_less_than_ten_thousand_bytes():
 
 
 SCRIPT = """
-from safereason.data.overlap import Index
+from safereason.data.text_index import Index
 index = Index(0.6, 5)
 for number in range(60):
     index.add(str(number), " ".join(f"{number * place % 17}x{place % 5}" for place in range(20 + number % 7)))

@@ -3,14 +3,18 @@
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from safereason.data import rsafe_mix, sources
 from safereason.data.example import Example
 from safereason.data.filters import Refuse, refuse_test_rows
-from safereason.data.overlap import Index, build_indexes, compare_rows
+from safereason.data.overlap import build_indexes, compare_rows
 from safereason.errors import InputError
 from safereason.recipe.schema import GuardSet, Hygiene, Recipe
 from safereason.runs.records import Record
+
+if TYPE_CHECKING:
+    from safereason.data.text_index import Index
 
 LISTED_ROWS = 20
 """Most overlapping rows that a card lists."""
@@ -23,7 +27,7 @@ class ContaminationCheck:
     hygiene: Hygiene
     sizes: dict[str, int]
     """Rows of each set that could be read."""
-    against: dict[str, Index]
+    against: "dict[str, Index]"
     """Index of each of those sets."""
     unread: dict[str, str]
     """Sets that could not be read, with the reason."""
