@@ -162,15 +162,18 @@ def read_bytes(path: Path, largest: int) -> bytes:
     Raises:
         InputError: It cannot be read, or is larger.
     """
+    content = bytearray()
     try:
         with path.open("rb") as file:
-            # The size that the file system gives is 0 for a pipe, and may change.
-            content = file.read(largest + 1)
+            # In blocks: one read would reserve all the bytes that the file may have. The size that the file system
+            # gives is 0 for a pipe, and may change.
+            while len(content) <= largest and (block := file.read(_BLOCK)):
+                content += block
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from error
     if len(content) > largest:
         raise InputError(f"{path}: larger than {largest >> 20} MiB, so it is not the file meant; check the path")
-    return content
+    return bytes(content)
 
 
 def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:

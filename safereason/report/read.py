@@ -250,21 +250,20 @@ def metric_lines(run: Run, keys: dict[str, str], log: str = "metrics") -> list[L
         keys: Labels by key of the log; a key without any number in the log gives no line.
         log: Name of the log, which is `log.jsonl`.
     """
-    rows_by_step: dict[float, Record] = {}
+    # The numbers alone: a row may hold far more than the curves need.
+    values_by_key: dict[str, dict[float, float | None]] = {key: {} for key in keys}
     for row in run.records(log):
         step = number(row.get("step"))
-        if step is not None:
-            # A resumed run may log a step again. Its last row counts.
-            rows_by_step[step] = row
+        if step is None:
+            continue
+        # A resumed run may log a step again. Its last row counts, also where that lacks the key.
+        for key, values_by_step in values_by_key.items():
+            values_by_step[step] = number(row.get(key))
     lines = []
     for key, label in keys.items():
-        values_by_step: dict[float, float] = {}
-        for step, row in rows_by_step.items():
-            value = number(row.get(key))
-            if value is not None:
-                values_by_step[step] = value
-        if values_by_step:
-            lines.append(_line_over_steps(label, values_by_step))
+        logged = {step: value for step, value in values_by_key[key].items() if value is not None}
+        if logged:
+            lines.append(_line_over_steps(label, logged))
     return lines
 
 

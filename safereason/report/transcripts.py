@@ -167,8 +167,11 @@ def _characters(transcript: Transcript) -> int:
 def _evaluation_transcripts(run: Run, model: str) -> Iterator[Transcript]:
     """The completions of an evaluation with their verdicts."""
     evaluation = run.stage.removeprefix("eval/")
-    # Verdicts are small, and kept in memory. Completions can be long, and are read one by one.
-    verdicts = {row.get("id"): row for row in run.records("verdicts")}
+    # The shown parts of verdicts are small, and kept in memory. What a judge wrote, and completions, can be long: they
+    # are read one by one.
+    verdicts: dict[object, Record] = {}
+    for row in run.records("verdicts"):
+        verdicts[row.get("id")] = {key: row.get(key) for key in ("judge", "label", "score", "reason")}
     judge = run.metrics.get("judge", "")
     # An evaluation that judges nothing records its judge as null.
     no_verdict: Record = {"reason": "no verdict was written", "judge": judge}

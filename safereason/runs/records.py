@@ -201,7 +201,9 @@ def _last_line(file: BinaryIO) -> int:
 
 
 def keep_records(path: Path, keep: Callable[[Record], bool]) -> None:
-    """Drops the records that `keep` refuses, such as those past the checkpoint a run resumes from."""
+    """Drops the records that `keep` refuses, such as those past the checkpoint a run resumes from.
+
+    One record is held at a time: a log may be larger than memory.
+    """
     if processes.is_main() and path.exists():
-        kept = [record for record in read_records(path) if keep(record)]
-        write_bytes(path, b"".join(map(line_of, kept)))
+        write_records(path, filter(keep, read_records(path)))

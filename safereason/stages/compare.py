@@ -4,7 +4,7 @@ It reads finished run directories and writes nothing.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safereason import evals
@@ -203,7 +203,8 @@ def _guard_predictions(run: Run) -> list[Prediction]:
     for number, line in enumerate(run.records("predictions"), start=1):
         prediction = guard_predictions.from_record(line, f"{run.path}: prediction {number}")
         if not prediction.failed:
-            predictions.append(prediction)
+            # The texts make up most of the file, and a comparison counts labels.
+            predictions.append(replace(prediction, reasoning="", text="", prompt="", response=None))
     return predictions
 
 

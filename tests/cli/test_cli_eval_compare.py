@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import typer
+from peak import peak
 
 from safereason.cli import errors, eval_compare
 from safereason.evals import EVALS, guard_suite
@@ -19,6 +20,7 @@ from safereason.evals.metrics import Figure, FigureInfo, share
 from safereason.judges.base import Measure, Verdict
 from safereason.runs.directory import RunDirectory, run_path
 from safereason.runs.records import Record
+from safereason.stages.compare import runs_to_compare
 
 
 def finished(root: Path, stage: str, name: str, metrics: dict[str, Any], **logs: Sequence[Record]) -> Path:
@@ -80,6 +82,18 @@ def guard(root: Path, name: str, labels: str) -> Path:
     figures = guard_suite.figures([p.row for p in predictions], 20, 0)
     metrics = {"eval": "guard", "figures": [asdict(f) for f in figures]}
     return finished(root, "eval/guard", name, metrics, predictions=[p.record() for p in predictions])
+
+
+def test_the_texts_of_predictions_are_not_held(tmp_path: Path):
+    predictions = [
+        Prediction(f"r{n}", "own", "safe", "unsafe", text="x" * 20_000, prompt="y" * 20_000) for n in range(200)
+    ]
+    figures = [asdict(figure) for figure in guard_suite.figures([p.row for p in predictions], 20, 0)]
+    metrics = {"eval": "guard", "figures": figures}
+    rows = [prediction.record() for prediction in predictions]
+    paths = [finished(tmp_path, "eval/guard", name, metrics, predictions=rows) for name in ("first", "second")]
+    size = (paths[0] / "predictions.jsonl").stat().st_size
+    assert peak(lambda: runs_to_compare(paths, resamples=20)) < size / 4
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import report_runs
+from peak import peak
 
 from safereason.errors import InputError
 from safereason.report.read import measured_models, metric_lines, read_run, read_runs, summarize_rollouts
@@ -79,6 +80,22 @@ def test_curves_leave_out_what_a_row_lacks_or_holds_as_no_finite_number(tmp_path
     run = read_run(report_runs.make(tmp_path, "sft", {"seed": 0}, {}, metrics=rows))
     (line,) = metric_lines(run, {"loss": "loss", "entropy": "entropy"})
     assert (line.label, line.x, line.y) == ("loss", (1.0, 2.0), (1.0, 0.5))
+
+
+def test_the_last_row_of_a_step_counts_also_where_it_lacks_the_key(tmp_path):
+    rows = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}, {"step": 2, "kl": 0.1}]
+    run = read_run(report_runs.make(tmp_path, "sft", {"seed": 0}, {}, metrics=rows))
+    (loss, kl) = metric_lines(run, {"loss": "loss", "kl": "kl"})
+    assert (loss.x, loss.y, kl.x, kl.y) == ((1.0,), (1.0,), (2.0,), (0.1,))
+
+
+def test_logs_are_read_without_holding_them(tmp_path):
+    texts = {"note": "x" * 20_000}
+    rows = [{"step": n, "loss": 1 / n, "kind": "harmful", "total": 0.5, "parts": {}, **texts} for n in range(1, 200)]
+    run = read_run(report_runs.make(tmp_path, "rl", {"seed": 0}, {}, metrics=rows, rollouts=rows))
+    size = (run.path / "metrics.jsonl").stat().st_size
+    assert peak(lambda: metric_lines(run, {"loss": "loss"})) < size / 10
+    assert peak(lambda: summarize_rollouts(run)) < size / 10
 
 
 def test_unscored_rollouts_count_in_no_mean(tmp_path):

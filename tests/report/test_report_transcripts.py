@@ -1,6 +1,7 @@
 import json
 
 import report_runs
+from peak import peak
 
 from safereason.report.page import MOST_TRANSCRIPT_CHARS
 from safereason.report.read import measured_models, read_run, read_runs
@@ -35,6 +36,17 @@ def test_the_draw_depends_on_the_seed_alone(tmp_path):
     paths = report_runs.everything(tmp_path)
     assert drawn(paths) == drawn(list(reversed(paths)))
     assert drawn(paths) != drawn(paths, seed=1)
+
+
+def test_what_judges_wrote_is_not_held(tmp_path):
+    path = report_runs.evaluation(tmp_path, "xstest", report_runs.BASE, high=100, n=200)
+    lines = (path / "verdicts.jsonl").read_text().splitlines()
+    replies = [{**json.loads(line), "details": {"reply": "x" * 20_000}} for line in lines]
+    (path / "verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in replies))
+    runs = read_runs([path])
+    models = measured_models(runs)
+    size = (path / "verdicts.jsonl").stat().st_size
+    assert peak(lambda: collect(runs, models, ROOM, 0)) < size / 10
 
 
 def test_a_completion_without_a_verdict_is_unscored(tmp_path):

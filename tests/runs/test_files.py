@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peak import peak
 
 from safereason import files
 from safereason.data import example
@@ -258,3 +259,8 @@ def test_a_log_on_a_full_disk_says_which_file_it_was(tmp_path):
         log.append({"number": "after"})
     numbers = [row["number"] for row in files.json_rows(tmp_path / "log.jsonl")]
     assert numbers == [*range(len(numbers) - 1), "after"]
+
+
+def test_a_small_document_takes_little_memory(tmp_path):
+    write_json(tmp_path / "small.json", {"key": "value"})
+    assert peak(lambda: read_json(tmp_path / "small.json")) < 1 << 20

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from peak import peak
 
 from safereason.errors import InputError
 from safereason.runs.records import (
@@ -161,6 +162,14 @@ def test_only_the_records_asked_for_are_kept(log_path: Path, records: list[Recor
     before = list(read_records(log_path))
     keep_records(log_path, lambda record: record["n"] in numbers)
     assert list(read_records(log_path)) == [record for n, record in enumerate(before) if n in numbers]
+
+
+def test_keeping_records_holds_one_at_a_time(tmp_path: Path):
+    path = tmp_path / "log.jsonl"
+    write(path, [{"n": n, "text": "é" * 5000} for n in range(400)])
+    size = path.stat().st_size
+    assert peak(lambda: keep_records(path, lambda record: record["n"] < 399)) < size / 10
+    assert [record["n"] for record in read_records(path)] == list(range(399))
 
 
 def test_keeping_records_of_a_file_that_is_not_there_makes_none(tmp_path: Path):
