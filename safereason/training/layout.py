@@ -4,11 +4,13 @@
 gradients only, and FSDP2 every weight as well.
 """
 
+import ctypes
 import os
 import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from safereason import processes
 from safereason.errors import InputError, StageFailed, command
@@ -19,6 +21,8 @@ from safereason.training.launch import Launch
 from safereason.training.shapes import shape_of
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+CUDA_DRIVER = "libcuda.so.1"
+ROCM_DEVICE = Path("/dev/kfd")
 ONE = "one"
 # The properties of a device are known once CUDA is initialised, which takes memory of the first GPU.
 SIZES_PROGRAM = """
@@ -74,9 +78,21 @@ class Layout:
 
 def device_count() -> int:
     """The number of GPUs that torch sees; CUDA is not initialised by it."""
+    # Importing torch takes longer than the rest of a dry run. Without a driver it sees none.
+    if not _has_driver():
+        return 0
     import torch
 
     return torch.cuda.device_count()
+
+
+def _has_driver() -> bool:
+    """Whether a driver is here through which torch could reach a GPU: NVIDIA's library, or the device of AMD's."""
+    try:
+        ctypes.CDLL(CUDA_DRIVER)
+    except OSError:
+        return ROCM_DEVICE.exists()
+    return True
 
 
 def devices_here() -> list[int]:
