@@ -4,12 +4,15 @@ It makes the recipe's keys from the schema, the shipped recipes from their files
 the names of sources, evals, attacks and judges from the registries, and the list of deviations from docstrings.
 
     python docs/generate.py        writes what is also read elsewhere: the papers' tables and figures in fidelity.md,
-                                   and the tables of commands and recipes in README.md
+                                   the tables of commands and recipes in README.md, and what `--help` lists without
+                                   importing a command, in safereason/cli/help.json
 """
 
 import ast
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from importlib import reload
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -22,14 +25,17 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 import safereason
-from safereason.cli import catalog
+from safereason.attacks import ATTACKS
+from safereason.cli import attack, catalog, eval, groups
 from safereason.cli.app import app
 from safereason.data.sources import SOURCES
+from safereason.evals import EVALS
 from safereason.evals.metrics import OVERALL
 from safereason.evals.paper import PaperFigure, as_printed
 from safereason.evals.paper_locations import PAPER_LOCATIONS, PaperLocation
 from safereason.recipe import schema
-from safereason.recipe.load import load, shipped
+from safereason.recipe.load import load
+from safereason.recipe.named import shipped
 
 RECIPE_INTRODUCTION = """# A recipe's keys
 
@@ -227,7 +233,7 @@ def _commands(command: Any, parent: Any) -> Iterator[tuple[Any, Any]]:
     yield context, command
     if hasattr(command, "commands"):
         for inner in command.list_commands(context):
-            yield from _commands(command.commands[inner], context)
+            yield from _commands(groups.whole(command.commands[inner]), context)
 
 
 def registries() -> str:
@@ -341,10 +347,27 @@ def commands_table() -> str:
     group = typer.main.get_command(app)
     context = group.context_class(group, info_name="safereason")
     for name in group.list_commands(context):
-        command = group.commands[name]
+        command = groups.whole(group.commands[name])
         inner = [f"`{inner_name}`" for inner_name in getattr(command, "commands", {})]
         lines.append(f"| `{name}` | {_clause(command.help)} | {' '.join(inner)} |")
     return "\n".join(lines) + "\n"
+
+
+def help_texts() -> str:
+    """What the help of a group lists, as JSON: the summaries of commands, attacks and evals."""
+    # More than a listing follows from the registries, so that their summaries have a place of their own.
+    registered = {*(f"attack {name}" for name in ATTACKS), *(f"eval {name}" for name in EVALS)}
+    summaries: dict[str, str] = {}
+    for context, command in _commands(typer.main.get_command(app), None):
+        words = context.command_path.partition(" ")[2]
+        if words and words not in registered:
+            summaries[words] = command.help
+    attacks = {name: attack.summary for name, attack in ATTACKS.items()}
+    evals: dict[str, dict[str, str]] = {}
+    for name, evaluation in EVALS.items():
+        evals[name] = {"summary": evaluation.summary, "figure": eval.figure_with_bar(evaluation)}
+    texts = {"commands": summaries, "attacks": attacks, "evals": evals}
+    return json.dumps(texts, indent=2, ensure_ascii=False) + "\n"
 
 
 def recipes_table() -> str:
@@ -434,6 +457,11 @@ def _one_line(text: str | None) -> str:
 
 
 if __name__ == "__main__":
+    groups.HELP.write_text(help_texts(), encoding="utf-8")
+    # These groups list what that file holds. The README lists a new attack at once.
+    groups.help_texts.cache_clear()
+    for GROUP in (attack, eval):
+        reload(GROUP)
     FIDELITY = ROOT / "docs" / "fidelity.md"
     FIDELITY.write_text(with_figures(FIDELITY.read_text(encoding="utf-8")), encoding="utf-8")
     README = ROOT / "README.md"

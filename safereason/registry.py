@@ -11,10 +11,12 @@ import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from safereason.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 
 class Entry(Protocol):
@@ -44,8 +46,10 @@ def split_argument(text: str) -> tuple[str, str]:
 
 
 @cache
-def _declared(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+def _declared(group: str, path: tuple[str, ...]) -> "tuple[EntryPoint, ...]":
     """The entry points of a group that packages on this `sys.path` declare."""
+    from importlib.metadata import entry_points
+
     # Python reads the metadata of every installed package for this, which takes 15 ms; a report asks for many names.
     return tuple(entry_points(group=group))
 
@@ -137,8 +141,10 @@ class Registry(dict[str, E]):
             else:
                 yield name, entry.summary
 
-    def _plugin(self, name: str) -> EntryPoint | None:
+    def _plugin(self, name: str) -> "EntryPoint | None":
         """Entry point that a name leads to outside this package; nothing is imported."""
+        from importlib.metadata import EntryPoint
+
         # Names of models and files are looked up, too. Those with a slash are told apart without reading any metadata.
         if "/" in name:
             return None
@@ -149,7 +155,7 @@ class Registry(dict[str, E]):
         is_path = colon and "." in module and all(part.isidentifier() for part in (*module.split("."), attribute))
         return EntryPoint(name, name, self.group) if is_path else None
 
-    def _loaded(self, plugin: EntryPoint) -> E:
+    def _loaded(self, plugin: "EntryPoint") -> E:
         module, _, attribute = plugin.value.partition(":")
         try:
             entry = getattr(import_module(module), attribute)

@@ -12,8 +12,9 @@ from program import safereason
 
 from safereason import attacks, evals, judges
 from safereason.cli.app import app
+from safereason.cli.groups import whole
 from safereason.guard.others import GUARDS
-from safereason.recipe.load import shipped
+from safereason.recipe.named import shipped
 
 GRAMMAR = {
     "recipe": {"ls", "show", "cp", "validate", "diff"},
@@ -45,7 +46,7 @@ ROOT = typer.main.get_command(app)
 def every_command(command=ROOT, path=()) -> Iterator[tuple[tuple[str, ...], typer.core.TyperCommand]]:
     if hasattr(command, "commands"):
         for name, inner in command.commands.items():
-            yield from every_command(inner, (*path, name))
+            yield from every_command(whole(inner), (*path, name))
     else:
         yield path, command
 
@@ -59,7 +60,7 @@ def examples_of(command) -> list[str]:
 
 def test_the_grammar_is_all_there():
     assert set(ROOT.commands) == SINGLE | GRAMMAR.keys()
-    assert {name: set(ROOT.commands[name].commands) for name in GRAMMAR} == GRAMMAR
+    assert {name: set(whole(ROOT.commands[name]).commands) for name in GRAMMAR} == GRAMMAR
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)

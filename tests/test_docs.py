@@ -10,9 +10,11 @@ import pytest
 import typer
 
 from safereason.cli.app import app
+from safereason.cli.groups import HELP, whole
 from safereason.evals import paper
 from safereason.recipe import schema
-from safereason.recipe.load import load, shipped
+from safereason.recipe.load import load
+from safereason.recipe.named import shipped
 
 ROOT = Path(__file__).parent.parent
 GENERATE = runpy.run_path(str(ROOT / "docs" / "generate.py"))
@@ -47,7 +49,7 @@ def test_commands_parse_and_their_recipes_exist(page, command):
     click_command, path = COMMANDS, []
     while hasattr(click_command, "commands"):
         path.append(words.pop(0))
-        click_command = click_command.commands[path[-1]]
+        click_command = whole(click_command.commands[path[-1]])
     context = click_command.make_context(" ".join(path), words)  # a usage error where it cannot be typed
     names = [context.params.get(key) for key in ("recipe", "name", "first", "second")]
     known = {file.stem for file in shipped()}
@@ -61,11 +63,15 @@ def test_the_readmes_tables_are_as_the_code_has_them():
         assert [page.count(marker) for marker in GENERATE["markers"](section)] == [1, 1]
 
 
+def test_what_help_lists_is_as_the_code_has_it():
+    assert HELP.read_text(encoding="utf-8") == GENERATE["help_texts"](), "run: python docs/generate.py"
+
+
 def test_the_readme_says_which_commands_are_there():
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]*)\|$", GENERATE["commands_table"](), re.M)
     assert {name for name, _, _ in rows} == COMMANDS.commands.keys()
     for name, _, under in rows:
-        inner = getattr(COMMANDS.commands[name], "commands", {})
+        inner = getattr(whole(COMMANDS.commands[name]), "commands", {})
         assert set(re.findall("`([^`]+)`", under)) == inner.keys(), name
 
 

@@ -10,6 +10,7 @@ import typer
 import yaml
 
 from safereason.cli.app import app
+from safereason.cli.groups import whole
 from safereason.recipe.load import load
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +25,7 @@ def test_the_command_of_the_rayjob_parses():
     click_command, path = typer.main.get_command(app), []
     while hasattr(click_command, "commands"):
         path.append(words.pop(0))
-        click_command = click_command.commands[path[-1]]
+        click_command = whole(click_command.commands[path[-1]])
     recipe = click_command.make_context(" ".join(path), words).params.get("recipe")
     assert recipe is None or load(recipe)
 

@@ -21,6 +21,7 @@ import typer
 from program import safereason
 
 from safereason.cli.app import app
+from safereason.cli.groups import whole
 from safereason.data.example import Example, write_parquet
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
@@ -79,7 +80,7 @@ def parsed(typed: Typed) -> tuple[str, dict[str, Any]]:
     words, path, command = list(typed), [], COMMANDS
     while hasattr(command, "commands"):
         path.append(words.pop(0))
-        command = command.commands[path[-1]]
+        command = whole(command.commands[path[-1]])
     return " ".join(path), command.make_context(" ".join(path), words).params
 
 

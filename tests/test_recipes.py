@@ -8,7 +8,8 @@ import pytest
 
 from safereason.engines.spec import ModelSpec
 from safereason.guard import policy as policies
-from safereason.recipe.load import leaves, load, shipped, to_yaml
+from safereason.recipe.load import leaves, load, to_yaml
+from safereason.recipe.named import shipped
 from safereason.recipe.provenance import sources, validate
 from safereason.rewards import judges_of
 from safereason.stages.guard_eval_plan import plan_guard_eval

@@ -1,32 +1,34 @@
-"""The `safereason` command. Nothing heavy is imported before a command runs."""
+"""The `safereason` command. The module of a command is imported when the command is called."""
 
 import os
 import sys
 import warnings
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 import safereason
-from safereason.cli import attack, data, doctor, errors, eval, guard, recipe, report, rl, run, sft, sweep
+from safereason.cli import errors, groups
 from safereason.cli import options as opt
 from safereason.cli.output import ClosedStdout
 
-app = opt.group("Train, guard, attack and measure language models that reason about safety.")
-
-
-# From a recipe to a report, then what is about the installation. Typer would list single commands before groups.
-ORDER = ("recipe", "data", "sft", "rl", "guard", "attack", "eval", "run", "sweep", "report", "doctor")
-
-
-class _OrderedGroup(TyperGroup):
-    """The group of all commands. Its help lists them in the order in which a person uses them."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(super().list_commands(ctx), key=ORDER.index)
+# From a recipe to a report, then what is about the installation: the order in which a person uses them.
+app = groups.group(
+    "Train, guard, attack and measure language models that reason about safety.",
+    groups.imported("recipe", "recipe:app"),
+    groups.imported("data", "data:app"),
+    groups.imported("sft", "sft:sft"),
+    groups.imported("rl", "rl:rl"),
+    groups.imported("guard", "guard:app"),
+    groups.imported("attack", "attack:app"),
+    groups.imported("eval", "eval:app"),
+    groups.imported("run", "run:run"),
+    groups.imported("sweep", "sweep:sweep"),
+    groups.imported("report", "report:report"),
+    groups.imported("doctor", "doctor:doctor"),
+)
 
 
 def _print_version(value: bool) -> None:
@@ -36,27 +38,13 @@ def _print_version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(cls=_OrderedGroup, epilog=opt.examples("safereason run --recipe tars-smoke", "safereason recipe ls"))
+@app.callback(epilog=opt.examples("safereason run --recipe tars-smoke", "safereason recipe ls"))
 def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Train, guard, attack and measure language models that reason about safety."""
-
-
-# Groups and commands are imported above with their options only; what they run is imported when they run.
-app.add_typer(recipe.app, name="recipe")
-app.add_typer(data.app, name="data")
-app.command("sft", epilog=sft.EXAMPLES)(sft.sft)
-app.command("rl", epilog=rl.EXAMPLES)(rl.rl)
-app.add_typer(guard.app, name="guard")
-app.add_typer(attack.app, name="attack")
-app.add_typer(eval.app, name="eval")
-app.command("run", epilog=run.EXAMPLES)(run.run)
-app.command("sweep", epilog=sweep.EXAMPLES)(sweep.sweep)
-app.command("report", epilog=report.EXAMPLES)(report.report)
-app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 
 
 def main() -> None:

@@ -1,31 +1,20 @@
 """`safereason attack`: the search for prompts that elicit behaviors."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from safereason import attacks
-from safereason.attacks import ATTACKS
-from safereason.cli import attack_convert, attack_rainbow, output, stage
+from safereason.cli import groups, output, stage
 from safereason.cli import options as opt
+from safereason.cli.groups import Command, Unloaded
 from safereason.errors import InputError
 
 if TYPE_CHECKING:
     from safereason.attacks import Attack
     from safereason.recipe.schema import Recipe
     from safereason.stages.attack_plan import AttackPlan
-
-
-class _AttackGroup(TyperGroup):
-    """The commands of this package's attacks. One of another package's is made when it is typed."""
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        return super().get_command(ctx, cmd_name) or opt.plugin_command(ATTACKS, cmd_name, _add_attack)
-
-
-app = opt.group("Find prompts that elicit behaviors.", _AttackGroup)
 
 Prompts = Annotated[
     str | None, typer.Option("--prompts", metavar="SOURCE", help="A data source, or a file of examples.")
@@ -47,42 +36,6 @@ JudgeModel = Annotated[
 MaxQueries = Annotated[
     int | None, typer.Option("--max-queries", min=1, metavar="N", help="Most queries to the target in one search.")
 ]
-
-
-@app.command("ls", epilog=opt.examples("safereason attack ls", "safereason attack ls --json"))
-def list_attacks(as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
-    """List the attacks: what each does, what it needs, and its settings."""
-    documents: list[dict[str, object]] = []
-    rows: list[tuple[str, str, str]] = []
-    for name, attack in ATTACKS.every():
-        if isinstance(attack, InputError):
-            documents.append({"name": name, "summary": str(attack), "needs": [], "uses": [], "settings": {}})
-            rows.append((name, "", str(attack)))
-            continue
-        settings = _describe_settings(attack)
-        documents.append(
-            {
-                "name": name,
-                "summary": attack.summary,
-                "needs": sorted(attack.needs),
-                "uses": sorted(attack.uses),
-                "settings": settings,
-            }
-        )
-        rows.append((name, ", ".join(sorted(attack.needs)), attack.summary))
-    if as_json:
-        output.print_json(documents)
-    else:
-        output.print_table(("attack", "needs", "what it does"), rows)
-
-
-def _describe_settings(attack: "Attack") -> dict[str, dict[str, object]]:
-    """The default and the description of each setting, by its name."""
-    settings: dict[str, dict[str, object]] = {}
-    for key, field in attack.settings.model_fields.items():
-        default: object = field.get_default(call_default_factory=True)
-        settings[key] = {"default": default, "about": field.description}
-    return settings
 
 
 def _attack_command(name: str) -> Callable[..., None]:
@@ -165,6 +118,8 @@ def _attack_recipe(
     """
     import json
 
+    from safereason import attacks
+
     texts = list(overrides or ())
     for key, value in section_values.items():
         if value is not None:
@@ -199,20 +154,76 @@ def _attack_step(plan: "AttackPlan", model: str | None, recipe: str) -> str:
     return step
 
 
-def _add_attack(group: typer.Typer, attack: "Attack") -> None:
-    """Adds the command of one attack to a group."""
-    group.command(
-        attack.name,
-        help=f"{attack.summary}.",
-        epilog=opt.examples(
-            f"safereason attack {attack.name} --recipe tars-smoke --limit 10",
-            f"safereason attack {attack.name} --model runs/rl/RUN --prompts jailbreakbench --shard 2/8",
-        ),
-    )(_attack_command(attack.name))
+def _command_of(name: str, summary: str) -> Command:
+    """The command of one attack."""
+    epilog = opt.examples(
+        f"safereason attack {name} --recipe tars-smoke --limit 10",
+        f"safereason attack {name} --model runs/rl/RUN --prompts jailbreakbench --shard 2/8",
+    )
+    return groups.command_of(name, _attack_command(name), summary=f"{summary}.", epilog=epilog)
 
 
-for registered in ATTACKS.values():
-    _add_attack(app, registered)
-# These two are no searches for single behaviors, so they are not in the registry.
-app.command("rainbow", epilog=attack_rainbow.EXAMPLES)(attack_rainbow.rainbow)
-app.command("convert", epilog=attack_convert.EXAMPLES)(attack_convert.convert)
+def _plugin(name: str) -> Command | None:
+    """The command of another package's attack, or of one that is not listed yet; None where there is none."""
+    from safereason.attacks import ATTACKS
+
+    if not ATTACKS.has(name):
+        return None
+    attack = ATTACKS.find(name)
+    return _command_of(attack.name, attack.summary)
+
+
+def _attacks() -> list[Unloaded]:
+    """The commands of this package's attacks."""
+    commands: list[Unloaded] = []
+    for name, summary in groups.help_texts()["attacks"].items():
+        commands.append(Unloaded(name, f"{summary}.", partial(_command_of, name, summary)))
+    return commands
+
+
+app = groups.group(
+    "Find prompts that elicit behaviors.",
+    *_attacks(),
+    # These two are no searches for single behaviors, so they are not in the registry.
+    groups.imported("attack rainbow", "attack_rainbow:rainbow"),
+    groups.imported("attack convert", "attack_convert:convert"),
+    plugin=_plugin,
+)
+
+
+@app.command("ls", epilog=opt.examples("safereason attack ls", "safereason attack ls --json"))
+def list_attacks(as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
+    """List the attacks: what each does, what it needs, and its settings."""
+    from safereason.attacks import ATTACKS
+
+    documents: list[dict[str, object]] = []
+    rows: list[tuple[str, str, str]] = []
+    for name, attack in ATTACKS.every():
+        if isinstance(attack, InputError):
+            documents.append({"name": name, "summary": str(attack), "needs": [], "uses": [], "settings": {}})
+            rows.append((name, "", str(attack)))
+            continue
+        settings = _describe_settings(attack)
+        documents.append(
+            {
+                "name": name,
+                "summary": attack.summary,
+                "needs": sorted(attack.needs),
+                "uses": sorted(attack.uses),
+                "settings": settings,
+            }
+        )
+        rows.append((name, ", ".join(sorted(attack.needs)), attack.summary))
+    if as_json:
+        output.print_json(documents)
+    else:
+        output.print_table(("attack", "needs", "what it does"), rows)
+
+
+def _describe_settings(attack: "Attack") -> dict[str, dict[str, object]]:
+    """The default and the description of each setting, by its name."""
+    settings: dict[str, dict[str, object]] = {}
+    for key, field in attack.settings.model_fields.items():
+        default: object = field.get_default(call_default_factory=True)
+        settings[key] = {"default": default, "about": field.description}
+    return settings

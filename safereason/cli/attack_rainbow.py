@@ -1,14 +1,16 @@
 """`safereason attack rainbow`: an archive of harmful prompts, by risk and style, against a model of your own."""
 
 from string import ascii_lowercase
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from safereason.cli import options as opt
 from safereason.cli import output, stage
-from safereason.runs.records import Record
 from safereason.text.visible import visible
+
+if TYPE_CHECKING:
+    from safereason.runs.records import Record
 
 EXAMPLES = opt.examples(
     "safereason attack rainbow --recipe tars-1.5b --mutator org/writer --judge moderation --count 800",
@@ -98,7 +100,7 @@ def rainbow(
         print_grid(read_record(result.run / stage_rainbow.CELLS))
 
 
-def print_grid(cells: Record) -> None:
+def print_grid(cells: "Record") -> None:
     """Prints the best score of each cell in percent: a row per risk, a column per style, a dot for an empty cell."""
     scores = {(cell["risk"], cell["style"]): cell["score"] for cell in cells["best"]}
     styles: list[str] = cells["styles"]

@@ -1,58 +1,13 @@
 """`safereason data`: commands that list sources, build a recipe's data, and show rows."""
 
-from typing import Annotated
+from safereason.cli import groups
 
-import typer
-
-from safereason.cli import data_ls, data_overlap, data_show, data_traces, data_verify, stage
-from safereason.cli import options as opt
-
-app = opt.group("List sources, build a recipe's data, and look at rows.")
-
-
-app.command("ls", epilog=data_ls.EXAMPLES)(data_ls.list_sources)
-
-
-@app.command(
-    "build",
-    epilog=opt.examples(
-        "safereason data build --recipe tars-smoke",
-        "safereason data build --recipe tars-1.5b --dry-run",
-        "safereason data build --recipe tars-1.5b data.harmful_ratio=0.7 data.without_sources=[rainbow]",
-    ),
+app = groups.group(
+    "List sources, build a recipe's data, and look at rows.",
+    groups.imported("data ls", "data_ls:list_sources"),
+    groups.imported("data build", "data_build:build"),
+    groups.imported("data show", "data_show:show_rows"),
+    groups.imported("data traces", "data_traces:traces"),
+    groups.imported("data overlap", "data_overlap:overlap"),
+    groups.imported("data verify", "data_verify:verify"),
 )
-def build(
-    recipe: opt.RecipeName,
-    overrides: opt.Overrides = None,
-    out: opt.Out = None,
-    root: opt.Root = opt.RUNS,
-    seed: opt.Seed = None,
-    dry_run: opt.DryRun = False,
-    resume: opt.Resume = False,
-    overwrite: opt.Overwrite = False,
-    allow_missing: Annotated[
-        bool,
-        typer.Option("--allow-missing", help="Continue without sources that are not available; the card names them."),
-    ] = False,
-    as_json: opt.Json = False,
-    verbose: opt.Verbose = False,
-) -> None:
-    """Write a recipe's training prompts and traces, with a card that counts them."""
-    from safereason.stages import data as stage_data
-    from safereason.stages.preparation import training_sources
-
-    chosen = opt.load_recipe(recipe, overrides, seed=seed)
-    options = opt.stage_options(root, out, resume=resume, overwrite=overwrite)
-    # A dry run shows which sources are missing without building anything.
-    if dry_run:
-        steps = [f"read {name}: {state}" for name, state in training_sources.source_status(chosen, options).items()]
-        steps.append(f"build the {chosen.data.mix} mix into {out or root / 'data'}/")
-        stage.print_steps(chosen, steps, as_json)
-    else:
-        stage.run_and_print(lambda: stage_data.build_data(chosen, options, allow_missing=allow_missing), as_json)
-
-
-app.command("show", epilog=data_show.EXAMPLES)(data_show.show_rows)
-app.command("traces", epilog=data_traces.EXAMPLES)(data_traces.traces)
-app.command("overlap", epilog=data_overlap.EXAMPLES)(data_overlap.overlap)
-app.command("verify", epilog=data_verify.EXAMPLES)(data_verify.verify)

@@ -139,7 +139,8 @@ def count_by_family(recipes: Sequence[str]) -> str:
 
 def _all_sources() -> list[ListedSource]:
     from safereason.data.sources import SOURCES
-    from safereason.recipe.load import load, shipped
+    from safereason.recipe.load import load
+    from safereason.recipe.named import shipped
 
     recipes_by_source: dict[str, list[str]] = {}
     for path in shipped():

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from safereason.cli import options as opt
-from safereason.cli import rendered, rows
 from safereason.console import say
 from safereason.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from safereason.cli.rendered import Render, TableRow
+    from safereason.cli.rows import Numbered
 
 EXAMPLES = opt.examples(
     "safereason data show harmbench",
@@ -67,6 +69,8 @@ def show_rows(
     verbose: opt.Verbose = False,
 ) -> None:
     """Print examples, rollouts or completions so that a person can read them; on a terminal, page through them all."""
+    from safereason.cli import rows
+
     row_filter = rows.Filter(kind, source, label, id, category, match)
     opened = rows.open_rows(target, split, traces)
     render = _row_renderer(recipe, model) if is_rendered else None
@@ -88,9 +92,7 @@ def show_rows(
         say(message)
 
 
-def _with_rendering(
-    numbered: "Iterable[rows.Numbered]", render: rendered.Render | None
-) -> "Iterator[rendered.TableRow]":
+def _with_rendering(numbered: "Iterable[Numbered]", render: "Render | None") -> "Iterator[TableRow]":
     """The rows, each with its rendering where there is one."""
     for _, row in numbered:
         if render is None:
@@ -99,8 +101,10 @@ def _with_rendering(
             yield {**row, "rendered": render(row)}
 
 
-def _row_texts(numbered: "Iterable[rows.Numbered]", render: rendered.Render | None) -> "Iterator[str]":
+def _row_texts(numbered: "Iterable[Numbered]", render: "Render | None") -> "Iterator[str]":
     """The text of each row. Rows are made one by one, as a pager asks for them: a source may be larger than memory."""
+    from safereason.cli import rows
+
     coloured = rows.has_colour()
     for number, row in numbered:
         rendering = render(row) if render else None
@@ -119,12 +123,14 @@ def _print_texts(texts: "Iterator[str]", limit: int | None) -> bool:
     return bool(count)
 
 
-def _row_renderer(recipe: str | None, model: str | None) -> rendered.Render:
+def _row_renderer(recipe: str | None, model: str | None) -> "Render":
     """A function that renders rows for a model; where the recipe has a guard, inside the guard's prompt."""
+    from safereason.cli.rendered import renderer
+
     chosen = opt.load_recipe(recipe, None) if recipe else None
     spec = model or None
     if spec is None and chosen is not None:
         spec = chosen.model
     if spec is None:
         raise InputError("--rendered needs a tokenizer; name one with --recipe or --model")
-    return rendered.renderer(spec, chosen)
+    return renderer(spec, chosen)

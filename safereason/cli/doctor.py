@@ -12,7 +12,6 @@ import safereason
 from safereason.cli import options as opt
 from safereason.cli import output
 from safereason.errors import InputError
-from safereason.runs.manifest import installed
 
 EXAMPLES = opt.examples(
     "safereason doctor",
@@ -90,6 +89,8 @@ def _print_fit(recipe: str | None, gpus: str | None, overrides: list[str] | None
 
 
 def _versions() -> dict[str, str]:
+    from safereason.runs.manifest import installed
+
     versions = {"safereason": safereason.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         versions[package] = installed(package) or "not installed"
@@ -147,6 +148,8 @@ def _devices() -> str:
 
 
 def _extras() -> dict[str, str]:
+    from safereason.runs.manifest import installed
+
     extras: dict[str, str] = {}
     for extra, (packages, adds) in EXTRAS.items():
         state = "installed"

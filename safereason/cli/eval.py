@@ -1,39 +1,21 @@
 """`safereason eval`: evaluations of a model or a run."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from safereason.cli import (
-    catalog,
-    eval_agree,
-    eval_capability,
-    eval_compare,
-    eval_guard,
-    eval_score,
-    eval_separation,
-    output,
-    stage,
-)
+from safereason.cli import catalog, groups, output, stage
 from safereason.cli import options as opt
-from safereason.evals import EVALS, GUARD
+from safereason.cli.groups import Command, Unloaded
 
 if TYPE_CHECKING:
     from safereason.evals import Eval
     from safereason.stages.eval import EvalPlan
 
 
-class _EvalGroup(TyperGroup):
-    """The commands of this package's evaluations. One of another package's is made when it is typed."""
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        return super().get_command(ctx, cmd_name) or opt.plugin_command(EVALS, cmd_name, _add_eval)
-
-
-app = opt.group("Measure a model: how well it defends, and how far it still complies.", _EvalGroup)
 Cases = Annotated[
     list[Path] | None,
     typer.Option(
@@ -53,22 +35,8 @@ OldPrompts = Annotated[
 JudgeName = Annotated[str | None, typer.Option("--judge", metavar="JUDGE", help="Judge in place of the recipe's.")]
 
 
-@app.command("ls", epilog=opt.examples("safereason eval ls", "safereason eval ls --json"))
-def list_evals(as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
-    """List the evals, attacks, judges and guards, those of installed packages included."""
-    entries_by_kind = catalog.listing()
-    if as_json:
-        output.print_json(entries_by_kind)
-        return
-    rows: list[tuple[str, str, str]] = []
-    for kind, entries in entries_by_kind.items():
-        rows += [(kind.removesuffix("s"), entry["name"], entry["summary"]) for entry in entries]
-    output.print_table(("kind", "name", "what it is"), rows)
-
-
-def _eval_command(evaluation: "Eval") -> Callable[..., None]:
+def _eval_command(name: str) -> Callable[..., None]:
     """The command of one evaluation. All of them have the same options, so adding one needs no code here."""
-    name = evaluation.name
 
     def evaluate(
         overrides: opt.Overrides = None,
@@ -93,11 +61,12 @@ def _eval_command(evaluation: "Eval") -> Callable[..., None]:
         as_json: opt.Json = False,
         verbose: opt.Verbose = False,
     ) -> None:
+        from safereason import evals
         from safereason.evals import judging
         from safereason.stages import eval as stage_eval
 
         # Bars are checked first: a misspelt figure must not come to light after hours of measuring.
-        bars = opt.parse_bars(name, evaluation.reports, fail_under, fail_over)
+        bars = opt.parse_bars(name, evals.get(name).reports, fail_under, fail_over)
         source = opt.either_name("--prompts", prompts, "--source", old_prompts)
         # Before the recipe, so that an override may name an attack that a dotted path led to.
         attack_names = _attack_names(attacks)
@@ -151,27 +120,64 @@ def _eval_step(plan: "EvalPlan", model: str | None, recipe: str) -> str:
     return f"ask {subject} {amount} prompts of {', '.join(plan.sources)} ({attack_list}), and {last_part}"
 
 
-def _add_eval(group: typer.Typer, evaluation: "Eval") -> None:
-    """Adds the command of one evaluation to a group."""
-    name = evaluation.name
+def figure_with_bar(evaluation: "Eval") -> str:
+    """The figure that an evaluation's example sets a bar for."""
     # An eval without a judge counts tokens, which no bar suits; the share of closed reasoning has one.
-    figure_with_bar = evaluation.reports[0].name if evaluation.judge else "closed"
-    group.command(
-        name,
-        help=f"{evaluation.summary}.",
-        epilog=opt.examples(
-            f"safereason eval {name} --recipe tars-smoke",
-            f"safereason eval {name} --model embedded/smollm2-135m --limit 50",
-            f"safereason eval {name} --model runs/rl/RUN --fail-under {figure_with_bar}=0.9 --junit {name}.xml",
-        ),
-    )(_eval_command(evaluation))
+    if not evaluation.judge:
+        return "closed"
+    return evaluation.reports[0].name
 
 
-for registered in EVALS.values():
-    _add_eval(app, registered)
-app.command("score", epilog=eval_score.EXAMPLES)(eval_score.score)
-app.command("guard", help=f"{GUARD.summary}.", epilog=eval_guard.EXAMPLES)(eval_guard.measure_guard)
-app.command("separation", epilog=eval_separation.EXAMPLES)(eval_separation.separation)
-app.command("capability", epilog=eval_capability.EXAMPLES)(eval_capability.capability)
-app.command("agree", epilog=eval_agree.EXAMPLES)(eval_agree.agree)
-app.command("compare", epilog=eval_compare.EXAMPLES)(eval_compare.compare)
+def _command_of(name: str, summary: str, figure: str) -> Command:
+    """The command of one evaluation."""
+    epilog = opt.examples(
+        f"safereason eval {name} --recipe tars-smoke",
+        f"safereason eval {name} --model embedded/smollm2-135m --limit 50",
+        f"safereason eval {name} --model runs/rl/RUN --fail-under {figure}=0.9 --junit {name}.xml",
+    )
+    return groups.command_of(name, _eval_command(name), summary=f"{summary}.", epilog=epilog)
+
+
+def _plugin(name: str) -> Command | None:
+    """The command of another package's evaluation, or of one that is not listed yet; None where there is none."""
+    from safereason.evals import EVALS
+
+    if not EVALS.has(name):
+        return None
+    evaluation = EVALS.find(name)
+    return _command_of(evaluation.name, evaluation.summary, figure_with_bar(evaluation))
+
+
+def _evals() -> list[Unloaded]:
+    """The commands of this package's evaluations."""
+    commands: list[Unloaded] = []
+    for name, texts in groups.help_texts()["evals"].items():
+        load = partial(_command_of, name, texts["summary"], texts["figure"])
+        commands.append(Unloaded(name, f"{texts['summary']}.", load))
+    return commands
+
+
+app = groups.group(
+    "Measure a model: how well it defends, and how far it still complies.",
+    *_evals(),
+    groups.imported("eval score", "eval_score:score"),
+    groups.imported("eval guard", "eval_guard:measure_guard"),
+    groups.imported("eval separation", "eval_separation:separation"),
+    groups.imported("eval capability", "eval_capability:capability"),
+    groups.imported("eval agree", "eval_agree:agree"),
+    groups.imported("eval compare", "eval_compare:compare"),
+    plugin=_plugin,
+)
+
+
+@app.command("ls", epilog=opt.examples("safereason eval ls", "safereason eval ls --json"))
+def list_evals(as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
+    """List the evals, attacks, judges and guards, those of installed packages included."""
+    entries_by_kind = catalog.listing()
+    if as_json:
+        output.print_json(entries_by_kind)
+        return
+    rows: list[tuple[str, str, str]] = []
+    for kind, entries in entries_by_kind.items():
+        rows += [(kind.removesuffix("s"), entry["name"], entry["summary"]) for entry in entries]
+    output.print_table(("kind", "name", "what it is"), rows)

@@ -7,7 +7,6 @@ import typer
 
 from safereason.cli import options as opt
 from safereason.cli import stage
-from safereason.evals import CAPABILITY
 
 EXAMPLES = opt.examples(
     "safereason eval capability --model runs/rl/RUN --tasks gsm8k_cot_zeroshot,mmlu_pro --limit 100",
@@ -50,6 +49,7 @@ def capability(
     verbose: opt.Verbose = False,
 ) -> None:
     """Measure what the model can still do; `--limit N` takes the first N items of each task."""
+    from safereason.evals import CAPABILITY
     from safereason.stages import capability as stage_capability
 
     # lm-eval's tasks bring figures of their own, so a bar's name is checked once they are measured.

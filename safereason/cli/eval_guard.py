@@ -8,7 +8,6 @@ import typer
 from safereason.cli import options as opt
 from safereason.cli import output, stage
 from safereason.errors import InputError
-from safereason.evals import GUARD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,7 +88,8 @@ def measure_guard(
     as_json: opt.Json = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Measure a guard on labelled rows: F1 of `unsafe`, AUROC, verdicts that cannot be read."""
+    """F1 of a guard's verdicts on its benchmarks."""
+    from safereason.evals import GUARD
     from safereason.stages.guard_eval_plan import GuardEvalRequest
     from safereason.stages.guard_eval_score import PredictionsRequest, check_guard_eval_scored
 

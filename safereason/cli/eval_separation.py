@@ -7,7 +7,6 @@ import typer
 
 from safereason.cli import options as opt
 from safereason.cli import stage
-from safereason.evals import SEPARATION
 
 if TYPE_CHECKING:
     from safereason.stages.separation import SeparationPlan
@@ -47,6 +46,7 @@ def separation(
     verbose: opt.Verbose = False,
 ) -> None:
     """Measure how far apart harmful and harmless prompts lie inside the model, and draw it."""
+    from safereason.evals import SEPARATION
     from safereason.stages import separation as stage_separation
 
     bars = opt.parse_bars(SEPARATION.name, SEPARATION.reports, fail_under, fail_over)

@@ -1,9 +1,14 @@
 """`safereason guard`: a guard, a model that reasons over a policy before it calls a text safe or unsafe."""
 
-from safereason.cli import guard_classify, guard_policy, guard_serve, launched, stage
+from safereason.cli import groups, launched, stage
 from safereason.cli import options as opt
 
-app = opt.group("Train, run and serve a guard that reasons before its verdict.")
+app = groups.group(
+    "Train, run and serve a guard that reasons before its verdict.",
+    groups.imported("guard classify", "guard_classify:classify"),
+    groups.imported("guard serve", "guard_serve:serve"),
+    groups.imported("guard policy", "guard_policy:app"),
+)
 
 
 @app.command(
@@ -49,8 +54,3 @@ def train(
         keys = ("guard.sft", "guard.train")
         layout = launched.choose(launch, opt.planned_gpus(gpus, dry_run), chosen, options, keys)
         stage.train(stage_guard.train_guard, stage_guard.guard_outline, chosen, options, layout, dry_run, as_json)
-
-
-app.command("classify", epilog=guard_classify.EPILOG)(guard_classify.classify)
-app.command("serve", epilog=guard_serve.EXAMPLES)(guard_serve.serve)
-app.add_typer(guard_policy.app, name="policy")

@@ -16,7 +16,7 @@ from safereason.cli import options as opt
 from safereason.cli import output
 from safereason.console import no_progress, progress, say
 from safereason.errors import InputError
-from safereason.recipe.schema import MOST_NEW_TOKENS
+from safereason.recipe.limits import MOST_NEW_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from safereason.runs.directory import OnExisting
     from safereason.runs.records import Record
 
-EPILOG = opt.examples(
+EXAMPLES = opt.examples(
     "safereason guard classify --model runs/guard/rl/RUN rows.jsonl",
     "safereason guard classify --model runs/guard/rl/RUN rows.csv --field prompt=question --out verdicts.jsonl",
     "safereason guard classify --model runs/guard/rl/RUN rows.jsonl --fail-on unsafe --fail-on unparsed",

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
+from safereason.cli import groups, output
 from safereason.cli import options as opt
-from safereason.cli import output
 from safereason.errors import InputError
 
-app = opt.group("List, show and check the policies a guard can judge by.")
+app = groups.group("List, show and check the policies a guard can judge by.")
 
 Spec = Annotated[str, typer.Argument(metavar="POLICY", help="A shipped policy or a YAML file.")]
 

@@ -3,15 +3,13 @@
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
-from typer.core import TyperGroup
 
 from safereason.errors import InputError
-from safereason.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from safereason.evals.bars import Bar
@@ -22,39 +20,6 @@ if TYPE_CHECKING:
     from safereason.training.fit import Gpus
 
 T = TypeVar("T")
-E = TypeVar("E", bound=Entry)
-
-
-def group(summary: str, cls: type[TyperGroup] | None = None) -> typer.Typer:
-    """A group of commands that prints plain help; `cls` looks its commands up."""
-    return typer.Typer(
-        cls=cls,
-        help=summary,
-        # Plain help reads the same in a pipe, a log and the documentation, which is generated from it.
-        rich_markup_mode=None,
-        no_args_is_help=True,
-        add_completion=False,
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    )
-
-
-def plugin_command(registry: Registry[E], name: str, add: Callable[[typer.Typer, E], None]) -> object:
-    """The command of an entry that is not built in, for Typer; None where the name leads to none.
-
-    Args:
-        registry: The entries of which each has a command.
-        name: The name that was typed: that of an installed entry, or `module:NAME`.
-        add: Adds the command of an entry to a group.
-
-    Raises:
-        InputError: The entry cannot be imported.
-    """
-    if not registry.has(name):
-        return None
-    alone = group("")
-    add(alone, registry.find(name))
-    # An application of one command is that command.
-    return typer.main.get_command(alone)
 
 
 def examples(*commands: str) -> str:
@@ -178,13 +143,14 @@ def load_recipe(name: str, overrides: list[str] | None, *, seed: int | None = No
 
 def _expand_attack_setting(override: str) -> str:
     """`attack.settings.gcg.steps=100` for `gcg.steps=100`; any other override unchanged."""
-    from safereason.attacks import ATTACKS
     from safereason.recipe.schema import Recipe
 
     attack = override.partition("=")[0].partition(".")[0]
-    # Of an attack and a section of one name, the section wins.
+    # Of an attack and a section of one name, the section wins. Most overrides are of one, and need no attack imported.
     if attack in Recipe.model_fields:
         return override
+    from safereason.attacks import ATTACKS
+
     # Rainbow teaming has settings like an attack, but is not in the registry: it makes training prompts.
     if attack == "rainbow" or ATTACKS.has(attack):
         return f"attack.settings.{override}"

@@ -9,11 +9,12 @@ from contextlib import contextmanager, redirect_stdout
 from io import BufferedIOBase
 from typing import TYPE_CHECKING
 
-from safereason.runs.records import Record
 from safereason.text.visible import visible
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
+
+    from safereason.runs.records import Record
 
 # Between two columns, and the indent of a section.
 GAP = "  "
@@ -96,7 +97,7 @@ def print_mapping(document: Mapping[str, object], indent: str = "") -> None:
         print_mapping(section, f"{indent}{GAP}")
 
 
-def print_figures(figures: Sequence[Record]) -> None:
+def print_figures(figures: "Sequence[Record]") -> None:
     """Prints measured figures, one a line, with n, the 95 % interval and the count unscored.
 
     Two kinds of unscored items, failed and filtered ones, have columns of their own where there are any.
@@ -116,7 +117,7 @@ def print_figures(figures: Sequence[Record]) -> None:
     print_table(columns, rows)
 
 
-def interval(figure: Record) -> str:
+def interval(figure: "Record") -> str:
     """A figure's value and interval, such as `0.930 [0.901, 0.952]`."""
     value = figure["value"]
     if value is None:

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
+from safereason.cli import groups, output
 from safereason.cli import options as opt
-from safereason.cli import output
 from safereason.errors import InputError
 
-app = opt.group("List, show, copy, check and compare recipes.")
+app = groups.group("List, show, copy, check and compare recipes.")
 
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe or a YAML file.")]
 
@@ -17,7 +17,7 @@ Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe or
 @app.command("ls", epilog=opt.examples("safereason recipe ls", "safereason recipe ls --json"))
 def list_recipes(as_json: opt.Json = False, verbose: opt.Verbose = False) -> None:
     """List the shipped recipes."""
-    from safereason.recipe.load import shipped
+    from safereason.recipe.named import shipped
 
     recipes = [{"name": path.stem, "summary": _summary(path), "path": str(path)} for path in shipped()]
     if as_json:
@@ -64,7 +64,7 @@ def copy_recipe(
     verbose: opt.Verbose = False,
 ) -> None:
     """Copy a recipe to a file of your own, comments and all."""
-    from safereason.recipe.load import find
+    from safereason.recipe.named import find
 
     target = file
     if file.is_dir():

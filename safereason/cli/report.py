@@ -8,7 +8,6 @@ import typer
 
 from safereason.cli import options as opt
 from safereason.cli import stage
-from safereason.runs.directory import read_manifest
 
 EXAMPLES = opt.examples(
     "safereason report runs/rl/RUN runs/eval/harmbench/RUN --title mine",
@@ -37,6 +36,8 @@ def report(
 
 def _recipe_names(runs: Sequence[Path]) -> list[str]:
     """The names of the runs' recipes, sorted. A folder that is no run has none: the stage refuses it."""
+    from safereason.runs.directory import read_manifest
+
     names: set[str] = set()
     for run in runs:
         manifest = read_manifest(run)

@@ -14,7 +14,7 @@ from safereason.cli.rendered import TableRow
 from safereason.console import say
 from safereason.data.example import COLUMNS, Example, stream_parquet
 from safereason.errors import InputError
-from safereason.recipe.load import SUFFIXES as YAML
+from safereason.recipe.named import SUFFIXES as YAML
 from safereason.runs.directory import read_manifest, rows_of
 from safereason.text.visible import visible
 

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 from safereason import processes
 from safereason.cli import launched, output
 from safereason.console import say
-from safereason.runs.records import Record
 
 if TYPE_CHECKING:
     from safereason.evals.bars import Bar
     from safereason.recipe.schema import Recipe
+    from safereason.runs.records import Record
     from safereason.stages.base import Options, Result
     from safereason.stages.verl import VerlBackend, VerlTraining
     from safereason.training.layout import Layout
 
 
-def print_plan(recipe: "Recipe", plan: Record, as_json: bool) -> None:
+def print_plan(recipe: "Recipe", plan: "Record", as_json: bool) -> None:
     """Prints the outline of a training, and each value of the recipe with its source."""
     from safereason.recipe.load import leaves
     from safereason.recipe.provenance import sources
@@ -39,7 +39,7 @@ def print_plan(recipe: "Recipe", plan: Record, as_json: bool) -> None:
 
 def train(
     train_stage: Callable[["Recipe", "Options"], "Result"],
-    plan_stage: Callable[["Recipe", "Options"], Record],
+    plan_stage: Callable[["Recipe", "Options"], "Record"],
     recipe: "Recipe",
     options: "Options",
     layout: "Layout",
@@ -102,7 +102,7 @@ def train_with_verl(
         run_and_print(lambda: verl.export_verl(training, recipe, options, backend), as_json)
 
 
-def print_changes(changes: Mapping[str, Sequence[Record]]) -> None:
+def print_changes(changes: Mapping[str, Sequence["Record"]]) -> None:
     """Prints a table with one row per model and one column per figure; a figure that a model lacks is a dash."""
     cells: dict[str, dict[str, str]] = {}
     columns: list[str] = []

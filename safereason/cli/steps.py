@@ -9,10 +9,10 @@ from safereason import processes
 from safereason.cli import child, launched, output, stage
 from safereason.console import say
 from safereason.errors import InputError
-from safereason.runs.records import Record
 
 if TYPE_CHECKING:
     from safereason.recipe.schema import Recipe
+    from safereason.runs.records import Record
     from safereason.stages.base import Options
     from safereason.stages.pipeline import StartStep, Step
     from safereason.training.fit import Gpus
@@ -109,7 +109,7 @@ def run_one(recipe: "Recipe", options: "Options", name: str, spec: str, as_json:
     )
 
 
-def planned_layouts(recipe: "Recipe", spec: str, gpus: "Gpus | None") -> list[Record]:
+def planned_layouts(recipe: "Recipe", spec: str, gpus: "Gpus | None") -> "list[Record]":
     """The layout of each step that opens a model, for a dry run; empty where all steps run in one process.
 
     Raises:
@@ -135,7 +135,7 @@ def planned_layouts(recipe: "Recipe", spec: str, gpus: "Gpus | None") -> list[Re
     return rows
 
 
-def print_layouts(rows: Sequence[Record], gpus: "Gpus | None") -> None:
+def print_layouts(rows: "Sequence[Record]", gpus: "Gpus | None") -> None:
     """Prints the rows of `planned_layouts` as a table."""
     if not rows:
         return

@@ -9,12 +9,12 @@ import typer
 from safereason.cli import options as opt
 from safereason.cli import output, stage, steps
 from safereason.errors import InputError
-from safereason.runs.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from safereason.recipe.schema import Recipe
+    from safereason.runs.records import Record
     from safereason.training.fit import Gpus
 
 EXAMPLES = opt.examples(
@@ -126,7 +126,7 @@ def _print_plans(recipes: "Mapping[str, Recipe]", launch: str, planned: "Gpus | 
         steps.print_layouts(plan["layouts"], gpus)
 
 
-def _figures_by_row(changes: dict[str, dict[str, list[Record]]]) -> dict[str, list[Record]]:
+def _figures_by_row(changes: "dict[str, dict[str, list[Record]]]") -> "dict[str, list[Record]]":
     """The figures of each model at each point, by the title of their row."""
     figures_by_row: dict[str, list[Record]] = {}
     for point, models in changes.items():

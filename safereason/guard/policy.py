@@ -16,7 +16,8 @@ from pydantic_core import PydanticCustomError
 
 from safereason.errors import InputError, did_you_mean
 from safereason.recipe import explain, strict_yaml
-from safereason.recipe.load import SUFFIXES, text_of
+from safereason.recipe.load import text_of
+from safereason.recipe.named import SUFFIXES
 from safereason.text.inert import inert
 
 _SHIPPED = Path(__file__).parent / "policies"

@@ -18,6 +18,8 @@ from pydantic import (
     model_validator,
 )
 
+from safereason.recipe.limits import MOST_NEW_TOKENS
+
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Precision = Literal["fp32", "bf16"]
@@ -30,11 +32,10 @@ class RecipeSection(BaseModel):
     """A part of a recipe: immutable, and closed to keys it does not know."""
 
     # Frozen, so that the recipe written to a run's directory is the one that every stage has read.
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    # Each class checks its values by a program that is built at its first use: a recipe needs that of `Recipe` alone.
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True)
 
 
-MOST_NEW_TOKENS = 1 << 20
-"""Largest number of tokens of a completion: random numbers are drawn for all of them beforehand."""
 NewTokens = Annotated[int, Field(gt=0, le=MOST_NEW_TOKENS)]
 """Longest completion, in tokens of the model."""
 

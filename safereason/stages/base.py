@@ -9,7 +9,8 @@ from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, without_credentials
 from safereason.guard.open import GuardSpec
 from safereason.judges import JudgeSpec
-from safereason.recipe.load import reference_of, to_yaml
+from safereason.recipe.load import to_yaml
+from safereason.recipe.named import reference_of
 from safereason.recipe.schema import Recipe
 from safereason.runs.directory import Metrics as Metrics
 from safereason.runs.directory import (

@@ -18,7 +18,8 @@ from safereason.console import say
 from safereason.engines.spec import EngineName, ModelSpec
 from safereason.errors import InputError, StageFailed, did_you_mean
 from safereason.judges import JudgeSpec
-from safereason.recipe.load import load, shipped
+from safereason.recipe.load import load
+from safereason.recipe.named import shipped
 from safereason.recipe.schema import DPO, GRPO, SFT, Recipe, TarsRewardSettings
 from safereason.runs.directory import finished_runs, read_metrics
 from safereason.runs.records import Record

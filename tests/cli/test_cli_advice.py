@@ -13,7 +13,9 @@ from program import safereason
 import safereason as package
 from safereason import errors
 from safereason.cli.app import app
-from safereason.recipe.load import load, reference_of
+from safereason.cli.groups import whole
+from safereason.recipe.load import load
+from safereason.recipe.named import reference_of
 from safereason.stages.base import COMMANDS, Options, advice
 
 ROOT = typer.main.get_command(app)
@@ -30,12 +32,12 @@ def parsed(words: list[str]) -> object:
     while hasattr(command, "commands"):
         assert rest
         assert rest[0] in command.commands, f"no command {' '.join(words)}"
-        command, rest = command.commands[rest[0]], rest[1:]
+        command, rest = whole(command.commands[rest[0]]), rest[1:]
     return command.make_context(" ".join(words), list(rest))
 
 
 def options(command: object = ROOT) -> set[str]:
-    inner = getattr(command, "commands", {}).values()
+    inner = map(whole, getattr(command, "commands", {}).values())
     own = {name for parameter in getattr(command, "params", ()) for name in parameter.opts}
     return own.union(*map(options, inner))
 

@@ -11,7 +11,8 @@ from terminal import on_terminal
 from safereason.cli import data_ls, data_verify
 from safereason.data.example import Example, write_parquet
 from safereason.data.sources import SOURCES
-from safereason.recipe.load import load, shipped
+from safereason.recipe.load import load
+from safereason.recipe.named import shipped
 
 GOOD = {"id": "mine/1", "prompt": "How do I kill a process?", "kind": "ambiguous", "source": "mine"}
 

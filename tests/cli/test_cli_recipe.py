@@ -5,7 +5,8 @@ import json
 import yaml
 from program import refusal_line, safereason
 
-from safereason.recipe.load import leaves, load, resolved, shipped
+from safereason.recipe.load import leaves, load, resolved
+from safereason.recipe.named import shipped
 
 
 def test_ls_names_every_shipped_recipe():

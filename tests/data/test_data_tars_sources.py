@@ -40,7 +40,7 @@ from safereason.data.sources import (
 )
 from safereason.data.sources.base import published_rows, read_rows
 from safereason.errors import InputError
-from safereason.recipe.load import find
+from safereason.recipe.named import find
 
 TAKEN_BY_TARS = (
     "wildjailbreak",

@@ -8,7 +8,7 @@ from safereason.evals.metrics import Figure
 from safereason.evals.paper import RATIOS, RSAFE_F1, TARS_FIGURE_2B, TARS_FIGURE_3, TARS_TABLE_4, Tradeoff, guard_scores
 from safereason.evals.paper_locations import PAPER_LOCATIONS
 from safereason.evals.paper_match import Origin, matching_figure
-from safereason.recipe.load import shipped
+from safereason.recipe.named import shipped
 
 
 @pytest.mark.parametrize("plot", [TARS_FIGURE_3, TARS_FIGURE_2B])

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safereason.errors import InputError
-from safereason.recipe.load import find, leaves, load, resolved, shipped, to_yaml
+from safereason.recipe.load import leaves, load, resolved, to_yaml
+from safereason.recipe.named import find, shipped
 from safereason.recipe.schema import Recipe
 
 BASE = """\

@@ -46,7 +46,7 @@ def test_what_judges_wrote_is_not_held(tmp_path):
     runs = read_runs([path])
     models = measured_models(runs)
     size = (path / "verdicts.jsonl").stat().st_size
-    assert peak(lambda: collect(runs, models, ROOM, 0)) < size / 10
+    assert peak(lambda: collect(runs, models, MOST_TRANSCRIPT_CHARS, 0)) < size / 10
 
 
 def test_a_completion_without_a_verdict_is_unscored(tmp_path):

@@ -10,7 +10,8 @@ from trl import DPOConfig, SFTConfig
 from trl.generation.vllm_generation import VLLMGeneration
 
 from safereason.errors import InputError
-from safereason.recipe.load import load, shipped
+from safereason.recipe.load import load
+from safereason.recipe.named import shipped
 from safereason.recipe.schema import DPO, GRPO, SFT, Sampling
 from safereason.training.arguments import (
     Batch,

@@ -8,7 +8,7 @@ from safereason.data.example import Example, from_row, stream_examples
 from safereason.data.sources import described, description
 from safereason.data.sources.base import FILE_ENDINGS, Source, Split, read_rows, traces_of, with_unique_ids
 from safereason.errors import InputError
-from safereason.recipe.load import SUFFIXES as DESCRIPTIONS
+from safereason.recipe.named import SUFFIXES as DESCRIPTIONS
 
 SOURCE_ENDINGS = (*FILE_ENDINGS, *DESCRIPTIONS)
 """Endings of the name of a source of your own."""
