@@ -1,6 +1,7 @@
 """Append-only JSONL records and files that are whole or absent."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -163,6 +164,13 @@ def _write(path: Path, content: Iterable[bytes]) -> None:
 def write_json(path: Path, document: object) -> None:
     """Writes one JSON document whole."""
     write_text(path, _escaped(json.dumps(document, indent=2, ensure_ascii=False)) + "\n")
+
+
+def finite_or_none(value: float) -> float | None:
+    """The value, or None in place of NaN and infinities, which JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def _is_record(line: bytes) -> bool:

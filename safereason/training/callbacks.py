@@ -1,6 +1,5 @@
 """The connection of a trainer to the run directory: metrics of each step, whole checkpoints, and resuming from them."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,8 +8,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from safereason import console, processes
 from safereason.errors import InputError
-from safereason.runs.records import Record, RecordLog, read_record
+from safereason.runs.records import Record, RecordLog, finite_or_none, read_record
 from safereason.training.model import report_full_disk, report_full_memory
+from safereason.training.resume import COMPLETE
 from safereason.training.sharding import reduce_in_fp32
 from safereason.training.tracking import Tracker
 from safereason.training.training_run import SectionT, TrainingRun
@@ -18,8 +18,6 @@ from safereason.training.training_run import SectionT, TrainingRun
 if TYPE_CHECKING:
     from trl import DPOTrainer, SFTTrainer
 
-COMPLETE = "complete"
-"""Written into a checkpoint last: without it the checkpoint was cut off while it was being saved."""
 TRAINER_STATE = "trainer_state.json"
 """transformers' file in a checkpoint with the step and the history of the log."""
 
@@ -64,13 +62,6 @@ class MetricsLog(TrainerCallback):
         self._advance("  ".join(shown))
 
 
-def finite_or_none(value: float) -> float | None:
-    """The value, or None in place of NaN and infinities, which JSON does not have."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
 class MarkComplete(TrainerCallback):
     """Marks a checkpoint whole once all of it is on disk."""
 
@@ -80,22 +71,6 @@ class MarkComplete(TrainerCallback):
         processes.wait()
         if state.is_world_process_zero:
             (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
-
-
-def whole_checkpoints(folder: Path) -> list[tuple[Path, int]]:
-    """The whole checkpoints of a folder with their steps, the newest last."""
-    checkpoints: list[tuple[Path, int]] = []
-    for mark in folder.glob(f"checkpoint-*/{COMPLETE}"):
-        checkpoints.append((mark.parent, int(mark.parent.name.rpartition("-")[2])))
-    return sorted(checkpoints, key=lambda checkpoint: checkpoint[1])
-
-
-def last_checkpoint(folder: Path) -> tuple[Path, int] | None:
-    """The newest whole checkpoint and its step, or None."""
-    whole = whole_checkpoints(folder)
-    if not whole:
-        return None
-    return whole[-1]
 
 
 def restore_token_count(trainer: "SFTTrainer | DPOTrainer", checkpoint: Path) -> None:

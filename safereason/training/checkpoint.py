@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
@@ -21,8 +20,8 @@ from transformers import PreTrainedModel
 
 from safereason import processes
 from safereason.runs.records import Record, read_record, write_json
-from safereason.training.callbacks import COMPLETE, whole_checkpoints
-from safereason.training.model import report_full_disk
+from safereason.training.model import first_failure, report_full_disk
+from safereason.training.resume import COMPLETE, whole_checkpoints
 
 LOOP_STATE = "loop.json"
 """File in a checkpoint with what no tensor holds: counters, and the schedule of the learning rate."""
@@ -48,7 +47,8 @@ def save(
     processes.wait()
     weights, state = get_state_dict(model, optimizer, options=_TRAINED)
     with report_full_disk(folder):
-        _write(target, {"model": weights, "optimizer": state})
+        with _quiet():
+            save_parts({"model": weights, "optimizer": state}, checkpoint_id=target)
         if processes.is_main():
             write_json(target / LOOP_STATE, {**counters, "step": step, "schedule": schedule.state_dict()})
     # Every process writes a part of it, so that the first one alone does not know when it is whole.
@@ -63,7 +63,7 @@ def load(checkpoint: Path, model: PreTrainedModel, optimizer: Optimizer, schedul
     """Puts a checkpoint into a training, and returns its counters. Every process calls it."""
     weights, state = get_state_dict(model, optimizer, options=_TRAINED)
     parts: dict[str, Any] = {"model": weights, "optimizer": state}
-    with _quiet():
+    with _quiet(), first_failure():
         load_parts(parts, checkpoint_id=checkpoint)
     set_state_dict(
         model, optimizer, model_state_dict=parts["model"], optim_state_dict=parts["optimizer"], options=_TRAINED
@@ -79,13 +79,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
         yield
-
-
-def _write(target: Path, parts: dict[str, Any]) -> None:
-    try:
-        with _quiet():
-            save_parts(parts, checkpoint_id=target)
-    except CheckpointException as error:
-        # It holds an error for each process, and says none of them in its own message.
-        for failure, _ in error.failures.values():
-            raise failure from error

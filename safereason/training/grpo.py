@@ -37,12 +37,11 @@ from safereason.engines.open import precision_here
 from safereason.engines.transformers import end_of_turn_ids
 from safereason.recipe.schema import GRPO
 from safereason.rewards.base import Reward
-from safereason.runs.records import Record, RecordLog
+from safereason.runs.records import Record, RecordLog, finite_or_none
 from safereason.text import chat
 from safereason.training import checkpoint, logprobs, sharding
 from safereason.training.advantage import group_advantages, uniform_groups
 from safereason.training.arguments import grpo_schedule, lr_scheduler, vllm_arguments
-from safereason.training.callbacks import finite_or_none
 from safereason.training.logprobs import Rows, TokenLogps
 from safereason.training.model import add_adapters, load_trainable, report_full_memory, save_trained, without_dropout
 from safereason.training.order import epochs

@@ -25,8 +25,7 @@ from transformers import PreTrainedModel
 from safereason.engines import architectures
 from safereason.engines.states import accepted
 from safereason.training import shared_prefix
-from safereason.training.model import without_adapters
-from safereason.training.plain_head import Forward
+from safereason.training.model import Forward, without_adapters
 
 PROMPT_SHARE = 0.25
 """Least length of prompts, as a share of the completions' length, at which prompts are shared.

@@ -3,16 +3,17 @@
 import copy
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from safereason import processes
 from safereason.engines.memory import held_by_others, is_out_of_memory
@@ -26,9 +27,20 @@ from safereason.text import chat
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
+    from transformers import Trainer
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The system's error numbers where no more can be written."""
+
+
+class _CausalOutput(Protocol):
+    """The output of a causal language model of transformers."""
+
+    logits: Tensor
+
+
+Forward = Callable[..., _CausalOutput]
+"""The forward pass of a causal language model."""
 
 
 def lora_config(lora: LoRA | None) -> "LoraConfig | None":
@@ -102,7 +114,7 @@ def merged_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     return merged
 
 
-def save_trainer(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, precision: Precision) -> None:
+def save_trainer(trainer: "Trainer", tokenizer: PreTrainedTokenizerBase, folder: Path, precision: Precision) -> None:
     """Writes a trainer's model as `save_whole` does; every process calls it, and the first one writes."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     if processes.shards_model():
@@ -194,6 +206,19 @@ def save_whole(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
 
 @contextmanager
+def first_failure() -> Iterator[None]:
+    """Turns torch's error about a checkpoint into that of the first process which failed at it, or was interrupted.
+
+    Torch's holds an error for each process, says none of them in its own message, and is no `Exception`.
+    """
+    try:
+        yield
+    except CheckpointException as error:
+        for failure, _ in error.failures.values():
+            raise failure from error
+
+
+@contextmanager
 def report_full_disk(folder: Path) -> Iterator[None]:
     """Turns the errors of a full disk, which do not name a folder, into one that does.
 
@@ -201,7 +226,8 @@ def report_full_disk(folder: Path) -> Iterator[None]:
         StageFailed: Weights cannot be written.
     """
     try:
-        yield
+        with first_failure():
+            yield
     except (OSError, SafetensorError, RuntimeError) as error:
         if not _is_write_error(error):
             raise

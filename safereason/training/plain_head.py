@@ -7,10 +7,9 @@ padding, through the model's own forward pass, and run again in the backward pas
 """
 
 import functools
-from collections.abc import Callable
 from math import inf
 from types import MethodType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,20 +19,10 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from safereason.engines import architectures
 from safereason.engines.states import accepted
-from safereason.training.model import without_adapters
+from safereason.training.model import Forward, without_adapters
 
 IGNORED = -100
 """The label of a token that is not scored."""
-
-
-class _CausalOutput(Protocol):
-    """The output of a causal language model of transformers."""
-
-    logits: Tensor
-
-
-Forward = Callable[..., _CausalOutput]
-"""The forward pass of a causal language model."""
 
 
 class _RowFigures(NamedTuple):

@@ -16,7 +16,7 @@ from safereason.rewards.base import RewardParts
 from safereason.runs.records import RecordLog, read_records
 from safereason.training import grpo
 from safereason.training.arguments import lr_scheduler
-from safereason.training.callbacks import last_checkpoint
+from safereason.training.resume import last_checkpoint
 
 KINDS = ("harmful", "harmless")
 EXAMPLES = [Example(f"own/{i}", f"Prompt {i}?", KINDS[i % 2], "own") for i in range(10)]

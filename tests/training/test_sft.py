@@ -21,8 +21,8 @@ from safereason.text.chat import user
 from safereason.training import model as training_model
 from safereason.training import sft, shared_prefix
 from safereason.training.arguments import sft_arguments
-from safereason.training.callbacks import last_checkpoint
 from safereason.training.model import lora_config
+from safereason.training.resume import last_checkpoint
 
 
 def trace(number: int, reasoning: str | None = "It is harmless.", answer: str | None = "Boil it.") -> Example:
