@@ -70,6 +70,19 @@ class BarNotMet(SafeReasonError):
     exit_code = 3
 
 
+def interruption_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """The interruption that an error came of, or None; an interruption itself is returned as it is.
+
+    What is done on the way out may fail in turn, such as a message to a process that has ended already.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
 def one_line(error: BaseException) -> str:
     """A library's error by its class and message, without secrets, on one line of at most 300 characters."""
     return " ".join(redacted(f"{type(error).__name__}: {error}").split())[:300]

@@ -19,7 +19,7 @@ from safereason import processes
 from safereason.cli import signals
 from safereason.cli.child import ChildEnded
 from safereason.engines.memory import held_by_others, is_device_busy, is_out_of_memory
-from safereason.errors import SafeReasonError, first_line, message_of, redacted
+from safereason.errors import SafeReasonError, first_line, interruption_behind, message_of, redacted
 from safereason.runs import private
 from safereason.text.visible import visible
 
@@ -62,6 +62,9 @@ def guarded(call: Callable[[], object]) -> int:
         # A usage error is about the command line, so its traceback would only show Typer's own code.
         if LOGGER.isEnabledFor(logging.DEBUG) and not isinstance(error, TyperException):
             print(redacted("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+        # A signal ended the command, whatever failed on the way out.
+        if signals.last() is not None or interruption_behind(error) is not None:
+            return _end_of_interrupted()
         message, exit_code = _message_and_exit_code(error)
         _print_last_line(message)
         return exit_code
@@ -73,11 +76,14 @@ def guarded(call: Callable[[], object]) -> int:
 def _end_of_interrupted() -> int:
     """The exit code of a command that a signal ended, which is printed."""
     number = signals.last()
-    if number is None:
-        _print_last_line("interrupted")
-        return INTERRUPTED
-    _print_last_line(f"interrupted by {signals.name_of(number)}")
-    return 128 + number
+    line, exit_code = "interrupted", INTERRUPTED
+    if number is not None:
+        line, exit_code = f"interrupted by {signals.name_of(number)}", 128 + number
+    # A launcher ends its processes by a signal, also where one of them failed. It knows which of the two it was, and
+    # says so.
+    if not processes.is_launched():
+        _print_last_line(line)
+    return exit_code
 
 
 def _message_and_exit_code(error: Exception) -> tuple[str, int]:
@@ -123,7 +129,7 @@ def _reason(error: OSError) -> str:
 
 def _print_last_line(line: str) -> None:
     """Prints the command's last line. Of several processes that fail alike, only the first one prints."""
-    # The launcher ends the other processes with SIGTERM once one has failed. That is no interruption to report.
+    # From here on nothing is left to be done, so that a signal may end the process at once.
     signals.release()
     if not processes.is_main():
         # An error that all processes share ends the first one now, and the launcher ends this one while it sleeps.

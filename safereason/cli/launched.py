@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from safereason import processes
-from safereason.cli.signals import Signalled
+from safereason.cli import signals
 from safereason.console import say
 from safereason.errors import StageFailed
 
@@ -72,27 +72,31 @@ def start(launch: "Launch") -> None:
 
     Raises:
         StageFailed: A process was killed.
-        KeyboardInterrupt: The launcher got Ctrl-C, or as `Signalled` another signal.
+        KeyboardInterrupt: The launcher or a process got Ctrl-C, or as `Signalled` another signal.
         typer.Exit: A process failed; it holds that process's exit code.
     """
     from accelerate.commands.launch import launch_command
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    arguments = launch.parsed(program())
+    # Torch would take our signals over. Its handler leaves at an echo, before the processes have ended.
+    arguments.signals_to_handle = signal.SIGQUIT.name
     # A process has printed its error in one line. The launcher would log it again, with a page of its own.
     logging.disable(logging.ERROR)
     try:
-        launch_command(launch.parsed(program()))
+        launch_command(arguments)
     except SignalException as error:
-        if error.sigval == signal.SIGINT:
-            raise KeyboardInterrupt from error
-        raise Signalled(error.sigval) from error
+        signals.end_by(error.sigval)
     except ChildFailedError as error:
-        rank, failure = min(error.failures.items())
+        # In the order in which they failed: the launcher ended the others because of the first.
+        rank, failure = next(iter(error.failures.items()))
         # A negative exit code is the number of the signal that killed the process, such as -9 when memory ran out.
         if failure.exitcode < 0:
-            name = signal.Signals(-failure.exitcode).name
+            name = signals.name_of(-failure.exitcode)
             raise StageFailed(f"process {rank} was ended by {name}; pass --resume to go on") from error
+        if failure.exitcode > 128:
+            signals.end_by(failure.exitcode - 128)
         raise typer.Exit(failure.exitcode) from error
     finally:
         logging.disable(logging.NOTSET)

@@ -21,7 +21,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from safereason import processes
-from safereason.errors import InputError, StageFailed, redacted
+from safereason.errors import InputError, StageFailed, interruption_behind, redacted
 from safereason.files import JSONRow, json_rows, json_type
 from safereason.runs import manifest, private
 from safereason.runs.asides import clear, is_aside
@@ -92,6 +92,9 @@ class RunDirectory:
     ) -> None:
         if processes.is_main():
             self._close(error)
+        # What a person got wrong, every process finds; the first one may remove the run for it.
+        elif error is not None and not isinstance(error, InputError):
+            self._end(error)
 
     def _close(self, error: BaseException | None) -> None:
         if error is not None:
@@ -243,8 +246,7 @@ class RunDirectory:
             self._log = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
         except BaseException as error:
             # `__exit__` does not run for a `with` that was never entered.
-            if (read_manifest(self.path) or {}).get("status") == "running":
-                self._end(error)
+            self._end(error)
             raise
         self._log.setFormatter(_Redacted("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("safereason").addHandler(self._log)
@@ -253,9 +255,19 @@ class RunDirectory:
             logging.getLogger("safereason").setLevel(logging.INFO)
 
     def _end(self, error: BaseException) -> None:
+        """Writes how the run ended, unless that is written.
+
+        Of several processes the first one that ends writes it: to the others its end is a broken connection, or a
+        signal by which the launcher ends them, too.
+        """
+        status = "failed"
+        interruption = interruption_behind(error)
+        if interruption is not None:  # by Ctrl-C or by a signal
+            status, error = "interrupted", interruption
         # The disk may be full. The error that ended the run must not be hidden by this one.
         with suppress(OSError):
-            self._update(status=_status_of(error), error=redacted(str(error)))
+            if (read_manifest(self.path) or {}).get("status") == "running":
+                self._update(status=status, error=redacted(str(error)))
 
     def _update(self, **changes: object) -> None:
         write_json(self.path / MANIFEST, {**(read_manifest(self.path) or {}), **changes})
@@ -359,12 +371,6 @@ def _what_changed(differing: Sequence[str]) -> str:
     if contents:
         parts.append(f"other contents since ({', '.join(contents)})")
     return ", and ".join(parts)
-
-
-def _status_of(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt):  # by Ctrl-C or by a signal
-        return "interrupted"
-    return "failed"
 
 
 def _is_left_over(path: Path) -> bool:

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from program import COMMAND, refusal_line, safereason
 
-from safereason.cli import errors
+from safereason.cli import errors, signals
 from safereason.errors import BarNotMet, InputError, StageFailed
 
 
@@ -89,6 +90,24 @@ def test_each_kind_of_error_has_its_line_and_code(error, code, line, capsys):
     assert err.count("\n") == 1
 
 
+def test_an_interruption_is_told_whatever_fails_on_the_way_out(capsys):
+    def call() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("Connection closed by peer")
+
+    assert errors.guarded(call) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_process_of_a_launcher_leaves_it_to_that_to_tell_of_an_interruption(capsys, monkeypatch):
+    for name, value in {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert errors.guarded(fails(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == ""
+
+
 def test_a_traceback_is_shown_only_when_verbose(capsys, monkeypatch):
     monkeypatch.setattr(errors.LOGGER, "level", logging.DEBUG)
     errors.LOGGER.manager._clear_cache()
@@ -140,6 +159,22 @@ signals.take()
 os.kill(os.getpid(), signal.SIGHUP)
 print("went on")
 """
+TWICE = """
+import os, signal
+from safereason.cli import signals
+signals.take()
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+except signals.Signalled:
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGHUP)
+    print("ended in peace")
+signals.ECHO = 0.0
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+except signals.Signalled:
+    print("ended again")
+"""
 FORKED = """
 import os, signal, time
 from safereason.cli import signals
@@ -181,6 +216,17 @@ def test_a_hang_up_that_is_ignored_stays_ignored():
     script = f"trap '' HUP; exec {sys.executable} -c '{HANG_UP}'"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
+
+
+def test_a_signal_that_comes_twice_at_once_does_not_break_into_the_end():
+    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("ended in peace\nended again\n", "")
+
+
+def test_an_interruption_reaches_other_processes_as_it_is():
+    got = pickle.loads(pickle.dumps(signals.Signalled(signal.SIGTERM)))
+    assert isinstance(got, KeyboardInterrupt)
+    assert (got.number, str(got)) == (signal.SIGTERM, "SIGTERM")
 
 
 def test_a_process_that_is_forked_off_ends_by_the_signal_itself():

@@ -5,32 +5,55 @@ from pathlib import Path
 
 import micro
 import pytest
+import typer
 from program import python, refusal_line, safereason
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from safereason.cli import launched
+from safereason.cli.signals import Signalled
+from safereason.errors import StageFailed
 from safereason.recipe.load import load
 from safereason.training import fit
+from safereason.training.launch import Launch
 
 FAKED = """
-import sys
+import os, sys
 from safereason.cli import child
 from safereason.cli.app import main
 from safereason.training import layout
 
 count, gib = int(sys.argv.pop(1)), float(sys.argv.pop(1))
+real = vars(layout).copy()
 layout.devices_here = lambda: [int(gib * 2**30)] * count
 layout.device_count = lambda: count
-run_child = child.run
 
 
 def run_on_cpu(words):
-    print("child:", *words[words.index("--step"):], file=sys.stderr)
-    run_child([*words[:words.index("--launch")], "--launch", "none"])
+    print("child:", *words[words.index("--step"):], file=sys.stderr, flush=True)
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        layout.devices_here, layout.device_count = real["devices_here"], real["device_count"]
+        sys.argv = [sys.argv[0], *words[:words.index("--launch")], "--launch", "none"]
+        code = 1
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code:
+        raise child.ChildEnded(code)
 
 
 child.run = run_on_cpu
 main()
 """
-"""The program on a machine with so many GPUs of so many GiB; its processes train on the CPU all the same."""
+"""The program on a machine with so many GPUs of so many GiB; its processes, forked here, train on the CPU all the same.
+
+How one of them starts is tried with `RUN_CHILD`, and with all that `run` does in `training/test_launch.py`.
+"""
 RECIPE = """
 model: {model}
 data: {{mix: tars, prompts: 16, harmful_ratio: 0.5, harmful: [{{source: sample, prompts: 40}}],
@@ -131,7 +154,6 @@ def test_the_gpus_of_the_machine_are_planned_for(recipe):
         assert plan["SFTConfig"]["per_device_train_batch_size"] == 1
 
 
-@pytest.mark.slow
 def test_on_gpus_each_step_of_run_is_a_process_of_its_own(recipe, tmp_path):
     words = ("run", "--recipe", recipe, "--root", tmp_path, "--seed", 3, "--json")
     done = python(FAKED, 4, 48, *words)
@@ -183,6 +205,26 @@ def test_several_gpus_and_one_process_are_told_of(recipe, tmp_path):
     done = python(FAKED, 4, 48, "sft", "--recipe", recipe, "--root", tmp_path, "--launch", "none")
     assert done.returncode == 2
     assert done.stderr.splitlines()[0] == "launch: one process, on the first of 4 GPUs"
+
+
+@pytest.mark.parametrize(
+    ("codes", "error", "text"),
+    [
+        # The first one is ended for the second one's failure.
+        ({1: 2, 0: 143}, typer.Exit, "2"),
+        ({1: -9, 0: 143}, StageFailed, "process 1 was ended by SIGKILL"),
+        ({0: 143, 1: 1}, Signalled, "SIGTERM"),
+        ({0: 130}, KeyboardInterrupt, ""),
+    ],
+)
+def test_processes_end_the_launcher_as_the_first_of_them_ended(codes, error, text, monkeypatch):
+    def fail(_: object) -> None:
+        raise ChildFailedError("rl", {rank: ProcessFailure(rank, 1, code, "") for rank, code in codes.items()})
+
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", fail)
+    with pytest.raises(error) as raised:
+        launched.start(Launch((), 2))
+    assert str(raised.value).startswith(text)
 
 
 RUN_CHILD = """

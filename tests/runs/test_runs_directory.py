@@ -322,6 +322,30 @@ def test_a_run_that_does_not_end_well_says_so(tmp_path: Path, error: BaseExcepti
         assert status(tmp_path / "run") == "running"
 
 
+def interrupt_and_fail() -> None:
+    try:
+        raise KeyboardInterrupt("SIGTERM")
+    finally:
+        raise StageFailed("the other process is gone")
+
+
+def test_what_fails_on_the_way_out_does_not_hide_an_interruption(tmp_path: Path):
+    with pytest.raises(StageFailed), run(tmp_path / "run"):
+        interrupt_and_fail()
+    document = read_json(tmp_path / "run" / "manifest.json")
+    assert (document["status"], document["error"]) == ("interrupted", "SIGTERM")
+
+
+def test_a_finished_run_stays_finished_whatever_comes_after(tmp_path: Path):
+    def finish_and_interrupt(this: RunDirectory) -> None:
+        this.finish({"loss": 0.5})
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), run(tmp_path / "run") as this:
+        finish_and_interrupt(this)
+    assert is_finished(tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("error", "expected"), [(KeyboardInterrupt(), "interrupted"), (OSError(errno.ENOSPC, "full"), "failed")]
 )
