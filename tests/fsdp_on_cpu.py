@@ -1,7 +1,7 @@
 """safereason on CPUs as on GPUs: FSDP2, which accelerate knows for GPUs only, and bf16 where the recipe says so.
 
 With `ACCELERATES_POLICY=1` FSDP2 has the mixed precision that accelerate gives it.
-Started by `accelerate launch`, with the command line of `safereason` after it.
+It takes the command line of `safereason`, in the environment of `accelerate launch`.
 """
 
 import os

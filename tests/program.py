@@ -51,9 +51,31 @@ def on_streams(*arguments: object, streams: Sequence[int], env: Mapping[str, str
     return subprocess.Popen([COMMAND, *argv], env=env, stdin=stdin, stdout=out, stderr=err, start_new_session=True)
 
 
-def python(program: str, *arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def python(
+    program: str, *arguments: object, timeout: float = 300, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """A program of the test's own, such as one that kills itself at a certain record, run to its end."""
-    return _warm().run(list(map(str, arguments)), env=_environment({}), program=program, timeout=timeout)
+    return _warm().run(list(map(str, arguments)), env=_environment(environment), program=program, timeout=timeout)
+
+
+def python_started(program: str, *arguments: object, **environment: str) -> Child:
+    """A program of the test's own while it runs, as `started` has the command."""
+    return _warm().start(list(map(str, arguments)), env=_environment(environment), program=program)
+
+
+def in_shell(
+    script: str, *arguments: object, cwd: Path | None = None, timeout: float = 300, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """A script of bash, run to its end, in which `safereason` is the command; `$@` are the arguments."""
+    path = f"{_warm().folder_of_client}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-c", script, "-", *map(str, arguments)],
+        cwd=cwd,
+        env={**_environment(environment), "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
 
 
 def offline() -> dict[str, str]:

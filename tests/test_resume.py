@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import micro_guard
 import pytest
-from program import safereason, started
+from program import python, safereason, started
 
 from safereason.engines.spec import ModelSpec
 from safereason.recipe.load import load
@@ -151,16 +149,20 @@ def test_rl_that_is_asked_to_end_says_so_and_is_resumed(recipe, whole, root, sen
     assert_same_training(run, whole["rl"])
 
 
+WITHOUT_UMASK = """
+import os
+from safereason.cli.app import main
+
+os.umask(0)
+main()
+"""
+
+
 def test_all_that_a_run_writes_is_for_its_owner_alone(recipe, whole, root):
     for folder, mask in ((root / "private", {}), (root / "shared", {"SAFEREASON_UMASK": "027"})):
         command = ["eval", "xstest", "--recipe", recipe, "--root", root, "--model", whole["rl"], "--out", folder]
         command += ["eval.limit=2", "eval.sampling.max_new_tokens=8"]
-        done = subprocess.run(
-            ["bash", "-c", 'umask 000; exec "$@"', "-", sys.executable, "-m", "safereason", *command],
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "SAFEREASON_CACHE": str(root / f"{folder.name}-cache"), **mask},
-            capture_output=True,
-            text=True,
-        )
+        done = python(WITHOUT_UMASK, *command, SAFEREASON_CACHE=str(root / f"{folder.name}-cache"), **mask)
         assert done.returncode == 0, done.stderr
         others = 0o027 if mask else 0o077
         inside = [folder, *folder.rglob("*"), *(root / f"{folder.name}-cache").rglob("*")]

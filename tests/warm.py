@@ -1,8 +1,8 @@
 """A process that has the package and its libraries imported and forks a child for each command that a test runs.
 
 Most of a command's time on models of two layers is spent on imports. A child of this process begins where the console
-script begins, or a program that a test wrote, with its own arguments, environment, folder and streams. `COLD` says
-which commands begin as a person begins them; those that tests run by a shell do so, too.
+script begins, or a program that a test wrote, with its own arguments, environment, folder and streams. A shell has such
+children by a client. `COLD` says which commands begin as a person begins them.
 """
 
 import atexit
@@ -75,8 +75,30 @@ COLD = (
     "XDG_",
 )
 """Variables that Python and the libraries read while they are imported: a command with others begins anew."""
-READ_LATER = ("PYTHONPATH", "HF_TOKEN")
+READ_LATER = (
+    "PYTHONPATH",
+    "HF_TOKEN",
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "TORCHELASTIC_USE_AGENT_STORE",
+)
 """Names like those of `COLD` that are read when they are needed; a child puts the folders of the first on its path."""
+CLIENT = """#!{python} -SE
+import json, os, socket, sys
+
+connection = socket.socket(socket.AF_UNIX)
+connection.connect({address!r})
+socket.send_fds(connection, [b"."], [0, 1, 2])
+job = {{"argv": sys.argv[1:], "env": dict(os.environ), "program": "", "cwd": os.getcwd()}}
+connection.sendall(json.dumps(job).encode() + b"\\n")
+with connection.makefile() as lines:
+    lines.readline()
+    code = int(lines.readline())
+sys.exit(code if code >= 0 else 128 - code)
+"""
+"""The command for a shell: a child of the warm process, with the client's streams, environment and folder."""
 
 
 class Warm:
@@ -98,6 +120,11 @@ class Warm:
             pass_fds=[listening.fileno()],
         )
         listening.close()
+        client = Path(self._folder.name) / "bin" / Path(command).name
+        client.parent.mkdir()
+        client.write_text(CLIENT.format(python=sys.executable, address=self._address))
+        client.chmod(0o700)
+        self.folder_of_client = client.parent
 
     def takes(self, environment: Mapping[str, str]) -> bool:
         """Whether a command in this environment would begin as one that begins anew."""
@@ -132,9 +159,11 @@ class Warm:
                 raise
             return subprocess.CompletedProcess(list(arguments), code, _text(out), _text(err))
 
-    def start(self, arguments: Sequence[str], *, env: Mapping[str, str], streams: Sequence[int] = ()) -> "Child":
+    def start(
+        self, arguments: Sequence[str], *, env: Mapping[str, str], program: str = "", streams: Sequence[int] = ()
+    ) -> "Child":
         """What `subprocess.Popen` gives with a session of its own and three pipes, or these descriptors instead."""
-        return Child(self._address, _job(arguments, env), streams)
+        return Child(self._address, _job(arguments, env, program), streams)
 
 
 class Child:

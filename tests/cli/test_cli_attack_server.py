@@ -1,13 +1,11 @@
 """PAIR and TAP as installed, against a server in a process of its own, with the micro model as target."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import micro
 import pytest
-from program import safereason
+from program import python_started, safereason
 
 from safereason.runs.records import read_records
 
@@ -32,8 +30,7 @@ with openai_server.serve(engine) as server:
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
     model = micro.save_model(tmp_path_factory.mktemp("micro"))
-    command = [sys.executable, "-c", SERVER, str(model), str(TESTS), str(TESTS / "attacks")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with python_started(SERVER, model, TESTS, TESTS / "attacks") as process:
         try:
             yield process.stdout.readline().strip()
         finally:

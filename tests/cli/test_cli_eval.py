@@ -1,7 +1,6 @@
 """`eval` for CI: bars, JUnit XML, the documented gate as a shell runs it, and judging again."""
 
 import json
-import os
 import random
 import re
 import subprocess
@@ -11,7 +10,7 @@ from xml.etree import ElementTree as Xml
 import micro
 import pytest
 import torch
-from program import COMMAND, refusal_line, safereason
+from program import in_shell, refusal_line, safereason
 from transformers import LlamaForCausalLM
 
 from safereason.cli import junit
@@ -67,17 +66,7 @@ def gate(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs the documented script where `safereason` is the program under test."""
     assert GATE is not None
     (folder / "gate.sh").write_text(GATE.group(1))
-    path = f"{Path(COMMAND).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PATH": path}
-    return subprocess.run(
-        ["sh", "gate.sh", *map(str, arguments)],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return in_shell('sh gate.sh "$@"', *arguments, cwd=folder)
 
 
 def test_the_documented_gate_lets_a_model_that_refuses_pass(refuser: Path, behaviors: Path, tmp_path: Path):

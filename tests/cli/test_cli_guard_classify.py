@@ -16,7 +16,7 @@ import micro
 import micro_guard
 import openai_server
 import pytest
-from program import COMMAND, Running, safereason, started
+from program import COMMAND, Running, in_shell, safereason, started
 
 from safereason.cli import errors
 from safereason.cli.app import app
@@ -124,9 +124,8 @@ def test_verdicts_of_a_model_that_gives_none_are_unparsed_and_say_why(
 
 
 def test_stdin_is_read_in_a_pipe(guard: Path):
-    line = f"printf '%s\\n' '{{\"prompt\": \"a\"}}' | {COMMAND} guard classify --model {guard} - 2>/dev/null"
-    done = subprocess.run(
-        ["bash", "-c", line], capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = in_shell(
+        """printf '%s\\n' '{"prompt": "a"}' | safereason guard classify --model "$1" - 2>/dev/null""", guard
     )
     assert done.returncode == 0
     assert records(done.stdout)[0]["label"] in ("safe", "unsafe")
@@ -134,11 +133,8 @@ def test_stdin_is_read_in_a_pipe(guard: Path):
 
 def test_a_reader_that_has_enough_ends_it_quietly(guard: Path, tmp_path: Path):
     file = rows_file(tmp_path / "rows.jsonl", *(f"question {i}" for i in range(70)))
-    words = f"guard classify --model {guard} --policy {guard / 'house.yaml'} {file}"
-    line = f"set -o pipefail; {COMMAND} {words} | head -1"
-    done = subprocess.run(
-        ["bash", "-c", line], capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
-    )
+    words = ("--model", guard, "--policy", guard / "house.yaml", file)
+    done = in_shell('set -o pipefail; safereason guard classify "$@" | head -1', *words)
     assert records(done.stdout)[0]["row"] == 1
     assert done.stdout.count("\n") == 1
     assert done.returncode == 1

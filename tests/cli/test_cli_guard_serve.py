@@ -7,7 +7,6 @@ import re
 import resource
 import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import micro
 import pytest
-from program import COMMAND, Running, started
+from program import Running, python_started, started
 
 from safereason.cli import errors
 from safereason.cli.app import app
@@ -27,6 +26,14 @@ from safereason.guard.server.keys import VARIABLE
 from safereason.recipe.schema import Sampling
 
 PATIENCE = 120.0
+WITH_FILES = """
+import resource
+from safereason.cli.app import main
+
+resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))
+main()
+"""
+"""The program with a limit of open files."""
 
 
 @pytest.fixture(scope="module")
@@ -95,22 +102,18 @@ def test_a_port_in_use_is_known_before_the_model_is_loaded(guard, capsys, monkey
 
 @contextmanager
 def serving(
-    guard: Path, *arguments: object, preexec_fn: Callable[[], None] | None = None, **environment: str
+    guard: Path, *arguments: object, files: int | None = None, **environment: str
 ) -> Iterator[tuple[Running, int, list[str]]]:
-    """The installed program once it listens: process, port and what it said until then."""
+    """The installed program once it listens: process, port and what it said until then.
+
+    It may open so many files, where a number is given.
+    """
     words = ["guard", "serve", "--model", guard, "--port", "0", *map(str, arguments)]
     process: Running
-    if preexec_fn is None:
+    if files is None:
         process = started(*words, **environment)
     else:
-        process = subprocess.Popen(
-            [COMMAND, *words],
-            env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=preexec_fn,
-        )
+        process = python_started(WITH_FILES.format(files=files), *words, **environment)
     watch = threading.Timer(PATIENCE, process.kill)
     watch.start()
     try:
@@ -186,11 +189,7 @@ def test_keys_a_mapping_and_limits_reach_the_server(guard, tmp_path):
 
 def test_300_callers_that_say_nothing_neither_stop_the_server_nor_fill_its_log(guard):
     """With a limit of 200 files, as asyncio alone takes connections, nothing answered and stderr filled."""
-    with serving(guard, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))) as (
-        process,
-        port,
-        _,
-    ):
+    with serving(guard, files=200) as (process, port, _):
         connections = [socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) for _ in range(300)]
         for caller in connections:
             with suppress(OSError):

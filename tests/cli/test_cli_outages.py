@@ -1,7 +1,6 @@
 """Judges that are down, garbled or silent, and providers that filter: what a person sees, and what is asked again."""
 
 import json
-import os
 import subprocess
 import threading
 from collections import Counter
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from program import COMMAND, safereason
+from program import in_shell, safereason
 
 from safereason.runs.directory import read_manifest
 from safereason.runs.records import read_records
@@ -168,20 +167,12 @@ def test_a_judge_s_outage_is_told_and_resume_asks_exactly_its_verdicts_again(
     server.judged.clear()
     server.chats.clear()
     command = line.partition("`")[2].partition("`")[0]
-    again = subprocess.run(
+    again = in_shell(
         command,
-        shell=True,
         cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={
-            **os.environ,
-            "PATH": f"{Path(COMMAND).parent}:{os.environ['PATH']}",
-            "OPENAI_API_KEY": "none",
-            "OPENAI_BASE_URL": server.url,
-            "SAFEREASON_CACHE": str(tmp_path / "cache"),
-        },
+        OPENAI_API_KEY="none",
+        OPENAI_BASE_URL=server.url,
+        SAFEREASON_CACHE=str(tmp_path / "cache"),
     )
     assert again.returncode == 0, again.stderr
     assert (Counter(server.judged), server.chats) == (Counter(lost), [])

@@ -2,12 +2,11 @@
 
 import json
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from program import COMMAND, refusal_line, safereason
+from program import in_shell, refusal_line, safereason
 
 from safereason.evals import EVALS
 
@@ -116,10 +115,9 @@ def test_a_finished_run_is_shown_again_as_it_is(whole, tiny, root, step):
 
 
 def test_a_pipeline_gets_the_figures_of_a_run_that_is_there(whole, tiny, root):
-    words = shlex.join([COMMAND, "eval", "xstest", "--recipe", str(tiny), "--root", str(root), "--json"])
     reader = shlex.join([sys.executable, "-c", "import json, sys; print(json.load(sys.stdin)['metrics']['eval'])"])
-    script = f"set -o pipefail; {words} | {reader}"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    words = ("eval", "xstest", "--recipe", tiny, "--root", root, "--json")
+    done = in_shell(f'set -o pipefail; safereason "$@" | {reader}', *words)
     assert (done.returncode, done.stdout) == (0, "xstest\n"), done.stderr
 
 
