@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("SAFEREASON_PATIENCE", "1")  # with servers that are down on purpose
+os.environ.setdefault("NUMBA_OPT", "0")  # UMAP compiles for longer than it works here
 
 import micro
 import pytest

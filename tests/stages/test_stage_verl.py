@@ -1,6 +1,6 @@
 """Training by verl, as far as it goes without a GPU: what it is given, how it is started, and what is taken back.
 
-`main_ppo` is a stand-in that records its arguments and leaves what verl leaves; the merger after it is verl's own.
+`main_ppo` is a stand-in that records its arguments and leaves what verl leaves; the first merger after it is its own.
 """
 
 import json
@@ -41,7 +41,7 @@ guard:
   validation: {{every_steps: 1, keep_best: false}}
 """
 PYTHON = f"""#!{sys.executable}
-import json, os, runpy, sys
+import json, os, runpy, shutil, sys
 from pathlib import Path
 from types import ModuleType
 
@@ -51,14 +51,18 @@ if sys.argv[1] == "-c":
 with open(os.environ["RECORD"], "a") as record:
     record.write(json.dumps([name, *arguments]) + "\\n")
 if name == "verl.model_merger":
+    merged, target = Path(os.environ["MERGED"]), Path(arguments[arguments.index("--target_dir") + 1])
+    if merged.exists():  # its imports take long, and it merges the same weights each time
+        shutil.copytree(merged, target)
+        sys.exit()
     ray = sys.modules["ray"] = ModuleType("ray")  # named in verl, and not called by its merger
     ray.ObjectRef = object
     sys.argv = [name, *arguments]
     runpy.run_module(name, run_name="__main__")
+    shutil.copytree(target, merged)
     sys.exit()
 if "FAIL" in os.environ:
     sys.exit("no GPU is there")
-import shutil
 import torch
 from safetensors.torch import load_file
 
@@ -108,6 +112,7 @@ def stand_in(work, monkeypatch):
     monkeypatch.setenv("PATH", f"{work / 'bin'}:{os.environ['PATH']}")
     (work / "argv.jsonl").unlink(missing_ok=True)
     monkeypatch.setenv("RECORD", str(work / "argv.jsonl"))
+    monkeypatch.setenv("MERGED", str(work / "merged"))
     monkeypatch.delenv("PYTHON", raising=False)
 
 
