@@ -44,11 +44,9 @@ from safereason.training.training_run import TrainingRun
 
 def rl_identity(recipe: Recipe, model: ModelSpec, options: Options) -> Identity:
     """The identity of the trained model."""
-    reward = _reward_with_runs(recipe, options)
-    judges = [JudgeSpec.parse(judge) for judge in judges_of(reward)]
-    hashes = contents(models=[model], judges=judges, sources=training_sources(recipe))
+    safety, task = _judges(_reward_with_runs(recipe, options))
+    hashes = contents(models=[model], judges=[safety, task], sources=training_sources(recipe))
     guard = {}
-    safety = judges[0]
     if safety.name == "guard":
         # The recipe's section names the guard's recipe only; the run behind it can be another one later.
         guard = {"guard": safety.identity()}
@@ -98,8 +96,7 @@ def rl_for_verl(recipe: Recipe, options: Options) -> VerlTraining:
         raise InputError(f"recipe {recipe.name}: rl.algorithm is {section.algorithm}; --backend verl trains with grpo")
     reward = _reward_with_runs(recipe, options)
     # verl opens the judges in its own workers, where a mistake in a name is found late.
-    for judge in judges_of(reward):
-        JudgeSpec.parse(judge)
+    _judges(reward)
     start = start_model(recipe, options)
     rows = data.built_data(recipe, options) / data.TRAIN
     return VerlTraining(
@@ -227,6 +224,12 @@ def _reward_with_runs(recipe: Recipe, options: Options) -> TarsRewardSettings:
     reward = _tars_reward(recipe)
     safety = resolved_judge(JudgeSpec.parse(reward.safety), options)
     return reward.model_copy(update={"safety": str(safety)})
+
+
+def _judges(reward: TarsRewardSettings) -> tuple[JudgeSpec, JudgeSpec]:
+    """The judge of safety and the judge of the task."""
+    safety, task = judges_of(reward)
+    return JudgeSpec.parse(safety), JudgeSpec.parse(task)
 
 
 def _number_of_prompts(recipe: Recipe, options: Options) -> int:
