@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from typing import TypeVar
 
 from safereason.data.sources import SOURCES
+from safereason.guard.others import GUARDS
 from safereason.judges import JUDGES
 from safereason.recipe.schema import (
     DPO,
@@ -24,6 +25,7 @@ from safereason.recipe.schema import (
     TarsRewardSettings,
     Teacher,
 )
+from safereason.registry import split_argument
 
 Named = TypeVar("Named", SourceShare, GuardSet)
 DATA_SECTIONS = ("data", "guard", "eval")
@@ -117,4 +119,9 @@ def _source(name: str | None) -> str | None:
 def _judge(text: str | None) -> str | None:
     if text is None:
         return None
-    return JUDGES.own_name(text)
+    text = JUDGES.own_name(text)
+    # The guard of `guard:NAME:MODEL` may be a plugin, too.
+    name, argument = split_argument(text)
+    if name == "guard" and argument:
+        return f"{name}:{GUARDS.own_name(argument)}"
+    return text

@@ -7,6 +7,7 @@ import pytest
 
 from safereason.data.sources import SOURCES
 from safereason.errors import InputError
+from safereason.guard.others import GUARDS
 from safereason.judges import JUDGES
 from safereason.recipe.load import load, shipped
 from safereason.recipe.schema import Recipe
@@ -20,16 +21,18 @@ PLUGIN = """
 from dataclasses import replace
 
 from safereason.data.sources import sample
+from safereason.guard.others import GUARDS
 from safereason.judges import JUDGES
 
 SOURCE = replace(sample.SOURCE, name="plugged")
 JUDGE = replace(JUDGES["refusal"], name="plugged-judge")
+GUARD = replace(GUARDS["llama-guard"], name="plugged-guard")
 """
 
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The dotted path of a module with a source `plugged` and a judge `plugged-judge`, found once by its path."""
+    """The dotted path of a module with a source, a judge and a guard, each `plugged`, found once by their paths."""
     folder = tmp_path / "own_names_plugin"
     folder.mkdir()
     (folder / "entries.py").write_text(PLUGIN)
@@ -37,9 +40,11 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     path = "own_names_plugin.entries"
     SOURCES.find(f"{path}:SOURCE")
     JUDGES.find(f"{path}:JUDGE")
+    GUARDS.find(f"{path}:GUARD")
     yield path
     del SOURCES["plugged"]
     del JUDGES["plugged-judge"]
+    del GUARDS["plugged-guard"]
 
 
 def recipe_with(harmful: str, traces: str, judge: str) -> Recipe:
@@ -71,6 +76,14 @@ def test_two_names_of_one_entry_are_one_identity(plugin: str):
     assert by_path != by_name
     assert with_own_names(by_path, EVERY) == by_name
     assert data.data_identity(by_path) == data.data_identity(by_name)
+    start = base_model(by_path)
+    assert rl.rl_identity(by_path, start, Options()) == rl.rl_identity(by_name, start, Options())
+
+
+def test_a_guard_that_judges_may_be_a_plugin_too(plugin: str):
+    by_path = recipe_with("sample", "sample-brief", f"guard:{plugin}:GUARD:org/x")
+    by_name = recipe_with("sample", "sample-brief", "guard:plugged-guard:org/x")
+    assert with_own_names(by_path, EVERY) == by_name
     start = base_model(by_path)
     assert rl.rl_identity(by_path, start, Options()) == rl.rl_identity(by_name, start, Options())
 
