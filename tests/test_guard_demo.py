@@ -3,21 +3,22 @@
 import json
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import openai
 import pytest
-from program import COMMAND, safereason
+from program import safereason, started
 
 from safereason.engines.embedded import INSTALL, gguf_file
 
-SHORTER = """# rsafe-smoke in half the time: fewer rows, and larger steps for them.
+SHORTER = """# rsafe-smoke in a third of the time: fewer rows, in more and larger steps, and one step of RL.
 extends: rsafe-smoke
-data: {traces: [{source: sample-verdicts, prompts: 56}], validation_rows_per_label: 4}
-guard: {sft: {learning_rate: 2.0e-4}, eval: {limit: 10}}
+data: {traces: [{source: sample-verdicts, prompts: 32}], validation_rows_per_label: 2}
+guard:
+  sft: {learning_rate: 3.0e-4, batch_size: 4}
+  train: {max_steps: 1, prompts_per_step: 2, micro_batch_size: 8}
+  eval: {limit: 10}
 """
 GUARD = "guard:rsafe-short"
 GUARDED = (
@@ -26,6 +27,9 @@ GUARDED = (
     "rl.max_steps=1",
     "rl.prompts_per_step=2",
     "rl.micro_batch_size=8",
+    "rl.sampling.max_new_tokens=24",
+    # Without a reference model, which no guard sees.
+    "rl.kl_coef=0",
     # The base model never closes its reasoning, and an answer without that would not reach the guard.
     "rl.reward.require_format=false",
     f"rl.reward.safety={GUARD}",
@@ -83,22 +87,19 @@ def test_the_guard_answers_in_a_pipe(result):
     assert all(row["reasoning"] for row in verdicts)
 
 
-@contextmanager
-def served(run: str) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def served(result) -> Iterator[str]:
     """The address of `guard serve`, up to and with `/v1`; it ends well."""
-    command = [COMMAND, "guard", "serve", "--model", run, "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+    with started("guard", "serve", "--model", result["runs"]["guard rl"], "--port", 0) as server:
         try:
-            assert server.stderr is not None
             yield next(match[0] for line in server.stderr if (match := ADDRESS.search(line))) + "/v1"
         finally:
             server.send_signal(signal.SIGTERM)
     assert server.returncode == 0
 
 
-def test_the_guard_answers_the_openai_client(result):
-    with served(result["runs"]["guard rl"]) as url:
-        results = openai.OpenAI(base_url=url, api_key="none").moderations.create(input=list(PROMPTS)).results
+def test_the_guard_answers_the_openai_client(served):
+    results = openai.OpenAI(base_url=served, api_key="none").moderations.create(input=list(PROMPTS)).results
     assert len(results) == 2
     for moderated in results:
         scores = moderated.category_scores.to_dict()
@@ -136,10 +137,9 @@ def test_the_guard_is_tars_judge(guarded, root):
     assert all((verdict["label"] in ("safe", "unsafe")) != bool(verdict["reason"]) for verdict in verdicts)
 
 
-def test_the_served_guard_is_tars_reward(guarded, result, root):
+def test_the_served_guard_is_tars_reward(guarded, served, root):
     words = ("rl", *GUARDED, "rl.reward.safety=moderation", "--model", "embedded/smollm2-135m", "--root", root)
-    with served(result["runs"]["guard rl"]) as url:
-        done = safereason(*words, "--json", timeout=HOUR, OPENAI_BASE_URL=url, OPENAI_API_KEY="none")
+    done = safereason(*words, "--json", timeout=HOUR, OPENAI_BASE_URL=served, OPENAI_API_KEY="none")
     assert done.returncode == 0, done.stderr
     parts = parts_of(json.loads(done.stdout)["run"])
     assert parts

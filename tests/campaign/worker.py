@@ -1,7 +1,7 @@
-"""A warm worker: a process that has everything imported and forks a child for each command.
+"""Warm workers: processes that have everything imported and fork a child for each command.
 
-A command that starts anew needs ten seconds of imports; a child of the worker begins at once. What imports alone can
-break is tried with processes that are started anew (`cold`).
+A command that starts anew needs ten seconds of imports; a child of a worker begins at once. The workers themselves are
+forked from one process that imports. What imports alone can break is tried with processes started anew (`cold`).
 """
 
 import contextlib
@@ -11,13 +11,14 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import warm
 
@@ -73,50 +74,50 @@ class Done:
     """Most memory it held, in KiB."""
 
 
+@dataclass(frozen=True)
 class Worker:
-    """The side that asks."""
+    """The side that asks: a pipe of jobs, and one of how they ended."""
 
-    def __init__(self, home: Path) -> None:
-        """Starts the process; `home` takes its cache and temporary files."""
-        home.mkdir(parents=True, exist_ok=True)
-        (home / "tmp").mkdir(exist_ok=True)
-        environment = environment_of(home)
-        self.home = home
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "campaign.worker"],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    jobs: IO[str]
+    ends: IO[str]
 
     def run(self, job: Job) -> Done:
         """Runs one command to its end."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(asdict(job)) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        self.jobs.write(json.dumps(asdict(job)) + "\n")
+        self.jobs.flush()
+        line = self.ends.readline()
         if not line:
-            raise RuntimeError(f"the worker ended with {self._process.wait()}")
+            raise RuntimeError("a worker ended")
         return Done(**json.loads(line))
-
-    def close(self) -> None:
-        """Ends the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(PATIENCE)
 
 
 class Pool:
     """As many workers as there are cores to use; several threads may ask them at once."""
 
     def __init__(self, home: Path) -> None:
-        """Starts them, each with a folder of its own under `home`."""
-        self._all = [Worker(home / f"worker-{number}") for number in range(WORKERS)]
+        """Starts them, each with a folder of its own under `home` for its cache and temporary files."""
+        self._all: list[Worker] = []
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        for worker in self._all:
+        theirs: list[int] = []
+        words: list[str] = []
+        for number in range(WORKERS):
+            own = home / f"worker-{number}"
+            (own / "tmp").mkdir(parents=True)
+            jobs, to_worker = os.pipe()
+            from_worker, ends = os.pipe()
+            worker = Worker(os.fdopen(to_worker, "w"), os.fdopen(from_worker))
+            self._all.append(worker)
             self._idle.put(worker)
+            theirs += [jobs, ends]
+            words += [str(own), str(jobs), str(ends)]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "campaign.worker", *words],
+            env=environment_of(home / "worker-0"),
+            stdin=subprocess.DEVNULL,
+            pass_fds=theirs,
+        )
+        for end in theirs:
+            os.close(end)
 
     def run(self, job: Job) -> Done:
         """Runs one command to its end, once a worker is idle."""
@@ -134,7 +135,10 @@ class Pool:
     def close(self) -> None:
         """Ends them."""
         for worker in self._all:
-            worker.close()
+            worker.jobs.close()
+        self._process.wait(PATIENCE)
+        for worker in self._all:
+            worker.ends.close()
 
 
 def environment_of(home: Path) -> dict[str, str]:
@@ -201,12 +205,31 @@ def _done(job: Job, code: int, ended: bool, started: float, peak: int) -> Done:
     return Done(code, *texts, time.monotonic() - started, ended, peak)
 
 
-def _serve() -> None:
-    """The worker itself: a job a line in, how it ended a line out."""
-    answers = os.fdopen(os.dup(1), "w")
+def _fork_workers(words: Sequence[str]) -> None:
+    """Imports everything and forks the workers, of each of which its folder and its two pipes are given."""
     os.dup2(2, 1)
     warm.load()
-    while line := sys.stdin.readline():
+    given = [(Path(words[i]), int(words[i + 1]), int(words[i + 2])) for i in range(0, len(words), 3)]
+    for home, *pipes in given:
+        if os.fork() == 0:
+            # With the others' pipes open, a worker that ends would not be missed.
+            for _, *others in given:
+                for end in set(others) - set(pipes):
+                    os.close(end)
+            os.environ.update(environment_of(home))
+            tempfile.tempdir = None  # of the first one's environment
+            jobs, ends = pipes
+            warm.end_with(partial(_serve, os.fdopen(jobs), os.fdopen(ends, "w")))
+    for _, *pipes in given:
+        for end in pipes:
+            os.close(end)
+    for _ in given:
+        os.wait()
+
+
+def _serve(jobs: IO[str], answers: IO[str]) -> None:
+    """A worker itself: a job a line in, how it ended a line out."""
+    while line := jobs.readline():
         fields = json.loads(line)
         if fields["fault"]:
             fields["fault"] = Fault(**fields["fault"])
@@ -273,4 +296,4 @@ def joined(argv: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    _serve()
+    _fork_workers(sys.argv[1:])

@@ -1,20 +1,19 @@
 """`guard classify --ray` as it is typed: a worker and the program killed, gone on with, and what it refuses."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import micro_guard
+import program
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from program import COMMAND, refusal_line, safereason
+from program import Running, refusal_line, safereason
 
 from safereason.cli import errors
 from safereason.cli.app import app
@@ -37,19 +36,19 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return work
 
 
-def on_ray(work: Path, out: Path) -> list[str]:
-    words = ("--model", work / "guard", "--policy", work / "house.yaml", "--ray", "--workers", 2, "--batch-rows", BLOCK)
+def on_ray(work: Path, out: Path, workers: int = 2) -> list[str]:
+    words = ("--model", work / "guard", "--policy", work / "house.yaml", "--ray", "--workers", workers)
+    words += ("--batch-rows", BLOCK)
     return ["guard", "classify", str(work / "rows"), *map(str, words), "--out", str(out)]
 
 
-def started(*command: str) -> "subprocess.Popen[str]":
+def started(*command: str) -> Running:
     """The command in a process that the test sends signals to; skips where Ray is not installed."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'safereason[cluster]'")
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([COMMAND, *command], stderr=subprocess.PIPE, text=True, env=environment)
+    return program.started(*command)
 
 
-def wait_until(running: subprocess.Popen[str], what: Callable[[], object]) -> None:
+def wait_until(running: Running, what: Callable[[], object]) -> None:
     while not what():
         assert running.poll() is None, running.communicate()[1]
         time.sleep(0.02)
@@ -91,7 +90,7 @@ def test_a_folder_for_temporary_files_whose_name_is_too_long_is_one_line(work: P
 @pytest.mark.slow
 def test_sigterm_ends_it_as_any_command(work: Path, tmp_path: Path):
     out = tmp_path / "out"
-    running = started(*on_ray(work, out))
+    running = started(*on_ray(work, out, workers=1))
     wait_until(running, lambda: parts_of(out))
     running.send_signal(signal.SIGTERM)
     _, stderr = running.communicate(timeout=120)

@@ -31,6 +31,7 @@ from safereason.training import launch, sharding
 
 WHOLE = """
 extends: tiny.yaml
+rl: null
 eval: {sampling: {temperature: 1.0, max_new_tokens: 8}, behaviors: sample, benign: null, harm_judge: refusal, limit: 4}
 """
 
@@ -53,7 +54,7 @@ def launched(inputs: Path) -> tuple[str, str]:
 
 @pytest.mark.slow
 def test_a_whole_recipe_in_processes_comes_to_what_it_does_in_one(inputs, tmp_path):
-    """From data to the report: trainings in two processes each, evaluations in one each."""
+    """From data to the report: the training in two processes, evaluations in one each."""
     words = ("run", "--recipe", inputs / "whole.yaml", "--json", "--root")
     alone = safereason(*words, tmp_path / "one")
     done = safereason(*words, tmp_path / "two", *launched(inputs))
@@ -62,8 +63,7 @@ def test_a_whole_recipe_in_processes_comes_to_what_it_does_in_one(inputs, tmp_pa
     assert list(result["runs"]) == list(expected["runs"])
     for step, run in result["runs"].items():
         assert Path(run).relative_to(tmp_path / "two") == Path(expected["runs"][step]).relative_to(tmp_path / "one")
-    for step in ("sft", "rl"):
-        assert_same_training(Path(result["runs"][step]), Path(expected["runs"][step]))
+    assert_same_training(Path(result["runs"]["sft"]), Path(expected["runs"]["sft"]))
     assert result["changes"] == expected["changes"]
     positions = [line.partition(": /")[0] for line in alone.stderr.splitlines() if line.startswith("[")]
     assert [line.partition(": /")[0] for line in done.stderr.splitlines() if line.startswith("[")] == positions
@@ -72,7 +72,7 @@ def test_a_whole_recipe_in_processes_comes_to_what_it_does_in_one(inputs, tmp_pa
     assert again.stderr.count("finished before, skipped") == len(result["runs"])
 
 
-LONG = ("rl.epochs=20", "rl.max_steps=60")
+LONG = ("rl.epochs=20", "rl.max_steps=40")
 """Overrides that leave time for a kill and a signal."""
 
 
@@ -142,8 +142,8 @@ def test_run_and_all_its_processes_end_by_a_kill_and_by_a_signal_and_the_trainin
     run = run_of(tmp_path, "rl")
     assert json.loads(done.stdout) == {"run": str(run), "metrics": read_json(run / "metrics.json")}
     assert read_json(manifest)["status"] == "finished"
-    assert [record["step"] for record in read_records(run / "metrics.jsonl")] == list(range(1, 61))
-    assert len(list(read_records(run / "rollouts.jsonl"))) == 60 * 12
+    assert [record["step"] for record in read_records(run / "metrics.jsonl")] == list(range(1, 41))
+    assert len(list(read_records(run / "rollouts.jsonl"))) == 40 * 12
 
 
 @pytest.mark.slow
