@@ -13,6 +13,8 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import reload
+from inspect import getsource
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -120,9 +122,10 @@ def recipe_keys() -> str:
             "| key | type | default | what it is |",
             "|---|---|---|---|",
         ]
+        docstrings = _field_docstrings(model)
         for name, info in model.model_fields.items():
             if (model, name) != NAMED_BY_FILE:
-                lines.append(_row(name, info))
+                lines.append(_row(name, info, docstrings.get(name)))
     return "\n".join(lines) + "\n"
 
 
@@ -144,12 +147,28 @@ def _sections_in_type(annotation: object) -> Iterator[type[schema.RecipeSection]
         yield from _sections_in_type(argument)
 
 
-def _row(name: str, info: FieldInfo) -> str:
+def _field_docstrings(model: type[schema.RecipeSection]) -> dict[str, str]:
+    """The docstring of each field of a section, from its source and from those that it extends.
+
+    Pydantic can read them as well, which would make every command slower that reads a recipe.
+    """
+    docstrings: dict[str, str] = {}
+    for section in reversed(model.__mro__):
+        if not issubclass(section, schema.RecipeSection):
+            continue
+        (definition,) = ast.parse(getsource(section)).body
+        for field, text in pairwise(definition.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                docstrings[field.target.id] = ast.literal_eval(text.value)
+    return docstrings
+
+
+def _row(name: str, info: FieldInfo, docstring: str | None) -> str:
     default = info.get_default(call_default_factory=True)
     shown_default = f"`{_value(default)}`"
     if default is PydanticUndefined:
         shown_default = "*required*"
-    description = _one_line(info.description)
+    description = _one_line(docstring)
     # A choice of a few words explains itself.
     if not description and get_origin(info.annotation) is not Literal:
         description = "See its section below."

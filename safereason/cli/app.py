@@ -61,6 +61,8 @@ def main() -> None:
     # The hub's bars redraw one line, which fills a log file with thousands of copies.
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Pydantic would read the metadata of every installed package for plugins of its own.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # Libraries address these to the code that calls them; a person at the command line cannot act on them.
     warnings.simplefilter("ignore", FutureWarning)
     sys.exit(errors.guarded(lambda: app(standalone_mode=False, prog_name="safereason")))

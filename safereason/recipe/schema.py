@@ -1,7 +1,8 @@
 """The recipe, as frozen pydantic models: one class a section, unknown keys refused.
 
-A field's docstring gives its unit. What only TRL knows goes into a section's `extra` mapping, which refuses
-the keys that a typed field of the section owns (`training/arguments.py` holds that list).
+A field's docstring gives its unit, and is what the reference page says of the key. What only TRL knows goes into a
+section's `extra` mapping, which refuses the keys that a typed field of the section owns (`training/arguments.py` holds
+that list).
 """
 
 from typing import Annotated, Literal, TypeAlias
@@ -33,7 +34,7 @@ class RecipeSection(BaseModel):
 
     # Frozen, so that the recipe written to a run's directory is the one that every stage has read.
     # Each class checks its values by a program that is built at its first use: a recipe needs that of `Recipe` alone.
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 NewTokens = Annotated[int, Field(gt=0, le=MOST_NEW_TOKENS)]

@@ -9,7 +9,8 @@ from safereason.data.sources import SOURCES
 from safereason.errors import InputError
 from safereason.guard.others import GUARDS
 from safereason.judges import JUDGES
-from safereason.recipe.load import load, shipped
+from safereason.recipe.load import load
+from safereason.recipe.named import shipped
 from safereason.recipe.schema import Recipe
 from safereason.runs.records import read_json
 from safereason.stages import data, rl

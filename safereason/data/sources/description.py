@@ -28,7 +28,7 @@ Scalar = str | bool | int | float
 class _DescriptionPart(BaseModel):
     """A part of a description; it is immutable and refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Hub(_DescriptionPart):
