@@ -18,7 +18,7 @@ if __name__ == "__main__":
     torch.distributed.init_process_group("gloo")
     PartialState._prepare_backend = lambda self, *args: ("gloo", DistributedType.MULTI_GPU)
     PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
-    grpo.precision_here = lambda wanted: wanted
+    grpo.precision_here = lambda precision: precision
     if os.environ.get("ACCELERATES_POLICY"):
         half = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.bfloat16, output_dtype=torch.bfloat16)
         sharding.MixedPrecisionPolicy = lambda *_, **__: half

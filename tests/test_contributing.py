@@ -5,15 +5,18 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+import typer
 import yaml
 
-from safereason.attacks import Attack, Setup
+from safereason.attacks import ATTACKS, Attack, Setup
+from safereason.cli import groups
+from safereason.cli.app import app
 from safereason.data.example import Example
 from safereason.recipe.load import load
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-PLACES = re.findall(r"`((?:safereason|tests|benchmarks|docs|recipes|requirements)/[\w./-]+)`", PAGE)
+PATHS = re.findall(r"`((?:safereason|tests|benchmarks|docs|recipes|requirements)/[\w./-]+)`", PAGE)
 """The paths between backticks; `NAME` stands for one that is to be written."""
 
 
@@ -23,7 +26,7 @@ def snippet(language: str) -> str:
     return dedent(text)
 
 
-@pytest.mark.parametrize("place", sorted({place for place in PLACES if "NAME" not in place}))
+@pytest.mark.parametrize("place", sorted({place for place in PATHS if "NAME" not in place}))
 def test_every_path_that_is_named_is_there(place):
     assert (ROOT / place).exists()
 
@@ -81,3 +84,25 @@ def test_the_forms_for_issues_are_yaml_with_a_name():
     for form in forms:
         read = yaml.safe_load(form.read_text(encoding="utf-8"))
         assert form.name == "config.yml" or (read["name"] and read["description"] and read["body"])
+
+
+def test_the_attack_that_is_shown_is_called_before_its_help_is_written(monkeypatch, capsys):
+    scope: dict[str, object] = {}
+    exec(snippet("python"), scope)
+    monkeypatch.setitem(ATTACKS, "capitals", scope["ATTACK"])
+    command = typer.main.get_command(app)
+    words = ["attack", "capitals", "--recipe", "tars-smoke", "--prompts", "sample", "--dry-run"]
+    command.main(words, standalone_mode=False)
+    assert "capitals" in capsys.readouterr().out
+
+
+def test_a_conflict_in_the_listing_stops_no_command(tmp_path, monkeypatch):
+    broken = tmp_path / "help.json"
+    broken.write_text('{\n<<<<<<< HEAD\n  "commands": {\n')
+    monkeypatch.setattr(groups, "HELP", broken)
+    groups.help_texts.cache_clear()
+    try:
+        assert groups.help_texts() == {"commands": {}, "attacks": {}, "evals": {}}
+        assert groups.imported("data ls", "data_ls:list_sources").load().name == "ls"
+    finally:
+        groups.help_texts.cache_clear()

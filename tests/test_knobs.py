@@ -419,7 +419,7 @@ def _prompts_trained_on(section: GRPO, model, folder) -> list[str]:
 def _course_of(section: GRPO, model, folder) -> dict[str, Any]:
     """Learning rates of ten steps, what one step makes of a gradient of ones, and how the model is run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grpo, "precision_here", lambda wanted: wanted)
+        patch.setattr(grpo, "precision_here", lambda precision: precision)
         trained = open_training(model, folder / "course", section, steps=20).trained
     weights = {name: weight for name, weight in trained.model.named_parameters() if weight.requires_grad}
     for weight in weights.values():

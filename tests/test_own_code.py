@@ -109,7 +109,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory, model: Path, micro_model: Path) -> dict[str, Path]:
+def folders(tmp_path_factory: pytest.TempPathFactory, model: Path, micro_model: Path) -> dict[str, Path]:
     """Recipes on this model, a file of rows, built data and an evaluation to score."""
     work = tmp_path_factory.mktemp("work")
     rows, recipe, guard = work / "rows.jsonl", work / "own.yaml", work / "guard.yaml"
@@ -135,13 +135,13 @@ def places(tmp_path_factory: pytest.TempPathFactory, model: Path, micro_model: P
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_refuses_a_model_with_its_own_code(name: str, places, tmp_path, monkeypatch, capfd):
-    monkeypatch.setenv("SAFEREASON_RUNS", str(places["root"]))
+def test_a_command_refuses_a_model_with_its_own_code(name: str, folders, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("SAFEREASON_RUNS", str(folders["root"]))
     monkeypatch.setattr("sys.stdin", io.StringIO(YES))
-    words = COMMANDS[name].format(**places, out=tmp_path / "out").split()
+    words = COMMANDS[name].format(**folders, out=tmp_path / "out").split()
     code = errors.guarded(lambda: app(words, standalone_mode=False))
     output = capfd.readouterr()
-    assert list(places["model"].rglob(own_code.MARKER)) == []
+    assert list(folders["model"].rglob(own_code.MARKER)) == []
     assert (code, LINE in output.err) == (2, True), output.err
     assert "[y/N]" not in output.err + output.out
     assert output.err.rstrip("\n").count("\n") <= output.err.count("safereason: "), output.err

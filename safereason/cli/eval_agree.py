@@ -143,7 +143,7 @@ def _label_columns(
     return columns
 
 
-def _open_judge_to_measure(spec: str, measure: "Measure") -> "Judge":
+def _open_judge_to_measure(judge_name: str, measure: "Measure") -> "Judge":
     """The judge, opened for this measure.
 
     Raises:
@@ -151,11 +151,11 @@ def _open_judge_to_measure(spec: str, measure: "Measure") -> "Judge":
     """
     from safereason.judges import open_judge
 
-    judge = open_judge(spec, (measure,))
+    judge = open_judge(judge_name, (measure,))
     # Labels of refusal, compared with verdicts on harm, would give figures that look plausible.
     if judge.measure != measure:
         raise InputError(
-            f"--judge {spec}: measures {judge.measure}, not {measure}; name another judge, or what the "
+            f"--judge {judge_name}: measures {judge.measure}, not {measure}; name another judge, or what the "
             f"labels tell with --measures {judge.measure}"
         )
     return judge

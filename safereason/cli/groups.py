@@ -26,7 +26,12 @@ def help_texts() -> dict[str, dict[str, Any]]:
         Three mappings: `commands`, the summary of each by its words, such as `data build`; `attacks`, the summary of
         each by its name; and `evals`, for each name the `summary`, and the `figure` that its example sets a bar for.
     """
-    return cast("dict[str, dict[str, Any]]", json.loads(HELP.read_text(encoding="utf-8")))
+    try:
+        texts = json.loads(HELP.read_text(encoding="utf-8"))
+    except ValueError:
+        # Two branches that each add a command conflict in it. `make docs` has to run all the same, to write it anew.
+        texts = {"commands": {}, "attacks": {}, "evals": {}}
+    return cast("dict[str, dict[str, Any]]", texts)
 
 
 class Unloaded(TyperCommand):
@@ -44,26 +49,26 @@ def whole(command: Command) -> Command:
     return command
 
 
-def imported(words: str, place: str) -> Unloaded:
+def imported(words: str, target: str) -> Unloaded:
     """A command or a group of another module.
 
     Args:
         words: The words that call it, such as `data ls`.
-        place: `MODULE:NAME` in `safereason.cli`: the function of a command, whose module has its `EXAMPLES`, or an app.
+        target: `MODULE:NAME` in `safereason.cli`: a function whose module has `EXAMPLES`, or an app.
     """
     name = words.rpartition(" ")[2]
     # A command that is new has no summary before `make docs`, and can be called all the same.
-    return Unloaded(name, help_texts()["commands"].get(words, ""), partial(_load, name, place))
+    return Unloaded(name, help_texts()["commands"].get(words, ""), partial(_load, name, target))
 
 
-def _load(name: str, place: str) -> Command:
-    module_name, _, attribute = place.partition(":")
+def _load(name: str, target: str) -> Command:
+    module_name, _, attribute = target.partition(":")
     module = import_module(f"safereason.cli.{module_name}")
-    found = getattr(module, attribute)
-    if not isinstance(found, typer.Typer):
-        return command_of(name, found, epilog=module.EXAMPLES)
+    command = getattr(module, attribute)
+    if not isinstance(command, typer.Typer):
+        return command_of(name, command, epilog=module.EXAMPLES)
     # `get_command` makes a single command of a group that has only one of its own.
-    group_of_commands = typer.main.get_group(found)
+    group_of_commands = typer.main.get_group(command)
     group_of_commands.name = name
     return group_of_commands
 

@@ -35,11 +35,11 @@ class Rendered(TypedDict):
 Render = Callable[[TableRow], Rendered]
 
 
-def renderer(spec: str, recipe: "Recipe | None") -> Render:
+def renderer(model_name: str, recipe: "Recipe | None") -> Render:
     """A function from a row to its training text: the token ids of SFT, decoded.
 
     Args:
-        spec: The model, for its tokenizer and chat template.
+        model_name: The model, for its tokenizer and chat template.
         recipe: A recipe with a guard puts the row into the guard's prompt. Its SFT section sets the longest text.
 
     Raises:
@@ -53,7 +53,7 @@ def renderer(spec: str, recipe: "Recipe | None") -> Render:
     from safereason.text.inert import special_tokens
 
     with output.results_only():
-        tokenizer = load_tokenizer(ModelSpec.parse(spec))
+        tokenizer = load_tokenizer(ModelSpec.parse(model_name))
     guards_prompt: GuardPrompt | None = None
     sft: SFT | None = None
     if recipe is not None:

@@ -75,32 +75,34 @@ class Cluster:
     def find(self, grams: Hashes) -> tuple[float, int] | None:
         """The greatest similarity to a text, and the number of the first text that has it; None below the threshold."""
         difference = self._difference(grams)
-        places, shared = self._candidates(difference, len(grams))
-        if not len(places):
+        positions, shared = self._candidates(difference, len(grams))
+        if not len(positions):
             return None
-        similarities = self._similarities(len(grams), len(difference), places, shared)
+        similarities = self._similarities(len(grams), len(difference), positions, shared)
         best = int(similarities.argmax())
         if similarities[best] < self._threshold:
             return None
-        return float(similarities[best]), self._numbers[int(places[best])]
+        return float(similarities[best]), self._numbers[int(positions[best])]
 
     def _candidates(self, difference: Hashes, size: int) -> tuple[Positions, Positions]:
-        """The places of texts that may be near, and how many grams of the difference each shares, [places]."""
-        found = self._by_gram.find(difference)[1]
+        """The positions of texts that may be near, and how many grams of the difference each shares, [texts]."""
+        sharing = self._by_gram.find(difference)[1]
         # Two texts that share nothing beside the centre are near if both lie close to it.
         if self._excess(len(difference), size) + self._least <= _ROUNDING:
-            return np.arange(len(self._numbers)), np.bincount(found, minlength=len(self._numbers))
+            return np.arange(len(self._numbers)), np.bincount(sharing, minlength=len(self._numbers))
         # A few are sorted faster than all are counted.
-        if len(found) <= len(self._numbers):
-            return np.unique(found.astype(np.int64), return_counts=True)
-        shared = np.bincount(found)
-        places = shared.nonzero()[0]
-        return places, shared[places]
+        if len(sharing) <= len(self._numbers):
+            return np.unique(sharing.astype(np.int64), return_counts=True)
+        shared = np.bincount(sharing)
+        positions = shared.nonzero()[0]
+        return positions, shared[positions]
 
-    def _similarities(self, size: int, distance: int, places: Positions, shared: Positions) -> npt.NDArray[np.float64]:
-        """Similarities of a text to those at these places, with which its difference shares so many grams, [places]."""
-        sizes = size + np.frombuffer(self._sizes, np.int64)[places]
-        apart = distance + np.frombuffer(self._distances, np.int64)[places] - 2 * shared
+    def _similarities(
+        self, size: int, distance: int, positions: Positions, shared: Positions
+    ) -> npt.NDArray[np.float64]:
+        """Similarities of a text to those at these positions, whose differences share so many grams with its own."""
+        sizes = size + np.frombuffer(self._sizes, np.int64)[positions]
+        apart = distance + np.frombuffer(self._distances, np.int64)[positions] - 2 * shared
         similarities: npt.NDArray[np.float64] = (sizes - apart) / (sizes + apart)
         return similarities
 

@@ -51,10 +51,10 @@ class Postings:
         positions = [np.zeros(0, np.int64)]
         numbers = [np.zeros(0, np.uint32)]
         if len(candidates):
-            wanted = hashes[candidates]
+            candidate_hashes = hashes[candidates]
             for known, known_numbers in self._arrays:
-                starts = known.searchsorted(wanted)
-                counts = known.searchsorted(wanted, "right") - starts
+                starts = known.searchsorted(candidate_hashes)
+                counts = known.searchsorted(candidate_hashes, "right") - starts
                 if not counts.any():
                     continue
                 positions.append(np.repeat(candidates, counts))

@@ -125,9 +125,9 @@ class Index:
                 break
             best = max(best, (jaccard(grams, gram_hashes(self._texts[number])), -number))
         for cluster in clusters:
-            found = cluster.find(grams)
-            if found is not None:
-                best = max(best, (found[0], -found[1]))
+            nearest = cluster.find(grams)
+            if nearest is not None:
+                best = max(best, (nearest[0], -nearest[1]))
         similarity, negated = best
         if similarity < threshold:
             return None

@@ -167,10 +167,10 @@ def torch_dtype(precision: Precision) -> "torch.dtype":
     return torch.float32
 
 
-def precision_here(wanted: Precision = "bf16") -> Precision:
-    """The wanted arithmetic where there is a GPU that has it; fp32 on any other, and on a CPU, where bf16 is slower."""
-    if wanted == "bf16" and has_bf16():
-        return wanted
+def precision_here(preferred: Precision = "bf16") -> Precision:
+    """The preferred arithmetic on a GPU that has it; fp32 on any other, and on a CPU, where bf16 is slower."""
+    if preferred == "bf16" and has_bf16():
+        return preferred
     return "fp32"
 
 

@@ -68,13 +68,13 @@ def use_gpus(gpus: float) -> None:
     Raises:
         InputError: The variable is no JSON object.
     """
-    wanted: dict[str, object] = {}
+    arguments: dict[str, object] = {}
     if gpus > 1:
         # By processes of its own: inside a worker of Ray's, vLLM might ask that Ray for more workers.
-        wanted = {"tensor_parallel_size": int(gpus), "distributed_executor_backend": "mp"}
+        arguments = {"tensor_parallel_size": int(gpus), "distributed_executor_backend": "mp"}
     elif gpus < 1:
-        wanted = {"gpu_memory_utilization": round(MEMORY_SHARE * gpus, 3)}
-    os.environ[VARIABLE] = json.dumps({**wanted, **_settings("vllm", ())})
+        arguments = {"gpu_memory_utilization": round(MEMORY_SHARE * gpus, 3)}
+    os.environ[VARIABLE] = json.dumps({**arguments, **_settings("vllm", ())})
 
 
 def open_vllm(

@@ -19,7 +19,7 @@ from safereason.errors import InputError
 from safereason.evals.base import Eval, Outcome
 from safereason.evals.bootstrap import Values, percentile_interval, ratio_or_nan
 from safereason.evals.guard_predictions import Prediction
-from safereason.evals.guard_suite import FOUND, STATISTICS, UNPARSED, UNSAFE, ConfusionCounts
+from safereason.evals.guard_suite import STATISTICS, UNPARSED, UNSAFE, VERDICT_INDEX, ConfusionCounts
 from safereason.evals.metrics import CONFIDENCE, OVERALL, Better, Figure, FigureKey
 from safereason.judges.base import Measure
 
@@ -288,7 +288,7 @@ def _draw_both(
     """
     counts = np.zeros((2, 3, 3))
     for mine, theirs in pairs:
-        counts[int(mine.expected == "unsafe"), FOUND[mine.label], FOUND[theirs.label]] += 1
+        counts[int(mine.expected == "unsafe"), VERDICT_INDEX[mine.label], VERDICT_INDEX[theirs.label]] += 1
     drawn = np.random.default_rng(seed).multinomial(len(pairs), counts.ravel() / len(pairs), size=resamples)
     joint = np.concatenate([counts[None], drawn.reshape(-1, 2, 3, 3)])
     return joint.sum(axis=3), joint.sum(axis=2)

@@ -26,7 +26,7 @@ ConfusionCounts = NDArray[np.float64]
 """Counts of rows: [1 + resamples, expected safe or unsafe, verdict safe, unsafe or none]."""
 
 SAFE, UNSAFE, UNPARSED = 0, 1, 2
-FOUND: dict[Label | None, int] = {"safe": SAFE, "unsafe": UNSAFE, None: UNPARSED}
+VERDICT_INDEX: dict[Label | None, int] = {"safe": SAFE, "unsafe": UNSAFE, None: UNPARSED}
 """Positions in the last axis of `ConfusionCounts`, by verdict."""
 BINS = 10
 """Number of bins of the reliability curve, of equal width."""
@@ -227,7 +227,7 @@ class _MeasuredSet:
 def _measure_set(name: str, rows: Sequence[LabelledRow], resamples: int, seed: int) -> _MeasuredSet:
     """Every statistic of a set and of its resamples."""
     expected = np.array([row.expected == "unsafe" for row in rows], dtype=np.int64)
-    verdicts = np.array([FOUND[row.label] for row in rows])
+    verdicts = np.array([VERDICT_INDEX[row.label] for row in rows])
     # Rows without a score rank below all others, and their counts are cut off.
     scores = np.array([_score_or_below(row) for row in rows])
     rank = np.unique(scores, return_inverse=True)[1]

@@ -38,8 +38,8 @@ from safereason.stages.base import (
 )
 from safereason.stages.preparation.training_sources import TEACHER_STAGE, trace_sources
 
-GUARD_HEADLINE = ("f1", "f1_always_unsafe", "unparsed")
-"""Names of the figures of a guard that show the effect of training."""
+GUARD_SUMMARY = ("f1", "f1_always_unsafe", "unparsed")
+"""Names of a guard's figures that the summary of a pipeline shows: those in which training shows."""
 BASE = "base"
 """The name of the recipe's own model among those that are evaluated."""
 REPORT = "report"
@@ -198,7 +198,7 @@ def run_pipeline(recipe: Recipe, options: Options, *, base: bool = True, start: 
             models[step.name] = run_model(result.run)
             changes[step.name] = []
         if step.evaluation is not None and step.model is not None:
-            changes[step.model] += _headline_figures(step.evaluation, result.metrics)
+            changes[step.model] += _summary_figures(step.evaluation, result.metrics)
     runs: dict[str, Path] = {}
     paths: dict[str, str] = {}
     for name, result in pipeline.results.items():
@@ -402,11 +402,11 @@ def _run_evaluation(name: str, recipe: Recipe, options: Options) -> Result:
     return evaluation.run_eval(recipe, options, evaluation.EvalRequest(name))
 
 
-def _headline_figures(name: str, metrics: Metrics) -> list[Record]:
-    """The headline figures of an evaluation over all its prompts."""
+def _summary_figures(name: str, metrics: Metrics) -> list[Record]:
+    """The figures of an evaluation that the summary shows, over all its prompts."""
     overall = {figure["name"]: figure for figure in metrics["figures"] if figure["group"] == "all"}
     headlines = []
-    names: tuple[str, ...] = GUARD_HEADLINE
+    names: tuple[str, ...] = GUARD_SUMMARY
     if name != evals.GUARD.name:
         names = ("well_formed", evals.get(name).reports[0].name)
     for headline in names:

@@ -160,10 +160,10 @@ def test_tokens_need_a_tokenizer():
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.integers(1, 15), st.integers())
 def test_one_span_changes(suffix, length, seed):
     after = replace_span(suffix, range(100, 110), length, random.Random(seed))
-    places = [i for i, unit in enumerate(after) if unit >= 100]
+    multibyte = [i for i, unit in enumerate(after) if unit >= 100]
     assert len(after) == len(suffix)
-    assert places == list(range(places[0], places[0] + min(length, len(suffix))))
-    assert all(after[i] == suffix[i] for i in range(len(suffix)) if i not in places)
+    assert multibyte == list(range(multibyte[0], multibyte[0] + min(length, len(suffix))))
+    assert all(after[i] == suffix[i] for i in range(len(suffix)) if i not in multibyte)
 
 
 @pytest.mark.parametrize(

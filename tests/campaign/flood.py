@@ -127,7 +127,7 @@ def run(folder: Path, tally: Tally, deadline: float, seed: int, requests: int) -
         first = _verdict(flood)
         _callers(flood, seed, min(400, requests))
         before = flood.memory()
-        with _held(flood), _slow(flood, seed):
+        with _open_connections(flood), _slow(flood, seed):
             _callers(flood, seed + 1, requests - min(400, requests))
         if not flood.is_up():
             tally.fault("lost", "the server ended", {"code": flood.process.returncode})
@@ -337,7 +337,7 @@ WEIGHTS = (3, 40, 20, 17, 20)
 
 
 @contextlib.contextmanager
-def _held(flood: Flood) -> Iterator[None]:
+def _open_connections(flood: Flood) -> Iterator[None]:
     """Connections that send nothing or half a header, while others are answered."""
     with contextlib.ExitStack() as stack:
         for number in range(SILENT):

@@ -248,7 +248,7 @@ def test_a_hang_up_without_keys_to_read_ends_it_as_any_command(guard):
 
 def test_names_and_tokens_of_a_verdict_reach_the_server(guard):
     options = ("--allowed-hosts", "guard.example,other.example", "--allowed-hosts", "third", "--max-new-tokens", 7)
-    with serving(guard, *options) as (_, port, _said):
+    with serving(guard, *options) as (_, port, _log):
         for name, status in (("guard.example", 200), ("third:80", 200), ("localhost", 200), ("evil.example", 421)):
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
             connection.request("POST", "/v1/guard", b'{"prompt": "a"}', {"Host": name})

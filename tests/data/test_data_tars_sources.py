@@ -499,7 +499,7 @@ def test_what_is_read_of_the_hub_is_pinned_to_a_commit(name):
 
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "add-a-data-source.md").read_text(encoding="utf-8")
-PLACES = dict(re.findall(r"^\| `([\w.-]+)` \| (?:TARS|RSafe)[^|]*\| (`[^|]*) \|", PAGE, re.MULTILINE))
+DOCUMENTED = dict(re.findall(r"^\| `([\w.-]+)` \| (?:TARS|RSafe)[^|]*\| (`[^|]*) \|", PAGE, re.MULTILINE))
 
 
 def test_the_docs_list_what_the_papers_recipes_need():
@@ -508,21 +508,21 @@ def test_the_docs_list_what_the_papers_recipes_need():
     for recipe in recipes:
         used.update(re.findall(r"source: ([\w.-]+)", find(recipe).read_text(encoding="utf-8")))
     assert {re.sub("-(vanilla|adversarial|responses)$", "", name) for name in used} | {*TAKEN_BY_TARS} <= {
-        *PLACES,
+        *DOCUMENTED,
         "strongreject",
     }
-    assert {name for name in PLACES if re.search(rf"^\| `{name}` \|.*, gated \|$", PAGE, re.MULTILINE)} == {
-        name for name in PLACES if sources.get(name).gated
+    assert {name for name in DOCUMENTED if re.search(rf"^\| `{name}` \|.*, gated \|$", PAGE, re.MULTILINE)} == {
+        name for name in DOCUMENTED if sources.get(name).gated
     }
 
 
-@pytest.mark.parametrize("name", sorted(PLACES))
+@pytest.mark.parametrize("name", sorted(DOCUMENTED))
 def test_the_docs_say_where_a_file_is_looked_for(tmp_path, monkeypatch, name):
     monkeypatch.setenv("SAFEREASON_DATA_HOME", str(tmp_path))
     with pytest.raises(InputError) as error:
         sources.get(name).load(sources.get(name).serves[0])
     place = Path(str(error.value).partition(": ")[0]).relative_to(tmp_path)
-    assert f"`{place}`" in PLACES[name]
+    assert f"`{place}`" in DOCUMENTED[name]
 
 
 @pytest.mark.parametrize("text", [t for t in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) if "columns:" in t])

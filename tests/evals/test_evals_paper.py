@@ -116,11 +116,11 @@ def test_an_interval_covers_what_its_reading_may_be_out(low: float | None, high:
 
 
 def test_every_figure_is_of_a_place_an_evaluation_and_a_recipe_that_there_are():
-    places = {(place.paper, place.name) for place in PAPER_LOCATIONS}
-    assert len(places) == len(PAPER_LOCATIONS)
+    locations = {(location.paper, location.name) for location in PAPER_LOCATIONS}
+    assert len(locations) == len(PAPER_LOCATIONS)
     recipes = {file.stem for file in shipped()}
     for figure in paper.as_printed():
-        assert (figure.paper, figure.location) in places
+        assert (figure.paper, figure.location) in locations
         assert figure.recipe is None or figure.recipe in recipes
         assert figure.tolerance > 0
         if figure.evaluation in EVALS:

@@ -23,13 +23,13 @@ def gcg_in_bf16(trial: Trial, *, model: str, steps: int, width: int) -> None:
     folder = trial.models[model]
     settings = GCGSettings(steps=steps, width=width)
     engine = open_on(trial.device, folder)
-    found, seconds = _search(engine, settings)
+    search_steps, seconds = _search(engine, settings)
     engine_in_bf16 = open_on(trial.device, folder, "bf16")
     found_in_bf16, seconds_in_bf16 = _search(engine_in_bf16, settings)
     last = found_in_bf16[-1]
     (likelihood,) = engine.loglikelihood([user(last.cases[0].prompt)], [str(BEHAVIOR.target)])
     distances = {
-        "of the first suffix": abs(found_in_bf16[0].value - found[0].value),
+        "of the first suffix": abs(found_in_bf16[0].value - search_steps[0].value),
         "of the suffix that is found": abs(last.value + likelihood.total / len(likelihood.token_logprobs)),
     }
     trial.note("a step in fp32", seconds, "s")
@@ -43,9 +43,9 @@ def gcg_in_bf16(trial: Trial, *, model: str, steps: int, width: int) -> None:
 
 def _search(engine, settings: GCGSettings) -> tuple[list[SearchStep], float]:
     """The steps of a search, and the median of their seconds without the first one, which warms up."""
-    found: list[SearchStep] = []
+    search_steps: list[SearchStep] = []
     times: list[float] = []
     for step in ATTACK.search([BEHAVIOR], settings, Setup(engine)):
-        found.append(step)
+        search_steps.append(step)
         times.append(time.monotonic())
-    return found, median(after - before for before, after in list(pairwise(times))[1:])
+    return search_steps, median(after - before for before, after in list(pairwise(times))[1:])

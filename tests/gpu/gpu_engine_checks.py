@@ -60,10 +60,10 @@ def open_on(
     return TransformersEngine(model, tokenizer, name=f"{folder.name} on {device}", batch_tokens=batch_tokens)
 
 
-def parted(expected: Sequence[Completion], found: Sequence[Completion]) -> list[float]:
+def parted(expected: Sequence[Completion], results: Sequence[Completion]) -> list[float]:
     """Of each completion that differs: the nats between the expected one's two likeliest tokens where the two part."""
     gaps: list[float] = []
-    for one, other in zip(expected, found, strict=True):
+    for one, other in zip(expected, results, strict=True):
         pairs = list(zip(one.token_ids, other.token_ids, strict=False))
         differing = [place for place, (ours, theirs) in enumerate(pairs) if ours != theirs]
         if differing:
@@ -90,11 +90,11 @@ def greedy_tokens(trial: Trial, *, model: str) -> None:
     }
     for name, (conversations, budget) in layouts.items():
         expected, cpu_seconds = _generated(reference, conversations, budget)
-        found, seconds = _generated(engine, conversations, budget)
-        gaps = parted(expected, found)
-        trial.note(f"{name}: tokens a second", sum(len(c.token_ids) for c in found) / seconds, "tokens/s")
+        results, seconds = _generated(engine, conversations, budget)
+        gaps = parted(expected, results)
+        trial.note(f"{name}: tokens a second", sum(len(c.token_ids) for c in results) / seconds, "tokens/s")
         trial.note(f"{name}: the CPU's time, of the device's", cpu_seconds / seconds, "ratio")
-        trial.note(f"{name}: completions that differ", len(gaps), f"of {len(found)}", "near-ties alone")
+        trial.note(f"{name}: completions that differ", len(gaps), f"of {len(results)}", "near-ties alone")
         assert all(gap < TIE for gap in gaps), f"{name}: they part where the two likeliest are {gaps} nats apart"
 
 
@@ -181,8 +181,8 @@ def full_memory(trial: Trial, *, model: str, work: str, rows: int, words: int) -
     expected, needed = _with_peak(trial.device, lambda: WORK[work](engine, conversations))
     assert engine.batch_tokens == 1 << 20, "the first call had room"
     with scarce(trial.device, engine.model, rows, needed):
-        found = WORK[work](full, conversations)
-    differing = sum(_differ(one, other) for one, other in zip(expected, found, strict=True))
+        results = WORK[work](full, conversations)
+    differing = sum(_differ(one, other) for one, other in zip(expected, results, strict=True))
     trial.note("memory of the whole batch", needed / 2**30, "GiB")
     trial.note("tokens of a batch afterwards", full.batch_tokens, "tokens", f"< {engine.batch_tokens}")
     trial.note("results that differ", differing, f"of {len(expected)}", "≤ 2 %")

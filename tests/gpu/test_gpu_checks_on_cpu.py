@@ -92,8 +92,8 @@ def _values(cases: tuple[Case, ...], setting: str) -> set[object]:
 def test_without_a_gpu_the_suite_is_skipped_in_a_line() -> None:
     done = program.python(PYTEST_WITHOUT_GPU, ROOT / "tests" / "gpu", "-m", "gpu", "-p", "no:cacheprovider")
     assert done.returncode == 0, done.stdout + done.stderr
-    said = [line for line in done.stdout.splitlines() if "CUDA" in line]
-    assert said == [f"no CUDA device: {len(ON_GPU)} GPU tests skipped"]
+    skip_lines = [line for line in done.stdout.splitlines() if "CUDA" in line]
+    assert skip_lines == [f"no CUDA device: {len(ON_GPU)} GPU tests skipped"]
 
 
 def test_with_a_gpu_the_figures_are_printed_and_written_whether_a_check_passes_or_not(tmp_path: Path) -> None:

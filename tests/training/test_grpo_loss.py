@@ -207,7 +207,7 @@ def test_sharing_the_prompt_changes_no_number(micro_model, tmp_path, lora):
 @pytest.fixture
 def in_bf16(monkeypatch) -> Iterator[None]:
     """The arithmetic of a GPU, on this machine's CPU."""
-    monkeypatch.setattr(grpo, "precision_here", lambda wanted: wanted)
+    monkeypatch.setattr(grpo, "precision_here", lambda precision: precision)
     return
 
 

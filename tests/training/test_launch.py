@@ -129,10 +129,10 @@ def test_run_and_all_its_processes_end_by_a_kill_and_by_a_signal_and_the_trainin
     for number in processes_of(tmp_path):
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(number), signal.SIGTERM)
-    _, told = ended.communicate()
-    assert (ended.returncode, told.splitlines()[-1]) == (143, "interrupted by SIGTERM"), told
-    assert "Traceback" not in told
-    assert "error" not in told
+    _, error_text = ended.communicate()
+    assert (ended.returncode, error_text.splitlines()[-1]) == (143, "interrupted by SIGTERM"), error_text
+    assert "Traceback" not in error_text
+    assert "error" not in error_text
     wait_until_none_is_left(tmp_path)
     assert read_json(manifest)["status"] == "interrupted"
 

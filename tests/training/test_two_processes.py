@@ -190,18 +190,18 @@ sys.exit(errors.guarded(stage))
 
 
 @pytest.mark.parametrize(
-    ("second", "status", "error", "codes", "said"),
+    ("second", "status", "error", "codes", "last_line"),
     [
         ("fails", "failed", "no memory", (143, 1), ("", "process 1: error: no memory\n")),
         ("is ended", "interrupted", "SIGTERM", (1, 143), ("error: unexpected", "")),
     ],
 )
-def test_the_first_process_that_ends_says_how_a_run_ended(inputs, tmp_path, second, status, error, codes, said):
+def test_the_first_process_that_ends_says_how_a_run_ended(inputs, tmp_path, second, status, error, codes, last_line):
     ended = two_processes.run(two(inputs), tmp_path / "run", second, program=ENDS)
     document = read_json(tmp_path / "run" / "manifest.json")
     assert (document["status"], document["error"]) == (status, error)
     assert tuple(done.returncode for done in ended) == codes
     # One that a signal ends says nothing: the launcher knows whether the signal was its own.
-    assert ended[0].stderr.startswith(said[0])
-    assert ended[1].stderr == said[1]
-    assert (ended[0].stderr == "") == (said[0] == "")
+    assert ended[0].stderr.startswith(last_line[0])
+    assert ended[1].stderr == last_line[1]
+    assert (ended[0].stderr == "") == (last_line[0] == "")
