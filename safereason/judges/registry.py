@@ -20,6 +20,8 @@ STRONGREJECT_MODEL = ModelSpec("qylu4156/strongreject-15k-v1")
 """The published weights of the two judges, which are loaded where no model is named."""
 REWARD_MODEL = "reward-model"
 """Name of the judge that is a sequence classifier."""
+SERVED = "server:"
+"""Beginning of its argument where a server has the classifier; the address follows."""
 
 
 def _refusal(argument: None, measure: Measure) -> Judge:
@@ -51,9 +53,18 @@ def _moderation(argument: TextArgument | None, measure: Measure) -> Judge:
     return Moderation(ModerationAPI(model))
 
 
-def _reward_model(argument: ModelArgument, measure: Measure) -> Judge:
-    from safereason.judges.reward_model import RewardModel
+def _parse_reward_model(text: str) -> ModelArgument | TextArgument:
+    # Which model a server has is known to the server alone.
+    if text.startswith(SERVED):
+        return TextArgument(text)
+    return ModelArgument.parse(text)
 
+
+def _reward_model(argument: ModelArgument | TextArgument, measure: Measure) -> Judge:
+    from safereason.judges.reward_model import RewardModel, ServedRewardModel
+
+    if isinstance(argument, TextArgument):
+        return ServedRewardModel.at(argument.text.removeprefix(SERVED))
     return RewardModel(argument.model)
 
 
@@ -145,8 +156,9 @@ JUDGES: Registry[JudgeEntry] = Registry(
             "A sequence classifier's score: reward-model:ORG/NAME",
             _reward_model,
             ("quality",),
-            argument="ORG/NAME or path",
+            argument="ORG/NAME, path or server:URL",
             needs_argument=True,
+            parse=_parse_reward_model,
         ),
         JudgeEntry(
             "guard",

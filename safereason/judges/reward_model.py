@@ -4,11 +4,14 @@ TARS's task reward (arXiv 2507.00971, §4) is such a model, `Ray2333/GRM-llama3-
 """
 
 import math
+import os
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 import openai
 import torch
+from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedConfig,
@@ -23,12 +26,52 @@ from safereason.engines.spec import ModelSpec
 from safereason.engines.transformers import BATCH_TOKENS, pack
 from safereason.errors import InputError, one_line
 from safereason.judges.base import Exchange, Measure, Verdict
+from safereason.judges.registry import REWARD_MODEL
 from safereason.text import chat
 from safereason.text.inert import inert, special_tokens
 
 CONCURRENT_CALLS = 64
 """Requests at a time to a server, which batches them."""
 SECONDS_A_TRY = 600.0
+KEY = "SAFEREASON_REWARD_KEY"
+"""Environment variable with the key of a reward model's server: a key of OpenAI's is not for it."""
+
+
+class ParkedWeights:
+    """The weights of a frozen model that leaves its device between uses."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        """Takes the model, and the device that it computes on."""
+        self._tensors = list(chain(model.parameters(), model.buffers()))
+        self._device = device
+        # Weights never change, so that one copy stays behind and nothing has to be sent back.
+        self._waiting = [_on_host(tensor) for tensor in self._tensors]
+        self._is_parked = False
+
+    def park(self) -> None:
+        """Frees the device's memory; the weights wait in the CPU's."""
+        for tensor, waiting in zip(self._tensors, self._waiting, strict=True):
+            tensor.data = waiting
+        self._is_parked = True
+        # vLLM allocates by itself, and cannot use what torch keeps for later.
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def bring_back(self) -> None:
+        """Puts the weights on the device, where they are not there."""
+        if not self._is_parked:
+            return
+        for tensor, waiting in zip(self._tensors, self._waiting, strict=True):
+            tensor.data = waiting.to(self._device, copy=True, non_blocking=True)
+        self._is_parked = False
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    """A copy in the CPU's memory, pinned where there is a GPU: from there it moves several times faster."""
+    copy = tensor.detach().to("cpu", copy=True)
+    if torch.cuda.is_available():
+        return copy.pin_memory()
+    return copy
 
 
 class RewardModel:
@@ -38,7 +81,7 @@ class RewardModel:
     say so. Special tokens that a text spells are made inert, so that no answer can end its turn.
     """
 
-    name = "reward-model"
+    name = REWARD_MODEL
     measure: Measure = "quality"
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -60,9 +103,20 @@ class RewardModel:
         self._budget = BATCH_TOKENS
         self._longest = _longest_row(self.tokenizer, self.model.config)
         self._special = special_tokens(self.tokenizer)
+        self._weights: ParkedWeights | None = None
+
+    def park(self) -> None:
+        """Leaves the GPU to others until the next call of `judge`; without a GPU nothing moves."""
+        if self.model.device.type == "cpu":
+            return
+        if self._weights is None:
+            self._weights = ParkedWeights(self.model, self.model.device)
+        self._weights.park()
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """One verdict an exchange; unscored where the logit is not finite, failed where the model breaks down."""
+        if self._weights is not None:
+            self._weights.bring_back()
         rows: list[list[int]] = []
         is_cut: list[bool] = []
         for exchange in exchanges:
@@ -142,11 +196,39 @@ class ServedRewardModel:
     The server is asked with token ids and without its activation, so that both judges read the same logit.
     """
 
-    name = "reward-model"
+    name = REWARD_MODEL
     measure: Measure = "quality"
 
-    def __init__(self, spec: ModelSpec, address: str) -> None:
+    @classmethod
+    def at(cls, address: str) -> "ServedRewardModel":
+        """The reward model that a server of vLLM's has, `http://host:port`; its key is `$SAFEREASON_REWARD_KEY`.
+
+        Raises:
+            InputError: The server does not answer, or not with a model; or its tokenizer cannot be loaded here.
+        """
+        connection = _connect(address)
+        try:
+            document = connection.client(_seconds_a_try()).get("/v1/models", cast_to=object)
+        except openai.OpenAIError as error:
+            raise InputError(
+                f"judge {REWARD_MODEL!r}: the server at {connection.url} names no model "
+                f"({server.reason_of(error)}); start it with `vllm serve MODEL --runner pooling`"
+            ) from error
+        match document:
+            case {"data": [{"id": str() as name, **rest}, *_]}:
+                # A server may give its model another name than that of its files.
+                root = rest.get("root")
+                location = root if isinstance(root, str) and root else name
+                return cls(ModelSpec.parse(location), address, name)
+        raise InputError(f"judge {REWARD_MODEL!r}: the server at {connection.url} lists no model; serve one")
+
+    def __init__(self, spec: ModelSpec, address: str, name: str | None = None) -> None:
         """Loads the tokenizer; the weights are behind `address`, as `http://host:port`.
+
+        Args:
+            spec: The model.
+            address: The server's.
+            name: The model's name there, where that is not its location.
 
         Raises:
             InputError: The tokenizer cannot be loaded, or has no chat template.
@@ -160,9 +242,9 @@ class ServedRewardModel:
         self._longest = _longest_row(
             self._tokenizer, AutoConfig.from_pretrained(spec.location, trust_remote_code=False)
         )
-        self._location = spec.location
-        connection = server.connect("judge 'reward-model'", address, "")
-        self._client = connection.client(server.seconds(server.TIMEOUT, SECONDS_A_TRY))
+        self._name = name or spec.location
+        connection = _connect(address)
+        self._client = connection.client(_seconds_a_try())
         self._patience = server.Patience(f"the reward model at {connection.url}")
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
@@ -179,13 +261,22 @@ class ServedRewardModel:
         return _verdict_of_logit(logit, len(ids) > self._longest)
 
     def _logit(self, ids: list[int]) -> float:
-        body = {"model": self._location, "input": ids, "use_activation": False}
+        body = {"model": self._name, "input": ids, "use_activation": False}
         # The client of OpenAI's API has no method for this route of vLLM's.
         document = self._client.post("/classify", body=body, cast_to=object)
         match document:
             case {"data": [{"probs": [int() | float() as logit]}]}:
                 return float(logit)
         raise server.BadReply("the server gave no logit of one label", may_pass=False)
+
+
+def _connect(address: str) -> server.ServerAddress:
+    """The server at an address, which may end in `/v1`, as those of OpenAI's API do."""
+    return server.connect(f"judge {REWARD_MODEL!r}", address.rstrip("/").removesuffix("/v1"), os.environ.get(KEY, ""))
+
+
+def _seconds_a_try() -> float:
+    return server.seconds(server.TIMEOUT, SECONDS_A_TRY)
 
 
 def _transcript_ids(tokenizer: PreTrainedTokenizerBase, exchange: Exchange, special: Collection[str]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from safereason.data.example import PromptKind
 from safereason.text.verdict import Label
@@ -39,6 +39,15 @@ class RewardParts:
     """Whether the total is None because a judge could not be reached. Another request may then give a score."""
     judged: bool = False
     """Whether a judge gave a score for this rollout."""
+
+
+@runtime_checkable
+class Parkable(Protocol):
+    """A judge whose model can leave the GPU to others between scorings; the next scoring brings it back."""
+
+    def park(self) -> None:
+        """Moves the model to the CPU's memory."""
+        ...
 
 
 class Reward(Protocol):

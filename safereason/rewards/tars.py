@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from safereason.errors import InputError
 from safereason.judges.base import Exchange, Judge, Verdict, as_harm
-from safereason.rewards.base import RewardParts, RewardRow
+from safereason.rewards.base import Parkable, RewardParts, RewardRow
 from safereason.text import reasoning
 
 __all__ = ["RewardParts", "RewardRow", "TarsReward", "format_reward", "safety_reward"]
@@ -56,6 +56,7 @@ class TarsReward:
         self._safety = safety
         self._task = task
         self._require_format = require_format
+        self._park()
 
     def score(self, rows: Sequence[RewardRow]) -> list[RewardParts]:
         """Parts `format`, `safety` or `task` and, for the log alone, `reasoning_harm`."""
@@ -74,6 +75,7 @@ class TarsReward:
         safety_verdicts = self._judge_answers(self._safety, rows, harmful_rows)
         task_verdicts = self._judge_answers(self._task, rows, other_rows)
         reasoning_harm = self._judge_reasoning(rows, harmful_rows)
+        self._park()
 
         results = []
         for index, row in enumerate(rows):
@@ -88,6 +90,12 @@ class TarsReward:
                 parts["reasoning_harm"] = reasoning_harm.get(index)
             results.append(_combine(parts, row.kind, safety or task))
         return results
+
+    def _park(self) -> None:
+        """Leaves the GPU to the training, where a judge's model takes much of it."""
+        for judge in (self._safety, self._task):
+            if isinstance(judge, Parkable):
+                judge.park()
 
     def _safety_part(self, verdict: Verdict | None) -> float | None:
         """The safety reward of a verdict, by what the judge measures."""

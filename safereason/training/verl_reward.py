@@ -139,7 +139,8 @@ def _open_queued_reward(config: str, reward_router_address: str | None) -> Queue
 
     def open_judge(text: str) -> Judge:
         judge = JudgeSpec.parse(text)
-        if judge.name != REWARD_MODEL:
+        # A reward model that is served elsewhere needs no server of verl's.
+        if judge.name != REWARD_MODEL or judge.model is None:
             return judge.open()
         if reward_router_address is None:
             raise InputError(f"judge {text!r}: verl serves no reward model; export the folder again")

@@ -1,6 +1,7 @@
 """The reward model against transformers used by hand, one row at a time."""
 
 import math
+import runpy
 from pathlib import Path
 
 import micro
@@ -12,7 +13,8 @@ from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.judges import open_judge
 from safereason.judges.base import Exchange
-from safereason.judges.reward_model import RewardModel
+from safereason.judges.reward_model import ParkedWeights, RewardModel
+from safereason.rewards.base import Parkable
 
 EXCHANGES = [
     Exchange("Name a colour.", "Blue."),
@@ -114,3 +116,31 @@ def test_memory_that_runs_out_halves_the_batch_and_fails_only_a_row_that_is_alon
     assert all("out of memory" in str(verdicts[i].reason) for i in failed)
     rest = [i for i in range(len(verdicts)) if i not in failed]
     assert [verdicts[i].score for i in rest] == pytest.approx([expected[i] for i in rest], abs=1e-6)
+
+
+def test_a_parked_model_leaves_its_device_and_scores_the_same(micro_classifier: Path):
+    """The device is this CPU: what is on it comes on top of the copy that waits."""
+    live = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "memory.py"))["Live"]()
+    judge = RewardModel(str(micro_classifier))
+    before = judge.judge(EXCHANGES)
+    size = sum(weight.nbytes for weight in (*judge.model.parameters(), *judge.model.buffers()))
+    with live:
+        judge._weights = ParkedWeights(judge.model, torch.device("cpu"))
+        assert live.now == 2 * size
+        for _ in range(2):
+            judge._weights.park()
+            assert live.now == size
+            judge._weights.bring_back()
+            assert live.now == 2 * size
+            judge._weights.bring_back()  # it is there already
+            assert live.now == 2 * size
+    judge._weights.park()
+    after = judge.judge(EXCHANGES)
+    assert [verdict.score for verdict in after] == [verdict.score for verdict in before]
+
+
+def test_without_a_gpu_nothing_is_parked(micro_classifier: Path):
+    judge = RewardModel(str(micro_classifier))
+    judge.park()
+    assert judge._weights is None
+    assert isinstance(judge, Parkable)

@@ -175,3 +175,24 @@ def test_the_local_judges_reward_the_right_decision():
     rows = [RewardRow("p", kind, thought(text, "hm")) for kind in ("harmful", "harmless") for text in (refusal, answer)]
     scored = TarsReward(open_judge("refusal"), open_judge("compliance")).score(rows)
     assert [s.total for s in scored] == [1.0, 0.0, 0.0, 1.0]
+
+
+class Parking(Fixed):
+    """A judge that can leave the GPU."""
+
+    def __init__(self, measure: str) -> None:
+        super().__init__(measure)
+        self.at_park: list[int] = []
+
+    def park(self) -> None:
+        self.at_park.append(len(self.answers))
+
+
+def test_a_judges_model_leaves_the_gpu_but_for_the_scoring():
+    task = Parking("quality")
+    reward = TarsReward(Fixed("harm"), task)
+    assert task.at_park == [0]
+    rows = [RewardRow("p", "harmless", thought("0.25")), RewardRow("p", "ambiguous", thought("0.5"))]
+    for _ in range(2):
+        assert [parts.total for parts in reward.score(rows)] == [0.25, 0.5]
+    assert task.at_park == [0, 2, 4]
