@@ -171,7 +171,7 @@ def run_case(case: dict[str, Any], folder: Path) -> dict[str, int]:
         "tensors": live.peak,
         "process": grown,
         "formula": memory.peak(parts)[0],
-        **{f"of {part}": size for part, size in parts.items()},
+        **{f"of {name}": part.size for name, part in parts.items()},
     }
 
 

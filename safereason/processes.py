@@ -45,6 +45,11 @@ def shards_model() -> bool:
     return uses_deepspeed() or _is_true("ACCELERATE_USE_FSDP")
 
 
+def offloads_model() -> bool:
+    """Whether FSDP keeps each process's part of the model in the CPU's memory."""
+    return _is_true("ACCELERATE_USE_FSDP") and _is_true("FSDP_OFFLOAD_PARAMS")
+
+
 def uses_deepspeed() -> bool:
     """Whether DeepSpeed holds the model."""
     return _is_true("ACCELERATE_USE_DEEPSPEED")

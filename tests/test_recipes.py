@@ -265,6 +265,7 @@ def test_the_7b_model_differs_from_the_small_one_only_where_it_says_so():
         "model",
         "sft.micro_batch_size",
         "rl.micro_batch_size",
+        "rl.vllm.memory_share",
     }
 
 

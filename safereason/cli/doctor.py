@@ -16,14 +16,13 @@ from safereason.errors import InputError
 EXAMPLES = opt.examples(
     "safereason doctor",
     "safereason doctor --json",
+    "safereason doctor --recipe tars-7b",
     "safereason doctor --recipe tars-7b --gpus 4xA6000",
     "safereason doctor --recipe rsafe --gpus 8x80GB guard.train.lora.rank=16",
 )
 GpusOption = Annotated[
     str | None,
-    typer.Option(
-        "--gpus", metavar="NxGPU", help="With --recipe: GPUs that it has to fit on, as A100, 4xA6000 or 8x80GB."
-    ),
+    typer.Option("--gpus", metavar="NxGPU", help="With --recipe: GPUs in place of its own, as A100 or 4x80GB."),
 ]
 # The packages whose versions decide what a run computes. A bug report needs them.
 PACKAGES = (
@@ -62,7 +61,7 @@ def doctor(
     as_json: opt.Json = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Print versions, devices, memory, extras and folders; or, with --recipe and --gpus, whether the recipe fits."""
+    """Print versions, devices, memory, extras and folders; or, with --recipe, whether the recipe fits GPUs."""
     if recipe is not None or gpus is not None or overrides:
         _print_fit(recipe, gpus, overrides, root, as_json)
         return
@@ -80,12 +79,16 @@ def doctor(
 
 
 def _print_fit(recipe: str | None, gpus: str | None, overrides: list[str] | None, root: Path, as_json: bool) -> None:
-    if recipe is None or gpus is None:
-        raise InputError("--recipe and --gpus go together, such as --recipe tars-7b --gpus 4xA6000")
+    if recipe is None:
+        raise InputError("--gpus and overrides go with --recipe, such as --recipe tars-7b --gpus 4xA6000")
     from safereason.cli import doctor_fit
     from safereason.training.fit import parse_gpus
 
-    doctor_fit.print_fit_report(opt.load_recipe(recipe, overrides), parse_gpus(gpus), root, as_json)
+    chosen = opt.load_recipe(recipe, overrides)
+    named = gpus or chosen.hardware
+    if named is None:
+        raise InputError(f"recipe {chosen.name}: it names no hardware; pass --gpus, such as --gpus 4xA6000")
+    doctor_fit.print_fit_report(chosen, parse_gpus(named), root, as_json)
 
 
 def _versions() -> dict[str, str]:

@@ -1,15 +1,17 @@
 """`safereason doctor --recipe R --gpus 4xA6000`: whether a recipe's trainings fit, and changes that make them fit."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from safereason.cli import output
+from safereason.errors import InputError
 
 if TYPE_CHECKING:
-    from safereason.recipe.schema import Recipe
+    from safereason.recipe.schema import Offload, Recipe
     from safereason.training.fit import Gpus, Section, TrainingOnGpus
+    from safereason.training.memory import Part
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,14 @@ class TrainingLayout:
     name: str
     section: "Section"
     sharded: bool
+    offload: "Offload"
 
 
 # The memory of one layout, in bytes. The functional form, since `in` is a keyword; the keys are those of the JSON.
-LayoutMemory = TypedDict("LayoutMemory", {"parts": dict[str, int], "peak": int, "in": str, "fits": bool})
+LayoutMemory = TypedDict(
+    "LayoutMemory",
+    {"parts": dict[str, int], "phases": dict[str, int], "peak": int, "in": str, "fits": bool, "host": int},
+)
 
 
 class _WholePeak(TypedDict):
@@ -40,6 +46,8 @@ class ChangePeaks(_WholePeak, total=False):
 class StageFit(TypedDict):
     """One training of the recipe: its steps, its memory by layout, and changes where a layout does not fit."""
 
+    launch: str
+    """What `--launch auto` would choose, or why it would refuse."""
     counts: dict[str, object]
     memory: dict[str, LayoutMemory]
     changes: list[ChangePeaks]
@@ -70,26 +78,65 @@ def print_fit_report(recipe: "Recipe", gpus: "Gpus", root: Path, as_json: bool) 
 
 def _fit_of_stage(recipe: "Recipe", training: "TrainingOnGpus", root: Path) -> StageFit:
     from safereason.stages.base import Options
+    from safereason.stages.plan_counts import planned_counts, planned_hours
     from safereason.training import memory
 
     memory_by_layout: dict[str, LayoutMemory] = {}
     for layout in _layouts(training):
-        parts = memory.parts(training.step(layout.section, sharded=layout.sharded))
+        parts = training.parts(layout.section, sharded=layout.sharded, offload=layout.offload)
         peak, phase = memory.peak(parts)
         memory_by_layout[layout.name] = {
-            "parts": parts,
+            "parts": {name: part.size for name, part in parts.items()},
+            "phases": _phases(layout.section, parts),
             "peak": peak,
             "in": phase,
-            "fits": peak <= training.gpus.room,
+            "fits": training.fits(layout.section, sharded=layout.sharded, offload=layout.offload),
+            "host": memory.host_size(training.step(layout.section, sharded=layout.sharded, offload=layout.offload)),
         }
     changes: list[ChangePeaks] = []
     # Where every layout fits, nobody has to change the recipe.
     if not all(column["fits"] for column in memory_by_layout.values()):
         changes = _peaks_of_changes(training)
-    from safereason.stages.plan_counts import planned_counts
+    options = Options(root=root, processes=training.gpus.count)
+    counts = planned_counts(recipe, options, training.key)
+    hours = planned_hours(recipe, options, (training.key,), training.gpus)
+    return {
+        "launch": _chosen_launch(recipe, training),
+        "counts": {**counts, **hours},
+        "memory": memory_by_layout,
+        "changes": changes,
+    }
 
-    counts = planned_counts(recipe, Options(root=root), training.key)
-    return {"counts": counts, "memory": memory_by_layout, "changes": changes}
+
+def _phases(section: "Section", parts: "Mapping[str, Part]") -> dict[str, int]:
+    """The bytes that each phase of a step takes, in order. RL alone draws and scores between its steps."""
+    from safereason.recipe.schema import GRPO
+    from safereason.training import memory
+
+    sizes = memory.phase_sizes(parts)
+    if not isinstance(section, GRPO):
+        del sizes[memory.DRAW], sizes[memory.SCORE]
+    return sizes
+
+
+def _chosen_launch(recipe: "Recipe", training: "TrainingOnGpus") -> str:
+    """What `--launch auto` would choose, in a line, or why it would refuse."""
+    from safereason.training import launch
+    from safereason.training.layout import choose_layout, refusal
+
+    gpus = training.gpus
+    try:
+        layout = choose_layout(launch.AUTO, recipe, (training.key,), gpus)
+    except InputError:
+        return f"no: {refusal(training)}"
+    if layout.reason:
+        return f"yes: {layout.reason}"
+    alone = _unsharded(training, training.section)
+    answer = "no"
+    if training.fits(training.section, offload=alone.offload):
+        answer = "yes"
+    problem = training.vllm_lack(training.section)
+    return f"{answer}: {problem or f'{alone.name}: {_gib(layout.peak)} GiB of {_gib(gpus.room)}'}"
 
 
 def _layouts(training: "TrainingOnGpus") -> list[TrainingLayout]:
@@ -98,16 +145,54 @@ def _layouts(training: "TrainingOnGpus") -> list[TrainingLayout]:
 
     section = training.section
     count = training.gpus.count
-    unsharded = "one GPU"
+    layouts = [_unsharded(training, section)]
     if count > 1:
-        unsharded = f"DDP on {count}"
-    layouts = [TrainingLayout(unsharded, section, False)]
-    if count > 1:
-        layouts.append(TrainingLayout(f"FSDP2 or ZeRO-3 on {count}", section, True))
+        layouts.append(_sharded(training, section))
     if section.lora is None:
-        with_lora = section.model_copy(update={"lora": LoRA()})
-        layouts.append(TrainingLayout(f"LoRA, {unsharded}", with_lora, False))
+        whole = _unsharded(training, section.model_copy(update={"lora": LoRA()}))
+        layouts.append(TrainingLayout(f"LoRA, {whole.name}", whole.section, whole.sharded, whole.offload))
     return layouts
+
+
+def _unsharded(training: "TrainingOnGpus", section: "Section") -> TrainingLayout:
+    """The layout with all of the model on each GPU."""
+    name = "one GPU"
+    offload: Offload = "none"
+    if training.gpus.count > 1:
+        name = f"DDP on {training.gpus.count}"
+    else:
+        offload = training.offload(section)
+    if section.offload == "optimizer":
+        offload = section.offload
+    return TrainingLayout(_with_offload(name, offload), section, False, offload)
+
+
+def _sharded(training: "TrainingOnGpus", section: "Section") -> TrainingLayout:
+    """The layout with parts of the model on each GPU, and as much offloaded as it takes."""
+    from dataclasses import replace
+
+    from safereason.recipe.schema import GRPO
+    from safereason.training.layout import ways
+
+    changed = replace(training, section=section)
+    offload: Offload = "none"
+    for way in ways([changed]):
+        if not way.sharded:
+            continue
+        offload = way.offload
+        if way.has_room([changed]):
+            break
+    name = "FSDP2"
+    # Neither RL nor offloading is there with DeepSpeed.
+    if offload == "none" and not isinstance(section, GRPO):
+        name = "FSDP2 or ZeRO-3"
+    return TrainingLayout(_with_offload(f"{name} on {training.gpus.count}", offload), section, True, offload)
+
+
+def _with_offload(name: str, offload: "Offload") -> str:
+    if offload == "none":
+        return name
+    return f"{name}, offload {offload}"
 
 
 def _peaks_of_changes(training: "TrainingOnGpus") -> list[ChangePeaks]:
@@ -121,31 +206,33 @@ def _peaks_of_changes(training: "TrainingOnGpus") -> list[ChangePeaks]:
 
 
 def _peaks_of(change: str, training: "TrainingOnGpus", section: "Section") -> ChangePeaks:
-    peaks: ChangePeaks = {"change": change, "whole": training.peak(section)}
+    whole = _unsharded(training, section)
+    peaks: ChangePeaks = {"change": change, "whole": training.peak(section, offload=whole.offload)}
     if training.gpus.count > 1:
-        peaks["sharded"] = training.peak(section, sharded=True)
+        sharded = _sharded(training, section)
+        peaks["sharded"] = training.peak(section, sharded=True, offload=sharded.offload)
     return peaks
 
 
 def _print_stage_fit(key: str, stage_fit: StageFit, gpus: "Gpus") -> None:
     print(f"\n{key}")
-    output.print_mapping(stage_fit["counts"], output.GAP)
+    output.print_mapping({"fits": stage_fit["launch"], **stage_fit["counts"]}, output.GAP)
     layouts = stage_fit["memory"]
     part_names: list[str] = []
-    peaks = ["peak"]
-    phases = ["in"]
-    verdicts = ["fits"]
+    phase_names: list[str] = []
     for layout in layouts.values():
         # A layout may have parts that others lack, such as those of LoRA.
         part_names += [name for name in layout["parts"] if name not in part_names]
-        peaks.append(_gib(layout["peak"]))
-        phases.append(layout["in"])
-        verdicts.append("yes" if layout["fits"] else "no")
+        phase_names = list(layout["phases"])
     rows: list[list[str]] = []
     for name in part_names:
         sizes = [_gib(layout["parts"].get(name)) for layout in layouts.values()]
         rows.append([name, *sizes])
-    rows += [peaks, phases, verdicts]
+    for phase in phase_names:
+        rows.append([f"at {phase}", *(_gib(layout["phases"][phase]) for layout in layouts.values())])
+    rows.append(["peak", *(_gib(layout["peak"]) for layout in layouts.values())])
+    rows.append(["fits", *("yes" if layout["fits"] else "no" for layout in layouts.values())])
+    rows.append(["CPU's, all processes", *(_gib(layout["host"]) for layout in layouts.values())])
     output.print_table(("GiB a GPU", *layouts), rows)
     if stage_fit["changes"]:
         print()
@@ -161,7 +248,7 @@ def _print_changes_of_recipe(changes: Sequence[ChangePeaks], gpus: "Gpus") -> No
     pairs: list[tuple[str, str, str]] = []
     for change in changes:
         pairs.append((change["change"], _peak_cell(change["whole"], gpus), _peak_cell(change["sharded"], gpus)))
-    output.print_table(("change", "peak, DDP", "peak, FSDP2 or ZeRO-3"), pairs)
+    output.print_table(("change", "peak, DDP", "peak, sharded"), pairs)
 
 
 def _peak_cell(size: int, gpus: "Gpus") -> str:

@@ -88,7 +88,7 @@ LaunchOption = Annotated[
     typer.Option(
         "--launch",
         metavar="auto|none|accelerate[:CONFIG]",
-        help="Processes of a training: as the GPUs allow, one, or accelerate's by ddp, fsdp2, zero3 or a file.",
+        help="Processes of a training: what the GPUs allow, one, or accelerate's by a shipped config or a file.",
     ),
 ]
 PlannedGpus = Annotated[

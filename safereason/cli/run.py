@@ -10,6 +10,7 @@ from safereason.errors import InputError
 
 if TYPE_CHECKING:
     from safereason.recipe.schema import Recipe
+    from safereason.stages.base import Options
     from safereason.training.fit import Gpus
 
 EXAMPLES = opt.examples(
@@ -51,7 +52,7 @@ def run(
     if step is not None and dry_run:
         raise InputError("--step and --dry-run exclude each other; pass one of them")
     if dry_run:
-        _print_plan(chosen, launch, planned or layout.gpus_here(), as_json)
+        _print_plan(chosen, options, launch, planned or layout.gpus_here(), as_json)
         return
     if step is not None:
         steps.run_one(chosen, options, step, launch, as_json)
@@ -67,16 +68,18 @@ def run(
         print(f"report: {result.metrics['report']}")
 
 
-def _print_plan(recipe: "Recipe", launch: str, gpus: "Gpus | None", as_json: bool) -> None:
-    """Prints the recipe, the steps, and the layout of each step that opens a model."""
+def _print_plan(recipe: "Recipe", options: "Options", launch: str, gpus: "Gpus | None", as_json: bool) -> None:
+    """Prints the recipe, the steps, the layout of each step that opens a model, and the hours of the trainings."""
     from safereason.recipe.load import resolved
     from safereason.stages import pipeline
 
     names = pipeline.pipeline_steps(recipe)
     # A training that does not fit ends the plan before anything is printed.
     layouts = steps.planned_layouts(recipe, launch, gpus)
+    stage.add_hours(recipe, options, layouts, gpus)
     if as_json:
         output.print_json({"recipe": resolved(recipe), "steps": names, "layouts": layouts})
         return
     stage.print_steps(recipe, names, as_json)
     steps.print_layouts(layouts, gpus)
+    stage.print_hours(layouts)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from safereason.runs.records import Record
     from safereason.stages.base import Options, Result
     from safereason.stages.verl import VerlBackend, VerlTraining
+    from safereason.training.fit import Gpus
     from safereason.training.layout import Layout
 
 
@@ -60,7 +61,7 @@ def train(
     options = replace(options, processes=layout.processes)
     launch = layout.launch
     if dry_run:
-        plan = {**plan_stage(recipe, options), **layout.outline()}
+        plan = {**plan_stage(recipe, options), **layout.outline(), **_hours(recipe, options, layout)}
         if launch is not None:
             plan["launch"] = launch.shown(launched.program())
         print_plan(recipe, plan, as_json)
@@ -75,6 +76,35 @@ def train(
         return
     launched.train_on_one_device()
     run_and_print(lambda: train_stage(recipe, options), as_json)
+
+
+def _hours(recipe: "Recipe", options: "Options", layout: "Layout") -> Record:
+    """The hours of the trainings of a layout, for a plan; empty without GPUs."""
+    from safereason.stages.plan_counts import planned_hours
+
+    if layout.gpus is None:
+        return {}
+    return planned_hours(recipe, options, layout.keys, replace(layout.gpus, count=layout.processes))
+
+
+def add_hours(recipe: "Recipe", options: "Options", layouts: Sequence[Record], gpus: "Gpus | None") -> None:
+    """Adds the hours of the trainings to the rows of `steps.planned_layouts`."""
+    from safereason.stages import pipeline
+    from safereason.stages.plan_counts import planned_hours
+
+    if gpus is None or not layouts:
+        return
+    for row, (step_recipe, step) in zip(layouts, pipeline.steps_with_model(recipe), strict=True):
+        if step.key is not None:
+            row |= planned_hours(step_recipe, options, (step.key,), replace(gpus, count=row["processes"]))
+
+
+def print_hours(layouts: Sequence[Record]) -> None:
+    """Prints the hours that `add_hours` added."""
+    rows = [(row["step"], row["hours at most"], row["at"]) for row in layouts if "at" in row]
+    if rows:
+        print()
+        output.print_table(("step", "hours at most", "at"), rows)
 
 
 def print_steps(recipe: "Recipe", steps: Sequence[str], as_json: bool) -> None:

@@ -66,7 +66,7 @@ def sweep(
     if printed:
         _print_commands(commands, as_json)
     elif dry_run:
-        _print_plans(recipes, launch, planned, as_json)
+        _print_plans(recipes, root, launch, planned, as_json)
     else:
         _run_points(recipe, recipes, words, root, part, launch, as_json)
 
@@ -107,8 +107,10 @@ def _run_points(
         print(f"report: {document['report']}")
 
 
-def _print_plans(recipes: "Mapping[str, Recipe]", launch: str, planned: "Gpus | None", as_json: bool) -> None:
-    """Prints the steps of each point, and the layout of each step that opens a model."""
+def _print_plans(
+    recipes: "Mapping[str, Recipe]", root: Path, launch: str, planned: "Gpus | None", as_json: bool
+) -> None:
+    """Prints the steps of each point, the layout of each step that opens a model, and the hours of the trainings."""
     from safereason.stages.pipeline import pipeline_steps
     from safereason.training.layout import gpus_here
 
@@ -117,6 +119,7 @@ def _print_plans(recipes: "Mapping[str, Recipe]", launch: str, planned: "Gpus | 
     # A training that does not fit ends the plan before anything is printed.
     for name, recipe in recipes.items():
         layouts = steps.planned_layouts(recipe, launch, gpus)
+        stage.add_hours(recipe, opt.stage_options(root), layouts, gpus)
         plans.append({"point": name, "steps": pipeline_steps(recipe), "layouts": layouts})
     if as_json:
         output.print_json(plans)
@@ -124,6 +127,7 @@ def _print_plans(recipes: "Mapping[str, Recipe]", launch: str, planned: "Gpus | 
     for plan in plans:
         print(f"{plan['point']}: {', '.join(plan['steps'])}")
         steps.print_layouts(plan["layouts"], gpus)
+        stage.print_hours(plan["layouts"])
 
 
 def _figures_by_row(changes: "dict[str, dict[str, list[Record]]]") -> "dict[str, list[Record]]":

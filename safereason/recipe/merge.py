@@ -8,7 +8,7 @@ OVERRIDE = "override"
 """The source of a value that was set on the command line."""
 FROM_RECIPE = "recipe"
 """The source of a value that a recipe changed without saying why."""
-ABOUT = ("name", "paper", "provenance", "report_to")
+ABOUT = ("name", "paper", "provenance", "hardware", "report_to")
 """Top-level keys that change nothing of what a recipe makes."""
 
 DISCRIMINATORS = {"mix": None, "name": None, "algorithm": "grpo"}

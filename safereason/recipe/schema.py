@@ -183,6 +183,12 @@ class LoRA(RecipeSection):
     """Modules that get an adapter, as peft names them."""
 
 
+Offload = Literal["auto", "none", "optimizer", "all"]
+"""What of a training waits in the CPU's memory: nothing, AdamW's state, or that with weights and gradients too."""
+PLACEMENT: dict[str, bool | dict[str, bool]] = {"offload": True, "vllm": {"sleep": True}}
+"""Keys of a training's section that say where it is computed, and not what: they are part of no run's identity."""
+
+
 class Training(RecipeSection):
     """Settings that every training method has."""
 
@@ -204,6 +210,8 @@ class Training(RecipeSection):
     """Arithmetic on a GPU, and format of the saved model; weights in training and the optimizer stay fp32."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
+    offload: Offload = "auto"
+    """What waits in the CPU's memory: AdamW's state between steps, or `all` under FSDP2; `auto`: as little as fits."""
     save_steps: PositiveInt = 50
     """Optimizer steps between checkpoints."""
     lora: LoRA | None = None
@@ -232,7 +240,7 @@ class TarsRewardSettings(RecipeSection):
     safety: str
     """Judge of harmful prompts' answers: of harm, of refusal, or of quality, whose score is then taken as it is."""
     task: str
-    """Judge of the other answers: a sequence classifier's hub id or path, or `compliance`."""
+    """Judge of the other answers: a sequence classifier's hub id or path, `server:URL` of one, or `compliance`."""
     require_format: bool = True
     """Whether the format check multiplies the reward."""
 
@@ -254,6 +262,8 @@ class VLLM(RecipeSection):
     """Share of each GPU's memory that vLLM takes where it is colocated; the training has the rest."""
     tensor_parallel: PositiveInt = 1
     """GPUs that hold a colocated copy of the model together; it divides the processes of the training."""
+    sleep: bool = True
+    """Whether a colocated vLLM gives its weights and its cache back while the loss is computed."""
     server: str = "http://localhost:8000"
     """Address of the server of `vllm-server`."""
 
@@ -464,6 +474,8 @@ class Recipe(RecipeSection):
     """Base model: `org/name`, a path, `embedded/smollm2-135m` or a run directory."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the data draw, of training and of sampling."""
+    hardware: Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*GB$")] | None = None
+    """The GPUs that it is meant for, as `4x48GB`; `doctor` counts with them unless others are named."""
     report_to: Literal["none", "trackio", "wandb", "tensorboard", "mlflow"] = "none"
     """Experiment tracker that receives a training's metrics, beside its run directory; no run depends on it."""
     data: Annotated[TarsMix | RSafeMix, Field(discriminator="mix")]

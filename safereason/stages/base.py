@@ -11,7 +11,7 @@ from safereason.guard.open import GuardSpec
 from safereason.judges import JudgeSpec
 from safereason.recipe.load import to_yaml
 from safereason.recipe.named import reference_of
-from safereason.recipe.schema import Recipe
+from safereason.recipe.schema import PLACEMENT, Recipe
 from safereason.runs.directory import Metrics as Metrics
 from safereason.runs.directory import (
     OnExisting,
@@ -66,7 +66,10 @@ class Result:
 
 def run_identity(recipe: Recipe, *sections: str, **inputs: object) -> Identity:
     """The identity of a stage's run: the seed, the recipe's sections that it reads, and named inputs."""
-    chosen = with_own_names(recipe, sections).model_dump(mode="json", include=set(sections))
+    # Where a training is computed is no part of its result, so that a run goes on after a change of that.
+    chosen = with_own_names(recipe, sections).model_dump(
+        mode="json", include=set(sections), exclude={"sft": PLACEMENT, "rl": PLACEMENT}
+    )
     # The user of a server does not change the result, and a manifest must not hold a password.
     as_written = without_credentials(json.dumps({"seed": recipe.seed, **chosen, **inputs}))
     # Tuples come back as lists, so that this compares equal to an identity that was read from a manifest.

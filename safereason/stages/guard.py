@@ -18,7 +18,16 @@ from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard.guard_prompt import GuardPrompt
-from safereason.recipe.schema import GRPO, SFT, GuardSection, Recipe, RecipeSection, RSafeMix, RSafeRewardSettings
+from safereason.recipe.schema import (
+    GRPO,
+    PLACEMENT,
+    SFT,
+    GuardSection,
+    Recipe,
+    RecipeSection,
+    RSafeMix,
+    RSafeRewardSettings,
+)
 from safereason.rewards.rsafe import VerdictReward
 from safereason.runs.directory import CHECKPOINTS, OnExisting, RunDirectory
 from safereason.runs.manifest import sha256
@@ -306,7 +315,7 @@ def guard_outline(recipe: Recipe, options: Options) -> Outline:
     guard_prompt = guard_prompts.of_section(guard)
     assert isinstance(recipe.data, RSafeMix)
     # All sources are read to count their labels, so a plan also says what cannot be had.
-    counts = _row_counts(recipe, options)
+    counts = row_counts(recipe, options)
     outline: Outline = {
         "stage": "guard",
         "model": str(options.model or recipe.model),
@@ -316,23 +325,40 @@ def guard_outline(recipe: Recipe, options: Options) -> Outline:
         "sources": guard_data.rows_by_source(recipe),
     }
     if guard.sft is not None:
-        arguments = sft_arguments(
-            guard.sft,
-            # A plan is possible before there are any traces.
-            rows=max(counts["traces"], guard.sft.batch_size),
-            seed=recipe.seed,
-            output_dir=CHECKPOINTS,
-            processes=options.processes,
-            cpu=False,
-            key="guard.sft",
-        )
-        outline["sft"] = {"steps": arguments["max_steps"], "SFTConfig": arguments}
+        outline["sft"] = training_outline(recipe, options, "guard.sft", counts)
     if guard.train is not None:
-        outline["rl"] = grpo_outline(guard.train, counts["rows"], "guard.train", options.processes)
+        outline["rl"] = training_outline(recipe, options, "guard.train", counts)
     return outline
 
 
-def _row_counts(recipe: Recipe, options: Options) -> Record:
+def training_outline(recipe: Recipe, options: Options, key: str, counts: Record) -> Outline:
+    """The size and the arguments of one training of a guard.
+
+    Args:
+        recipe: The recipe.
+        options: Options with the number of processes.
+        key: The dotted key of the training's section.
+        counts: From `row_counts`.
+    """
+    guard = _guard_section(recipe)
+    if key == "guard.train":
+        return grpo_outline(_grpo_part(guard, recipe), counts["rows"], key, options.processes)
+    section = _sft_part(guard, recipe)
+    arguments = sft_arguments(
+        section,
+        # A plan is possible before there are any traces.
+        rows=max(counts["traces"], section.batch_size),
+        seed=recipe.seed,
+        output_dir=CHECKPOINTS,
+        processes=options.processes,
+        cpu=False,
+        key=key,
+    )
+    steps = arguments["max_steps"]
+    return {"steps": steps, "sequences": steps * section.batch_size, "SFTConfig": arguments}
+
+
+def row_counts(recipe: Recipe, options: Options) -> Record:
     """The numbers of rows of the built data, or as many as the recipe asks for where it is not built."""
     try:
         folder = data.built_data(recipe, options)
@@ -368,7 +394,7 @@ def _guard_identity(
     """The identity of the trained guard: its own part of the section, its prompt, and the data."""
     settings = {
         **guard_prompts.of_section(guard).prompt_settings(),
-        part: section.model_dump(mode="json"),
+        part: section.model_dump(mode="json", exclude=PLACEMENT),
         "sampling": guard.sampling.model_dump(mode="json"),
     }
     # Validation decides which model is kept, and only RL has any.

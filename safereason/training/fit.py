@@ -1,4 +1,4 @@
-"""Memory of a recipe's trainings on a set of GPUs: whether they fit, and the changes that take less."""
+"""Memory of a recipe's trainings on a set of GPUs: whether they fit, what is offloaded for it, and what takes less."""
 
 import re
 from collections.abc import Iterator
@@ -7,10 +7,11 @@ from math import ceil
 
 from safereason.errors import InputError, did_you_mean
 from safereason.judges import JudgeSpec
-from safereason.recipe.schema import DPO, GRPO, SFT, LoRA, Recipe, RSafeRewardSettings
+from safereason.judges.registry import REWARD_MODEL
+from safereason.recipe.schema import DPO, GRPO, SFT, LoRA, Offload, Recipe, RSafeRewardSettings
 from safereason.training import memory
 from safereason.training.arguments import Batch, cut_batch
-from safereason.training.memory import OptimizerStep, Shape
+from safereason.training.memory import OptimizerStep, Part, Shape
 from safereason.training.shapes import shape_of
 
 Section = SFT | GRPO | DPO
@@ -87,23 +88,60 @@ class TrainingOnGpus:
     shape: Shape
     gpus: Gpus
     judges: int = 0
-    """Bytes of the reward's judges on each GPU."""
+    """Bytes of the judges' models that stay on each GPU."""
+    reward_model: int = 0
+    """Bytes of the reward model, which waits in the CPU's memory between scorings."""
 
-    def step(self, section: Section, *, sharded: bool = False) -> OptimizerStep:
+    def step(self, section: Section, *, sharded: bool = False, offload: Offload = "none") -> OptimizerStep:
         """A step of a section, which may be a changed copy of the recipe's."""
-        return step_of(
+        step = step_of(
             section,
             self.shape,
             self.key,
             devices=self.gpus.count,
             sharded=sharded,
-            judge=self.judges,
             device_size=self.gpus.size,
         )
+        # DPO's pairs are scored before its training begins.
+        reward_model = 0 if isinstance(section, DPO) else self.reward_model
+        return replace(step, judges=self.judges, reward_model=reward_model, offload=offload)
 
-    def peak(self, section: Section, *, sharded: bool = False) -> int:
+    def parts(self, section: Section, *, sharded: bool = False, offload: Offload = "none") -> dict[str, Part]:
+        """The parts of a step's memory on each GPU."""
+        return memory.parts(self.step(section, sharded=sharded, offload=offload))
+
+    def peak(self, section: Section, *, sharded: bool = False, offload: Offload = "none") -> int:
         """Bytes that a step takes on each GPU."""
-        return memory.peak(memory.parts(self.step(section, sharded=sharded)))[0]
+        return memory.peak(self.parts(section, sharded=sharded, offload=offload))[0]
+
+    def has_room(self, section: Section, *, sharded: bool = False, offload: Offload = "none") -> bool:
+        """Whether a step fits each GPU."""
+        return self.peak(section, sharded=sharded, offload=offload) <= self.gpus.room
+
+    def fits(self, section: Section, *, sharded: bool = False, offload: Offload = "none") -> bool:
+        """Whether a step fits each GPU, and vLLM has what it starts with."""
+        return self.has_room(section, sharded=sharded, offload=offload) and not self.vllm_lack(section)
+
+    def offload(self, section: Section, *, sharded: bool = False) -> Offload:
+        """What each process of the training offloads: what the section says, else the optimizer if need be."""
+        if section.offload != "auto":
+            return section.offload
+        if self.has_room(section, sharded=sharded):
+            return "none"
+        return "optimizer"
+
+    def vllm_lack(self, section: Section) -> str:
+        """The message where a colocated vLLM would not start on its share of the GPU; empty where it would."""
+        if not isinstance(section, GRPO) or section.rollouts != "vllm-colocate":
+            return ""
+        needed = vllm_needs(section, self.shape)
+        share = section.vllm.memory_share
+        if needed <= share * self.gpus.size:
+            return ""
+        return (
+            f"{self.key}.vllm.memory_share: {share:g} of a GPU is {share * self.gpus.size / GIB:.1f} GiB, and vLLM "
+            f"starts with {needed / GIB:.1f} (weights, {memory.VLLM_OWN / GIB:.1f} of its own, the cache of a row)"
+        )
 
 
 def step_of(
@@ -113,7 +151,6 @@ def step_of(
     *,
     devices: int = 1,
     sharded: bool = False,
-    judge: int = 0,
     device_size: int = 0,
     cpu: bool = False,
 ) -> OptimizerStep:
@@ -125,7 +162,6 @@ def step_of(
         key: The section's dotted key.
         devices: Number of devices that share a step.
         sharded: Whether weights and optimizer state are divided among them.
-        judge: Bytes of the reward's judges.
         device_size: Bytes of memory of a device.
         cpu: Whether the training runs without a GPU.
 
@@ -146,7 +182,6 @@ def step_of(
         rank=rank,
         devices=devices,
         sharded=sharded and devices > 1,
-        judge=judge,
     )
     if isinstance(section, SFT):
         return _sft_step(section, device, key)
@@ -156,7 +191,7 @@ def step_of(
     if cpu:
         trained = length
     if isinstance(section, DPO):
-        # All rollouts are drawn before the training, so they take no memory beside it. The judges stay loaded.
+        # All rollouts are drawn before the training, so they take no memory beside it.
         batch = batch_of(section, devices, key)
         return replace(device, rows=2 * batch.per_device, tokens=length, trained=trained, reference=True)
     return _grpo_step(section, replace(device, tokens=length, trained=trained), key, device_size)
@@ -197,15 +232,19 @@ def _grpo_step(section: GRPO, device: OptimizerStep, key: str, device_size: int)
         reference=section.kl_coef > 0,
         drawn=drawn,
         vllm=vllm,
+        sleeps=section.vllm.sleep,
         group=group,
     )
 
 
 def vllm_needs(section: GRPO, shape: Shape) -> int:
-    """The fewest bytes that vLLM starts with: its weights in bf16, and the cache of one longest row."""
+    """The fewest bytes that vLLM starts with: its weights in bf16, its own, and the cache of one longest row."""
+    gpus = section.vllm.tensor_parallel
+    # GPUs that share a copy have a head of keys each at least.
+    heads = ceil(shape.kv_heads / gpus)
     # Keys and values, for each layer and token.
-    cache = 2 * shape.layers * shape.key * (section.max_prompt_tokens + section.sampling.max_new_tokens)
-    return ceil(memory.BF16 * (shape.parameters + cache) / section.vllm.tensor_parallel)
+    cache = 2 * shape.layers * heads * shape.head_dim * (section.max_prompt_tokens + section.sampling.max_new_tokens)
+    return memory.VLLM_OWN + memory.BF16 * (ceil(shape.parameters / gpus) + cache)
 
 
 def sections_of(recipe: Recipe) -> dict[str, Section]:
@@ -241,40 +280,50 @@ def trainings(recipe: Recipe, gpus: Gpus) -> tuple[list[TrainingOnGpus], list[st
     all_trainings: list[TrainingOnGpus] = []
     notes: list[str] = []
     for key, section in sections_of(recipe).items():
-        size, unknown = _judge_memory(section)
+        judges, reward_model, unknown = judge_memory(section)
         for name in unknown:
             notes.append(f"{key}: {name} judges too; its shape is not known here, and it is not counted")
-        all_trainings.append(TrainingOnGpus(key, section, shape, gpus, size))
+        all_trainings.append(TrainingOnGpus(key, section, shape, gpus, judges, reward_model))
     if not all_trainings:
         raise InputError(f"recipe {recipe.name}: it trains nothing; name one with sft, rl or guard")
     return all_trainings, notes
 
 
-def _judge_memory(section: Section) -> tuple[int, list[str]]:
-    """Bytes of the judges that the reward loads, in bf16 as on a GPU, and the names of those of unknown shape."""
+def judge_memory(section: Section) -> tuple[int, int, list[str]]:
+    """Bytes of the judges that stay loaded, and of reward models, in bf16; and the names of those of unknown shape."""
     if isinstance(section, SFT) or isinstance(section.reward, RSafeRewardSettings):
-        return 0, []
+        return 0, 0, []
     from safereason.rewards import judges_of
 
-    size = 0
+    judges = 0
+    reward_model = 0
     unknown: list[str] = []
-    for spec in judges_of(section.reward):
-        model = JudgeSpec.parse(spec).model
+    # A judge that is named twice is loaded once.
+    for text in dict.fromkeys(judges_of(section.reward)):
+        spec = JudgeSpec.parse(text)
+        model = spec.model
         if model is None or model.is_remote:
             # A judge behind a server takes no memory here.
             continue
         try:
-            size += memory.BF16 * shape_of(str(model)).parameters
+            size = memory.BF16 * shape_of(str(model)).parameters
         except InputError:
             unknown.append(str(model))
-    return size, unknown
+            continue
+        if spec.name == REWARD_MODEL:
+            reward_model += size
+        else:
+            judges += size
+    return judges, reward_model, unknown
 
 
 def changes(training: TrainingOnGpus) -> Iterator[tuple[str, Section]]:
-    """Changes that take less memory, each by itself: the override, and the section that it makes."""
+    """Changes that take less memory or make vLLM start, each by itself: the override, and the section that it makes."""
     section = training.section
     if section.lora is None:
         yield "lora.rank=16", section.model_copy(update={"lora": LoRA(rank=16)})
+    if section.offload == "none":
+        yield "offload=auto", section.model_copy(update={"offload": "auto"})
     if not section.activation_checkpointing:
         yield "activation_checkpointing=true", section.model_copy(update={"activation_checkpointing": True})
     if section.micro_batch_size > 1:
@@ -294,10 +343,19 @@ def _changes_of_grpo(section: GRPO, training: TrainingOnGpus) -> Iterator[tuple[
     # With adapters the reference model is the model itself, and takes no memory.
     if section.kl_coef > 0 and section.lora is None:
         yield "kl_coef=0.0", section.model_copy(update={"kl_coef": 0.0})
-    if section.rollouts == "vllm-colocate":
-        # The least share that vLLM starts with, in steps of 5 %.
-        least = ceil(20 * vllm_needs(section, training.shape) / training.gpus.size) / 20
-        if least < section.vllm.memory_share:
-            share = section.vllm.model_copy(update={"memory_share": least})
-            yield f"vllm.memory_share={least}", section.model_copy(update={"vllm": share})
-        yield "rollouts=vllm-server", section.model_copy(update={"rollouts": "vllm-server"})
+    if section.rollouts != "vllm-colocate":
+        return
+    if not section.vllm.sleep:
+        yield "vllm.sleep=true", _with_vllm(section, sleep=True)
+    # The least share that vLLM starts with, in steps of 5 %.
+    least = ceil(20 * vllm_needs(section, training.shape) / training.gpus.size) / 20
+    if least < 1 and least != section.vllm.memory_share:
+        yield f"vllm.memory_share={least}", _with_vllm(section, memory_share=least)
+    twice = 2 * section.vllm.tensor_parallel
+    if training.vllm_lack(section) and training.gpus.count % twice == 0 and training.shape.heads % twice == 0:
+        yield f"vllm.tensor_parallel={twice}", _with_vllm(section, tensor_parallel=twice)
+    yield "rollouts=vllm-server", section.model_copy(update={"rollouts": "vllm-server"})
+
+
+def _with_vllm(section: GRPO, **changed: object) -> GRPO:
+    return section.model_copy(update={"vllm": section.vllm.model_copy(update=changed)})

@@ -22,7 +22,7 @@ OPTION, LAUNCHER = "--launch", "accelerate"
 AUTO, NONE = "auto", "none"
 """Values of the option that name no launcher: what fits the GPUs, and this process alone."""
 CONFIGS = Path(__file__).parent / "configs"
-DDP, FSDP2 = "ddp", "fsdp2"
+DDP, FSDP2, FSDP2_OFFLOAD = "ddp", "fsdp2", "fsdp2-offload"
 """Names of shipped configs."""
 
 
@@ -36,6 +36,8 @@ class Launch:
     """Processes over all machines."""
     layout: str = "DDP"
     """How they share the model: DDP, FSDP2, ZeRO-3, …; each holds all of it under DDP alone."""
+    offloads: bool = False
+    """Whether weights, gradients and optimizer lie in the CPU's memory (FSDP2's `CPUOffloadPolicy`)."""
 
     @property
     def is_sharded(self) -> bool:
@@ -159,13 +161,14 @@ def _launch_by_config(path: Path, gpus: int, arguments: tuple[str, ...]) -> Laun
     if config.distributed_type == DistributedType.DEEPSPEED and installed("deepspeed") is None:
         raise InputError(f"{path}: this needs DeepSpeed; `pip install 'safereason[deepspeed]'`")
     layout = _layout_of(config)
+    offloads = bool((config.fsdp_config or {}).get("fsdp_offload_params"))
     # -1 is accelerate's default: such a config, as the shipped ones, fits any number of GPUs.
     if config.num_processes != -1:
-        return Launch(arguments, int(config.num_processes), layout)
+        return Launch(arguments, int(config.num_processes), layout, offloads)
     if gpus == 0:
         raise InputError(f"{path}: does not say num_processes, and this machine has no GPU; set it in a file of yours")
     processes = gpus * int(config.num_machines)
-    return Launch((*arguments, "--num_processes", str(processes)), processes, layout)
+    return Launch((*arguments, "--num_processes", str(processes)), processes, layout, offloads)
 
 
 def _layout_of(config: "ClusterConfig") -> str:

@@ -1,20 +1,21 @@
-"""The layout of a training: how many processes share it, and whether each holds the whole model.
+"""The layout of a training: how many processes share it, whether each holds the whole model, and what is offloaded.
 
 `--launch auto` takes the cheapest layout that `training.fit` says fits the GPUs. DDP comes before FSDP2: it sends
-gradients only, and FSDP2 every weight as well.
+gradients only, and FSDP2 every weight as well. Where FSDP2 does not fit, the optimizer's state waits in the CPU's
+memory between steps, and where that is not enough, the model stays there, too.
 """
 
 import ctypes
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safereason import processes
 from safereason.errors import InputError, StageFailed, command
-from safereason.recipe.schema import Recipe
+from safereason.recipe.schema import Offload, Recipe
 from safereason.training import fit, launch
 from safereason.training.fit import GIB, Gpus, Section, TrainingOnGpus
 from safereason.training.launch import Launch
@@ -46,6 +47,10 @@ class Layout:
     """Bytes that it takes on each GPU; None where they are not known."""
     reason: str = ""
     """Why it was chosen; empty where it was not."""
+    offload: Offload = "none"
+    """The most that one of its trainings keeps in the CPU's memory."""
+    keys: tuple[str, ...] = ()
+    """Dotted keys of the sections that are trained."""
 
     @property
     def name(self) -> str:
@@ -65,7 +70,10 @@ class Layout:
         """What a plan says of it; empty where one process trains without a GPU."""
         if self.launch is None and self.gpus is None:
             return {}
-        return {"processes": self.processes, "layout": self.name, **self._memory()}
+        outline: dict[str, object] = {"processes": self.processes, "layout": self.name}
+        if self.offload != "none":
+            outline["layout"] = f"{self.name}, offload {self.offload}"
+        return {**outline, **self._memory()}
 
     def _memory(self) -> dict[str, object]:
         if self.gpus is None:
@@ -149,16 +157,27 @@ def choose_layout(spec: str, recipe: Recipe, keys: Sequence[str], gpus: Gpus | N
     for key, section in fit.sections_of(recipe).items():
         if key in keys:
             sections[key] = section
+    chosen = _choose(spec, recipe, sections, gpus)
+    return replace(chosen, keys=tuple(sections))
+
+
+def _choose(spec: str, recipe: Recipe, sections: Mapping[str, Section], gpus: Gpus | None) -> Layout:
+    """The layout of some sections of a recipe; arguments and errors as of `choose_layout`."""
     is_alone = gpus is None or gpus.count == 1 or processes.is_launched() or not sections
     if spec == launch.NONE or (spec == launch.AUTO and is_alone):
+        if not processes.is_launched():
+            _check_offload(sections, spec, offloads=False)
         one = gpus and Gpus(1, gpus.size, gpus.name)
-        return Layout(launch.NONE, None, gpus, _known_peak(recipe, sections, one))
+        peak, offload = _known_peak(recipe, sections, one)
+        return Layout(launch.NONE, None, gpus, peak, offload=offload)
     if spec == launch.AUTO and gpus is not None:
         _check_shares(sections, gpus.count, f"; choose GPUs by {VISIBLE}, or pass {launch.OPTION} {launch.NONE}")
         return _cheapest(recipe, sections, gpus)
     started = launch.read(spec, gpus.count if gpus else 0)
     _check_shares(sections, started.processes)
-    return Layout(spec, started, gpus, _known_peak(recipe, sections, gpus, sharded=started.is_sharded))
+    _check_offload(sections, spec, offloads=started.offloads)
+    peak, offload = _known_peak(recipe, sections, gpus, started)
+    return Layout(spec, started, gpus, peak, offload=offload)
 
 
 def _check_shares(sections: Mapping[str, Section], count: int, advice: str = "") -> None:
@@ -174,29 +193,115 @@ def _check_shares(sections: Mapping[str, Section], count: int, advice: str = "")
             raise InputError(f"{error}{advice}") from error
 
 
-def _cheapest(recipe: Recipe, keys: Collection[str], gpus: Gpus) -> Layout:
-    """The layout of DDP and FSDP2 that is the cheapest of those that fit several GPUs.
+def _check_offload(sections: Mapping[str, Section], spec: str, *, offloads: bool) -> None:
+    """Refuses sections that offload otherwise than the processes can, or than their config does.
 
     Raises:
-        InputError: Neither fits.
+        InputError: A section does.
     """
-    sharded = launch.read(_spec(launch.FSDP2), gpus.count)
+    for key, section in sections.items():
+        if section.offload == "all" and not offloads:
+            raise InputError(
+                f"{key}.offload: all is for several GPUs under {launch.OPTION} {_spec(launch.FSDP2_OFFLOAD)}; "
+                f"pass that, or {key}.offload=auto"
+            )
+        if section.offload in ("none", "optimizer") and offloads:
+            raise InputError(
+                f"{key}.offload: {section.offload} goes against {launch.OPTION} {spec}, which offloads all; pass "
+                f"{launch.OPTION} {_spec(launch.FSDP2)}, or {key}.offload=auto"
+            )
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A way to lay out the trainings of a command."""
+
+    config: str
+    """The shipped config."""
+    sharded: bool
+    offloads: tuple[Offload, ...]
+    """What each training offloads."""
+
+    def peak(self, trainings: Sequence[TrainingOnGpus]) -> int:
+        """The most bytes that any of the trainings takes on a GPU."""
+        peaks: list[int] = []
+        for training, offload in zip(trainings, self.offloads, strict=True):
+            peaks.append(training.peak(training.section, sharded=self.sharded, offload=offload))
+        return max(peaks)
+
+    def has_room(self, trainings: Sequence[TrainingOnGpus]) -> bool:
+        """Whether all trainings fit the GPUs."""
+        return self.peak(trainings) <= min(training.gpus.room for training in trainings)
+
+    def fits(self, trainings: Sequence[TrainingOnGpus]) -> bool:
+        """Whether all trainings fit the GPUs, and their vLLM has what it starts with."""
+        return self.has_room(trainings) and not any(training.vllm_lack(training.section) for training in trainings)
+
+    @property
+    def offload(self) -> Offload:
+        """The most that is offloaded."""
+        return max(self.offloads, key=OFFLOADS.index)
+
+    @property
+    def heading(self) -> str:
+        """Its name in messages."""
+        name = "FSDP2" if self.sharded else "DDP"
+        if self.offload == "none":
+            return name
+        return f"{name}, offload {self.offload},"
+
+
+OFFLOADS: tuple[Offload, ...] = ("none", "optimizer", "all")
+"""What may be offloaded, the cheapest first."""
+
+
+def ways(trainings: Sequence[TrainingOnGpus]) -> Iterator[_Way]:
+    """The ways to lay trainings out on several GPUs that their sections leave open, the cheapest first."""
+    said = [training.section.offload for training in trainings]
+    if "all" not in said:
+        nothing: list[Offload] = ["none" if offload == "auto" else offload for offload in said]
+        yield _Way(launch.DDP, False, tuple(nothing))
+        yield _Way(launch.FSDP2, True, tuple(nothing))
+        needed = [training.offload(training.section, sharded=True) for training in trainings]
+        if needed != nothing:
+            yield _Way(launch.FSDP2, True, tuple(needed))
+    if set(said) <= {"auto", "all"}:
+        everything: list[Offload] = ["all" for _ in said]
+        yield _Way(launch.FSDP2_OFFLOAD, True, tuple(everything))
+
+
+def _cheapest(recipe: Recipe, keys: Collection[str], gpus: Gpus) -> Layout:
+    """The cheapest layout that fits several GPUs.
+
+    Raises:
+        InputError: None fits.
+    """
     try:
         shape_of(recipe.model)
     except InputError as error:
         # FSDP2 fits whatever DDP fits.
+        sharded = launch.read(_spec(launch.FSDP2), gpus.count)
         return Layout(_spec(launch.FSDP2), sharded, gpus, None, f"{_heading(sharded)}: {error}")
     trainings = _trainings(recipe, keys, gpus)
-    whole_peak = _peak(trainings, sharded=False)
-    sharded_peak = _peak(trainings, sharded=True)
-    if whole_peak <= gpus.room:
-        whole = launch.read(_spec(launch.DDP), gpus.count)
-        reason = f"{_heading(whole)}: {_gib(whole_peak)} GiB of {_gib(gpus.room)} a GPU"
-        return Layout(_spec(launch.DDP), whole, gpus, whole_peak, reason)
-    if sharded_peak <= gpus.room:
-        reason = f"{_heading(sharded)}: DDP would need {_gib(whole_peak)} GiB of {_gib(gpus.room)} a GPU"
-        return Layout(_spec(launch.FSDP2), sharded, gpus, sharded_peak, reason)
-    raise InputError(_no_layout_fits(recipe, trainings, gpus))
+    before: _Way | None = None
+    for way in ways(trainings):
+        if way.fits(trainings):
+            return _layout_of(way, before, trainings, gpus)
+        before = way
+    doctor = command("doctor", "--recipe", recipe.reference, "--gpus", f"{gpus.count}x{gpus.name}")
+    problem = next(refusal(training) for training in trainings if not _fits(training))
+    raise InputError(f"{problem}; {doctor} shows what each change saves")
+
+
+def _layout_of(way: _Way, before: _Way | None, trainings: Sequence[TrainingOnGpus], gpus: Gpus) -> Layout:
+    """The layout of a way that fits; `before` is the one that is cheaper and does not."""
+    started = launch.read(_spec(way.config), gpus.count)
+    peak = way.peak(trainings)
+    heading = f"{started.processes} processes, {way.heading.rstrip(',')}"
+    reason = f"{heading}: {_gib(peak)} GiB of {_gib(gpus.room)} a GPU"
+    if before is not None:
+        reason = f"{heading}: {before.heading} would need {_gib(before.peak(trainings))} GiB of {_gib(gpus.room)} a GPU"
+    return Layout(_spec(way.config), started, gpus, peak, reason, way.offload)
 
 
 def _spec(config: str) -> str:
@@ -207,24 +312,29 @@ def _heading(started: Launch) -> str:
     return f"{started.processes} processes, {started.layout}"
 
 
-def _no_layout_fits(recipe: Recipe, trainings: Sequence[TrainingOnGpus], gpus: Gpus) -> str:
-    """The message for the first training that fits in no layout, with the changes that would make it fit."""
-    for training in trainings:
-        least = training.peak(training.section, sharded=True)
-        if least > gpus.room:
-            break
+def refusal(training: TrainingOnGpus) -> str:
+    """The message for a training that fits several GPUs in no layout, with the changes that would make it fit."""
+    gpus = training.gpus
+    problem = training.vllm_lack(training.section)
+    if not problem:
+        *_, least = ways([training])
+        problem = (
+            f"{training.key}: does not fit {gpus.count} GPUs: with {least.heading} it takes "
+            f"{_gib(least.peak([training]))} GiB of {_gib(gpus.room)} each"
+        )
     fitting: list[str] = []
     for change, section in fit.changes(training):
-        if training.peak(section, sharded=True) <= gpus.room:
+        if _fits(replace(training, section=section)):
             fitting.append(f"{training.key}.{change}")
-    doctor = command("doctor", "--recipe", recipe.reference, "--gpus", f"{gpus.count}x{gpus.name}")
-    advice = f"no single change is enough; {doctor} shows what each saves"
+    advice = "no single change is enough"
     if fitting:
-        advice = f"set {' or '.join(fitting)}; {doctor} shows more"
-    return (
-        f"{training.key}: does not fit {gpus.count} GPUs: with FSDP2 it takes {_gib(least)} GiB of "
-        f"{_gib(gpus.room)} each; {advice}"
-    )
+        advice = f"set {' or '.join(fitting)}"
+    return f"{problem}; {advice}"
+
+
+def _fits(training: TrainingOnGpus) -> bool:
+    """Whether a training fits several GPUs in any way."""
+    return any(way.fits([training]) for way in ways([training]))
 
 
 def _trainings(recipe: Recipe, keys: Collection[str], gpus: Gpus) -> list[TrainingOnGpus]:
@@ -232,20 +342,33 @@ def _trainings(recipe: Recipe, keys: Collection[str], gpus: Gpus) -> list[Traini
     return [training for training in trainings if training.key in keys]
 
 
-def _peak(trainings: Sequence[TrainingOnGpus], *, sharded: bool) -> int:
-    """The most bytes that any of the trainings takes on a GPU."""
-    return max(training.peak(training.section, sharded=sharded) for training in trainings)
+def _known_peak(
+    recipe: Recipe, keys: Collection[str], gpus: Gpus | None, started: Launch | None = None
+) -> tuple[int | None, Offload]:
+    """The most bytes that any of the trainings takes on a GPU, and the most that is offloaded.
 
+    They are not known without GPUs or trainings, or where the model's shape is not.
 
-def _known_peak(recipe: Recipe, keys: Collection[str], gpus: Gpus | None, *, sharded: bool = False) -> int | None:
-    """The same; None without GPUs or trainings, or where the model's shape is not known."""
+    Args:
+        recipe: The recipe.
+        keys: The trainings' dotted keys.
+        gpus: The GPUs; None without any.
+        started: The processes; None where one process trains alone.
+    """
+    offloads = started is not None and started.offloads
     if gpus is None or not keys:
-        return None
+        return None, "all" if offloads else "none"
+    sharded = started is not None and started.is_sharded
     try:
-        return _peak(_trainings(recipe, keys, gpus), sharded=sharded)
+        trainings = _trainings(recipe, keys, gpus)
+        chosen: list[Offload] = []
+        for training in trainings:
+            chosen.append("all" if offloads else training.offload(training.section, sharded=sharded))
+        way = _Way("", sharded, tuple(chosen))
+        return way.peak(trainings), way.offload
     except InputError:
         # The training itself says what is wrong.
-        return None
+        return None, "none"
 
 
 def _gib(size: int) -> str:

@@ -4,13 +4,14 @@ With P weights, of which Q are trained, each device holds, in bytes:
 
     weights        4 P                   fp32 in any precision of the arithmetic (`training.model`)
     optimizer      8 Q                   AdamW's two moments, fp32
-    gradients      4 Q, 8 Q under DDP    fp32, and DDP's buckets beside them
+    gradients      4 Q                   fp32; under DDP they lie in its buckets, which stay, or TRL's beside them
     reference      4 P                   where there is a KL term and no adapters
     bf16 copies    2 each of a linear weight, which autocast keeps for the forward pass
-    activations    n · (L · a + 12 d)    n tokens of a forward pass, L layers; checkpointed n · (L · 4 d + a + 12 d)
+    activations    n · (L · a + 12 d)    n tokens of a forward pass, L layers; checkpointed n · (4 L d + 12 d)
+    a layer again  n · a                 where activations are computed again, a layer at a time
     logits         tiles of [tokens, vocabulary], and the head's own gradient before it is added to the others
     KV cache       2 · L · kv · 4        a token of the rollouts drawn at once
-    vLLM           its share of the device, and no less than its own weights and the cache of one row
+    vLLM           its share of the device; asleep, what it keeps beside weights and cache
 
 With width d, q and kv the widths of queries and keys, m the MLP's, h heads and b bytes a number, a layer keeps of each
 token for its backward pass, by a count of the tensors that autograd saves in transformers' Llama and Qwen2:
@@ -22,8 +23,12 @@ arithmetic; attention keeps queries, keys and values repeated for every head, an
 and after the activation, the other branch and their product; and every layer turns the attention mask into a summand
 of row length T. Rows that need no mask keep 2 (q + kv) b in place of 4 q b + T b.
 
-Parts that are there at different times are not added up: a step draws rollouts (KV cache), then differentiates
-(gradients, copies, activations, logits), then moves the weights (gradients, and the optimizer's scratch of 4 Q).
+Parts that are there at different times are not added up. A step draws rollouts (KV cache, or vLLM awake), scores them
+(the reward model comes to the device), differentiates the head (logits) and then the layers (one again at a time), and
+moves the weights; the fused AdamW needs nothing beside its moments.
+
+What `offload` keeps in the CPU's memory is not on the device: the optimizer's moments but for the time of its step, or
+weights, gradients, optimizer and reference for good, of which layers are gathered as they are needed.
 
 Sources: the way of counting is that of Korthikanti et al. (arXiv 2205.05198, §4), for gated MLPs and attention that
 does not keep its scores (arXiv 2205.14135); sharding as ZeRO stage 3 has it (arXiv 1910.02054, §5): weights, gradients,
@@ -32,17 +37,19 @@ optimizer and reference over the devices, and beside these the gathered layers.
 Deviations:
     1. Every row is as long as it may be. Rows of a real step are shorter, most of them by far.
     2. Gradients are there in whole with all activations, as they are from the second of several forward passes on.
-    3. The reference's own forward pass, the peak inside one operation, CUDA's context and fragmentation are not
-       counted; `ROOM` leaves space for them.
-    4. Sharded, two layers and the embeddings are gathered at a time, and one layer's gradients; DeepSpeed's buckets and
-       FSDP's prefetching can be set otherwise. Our engine's rollouts gather all weights.
+    3. The passes of the reference and of the reward model, the peak inside one operation, CUDA's context and
+       fragmentation are not counted; `ROOM` leaves space for them.
+    4. Sharded, two layers, embeddings and head are gathered at a time; DeepSpeed's buckets and FSDP's prefetching can
+       be set otherwise. Our engine's rollouts gather all weights.
     5. Mixtures of experts, sliding windows and other MLPs than gated ones are not modelled.
+    6. vLLM's own memory is one figure for all models and GPUs, and counts as if it kept all of it while it sleeps.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 from math import ceil
+
+from safereason.recipe.schema import Offload
 
 FP32, BF16 = 4, 2
 ROOM = 0.92
@@ -55,6 +62,11 @@ COPIES = 5
 """Tensors of a tile's size that torch holds at once while it differentiates one."""
 ADAPTED = 7
 """Linear layers a decoder layer has."""
+VLLM_OWN = int(2.5 * 2**30)
+"""Bytes that vLLM takes beside weights and cache: CUDA graphs, buffers of its kernels, and a pass of 4096 tokens."""
+DRAW, SCORE, HEAD, LAYERS, UPDATE = PHASES = ("draw", "score", "loss: head", "loss: layers", "optimizer step")
+"""The times within a step at which other parts are there."""
+LOSS = (HEAD, LAYERS)
 
 
 @dataclass(frozen=True)
@@ -139,26 +151,75 @@ class OptimizerStep:
     """Devices that train together."""
     sharded: bool = False
     """Whether weights, gradients, optimizer and reference are shared out among them."""
-    judge: int = 0
-    """Bytes of the reward's own models."""
+    judges: int = 0
+    """Bytes of the judges' models that stay on the device."""
+    reward_model: int = 0
+    """Bytes of the reward model, which is there while it scores."""
     vllm: int = 0
     """Bytes that vLLM takes beside the training."""
+    sleeps: bool = True
+    """Whether vLLM gives weights and cache back but for the draw."""
+    offload: Offload = "none"
+    """What waits in the CPU's memory; `auto` is none here."""
     group: int = 0
     """Rows of one prompt that is computed once for all of them (`training.shared_prefix`); 0 if it is not."""
     projected: bool = False
     """Whether logits come in our own tiles (`training.logprobs`), as in GRPO, and not in TRL's."""
     gpu: bool = True
-    """Whether it is a GPU: there the optimizer moves all weights at once, and TRL's kernel works on tiles in place."""
+    """Whether it is a GPU: there TRL's kernel works on tiles in place."""
 
 
-def parts(step: OptimizerStep) -> dict[str, int]:
-    """Bytes by part, in the order of the module's table; a part that the step lacks is left out."""
+@dataclass(frozen=True)
+class Part:
+    """One part of a step's memory, and when it is there."""
+
+    size: int
+    """Bytes."""
+    phases: tuple[str, ...] = PHASES
+
+
+def parts(step: OptimizerStep) -> dict[str, Part]:
+    """The parts by name, in the order of the module's table; those that the step lacks are left out."""
+    all_parts = {**_state(step), **_passing(step), **_beside(step)}
+    return {name: part for name, part in all_parts.items() if part.size}
+
+
+def peak(step_parts: Mapping[str, Part]) -> tuple[int, str]:
+    """The most bytes that are taken at once, and the phase that takes them; the parts are from `parts`."""
+    sizes = phase_sizes(step_parts)
+    largest = max(sizes, key=lambda phase: sizes[phase])
+    return sizes[largest], largest
+
+
+def phase_sizes(step_parts: Mapping[str, Part]) -> dict[str, int]:
+    """The bytes that are taken in each phase."""
     sizes: dict[str, int] = {}
-    shards = step.devices if step.sharded else 1
-    for part, size in _sharded_parts(step).items():
-        sizes[part] = ceil(size / shards)
-    sizes.update(_whole_parts(step))
-    return {part: size for part, size in sizes.items() if size}
+    for phase in PHASES:
+        sizes[phase] = sum(part.size for part in step_parts.values() if phase in part.phases)
+    return sizes
+
+
+def host_size(step: OptimizerStep) -> int:
+    """The most bytes of the machine's own memory that all of its processes take together, one for each device.
+
+    Each process loads the model whole where it is sharded afterwards; a copy of it is made whole again to be saved.
+    """
+    weights = FP32 * step.shape.parameters
+    parked = step.devices * step.reward_model
+    if step.offload != "none":
+        parked += 2 * FP32 * _trainable(step)
+    if step.offload == "all":
+        parked += weights + FP32 * _trainable(step)
+        if step.reference:
+            parked += weights
+    loading = 0
+    if step.sharded:
+        loading = step.devices * weights
+    # At the start there is no optimizer yet; but the reference is loaded when the model lies there already.
+    at_start = step.devices * step.reward_model + loading
+    if step.offload == "all" and step.reference:
+        at_start += weights
+    return max(at_start, parked + weights)
 
 
 def _trainable(step: OptimizerStep) -> int:
@@ -168,69 +229,83 @@ def _trainable(step: OptimizerStep) -> int:
     return step.shape.adapters(step.rank)
 
 
-def _sharded_parts(step: OptimizerStep) -> dict[str, int]:
-    """Bytes of the parts that the devices of a sharded training share out among them."""
+def _state(step: OptimizerStep) -> dict[str, Part]:
+    """Weights, optimizer, gradients and reference: what a sharded training shares out among the devices."""
+    if step.offload == "all":
+        return {}
     parameters = step.shape.parameters
     trainable = _trainable(step)
+    shards = step.devices if step.sharded else 1
     weights = FP32 * parameters
     reference = 0
     if step.rank is not None:
         weights += FP32 * trainable  # the adapters; the reference is the model without them
     elif step.reference:
         reference = FP32 * parameters
-    gradients = FP32 * trainable
+    optimizer_phases: tuple[str, ...] = PHASES
+    if step.offload == "optimizer":
+        optimizer_phases = (UPDATE,)
+    gradients = Part(ceil(FP32 * trainable / shards), (*LOSS, UPDATE))
+    buckets = 0
     if step.devices > 1 and not step.sharded:
-        gradients *= 2  # DDP's buckets
+        buckets = FP32 * trainable
+        # In our own loop gradients are views of DDP's buckets, which stay.
+        if step.projected:
+            gradients = Part(buckets)
+            buckets = 0
     return {
-        "weights": weights,
-        "optimizer": 2 * FP32 * trainable,
+        "weights": Part(ceil(weights / shards)),
+        "optimizer": Part(ceil(2 * FP32 * trainable / shards), optimizer_phases),
         "gradients": gradients,
-        "reference": reference,
-        "optimizer's scratch": FP32 * trainable if step.gpu else 0,
+        "DDP's buckets": Part(buckets),
+        "reference": Part(ceil(reference / shards)),
     }
 
 
-def _whole_parts(step: OptimizerStep) -> dict[str, int]:
-    """Bytes of the parts that every device holds in whole."""
-    shape = step.shape
-    copies = 0
-    gathered = 0
-    gathered_for_rollouts = 0
+def _passing(step: OptimizerStep) -> dict[str, Part]:
+    """What a pass over the model takes beside its state, on every device in whole."""
+    kept, again = _activations(step)
+    # In TRL's trainers `benchmarks/memory.py` counts the tiles of logits beside a layer that is computed again.
+    again_phases: tuple[str, ...] = LOSS
+    if step.projected:
+        again_phases = (LAYERS,)
+    tiles, head_gradient = _logits(step)
+    head_phases: tuple[str, ...] = (HEAD,)
+    gathered = Part(0)
+    layers = 0
+    for_rollouts = 0
     if step.sharded:
-        gathered = _gathered(step)
+        shape = step.shape
+        gathered = Part(_root_width(step) * shape.embeddings + _width(step) * shape.layer, LOSS)
+        layers = _layers_beside(step)
+        # The head's gradient is whole until the backward pass ends, and so is a layer's until it is shared out.
+        head_phases = LOSS
         if step.drawn:
-            gathered_for_rollouts = FP32 * shape.parameters
-    else:
-        copies = _copies(step)
+            for_rollouts = _root_width(step) * shape.embeddings + _width(step) * shape.layers * shape.layer
     return {
-        "bf16 copies": copies,
+        "bf16 copies": _copies(step),
         "gathered": gathered,
-        "activations": _activations(step),
-        "logits": _logits(step),
-        "KV cache": step.drawn * shape.layers * 2 * shape.key * FP32,
-        "gathered for rollouts": gathered_for_rollouts,
-        "reward model": step.judge,
-        "vLLM": step.vllm,
+        "a layer's weights and gradients": Part(layers, (LAYERS,)),
+        "activations": Part(kept, LOSS),
+        "a layer again": Part(again, again_phases),
+        "logits": Part(tiles, (HEAD,)),
+        "head's gradient": Part(head_gradient, head_phases),
+        "gathered for rollouts": Part(for_rollouts, (DRAW,)),
     }
 
 
-PHASES = {
-    "rollouts": ("KV cache", "gathered for rollouts"),
-    "loss": ("gradients", "bf16 copies", "gathered", "activations", "logits"),
-    "optimizer step": ("gradients", "optimizer's scratch"),
-}
-"""Parts that come and go within a step, by phase; the other parts stay."""
-
-
-def peak(sizes: Mapping[str, int]) -> tuple[int, str]:
-    """The most bytes that are taken at once, and the phase of a step that takes them; `sizes` is from `parts`."""
-    passing = set(chain.from_iterable(PHASES.values()))
-    staying = sum(size for part, size in sizes.items() if part not in passing)
-    sizes_by_phase: dict[str, int] = {}
-    for phase, phase_parts in PHASES.items():
-        sizes_by_phase[phase] = sum(sizes.get(part, 0) for part in phase_parts)
-    largest = max(sizes_by_phase, key=lambda phase: sizes_by_phase[phase])
-    return staying + sizes_by_phase[largest], largest
+def _beside(step: OptimizerStep) -> dict[str, Part]:
+    """What draws and scores rollouts."""
+    shape = step.shape
+    vllm = {"vLLM": Part(step.vllm)}
+    if step.vllm and step.sleeps:
+        vllm = {"vLLM": Part(max(step.vllm - VLLM_OWN, 0), (DRAW,)), "vLLM asleep": Part(min(step.vllm, VLLM_OWN))}
+    return {
+        "KV cache": Part(step.drawn * shape.layers * 2 * shape.key * FP32, (DRAW,)),
+        **vllm,
+        "judges": Part(step.judges),
+        "reward model": Part(step.reward_model, (SCORE,)),
+    }
 
 
 def _width(step: OptimizerStep) -> int:
@@ -238,27 +313,37 @@ def _width(step: OptimizerStep) -> int:
     return BF16 if step.bf16 else FP32
 
 
-def _copies(step: OptimizerStep) -> int:
-    """bf16 copies of the linear layers' weights, which autocast keeps until the end of the forward pass."""
-    if not step.bf16:
-        return 0
-    layers = step.shape.layers
-    if step.rank is not None and step.checkpointing:
-        # Autocast does not keep copies of frozen weights, so that one layer's are there at a time.
-        layers = 1
-    return BF16 * layers * step.shape.linear
+def _root_width(step: OptimizerStep) -> int:
+    """Bytes of a gathered number of embeddings and head: our own loop gathers them in fp32 (`training.sharding`)."""
+    return FP32 if step.projected else _width(step)
 
 
-def _gathered(step: OptimizerStep) -> int:
-    """Weights and gradients of a sharded model that are gathered at a time."""
+def _layers_beside(step: OptimizerStep) -> int:
+    """Bytes of the next layer, which is gathered ahead, and of one layer's gradients on their way to the devices."""
     gradients = 0
     if step.rank is None:
-        gradients = FP32 * step.shape.layer
-    return _width(step) * (2 * step.shape.layer + step.shape.embeddings) + gradients
+        # As they are computed, and then in fp32, in which they are added up over the devices.
+        gradients = _width(step) + FP32
+    return (_width(step) + gradients) * step.shape.layer
 
 
-def _activations(step: OptimizerStep) -> int:
-    """Numbers that autograd keeps of a forward pass for its backward pass."""
+def _copies(step: OptimizerStep) -> Part:
+    """bf16 copies of the linear layers' weights, which autocast keeps until the end of the forward pass."""
+    if not step.bf16 or step.sharded:
+        return Part(0)
+    layers = step.shape.layers
+    phases: tuple[str, ...] = LOSS
+    if step.checkpointing:
+        # The backward pass makes those of one layer at a time again.
+        phases = (HEAD,)
+        if step.rank is not None:
+            # Autocast does not keep copies of frozen weights, so that one layer's are there at a time.
+            layers = 1
+    return Part(BF16 * layers * step.shape.linear, phases)
+
+
+def _activations(step: OptimizerStep) -> tuple[int, int]:
+    """Bytes that autograd keeps of a forward pass, and those of a layer that is computed again."""
     shape = step.shape
     width = _width(step)
     # Packed, a row holds the prompt once and the completions of all rollouts of the group.
@@ -269,9 +354,13 @@ def _activations(step: OptimizerStep) -> int:
     if step.rank is not None:
         layer += ADAPTED * step.rank * width
     inputs = FP32 * shape.hidden
+    kept = shape.layers * layer
+    again = 0
     # Checkpointed, each layer's input is kept, and one layer at a time is computed again.
-    kept = shape.layers * inputs + layer if step.checkpointing else shape.layers * layer
-    return rows * length * (kept + 3 * inputs)
+    if step.checkpointing:
+        kept = shape.layers * inputs
+        again = layer
+    return rows * length * (kept + 3 * inputs), rows * length * again
 
 
 def per_token(shape: Shape, width: int, masked: int) -> int:
@@ -283,19 +372,19 @@ def per_token(shape: Shape, width: int, masked: int) -> int:
     return shape.hidden * norms + width * (attention + 4 * shape.intermediate) + 4 * shape.heads + 8
 
 
-def _logits(step: OptimizerStep) -> int:
-    """Tiles of logits while the loss is differentiated, and the gradient of the head."""
+def _logits(step: OptimizerStep) -> tuple[int, int]:
+    """Bytes of the tiles of logits while the loss is differentiated, and of the head's gradient."""
     shape = step.shape
     trained = step.rows * step.trained
     if step.group or step.projected:
-        tile = COPIES * FP32 * min(trained, PACKED_TOKENS) * shape.vocab
+        tiles = COPIES * FP32 * min(trained, PACKED_TOKENS) * shape.vocab
     else:
         tokens = min(trained, TILE_TOKENS)
-        tile = _width(step) * tokens * TILE_WORDS
+        tiles = _width(step) * tokens * TILE_WORDS
         if not step.gpu:
             # Without Triton torch differentiates the tile, where the kernel works in place.
-            tile += COPIES * FP32 * tokens * min(shape.vocab, TILE_WORDS)
+            tiles += COPIES * FP32 * tokens * min(shape.vocab, TILE_WORDS)
     gradient = 0
     if step.rank is None:
         gradient = FP32 * shape.vocab * shape.hidden
-    return tile + gradient
+    return tiles, gradient

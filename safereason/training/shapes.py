@@ -13,11 +13,12 @@ from safereason.runs.records import read_record
 from safereason.training.memory import Shape
 
 _LLAMA3 = Shape(4096, 32, 32, 8, 128, 14336, 128256)
+_QWEN1 = Shape(1536, 28, 12, 2, 128, 8960, 151936, tied=True, qkv_bias=True)
 _QWEN7 = Shape(3584, 28, 28, 4, 128, 18944, 152064, qkv_bias=True)
 KNOWN_SHAPES = {
     EMBEDDED: Shape(576, 30, 9, 3, 64, 1536, 49152, tied=True),
     "Qwen/Qwen2.5-0.5B-Instruct": Shape(896, 24, 14, 2, 64, 4864, 151936, tied=True, qkv_bias=True),
-    "Qwen/Qwen2.5-1.5B-Instruct": Shape(1536, 28, 12, 2, 128, 8960, 151936, tied=True, qkv_bias=True),
+    "Qwen/Qwen2.5-1.5B-Instruct": _QWEN1,
     "Qwen/Qwen2.5-3B-Instruct": Shape(2048, 36, 16, 2, 128, 11008, 151936, tied=True, qkv_bias=True),
     "Qwen/Qwen2.5-7B-Instruct": _QWEN7,
     "Qwen/Qwen2.5-14B-Instruct": Shape(5120, 48, 40, 8, 128, 13824, 152064, qkv_bias=True),
@@ -31,6 +32,10 @@ KNOWN_SHAPES = {
     "Ray2333/GRM-llama3-8B-distill": _LLAMA3,
     "cais/HarmBench-Llama-2-13b-cls": Shape(5120, 40, 40, 40, 128, 13824, 32000),
     "qylu4156/strongreject-15k-v1": Shape(2048, 18, 8, 1, 256, 16384, 256000, tied=True),
+    # What the papers released: trained from two of the above.
+    "danielkty22/TARS-SFT-1.5B": _QWEN1,
+    "CMU-AIRe/TARS-1.5B": _QWEN1,
+    "CMU-AIRe/TARS-7B": _QWEN7,
     "Nannanzi/RSafe": _QWEN7,
 }
 """Shapes by the makers' `config.json`."""

@@ -117,6 +117,24 @@ def test_a_plan_of_a_recipe_has_a_layout_for_each_step():
     assert len(table) == 1 + len(rows)
 
 
+def test_a_plan_for_the_papers_hardware_fits_and_says_how_long_it_may_take():
+    words = ("run", "--recipe", "tars-7b", "--dry-run", "--gpus", "4x48GB")
+    rows = {row["step"]: row for row in json.loads(safereason(*words, "--json").stdout)["layouts"]}
+    assert (rows["sft"]["layout"], rows["rl"]["layout"]) == ("FSDP2", "FSDP2, offload optimizer")
+    for step in ("sft", "rl"):
+        assert (rows[step]["processes"], rows[step]["GiB a GPU"] <= rows[step]["of"]) == (4, True)
+        assert rows[step]["hours at most"] > 0
+        assert rows[step]["at"].startswith("150 TFLOPS a GPU, 40% of them used in training")
+    assert "hours at most" not in rows["eval harmbench of rl"]
+    shown = safereason(*words).stdout
+    table = shown[shown.index("step  hours at most  at") :].splitlines()
+    assert [line.split()[:2] for line in table[1:]] == [
+        [step, str(rows[step]["hours at most"])] for step in ("sft", "rl")
+    ]
+    one = json.loads(safereason("rl", *words[1:], "--json").stdout)["plan"]
+    assert (one["hours at most"], one["at"]) == (rows["rl"]["hours at most"], rows["rl"]["at"])
+
+
 def test_a_plan_of_a_sweep_has_those_of_its_points():
     words = ("sweep", "--recipe", "tars-1.5b", "data.harmful_ratio=0.1,0.9", "--dry-run", "--gpus", "4x900GB")
     plans = json.loads(safereason(*words, "--json").stdout)
@@ -127,11 +145,11 @@ def test_a_plan_of_a_sweep_has_those_of_its_points():
 
 @pytest.mark.parametrize("command", ["sft", "run"])
 def test_what_does_not_fit_is_one_line_with_the_keys_to_change(command, tmp_path):
-    done = safereason(command, "--recipe", "tars-7b", "--dry-run", "--gpus", "4x18GB", "--root", tmp_path)
+    done = safereason(command, "--recipe", "tars-7b", "--dry-run", "--gpus", "4x9GB", "--root", tmp_path)
     assert done.returncode == 2
     line = refusal_line(done)
-    assert line.startswith("error: sft: does not fit 4 GPUs: with FSDP2 it takes ")
-    assert "set sft.lora.rank=16" in line
+    assert line.startswith("error: sft: does not fit 4 GPUs: with FSDP2, offload all, it takes ")
+    assert "; set sft.lora.rank=16 or sft.max_tokens=2304; " in line
 
 
 def test_a_plan_without_gpus_is_as_it_was(recipe):

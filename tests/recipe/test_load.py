@@ -327,7 +327,7 @@ def test_a_top_level_mistake_is_told_with_its_line(base):
     base.write_text(f"{BASE}zzz: 1\n")
     assert refusal(base).endswith(
         "unknown key; known here: "
-        "extends, paper, model, seed, report_to, data, sft, rl, guard, attack, eval, provenance"
+        "extends, paper, model, seed, hardware, report_to, data, sft, rl, guard, attack, eval, provenance"
     )
 
 

@@ -15,6 +15,14 @@ RECIPE = load("tars-1.5b", ["rl.rollouts=engine"])
 (RL,) = [training for training in fit.trainings(RECIPE, Gpus(4, 80 * GIB, "80GB"))[0] if training.key == "rl"]
 WHOLE, SHARDED = RL.peak(RL.section), RL.peak(RL.section, sharded=True)
 """Bytes on each of four GPUs that the RL takes by DDP, and by FSDP2."""
+PARKED, LEAST = (RL.peak(RL.section, sharded=True, offload=offload) for offload in ("optimizer", "all"))
+"""The same by FSDP2, with the optimizer's state and with all in the CPU's memory."""
+CHEAPEST_FIRST = {
+    WHOLE: ("accelerate:ddp", "DDP", "none"),
+    SHARDED: ("accelerate:fsdp2", "FSDP2", "none"),
+    PARKED: ("accelerate:fsdp2", "FSDP2", "optimizer"),
+    LEAST: ("accelerate:fsdp2-offload", "FSDP2", "all"),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -32,21 +40,77 @@ def auto(gpus: Gpus | None, keys: tuple[str, ...] = ("rl",)) -> layout.Layout:
     return layout.choose_layout(launch.AUTO, RECIPE, keys, gpus)
 
 
-@given(st.integers(SHARDED // 2, 2 * WHOLE))
-def test_the_first_of_ddp_and_fsdp2_that_fits_is_taken(room):
+@given(
+    st.integers(LEAST // 2, 2 * WHOLE) | st.sampled_from([peak + more for peak in CHEAPEST_FIRST for more in (-1, 0)])
+)
+def test_the_cheapest_way_that_fits_is_taken(room):
     gpus = gpus_with_room(room)
-    if gpus.room < SHARDED:
-        with pytest.raises(InputError, match=r"^rl: does not fit 4 GPUs: with FSDP2 it takes .* GiB of .* each; "):
+    fitting = [peak for peak in CHEAPEST_FIRST if peak <= gpus.room]
+    if not fitting:
+        with pytest.raises(
+            InputError, match=r"^rl: does not fit 4 GPUs: with FSDP2, offload all, it takes .* GiB of .* each; "
+        ):
             auto(gpus)
         return
     chosen = auto(gpus)
-    fits_whole = gpus.room >= WHOLE
-    assert (chosen.name, chosen.processes) == ("DDP" if fits_whole else "FSDP2", 4)
-    assert chosen.peak == (WHOLE if fits_whole else SHARDED)
+    assert (chosen.spec, chosen.name, chosen.offload) == CHEAPEST_FIRST[fitting[0]]
+    assert (chosen.peak, chosen.processes) == (fitting[0], 4)
     assert launch.read(chosen.spec, 4) == chosen.launch
-    heading = "4 processes, DDP: " if fits_whole else "4 processes, FSDP2: DDP would need "
-    assert chosen.reason.startswith(heading)
+    assert chosen.reason.startswith("4 processes, DDP: " if fitting[0] == WHOLE else "4 processes, FSDP2")
     assert "\n" not in chosen.reason
+    assert chosen.outline()["layout"] == (
+        chosen.name if chosen.offload == "none" else f"FSDP2, offload {chosen.offload}"
+    )
+
+
+def test_the_ways_take_less_and_less():
+    assert list(CHEAPEST_FIRST) == sorted(CHEAPEST_FIRST, reverse=True)
+    assert len(CHEAPEST_FIRST) == 4
+
+
+@pytest.mark.parametrize("offload", ["none", "optimizer", "all"])
+def test_what_a_section_offloads_is_what_is_planned(offload):
+    recipe = load("tars-1.5b", ["rl.rollouts=engine", f"rl.offload={offload}"])
+    chosen = layout.choose_layout(launch.AUTO, recipe, ("rl",), Gpus(4, 900 * GIB, "900GB"))
+    assert chosen.offload == offload
+    assert chosen.name == ("FSDP2" if offload == "all" else "DDP")
+    if offload == "none":
+        with pytest.raises(InputError, match=r"with FSDP2 it takes .* rl\.offload=auto"):
+            layout.choose_layout(launch.AUTO, recipe, ("rl",), gpus_with_room(PARKED))
+
+
+@pytest.mark.parametrize(
+    ("offload", "spec", "advice"),
+    [
+        ("all", "accelerate:fsdp2", "pass that, or rl.offload=auto"),
+        ("all", "none", "pass that, or rl.offload=auto"),
+        ("none", "accelerate:fsdp2-offload", "pass --launch accelerate:fsdp2, or rl.offload=auto"),
+        ("optimizer", "accelerate:fsdp2-offload", "pass --launch accelerate:fsdp2, or rl.offload=auto"),
+    ],
+)
+def test_a_launch_that_offloads_otherwise_than_the_section_is_refused(offload, spec, advice):
+    recipe = load("tars-1.5b", [f"rl.offload={offload}"])
+    with pytest.raises(InputError) as error:
+        layout.choose_layout(spec, recipe, ("rl",), Gpus(4, 80 * GIB, "80GB"))
+    assert str(error.value).startswith(f"rl.offload: {offload} ")
+    assert str(error.value).endswith(advice)
+
+
+def test_a_config_that_offloads_is_planned_so():
+    chosen = layout.choose_layout("accelerate:fsdp2-offload", RECIPE, ("rl",), Gpus(4, 80 * GIB, "80GB"))
+    assert (chosen.name, chosen.offload, chosen.peak) == ("FSDP2", "all", LEAST)
+
+
+def test_vllms_share_is_checked_before_anything_is_started():
+    recipe = load("tars-7b", ["rl.vllm.memory_share=0.3"])
+    gpus = Gpus(4, 48 * GIB, "48GB")
+    with pytest.raises(InputError) as error:
+        layout.choose_layout(launch.AUTO, recipe, ("rl",), gpus)
+    message = str(error.value)
+    assert message.startswith("rl.vllm.memory_share: 0.3 of a GPU is 14.4 GiB, and vLLM starts with 16.9 ")
+    for override in message.partition("; set ")[2].partition(";")[0].split(" or "):
+        changed = load("tars-7b", ["rl.vllm.memory_share=0.3", override])
+        assert layout.choose_layout(launch.AUTO, changed, ("rl",), gpus).name == "FSDP2"
 
 
 def test_one_command_of_several_trainings_has_the_layout_that_all_of_them_fit():
@@ -54,17 +118,22 @@ def test_one_command_of_several_trainings_has_the_layout_that_all_of_them_fit():
     assert (chosen.name, chosen.peak) == ("FSDP2", SHARDED)
 
 
+JUDGED_WITHOUT_A_MODEL = ["rl.rollouts=engine", "rl.reward.task=compliance"]
+
+
 def test_what_does_not_fit_is_refused_with_changes_that_make_it_fit():
-    gpus = gpus_with_room(SHARDED - 1)
+    recipe = load("tars-1.5b", JUDGED_WITHOUT_A_MODEL)
+    (rl,) = [training for training in fit.trainings(recipe, Gpus(4, GIB, "1GB"))[0] if training.key == "rl"]
+    gpus = gpus_with_room(rl.peak(rl.section, sharded=True, offload="all") - 1)
     with pytest.raises(InputError) as error:
-        auto(gpus)
+        layout.choose_layout(launch.AUTO, recipe, ("rl",), gpus)
     message = str(error.value)
     assert "\n" not in message
     assert f"`safereason doctor --recipe tars-1.5b --gpus 4x{gpus.name}`" in message
     advised = message.partition("; set ")[2].partition(";")[0].split(" or ")
     assert advised
     for override in advised:
-        changed = load("tars-1.5b", ["rl.rollouts=engine", override])
+        changed = load("tars-1.5b", [*JUDGED_WITHOUT_A_MODEL, override])
         assert layout.choose_layout(launch.AUTO, changed, ("rl",), gpus).name in ("DDP", "FSDP2")
 
 
@@ -94,8 +163,9 @@ def test_none_is_one_process_on_any_number_of_gpus():
 
 def test_a_named_config_is_planned_as_it_shares_the_model():
     gpus = Gpus(4, 8 * GIB, "8GB")
+    recipe = load("tars-1.5b", ["rl.rollouts=engine", "rl.offload=none"])
     for spec, name, peak in (("accelerate:ddp", "DDP", WHOLE), ("accelerate:fsdp2", "FSDP2", SHARDED)):
-        chosen = layout.choose_layout(spec, RECIPE, ("rl",), gpus)
+        chosen = layout.choose_layout(spec, recipe, ("rl",), gpus)
         assert (chosen.name, chosen.peak, chosen.reason) == (name, peak, "")
 
 

@@ -12,7 +12,7 @@ from safereason.engines import transformers
 from safereason.engines.open import load_model
 from safereason.errors import InputError
 from safereason.training import memory, shared_prefix
-from safereason.training.memory import OptimizerStep, Shape
+from safereason.training.memory import DRAW, HEAD, LAYERS, SCORE, UPDATE, OptimizerStep, Part, Shape
 from safereason.training.shapes import KNOWN_SHAPES, from_config, shape_of
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "memory.py"))
@@ -95,25 +95,85 @@ SHAPE = Shape(64, 2, 4, 2, 16, 128, 259)
 STEP = OptimizerStep(SHAPE, rows=4, tokens=64, trained=32)
 
 
-@given(st.sampled_from(["rows", "tokens", "drawn", "judge", "vllm"]), st.integers(1, 50))
+@given(st.sampled_from(["rows", "tokens", "drawn", "judges", "reward_model", "vllm"]), st.integers(1, 50))
 def test_more_of_anything_takes_no_less(field, more):
     bigger = replace(STEP, **{field: getattr(STEP, field) + more})
     assert memory.peak(memory.parts(bigger))[0] >= memory.peak(memory.parts(STEP))[0]
 
 
+def size(parts: dict[str, Part], name: str) -> int:
+    return parts[name].size
+
+
 def test_sharding_shares_out_what_each_device_would_hold():
     step = replace(STEP, devices=4, reference=True)
     whole, sharded = memory.parts(step), memory.parts(replace(step, sharded=True))
-    for part in ("weights", "optimizer", "reference"):
-        assert whole[part] == 4 * sharded[part]
-    assert whole["gradients"] == 8 * sharded["gradients"]  # and DDP's buckets
+    for part in ("weights", "optimizer", "reference", "gradients"):
+        assert size(whole, part) == 4 * size(sharded, part)
+    assert size(whole, "DDP's buckets") == size(whole, "gradients")
+    assert "DDP's buckets" not in sharded
     assert whole["activations"] == sharded["activations"]
 
 
+def test_our_own_loop_has_its_gradients_in_ddps_buckets():
+    step = replace(STEP, devices=4)
+    theirs, ours = memory.parts(step), memory.parts(replace(step, projected=True))
+    assert size(ours, "gradients") == size(theirs, "gradients")
+    assert "DDP's buckets" not in ours
+    assert theirs["DDP's buckets"].phases == ours["gradients"].phases == memory.PHASES
+
+
 def test_parts_of_one_phase_are_added_and_phases_are_not():
-    parts = {"weights": 10, "gradients": 5, "activations": 7, "KV cache": 11, "optimizer's scratch": 1}
-    assert memory.peak(parts) == (22, "loss")
-    assert memory.peak({**parts, "KV cache": 13}) == (23, "rollouts")
+    parts = {
+        "weights": Part(10),
+        "gradients": Part(5, (HEAD, LAYERS, UPDATE)),
+        "activations": Part(7, (HEAD, LAYERS)),
+        "KV cache": Part(11, (DRAW,)),
+    }
+    assert memory.peak(parts) == (22, HEAD)
+    assert memory.peak({**parts, "KV cache": Part(13, (DRAW,))}) == (23, DRAW)
+    assert memory.peak({**parts, "a layer again": Part(1, (LAYERS,))}) == (23, LAYERS)
+    assert memory.phase_sizes(parts) == {DRAW: 21, SCORE: 10, HEAD: 22, LAYERS: 22, UPDATE: 15}
+
+
+def test_vllm_asleep_leaves_the_loss_all_but_its_own_memory():
+    share = 10 * memory.VLLM_OWN
+    awake, asleep = (memory.phase_sizes(memory.parts(replace(STEP, vllm=share, sleeps=s))) for s in (False, True))
+    assert awake[DRAW] == asleep[DRAW]
+    for phase in (SCORE, HEAD, LAYERS, UPDATE):
+        assert awake[phase] - asleep[phase] == share - memory.VLLM_OWN
+
+
+def test_the_reward_model_is_there_while_it_scores():
+    without, scored = (memory.phase_sizes(memory.parts(replace(STEP, reward_model=n))) for n in (0, 1000))
+    assert {phase for phase in memory.PHASES if scored[phase] != without[phase]} == {SCORE}
+    stays = memory.phase_sizes(memory.parts(replace(STEP, judges=1000)))
+    assert {stays[phase] - without[phase] for phase in memory.PHASES} == {1000}
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_what_is_offloaded_is_not_on_the_device(rank):
+    step = replace(STEP, devices=4, sharded=True, reference=rank is None, rank=rank, projected=True)
+    sizes = {}
+    for offload in ("none", "optimizer", "all"):
+        sizes[offload] = memory.phase_sizes(memory.parts(replace(step, offload=offload)))
+    optimizer = size(memory.parts(step), "optimizer")
+    for phase in memory.PHASES:
+        gone = 0 if phase == UPDATE else optimizer
+        assert sizes["none"][phase] - sizes["optimizer"][phase] == gone
+    assert sizes["all"][UPDATE] == 0
+    assert 0 < sizes["all"][LAYERS] < sizes["optimizer"][LAYERS]
+
+
+def test_what_is_offloaded_is_in_the_machines_own_memory():
+    step = replace(STEP, devices=4, sharded=True, reference=True, reward_model=7)
+    weights = memory.FP32 * SHAPE.parameters
+    # Each process loads all of the model.
+    assert memory.host_size(step) == 4 * (weights + 7)
+    # Afterwards weights, gradients, reference and two moments stay, beside the copy that is saved.
+    assert memory.host_size(replace(step, offload="all")) == 6 * weights + 4 * 7
+    whole = replace(step, sharded=False, offload="optimizer")
+    assert memory.host_size(whole) == 3 * weights + 4 * 7
 
 
 def test_figures_of_other_modules_are_theirs():
