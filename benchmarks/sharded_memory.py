@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 from safereason.training import logprobs, memory, sharding
 from safereason.training.logprobs import Rows
 from safereason.training.memory import OptimizerStep, Shape
-from safereason.training.shapes import KNOWN
+from safereason.training.shapes import KNOWN_SHAPES
 
 RANKS = 4
 CASES = {"Qwen/Qwen2.5-1.5B-Instruct": 2, "Qwen/Qwen2.5-7B-Instruct": 1}
@@ -135,9 +135,9 @@ def main() -> None:
     table = []
     with four_processes():
         for name, rows in CASES.items():
-            found = tracked(KNOWN[name], rows)
-            for part, size in worked_out(KNOWN[name], rows).items():
-                row = (name, part, f"{size / 2**30:.2f}", f"{found[part] / 2**30:.2f}", f"{size / found[part]:.2f}")
+            peaks = tracked(KNOWN_SHAPES[name], rows)
+            for part, size in worked_out(KNOWN_SHAPES[name], rows).items():
+                row = (name, part, f"{size / 2**30:.2f}", f"{peaks[part] / 2**30:.2f}", f"{size / peaks[part]:.2f}")
                 table.append(row)
     print_table(("model", "GiB a GPU", "worked out", "tracked", "ratio"), table)
 

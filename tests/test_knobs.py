@@ -117,6 +117,7 @@ DPO_CHANGES = {
 VLLM_CHANGES = {
     "vllm.memory_share": ("vllm-colocate", 0.5),
     "vllm.tensor_parallel": ("vllm-colocate", 2),
+    "vllm.sleep": ("vllm-colocate", False),
     "vllm.server": ("vllm-server", "http://other:8000"),
 }
 """With who has to draw the rollouts for the field to count."""
@@ -255,6 +256,8 @@ GUARD_CHANGES = {
     "eval.resamples": 30,
 }
 LISTED_APART = {"hygiene", "teacher"}
+PLACES = {"offload"}
+"""Fields that say where a training is computed, which `training/test_offload.py` changes; no identity has them."""
 ONE_OF_ITS_KIND = {"algorithm", "reward.name", "mix"}
 """Fields with a single value in this version."""
 
@@ -298,9 +301,9 @@ def changed(base: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 
 def test_every_field_is_listed():
-    assert leaves(SFT) == SFT_CHANGES.keys()
-    assert leaves(GRPO) - ONE_OF_ITS_KIND == GRPO_CHANGES.keys() | VLLM_CHANGES.keys()
-    assert leaves(DPO) - ONE_OF_ITS_KIND == DPO_CHANGES.keys()
+    assert leaves(SFT) - PLACES == SFT_CHANGES.keys()
+    assert leaves(GRPO) - ONE_OF_ITS_KIND - PLACES == GRPO_CHANGES.keys() | VLLM_CHANGES.keys()
+    assert leaves(DPO) - ONE_OF_ITS_KIND - PLACES == DPO_CHANGES.keys()
     assert leaves(schema.RSafeRewardSettings, "reward.") - ONE_OF_ITS_KIND == VERDICT_CHANGES.keys()
     assert leaves(GuardSection) == GUARD_CHANGES.keys()
     assert leaves(schema.GuardSet) == SET_CHANGES.keys()
@@ -799,6 +802,28 @@ def _evaluated(values: dict[str, Any], folder) -> list[Any]:
             if name in ("harmbench", "xstest"):
                 measure(recipe, Options(root=folder, model=ModelSpec.parse("openai/none")))
     return calls
+
+
+@pytest.mark.parametrize("key", ["offload", "vllm.sleep"])
+def test_where_a_training_is_computed_changes_no_identity(key):
+    changes = {"offload": "optimizer", "vllm.sleep": False}
+    assert set(changes) == {"offload", *(f"vllm.{name}" for name in schema.PLACEMENT["vllm"])}
+    base, other = ({**BASE_GRPO, "offload": "none", "vllm": {}} for _ in range(2))
+    other = changed(other, key, changes[key])
+    start = ModelSpec.parse("org/none")
+    for section in ("rl", "guard"):
+        identities = []
+        for values in (base, other):
+            if section == "rl":
+                recipe = Recipe(name="own", model="org/none", data=BASE_TARS, rl=GRPO(**values))
+                identities.append(rl.rl_identity(recipe, start, Options()))
+            else:
+                train = GRPO(**{**values, "reward": {"name": "rsafe"}})
+                whole = GuardSection(**{**BASE_GUARD, "train": train.model_dump()})
+                recipe = Recipe(name="own", model="org/none", data=MIX, guard=whole)
+                identities.append(guard._guard_identity(recipe, whole, "train", train, start))
+        assert identities[0] == identities[1]
+        assert "learning_rate" in str(identities[0])
 
 
 def test_report_to_changes_who_is_told_and_no_identity(micro_model, tmp_path, monkeypatch):

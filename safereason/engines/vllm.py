@@ -59,6 +59,13 @@ def is_installed() -> bool:
     return importlib.util.find_spec("vllm") is not None
 
 
+def can_sleep() -> bool:
+    """Whether vLLM can give its memory back on this platform; its build for CPUs cannot."""
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_sleep_mode_available() and current_platform.is_cumem_allocator_available())
+
+
 def use_gpus(gpus: float) -> None:
     """Spreads the models that this process opens over its GPUs, where `$SAFEREASON_VLLM` does not say how.
 

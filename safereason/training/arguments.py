@@ -181,6 +181,7 @@ def vllm_arguments(section: GRPO, processes: int, key: str, stop_token_ids: Sequ
     sequences = section.prompts_per_step * section.rollouts_per_prompt
     arguments["gpu_memory_utilization"] = section.vllm.memory_share
     arguments["tensor_parallel_size"] = section.vllm.tensor_parallel
+    arguments["enable_sleep_mode"] = section.vllm.sleep
     arguments["max_model_length"] = section.max_prompt_tokens + section.sampling.max_new_tokens
     # Those of all the processes that one copy draws for.
     arguments["max_num_seqs"] = sequences // processes * section.vllm.tensor_parallel
@@ -225,6 +226,10 @@ def lr_scheduler(section: SFT | GRPO | DPO) -> str:
 
 
 def _shared_arguments(section: SFT | GRPO | DPO, seed: int, output_dir: str, cpu: bool) -> Arguments:
+    # One fused kernel needs no copy of the weights while it works.
+    optimizer = "adamw_torch_fused"
+    if cpu:
+        optimizer = "adamw_torch"
     return {
         "output_dir": output_dir,
         "learning_rate": section.learning_rate,
@@ -232,7 +237,7 @@ def _shared_arguments(section: SFT | GRPO | DPO, seed: int, output_dir: str, cpu
         "warmup_steps": section.warmup_ratio,  # below 1 it is a share of the steps
         "weight_decay": section.weight_decay,
         "max_grad_norm": section.max_grad_norm,
-        "optim": "adamw_torch",
+        "optim": optimizer,
         # Weights stay in fp32 (`training.model`): this is the precision of the arithmetic alone.
         "bf16": section.precision == "bf16" and not cpu,
         "use_cpu": cpu,

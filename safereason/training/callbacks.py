@@ -9,6 +9,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from safereason import console, processes
 from safereason.errors import InputError
 from safereason.runs.records import Record, RecordLog, finite_or_none, read_record
+from safereason.training import offload
 from safereason.training.model import report_full_disk, report_full_memory
 from safereason.training.resume import COMPLETE
 from safereason.training.sharding import reduce_in_fp32
@@ -93,6 +94,8 @@ def train_to_end(trainer: Trainer, run: TrainingRun[SectionT], *, title: str, sh
     """
     trainer.remove_callback(PrinterCallback)  # it prints every step, beside the bar
     trainer.add_callback(MarkComplete())
+    if offload.chosen_offload(run.section, run.key, run.location) == "optimizer":
+        trainer.add_callback(offload.ParkOptimizer())
     tracker = Tracker(run.report_to, run.folder)
     reduce_in_fp32(trainer.accelerator)
     with console.progress(title, trainer.args.max_steps, run.steps_done) as advance:

@@ -39,7 +39,7 @@ from safereason.recipe.schema import GRPO
 from safereason.rewards.base import Reward
 from safereason.runs.records import Record, RecordLog, finite_or_none
 from safereason.text import chat
-from safereason.training import checkpoint, logprobs, sharding
+from safereason.training import checkpoint, logprobs, offload, sharding
 from safereason.training.advantage import group_advantages, uniform_groups
 from safereason.training.arguments import grpo_schedule, lr_scheduler, vllm_arguments
 from safereason.training.logprobs import Rows, TokenLogps
@@ -235,6 +235,8 @@ def open_trained_model(run: TrainingRun[GRPO], steps: int) -> TrainedModel:
     optimizer = AdamW(
         trained, lr=section.learning_rate, weight_decay=section.weight_decay, fused=accelerator.device.type == "cuda"
     )
+    if offload.chosen_offload(section, run.key, run.location) == "optimizer":
+        offload.park_between_steps(optimizer)
     warmup = math.ceil(steps * section.warmup_ratio)
     schedule: LRScheduler = get_scheduler(lr_scheduler(section), optimizer, warmup, steps)
     return TrainedModel(model, module, reference, optimizer, schedule, accelerator, bf16)

@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import torch
 from accelerate.utils import gather_object
 
+from safereason.console import say
 from safereason.data.example import Example
+from safereason.engines import vllm
 from safereason.engines.base import Completion, GenerateOptions
 from safereason.engines.transformers import BATCH_TOKENS, TransformersEngine
 from safereason.errors import InputError, StageFailed
@@ -106,7 +109,10 @@ class EngineSampler:
 
 
 class VLLMSampler:
-    """Rollouts by TRL's vLLM, which is given the weights before each step's draw."""
+    """Rollouts by TRL's vLLM, which is given the weights before each step's draw.
+
+    Where it sleeps, TRL wakes it for the weights, then for its cache, and puts it to sleep again once it has drawn.
+    """
 
     def __init__(self, generation: "VLLMGeneration", tokenizer: "PreTrainedTokenizerBase") -> None:
         """Takes TRL's connection of the model being trained to vLLM."""
@@ -117,6 +123,9 @@ class VLLMSampler:
         """See `Sampler`."""
         prompts = [chat.prompt_ids(self._tokenizer, conversation) for conversation in conversations]
         self._generation.sync_weights()
+        # The weights came one by one, gathered; vLLM's cache is taken from what they leave.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         _, completion_ids, _, _ = self._generation.generate(prompts, images=None, num_generations=share.group_size)
         return [list(ids) for ids in completion_ids]
 
@@ -232,4 +241,7 @@ def open_vllm(
     """A sampler on vLLM, beside the training or as a server, by TRL's keyword arguments (`training.arguments`)."""
     from trl.generation.vllm_generation import VLLMGeneration
 
+    if arguments.get("enable_sleep_mode") and not vllm.can_sleep():
+        say("rollouts: vLLM cannot sleep on this platform, so that it keeps its memory while the loss is computed")
+        arguments = {**arguments, "enable_sleep_mode": False}
     return VLLMSampler(VLLMGeneration(model, accelerator, tokenizer, **arguments), tokenizer)

@@ -6,7 +6,13 @@ from contextlib import contextmanager
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
@@ -30,12 +36,16 @@ def lay_out(model: PreTrainedModel, accelerator: Accelerator, *, bf16: bool) -> 
     if accelerator.num_processes == 1 or not has_gradients:
         return model
     devices = [accelerator.device] if accelerator.device.type == "cuda" else None
-    # Buffers are never trained here, so that none has to be sent around before each pass.
-    return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+    # Gradients lie in DDP's buckets, and not beside them. Buffers are never trained here, so that none is sent around.
+    return nn.parallel.DistributedDataParallel(
+        model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
 
 
 def shard(model: PreTrainedModel, *, bf16: bool) -> None:
     """Shares a model out among all processes by FSDP2, block by block; what is left is gathered once a pass.
+
+    Each process's part stays in the CPU's memory where the launch says so.
 
     With bf16 the weights of a block are gathered in bf16, and the rest is autocast's, as without FSDP2: between blocks
     states stay in fp32, and so do outputs and the reduction of gradients. accelerate's own policy has all of them in
@@ -44,16 +54,22 @@ def shard(model: PreTrainedModel, *, bf16: bool) -> None:
     precision = MixedPrecisionPolicy()
     if bf16:
         precision = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    offload = OffloadPolicy()
+    if processes.offloads_model():
+        # Memory that is not pinned would be copied once more on its way.
+        offload = CPUOffloadPolicy(pin_memory=torch.cuda.is_available())
+    # A frozen model has no backward pass that would use its weights again.
+    is_frozen = not any(weight.requires_grad for weight in model.parameters())
     causal = without_adapters(model)
     blocks = set(causal._no_split_modules or ())
     for module in causal.modules():
         if type(module).__name__ in blocks:
             for norm in filter(_is_norm, module.modules()):
                 # Around 1 bf16 is so coarse that a norm's small updates would not be seen.
-                fully_shard(norm, reshard_after_forward=False)
-            fully_shard(module, mp_policy=precision)
+                fully_shard(norm, reshard_after_forward=is_frozen, offload_policy=offload)
+            fully_shard(module, mp_policy=precision, offload_policy=offload)
     # The last hidden states are projected by the root's own weights, in the backward pass again: they stay gathered.
-    fully_shard(model, reshard_after_forward=False)
+    fully_shard(model, reshard_after_forward=is_frozen, offload_policy=offload)
 
 
 def reduce_in_fp32(accelerator: Accelerator) -> None:

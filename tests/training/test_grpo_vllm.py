@@ -85,10 +85,13 @@ def train(section_: GRPO, model: Path, folder: Path) -> None:
         grpo.train(training_run(section_, model, folder, metrics), examples, open_reward(section_.reward), log)
 
 
-def trained(section_: GRPO, model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, draw: Draw) -> Any:
-    """Trains on what a stand-in for vLLM draws; gives the stand-in."""
+def trained(
+    section_: GRPO, model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, draw: Draw, *, sleeps: bool = True
+) -> Any:
+    """Trains on what a stand-in for vLLM draws, on a platform where it can sleep or not; gives the stand-in."""
     stand = drawing(draw)
     monkeypatch.setattr("trl.generation.vllm_generation.VLLMGeneration", stand)
+    monkeypatch.setattr("safereason.engines.vllm.can_sleep", lambda: sleeps)
     monkeypatch.setattr(rollouts, "TransformersEngine", _not_asked)
     train(section_, model, folder)
     return stand
@@ -136,9 +139,33 @@ def test_vllm_is_told_the_sampling_and_its_share(micro_model, tmp_path, monkeypa
         "mode": "colocate",
         "gpu_memory_utilization": 0.4,
         "max_model_length": 64 + 5,
+        "enable_sleep_mode": True,
         "trust_remote_code": False,
     }
     assert {key: arguments[key] for key in expected} == expected
+
+
+NO_SLEEP = "rollouts: vLLM cannot sleep on this platform, so that it keeps its memory while the loss is computed"
+
+
+@pytest.mark.parametrize(
+    ("rollouts_by", "wanted", "can", "asked"),
+    [
+        ("vllm-colocate", True, True, True),
+        ("vllm-colocate", True, False, False),
+        ("vllm-colocate", False, True, False),
+        ("vllm-server", True, False, None),
+    ],
+)
+def test_vllm_sleeps_where_it_shares_the_gpu_and_can(
+    rollouts_by, wanted, can, asked, micro_model, tmp_path, monkeypatch, capsys
+):
+    end = load_tokenizer(ModelSpec.parse(str(micro_model))).eos_token_id
+    chosen = section(rollouts=rollouts_by, max_steps=1, vllm={"sleep": wanted})
+    stand = trained(chosen, micro_model, tmp_path, monkeypatch, lambda prompts: [[65, end]] * len(prompts), sleeps=can)
+    assert stand.arguments.get("enable_sleep_mode") is asked
+    is_told = rollouts_by == "vllm-colocate" and wanted and not can
+    assert capsys.readouterr().err.count(NO_SLEEP) == is_told
 
 
 def test_vllm_is_told_where_the_template_ends_a_turn(tmp_path, monkeypatch):
