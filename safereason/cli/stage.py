@@ -78,7 +78,7 @@ def train(
     run_and_print(lambda: train_stage(recipe, options), as_json)
 
 
-def _hours(recipe: "Recipe", options: "Options", layout: "Layout") -> Record:
+def _hours(recipe: "Recipe", options: "Options", layout: "Layout") -> "Record":
     """The hours of the trainings of a layout, for a plan; empty without GPUs."""
     from safereason.stages.plan_counts import planned_hours
 
@@ -87,7 +87,7 @@ def _hours(recipe: "Recipe", options: "Options", layout: "Layout") -> Record:
     return planned_hours(recipe, options, layout.keys, replace(layout.gpus, count=layout.processes))
 
 
-def add_hours(recipe: "Recipe", options: "Options", layouts: Sequence[Record], gpus: "Gpus | None") -> None:
+def add_hours(recipe: "Recipe", options: "Options", layouts: "Sequence[Record]", gpus: "Gpus | None") -> None:
     """Adds the hours of the trainings to the rows of `steps.planned_layouts`."""
     from safereason.stages import pipeline
     from safereason.stages.plan_counts import planned_hours
@@ -99,7 +99,7 @@ def add_hours(recipe: "Recipe", options: "Options", layouts: Sequence[Record], g
             row |= planned_hours(step_recipe, options, (step.key,), replace(gpus, count=row["processes"]))
 
 
-def print_hours(layouts: Sequence[Record]) -> None:
+def print_hours(layouts: "Sequence[Record]") -> None:
     """Prints the hours that `add_hours` added."""
     rows = [(row["step"], row["hours at most"], row["at"]) for row in layouts if "at" in row]
     if rows:
