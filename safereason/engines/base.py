@@ -203,6 +203,16 @@ class TokenizerEngine(Engine, Protocol):
         """Tokens that the model can write after a conversation; none, or fewer, where it is too long to be read."""
         ...
 
+    def batches(
+        self, conversations: Sequence[Conversation], sampling: Sampling, options: GenerateOptions
+    ) -> list[list[int]]:
+        """Indices of the conversations that `generate` computes together, a list a batch; arguments as there.
+
+        Batches of which all is done are left out, and so are prompts that leave no room for a completion. The same
+        arguments give the same batches in every process, whatever memory it has.
+        """
+        ...
+
 
 class LocalEngine(TokenizerEngine, Protocol):
     """An engine whose weights are in this process, too: of transformers."""

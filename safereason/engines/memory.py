@@ -3,6 +3,7 @@
 Nothing heavy is imported here before a batch has failed, so that the command line can use the tests, too.
 """
 
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -92,6 +93,14 @@ def run_or_halve(
         # Outside of the `except`: the exception holds the failed batch's tensors until it ends.
         _release_cached_memory()
         waiting[:0] = halves
+
+
+def release() -> None:
+    """Gives a GPU's memory back that was a model's: one that nothing refers to any more."""
+    if _torch_with_gpu() is not None:
+        # Hooks of a model may refer back to it. Then it is freed only once the collector has found the circle.
+        gc.collect()
+        _release_cached_memory()
 
 
 def halves_of(members: Sequence[MemberT]) -> list[list[MemberT]]:

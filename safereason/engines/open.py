@@ -1,7 +1,7 @@
 """Opening of engines: from a model's name to a loaded model.
 
 `ModelSpec` says how a model is named. A folder or a run may hold adapters alone, with `adapter_config.json` naming the
-model they belong to.
+model they belong to. A model that is open in this process is not loaded again: whoever opens it gets the same engine.
 """
 
 import sys
@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from safereason.engines import hub
 from safereason.engines.base import Engine, TokenizerEngine
 from safereason.engines.memory import held_by_others, is_out_of_memory
+from safereason.engines.place import Place
 from safereason.engines.spec import ModelSpec, check_architecture
 from safereason.errors import InputError, StageFailed, first_line
 from safereason.recipe.schema import Precision
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 BF16_FROM = (8, 0)
 """Compute capability from which on a GPU has bf16 arithmetic. Before it, torch emulates it, many times slower."""
+# The engines of this process's models, as long as something refers to them. Two copies of one model, such as one that
+# is both the attacker and the judge, would take twice the memory.
+_open_engines: "WeakValueDictionary[tuple[object, ...], TokenizerEngine]" = WeakValueDictionary()
 
 
 def open_engine(
@@ -32,14 +37,16 @@ def open_engine(
     base_url: str | None = None,
     precision: Precision = "fp32",
     tokenizer: "PreTrainedTokenizerBase | None" = None,
+    place: Place | None = None,
 ) -> Engine:
     """The engine that runs a model, with the model loaded.
 
     Args:
-        spec: The model.
+        spec: The model; without a named engine, transformers runs it.
         base_url: Address of the server, for `openai/…`.
         precision: Arithmetic of a model that runs here.
         tokenizer: In place of the model's own, for a model that runs here.
+        place: The GPUs of a model that runs here; by default the first one.
 
     Raises:
         InputError: The model or the engine is missing, or the GPU has no such arithmetic; the message says what to do.
@@ -49,11 +56,15 @@ def open_engine(
         from safereason.engines.openai import OpenAIEngine
 
         return OpenAIEngine(spec.name, base_url=base_url)
-    return open_engine_here(spec, precision=precision, tokenizer=tokenizer)
+    return open_engine_here(spec, precision=precision, tokenizer=tokenizer, place=place)
 
 
 def open_engine_here(
-    spec: ModelSpec, *, precision: Precision = "fp32", tokenizer: "PreTrainedTokenizerBase | None" = None
+    spec: ModelSpec,
+    *,
+    precision: Precision = "fp32",
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    place: Place | None = None,
 ) -> TokenizerEngine:
     """The engine that runs a model on this machine, with the model loaded; see `open_engine`.
 
@@ -65,6 +76,20 @@ def open_engine_here(
     check_precision(precision)
     if tokenizer is None:
         tokenizer = load_tokenizer(spec)
+    # Equal tokenizers are often copies. A caller that brings one of its own changes the chat template alone.
+    reads = (tokenizer.name_or_path, str(tokenizer.chat_template))
+    # A folder counts by its contents: another model may have been written to it since.
+    key = (spec.recorded_name, spec.contents(), precision, reads, place)
+    engine = _open_engines.get(key)
+    if engine is None:
+        engine = _load_engine(spec, precision, tokenizer, place)
+        _open_engines[key] = engine
+    return engine
+
+
+def _load_engine(
+    spec: ModelSpec, precision: Precision, tokenizer: "PreTrainedTokenizerBase", place: Place | None
+) -> TokenizerEngine:
     if spec.engine == "vllm":
         from safereason.engines.vllm import open_vllm
 
@@ -75,11 +100,11 @@ def open_engine_here(
         base_location = None
         if base is not None:
             base_location = base.location
-        return open_vllm(spec.location, tokenizer, name=str(spec), precision=precision, base=base_location)
+        return open_vllm(spec.location, tokenizer, name=str(spec), precision=precision, base=base_location, place=place)
     from safereason.engines.transformers import TransformersEngine
 
-    model = load_model(spec.location, precision, tokenizer=tokenizer)
-    return TransformersEngine(model, tokenizer, name=str(spec))
+    model = load_model(spec.location, precision, tokenizer=tokenizer, place=place)
+    return TransformersEngine(model, tokenizer, name=spec.recorded_name)
 
 
 def load_model(
@@ -88,6 +113,7 @@ def load_model(
     device: str | None = None,
     *,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
+    place: Place | None = None,
 ) -> "PreTrainedModel":
     """A causal language model, loaded from safetensors onto the GPU where there is one and no device is named.
 
@@ -96,6 +122,7 @@ def load_model(
         precision: Arithmetic of its weights.
         device: As torch names it.
         tokenizer: What it will read texts with, which may have no more ids than the model has embeddings.
+        place: The GPUs it lies on, where there are any and no device is named.
 
     Raises:
         InputError: It cannot be found or read, its architecture cannot be run here, it does not fit the tokenizer, or
@@ -116,8 +143,12 @@ def load_model(
     # Progress bars in a log file are thousands of lines.
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    placing: dict[str, object] = {}
     if device is None and torch.cuda.is_available():
         device = "cuda"
+        if place is not None:
+            device = f"cuda:{place.gpus[0]}"
+            placing = _spread_over(place.gpus)
     elif device is None:
         # On a Mac, too: Apple's GPU rounds in other ways, and was never tried.
         device = "cpu"
@@ -128,15 +159,29 @@ def load_model(
             check_architecture(location, config.to_dict())
         with report_full_memory(location):
             model = AutoModelForCausalLM.from_pretrained(
-                location, dtype=torch_dtype(precision), use_safetensors=True, trust_remote_code=False
+                location, dtype=torch_dtype(precision), use_safetensors=True, trust_remote_code=False, **placing
             )
     except (OSError, ValueError, SafetensorError) as error:
         raise not_loaded(location, error) from error
     if tokenizer is not None:
         check_embeddings(model, tokenizer, location)
+    if placing:
+        # Its layers lie on their GPUs already, and their inputs follow them.
+        spread: PreTrainedModel = model
+        return spread
     with report_full_memory(location):
         loaded: PreTrainedModel = model.to(torch.device(device))  # type: ignore[arg-type]  # stub of a wrapped method
     return loaded
+
+
+def _spread_over(gpus: tuple[int, ...]) -> dict[str, object]:
+    """The arguments of `from_pretrained` for a model whose layers lie on several GPUs; none for a single one."""
+    import torch
+
+    if len(gpus) < 2:
+        return {}
+    memory = {gpu: torch.cuda.get_device_properties(gpu).total_memory for gpu in gpus}
+    return {"device_map": "balanced", "max_memory": memory}
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """A model as a person names it: `org/name` on the Hub, a folder, a run directory, or `embedded/smollm2-135m`.
 
-An engine may precede it: `hf/…` (transformers, the default), `vllm/…` (vLLM in this process) or `openai/…` (any
-server of that API). A revision of the Hub may follow it: `org/name@REVISION`.
+An engine may precede it: `hf/…` (transformers), `vllm/…` (vLLM in this process) or `openai/…` (any server of that
+API); without one, `engines.open.chosen_engine` takes what suits the machine. A revision of the Hub may follow it:
+`org/name@REVISION`.
 """
 
 import json
@@ -17,7 +18,6 @@ from safereason.files import read_json
 from safereason.runs.directory import digest, is_finished, read_manifest
 
 EngineName = Literal["hf", "vllm", "openai"]
-DEFAULT_ENGINE: EngineName = "hf"
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class ModelSpec:
 
     name: str
     """A Hub id, a path, the embedded model's name, or the name that a server knows it by."""
-    engine: EngineName = DEFAULT_ENGINE
+    engine: EngineName | None = None
+    """The engine that is named; None leaves it to the machine."""
     revision: str | None = None
     """Branch, tag or commit of a Hub id; None for its default branch."""
 
@@ -35,7 +36,7 @@ class ModelSpec:
         """The model that a command line or a recipe names; nothing is looked up but whether a path exists."""
         prefix, slash, rest = text.partition("/")
         name = text
-        engine = DEFAULT_ENGINE
+        engine: EngineName | None = None
         for engine_name in get_args(EngineName):
             if slash and prefix == engine_name:
                 name = rest
@@ -47,9 +48,9 @@ class ModelSpec:
         return cls(name, engine)
 
     def __str__(self) -> str:
-        """The text that `parse` reads as this model; `hf/` is left out."""
+        """The text that `parse` reads as this model."""
         text = self.name
-        if self.engine != DEFAULT_ENGINE:
+        if self.engine is not None:
             text = f"{self.engine}/{text}"
         if self.revision is not None:
             text = f"{text}@{self.revision}"
@@ -62,14 +63,21 @@ class ModelSpec:
         return replace(self, name=str(Path(self.name).resolve()))
 
     @property
+    def recorded_name(self) -> str:
+        """Its name in identities and records: transformers draws the same completions whether it was named or not."""
+        if self.engine == "hf":
+            return str(replace(self, engine=None))
+        return str(self)
+
+    @property
     def is_remote(self) -> bool:
         """Whether a server runs it, so that neither its weights nor its tokenizer are here."""
         return self.engine == "openai"
 
     @property
     def has_weights(self) -> bool:
-        """Whether its weights and hidden states are at hand while it runs: transformers gives them, vLLM does not."""
-        return self.engine == "hf"
+        """Whether its weights and hidden states can be had while it runs: transformers gives them, vLLM does not."""
+        return self.engine in ("hf", None)
 
     @cached_property
     def location(self) -> str:
@@ -182,7 +190,7 @@ class ModelSpec:
         path = Path(self.name)
         run = read_manifest(path)
         if run is None or self.is_remote:
-            return str(self)
+            return self.recorded_name
         if not is_finished(path):
             raise InputError(f"{self}: this {run['stage']} run is not finished; resume it first")
         # vLLM draws other completions than transformers from the same seed.

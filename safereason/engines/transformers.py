@@ -66,6 +66,7 @@ class TransformersEngine:
         self.tokenizer = tokenizer
         self.name = name
         self.batch_tokens = batch_tokens
+        self._planned_tokens = batch_tokens
         self._end_ids = end_of_turn_ids(model, tokenizer)
         self._context = int(getattr(model.config, "max_position_embeddings", 1 << 30))
         self._pieces: dict[int, str] = {}
@@ -120,11 +121,26 @@ class TransformersEngine:
         elif streams is None:
             streams = [(i, 0) for i in range(len(prompts))]
         with self._reading():
-            for batch in self._batches(prompts, options.n, sampling.max_new_tokens, streams):
+            for batch in self._rows_by_batch(prompts, options.n, sampling.max_new_tokens, streams):
                 # A batch of which a part is done is computed whole: its shape rounds the others' numbers.
                 if any(row.conversation not in done for row in batch):
                     self._run(_Decoder(self, batch, prompts, sampling, options, finish))
         return in_order(finished, len(conversations), options.n, done)
+
+    def batches(
+        self, conversations: Sequence[Conversation], sampling: Sampling, options: GenerateOptions
+    ) -> list[list[int]]:
+        """See `TokenizerEngine.batches`."""
+        prompts = [chat.prompt_ids(self.tokenizer, conversation, options.prefix) for conversation in conversations]
+        streams = [(i, 0) for i in range(len(prompts))]
+        done = set(options.done)
+        batches: list[list[int]] = []
+        # A batch that did not fit in memory makes later ones smaller in this process alone, and does not count here.
+        for rows in self._rows_by_batch(prompts, options.n, sampling.max_new_tokens, streams, self._planned_tokens):
+            members = list(dict.fromkeys(row.conversation for row in rows))
+            if not done.issuperset(members):
+                batches.append(members)
+        return batches
 
     def loglikelihood(
         self, conversations: Sequence[Conversation], continuations: Sequence[str], *, prefix: str = ""
@@ -196,8 +212,13 @@ class TransformersEngine:
             return ""
         return f"{self.name}: a prompt has {len(prompt)} tokens and the model reads {self._context}; shorten it"
 
-    def _batches(
-        self, prompts: list[list[int]], n: int, max_new_tokens: int, streams: Sequence[tuple[int, int]]
+    def _rows_by_batch(
+        self,
+        prompts: list[list[int]],
+        n: int,
+        max_new_tokens: int,
+        streams: Sequence[tuple[int, int]],
+        tokens: int | None = None,
     ) -> Iterator[list[_OpenCompletion]]:
         """Rows in batches, longest prompts first, a conversation's side by side; without those that have no room."""
         readable = [i for i, prompt in enumerate(prompts) if not self._no_room(prompt)]
@@ -206,14 +227,16 @@ class TransformersEngine:
             index, first = streams[i]
             rows.extend(_OpenCompletion(i, k, (index, first + k)) for k in range(n))
         lengths = [len(prompts[row.conversation]) + max_new_tokens for row in rows]
-        for members in pack(range(len(rows)), lengths, self._budget(lengths)):
+        for members in pack(range(len(rows)), lengths, self._budget(lengths, tokens)):
             yield [rows[m] for m in members]
 
-    def _budget(self, lengths: Sequence[int]) -> Callable[[], int]:
-        """Tokens of the next batch of such rows; none where each row is read alone."""
-        if architectures.is_batched(self.model, max(lengths, default=0)):
-            return lambda: self.batch_tokens
-        return lambda: 0
+    def _budget(self, lengths: Sequence[int], tokens: int | None = None) -> Callable[[], int]:
+        """Tokens of the next batch of such rows: so many, else what fits; none where each row is read alone."""
+        if not architectures.is_batched(self.model, max(lengths, default=0)):
+            return lambda: 0
+        if tokens is not None:
+            return lambda: tokens
+        return lambda: self.batch_tokens
 
     def shrink(self, rows: int, longest: int) -> None:
         """Keeps later batches to half of one that did not fit in memory, so that they are not tried in vain."""

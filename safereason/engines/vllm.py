@@ -32,6 +32,7 @@ from safereason.engines.base import (
     text_before_stop,
 )
 from safereason.engines.memory import held_by_others
+from safereason.engines.place import Place, shown_to_children
 from safereason.errors import InputError, StageFailed, one_line
 from safereason.text import chat
 
@@ -46,6 +47,8 @@ VARIABLE = "SAFEREASON_VLLM"
 INSTALL = "pip install 'safereason[vllm]'"
 MEMORY_SHARE = 0.9
 """Share of a GPU's memory that vLLM takes where it has the GPU for itself."""
+FREE_SHARE = 0.95
+"""Share of what is free on a GPU that vLLM takes beside models of this process."""
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks of adapters that vLLM has room for; others go into the next larger one."""
@@ -64,6 +67,28 @@ def can_sleep() -> bool:
     from vllm.platforms import current_platform
 
     return bool(current_platform.is_sleep_mode_available() and current_platform.is_cumem_allocator_available())
+
+
+def check_installed(name: str) -> None:
+    """Refuses a model of vLLM's where that cannot be imported; `name` is the model's.
+
+    Raises:
+        InputError: It cannot.
+    """
+    if not is_installed():
+        raise InputError(f"{name}: vLLM is not installed; run `{INSTALL}`")
+
+
+def tensor_parallel() -> int:
+    """GPUs that `$SAFEREASON_VLLM` spreads a model over; 1 where it does not say.
+
+    Raises:
+        InputError: The variable is no JSON object.
+    """
+    gpus = _settings("vllm", ()).get("tensor_parallel_size")
+    if isinstance(gpus, int) and gpus > 0:
+        return gpus
+    return 1
 
 
 def use_gpus(gpus: float) -> None:
@@ -85,9 +110,15 @@ def use_gpus(gpus: float) -> None:
 
 
 def open_vllm(
-    location: str, tokenizer: "PreTrainedTokenizerBase", *, name: str, precision: str, base: str | None = None
+    location: str,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    name: str,
+    precision: str,
+    base: str | None = None,
+    place: Place | None = None,
 ) -> "VLLMEngine":
-    """Loads a model into vLLM, on one GPU unless `$SAFEREASON_VLLM` says otherwise.
+    """Loads a model into vLLM, on one GPU unless its place or `$SAFEREASON_VLLM` says otherwise.
 
     Args:
         location: Folder or hub id.
@@ -95,12 +126,12 @@ def open_vllm(
         name: Name of the engine.
         precision: `fp32` or `bf16`.
         base: Where `location` holds adapters, the model they belong to.
+        place: The GPUs that it lies on.
 
     Raises:
         InputError: vLLM is missing or cannot load it, or the variable is no mapping of vLLM's arguments.
     """
-    if not is_installed():
-        raise InputError(f"{name}: vLLM is not installed; run `{INSTALL}`")
+    check_installed(name)
     arguments: dict[str, object] = {
         "model": base or location,
         "tokenizer": tokenizer.name_or_path or location,
@@ -112,7 +143,7 @@ def open_vllm(
     }
     if base:
         arguments |= {"enable_lora": True, "max_lora_rank": _rank(location)}
-    arguments |= _settings(name, arguments.keys())
+    arguments |= _placed(place) | _settings(name, arguments.keys())
     # Set before the import, which reads them. vLLM would log to stdout, where results go.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
@@ -121,15 +152,37 @@ def open_vllm(
     from vllm.lora.request import LoRARequest
 
     try:
-        llm = LLM(**arguments)
+        with shown_to_children(place):
+            llm = LLM(**arguments)
     except Exception as error:
         # What vLLM raises here seldom says that another process has taken the GPU.
-        advice = held_by_others() or f"VLLM_LOGGING_LEVEL=INFO says more, and {VARIABLE} sets what it is given"
+        advice = held_by_others() or (
+            f"VLLM_LOGGING_LEVEL=INFO says more, {VARIABLE} sets what it is given, and hf/ before the model's name "
+            "takes transformers"
+        )
         raise InputError(f"{name}: vLLM cannot open it ({one_line(error)}); {advice}") from error
     adapter = None
     if base:
         adapter = LoRARequest("adapter", 1, location)
     return VLLMEngine(llm, tokenizer, name=name, adapter=adapter)
+
+
+def _placed(place: Place | None) -> dict[str, object]:
+    """Arguments of vLLM for a place. Without one, a share of a GPU that holds models of this process already.
+
+    vLLM counts what others hold towards its share, and refuses to start where the rest is too small.
+    """
+    if place is not None:
+        return {"gpu_memory_utilization": place.share, "tensor_parallel_size": len(place.gpus)}
+    import torch
+
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return {}
+    free, total = torch.cuda.mem_get_info()
+    share = FREE_SHARE * free / total
+    if share >= MEMORY_SHARE:
+        return {}
+    return {"gpu_memory_utilization": round(share, 3)}
 
 
 class VLLMEngine:
@@ -185,6 +238,13 @@ class VLLMEngine:
                 finish(job, self._completion(output, rendered[job[0]].opening, options))
         return in_order(finished, len(conversations), options.n, done)
 
+    def batches(
+        self, conversations: Sequence[Conversation], sampling: Sampling, options: GenerateOptions
+    ) -> list[list[int]]:
+        """See `TokenizerEngine.batches`. vLLM batches requests by itself: here each conversation is alone."""
+        done = set(options.done)
+        return [[i] for i in range(len(conversations)) if i not in done]
+
     def loglikelihood(
         self, conversations: Sequence[Conversation], continuations: Sequence[str], *, prefix: str = ""
     ) -> list[Likelihood]:
@@ -198,7 +258,7 @@ class VLLMEngine:
         if self._adapter is not None:
             raise InputError(
                 f"{self.name}: vLLM's likelihoods under an adapter are wrong (vllm-project/vllm#51594); "
-                "leave out `vllm/`, or merge the adapter"
+                "put `hf/` in place of `vllm/`, or merge the adapter"
             )
 
         # vLLM gives the likeliest token and the target's own, whose rank is 1 where the two are the same.

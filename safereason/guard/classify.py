@@ -91,8 +91,8 @@ def _guard_model_identity(model: ModelSpec) -> dict[str, object]:
     Raises:
         InputError: There is no such model, or one of its files cannot be read.
     """
-    engine: str = model.engine
-    if model.engine == "hf":
+    engine: str = model.engine or "hf"
+    if engine == "hf":
         engine = "transformers"  # as the records of earlier versions have it
     if not model.is_remote:
         # A folder counts by its contents, so a copy of it at another path is the same model.

@@ -25,6 +25,8 @@ Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Precision = Literal["fp32", "bf16"]
 """Arithmetic of a model's weights and activations."""
+EngineChoice = Literal["auto", "hf", "vllm"]
+"""Engine of models that are named without one: transformers, vLLM, or what suits the machine."""
 Settings: TypeAlias = dict[str, object]
 """Keys and values that another library or an attack defines, and checks when it takes them."""
 

@@ -86,7 +86,7 @@ def own_steps(recipe: Recipe, *, base: bool = True) -> list[Step]:
     steps: list[Step] = []
     teacher = recipe.data.teacher
     if teacher is not None and _has_teacher(recipe):
-        engine = ENGINES[ModelSpec.parse(teacher.model).engine]
+        engine = ENGINES[ModelSpec.parse(teacher.model).engine or "hf"]
         steps.append(Step("data traces", _write_traces, engine=engine))
     steps.append(Step("data", data.build_data))
     trainings = training_steps(recipe)
@@ -98,7 +98,7 @@ def own_steps(recipe: Recipe, *, base: bool = True) -> list[Step]:
     for model in models:
         engine = ENGINES["hf"]
         if model == BASE:
-            engine = ENGINES[base_model(recipe).engine]
+            engine = ENGINES[base_model(recipe).engine or "hf"]
         for name, run_evaluation in _evaluations(recipe).items():
             steps.append(Step(f"eval {name} of {model}", run_evaluation, evaluation=name, model=model, engine=engine))
     return steps

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,12 @@ def engine(folder: Path, loaded: list[dict[str, Any]]) -> Engine:
     return open_engine(ModelSpec.parse(f"vllm/{folder}"))
 
 
+@pytest.fixture
+def copied(folder: Path, tmp_path: Path) -> Path:
+    """The model in a folder of its own: one that is open in this process is not loaded again."""
+    return shutil.copytree(folder, tmp_path / "copied")
+
+
 class TestContract(EngineContract):
     """What every engine keeps."""
 
@@ -104,7 +111,7 @@ def test_an_adapter_is_loaded_beside_its_base(adapter: Path, reference: Transfor
     adapted, expected = open_engine(ModelSpec.parse(f"vllm/{adapter}")), open_engine(ModelSpec.parse(str(adapter)))
     texts = texts_of(adapted.generate(PROMPTS, GREEDY))
     assert texts == texts_of(expected.generate(PROMPTS, GREEDY)) != texts_of(reference.generate(PROMPTS, GREEDY))
-    with pytest.raises(InputError, match=r"likelihoods under an adapter are wrong .*leave out `vllm/`"):
+    with pytest.raises(InputError, match=r"likelihoods under an adapter are wrong .*put `hf/` in place of `vllm/`"):
         adapted.loglikelihood(PROMPTS, ["Sure"] * 5)
     if not REAL:
         assert (loaded[-1]["enable_lora"], loaded[-1]["max_lora_rank"]) == (True, 8)
@@ -126,12 +133,12 @@ def test_an_adapter_that_is_too_large_or_has_no_base_is_refused(adapter: Path):
 
 @on_stand_in
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16")])
-def test_what_vllm_is_made_with(folder: Path, loaded: list[Any], monkeypatch, precision: str, dtype: str):
+def test_what_vllm_is_made_with(copied: Path, loaded: list[Any], monkeypatch, precision: str, dtype: str):
     monkeypatch.setenv("SAFEREASON_VLLM", '{"tensor_parallel_size": 4, "gpu_memory_utilization": 0.5}')
-    open_engine(ModelSpec.parse(f"vllm/{folder}"), precision=precision)
+    open_engine(ModelSpec.parse(f"vllm/{copied}"), precision=precision)
     assert loaded[-1] == {
-        "model": str(folder),
-        "tokenizer": str(folder),
+        "model": str(copied),
+        "tokenizer": str(copied),
         "dtype": dtype,
         "enable_prefix_caching": True,
         "seed": 0,
@@ -154,24 +161,24 @@ def test_a_tokenizer_is_taken_in_place_of_the_models_own(folder: Path, reference
 
 @on_stand_in
 @pytest.mark.parametrize("value", ["4", "[1]", "{", '{"dtype": "half"}', '{"logprobs_mode": "processed_logprobs"}'])
-def test_settings_that_cannot_be_are_refused(folder: Path, monkeypatch, value: str):
+def test_settings_that_cannot_be_are_refused(copied: Path, monkeypatch, value: str):
     monkeypatch.setenv("SAFEREASON_VLLM", value)
     with pytest.raises(InputError, match=r"SAFEREASON_VLLM(: \w+ is decided| is no JSON object)") as raised:
-        open_engine(ModelSpec.parse(f"vllm/{folder}"))
+        open_engine(ModelSpec.parse(f"vllm/{copied}"))
     assert "\n" not in str(raised.value)
 
 
 @on_stand_in
-def test_a_setting_that_vllm_does_not_know_is_said_on_one_line(folder: Path, monkeypatch):
+def test_a_setting_that_vllm_does_not_know_is_said_on_one_line(copied: Path, monkeypatch):
     monkeypatch.setenv("SAFEREASON_VLLM", '{"tensor_parallel": 4}')
     with pytest.raises(InputError, match=r"vLLM cannot open it \(TypeError: .*'tensor_parallel'") as raised:
-        open_engine(ModelSpec.parse(f"vllm/{folder}"))
+        open_engine(ModelSpec.parse(f"vllm/{copied}"))
     assert "\n" not in str(raised.value)
 
 
 @on_stand_in
-def test_vllm_that_ends_fails_the_stage_and_is_left_empty(folder: Path):
-    opened: Any = open_engine(ModelSpec.parse(f"vllm/{folder}"))
+def test_vllm_that_ends_fails_the_stage_and_is_left_empty(copied: Path):
+    opened: Any = open_engine(ModelSpec.parse(f"vllm/{copied}"))
     opened.llm.llm_engine.broken = RuntimeError("the engine's process\nis gone")
     with pytest.raises(StageFailed, match=r"vLLM ended \(RuntimeError: the engine's process is gone\)"):
         opened.generate(PROMPTS, GREEDY)

@@ -17,11 +17,11 @@ WORDS = st.text("abcXYZ019-._", min_size=1, max_size=12).filter(lambda text: tex
     ("text", "spec"),
     [
         ("org/name", ModelSpec("org/name")),
-        ("hf/org/name", ModelSpec("org/name")),
+        ("hf/org/name", ModelSpec("org/name", "hf")),
         ("vllm/org/name", ModelSpec("org/name", "vllm")),
         ("openai/gpt@home", ModelSpec("gpt@home", "openai")),
         ("openai/org/name", ModelSpec("org/name", "openai")),
-        ("org/name@v1.0", ModelSpec("org/name", "hf", "v1.0")),
+        ("org/name@v1.0", ModelSpec("org/name", None, "v1.0")),
         ("vllm/org/name@main", ModelSpec("org/name", "vllm", "main")),
         ("./folder@home", ModelSpec("./folder@home")),
         ("/models/a@b", ModelSpec("/models/a@b")),
@@ -32,17 +32,20 @@ WORDS = st.text("abcXYZ019-._", min_size=1, max_size=12).filter(lambda text: tex
 )
 def test_a_name_is_read_once(text: str, spec: ModelSpec):
     assert ModelSpec.parse(text) == spec
-    assert str(spec) == text.removeprefix("hf/")
+    assert str(spec) == text
+    assert spec.recorded_name == text.removeprefix("hf/")
 
 
-@given(engine=st.sampled_from(["", "vllm/", "openai/"]), org=WORDS, name=WORDS, revision=st.none() | WORDS)
+@given(engine=st.sampled_from(["", "hf/", "vllm/", "openai/"]), org=WORDS, name=WORDS, revision=st.none() | WORDS)
 def test_a_spec_is_written_as_it_is_read(engine: str, org: str, name: str, revision: str | None):
     text = f"{engine}{org}/{name}"
     if revision is not None:
         text = f"{text}@{revision}"
     spec = ModelSpec.parse(text)
     assert ModelSpec.parse(str(spec)) == spec
-    assert (spec.is_remote, spec.has_weights) == (engine == "openai/", engine == "" and org not in ("vllm", "openai"))
+    shows_weights = engine in ("", "hf/") and (engine != "" or org not in ("vllm", "openai"))
+    assert (spec.is_remote, spec.has_weights) == (engine == "openai/", shows_weights)
+    assert spec.identity() == spec.recorded_name == text.removeprefix("hf/")
 
 
 def test_a_folder_with_an_at_sign_is_no_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -104,7 +107,7 @@ def test_the_base_of_adapters_is_read_once(tmp_path: Path):
     config = tmp_path / "adapter_config.json"
     config.write_text('{"base_model_name_or_path": "org/base@v1"}')
     spec = ModelSpec.parse(str(tmp_path))
-    assert spec.base == ModelSpec("org/base", "hf", "v1")
+    assert spec.base == ModelSpec("org/base", revision="v1")
     config.write_text("{}")
     assert spec.base is spec.base
     with pytest.raises(InputError, match="does not say which model the adapter belongs to"):
