@@ -99,7 +99,7 @@ class _ProgressLines:
 
 
 class SearchDisplay(Protocol):
-    """A display of searches, one at a time, with the best prompt so far."""
+    """A display of searches, each with the best prompt so far. Several may be under way at once."""
 
     def step(self, what: str, number: int, value: float | None, spent: int, best: str) -> None:
         """Shows a step of a search.
@@ -112,13 +112,13 @@ class SearchDisplay(Protocol):
             best: The best candidate itself.
         """
 
-    def end(self) -> None:
-        """Shows that the search is over."""
+    def end(self, what: str) -> None:
+        """Shows that the search for it is over."""
 
 
 @contextmanager
 def searches(what: str, total: int, done: int, value: str) -> Iterator[SearchDisplay]:
-    """A display of searches, one after the other: a live table on a terminal, plain lines elsewhere.
+    """A display of searches: a live table on a terminal, plain lines elsewhere.
 
     Args:
         what: The name of what searches are for, such as `behavior`.
@@ -149,9 +149,9 @@ class _SearchTable:
         self._header = (what, "step", value, "queries", "best so far")
         self._total = total
         self._done = done
-        self._rows: list[tuple[str, ...]] = []
-        # Whether the last row is that of a search that goes on, and will be replaced by its next step.
-        self._is_under_way = False
+        self._ended: list[tuple[str, ...]] = []
+        # The last step of each search that goes on. Its next step takes the row's place.
+        self._under_way: dict[str, tuple[str, ...]] = {}
         self._live = Live(console=Console(stderr=True), refresh_per_second=4, transient=False)
 
     def __enter__(self) -> "_SearchTable":
@@ -162,15 +162,13 @@ class _SearchTable:
         self._live.stop()
 
     def step(self, what: str, number: int, value: float | None, spent: int, best: str) -> None:
-        if self._is_under_way:
-            self._rows.pop()
-        self._is_under_way = True
-        self._rows.append((what, str(number), _format_value(value), str(spent), _last_characters(best)))
+        self._under_way[what] = (what, str(number), _format_value(value), str(spent), _last_characters(best))
         self._draw()
 
-    def end(self) -> None:
+    def end(self, what: str) -> None:
         self._done += 1
-        self._is_under_way = False
+        if what in self._under_way:
+            self._ended.append(self._under_way.pop(what))
         self._draw()
 
     def _draw(self) -> None:
@@ -180,7 +178,8 @@ class _SearchTable:
         table = Table(title=f"{self._done} of {self._total} done", title_justify="left")
         for name, (least, most) in zip(self._header, WIDTHS, strict=True):
             table.add_column(name, no_wrap=True, overflow="ellipsis", min_width=least, max_width=most)
-        for row in self._rows[-ROWS_SHOWN:]:
+        rows = [*self._ended, *self._under_way.values()]
+        for row in rows[-ROWS_SHOWN:]:
             # Rich reads square brackets in a plain string as markup.
             table.add_row(*map(Text, row))
         self._live.update(table)
@@ -193,17 +192,18 @@ class _SearchLines:
         self._done = done
         self._value = value
         self._last_line = time.monotonic()
-        self._line = ""
+        self._under_way: dict[str, str] = {}
 
     def step(self, what: str, number: int, value: float | None, spent: int, best: str) -> None:
-        self._line = f"{what}: step {number}, {self._value} {_format_value(value)}, {spent} queries"
+        line = f"{what}: step {number}, {self._value} {_format_value(value)}, {spent} queries"
+        self._under_way[what] = line
         if time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            say(self._line)
+            say(line)
 
-    def end(self) -> None:
+    def end(self, what: str) -> None:
         self._done += 1
-        say(f"{self._what} {self._done}/{self._total}: {self._line}")
+        say(f"{self._what} {self._done}/{self._total}: {self._under_way.pop(what, '')}")
 
 
 def _format_value(value: float | None) -> str:

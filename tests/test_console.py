@@ -88,3 +88,30 @@ def test_units_without_a_known_end_are_counted(monkeypatch: pytest.MonkeyPatch, 
         advance("")
     last = [line for line in stream.getvalue().splitlines() if "rows" in line][-1]
     assert "2/?" in last if terminal else re.fullmatch(r"rows: 2 after \d+ s", last)
+
+
+def test_searches_that_are_under_way_at_once_keep_their_own_lines(capsys: pytest.CaptureFixture[str]):
+    with console.searches("behavior", 3, 1, "loss") as watch:
+        watch.step("a", 1, 0.5, 3, "x")
+        watch.step("b", 4, None, 7, "y")
+        watch.end("a")
+        watch.end("b")
+    assert capsys.readouterr().err.splitlines() == [
+        "behavior 2/3: a: step 1, loss 0.5, 3 queries",
+        "behavior 3/3: b: step 4, loss –, 7 queries",
+    ]
+
+
+def test_a_table_has_a_row_for_each_search(monkeypatch: pytest.MonkeyPatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with console.searches("behavior", 3, 1, "loss") as watch:
+        watch.step("first", 1, 0.5, 3, "x")
+        watch.step("second", 4, None, 7, "y")
+        watch.step("first", 2, 0.25, 6, "z")
+        watch.end("second")
+    last = terminal.getvalue().rpartition("2 of 3 done")[2]
+    assert re.search(r"second +│ 4 +│ – +│ 7 +│ y", last)
+    assert re.search(r"first +│ 2 +│ 0\.25 +│ 6 +│ z", last)

@@ -208,6 +208,14 @@ def _last_line(file: BinaryIO) -> int:
     return 0
 
 
+def sort_records(path: Path, position: Callable[[Record], int]) -> None:
+    """Puts the records of a log that is closed in the order of their positions; a log in order stays as it is."""
+    records: list[Record] = list(read_records(path))
+    in_order = sorted(records, key=position)
+    if in_order != records:
+        write_records(path, in_order)
+
+
 def keep_records(path: Path, keep: Callable[[Record], bool]) -> None:
     """Drops the records that `keep` refuses, such as those past the checkpoint a run resumes from.
 

@@ -147,7 +147,7 @@ def _search_remaining(plan: AttackPlan, recipe: Recipe, target: ModelSpec, optio
                 # A killed run may have recorded some of a group; those records stay as they are.
                 if record["behavior"] not in recorded:
                     log.append(record)
-            watch.end()
+            watch.end(group[0].id)
 
 
 @dataclass(frozen=True)

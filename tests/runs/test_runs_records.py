@@ -21,6 +21,7 @@ from safereason.runs.records import (
     line_of,
     read_json,
     read_records,
+    sort_records,
     write_bytes,
     write_json,
     write_text,
@@ -170,6 +171,18 @@ def test_keeping_records_holds_one_at_a_time(tmp_path: Path):
     size = path.stat().st_size
     assert peak(lambda: keep_records(path, lambda record: record["n"] < 399)) < size / 10
     assert [record["n"] for record in read_records(path)] == list(range(399))
+
+
+@settings(max_examples=50)
+@given(order=st.permutations(range(5)))
+def test_records_are_put_in_order_whichever_came_first(log_path: Path, order: list[int]):
+    log_path.unlink(missing_ok=True)
+    write(log_path, [{"n": n, "text": "\u2028ä"} for n in range(5)])
+    expected = log_path.read_bytes()
+    log_path.unlink()
+    write(log_path, [{"n": n, "text": "\u2028ä"} for n in order])
+    sort_records(log_path, lambda record: int(record["n"]))
+    assert log_path.read_bytes() == expected
 
 
 def test_keeping_records_of_a_file_that_is_not_there_makes_none(tmp_path: Path):
