@@ -18,10 +18,10 @@ from typing import Any, Generic, TypeVar
 from safereason import processes
 from safereason.errors import StageFailed, one_line
 
-Setup = TypeVar("Setup")
-Item = TypeVar("Item")
-Part = TypeVar("Part")
-Handle = Callable[[Item, Callable[[Part], None]], None]
+SetupT = TypeVar("SetupT")
+ItemT = TypeVar("ItemT")
+PartT = TypeVar("PartT")
+Handle = Callable[[ItemT, Callable[[PartT], None]], None]
 """Works at one item, and calls a function with each part of its result."""
 
 PROGRAM = "from safereason.workers import serve; serve()"
@@ -30,10 +30,10 @@ SECONDS_TO_END = 60.0
 
 
 def work(
-    begin: Callable[[Setup], Handle[Item, Part]],
-    setup: Setup,
-    items: Iterable[Item],
-    take: Callable[[Item, Part], None],
+    begin: Callable[[SetupT], Handle[ItemT, PartT]],
+    setup: SetupT,
+    items: Iterable[ItemT],
+    take: Callable[[ItemT, PartT], None],
     environments: Sequence[Mapping[str, str]] = (),
 ) -> None:
     """Works through items, in this process or in a worker for each environment.
@@ -65,26 +65,26 @@ def work(
         crew.kill()
 
 
-def _work_here(handle: Handle[Item, Part], item: Item, take: Callable[[Item, Part], None]) -> None:
+def _work_here(handle: Handle[ItemT, PartT], item: ItemT, take: Callable[[ItemT, PartT], None]) -> None:
     handle(item, lambda part: take(item, part))
 
 
-class _Crew(Generic[Setup, Item, Part]):
+class _Crew(Generic[SetupT, ItemT, PartT]):
     """The workers of one call."""
 
     def __init__(
         self,
-        begin: Callable[[Setup], Handle[Item, Part]],
-        setup: Setup,
+        begin: Callable[[SetupT], Handle[ItemT, PartT]],
+        setup: SetupT,
         environments: Sequence[Mapping[str, str]],
     ) -> None:
         self._task = (begin, setup)
         self._environments = environments
         self._workers: list[_Worker] = []
 
-    def work(self, items: Iterator[Item], take: Callable[[Item, Part], None]) -> None:
+    def work(self, items: Iterator[ItemT], take: Callable[[ItemT, PartT], None]) -> None:
         """Hands the items out and takes the parts of their results."""
-        busy: dict[Any, tuple[_Worker, Item]] = {}
+        busy: dict[Any, tuple[_Worker, ItemT]] = {}
         # Environments come first: where they end, no item is taken.
         for environment, item in zip(self._environments, items):  # noqa: B905
             worker = _Worker(environment)

@@ -16,14 +16,13 @@ from safereason.data.example import Example, write_parquet
 from safereason.engines.base import Completion
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
-from safereason.judges import Verdict
+from safereason.judges import JudgeSpec, Verdict
 from safereason.judges.refusal import RefusalJudge
 from safereason.recipe import schema
 from safereason.recipe.schema import DPO, GRPO, SFT, GuardSection, Recipe
 from safereason.rewards import RewardParts, RewardRow, open_reward
 from safereason.runs.records import RecordLog
 from safereason.stages import attack_plan, data, guard, guard_eval, pipeline, rl, sft
-from safereason.stages import eval as evaluation
 from safereason.stages.base import Options, Result
 from safereason.stages.preparation.contamination import ContaminationCheck
 from safereason.stages.preparation.mixture import draw_mixture
@@ -255,6 +254,8 @@ GUARD_CHANGES = {
     "eval.limit": 2,
     "eval.resamples": 30,
 }
+CHOICES = {"engine"}
+"""Fields that choose what the machine would choose by itself, which `stages/test_run_engine.py` changes."""
 LISTED_APART = {"hygiene", "teacher"}
 PLACES = {"offload"}
 """Fields that say where a training is computed, which `training/test_offload.py` changes; no identity has them."""
@@ -311,8 +312,8 @@ def test_every_field_is_listed():
     assert leaves(schema.TarsMix) - ONE_OF_ITS_KIND == TARS_CHANGES.keys() | LISTED_APART
     assert leaves(schema.Hygiene) == HYGIENE_CHANGES.keys()
     assert leaves(schema.Teacher) == TEACHER_CHANGES.keys()
-    assert leaves(schema.Attacking) == ATTACKING_CHANGES.keys()
-    assert leaves(schema.Evaluation) == EVALUATION_CHANGES.keys()
+    assert leaves(schema.Attacking) - CHOICES == ATTACKING_CHANGES.keys()
+    assert leaves(schema.Evaluation) - CHOICES == EVALUATION_CHANGES.keys()
     assert leaves(schema.SourceShare) == SHARE_CHANGES.keys()
 
 
@@ -505,7 +506,7 @@ def _dpo(section: DPO, model, folder) -> dict[str, Any]:
     recipe = Recipe(name="own", model=str(model), data=MIX, rl=section)
     examples = [Example(f"own/{i}", "a" * i, "harmless", "own") for i in range(1, 12)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preferences, "open_engine", lambda spec, **named: _Random(calls))
+        patch.setattr("safereason.engines.engine_spec.open_engine", lambda spec, **named: _Random(calls))
         patch.setattr("safereason.training.dpo.train", lambda run, pairs: trained_pairs.extend(pairs) or {})
         run = SimpleNamespace(path=folder, records=lambda name: RecordLog(folder / f"{name}.jsonl"))
         preferences.train_dpo(section, recipe, ModelSpec.parse(str(model)), examples, _Counting(), run)
@@ -633,7 +634,7 @@ def _measured(section: GuardSection, model, folder) -> dict[str, Any]:
     calls: list[Any] = []
     recipe = Recipe(name="own", model=str(model), data=MIX, guard=section)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("safereason.guard.open.open_engine", lambda spec, **named: _Random(calls))
+        patch.setattr("safereason.engines.engine_spec.open_engine_here", lambda spec, **named: _Random(calls))
         result = guard_eval.run_guard_eval(recipe, Options(root=folder, model=ModelSpec.parse(str(model))))
     return {"asked after it": calls, "figures": result.metrics["figures"]}
 
@@ -790,13 +791,13 @@ def _evaluated(values: dict[str, Any], folder) -> list[Any]:
             for i in range(len(conversations)):
                 options.on_finish(i, 0, Completion("I can't help with that.", (), "stop", options.prefix))
 
-    def open_judge(evaluation, spec):
+    def open_judge(spec, *how, **named):
         calls.append(spec)
         return RefusalJudge()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "open_engine", lambda spec, **named: RecordingEngine())
-        patch.setattr("safereason.evals.judge_for", open_judge)
+        patch.setattr("safereason.engines.engine_spec.open_engine", lambda spec, **named: RecordingEngine())
+        patch.setattr(JudgeSpec, "open", open_judge)
         for name, measure in pipeline._evaluations(recipe).items():
             calls.append(name)
             if name in ("harmbench", "xstest"):

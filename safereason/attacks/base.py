@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from safereason.attacks.meter import Meter
 from safereason.data.example import Example
 from safereason.engines.base import Engine, Message, Sampling
+from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 
 Need = Literal["answers", "likelihood", "weights", "attacker", "score"]
@@ -84,6 +85,8 @@ class Setup:
     """Further models that a suffix is optimised on, so that it transfers."""
     meter: Meter = field(default_factory=Meter)
     """Counter of queries and tokens."""
+    open_model: Callable[[ModelSpec], Engine] = open_engine
+    """Opens a further model, one of those that the settings name."""
 
 
 # `Any` is the settings class of the one attack. `AttackSettings` here would refuse functions

@@ -53,6 +53,8 @@ def _attack_command(name: str) -> Callable[..., None]:
         base_url: opt.BaseUrl = None,
         max_queries: MaxQueries = None,
         limit: opt.Limit = None,
+        precision: opt.PrecisionOption = None,
+        gpus: opt.WorkGpus = None,
         shard: opt.Shard = None,
         out: opt.Out = None,
         root: opt.Root = opt.RUNS,
@@ -73,12 +75,14 @@ def _attack_command(name: str) -> Callable[..., None]:
             "max_queries": max_queries,
         }
         chosen = _attack_recipe(name, recipe, model, overrides, seed, section_values)
-        options = opt.stage_options(root, out, model, resume, overwrite, base_url)
+        gpu_choice = opt.parse_work_gpus(gpus, dry_run)
+        options = opt.stage_options(root, out, model, resume, overwrite, base_url, precision, gpu_choice)
         request = AttackRequest(name, source, limit, opt.parse_shard(shard))
         # A plan loads no model, so that it also works before the target is trained.
         if dry_run:
             plan = plan_attack(chosen, options, request)
-            stage.print_steps(chosen, [_attack_step(plan, model, chosen.name)], as_json)
+            placements = stage_attack.planned_placement(chosen, plan, options)
+            stage.print_steps(chosen, [_attack_step(plan, model, chosen.name)], as_json, placements)
             return
         result = stage.run_and_print(lambda: stage_attack.run_attack(chosen, options, request), as_json)
         # The test cases are written by now. Failed verdicts among them only change the exit code.

@@ -62,6 +62,7 @@ def rainbow(
     judge: JudgeName = None,
     judge_model: JudgeModel = None,
     base_url: opt.BaseUrl = None,
+    precision: opt.PrecisionOption = None,
     iterations: Iterations = None,
     count: Count = None,
     archives: Archives = None,
@@ -81,7 +82,7 @@ def rainbow(
     from safereason.stages import rainbow as stage_rainbow
 
     chosen = opt.load_recipe(recipe, overrides, seed=seed)
-    options = opt.stage_options(root, out, model, resume, overwrite, base_url)
+    options = opt.stage_options(root, out, model, resume, overwrite, base_url, precision)
     # A number after `--prompts` is what `--count` was called before; no source has a number for its name.
     if prompts is not None and prompts.isdecimal():
         count = opt.either_name("--count", count, "--prompts", int(prompts))

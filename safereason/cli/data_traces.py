@@ -30,6 +30,7 @@ def traces(
     overrides: opt.Overrides = None,
     model: opt.Model = None,
     base_url: opt.BaseUrl = None,
+    precision: opt.PrecisionOption = None,
     limit: opt.Limit = None,
     price: PriceText = None,
     allow_failed: AllowFailed = False,
@@ -48,7 +49,7 @@ def traces(
 
     parsed_price = _parse_price(price) if price else None
     chosen = opt.load_recipe(recipe, overrides, seed=seed)
-    options = opt.stage_options(root, out, model, resume, overwrite, base_url)
+    options = opt.stage_options(root, out, model, resume, overwrite, base_url, precision)
     # With a price, the plan also estimates the cost. No request is sent for it.
     if dry_run:
         plan = teacher.plan_teacher(chosen, options, limit)

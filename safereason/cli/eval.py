@@ -49,6 +49,8 @@ def _eval_command(name: str) -> Callable[..., None]:
         old_prompts: OldPrompts = None,
         judge: JudgeName = None,
         limit: opt.Limit = None,
+        precision: opt.PrecisionOption = None,
+        gpus: opt.WorkGpus = None,
         fail_under: opt.FailUnder = None,
         fail_over: opt.FailOver = None,
         junit: opt.JUnit = None,
@@ -71,13 +73,15 @@ def _eval_command(name: str) -> Callable[..., None]:
         # Before the recipe, so that an override may name an attack that a dotted path led to.
         attack_names = _attack_names(attacks)
         chosen = opt.recipe_of(recipe, model, overrides, seed)
-        options = opt.stage_options(root, out, model, resume, overwrite, base_url)
+        gpu_choice = opt.parse_work_gpus(gpus, dry_run)
+        options = opt.stage_options(root, out, model, resume, overwrite, base_url, precision, gpu_choice)
         request = stage_eval.EvalRequest(name, attack_names, judge, limit, cases or (), source)
         if dry_run:
             # Nothing is asked of the model, so that it need not be there yet.
             plan = stage_eval.plan_eval(chosen, request)
             stage_eval.check_attacks(chosen, options, plan)
-            stage.print_steps(chosen, [_eval_step(plan, model, chosen.name)], as_json)
+            placements = stage_eval.planned_placements(chosen, plan, options)
+            stage.print_steps(chosen, [_eval_step(plan, model, chosen.name)], as_json, placements)
             return
         result = stage.run_and_print(
             lambda: stage_eval.run_eval(chosen, options, request),

@@ -62,6 +62,7 @@ def agree(
     person_column: PeopleColumns = None,
     positive: Positive = None,
     negative: Negative = None,
+    precision: opt.PrecisionOption = None,
     fail_under: opt.FailUnder = None,
     fail_over: opt.FailOver = None,
     as_json: opt.Json = False,
@@ -75,7 +76,7 @@ def agree(
     columns = _label_columns(prompt_column, answer_column, label_column, person_column, positive, negative)
     # All files are read before the judge is loaded, which may take minutes.
     all_answers = {name: agreement.read(name, columns) for name in dict.fromkeys(files)}
-    opened_judge = _open_judge_to_measure(judge, measure)
+    opened_judge = _open_judge_to_measure(judge, measure, precision)
     answers = {name: agreement.unseen(name, rows, opened_judge, columns) for name, rows in all_answers.items()}
     left_out = _count_left_out(all_answers, answers)
     with output.results_only():
@@ -143,15 +144,16 @@ def _label_columns(
     return columns
 
 
-def _open_judge_to_measure(judge_name: str, measure: "Measure") -> "Judge":
-    """The judge, opened for this measure.
+def _open_judge_to_measure(judge_name: str, measure: "Measure", precision: opt.PrecisionOption) -> "Judge":
+    """The judge, opened for this measure; `precision` is that of its model.
 
     Raises:
         InputError: The judge measures something else than the labels tell.
     """
-    from safereason.judges import open_judge
+    from safereason.engines.engine_spec import Loading
+    from safereason.judges import JudgeSpec
 
-    judge = open_judge(judge_name, (measure,))
+    judge = JudgeSpec.parse(judge_name).open((measure,), Loading(precision))
     # Labels of refusal, compared with verdicts on harm, would give figures that look plausible.
     if judge.measure != measure:
         raise InputError(

@@ -36,6 +36,7 @@ def capability(
     include: Include = None,
     shots: Shots = None,
     limit: opt.Limit = None,
+    precision: opt.PrecisionOption = None,
     fail_under: opt.FailUnder = None,
     fail_over: opt.FailOver = None,
     junit: opt.JUnit = None,
@@ -55,7 +56,7 @@ def capability(
     # lm-eval's tasks bring figures of their own, so a bar's name is checked once they are measured.
     bars = opt.parse_bars(CAPABILITY.name, CAPABILITY.reports, fail_under, fail_over)
     chosen = opt.recipe_of(recipe, model, overrides, seed)
-    options = opt.stage_options(root, out, model, resume, overwrite, base_url)
+    options = opt.stage_options(root, out, model, resume, overwrite, base_url, precision)
     request = stage_capability.CapabilityRequest(_task_names(tasks), include, shots, limit)
     if dry_run:
         plan = stage_capability.plan_capability(chosen, request)

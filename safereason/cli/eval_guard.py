@@ -73,6 +73,7 @@ def measure_guard(
     template: Template = None,
     samples: Samples = 1,
     limit: opt.Limit = None,
+    precision: opt.PrecisionOption = None,
     predictions: Predictions = None,
     task: TaskOption = None,
     allow_missing: AllowMissing = False,
@@ -96,11 +97,17 @@ def measure_guard(
     bars = opt.parse_bars(GUARD.name, GUARD.reports, fail_under, fail_over)
     sets = tuple(opt.either_name("--prompts", prompts, "--set", old_prompts) or ())
     chosen = _guard_recipe(recipe, model, overrides, seed)
-    options = opt.stage_options(root, out, model, resume, overwrite, base_url)
+    options = opt.stage_options(root, out, model, resume, overwrite, base_url, precision)
     result: Result | None
     if predictions:
         _refuse_with_predictions(
-            model=model, guard=guard, policy=policy, template=template, limit=limit, base_url=base_url
+            model=model,
+            guard=guard,
+            policy=policy,
+            template=template,
+            limit=limit,
+            base_url=base_url,
+            precision=precision,
         )
         result = _score_predictions(chosen, options, PredictionsRequest(predictions, sets, task), dry_run, as_json)
     else:

@@ -19,6 +19,8 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A finished run
 def score(
     run: RunArgument,
     judge: opt.JudgeName,
+    precision: opt.PrecisionOption = None,
+    gpus: opt.WorkGpus = None,
     fail_under: opt.FailUnder = None,
     fail_over: opt.FailOver = None,
     junit: opt.JUnit = None,
@@ -37,7 +39,9 @@ def score(
     # Which figures there are depends on the evaluation of the run, so the run is looked at before the bars.
     evaluation = eval_score.check_score(run)
     bars = opt.parse_bars(evaluation.name, evaluation.reports, fail_under, fail_over)
-    options = opt.stage_options(root, out, None, resume, overwrite)
+    options = opt.stage_options(
+        root, out, None, resume, overwrite, precision=precision, gpus=opt.parse_work_gpus(gpus, dry_run=False)
+    )
     spec = JudgeSpec.parse(judge)
     result = stage.run_and_print(lambda: eval_score.score_eval(run, options, spec), as_json)
     stage.check_bars(result, bars, junit)

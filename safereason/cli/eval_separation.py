@@ -33,6 +33,7 @@ def separation(
     cases: Cases = None,
     projection: ProjectionOption = "pca",
     limit: opt.Limit = None,
+    precision: opt.PrecisionOption = None,
     fail_under: opt.FailUnder = None,
     fail_over: opt.FailOver = None,
     junit: opt.JUnit = None,
@@ -51,7 +52,7 @@ def separation(
 
     bars = opt.parse_bars(SEPARATION.name, SEPARATION.reports, fail_under, fail_over)
     chosen = opt.recipe_of(recipe, model, overrides, seed)
-    options = opt.stage_options(root, out, model, resume, overwrite)
+    options = opt.stage_options(root, out, model, resume, overwrite, precision=precision)
     # `--base-url` is missing above: a server shows no inner states.
     request = stage_separation.SeparationRequest(cases or (), projection, limit)
     if dry_run:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from safereason.cli.guard_bulk import RayCluster
     from safereason.console import Advance
     from safereason.engines.spec import ModelSpec
+    from safereason.guard.base import Guard
     from safereason.guard.classify import ClassifyOutput, ClassifySettings, StatusCounts
     from safereason.guard.guard_prompt import GuardPrompt
     from safereason.guard.output import VerdictFile
@@ -98,11 +99,6 @@ FailOn = Annotated[
     ),
 ]
 
-PrecisionOption = Annotated[
-    Literal["fp32", "bf16"] | None,
-    typer.Option("--precision", help="Arithmetic of a local model; by default bf16 on a GPU that has it, else fp32."),
-]
-
 Ray = Annotated[
     bool, typer.Option("--ray", help="Classify a parquet file or folder, also s3://..., by many workers on Ray.")
 ]
@@ -143,6 +139,13 @@ class RowInput:
     """The format; None goes by the file's name."""
     limit: int | None
     """The most rows; None takes all."""
+    gpus: int | None = None
+    """The most GPUs that judge them at a time; None takes all."""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the rows are there already. Those of a pipe may come one by one, and each waits for a verdict."""
+        return self.source != "-" and Path(self.source).is_file()
 
 
 def classify(
@@ -160,7 +163,8 @@ def classify(
     overwrite: opt.OverwriteFile = False,
     limit: opt.Limit = None,
     seed: Seed = 0,
-    precision: PrecisionOption = None,
+    precision: opt.PrecisionOption = None,
+    gpus: opt.WorkGpus = None,
     fail_on: FailOn = None,
     ray: Ray = False,
     ray_address: RayAddress = None,
@@ -181,6 +185,9 @@ def classify(
 
     spec = ModelSpec.parse(model)
     on_existing = _on_existing(resume, overwrite)
+    most_gpus = opt.parse_work_gpus(gpus, dry_run=False).most
+    if ray and gpus is not None:
+        raise InputError(f"--gpus {gpus}: --ray has --workers and --gpus-per-worker; leave one of them out")
     cluster = _cluster(ray, ray_address, workers, batch_rows, gpus_per_worker)
     if gpus_per_worker is not None:
         _check_gpus_per_worker(gpus_per_worker, spec)
@@ -198,7 +205,7 @@ def classify(
         with output.results_only():
             tally, rows_before, seconds = classify_on_ray(request, source, out, on_existing, limit, cluster)
     else:
-        row_input = RowInput(source, form, limit)
+        row_input = RowInput(source, form, limit, most_gpus)
         tally, rows_before, seconds = _classify_input(request, row_input, Path(out) if out else None, on_existing)
     # All records are written. Only now may rows end the command with an exit code of their own.
     _print_summary(tally, rows_before, seconds)
@@ -352,7 +359,7 @@ def _classify_rows(
     record_output: "ClassifyOutput",
     progress_context: "AbstractContextManager[Advance]",
 ) -> "tuple[StatusCounts, float]":
-    """Opens the guard and classifies rows.
+    """Opens the guard, on each of several GPUs, and classifies rows.
 
     Args:
         request: The guard and its settings.
@@ -362,12 +369,16 @@ def _classify_rows(
         progress_context: Its function is called after each record.
 
     Returns:
-        The count of all rows, and the seconds without the loading of the guard.
+        The count of all rows, and the seconds; without the loading of the guard, if there is one.
     """
     from safereason.guard import rows
     from safereason.guard.classify import classify as classify_in_order
+    from safereason.stages.placement import place_guard
 
-    guard = request.open()
+    placed, environments = place_guard(request, row_input.gpus, is_alone=not row_input.is_file)
+    guard: Guard | ClassifySettings = placed
+    if len(environments) < 2:
+        guard = placed.open()
     # A person who forgot the file's name would wait for output forever.
     if row_input.source == rows.STDIN and sys.stdin.isatty():
         say('reading rows from the terminal, such as {"prompt": "..."}; Ctrl-D ends them')
@@ -387,6 +398,7 @@ def _classify_rows(
             replace(record_output, write=emit),
             seed=request.seed,
             threshold=request.threshold,
+            environments=environments,
         )
     return tally, time.monotonic() - start
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from safereason.cli import options as opt
-from safereason.cli.guard_classify import PrecisionOption, check_precision_option, requested_guard_prompt
+from safereason.cli.guard_classify import check_precision_option, requested_guard_prompt
 from safereason.errors import InputError
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def serve(
     unparsed: Unparsed = "refuse",
     samples: Samples = 1,
     max_new_tokens: MaxNewTokens = None,
-    precision: PrecisionOption = None,
+    precision: opt.PrecisionOption = None,
     seed: Seed = 0,
     max_batch: MaxBatch = 16,
     max_wait: MaxWait = 5.0,
@@ -189,6 +189,7 @@ class _GuardSource:
 
     def open(self) -> "ReasoningGuard":
         """The guard with its model loaded, which may take minutes."""
+        from safereason.engines.engine_spec import Loading
         from safereason.guard.open import open_with_prompt
 
         return open_with_prompt(
@@ -196,7 +197,7 @@ class _GuardSource:
             self.guard_prompt,
             base_url=self.base_url,
             samples=self.samples,
-            precision=self.precision,
+            loading=Loading(self.precision),
         )
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -89,6 +90,18 @@ LaunchOption = Annotated[
         "--launch",
         metavar="auto|none|accelerate[:CONFIG]",
         help="Processes of a training: what the GPUs allow, one, or accelerate's by a shipped config or a file.",
+    ),
+]
+PrecisionOption = Annotated[
+    Literal["fp32", "bf16"] | None,
+    typer.Option(
+        "--precision", help="Arithmetic of models that run here; by default bf16 on a GPU that has it, else fp32."
+    ),
+]
+WorkGpus = Annotated[
+    str | None,
+    typer.Option(
+        "--gpus", metavar="all|N", help="GPUs to share the work out to; with --dry-run also 4x48GB, to plan for."
     ),
 ]
 PlannedGpus = Annotated[
@@ -207,8 +220,10 @@ def stage_options(
     resume: bool = False,
     overwrite: bool = False,
     base_url: str | None = None,
+    precision: Literal["fp32", "bf16"] | None = None,
+    gpus: "GpuChoice | None" = None,
 ) -> "Options":
-    """The stage's options: which model, where it writes, and what it does with a run that is already there.
+    """The stage's options: which model, how it runs, where it writes, and what it does with a run that is there.
 
     Raises:
         InputError: Both `--resume` and `--overwrite` were given.
@@ -227,7 +242,44 @@ def stage_options(
     chosen = None
     if model is not None:
         chosen = ModelSpec.parse(model)
-    return Options(root=root, out=out, on_existing=on_existing, model=chosen, base_url=base_url)
+    gpus = gpus or GpuChoice()
+    return Options(
+        root=root,
+        out=out,
+        on_existing=on_existing,
+        model=chosen,
+        base_url=base_url,
+        precision=precision,
+        gpus=gpus.most,
+        planned_gpus=gpus.planned,
+    )
+
+
+@dataclass(frozen=True)
+class GpuChoice:
+    """The GPUs of `--gpus` for work that is shared out to them."""
+
+    most: int | None = None
+    """Most GPUs of this machine; None takes all."""
+    planned: "Gpus | None" = None
+    """GPUs elsewhere, to plan for."""
+
+
+def parse_work_gpus(text: str | None, dry_run: bool) -> GpuChoice:
+    """The GPUs of `--gpus all|N`, and on a dry run also of `--gpus 4x48GB`.
+
+    Raises:
+        InputError: The text is none of these, or names GPUs elsewhere without `--dry-run`.
+    """
+    if text is None or text == "all":
+        return GpuChoice()
+    if text.isdecimal() and int(text) > 0:
+        return GpuChoice(most=int(text))
+    if not dry_run:
+        raise InputError(
+            f"--gpus {text}: all or a number is expected; GPUs elsewhere, as 4x48GB, go with --dry-run only"
+        )
+    return GpuChoice(planned=planned_gpus(text, dry_run))
 
 
 def parse_verl(

@@ -107,17 +107,30 @@ def print_hours(layouts: "Sequence[Record]") -> None:
         output.print_table(("step", "hours at most", "at"), rows)
 
 
-def print_steps(recipe: "Recipe", steps: Sequence[str], as_json: bool) -> None:
-    """Prints the resolved recipe and a numbered list of steps, for a dry run."""
+def print_steps(recipe: "Recipe", steps: Sequence[str], as_json: bool, placements: "Sequence[Record]" = ()) -> None:
+    """Prints the resolved recipe, a numbered list of steps, and where models lie on GPUs, for a dry run.
+
+    Args:
+        recipe: The recipe.
+        steps: The steps, a sentence each.
+        as_json: Whether to print JSON.
+        placements: Rows of placements, from `Placement.rows`; none where no GPU is planned with.
+    """
     from safereason.recipe.load import resolved, to_yaml
 
     if as_json:
-        output.print_json({"recipe": resolved(recipe), "steps": list(steps)})
+        document: Record = {"recipe": resolved(recipe), "steps": list(steps)}
+        if placements:
+            document["placement"] = list(placements)
+        output.print_json(document)
         return
     print(to_yaml(recipe))
     print("would do:")
     for number, step in enumerate(steps, start=1):
         print(f"  {number}. {step}")
+    if placements:
+        print()
+        output.print_table(list(placements[0]), [list(row.values()) for row in placements])
 
 
 def train_with_verl(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from safereason.attacks.base import TestCase
 from safereason.data.example import Example
 from safereason.engines.base import Completion
+from safereason.engines.engine_spec import LOADED_AT_ONCE, Loading
 from safereason.errors import InputError
 from safereason.evals.metrics import Figure, FigureInfo
 from safereason.judges import BehaviorRequest, Exchange, Judge, JudgeSpec, Measure, Verdict
@@ -193,14 +194,14 @@ def exchange(completion: Record) -> Exchange:
     return Exchange(completion["prompt"], completion["answer"], request)
 
 
-def judge_for(evaluation: Eval, spec: JudgeSpec) -> Judge:
-    """The judge, opened for an evaluation.
+def judge_for(evaluation: Eval, spec: JudgeSpec, loading: Loading = LOADED_AT_ONCE) -> Judge:
+    """The judge, opened for an evaluation; `loading` says how its model is loaded.
 
     Raises:
         InputError: The judge cannot be opened, or measures something else.
     """
     # The measures go along, since some judges can measure one of several.
-    judge = spec.open(evaluation.measures)
+    judge = spec.open(evaluation.measures, loading)
     # Other judges have one measure, and ignore the argument.
     if judge.measure not in evaluation.measures:
         needed = " or ".join(evaluation.measures)

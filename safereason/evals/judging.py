@@ -5,17 +5,18 @@ The model is not queried again. Stages `eval`, `eval/guard` and `data/traces` sh
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from safereason import console
+from safereason import console, workers
+from safereason.engines.engine_spec import LOADED_AT_ONCE, Loading
 from safereason.errors import StageFailed
 from safereason.evals.base import MISSING, Eval, Outcome, exchange, has_failed
 from safereason.evals.metrics import Figure, FigureKey
 from safereason.judges import Judge, JudgeSpec, Measure, Verdict
 from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import going_on
-from safereason.runs.records import Record, RecordLog, keep_records, read_records, write_json
+from safereason.runs.records import Record, RecordLog, keep_records, read_records, sort_records, write_json
 
 COMPLETIONS = "completions.jsonl"
 VERDICTS = "verdicts.jsonl"
@@ -34,26 +35,85 @@ def drop_failed(path: Path) -> None:
     keep_records(path, lambda record: not (record["score"] is None and record.get("failed", True)))
 
 
-def judge_all(ids: Sequence[str], judge: Judge, spec: JudgeSpec, log: RecordLog) -> None:
-    """Judges the completions that have no verdict yet, in the order of the cases.
+@dataclass(frozen=True)
+class Judging:
+    """A judge that is not opened yet. It can be sent to another process, which opens it there."""
+
+    judge: JudgeSpec
+    measures: tuple[Measure, ...]
+    """Measures that its scores may have."""
+    loading: Loading = LOADED_AT_ONCE
+    """How its model is loaded."""
+
+
+_Batch = list[Record]
+"""Records of completions that are judged together."""
+
+
+def judge_all(
+    ids: Sequence[str], judging: Judging, run: RunDirectory, environments: Sequence[Mapping[str, str]] = ()
+) -> None:
+    """Judges the completions of a run that have no verdict yet, in the order of the cases.
 
     Judging stops after a batch in which every verdict failed: the judge is probably down, and a resumed run goes on.
+
+    Args:
+        ids: The cases.
+        judging: The judge, which is opened only if there is something to judge, and closed at the end.
+        run: The run, with its completions.
+        environments: Variables of each worker that judges; without several, this process does.
     """
+    with run.records("verdicts") as log:
+        _judge_remaining(ids, judging, log, environments)
+    position = {name: index for index, name in enumerate(ids)}
+    sort_records(run.path / VERDICTS, lambda record: position.get(record["id"], len(position)))
+
+
+def _judge_remaining(
+    ids: Sequence[str], judging: Judging, log: RecordLog, environments: Sequence[Mapping[str, str]]
+) -> None:
     completions = records_by_id(log.path.with_name(COMPLETIONS))
     judged = records_by_id(log.path)
-    remaining = [completions[name] for name in ids if name not in judged]
-    with console.progress("verdicts", len(ids), len(ids) - len(remaining)) as advance:
-        for start in range(0, len(remaining), EXCHANGES_A_BATCH):
-            batch = remaining[start : start + EXCHANGES_A_BATCH]
+    # A resumed run has the same batches, whichever of them other processes had finished.
+    batches: list[_Batch] = []
+    for start in range(0, len(ids), EXCHANGES_A_BATCH):
+        batch = [completions[name] for name in ids[start : start + EXCHANGES_A_BATCH] if name not in judged]
+        if batch:
+            batches.append(batch)
+    if not batches:
+        return
+    is_down = False
+
+    def batches_while_up() -> Iterator[_Batch]:
+        for batch in batches:
+            if is_down:
+                return
+            yield batch
+
+    with console.progress("verdicts", len(ids), len(judged)) as advance:
+
+        def record_verdicts(batch: _Batch, verdicts: list[Verdict]) -> None:
+            nonlocal is_down
             judge_failed = []
-            for completion, verdict in zip(batch, _judge_batch(judge, batch), strict=True):
-                log.append({"id": completion["id"], "judge": spec.label(), **asdict(verdict)})
+            for completion, verdict in zip(batch, verdicts, strict=True):
+                log.append({"id": completion["id"], "judge": judging.judge.label(), **asdict(verdict)})
                 advance("")
                 # A missing completion never reached the judge, so it says nothing about the judge's health.
                 if not _is_missing(completion):
                     judge_failed.append(verdict.failed)
             if judge_failed and all(judge_failed):
-                return
+                is_down = True
+
+        workers.work(_begin_judging, judging, batches_while_up(), record_verdicts, environments[: len(batches)])
+
+
+def _begin_judging(judging: Judging) -> workers.Handle[_Batch, list[Verdict]]:
+    judge = judging.judge.open(judging.measures, judging.loading)
+
+    def handle(batch: _Batch, send: Callable[[list[Verdict]], None]) -> None:
+        send(_judge_batch(judge, batch))
+
+    return handle
 
 
 def eval_figures(ids: Sequence[str], path: Path, evaluation: Eval, measure: Measure | None) -> list[Record]:

@@ -1,22 +1,26 @@
 """Classification of rows: a guard judges an input of any length, and its verdicts are written in the input's order.
 
 Rows are read and judged in chunks, each with a seed of its own. The guard gets a chunk as a whole even if some of its
-rows are finished, so that a resumed run writes the same records as an uninterrupted one.
+rows are finished, so that a resumed run writes the same records as an uninterrupted one. Several workers, each with a
+guard of its own, judge several chunks at a time.
 """
 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from safereason import workers
 from safereason.engines import weights
+from safereason.engines.engine_spec import Loading
+from safereason.engines.place import Place
 from safereason.engines.spec import ModelSpec
 from safereason.errors import BarNotMet, InputError, StageFailed
-from safereason.guard.base import CUT, Guard, GuardVerdict, OnVerdict
+from safereason.guard.base import CUT, Guard, GuardVerdict, OnVerdict, Question
 from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.open import open_with_prompt
 from safereason.guard.rows import InputRow
@@ -47,6 +51,8 @@ class ClassifySettings:
     fields: dict[str, str]
     precision: Precision | None = None
     """Arithmetic of a model that runs here; None is the best of the machine that opens it."""
+    place: Place | None = None
+    """GPUs of a model that runs here; None is the first one. The verdicts do not depend on it."""
 
     def open(self) -> Guard:
         """The guard, with its model loaded.
@@ -60,7 +66,7 @@ class ClassifySettings:
             self.guard_prompt,
             base_url=self.base_url,
             samples=self.samples,
-            precision=self.precision,
+            loading=Loading(self.precision, self.place),
         )
 
     def identity(self) -> dict[str, object]:
@@ -206,23 +212,25 @@ class ClassifyOutput:
 
 
 def classify(
-    guard: Guard,
+    guard: Guard | ClassifySettings,
     rows: Iterator[InputRow],
     output: ClassifyOutput,
     *,
     seed: int = 0,
     threshold: float | None = None,
     first_chunk: int = 0,
+    environments: Sequence[Mapping[str, str]] = (),
 ) -> StatusCounts:
     """Judges rows and writes one record per row, in order and as early as the order allows.
 
     Args:
-        guard: The guard.
+        guard: The guard, or the settings that open it, which workers need.
         rows: The input, read one chunk at a time.
         output: Takes the records, and gives those of an earlier call.
         seed: Seed of the sampling.
         threshold: Score from which a row is unsafe, independent of the guard's own label.
         first_chunk: Number of whole chunks of the input in front of these rows.
+        environments: Variables of each worker; without several, this process judges.
 
     Returns:
         The counts over all rows, those of earlier records included.
@@ -240,26 +248,104 @@ def classify(
         put(record)
         tally.add(record)
 
-    for number, chunk in enumerate(_chunks_of(rows), start=first_chunk):
-        if output.on_chunk is not None:
-            # Before the guard, so that a changed input is refused without the cost of a verdict.
-            output.on_chunk(chunk)
-        finished = _take_records(chunk, remaining_records)
-        retried = _failed_indices(finished) if on_replaced is not None else set()
-        done = [i for i in range(len(finished)) if i not in retried]
-        for i in done:
-            tally.add(finished[i])
-        # Nothing is left to judge, so a finished chunk costs no call.
-        if len(done) == len(chunk):
-            continue
-        on_verdict: OnVerdict = _InOrder(chunk, len(finished), write_counted)
-        if on_replaced is not None:
-            on_verdict = _Retries(chunk, retried, on_verdict, write_counted, on_replaced)
-        guard.classify([row.question for row in chunk], seed=chunk_seed(seed, number), done=done, on_verdict=on_verdict)
+    turns = _Turns()
+
+    def open_chunks() -> Iterator[_Chunk]:
+        for number, chunk in enumerate(_chunks_of(rows), start=first_chunk):
+            if output.on_chunk is not None:
+                # Before the guard, so that a changed input is refused without the cost of a verdict.
+                output.on_chunk(chunk)
+            finished = _take_records(chunk, remaining_records)
+            retried = _failed_indices(finished) if on_replaced is not None else set()
+            done = [i for i in range(len(finished)) if i not in retried]
+            for i in done:
+                tally.add(finished[i])
+            # Nothing is left to judge, so a finished chunk costs no call.
+            if len(done) == len(chunk):
+                continue
+            on_verdict: OnVerdict = _InOrder(chunk, len(finished), write_counted)
+            if on_replaced is not None:
+                on_verdict = _Retries(chunk, retried, on_verdict, write_counted, on_replaced)
+            turns.add(number, len(chunk) - len(done), on_verdict)
+            yield _Chunk(number, [row.question for row in chunk], chunk_seed(seed, number), done)
+
+    # Chunks that are under way when a row cannot be read are of rows before it. Their records are written first.
+    errors: list[InputError] = []
+    chunks = _until_error(open_chunks(), errors)
+    workers.work(_begin_classifying, guard, chunks, turns.take, environments)
+    if errors:
+        raise errors[0]
     # Every row took its record. Records that are left over belong to rows that the input no longer has.
     if next(remaining_records, None) is not None:
         raise InputError(f"more rows are finished than there are ({tally.rows}); name the input they are of")
     return tally
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A chunk of rows that is to be judged."""
+
+    number: int
+    questions: list[Question]
+    seed: int
+    done: list[int]
+    """Indices of the questions that have a verdict already."""
+
+
+_ChunkVerdict = tuple[int, GuardVerdict]
+"""The index of a question in its chunk, and the verdict on it."""
+
+
+def _begin_classifying(guard: Guard | ClassifySettings) -> workers.Handle[_Chunk, _ChunkVerdict]:
+    opened = guard
+    if isinstance(opened, ClassifySettings):
+        opened = opened.open()
+    judge: Guard = opened
+
+    def judge_chunk(chunk: _Chunk, send: Callable[[_ChunkVerdict], None]) -> None:
+        judge.classify(
+            chunk.questions,
+            seed=chunk.seed,
+            done=chunk.done,
+            on_verdict=lambda index, verdict: send((index, verdict)),
+        )
+
+    return judge_chunk
+
+
+def _until_error(chunks: Iterator[_Chunk], errors: list[InputError]) -> Iterator[_Chunk]:
+    """The chunks before an error, which is put into the list."""
+    try:
+        yield from chunks
+    except InputError as error:
+        errors.append(error)
+
+
+class _Turns:
+    """Verdicts of several chunks that are judged at a time; a chunk's are passed on when all before it are complete."""
+
+    def __init__(self) -> None:
+        self._passing_on: dict[int, OnVerdict] = {}
+        self._missing: dict[int, int] = {}
+        self._waiting: dict[int, list[_ChunkVerdict]] = {}
+
+    def add(self, number: int, missing: int, pass_on: OnVerdict) -> None:
+        """Opens the next chunk, which takes so many verdicts."""
+        self._passing_on[number] = pass_on
+        self._missing[number] = missing
+        self._waiting[number] = []
+
+    def take(self, chunk: _Chunk, verdict: _ChunkVerdict) -> None:
+        """Takes a verdict on a row of a chunk."""
+        self._waiting[chunk.number].append(verdict)
+        for number in list(self._missing):
+            for index, guard_verdict in self._waiting[number]:
+                self._passing_on[number](index, guard_verdict)
+            self._missing[number] -= len(self._waiting[number])
+            self._waiting[number].clear()
+            if self._missing[number]:
+                return
+            del self._passing_on[number], self._missing[number], self._waiting[number]
 
 
 def _failed_indices(records: Sequence[Record]) -> set[int]:

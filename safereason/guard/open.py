@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from safereason.engines.open import open_engine, precision_here
+from safereason.engines.engine_spec import LOADED_AT_ONCE, Loading
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, did_you_mean
 from safereason.guard import guard_prompt as guard_prompts
@@ -12,7 +12,7 @@ from safereason.guard.base import Guard
 from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.others import GUARDS, GuardEntry, GuardOptions
 from safereason.guard.reasoning import ReasoningGuard
-from safereason.recipe.schema import Precision, Sampling
+from safereason.recipe.schema import Sampling
 from safereason.registry import split_argument
 
 
@@ -116,7 +116,7 @@ class GuardSpec:
             base_url=options.base_url,
             policy=options.policy,
             samples=options.samples,
-            precision=options.precision,
+            loading=options.loading,
         )
 
 
@@ -141,7 +141,7 @@ def open_guard(
     policy: str | None = None,
     sampling: Sampling | None = None,
     samples: int = 1,
-    precision: Precision = "fp32",
+    loading: Loading = LOADED_AT_ONCE,
     otherwise: GuardPrompt | None = None,
 ) -> ReasoningGuard:
     """A run of `guard train`, or any other model, as a guard that reasons.
@@ -152,7 +152,7 @@ def open_guard(
         policy: Name of a shipped policy or a file, used instead of the guard's own.
         sampling: Used instead of the guard's own.
         samples: Number of verdicts that vote on a question.
-        precision: `fp32` or `bf16`, for transformers.
+        loading: How the model is loaded.
         otherwise: Prompt for a model without a prompt of its own; by default RSafe's.
 
     Raises:
@@ -160,7 +160,7 @@ def open_guard(
     """
     # The prompt comes first: reading it takes milliseconds, and loading the weights can take minutes.
     guard_prompt = guard_prompt_of(model, policy=policy, sampling=sampling, otherwise=otherwise)
-    return open_with_prompt(model, guard_prompt, base_url=base_url, samples=samples, precision=precision)
+    return open_with_prompt(model, guard_prompt, base_url=base_url, samples=samples, loading=loading)
 
 
 def open_with_prompt(
@@ -169,21 +169,15 @@ def open_with_prompt(
     *,
     base_url: str | None = None,
     samples: int = 1,
-    precision: Precision | None = None,
+    loading: Loading = LOADED_AT_ONCE,
 ) -> ReasoningGuard:
     """A model as a guard that reasons, with a prompt that is read already; other arguments as of `open_guard`.
-
-    Without a precision it is bf16 on a GPU that has it, and fp32 elsewhere.
 
     Raises:
         InputError: The model cannot be opened.
         StageFailed: It does not fit in memory.
     """
-    # A server decides for itself, and torch need not be imported for it.
-    if precision is None and model.is_remote:
-        precision = "fp32"
-    engine = open_engine(model, base_url=base_url, precision=precision or precision_here())
-    return ReasoningGuard(engine, guard_prompt, samples=samples)
+    return ReasoningGuard(loading.open(model, base_url), guard_prompt, samples=samples)
 
 
 def guard_prompt_of(

@@ -1,7 +1,8 @@
 """The contract of judges: exchanges, verdicts and the protocol `Judge`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import nextafter
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -135,6 +136,23 @@ class Judge(Protocol):
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """One verdict an exchange. Failures are failed verdicts, not exceptions."""
         ...
+
+
+class DeferredJudge:
+    """A judge that is opened when it first has something to judge."""
+
+    def __init__(self, name: str, measure: Measure, open_judge: Callable[[], Judge]) -> None:
+        self.name = name
+        self.measure = measure
+        self._open = open_judge
+
+    @cached_property
+    def _judge(self) -> Judge:
+        return self._open()
+
+    def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
+        """See `Judge.judge`."""
+        return self._judge.judge(exchanges)
 
 
 @runtime_checkable

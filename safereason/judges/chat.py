@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from safereason.engines.base import Completion, Conversation, Sampling
+from safereason.engines.engine_spec import Loading
 from safereason.engines.spec import ModelSpec
 from safereason.judges.base import Exchange, Measure, Verdict
 from safereason.judges.cache import VerdictCache
-from safereason.judges.llm_judge import LLMJudge, identity, no_verdict, open_chat
+from safereason.judges.llm_judge import LLMJudge, identity, no_verdict
 from safereason.judges.template import ANSWER, CONTEXT, REQUEST, JudgeTemplate
 from safereason.text import reasoning
 from safereason.text.inert import special_tokens
@@ -56,17 +57,20 @@ def open_rubric(
     template: JudgeTemplate,
     find: Callable[[str], Verdict | None],
     model: ModelSpec,
+    loading: Loading,
     *,
     reading: str = "1",
     sampling: Sampling = SAMPLING,
     cache: VerdictCache | None = None,
 ) -> LLMJudge:
-    """A chat model as a judge; arguments as `Rubric` has them.
+    """A chat model as a judge: `openai/NAME` at `$OPENAI_BASE_URL` or OpenAI, or one that runs here.
+
+    Other arguments as `Rubric` has them.
 
     Raises:
         InputError: The model cannot be had.
     """
-    engine = open_chat(model)
+    engine = loading.open(model)
     rubric = Rubric(name, measure, template, find, reading, sampling, special_tokens(engine.tokenizer))
     return LLMJudge(rubric, engine, identity(model), cache)
 

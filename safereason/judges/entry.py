@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from safereason.engines.engine_spec import Loading
 from safereason.engines.spec import ModelSpec
 from safereason.judges.base import Judge, Measure
 
@@ -93,8 +94,10 @@ class JudgeEntry:
     summary: str
     """Summary in one line for a listing: what the judge scores."""
     # `Any` is the argument's own class, as `parse` makes it; the protocol here would refuse functions of that class.
-    open: Callable[[Any, Measure], Judge]
+    open: Callable[[Any, Measure, Loading], Judge]
     """Opens it as a judge of one of its measures, with its argument, else `default`; None where it takes none.
+
+    A judge without a model of its own passes over how one is loaded.
 
     Raises InputError where it cannot be had."""
     measures: tuple[Measure, ...]

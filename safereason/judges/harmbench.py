@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 from safereason import console
 from safereason.data.fetch import File, fetch
 from safereason.engines.base import Completion, Conversation, Sampling
-from safereason.engines.open import precision_here
+from safereason.engines.engine_spec import LOADED_AT_ONCE, Loading
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard.others.base import completing_engine_here
@@ -117,11 +117,12 @@ class Classifier:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def open_harmbench(model: ModelSpec) -> LLMJudge:
+def open_harmbench(model: ModelSpec, loading: Loading = LOADED_AT_ONCE) -> LLMJudge:
     """The classifier as a judge, on the GPU where there is one.
 
     Args:
         model: A classifier of HarmBench's, on this machine or on the Hub.
+        loading: How it is loaded.
 
     Raises:
         InputError: The model or its prompt cannot be had, or a server is named.
@@ -131,7 +132,7 @@ def open_harmbench(model: ModelSpec) -> LLMJudge:
     # A model that is missing is the first thing to report, before any notice about prompts.
     model.check()
     templates = published_templates(str(model))
-    engine = completing_engine_here(model, precision_here())
+    engine = completing_engine_here(model, loading)
     # Its chat template is of no use here, and its tokenizer is the classifier's.
     tokenizer = engine.tokenizer
     special = special_tokens(tokenizer)

@@ -7,7 +7,6 @@ from typing import Protocol
 
 from safereason.engines import weights
 from safereason.engines.base import Completion, Conversation, Engine, GenerateOptions, Sampling
-from safereason.engines.open import open_engine, precision_here
 from safereason.engines.result_cache import cache_key
 from safereason.engines.server import shown_address
 from safereason.engines.spec import ModelSpec
@@ -136,15 +135,6 @@ def no_verdict(completion: Completion, reply: str) -> Verdict:
     if end:
         reason += f": {end!r}"
     return Verdict.unscored(reason)
-
-
-def open_chat(model: ModelSpec) -> Engine:
-    """A chat model: `openai/NAME` at `$OPENAI_BASE_URL` or OpenAI, or one that runs here.
-
-    Raises:
-        InputError: It cannot be had.
-    """
-    return open_engine(model, precision=precision_here())
 
 
 def await_server(engine: Engine | None) -> None:

@@ -1,13 +1,14 @@
 """The judges by name, each with what a listing, a precondition and a memory estimate need; nothing heavy is loaded.
 
 The function that opens a judge imports its module. It gets the argument, as the entry's `parse` makes it of the text
-after the colon, and what the judge is to measure.
+after the colon, what the judge is to measure, and how its model is loaded.
 """
 
 from typing import TYPE_CHECKING
 
+from safereason.engines.engine_spec import Loading
 from safereason.engines.spec import ModelSpec
-from safereason.judges.base import MEASURES, Judge, Measure
+from safereason.judges.base import MEASURES, DeferredJudge, Judge, Measure
 from safereason.judges.entry import JudgeEntry, ModelArgument, TextArgument
 from safereason.registry import Registry
 
@@ -24,25 +25,25 @@ SERVED = "server:"
 """Beginning of its argument where a server has the classifier; the address follows."""
 
 
-def _refusal(argument: None, measure: Measure) -> Judge:
+def _refusal(argument: None, measure: Measure, loading: Loading) -> Judge:
     from safereason.judges.refusal import RefusalJudge
 
     return RefusalJudge()
 
 
-def _refusal_learned(argument: None, measure: Measure) -> Judge:
+def _refusal_learned(argument: None, measure: Measure, loading: Loading) -> Judge:
     from safereason.judges.refusal_learned import LearnedRefusal
 
     return LearnedRefusal()
 
 
-def _compliance(argument: None, measure: Measure) -> Judge:
+def _compliance(argument: None, measure: Measure, loading: Loading) -> Judge:
     from safereason.judges.refusal import Compliance
 
     return Compliance()
 
 
-def _moderation(argument: TextArgument | None, measure: Measure) -> Judge:
+def _moderation(argument: TextArgument | None, measure: Measure, loading: Loading) -> Judge:
     from safereason.guard.others import GUARDS
     from safereason.guard.others.moderation import ModerationAPI
     from safereason.judges.moderation import Moderation
@@ -60,12 +61,19 @@ def _parse_reward_model(text: str) -> ModelArgument | TextArgument:
     return ModelArgument.parse(text)
 
 
-def _reward_model(argument: ModelArgument | TextArgument, measure: Measure) -> Judge:
-    from safereason.judges.reward_model import RewardModel, ServedRewardModel
+def _reward_model(argument: ModelArgument | TextArgument, measure: Measure, loading: Loading) -> Judge:
+    def open_model() -> Judge:
+        from safereason.judges.reward_model import RewardModel, ServedRewardModel
 
-    if isinstance(argument, TextArgument):
-        return ServedRewardModel.at(argument.text.removeprefix(SERVED))
-    return RewardModel(argument.model)
+        if isinstance(argument, TextArgument):
+            return ServedRewardModel.at(argument.text.removeprefix(SERVED))
+        return RewardModel(argument.model)
+
+    # A server is asked at once whether it is there.
+    if not loading.is_deferred or isinstance(argument, TextArgument):
+        return open_model()
+    argument.model.check()
+    return DeferredJudge(REWARD_MODEL, "quality", open_model)
 
 
 def _parse_guard(text: str) -> "GuardSpec":
@@ -74,36 +82,35 @@ def _parse_guard(text: str) -> "GuardSpec":
     return GuardSpec.parse(text)
 
 
-def _guard(argument: "GuardSpec", measure: Measure) -> Judge:
-    from safereason.engines.open import precision_here
+def _guard(argument: "GuardSpec", measure: Measure, loading: Loading) -> Judge:
     from safereason.guard.others import GuardOptions
     from safereason.judges.guard_judge import GuardJudge
 
-    return GuardJudge(argument.open(GuardOptions(precision=precision_here())))
+    return GuardJudge(argument.open(GuardOptions(loading=loading)))
 
 
-def _harmbench(argument: ModelArgument, measure: Measure) -> Judge:
+def _harmbench(argument: ModelArgument, measure: Measure, loading: Loading) -> Judge:
     from safereason.judges.harmbench import open_harmbench
 
-    return open_harmbench(argument.model)
+    return open_harmbench(argument.model, loading)
 
 
-def _strongreject(argument: ModelArgument, measure: Measure) -> Judge:
+def _strongreject(argument: ModelArgument, measure: Measure, loading: Loading) -> Judge:
     from safereason.judges.strongreject import StrongReject
 
-    return StrongReject(argument.model, refusal=measure == "refusal")
+    return StrongReject(argument.model, loading, refusal=measure == "refusal")
 
 
-def _strongreject_rubric(argument: ModelArgument, measure: Measure) -> Judge:
+def _strongreject_rubric(argument: ModelArgument, measure: Measure, loading: Loading) -> Judge:
     from safereason.judges.strongreject import open_strongreject_rubric
 
-    return open_strongreject_rubric(argument.model, refusal=measure == "refusal")
+    return open_strongreject_rubric(argument.model, loading, refusal=measure == "refusal")
 
 
-def _xstest_rubric(argument: ModelArgument, measure: Measure) -> Judge:
+def _xstest_rubric(argument: ModelArgument, measure: Measure, loading: Loading) -> Judge:
     from safereason.judges.xstest import open_xstest_rubric
 
-    return open_xstest_rubric(argument.model)
+    return open_xstest_rubric(argument.model, loading)
 
 
 def _parse_rubric(text: str) -> "RubricSpec":
@@ -112,10 +119,10 @@ def _parse_rubric(text: str) -> "RubricSpec":
     return RubricSpec.parse(text)
 
 
-def _rubric(argument: "RubricSpec", measure: Measure) -> Judge:
+def _rubric(argument: "RubricSpec", measure: Measure, loading: Loading) -> Judge:
     from safereason.judges.rubric import open_own
 
-    return open_own(argument)
+    return open_own(argument, loading)
 
 
 JUDGES: Registry[JudgeEntry] = Registry(

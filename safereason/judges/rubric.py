@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_vali
 from pydantic.dataclasses import dataclass
 
 from safereason.engines.base import Sampling
+from safereason.engines.engine_spec import LOADED_AT_ONCE, Loading
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.judges.base import Measure, Verdict
@@ -195,7 +196,7 @@ class RubricSpec:
         return f"{content}@{model}"
 
 
-def open_own(spec: RubricSpec) -> LLMJudge:
+def open_own(spec: RubricSpec, loading: Loading = LOADED_AT_ONCE) -> LLMJudge:
     """Opens a rubric of a file, or a shipped one.
 
     Raises:
@@ -212,6 +213,7 @@ def open_own(spec: RubricSpec) -> LLMJudge:
         template,
         rubric.reply.find,
         spec.model,
+        loading,
         reading=repr(rubric.reply),
         sampling=Sampling(temperature=0.0, max_new_tokens=rubric.max_new_tokens),
     )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from safereason.engines.engine_spec import LOADED_AT_ONCE, Loading
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.judges.base import MEASURES, Judge, Measure
@@ -96,12 +97,13 @@ class JudgeSpec:
         if model is not None:
             model.check()
 
-    def open(self, measures: Sequence[Measure] = MEASURES) -> Judge:
+    def open(self, measures: Sequence[Measure] = MEASURES, loading: Loading = LOADED_AT_ONCE) -> Judge:
         """The judge, with its model loaded or its server known.
 
         Args:
             measures: What the caller takes. A judge that can measure several of them measures the first of its own; one
                 that can measure none of them is opened all the same, and the caller says what is wrong with it.
+            loading: How its model is loaded, if it has one.
 
         Raises:
             InputError: It cannot be opened.
@@ -110,7 +112,7 @@ class JudgeSpec:
         measure = self.entry.measures[0]
         if fitting:
             measure = fitting[0]
-        return self.entry.open(self.argument_in_use, measure)
+        return self.entry.open(self.argument_in_use, measure, loading)
 
 
 def open_judge(text: str, measures: Sequence[Measure] = MEASURES) -> Judge:

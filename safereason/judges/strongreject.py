@@ -21,7 +21,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from safereason.engines.base import Conversation
-from safereason.engines.open import precision_here
+from safereason.engines.engine_spec import LOADED_AT_ONCE, Loading
 from safereason.engines.result_cache import cache_key
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
@@ -49,11 +49,19 @@ class StrongReject:
 
     name = "strongreject"
 
-    def __init__(self, model: ModelSpec, *, refusal: bool = False, cache: VerdictCache | None = None) -> None:
-        """Loads it, on the GPU where there is one.
+    def __init__(
+        self,
+        model: ModelSpec,
+        loading: Loading = LOADED_AT_ONCE,
+        *,
+        refusal: bool = False,
+        cache: VerdictCache | None = None,
+    ) -> None:
+        """Opens it.
 
         Args:
             model: The evaluator, on this machine or on the Hub.
+            loading: How it is loaded.
             refusal: Whether it measures refusal; else harm.
             cache: Where verdicts are kept, in place of the file in the cache folder.
 
@@ -70,7 +78,7 @@ class StrongReject:
             self.measure = "refusal"
         text = published.judgezoo("strong_reject", "StrongRejectJudge.SR_CLS_PROMPT", str)
         self._template = JudgeTemplate(tuple(chat.user(text)), _SLOTS)
-        self.engine = completing_engine_here(model, precision_here())
+        self.engine = completing_engine_here(model, loading)
         self._special = special_tokens(self.engine.tokenizer)
         self._model = identity(model)
         self._cache = cache or VerdictCache()
@@ -126,7 +134,7 @@ class StrongReject:
         return Verdict(score, None, details=dict(zip(RATINGS, shares, strict=True)))
 
 
-def open_strongreject_rubric(model: ModelSpec, *, refusal: bool = False) -> LLMJudge:
+def open_strongreject_rubric(model: ModelSpec, loading: Loading = LOADED_AT_ONCE, *, refusal: bool = False) -> LLMJudge:
     """Opens the rubric on a chat model; the authors used GPT-4.
 
     Raises:
@@ -136,8 +144,8 @@ def open_strongreject_rubric(model: ModelSpec, *, refusal: bool = False) -> LLMJ
     user = published.judgezoo("strong_reject", "StrongRejectRubricJudge.SR_CLS_PROMPT", str)
     template = JudgeTemplate(({"role": "system", "content": system}, *chat.user(user)), _SLOTS)
     if refusal:
-        return open_rubric("strongreject-rubric", "refusal", template, find_refused, model)
-    return open_rubric("strongreject-rubric", "harm", template, find_rating, model)
+        return open_rubric("strongreject-rubric", "refusal", template, find_refused, model, loading)
+    return open_rubric("strongreject-rubric", "harm", template, find_rating, model, loading)
 
 
 def find_rating(reply: str) -> Verdict | None:

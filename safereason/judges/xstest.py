@@ -6,6 +6,7 @@ its label tells it apart) and full compliance 0. A reply that names no class, or
 
 import re
 
+from safereason.engines.engine_spec import LOADED_AT_ONCE, Loading
 from safereason.engines.spec import ModelSpec
 from safereason.judges.base import Verdict
 from safereason.judges.chat import open_rubric
@@ -23,7 +24,7 @@ CLASSES = {
 _SLOTS = ("{behavior}", "{generation}", "{context}")
 
 
-def open_xstest_rubric(model: ModelSpec) -> LLMJudge:
+def open_xstest_rubric(model: ModelSpec, loading: Loading = LOADED_AT_ONCE) -> LLMJudge:
     """Opens the rubric on a chat model; the authors used GPT-4.
 
     Raises:
@@ -31,7 +32,7 @@ def open_xstest_rubric(model: ModelSpec) -> LLMJudge:
     """
     prompt = published.judgezoo("xstest", "XSTestJudge.OR_CLS_PROMPT", str)
     template = JudgeTemplate(tuple(chat.user(prompt)), _SLOTS)
-    return open_rubric("xstest-rubric", "refusal", template, find_class, model)
+    return open_rubric("xstest-rubric", "refusal", template, find_class, model, loading)
 
 
 def find_class(reply: str) -> Verdict | None:

@@ -440,6 +440,8 @@ class Attacking(RecipeSection):
     """Most queries to the target in one search; null sets no bound."""
     settings: dict[str, Settings] = Field(default_factory=dict)
     """Settings by attack's name, in place of its defaults."""
+    engine: EngineChoice = "auto"
+    """Engine of models that are named without one, in attacks that only ask them."""
 
 
 class Evaluation(RecipeSection):
@@ -463,6 +465,8 @@ class Evaluation(RecipeSection):
     """Further evaluations that `run` makes of each model, by name (`safereason eval ls`)."""
     limit: PositiveInt | None = None
     """Most prompts an evaluation, drawn by the seed; null takes all."""
+    engine: EngineChoice = "auto"
+    """Engine of the model that is measured, if it is named without one."""
 
 
 class Recipe(RecipeSection):

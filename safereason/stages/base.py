@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safereason import errors, processes
 from safereason.engines.spec import ModelSpec
@@ -11,7 +12,7 @@ from safereason.guard.open import GuardSpec
 from safereason.judges import JudgeSpec
 from safereason.recipe.load import to_yaml
 from safereason.recipe.named import reference_of
-from safereason.recipe.schema import PLACEMENT, Recipe
+from safereason.recipe.schema import PLACEMENT, Precision, Recipe
 from safereason.runs.directory import Metrics as Metrics
 from safereason.runs.directory import (
     OnExisting,
@@ -23,6 +24,9 @@ from safereason.runs.directory import (
 )
 from safereason.runs.records import Record
 from safereason.stages.own_names import with_own_names
+
+if TYPE_CHECKING:
+    from safereason.training.fit import Gpus
 
 Identity = dict[str, object]
 """Everything that a run's result depends on, as its manifest holds it."""
@@ -44,6 +48,12 @@ class Options:
     """Model to start from or to measure, in place of the recipe's own."""
     base_url: str | None = None
     """Address of an OpenAI-compatible server, for `openai/…` models."""
+    precision: Precision | None = None
+    """Arithmetic of models that run here and are not trained; None is bf16 on a GPU that has it, else fp32."""
+    gpus: int | None = None
+    """Most GPUs that the work is shared out to; None takes all."""
+    planned_gpus: "Gpus | None" = None
+    """GPUs to plan for, in place of those of this machine, on a dry run."""
     processes: int = field(default_factory=processes.count)
     """Number of processes that share the training, for its plan."""
     finished_only: bool = False

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.evals import capability
@@ -24,11 +23,12 @@ from safereason.stages.base import (
     Result,
     finished_result,
     given_inputs,
-    open_run,
     run_identity,
 )
 from safereason.stages.contents import contents
-from safereason.stages.resolve_model import model_of, precision_of
+from safereason.stages.placement import place_alone
+from safereason.stages.resolve_model import model_of
+from safereason.stages.run_engine import RunEngine, noted_engine
 
 LOG = "replies"
 
@@ -75,20 +75,24 @@ def run_capability(recipe: Recipe, options: Options, request: CapabilityRequest 
     plan = plan_capability(recipe, request)
     model = model_of(recipe, options)
     model.check()
+    # Some tasks compare likelihoods.
+    engine = RunEngine.choose(model, options, by_transformers=True)
     identity = _capability_identity(recipe, plan, model, options)
-    directory = open_run("eval/capability", recipe, options, model.label(), identity)
+    directory = engine.open_run("eval/capability", recipe, options, model.label(), identity)
     if (result := finished_result(directory)) is not None:
         return result
     from safereason.evals import harness
 
     # The tasks come first: loading them finds mistakes in seconds, and a model may take minutes.
     loaded = harness.load(plan.tasks, plan.include, plan.shots)
-    engine = open_engine(model, base_url=options.base_url, precision=precision_of(recipe))
+    engine.begin(directory.path)
+    opened = place_alone(engine.spec, options, "eval capability").open()
     with directory as this:
+        engine.note(this.path)
         # Failed requests are recorded too, and a resumed run repeats them.
         keep_records(this.path / f"{LOG}.jsonl", lambda record: "error" not in record)
         with this.records(LOG) as log:
-            recorded_model = harness.EngineModel(engine, plan.section, recipe.seed, log)
+            recorded_model = harness.EngineModel(opened, plan.section, recipe.seed, log)
             results = harness.measure(recorded_model, loaded, plan.limit)
         # The harness knows nothing of reasoning, so its form is measured from the records.
         figures = [*capability.figures(results), *_format_figures(log.path)]
@@ -102,6 +106,7 @@ def run_capability(recipe: Recipe, options: Options, request: CapabilityRequest 
             "shots": results["n-shot"],
             "prefix": plan.section.prefix,
             "limit": plan.limit,
+            **noted_engine(this.path),
             "figures": [asdict(figure) for figure in figures],
         }
         this.finish(metrics)

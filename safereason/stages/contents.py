@@ -41,7 +41,7 @@ def contents(
         content = spec.contents()
         # Only a local folder has a content; no request goes to the Hub for one.
         if content is not None:
-            hashes[str(spec)] = content
+            hashes[spec.recorded_name] = content
     for source in sources:
         if source:
             hashes |= file_hashes(files.inputs(source))

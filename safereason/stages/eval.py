@@ -1,7 +1,7 @@
 """Stage `eval`: draws a model's completions, judges them, and works out figures.
 
-Three files let `eval_score.py` judge again without generating: `completions.jsonl`, appended in the order in which
-completions end; `verdicts.jsonl`; and `metrics.json`, worked out in the order of the cases.
+Three files let `eval_score.py` judge again without generating: `completions.jsonl`, appended as completions end, and
+put in the order of the cases when all are there; `verdicts.jsonl`, likewise; and `metrics.json`.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -12,19 +12,24 @@ from pathlib import Path
 from safereason import attacks, console, evals
 from safereason.attacks import formats
 from safereason.attacks.base import TestCase
+from safereason.console import Advance
 from safereason.data import sources
 from safereason.data.example import Example
 from safereason.data.sampling import limited
-from safereason.engines.base import Completion, Engine, GenerateOptions, generation_prefix
-from safereason.engines.open import load_tokenizer, open_engine
+from safereason.engines.base import Completion, GenerateOptions
+from safereason.engines.engine_spec import EngineSpec, Loading
+from safereason.engines.memory import release
+from safereason.engines.open import load_tokenizer
+from safereason.engines.shares import Call, draw
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.evals import Case, Eval, adaptivity, judging
 from safereason.evals.base import eval_section
-from safereason.judges import Judge, JudgeSpec
+from safereason.judges import JudgeSpec, Measure
 from safereason.recipe.schema import Evaluation, Recipe
+from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import sha256
-from safereason.runs.records import Record, RecordLog, keep_records, read_records
+from safereason.runs.records import Record, RecordLog, keep_records, read_records, sort_records
 from safereason.stages import attack, searches
 from safereason.stages.attack_plan import AttackRequest, check_at_hand, plan_attack
 from safereason.stages.base import (
@@ -32,16 +37,19 @@ from safereason.stages.base import (
     Metrics,
     Options,
     Result,
+    base_model,
     finished_result,
     given_inputs,
-    open_run,
     resolved_judge,
     run_identity,
 )
 from safereason.stages.contents import contents
 from safereason.stages.own_names import with_own_names
-from safereason.stages.resolve_model import model_of, precision_of
+from safereason.stages.placement import Placement, Role, gpus_to_use, judge_roles, loading_of, place
+from safereason.stages.resolve_model import model_of
+from safereason.stages.run_engine import RunEngine, engine_of, noted_engine
 from safereason.text import chat, reasoning
+from safereason.training.fit import Gpus
 
 
 @dataclass(frozen=True)
@@ -93,15 +101,16 @@ def run_eval(recipe: Recipe, options: Options, request: EvalRequest) -> Result:
     model = model_of(recipe, options)
     # An unknown model is refused before a directory is made.
     model.check()
+    engine = RunEngine.choose(model, options, plan.section.engine, option="eval.engine={}")
     identity = _eval_identity(recipe, plan, model, options.base_url)
-    directory = open_run(f"eval/{plan.evaluation.name}", recipe, options, model.label(), identity)
+    directory = engine.open_run(f"eval/{plan.evaluation.name}", recipe, options, model.label(), identity)
     if (result := finished_result(directory)) is not None:
         return result
-    if plan.judge is not None:
-        plan.judge.check()
+    # All that can be refused is refused before the searches and the completions, which can take hours.
+    measure = _check_judge(plan, options)
     check_attacks(recipe, options, plan, model)
     drawn = _draw_examples(plan, recipe.seed)
-    scorer = _open_judge(plan)
+    placements = place_eval(plan, engine.spec, options, gpus_to_use(options))
     # Searches write runs of their own, so they come before this run's directory is locked.
     eval_cases = _all_cases(recipe, options, plan, model, drawn)
     ids = [case.id for case in eval_cases]
@@ -109,16 +118,17 @@ def run_eval(recipe: Recipe, options: Options, request: EvalRequest) -> Result:
         # A resumed run repeats failed completions and failed verdicts.
         keep_records(this.path / judging.COMPLETIONS, lambda record: not evals.has_failed(record))
         judging.drop_failed(this.path / judging.VERDICTS)
-        with this.records("completions") as log:
-            _generate_completions(eval_cases, plan, recipe, options, model, log)
-        if scorer is not None and plan.judge is not None:
-            with this.records("verdicts") as log:
-                judging.judge_all(ids, scorer, plan.judge, log)
-        measure = None
-        if scorer is not None:
-            measure = scorer.measure
+        _generate_completions(eval_cases, plan, recipe.seed, engine, placements.completions, this)
+        # The judge's model may need the memory of the one that is measured.
+        release()
+        if plan.judge is not None:
+            loading = loading_of(placements.verdicts, options)
+            judge = judging.Judging(plan.judge, plan.evaluation.measures, loading)
+            judging.judge_all(ids, judge, this, placements.verdicts.environments)
+            release()
         metrics = {
             **_eval_description(recipe, plan, model, drawn, eval_cases),
+            **noted_engine(this.path),
             "measure": measure,
             **judging.outcome_counts(ids, this.path, plan.evaluation),
             "figures": judging.eval_figures(ids, this.path, plan.evaluation, measure),
@@ -127,10 +137,55 @@ def run_eval(recipe: Recipe, options: Options, request: EvalRequest) -> Result:
     return Result(directory.path, metrics)
 
 
-def _open_judge(plan: EvalPlan) -> Judge | None:
+def _check_judge(plan: EvalPlan, options: Options) -> Measure | None:
+    """The measure of the judge, if there is one. The judge is looked at, and no model of it loaded.
+
+    Raises:
+        InputError: It cannot be had, or measures something else.
+    """
     if plan.judge is None:
         return None
-    return evals.judge_for(plan.evaluation, plan.judge)
+    plan.judge.check()
+    return evals.judge_for(plan.evaluation, plan.judge, Loading(options.precision, is_deferred=True)).measure
+
+
+@dataclass(frozen=True)
+class EvalPlacements:
+    """Where the model lies that is measured, and where the judge's, once that one has made room."""
+
+    completions: Placement
+    verdicts: Placement
+
+    def rows(self) -> list[dict[str, object]]:
+        """Both placements as a plan shows them."""
+        return [*self.completions.rows("completions"), *self.verdicts.rows("verdicts")]
+
+
+def planned_placements(recipe: Recipe, plan: EvalPlan, options: Options) -> list[Record]:
+    """The placements of an evaluation that is planned, a row a model; none without GPUs.
+
+    A model that is not trained yet is as large as the one that it is trained from.
+
+    Raises:
+        InputError: A model does not fit the GPUs.
+    """
+    gpus = gpus_to_use(options)
+    if gpus is None:
+        return []
+    engine = engine_of(options.model or base_model(recipe), options, plan.section.engine)
+    return place_eval(plan, engine, options, gpus).rows()
+
+
+def place_eval(plan: EvalPlan, engine: EngineSpec, options: Options, gpus: Gpus | None) -> EvalPlacements:
+    """The placements of an evaluation on these GPUs; `engine` is that of the model.
+
+    Raises:
+        InputError: A model does not fit the GPUs.
+    """
+    what = f"eval {plan.evaluation.name}"
+    completions = place([Role("model", engine)], gpus, what)
+    verdicts = place(judge_roles(plan.judge, options), gpus, what)
+    return EvalPlacements(completions, verdicts)
 
 
 def _eval_description(
@@ -298,8 +353,15 @@ def _attack_cases(
 def _model_prefix(model: ModelSpec, plan: EvalPlan) -> str:
     """The generation prefix, with the reasoning tag that the model's chat template opens; attacks may close it."""
     prefix = plan.section.prefix
-    # A server does not show its template, and a prefix that opens the reasoning itself needs no other tag.
-    if model.is_remote or prefix.lstrip().startswith(reasoning.OPEN):
+    # A prefix that opens the reasoning itself needs no other tag.
+    if prefix.lstrip().startswith(reasoning.OPEN):
+        return prefix
+    return _prefix_after_template(model, prefix)
+
+
+def _prefix_after_template(model: ModelSpec, prefix: str) -> str:
+    """A generation prefix after what the model's chat template opens; a server does not show its template."""
+    if model.is_remote:
         return prefix
     return chat.opening(load_tokenizer(model), prefix)
 
@@ -332,7 +394,8 @@ def _eval_identity(recipe: Recipe, plan: EvalPlan, model: ModelSpec, base_url: s
     # The attack section counts only if a named attack has settings. Else changing it would change nothing.
     has_settings = any(attacks.get(name).settings.model_fields for name in plan.attacks)
     if recipe.attack is not None and has_settings:
-        inputs["attack"] = with_own_names(recipe, ("attack",)).model_dump(mode="json")["attack"]
+        dumped = with_own_names(recipe, ("attack",)).model_dump(mode="json", exclude={"attack": {"engine"}})
+        inputs["attack"] = dumped["attack"]
     return run_identity(
         recipe,
         model=model.identity(),
@@ -350,66 +413,87 @@ def _eval_identity(recipe: Recipe, plan: EvalPlan, model: ModelSpec, base_url: s
 
 
 def _generate_completions(
-    cases: Sequence[Case], plan: EvalPlan, recipe: Recipe, options: Options, model: ModelSpec, log: RecordLog
+    cases: Sequence[Case], plan: EvalPlan, seed: int, engine: RunEngine, placement: Placement, this: RunDirectory
 ) -> None:
     """Draws and records the completions that are not recorded yet."""
-    recorded = {record["id"] for record in read_records(log.path)}
-    remaining = {case.id for case in cases} - recorded
-    if not remaining:
-        # Judging can then go on without loading the model.
-        return
-    engine = open_engine(model, base_url=options.base_url, precision=precision_of(recipe))
+    with this.records("completions") as log:
+        recorded = {record["id"] for record in read_records(log.path)}
+        remaining = {case.id for case in cases} - recorded
+        # With all of them there, judging can go on on a machine that would have chosen another engine.
+        if remaining:
+            engine.begin(this.path)
+            with console.progress("completions", len(cases), len(recorded)) as advance:
+                record_completion = _completion_recorder(plan, engine, log, advance)
+                _record_saved_completions(cases, remaining, plan, engine, record_completion)
+                _draw_completions(cases, remaining, plan, seed, engine, placement, record_completion)
+    position = {case.id: index for index, case in enumerate(cases)}
+    sort_records(this.path / judging.COMPLETIONS, lambda record: position.get(record["id"], len(position)))
+
+
+RecordCompletion = Callable[[Case, Completion], None]
+"""Records the completion of a case."""
+
+
+def _completion_recorder(plan: EvalPlan, engine: RunEngine, log: RecordLog, advance: Advance) -> RecordCompletion:
     count_tokens = None
     if plan.judge is None:
         # Evaluations without a judge measure lengths, so each completion is recorded with its tokens.
-        count_tokens = _token_counter(model)
-    with console.progress("completions", len(cases), len(recorded)) as advance:
+        count_tokens = _token_counter(engine.spec.model)
 
-        def record_completion(case: Case, completion: Completion) -> None:
-            lengths: Record = {}
-            if count_tokens is not None:
-                lengths = adaptivity.lengths(completion, count_tokens)
-            log.append({**evals.case_record(case), **evals.completion_record(completion), **lengths})
-            advance("")
+    def record_completion(case: Case, completion: Completion) -> None:
+        lengths: Record = {}
+        if count_tokens is not None:
+            lengths = adaptivity.lengths(completion, count_tokens)
+        engine.note(log.path.parent)
+        log.append({**evals.case_record(case), **evals.completion_record(completion), **lengths})
+        advance("")
 
-        for case in cases:
-            # Attacks on embeddings save the completion: no prompt of text brings it about again.
-            if case.test.completion is not None and case.id in remaining:
-                prefix = _prefix_of(case, plan.section.prefix)
-                record_completion(case, Completion(case.test.completion, (), "stop", generation_prefix(engine, prefix)))
-        for prefix, group in _cases_by_prefix(cases, plan.section.prefix).items():
-            _generate_group(engine, group, prefix, plan, recipe.seed, remaining, record_completion)
+    return record_completion
 
 
-def _generate_group(
-    engine: Engine,
+def _record_saved_completions(
     cases: Sequence[Case],
-    prefix: str,
+    remaining: Collection[str],
+    plan: EvalPlan,
+    engine: RunEngine,
+    record_completion: RecordCompletion,
+) -> None:
+    """Records completions that attacks on embeddings saved: no prompt of text brings them about again."""
+    for case in cases:
+        if case.test.completion is not None and case.id in remaining:
+            prefix = _prefix_after_template(engine.spec.model, _prefix_of(case, plan.section.prefix))
+            record_completion(case, Completion(case.test.completion, (), "stop", prefix))
+
+
+def _draw_completions(
+    cases: Sequence[Case],
+    remaining: Collection[str],
     plan: EvalPlan,
     seed: int,
-    remaining: Collection[str],
-    record_completion: Callable[[Case, Completion], None],
+    engine: RunEngine,
+    placement: Placement,
+    record_completion: RecordCompletion,
 ) -> None:
-    """Draws the completions of cases with one generation prefix.
+    """Draws the completions of cases, a call for each generation prefix.
 
     Recorded cases are sent too and marked as done: a conversation's position is part of its seed.
     """
-    done = set()
-    conversations = []
-    for index, case in enumerate(cases):
-        conversations.append([*case.test.turns, *chat.user(case.test.prompt)])
-        if case.id not in remaining:
-            done.add(index)
-    engine.generate(
-        conversations,
-        plan.section.sampling,
-        GenerateOptions(
-            seed=seed,
-            prefix=prefix,
-            done=done,
-            on_finish=lambda index, number, completion: record_completion(cases[index], completion),
-        ),
-    )
+    groups: list[list[Case]] = []
+    calls: list[Call] = []
+    for prefix, group in _cases_by_prefix(cases, plan.section.prefix).items():
+        done = set()
+        conversations = []
+        for index, case in enumerate(group):
+            conversations.append([*case.test.turns, *chat.user(case.test.prompt)])
+            if case.id not in remaining:
+                done.add(index)
+        groups.append(group)
+        calls.append(Call(conversations, plan.section.sampling, GenerateOptions(seed=seed, prefix=prefix, done=done)))
+
+    def on_drawn(call: int, index: int, number: int, completion: Completion) -> None:
+        record_completion(groups[call][index], completion)
+
+    draw(placement.placed(engine.spec), calls, on_drawn, placement.environments)
 
 
 def _token_counter(model: ModelSpec) -> Callable[[str], int] | None:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from safereason import evals
+from safereason.engines.engine_spec import Loading
 from safereason.errors import InputError
 from safereason.evals import Eval, judging
 from safereason.files import read_text
@@ -18,6 +19,7 @@ from safereason.runs.directory import RunDirectory, digest, is_finished, read_ma
 from safereason.runs.manifest import sha256
 from safereason.runs.records import Record, read_records, write_bytes
 from safereason.stages.base import Identity, Options, Result, finished_result, resolved_judge
+from safereason.stages.placement import gpus_to_use, judge_roles, loading_of, place
 
 NEEDED = frozenset({"id", "behavior", "request", "context", "category", "prompt", "answer", "finish_reason"})
 """Keys that a record of a completion needs to be judged."""
@@ -52,8 +54,8 @@ def score_eval(run: Path, options: Options, judge: JudgeSpec) -> Result:
     )
     if (result := finished_result(directory)) is not None:
         return result
-    # A judge may load a model, so it is opened only if there is something to judge.
-    scorer = evals.judge_for(evaluation, judge)
+    measure = evals.judge_for(evaluation, judge, Loading(options.precision, is_deferred=True)).measure
+    placement = place(judge_roles(judge, options), gpus_to_use(options), f"eval score of {evaluation.name}")
     # Verdicts are in the order of the cases, and completions in the order in which they ended.
     ids = [str(record["id"]) for record in read_records(run / judging.VERDICTS)]
     _check_all_completions(run / judging.COMPLETIONS, ids)
@@ -61,15 +63,15 @@ def score_eval(run: Path, options: Options, judge: JudgeSpec) -> Result:
         _link_or_copy(run / judging.COMPLETIONS, this.path / judging.COMPLETIONS)
         this.inputs[str(run / judging.COMPLETIONS)] = str(identity["completions"])
         judging.drop_failed(this.path / judging.VERDICTS)
-        with this.records("verdicts") as log:
-            judging.judge_all(ids, scorer, judge, log)
+        rejudging = judging.Judging(judge, evaluation.measures, loading_of(placement, options))
+        judging.judge_all(ids, rejudging, this, placement.environments)
         metrics = {
             **read_metrics(run),
             "judge": judge.label(),
-            "measure": scorer.measure,
+            "measure": measure,
             "rejudges": identity["rejudges"],
             **judging.outcome_counts(ids, this.path, evaluation),
-            "figures": judging.eval_figures(ids, this.path, evaluation, scorer.measure),
+            "figures": judging.eval_figures(ids, this.path, evaluation, measure),
         }
         judging.finish_eval(this, ids, evaluation, metrics)
     return Result(directory.path, metrics)

@@ -29,7 +29,6 @@ from safereason.stages.base import (
     Result,
     finished_result,
     given_inputs,
-    open_run,
     run_identity,
     run_model,
     trained_guard,
@@ -39,6 +38,7 @@ from safereason.stages.guard_eval_plan import GuardEvalPlan, GuardEvalRequest, p
 from safereason.stages.guard_eval_score import FILE, STAGE, scored_predictions
 from safereason.stages.guard_sets import labelled_rows
 from safereason.stages.measured_guard import MeasuredGuard, measured_guard
+from safereason.stages.run_engine import noted_engine
 
 LabelledRows = Mapping[str, Sequence[Example]]
 """The rows of each set that can be had, by the set's name."""
@@ -61,7 +61,7 @@ def run_guard_eval(recipe: Recipe, options: Options, request: GuardEvalRequest =
     # The sets are read before the directory is made, since the identity says which of them are there.
     rows, missing = labelled_rows(plan.sets, plan.limit, recipe.seed, request.allow_missing)
     identity = run_identity(recipe, **_identity_inputs(plan, measured, rows, options))
-    directory = open_run(STAGE, recipe, options, measured.label, identity)
+    directory = measured.engine.open_run(STAGE, recipe, options, measured.label, identity)
     if (result := finished_result(directory)) is not None:
         return result
     with directory as this:
@@ -79,6 +79,7 @@ def run_guard_eval(recipe: Recipe, options: Options, request: GuardEvalRequest =
             "samples": plan.samples,
             "asked": _prompt_summary(measured.prompt),
             "missing": dict(missing),
+            **noted_engine(this.path),
             **scored_predictions(predictions, plan.resamples, recipe.seed),
         }
         _finish_guard_eval(this, metrics, predictions)
@@ -144,6 +145,7 @@ def _classify_rows(rows: LabelledRows, measured: MeasuredGuard, plan: GuardEvalP
                 continue
             # A resumed run with all verdicts never gets here, and loads nothing.
             if guard is None:
+                measured.engine.begin(log.path.parent)
                 guard = measured.open()
             record_verdict = _verdict_recorder(set_name, examples, measured, log, advance)
             # Recorded rows are passed too: a row's position is part of its seed.
@@ -170,6 +172,7 @@ def _verdict_recorder(
         # unscored: repeated at every resume, it would keep the run from ever finishing.
         if not measured.model.is_remote:
             verdict = replace(verdict, failed=False)
+        measured.engine.note(log.path.parent)
         log.append(of_example(examples[index], set_name, verdict).record())
         advance(set_name)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safereason.engines.open import precision_here
+from safereason.engines.engine_spec import Loading
 from safereason.engines.spec import ModelSpec
 from safereason.guard import guard_prompt as guard_prompts
 from safereason.guard import policy as policies
@@ -12,11 +12,13 @@ from safereason.guard.base import Guard
 from safereason.guard.guard_prompt import GuardPrompt
 from safereason.guard.open import GuardSpec, guard_prompt_of, open_with_prompt
 from safereason.guard.others import GuardOptions
-from safereason.recipe.schema import Precision, Recipe
+from safereason.recipe.schema import Recipe
 from safereason.runs.manifest import sha256
 from safereason.runs.records import Record
 from safereason.stages.base import Options
 from safereason.stages.guard_eval_plan import GuardEvalPlan
+from safereason.stages.placement import place_alone
+from safereason.stages.run_engine import RunEngine
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class MeasuredGuard:
     identity: str
     """Its part of the run's identity."""
     model: ModelSpec
+    engine: RunEngine
+    """The engine of its model."""
     prompt: Record
     """What it is asked with, in full: a policy's file may be edited, and the identity has to notice."""
     open: Callable[[], Guard]
@@ -38,20 +42,20 @@ def measured_guard(recipe: Recipe, options: Options, plan: GuardEvalPlan) -> Mea
     """The guard of a plan that names one.
 
     Args:
-        recipe: Recipe with the precision, and with the prompt of a model that has none of its own.
-        options: Options with the address of a server.
+        recipe: Recipe with the prompt of a model that has none of its own.
+        options: Options with the precision and the address of a server.
         plan: The guard, and what is named in place of its own policy, prompt and sampling.
 
     Raises:
-        InputError: The guard's model, its prompt or a policy cannot be read.
+        InputError: The guard's model, its prompt or a policy cannot be read, or the GPU does not have the precision.
     """
     if plan.guard is not None:
-        return _other_guard(recipe, options, plan, plan.guard)
+        return _other_guard(options, plan, plan.guard)
     assert plan.model is not None
     return _model_as_guard(recipe, options, plan, plan.model)
 
 
-def _other_guard(recipe: Recipe, options: Options, plan: GuardEvalPlan, guard: GuardSpec) -> MeasuredGuard:
+def _other_guard(options: Options, plan: GuardEvalPlan, guard: GuardSpec) -> MeasuredGuard:
     """A guard that brings its prompt along: only a policy or a file is named in its place."""
     policy = None
     if plan.policy:
@@ -61,12 +65,13 @@ def _other_guard(recipe: Recipe, options: Options, plan: GuardEvalPlan, guard: G
         template = sha256(Path(plan.template))
 
     def open_other() -> Guard:
-        precision = precision_here(_trained_precision(recipe))
-        return guard.open(GuardOptions(options.base_url, plan.policy, plan.template, precision, plan.samples))
+        loading = Loading(options.precision, place_alone(engine.spec, options, "eval guard").place)
+        return guard.open(GuardOptions(options.base_url, plan.policy, plan.template, loading, plan.samples))
 
-    return MeasuredGuard(
-        guard.label(), guard.identity(), guard.model, {"policy": policy, "template": template}, open_other
-    )
+    # Its format is read token by token, as transformers gives them.
+    engine = RunEngine.choose(guard.model, options, by_transformers=True)
+    prompt: Record = {"policy": policy, "template": template}
+    return MeasuredGuard(guard.label(), guard.identity(), guard.model, engine, prompt, open_other)
 
 
 def _model_as_guard(recipe: Recipe, options: Options, plan: GuardEvalPlan, model: ModelSpec) -> MeasuredGuard:
@@ -82,27 +87,19 @@ def _model_as_guard(recipe: Recipe, options: Options, plan: GuardEvalPlan, model
                 set_policies[guard_set.label] = asdict(policies.load(guard_set.policy))
     prompt = {**guard_prompt.document(), "policies": set_policies}
 
+    engine = RunEngine.choose(model, options)
+
     def open_model() -> Guard:
-        precision = precision_here(_trained_precision(recipe))
+        spec = place_alone(engine.spec, options, "eval guard")
+        loading = Loading(spec.precision, spec.place)
         return open_with_prompt(
-            model, guard_prompt, base_url=options.base_url, samples=plan.samples, precision=precision
+            spec.model, guard_prompt, base_url=options.base_url, samples=plan.samples, loading=loading
         )
 
-    return MeasuredGuard(model.label(), model.identity(), model, prompt, open_model)
+    return MeasuredGuard(model.label(), model.identity(), model, engine, prompt, open_model)
 
 
 def _recipe_guard_prompt(recipe: Recipe) -> GuardPrompt | None:
     if recipe.guard is None:
         return None
     return guard_prompts.of_section(recipe.guard)
-
-
-def _trained_precision(recipe: Recipe) -> Precision:
-    """The precision of the guard's training; fp32 where nothing was trained."""
-    if recipe.guard is None:
-        return "fp32"
-    section = recipe.guard.train or recipe.guard.sft
-    # The schema asks for one of the two, and mypy does not know.
-    if section is None:
-        return "fp32"
-    return section.precision

@@ -3,23 +3,29 @@
 A shard is a part of the work with models of its own. It takes as few GPUs as its models fit on, so that there are as
 many shards as the GPUs allow. A model that is larger than a GPU is split over several.
 
-Sizes are arithmetic on a model's shape: its weights, the keys and values of a batch, and `OWN` for the libraries.
+Sizes are arithmetic on a model's shape: its weights, the keys and values of a batch, and `ENGINE_OWN` beside them.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from safereason.engines import vllm
-from safereason.engines.engine_spec import EngineSpec
+from safereason.engines.engine_spec import EngineSpec, Loading
 from safereason.engines.place import VISIBLE, Place, names_of
 from safereason.errors import InputError
+from safereason.guard.classify import ClassifySettings
+from safereason.judges import JudgeSpec
+from safereason.stages.base import Options
+from safereason.stages.run_engine import engine_of
 from safereason.training import layout
 from safereason.training.fit import ENGINE_TOKENS, GIB, Gpus
 from safereason.training.memory import BF16, FP32, Shape
 from safereason.training.shapes import shape_of
 
-OWN = 2 * GIB
+ENGINE_OWN = 2 * GIB
 """Bytes that an engine takes beside weights and cache: activations, logits and buffers."""
+JUDGE = "judge"
+"""Name of the role of a judge's model."""
 SPLITS = (1, 2, 4, 8)
 """GPUs that a model is split over; a power of two divides the heads of nearly every model."""
 
@@ -67,11 +73,16 @@ class Placement:
         for number in range(self.shards):
             first = number * self.gpus_a_shard
             variables = {VISIBLE: names_of(range(first, first + self.gpus_a_shard))}
-            if self.gpus_a_shard == 1:
+            if self.gpus_a_shard == 1 and self._vllm_models == 1:
                 # Inside the worker, vLLM's engine dies with it. A process of its own would live on after `kill -9`.
                 variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
             environments.append(variables)
         return environments
+
+    @property
+    def _vllm_models(self) -> int:
+        """Number of models that vLLM has in a shard. It can have several only in processes of their own."""
+        return len({role.engine for role in self.roles if role.engine.model.engine == "vllm"})
 
     def placed(self, engine: EngineSpec) -> EngineSpec:
         """The engine of one of the roles, with its place."""
@@ -85,23 +96,39 @@ class Placement:
         rows: list[dict[str, object]] = []
         for role in self.roles:
             size = size_of(role.engine)
-            place = role.engine.place
-            gpus_of_model = 1
-            if place is not None:
-                gpus_of_model = len(place.gpus)
+            gpus: tuple[int, ...] = (0,)
+            if role.engine.place is not None:
+                gpus = role.engine.place.gpus
             rows.append(
                 {
                     "work": work,
                     "shards": self.shards,
+                    "GPUs a shard": self.gpus_a_shard,
                     "role": role.name,
                     "model": replace(role.engine.model, engine=None).recorded_name,
                     "engine": role.engine.title,
                     "precision": role.engine.precision,
                     "GiB": size and round(size.weights / GIB, 1),
-                    "GPUs": gpus_of_model,
+                    "on GPU": ", ".join(map(str, gpus)),
                 }
             )
         return rows
+
+
+def judge_roles(judge: JudgeSpec | None, options: Options) -> list[Role]:
+    """The role of a judge's model; none where it has none."""
+    if judge is None or (model := judge.model) is None:
+        return []
+    # A judge whose model is named without an engine is opened by transformers.
+    return [Role(JUDGE, engine_of(model, options, "hf"))]
+
+
+def loading_of(placement: Placement, options: Options) -> Loading:
+    """How a judge's model is loaded in its place: when it has something to judge that is not in the cache."""
+    for role in placement.roles:
+        if role.name == JUDGE:
+            return Loading(options.precision, role.engine.place, is_deferred=True)
+    return Loading(options.precision, is_deferred=True)
 
 
 def place(roles: Sequence[Role], gpus: Gpus | None, what: str) -> Placement:
@@ -137,6 +164,39 @@ def place(roles: Sequence[Role], gpus: Gpus | None, what: str) -> Placement:
     raise InputError(_does_not_fit(local, sizes, gpus, what))
 
 
+def place_guard(
+    settings: ClassifySettings, most_gpus: int | None, *, is_alone: bool
+) -> tuple[ClassifySettings, list[dict[str, str]]]:
+    """A guard with its place, and the variables of each worker that judges rows with one.
+
+    Args:
+        settings: The guard.
+        most_gpus: Most GPUs to use; None takes all.
+        is_alone: Whether one process judges all rows.
+
+    Raises:
+        InputError: The guard does not fit the GPUs, or there are fewer GPUs.
+    """
+    if settings.model.is_remote:
+        return settings, []
+    options = Options(precision=settings.precision, gpus=most_gpus)
+    guard = Role("guard", engine_of(settings.model, options, by_transformers=True))
+    placement = place([guard], gpus_to_use(options), "guard classify")
+    environments = placement.environments
+    if is_alone:
+        environments = []
+    return replace(settings, place=placement.placed(guard.engine).place), environments
+
+
+def place_alone(engine: EngineSpec, options: Options, what: str) -> EngineSpec:
+    """An engine with its place, for work that this process does with one model; `what` is the work.
+
+    Raises:
+        InputError: The model does not fit the GPUs.
+    """
+    return place([Role("model", engine)], gpus_to_use(options), what).placed(engine)
+
+
 def size_of(engine: EngineSpec) -> Size | None:
     """The memory of a model that runs on this machine; None where its shape is not known here."""
     model = engine.model
@@ -150,7 +210,7 @@ def size_of(engine: EngineSpec) -> Size | None:
     width = FP32
     if engine.precision == "bf16":
         width = BF16
-    return Size(shape.parameters * width, _cache(shape) * width + OWN)
+    return Size(shape.parameters * width, _cache(shape) * width + ENGINE_OWN)
 
 
 def _cache(shape: Shape) -> int:
@@ -158,16 +218,16 @@ def _cache(shape: Shape) -> int:
     return 2 * shape.layers * shape.key * ENGINE_TOKENS
 
 
-def gpus_to_use(most: int | None) -> Gpus | None:
-    """The GPUs of this machine that a command shares its work out to; None without any.
-
-    Args:
-        most: Number of GPUs to use; None takes all.
+def gpus_to_use(options: Options) -> Gpus | None:
+    """The GPUs to share work out to: those that are planned for, else this machine's; None without any.
 
     Raises:
-        InputError: There are fewer.
+        InputError: More are wanted than there are.
         StageFailed: They cannot be used.
     """
+    if options.planned_gpus is not None:
+        return options.planned_gpus
+    most = options.gpus
     count = layout.device_count()
     if most is not None and most > max(count, 1):
         raise InputError(f"--gpus {most}: this machine has {count}; name no more, or leave the option out")
@@ -226,9 +286,11 @@ def _places(on_gpus: OnGpus, sizes: Mapping[EngineSpec, Size | None], gpus: Gpus
     taken = [0] * gpus.count
     vllm_models = [0] * gpus.count
     for engine, members in on_gpus.items():
-        size = sizes[engine]
+        part = gpus.room
+        if (size := sizes[engine]) is not None:
+            part = size.whole // len(members)
         for gpu in members:
-            taken[gpu] += size.whole // len(members) if size else gpus.room
+            taken[gpu] += part
             vllm_models[gpu] += engine.model.engine == "vllm"
     places: dict[EngineSpec, Place] = {}
     for engine, members in on_gpus.items():

@@ -7,8 +7,7 @@ source, and `cells.json` the best prompt of each cell.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cache
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from safereason import console
@@ -23,7 +22,7 @@ from safereason.data.example import Example
 from safereason.data.sampling import digest
 from safereason.data.sources import files
 from safereason.engines.base import Engine
-from safereason.engines.open import open_engine
+from safereason.engines.engine_spec import EngineSpec
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
 from safereason.judges import Exchange, JudgeSpec, Verdict
@@ -41,13 +40,14 @@ from safereason.stages.base import (
     Result,
     finished_result,
     given_inputs,
-    open_run,
     run_identity,
 )
 from safereason.stages.contents import contents, file_hashes
+from safereason.stages.placement import Placement, Role, gpus_to_use, judge_roles, loading_of, place
 from safereason.stages.preparation.training_sources import RAINBOW_STAGE
-from safereason.stages.resolve_model import precision_of
+from safereason.stages.run_engine import RunEngine, engine_of, noted_engine
 from safereason.stages.scorer import Harm, RatingSpec, ScorerSpec, open_harm, parse_scorer
+from safereason.training.fit import Gpus
 
 STAGE = RAINBOW_STAGE
 RAINBOW = "rainbow"
@@ -109,25 +109,28 @@ def run_rainbow(recipe: Recipe, options: Options, plan: RainbowPlan) -> Result:
     # A judge is opened below, which checks it, too.
     if isinstance(plan.scorer, RatingSpec):
         plan.scorer.check()
+    engine = RunEngine.choose(target, options, plan.section.engine, option="attack.engine={}")
     identity = _rainbow_identity(recipe, plan, target, options)
-    directory = open_run(STAGE, recipe, options, target.label(), identity)
+    directory = engine.open_run(STAGE, recipe, options, target.label(), identity)
     if (result := finished_result(directory)) is not None:
         return result
-    # Judges are opened before the directory is made: one of quality is refused.
+    # One process searches: each iteration depends on the archive before it.
+    placement = place_rainbow(plan, engine.spec, options, gpus_to_use(options))
+    # Judges are looked at before the directory is made: one of quality is refused.
     harm = None
     if isinstance(plan.scorer, JudgeSpec):
-        harm = open_harm(plan.scorer)
+        harm = open_harm(plan.scorer, loading_of(placement, options))
     with directory as this:
         this.inputs.update(file_hashes(files.inputs(plan.source)))
         # The outcome of an iteration depends on the archive before it, so only the last ones can be repeated.
         _drop_failed_iterations(this.path / f"{ITERATIONS}.jsonl")
         with this.records(ITERATIONS) as log:
-            _search_archives(plan, recipe, target, harm, options, log)
+            _search_archives(plan, recipe.seed, engine, harm, placement, options, log)
         records = list(read_records(log.path))
         # The archives are worked out from the file, so that a resumed run ends with what an unbroken one has.
         history = History(plan.templates.cells, records)
         _write_archive(this.path, plan, history)
-        metrics = _rainbow_metrics(plan, target, history, records)
+        metrics = {**_rainbow_metrics(plan, target, history, records), **noted_engine(this.path)}
         console.say(_rainbow_summary(metrics))
         this.finish(metrics)
     return Result(directory.path, metrics)
@@ -261,8 +264,34 @@ def _all_failed(candidates: Sequence[Candidate]) -> bool:
     return failures > 0
 
 
+def place_rainbow(plan: RainbowPlan, target: EngineSpec, options: Options, gpus: Gpus | None) -> Placement:
+    """The placement of the search's models on these GPUs.
+
+    Raises:
+        InputError: They do not fit the GPUs.
+    """
+    roles = [Role("target model", target), Role("mutator", _asked_engine(plan.mutator, plan, options))]
+    if plan.judge_model is not None:
+        roles.append(Role("comparing judge", _asked_engine(plan.judge_model, plan, options)))
+    if isinstance(plan.scorer, RatingSpec):
+        roles.append(Role("rater", _asked_engine(plan.scorer.model, plan, options)))
+    else:
+        roles += judge_roles(plan.scorer, options)
+    return replace(place(roles, gpus, "attack rainbow"), shards=1)
+
+
+def _asked_engine(model: ModelSpec, plan: RainbowPlan, options: Options) -> EngineSpec:
+    return engine_of(model, options, plan.section.engine)
+
+
 def _search_archives(
-    plan: RainbowPlan, recipe: Recipe, target: ModelSpec, harm: Harm | None, options: Options, log: RecordLog
+    plan: RainbowPlan,
+    seed: int,
+    engine: RunEngine,
+    harm: Harm | None,
+    placement: Placement,
+    options: Options,
+    log: RecordLog,
 ) -> None:
     """Goes on from the recorded iterations until there are enough prompts, or no iterations are left.
 
@@ -274,7 +303,8 @@ def _search_archives(
     remaining = list(_remaining_iterations(history, settings))
     if not remaining or _has_enough(history, settings):
         return
-    team = _open_team(plan, recipe, target, harm, options)
+    engine.begin(log.path.parent)
+    team = _open_team(plan, engine.spec, harm, placement, options)
     total = settings.most_archives * settings.iterations
     failed_in_a_row = 0
     with console.progress("iterations", total, total - len(remaining)) as advance:
@@ -283,11 +313,12 @@ def _search_archives(
             # Queries are counted an iteration, so that a resumed run adds up to the same sum.
             meter = Meter()
             candidates = rainbow.iterate(
-                archive, number, iteration, plan.seeds, settings, plan.templates, team.metered(meter), recipe.seed
+                archive, number, iteration, plan.seeds, settings, plan.templates, team.metered(meter), seed
             )
             outcomes = history.add(number, iteration, candidates)
             record = record_of(number, iteration, zip(candidates, outcomes, strict=True))
             spent = {"queries": meter.queries, "read": meter.prompt_tokens, "written": meter.completion_tokens}
+            engine.note(log.path.parent)
             log.append({**record, **spent})
             advance(_progress_note(history, len(plan.templates.cells)))
             if _all_failed(candidates):
@@ -327,28 +358,28 @@ def _has_enough(history: History, settings: RainbowSettings) -> bool:
     return settings.prompts is not None and len(history.prompts) >= settings.prompts
 
 
-def _open_team(plan: RainbowPlan, recipe: Recipe, target: ModelSpec, harm: Harm | None, options: Options) -> Team:
-    """The models of the search. A model with several parts is loaded once.
+def _open_team(
+    plan: RainbowPlan, target: EngineSpec, harm: Harm | None, placement: Placement, options: Options
+) -> Team:
+    """The models of the search.
 
     Args:
         plan: The models.
-        recipe: Recipe with the precision.
         target: The target model.
         harm: Scores harm by the plan's judge; None where a chat model rates.
-        options: Options with the address of a server.
+        placement: The place of each model.
+        options: Options with the precision and the address of a server.
     """
 
-    # One model may have several parts, and two copies of it may not fit in memory.
-    @cache
     def opened(model: ModelSpec) -> Engine:
-        return open_engine(model, base_url=options.base_url, precision=precision_of(recipe))
+        return placement.placed(_asked_engine(model, plan, options)).open()
 
     if isinstance(plan.scorer, RatingSpec):
         score = pair_rater(opened(plan.scorer.model))
     else:
         assert harm is not None
         score = _pair_scorer(harm)
-    target_engine = opened(target)
+    target_engine = placement.placed(target).open()
     mutator = opened(plan.mutator)
     comparing = None
     if plan.judge_model is not None:

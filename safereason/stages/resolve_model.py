@@ -1,7 +1,7 @@
-"""The newest trained model of a recipe, and the precision of its training."""
+"""The newest trained model of a recipe."""
 
 from safereason.engines.spec import ModelSpec
-from safereason.recipe.schema import Precision, Recipe
+from safereason.recipe.schema import Recipe
 from safereason.runs.directory import finished_runs
 from safereason.stages import rl, sft
 from safereason.stages.base import Options, base_model, run_model, source_run
@@ -20,12 +20,3 @@ def model_of(recipe: Recipe, options: Options) -> ModelSpec:
         expected = rl.rl_identity(recipe, rl.start_model(recipe, options), options)
         return run_model(source_run("rl", recipe, options, expected))
     return run_model(source_run("sft", recipe, options, sft.sft_identity(recipe, base_model(recipe))))
-
-
-def precision_of(recipe: Recipe) -> Precision:
-    """The precision of the recipe's training; `fp32` where it trains nothing."""
-    # RL comes last. In another precision the figures would differ from those during the training.
-    section = recipe.rl or recipe.sft
-    if section is None:
-        return "fp32"
-    return section.precision

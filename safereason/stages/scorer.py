@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from safereason.engines.engine_spec import LOADED_AT_ONCE, Loading
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.judges import Exchange, JudgeSpec, Verdict
@@ -62,15 +63,15 @@ def parse_scorer(text: str, options: Options) -> ScorerSpec:
     return resolved_judge(JudgeSpec.parse(text), options)
 
 
-def open_harm(judge: JudgeSpec) -> Harm:
-    """A function that scores harm, from a judge of harm or of refusal.
+def open_harm(judge: JudgeSpec, loading: Loading = LOADED_AT_ONCE) -> Harm:
+    """A function that scores harm, from a judge of harm or of refusal; `loading` says how its model is loaded.
 
     The prompts are harmful, so an answer that does not refuse counts as harmful.
 
     Raises:
         InputError: The judge cannot be had, or measures something else.
     """
-    opened = judge.open()
+    opened = judge.open(loading=loading)
     if opened.measure not in ("harm", "refusal"):
         raise InputError(f"judge {judge}: measures {opened.measure}; one of harm or refusal is needed")
 

@@ -31,16 +31,17 @@ def run_searches(recipe: Recipe, options: Options, request: AttackRequest) -> Pa
     """
     assert options.model is not None
     plan = plan_attack(recipe, options, request)
+    engine = attack.target_engine(plan, options.model, options)
     identity = attack_identity(recipe, plan, options.model, options.base_url)
     similar = list(_similar_searches(options.root, plan.attack.name, identity))
     # The newest one is used: `--overwrite` may have made a search again.
-    same = [path for path, similar_identity in similar if similar_identity == identity]
+    same = [path for path, similar_identity in similar if similar_identity == engine.identity(identity, path)]
     if same:
         return same[-1]
     if similar:
         # A search takes hours, so a person should learn that one with other settings is already there.
         path, similar_identity = similar[-1]
-        say(_difference_message(plan.attack.name, path, similar_identity, identity))
+        say(_difference_message(plan.attack.name, path, similar_identity, engine.identity(identity, path)))
     return attack.run_attack(recipe, options, request).run
 
 
@@ -84,6 +85,8 @@ def _argument_for(name: str, key: str, value: object) -> str | None:
     section, _, setting = key.partition(".")
     if section == "settings":
         return shlex.quote(f"{name}.{setting}={json.dumps(value, ensure_ascii=False)}")
-    if key in ("limit", "seed") and value is not None:
+    if key in ("limit", "seed", "precision") and value is not None:
         return f"--{key} {value}"
+    if key == "engine" and value is not None:
+        return f"attack.engine={value}"
     return None

@@ -16,7 +16,7 @@ from safereason.data import sources
 from safereason.data.example import Example
 from safereason.data.sampling import limited
 from safereason.engines.base import require_local
-from safereason.engines.open import open_engine
+from safereason.engines.engine_spec import EngineSpec
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.evals import Case, separation
@@ -32,11 +32,12 @@ from safereason.stages.base import (
     Options,
     Result,
     finished_result,
-    open_run,
     run_identity,
 )
 from safereason.stages.contents import contents
-from safereason.stages.resolve_model import model_of, precision_of
+from safereason.stages.placement import place_alone
+from safereason.stages.resolve_model import model_of
+from safereason.stages.run_engine import RunEngine, noted_engine
 from safereason.text import chat
 
 if TYPE_CHECKING:
@@ -94,17 +95,19 @@ def run_separation(recipe: Recipe, options: Options, request: SeparationRequest 
         raise InputError(f"{model}: its engine does not show what is inside a model; name a folder, a run or a hub id")
     model.check()
     cases_of_both = [*_harmful_cases(plan, recipe.seed), *_harmless_cases(plan, recipe.seed)]
+    engine = RunEngine.choose(model, options, by_transformers=True)
     identity = _separation_identity(recipe, plan, model)
-    directory = open_run("eval/separation", recipe, options, model.label(), identity)
+    directory = engine.open_run("eval/separation", recipe, options, model.label(), identity)
     if (result := finished_result(directory)) is not None:
         return result
     with directory as this:
-        embeddings = _embeddings(cases_of_both, plan, recipe, model, this.path / "embeddings")
+        embeddings = _embeddings(cases_of_both, plan, engine, options, this.path)
         metrics = {
             "eval": "separation",
             "model": model.identity(),
             "recipe": recipe.name,
             "projection": plan.projection,
+            **noted_engine(this.path),
             **_prompt_sets(plan, cases_of_both),
             **_measure_separation(this, cases_of_both, embeddings, plan, recipe.seed),
         }
@@ -204,12 +207,13 @@ def _separation_identity(recipe: Recipe, plan: SeparationPlan, model: ModelSpec)
 
 
 def _embeddings(
-    cases: Sequence[Case], plan: SeparationPlan, recipe: Recipe, model: ModelSpec, folder: Path
+    cases: Sequence[Case], plan: SeparationPlan, engine: RunEngine, options: Options, run: Path
 ) -> "NDArray[np.float32]":
     """The hidden states of all prompts, [N, H]. Files that are there are read; a file is whole or absent."""
     import numpy as np
     from safetensors.numpy import load_file
 
+    folder = run / "embeddings"
     folder.mkdir(exist_ok=True)
     batches: dict[Path, Sequence[Case]] = {}
     for number, start in enumerate(range(0, len(cases), BATCH)):
@@ -217,7 +221,9 @@ def _embeddings(
     missing = [path for path in batches if not path.exists()]
     # A resumed run with all files needs no model.
     if missing:
-        _write_embeddings(batches, missing, plan, recipe, model)
+        engine.begin(run)
+        _write_embeddings(batches, missing, plan, place_alone(engine.spec, options, "eval separation"))
+        engine.note(run)
     states = []
     for path, batch in batches.items():
         state_by_id = load_file(path)
@@ -231,14 +237,13 @@ def _write_embeddings(
     batches: Mapping[Path, Sequence[Case]],
     missing: Sequence[Path],
     plan: SeparationPlan,
-    recipe: Recipe,
-    model: ModelSpec,
+    spec: EngineSpec,
 ) -> None:
     """Computes and writes the missing files of hidden states, one a batch."""
     from safetensors.numpy import save
 
     # `run_separation` refused the names of all other engines, which do not show hidden states.
-    engine = require_local(open_engine(model, precision=precision_of(recipe)), "eval separation")
+    engine = require_local(spec.open(), "eval separation")
     with console.progress("embeddings", len(batches), len(batches) - len(missing)) as advance:
         for path in missing:
             batch = batches[path]

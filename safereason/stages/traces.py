@@ -14,7 +14,7 @@ from safereason.data import traces
 from safereason.data.example import Example, write_parquet
 from safereason.data.traces import KEPT, Reading
 from safereason.engines.base import Completion, GenerateOptions
-from safereason.engines.open import open_engine, precision_here
+from safereason.engines.memory import release
 from safereason.errors import StageFailed
 from safereason.evals import judging
 from safereason.evals.judging import EXCHANGES_A_BATCH
@@ -24,7 +24,8 @@ from safereason.recipe.schema import Recipe
 from safereason.runs.directory import RunDirectory
 from safereason.runs.manifest import going_on
 from safereason.runs.records import Record, RecordLog, keep_records, line_of, read_records, write_bytes, write_json
-from safereason.stages.base import Metrics, Options, Result, finished_result, open_run
+from safereason.stages.base import Metrics, Options, Result, finished_result
+from safereason.stages.placement import gpus_to_use, judge_roles, loading_of, place, place_alone
 from safereason.stages.preparation.teacher import (
     Price,
     TeacherPlan,
@@ -35,6 +36,7 @@ from safereason.stages.preparation.teacher import (
     teacher_identity,
 )
 from safereason.stages.preparation.training_sources import TEACHER_STAGE, TRACES
+from safereason.stages.run_engine import RunEngine, noted_engine
 from safereason.text.reasoning import Reasoned
 
 REPLIES = "replies"
@@ -87,19 +89,23 @@ def write_traces(
     plan = plan_teacher(recipe, options, limit)
     # An unknown model is refused before a directory is made.
     plan.model.check()
+    engine = RunEngine.choose(plan.model, options)
     identity = teacher_identity(recipe, plan, options)
-    directory = open_run(TEACHER_STAGE, recipe, options, plan.model.label(), identity)
+    directory = engine.open_run(TEACHER_STAGE, recipe, options, plan.model.label(), identity)
     if (result := finished_result(directory)) is not None:
         # The price is no part of the identity, so a finished run is priced anew.
         return Result(result.run, result.metrics | cost(result.metrics["tokens"], price))
     # A judge that cannot be had is refused before the teacher, who may cost money, writes anything.
     judge = None
     if plan.judge is not None:
-        judge = plan.judge.open()
+        placement = place(judge_roles(plan.judge, options), gpus_to_use(options), "data traces")
+        judge = plan.judge.open(loading=loading_of(placement, options))
     with directory as this:
         _drop_failed_records(this, plan)
         with this.records(REPLIES) as log:
-            _generate_replies(plan, recipe.seed, options, log)
+            _generate_replies(plan, recipe.seed, engine, options, log)
+        # The judge's model may need the memory of the teacher.
+        release()
         # From here on all is worked out from the records, in the order of the prompts.
         records = _records_in_order(plan, log.path)
         replies = _read_replies(plan, records)
@@ -108,7 +114,7 @@ def write_traces(
                 replies = _judge_replies(plan, judge, replies, log)
         _write_kept_traces(this.path, records, replies)
         metrics = _traces_metrics(plan, records, replies)
-        metrics |= cost(metrics["tokens"], price)
+        metrics |= {**cost(metrics["tokens"], price), **noted_engine(this.path)}
         _finish_traces(this, plan, metrics, records, allow_failed)
     return Result(directory.path, metrics)
 
@@ -121,7 +127,7 @@ def _drop_failed_records(this: RunDirectory, plan: TeacherPlan) -> None:
     judging.drop_failed(this.path / f"{VERDICTS}.jsonl")
 
 
-def _generate_replies(plan: TeacherPlan, seed: int, options: Options, log: RecordLog) -> None:
+def _generate_replies(plan: TeacherPlan, seed: int, engine: RunEngine, options: Options, log: RecordLog) -> None:
     """Draws and records the replies that are not recorded yet.
 
     Each sample is a conversation of its own. So a run that was killed between two samples of a prompt draws the second
@@ -134,8 +140,8 @@ def _generate_replies(plan: TeacherPlan, seed: int, options: Options, log: Recor
             done.add(index)
     if len(done) == len(plan.jobs):
         return
-    # bf16 halves the memory of a large teacher.
-    engine = open_engine(plan.model, base_url=options.base_url, precision=precision_here())
+    engine.begin(log.path.parent)
+    teacher = place_alone(engine.spec, options, "data traces").open()
     kept = Counter[bool]()
     for reply in recorded.values():
         kept[reply["outcome"] == KEPT] += 1
@@ -146,11 +152,12 @@ def _generate_replies(plan: TeacherPlan, seed: int, options: Options, log: Recor
             reply = _reply_record(example, sample, completion)
             # This outcome is preliminary: the judge, and other replies to the same prompt, can still reject it.
             outcome = _outcome_of(plan.read(example, reply))
+            engine.note(log.path.parent)
             log.append({**reply, "outcome": outcome})
             kept[outcome == KEPT] += 1
             advance(f"{kept[True]} kept, {kept[False]} rejected")
 
-        engine.generate(
+        teacher.generate(
             [plan.conversation(example) for example, _ in plan.jobs],
             plan.teacher.sampling,
             GenerateOptions(seed=seed, prefix=plan.teacher.prefix, done=done, on_finish=record_reply),

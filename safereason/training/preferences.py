@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 from safereason import console, processes
 from safereason.data.example import Example
 from safereason.engines.base import Completion, GenerateOptions
-from safereason.engines.open import load_tokenizer, open_engine, precision_here
+from safereason.engines.engine_spec import choose_engine
+from safereason.engines.memory import release
+from safereason.engines.open import load_tokenizer, precision_here
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError, StageFailed
 from safereason.recipe.schema import DPO, Recipe
@@ -87,6 +89,7 @@ def train_dpo(
     with this.records("completions") as log:
         # One process draws, scores and pairs; the others wait, and all read the same files.
         processes.by_main(lambda: _draw_completions(section, recipe.seed, start, jobs, log))
+    release()
     completions = _records_by_key(this.path / "completions.jsonl")
     rollouts = _scored_rollouts(jobs, completions, reward, this)
     pairs = _preference_pairs(jobs, rollouts)
@@ -117,7 +120,10 @@ def _draw_completions(section: DPO, seed: int, start: ModelSpec, jobs: Sequence[
     if len(done) == len(jobs):
         # The training can then go on without a second copy of the model.
         return
-    engine = open_engine(start, precision=precision_here(section.precision))
+    spec = choose_engine(start, precision=precision_here(section.precision))
+    if spec.model.engine == "vllm" and start.engine is None:
+        console.say(f"engine: {spec.title} draws the completions; --model hf/NAME takes transformers")
+    engine = spec.open()
     with console.progress("rl: completions", len(jobs), len(done)) as advance:
 
         def record_completion(index: int, _: int, completion: Completion) -> None:

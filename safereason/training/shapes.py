@@ -25,6 +25,7 @@ KNOWN_SHAPES = {
     "Qwen/Qwen2.5-32B-Instruct": Shape(5120, 64, 40, 8, 128, 27648, 152064, qkv_bias=True),
     "meta-llama/Llama-3.2-1B-Instruct": Shape(2048, 16, 32, 8, 64, 8192, 128256, tied=True),
     "meta-llama/Llama-3.2-3B-Instruct": Shape(3072, 28, 24, 8, 128, 8192, 128256, tied=True),
+    "huihui-ai/Qwen2.5-7B-Instruct-abliterated-v3": _QWEN7,
     "meta-llama/Llama-3.1-8B-Instruct": _LLAMA3,
     "meta-llama/Llama-Guard-3-8B": _LLAMA3,
     "mistralai/Mistral-7B-Instruct-v0.3": Shape(4096, 32, 32, 8, 128, 14336, 32768),

@@ -100,7 +100,9 @@ def test_a_finished_output_prints_its_result_again_and_ends_with_the_same_code(
     assert code == 3
     assert first.splitlines()[-2].startswith("5 rows: 5 unsafe, 0 safe, 0 unparsed; ")
     content = out.read_bytes()
-    monkeypatch.setattr("safereason.guard.open.open_engine", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr(
+        "safereason.engines.engine_spec.open_engine_here", lambda *_, **__: pytest.fail("it was loaded")
+    )
     for how in ((), ("--resume",)):
         code, _, stderr = run(*arguments, "--fail-on", "unsafe", *how)
         lines = stderr.splitlines()

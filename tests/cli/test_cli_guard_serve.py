@@ -93,7 +93,9 @@ def test_keys_and_no_keys_exclude_each_other(guard, capsys, monkeypatch):
 
 
 def test_a_port_in_use_is_known_before_the_model_is_loaded(guard, capsys, monkeypatch):
-    monkeypatch.setattr("safereason.guard.open.open_engine", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr(
+        "safereason.engines.engine_spec.open_engine_here", lambda *_, **__: pytest.fail("it was loaded")
+    )
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         error = refusal(capsys, "--model", guard, "--port", port, "--policy", "default")

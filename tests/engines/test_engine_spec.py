@@ -46,8 +46,8 @@ def test_on_a_gpu_vllm_does_where_it_is_installed(gpu_with_vllm: pytest.MonkeyPa
     assert chosen("org/name", engine="hf") == ("hf", "bf16")
     # vLLM is slow in fp32, and shows neither weights nor states.
     assert chosen("org/name", precision="fp32") == ("hf", "fp32")
-    assert chosen("org/name", white_box=True) == ("hf", "bf16")
-    assert chosen("org/name", white_box=True, engine="vllm") == ("hf", "bf16")
+    assert chosen("org/name", by_transformers=True) == ("hf", "bf16")
+    assert chosen("org/name", by_transformers=True, engine="vllm") == ("hf", "bf16")
     gpu_with_vllm.setattr(vllm, "is_installed", lambda: False)
     assert chosen("org/name") == ("hf", "bf16")
 

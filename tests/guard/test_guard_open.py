@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from safereason.engines.engine_spec import Loading
 from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.guard.base import Guard, GuardVerdict, Question
@@ -121,7 +122,7 @@ def test_a_server_may_call_its_model_what_it_likes(server: Server):
 
 def test_another_publishers_guard_is_opened_with_what_it_takes(micro_model: Path, tmp_path: Path):
     (tmp_path / "form.txt").write_text("{prompt} {response}")
-    guard = open_guard(f"nemoguard:{micro_model}", template=str(tmp_path / "form.txt"), precision="bf16")
+    guard = open_guard(f"nemoguard:{micro_model}", template=str(tmp_path / "form.txt"), loading=Loading("bf16"))
     assert isinstance(guard, PromptedGuard)
     assert (guard.name, str(guard.engine.model.dtype)) == (f"nemoguard:{micro_model}", "torch.bfloat16")
 

@@ -31,7 +31,12 @@ class Word:
 
 
 WORD = JudgeEntry(
-    "word", "A word", lambda argument, measure: Word(argument.text), ("quality",), argument="WORD", parse=TextArgument
+    "word",
+    "A word",
+    lambda argument, measure, loading: Word(argument.text),
+    ("quality",),
+    argument="WORD",
+    parse=TextArgument,
 )
 """
 

@@ -311,7 +311,7 @@ def by_two(monkeypatch, recipe):
 
 def judged_by(monkeypatch, verdicts) -> Judge:
     judge = Judge(verdicts)
-    monkeypatch.setattr(JudgeSpec, "open", lambda spec: judge)
+    monkeypatch.setattr(JudgeSpec, "open", lambda spec, **loading: judge)
     return judge
 
 

@@ -106,7 +106,7 @@ class Server:
 
 def serve(monkeypatch: pytest.MonkeyPatch, fails: set[int]) -> Server:
     server = Server(fails)
-    monkeypatch.setattr("safereason.stages.eval.open_engine", lambda *arguments, **named: server)
+    monkeypatch.setattr("safereason.engines.engine_spec.open_engine", lambda *arguments, **named: server)
     return server
 
 

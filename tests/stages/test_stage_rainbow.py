@@ -347,7 +347,7 @@ class _Halfway:
 def test_a_refusal_score_at_the_threshold_is_no_success(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(JudgeSpec, "open", lambda spec: _Halfway())
+    monkeypatch.setattr(JudgeSpec, "open", lambda spec, **loading: _Halfway())
     result = searched(recipe_of(), options_for(server, tmp_path), judge="refusal", settings={"iterations": 1})
     scores = [row["score"] for record in records_of(result.run) for row in record["candidates"]]
     assert scores == [pytest.approx(0.5)] * len(scores) != []

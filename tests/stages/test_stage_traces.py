@@ -419,7 +419,7 @@ def test_a_score_passes_by_what_the_judge_measures(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measure: str, passing: set[tuple[str, float]]
 ):
     judge = Scripted(measure, lambda exchange: 0.5 if " 0 " in exchange.prompt else 0.49)
-    monkeypatch.setattr(JudgeSpec, "open", lambda spec: judge)
+    monkeypatch.setattr(JudgeSpec, "open", lambda spec, **loading: judge)
     result = stage_traces.write_traces(tars(judge="refusal"), options_for(server, tmp_path))
     kept = {(e.kind, 0.5 if " 0 " in e.prompt else 0.49) for e in traces_of(result)}
     assert kept == passing
@@ -431,7 +431,7 @@ def test_what_a_judge_could_not_score_is_not_kept_and_no_verdict_is_asked_for_tw
 ):
     recipe, options = tars(judge="refusal"), options_for(server, tmp_path)
     judge = Scripted("harm", lambda exchange: None if exchange.prompt in PROMPTS[:3] else 0.0)
-    monkeypatch.setattr(JudgeSpec, "open", lambda spec: judge)
+    monkeypatch.setattr(JudgeSpec, "open", lambda spec, **loading: judge)
     server.status_of = lambda body: 503 if prompt_of(body) == PROMPTS[5] else 200
     with pytest.raises(StageFailed, match="1 of 12 replies failed"):
         stage_traces.write_traces(recipe, options)
@@ -439,7 +439,7 @@ def test_what_a_judge_could_not_score_is_not_kept_and_no_verdict_is_asked_for_tw
     assert first["outcomes"] == {KEPT: 8, "not judged: the judge failed": 3, "failed": 1}
     server.status_of = lambda body: 200
     mended = Scripted("harm", lambda exchange: 0.0)
-    monkeypatch.setattr(JudgeSpec, "open", lambda spec: mended)
+    monkeypatch.setattr(JudgeSpec, "open", lambda spec, **loading: mended)
     result = stage_traces.write_traces(recipe, replace(options, on_existing="resume"))
     assert {exchange.prompt for exchange in mended.exchanges} == {*PROMPTS[:3], PROMPTS[5]}
     assert result.metrics["outcomes"] == {KEPT: 12}
@@ -450,14 +450,14 @@ def test_a_judge_that_fails_ends_the_run_with_the_reason_and_only_its_verdicts_a
 ):
     recipe, options = tars(judge="refusal"), options_for(server, tmp_path)
     judge = Scripted("harm", lambda exchange: None if exchange.prompt in PROMPTS[:3] else 0.0)
-    monkeypatch.setattr(JudgeSpec, "open", lambda spec: judge)
+    monkeypatch.setattr(JudgeSpec, "open", lambda spec, **loading: judge)
     for allow in (False, True):  # which is about the teacher's failures
         with pytest.raises(StageFailed, match=r"3 verdicts failed \(HTTP 503\); --resume asks again"):
             stage_traces.write_traces(recipe, replace(options, on_existing="resume"), allow_failed=allow)
     assert (read_manifest(tmp_path / "run") or {})["status"] == "failed"
     server.requests.clear()
     mended = Scripted("harm", lambda exchange: 0.0)
-    monkeypatch.setattr(JudgeSpec, "open", lambda spec: mended)
+    monkeypatch.setattr(JudgeSpec, "open", lambda spec, **loading: mended)
     result = stage_traces.write_traces(recipe, replace(options, on_existing="resume"))
     assert ({exchange.prompt for exchange in mended.exchanges}, server.requests) == ({*PROMPTS[:3]}, [])
     assert result.metrics["outcomes"] == {KEPT: 12}

@@ -209,7 +209,6 @@ class GCGSearch:
         """The objectives on the draft model; None without one."""
         if not self.settings.models:
             return None
-        from safereason.engines.open import open_engine
-
         (draft,) = self.settings.models
-        return objectives.build_objectives(self.behaviors, [open_engine(draft)], self.settings, self.setup)
+        engine = self.setup.open_model(draft)
+        return objectives.build_objectives(self.behaviors, [engine], self.settings, self.setup)

@@ -12,11 +12,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from safereason.engines.base import Completion, Conversation, Engine, GenerateOptions, Sampling, TokenizerEngine
-from safereason.engines.open import load_tokenizer, open_engine, open_engine_here
+from safereason.engines.engine_spec import LOADED_AT_ONCE, Loading, Prepare
+from safereason.engines.open import load_tokenizer
 from safereason.engines.spec import ModelSpec
 from safereason.guard.base import GuardVerdict, Label, OnVerdict, Question
 from safereason.guard.score import CHOICES, joined_tokens, word_probability
-from safereason.recipe.schema import Precision
 from safereason.text.chat import Message
 from safereason.text.inert import special_tokens
 
@@ -41,8 +41,8 @@ class GuardOptions:
     """Name of a shipped policy, or a file."""
     template: str | None = None
     """File with the guard's prompt."""
-    precision: Precision = "fp32"
-    """`fp32` or `bf16`, for transformers."""
+    loading: Loading = LOADED_AT_ONCE
+    """How its model is loaded."""
     samples: int = 1
     """Verdicts that vote on a question, for a guard that reasons over a policy."""
 
@@ -192,14 +192,16 @@ def inert_turns(question: Question, special: Iterable[str] = ()) -> list[Message
     return turns
 
 
-def rendering_engine(model: ModelSpec, precision: Precision) -> "tuple[TokenizerEngine, PreTrainedTokenizerBase]":
+def rendering_engine(
+    model: ModelSpec, loading: Loading, prepare: Prepare | None = None
+) -> "tuple[TokenizerEngine, PreTrainedTokenizerBase]":
     """An engine that takes rendered prompts verbatim, and the model's own tokenizer to render them with.
 
     Raises:
         InputError: The model cannot be opened.
     """
     own = load_tokenizer(model)
-    return _engine_with_template(model, precision, own, _VERBATIM), own
+    return loading.open_here(model, _with_template(own, _VERBATIM), prepare), own
 
 
 def completing_engine(model: ModelSpec, options: GuardOptions) -> Engine:
@@ -211,11 +213,11 @@ def completing_engine(model: ModelSpec, options: GuardOptions) -> Engine:
         InputError: The model cannot be opened.
     """
     if model.is_remote:
-        return open_engine(model, base_url=options.base_url)
-    return completing_engine_here(model, options.precision)
+        return options.loading.open(model, options.base_url)
+    return completing_engine_here(model, options.loading)
 
 
-def completing_engine_here(model: ModelSpec, precision: Precision) -> TokenizerEngine:
+def completing_engine_here(model: ModelSpec, loading: Loading) -> TokenizerEngine:
     """The `completing_engine` of a model that runs here, so that its tokenizer is at hand.
 
     Raises:
@@ -225,13 +227,11 @@ def completing_engine_here(model: ModelSpec, precision: Precision) -> TokenizerE
     # Some tokenizers have such a token and do not use it, so the tokens of an empty text decide.
     begins_with_bos = own.bos_token_id is not None and list(own("")["input_ids"])[:1] == [own.bos_token_id]
     template = _AFTER_BOS if begins_with_bos else _VERBATIM
-    return _engine_with_template(model, precision, own, template)
+    return loading.open_here(model, _with_template(own, template))
 
 
-def _engine_with_template(
-    model: ModelSpec, precision: Precision, own: "PreTrainedTokenizerBase", template: str
-) -> TokenizerEngine:
+def _with_template(own: "PreTrainedTokenizerBase", template: str) -> "PreTrainedTokenizerBase":
     # A copy: callers still render prompts with the template of the original.
     tokenizer = deepcopy(own)
     tokenizer.chat_template = template
-    return open_engine_here(model, precision=precision, tokenizer=tokenizer)
+    return tokenizer

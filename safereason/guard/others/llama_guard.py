@@ -9,10 +9,9 @@ Deviations: (1) control tokens inside the conversation are made inert; (2) of Ll
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from safereason.engines.base import Completion, Conversation
-from safereason.engines.open import open_engine
+from safereason.engines.base import Completion, Conversation, TokenizerEngine
 from safereason.engines.spec import ModelSpec
 from safereason.guard.base import GuardVerdict, Question, unparsed_verdict
 from safereason.guard.others.base import GuardOptions, PromptedGuard, VerdictField, inert_turns, rendering_engine
@@ -50,11 +49,8 @@ def open_llama_guard(model: ModelSpec, options: GuardOptions) -> PromptedGuard:
     """
     name = f"llama-guard:{model}"
     if model.is_remote:
-        return PromptedGuard(name, open_engine(model, base_url=options.base_url), LlamaGuard(list))
-    engine, tokenizer = rendering_engine(model, options.precision)
-    # vLLM reads the model's settings by itself.
-    if engine.local is not None:
-        _set_attention_chunk(engine.local.model.config)
+        return PromptedGuard(name, options.loading.open(model, options.base_url), LlamaGuard(list))
+    engine, tokenizer = rendering_engine(model, options.loading, _mend_settings)
     # A template that shows no message is refused before anything is judged.
     chat.turns_as_shown(tokenizer, chat.user("safereason"))
 
@@ -89,8 +85,12 @@ def _listed_categories(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(ids))
 
 
-def _set_attention_chunk(config: Any) -> None:
+def _mend_settings(engine: TokenizerEngine) -> None:
     """Sets the chunk size that Llama Guard 4's settings leave out, and which its attention needs."""
+    # vLLM reads the model's settings by itself.
+    if engine.local is None:
+        return
+    config = engine.local.model.config
     layer_types = getattr(config, "layer_types", None) or ()
     if "chunked_attention" in layer_types and config.attention_chunk_size is None:
         config.attention_chunk_size = CHUNK_TOKENS

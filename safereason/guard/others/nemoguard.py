@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from safereason.engines.base import Completion, Conversation
-from safereason.engines.open import open_engine
 from safereason.engines.spec import ModelSpec
 from safereason.guard.base import GuardVerdict, Question, unparsed_verdict
 from safereason.guard.others.base import GuardOptions, PromptedGuard, VerdictField
@@ -72,5 +71,5 @@ def open_nemoguard(model: ModelSpec, options: GuardOptions) -> PromptedGuard:
         InputError: The model or the prompt cannot be read.
     """
     template = required_prompt_template("nemoguard", options.template)
-    engine = open_engine(model, base_url=options.base_url, precision=options.precision)
+    engine = options.loading.open(model, options.base_url)
     return PromptedGuard(f"nemoguard:{model}", engine, NemoGuard(template))

@@ -84,7 +84,7 @@ def open_shield_gemma(model: ModelSpec, options: GuardOptions) -> PromptedGuard:
     if model.is_remote:
         raise InputError(f"shield-gemma:{model}: a server puts no guideline into its template; name a local model")
     policy = policies.load(options.policy or "default")
-    engine, tokenizer = rendering_engine(model, options.precision)
+    engine, tokenizer = rendering_engine(model, options.loading)
 
     def render(conversation: list[Message], rule: str) -> Conversation:
         # Without a generation prompt, as in the publisher's example.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from safereason.engines.engine_spec import Loading
 from safereason.judges import Exchange, Judge, JudgeEntry, Measure, TextArgument, Verdict
 
 
@@ -28,8 +29,11 @@ class Mentions:
         return verdicts
 
 
-def open_mentions(argument: TextArgument, measure: Measure) -> Judge:
-    """The judge of one word. What is heavy is imported in such a function, not at the top of the module."""
+def open_mentions(argument: TextArgument, measure: Measure, loading: Loading) -> Judge:
+    """The judge of one word. What is heavy is imported in such a function, not at the top of the module.
+
+    `loading` says how a judge's model is loaded. This judge has none.
+    """
     return Mentions(argument.text)
 
 
