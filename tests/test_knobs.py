@@ -257,7 +257,7 @@ GUARD_CHANGES = {
 CHOICES = {"engine"}
 """Fields that choose what the machine would choose by itself, which `stages/test_run_engine.py` changes."""
 LISTED_APART = {"hygiene", "teacher"}
-PLACES = {"offload"}
+PLACEMENT_KEYS = {"offload"}
 """Fields that say where a training is computed, which `training/test_offload.py` changes; no identity has them."""
 ONE_OF_ITS_KIND = {"algorithm", "reward.name", "mix"}
 """Fields with a single value in this version."""
@@ -302,9 +302,9 @@ def changed(base: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 
 def test_every_field_is_listed():
-    assert leaves(SFT) - PLACES == SFT_CHANGES.keys()
-    assert leaves(GRPO) - ONE_OF_ITS_KIND - PLACES == GRPO_CHANGES.keys() | VLLM_CHANGES.keys()
-    assert leaves(DPO) - ONE_OF_ITS_KIND - PLACES == DPO_CHANGES.keys()
+    assert leaves(SFT) - PLACEMENT_KEYS == SFT_CHANGES.keys()
+    assert leaves(GRPO) - ONE_OF_ITS_KIND - PLACEMENT_KEYS == GRPO_CHANGES.keys() | VLLM_CHANGES.keys()
+    assert leaves(DPO) - ONE_OF_ITS_KIND - PLACEMENT_KEYS == DPO_CHANGES.keys()
     assert leaves(schema.RSafeRewardSettings, "reward.") - ONE_OF_ITS_KIND == VERDICT_CHANGES.keys()
     assert leaves(GuardSection) == GUARD_CHANGES.keys()
     assert leaves(schema.GuardSet) == SET_CHANGES.keys()

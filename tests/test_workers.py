@@ -44,20 +44,20 @@ def begin_with_an_error_of_its_own(setup: object) -> workers.Handle[int, int]:
 @pytest.mark.parametrize("environments", [(), TWO[:1], TWO])
 def test_each_item_is_worked_at_once_and_its_parts_come_in_order(environments):
     parts: dict[int, list[int]] = {}
-    places = set()
+    devices = set()
 
     def take(item: int, part: tuple[int, str, int]) -> None:
         parts.setdefault(item, []).append(part[0])
-        places.add(part[1:])
+        devices.add(part[1:])
 
     workers.work(begin_counting, 10, iter(range(6)), take, environments)
     assert parts == {item: [item, item + 10, item + 20] for item in range(6)}
     if len(environments) < 2:
-        assert places == {("", os.getpid())}
+        assert devices == {("", os.getpid())}
     else:
-        assert {name for name, _ in places} <= {"first", "second"}
-        assert os.getpid() not in {pid for _, pid in places}
-        assert not any(processes.is_alive(pid) for _, pid in places)
+        assert {name for name, _ in devices} <= {"first", "second"}
+        assert os.getpid() not in {pid for _, pid in devices}
+        assert not any(processes.is_alive(pid) for _, pid in devices)
 
 
 def test_a_worker_that_gets_no_item_is_not_started():

@@ -11,7 +11,7 @@ from safereason.errors import InputError
 if TYPE_CHECKING:
     from safereason.recipe.schema import Offload, Recipe
     from safereason.training.fit import Gpus, Section, TrainingOnGpus
-    from safereason.training.memory import Part
+    from safereason.training.memory import MemoryPart
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _fit_of_stage(recipe: "Recipe", training: "TrainingOnGpus", root: Path) -> S
     }
 
 
-def _phases(section: "Section", parts: "Mapping[str, Part]") -> dict[str, int]:
+def _phases(section: "Section", parts: "Mapping[str, MemoryPart]") -> dict[str, int]:
     """The bytes that each phase of a step takes, in order. RL alone draws and scores between its steps."""
     from safereason.recipe.schema import GRPO
     from safereason.training import memory

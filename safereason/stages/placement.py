@@ -158,8 +158,10 @@ def place(roles: Sequence[Role], gpus: Gpus | None, what: str) -> Placement:
                 continue
             on_gpus = _fit(sizes, count, gpus.room, with_work=with_work)
             if on_gpus is not None:
-                places = _places(on_gpus, sizes, gpus)
-                placed = tuple(replace(role, engine=replace(role.engine, place=places[role.engine])) for role in local)
+                places_by_engine = _place_models(on_gpus, sizes, gpus)
+                placed = tuple(
+                    replace(role, engine=replace(role.engine, place=places_by_engine[role.engine])) for role in local
+                )
                 return Placement(placed, gpus, gpus.count // count, count)
     raise InputError(_does_not_fit(local, sizes, gpus, what))
 
@@ -281,7 +283,7 @@ def _with_most_room(need: int, least_split: int, free: Sequence[int]) -> tuple[i
     return None
 
 
-def _places(on_gpus: OnGpus, sizes: Mapping[EngineSpec, Size | None], gpus: Gpus) -> dict[EngineSpec, Place]:
+def _place_models(on_gpus: OnGpus, sizes: Mapping[EngineSpec, Size | None], gpus: Gpus) -> dict[EngineSpec, Place]:
     """The place of each model. What models leave free on a GPU, those of vLLM share: it fills it with its cache."""
     taken = [0] * gpus.count
     vllm_models = [0] * gpus.count
@@ -292,7 +294,7 @@ def _places(on_gpus: OnGpus, sizes: Mapping[EngineSpec, Size | None], gpus: Gpus
         for gpu in members:
             taken[gpu] += part
             vllm_models[gpu] += engine.model.engine == "vllm"
-    places: dict[EngineSpec, Place] = {}
+    placed: dict[EngineSpec, Place] = {}
     for engine, members in on_gpus.items():
         share = vllm.MEMORY_SHARE
         size = sizes[engine]
@@ -300,8 +302,8 @@ def _places(on_gpus: OnGpus, sizes: Mapping[EngineSpec, Size | None], gpus: Gpus
             gpu = max(members, key=lambda gpu: taken[gpu])
             left = max(0.0, vllm.MEMORY_SHARE - taken[gpu] / gpus.size)
             share = size.whole / len(members) / gpus.size + left / max(vllm_models[gpu], 1)
-        places[engine] = Place(members, round(min(share, vllm.MEMORY_SHARE), 3))
-    return places
+        placed[engine] = Place(members, round(min(share, vllm.MEMORY_SHARE), 3))
+    return placed
 
 
 def _does_not_fit(roles: Sequence[Role], sizes: Mapping[EngineSpec, Size | None], gpus: Gpus, what: str) -> str:

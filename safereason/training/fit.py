@@ -11,7 +11,7 @@ from safereason.judges.registry import REWARD_MODEL
 from safereason.recipe.schema import DPO, GRPO, SFT, LoRA, Offload, Recipe, RSafeRewardSettings
 from safereason.training import memory
 from safereason.training.arguments import Batch, cut_batch
-from safereason.training.memory import OptimizerStep, Part, Shape
+from safereason.training.memory import MemoryPart, OptimizerStep, Shape
 from safereason.training.shapes import shape_of
 
 Section = SFT | GRPO | DPO
@@ -106,7 +106,7 @@ class TrainingOnGpus:
         reward_model = 0 if isinstance(section, DPO) else self.reward_model
         return replace(step, judges=self.judges, reward_model=reward_model, offload=offload)
 
-    def parts(self, section: Section, *, sharded: bool = False, offload: Offload = "none") -> dict[str, Part]:
+    def parts(self, section: Section, *, sharded: bool = False, offload: Offload = "none") -> dict[str, MemoryPart]:
         """The parts of a step's memory on each GPU."""
         return memory.parts(self.step(section, sharded=sharded, offload=offload))
 

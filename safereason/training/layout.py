@@ -257,16 +257,16 @@ OFFLOADS: tuple[Offload, ...] = ("none", "optimizer", "all")
 
 def ways(trainings: Sequence[TrainingOnGpus]) -> Iterator[_Way]:
     """The ways to lay trainings out on several GPUs that their sections leave open, the cheapest first."""
-    said = [training.section.offload for training in trainings]
-    if "all" not in said:
-        nothing: list[Offload] = ["none" if offload == "auto" else offload for offload in said]
+    offloads = [training.section.offload for training in trainings]
+    if "all" not in offloads:
+        nothing: list[Offload] = ["none" if offload == "auto" else offload for offload in offloads]
         yield _Way(launch.DDP, False, tuple(nothing))
         yield _Way(launch.FSDP2, True, tuple(nothing))
         needed = [training.offload(training.section, sharded=True) for training in trainings]
         if needed != nothing:
             yield _Way(launch.FSDP2, True, tuple(needed))
-    if set(said) <= {"auto", "all"}:
-        everything: list[Offload] = ["all" for _ in said]
+    if set(offloads) <= {"auto", "all"}:
+        everything: list[Offload] = ["all" for _ in offloads]
         yield _Way(launch.FSDP2_OFFLOAD, True, tuple(everything))
 
 

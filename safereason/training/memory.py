@@ -170,7 +170,7 @@ class OptimizerStep:
 
 
 @dataclass(frozen=True)
-class Part:
+class MemoryPart:
     """One part of a step's memory, and when it is there."""
 
     size: int
@@ -178,20 +178,20 @@ class Part:
     phases: tuple[str, ...] = PHASES
 
 
-def parts(step: OptimizerStep) -> dict[str, Part]:
+def parts(step: OptimizerStep) -> dict[str, MemoryPart]:
     """The parts by name, in the order of the module's table; those that the step lacks are left out."""
     all_parts = {**_state(step), **_passing(step), **_beside(step)}
     return {name: part for name, part in all_parts.items() if part.size}
 
 
-def peak(step_parts: Mapping[str, Part]) -> tuple[int, str]:
+def peak(step_parts: Mapping[str, MemoryPart]) -> tuple[int, str]:
     """The most bytes that are taken at once, and the phase that takes them; the parts are from `parts`."""
     sizes = phase_sizes(step_parts)
     largest = max(sizes, key=lambda phase: sizes[phase])
     return sizes[largest], largest
 
 
-def phase_sizes(step_parts: Mapping[str, Part]) -> dict[str, int]:
+def phase_sizes(step_parts: Mapping[str, MemoryPart]) -> dict[str, int]:
     """The bytes that are taken in each phase."""
     sizes: dict[str, int] = {}
     for phase in PHASES:
@@ -229,7 +229,7 @@ def _trainable(step: OptimizerStep) -> int:
     return step.shape.adapters(step.rank)
 
 
-def _state(step: OptimizerStep) -> dict[str, Part]:
+def _state(step: OptimizerStep) -> dict[str, MemoryPart]:
     """Weights, optimizer, gradients and reference: what a sharded training shares out among the devices."""
     if step.offload == "all":
         return {}
@@ -245,24 +245,24 @@ def _state(step: OptimizerStep) -> dict[str, Part]:
     optimizer_phases: tuple[str, ...] = PHASES
     if step.offload == "optimizer":
         optimizer_phases = (UPDATE,)
-    gradients = Part(ceil(FP32 * trainable / shards), (*LOSS, UPDATE))
+    gradients = MemoryPart(ceil(FP32 * trainable / shards), (*LOSS, UPDATE))
     buckets = 0
     if step.devices > 1 and not step.sharded:
         buckets = FP32 * trainable
         # In our own loop gradients are views of DDP's buckets, which stay.
         if step.projected:
-            gradients = Part(buckets)
+            gradients = MemoryPart(buckets)
             buckets = 0
     return {
-        "weights": Part(ceil(weights / shards)),
-        "optimizer": Part(ceil(2 * FP32 * trainable / shards), optimizer_phases),
+        "weights": MemoryPart(ceil(weights / shards)),
+        "optimizer": MemoryPart(ceil(2 * FP32 * trainable / shards), optimizer_phases),
         "gradients": gradients,
-        "DDP's buckets": Part(buckets),
-        "reference": Part(ceil(reference / shards)),
+        "DDP's buckets": MemoryPart(buckets),
+        "reference": MemoryPart(ceil(reference / shards)),
     }
 
 
-def _passing(step: OptimizerStep) -> dict[str, Part]:
+def _passing(step: OptimizerStep) -> dict[str, MemoryPart]:
     """What a pass over the model takes beside its state, on every device in whole."""
     kept, again = _activations(step)
     # In TRL's trainers `benchmarks/memory.py` counts the tiles of logits beside a layer that is computed again.
@@ -271,12 +271,12 @@ def _passing(step: OptimizerStep) -> dict[str, Part]:
         again_phases = (LAYERS,)
     tiles, head_gradient = _logits(step)
     head_phases: tuple[str, ...] = (HEAD,)
-    gathered = Part(0)
+    gathered = MemoryPart(0)
     layers = 0
     for_rollouts = 0
     if step.sharded:
         shape = step.shape
-        gathered = Part(_root_width(step) * shape.embeddings + _width(step) * shape.layer, LOSS)
+        gathered = MemoryPart(_root_width(step) * shape.embeddings + _width(step) * shape.layer, LOSS)
         layers = _layers_beside(step)
         # The head's gradient is whole until the backward pass ends, and so is a layer's until it is shared out.
         head_phases = LOSS
@@ -285,26 +285,29 @@ def _passing(step: OptimizerStep) -> dict[str, Part]:
     return {
         "bf16 copies": _copies(step),
         "gathered": gathered,
-        "a layer's weights and gradients": Part(layers, (LAYERS,)),
-        "activations": Part(kept, LOSS),
-        "a layer again": Part(again, again_phases),
-        "logits": Part(tiles, (HEAD,)),
-        "head's gradient": Part(head_gradient, head_phases),
-        "gathered for rollouts": Part(for_rollouts, (DRAW,)),
+        "a layer's weights and gradients": MemoryPart(layers, (LAYERS,)),
+        "activations": MemoryPart(kept, LOSS),
+        "a layer again": MemoryPart(again, again_phases),
+        "logits": MemoryPart(tiles, (HEAD,)),
+        "head's gradient": MemoryPart(head_gradient, head_phases),
+        "gathered for rollouts": MemoryPart(for_rollouts, (DRAW,)),
     }
 
 
-def _beside(step: OptimizerStep) -> dict[str, Part]:
+def _beside(step: OptimizerStep) -> dict[str, MemoryPart]:
     """What draws and scores rollouts."""
     shape = step.shape
-    vllm = {"vLLM": Part(step.vllm)}
+    vllm = {"vLLM": MemoryPart(step.vllm)}
     if step.vllm and step.sleeps:
-        vllm = {"vLLM": Part(max(step.vllm - VLLM_OWN, 0), (DRAW,)), "vLLM asleep": Part(min(step.vllm, VLLM_OWN))}
+        vllm = {
+            "vLLM": MemoryPart(max(step.vllm - VLLM_OWN, 0), (DRAW,)),
+            "vLLM asleep": MemoryPart(min(step.vllm, VLLM_OWN)),
+        }
     return {
-        "KV cache": Part(step.drawn * shape.layers * 2 * shape.key * FP32, (DRAW,)),
+        "KV cache": MemoryPart(step.drawn * shape.layers * 2 * shape.key * FP32, (DRAW,)),
         **vllm,
-        "judges": Part(step.judges),
-        "reward model": Part(step.reward_model, (SCORE,)),
+        "judges": MemoryPart(step.judges),
+        "reward model": MemoryPart(step.reward_model, (SCORE,)),
     }
 
 
@@ -327,10 +330,10 @@ def _layers_beside(step: OptimizerStep) -> int:
     return (_width(step) + gradients) * step.shape.layer
 
 
-def _copies(step: OptimizerStep) -> Part:
+def _copies(step: OptimizerStep) -> MemoryPart:
     """bf16 copies of the linear layers' weights, which autocast keeps until the end of the forward pass."""
     if not step.bf16 or step.sharded:
-        return Part(0)
+        return MemoryPart(0)
     layers = step.shape.layers
     phases: tuple[str, ...] = LOSS
     if step.checkpointing:
@@ -339,7 +342,7 @@ def _copies(step: OptimizerStep) -> Part:
         if step.rank is not None:
             # Autocast does not keep copies of frozen weights, so that one layer's are there at a time.
             layers = 1
-    return Part(BF16 * layers * step.shape.linear, phases)
+    return MemoryPart(BF16 * layers * step.shape.linear, phases)
 
 
 def _activations(step: OptimizerStep) -> tuple[int, int]:

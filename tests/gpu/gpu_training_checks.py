@@ -25,7 +25,7 @@ from safereason.recipe.schema import SFT, Precision
 from safereason.rewards import open_reward
 from safereason.runs.records import Record, RecordLog, read_records
 from safereason.training import grpo, sft
-from safereason.training.callbacks import last_checkpoint
+from safereason.training.resume import last_checkpoint
 
 WITHOUT_GPU = """
 import os

@@ -24,11 +24,11 @@ def placed(engines: dict[str, EngineSpec], gpus: str) -> Placement:
 
 
 def layout(placement: Placement) -> tuple[int, int, dict[str, tuple[int, ...]]]:
-    places = {}
+    placed = {}
     for role in placement.roles:
         assert role.engine.place is not None
-        places[role.name] = role.engine.place.gpus
-    return placement.shards, placement.gpus_a_shard, places
+        placed[role.name] = role.engine.place.gpus
+    return placement.shards, placement.gpus_a_shard, placed
 
 
 def test_weights_are_counted_in_the_precision_of_the_model():

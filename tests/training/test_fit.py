@@ -7,7 +7,8 @@ import pytest
 from program import safereason
 
 from safereason.errors import InputError
-from safereason.recipe.load import load, shipped
+from safereason.recipe.load import load
+from safereason.recipe.named import shipped
 from safereason.training import fit, launch, layout, memory
 
 GIB = fit.GIB

@@ -27,7 +27,7 @@ Draw = Callable[[list[list[int]]], list[list[int]]]
 
 
 def drawing(draw: Draw) -> type:
-    """A stand-in for TRL's class, which keeps what it is made and asked with."""
+    """A stand-in for TRL's class, which keeps what it is made and requested with."""
 
     class Stand:
         arguments: dict[str, Any]
@@ -149,7 +149,7 @@ NO_SLEEP = "rollouts: vLLM cannot sleep on this platform, so that it keeps its m
 
 
 @pytest.mark.parametrize(
-    ("rollouts_by", "wanted", "can", "asked"),
+    ("rollouts_by", "sleep", "can", "requested"),
     [
         ("vllm-colocate", True, True, True),
         ("vllm-colocate", True, False, False),
@@ -158,13 +158,13 @@ NO_SLEEP = "rollouts: vLLM cannot sleep on this platform, so that it keeps its m
     ],
 )
 def test_vllm_sleeps_where_it_shares_the_gpu_and_can(
-    rollouts_by, wanted, can, asked, micro_model, tmp_path, monkeypatch, capsys
+    rollouts_by, sleep, can, requested, micro_model, tmp_path, monkeypatch, capsys
 ):
     end = load_tokenizer(ModelSpec.parse(str(micro_model))).eos_token_id
-    chosen = section(rollouts=rollouts_by, max_steps=1, vllm={"sleep": wanted})
+    chosen = section(rollouts=rollouts_by, max_steps=1, vllm={"sleep": sleep})
     stand = trained(chosen, micro_model, tmp_path, monkeypatch, lambda prompts: [[65, end]] * len(prompts), sleeps=can)
-    assert stand.arguments.get("enable_sleep_mode") is asked
-    is_told = rollouts_by == "vllm-colocate" and wanted and not can
+    assert stand.arguments.get("enable_sleep_mode") is requested
+    is_told = rollouts_by == "vllm-colocate" and sleep and not can
     assert capsys.readouterr().err.count(NO_SLEEP) == is_told
 
 

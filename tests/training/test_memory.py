@@ -12,7 +12,7 @@ from safereason.engines import transformers
 from safereason.engines.open import load_model
 from safereason.errors import InputError
 from safereason.training import memory, shared_prefix
-from safereason.training.memory import DRAW, HEAD, LAYERS, SCORE, UPDATE, OptimizerStep, Part, Shape
+from safereason.training.memory import DRAW, HEAD, LAYERS, SCORE, UPDATE, MemoryPart, OptimizerStep, Shape
 from safereason.training.shapes import KNOWN_SHAPES, from_config, shape_of
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "memory.py"))
@@ -101,7 +101,7 @@ def test_more_of_anything_takes_no_less(field, more):
     assert memory.peak(memory.parts(bigger))[0] >= memory.peak(memory.parts(STEP))[0]
 
 
-def size(parts: dict[str, Part], name: str) -> int:
+def size(parts: dict[str, MemoryPart], name: str) -> int:
     return parts[name].size
 
 
@@ -125,14 +125,14 @@ def test_our_own_loop_has_its_gradients_in_ddps_buckets():
 
 def test_parts_of_one_phase_are_added_and_phases_are_not():
     parts = {
-        "weights": Part(10),
-        "gradients": Part(5, (HEAD, LAYERS, UPDATE)),
-        "activations": Part(7, (HEAD, LAYERS)),
-        "KV cache": Part(11, (DRAW,)),
+        "weights": MemoryPart(10),
+        "gradients": MemoryPart(5, (HEAD, LAYERS, UPDATE)),
+        "activations": MemoryPart(7, (HEAD, LAYERS)),
+        "KV cache": MemoryPart(11, (DRAW,)),
     }
     assert memory.peak(parts) == (22, HEAD)
-    assert memory.peak({**parts, "KV cache": Part(13, (DRAW,))}) == (23, DRAW)
-    assert memory.peak({**parts, "a layer again": Part(1, (LAYERS,))}) == (23, LAYERS)
+    assert memory.peak({**parts, "KV cache": MemoryPart(13, (DRAW,))}) == (23, DRAW)
+    assert memory.peak({**parts, "a layer again": MemoryPart(1, (LAYERS,))}) == (23, LAYERS)
     assert memory.phase_sizes(parts) == {DRAW: 21, SCORE: 10, HEAD: 22, LAYERS: 22, UPDATE: 15}
 
 

@@ -55,12 +55,12 @@ def parked(monkeypatch) -> list[torch.optim.Optimizer]:
     return optimizers
 
 
-@pytest.mark.parametrize("wanted", ["none", "optimizer", "auto"])
-def test_rl_offloads_what_its_section_says(wanted, parked, micro_model, tmp_path):
+@pytest.mark.parametrize("setting", ["none", "optimizer", "auto"])
+def test_rl_offloads_what_its_section_says(setting, parked, micro_model, tmp_path):
     plain = open_training(micro_model, tmp_path / "plain", section())
-    training = open_training(micro_model, tmp_path / "other", section(offload=wanted))
+    training = open_training(micro_model, tmp_path / "other", section(offload=setting))
     # Without a GPU nothing has to be offloaded, but for those who say so.
-    assert parked == ([training.trained.optimizer] if wanted == "optimizer" else [])
+    assert parked == ([training.trained.optimizer] if setting == "optimizer" else [])
     weights = []
     for each in (plain, training):
         one_step(each)
@@ -70,18 +70,18 @@ def test_rl_offloads_what_its_section_says(wanted, parked, micro_model, tmp_path
         assert torch.equal(tensor, weights[1][name])
 
 
-@pytest.mark.parametrize("wanted", ["none", "optimizer"])
-def test_sft_offloads_what_its_section_says(wanted, parked, micro_model, tmp_path):
+@pytest.mark.parametrize("setting", ["none", "optimizer"])
+def test_sft_offloads_what_its_section_says(setting, parked, micro_model, tmp_path):
     rows = [{"input_ids": [65 + i, 66, 67, 68], "completion_mask": [0, 1, 1, 1]} for i in range(4)]
     losses = []
-    for name, extra in (("plain", {}), ("other", {"offload": wanted})):
+    for name, extra in (("plain", {}), ("other", {"offload": setting})):
         folder = tmp_path / name
         folder.mkdir()
         with RecordLog(folder / "metrics.jsonl") as metrics:
             run = training_run(SFT(**SFT_SECTION, **extra), micro_model, folder, metrics, key="sft")
             losses.append(sft.train(run, rows))
     assert losses[0] == losses[1]
-    assert len(parked) == (1 if wanted == "optimizer" else 0)
+    assert len(parked) == (1 if setting == "optimizer" else 0)
 
 
 def test_all_is_refused_where_the_processes_were_not_started_for_it(monkeypatch):
@@ -92,8 +92,8 @@ def test_all_is_refused_where_the_processes_were_not_started_for_it(monkeypatch)
     )
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "true")
-    for wanted in ("all", "auto"):
-        assert offload.chosen_offload(section(offload=wanted), "rl", "org/none") == "all"
+    for setting in ("all", "auto"):
+        assert offload.chosen_offload(section(offload=setting), "rl", "org/none") == "all"
 
 
 @pytest.mark.parametrize(("gib", "chosen"), [(80.0, "none"), (28.0, "optimizer")])
@@ -102,8 +102,8 @@ def test_auto_parks_the_optimizer_where_a_step_would_not_fit(gib, chosen, monkey
     fake_gpu.install(monkeypatch, total=gib)
     properties = type("Properties", (), {"total_memory": int(gib * GIB)})
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    wanted = section(prompts_per_step=1, rollouts_per_prompt=2, micro_batch_size=1)
-    assert offload.chosen_offload(wanted, "rl", "Qwen/Qwen2.5-1.5B-Instruct") == chosen
+    setting = section(prompts_per_step=1, rollouts_per_prompt=2, micro_batch_size=1)
+    assert offload.chosen_offload(setting, "rl", "Qwen/Qwen2.5-1.5B-Instruct") == chosen
     line = capsys.readouterr().err
     if chosen == "none":
         assert line == ""
@@ -112,4 +112,4 @@ def test_auto_parks_the_optimizer_where_a_step_would_not_fit(gib, chosen, monkey
             "rl: the optimizer's state waits in the CPU's memory between steps; with it a step would"
         )
     # Nothing is known of a model without a shape.
-    assert offload.chosen_offload(wanted, "rl", "org/none") == "none"
+    assert offload.chosen_offload(setting, "rl", "org/none") == "none"
