@@ -96,7 +96,7 @@ def test_all_is_refused_where_the_processes_were_not_started_for_it(monkeypatch)
         assert offload.chosen_offload(section(offload=setting), "rl", "org/none") == "all"
 
 
-@pytest.mark.parametrize(("gib", "chosen"), [(80.0, "none"), (28.0, "optimizer")])
+@pytest.mark.parametrize(("gib", "chosen"), [(80.0, "none"), (26.0, "optimizer")])
 def test_auto_parks_the_optimizer_where_a_step_would_not_fit(gib, chosen, monkeypatch, capsys):
     """A 1.5 B model on one GPU: 18.5 GB of state, a third of it the optimizer's."""
     fake_gpu.install(monkeypatch, total=gib)
