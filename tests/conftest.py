@@ -25,16 +25,19 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 LONGEST = (
     "test_guard_demo.py",
-    "test_demo.py",
     "test_launch.py",
-    "test_campaign.py",
-    "test_architectures.py",
     "test_cli_guard_bulk.py",
-    "test_resume.py",
+    "test_architectures.py",
+    "test_campaign.py",
+    "test_demo.py",
+    "test_two_processes.py",
     "test_own_code.py",
-    "test_cli_guard_classify.py",
+    "test_stage_guard.py",
+    "test_resume.py",
+    "test_stage_verl.py",
+    "test_stage_rainbow.py",
 )
-"""Files that take a minute or more, the longest first."""
+"""Files that take half a minute or more, the longest first; none takes longer than five, since a worker takes a file whole."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,7 +9,7 @@ from program import safereason
 
 from safereason.engines.embedded import INSTALL, gguf_file
 
-SHORTER = ("sft.max_steps=2", "rl.max_steps=1", "rl.prompts_per_step=3", "rl.micro_batch_size=12", "eval.limit=4")
+SHORTER = ("sft.max_steps=1", "rl.max_steps=1", "rl.prompts_per_step=2", "rl.micro_batch_size=8", "eval.limit=2")
 HOUR = 3600
 
 pytestmark = [
@@ -43,7 +43,7 @@ def test_the_demo_ends_with_a_report(result):
     assert list(result["metrics"]["changes"]) == ["base", "sft", "rl"]
     for figures in result["metrics"]["changes"].values():
         assert {figure["name"] for figure in figures} == {"well_formed", "dsr", "compliance_safe"}
-        assert all(figure["n"] + figure["unscored"] <= 4 for figure in figures)
+        assert all(figure["n"] + figure["unscored"] <= 2 for figure in figures)
 
 
 def test_a_second_demo_does_no_work_again(result, root):

@@ -43,7 +43,7 @@ class Scope:
 
 
 FULL = Scope(1.0, 3, 10_500, 20_200, len(outages.OUTAGES) * len(outages.ASKERS), ())
-SHORT = Scope(0.3, 1, 220, 500, 4, QUICK)
+SHORT = Scope(0.2, 1, 110, 300, 4, QUICK)
 
 Part = Callable[[Path, Pool, Tally, float, int, Scope], str]
 

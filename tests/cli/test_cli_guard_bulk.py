@@ -19,7 +19,7 @@ from safereason.cli import errors
 from safereason.cli.app import app
 from safereason.runs.records import Record, read_records
 
-ROWS, BLOCK = 640, 64
+ROWS, BLOCK = 448, 64
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_sigterm_ends_it_as_any_command(work: Path, tmp_path: Path):
 @pytest.mark.slow
 def test_killed_workers_and_a_killed_program_lose_nothing(work: Path, tmp_path: Path):
     out, command = tmp_path / "out", on_ray(work, tmp_path / "out")
-    running = started(*command)
+    running = started(*on_ray(work, out, workers=1))
     wait_until(running, lambda: parts_of(out))
     orphans = workers_of(psutil.Process(running.pid))
     running.kill()
