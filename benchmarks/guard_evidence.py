@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from safereason.cli.errors import guarded
 from safereason.data import sources
 from safereason.data.example import read_examples
-from safereason.data.text_index import Index, compared_text
+from safereason.data.overlap import compared_text
+from safereason.data.text_index import Index
 from safereason.recipe.load import load
 from safereason.runs.directory import read_manifest
 from safereason.runs.records import read_json, read_records, write_text

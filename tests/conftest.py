@@ -37,7 +37,7 @@ LONGEST = (
     "test_stage_verl.py",
     "test_stage_rainbow.py",
 )
-"""Files that take half a minute or more, the longest first; none takes longer than five, since a worker takes a file whole."""
+"""Files that take half a minute or more, the longest first. A worker takes a file whole, so none takes over five."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

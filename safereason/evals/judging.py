@@ -94,13 +94,16 @@ def _judge_remaining(
 
         def record_verdicts(batch: _Batch, verdicts: list[Verdict]) -> None:
             nonlocal is_down
+            records: list[Record] = []
             judge_failed = []
             for completion, verdict in zip(batch, verdicts, strict=True):
-                log.append({"id": completion["id"], "judge": judging.judge.label(), **asdict(verdict)})
+                records.append({"id": completion["id"], "judge": judging.judge.label(), **asdict(verdict)})
                 advance("")
                 # A missing completion never reached the judge, so it says nothing about the judge's health.
                 if not _is_missing(completion):
                     judge_failed.append(verdict.failed)
+            # A judge may draw for a batch as a whole. A part of it alone would get other verdicts in a resumed run.
+            log.extend(records)
             if judge_failed and all(judge_failed):
                 is_down = True
 

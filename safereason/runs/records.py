@@ -37,8 +37,13 @@ class RecordLog:
 
     def append(self, record: Record) -> None:
         """Writes one record as one line."""
+        self.extend([record])
+
+    def extend(self, records: Iterable[Record]) -> None:
+        """Writes records that belong together by one call of the system, so that a kill leaves all of them or none."""
+        lines = b"".join(map(line_of, records))
         with self._named():
-            self._file.write(line_of(record))
+            self._file.write(lines)
             self._file.flush()
 
     def close(self) -> None:
@@ -74,6 +79,9 @@ class Unwritten(RecordLog):
         self.path = path
 
     def append(self, record: Record) -> None:
+        """Writes nothing."""
+
+    def extend(self, records: Iterable[Record]) -> None:
         """Writes nothing."""
 
     def close(self) -> None:

@@ -110,7 +110,9 @@ def run_eval(recipe: Recipe, options: Options, request: EvalRequest) -> Result:
     measure = _check_judge(plan, options)
     check_attacks(recipe, options, plan, model)
     drawn = _draw_examples(plan, recipe.seed)
-    placements = place_eval(plan, engine.spec, options, gpus_to_use(options))
+    gpus = gpus_to_use(options)
+    place_searches(recipe, plan, model, options, gpus)
+    placements = place_eval(plan, engine.spec, options, gpus)
     # Searches write runs of their own, so they come before this run's directory is locked.
     eval_cases = _all_cases(recipe, options, plan, model, drawn)
     ids = [case.id for case in eval_cases]
@@ -172,8 +174,28 @@ def planned_placements(recipe: Recipe, plan: EvalPlan, options: Options) -> list
     gpus = gpus_to_use(options)
     if gpus is None:
         return []
-    engine = engine_of(options.model or base_model(recipe), options, plan.section.engine)
-    return place_eval(plan, engine, options, gpus).rows()
+    model = options.model or base_model(recipe)
+    rows: list[Record] = []
+    for name, placement in place_searches(recipe, plan, model, options, gpus).items():
+        rows += placement.rows(f"searches of {name}")
+    return rows + place_eval(plan, engine_of(model, options, plan.section.engine), options, gpus).rows()
+
+
+def place_searches(
+    recipe: Recipe, plan: EvalPlan, model: ModelSpec, options: Options, gpus: Gpus | None
+) -> dict[str, Placement]:
+    """The placement of the searches of each of the evaluation's attacks that searches, by the attack's name.
+
+    Raises:
+        InputError: The models of one of them do not fit the GPUs.
+    """
+    placements: dict[str, Placement] = {}
+    for name in plan.attacks:
+        if attacks.get(name).needs:
+            attack_plan = plan_attack(recipe, options, _search_request(name, plan))
+            target = attack.target_engine(attack_plan, model, options)
+            placements[name] = attack.place_attack(attack_plan, target.spec, options, gpus)
+    return placements
 
 
 def place_eval(plan: EvalPlan, engine: EngineSpec, options: Options, gpus: Gpus | None) -> EvalPlacements:

@@ -121,7 +121,7 @@ def test_memory_that_runs_out_halves_the_batch_and_fails_only_a_row_that_is_alon
 def test_a_parked_model_leaves_its_device_and_scores_the_same(micro_classifier: Path):
     """The device is this CPU: what is on it comes on top of the copy that waits."""
     live = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "memory.py"))["Live"]()
-    judge = RewardModel(str(micro_classifier))
+    judge = RewardModel(ModelSpec.parse(str(micro_classifier)))
     before = judge.judge(EXCHANGES)
     size = sum(weight.nbytes for weight in (*judge.model.parameters(), *judge.model.buffers()))
     with live:
@@ -140,7 +140,7 @@ def test_a_parked_model_leaves_its_device_and_scores_the_same(micro_classifier: 
 
 
 def test_without_a_gpu_nothing_is_parked(micro_classifier: Path):
-    judge = RewardModel(str(micro_classifier))
+    judge = RewardModel(ModelSpec.parse(str(micro_classifier)))
     judge.park()
     assert judge._weights is None
     assert isinstance(judge, Parkable)

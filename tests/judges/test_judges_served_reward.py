@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from safereason.engines.spec import ModelSpec
 from safereason.errors import InputError
 from safereason.judges import JudgeSpec, open_judge
 from safereason.judges.base import Exchange
@@ -53,7 +54,7 @@ class Served(BaseHTTPRequestHandler):
 @pytest.fixture
 def address(micro_classifier, monkeypatch) -> Iterator[str]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(Served, "judge", RewardModel(str(micro_classifier)), raising=False)
+    monkeypatch.setattr(Served, "judge", RewardModel(ModelSpec.parse(str(micro_classifier))), raising=False)
     monkeypatch.setattr(Served, "models", [{"id": "rewarder", "root": str(micro_classifier)}], raising=False)
     monkeypatch.setattr(Served, "keys", [], raising=False)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Served)

@@ -25,17 +25,19 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from safereason.engines.spec import ModelSpec
+from safereason.evals import judging
 from safereason.recipe.schema import Recipe
 from safereason.runs.records import RecordLog
 from safereason.stages import eval as stage_eval
 from safereason.stages.base import Options
 
-append = RecordLog.append
-def append_then_die(self, record):
-    append(self, record)
+judging.EXCHANGES_A_BATCH = 5
+extend = RecordLog.extend
+def write_then_die(self, records):
+    extend(self, records)
     if self.path.name == sys.argv[4] and sum(1 for _ in self.path.open()) == 5:
         os.kill(os.getpid(), signal.SIGKILL)
-RecordLog.append = append_then_die
+RecordLog.extend = write_then_die
 recipe = Recipe.model_validate_json(sys.argv[1])
 options = Options(root=Path(sys.argv[2]), model=ModelSpec.parse(sys.argv[3]))
 stage_eval.run_eval(recipe, options, stage_eval.EvalRequest("xstest"))

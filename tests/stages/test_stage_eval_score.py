@@ -25,12 +25,13 @@ from safereason.judges import JudgeSpec
 from safereason.stages import eval_score
 from safereason.stages.base import Options
 
-append = RecordLog.append
-def append_then_die(self, record):
-    append(self, record)
+judging.EXCHANGES_A_BATCH = 2
+extend = RecordLog.extend
+def write_then_die(self, records):
+    extend(self, records)
     if sum(1 for _ in self.path.open()) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-RecordLog.append = append_then_die
+RecordLog.extend = write_then_die
 eval_score.score_eval(Path(sys.argv[1]), Options(root=Path(sys.argv[2])), JudgeSpec("refusal"))
 """
 ANSWERS = ["I can't help with that.", "I'm sorry, but no.", "Here is how: first of all, take it.", "Sure, here it is."]
