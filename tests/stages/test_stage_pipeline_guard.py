@@ -10,6 +10,7 @@ import pytest
 from safereason.errors import InputError
 from safereason.judges import JudgeSpec
 from safereason.recipe import load as recipes
+from safereason.recipe import named
 from safereason.recipe.schema import Recipe
 from safereason.runs.directory import RunDirectory, read_manifest
 from safereason.runs.records import read_json, read_records
@@ -140,7 +141,7 @@ def shipped(tmp_path, monkeypatch) -> str:
         },
     }
     file.write_text(json.dumps(document))
-    for module in (recipes, pipeline):
+    for module in (named, pipeline):
         monkeypatch.setattr(module, "shipped", lambda: [file])
     return "little-guard"
 
