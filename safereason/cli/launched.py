@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from safereason.training.layout import Layout
 
 
-def choose(spec: str, planned: "Gpus | None", recipe: "Recipe", options: "Options", keys: "Sequence[str]") -> "Layout":
+def choose(
+    launch_option: str, planned: "Gpus | None", recipe: "Recipe", options: "Options", keys: "Sequence[str]"
+) -> "Layout":
     """The layout of the trainings of one command.
 
     Args:
-        spec: The value of `--launch`.
+        launch_option: The value of `--launch`.
         planned: The GPUs to plan for, in place of those of this machine.
         recipe: The recipe.
         options: Options with the model that they start from, where that is not the recipe's.
@@ -43,11 +45,11 @@ def choose(spec: str, planned: "Gpus | None", recipe: "Recipe", options: "Option
 
     gpus = planned
     # The processes that a launcher started have their GPUs already.
-    if gpus is None and spec != NONE and not processes.is_launched():
+    if gpus is None and launch_option != NONE and not processes.is_launched():
         gpus = layout.gpus_here()
     if options.model is not None:
         recipe = recipe.model_copy(update={"model": str(options.model)})
-    return layout.choose_layout(spec, recipe, keys, gpus)
+    return layout.choose_layout(launch_option, recipe, keys, gpus)
 
 
 def train_on_one_device() -> None:

@@ -34,7 +34,7 @@ def words_of(
 
 
 def starter(
-    words: Sequence[str], recipe: "Recipe", options: "Options", spec: str, gpus: "Gpus | None"
+    words: Sequence[str], recipe: "Recipe", options: "Options", launch_option: str, gpus: "Gpus | None"
 ) -> "StartStep | None":
     """What runs each step that opens a model in a process of its own; None where all steps run in this process.
 
@@ -44,7 +44,7 @@ def starter(
         words: The arguments of `run` for the recipe, without `--launch` and `--overwrite`.
         recipe: The recipe.
         options: Where to write.
-        spec: The value of `--launch`.
+        launch_option: The value of `--launch`.
         gpus: The GPUs of this machine; None without any.
 
     Raises:
@@ -53,9 +53,9 @@ def starter(
     from safereason.training import launch
     from safereason.training.layout import choose_layout
 
-    if processes.is_launched() or (gpus is None and spec in (launch.AUTO, launch.NONE)):
+    if processes.is_launched() or (gpus is None and launch_option in (launch.AUTO, launch.NONE)):
         return None
-    layouts = _layouts_of_trainings(recipe, options, spec, gpus)
+    layouts = _layouts_of_trainings(recipe, options, launch_option, gpus)
     root = str(options.root)
 
     def start(step_recipe: "Recipe", step: "Step") -> None:
@@ -63,15 +63,15 @@ def starter(
         arguments = list(words)
         if step_recipe is not recipe:
             arguments = ["run", "--recipe", step_recipe.reference, "--root", root]
-        child_spec = launch.NONE
+        child_option = launch.NONE
         if step.key is not None:
             layout = layouts.get((step_recipe.name, step.name))
             if layout is None:
-                layout = choose_layout(spec, step_recipe, (step.key,), gpus)
+                layout = choose_layout(launch_option, step_recipe, (step.key,), gpus)
             if layout.reason:
                 say(f"launch: {layout.reason}")
-            child_spec = layout.spec
-        arguments += ["--step", step.name, "--launch", child_spec]
+            child_option = layout.launch_option
+        arguments += ["--step", step.name, "--launch", child_option]
         if options.on_existing == "overwrite":
             arguments.append("--overwrite")
         if logging.getLogger("safereason").isEnabledFor(logging.DEBUG):
@@ -81,7 +81,7 @@ def starter(
     return start
 
 
-def run_one(recipe: "Recipe", options: "Options", name: str, spec: str, as_json: bool) -> None:
+def run_one(recipe: "Recipe", options: "Options", name: str, launch_option: str, as_json: bool) -> None:
     """Runs one step of a recipe, a training in the processes of its layout, and prints its result.
 
     Raises:
@@ -93,8 +93,8 @@ def run_one(recipe: "Recipe", options: "Options", name: str, spec: str, as_json:
 
     step = pipeline.find_step(recipe, name)
     if step.key is None:
-        if spec not in (launch.AUTO, launch.NONE):
-            raise InputError(f"--launch {spec}: the step {name} trains nothing; leave --launch out")
+        if launch_option not in (launch.AUTO, launch.NONE):
+            raise InputError(f"--launch {launch_option}: the step {name} trains nothing; leave --launch out")
         stage.run_and_print(lambda: pipeline.run_step(recipe, options, step), as_json)
         return
     key = step.key
@@ -103,13 +103,13 @@ def run_one(recipe: "Recipe", options: "Options", name: str, spec: str, as_json:
         lambda chosen, where: planned_counts(chosen, where, key),
         recipe,
         options,
-        launched.choose(spec, None, recipe, options, (key,)),
+        launched.choose(launch_option, None, recipe, options, (key,)),
         dry_run=False,
         as_json=as_json,
     )
 
 
-def planned_layouts(recipe: "Recipe", spec: str, gpus: "Gpus | None") -> "list[Record]":
+def planned_layouts(recipe: "Recipe", launch_option: str, gpus: "Gpus | None") -> "list[Record]":
     """The layout of each step that opens a model, for a dry run; empty where all steps run in one process.
 
     Raises:
@@ -126,7 +126,7 @@ def planned_layouts(recipe: "Recipe", spec: str, gpus: "Gpus | None") -> "list[R
             name = f"{name} of {step_recipe.name}"
         outline: dict[str, object] = {"processes": 1, "layout": ONE}
         if step.key is not None:
-            layout = choose_layout(spec, step_recipe, (step.key,), gpus)
+            layout = choose_layout(launch_option, step_recipe, (step.key,), gpus)
             is_in_processes = is_in_processes or layout.launch is not None
             outline |= layout.outline()
         rows.append({"step": name, **outline, "engine": step.engine})
@@ -148,7 +148,7 @@ def print_layouts(rows: "Sequence[Record]", gpus: "Gpus | None") -> None:
 
 
 def _layouts_of_trainings(
-    recipe: "Recipe", options: "Options", spec: str, gpus: "Gpus | None"
+    recipe: "Recipe", options: "Options", launch_option: str, gpus: "Gpus | None"
 ) -> "dict[tuple[str, str], Layout]":
     """The layouts of the trainings that are left to do, by the names of recipe and step.
 
@@ -161,5 +161,5 @@ def _layouts_of_trainings(
     layouts: dict[tuple[str, str], Layout] = {}
     for step_recipe, step in pipeline.unfinished_trainings(recipe, options):
         assert step.key is not None
-        layouts[step_recipe.name, step.name] = choose_layout(spec, step_recipe, (step.key,), gpus)
+        layouts[step_recipe.name, step.name] = choose_layout(launch_option, step_recipe, (step.key,), gpus)
     return layouts

@@ -62,27 +62,27 @@ def shipped_configs() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
 
 
-def read(spec: str, gpus: int) -> Launch:
+def read(launch_option: str, gpus: int) -> Launch:
     """The launch that a value of `--launch` describes.
 
     Args:
-        spec: `accelerate`, for the config that `accelerate config` wrote or else all GPUs; or `accelerate:CONFIG`, a
-            shipped config or a file of accelerate's.
+        launch_option: `accelerate`, for the config that `accelerate config` wrote or else all GPUs; or
+            `accelerate:CONFIG`, a shipped config or a file of accelerate's.
         gpus: GPUs of this machine: a process each where the config does not say.
 
     Raises:
         InputError: The value is neither, accelerate refuses the config, or it leads to one process.
     """
-    launcher, colon, name = spec.partition(":")
+    launcher, colon, name = launch_option.partition(":")
     if launcher != LAUNCHER or (colon and not name):
         raise InputError(
-            f"{OPTION} {spec}: {AUTO}, {NONE}, {LAUNCHER} or {LAUNCHER}:CONFIG is expected, CONFIG being "
+            f"{OPTION} {launch_option}: {AUTO}, {NONE}, {LAUNCHER} or {LAUNCHER}:CONFIG is expected, CONFIG being "
             f"{', '.join(shipped_configs())} or a file"
         )
     launch = _launch_of(name, gpus)
     if launch.processes < 2:
         raise InputError(
-            f"{OPTION} {spec}: this comes to {launch.processes} process; name an accelerate config with "
+            f"{OPTION} {launch_option}: this comes to {launch.processes} process; name an accelerate config with "
             f"num_processes above 1, or pass {OPTION} {NONE}"
         )
     return launch

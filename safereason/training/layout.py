@@ -37,7 +37,7 @@ for index in range(torch.cuda.device_count()):
 class Layout:
     """The processes of one training, or of several that are one command."""
 
-    spec: str
+    launch_option: str
     """The value of `--launch` that gives this layout without any choice."""
     launch: Launch | None
     """The processes; None where one process trains alone."""
@@ -140,11 +140,11 @@ def use_first_device() -> bool:
     return True
 
 
-def choose_layout(spec: str, recipe: Recipe, keys: Sequence[str], gpus: Gpus | None) -> Layout:
+def choose_layout(launch_option: str, recipe: Recipe, keys: Sequence[str], gpus: Gpus | None) -> Layout:
     """The layout of trainings that are one command.
 
     Args:
-        spec: The value of `--launch`.
+        launch_option: The value of `--launch`.
         recipe: The recipe, with the model that they start from.
         keys: Dotted keys of the sections that are trained; those that the recipe lacks are left out.
         gpus: The GPUs; None without any.
@@ -157,27 +157,27 @@ def choose_layout(spec: str, recipe: Recipe, keys: Sequence[str], gpus: Gpus | N
     for key, section in fit.sections_of(recipe).items():
         if key in keys:
             sections[key] = section
-    chosen = _choose(spec, recipe, sections, gpus)
+    chosen = _choose(launch_option, recipe, sections, gpus)
     return replace(chosen, keys=tuple(sections))
 
 
-def _choose(spec: str, recipe: Recipe, sections: Mapping[str, Section], gpus: Gpus | None) -> Layout:
+def _choose(launch_option: str, recipe: Recipe, sections: Mapping[str, Section], gpus: Gpus | None) -> Layout:
     """The layout of some sections of a recipe; arguments and errors as of `choose_layout`."""
     is_alone = gpus is None or gpus.count == 1 or processes.is_launched() or not sections
-    if spec == launch.NONE or (spec == launch.AUTO and is_alone):
+    if launch_option == launch.NONE or (launch_option == launch.AUTO and is_alone):
         if not processes.is_launched():
-            _check_offload(sections, spec, offloads=False)
+            _check_offload(sections, launch_option, offloads=False)
         one = gpus and Gpus(1, gpus.size, gpus.name)
         peak, offload = _known_peak(recipe, sections, one)
         return Layout(launch.NONE, None, gpus, peak, offload=offload)
-    if spec == launch.AUTO and gpus is not None:
+    if launch_option == launch.AUTO and gpus is not None:
         _check_shares(sections, gpus.count, f"; choose GPUs by {VISIBLE}, or pass {launch.OPTION} {launch.NONE}")
         return _cheapest(recipe, sections, gpus)
-    started = launch.read(spec, gpus.count if gpus else 0)
+    started = launch.read(launch_option, gpus.count if gpus else 0)
     _check_shares(sections, started.processes)
-    _check_offload(sections, spec, offloads=started.offloads)
+    _check_offload(sections, launch_option, offloads=started.offloads)
     peak, offload = _known_peak(recipe, sections, gpus, started)
-    return Layout(spec, started, gpus, peak, offload=offload)
+    return Layout(launch_option, started, gpus, peak, offload=offload)
 
 
 def _check_shares(sections: Mapping[str, Section], count: int, advice: str = "") -> None:
@@ -193,7 +193,7 @@ def _check_shares(sections: Mapping[str, Section], count: int, advice: str = "")
             raise InputError(f"{error}{advice}") from error
 
 
-def _check_offload(sections: Mapping[str, Section], spec: str, *, offloads: bool) -> None:
+def _check_offload(sections: Mapping[str, Section], launch_option: str, *, offloads: bool) -> None:
     """Refuses sections that offload otherwise than the processes can, or than their config does.
 
     Raises:
@@ -202,13 +202,13 @@ def _check_offload(sections: Mapping[str, Section], spec: str, *, offloads: bool
     for key, section in sections.items():
         if section.offload == "all" and not offloads:
             raise InputError(
-                f"{key}.offload: all is for several GPUs under {launch.OPTION} {_spec(launch.FSDP2_OFFLOAD)}; "
+                f"{key}.offload: all is for several GPUs under {launch.OPTION} {_option(launch.FSDP2_OFFLOAD)}; "
                 f"pass that, or {key}.offload=auto"
             )
         if section.offload in ("none", "optimizer") and offloads:
             raise InputError(
-                f"{key}.offload: {section.offload} goes against {launch.OPTION} {spec}, which offloads all; pass "
-                f"{launch.OPTION} {_spec(launch.FSDP2)}, or {key}.offload=auto"
+                f"{key}.offload: {section.offload} goes against {launch.OPTION} {launch_option}, which offloads all; "
+                f"pass {launch.OPTION} {_option(launch.FSDP2)}, or {key}.offload=auto"
             )
 
 
@@ -280,8 +280,8 @@ def _cheapest(recipe: Recipe, keys: Collection[str], gpus: Gpus) -> Layout:
         shape_of(recipe.model)
     except InputError as error:
         # FSDP2 fits whatever DDP fits.
-        sharded = launch.read(_spec(launch.FSDP2), gpus.count)
-        return Layout(_spec(launch.FSDP2), sharded, gpus, None, f"{_heading(sharded)}: {error}")
+        sharded = launch.read(_option(launch.FSDP2), gpus.count)
+        return Layout(_option(launch.FSDP2), sharded, gpus, None, f"{_heading(sharded)}: {error}")
     trainings = _trainings(recipe, keys, gpus)
     before: _Way | None = None
     for way in ways(trainings):
@@ -295,16 +295,16 @@ def _cheapest(recipe: Recipe, keys: Collection[str], gpus: Gpus) -> Layout:
 
 def _layout_of(way: _Way, before: _Way | None, trainings: Sequence[TrainingOnGpus], gpus: Gpus) -> Layout:
     """The layout of a way that fits; `before` is the one that is cheaper and does not."""
-    started = launch.read(_spec(way.config), gpus.count)
+    started = launch.read(_option(way.config), gpus.count)
     peak = way.peak(trainings)
     heading = f"{started.processes} processes, {way.heading.rstrip(',')}"
     reason = f"{heading}: {_gib(peak)} GiB of {_gib(gpus.room)} a GPU"
     if before is not None:
         reason = f"{heading}: {before.heading} would need {_gib(before.peak(trainings))} GiB of {_gib(gpus.room)} a GPU"
-    return Layout(_spec(way.config), started, gpus, peak, reason, way.offload)
+    return Layout(_option(way.config), started, gpus, peak, reason, way.offload)
 
 
-def _spec(config: str) -> str:
+def _option(config: str) -> str:
     return f"{launch.LAUNCHER}:{config}"
 
 

@@ -53,9 +53,9 @@ def test_the_cheapest_way_that_fits_is_taken(room):
             auto(gpus)
         return
     chosen = auto(gpus)
-    assert (chosen.spec, chosen.name, chosen.offload) == CHEAPEST_FIRST[fitting[0]]
+    assert (chosen.launch_option, chosen.name, chosen.offload) == CHEAPEST_FIRST[fitting[0]]
     assert (chosen.peak, chosen.processes) == (fitting[0], 4)
-    assert launch.read(chosen.spec, 4) == chosen.launch
+    assert launch.read(chosen.launch_option, 4) == chosen.launch
     assert chosen.reason.startswith("4 processes, DDP: " if fitting[0] == WHOLE else "4 processes, FSDP2")
     assert "\n" not in chosen.reason
     assert chosen.outline()["layout"] == (
@@ -80,7 +80,7 @@ def test_what_a_section_offloads_is_what_is_planned(offload):
 
 
 @pytest.mark.parametrize(
-    ("offload", "spec", "advice"),
+    ("offload", "launch_option", "advice"),
     [
         ("all", "accelerate:fsdp2", "pass that, or rl.offload=auto"),
         ("all", "none", "pass that, or rl.offload=auto"),
@@ -88,10 +88,10 @@ def test_what_a_section_offloads_is_what_is_planned(offload):
         ("optimizer", "accelerate:fsdp2-offload", "pass --launch accelerate:fsdp2, or rl.offload=auto"),
     ],
 )
-def test_a_launch_that_offloads_otherwise_than_the_section_is_refused(offload, spec, advice):
+def test_a_launch_that_offloads_otherwise_than_the_section_is_refused(offload, launch_option, advice):
     recipe = load("tars-1.5b", [f"rl.offload={offload}"])
     with pytest.raises(InputError) as error:
-        layout.choose_layout(spec, recipe, ("rl",), Gpus(4, 80 * GIB, "80GB"))
+        layout.choose_layout(launch_option, recipe, ("rl",), Gpus(4, 80 * GIB, "80GB"))
     assert str(error.value).startswith(f"rl.offload: {offload} ")
     assert str(error.value).endswith(advice)
 
@@ -145,7 +145,7 @@ def test_where_no_single_change_is_enough_it_says_so():
 @pytest.mark.parametrize("gpus", [None, Gpus(1, 80 * GIB, "80GB")])
 def test_one_device_or_none_is_one_process(gpus):
     chosen = auto(gpus)
-    assert (chosen.name, chosen.launch, chosen.spec, chosen.reason) == (layout.ONE, None, launch.NONE, "")
+    assert (chosen.name, chosen.launch, chosen.launch_option, chosen.reason) == (layout.ONE, None, launch.NONE, "")
     assert chosen.outline() == ({} if gpus is None else chosen.outline() | {"processes": 1, "layout": layout.ONE})
 
 
@@ -164,8 +164,8 @@ def test_none_is_one_process_on_any_number_of_gpus():
 def test_a_named_config_is_planned_as_it_shares_the_model():
     gpus = Gpus(4, 8 * GIB, "8GB")
     recipe = load("tars-1.5b", ["rl.rollouts=engine", "rl.offload=none"])
-    for spec, name, peak in (("accelerate:ddp", "DDP", WHOLE), ("accelerate:fsdp2", "FSDP2", SHARDED)):
-        chosen = layout.choose_layout(spec, recipe, ("rl",), gpus)
+    for launch_option, name, peak in (("accelerate:ddp", "DDP", WHOLE), ("accelerate:fsdp2", "FSDP2", SHARDED)):
+        chosen = layout.choose_layout(launch_option, recipe, ("rl",), gpus)
         assert (chosen.name, chosen.peak, chosen.reason) == (name, peak, "")
 
 
@@ -177,12 +177,12 @@ def test_a_model_of_unknown_shape_is_sharded():
 
 
 @pytest.mark.parametrize(
-    ("spec", "advice"),
+    ("launch_option", "advice"),
     [("auto", "; choose GPUs by CUDA_VISIBLE_DEVICES, or pass --launch none"), ("accelerate:fsdp2", "")],
 )
-def test_a_step_that_cannot_be_shared_out_is_refused(spec, advice):
+def test_a_step_that_cannot_be_shared_out_is_refused(launch_option, advice):
     with pytest.raises(InputError) as error:
-        layout.choose_layout(spec, RECIPE, ("rl",), Gpus(3, 80 * GIB, "80GB"))
+        layout.choose_layout(launch_option, RECIPE, ("rl",), Gpus(3, 80 * GIB, "80GB"))
     assert str(error.value) == f"rl: 256 sequences a step cannot be shared by 3 processes evenly{advice}"
 
 
