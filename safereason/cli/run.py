@@ -1,5 +1,6 @@
 """`safereason run`: every stage of a recipe in a row."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -77,9 +78,13 @@ def _print_plan(recipe: "Recipe", options: "Options", launch: str, gpus: "Gpus |
     # A training that does not fit ends the plan before anything is printed.
     layouts = steps.planned_layouts(recipe, launch, gpus)
     stage.add_hours(recipe, options, layouts, gpus)
+    placements = pipeline.planned_placements(recipe, replace(options, planned_gpus=gpus))
+    steps.add_shards(recipe, layouts, placements)
     if as_json:
-        output.print_json({"recipe": resolved(recipe), "steps": names, "layouts": layouts})
+        document = {"recipe": resolved(recipe), "steps": names, "layouts": layouts, "placement": placements}
+        output.print_json(document)
         return
     stage.print_steps(recipe, names, as_json)
     steps.print_layouts(layouts, gpus)
     stage.print_hours(layouts)
+    stage.print_placements(placements)

@@ -128,6 +128,11 @@ def print_steps(recipe: "Recipe", steps: Sequence[str], as_json: bool, placement
     print("would do:")
     for number, step in enumerate(steps, start=1):
         print(f"  {number}. {step}")
+    print_placements(placements)
+
+
+def print_placements(placements: "Sequence[Record]") -> None:
+    """Prints which models lie on which GPUs; nothing without placements."""
     if placements:
         print()
         output.print_table(list(placements[0]), [list(row.values()) for row in placements])

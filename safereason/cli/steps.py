@@ -135,6 +135,19 @@ def planned_layouts(recipe: "Recipe", launch_option: str, gpus: "Gpus | None") -
     return rows
 
 
+def add_shards(recipe: "Recipe", layouts: "Sequence[Record]", placements: "Sequence[Record]") -> None:
+    """Puts the shards of evaluations into the rows of `planned_layouts`; `placements` are those of the pipeline."""
+    from safereason.stages import pipeline
+
+    if not layouts:
+        return
+    completions = {row["work"]: row for row in placements}
+    for row, (_, step) in zip(layouts, pipeline.steps_with_model(recipe), strict=True):
+        placed = completions.get(f"{step.evaluation}: completions")
+        if placed is not None:
+            row |= {"processes": placed["shards"], "layout": "shards", "engine": placed["engine"]}
+
+
 def print_layouts(rows: "Sequence[Record]", gpus: "Gpus | None") -> None:
     """Prints the rows of `planned_layouts` as a table."""
     if not rows:

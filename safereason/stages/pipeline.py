@@ -104,6 +104,27 @@ def own_steps(recipe: Recipe, *, base: bool = True) -> list[Step]:
     return steps
 
 
+def planned_placements(recipe: Recipe, options: Options) -> list[Record]:
+    """The placements of a recipe's evaluations under attack and of answers, a row a model; none without GPUs.
+
+    All models of a recipe are of one size, so that each evaluation is placed once. One whose judge is a guard that is
+    trained on the way is left out: its size is that of its own recipe.
+
+    Raises:
+        InputError: A model does not fit the GPUs.
+    """
+    rows: list[Record] = []
+    for name in dict.fromkeys(step.evaluation for step in own_steps(recipe)):
+        if name is None or name == evals.GUARD.name:
+            continue
+        plan = evaluation.plan_eval(recipe, evaluation.EvalRequest(name))
+        if plan.judge is not None and named_guard(plan.judge) is not None:
+            continue
+        for row in evaluation.planned_placements(recipe, plan, options):
+            rows.append({**row, "work": f"{name}: {row['work']}"})
+    return rows
+
+
 def training_steps(recipe: Recipe) -> list[Step]:
     """The trainings of a recipe, in order."""
     steps: list[Step] = []

@@ -110,9 +110,13 @@ def test_a_plan_of_a_recipe_has_a_layout_for_each_step():
     assert rows["sft"]["engine"] is None
     assert rows["rl"]["engine"] == load("tars-1.5b").rl.rollouts
     measured = rows["eval harmbench of rl"]
-    assert (measured["processes"], measured["layout"], measured["engine"]) == (1, "one", "transformers")
+    assert (measured["processes"], measured["layout"], measured["engine"]) == (4, "shards", "transformers")
+    works = {row["work"] for row in plan["placement"]}
+    assert {"harmbench: searches of pair", "harmbench: completions", "xstest: verdicts"} <= works
+    assert all(row["shards"] == 4 for row in plan["placement"])
     lines = safereason(*words).stdout.splitlines()
-    table = lines[lines.index("on 4 x 900GB:") + 1 :]
+    start = lines.index("on 4 x 900GB:") + 1
+    table = lines[start : lines.index("", start)]
     assert table[0].split() == ["step", "processes", "layout", "GiB", "a", "GPU", "of", "engine"]
     assert len(table) == 1 + len(rows)
 
@@ -127,7 +131,7 @@ def test_a_plan_for_the_papers_hardware_fits_and_says_how_long_it_may_take():
         assert rows[step]["at"].startswith("150 TFLOPS a GPU, 40% of them used in training")
     assert "hours at most" not in rows["eval harmbench of rl"]
     shown = safereason(*words).stdout
-    table = shown[shown.index("step  hours at most  at") :].splitlines()
+    table = shown[shown.index("step  hours at most  at") :].partition("\n\n")[0].splitlines()
     assert [line.split()[:2] for line in table[1:]] == [
         [step, str(rows[step]["hours at most"])] for step in ("sft", "rl")
     ]
