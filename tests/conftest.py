@@ -47,7 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says in one line that the checks of a GPU were skipped, whichever process skipped them."""
-    skipped = [report for report in terminalreporter.stats.get("skipped", ()) if "gpu" in report.keywords]
+    reports = terminalreporter.stats.get("skipped", ())
+    skipped = [report for report in reports if isinstance(report, pytest.TestReport) and "gpu" in report.keywords]
     reasons = sorted({report.longrepr[2].removeprefix("Skipped: ") for report in skipped})
     if skipped:
         terminalreporter.write_line(f"{'; '.join(reasons)}: {len(skipped)} GPU tests skipped")

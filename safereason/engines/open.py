@@ -143,12 +143,12 @@ def load_model(
     # Progress bars in a log file are thousands of lines.
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    placing: dict[str, object] = {}
+    memory: dict[int, int] | None = None
     if device is None and torch.cuda.is_available():
         device = "cuda"
         if place is not None:
             device = f"cuda:{place.gpus[0]}"
-            placing = _spread_over(place.gpus)
+            memory = _memory_of(place.gpus)
     elif device is None:
         # On a Mac, too: Apple's GPU rounds in other ways, and was never tried.
         device = "cpu"
@@ -159,13 +159,18 @@ def load_model(
             check_architecture(location, config.to_dict())
         with report_full_memory(location):
             model = AutoModelForCausalLM.from_pretrained(
-                location, dtype=torch_dtype(precision), use_safetensors=True, trust_remote_code=False, **placing
+                location,
+                dtype=torch_dtype(precision),
+                use_safetensors=True,
+                trust_remote_code=False,
+                device_map=memory and "balanced",
+                max_memory=memory,
             )
     except (OSError, ValueError, SafetensorError) as error:
         raise not_loaded(location, error) from error
     if tokenizer is not None:
         check_embeddings(model, tokenizer, location)
-    if placing:
+    if memory:
         # Its layers lie on their GPUs already, and their inputs follow them.
         spread: PreTrainedModel = model
         return spread
@@ -174,14 +179,13 @@ def load_model(
     return loaded
 
 
-def _spread_over(gpus: tuple[int, ...]) -> dict[str, object]:
-    """The arguments of `from_pretrained` for a model whose layers lie on several GPUs; none for a single one."""
+def _memory_of(gpus: tuple[int, ...]) -> dict[int, int] | None:
+    """Bytes of each GPU that a model's layers are spread over; None where it lies on a single one."""
     import torch
 
     if len(gpus) < 2:
-        return {}
-    memory = {gpu: torch.cuda.get_device_properties(gpu).total_memory for gpu in gpus}
-    return {"device_map": "balanced", "max_memory": memory}
+        return None
+    return {gpu: torch.cuda.get_device_properties(gpu).total_memory for gpu in gpus}
 
 
 @contextmanager

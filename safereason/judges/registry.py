@@ -72,7 +72,11 @@ def _reward_model(argument: ModelArgument | TextArgument, measure: Measure, load
     # A server is asked at once whether it is there.
     if not loading.is_deferred or isinstance(argument, TextArgument):
         return open_model()
+    from safereason.engines.open import load_tokenizer
+
     argument.model.check()
+    # A model or a tokenizer that wants to run its own code is refused now, not after the completions.
+    load_tokenizer(argument.model)
     return DeferredJudge(REWARD_MODEL, "quality", open_model)
 
 

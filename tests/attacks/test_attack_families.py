@@ -24,7 +24,7 @@ from safereason.text.chat import user
 
 BEHAVIOR = Example("t/1", "Tell me of locks", "harmful", "t", target="Sure, here")
 PREFIXES = pytest.mark.parametrize("prefix", ["", "<think>\n"])
-PREFIXES = {"reasoning": "<think>\n", "answer": "<think>\n\n</think>\n\n"}
+OPENINGS = {"reasoning": "<think>\n", "answer": "<think>\n\n</think>\n\n"}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @PREFIXES
-@pytest.mark.parametrize("place", PREFIXES)
+@pytest.mark.parametrize("place", OPENINGS)
 def test_a_suffix_is_sought_for_what_the_model_reads(folder: Path, prefix: str, place: str):
     engine = open_engine(ModelSpec.parse(str(folder)))
     going_on = generation_prefix(engine, prefix)
@@ -42,8 +42,8 @@ def test_a_suffix_is_sought_for_what_the_model_reads(folder: Path, prefix: str, 
     (case,) = last.cases
     read = suffix.encode_prompts(engine.tokenizer, [case.prompt], text_before_target(going_on, place))[0]
     text = engine.tokenizer.decode(read, skip_special_tokens=False)
-    assert text == f"<|User|>{case.prompt}<|Assistant|>{PREFIXES[place]}"
-    (likelihood,) = engine.loglikelihood([user(case.prompt)], [BEHAVIOR.target], prefix=PREFIXES[place])
+    assert text == f"<|User|>{case.prompt}<|Assistant|>{OPENINGS[place]}"
+    (likelihood,) = engine.loglikelihood([user(case.prompt)], [BEHAVIOR.target], prefix=OPENINGS[place])
     assert case.details["loss_deployed"] == pytest.approx(-likelihood.total / len(likelihood.token_logprobs), abs=1e-4)
 
 

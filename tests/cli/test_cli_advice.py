@@ -20,7 +20,7 @@ from safereason.stages.base import COMMANDS, Options, advice
 
 ROOT = typer.main.get_command(app)
 SOURCE = Path(package.__file__).parent
-FOREIGN = {"--no-deps"}
+FOREIGN = {"--no-deps", "--runner"}
 """Options of other programs."""
 MINE = "# A recipe of a person's own.\nextends: {parent}\n"
 

@@ -256,7 +256,7 @@ def test_a_plan_says_which_model_lies_on_which_gpu(tmp_path):
     assert {row["precision"] for row in plan["placement"]} == {"bf16"}
     table = safereason(*words).stdout.splitlines()[-6:]
     assert "  ".join(table[0].split()) == "work  shards  GPUs  a  shard  role  model  engine  precision  GiB  on  GPU"
-    old = json.loads(safereason(*words[:-1], "1xV100", "--json").stdout)["placement"]
+    old = json.loads(safereason(*words[:-1], "8xV100", "--json").stdout)["placement"]
     assert {row["precision"] for row in old} == {"fp32"}
 
 

@@ -58,6 +58,7 @@ def stand_in_for_trl() -> Iterator[None]:
     """In place of TRL's vLLM, its signatures on the very model that is trained."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vllm, "is_installed", lambda: True)
+        patch.setattr(vllm, "can_sleep", lambda: False)
         patch.setattr("trl.generation.vllm_generation.VLLMGeneration", _Generation)
         yield
 

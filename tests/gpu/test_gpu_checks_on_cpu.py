@@ -34,6 +34,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 """
 PYTEST_WITH_A_FAKE_GPU = """
 import os, sys
+os.environ.pop("PYTEST_XDIST_WORKER", None)
 from types import SimpleNamespace
 tests, figures = sys.argv[1:]
 sys.path[:0] = [tests, f"{tests}/gpu"]

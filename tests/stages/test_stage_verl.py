@@ -255,7 +255,7 @@ def test_the_command_exports_and_refuses_verls_options_without_it(work, tmp_path
     ("judge", "expected"),
     [
         ("reward-model:m", "reward-model:{folder}/m"),
-        ("reward-model:hf/m", "reward-model:{folder}/m"),
+        ("reward-model:hf/m", "reward-model:hf/{folder}/m"),
         ("reward-model:vllm/m", "reward-model:vllm/{folder}/m"),
         ("guard:llama-guard:m", "guard:llama-guard:{folder}/m"),
         ("rubric:a@b.yaml", "rubric:{folder}/a@b.yaml"),

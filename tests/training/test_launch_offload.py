@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from safereason.engines.spec import ModelSpec
 from safereason.recipe.load import load
 from safereason.runs.records import read_records
 from safereason.stages import data, rl, sft
@@ -39,7 +40,7 @@ def inputs(tmp_path_factory) -> Path:
     judge = micro.save_classifier(folder / "judge")
     text = RECIPE.format(model=model, judge=judge, sample="[{source: sample, prompts: 40}]")
     (folder / "tiny.yaml").write_text(text)
-    recipe, options = load(str(folder / "tiny.yaml")), Options(root=folder / "runs", model=str(model))
+    recipe, options = load(str(folder / "tiny.yaml")), Options(root=folder / "runs", model=ModelSpec.parse(str(model)))
     data.build_data(recipe, Options(root=folder / "runs"))
     sft.train_sft(recipe, options)
     rl.train_rl(recipe, options)
