@@ -186,10 +186,15 @@ def place_searches(
 ) -> dict[str, Placement]:
     """The placement of the searches of each of the evaluation's attacks that searches, by the attack's name.
 
+    There is none without GPUs.
+
     Raises:
         InputError: The models of one of them do not fit the GPUs.
     """
     placements: dict[str, Placement] = {}
+    # Without GPUs there is nothing to place, and planning an attack reads its behaviors.
+    if gpus is None:
+        return placements
     for name in plan.attacks:
         if attacks.get(name).needs:
             attack_plan = plan_attack(recipe, options, _search_request(name, plan))

@@ -48,7 +48,7 @@ def planned_hours(recipe: Recipe, options: Options, keys: Sequence[str], gpus: G
         gpus: The GPUs.
     """
     if options.model is not None:
-        recipe = recipe.model_copy(update={"model": options.model})
+        recipe = recipe.model_copy(update={"model": str(options.model)})
     hours = 0.0
     rate = None
     try:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safereason import processes
+from safereason.engines.place import VISIBLE
 from safereason.errors import InputError, StageFailed, command
 from safereason.recipe.schema import Offload, Recipe
 from safereason.training import fit, launch
@@ -21,7 +22,6 @@ from safereason.training.fit import GIB, Gpus, Section, TrainingOnGpus
 from safereason.training.launch import Launch
 from safereason.training.shapes import shape_of
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
 CUDA_DRIVER = "libcuda.so.1"
 ROCM_DEVICE = Path("/dev/kfd")
 ONE = "one"

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from safereason.engines.spec import ModelSpec
 from safereason.recipe.load import load
 from safereason.recipe.schema import SFT
 from safereason.stages.base import Options
@@ -69,8 +70,10 @@ def test_rl_draws_scores_and_trains():
 
 def test_without_a_shape_or_a_rate_a_plan_has_no_hours():
     recipe = load("tars-1.5b")
-    assert planned_hours(recipe, Options(model="org/none"), ("rl",), A6000) == {}
+    assert planned_hours(recipe, Options(model=ModelSpec("org/none")), ("rl",), A6000) == {}
     assert planned_hours(recipe, Options(), ("rl",), fit.parse_gpus("4x900GB")) == {}
+    named = Options(model=ModelSpec(recipe.model))
+    assert planned_hours(recipe, named, ("rl",), A6000) == planned_hours(recipe, Options(), ("rl",), A6000)
     both = planned_hours(recipe, Options(), ("sft", "rl"), A6000)["hours at most"]
     parts = [planned_hours(recipe, Options(), (key,), A6000)["hours at most"] for key in ("sft", "rl")]
     assert both == pytest.approx(sum(parts), abs=0.1)
